@@ -1,0 +1,34 @@
+# Headrace: everything a developer or a newcomer does, by name.
+PYTHON ?= python3
+PY := .venv/bin/python
+LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+	--generate-hashes --no-header --quiet
+
+.PHONY: demo test check format lock bench soak clean
+demo: .venv/.ready ## the shop, end to end, in a scratch folder
+	@.venv/bin/headrace demo
+
+test: .venv/.ready ## every test
+	@.venv/bin/pytest
+
+check: .venv/.ready ## style, types, import rules
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+format: .venv/.ready ## writes the style
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+# The environment, from the lock. uv is taken from the PATH, else installed into the environment.
+.venv/.ready: requirements/dev.txt pyproject.toml
+	@services/environment $(PYTHON)
+	@touch $@
+
+lock: ## the lock, anew
+	$(LOCK) pyproject.toml --all-extras -o requirements/headrace.txt
+	$(LOCK) pyproject.toml --all-extras --group dev -c requirements/headrace.txt -o requirements/dev.txt
+
+clean: ## takes away what was built here
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,80 @@
+"""Headrace: raw events to live predictions, and from any prediction the way back.
+
+The public names. Importing this loads none of the engines (Ray, Feast, MLflow, Polars): each name
+is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msgspec import Meta, Struct
+
+    from headrace.declare.event import event
+    from headrace.declare.gate import at_least, at_most, not_worse_than_champion
+    from headrace.declare.model import ByTime, Model, XGBoost
+    from headrace.declare.search import Tune, choice, integers, loguniform, uniform
+    from headrace.declare.source import source
+    from headrace.declare.table import day, table
+    from headrace.features.feast.source import TableSource
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ByTime": "headrace.declare.model",
+    "Meta": "msgspec",
+    "Model": "headrace.declare.model",
+    "Struct": "msgspec",
+    "TableSource": "headrace.features.feast.source",
+    "Tune": "headrace.declare.search",
+    "XGBoost": "headrace.declare.model",
+    "at_least": "headrace.declare.gate",
+    "at_most": "headrace.declare.gate",
+    "choice": "headrace.declare.search",
+    "day": "headrace.declare.table",
+    "event": "headrace.declare.event",
+    "integers": "headrace.declare.search",
+    "loguniform": "headrace.declare.search",
+    "not_worse_than_champion": "headrace.declare.gate",
+    "source": "headrace.declare.source",
+    "table": "headrace.declare.table",
+    "uniform": "headrace.declare.search",
+}
+
+__all__ = [
+    "ByTime",
+    "Meta",
+    "Model",
+    "Struct",
+    "TableSource",
+    "Tune",
+    "XGBoost",
+    "__version__",
+    "at_least",
+    "at_most",
+    "choice",
+    "day",
+    "event",
+    "integers",
+    "loguniform",
+    "not_worse_than_champion",
+    "source",
+    "table",
+    "uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    # `source` and `table` are functions here, though submodules elsewhere carry those names too.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

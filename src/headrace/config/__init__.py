@@ -1,0 +1,1 @@
+"""headrace.toml and the environment, as one typed Settings."""

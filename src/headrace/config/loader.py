@@ -1,0 +1,120 @@
+"""The project loader: imports the project's package, all of it or what a process needs of it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from headrace.config.settings import Settings
+from headrace.kernel.errors import HeadraceError, ProjectError
+
+__all__ = ["load_modules", "project_files"]
+
+
+def project_files(settings: Settings) -> dict[str, Path]:
+    """Module name → file, for every module of the project's package, in the order of their names.
+
+    Raises:
+        ProjectError: there is no such package.
+    """
+    package = settings.root / settings.project
+    if not (package / "__init__.py").is_file():
+        raise ProjectError(
+            f"the project's package {settings.project!r} is not there",
+            where=str(settings.root),
+            remedy=f"Make {settings.project}/__init__.py; it declares events, tables, features and models.",
+        )
+    files = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(settings.root).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[ModuleType]:
+    """The modules of the project's package, imported.
+
+    Args:
+        settings: whose project.
+        without: outside packages this process does not want to pay for, such as `feast` (5 s):
+            modules that import them, or that import project modules that do, are left out. A name
+            with dots leaves out that module alone.
+
+    Raises:
+        ProjectError: a module cannot be imported; it names the file and the line.
+    """
+    files = project_files(settings)
+    unwanted = _reaching(files, frozenset(without))
+    root = str(settings.root)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    _forget_others(settings)
+    return [_import(name, path) for name, path in files.items() if name not in unwanted]
+
+
+def _forget_others(settings: Settings) -> None:
+    """A package of this name from another folder (tests, notebooks) must not stand in for ours."""
+    loaded = sys.modules.get(settings.project)
+    if loaded is None:
+        return
+    here = settings.root / settings.project / "__init__.py"
+    if loaded.__file__ is None or Path(loaded.__file__).absolute() != here:
+        for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+
+def _import(name: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except HeadraceError:
+        raise
+    except Exception as error:
+        line = error.lineno if isinstance(error, SyntaxError) else _line_in(error, path)
+        place = str(path) if line is None else f"{path}:{line}"
+        raise ProjectError(f"it cannot be imported: {type(error).__name__}: {error}", where=place) from error
+
+
+def _line_in(error: BaseException, path: Path) -> int | None:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+def _reaching(files: dict[str, Path], unwanted: frozenset[str]) -> set[str]:
+    """The modules whose imports, directly or through other modules here, reach an unwanted package."""
+    if not unwanted:
+        return set()
+    imports = {name: _imported(name, path) for name, path in files.items()}
+    tops = {u for u in unwanted if "." not in u}
+    found = {
+        name for name, names in imports.items() if any(n in unwanted or n.split(".")[0] in tops for n in names)
+    }
+    while more := {n for n, names in imports.items() if n not in found and names & found}:
+        found |= more
+    return found
+
+
+def _imported(module: str, path: Path) -> set[str]:
+    """Every dotted name that the module's import statements name, as absolute names."""
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise ProjectError(f"it is not valid Python: {error.msg}", where=f"{path}:{error.lineno}") from error
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, *([base] if base else [])])
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return names

@@ -1,0 +1,1 @@
+"""What users import and write: events, tables, sources, models. No engine."""

@@ -1,0 +1,1 @@
+"""Events: contract to verdicts, ingest, quarantine, collector."""

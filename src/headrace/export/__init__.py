@@ -1,0 +1,1 @@
+"""Other systems' forms, one file a target."""

@@ -1,0 +1,1 @@
+"""Features: plan, windows, point in time, online, Feast."""

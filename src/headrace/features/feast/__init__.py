@@ -1,0 +1,1 @@
+"""Feast's plugins: the only room that imports Feast."""

@@ -1,0 +1,1 @@
+"""Online: the current feature values, by entity."""

@@ -1,0 +1,1 @@
+"""What every room speaks: run, position, errors, time, fingerprint, ids."""

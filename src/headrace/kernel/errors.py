@@ -1,0 +1,77 @@
+"""The errors that Headrace raises, as one tree.
+
+HeadraceError                 something failed                                exit 1
+├── ProjectError              the project or its configuration is wrong       exit 2
+├── CallError                 the call is wrong: no such topic, model, file   exit 2
+├── Unavailable               a service, a port or a lock is not to be had    exit 1, may be tried again
+├── Conflict                  another writer moved the position first         exit 1, may be tried again
+└── Refused                   a rule said no: audit, gate, contract, digest   exit 1
+
+Each says what went wrong, where, and what to do about it. The faces (command line, HTTP) decide
+how that is shown; no error here knows of a transport.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["CallError", "Conflict", "HeadraceError", "ProjectError", "Refused", "Unavailable"]
+
+
+class HeadraceError(Exception):
+    """Something failed.
+
+    Args:
+        what: one sentence that says what went wrong.
+        where: the file, setting, table or address it concerns (`headrace.toml: profile.local.log`).
+        remedy: what the reader can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        return text if self.remedy is None else f"{text}\n  {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default reduce, and these errors cross processes.
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+
+def _rebuild(kind: type[HeadraceError], what: str, where: str | None, remedy: str | None) -> HeadraceError:
+    return kind(what, where=where, remedy=remedy)
+
+
+class ProjectError(HeadraceError):
+    """The project or its configuration is wrong."""
+
+    exit_code = 2
+
+
+class CallError(HeadraceError):
+    """The call is wrong: it names something that does not exist or cannot be."""
+
+    exit_code = 2
+
+
+class Unavailable(HeadraceError):
+    """A service, a port, a file lock or an optional package is not to be had right now."""
+
+    retryable = True
+
+
+class Conflict(HeadraceError):
+    """Another writer moved the position first; nothing of this attempt counts."""
+
+    retryable = True
+
+
+class Refused(HeadraceError):
+    """A rule said no: an audit, a gate, a contract, a digest."""

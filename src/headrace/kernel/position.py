@@ -1,0 +1,63 @@
+"""Position: how far something has read. The one idea behind exactly once, parity, why and reproduce.
+
+Whatever reads stores its position in the same transaction as what it made of what it read
+(docs/decisions/0001-position.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+__all__ = ["LogPosition", "Position", "SnapshotPosition", "decode_position", "encode_position"]
+
+
+class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
+    """How far a topic has been read.
+
+    Attributes:
+        topic: the topic's name.
+        log_id: the identity of the topic; it changes when the topic is made again under its name.
+        offsets: log partition → the first offset that has *not* been read. A log partition that is
+            not named has been read up to nothing.
+    """
+
+    topic: str
+    log_id: str
+    offsets: dict[int, int] = {}
+
+    def next_offset(self, partition: int) -> int:
+        """The first offset of this log partition that has not been read."""
+        return self.offsets.get(partition, 0)
+
+    def covers(self, partition: int, offset: int) -> bool:
+        """Whether the event at this log partition and offset has been read."""
+        return offset < self.next_offset(partition)
+
+    def advanced(self, offsets: Mapping[int, int]) -> LogPosition:
+        """This position moved to `offsets` in the log partitions that they name."""
+        return LogPosition(self.topic, self.log_id, {**self.offsets, **offsets})
+
+
+class SnapshotPosition(Struct, frozen=True, tag_field="kind", tag="snapshot"):
+    """One snapshot of one table: all of its rows have been read, and nothing later."""
+
+    table: str
+    snapshot_id: int
+
+
+Position = LogPosition | SnapshotPosition
+_decoder = msgspec.json.Decoder(Position)
+
+
+def encode_position(position: Position) -> str:
+    """The position as JSON with sorted keys, so that equal positions are equal text."""
+    return msgspec.json.encode(position, order="sorted").decode()
+
+
+def decode_position(text: str | bytes) -> Position:
+    """The position that `encode_position` wrote. Raises msgspec.DecodeError on anything else."""
+    position: Position = _decoder.decode(text)
+    return position

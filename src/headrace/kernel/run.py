@@ -1,0 +1,140 @@
+"""Run: one execution of a job, with its inputs, outputs and outcome.
+
+Rooms write `with run("table clean_events", inputs=[...]) as r: ...; r.output(...)` and know nothing
+of who listens. Recorders (lineage, tracing, tracking) are told by whoever assembles the process,
+with `recorder_added`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
+
+from headrace.kernel.ids import new_id
+from headrace.kernel.position import Position
+from headrace.kernel.time import now
+
+__all__ = ["Dataset", "Recorder", "Run", "RunEvent", "current_run", "recorder_added", "run"]
+
+DatasetKind = Literal["topic", "table", "file", "online", "model", "endpoint"]
+Outcome = Literal["START", "RUNNING", "COMPLETE", "FAIL", "ABORT"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Something a run reads or writes.
+
+    Attributes:
+        kind: what it is.
+        name: its name within the project: a topic, a table, a path relative to the project, a
+            model's `name@version`.
+        position: how far it was read, or what was made of it.
+        facts: what else is known, JSON-ready: `rows`, `bytes`, `schema` (column → dtype), `digest`,
+            `columns` (output column → the input columns it was made from).
+    """
+
+    kind: DatasetKind
+    name: str
+    position: Position | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """One execution of a job."""
+
+    job: str
+    id: str
+    parent: Run | None
+    started: datetime
+    inputs: list[Dataset]
+    outputs: list[Dataset] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    ended: datetime | None = None
+    _told: datetime | None = None
+
+    def input(self, dataset: Dataset) -> None:
+        """Adds an input that was not known at the start."""
+        self.inputs.append(dataset)
+
+    def output(self, dataset: Dataset) -> None:
+        """Adds an output."""
+        self.outputs.append(dataset)
+
+    def fact(self, **facts: Any) -> None:
+        """Adds JSON-ready facts: counts, metrics, parameters. Never a secret."""
+        self.facts.update(facts)
+
+    def running(self, every: timedelta = timedelta(minutes=1)) -> None:
+        """Tells the recorders that a continuous job goes on, at most once in `every`."""
+        moment = now()
+        if self._told is None or moment - self._told >= every:
+            self._told = moment
+            _tell(RunEvent("RUNNING", self, moment))
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """What a recorder is told: the outcome so far, the run as it stands, and the error of a FAIL."""
+
+    outcome: Outcome
+    run: Run
+    time: datetime
+    error: BaseException | None = None
+
+
+class Recorder(Protocol):
+    """Listens to runs. It must not block the work and must not raise."""
+
+    def record(self, event: RunEvent) -> None: ...
+
+
+_recorders: list[Recorder] = []
+_current: ContextVar[Run | None] = ContextVar("headrace_run", default=None)
+
+
+@contextmanager
+def recorder_added(recorder: Recorder) -> Iterator[Recorder]:
+    """While the block runs, every run of this process is told to `recorder`."""
+    _recorders.append(recorder)
+    try:
+        yield recorder
+    finally:
+        _recorders.remove(recorder)
+
+
+@contextmanager
+def run(job: str, inputs: Iterable[Dataset] = (), *, id: str | None = None) -> Iterator[Run]:
+    """One execution of `job`: START at the beginning; COMPLETE, FAIL or ABORT at the end.
+
+    A run inside another is its child. A KeyboardInterrupt, SystemExit or GeneratorExit is an ABORT;
+    any other exception is a FAIL. Both go on to the caller.
+    """
+    this = Run(job, id or new_id(), _current.get(), now(), list(inputs))
+    token = _current.set(this)
+    _tell(RunEvent("START", this, this.started))
+    try:
+        yield this
+    except BaseException as error:
+        this.ended = now()
+        _tell(RunEvent("FAIL" if isinstance(error, Exception) else "ABORT", this, this.ended, error))
+        raise
+    else:
+        this.ended = now()
+        _tell(RunEvent("COMPLETE", this, this.ended))
+    finally:
+        _current.reset(token)
+
+
+def current_run() -> Run | None:
+    """The innermost run of this context, if any."""
+    return _current.get()
+
+
+def _tell(event: RunEvent) -> None:
+    for recorder in tuple(_recorders):
+        recorder.record(event)

@@ -1,0 +1,64 @@
+"""Time: instants are UTC, stored as whole microseconds since 1970; durations are written `30m`, `1d`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+__all__ = ["duration", "format_duration", "from_micros", "micros", "now", "now_micros"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000,
+          "w": 7 * 86_400_000_000}  # fmt: skip
+_TERM = re.compile(r"(\d+)(ms|[smhdw])")
+
+
+def now() -> datetime:
+    """The present instant, in UTC."""
+    return datetime.now(UTC)
+
+
+def now_micros() -> int:
+    """The present instant in microseconds since 1970."""
+    return micros(now())
+
+
+def micros(instant: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime, exactly.
+
+    Raises:
+        ValueError: the datetime has no time zone.
+    """
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant} has no time zone")
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_micros(value: int) -> datetime:
+    """The instant, in UTC, of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def duration(value: str | timedelta) -> timedelta:
+    """A duration: a timedelta, or text such as `30m`, `1d`, `1h30m`, `250ms`.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if isinstance(value, timedelta):
+        return value
+    terms = _TERM.findall(value)
+    if not terms or "".join(number + unit for number, unit in terms) != value:
+        raise ValueError(f"{value!r} is no duration: write it as 30m, 1d or 1h30m")
+    return timedelta(microseconds=sum(int(number) * _UNITS[unit] for number, unit in terms))
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest text that `duration` reads back as the same duration, to the millisecond."""
+    rest = value // timedelta(microseconds=1)
+    parts = []
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, rest = divmod(rest, _UNITS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"

@@ -1,0 +1,1 @@
+"""The lake: Iceberg tables. The only room that imports PyIceberg."""

@@ -1,0 +1,1 @@
+"""Recorders, the store of runs, OpenLineage, the graph."""

@@ -1,0 +1,1 @@
+"""The log: append-only topics in log partitions, with offsets."""

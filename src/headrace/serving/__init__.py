@@ -1,0 +1,1 @@
+"""Serving: protocol, replica, release, prediction log."""

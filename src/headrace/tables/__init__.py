@@ -1,0 +1,1 @@
+"""Tables: the build of one table, its partitions, its audit."""

@@ -1,0 +1,1 @@
+"""Training: training set, split, tuning, evaluation, gate."""
