@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +17,10 @@ EVENTS = 20_000
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    path = Path(__file__).parents[2] / "examples" / "shop" / "generate.py"
-    spec = importlib.util.spec_from_file_location("shop_generate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = Path(__file__).parents[2] / "examples" / "shop"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        return importlib.import_module("generate")
 
 
 def test_same_seed_makes_the_same_lines_and_another_seed_others(generator: ModuleType) -> None:
