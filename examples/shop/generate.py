@@ -68,7 +68,7 @@ def generate(events: int, seed: int, end: datetime) -> Generated:
     dirty, kinds, dirty_at = _dirt(rng, lines, arrival, broken)
     order = np.argsort(np.concatenate([arrival, dirty_at]), kind="stable")
     everything = lines + dirty
-    truth = _truth(visits, good)
+    truth = _truth(good)
     return Generated(
         lines=[everything[i] for i in order],
         truth=truth,
@@ -201,7 +201,7 @@ def _broken(line: bytes, kind: str, k: int) -> bytes:
     return json.dumps(event).encode()
 
 
-def _truth(visits: pl.DataFrame, good: pl.DataFrame) -> pl.DataFrame:
+def _truth(good: pl.DataFrame) -> pl.DataFrame:
     """What is known of a label at its moment: at the view its chance; at the cart, what a cart adds."""
     p = pl.col("chance")
     after_cart = p * CART_IF_BOUGHT / (p * CART_IF_BOUGHT + (1 - p) * CART_IF_NOT)
