@@ -7,8 +7,9 @@ features: the point-in-time join, the stream, the online lookup. All times in it
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -143,32 +144,37 @@ class Input(Struct, frozen=True):
     view: str | None = None
 
 
-class OnDemandView(Struct, frozen=True, tag="on_demand"):
+class OnDemandView(_Digested, frozen=True, tag="on_demand"):
     """Features computed at the moment of asking, by a function from named inputs to named outputs.
+
+    The function is carried as text that stands on its own: no pickle, so it holds on any Python and
+    can be read; its text names what it does. It is run as it is: take it only from a bundle whose
+    signature was checked.
 
     Attributes:
         name: its name.
-        inputs: what the function is given.
+        inputs: what the function is given: each under its name, and a feature also as `view__name`.
         features: what it returns.
         mode: `python`: from a dict of lists to a dict of lists; `row`: from a dict of scalars to a
             dict of scalars; `pandas`: from a DataFrame to a DataFrame.
-        code: the function, written by cloudpickle so that it needs no module of the project. It is
-            run as it is: read it only from a bundle whose signature was checked.
-        fingerprint: names what the function does; stands for `code` in the digest, since pickles of
-            one function differ from process to process.
+        function: its name in `source`.
+        source: Python text that defines it and everything it reaches.
     """
 
     name: str
     inputs: tuple[Input, ...]
     features: tuple[Field, ...]
     mode: Literal["python", "row", "pandas"]
-    code: bytes
-    fingerprint: str
+    function: str
+    source: str
 
-    @property
-    def digest(self) -> str:
-        """32 hex digits that name this view by all that its values depend on."""
-        return _digest(msgspec.structs.replace(self, code=b""))
+    @cached_property
+    def defined(self) -> Callable[[Any], Any]:
+        """The function itself: its source, run once in a namespace of its own."""
+        space: dict[str, Any] = {"__name__": f"on_demand_{self.name}"}
+        exec(compile(self.source, f"<on-demand view {self.name}>", "exec"), space)  # noqa: S102
+        function: Callable[[Any], Any] = space[self.function]
+        return function
 
 
 StoredView = AsOfView | WindowedView
@@ -200,11 +206,7 @@ class Plan(Struct, frozen=True, dict=True):
     @cached_property
     def digest(self) -> str:
         """32 hex digits that name this plan."""
-        views = tuple(
-            msgspec.structs.replace(view, code=b"") if isinstance(view, OnDemandView) else view
-            for view in self.views
-        )
-        return _digest(msgspec.structs.replace(self, views=views))
+        return _digest(self)
 
     @cached_property
     def stored(self) -> tuple[StoredView, ...]:
