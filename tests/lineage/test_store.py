@@ -112,7 +112,7 @@ def test_a_failure_keeps_its_message_and_no_secret(
     monkeypatch.setenv("SHOP_DB_PASSWORD", "hunter2-from-env")
     address = "postgresql://joe:s3cr3t@db/shop"
     facts = {"password": "pw-456", "nested": {"auth_token": "t-789", "rows": 3}}
-    with store.recorder() as recorder, recorder_added(recorder), contextlib.suppress(ConnectionError):
+    with store.recorder() as recorder, recorder_added(recorder), contextlib.suppress(ConnectionError):  # noqa: SIM117
         with run("load", [Dataset("file", address, facts={"api_key": "k-123"})]) as r:
             r.fact(**facts)
             raise ConnectionError(address + " says no to hunter2-from-env")

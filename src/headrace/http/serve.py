@@ -195,13 +195,17 @@ class _Protocol(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
-        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._await_head()
-            self._head_bytes = len(data)
+        awaited = self._head_timer is not None
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > _HEAD_BYTES:
-            self._give_up(431, "too_large", "The headers are too large.")
+        if awaited and self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self._give_up(431, "too_large", "The headers are too large.")
+
+    def on_message_begin(self) -> None:
+        if self._head_timer is None:
+            self._await_head()
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._cancel_head()
@@ -215,10 +219,14 @@ class _Protocol(HttpToolsProtocol):
         self._give_up(400, "bad_request", "This is no valid HTTP request.")
 
     def _await_head(self) -> None:
-        self._cancel_head()
-        self._head_timer = self.loop.call_later(
-            _HEAD_SECONDS, self._give_up, 408, "timeout", "The request did not arrive in time."
-        )
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_late)
+
+    def _head_late(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._await_head()  # a pipelined request waits for the answer before it, not for its client
+        else:
+            self._give_up(408, "timeout", "The request did not arrive in time.")
 
     def _cancel_head(self) -> None:
         if self._head_timer is not None:

@@ -17,7 +17,9 @@ _KEY = re.compile(
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # The greedy (.*)@ takes everything to the last @ before the path: a password may itself hold an @.
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^\s/:@?#'\"]*):(?P<password>[^\s/?#'\"]*)@")
-_PAIR = re.compile(r"(?P<key>[A-Za-z][\w.-]*)(?P<sign>\s*[=:]\s*)(?P<quote>['\"]?)(?P<value>[^\s&;,'\"]+)")
+_PAIR = re.compile(
+    r"(?P<key>[A-Za-z][\w.-]*)(?P<sign>\s*[=:]\s*(?!//))(?P<quote>['\"]?)(?P<value>[^\s&;,'\"]+)"
+)
 _BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _SHORTEST = 6  # an environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
@@ -33,9 +35,9 @@ def clean_text(text: str) -> str:
     environment variables whose names look secret."""
     if "://" in text:
         text = _URL.sub(lambda m: f"{m['scheme']}{m['user']}:***@", text)
+    text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
     if "=" in text or ":" in text:
         text = _PAIR.sub(_clean_pair, text)
-    text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
     for value in _environment_secrets():
         text = text.replace(value, "***")
     return text
