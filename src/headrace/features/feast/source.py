@@ -24,7 +24,7 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["TableSource", "topics_of"]
 
 # Every project that has a windowed view would print this once a process.
-warnings.filterwarnings("ignore", "Stream feature views are experimental", RuntimeWarning)
+warnings.filterwarnings("ignore", "(Stream|Batch) feature views are experimental", RuntimeWarning)
 
 _CLASS = "headrace.features.feast.source.TableSource"
 
