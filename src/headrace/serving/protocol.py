@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from types import GenericAlias
 from typing import Annotated, Any
 
 import msgspec
@@ -58,8 +59,8 @@ class Requests:
             [("instances", Annotated[list[one], Meta(min_length=1, max_length=MOST_INSTANCES)])],  # type: ignore[valid-type]
             forbid_unknown_fields=True,
         )
-        self._one = msgspec.json.Decoder(one).decode
-        self._many = msgspec.json.Decoder(many).decode
+        self._one: Any = msgspec.json.Decoder(one).decode
+        self._many: Any = msgspec.json.Decoder(many).decode
         self._peek = msgspec.json.Decoder(_Peek).decode
 
     def read(self, body: bytes) -> tuple[list[dict[str, Any]], bool]:
@@ -91,7 +92,7 @@ def _asked(plan: Plan) -> list[tuple[str, Any]]:
 
 def _kind(dtype: str) -> Any:
     inner = dtype.removeprefix("list[").removesuffix("]")
-    return list[_TYPES[inner]] if inner != dtype else _TYPES[dtype]  # type: ignore[misc]
+    return GenericAlias(list, (_TYPES[inner],)) if inner != dtype else _TYPES[dtype]
 
 
 def _invalid(text: str) -> HttpError:
