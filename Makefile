@@ -4,7 +4,7 @@ PY := .venv/bin/python
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 
-.PHONY: demo test check format lock bench soak clean
+.PHONY: demo test check format lock bench clean
 demo: .venv/.ready ## the shop, end to end, in a scratch folder
 	@.venv/bin/headrace demo
 
@@ -29,6 +29,9 @@ format: .venv/.ready ## writes the style
 lock: ## the lock, anew
 	$(LOCK) pyproject.toml --all-extras -o requirements/headrace.txt
 	$(LOCK) pyproject.toml --all-extras --group dev -c requirements/headrace.txt -o requirements/dev.txt
+
+bench: .venv/.ready ## every benchmark, in one run
+	@.venv/bin/python bench/all.py $(BENCH)
 
 clean: ## takes away what was built here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

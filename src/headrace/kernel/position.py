@@ -54,7 +54,7 @@ _decoder = msgspec.json.Decoder(Position)
 
 def encode_position(position: Position) -> str:
     """The position as JSON with sorted keys, so that equal positions are equal text."""
-    return msgspec.json.encode(position, order="sorted").decode()
+    return msgspec.json.encode(msgspec.to_builtins(position, str_keys=True), order="sorted").decode()
 
 
 def decode_position(text: str | bytes) -> Position:

@@ -1,1 +1,1 @@
-"""Serving: protocol, replica, release, prediction log."""
+"""Serving: releases, the replica that answers, and the log of its predictions."""

@@ -1,1 +1,130 @@
-"""Online: the current feature values, by entity."""
+"""Online: the current feature values, by entity. The port, and `open`, its only wiring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.position import LogPosition, Position, SnapshotPosition
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Looked", "OnlineStore", "RowPosition", "ServedPosition", "StreamPosition", "open"]
+
+
+class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
+    """Of a value of a windowed view: it is made of exactly the events of its entity before these.
+
+    Attributes:
+        offsets: log partition → the first offset that is not in it.
+    """
+
+    offsets: dict[int, int]
+
+
+class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
+    """Of a value of an as-of view: the row it came from, or that there was none.
+
+    Attributes:
+        snapshot: the snapshot of the view's table that the row was read at; of a missing row, the
+            last one that was loaded; None: none was.
+        time: the row's feature time, microseconds; None: there was no row.
+    """
+
+    snapshot: int | None
+    time: int | None
+
+
+ServedPosition = StreamPosition | RowPosition
+
+
+class Looked(Struct):
+    """What a lookup found.
+
+    Attributes:
+        rows: for each key, the values of `plan.looked_up` in that order; None is missing.
+        positions: for each key, view name → the position its values stand for.
+    """
+
+    rows: list[list[object]]
+    positions: list[dict[str, ServedPosition]]
+
+
+class OnlineStore(Protocol):
+    """Where current feature values are kept. One instance may be used by several threads."""
+
+    def prepare(self, plan: Plan) -> None:
+        """Makes room for the plan's stored views. Idempotent."""
+
+    def views(self) -> list[StoredView]:
+        """Every view that was prepared and not dropped."""
+
+    def drop(self, digest: str) -> None:
+        """Takes a view and its state away; nothing where there is none of this digest."""
+
+    def position(self, view: StoredView) -> Position | None:
+        """How far the view's state has come; None: it has not been filled."""
+
+    def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
+        """Puts rows of the view's table in place, all of them or none; returns how many entities.
+
+        A row never hides a newer one. `rows` has the view's keys, time and features.
+        """
+
+    def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
+        """Makes the view's state anew from `rows`: its table up to `position`. Returns how many entities.
+
+        `rows` has the view's keys, time and columns. Nothing is seen before it is complete.
+        """
+
+    def apply(
+        self,
+        views: Sequence[WindowedView],
+        rows: pa.Table,
+        position: LogPosition,
+        *,
+        after: LogPosition,
+    ) -> None:
+        """Adds rows to the state of views that stand at `after`, and moves them to `position`: one
+        transaction.
+
+        Args:
+            views: filled views of one table.
+            rows: what the events between `after` and `position` became in the views' table: keys,
+                time and columns.
+            position: where the views stand afterwards.
+            after: where they stand now.
+
+        Raises:
+            Conflict: a view stands elsewhere: nothing was written.
+        """
+
+    def lookup(self, plan: Plan, keys: Sequence[Mapping[str, object]], at: int) -> Looked:
+        """The values of the plan's stored features for each key, at `at` (microseconds, about now).
+
+        Raises:
+            CallError: the plan was not prepared here.
+        """
+
+    def close(self) -> None:
+        """Ends its connections."""
+
+
+def open(url: str) -> OnlineStore:  # noqa: A001
+    """The online store at `url`: `sqlite:///file`.
+
+    Raises:
+        ProjectError: there is no such kind of store.
+    """
+    if url.startswith("sqlite://"):
+        from headrace.features.online.sqlite import SqliteStore
+
+        return SqliteStore(url.removeprefix("sqlite://"))
+    raise ProjectError(
+        f"there is no online store at {url!r}", remedy="Use sqlite:///absolute/path/of/a/file.db."
+    )

@@ -1,0 +1,199 @@
+"""The lake's catalog: a SQLite file or a REST service, by the same code."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+
+from headrace.config.settings import Settings
+from headrace.kernel.errors import CallError, ProjectError, Unavailable
+from headrace.lake.failures import failures
+from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
+from headrace.lake.table import LakeTable
+
+__all__ = ["Lake", "open"]
+
+BUSY_SECONDS = 15
+_TRIES = 20
+
+# What a new table is made with; each keeps the cost of a small commit flat (bench/lake.py).
+_PROPERTIES = {
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "40",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "write.parquet.compression-codec": "zstd",
+}
+
+
+def open(settings: Settings) -> Lake:
+    """The lake of these settings: `catalog_url` decides between SQLite and REST.
+
+    Object stores take their keys from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+    AWS_REGION, AWS_ENDPOINT_URL_S3), a REST catalog its HEADRACE_CATALOG_TOKEN or
+    HEADRACE_CATALOG_CREDENTIAL (`id:secret`).
+
+    Raises:
+        ProjectError: the address is of no kind that is known.
+        Unavailable: the catalog is locked, or does not answer.
+    """
+    url = settings.catalog_url
+    kind = urlsplit(url).scheme
+    if kind == "sqlite":
+        path = Path(urlsplit(url).path)
+        _prepare(path, settings)
+        properties = {
+            "type": "sql",
+            "uri": f"sqlite:///{path}?timeout={BUSY_SECONDS}",
+            "warehouse": settings.warehouse_url,
+        }
+    elif kind in ("http", "https"):
+        properties = {"type": "rest", "uri": url}
+        if settings.profile.warehouse != "file":
+            properties["warehouse"] = settings.warehouse_url
+        for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
+            if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
+                properties[name] = secret
+    else:
+        raise ProjectError(
+            f"{url!r} is no catalog's address",
+            where=f"headrace.toml: profile.{settings.profile_name}.catalog",
+            remedy="Write sqlite, sqlite:///path/to/file.db, or a REST catalog's https:// address.",
+        )
+    with failures(url):
+        catalog = load_catalog("headrace", **properties, **_object_store())
+        catalog.create_namespace_if_not_exists(settings.project)
+    return Lake(catalog, settings.project, url, settings.place("lake"))
+
+
+def _prepare(path: Path, settings: Settings) -> None:
+    """The catalog's file, in WAL mode: a reader then never waits for a writer."""
+    settings.made_state()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.Error as error:
+        raise Unavailable(
+            f"the catalog cannot be opened: {error}",
+            where=str(path),
+            remedy="End the process that holds it (a copy, a database browser?), and try again."
+            if "locked" in str(error)
+            else "Is it an SQLite file, is there room on the disk, and may this user write there?",
+        ) from error
+
+
+def _object_store() -> dict[str, str]:
+    found = {
+        "s3.access-key-id": os.environ.get("AWS_ACCESS_KEY_ID"),
+        "s3.secret-access-key": os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        "s3.session-token": os.environ.get("AWS_SESSION_TOKEN"),
+        "s3.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+    }
+    if found["s3.endpoint"]:
+        found["s3.force-virtual-addressing"] = "false"  # an own server has no DNS name a bucket
+    return {name: value for name, value in found.items() if value}
+
+
+class Lake:
+    """The tables of one project. Safe to use from several threads and processes at once."""
+
+    def __init__(self, catalog: Any, namespace: str, where: str, folder: Path) -> None:
+        self._catalog = catalog
+        self._namespace = namespace
+        self._where = where
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """The tables there are, sorted."""
+        with failures(self._where):
+            return sorted(identifier[-1] for identifier in self._catalog.list_tables(self._namespace))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a table of this name."""
+        with failures(self._where, name):
+            return bool(self._catalog.table_exists((self._namespace, name)))
+
+    def table(self, name: str) -> LakeTable:
+        """The table of this name.
+
+        Raises:
+            CallError: there is none.
+        """
+        with failures(self._where, name):
+            iceberg = self._catalog.load_table((self._namespace, name))
+        return LakeTable(self._catalog, iceberg, self._where, self._folder)
+
+    def ensure(self, name: str, schema: pa.Schema, partition_by: PartitionBy = ()) -> LakeTable:
+        """The table of this name with at least these columns: made, or grown, where it must be.
+
+        Several processes may do this at once. All columns are optional in storage.
+
+        Args:
+            name: the table.
+            schema: columns; int32 may later become int64, and float32 float64.
+            partition_by: (column, `identity` or `day`) pairs; only a new table takes them.
+
+        Raises:
+            ProjectError: a column is stored with another type, or the table is partitioned otherwise.
+            Conflict: others changed the table each time.
+        """
+        wanted = iceberg_schema(schema, name)
+        with failures(self._where, name):
+            try:
+                iceberg = self._catalog.load_table((self._namespace, name))
+            except NoSuchTableError:
+                iceberg = self._made(name, wanted, partition_by)
+            table = LakeTable(self._catalog, iceberg, self._where, self._folder)
+            self._check_partitions(table, partition_by)
+            for _ in range(_TRIES):
+                if fits(iceberg.schema(), wanted):
+                    return table
+                try:
+                    with iceberg.update_schema() as update:
+                        grow(update, iceberg.schema(), wanted, name)
+                except CommitFailedException:
+                    iceberg = self._catalog.load_table((self._namespace, name))
+        raise Unavailable(
+            f"table {name} changed under us {_TRIES} times", where=self._where, remedy="Try again."
+        )
+
+    def _made(self, name: str, schema: Any, partition_by: PartitionBy) -> Any:
+        try:
+            return self._catalog.create_table(
+                (self._namespace, name),
+                schema=schema,
+                partition_spec=partition_spec(schema, partition_by),
+                properties=_PROPERTIES,
+            )
+        except TableAlreadyExistsError:
+            return self._catalog.load_table((self._namespace, name))
+
+    def _check_partitions(self, table: LakeTable, partition_by: PartitionBy) -> None:
+        if partition_by and tuple(partition_by) != table.partition_by():
+            raise ProjectError(
+                f"it is partitioned by {table.partition_by()}, not by {tuple(partition_by)}",
+                where=f"table {table.name}",
+                remedy="Give the table another name, or drop it and make it again.",
+            )
+
+    def drop(self, name: str) -> None:
+        """Takes the table out of the catalog; its files go with the next upkeep of the warehouse.
+
+        Raises:
+            CallError: there is none.
+        """
+        with failures(self._where, name):
+            try:
+                self._catalog.drop_table((self._namespace, name))
+            except NoSuchTableError as error:
+                raise CallError(f"there is no table {name!r} in the lake", where=self._where) from error

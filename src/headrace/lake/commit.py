@@ -1,0 +1,139 @@
+"""One commit: files in, files out and properties, all or nothing, on whatever the head has become.
+
+PyIceberg retries a stale append by itself, which would carry a position past one that another
+writer has moved meanwhile. So its retries are off here (in memory, never in the table), and each
+try begins with the table as it now is.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.manifest import DataFile
+from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+
+from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
+from headrace.kernel.faults import reach
+from headrace.kernel.ids import new_id
+
+__all__ = ["BATCH", "Change", "commit", "discard", "without_retries"]
+
+BATCH = "headrace.batch"
+_DEADLINE = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit does.
+
+    Attributes:
+        added: data files, written already.
+        removed: given the table as it now is, the data files that go.
+        properties: given the table as it now is, the properties to set; it raises Conflict where
+            the table has moved past what this change was made for.
+        facts: what the snapshot's summary says of it.
+    """
+
+    added: list[DataFile]
+    removed: Callable[[Any], list[DataFile]] | None = None
+    properties: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSnapshot:
+    """Commits the change as one snapshot and returns it.
+
+    Args:
+        load: the table, fresh from the catalog.
+        change: what to do.
+        where: the table and catalog, for errors.
+
+    Raises:
+        Conflict: `change.properties` or `change.removed` said so; nothing was committed.
+        Unavailable: other writers were faster for a minute, or the catalog went away before it told
+            the outcome, and the table does not show the batch: it may yet appear.
+    """
+    batch = new_id()
+    reach("lake.before_commit")
+    deadline = time.monotonic() + _DEADLINE
+    pause = 0.002
+    table = load()
+    while True:
+        try:
+            snapshot_id = _try(table, change, batch)
+        except (CommitFailedException, ValidationException) as error:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    "other writers kept changing the table", where=where, remedy="Try again."
+                ) from error
+            time.sleep(random.uniform(0, pause))  # noqa: S311  (so that two losers don't meet again)
+            pause = min(pause * 2, 0.25)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            landed = _after_unknown(load, batch)
+            if landed is not None:
+                return landed
+            raise Unavailable(
+                f"the commit's outcome is unknown: {type(error).__name__}: {error}",
+                where=where,
+                remedy="Read the position again before writing: if it has moved, the rows are in.",
+            ) from error
+        else:
+            reach("lake.after_commit")
+            return table.snapshot_by_id(snapshot_id)
+        table = load()
+        if (landed := _find(table, batch)) is not None:
+            return landed
+
+
+def _try(table: Any, change: Change, batch: str) -> int:
+    properties = change.properties(table)
+    removed = change.removed(table) if change.removed is not None else []
+    transaction = without_retries(table).transaction()
+    update = transaction.update_snapshot(snapshot_properties={**change.facts, BATCH: batch})
+    producer = update.overwrite() if removed else update.merge_append()
+    for data_file in removed:
+        producer.delete_data_file(data_file)
+    for data_file in change.added:
+        producer.append_data_file(data_file)
+    producer.commit()
+    if properties:
+        transaction.set_properties(dict(properties))
+    transaction.commit_transaction()
+    return int(producer.snapshot_id)
+
+
+def without_retries(table: Any, **properties: str) -> Any:
+    """The handle, with PyIceberg's own retries off and these properties on, in memory alone."""
+    changed = {**table.metadata.properties, "commit.retry.num-retries": "0", **properties}
+    table.metadata = table.metadata.model_copy(update={"properties": changed})
+    return table
+
+
+def _after_unknown(load: Callable[[], Any], batch: str) -> IcebergSnapshot | None:
+    try:
+        return _find(load(), batch)
+    except Exception:  # the catalog is still away: the caller reports the first failure
+        return None
+
+
+def _find(table: Any, batch: str) -> IcebergSnapshot | None:
+    for snapshot in reversed(table.metadata.snapshots):
+        if snapshot.summary is not None and snapshot.summary.additional_properties.get(BATCH) == batch:
+            return snapshot
+    return None
+
+
+def discard(table: Any, files: list[DataFile]) -> None:
+    """Deletes data files of a commit that surely did not happen."""
+    for data_file in files:
+        try:
+            table.io.delete(data_file.file_path)
+        except OSError as error:
+            raise Conflict(f"a file could not be deleted: {error}", where=data_file.file_path) from error

@@ -1,0 +1,60 @@
+"""Expiry of snapshots: what keeps the table's metadata small, so that a small commit stays cheap.
+
+PyIceberg's own expiry would also remove a snapshot that was pinned after it looked. Here every pin
+sets a second tag, named after the snapshot, and an expiry is committed on the condition that none of
+the snapshots it removes has one. The files of an expired snapshot stay for upkeep's grace, so that a
+reader that has begun finishes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotsUpdate
+
+from headrace.kernel.faults import reach
+
+__all__ = ["KEEP", "as_it_goes", "expire"]
+
+KEEP = "headrace-keep-"
+NEWEST = 100  # snapshots that are always kept
+_SLACK = 20  # so that not every commit expires
+
+
+def as_it_goes(catalog: Any, table: Any) -> None:
+    """After a commit: expires where there are too many. `table` is the handle of before the commit."""
+    if len(table.metadata.snapshots) >= NEWEST + _SLACK:
+        expire(catalog, catalog.load_table(table.name()), NEWEST)
+
+
+def expire(catalog: Any, table: Any, newest: int, before_millis: int | None = None) -> int:
+    """Expires all but the `newest` newest snapshots, heads and pinned ones; returns how many.
+
+    Args:
+        catalog, table: PyIceberg's; the table fresh from the catalog.
+        newest: how many are kept in any case.
+        before_millis: where given, only those older than this instant (milliseconds since 1970).
+
+    A pin or commit that comes in between makes it do nothing: it comes again.
+    """
+    held = {ref.snapshot_id for ref in table.refs().values()}
+    ordered = sorted(table.metadata.snapshots, key=lambda s: s.sequence_number)
+    gone = [
+        s.snapshot_id
+        for s in ordered[: max(0, len(ordered) - newest)]
+        if s.snapshot_id not in held and (before_millis is None or s.timestamp_ms < before_millis)
+    ]
+    if not gone:
+        return 0
+    unpinned = tuple(AssertRefSnapshotId(ref=f"{KEEP}{i}", snapshot_id=None) for i in gone)
+    reach("upkeep.expire")
+    try:
+        catalog.commit_table(
+            table,
+            (AssertTableUUID(uuid=table.metadata.table_uuid), *unpinned),
+            (RemoveSnapshotsUpdate(snapshot_ids=gone),),
+        )
+    except CommitFailedException:
+        return 0
+    return len(gone)

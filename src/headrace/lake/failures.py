@@ -1,0 +1,73 @@
+"""What the catalog's libraries raise, said as this project's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyiceberg.exceptions import (
+    AuthorizationExpiredError,
+    ForbiddenError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    ServerError,
+    ServiceUnavailableError,
+    UnauthorizedError,
+)
+from requests.exceptions import RequestException
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from headrace.kernel.errors import CallError, Unavailable
+
+__all__ = ["failures"]
+
+
+@contextmanager
+def failures(where: str, table: str | None = None) -> Iterator[None]:
+    """Inside, failures of the catalog become Unavailable, and a missing table a CallError.
+
+    Args:
+        where: the catalog's address, for the error.
+        table: the table that is spoken of.
+    """
+    try:
+        yield
+    except (NoSuchTableError, NoSuchNamespaceError) as error:
+        raise CallError(
+            f"there is no table {table!r} in the lake",
+            where=where,
+            remedy="headrace build makes tables; headrace ingest makes a topic's table.",
+        ) from error
+    except OperationalError as error:
+        raise _sqlite(error, where) from error
+    except DatabaseError as error:
+        raise Unavailable(
+            f"the catalog cannot be read: {error.orig}",
+            where=where,
+            remedy="Is this file an Iceberg SQL catalog?",
+        ) from error
+    except (UnauthorizedError, ForbiddenError, AuthorizationExpiredError) as error:
+        raise Unavailable(
+            f"the catalog refused our credentials: {error}",
+            where=where,
+            remedy="Set HEADRACE_CATALOG_TOKEN, or HEADRACE_CATALOG_CREDENTIAL as id:secret.",
+        ) from error
+    except (ServerError, ServiceUnavailableError, RequestException) as error:
+        raise Unavailable(
+            f"the catalog does not answer: {error}", where=where, remedy="Is it up? headrace doctor tells."
+        ) from error
+
+
+def _sqlite(error: OperationalError, where: str) -> Unavailable:
+    reason = str(error.orig)
+    if "locked" in reason or "busy" in reason:
+        return Unavailable(
+            "the catalog is locked by another process",
+            where=where,
+            remedy="Wait for the process that holds it (a copy, a database browser?), or end it, and try again.",
+        )
+    return Unavailable(
+        f"the catalog cannot be used: {reason}",
+        where=where,
+        remedy="Is there room on the disk, and may this user write there?",
+    )

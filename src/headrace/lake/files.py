@@ -1,0 +1,174 @@
+"""Data files: rows written as Parquet, one file a partition, with the statistics that prune reads.
+
+Written with pyarrow directly rather than by PyIceberg's own append: that needs a second native
+library for a day partition, and splits and encodes at twice the cost (bench/lake.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyiceberg.io.pyarrow import (
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+    schema_to_pyarrow,
+)
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.transforms import DayTransform
+from pyiceberg.typedef import Record
+
+from headrace.kernel.errors import CallError
+from headrace.kernel.faults import reach
+from headrace.kernel.ids import new_id
+
+__all__ = ["DAY", "conform", "write_files"]
+
+DAY = 86_400_000_000  # microseconds
+_ROW_GROUP = 262_144
+_FILE_BYTES = 512 * 1024 * 1024  # Arrow's bytes; about a tenth of it on disk
+
+
+def conform(rows: pa.Table, table: Any) -> pa.Table:
+    """The rows with the table's columns in its order and types; a column they lack is null.
+
+    Raises:
+        CallError: the rows have a column that the table lacks, or a value that does not fit its type.
+    """
+    schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
+    unknown = sorted(set(rows.column_names) - set(schema.names))
+    if unknown:
+        raise CallError(f"there is no column {', '.join(unknown)}", where=f"table {table.name()[-1]}")
+    columns = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            columns.append(pa.chunked_array([pa.nulls(rows.num_rows, field.type)]))
+            continue
+        try:
+            columns.append(rows.column(field.name).cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise CallError(
+                f"column {field.name!r} does not fit type {field.type}: {error}",
+                where=f"table {table.name()[-1]}",
+            ) from error
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFile]:
+    """Writes the rows (as `conform` gives them) and returns what a commit needs to know of the files.
+
+    Args:
+        rows: no rows give no files.
+        table: the pyiceberg table.
+        prefix: put before each file's name.
+    """
+    if rows.num_rows == 0:
+        return []
+    reach("lake.before_data_file")
+    files = [
+        _write(piece, table, partition, prefix)
+        for partition, part in _parts(rows, table)
+        for piece in _pieces(part)
+    ]
+    reach("lake.after_data_file")
+    return files
+
+
+def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    count = max(1, -(-rows.nbytes // _FILE_BYTES))
+    size = -(-rows.num_rows // count)
+    for start in range(0, rows.num_rows, size):
+        yield rows.slice(start, size)
+
+
+def _parts(rows: pa.Table, table: Any) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+    """(partition values, its rows in their order), in the order of the partitions' first rows."""
+    schema, spec = table.schema(), table.spec()
+    if spec.is_unpartitioned():
+        yield (), rows
+        return
+    codes = np.zeros(rows.num_rows, np.int64)
+    values: list[list[Any]] = []
+    for field in spec.fields:
+        column = rows.column(schema.find_column_name(field.source_id))
+        keys = _days(column) if isinstance(field.transform, DayTransform) else _whole(column)
+        encoded = pc.dictionary_encode(keys, null_encoding="encode")
+        values.append(encoded.dictionary.to_pylist())
+        codes = codes * len(values[-1]) + np.asarray(encoded.indices)
+    for code in np.unique(codes):
+        yield _decoded(int(code), values), _where(rows, codes, code)
+
+
+def _days(column: pa.ChunkedArray) -> pa.Array:
+    """Whole days since 1970 of a date or timestamp column, floored, as int32."""
+    whole = _whole(column)
+    if pa.types.is_date(whole.type):
+        return whole.cast(pa.int32())
+    instants = np.asarray(pc.fill_null(whole.cast(pa.int64()), 0))
+    return pa.array((instants // DAY).astype(np.int32), mask=np.asarray(whole.is_null()))
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _decoded(code: int, values: list[list[Any]]) -> tuple[Any, ...]:
+    found: list[Any] = []
+    for column in reversed(values):
+        code, index = divmod(code, len(column))
+        found.append(column[index])
+    return tuple(reversed(found))
+
+
+def _where(rows: pa.Table, codes: npt.NDArray[np.int64], code: np.int64) -> pa.Table:
+    mask = codes == code
+    return rows if mask.all() else rows.filter(pa.array(mask))
+
+
+def _write(rows: pa.Table, table: Any, partition: tuple[Any, ...], prefix: str) -> DataFile:
+    path = table.location_provider().new_data_location(f"{prefix}{new_id()}.parquet")
+    output = table.io.new_output(path)
+    with (
+        output.create(overwrite=False) as stream,
+        pq.ParquetWriter(
+            stream, rows.schema, compression="zstd", compression_level=1, use_dictionary=_repeating(rows),
+            store_decimal_as_integer=True,
+        ) as writer,
+    ):  # fmt: skip
+        writer.write(rows, row_group_size=_ROW_GROUP)
+    schema = table.schema()
+    statistics = data_file_statistics_from_parquet_metadata(
+        parquet_metadata=writer.writer.metadata,
+        stats_columns=compute_statistics_plan(schema, table.properties),
+        parquet_column_mapping=parquet_path_to_id_mapping(schema),
+    )
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=path,
+        file_format=FileFormat.PARQUET,
+        partition=Record(*partition),
+        file_size_in_bytes=len(output),
+        sort_order_id=None,
+        spec_id=table.spec().spec_id,
+        equality_ids=None,
+        key_metadata=None,
+        **statistics.to_serialized_dict(),
+    )
+
+
+def _repeating(rows: pa.Table) -> list[str]:
+    """Columns whose values repeat: for the others a dictionary costs time and saves nothing."""
+    sample = rows.slice(0, 2000)
+    return [
+        name
+        for name, column in zip(sample.column_names, sample.columns, strict=True)
+        if not pa.types.is_nested(column.type)
+        and not pa.types.is_boolean(column.type)
+        and pc.count_distinct(column).as_py() * 4 <= sample.num_rows + 3
+    ]

@@ -1,0 +1,147 @@
+"""Arrow schemas as Iceberg's, and how a table's schema grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Literal
+
+import pyarrow as pa
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.transforms import DayTransform, IdentityTransform
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IcebergType,
+    IntegerType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestampType,
+    TimestamptzType,
+    TimeType,
+)
+
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["PartitionBy", "fits", "grow", "iceberg_schema", "partition_spec"]
+
+PartitionBy = Sequence[tuple[str, Literal["identity", "day"]]]
+
+_PLAIN: list[tuple[Any, Any]] = [
+    (pa.types.is_boolean, BooleanType),
+    (pa.types.is_int64, LongType),
+    (pa.types.is_uint32, LongType),
+    (lambda t: pa.types.is_integer(t) and t.bit_width <= 32, IntegerType),
+    (lambda t: pa.types.is_float16(t) or pa.types.is_float32(t), FloatType),
+    (pa.types.is_float64, DoubleType),
+    (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t), StringType),
+    (lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t) or pa.types.is_binary_view(t), BinaryType),
+    (pa.types.is_date, DateType),
+    (pa.types.is_time, TimeType),
+    (lambda t: pa.types.is_timestamp(t) and t.tz is not None, TimestamptzType),
+    (pa.types.is_timestamp, TimestampType),
+]
+# What a stored type may become without rewriting files (Iceberg, "Schema evolution").
+_WIDENS = {(IntegerType, LongType), (FloatType, DoubleType)}
+
+
+def iceberg_schema(schema: pa.Schema, table: str) -> Schema:
+    """The Iceberg schema of an Arrow one; every field is optional in storage.
+
+    Raises:
+        ProjectError: a column has a type that Iceberg has no place for (uint64, durations).
+    """
+    ids = count(1)
+    top = [next(ids) for _ in schema]
+    return Schema(
+        *(
+            NestedField(i, field.name, _type(field.type, ids, f"{table}.{field.name}"), required=False)
+            for i, field in zip(top, schema, strict=True)
+        )
+    )
+
+
+def _type(arrow: pa.DataType, ids: Any, where: str) -> IcebergType:
+    for is_it, made in _PLAIN:
+        if is_it(arrow):
+            return made()
+    if pa.types.is_dictionary(arrow):
+        return _type(arrow.value_type, ids, where)
+    if pa.types.is_decimal(arrow):
+        return DecimalType(arrow.precision, arrow.scale)
+    if pa.types.is_list(arrow) or pa.types.is_large_list(arrow) or pa.types.is_fixed_size_list(arrow):
+        element = next(ids)
+        return ListType(element, _type(arrow.value_type, ids, where), element_required=False)
+    if pa.types.is_struct(arrow):
+        inner = [arrow.field(i) for i in range(arrow.num_fields)]
+        return StructType(
+            *(
+                NestedField(next(ids), f.name, _type(f.type, ids, f"{where}.{f.name}"), required=False)
+                for f in inner
+            )
+        )
+    raise ProjectError(
+        f"type {arrow} cannot be kept in a table",
+        where=where,
+        remedy="Cast it: Int64 for UInt64 and durations, String or a struct for anything else.",
+    )
+
+
+def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
+    """The partition spec of (column, transform) pairs; a day partition is named `<column>_day`."""
+    fields = []
+    for number, (column, transform) in enumerate(partition_by):
+        source = schema.find_field(column).field_id
+        if transform == "day":
+            fields.append(PartitionField(source, 1000 + number, DayTransform(), f"{column}_day"))
+        else:
+            fields.append(PartitionField(source, 1000 + number, IdentityTransform(), column))
+    return PartitionSpec(*fields)
+
+
+def grow(update: Any, have: Schema, want: Schema, table: str) -> None:
+    """Stages on `update` (pyiceberg's UpdateSchema) what makes `have` hold the columns of `want`.
+
+    New columns are added, int grows to long and float to double. Columns that `want` lacks stay.
+
+    Raises:
+        ProjectError: a column would have to change to a type that its files cannot be read as.
+    """
+    stored = {field.name: field for field in have.fields}
+    for field in want.fields:
+        if field.name not in stored:
+            update.add_column(field.name, field.field_type)
+            continue
+        old = stored[field.name].field_type
+        if (type(old), type(field.field_type)) in _WIDENS:
+            update.update_column(field.name, field.field_type)
+        elif not _holds(old, field.field_type):
+            raise ProjectError(
+                f"column {field.name!r} is {old} in the lake and would become {field.field_type}",
+                where=f"table {table}",
+                remedy="Give the column with the new type a new name.",
+            )
+
+
+def fits(have: Schema, want: Schema) -> bool:
+    """Whether a table of schema `have` already holds every column of `want`."""
+    stored = {field.name: field.field_type for field in have.fields}
+    return all(f.name in stored and _holds(stored[f.name], f.field_type) for f in want.fields)
+
+
+def _holds(old: IcebergType, new: IcebergType) -> bool:
+    """Whether values of type `new` can be written to a column of type `old` as it is."""
+    if isinstance(old, ListType) and isinstance(new, ListType):
+        return _holds(old.element_type, new.element_type)
+    if isinstance(old, StructType) and isinstance(new, StructType):
+        inner = {f.name: f.field_type for f in old.fields}
+        return all(f.name in inner and _holds(inner[f.name], f.field_type) for f in new.fields)
+    return bool(old == new) or (type(new), type(old)) in _WIDENS

@@ -1,0 +1,368 @@
+"""One table of the lake: reading it at a snapshot, and committing to it with a position."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.manifest import DataFile
+from pyiceberg.table.refs import SnapshotRefType
+from pyiceberg.table.update import (
+    AssertRefSnapshotId,
+    AssertTableUUID,
+    RemoveSnapshotRefUpdate,
+    SetSnapshotRefUpdate,
+)
+from pyiceberg.transforms import DayTransform
+
+from headrace.kernel.errors import CallError, Conflict
+from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
+from headrace.lake import changes, expiry
+from headrace.lake.commit import Change, commit, discard
+from headrace.lake.failures import failures
+from headrace.lake.files import conform, write_files
+from headrace.lake.snapshot import Snapshot, snapshot_of
+
+__all__ = ["LakeTable"]
+
+_POSITION = "headrace.position."
+_EPOCH = date(1970, 1, 1)
+_TRIES = 50
+
+# Polars plans scans by an extra package where that is there; without it, it warns at every scan.
+os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
+
+
+class LakeTable:
+    """A table. Every read asks the catalog anew; nothing is held between calls.
+
+    Attributes:
+        name: its name within the project.
+    """
+
+    def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
+        self._catalog = catalog
+        self._identifier = iceberg.name()
+        self._where = where
+        self._folder = folder
+        self.name: str = self._identifier[-1]
+
+    def iceberg(self) -> Any:
+        """PyIceberg's own object for this table, fresh from the catalog: the way out to plain code.
+
+        Raises:
+            CallError: the table is gone.
+        """
+        with failures(self._where, self.name):
+            return self._catalog.load_table(self._identifier)
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def schema(self) -> pa.Schema:
+        """The columns as they now are; instants are timestamp[us, UTC]."""
+        return schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
+
+    def partition_by(self) -> tuple[tuple[str, str], ...]:
+        """(column, `identity` or `day`) pairs, as `ensure` takes them."""
+        table = self.iceberg()
+        return tuple(
+            (
+                table.schema().find_column_name(f.source_id),
+                "day" if isinstance(f.transform, DayTransform) else "identity",
+            )
+            for f in table.spec().fields
+        )
+
+    def head(self) -> Snapshot | None:
+        """The newest snapshot, or None where nothing was ever written."""
+        current = self.iceberg().current_snapshot()
+        return None if current is None else snapshot_of(current)
+
+    def snapshot(self, ref: int | str) -> Snapshot:
+        """The snapshot of this id, or under the pin of this name.
+
+        Raises:
+            CallError: there is none (it may have expired).
+        """
+        table = self.iceberg()
+        found = table.snapshot_by_id(ref) if isinstance(ref, int) else table.snapshot_by_name(ref)
+        if found is None:
+            raise CallError(
+                f"there is no snapshot {ref!r}" if isinstance(ref, int) else f"there is no pin {ref!r}",
+                where=f"table {self.name}",
+                remedy="Snapshots expire unless they are pinned. Pins here: "
+                + (", ".join(sorted(self._pins(table))) or "none"),
+            )
+        return snapshot_of(found)
+
+    def history(self) -> list[Snapshot]:
+        """The snapshots that are kept, oldest first."""
+        return [snapshot_of(s) for s in sorted(self.iceberg().snapshots(), key=lambda s: s.sequence_number)]
+
+    def scan(self, snapshot: int | None = None) -> pl.LazyFrame:
+        """The rows of a snapshot (default: the newest as of this call), not yet read.
+
+        Filters and column choices reach the files: whole files are skipped by their statistics.
+        The columns are the snapshot's; instants are Datetime("us", "UTC").
+
+        Raises:
+            CallError: the snapshot is not there.
+        """
+        table = self.iceberg()
+        if snapshot is None:
+            current = table.current_snapshot()
+            if current is None:
+                empty = schema_to_pyarrow(table.schema(), include_field_ids=False).empty_table()
+                return pl.LazyFrame(pl.from_arrow(empty))
+            snapshot = current.snapshot_id
+        elif table.snapshot_by_id(snapshot) is None:
+            self.snapshot(snapshot)
+        return pl.scan_iceberg(table, snapshot_id=snapshot, reader_override="native")
+
+    def days_changed(
+        self, column: str, since: int | None, until: int, where: Mapping[str, object] | None = None
+    ) -> set[date] | None:
+        """The UTC days of `column` to which rows were added, or from which they were taken.
+
+        Upkeep's rewrites do not count. Rows without a value in `column` belong to no day.
+
+        Args:
+            column: the table must be partitioned by its day.
+            since: the snapshot last seen.
+            until: the snapshot to compare it with.
+            where: values of identity partition columns; others are not looked at.
+
+        Returns:
+            None where everything must be taken as changed: `since` is None, has expired, or is no
+            ancestor of `until`.
+
+        Raises:
+            CallError: no partition by that day, or `until` is not there.
+        """
+        self.snapshot(until)
+        return changes.days_changed(self.iceberg(), column, since, until, where or {})
+
+    def property(self, name: str) -> str | None:
+        """A property of the table."""
+        value = self.iceberg().properties.get(name)
+        return None if value is None else str(value)
+
+    def position(self, name: str) -> Position | None:
+        """The position stored under this name by `append`."""
+        return _stored_position(self.iceberg(), name)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def append(
+        self,
+        rows: pa.Table,
+        *,
+        position: tuple[str, Position | None, Position] | None = None,
+        facts: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Adds the rows and moves a position, in one commit.
+
+        Args:
+            rows: columns of the table, by name; those they lack become null. There may be none: then
+                only the position moves.
+            position: (name, where it was believed to be, where it goes).
+            facts: for the snapshot's summary, `headrace.*` by convention.
+            properties: set on the table in the same commit.
+
+        Returns:
+            The snapshot. It is committed even where the catalog's answer was lost: the table is
+            looked at before an unknown outcome is reported.
+
+        Raises:
+            Conflict: the position is not where it was believed to be, for the log partitions that
+                move (those of other writers may have moved); nothing was written.
+            CallError: a column the table lacks, or a value that does not fit.
+            Unavailable: the catalog is locked or away. With a position it is safe to read that again
+                and go on; without one the rows may be in.
+        """
+
+        def set_properties(table: Any) -> Mapping[str, str]:
+            moved = {} if position is None else _moved(table, *position, self.name)
+            return {**(properties or {}), **moved}
+
+        return self._commit(rows, facts, set_properties)
+
+    def replace(
+        self,
+        rows: pa.Table,
+        *,
+        days: tuple[str, Collection[date]] | None = None,
+        facts: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Puts the rows in the place of all there are, or of exactly those of some days, at once.
+
+        Args:
+            rows: as for `append`. A day of `days` for which they hold no row is empty afterwards.
+            days: (column, its UTC days); the table must be partitioned by that column's day, and
+                every row must lie in one of them. Files of other days are not touched.
+            facts, properties: as for `append`.
+
+        Raises:
+            CallError: as for `append`; a row outside `days`; no partition by that day.
+            Unavailable: the catalog is locked or away.
+        """
+        wanted = None if days is None else {(day - _EPOCH).days for day in days[1]}
+        where = None if days is None else changes.day_field(self.iceberg(), days[0])
+
+        def removed(table: Any) -> list[DataFile]:
+            current = table.current_snapshot()
+            if current is None:
+                return []
+            return [
+                f for f in changes.live_files(table, current) if where is None or f.partition[where] in wanted
+            ]
+
+        def check(files: list[DataFile]) -> None:
+            for data_file in files:
+                if where is not None and data_file.partition[where] not in wanted:
+                    raise CallError(
+                        "a row lies outside the days that are replaced",
+                        where=f"table {self.name}: day {data_file.partition[where]} since 1970",
+                    )
+
+        return self._commit(rows, facts, lambda _: properties or {}, removed, check)
+
+    def set_properties(self, properties: Mapping[str, str]) -> None:
+        """Sets properties of the table, without a snapshot."""
+        for _ in range(_TRIES):
+            with failures(self._where, self.name):
+                try:
+                    self.iceberg().transaction().set_properties(dict(properties)).commit_transaction()
+                    return
+                except CommitFailedException:
+                    continue
+        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
+
+    def _commit(
+        self,
+        rows: pa.Table,
+        facts: Mapping[str, str] | None,
+        properties: Any,
+        removed: Any = None,
+        check: Any = None,
+    ) -> Snapshot:
+        table = self.iceberg()
+        properties(table)  # a position that has moved is found before anything is written
+        with failures(self._where, self.name):
+            files = write_files(conform(rows, table), table)
+            try:
+                if check is not None:
+                    check(files)
+                made = commit(
+                    self.iceberg,
+                    Change(files, removed, properties, facts or {}),
+                    where=f"table {self.name} in {self._where}",
+                )
+            except (Conflict, CallError):
+                discard(table, files)
+                raise
+        expiry.as_it_goes(self._catalog, table)
+        return snapshot_of(made)
+
+    # --- pins ----------------------------------------------------------------------------------
+
+    def pins(self) -> dict[str, int]:
+        """Pin → snapshot id."""
+        return self._pins(self.iceberg())
+
+    def _pins(self, table: Any) -> dict[str, int]:
+        return {
+            name: ref.snapshot_id
+            for name, ref in table.refs().items()
+            if ref.snapshot_ref_type == SnapshotRefType.TAG and not name.startswith(expiry.KEEP)
+        }
+
+    def pin(self, name: str, snapshot: int) -> None:
+        """Keeps a snapshot from expiring, under a name. A pin of that name moves.
+
+        Raises:
+            CallError: the snapshot is not there (any more).
+            Conflict: other writers kept changing the table.
+        """
+        for _ in range(_TRIES):
+            table = self.iceberg()
+            if table.snapshot_by_id(snapshot) is None:
+                self.snapshot(snapshot)
+            # Expiry asserts that no such second tag has come since it looked (lake/expiry.py).
+            tags = (name, f"{expiry.KEEP}{snapshot}")
+            updates = tuple(
+                SetSnapshotRefUpdate(ref_name=tag, type="tag", snapshot_id=snapshot) for tag in tags
+            )
+            if self._refs_changed(table, updates, ()):
+                return
+        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
+
+    def unpin(self, name: str) -> None:
+        """Takes a pin away; nothing happens where there is none."""
+        for _ in range(_TRIES):
+            table = self.iceberg()
+            pins = self._pins(table)
+            if name not in pins:
+                return
+            gone = [name]
+            keep = f"{expiry.KEEP}{pins[name]}"
+            if list(pins.values()).count(pins[name]) == 1 and keep in table.refs():
+                gone.append(keep)
+            updates = tuple(RemoveSnapshotRefUpdate(ref_name=ref) for ref in gone)
+            requirement = AssertRefSnapshotId(ref=name, snapshot_id=pins[name])
+            if self._refs_changed(table, updates, (requirement,)):
+                return
+        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
+
+    def _refs_changed(self, table: Any, updates: tuple[Any, ...], requirements: tuple[Any, ...]) -> bool:
+        asserted = (AssertTableUUID(uuid=table.metadata.table_uuid), *requirements)
+        with failures(self._where, self.name):
+            try:
+                self._catalog.commit_table(table, asserted, updates)
+            except CommitFailedException:
+                return False
+        return True
+
+
+def _stored_position(table: Any, name: str) -> Position | None:
+    text = table.properties.get(_POSITION + name)
+    return None if text is None else decode_position(text)
+
+
+def _moved(table: Any, name: str, expected: Position | None, new: Position, label: str) -> dict[str, str]:
+    """The property that moves the position. Raises Conflict where it is not as expected."""
+    stored = _stored_position(table, name)
+    where = f"table {label}: position {name!r}"
+    remedy = "Read the position again and go on from there."
+    if not isinstance(new, LogPosition):
+        if stored != expected:
+            raise Conflict("another writer moved the position", where=where, remedy=remedy)
+        return {_POSITION + name: encode_position(new)}
+    if stored is None:
+        stored = LogPosition(new.topic, new.log_id)
+    if not isinstance(stored, LogPosition) or (stored.topic, stored.log_id) != (new.topic, new.log_id):
+        raise Conflict(
+            f"the position belongs to another log than {new.topic} ({new.log_id})",
+            where=where,
+            remedy="The topic was made again under its name; give the new one another table.",
+        )
+    before = expected if isinstance(expected, LogPosition) else LogPosition(new.topic, new.log_id)
+    moves = {p: o for p, o in new.offsets.items() if o != before.next_offset(p)}
+    for partition in moves:
+        if stored.next_offset(partition) != before.next_offset(partition):
+            raise Conflict(
+                f"another writer moved log partition {partition} to {stored.next_offset(partition)}; "
+                f"it was believed to be at {before.next_offset(partition)}",
+                where=where,
+                remedy=remedy,
+            )
+    return {_POSITION + name: encode_position(stored.advanced(moves))}

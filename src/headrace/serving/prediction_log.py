@@ -1,0 +1,246 @@
+"""Prediction log: each answer, kept before it is given, and on its way to topic `headrace.predictions`.
+
+A replica appends a prediction to its spool file before it answers: one write, no fsync, so it
+survives the process (a crash of the machine may take the last moments; the answer does not wait for
+the disk). A shipper moves spool files to the log in batches and remembers how far it came. A batch
+that was appended just before a kill is appended again: ingest refuses the second by its id.
+
+A frame is a length and a CRC-32 (both little-endian, 4 bytes), then the prediction as JSON.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+import zlib
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from headrace.declare.event import event
+from headrace.kernel.errors import HeadraceError
+from headrace.kernel.ids import new_id
+
+if TYPE_CHECKING:
+    from headrace.log import Log
+
+__all__ = ["TOPIC", "Prediction", "Shipped", "Shipper", "Spool", "ship"]
+
+TOPIC = "headrace.predictions"
+_HEAD = struct.Struct("<II")
+_ROTATE = 8 << 20  # bytes: what a file holds before the next one begins
+_BATCH = 4 << 20  # bytes of frames that are shipped at once
+_LARGEST = _BATCH - _HEAD.size  # bytes: a longer frame is no frame
+
+
+@event(topic=TOPIC, time="at", identity=["id"], within="1d")
+class Prediction(Struct, frozen=True):
+    """One answer, with what it was made from.
+
+    Attributes:
+        id: a UUIDv7; the answer carries it.
+        model, version: who answered.
+        arm: the release's arm, such as `champion`.
+        shadow: whether this is a shadow arm's copy, which answered nobody.
+        at: when the features were looked up.
+        entity: the entity keys, as a JSON object.
+        request: the request's other fields, as a JSON object.
+        features: feature → value as the model saw it (null: missing), as a JSON object.
+        score: the model's answer.
+        missing: the features that were missing, as a JSON array.
+        positions: view → the position its values carry, as a JSON object.
+        release: the id of the release in force.
+        answers: for a shadow's copy, the id of the prediction that was the answer.
+    """
+
+    id: str
+    model: str
+    version: int
+    arm: str
+    shadow: bool
+    at: datetime
+    entity: str
+    request: str
+    features: str
+    score: float
+    missing: str
+    positions: str
+    release: str
+    answers: str | None = None
+
+
+class Spool:
+    """One replica's spool: files `<UUIDv7>.spool` in a folder. The one being written is locked.
+
+    Args:
+        folder: made (0700) if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._file = -1
+        self._size = 0
+        self._lock = threading.Lock()
+        self._open()
+
+    def append(self, prediction: bytes) -> None:
+        """Keeps one encoded prediction.
+
+        Raises:
+            OSError: the disk does not take it.
+            ValueError: it is larger than 4 MiB.
+        """
+        if len(prediction) > _LARGEST:
+            raise ValueError(f"a prediction of {len(prediction)} bytes is too large to be kept")
+        frame = _HEAD.pack(len(prediction), zlib.crc32(prediction)) + prediction
+        with self._lock:
+            if self._size + len(frame) > _ROTATE and self._size:
+                os.close(self._file)
+                self._open()
+            written = os.write(self._file, frame)
+            self._size += written
+            if written != len(frame):  # a full disk: leave no half frame before the next one
+                self._size -= written
+                os.ftruncate(self._file, self._size)
+                raise OSError(28, "the spool's disk is full", str(self._folder))
+
+    def close(self) -> None:
+        """Closes the file; a shipper then takes and removes it."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _open(self) -> None:
+        path = self._folder / f"{new_id()}.spool"
+        fresh = path.with_suffix(".opening")  # a shipper must not see it before it is locked
+        self._file = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # held until the file is complete, or its process dead
+        fresh.rename(path)
+        self._size = 0
+
+
+class Shipped(Struct):
+    """What one pass over a spool folder did: predictions shipped, torn tails skipped, files removed."""
+
+    predictions: int = 0
+    torn: int = 0
+    files: int = 0
+
+
+def ship(folder: Path, log: Log) -> Shipped:
+    """Moves what the folder's spool files hold to the log, and removes the files that are complete.
+
+    A file whose writer is gone is shipped to its end; a torn last frame there is skipped and counted.
+
+    Raises:
+        Unavailable: the log is away; what was not shipped stays.
+    """
+    done = Shipped()
+    if not folder.is_dir():
+        return done
+    for path in sorted(folder.glob("*.spool")):  # names are UUIDv7: oldest first
+        _ship_file(path, log, done)
+    return done
+
+
+def _ship_file(path: Path, log: Log, done: Shipped) -> None:
+    mark = path.with_suffix(".shipped")
+    start = int(mark.read_text()) if mark.exists() else 0
+    with path.open("rb") as file:
+        complete = _unlocked(file.fileno())  # asked before reading: nothing is written after it
+        file.seek(start)
+        while True:
+            data = file.read(_BATCH)
+            frames, used = _frames(data)
+            if not frames:
+                break
+            log.append(TOPIC, frames)
+            done.predictions += len(frames)
+            start += used
+            _keep(mark, str(start))
+            file.seek(start)
+        if complete:
+            done.torn += file.seek(0, os.SEEK_END) > start
+            path.unlink()
+            mark.unlink(missing_ok=True)
+            done.files += 1
+
+
+def _unlocked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _frames(data: bytes) -> tuple[list[bytes], int]:
+    """The whole, sound frames at the start of `data`, and how many bytes they take."""
+    frames: list[bytes] = []
+    place = 0
+    while place + _HEAD.size <= len(data):
+        length, crc = _HEAD.unpack_from(data, place)
+        end = place + _HEAD.size + length
+        if length > _LARGEST or end > len(data):
+            break
+        frame = data[place + _HEAD.size : end]
+        if zlib.crc32(frame) != crc:
+            break
+        frames.append(frame)
+        place = end
+    return frames, place
+
+
+def _keep(path: Path, text: str) -> None:
+    """Replaces the file as one step, on the disk before this returns."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+class Shipper:
+    """A thread that ships a spool folder to the log until it is stopped.
+
+    Attributes:
+        shipped: totals since the start.
+        error: why the last pass failed, or None.
+    """
+
+    def __init__(self, folder: Path, log: Log, every: float = 0.25) -> None:
+        self.shipped = Shipped()
+        self.error: HeadraceError | None = None
+        self._folder, self._log, self._every = folder, log, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prediction shipper", daemon=True)
+        log.create(TOPIC)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ships what is there once more, then ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self._once()
+        self._once()
+
+    def _once(self) -> None:
+        try:
+            done = ship(self._folder, self._log)
+        except HeadraceError as error:  # the log is away: the spool keeps everything meanwhile
+            self.error = error
+            return
+        self.error = None
+        self.shipped = Shipped(*(a + b for a, b in zip(
+            msgspec.structs.astuple(self.shipped), msgspec.structs.astuple(done), strict=True)))  # fmt: skip

@@ -1,0 +1,63 @@
+"""The shop's generator: repeatable, dirty in known ways, and its best possible AUC is what it says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+END = datetime(2026, 1, 15, 12, tzinfo=UTC)
+EVENTS = 20_000
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    folder = Path(__file__).parents[2] / "examples" / "shop"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        return importlib.import_module("generate")
+
+
+def test_same_seed_makes_the_same_lines_and_another_seed_others(generator: ModuleType) -> None:
+    one, same, other = (generator.generate(EVENTS, seed, END) for seed in (1, 1, 2))
+    assert one.lines == same.lines
+    assert one.truth.equals(same.truth)
+    assert one.lines != other.lines
+
+
+def test_a_tenth_is_broken_in_every_known_way(generator: ModuleType) -> None:
+    made = generator.generate(EVENTS, 3, END)
+    assert len(made.lines) == EVENTS
+    assert sum(made.broken.values()) == EVENTS // 10
+    assert set(made.broken) == set(generator.KINDS)
+    assert min(made.broken.values()) > EVENTS // 100
+    unreadable = 0
+    for line in made.lines:
+        try:
+            json.loads(line)
+        except ValueError:
+            unreadable += 1
+    assert unreadable == made.broken["not JSON"]
+
+
+def test_the_best_auc_is_that_of_the_true_chances(generator: ModuleType) -> None:
+    made = generator.generate(100_000, 4, END)
+    assert 0.75 < made.best_auc < 0.9
+    # The chances are true: among labels of about the same chance, that share is bought.
+    chance = made.truth["probability"].to_numpy()
+    bought = made.truth["is_purchased"].to_numpy()
+    for low in np.arange(0, 1, 0.1):
+        among = (chance >= low) & (chance < low + 0.1)
+        expected = chance[among].mean()
+        spread = np.sqrt(expected * (1 - expected) / among.sum())
+        # A cart shares its visit's outcome with the view, so rows are not independent: 6 sigma.
+        assert abs(bought[among].mean() - expected) < 6 * spread + 0.01
+
+
+def test_auc_counts_ties_half(generator: ModuleType) -> None:
+    assert generator.roc_auc(np.array([0, 1, 1]), np.array([0.1, 0.1, 0.9])) == pytest.approx(0.75)

@@ -1,0 +1,159 @@
+"""A table of the lake: appends with a position, replaced days, scans, pins."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from headrace.kernel.errors import CallError, Conflict
+from headrace.kernel.position import LogPosition, SnapshotPosition
+from headrace.lake import Lake, LakeTable
+
+SCHEMA = pa.schema(
+    [("at", pa.timestamp("us", "UTC")), ("_valid", pa.bool_()), ("x", pa.int32()), ("name", pa.string())]
+)
+START = LogPosition("events", "id-1")
+
+
+def rows(count: int, day: int, *, x: int = 0, valid: bool = True) -> pa.Table:
+    begin = datetime(2024, 1, day, tzinfo=UTC)
+    return pa.table(
+        {
+            "at": pa.array([begin + timedelta(seconds=i) for i in range(count)], pa.timestamp("us", "UTC")),
+            "_valid": pa.array([valid] * count, pa.bool_()),
+            "x": pa.array([x] * count, pa.int32()),
+            "name": pa.array(["a"] * count),
+        }
+    )
+
+
+@pytest.fixture
+def table(opened: Lake) -> LakeTable:
+    return opened.ensure("events", SCHEMA, [("_valid", "identity"), ("at", "day")])
+
+
+def collected(table: LakeTable, snapshot: int | None = None) -> list[tuple[int, int]]:
+    """(day of January, x), sorted."""
+    frame = table.scan(snapshot).select(pl.col("at").dt.day(), "x").collect()
+    return sorted(frame.rows())
+
+
+class TestAppend:
+    def test_moves_the_position_with_the_rows(self, table: LakeTable) -> None:
+        moved = START.advanced({0: 10})
+        snapshot = table.append(
+            rows(2, 1), position=("ingest", None, moved), facts={"headrace.arrived_at": "5"}
+        )
+        assert table.position("ingest") == moved
+        assert table.head() == snapshot
+        assert snapshot.summary["headrace.arrived_at"] == "5"
+        assert snapshot.rows == 2
+
+    def test_conflicts_where_its_log_partition_has_moved(self, table: LakeTable) -> None:
+        table.append(rows(2, 1), position=("ingest", None, START.advanced({0: 10})))
+        with pytest.raises(Conflict, match="log partition 0 to 10; it was believed to be at 0"):
+            table.append(rows(3, 1), position=("ingest", None, START.advanced({0: 4})))
+        assert table.scan().collect().height == 2
+
+    def test_keeps_what_another_writer_did_to_other_log_partitions(self, table: LakeTable) -> None:
+        table.append(rows(2, 1), position=("ingest", None, START.advanced({0: 10})))
+        table.append(rows(3, 1), position=("ingest", START, START.advanced({1: 4})))
+        assert table.position("ingest") == START.advanced({0: 10, 1: 4})
+
+    def test_of_no_rows_moves_the_position_alone(self, table: LakeTable) -> None:
+        snapshot = table.append(rows(0, 1), position=("ingest", None, START.advanced({0: 10})))
+        assert table.position("ingest") == START.advanced({0: 10})
+        assert snapshot.rows == 0
+
+    def test_refuses_a_topic_made_again(self, table: LakeTable) -> None:
+        table.append(rows(1, 1), position=("ingest", None, START.advanced({0: 10})))
+        with pytest.raises(Conflict, match="belongs to another log"):
+            table.append(rows(1, 1), position=("ingest", None, LogPosition("events", "id-2", {0: 1})))
+
+    def test_takes_snapshot_positions(self, table: LakeTable) -> None:
+        first, second = SnapshotPosition("up", 1), SnapshotPosition("up", 2)
+        table.append(rows(1, 1), position=("made", None, first))
+        table.append(rows(1, 1), position=("made", first, second))
+        with pytest.raises(Conflict, match="another writer moved"):
+            table.append(rows(1, 1), position=("made", first, second))
+
+    def test_refuses_an_unknown_column(self, table: LakeTable) -> None:
+        with pytest.raises(CallError, match="no column more"):
+            table.append(rows(1, 1).append_column("more", pa.array([1])))
+
+    def test_refuses_a_value_that_does_not_fit(self, table: LakeTable) -> None:
+        with pytest.raises(CallError, match="'x' does not fit"):
+            table.append(pa.table({"x": pa.array([2**40])}))
+
+    def test_null_partitions_and_instants_before_1970(self, table: LakeTable) -> None:
+        old = datetime(1969, 12, 31, 23, tzinfo=UTC)
+        table.append(pa.table({"at": pa.array([None, old], pa.timestamp("us", "UTC")), "x": [1, 2]}))
+        assert sorted(table.scan().select("x").collect()["x"]) == [1, 2]
+        assert table.scan().filter(pl.col("at") < datetime(1970, 1, 1, tzinfo=UTC)).collect()[
+            "x"
+        ].to_list() == [2]
+
+
+class TestReplace:
+    def test_of_days_leaves_the_others(self, table: LakeTable) -> None:
+        table.append(pa.concat_tables([rows(2, 1), rows(2, 2), rows(1, 3)]))
+        table.replace(rows(1, 2, x=7), days=("at", [date(2024, 1, 1), date(2024, 1, 2)]))
+        assert collected(table) == [(2, 7), (3, 0)]
+
+    def test_refuses_rows_outside_the_days(self, table: LakeTable) -> None:
+        table.append(rows(2, 1))
+        with pytest.raises(CallError, match="outside the days"):
+            table.replace(rows(1, 2), days=("at", [date(2024, 1, 1)]))
+        assert collected(table) == [(1, 0), (1, 0)]
+
+    def test_of_the_whole_table_sets_facts_and_properties(self, table: LakeTable) -> None:
+        table.append(rows(2, 1))
+        snapshot = table.replace(
+            rows(1, 3, x=5), facts={"headrace.code": "f"}, properties={"headrace.code": "f"}
+        )
+        assert collected(table) == [(3, 5)]
+        assert (snapshot.summary["headrace.code"], table.property("headrace.code")) == ("f", "f")
+
+    def test_leaves_old_snapshots_readable(self, table: LakeTable) -> None:
+        first = table.append(rows(2, 1))
+        lazy = table.scan(first.id)
+        table.replace(rows(1, 2))
+        assert lazy.collect().height == 2
+
+
+class TestScan:
+    def test_of_an_empty_table_has_its_columns(self, table: LakeTable) -> None:
+        frame = table.scan().collect()
+        assert frame.schema["at"] == pl.Datetime("us", "UTC")
+        assert frame.columns == SCHEMA.names
+
+    def test_of_evolved_columns(self, opened: Lake, table: LakeTable) -> None:
+        first = table.append(rows(1, 1, x=3))
+        opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
+        table.append(rows(1, 2).set_column(2, "x", pa.array([2**40])).append_column("more", pa.array([1.5])))
+        frame = table.scan().sort("at").collect()
+        assert frame.select("x", "more").rows() == [(3, None), (2**40, 1.5)]
+        assert "more" not in table.scan(first.id).collect_schema()
+
+    def test_of_a_lost_snapshot(self, table: LakeTable) -> None:
+        table.append(rows(1, 1))
+        with pytest.raises(CallError, match="no snapshot 5"):
+            table.scan(5)
+
+
+class TestPins:
+    def test_name_a_snapshot(self, table: LakeTable) -> None:
+        first = table.append(rows(1, 1))
+        table.append(rows(1, 1))
+        table.pin("kept", first.id)
+        assert table.pins() == {"kept": first.id}
+        assert table.snapshot("kept") == first
+        table.unpin("kept")
+        assert table.pins() == {}
+        with pytest.raises(CallError, match="no pin 'kept'"):
+            table.snapshot("kept")
+
+    def test_of_a_lost_snapshot(self, table: LakeTable) -> None:
+        with pytest.raises(CallError, match="no snapshot 5"):
+            table.pin("kept", 5)
