@@ -4,6 +4,6 @@
 process that only reads bundles already on this machine never loads it.
 """
 
-from headrace.registry.store import Registry, Version, open
+from headrace.registry.store import Registry, Version, open  # noqa: A004
 
 __all__ = ["Registry", "Version", "open"]

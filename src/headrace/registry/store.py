@@ -58,7 +58,7 @@ class Version(Struct, frozen=True, kw_only=True):
     created: datetime
 
 
-def open(settings: Settings) -> Registry:
+def open(settings: Settings) -> Registry:  # noqa: A001
     """The registry of the profile. MLflow is loaded and reached when it is first asked."""
     return Registry(settings)
 

@@ -172,9 +172,7 @@ def fit(
     names = None if features is None else list(features)
     options = {"objective": "binary:logistic", "tree_method": "hist", **parameters, "nthread": threads}
     data = xgboost.QuantileDMatrix(train[0], train[1], feature_names=names, nthread=threads)
-    held = xgboost.QuantileDMatrix(
-        validation[0], validation[1], feature_names=names, ref=data, nthread=threads
-    )
+    held = xgboost.QuantileDMatrix(validation[0], validation[1], feature_names=names, ref=data, nthread=threads)
     booster = xgboost.train(
         options, data, rounds, evals=[(held, "validation")], early_stopping_rounds=early_stopping,
         verbose_eval=False,
@@ -183,4 +181,3 @@ def fit(
     cut = booster[:best]
     answers = cut.predict(held).astype(np.float64)
     return bytes(cut.save_raw("ubj")), best, answers
-
