@@ -42,7 +42,8 @@ class Collector:
         self, contracts: Mapping[str, Contract], log: Log, folder: Path, *, most_waiting: int = _MOST_WAITING
     ) -> None:
         self._requests = {
-            topic: Requests(folder / f"requests-{contract.table}.db", log) for topic, contract in contracts.items()
+            topic: Requests(folder / f"requests-{contract.table}.db", log)
+            for topic, contract in contracts.items()
         }
         self._intakes = {
             topic: Intake(contract, log, self._requests[topic], most_waiting)
@@ -79,7 +80,9 @@ class Collector:
         topic = unquote(path[2])
         if topic not in self._intakes:
             known = ", ".join(sorted(self._intakes))
-            raise HttpError(404, "no_topic", f"There is no topic {topic!r} with a contract; there are: {known}.")
+            raise HttpError(
+                404, "no_topic", f"There is no topic {topic!r} with a contract; there are: {known}."
+            )
         if scope["method"] != "POST":
             raise HttpError(405, "method", "Events are posted.", headers={"Allow": "POST"})
         return self._intakes[topic]

@@ -4,6 +4,7 @@ that they share one pass of the judge and one fsync."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,13 @@ from headrace.declare.event import Contract
 from headrace.events.judge import Judge
 from headrace.events.requests import HEADER, Answered, Key, Requests
 from headrace.http.answer import HttpError
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.time import now_micros
 from headrace.log import Batch, Log
 
 __all__ = ["Intake", "Offered"]
 
+_log = logging.getLogger("headrace.events")
 _GROUP = 20_000  # events judged and appended at once
 _TOLD = 100  # refused rows that an answer lists
 _encoder = msgspec.json.Encoder()
@@ -217,7 +220,10 @@ class Intake:
             start = end
         if keyed:
             done = [(one.key, a) for at, one in fresh if one.key and isinstance(a := answers[at], bytes)]
-            self._requests.answered(self._topic, done)
+            try:
+                self._requests.answered(self._topic, done)
+            except Unavailable:  # the events are on the log, where their key is found again
+                _log.warning("the answers to %d requests could not be kept", len(done), exc_info=True)
 
 
 def _accepted(one: Offered, positions: list[tuple[int, int]]) -> bytes:

@@ -9,7 +9,8 @@ intent and no answer is looked for on the log from there on: found, it was appen
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.http.answer import HttpError
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.time import now_micros
 from headrace.lineage.process import alive, mark
 from headrace.log import Log
@@ -80,10 +82,12 @@ class Requests:
         Raises:
             HttpError: 422 where the key came with another body, 409 where it is being dealt with.
         """
-        row = self._db.execute(
-            "SELECT body, log, ends, events, process, answer FROM request WHERE topic = ? AND key = ? AND at > ?",
-            [topic, key.key, now_micros() - _DAY],
-        ).fetchone()
+        with _available():
+            row = self._db.execute(
+                "SELECT body, log, ends, events, process, answer FROM request"
+                " WHERE topic = ? AND key = ? AND at > ?",
+                [topic, key.key, now_micros() - _DAY],
+            ).fetchone()
         if row is None:
             return None
         body, log, ends, events, process, answer = row
@@ -125,15 +129,17 @@ class Requests:
         self._db.close()
 
     def _commit(self, statement: str, rows: list[tuple[object, ...]], *, durable: bool) -> None:
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.execute("DELETE FROM request WHERE at < ?", [now_micros() - _DAY])
-            self._db.executemany(statement, rows)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with _available():
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute("DELETE FROM request WHERE at < ?", [now_micros() - _DAY])
+                self._db.executemany(statement, rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def _found(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
         """The positions of the events with this key on the log from these offsets on; None: not there."""
@@ -147,3 +153,11 @@ class Requests:
                     positions.append((int(batch.partitions[at]), int(batch.offsets[at])))
             offsets = batch.next
         return positions if len(positions) == events else None
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the requests of the last day cannot be read or written: {error}") from error
