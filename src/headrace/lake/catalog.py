@@ -34,7 +34,7 @@ _PROPERTIES = {
 }
 
 
-def open(settings: Settings) -> Lake:
+def open(settings: Settings) -> Lake:  # noqa: A001
     """The lake of these settings: `catalog_url` decides between SQLite and REST.
 
     Object stores take their keys from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
@@ -145,7 +145,7 @@ class Lake:
 
         Raises:
             ProjectError: a column is stored with another type, or the table is partitioned otherwise.
-            Conflict: others changed the table each time.
+            Unavailable: others changed the table each time.
         """
         wanted = iceberg_schema(schema, name)
         with failures(self._where, name):
@@ -163,9 +163,7 @@ class Lake:
                         grow(update, iceberg.schema(), wanted, name)
                 except CommitFailedException:
                     iceberg = self._catalog.load_table((self._namespace, name))
-        raise Unavailable(
-            f"table {name} changed under us {_TRIES} times", where=self._where, remedy="Try again."
-        )
+        raise Unavailable(f"other writers kept changing table {name}", where=self._where, remedy="Try again.")
 
     def _made(self, name: str, schema: Any, partition_by: PartitionBy) -> Any:
         try:

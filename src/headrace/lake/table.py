@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class LakeTable:
 
     def schema(self) -> pa.Schema:
         """The columns as they now are; instants are timestamp[us, UTC]."""
-        return schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
+        schema: pa.Schema = schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
+        return schema
 
     def partition_by(self) -> tuple[tuple[str, str], ...]:
         """(column, `identity` or `day`) pairs, as `ensure` takes them."""
@@ -215,7 +216,7 @@ class LakeTable:
             CallError: as for `append`; a row outside `days`; no partition by that day.
             Unavailable: the catalog is locked or away.
         """
-        wanted = None if days is None else {(day - _EPOCH).days for day in days[1]}
+        wanted = set() if days is None else {(day - _EPOCH).days for day in days[1]}
         where = None if days is None else changes.day_field(self.iceberg(), days[0])
 
         def removed(table: Any) -> list[DataFile]:
@@ -251,9 +252,9 @@ class LakeTable:
         self,
         rows: pa.Table,
         facts: Mapping[str, str] | None,
-        properties: Any,
-        removed: Any = None,
-        check: Any = None,
+        properties: Callable[[Any], Mapping[str, str]],
+        removed: Callable[[Any], list[DataFile]] | None = None,
+        check: Callable[[list[DataFile]], None] | None = None,
     ) -> Snapshot:
         table = self.iceberg()
         properties(table)  # a position that has moved is found before anything is written
