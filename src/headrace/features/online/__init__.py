@@ -115,7 +115,7 @@ class OnlineStore(Protocol):
         """Ends its connections."""
 
 
-def open(url: str) -> OnlineStore:
+def open(url: str) -> OnlineStore:  # noqa: A001
     """The online store at `url`: `sqlite:///file`.
 
     Raises:

@@ -1,0 +1,120 @@
+"""Point in time: features as they were known at each label's moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+import pyarrow as pa
+
+from headrace.features.counted import POLARS
+from headrace.features.on_demand import OnDemand
+from headrace.features.plan import AsOfView, Plan
+from headrace.features.windows import aggregate
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["MOMENT", "as_of_rows", "join"]
+
+MOMENT = "event_timestamp"
+_INSTANT = pl.Datetime("us", "UTC")
+_PLACE = "__place"
+
+
+def join(labels: pl.DataFrame | pa.Table, plan: Plan, read: Callable[[str], pl.LazyFrame]) -> pl.DataFrame:
+    """Labels with the plan's features as they were known at each label's moment.
+
+    Args:
+        labels: the plan's join keys, `event_timestamp` (a UTC datetime), the columns of
+            `plan.request`, and anything else. m rows.
+        plan: what to join.
+        read: from the name of a table to its rows.
+
+    Returns:
+        The labels, in their order, and a column `view__feature` for each of `plan.features`. A row
+        of an as-of view is seen from its time on (only after it, where `plan.strict`) until it is
+        older than the ttl; windowed views as in `windows.aggregate`.
+
+    Raises:
+        ProjectError: the labels lack a column, or have a row without a time.
+    """
+    if isinstance(labels, pa.Table):
+        labels = pl.DataFrame(labels)
+    rows = _checked(labels, plan)
+    made: dict[str, pl.Series] = {}
+    ordered = _Ordered(rows)
+    for view in plan.as_of:
+        found = ordered.join(view, read(view.table), strict=plan.strict(view))
+        made.update({f"{view.name}__{one.name}": found[one.name] for one in view.features})
+    for windowed in plan.windowed:
+        found = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
+        made.update({f"{windowed.name}__{one.name}": found[one.name] for one in windowed.aggregations})
+    for computed in plan.on_demand:
+        on_demand = OnDemand(computed)
+        inputs = {
+            name: (rows[one.name] if one.view is None else made[f"{one.view}__{one.name}"]).to_list()
+            for name, one in on_demand.inputs
+        }
+        for field, values in zip(computed.features, on_demand.columns(inputs, len(rows)), strict=True):
+            made[f"{computed.name}__{field.name}"] = pl.Series(values, dtype=POLARS[field.dtype], strict=False)
+    return labels.with_columns(made[one.column].alias(one.column) for one in plan.features)
+
+
+def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows of the view's table that can be seen: keys, time and features, one a key and time.
+
+    A row without a key or a time is never seen. Of several with one key and time, the one is taken
+    that is last in the order of its features (null first), whatever order the table has them in.
+    """
+    keys, features = list(view.keys), [one.name for one in view.features]
+    rows = table.select(
+        *keys,
+        pl.col(view.time).cast(_INSTANT),
+        *(pl.col(one.name).cast(POLARS[one.dtype]) for one in view.features),
+    ).drop_nulls([*keys, view.time])
+    frame = rows.collect()
+    if frame.select(pl.struct(*keys, view.time).is_duplicated().any()).item():
+        frame = frame.sort(features, nulls_last=False).unique([*keys, view.time], keep="last")
+    return frame.lazy()
+
+
+class _Ordered:
+    """Rows in the order of their moments, as joins need them, and the way back."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
+
+    def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
+        """The view's features for each row, in the rows' own order."""
+        keys = list(view.keys)
+        joined = (
+            self._rows.lazy()
+            .select(_PLACE, MOMENT, *keys)
+            .join_asof(
+                as_of_rows(view, table).sort(view.time),
+                left_on=MOMENT,
+                right_on=view.time,
+                by=keys,
+                strategy="backward",
+                tolerance=None if view.ttl is None else f"{view.ttl}us",
+                allow_exact_matches=not strict,
+                check_sortedness=False,
+            )
+        )
+        return joined.sort(_PLACE).select(one.name for one in view.features).collect()
+
+
+def _checked(labels: pl.DataFrame, plan: Plan) -> pl.DataFrame:
+    """The columns of the labels that features are made from, of the plan's dtypes."""
+    wanted = {one.join_key: POLARS[one.dtype] for one in plan.entities}
+    wanted |= {one.name: POLARS[one.dtype] for one in plan.request}
+    wanted[MOMENT] = _INSTANT
+    lacking = [name for name in wanted if name not in labels.columns]
+    if lacking:
+        raise ProjectError(
+            f"the labels of model {plan.model!r} lack {', '.join(lacking)}",
+            remedy="They carry the keys, event_timestamp, and what on-demand views take of a request.",
+        )
+    rows = labels.select(pl.col(name).cast(dtype) for name, dtype in wanted.items())
+    if rows[MOMENT].null_count():
+        raise ProjectError(f"the labels of model {plan.model!r} have rows without event_timestamp")
+    return rows

@@ -1,0 +1,73 @@
+"""Aggregates over many ranges [low, high) of one array, each without a loop over the ranges.
+
+n values, m ranges; low and high are int64 [m] with 0 ≤ low ≤ high ≤ n.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["distinct", "extremes", "prefix_counts"]
+
+Ints = NDArray[np.int64]
+Values = NDArray[Any]
+
+
+def prefix_counts(counted: NDArray[np.bool_]) -> Ints:
+    """How many of the first i values count, int64 [n + 1]."""
+    out = np.empty(len(counted) + 1, dtype=np.int64)
+    out[0] = 0
+    np.cumsum(counted, out=out[1:])
+    return out
+
+
+def extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> Values:
+    """The least (or greatest) value of each range [m]; of an empty range, a value to be ignored.
+
+    Two overlapping blocks of the longest power of two that fits cover a range, so blocks of each
+    length are made once from those of half the length: O(n log(longest) + m).
+    """
+    better = np.maximum if largest else np.minimum
+    out = np.zeros(len(low), dtype=values.dtype)
+    # frexp's exponent of a whole number is its bit length, exactly, below 2^53.
+    level_of = np.frexp((high - low).astype(np.float64))[1] - 1
+    blocks = values
+    for level in range(int(level_of.max(initial=-1)) + 1):
+        if level:
+            half = 1 << (level - 1)
+            blocks = better(blocks[:-half], blocks[half:])
+        here = np.flatnonzero(level_of == level)
+        if len(here):
+            out[here] = better(blocks[low[here]], blocks[high[here] - (1 << level)])
+    return out
+
+
+def distinct(before: Ints, low: Ints, high: Ints) -> Ints:
+    """How many different values each range holds, int64 [m].
+
+    Args:
+        before: for each value, the place of the same value before it plus one; 0: there is none.
+        low, high: the ranges.
+
+    A value is the first of its kind in a range if the same value before it lies outside. They are
+    counted by a wavelet matrix (Claude, Navarro and Ordóñez, 2015): O((n + m) log n).
+    """
+    count = np.zeros(len(low), dtype=np.int64)
+    # In a range, `before` ≤ low says that the same value before lies outside.
+    bound = low + 1
+    left, right = low.copy(), high.copy()
+    current = before
+    for bit in range(int(len(before) + 1).bit_length() - 1, -1, -1):
+        ones = (current >> bit) & 1 == 1
+        ones_before = prefix_counts(ones)
+        zeros = len(current) - int(ones_before[-1])
+        left_ones, right_ones = ones_before[left], ones_before[right]
+        takes_one = (bound >> bit) & 1 == 1
+        count += np.where(takes_one, (right - left) - (right_ones - left_ones), 0)
+        left = np.where(takes_one, zeros + left_ones, left - left_ones)
+        right = np.where(takes_one, zeros + right_ones, right - right_ones)
+        current = np.concatenate([current[~ones], current[ones]])
+    return count

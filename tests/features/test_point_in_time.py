@@ -1,0 +1,153 @@
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.features.views import HOUR, frame, instant, windowed
+
+from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Input, OnDemandView, Plan
+from headrace.features.point_in_time import join
+from headrace.kernel.errors import HeadraceError, ProjectError
+
+USER = EntityKey("user", "user_id", "int64")
+INSTANT = pl.Datetime("us", "UTC")
+
+
+def facts_view(ttl=None, topics=()):
+    return AsOfView(
+        "facts", ("user_id",), "facts", "time", (Field("x", "int64"), Field("y", "float64")), ttl, topics
+    )
+
+
+def plan_of(*views, features=None, **rest):
+    features = features or tuple(
+        FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features
+    )
+    return Plan("m", (USER,), tuple(views), features, **rest)
+
+
+def labels_of(rows, **more):
+    frame = pl.DataFrame(
+        {
+            "user_id": [r[0] for r in rows],
+            "event_timestamp": [instant(r[1]) for r in rows],
+            "note": range(len(rows)),
+        },
+        schema={"user_id": pl.Int64, "event_timestamp": INSTANT, "note": pl.Int64},
+    )
+    return frame.with_columns(pl.Series(name, values) for name, values in more.items())
+
+
+def facts_of(rows):
+    return pl.DataFrame(
+        {
+            "user_id": [r[0] for r in rows],
+            "time": [None if r[1] is None else instant(r[1]) for r in rows],
+            "x": [r[2] for r in rows],
+            "y": [r[3] for r in rows],
+        },
+        schema={"user_id": pl.Int64, "time": INSTANT, "x": pl.Int64, "y": pl.Float64},
+    ).lazy()
+
+
+def newest(facts, user, t, ttl, strict):
+    """The row that is seen, by the definition alone."""
+    seen = [
+        (time, x is not None, x or 0, y is not None, y or 0.0, x, y)
+        for key, time, x, y in facts
+        if key == user and key is not None and time is not None
+        and (time < t if strict else time <= t) and (ttl is None or time >= t - ttl)
+    ]  # fmt: skip
+    return max(seen)[-2:] if seen else (None, None)
+
+
+keys = st.one_of(st.none(), st.integers(1, 3))
+times = st.integers(0, 12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    facts=st.lists(st.tuples(keys, st.one_of(st.none(), times), st.one_of(st.none(), st.integers(0, 9)),
+                             st.one_of(st.none(), st.sampled_from([0.5, 1.5]))), max_size=15),
+    labels=st.lists(st.tuples(keys, times), max_size=8),
+    ttl=st.one_of(st.none(), st.integers(0, 5)),
+    strict=st.booleans(),
+)  # fmt: skip
+def test_the_newest_row_within_ttl_is_seen(facts, labels, ttl, strict):
+    plan = plan_of(facts_view(ttl, ("clicks",)), labels_topics=("clicks",) if strict else ())
+    made = join(labels_of(labels), plan, lambda _: facts_of(facts))
+    hand = [newest(facts, user, t, ttl, strict) for user, t in labels]
+    assert made.select("facts__x", "facts__y").rows() == hand
+    assert made["note"].to_list() == list(range(len(labels)))
+
+
+def test_all_kinds_of_views_together_in_the_models_order():
+    activity = windowed((HOUR,))
+    moment = OnDemandView(
+        "moment",
+        (Input("x", "facts"), Input("price")),
+        (Field("ratio", "float64"),),
+        "row",
+        "moment",
+        "def moment(inputs):\n"
+        "    x = inputs['facts__x']\n"
+        "    assert x == inputs['x']\n"
+        "    return {'ratio': None if x is None else inputs['price'] / x}\n",
+    )
+    plan = plan_of(
+        activity, facts_view(), moment,
+        features=(
+            FeatureRef("moment", "ratio", "float64"), FeatureRef("activity", "count_number_60", "int64"),
+            FeatureRef("facts", "x", "int64"),
+        ),
+        request=(Field("price", "float64"),),
+    )  # fmt: skip
+    now = 1_760_000_000_000_000
+    tables = {
+        "clicks": frame([(1, now - 5, 1, 2.0, "a", True)] * 3).lazy(),
+        "facts": facts_of([(2, now, 4, 0.0)]),
+    }
+    labels = labels_of([(2, now), (1, now)], price=[6.0, 7.0])
+    made = join(labels.to_arrow(), plan, tables.__getitem__)
+    assert made.columns == ["user_id", "event_timestamp", "note", "price",
+                            "moment__ratio", "activity__count_number_60", "facts__x"]  # fmt: skip
+    assert made.select(made.columns[4:]).rows() == [(1.5, 0, 4), (None, 3, None)]
+
+
+@pytest.mark.parametrize("mode", ["python", "pandas"])
+def test_on_demand_functions_of_whole_columns(mode):
+    body = {
+        "python": "return {'d': [None if x is None else x * 2 for x in inputs['x']]}",
+        "pandas": "return (inputs[['x']] * 2).rename(columns={'x': 'd'})",
+    }[mode]
+    doubled = OnDemandView(
+        "doubled", (Input("x", "facts"),), (Field("d", "int64"),), mode, "f", f"def f(inputs):\n    {body}\n"
+    )
+    plan = plan_of(facts_view(), doubled, features=(FeatureRef("doubled", "d", "int64"),))
+    made = join(labels_of([(1, 5), (2, 5)]), plan, lambda _: facts_of([(1, 1, 21, None)]))
+    assert made["doubled__d"].to_list() == [42, None]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return {}", "returned no 'd'"),
+        ("return 1 / 0", "ZeroDivisionError"),
+        ("return {'d': [1]}", "1 values for 2"),
+    ],
+)
+def test_an_on_demand_function_that_fails_is_named(body, says):
+    broken = OnDemandView("broken", (Input("x", "facts"),), (Field("d", "int64"),), "python", "f",
+                          f"def f(inputs):\n    {body}\n")  # fmt: skip
+    plan = plan_of(facts_view(), broken)
+    with pytest.raises(HeadraceError, match=says) as caught:
+        join(labels_of([(1, 5), (2, 5)]), plan, lambda _: facts_of([]))
+    assert caught.value.where == "broken"
+
+
+def test_labels_without_a_column_are_refused():
+    with pytest.raises(ProjectError, match="lack price"):
+        join(
+            labels_of([(1, 5)]),
+            plan_of(facts_view(), request=(Field("price", "float64"),)),
+            lambda _: facts_of([]),
+        )

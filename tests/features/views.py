@@ -1,0 +1,88 @@
+"""Views and event streams that the tests of this room use."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+from hypothesis import strategies as st
+
+from headrace.features.functions import Function, hop_of, result_dtype
+from headrace.features.plan import Aggregation, Field, WindowedView
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+COLUMNS = (
+    Field("number", "int64"),
+    Field("amount", "float64"),
+    Field("word", "string"),
+    Field("flag", "bool"),
+)
+FUNCTIONS = [
+    Function("count"), Function("sum"), Function("mean"), Function("min"), Function("max"),
+    Function("count_distinct"), Function("first"), Function("last"), Function("last_n", 3),
+]  # fmt: skip
+
+
+def windowed(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
+    """A view with every function over every column that takes it, at each window."""
+    aggregations = []
+    for window in windows:
+        hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)
+        for column in COLUMNS:
+            for function in FUNCTIONS:
+                if column.dtype == "string" and function.kind in ("sum", "mean"):
+                    continue
+                aggregations.append(
+                    Aggregation(
+                        f"{function.kind}_{column.name}_{window // MINUTE}", column.name, function, window, hop,
+                        result_dtype(function, column.dtype),
+                    )
+                )  # fmt: skip
+    return WindowedView(name, tuple(keys), "clicks", "clicks", None, "time", COLUMNS, tuple(aggregations))
+
+
+def instant(micros):
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+
+
+def frame(events):
+    """Events (user_id, time, number, amount, word, flag) as a table of the view."""
+    return pl.DataFrame(
+        {
+            "user_id": [e[0] for e in events],
+            "time": [e[1] for e in events],
+            "number": [e[2] for e in events],
+            "amount": [e[3] for e in events],
+            "word": [e[4] for e in events],
+            "flag": [e[5] for e in events],
+        },
+        schema={
+            "user_id": pl.Int64, "time": pl.Int64, "number": pl.Int64, "amount": pl.Float64,
+            "word": pl.String, "flag": pl.Boolean,
+        },
+    ).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))  # fmt: skip
+
+
+amounts = st.one_of(
+    st.none(),
+    st.sampled_from([0.0, -0.0, 0.1, 35.12, -7.77, 1e-9, 1e12, float("nan"), float("inf")]),
+    st.integers(-100_000, 100_000).map(lambda cents: cents / 100),
+)
+
+
+def events_around(now, *, users=3, size=40):
+    """Random events about `now`: equal times, at hop edges, late, in the future, with nulls."""
+    edge = now - now % HOUR
+    times = st.one_of(
+        st.integers(now - 20 * DAY, now + 10 * MINUTE),
+        st.integers(now - 2 * HOUR, now + 5 * MINUTE),
+        st.sampled_from([now, now - 1, now + 1, edge, edge - 1, edge - HOUR, edge - DAY, edge - 15 * DAY]),
+        st.integers(0, 30).map(lambda steps: now - steps * 5 * MINUTE - now % (5 * MINUTE)),
+    )
+    one = st.tuples(
+        st.integers(1, users), times, st.one_of(st.none(), st.integers(-5, 5)), amounts,
+        st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "z"])), st.one_of(st.none(), st.booleans()),
+    )  # fmt: skip
+    return st.lists(one, max_size=size)

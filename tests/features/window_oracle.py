@@ -1,0 +1,41 @@
+"""Windows by brute force, from the definition alone. It shares no code with the kernel.
+
+The value of an aggregation at t: of the events of the entity with floor(t - W, hop) <= time < t whose
+value counts (not null, a finite number), the function. Equal times are ordered by value.
+"""
+
+from fractions import Fraction
+from math import isfinite
+
+
+def expected(function, n, window, hop, t, events):
+    """`events`: (time, value) pairs of one entity; times, window and hop in microseconds."""
+    begin = t - window
+    begin = begin - begin % hop
+    inside = [(time, value) for time, value in events if begin <= time < t and value is not None]
+    inside = [(time, value) for time, value in inside if not isinstance(value, float) or isfinite(value)]
+    inside.sort()
+    values = [value for _, value in inside]
+    if function == "count":
+        return len(values)
+    if function == "count_distinct":
+        return len({0.0 if value == 0 and isinstance(value, float) else value for value in values})
+    if not values:
+        return None
+    if function == "sum":
+        exact = sum((Fraction(value) for value in values), Fraction(0))
+        return float(exact) if isinstance(values[0], float) else int(exact)
+    if function == "mean":
+        exact = sum((Fraction(value) for value in values), Fraction(0))
+        return float(exact) / len(values)
+    if function == "min":
+        return min(values)
+    if function == "max":
+        return max(values)
+    if function == "first":
+        return values[0]
+    if function == "last":
+        return values[-1]
+    if function == "last_n":
+        return values[-n:]
+    raise AssertionError(function)
