@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.declare.project import Project
-from headrace.features.feast import compile
+from headrace.features.feast import compile  # noqa: A004
 from headrace.features.plan import (
     AsOfView,
     FeatureRef,
@@ -132,8 +132,10 @@ WRONG = {
     "no time window": (("time_window=DAY, ", ""), "no time_window", ""),
     "batch view with aggregations": (
         (
-            'activity = StreamFeatureView(name="activity", entities=[user], timestamp_field="at",',
-            "activity = BatchFeatureView(name='activity', entities=[user], mode='python',",
+            'activity = StreamFeatureView(name="activity", entities=[user], timestamp_field="at",\n'
+            '    source=PushSource(name="scaled_stream", batch_source=TableSource(scaled)),',
+            "activity = BatchFeatureView(name='activity', entities=[user], mode='python',\n"
+            "    source=TableSource(scaled),",
         ),
         "loses its aggregations",
         "StreamFeatureView",
