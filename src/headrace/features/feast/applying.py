@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
-from feast import FeatureStore, OnDemandFeatureView
+from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
 from google.protobuf.json_format import MessageToDict
 
 from headrace.declare.project import Project
@@ -92,7 +93,10 @@ def _fingerprints(found: Objects) -> dict[str, str]:
     ]
     for kind, group in groups:
         for name, one in group.items():
-            content = [json.dumps(_content(MessageToDict(one.to_proto())), sort_keys=True)]
+            message = _content(MessageToDict(one.to_proto()))
+            if isinstance(one, StreamFeatureView):  # Feast writes its fields in no order
+                message["spec"]["features"].sort(key=lambda field: field["name"])
+            content = [json.dumps(message, sort_keys=True)]
             if isinstance(one, OnDemandFeatureView):
                 content.append(_text(one))
             made[f"{kind}:{name}"] = _digest(content)
@@ -109,8 +113,13 @@ def _register(project: Project, found: Objects, place: Path) -> None:
     (scratch / YAML).write_text(described(project.settings, new))
     store = FeatureStore(repo_path=str(scratch))
     gone = _gone(store, found)
+    objects = _registered(found)
     try:
-        store.apply([_registered(one) for one in found.everything()], objects_to_delete=gone, partial=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "On demand feature view is an experimental feature", RuntimeWarning
+            )
+            store.apply(objects, objects_to_delete=gone, partial=False)
     except (ValueError, TypeError) as error:
         raise ProjectError(
             f"Feast refuses the project's feature definitions: {error}", where=str(project.settings.root)
@@ -121,16 +130,16 @@ def _register(project: Project, found: Objects, place: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def _registered(one: Any) -> Any:
-    """The object as it goes into the registry: an on-demand view with the text of all it reaches.
+def _registered(found: Objects) -> list[Any]:
+    """The objects as they go into the registry: copies, for Feast fills in what it infers.
 
-    Feast rebuilds a function from its text alone, without the names of its module.
+    On-demand views carry the text of all that they reach: Feast rebuilds a function from its text
+    alone, without the names of its module.
     """
-    if not isinstance(one, OnDemandFeatureView):
-        return one
-    taken = copy.copy(one)
-    taken.feature_transformation = copy.copy(one.feature_transformation)
-    taken.feature_transformation.udf_string = _text(one)
+    taken = copy.deepcopy(found.everything())
+    for original, one in zip(found.everything(), taken, strict=True):
+        if isinstance(one, OnDemandFeatureView) and one.feature_transformation is not None:
+            one.feature_transformation.udf_string = _text(original)
     return taken
 
 

@@ -14,10 +14,11 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.repo_config import RepoConfig
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import StrictStr
 
 from headrace import lake
-from headrace.features.feast.repository import Address, settings_of
+from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import entity_key, on_demand, request_fields, stored
 from headrace.features.plan import FeatureRef, Plan
 from headrace.features.point_in_time import MOMENT, join
@@ -25,7 +26,14 @@ from headrace.kernel.errors import CallError
 
 __all__ = ["HeadraceOfflineStore", "HeadraceOfflineStoreConfig", "HeadraceRetrievalJob", "reader"]
 
-HeadraceOfflineStoreConfig = Address
+
+class HeadraceOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """Which project the plugins work for."""
+
+    type: StrictStr = "headrace.features.feast.offline_store.HeadraceOfflineStore"
+    root: StrictStr
+    profile: StrictStr
+    state: StrictStr
 
 
 class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]

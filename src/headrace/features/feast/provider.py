@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
+from feast.repo_config import RepoConfig
 
 from headrace import lake
 from headrace.features.feast.online_store import HeadraceOnlineStore, refuse_windowed
@@ -24,12 +25,17 @@ _log = logging.getLogger(__name__)
 class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
     """Feast's usual provider, but for what it would do row by row."""
 
+    def __init__(self, config: RepoConfig) -> None:
+        super().__init__(config)
+        self._state = HeadraceOnlineStore()
+
     @property
     def online_store(self) -> HeadraceOnlineStore:
         """Our online store."""
-        if self._online_store is None:
-            self._online_store = HeadraceOnlineStore()
-        return self._online_store
+        return self._state
+
+    def update_infra(self, *changes: Any, **more: Any) -> None:
+        """Nothing: state is made room for when a plan or a read needs it."""
 
     def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
         """Loads the newest rows of an as-of view's table, whatever the dates: the state stands for a

@@ -6,25 +6,15 @@ from pathlib import Path
 
 import msgspec
 import yaml
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from pydantic import StrictStr
+from feast.repo_config import RepoConfig
 
 from headrace.config.settings import Settings, load_settings
 
-__all__ = ["REGISTRY", "YAML", "Address", "described", "folder", "settings_of"]
+__all__ = ["REGISTRY", "YAML", "described", "folder", "settings_of"]
 
 YAML = "feature_store.yaml"
 REGISTRY = "registry.db"
 _HERE = "headrace.features.feast"
-
-
-class Address(FeastConfigBaseModel):  # type: ignore[misc]
-    """Which project a plugin works for: what feature_store.yaml says of the offline store."""
-
-    type: StrictStr = f"{_HERE}.offline_store.HeadraceOfflineStore"
-    root: StrictStr
-    profile: StrictStr
-    state: StrictStr
 
 
 def folder(settings: Settings) -> Path:
@@ -34,19 +24,23 @@ def folder(settings: Settings) -> Path:
 
 def described(settings: Settings, registry: Path) -> str:
     """The text of feature_store.yaml."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         {
             "project": settings.project,
             "provider": f"{_HERE}.provider.HeadraceProvider",
             "registry": {"path": str(registry), "cache_ttl_seconds": 60},
-            "offline_store": Address(
-                root=str(settings.root), profile=settings.profile_name, state=str(settings.state)
-            ).model_dump(),
+            "offline_store": {
+                "type": f"{_HERE}.offline_store.HeadraceOfflineStore",
+                "root": str(settings.root),
+                "profile": settings.profile_name,
+                "state": str(settings.state),
+            },
             "online_store": {"type": f"{_HERE}.online_store.HeadraceOnlineStore"},
             "entity_key_serialization_version": 3,
         },
         sort_keys=False,
     )
+    return text
 
 
 def settings_of(config: RepoConfig) -> Settings:
@@ -55,6 +49,6 @@ def settings_of(config: RepoConfig) -> Settings:
     Raises:
         ProjectError: the project, or its profile, is no longer there.
     """
-    address: Address = config.offline_store
+    address = config.offline_store
     settings = load_settings(Path(address.root), address.profile)
     return msgspec.structs.replace(settings, state=Path(address.state))
