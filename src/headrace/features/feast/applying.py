@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
+from feast.errors import FeastError, SpecifiedFeaturesNotPresentError
 from google.protobuf.json_format import MessageToDict
 
 from headrace.declare.project import Project
@@ -120,7 +121,14 @@ def _register(project: Project, found: Objects, place: Path) -> None:
                 "ignore", "On demand feature view is an experimental feature", RuntimeWarning
             )
             store.apply(objects, objects_to_delete=gone, partial=False)
-    except (ValueError, TypeError) as error:
+    except SpecifiedFeaturesNotPresentError as error:
+        _, _, name = str(error).rpartition(" for ")
+        raise ProjectError(
+            f"the function of on-demand view {name} returns other features, or of other types, than its schema",
+            where=str(project.settings.root),
+            remedy="Feast calls it with a sample of its inputs: let names and types of what it returns agree.",
+        ) from error
+    except (ValueError, TypeError, FeastError) as error:
         raise ProjectError(
             f"Feast refuses the project's feature definitions: {error}", where=str(project.settings.root)
         ) from error
