@@ -17,9 +17,11 @@ from headrace.log import Log
 from headrace.log.partition import partition_of
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "kafka"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"{request.param}://{tmp_path / 'log'}"
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'log'}"
+    return str(request.getfixturevalue("empty_broker").url)
 
 
 @pytest.fixture
