@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import monotonic
@@ -140,18 +140,19 @@ class KafkaLog:
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
         self.partitions(topic)
         with self._reached(), self._reader(topic, offsets) as reader:
-            return _batch(reader.read(offsets, limit), reader.next_offsets())
+            found = reader.kept(limit) or reader.read(self._ends(topic, offsets), limit)
+            return _batch(found, reader.next_offsets())
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
         self.partitions(topic)
         with self._reached(), self._reader(topic, offsets) as reader:
-            return reader.wait(offsets, timeout)
+            return reader.wait(self._ends(topic, offsets), timeout)
 
     def start(self, topic: str) -> dict[int, int]:
-        return {partition: low for partition, (low, _) in self._bounds(topic).items()}
+        return self._bounds(topic, range(self.partitions(topic)), ck_admin.OffsetSpec.earliest())
 
     def end(self, topic: str) -> dict[int, int]:
-        return {partition: high for partition, (_, high) in self._bounds(topic).items()}
+        return self._ends(topic, range(self.partitions(topic)))
 
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
         self.partitions(topic)
@@ -170,17 +171,26 @@ class KafkaLog:
         if writer is not None:
             writer.close()
 
-    def _bounds(self, topic: str) -> dict[int, tuple[int, int]]:
-        whole = dict.fromkeys(range(self.partitions(topic)), 0)
-        with self._reached(), self._reader(topic, whole) as reader:
-            return {partition: reader.bounds(partition) for partition in whole}
+    def _ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        return self._bounds(topic, partitions, ck_admin.OffsetSpec.latest())
+
+    def _bounds(self, topic: str, partitions: Iterable[int], which: ck_admin.OffsetSpec) -> dict[int, int]:
+        # Not through the consumer: its connection is held up by the fetch that waits for more.
+        asked = {ck.TopicPartition(topic, partition): which for partition in partitions}
+        with self._reached():
+            told = self._admin.list_offsets(
+                asked, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=SECONDS
+            )
+            return {one.partition: future.result(SECONDS).offset for one, future in told.items()}
 
     def _until_known(self, topic: str) -> None:
         """A new topic is made before every broker tells of it: waits until it is told with its leaders."""
         deadline = monotonic() + SECONDS
         while monotonic() < deadline:
             found = self._admin.list_topics(topic, timeout=SECONDS).topics[topic]
-            if found.error is None and all(p.leader >= 0 and p.error is None for p in found.partitions.values()):
+            if found.error is None and all(
+                p.leader >= 0 and p.error is None for p in found.partitions.values()
+            ):
                 return
         raise Unavailable(f"topic {topic!r} has no leader after {SECONDS:g} s", where=self._brokers)
 
@@ -196,6 +206,7 @@ class KafkaLog:
         if reader is None:
             reader = _Reader(self._config, topic)
         try:
+            reader.stand(offsets)
             yield reader
         except BaseException:
             reader.close()
@@ -289,9 +300,7 @@ class _Writer:
                 given = None if headers is None else list(headers.items())
                 while True:
                     try:
-                        producer.produce(
-                            topic, value, key, partition, on_delivery=delivered(n), headers=given
-                        )
+                        producer.produce(topic, value, key, partition, on_delivery=delivered(n), headers=given)
                         break
                     except BufferError:  # the queue is full: let some of it go out
                         producer.poll(0.1)
@@ -335,18 +344,22 @@ class _Reader:
     def next_offsets(self) -> dict[int, int]:
         return dict(self._next)
 
-    def bounds(self, partition: int) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(ck.TopicPartition(self._topic, partition), SECONDS)
-        return int(low), int(high)
+    def stand(self, offsets: Mapping[int, int]) -> None:
+        """Goes to these offsets, unless it is there."""
+        if not self.stands_at(offsets):
+            self._kept, self._seen = [], {}
+            self._next = dict(offsets)
+            self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
 
-    def read(self, offsets: Mapping[int, int], limit: int) -> list[ck.Message]:
-        """Up to `limit` records; none only where there was nothing more when it was called."""
-        self._stand(offsets)
+    def kept(self, limit: int) -> list[ck.Message]:
+        """Up to `limit` of the records that `wait` received."""
         found, self._kept = self._kept[:limit], self._kept[limit:]
         self._passed(found)
-        if found:
-            return found
-        ends = self._ends()
+        return found
+
+    def read(self, ends: Mapping[int, int], limit: int) -> list[ck.Message]:
+        """Up to `limit` records; none only where there is nothing before `ends`."""
+        found: list[ck.Message] = []
         deadline = monotonic() + SECONDS
         while len(found) < limit and self._before(ends):
             some = self._consume(limit - len(found), 0.05)
@@ -359,10 +372,9 @@ class _Reader:
         self._next = {partition: max(n, self._seen.get(partition, 0)) for partition, n in self._next.items()}
         return found
 
-    def wait(self, offsets: Mapping[int, int], timeout: float) -> bool:
-        self._stand(offsets)
+    def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
+        """Whether there is a record, now or within `timeout` seconds."""
         deadline = monotonic() + timeout
-        ends = self._ends()
         while not self._kept:
             left = deadline - monotonic()
             if left <= 0 and not self._before(ends):
@@ -374,15 +386,6 @@ class _Reader:
 
     def close(self) -> None:
         self._consumer.close()
-
-    def _stand(self, offsets: Mapping[int, int]) -> None:
-        if not self.stands_at(offsets):
-            self._kept, self._seen = [], {}
-            self._next = dict(offsets)
-            self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
-
-    def _ends(self) -> dict[int, int]:
-        return {partition: self.bounds(partition)[1] for partition in self._next}
 
     def _before(self, ends: Mapping[int, int]) -> bool:
         return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())
