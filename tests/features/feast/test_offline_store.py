@@ -101,12 +101,12 @@ def test_a_query_is_refused(store: FeatureStore) -> None:
 def test_pulls_read_the_rows_between_two_times(store: FeatureStore) -> None:
     provider = store._get_provider()
     source = store.get_data_source("item_facts")
-    columns = dict(
-        join_key_columns=["item"],
-        feature_name_columns=["clicks"],
-        timestamp_field="event_timestamp",
-        created_timestamp_column=None,
-    )
+    columns = {
+        "join_key_columns": ["item"],
+        "feature_name_columns": ["clicks"],
+        "timestamp_field": "event_timestamp",
+        "created_timestamp_column": None,
+    }
 
     def pulled(pull: Callable[..., object], start: datetime, end: datetime) -> list[tuple[object, ...]]:
         job = pull(store.config, source, start_date=start, end_date=end, **columns)
