@@ -37,6 +37,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         mlflow: `sqlite` or the address of an MLflow server.
         lineage: addresses of OpenLineage endpoints that get every event as well.
         ray: `local` (started for the project) or the address of a cluster.
+        trust: versions (`MODEL@VERSION`) whose bundles are taken though they are unsigned or signed
+            with another key.
         host: the address that doors listen on.
         predict_port, collector_port, console_port: the doors' ports; 0 takes a free one.
     """
@@ -48,6 +50,7 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     mlflow: str = "sqlite"
     lineage: tuple[str, ...] = ()
     ray: str = "local"
+    trust: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     predict_port: int = 8100
     collector_port: int = 8101

@@ -1,1 +1,1 @@
-"""What every HTTP door shares: token, limits, error bodies."""
+"""What every HTTP door shares: token, host check, limits, error bodies, and how it is served."""

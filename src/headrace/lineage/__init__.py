@@ -1,1 +1,17 @@
-"""Recorders, the store of runs, OpenLineage, the graph."""
+"""Lineage: what every run read and made, kept as OpenLineage events and answered as a graph.
+
+`open(settings)` gives the store; `store.recorder()` listens to `kernel.run`.
+"""
+
+from __future__ import annotations
+
+from headrace.config.settings import Settings
+from headrace.lineage.names import Names
+from headrace.lineage.store import Health, RunRow, Store
+
+__all__ = ["Health", "RunRow", "Store", "open"]
+
+
+def open(settings: Settings) -> Store:  # noqa: A001 - each room with a port is opened by `open`
+    """The lineage store of the project and profile, in its state folder; made if it was not there."""
+    return Store(settings.made_state() / "lineage.db", Names.of(settings))

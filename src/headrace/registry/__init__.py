@@ -1,1 +1,9 @@
-"""MLflow: versions, aliases, signed bundles."""
+"""MLflow: versions, aliases, signed bundles.
+
+`open(settings)` gives the registry. MLflow itself (4 s to import) is loaded when it is first asked; a
+process that only reads bundles already on this machine never loads it.
+"""
+
+from headrace.registry.store import Registry, Version, open  # noqa: A004
+
+__all__ = ["Registry", "Version", "open"]

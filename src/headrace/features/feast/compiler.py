@@ -1,0 +1,147 @@
+"""compile: a model's Feast objects → its plan, which no longer needs Feast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from feast import FeatureService, FeatureView, OnDemandFeatureView
+from feast.base_feature_view import BaseFeatureView
+
+from headrace.declare.model import Model
+from headrace.declare.project import Project
+from headrace.features.feast.objects import Objects, find
+from headrace.features.feast.source import TableSource, topics_of
+from headrace.features.feast.types import declared_columns
+from headrace.features.feast.views import entity_key, fields, on_demand, request_fields, stored
+from headrace.features.plan import FeatureRef, Plan, View
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["compile", "settled"]
+
+
+def settled(project: Project) -> Objects:
+    """The project's Feast objects, their table sources told what the whole project knows."""
+    found = find(project.modules)
+    for view in found.views.values():
+        source = getattr(view, "batch_source", None)
+        if isinstance(source, TableSource):
+            source.settle(project)
+    return found
+
+
+def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what this does)
+    """The plan of a model's features.
+
+    Raises:
+        ProjectError: a view, an aggregation, a field or an entity is wrong, or the labels lack what
+            the features need; it names the place and the remedy.
+    """
+    found = settled(project)
+    service = model.features
+    if not isinstance(service, FeatureService):
+        raise ProjectError(
+            f"features of model {model.name!r} are a {type(service).__name__}",
+            where=str(model.place),
+            remedy='Give it a Feast FeatureService: FeatureService(name="...", features=[...]).',
+        )
+    chosen = _chosen(service, found)
+    on_demand_views = [found.views[name] for name, _ in chosen]
+    on_demand_views = [one for one in on_demand_views if isinstance(one, OnDemandFeatureView)]
+    names = dict.fromkeys(name for name, _ in chosen if name not in {one.name for one in on_demand_views})
+    for one in on_demand_views:
+        names |= dict.fromkeys(one.source_feature_view_projections)
+    views: list[View] = []
+    keys: dict[str, None] = {}
+    for name in names:
+        view = _of_project(found, name, found.place(service))
+        views.append(stored(view, found.entities, found.place(view)))
+        keys |= dict.fromkeys(view.entities)
+    views += [on_demand(one, found.place(one)) for one in on_demand_views]
+    columns = declared_columns(model.labels)
+    plan = Plan(
+        model=model.name,
+        entities=tuple(
+            entity_key(found.entities[key], columns, found.place(found.entities[key])) for key in keys
+        ),
+        views=tuple(views),
+        features=tuple(ref for _, refs in chosen for ref in refs),
+        request=request_fields(on_demand_views, found.place(service)),
+        missing=_missing(model, [ref for _, refs in chosen for ref in refs]),
+        labels_topics=topics_of(project, model.labels),
+    )
+    _labels_suffice(model, plan, columns)
+    return plan
+
+
+def _chosen(service: FeatureService, found: Objects) -> list[tuple[str, list[FeatureRef]]]:
+    """View and features of each entry of the service, in its order."""
+    where = found.place(service)
+    chosen = []
+    for entry in service._features:
+        if isinstance(entry, str):
+            name, _, feature = entry.partition(":")
+            view: BaseFeatureView = _of_project(found, name, where)
+            listed = [one for one in view.features if not feature or one.name == feature]
+            if not listed:
+                raise ProjectError(f"{entry!r} names no feature of {name!r}", where=where)
+        else:
+            projection = entry.projection
+            if projection.name_alias or projection.join_key_map or projection.version_tag is not None:
+                raise ProjectError(
+                    f"service {service.name!r} takes {entry.name!r} under another name, key or version",
+                    where=where,
+                    remedy="Declare a feature view of its own for it.",
+                )
+            view, listed = _of_project(found, entry.name, where), projection.features
+        refs = [FeatureRef(view.name, one.name, one.dtype) for one in fields(listed, found.place(view))]
+        chosen.append((view.name, refs))
+    columns = [ref.column for _, refs in chosen for ref in refs]
+    for column in columns:
+        if columns.count(column) > 1:
+            raise ProjectError(f"service {service.name!r} takes {column} twice", where=where)
+    return chosen
+
+
+def _of_project(found: Objects, name: str, where: str) -> Any:
+    view = found.views.get(name)
+    if not isinstance(view, (FeatureView, OnDemandFeatureView)):
+        raise ProjectError(
+            f"feature view {name!r} is not at the top of any module",
+            where=where,
+            remedy="Give it a name of its own there: user_activity = StreamFeatureView(...).",
+        )
+    return view
+
+
+def _missing(model: Model, features: list[FeatureRef]) -> Any:
+    """The policy; defaults may name a feature by its name alone where only one has it."""
+    if not isinstance(model.missing, Mapping):
+        return model.missing
+    defaults = {}
+    for given, value in model.missing.items():
+        columns = [ref.column for ref in features if given in (ref.column, ref.name)]
+        if len(columns) != 1:
+            many = "more than one" if columns else "no"
+            raise ProjectError(
+                f"missing={{{given!r}: ...}} of model {model.name!r} names {many} feature",
+                where=str(model.place),
+                remedy=f"Its features are {', '.join(ref.column for ref in features)}.",
+            )
+        defaults[columns[0]] = value
+    return defaults
+
+
+def _labels_suffice(model: Model, plan: Plan, columns: Mapping[str, str] | None) -> None:
+    """The labels carry every entity's key and every field of the request."""
+    if columns is None:
+        return
+    needed = [(key.join_key, f"the key of entity {key.name!r}") for key in plan.entities]
+    needed += [(field.name, "a field of the request") for field in plan.request]
+    for name, role in needed:
+        if name not in columns:
+            raise ProjectError(
+                f"labels {model.labels.name!r} of model {model.name!r} lack {name!r}, {role}",
+                where=str(model.place),
+                remedy=f"Columns of {model.labels.name}: {', '.join(columns)}.",
+            )

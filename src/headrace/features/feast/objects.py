@@ -1,0 +1,95 @@
+"""The Feast objects of a project: what its modules declare, by kind and name, each with its place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+from feast.base_feature_view import BaseFeatureView
+from feast.data_source import DataSource
+
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["Objects", "find"]
+
+
+@dataclass
+class Objects:
+    """Feast's objects, by name.
+
+    Attributes:
+        entities, services: by name.
+        views: feature views of every kind, on-demand ones included.
+        sources: data sources that are module-level objects themselves.
+        homes: id of an object → the module and the name that it has there.
+    """
+
+    entities: dict[str, Entity] = field(default_factory=dict)
+    views: dict[str, FeatureView | OnDemandFeatureView] = field(default_factory=dict)
+    services: dict[str, FeatureService] = field(default_factory=dict)
+    sources: dict[str, DataSource] = field(default_factory=dict)
+    homes: dict[int, tuple[ModuleType, str]] = field(default_factory=dict)
+
+    def everything(self) -> list[Any]:
+        """All of them."""
+        groups: list[Iterable[Any]] = [
+            self.entities.values(),
+            self.views.values(),
+            self.services.values(),
+            self.sources.values(),
+        ]
+        return [one for group in groups for one in group]
+
+    def place(self, one: Any) -> str:
+        """File and line of an object's declaration, for errors."""
+        home = self.homes.get(id(one))
+        if home is None:
+            return f"Feast's {type(one).__name__} {one.name!r}"
+        module, name = home
+        return f"{module.__file__}:{_line(module, name)}"
+
+
+def find(modules: Iterable[ModuleType]) -> Objects:
+    """The module-level Feast objects of a project's modules.
+
+    Raises:
+        ProjectError: two objects of one kind share a name.
+    """
+    found = Objects()
+    groups: list[tuple[type, dict[str, Any]]] = [
+        (Entity, found.entities),
+        (FeatureService, found.services),
+        (BaseFeatureView, found.views),
+        (DataSource, found.sources),
+    ]
+    for module in modules:
+        for name, value in vars(module).items():
+            group = next((group for kind, group in groups if isinstance(value, kind)), None)
+            if group is None:
+                continue
+            other = group.setdefault(value.name, value)
+            found.homes.setdefault(id(value), (module, name))
+            if other is not value:
+                raise ProjectError(
+                    f"{type(value).__name__} {value.name!r} is declared twice;"
+                    f" the other is at {found.place(other)}",
+                    where=found.place(value),
+                )
+    return found
+
+
+def _line(module: ModuleType, name: str) -> int:
+    """The line that binds `name` at the top of the module, 0 where none does."""
+    for statement in ast.parse(Path(module.__file__ or "").read_bytes()).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
+        names = {getattr(one, "id", getattr(one, "name", None)) for one in targets}
+        if isinstance(statement, ast.AnnAssign):
+            names = {getattr(statement.target, "id", None)}
+        if name in names:
+            return statement.lineno
+    return 0

@@ -1,0 +1,205 @@
+"""TableSource: a table of the lake as a Feast data source."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import feast  # before the filter below: its own import puts one in front
+from feast.data_source import DataSource
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
+from feast.repo_config import RepoConfig
+
+from headrace.declare.event import Contract, contract_of
+from headrace.declare.place import Place
+from headrace.declare.project import Project
+from headrace.declare.table import Table
+from headrace.features.feast.by_value import fingerprint
+from headrace.features.feast.types import declared_columns, of_arrow, value_type
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["TableSource", "topics_of"]
+
+# Every project that has a windowed view would print this once a process.
+warnings.filterwarnings("ignore", "(Stream|Batch) feature views are experimental", RuntimeWarning)
+
+_CLASS = "headrace.features.feast.source.TableSource"
+
+
+class TableSource(DataSource):  # type: ignore[misc]
+    """A table of the lake, or a topic's own table, as the source of feature views.
+
+    Feast keeps it in its registry as a custom source, with what a reader needs to know of the table,
+    so that stock Feast reads it without importing the project.
+
+    Attributes:
+        name: the table's name in the lake, which is also the source's.
+        timestamp_field: the column that says when a row was true.
+        columns: column → type in the plan's words, as declared; None where nothing is declared.
+        rowwise: whether the table is made row by row from a topic.
+        topic: the topic whose events the table holds, one row or none an event; None for any other.
+        topics: every topic that the table is made from, directly or through other tables.
+        code: names what the function of a rowwise table does; "" for any other.
+        place: where it was written; None when it came from a registry.
+    """
+
+    def __init__(self, table: Any, timestamp_field: str | None = None) -> None:
+        """Makes the source of `table`: a @table function, or the @event class of a topic's own table.
+
+        Args:
+            table: the table.
+            timestamp_field: its time column. Not given: the contract's `time`; else
+                `event_timestamp` where the schema has it; else the column it is partitioned by.
+
+        Raises:
+            ProjectError: `table` is neither, no time column can be told, or it is not in the schema.
+        """
+        self.place: Place | None = Place.of_caller()
+        declared = contract_of(table) or table
+        if not isinstance(declared, (Table, Contract)):
+            raise ProjectError(
+                f"TableSource({table!r}) is no table",
+                where=str(self.place),
+                remedy="Name a @table function or an @event class.",
+            )
+        columns = declared_columns(declared)
+        reads = declared.reads if isinstance(declared, Table) else (declared,)
+        own = isinstance(declared, Contract) or declared.rowwise
+        self._known(
+            name=declared.table if isinstance(declared, Contract) else declared.name,
+            time=timestamp_field or _time_of(declared, columns, self.place),
+            columns=columns,
+            rowwise=isinstance(declared, Table) and declared.rowwise,
+            topic=reads[0].topic if own and isinstance(reads[0], Contract) else None,
+        )
+        if columns is not None and self.timestamp_field not in columns:
+            raise ProjectError(
+                f"timestamp_field={self.timestamp_field!r} is no column of {self.name}",
+                where=str(self.place),
+                remedy=f"Its columns are {', '.join(columns)}.",
+            )
+
+    def _known(
+        self,
+        *,
+        name: str,
+        time: str,
+        columns: dict[str, str] | None,
+        rowwise: bool,
+        topic: str | None,
+        topics: Sequence[str] = (),
+        code: str = "",
+    ) -> None:
+        super().__init__(name=name, timestamp_field=time)
+        self.columns = columns
+        self.rowwise = rowwise
+        self.topic = topic
+        self.topics = tuple(topics)
+        self.code = code
+
+    def settle(self, project: Project) -> None:
+        """Looks up what only the whole project knows: the topics, and what the function reaches.
+
+        Raises:
+            CallError: the table is not one of the project's.
+        """
+        declared: Table | Contract
+        if self.topic is not None and not self.rowwise:
+            declared = project.contract(self.topic)
+        else:
+            declared = project.table(self.name)
+        self.topics = topics_of(project, declared)
+        if self.rowwise and isinstance(declared, Table):
+            self.code = fingerprint(declared.function, decorator="table")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TableSource) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.timestamp_field))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "time": self.timestamp_field,
+            "columns": self.columns,
+            "rowwise": self.rowwise,
+            "topic": self.topic,
+            "topics": list(self.topics),
+            "code": self.code,
+        }
+
+    @staticmethod
+    def from_proto(data_source: DataSourceProto) -> TableSource:
+        """The source that a registry holds."""
+        source = TableSource.__new__(TableSource)
+        source._known(**json.loads(data_source.custom_options.configuration))
+        source.place = None
+        return source
+
+    def _to_proto_impl(self) -> DataSourceProto:
+        return DataSourceProto(
+            name=self.name,
+            type=DataSourceProto.CUSTOM_SOURCE,
+            data_source_class_type=_CLASS,
+            timestamp_field=self.timestamp_field,
+            custom_options=DataSourceProto.CustomSourceOptions(
+                configuration=json.dumps(self._facts(), sort_keys=True).encode()
+            ),
+        )
+
+    def source_type(self) -> DataSourceProto.SourceType.ValueType:
+        """Feast's own word for sources of others."""
+        kind: DataSourceProto.SourceType.ValueType = DataSourceProto.CUSTOM_SOURCE
+        return kind
+
+    def validate(self, config: RepoConfig) -> None:
+        """Nothing to do: a table that has not been built yet is no error."""
+
+    def get_table_query_string(self) -> str:
+        """The table's name."""
+        return str(self.name)
+
+    @staticmethod
+    def source_datatype_to_feast_value_type() -> Callable[[str], feast.ValueType]:
+        """From the plan's word to Feast's value type."""
+        return value_type
+
+    def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
+        """Column and type of what is declared; where nothing is, of the table in the lake.
+
+        Raises:
+            CallError: nothing is declared and the table has not been built.
+        """
+        if self.columns is not None:
+            return self.columns.items()
+        from headrace import lake
+        from headrace.config.settings import load_settings
+
+        settings = load_settings(Path(config.offline_store.root), config.offline_store.profile)
+        return of_arrow(lake.open(settings).table(self.name).schema()).items()
+
+
+def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: Place | None) -> str:
+    if isinstance(declared, Contract):
+        return declared.time
+    if columns is not None and "event_timestamp" in columns:
+        return "event_timestamp"
+    if declared.partition_by is not None:
+        return declared.partition_by.column
+    raise ProjectError(
+        f"TableSource({declared.name}) does not know which column of the table is its time",
+        where=str(place),
+        remedy=f'Say so: TableSource({declared.name}, timestamp_field="...").',
+    )
+
+
+def topics_of(project: Project, declared: Table | Contract) -> tuple[str, ...]:
+    """The topics that a table is made from, directly or through other tables, in order of name."""
+    if isinstance(declared, Contract):
+        return (declared.topic,)
+    inputs = [one for one in project.inputs(declared) if isinstance(one, (Table, Contract))]
+    return tuple(sorted({topic for one in inputs for topic in topics_of(project, one)}))

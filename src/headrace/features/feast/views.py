@@ -1,0 +1,304 @@
+"""Feast's feature views as views of a plan, each checked, with one clear error for what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from feast import BatchFeatureView, Entity, FeatureView, OnDemandFeatureView, StreamFeatureView, ValueType
+from feast.aggregation import Aggregation as FeastAggregation
+from feast.feature_view import DUMMY_ENTITY_NAME
+
+from headrace.features.feast.by_value import carried
+from headrace.features.feast.source import TableSource
+from headrace.features.feast.types import word
+from headrace.features.functions import Dtype, hop_of, parse_function, result_dtype
+from headrace.features.plan import (
+    Aggregation,
+    AsOfView,
+    EntityKey,
+    Field,
+    Input,
+    OnDemandView,
+    StoredView,
+    WindowedView,
+)
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["entity_key", "fields", "on_demand", "request_fields", "stored"]
+
+_MICROSECOND = timedelta(microseconds=1)
+_KEYS: dict[ValueType, Any] = {
+    ValueType.INT64: "int64",
+    ValueType.INT32: "int64",
+    ValueType.STRING: "string",
+}
+
+
+def stored(view: FeatureView, entities: Mapping[str, Entity], where: str) -> StoredView:
+    """The plan's view of a plain feature view, or of a stream feature view with aggregations.
+
+    Raises:
+        ProjectError: it reads no TableSource, has no entity, or what it aggregates or names is not
+            there; see each message.
+    """
+    source = view.batch_source
+    if not isinstance(source, TableSource):
+        raise ProjectError(
+            f"feature view {view.name!r} reads a {type(source).__name__}",
+            where=where,
+            remedy="Give it source=TableSource(table), or a PushSource around one.",
+        )
+    aggregations = getattr(view, "aggregations", None) or []
+    if aggregations and isinstance(view, BatchFeatureView):
+        raise ProjectError(
+            f"{view.name!r} is a BatchFeatureView, which loses its aggregations in Feast's registry",
+            where=where,
+            remedy="Make it a StreamFeatureView with a PushSource around the TableSource.",
+        )
+    if getattr(view, "udf", None) is not None:
+        raise ProjectError(
+            f"feature view {view.name!r} transforms its rows itself (udf)",
+            where=where,
+            remedy="Make a @table of it, so that it is audited and has snapshots.",
+        )
+    keys = _keys(view, source, entities, where)
+    if isinstance(view, StreamFeatureView) and aggregations:
+        return _windowed(view, source, keys, where)
+    named = fields(view.features, where)
+    if not named:
+        raise ProjectError(
+            f"feature view {view.name!r} has no schema",
+            where=where,
+            remedy="List its features: schema=[Field(name=..., dtype=...)].",
+        )
+    for one in named:
+        _same(one.dtype, _column(source, one.name, view.name, where), f"{view.name}:{one.name}", where)
+    return AsOfView(
+        name=view.name,
+        keys=keys,
+        table=source.name,
+        time=source.timestamp_field,
+        features=named,
+        ttl=view.ttl // _MICROSECOND if view.ttl else None,
+        topics=source.topics,
+    )
+
+
+def _windowed(view: StreamFeatureView, source: TableSource, keys: tuple[str, ...], where: str) -> WindowedView:
+    if source.topic is None:
+        raise ProjectError(
+            f"windowed view {view.name!r} reads {source.name}, whose rows are not made one by one from events",
+            where=where,
+            remedy="Read the event's own table, or a @table(rowwise=True) that reads an event.",
+        )
+    if view.timestamp_field != source.timestamp_field:
+        raise ProjectError(
+            f"windowed view {view.name!r} has timestamp_field={view.timestamp_field!r},"
+            f" its TableSource {source.timestamp_field!r}",
+            where=where,
+            remedy="Make them the same.",
+        )
+    columns: dict[str, Dtype] = {}
+    made = []
+    for one in view.aggregations:
+        columns[one.column] = _column(source, one.column, view.name, where, needed=True) or "int64"
+        made.append(_aggregation(view, one, columns[one.column], where))
+    _one_field_each(view, made, keys, where)
+    return WindowedView(
+        name=view.name,
+        keys=keys,
+        topic=source.topic,
+        table=source.name,
+        rowwise=source.name if source.rowwise else None,
+        time=source.timestamp_field,
+        columns=tuple(Field(name, dtype) for name, dtype in columns.items()),
+        aggregations=tuple(made),
+        code=source.code,
+    )
+
+
+def _aggregation(view: StreamFeatureView, one: FeastAggregation, column: Dtype, where: str) -> Aggregation:
+    if not one.time_window:
+        raise ProjectError(
+            f"aggregation {one.function}({one.column}) of {view.name!r} has no time_window", where=where
+        )
+    name = one.resolved_name(one.time_window)
+    function = parse_function(one.function, where=where)
+    try:
+        hop = hop_of(one.time_window, slide=one.slide_interval, tiling=view.tiling_hop_size)
+    except ProjectError as error:
+        raise ProjectError(f"{view.name}:{name}: {error.what}", where=where, remedy=error.remedy) from error
+    return Aggregation(
+        name=name,
+        column=one.column,
+        function=function,
+        window=one.time_window // _MICROSECOND,
+        hop=hop // _MICROSECOND,
+        dtype=result_dtype(function, column, where=where),
+    )
+
+
+def _one_field_each(
+    view: StreamFeatureView, made: list[Aggregation], keys: tuple[str, ...], where: str
+) -> None:
+    names = [one.name for one in made]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ProjectError(f"{view.name!r} has two aggregations called {', '.join(sorted(twice))}", where=where)
+    declared = {one.name: one.dtype for one in fields(view.features, where)}
+    for one in made:
+        if one.name not in declared:
+            raise ProjectError(
+                f"aggregation {one.name!r} of {view.name!r} is not in its schema",
+                where=where,
+                remedy=f'Add Field(name="{one.name}", dtype=...).',
+            )
+        _same(declared[one.name], one.dtype, f"{view.name}:{one.name}", where)
+    for name in declared:
+        if name not in names and name not in keys:  # Feast's registry lists keys among the features
+            raise ProjectError(
+                f"field {name!r} of {view.name!r} is no aggregation's name",
+                where=where,
+                remedy=f"Its aggregations are {', '.join(names)}.",
+            )
+
+
+def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False) -> OnDemandView:
+    """The plan's view of an on-demand feature view, in python or pandas mode.
+
+    Args:
+        view: the view.
+        where: its place, for errors.
+        registered: whether it comes from a registry that `apply` wrote: its source text is already
+            what is carried.
+
+    Raises:
+        ProjectError: its mode, its writing to the online store or its aggregations are not
+            supported; two inputs share a name; its function can't be carried.
+    """
+    if view.mode not in ("python", "pandas"):
+        _not_supported(view, f"mode={view.mode!r}", 'Use mode="python" or mode="pandas".', where)
+    if view.write_to_online_store:
+        _not_supported(view, "write_to_online_store", "Leave it out: the value is computed when asked.", where)
+    if view.aggregations:
+        _not_supported(view, "aggregations", "Aggregate in a StreamFeatureView and read that.", where)
+    inputs = [Input(one.name) for one in request_fields([view], where)]
+    for name, projection in view.source_feature_view_projections.items():
+        inputs += [Input(one.name, name) for one in projection.features]
+    names = [one.name for one in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ProjectError(f"on-demand view {view.name!r} has two inputs called {name!r}", where=where)
+    transformation = view.feature_transformation
+    function = transformation.udf
+    return OnDemandView(
+        name=view.name,
+        inputs=tuple(inputs),
+        features=fields(view.features, where),
+        mode="pandas" if view.mode == "pandas" else "row" if view.singleton else "python",
+        function=function.__name__,
+        source=transformation.udf_string
+        if registered
+        else carried(function, decorator="on_demand_feature_view"),
+    )
+
+
+def _not_supported(view: OnDemandFeatureView, what: str, remedy: str, where: str) -> None:
+    raise ProjectError(f"on-demand view {view.name!r}: {what} is not supported", where=where, remedy=remedy)
+
+
+def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[Field, ...]:
+    """What a request must carry for these views, each name once.
+
+    Raises:
+        ProjectError: two views want one name with different types.
+    """
+    wanted: dict[str, Field] = {}
+    for view in views:
+        for source in view.source_request_sources.values():
+            for one in fields(source.schema, where):
+                if wanted.setdefault(one.name, one) != one:
+                    raise ProjectError(
+                        f"request field {one.name!r} is {one.dtype} in {view.name!r}"
+                        f" and {wanted[one.name].dtype} in another view",
+                        where=where,
+                    )
+    return tuple(wanted.values())
+
+
+def fields(feast_fields: Iterable[Any], where: str) -> tuple[Field, ...]:
+    """Feast's fields as the plan's. Raises ProjectError for a type that features can't have."""
+    made = []
+    for one in feast_fields:
+        dtype = word(one.dtype)
+        if dtype is None:
+            raise ProjectError(
+                f"feature {one.name!r} has the type {one.dtype}, which is not supported",
+                where=where,
+                remedy="Use Int64, Float64, String, Bool, UnixTimestamp, or an Array of one.",
+            )
+        made.append(Field(one.name, dtype))  # type: ignore[arg-type]
+    return tuple(made)
+
+
+def entity_key(entity: Entity, columns: Mapping[str, str] | None, where: str) -> EntityKey:
+    """The plan's key of an entity; its type from the labels' columns where Feast has none."""
+    dtype: Any = _KEYS.get(entity.value_type) or (columns or {}).get(entity.join_key)
+    if dtype not in ("int64", "string"):
+        raise ProjectError(
+            f"entity {entity.name!r} has the type {entity.value_type.name}",
+            where=where,
+            remedy="A key is a whole number or text: value_type=ValueType.INT64 or ValueType.STRING.",
+        )
+    return EntityKey(entity.name, entity.join_key, dtype)
+
+
+def _keys(
+    view: FeatureView, source: TableSource, entities: Mapping[str, Entity], where: str
+) -> tuple[str, ...]:
+    names = [name for name in view.entities if name != DUMMY_ENTITY_NAME]
+    if not names:
+        raise ProjectError(
+            f"feature view {view.name!r} has no entity",
+            where=where,
+            remedy="Name what its rows are about: entities=[...].",
+        )
+    for name in names:
+        if name not in entities:
+            raise ProjectError(
+                f"entity {name!r} of feature view {view.name!r} is not at the top of any module",
+                where=where,
+                remedy="Give it a name of its own there: user = Entity(...).",
+            )
+        _column(source, entities[name].join_key, view.name, where)
+    return tuple(entities[name].join_key for name in names)
+
+
+def _column(source: TableSource, name: str, view: str, where: str, *, needed: bool = False) -> Any:
+    """The type of a column as declared; None where the table declares nothing."""
+    if source.columns is None:
+        if needed:
+            raise ProjectError(
+                f"windowed view {view!r} needs the types of {source.name}'s columns, which it does not declare",
+                where=where,
+                remedy=f"Give {source.name} a dataframely schema: @table(schema=...).",
+            )
+        return None
+    if name not in source.columns:
+        raise ProjectError(
+            f"feature view {view!r} reads the column {name!r}, which {source.name} lacks",
+            where=where,
+            remedy=f"Columns of {source.name}: {', '.join(source.columns)}.",
+        )
+    return source.columns[name]
+
+
+def _same(declared: str, real: str | None, feature: str, where: str) -> None:
+    if real is not None and declared != real:
+        raise ProjectError(
+            f"feature {feature} is declared as {declared}, but it is {real}",
+            where=where,
+            remedy="Give its Field the type that the values have.",
+        )

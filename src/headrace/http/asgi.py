@@ -1,0 +1,51 @@
+"""The types of an ASGI application, and what of a request every door reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+__all__ = ["App", "Message", "Receive", "Scope", "Send", "header"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of this lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+class Disconnected(Exception):
+    """The client went away before its request was whole."""
+
+
+async def body(receive: Receive, limit: int, seconds: float) -> bytes | None:
+    """The whole body; None where it is longer than `limit` bytes.
+
+    Raises:
+        TimeoutError: it was not whole within `seconds`.
+        Disconnected: the client went away.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async with asyncio.timeout(seconds):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                return None
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)

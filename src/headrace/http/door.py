@@ -1,0 +1,126 @@
+"""The door: an ASGI wrapper that checks every request before the application sees it."""
+
+from __future__ import annotations
+
+import logging
+
+from headrace.http.answer import HttpError, from_error, send_error
+from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, body, header
+from headrace.http.token import host_allowed, is_loopback, same_token, token_for
+
+__all__ = ["MAX_BODY", "Door"]
+
+_log = logging.getLogger("headrace.http")
+MAX_BODY = 16 * 1024 * 1024
+_JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
+
+
+class Door:
+    """Checks the Host header (on loopback), the token, the content type and the size of a request,
+    reads its body whole within a time, and turns errors into JSON answers.
+
+    Args:
+        app: the application behind the door.
+        host: the address it listens on.
+        max_body: bytes; more is answered 413.
+        body_seconds: how long a body may take to arrive; longer is answered 408.
+        content_types: what a request with a body may carry; anything else is answered 415. JSON
+            alone also keeps out the plain forms that a foreign web page can send.
+        open_paths: paths that need no token, such as `/healthz`.
+
+    Raises:
+        ProjectError: the host is not loopback and there is no token.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        host: str,
+        *,
+        max_body: int = MAX_BODY,
+        body_seconds: float = 30.0,
+        content_types: frozenset[bytes] = _JSON,
+        open_paths: frozenset[str] = frozenset({"/healthz"}),
+    ) -> None:
+        self._app = app
+        self._loopback = is_loopback(host)
+        self._token = token_for(host)
+        self._max_body = max_body
+        self._body_seconds = body_seconds
+        self._content_types = content_types
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            self._check(scope)
+            content = await self._body(scope, receive)
+            await self._app(scope, _replay(content, receive), noting_send)
+        except Disconnected:
+            return
+        except Exception as error:
+            answer = from_error(error)
+            if answer.status >= 500:
+                _log.error(
+                    "%s %s: %s", scope["method"], scope["path"], error, exc_info=_unforeseen(answer, error)
+                )
+            if started:
+                raise
+            await send_error(send, answer)
+
+    def _check(self, scope: Scope) -> None:
+        if self._loopback and not host_allowed(header(scope, b"host")):
+            raise HttpError(421, "host", "This door answers to localhost, 127.0.0.1 and [::1] only.")
+        if scope["path"] not in self._open_paths and not self._admitted(scope):
+            raise HttpError(
+                401, "token", "A bearer token is needed.", headers={"WWW-Authenticate": "Bearer"}, close=True
+            )
+        if scope["method"] in ("POST", "PUT", "PATCH"):
+            kind = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+            if kind not in self._content_types:
+                known = ", ".join(sorted(k.decode() for k in self._content_types))
+                raise HttpError(415, "content_type", f"The content type must be one of {known}.", close=True)
+
+    def _admitted(self, scope: Scope) -> bool:
+        return self._token is None or same_token(header(scope, b"authorization"), self._token)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        length = header(scope, b"content-length")
+        too_large = HttpError(413, "too_large", f"A body may have {self._max_body} bytes at most.", close=True)
+        if length is not None and int(length) > self._max_body:  # the parser has seen that it is a number
+            raise too_large
+        try:
+            content = await body(receive, self._max_body, self._body_seconds)
+        except TimeoutError:
+            raise HttpError(408, "timeout", "The body did not arrive in time.", close=True) from None
+        if content is None:
+            raise too_large
+        return content
+
+
+def _unforeseen(answer: HttpError, error: Exception) -> Exception | None:
+    return error if answer.code == "internal" else None
+
+
+def _replay(content: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body in one piece, then whatever the server says."""
+    given = False
+
+    async def once() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    return once

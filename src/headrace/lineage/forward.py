@@ -1,0 +1,93 @@
+"""Forwarding: sends the outbox to OpenLineage endpoints, each event at least once, in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import httpx
+
+from headrace.kernel.errors import Unavailable
+from headrace.lineage.secrets import clean_text
+from headrace.lineage.store import Store
+
+__all__ = ["endpoint", "forward", "send"]
+
+_log = logging.getLogger("headrace.lineage")
+_PATH = "/api/v1/lineage"  # where OpenLineage's own clients post
+_BATCH = 100
+_IDLE_SECONDS = 1.0
+_LONGEST_SECONDS = 60.0
+_TRY_AGAIN = frozenset({401, 403, 404, 408, 425, 429})  # the endpoint's state, not the event, is wrong
+
+
+def endpoint(url: str) -> str:
+    """The address to post to: a bare address gets the path of OpenLineage's own clients."""
+    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + _PATH
+
+
+def send(store: Store, url: str, client: httpx.Client) -> int:
+    """Sends what the endpoint has not got yet, at most 100 events; the number sent.
+
+    An event that the endpoint refuses for what it is (400, 413, 422) is counted and passed over: it
+    would hold up all that follow.
+
+    Raises:
+        Unavailable: the endpoint cannot be reached or does not take events now.
+    """
+    key = os.environ.get("OPENLINEAGE_API_KEY")
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    batch = store.unsent(url, _BATCH)
+    for seq, body in batch:
+        try:
+            answer = client.post(endpoint(url), content=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{type(error).__name__}: {error}", where=clean_text(url)) from error
+        if answer.is_success:
+            store.mark_sent(url, seq)
+        elif answer.is_client_error and answer.status_code not in _TRY_AGAIN:
+            store.mark_sent(url, seq, refused=f"it answered {answer.status_code}: {answer.text[:200]}")
+        else:
+            raise Unavailable(f"it answered {answer.status_code}", where=clean_text(url))
+    return len(batch)
+
+
+def forward(store: Store, urls: Sequence[str], stop: threading.Event, *, idle: float = _IDLE_SECONDS) -> None:
+    """Sends to every endpoint until `stop` is set, each by its own thread: a slow one holds up none.
+
+    A failure is kept in the store for doctor and tried again, after 1 s and then twice as long each
+    time up to a minute.
+    """
+    threads = [threading.Thread(target=_loop, args=(store, url, stop, idle), daemon=True) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _loop(store: Store, url: str, stop: threading.Event, idle: float) -> None:
+    failures = 0
+    with httpx.Client(timeout=10) as client:
+        while not stop.is_set():
+            pause = idle
+            try:
+                if send(store, url, client) == _BATCH:
+                    pause = 0
+                failures = 0
+            except Exception as error:  # nothing that lineage does may end the process it runs in
+                failures += 1
+                pause = min(_LONGEST_SECONDS, idle * 2 ** min(failures, 16)) * random.uniform(0.5, 1)  # noqa: S311
+                _note(store, url, error)
+            stop.wait(pause)
+    store.close()
+
+
+def _note(store: Store, url: str, error: Exception) -> None:
+    try:
+        store.mark_failed(url, clean_text(str(error)))
+    except Exception:
+        _log.debug("lineage: a failure to send could not be noted", exc_info=True)

@@ -1,0 +1,69 @@
+"""Secrets: what must never reach the lineage store, and how it is taken out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["clean", "clean_text", "looks_secret"]
+
+_KEY = re.compile(
+    r"passw(or)?d|passphrase|secret|credential|authorization|cookie|signature"
+    r"|api_?key|access_?key|private_?key|(^|_)(token|pwd|auth|sig)($|_)",
+    re.IGNORECASE,
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# The greedy (.*)@ takes everything to the last @ before the path: a password may itself hold an @.
+_URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^\s/:@?#'\"]*):(?P<password>[^\s/?#'\"]*)@")
+_PAIR = re.compile(
+    r"(?P<key>[A-Za-z][\w.-]*)(?P<sign>\s*[=:]\s*(?!//))(?P<quote>['\"]?)(?P<value>[^\s&;,'\"]+)"
+)
+_BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_SHORTEST = 6  # an environment secret shorter than this is also an ordinary word
+_DEEPEST = 32
+
+
+def looks_secret(key: str) -> bool:
+    """Whether what is stored under this key is probably a secret: `password`, `apiKey`, `auth_token`."""
+    return _KEY.search(_CAMEL.sub("_", key).replace("-", "_").replace(".", "_")) is not None
+
+
+def clean_text(text: str) -> str:
+    """The text without passwords in addresses, `password=...` pairs, bearer tokens, and the values of
+    environment variables whose names look secret."""
+    if "://" in text:
+        text = _URL.sub(lambda m: f"{m['scheme']}{m['user']}:***@", text)
+    text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
+    if "=" in text or ":" in text:
+        text = _PAIR.sub(_clean_pair, text)
+    for value in _environment_secrets():
+        text = text.replace(value, "***")
+    return text
+
+
+def clean(value: Any, depth: int = 0) -> Any:
+    """A JSON-ready value without secrets: keys that look secret are left out, texts are cleaned.
+
+    Nesting below 32 levels is cut off.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if depth >= _DEEPEST:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(k): clean(v, depth + 1) for k, v in value.items() if not looks_secret(str(k))}
+    if isinstance(value, (list, tuple)):
+        return [clean(one, depth + 1) for one in value]
+    return value
+
+
+def _clean_pair(match: re.Match[str]) -> str:
+    if not looks_secret(match["key"]) or match["value"].startswith("***"):
+        return match[0]
+    return f"{match['key']}{match['sign']}{match['quote']}***"
+
+
+def _environment_secrets() -> list[str]:
+    return [v for k, v in os.environ.items() if len(v) >= _SHORTEST and looks_secret(k)]

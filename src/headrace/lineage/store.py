@@ -1,0 +1,280 @@
+"""The lineage store: one SQLite file that holds every event, what they say of runs, and how far
+each endpoint has been sent them."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from headrace.kernel.position import Position, decode_position, encode_position
+from headrace.kernel.run import Dataset, DatasetKind
+from headrace.kernel.time import from_micros, micros, now_micros
+from headrace.lineage.event import Told, openlineage_event
+from headrace.lineage.names import Names
+from headrace.lineage.process import alive, mark
+from headrace.lineage.recorder import OutboxRecorder
+
+__all__ = ["Health", "RunRow", "Store"]
+
+RunOutcome = Literal["RUNNING", "COMPLETE", "FAIL", "ABORT", "LOST"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS event_run ON event (run);
+CREATE TABLE IF NOT EXISTS run (
+  id TEXT PRIMARY KEY, job TEXT NOT NULL, parent TEXT, outcome TEXT NOT NULL, started INTEGER NOT NULL,
+  ended INTEGER, process TEXT NOT NULL, error TEXT, facts BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS run_started ON run (started);
+CREATE INDEX IF NOT EXISTS run_job ON run (job, started);
+CREATE TABLE IF NOT EXISTS edge (
+  run TEXT NOT NULL, way TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, position TEXT NOT NULL,
+  facts BLOB NOT NULL, PRIMARY KEY (run, way, kind, name, position)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS edge_dataset ON edge (kind, name, way, position);
+CREATE TABLE IF NOT EXISTS sent (url TEXT PRIMARY KEY, seq INTEGER NOT NULL, refused INTEGER NOT NULL,
+  failure TEXT, failed_at INTEGER);
+CREATE TABLE IF NOT EXISTS dropped (id INTEGER PRIMARY KEY CHECK (id = 1), events INTEGER NOT NULL,
+  reason TEXT NOT NULL, at INTEGER NOT NULL);
+"""
+_encoder = msgspec.json.Encoder(enc_hook=repr)  # a fact that is no JSON is kept as its repr
+
+
+class RunRow(Struct, frozen=True):
+    """One run as the store knows it.
+
+    Attributes:
+        id, job: of the run. parent: the id of the run it is a part of.
+        outcome: LOST where its process ended without saying how (kill -9, power).
+        started, ended: UTC; ended is None while it runs, and where it is lost.
+        inputs, outputs: datasets with positions and facts.
+        facts: counts, metrics, parameters. error: the message of a FAIL or ABORT.
+    """
+
+    id: str
+    job: str
+    parent: str | None
+    outcome: RunOutcome
+    started: datetime
+    ended: datetime | None
+    inputs: tuple[Dataset, ...]
+    outputs: tuple[Dataset, ...]
+    facts: dict[str, Any]
+    error: str | None
+
+
+class Sent(Struct, frozen=True):
+    """How far one endpoint has been sent the events: `waiting` are still to go, `refused` were sent
+    and not taken; `failure` is the last try's, None when it worked."""
+
+    url: str
+    waiting: int
+    refused: int
+    failure: str | None
+
+
+class Health(Struct, frozen=True):
+    """What doctor shows: events written, events dropped and why, runs lost, endpoints."""
+
+    events: int
+    dropped: int
+    reason: str | None
+    lost: int
+    endpoints: tuple[Sent, ...]
+
+
+class Store:
+    """The lineage store in `path` (a SQLite file in WAL mode, 0600, made if it was not there)."""
+
+    def __init__(self, path: Path, names: Names) -> None:
+        self.path = path
+        self._names = names
+        self._process = mark()
+        self._local = threading.local()
+
+    def recorder(self) -> OutboxRecorder:
+        """A new recorder that writes here; give it to kernel.run.recorder_added."""
+        return OutboxRecorder(self._write)
+
+    def run(self, id: str) -> RunRow | None:
+        """The run of this id, or None."""
+        rows = self._runs("SELECT * FROM run WHERE id = ?", [id])
+        return rows[0] if rows else None
+
+    def runs(
+        self, job: str | None = None, dataset: tuple[DatasetKind, str] | None = None, limit: int = 50
+    ) -> list[RunRow]:
+        """Runs, the newest first: all, of one job, or that read or made one dataset (kind, name)."""
+        where, values = ["1"], list[Any]()
+        if job is not None:
+            where.append("job = ?")
+            values.append(job)
+        if dataset is not None:
+            where.append("id IN (SELECT run FROM edge WHERE kind = ? AND name = ?)")
+            values.extend(dataset)
+        query = f"SELECT * FROM run WHERE {' AND '.join(where)} ORDER BY started DESC, id DESC LIMIT ?"  # noqa: S608
+        return self._runs(query, [*values, limit])
+
+    def producer(self, kind: DatasetKind, name: str, position: Position | None = None) -> RunRow | None:
+        """The run that made the dataset: at exactly this position, or (None) the last one that did.
+
+        A run that failed or was lost may have made what it said it made, and counts.
+        """
+        made = self._neighbour("out", kind, name, position, limit=1)
+        return made[0] if made else None
+
+    def readers(self, kind: DatasetKind, name: str, position: Position | None = None) -> list[RunRow]:
+        """The runs that read the dataset (at exactly this position), the newest first."""
+        return self._neighbour("in", kind, name, position, limit=200)
+
+    def events(self, run_id: str) -> list[dict[str, Any]]:
+        """The OpenLineage events of a run, in their order."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT body FROM event WHERE run = ? ORDER BY seq", [run_id]).fetchall()
+        return [msgspec.json.decode(body) for (body,) in rows]
+
+    def unsent(self, url: str, limit: int) -> list[tuple[int, bytes]]:
+        """The next events to send to an endpoint: (sequence number, OpenLineage JSON)."""
+        with self._transaction() as db:
+            return db.execute(
+                "SELECT seq, body FROM event WHERE seq > coalesce((SELECT seq FROM sent WHERE url = ?), 0)"
+                " ORDER BY seq LIMIT ?",
+                [url, limit],
+            ).fetchall()
+
+    def mark_sent(self, url: str, seq: int, *, refused: str | None = None) -> None:
+        """The endpoint has got everything up to `seq`; `refused`: why it would not take that one."""
+        with self._transaction(write=True) as db:
+            db.execute(
+                "INSERT INTO sent VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (url) DO UPDATE SET"
+                " seq = max(seq, ?2), refused = refused + ?3, failure = ?4, failed_at = ?5",
+                [url, seq, int(refused is not None), refused, None if refused is None else now_micros()],
+            )
+
+    def mark_failed(self, url: str, failure: str) -> None:
+        """Sending to the endpoint did not work; it is tried again."""
+        with self._transaction(write=True) as db:
+            db.execute(
+                "INSERT INTO sent VALUES (?1, 0, 0, ?2, ?3) ON CONFLICT (url) DO UPDATE SET"
+                " failure = ?2, failed_at = ?3",
+                [url, failure, now_micros()],
+            )
+
+    def health(self, urls: Sequence[str] = ()) -> Health:
+        """What doctor shows, for these endpoints."""
+        with self._transaction() as db:
+            (events,) = db.execute("SELECT count(*) FROM event").fetchone()
+            dropped, reason = db.execute("SELECT events, reason FROM dropped").fetchone() or (0, None)
+            open_runs = db.execute("SELECT process FROM run WHERE outcome = 'RUNNING'").fetchall()
+            endpoints = []
+            for url in urls:
+                row = db.execute("SELECT seq, refused, failure FROM sent WHERE url = ?", [url]).fetchone()
+                seq, refused, failure = row or (0, 0, None)
+                (waiting,) = db.execute("SELECT count(*) FROM event WHERE seq > ?", [seq]).fetchone()
+                endpoints.append(Sent(url, waiting, refused, failure))
+        lost = sum(not alive(process) for (process,) in open_runs)
+        return Health(events, dropped, reason, lost, tuple(endpoints))
+
+    def close(self) -> None:
+        """Closes this thread's connection."""
+        db = self._local.__dict__.pop("db", None)
+        if db is not None:
+            db.close()
+
+    def _write(self, events: list[Told], dropped: int, reason: str) -> None:
+        """Writes events and what they say of runs, in one transaction."""
+        with self._transaction(write=True) as db:
+            for one in events:
+                body = _encoder.encode(openlineage_event(one, self._names, self._process))
+                db.execute("INSERT INTO event (run, body) VALUES (?, ?)", [one.run, body])
+                self._write_run(db, one)
+            if dropped:
+                db.execute(
+                    "INSERT INTO dropped VALUES (1, ?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET"
+                    " events = events + ?1, reason = ?2, at = ?3",
+                    [dropped, reason, now_micros()],
+                )
+
+    def _write_run(self, db: sqlite3.Connection, one: Told) -> None:
+        outcome = "RUNNING" if one.outcome == "START" else one.outcome
+        ended = None if outcome == "RUNNING" else micros(one.time)
+        parent = one.parents[0][0] if one.parents else None
+        error = None if one.error is None else one.error[0]
+        db.execute(
+            "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [one.run, one.job, parent, outcome, micros(one.started), ended, self._process, error,
+             _encoder.encode(one.facts)],
+        )  # fmt: skip
+        for way, datasets in (("in", one.inputs), ("out", one.outputs)):
+            db.executemany(
+                "INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (one.run, way, d.kind, d.name, _position_text(d.position), _encoder.encode(d.facts))
+                    for d in datasets
+                ],
+            )
+
+    def _neighbour(self, way: str, kind: str, name: str, position: Position | None, limit: int) -> list[RunRow]:
+        query = "SELECT run FROM edge WHERE kind = ? AND name = ? AND way = ?"
+        values: list[Any] = [kind, name, way]
+        if position is not None:
+            query += " AND position = ?"
+            values.append(_position_text(position))
+        return self._runs(
+            f"SELECT * FROM run WHERE id IN ({query}) ORDER BY started DESC, id DESC LIMIT ?",  # noqa: S608
+            [*values, limit],
+        )
+
+    def _runs(self, query: str, values: list[Any]) -> list[RunRow]:
+        with self._transaction() as db:
+            rows = db.execute(query, values).fetchall()
+            return [self._row(db, row) for row in rows]
+
+    def _row(self, db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRow:
+        run, job, parent, outcome, started, ended, process, error, facts = row
+        if outcome == "RUNNING" and not alive(process):
+            outcome = "LOST"
+        edges: dict[str, list[Dataset]] = {"in": [], "out": []}
+        for way, kind, name, position, known in db.execute(
+            "SELECT way, kind, name, position, facts FROM edge WHERE run = ?", [run]
+        ):
+            at = decode_position(position) if position else None
+            edges[way].append(Dataset(kind, name, at, msgspec.json.decode(known)))
+        return RunRow(
+            run, job, parent, outcome, from_micros(started), None if ended is None else from_micros(ended),
+            tuple(edges["in"]), tuple(edges["out"]), msgspec.json.decode(facts), error,
+        )  # fmt: skip
+
+    @contextmanager
+    def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            self.path.touch(mode=0o600)
+            db = sqlite3.connect(self.path, timeout=20, isolation_level=None)
+            db.execute("PRAGMA journal_mode = WAL")
+            # NORMAL survives the process; what a power cut takes is at most the record of the last runs.
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.executescript(_SCHEMA)
+            self._local.db = db
+        return db
+
+
+def _position_text(position: Position | None) -> str:
+    return "" if position is None else encode_position(position)

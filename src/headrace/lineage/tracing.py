@@ -1,0 +1,44 @@
+"""Tracing: every run as an OpenTelemetry span, by the API alone: without an SDK it costs nothing."""
+
+from __future__ import annotations
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, Status, StatusCode
+
+from headrace.kernel.run import RunEvent
+from headrace.kernel.time import micros
+from headrace.lineage.secrets import clean, clean_text
+
+__all__ = ["SpanRecorder"]
+
+
+class SpanRecorder:
+    """A kernel.run.Recorder: a span a run, child of its parent run's span, with its facts."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("headrace")
+        self._spans: dict[str, Span] = {}
+
+    def record(self, event: RunEvent) -> None:
+        """Starts the run's span at START and ends it at the end; the facts become attributes."""
+        run = event.run
+        if event.outcome == "START":
+            above = self._spans.get(run.parent.id) if run.parent else None
+            self._spans[run.id] = self._tracer.start_span(
+                run.job,
+                context=None if above is None else trace.set_span_in_context(above),
+                attributes={"headrace.run": run.id},
+                start_time=micros(run.started) * 1000,
+            )
+            return
+        if event.outcome == "RUNNING":
+            return
+        span = self._spans.pop(run.id, None)
+        if span is None:
+            return
+        for name, value in clean(run.facts).items():
+            plain = value if isinstance(value, (str, bool, int, float)) else str(value)
+            span.set_attribute(f"headrace.{name}", plain)
+        if event.error is not None:
+            span.set_status(Status(StatusCode.ERROR, clean_text(str(event.error))))
+        span.end(end_time=micros(event.time) * 1000)

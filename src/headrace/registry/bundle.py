@@ -1,0 +1,143 @@
+"""A version's bundle: a folder of files under one manifest, sealed with a digest and a signature.
+
+`MANIFEST.json` lists the SHA-256 of every other file, the digest over that list, and an HMAC of the
+digest. Nothing of a bundle is opened before all of it has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from headrace.kernel.errors import CallError, Refused
+
+__all__ = ["MANIFEST", "Manifest", "seal", "sealed", "verify"]
+
+MANIFEST = "MANIFEST.json"
+_UNTRUSTED = "Restore the bundle from where it was made; nothing of it has been loaded."
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `MANIFEST.json` holds.
+
+    Attributes:
+        files: path within the bundle, with `/` → SHA-256 of the file, hexadecimal.
+        digest: SHA-256 over the files' lines `<sha256>  <path>`, sorted by path.
+        hmac: HMAC-SHA-256 of the digest, or empty: unsigned.
+        format: the manifest's own form.
+    """
+
+    files: dict[str, str]
+    digest: str
+    hmac: str = ""
+    format: int = 1
+
+
+def seal(folder: Path, key: bytes | None) -> str:
+    """Writes the manifest of all files in the folder and returns the digest.
+
+    Sealing the same files again gives the same manifest. Without a key the bundle stays unsigned.
+
+    Raises:
+        Refused: the folder holds something that is no plain file.
+    """
+    files = {name: _sha256(folder / name) for name in _names(folder)}
+    digest = _digest(files)
+    manifest = Manifest(files, digest, _sign(digest, key) if key else "")
+    text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1)
+    half = folder / f".{MANIFEST}"
+    with half.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(folder / MANIFEST)
+    return digest
+
+
+def sealed(folder: Path) -> bool:
+    """Whether the folder holds a bundle that was written to its end."""
+    return (folder / MANIFEST).is_file()
+
+
+def verify(folder: Path, key: bytes | None, *, trusted: bool = False) -> Manifest:
+    """Checks every file of the bundle against its manifest, and the manifest against the key.
+
+    Args:
+        folder: the bundle.
+        key: the signing key.
+        trusted: takes a bundle that is unsigned, or signed with another key. Its files must still
+            be those of the manifest.
+
+    Raises:
+        CallError: there is no bundle.
+        Refused: a file differs, is missing, was added or is no plain file, or the signature is
+            missing or another's. The error names the file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        raise CallError("there is no bundle here", where=str(folder))
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise Refused(f"the manifest cannot be read: {error}", where=str(path), remedy=_UNTRUSTED) from error
+    _check_files(folder, manifest)
+    if not hmac.compare_digest(manifest.digest, _digest(manifest.files)):
+        raise Refused("the manifest's digest is not that of its list", where=str(path), remedy=_UNTRUSTED)
+    signed = key is not None and hmac.compare_digest(manifest.hmac, _sign(manifest.digest, key))
+    if not signed and not trusted:
+        raise Refused(
+            "the bundle is signed with another key" if manifest.hmac else "the bundle is not signed",
+            where=str(path),
+            remedy="Set HEADRACE_SIGNING_KEY to the key it was made with, or name the version in the "
+            'profile: trust = ["MODEL@VERSION"].',
+        )
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    present = _names(folder)
+    # Only names that were found by walking the folder are ever opened, so that a manifest naming
+    # ../something or an absolute path leads nowhere.
+    for name in sorted(set(manifest.files) - set(present)):
+        raise Refused(f"the bundle's file {name!r} is missing", where=str(folder), remedy=_UNTRUSTED)
+    for name in present:
+        if name not in manifest.files:
+            raise Refused(f"the file {name!r} is not the bundle's", where=str(folder), remedy=_UNTRUSTED)
+        if not hmac.compare_digest(_sha256(folder / name), manifest.files[name]):
+            raise Refused(f"the bundle's file {name!r} was changed", where=str(folder), remedy=_UNTRUSTED)
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file below the folder but its manifest, sorted. Refused where there is anything else."""
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=False):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise Refused(
+                    f"the bundle's {path.relative_to(folder).as_posix()!r} is a link or a device",
+                    where=str(folder),
+                    remedy=_UNTRUSTED,
+                )
+        names += [Path(parent, name).relative_to(folder).as_posix() for name in files]
+    return sorted(set(names) - {MANIFEST, f".{MANIFEST}"})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(files: dict[str, str]) -> str:
+    lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _sign(digest: str, key: bytes) -> str:
+    return hmac.new(key, f"headrace bundle {digest}".encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from headrace.features.feast.by_value import carried, fingerprint
+from headrace.kernel.errors import ProjectError
+
+TEXT = """
+import re as regex
+
+WORD = regex.compile(r"\\w+")  # words
+
+
+def words(text: "str") -> list:
+    return WORD.findall(text)
+"""
+
+FEATURES = """
+import math
+from datetime import timedelta as td
+
+import feast  # as the modules of features do
+import goods.text as text_module
+from goods.text import words as all_words
+
+from .text import words
+
+LIMIT = 3
+LIMIT += 1
+
+
+class Pair:
+    first: int = LIMIT
+
+
+activity = feast.Entity(name="x", value_type=feast.ValueType.INT64)
+
+
+def half(x: feast.Entity) -> feast.Entity:
+    activity = x / 2  # a name of its own, not the entity
+    return activity
+
+
+def endless(n):
+    return endless(n - 1) if n else Pair.first
+
+
+def wanted(inputs: feast.Entity):
+    days = [td(days=i).days for i in range(2)]
+    found = len(words("a b")) + len(all_words("q"))
+    return half(inputs["p"]) + math.floor(1.5) + found + sum(days) + endless(2)
+
+
+def uses_feast(inputs):
+    return activity
+
+
+def uses_module(inputs):
+    return text_module.words("a")
+
+
+def uses_nothing(inputs):
+    return not_there
+
+
+outer = lambda inputs: inputs
+
+
+def makes():
+    n = 1
+
+    def inner(inputs):
+        return n
+
+    return inner
+"""
+
+
+@pytest.fixture
+def goods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second must be seen
+
+    def make(features: str = FEATURES) -> ModuleType:
+        package = tmp_path / "goods"
+        package.mkdir(exist_ok=True)
+        for name, text in (("__init__.py", ""), ("text.py", TEXT), ("features.py", features)):
+            (package / name).write_text(text)
+        for name in [n for n in sys.modules if n.split(".")[0] == "goods"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        return importlib.import_module("goods.features")
+
+    return make
+
+
+def run(text: str, name: str) -> Any:
+    space: dict[str, Any] = {"__name__": "elsewhere"}
+    exec(text, space)
+    return space[name]
+
+
+def test_a_function_stands_alone(goods: Callable[..., ModuleType]) -> None:
+    module = goods()
+    text = carried(module.wanted)
+    assert "feast" not in text
+    assert "#" not in text
+    assert run(text, "wanted")({"p": 4}) == module.wanted({"p": 4})
+
+
+def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., ModuleType]) -> None:
+    before = fingerprint(goods().wanted)
+    assert fingerprint(goods(FEATURES.replace("LIMIT = 3", "\n# three\nLIMIT =  3")).wanted) == before
+    assert fingerprint(goods(FEATURES.replace("return not_there", "return None")).wanted) == before
+    assert fingerprint(goods(FEATURES.replace("LIMIT = 3", "LIMIT = 4")).wanted) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("uses_feast", "reaches feast, which is Feast's"),
+        ("uses_module", "module goods.text as a whole"),
+        ("uses_nothing", "uses not_there, which .* does not define"),
+        ("outer", "no plain function at the top"),
+    ],
+)
+def test_what_cannot_be_carried_is_refused(goods: Callable[..., ModuleType], name: str, what: str) -> None:
+    module = goods()
+    with pytest.raises(ProjectError, match=what) as raised:
+        carried(getattr(module, name))
+    assert "features.py:" in (raised.value.where or "")
+
+
+def test_a_closure_is_refused(goods: Callable[..., ModuleType]) -> None:
+    with pytest.raises(ProjectError, match="no plain function at the top"):
+        carried(goods().makes())
+
+
+def test_two_things_of_one_name_are_refused(goods: Callable[..., ModuleType]) -> None:
+    module = goods(FEATURES.replace("LIMIT = 3", "WORD = 3\nLIMIT = WORD"))
+    with pytest.raises(ProjectError, match="two things called WORD"):
+        carried(module.wanted)

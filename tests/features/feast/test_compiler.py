@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headrace.declare.project import Project
+from headrace.features.feast import compile  # noqa: A004
+from headrace.features.plan import (
+    AsOfView,
+    FeatureRef,
+    Input,
+    OnDemandView,
+    WindowedView,
+    decode_plan,
+    encode_plan,
+)
+from headrace.kernel.errors import ProjectError
+
+MINUTE = 60_000_000
+
+
+def test_the_shop_becomes_a_plan(shop: Project) -> None:
+    plan = compile(shop, shop.model("purchase"))
+    assert decode_plan(encode_plan(plan)) == plan
+    assert [(key.name, key.join_key, key.dtype) for key in plan.entities] == [
+        ("user", "user_id", "int64"),
+        ("product", "product_id", "int64"),
+    ]
+    activity, facts, moment = plan.views
+    assert isinstance(activity, WindowedView)
+    assert (activity.topic, activity.rowwise) == ("user_behaviour", "clean_events")
+    hops = {one.name: one.hop // MINUTE for one in activity.aggregations}
+    assert hops["views_1h"] == 5
+    assert hops["views_1d"] == 60
+    assert isinstance(facts, AsOfView)
+    assert facts.ttl == 7 * 24 * 60 * MINUTE
+    assert plan.strict(facts)
+    assert isinstance(moment, OnDemandView)
+    assert moment.mode == "row"
+    assert Input("price") in moment.inputs
+    assert Input("mean_price", "product_facts") in moment.inputs
+    assert plan.features[0] == FeatureRef("user_activity", "events_1h", "int64")
+    assert plan.features[-1].column == "moment__is_cart"
+    assert [field.name for field in plan.request] == ["price", "event_type"]
+    given = {"price": 3.0, "event_type": "cart", "mean_price": 2.0, "views": 4, "carts": 1}
+    assert moment.defined(given) == {"price_vs_usual": 1.5, "cart_rate": 0.25, "is_cart": 1}
+
+
+def test_a_plan_runs_its_functions_without_feast(shop: Project, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(encode_plan(compile(shop, shop.model("purchase"))))
+    program = f"""
+import sys
+from pathlib import Path
+from headrace.features.plan import decode_plan
+plan = decode_plan(Path({str(plan)!r}).read_bytes())
+given = {{"price": 1.0, "event_type": "view", "mean_price": None, "views": 0, "carts": 0}}
+print(plan.on_demand[0].defined(given))
+assert not {{"feast", "shop", "pandas", "polars"}} & set(sys.modules), sorted(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "{'price_vs_usual': None, 'cart_rate': None, 'is_cart': 0}"
+
+
+def test_a_comment_or_an_annotation_makes_no_other_plan(small: Callable[..., Project]) -> None:
+    plain = small()
+    digest = compile(plain, plain.model("bought")).digest
+    edited = small(
+        ("def moment(inputs):", "def moment(inputs: dict[str, float]) -> dict[str, float]:  # now\n    # here"),
+        tables=(("SCALE = 2.0", "# twice\nSCALE = 2.0  # as agreed"),),
+        name="edited",
+    )
+    assert compile(edited, edited.model("bought")).digest == digest
+
+
+def test_what_a_rowwise_table_reaches_makes_another_view(small: Callable[..., Project]) -> None:
+    plain = small()
+    before = compile(plain, plain.model("bought"))
+    edited = small(tables=(("SCALE = 2.0", "SCALE = 3.0"),), name="edited")
+    after = compile(edited, edited.model("bought"))
+    assert before.view("activity").digest != after.view("activity").digest
+    assert before.view("facts").digest == after.view("facts").digest
+
+
+def test_a_view_that_only_a_function_reads_is_in_the_plan(small: Callable[..., Project]) -> None:
+    project = small(("features=[activity, facts, moment]", 'features=[moment, "activity:spent"]'))
+    plan = compile(project, project.model("bought"))
+    assert [view.name for view in plan.views] == ["activity", "facts", "moment"]
+    assert [ref.column for ref in plan.features] == ["moment__ratio", "activity__spent"]
+
+
+def test_a_service_may_take_some_features_of_a_view(small: Callable[..., Project]) -> None:
+    project = small(("features=[activity, facts, moment]", 'features=[facts[["mean_price"]]]'))
+    plan = compile(project, project.model("bought"))
+    assert [ref.column for ref in plan.features] == ["facts__mean_price"]
+    assert [field.name for field in plan.as_of[0].features] == ["clicks", "mean_price"]
+
+
+def test_a_windowed_view_reads_a_topics_own_table(small: Callable[..., Project]) -> None:
+    project = small(("batch_source=TableSource(scaled)", "batch_source=TableSource(Click)"))
+    (view,) = compile(project, project.model("bought")).windowed
+    assert (view.table, view.topic, view.rowwise, view.time, view.code) == ("clicks", "clicks", None, "at", "")
+
+
+def test_a_default_for_a_missing_feature_is_named_by_its_column(small: Callable[..., Project]) -> None:
+    project = small(("trainer=XGBoost()", 'trainer=XGBoost(), missing={"spent": 0.0}'))
+    assert compile(project, project.model("bought")).missing == {"activity__spent": 0.0}
+
+
+STREAM = """activity = StreamFeatureView(name="activity", entities=[user], timestamp_field="at",
+    source=PushSource(name="scaled_stream", batch_source=TableSource(scaled)),"""
+
+WRONG = {
+    "windowed, not rowwise": (
+        ("batch_source=TableSource(scaled)", "batch_source=TableSource(sorted_rows)"),
+        "sorted_rows, whose rows are not made one by one",
+        "rowwise=True",
+    ),
+    "feature on a missing column": (
+        ('Field(name="clicks", dtype=Int64)', 'Field(name="clix", dtype=Int64)'),
+        "column 'clix', which item_facts lacks",
+        "clicks, mean_price",
+    ),
+    "aggregation on a missing column": (
+        ('column="price", function="sum"', 'column="cost", function="sum"'),
+        "column 'cost', which scaled lacks",
+        "price",
+    ),
+    "unknown function": (('function="sum"', 'function="summ"'), "no aggregate function 'summ'", "count"),
+    "no time window": (("time_window=DAY, ", ""), "no time_window", ""),
+    "batch view with aggregations": (
+        (
+            STREAM,
+            "activity = BatchFeatureView(name='activity', entities=[user], source=TableSource(scaled),",
+        ),
+        "loses its aggregations",
+        "StreamFeatureView",
+    ),
+    "field that is no aggregation": (
+        ('schema=[Field(name="spent"', 'schema=[Field(name="more", dtype=Float64), Field(name="spent"'),
+        "'more' of 'activity' is no aggregation's name",
+        "spent",
+    ),
+    "aggregation without field": (
+        ('schema=[Field(name="spent", dtype=Float64)]', "schema=[]"),
+        "'spent' of 'activity' is not in its schema",
+        "Field(name=",
+    ),
+    "wrong type": (
+        ('Field(name="spent", dtype=Float64)', 'Field(name="spent", dtype=Int64)'),
+        "declared as int64, but it is float64",
+        "Field",
+    ),
+    "other time": (('timestamp_field="at"', 'timestamp_field="then"'), "timestamp_field='then'", "same"),
+    "join key not in the table": (
+        ('Entity(name="user", join_keys=["user_id"]', 'Entity(name="user", join_keys=["buyer"]'),
+        "column 'buyer', which scaled lacks",
+        "user_id",
+    ),
+    "entity that has no name of its own": (
+        ("entities=[item]", "entities=[Entity(name='x', value_type=ValueType.INT64)]"),
+        "entity 'x' of feature view 'facts' is not at the top",
+        "Entity",
+    ),
+    "another name": (("features=[activity,", "features=[activity.with_name('other'),"), "another name", ""),
+    "no such view": (("features=[activity,", "features=['nothing',"), "'nothing' is not at the top", ""),
+    "no such feature": (("features=[activity,", "features=['activity:no',"), "names no feature", ""),
+    "taken twice": (("features=[activity,", "features=[activity, activity,"), "activity__spent twice", ""),
+    "on-demand that is kept": (
+        ('mode="python", singleton=True', 'mode="python", singleton=True, write_to_online_store=True'),
+        "write_to_online_store is not supported",
+        "",
+    ),
+    "function that reaches Feast": (
+        ('return {"ratio"', 'print(activity)\n    return {"ratio"'),
+        "which is Feast's",
+        "plain functions and constants",
+    ),
+    "request field not in the labels": (
+        ('schema=[Field(name="price", dtype=Float64)])', 'schema=[Field(name="budget", dtype=Float64)])'),
+        "lack 'budget', a field of the request",
+        "Columns of labels",
+    ),
+    "no service": (("features=bought_features", "features=[activity]"), "are a list", "FeatureService"),
+    "default for nothing": (
+        ("trainer=XGBoost()", "trainer=XGBoost(), missing={'sspent': 0.0}"),
+        "names no feature",
+        "activity__spent",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_with_its_place(small: Callable[..., Project], case: str) -> None:
+    change, what, remedy = WRONG[case]
+    project = small(change)
+    with pytest.raises(ProjectError) as raised:
+        compile(project, project.model("bought"))
+    assert what in raised.value.what
+    assert remedy in (raised.value.remedy or "")
+    file, _, line = (raised.value.where or "").rpartition(":")
+    assert file.endswith("features.py")
+    assert int(line) > 0
+
+
+def test_a_key_that_the_labels_lack(small: Callable[..., Project]) -> None:
+    project = small(
+        tables=(
+            ("Labels(dy.Schema):\n    user_id = dy.Int64()\n", "Labels(dy.Schema):\n"),
+            ('rows.select("user_id", "item", pl.col("at")', 'rows.select("item", pl.col("at")'),
+        )
+    )
+    with pytest.raises(ProjectError, match="lack 'user_id', the key of entity 'user'"):
+        compile(project, project.model("bought"))
+
+
+def test_two_objects_of_one_name(small: Callable[..., Project]) -> None:
+    again = "again = Entity(name='user', value_type=ValueType.INT64)\nbought_features = "
+    project = small(("bought_features = ", again))
+    with pytest.raises(ProjectError, match="Entity 'user' is declared twice"):
+        compile(project, project.model("bought"))

@@ -1,0 +1,67 @@
+from headrace.kernel.position import LogPosition, SnapshotPosition
+from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.lineage import Store
+from headrace.lineage.graph import Node, downstream, upstream
+
+CLICKS = Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 10}))
+
+
+def table(name: str, snapshot: int) -> Dataset:
+    return Dataset("table", name, SnapshotPosition(name, snapshot))
+
+
+def recorded(store: Store, job: str, inputs: list[Dataset], outputs: list[Dataset]) -> None:
+    with store.recorder() as recorder, recorder_added(recorder), run(job, inputs) as r:
+        for one in outputs:
+            r.output(one)
+
+
+def shape(node: Node) -> object:
+    job = None if node.run is None else node.run.job
+    return (
+        (node.dataset.name, job, [shape(n) for n in node.beyond]) if node.beyond else (node.dataset.name, job)
+    )
+
+
+def test_a_model_is_followed_up_to_its_topic(store: Store) -> None:
+    recorded(store, "ingest", [CLICKS], [table("clicks", 1)])
+    recorded(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
+    recorded(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
+
+    assert shape(upstream(store, "model", "buy@1")) == (
+        "buy@1", "train", [("clean", "table clean", [("clicks", "ingest", [("clicks", None)])])]
+    )  # fmt: skip
+
+
+def test_each_input_is_followed_at_the_position_that_was_read(store: Store) -> None:
+    recorded(store, "ingest first", [CLICKS], [table("clicks", 1)])
+    recorded(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
+    recorded(store, "ingest later", [CLICKS], [table("clicks", 3)])
+
+    jobs = [n.run.job for n in upstream(store, "table", "clean").walk() if n.run is not None]
+    assert jobs == ["table clean", "ingest first"]
+
+
+def test_a_snapshot_nobody_recorded_falls_back_and_says_so(store: Store) -> None:
+    recorded(store, "ingest", [CLICKS], [table("clicks", 1)])
+
+    node = upstream(store, "table", "clicks", SnapshotPosition("clicks", 99))
+    assert node.run is not None
+    assert (node.run.job, node.exact) == ("ingest", False)
+
+
+def test_downstream_finds_all_that_was_made_from_a_topic(store: Store) -> None:
+    recorded(store, "ingest", [CLICKS], [table("clicks", 1)])
+    recorded(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
+    recorded(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
+
+    assert [n.dataset.name for n in downstream(store, "topic", "clicks").walk()] == [
+        "clicks", "clicks", "clean", "buy@1"
+    ]  # fmt: skip
+
+
+def test_a_circle_ends(store: Store) -> None:
+    recorded(store, "self", [table("state", 1)], [table("state", 1)])
+
+    assert upstream(store, "table", "state", SnapshotPosition("state", 1)).beyond[0].repeated
+    assert len(list(downstream(store, "table", "state", SnapshotPosition("state", 1)).walk())) == 2

@@ -1,0 +1,263 @@
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.kernel.position import LogPosition, SnapshotPosition
+from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.lineage import Store
+from headrace.lineage.names import Names
+
+TOPIC = Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 10, 1: 4}), {"rows": 14})
+SNAPSHOT = SnapshotPosition("clicks", 7)
+TABLE = Dataset(
+    "table",
+    "clicks",
+    SNAPSHOT,
+    {"rows": 14, "bytes": 99, "schema": {"user": "int64", "token": "string"}, "columns": {"user": ["user"]}},
+)
+
+
+def ingested(store: Store) -> str:
+    with store.recorder() as recorder, recorder_added(recorder), run("ingest clicks", [TOPIC]) as r:
+        r.output(TABLE)
+        r.fact(good=13, refused=1)
+    return r.id
+
+
+def test_a_run_is_kept_with_inputs_outputs_facts_and_outcome(store: Store) -> None:
+    row = store.run(ingested(store))
+
+    assert row is not None
+    assert (row.job, row.outcome, row.facts) == ("ingest clicks", "COMPLETE", {"good": 13, "refused": 1})
+    assert row.inputs == (TOPIC,)
+    assert row.outputs == (TABLE,)
+    assert row.ended is not None
+    assert row.started <= row.ended
+
+
+def test_events_conform_and_one_id_ties_start_to_complete(
+    store: Store, conforming: Callable[[dict[str, Any]], None]
+) -> None:
+    made_by = ingested(store)
+    events = store.events(made_by)
+
+    assert [e["eventType"] for e in events] == ["START", "COMPLETE"]
+    assert {e["run"]["runId"] for e in events} == {made_by}
+    for event in events:
+        conforming(event)
+    made = events[-1]["outputs"][0]
+    assert made["facets"]["version"]["datasetVersion"] == "7"
+    assert made["facets"]["schema"]["fields"][1] == {"name": "token", "type": "string"}
+    assert made["outputFacets"]["outputStatistics"]["rowCount"] == 14
+    source = made["facets"]["columnLineage"]["fields"]["user"]["inputFields"]
+    assert [(one["name"], one["field"]) for one in source] == [("topic/clicks", "user")]
+
+
+def test_the_schema_check_can_fail(store: Store, conforming: Callable[[dict[str, Any]], None]) -> None:
+    event = store.events(ingested(store))[0]
+    del event["run"]["facets"]["headrace_run"]["process"]
+
+    with pytest.raises(Exception, match="process"):
+        conforming(event)
+
+
+def test_openlineages_own_client_reads_the_events(store: Store) -> None:
+    # It checks producer and schema addresses by rules of its own.
+    from openlineage.client.event_v2 import (
+        Job,
+        Run,
+        RunEvent,
+        RunState,
+    )
+
+    event = store.events(ingested(store))[-1]
+    RunEvent(
+        eventTime=event["eventTime"],
+        producer=event["producer"],
+        eventType=RunState[event["eventType"]],
+        run=Run(event["run"]["runId"]),
+        job=Job(event["job"]["namespace"], event["job"]["name"]),
+    )
+
+
+def test_a_child_names_its_parent_and_its_root(
+    store: Store, conforming: Callable[[dict[str, Any]], None]
+) -> None:
+    with store.recorder() as recorder, recorder_added(recorder):  # noqa: SIM117
+        with run("build") as build, run("table a") as table, run("audit a") as audit:
+            pass
+    event = store.events(audit.id)[0]
+
+    conforming(event)
+    parent = event["run"]["facets"]["parent"]
+    assert parent["run"]["runId"] == table.id
+    assert parent["root"]["run"]["runId"] == build.id
+    row = store.run(audit.id)
+    assert row is not None
+    assert row.parent == table.id
+
+
+def test_a_failure_keeps_its_message_and_no_secret(
+    store: Store, conforming: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DB_PASSWORD", "hunter2-from-env")
+    address = "postgresql://joe:s3cr3t@db/shop"
+    facts = {"password": "pw-456", "nested": {"auth_token": "t-789", "rows": 3}}
+    with store.recorder() as recorder, recorder_added(recorder), contextlib.suppress(ConnectionError):  # noqa: SIM117
+        with run("load", [Dataset("file", address, facts={"api_key": "k-123"})]) as r:
+            r.fact(**facts)
+            raise ConnectionError(address + " says no to hunter2-from-env")
+    row = store.run(r.id)
+
+    assert row is not None
+    assert row.outcome == "FAIL"
+    assert row.error == "postgresql://joe:***@db/shop says no to ***"
+    assert row.facts == {"nested": {"rows": 3}}
+    for event in store.events(r.id):
+        conforming(event)
+    store.close()
+    stored = b"".join(p.read_bytes() for p in store.path.parent.iterdir())
+    for secret in (b"k-123", b"pw-456", b"t-789", b"hunter2-from-env", b"s3cr3t"):
+        assert secret not in stored
+
+
+def test_an_interrupt_is_an_abort(store: Store) -> None:
+    recorder = store.recorder()
+    with pytest.raises(KeyboardInterrupt), recorder, recorder_added(recorder), run("long") as r:
+        raise KeyboardInterrupt
+
+    row = store.run(r.id)
+    assert row is not None
+    assert row.outcome == "ABORT"
+
+
+def test_running_events_show_what_a_continuous_job_has_made_so_far(store: Store) -> None:
+    with store.recorder() as recorder, recorder_added(recorder), run("ingest") as r:
+        r.output(TABLE)
+        r.running(every=timedelta(0))
+        assert recorder.flush()
+        row = store.run(r.id)
+        assert row is not None
+        assert (row.outcome, row.outputs) == ("RUNNING", (TABLE,))
+
+
+def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> None:
+    first = ingested(store)
+    with store.recorder() as recorder, recorder_added(recorder), run("ingest clicks") as r:
+        r.output(Dataset("table", "clicks", SnapshotPosition("clicks", 8)))
+
+    def producer(position: SnapshotPosition | None) -> str | None:
+        row = store.producer("table", "clicks", position)
+        return None if row is None else row.id
+
+    assert producer(SNAPSHOT) == first
+    assert producer(None) == r.id
+    assert producer(SnapshotPosition("clicks", 9)) is None
+
+
+def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> None:
+    ids = [ingested(store) for _ in range(3)]
+    with store.recorder() as recorder, recorder_added(recorder), run("other"):
+        pass
+
+    assert [r.id for r in store.runs(job="ingest clicks")] == ids[::-1]
+    assert [r.id for r in store.runs(dataset=("table", "clicks"), limit=2)] == ids[:0:-1]
+    assert len(store.runs()) == 4
+
+
+def test_what_is_no_json_is_kept_as_its_repr(store: Store) -> None:
+    with store.recorder() as recorder, recorder_added(recorder), run("odd") as r:
+        r.fact(kind=Path)
+
+    row = store.run(r.id)
+    assert row is not None
+    assert "Path" in row.facts["kind"]
+    assert recorder.dropped == 0
+
+
+def test_a_store_that_cannot_be_written_fails_no_work_and_is_counted(tmp_path: Path) -> None:
+    place = tmp_path / "gone"
+    store = Store(place / "lineage.db", Names("shop"))
+    with store.recorder() as recorder, recorder_added(recorder):
+        with run("one"):
+            pass
+        assert recorder.flush()
+        assert recorder.dropped == 2
+        place.mkdir()
+        with run("two") as two:
+            pass
+
+    assert store.run(two.id) is not None
+    health = store.health()
+    assert health.dropped == 2
+    assert health.reason is not None
+    store.close()
+
+
+def test_a_locked_store_is_waited_for_off_the_works_own_thread(store: Store) -> None:
+    ingested(store)
+    blocker = sqlite3.connect(store.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    recorder = store.recorder()
+    with recorder_added(recorder), run("behind a lock") as r:
+        pass  # the run ends while the store is still locked
+    blocker.execute("ROLLBACK")
+    blocker.close()
+
+    assert recorder.flush()
+    assert store.run(r.id) is not None
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from headrace.kernel.run import recorder_added, run
+from headrace.lineage import Store
+from headrace.lineage.names import Names
+
+recorder = Store(Path(sys.argv[1]), Names("shop")).recorder()
+with recorder_added(recorder), run("killed") as r:
+    recorder.flush()
+    if sys.argv[2] == "kill":
+        print(r.id, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+print(r.id, flush=True)
+"""
+
+
+def test_a_run_whose_process_was_killed_is_lost(store: Store) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(store.path), "kill"], capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == -signal.SIGKILL
+    row = store.run(done.stdout.strip())
+    assert row is not None
+    assert (row.outcome, row.ended) == ("LOST", None)
+    assert store.health().lost == 1
+
+
+def test_the_end_is_written_when_the_process_exits(store: Store) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(store.path), "end"], capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    row = store.run(done.stdout.strip())
+    assert row is not None
+    assert row.outcome == "COMPLETE"
+
+
+def test_the_store_is_for_its_owner_alone(store: Store) -> None:
+    ingested(store)
+
+    assert os.stat(store.path).st_mode & 0o077 == 0
