@@ -15,9 +15,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
+from headrace.declare.event import contract_of
 from headrace.http.serve import serve, signalled
 from headrace.kernel.errors import HeadraceError
+from headrace.kernel.run import recorder_added
+from headrace.serving.prediction_log import Prediction
+from headrace.serving.release import Release
 
 __all__ = ["main"]
 
@@ -53,11 +58,17 @@ def _ready() -> None:
 
 
 def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
-    from headrace.events import collector
+    from headrace.declare.project import load_project
+    from headrace.events.collector import Collector
+    from headrace.http.door import Door
 
-    with serve(collector.app(settings), settings.profile.host, port):
+    project = load_project(settings, without=["feast"])
+    log = logs.open(settings.log_url)
+    collector = Collector(project.contracts, log, settings.made_state() / "collector")
+    with serve(Door(collector, settings.profile.host), settings.profile.host, port):
         _ready()
         stop.wait()
+    log.close()
 
 
 def _console(settings: Settings, port: int, stop: threading.Event) -> None:
@@ -69,9 +80,24 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 
 
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
-    from headrace.flows.ingest import ingest_all
+    from headrace import lake as lakes
+    from headrace import lineage
+    from headrace.declare.project import load_project
+    from headrace.events.ingest import ingest_all
+    from headrace.features import online
+    from headrace.features.stream import OnlineSink
 
-    ingest_all(settings, stop=stop, ready=_ready)
+    project = load_project(settings, without=["feast"])
+    contracts = [*project.contracts.values(), contract_of(Prediction), contract_of(Release)]
+    log, store = logs.open(settings.log_url), online.open(settings.online_url)
+    with recorder_added(lineage.open(settings).recorder()):
+        _ready()
+        ingest_all(
+            contracts, log, lakes.open(settings), until_end=False, stop=stop,
+            sinks_of=lambda contract: [OnlineSink(project, contract, store)],
+        )  # fmt: skip
+    store.close()
+    log.close()
 
 
 _WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {

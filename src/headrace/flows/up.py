@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -23,17 +24,18 @@ from headrace.kernel.time import now
 
 __all__ = ["up"]
 
+_logger = logging.getLogger(__name__)
 _LOOK = 0.25  # seconds between two looks at what runs
 _START = 60.0  # seconds that a child has to come up
 
 
 def up(
     settings: Settings,
-    ready: Callable[[Up], None] = lambda up: None,
+    ready: Callable[[Up], None] | None = None,
     stop: threading.Event | None = None,
     *,
     build_every: timedelta | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = _logger.warning,
 ) -> None:
     """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends all that it began.
 
@@ -85,7 +87,8 @@ def up(
 
         stack.callback(running.forget, settings)
         state = written()
-        ready(state)
+        if ready is not None:
+            ready(state)
         builds = _Builds(settings, build_every, report)
         stack.callback(builds.end)
         while not stop.wait(_LOOK):
