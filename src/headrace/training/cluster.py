@@ -103,7 +103,7 @@ def _ray(settings: Settings) -> ModuleType:
     import ray
     from ray._private import worker
 
-    worker.print_to_stdstream = _heard  # type: ignore[assignment]
+    worker.print_to_stdstream = _heard
     if local:
         from ray._private import ray_constants
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]

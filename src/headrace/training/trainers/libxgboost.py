@@ -1,0 +1,105 @@
+"""XGBoost's C library, for prediction alone.
+
+Importing XGBoost's Python package takes seconds and some 150 MB, because it brings scikit-learn and
+scipy. A process that only predicts needs neither: it loads the package's library and calls the five
+functions of its documented C interface (https://xgboost.readthedocs.io/en/stable/c.html).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.kernel.errors import HeadraceError, Unavailable
+
+__all__ = ["Booster"]
+
+_PREDICT = (
+    b'{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": 0,'
+    b' "strict_shape": false, "cache_id": 0, "missing": NaN}'
+)
+_loading = threading.Lock()
+_library: ctypes.CDLL | None = None
+
+
+class Booster:
+    """A fitted booster. `predict` may be called by several threads at a time.
+
+    Args:
+        path: a model file as XGBoost's `save_model` writes it (`.ubj` or `.json`).
+        threads: how many threads one prediction uses. One is fastest for few rows.
+
+    Raises:
+        Unavailable: XGBoost is not installed.
+        HeadraceError: the file is no model.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self._library = _load()
+        self._handle = ctypes.c_void_p()
+        self._call("XGBoosterCreate", None, ctypes.c_uint64(0), ctypes.byref(self._handle))
+        self._call("XGBoosterLoadModel", self._handle, str(path).encode())
+        self._call("XGBoosterSetParam", self._handle, b"nthread", str(threads).encode())
+
+    def predict(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One number a row.
+
+        Args:
+            matrix: float32, C-contiguous, shape (n, features); NaN is a missing value.
+
+        Returns:
+            float32, shape (n,): what the objective gives, for `binary:logistic` a probability.
+        """
+        rows, columns = matrix.shape
+        address = matrix.__array_interface__["data"][0]
+        described = (
+            f'{{"data": [{address}, true], "shape": [{rows}, {columns}], "typestr": "<f4", "version": 3}}'
+        )
+        shape = ctypes.POINTER(ctypes.c_uint64)()
+        dimensions = ctypes.c_uint64()
+        result = ctypes.POINTER(ctypes.c_float)()
+        self._call(
+            "XGBoosterPredictFromDense",
+            self._handle,
+            described.encode(),
+            _PREDICT,
+            None,
+            ctypes.byref(shape),
+            ctypes.byref(dimensions),
+            ctypes.byref(result),
+        )
+        # The library owns the result and reuses it at this thread's next call.
+        return np.ctypeslib.as_array(result, (rows,)).copy()
+
+    def _call(self, function: str, *arguments: object) -> None:
+        if getattr(self._library, function)(*arguments) != 0:
+            said = self._library.XGBGetLastError().decode(errors="replace").strip()
+            raise HeadraceError(f"XGBoost: {said.splitlines()[0] if said else function + ' failed'}")
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle:
+            self._library.XGBoosterFree(handle)
+
+
+def _load() -> ctypes.CDLL:
+    global _library
+    with _loading:
+        if _library is None:
+            _library = ctypes.CDLL(str(_path()))
+            _library.XGBGetLastError.restype = ctypes.c_char_p
+    return _library
+
+
+def _path() -> Path:
+    found = importlib.util.find_spec("xgboost")  # finds it without importing it
+    for folder in (found and found.submodule_search_locations) or ():
+        for name in ("libxgboost.so", "libxgboost.dylib"):
+            if (path := Path(folder) / "lib" / name).is_file():
+                return path
+    raise Unavailable("XGBoost's library is not installed", remedy="pip install xgboost")

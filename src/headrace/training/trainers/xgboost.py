@@ -1,0 +1,183 @@
+"""XGBoost: how a model is fitted, kept in a folder, and loaded for prediction.
+
+A fitted model is a folder: `model.ubj` (the booster up to its best round) and `meta.json` (its
+columns and how text was encoded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from headrace.kernel.errors import HeadraceError
+from headrace.training.trainers.libxgboost import Booster
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["MODEL", "Encoding", "Meta", "Predictor", "fit", "load", "save"]
+
+MODEL = "model.ubj"
+META = "meta.json"
+
+
+class Encoding(msgspec.Struct, frozen=True):
+    """How a table of features becomes a matrix, learnt from the train part alone.
+
+    Attributes:
+        features: the columns, in the model's order.
+        categories: for each column of text, its values in the train part, sorted. A value's code is
+            its place; a value that the train part did not have is missing.
+    """
+
+    features: tuple[str, ...]
+    categories: dict[str, tuple[str, ...]] = {}
+
+    @staticmethod
+    def learnt(train: pl.DataFrame, features: Sequence[str]) -> Encoding:
+        """The encoding of these columns of the train part."""
+        import polars as pl
+
+        text = [name for name in features if train.schema[name] in (pl.String, pl.Categorical, pl.Enum)]
+        return Encoding(
+            tuple(features),
+            {name: tuple(train[name].cast(pl.String).drop_nulls().unique().sort()) for name in text},
+        )
+
+    def matrix(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
+        """The rows as float32, shape (rows, features), C-contiguous; null and unknown text are NaN."""
+        import polars as pl
+
+        columns = []
+        for name in self.features:
+            column = pl.col(name)
+            if name in self.categories:
+                values = list(self.categories[name])
+                column = column.cast(pl.String).replace_strict(values, range(len(values)), default=None)
+            columns.append(column.cast(pl.Float32).fill_null(float("nan")))
+        return np.ascontiguousarray(rows.select(columns).to_numpy(), dtype=np.float32)
+
+    def encoded(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """A matrix of values as they were looked up (objects where there is text) as float32."""
+        if matrix.dtype != object:
+            return np.ascontiguousarray(matrix, dtype=np.float32)
+        out = np.empty(matrix.shape, np.float32)
+        for place, name in enumerate(self.features):
+            column = matrix[:, place].tolist()
+            if name in self.categories:
+                code = {value: float(n) for n, value in enumerate(self.categories[name])}
+                out[:, place] = [code.get(value, np.nan) for value in column]
+            else:
+                out[:, place] = [np.nan if value is None else value for value in column]
+        return out
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What `meta.json` holds: the encoding, and how the booster was made."""
+
+    trainer: str = "xgboost"
+    encoding: Encoding
+    parameters: dict[str, Any]
+    rounds: int
+    base_rate: float
+
+
+class Predictor:
+    """A loaded model: numbers in, probabilities out. It needs neither XGBoost's Python package nor Ray.
+
+    Attributes:
+        meta: what the model says of itself.
+    """
+
+    def __init__(self, booster: Booster, meta: Meta) -> None:
+        self._booster = booster
+        self.meta = meta
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns of the matrix, in order."""
+        return self.meta.encoding.features
+
+    def predict(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The model's answer for each row.
+
+        Args:
+            matrix: shape (n, features), the columns in the order of `features`; floats with NaN where
+                a value is missing, or objects where some features are text.
+
+        Returns:
+            float64, shape (n,): the probability that the target is 1.
+
+        Raises:
+            HeadraceError: the matrix has another number of columns.
+        """
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
+            raise HeadraceError(
+                f"the model takes {len(self.features)} features; the matrix has the shape {matrix.shape}"
+            )
+        return self._booster.predict(self.meta.encoding.encoded(matrix)).astype(np.float64)
+
+
+def load(folder: Path) -> Predictor:
+    """The model in this folder, ready to predict with one thread.
+
+    Raises:
+        HeadraceError: the folder holds no model of this trainer.
+    """
+    try:
+        meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    except (OSError, msgspec.DecodeError) as error:
+        raise HeadraceError(f"there is no model: {error}", where=str(folder)) from error
+    return Predictor(Booster(folder / MODEL), meta)
+
+
+def save(folder: Path, booster: bytes, meta: Meta) -> None:
+    """Writes the model into the folder, which it makes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).write_bytes(booster)
+    (folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta, order="sorted"), indent=1))
+
+
+def fit(
+    train: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    parameters: Mapping[str, Any],
+    *,
+    rounds: int,
+    early_stopping: int,
+    threads: int = 1,
+    features: Sequence[str] | None = None,
+) -> tuple[bytes, int, npt.NDArray[np.float64]]:
+    """Fits a booster on the train part; the validation part says when to stop.
+
+    Args:
+        train, validation: matrix float32 (n, features) with NaN for missing, and target float32 (n,).
+        parameters: XGBoost's own.
+        rounds: the most rounds.
+        early_stopping: so many rounds without improvement on the validation part end the fit.
+        threads: how many threads XGBoost uses.
+        features: names of the columns, kept in the model.
+
+    Returns:
+        The booster cut after its best round, as bytes of its `.ubj` form; how many rounds that are;
+        and its answers on the validation part, float64 (n,).
+    """
+    import xgboost
+
+    names = None if features is None else list(features)
+    options = {"objective": "binary:logistic", "tree_method": "hist", **parameters, "nthread": threads}
+    data = xgboost.QuantileDMatrix(train[0], train[1], feature_names=names, nthread=threads)
+    held = xgboost.QuantileDMatrix(validation[0], validation[1], feature_names=names, ref=data, nthread=threads)
+    booster = xgboost.train(
+        options, data, rounds, evals=[(held, "validation")], early_stopping_rounds=early_stopping,
+        verbose_eval=False,
+    )  # fmt: skip
+    best = booster.best_iteration + 1
+    cut = booster[:best]
+    answers = cut.predict(held).astype(np.float64)
+    return bytes(cut.save_raw("ubj")), best, answers
