@@ -66,7 +66,7 @@ def settings_of(folder: Path) -> Settings:
 
 def ingest_once(folder: Path, begun: int) -> None:
     """Ingests what the log holds, in small commits; writes a byte to `begun` when it begins."""
-    ingest.BATCH, ingest.TRICKLE = 40, 0
+    ingest.BATCH, ingest.TRICKLE, ingest.KEEP = 60, 0, 40
     expiry.NEWEST, expiry._SLACK = 5, 2  # so that expiry is met every other commit
     contract = contract_of(Click)
     assert contract is not None

@@ -87,20 +87,20 @@ def test_killed_anywhere_every_event_counts_once(killer: Killer, tmp_path: Path)
 
     struck: Counter[str] = Counter()
     for point in POINTS:
-        more(700)
+        more(1_000)
         # The third time it is reached: after the first commits, with the next batch judged meanwhile.
         status = killer(tmp_path, fault=f"{point}:3")
         assert os.WIFSIGNALED(status), f"{point} was never reached"
         assert os.WTERMSIG(status) == signal.SIGKILL
         struck[point] += 1
     while struck["random"] < RANDOM:
-        more(150)
-        status = killer(tmp_path, delay=chance.uniform(0, 0.3))
+        more(120)
+        status = killer(tmp_path, delay=chance.uniform(0, 0.18))
         if os.WIFSIGNALED(status):
             struck["random"] += 1
         else:
             assert status == 0
-            more(1_000)  # it came to the end unharmed: more to do for the next
+            more(600)  # it came to the end unharmed: more to do for the next
     assert killer(tmp_path) == 0
     assert dict(struck) == {**dict.fromkeys(POINTS, 1), "random": RANDOM}
 
