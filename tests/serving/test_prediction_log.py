@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def on_log(topics):
-    return topics.read(TOPIC, {}, 100_000).values
+    return topics.read(TOPIC, {0: 0}, 100_000).values
 
 
 def test_a_living_replicas_file_is_shipped_as_it_grows(folder, topics):
@@ -46,7 +46,7 @@ def test_a_living_replicas_file_is_shipped_as_it_grows(folder, topics):
 
 
 def test_a_full_file_is_followed_by_the_next(folder, topics, monkeypatch):
-    monkeypatch.setattr(prediction_log, "_ROTATE", 100)
+    monkeypatch.setattr(prediction_log, "_ROTATE", 110)
     spool = Spool(folder)
     sent = [b"%03d" % n + b"x" * 40 for n in range(20)]
     for one in sent:

@@ -11,19 +11,9 @@ import signal
 import threading
 from collections import Counter
 
-__all__ = ["POINTS", "VARIABLE", "reach"]
+__all__ = ["VARIABLE", "reach"]
 
 VARIABLE = "HEADRACE_FAULT"
-
-POINTS = (
-    "ingest.before_data_file",
-    "ingest.after_data_file",
-    "ingest.before_commit",
-    "ingest.after_commit",
-    "ingest.before_next_batch",
-    "upkeep.expire",
-)
-"""The points of ingest and of the upkeep of its table, in the order in which a batch passes them."""
 
 _lock = threading.Lock()
 _reached: Counter[str] = Counter()

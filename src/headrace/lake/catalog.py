@@ -34,7 +34,7 @@ _PROPERTIES = {
 }
 
 
-def open(settings: Settings) -> Lake:
+def open(settings: Settings) -> Lake:  # noqa: A001
     """The lake of these settings: `catalog_url` decides between SQLite and REST.
 
     Object stores take their keys from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
@@ -133,7 +133,9 @@ class Lake:
             iceberg = self._catalog.load_table((self._namespace, name))
         return LakeTable(self._catalog, iceberg, self._where, self._folder)
 
-    def ensure(self, name: str, schema: pa.Schema, partition_by: PartitionBy = ()) -> LakeTable:
+    def ensure(
+        self, name: str, schema: pa.Schema, partition_by: PartitionBy = (), *, exact: bool = False
+    ) -> LakeTable:
         """The table of this name with at least these columns: made, or grown, where it must be.
 
         Several processes may do this at once. All columns are optional in storage.
@@ -142,10 +144,12 @@ class Lake:
             name: the table.
             schema: columns; int32 may later become int64, and float32 float64.
             partition_by: (column, `identity` or `day`) pairs; only a new table takes them.
+            exact: the table is about to be replaced whole: columns that are not in `schema` go, and
+                one that is stored with another type is made anew. Older snapshots keep theirs.
 
         Raises:
             ProjectError: a column is stored with another type, or the table is partitioned otherwise.
-            Conflict: others changed the table each time.
+            Unavailable: others changed the table each time.
         """
         wanted = iceberg_schema(schema, name)
         with failures(self._where, name):
@@ -156,16 +160,14 @@ class Lake:
             table = LakeTable(self._catalog, iceberg, self._where, self._folder)
             self._check_partitions(table, partition_by)
             for _ in range(_TRIES):
-                if fits(iceberg.schema(), wanted):
+                if fits(iceberg.schema(), wanted, exact=exact):
                     return table
                 try:
                     with iceberg.update_schema() as update:
-                        grow(update, iceberg.schema(), wanted, name)
+                        grow(update, iceberg.schema(), wanted, name, exact=exact)
                 except CommitFailedException:
                     iceberg = self._catalog.load_table((self._namespace, name))
-        raise Unavailable(
-            f"table {name} changed under us {_TRIES} times", where=self._where, remedy="Try again."
-        )
+        raise Unavailable(f"other writers kept changing table {name}", where=self._where, remedy="Try again.")
 
     def _made(self, name: str, schema: Any, partition_by: PartitionBy) -> Any:
         try:

@@ -18,7 +18,7 @@ from pyiceberg.transforms import DayTransform, IdentityTransform
 
 from headrace.kernel.errors import CallError
 
-__all__ = ["COMPACTED", "age", "day_field", "days_changed", "live_entries", "live_files"]
+__all__ = ["COMPACTED", "age", "day_field", "days_changed", "days_of", "live_entries", "live_files"]
 
 COMPACTED = "compacted-"
 _NAME = re.compile(rf"/{COMPACTED}(\d+)-[^/]*$")
@@ -88,6 +88,18 @@ def days_changed(
     # Without newer rows, a day has changed only by losing some: a compaction keeps their number.
     days |= {day for day, balance in rows.items() if balance}
     return {_EPOCH + timedelta(days=day) for day in days}
+
+
+def days_of(table: Any, column: str, snapshot: int, where: Mapping[str, object]) -> dict[date, int]:
+    """See LakeTable.days."""
+    place = day_field(table, column)
+    wanted = {_identity_field(table, name): value for name, value in where.items()}
+    rows: dict[int, int] = defaultdict(int)
+    for data_file in live_files(table, table.snapshot_by_id(snapshot)):
+        partition = data_file.partition
+        if partition[place] is not None and all(partition[i] == value for i, value in wanted.items()):
+            rows[partition[place]] += data_file.record_count
+    return {_EPOCH + timedelta(days=day): rows[day] for day in sorted(rows)}
 
 
 def _identity_field(table: Any, column: str) -> int:

@@ -15,13 +15,14 @@ from typing import Any
 
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.manifest import DataFile
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
 
-__all__ = ["BATCH", "Change", "commit", "discard", "without_retries"]
+__all__ = ["BATCH", "Change", "commit", "discard", "writing"]
 
 BATCH = "headrace.batch"
 _DEADLINE = 60.0  # seconds
@@ -95,7 +96,7 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
 def _try(table: Any, change: Change, batch: str) -> int:
     properties = change.properties(table)
     removed = change.removed(table) if change.removed is not None else []
-    transaction = without_retries(table).transaction()
+    transaction = writing(table).transaction()
     update = transaction.update_snapshot(snapshot_properties={**change.facts, BATCH: batch})
     producer = update.overwrite() if removed else update.merge_append()
     for data_file in removed:
@@ -109,10 +110,19 @@ def _try(table: Any, change: Change, batch: str) -> int:
     return int(producer.snapshot_id)
 
 
-def without_retries(table: Any, **properties: str) -> Any:
-    """The handle, with PyIceberg's own retries off and these properties on, in memory alone."""
-    changed = {**table.metadata.properties, "commit.retry.num-retries": "0", **properties}
-    table.metadata = table.metadata.model_copy(update={"properties": changed})
+def writing(table: Any, **properties: str) -> Any:
+    """The handle as a commit needs it, in memory alone: own retries off, these properties on, and of
+    the snapshots only the head: PyIceberg copies them all, a dozen times a commit.
+    """
+    metadata = table.metadata
+    head = metadata.current_snapshot()
+    changed = {
+        "properties": {**metadata.properties, "commit.retry.num-retries": "0", **properties},
+        "snapshots": [] if head is None else [head],
+        "snapshot_log": [],
+        "refs": {name: ref for name, ref in metadata.refs.items() if name == MAIN_BRANCH},
+    }
+    table.metadata = metadata.model_copy(update=changed)
     return table
 
 

@@ -64,7 +64,7 @@ def _sqlite(error: OperationalError, where: str) -> Unavailable:
         return Unavailable(
             "the catalog is locked by another process",
             where=where,
-            remedy="Wait for the process that holds it (a copy, a database browser?), or end it, and try again.",
+            remedy="End the process that holds it (a copy, a database browser?), and try again.",
         )
     return Unavailable(
         f"the catalog cannot be used: {reason}",

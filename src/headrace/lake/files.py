@@ -97,15 +97,15 @@ def _parts(rows: pa.Table, table: Any) -> Iterator[tuple[tuple[Any, ...], pa.Tab
     values: list[list[Any]] = []
     for field in spec.fields:
         column = rows.column(schema.find_column_name(field.source_id))
-        keys = _days(column) if isinstance(field.transform, DayTransform) else _whole(column)
-        encoded = pc.dictionary_encode(keys, null_encoding="encode")
+        keys: Any = _days(column) if isinstance(field.transform, DayTransform) else _whole(column)
+        encoded: Any = pc.dictionary_encode(keys, null_encoding="encode")
         values.append(encoded.dictionary.to_pylist())
         codes = codes * len(values[-1]) + np.asarray(encoded.indices)
     for code in np.unique(codes):
         yield _decoded(int(code), values), _where(rows, codes, code)
 
 
-def _days(column: pa.ChunkedArray) -> pa.Array:
+def _days(column: Any) -> Any:
     """Whole days since 1970 of a date or timestamp column, floored, as int32."""
     whole = _whole(column)
     if pa.types.is_date(whole.type):
@@ -114,7 +114,7 @@ def _days(column: pa.ChunkedArray) -> pa.Array:
     return pa.array((instants // DAY).astype(np.int32), mask=np.asarray(whole.is_null()))
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
+def _whole(column: Any) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
@@ -134,10 +134,11 @@ def _where(rows: pa.Table, codes: npt.NDArray[np.int64], code: np.int64) -> pa.T
 def _write(rows: pa.Table, table: Any, partition: tuple[Any, ...], prefix: str) -> DataFile:
     path = table.location_provider().new_data_location(f"{prefix}{new_id()}.parquet")
     output = table.io.new_output(path)
+    repeating: Any = _repeating(rows)
     with (
         output.create(overwrite=False) as stream,
         pq.ParquetWriter(
-            stream, rows.schema, compression="zstd", compression_level=1, use_dictionary=_repeating(rows),
+            stream, rows.schema, compression="zstd", compression_level=1, use_dictionary=repeating,
             store_decimal_as_integer=True,
         ) as writer,
     ):  # fmt: skip

@@ -107,10 +107,11 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
     return PartitionSpec(*fields)
 
 
-def grow(update: Any, have: Schema, want: Schema, table: str) -> None:
+def grow(update: Any, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
     """Stages on `update` (pyiceberg's UpdateSchema) what makes `have` hold the columns of `want`.
 
-    New columns are added, int grows to long and float to double. Columns that `want` lacks stay.
+    New columns are added, int grows to long and float to double. Columns that `want` lacks stay; with
+    `exact` they go, and a column of a type that cannot grow is made anew.
 
     Raises:
         ProjectError: a column would have to change to a type that its files cannot be read as.
@@ -123,16 +124,23 @@ def grow(update: Any, have: Schema, want: Schema, table: str) -> None:
         old = stored[field.name].field_type
         if (type(old), type(field.field_type)) in _WIDENS:
             update.update_column(field.name, field.field_type)
+        elif not _holds(old, field.field_type) and exact:
+            update.delete_column(field.name).add_column(field.name, field.field_type)
         elif not _holds(old, field.field_type):
             raise ProjectError(
                 f"column {field.name!r} is {old} in the lake and would become {field.field_type}",
                 where=f"table {table}",
                 remedy="Give the column with the new type a new name.",
             )
+    for name in stored.keys() - {field.name for field in want.fields}:
+        if exact:
+            update.delete_column(name)
 
 
-def fits(have: Schema, want: Schema) -> bool:
-    """Whether a table of schema `have` already holds every column of `want`."""
+def fits(have: Schema, want: Schema, *, exact: bool = False) -> bool:
+    """Whether a table of schema `have` already holds every column of `want`, and with `exact` no other."""
+    if exact and {f.name for f in have.fields} != {f.name for f in want.fields}:
+        return False
     stored = {field.name: field.field_type for field in have.fields}
     return all(f.name in stored and _holds(stored[f.name], f.field_type) for f in want.fields)
 

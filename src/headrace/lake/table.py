@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pyiceberg.table.update import (
 )
 from pyiceberg.transforms import DayTransform
 
-from headrace.kernel.errors import CallError, Conflict
+from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
 from headrace.lake import changes, expiry
 from headrace.lake.commit import Change, commit, discard
@@ -67,7 +67,8 @@ class LakeTable:
 
     def schema(self) -> pa.Schema:
         """The columns as they now are; instants are timestamp[us, UTC]."""
-        return schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
+        schema: pa.Schema = schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
+        return schema
 
     def partition_by(self) -> tuple[tuple[str, str], ...]:
         """(column, `identity` or `day`) pairs, as `ensure` takes them."""
@@ -149,6 +150,20 @@ class LakeTable:
         self.snapshot(until)
         return changes.days_changed(self.iceberg(), column, since, until, where or {})
 
+    def days(self, column: str, snapshot: int, where: Mapping[str, object] | None = None) -> dict[date, int]:
+        """The UTC days of `column` that a snapshot has rows for → how many, in order; from metadata alone.
+
+        Args:
+            column: the table must be partitioned by its day.
+            snapshot: which.
+            where: values of identity partition columns; others are not counted.
+
+        Raises:
+            CallError: no partition by that day, or no such snapshot.
+        """
+        self.snapshot(snapshot)
+        return changes.days_of(self.iceberg(), column, snapshot, where or {})
+
     def property(self, name: str) -> str | None:
         """A property of the table."""
         value = self.iceberg().properties.get(name)
@@ -193,29 +208,34 @@ class LakeTable:
             moved = {} if position is None else _moved(table, *position, self.name)
             return {**(properties or {}), **moved}
 
-        return self._commit(rows, facts, set_properties)
+        return self._commit([rows], facts, set_properties)
 
     def replace(
         self,
-        rows: pa.Table,
+        rows: pa.Table | Iterable[pa.Table],
         *,
         days: tuple[str, Collection[date]] | None = None,
         facts: Mapping[str, str] | None = None,
         properties: Mapping[str, str] | None = None,
+        expect: Mapping[str, str | None] | None = None,
     ) -> Snapshot:
         """Puts the rows in the place of all there are, or of exactly those of some days, at once.
 
         Args:
-            rows: as for `append`. A day of `days` for which they hold no row is empty afterwards.
+            rows: as for `append`; of several tables each is written before the next is asked for, and
+                an error in making one leaves all as it was. A day of `days` without rows is empty
+                afterwards.
             days: (column, its UTC days); the table must be partitioned by that column's day, and
                 every row must lie in one of them. Files of other days are not touched.
             facts, properties: as for `append`.
+            expect: properties that must still have these values (None: not be there).
 
         Raises:
             CallError: as for `append`; a row outside `days`; no partition by that day.
+            Conflict: a property is not as expected; nothing was written.
             Unavailable: the catalog is locked or away.
         """
-        wanted = None if days is None else {(day - _EPOCH).days for day in days[1]}
+        wanted = set() if days is None else {(day - _EPOCH).days for day in days[1]}
         where = None if days is None else changes.day_field(self.iceberg(), days[0])
 
         def removed(table: Any) -> list[DataFile]:
@@ -234,7 +254,18 @@ class LakeTable:
                         where=f"table {self.name}: day {data_file.partition[where]} since 1970",
                     )
 
-        return self._commit(rows, facts, lambda _: properties or {}, removed, check)
+        def set_properties(table: Any) -> Mapping[str, str]:
+            for name, value in (expect or {}).items():
+                if table.properties.get(name) != value:
+                    raise Conflict(
+                        f"another writer changed property {name!r}",
+                        where=f"table {self.name}",
+                        remedy="Look at the table again and start over.",
+                    )
+            return properties or {}
+
+        pieces = [rows] if isinstance(rows, pa.Table) else rows
+        return self._commit(pieces, facts, set_properties, removed, check)
 
     def set_properties(self, properties: Mapping[str, str]) -> None:
         """Sets properties of the table, without a snapshot."""
@@ -249,17 +280,19 @@ class LakeTable:
 
     def _commit(
         self,
-        rows: pa.Table,
+        pieces: Iterable[pa.Table],
         facts: Mapping[str, str] | None,
-        properties: Any,
-        removed: Any = None,
-        check: Any = None,
+        properties: Callable[[Any], Mapping[str, str]],
+        removed: Callable[[Any], list[DataFile]] | None = None,
+        check: Callable[[list[DataFile]], None] | None = None,
     ) -> Snapshot:
         table = self.iceberg()
         properties(table)  # a position that has moved is found before anything is written
         with failures(self._where, self.name):
-            files = write_files(conform(rows, table), table)
+            files: list[DataFile] = []
             try:
+                for rows in pieces:
+                    files += write_files(conform(rows, table), table)
                 if check is not None:
                     check(files)
                 made = commit(
@@ -267,7 +300,9 @@ class LakeTable:
                     Change(files, removed, properties, facts or {}),
                     where=f"table {self.name} in {self._where}",
                 )
-            except (Conflict, CallError):
+            except Unavailable:  # the commit may have happened, or happen yet
+                raise
+            except Exception:
                 discard(table, files)
                 raise
         expiry.as_it_goes(self._catalog, table)

@@ -10,6 +10,7 @@ A frame is a length and a CRC-32 (both little-endian, 4 bytes), then the predict
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -17,7 +18,7 @@ import threading
 import zlib
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -48,14 +49,14 @@ class Prediction(Struct, frozen=True):
         arm: the release's arm, such as `champion`.
         shadow: whether this is a shadow arm's copy, which answered nobody.
         at: when the features were looked up.
-        entity: the entity keys, as a JSON object.
-        request: the request's other fields, as a JSON object.
-        features: feature → value as the model saw it (null: missing), as a JSON object.
+        entity: the entity keys.
+        request: the request's other fields.
+        features: feature (`view__name`) → value as the model saw it; null: missing.
         score: the model's answer.
-        missing: the features that were missing, as a JSON array.
-        positions: view → the position its values carry, as a JSON object.
+        missing: the features that were missing.
+        positions: view → the position its values stand for.
         release: the id of the release in force.
-        answers: for a shadow's copy, the id of the prediction that was the answer.
+        answers: of a shadow's copy, the id of the prediction that was the answer.
     """
 
     id: str
@@ -64,12 +65,12 @@ class Prediction(Struct, frozen=True):
     arm: str
     shadow: bool
     at: datetime
-    entity: str
-    request: str
-    features: str
+    entity: dict[str, Any]
+    request: dict[str, Any]
+    features: dict[str, Any]
     score: float
-    missing: str
-    positions: str
+    missing: list[str]
+    positions: dict[str, Any]
     release: str
     answers: str | None = None
 
@@ -89,26 +90,25 @@ class Spool:
         self._lock = threading.Lock()
         self._open()
 
-    def append(self, prediction: bytes) -> None:
-        """Keeps one encoded prediction.
+    def append(self, *predictions: bytes) -> None:
+        """Keeps encoded predictions, all of them or none.
 
         Raises:
-            OSError: the disk does not take it.
-            ValueError: it is larger than 4 MiB.
+            OSError: the disk does not take them.
+            ValueError: one is larger than 4 MiB.
         """
-        if len(prediction) > _LARGEST:
-            raise ValueError(f"a prediction of {len(prediction)} bytes is too large to be kept")
-        frame = _HEAD.pack(len(prediction), zlib.crc32(prediction)) + prediction
+        if any(len(one) > _LARGEST for one in predictions):
+            raise ValueError(f"a prediction may have {_LARGEST} bytes at most")
+        frames = b"".join(_HEAD.pack(len(one), zlib.crc32(one)) + one for one in predictions)
         with self._lock:
-            if self._size + len(frame) > _ROTATE and self._size:
+            if self._size + len(frames) > _ROTATE and self._size:
                 os.close(self._file)
                 self._open()
-            written = os.write(self._file, frame)
-            self._size += written
-            if written != len(frame):  # a full disk: leave no half frame before the next one
-                self._size -= written
+            written = os.write(self._file, frames)
+            if written != len(frames):  # a full disk: leave no half frame before the next one
                 os.ftruncate(self._file, self._size)
-                raise OSError(28, "the spool's disk is full", str(self._folder))
+                raise OSError(errno.ENOSPC, "the spool's disk is full", str(self._folder))
+            self._size += written
 
     def close(self) -> None:
         """Closes the file; a shipper then takes and removes it."""

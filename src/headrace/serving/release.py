@@ -113,8 +113,7 @@ def make(
 def append(log: Log, release: Release) -> tuple[int, int]:
     """Puts the release in force. Durable on return: (log partition, offset) of its record."""
     log.create(TOPIC)
-    positions = log.append(TOPIC, [msgspec.json.encode(release)], [release.model.encode()])
-    return positions[0]
+    return log.append(TOPIC, [msgspec.json.encode(release)], [release.model.encode()])[0]
 
 
 def history(log: Log, model: str) -> list[Release]:
@@ -186,8 +185,9 @@ class Releases:
             return []
         identity = self._log.identity(TOPIC)
         if identity != self._identity:  # the topic was made again: its offsets start anew
-            self._identity, self._offsets = identity, {}
-        found = []
+            self._identity = identity
+            self._offsets = dict.fromkeys(range(self._log.partitions(TOPIC)), 0)
+        found: list[Release] = []
         while True:
             batch = self._log.read(TOPIC, self._offsets, _BATCH)
             if not batch.values:

@@ -1,0 +1,60 @@
+"""Why an event is refused: the decoder's errors as code, field and reason."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import msgspec
+
+__all__ = ["Reason", "reason_of"]
+
+LONGEST = 300  # an error may quote the event, and an event may be megabytes long
+
+_PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$", re.DOTALL)
+_FIELD = re.compile(r"\.([^.\[]+)")
+_NAMED = re.compile(r"(?:required|unknown) field `(.*)`", re.DOTALL)
+
+
+class Reason(NamedTuple):
+    """One refusal: its code, the first field that is broken (None: the whole event), and why."""
+
+    code: str
+    field: str | None
+    reason: str
+
+
+def reason_of(error: Exception) -> Reason:
+    """The reason that an error of msgspec's JSON decoder stands for."""
+    if isinstance(error, UnicodeDecodeError):
+        return Reason("bad_utf8", None, str(error)[:LONGEST])
+    if isinstance(error, RecursionError):
+        return Reason("too_deep", None, "it is nested too deeply")
+    text = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return Reason("not_json", None, text[:LONGEST])
+    place = _PLACE.search(text)
+    named = _NAMED.search(text)
+    path = place.group(1) if place else ""
+    top = _FIELD.match(path)
+    field = top.group(1) if top else named.group(1) if named else None
+    what = text[: place.start()] if place else text
+    inside = f" (at {path[:80]})" if top and path != top.group() else ""
+    return Reason(_code(what), None if field is None else field[:LONGEST], what[:LONGEST] + inside)
+
+
+def _code(what: str) -> str:
+    if what.startswith("Object missing required field"):
+        return "missing"
+    if what.startswith("Object contains unknown field"):
+        return "extra"
+    if what.startswith(("Invalid enum value", "Invalid value")):
+        return "unknown_value"
+    if "timezone" in what:
+        return "naive_time"
+    if what.startswith(("Invalid RFC3339", "Invalid ISO8601")):
+        return "bad_time"
+    if "out of range" in what or " of length " in what or "matching regex" in what or "multiple of" in what:
+        return "out_of_range"
+    # "Expected `float` > 0.0" speaks of the value, "Expected `float`, got `str`" of its type.
+    return "out_of_range" if re.match(r"Expected `[^`]+` [<>]", what) else "wrong_type"

@@ -1,0 +1,163 @@
+"""Requests the collector has seen: a request repeated under its Idempotency-Key is answered again, not
+appended again, also where the collector was killed between the append and the answer.
+
+The log and this file are two stores, so no transaction spans them. Instead the intent is written
+first: the key and where the topic then ended. The events carry the key in a header. A key that has an
+intent and no answer is looked for on the log from there on: found, it was appended; else it was not.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from headrace.http.answer import HttpError
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.time import now_micros
+from headrace.lineage.process import alive, mark
+from headrace.log import Log
+
+__all__ = ["HEADER", "Answered", "Key", "Requests"]
+
+HEADER = "headrace.request"
+"""The header of the events that a request with an Idempotency-Key appended: its key's digest."""
+
+Positions = list[tuple[int, int]]
+_DAY = 86_400_000_000
+_READ = 10_000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS request (
+  topic TEXT NOT NULL, key BLOB NOT NULL, body BLOB NOT NULL, log TEXT NOT NULL, ends BLOB NOT NULL,
+  events INTEGER NOT NULL, process TEXT NOT NULL, at INTEGER NOT NULL, answer BLOB,
+  PRIMARY KEY (topic, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS request_at ON request (at);
+"""
+
+
+class Key(Struct, frozen=True):
+    """A request's Idempotency-Key and what it came with, as digests."""
+
+    key: bytes
+    body: bytes
+
+    @staticmethod
+    def of(key: bytes, query: bytes, body: bytes) -> Key:
+        """The key of a request with this query string and body."""
+        return Key(sha256(key).digest(), sha256(query + b"\n" + body).digest())
+
+
+class Answered(Struct, frozen=True):
+    """What the first request under a key was answered."""
+
+    answer: bytes
+
+
+class Requests:
+    """The requests of one day, in a SQLite file. To be used by one thread at a time.
+
+    Args:
+        path: the file; made (0600) if it was not there.
+        log: where the events go.
+    """
+
+    def __init__(self, path: Path, log: Log) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        self._log = log
+        self._process = mark()
+        self._db = sqlite3.connect(path, timeout=20, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.executescript(_SCHEMA)
+
+    def known(self, topic: str, key: Key) -> Answered | Positions | None:
+        """What became of an earlier request under this key: its answer, or the positions of its events
+        where it was appended but its answer is not known, or None where it is new.
+
+        Raises:
+            HttpError: 422 where the key came with another body, 409 where it is being dealt with.
+        """
+        with _available():
+            row = self._db.execute(
+                "SELECT body, log, ends, events, process, answer FROM request"
+                " WHERE topic = ? AND key = ? AND at > ?",
+                [topic, key.key, now_micros() - _DAY],
+            ).fetchone()
+        if row is None:
+            return None
+        body, log, ends, events, process, answer = row
+        if body != key.body:
+            raise HttpError(
+                422, "key_reused", "This Idempotency-Key came with another request.", field="Idempotency-Key"
+            )
+        if answer is not None:
+            return Answered(answer)
+        if process != self._process and alive(process):
+            raise HttpError(
+                409, "in_progress", "The first request under this key is being dealt with.",
+                headers={"Retry-After": "1"},
+            )  # fmt: skip
+        if log != self._log.identity(topic):
+            return None
+        return self._found(topic, key.key, msgspec.json.decode(ends, type=dict[int, int]), events)
+
+    def intend(self, topic: str, keys: Sequence[tuple[Key, int]]) -> None:
+        """Writes, durably, that requests of so many events are about to be appended."""
+        ends = msgspec.json.encode(self._log.end(topic))
+        log, at = self._log.identity(topic), now_micros()
+        self._commit(
+            "INSERT OR REPLACE INTO request VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            [(topic, k.key, k.body, log, ends, events, self._process, at) for k, events in keys],
+            durable=True,
+        )
+
+    def answered(self, topic: str, answers: Sequence[tuple[Key, bytes]]) -> None:
+        """Keeps answers. They need not outlive a power cut: the log tells what was appended."""
+        self._commit(
+            "UPDATE request SET answer = ? WHERE topic = ? AND key = ?",
+            [(answer, topic, key.key) for key, answer in answers],
+            durable=False,
+        )
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def _commit(self, statement: str, rows: list[tuple[object, ...]], *, durable: bool) -> None:
+        with _available():
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute("DELETE FROM request WHERE at < ?", [now_micros() - _DAY])
+                self._db.executemany(statement, rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _found(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
+        """The positions of the events with this key on the log from these offsets on; None: not there."""
+        positions: list[tuple[int, int]] = []
+        offsets = ends
+        while batch := self._log.read(topic, offsets, _READ):
+            if len(batch) == 0:
+                break
+            for at, headers in enumerate(batch.headers):
+                if headers and headers.get(HEADER) == key:
+                    positions.append((int(batch.partitions[at]), int(batch.offsets[at])))
+            offsets = batch.next
+        return positions if len(positions) == events else None
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the requests of the last day cannot be read or written: {error}") from error

@@ -1,0 +1,135 @@
+"""Answering: from requests to predictions. Each is kept in the spool before it is an answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace.http.answer import HttpError
+from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.ids import new_id
+from headrace.kernel.time import from_micros, now_micros
+from headrace.serving.metrics import Metrics
+from headrace.serving.models import Loaded, Served
+from headrace.serving.prediction_log import Prediction, Spool
+from headrace.serving.release import Arm
+
+__all__ = ["Answering"]
+
+_log = logging.getLogger("headrace.serving")
+_encode = msgspec.json.Encoder().encode
+
+
+class Answering:
+    """Predicts, counts and keeps. Its methods may be called from several threads.
+
+    Args:
+        spool: the folder that predictions are kept in.
+
+    Attributes:
+        metrics: what was answered.
+    """
+
+    def __init__(self, spool: Path) -> None:
+        self._spool = Spool(spool)
+        self.metrics = Metrics()
+
+    def close(self) -> None:
+        """Completes the spool file."""
+        self._spool.close()
+
+    def predicted(
+        self, served: Served, requests: Sequence[Mapping[str, Any]], explain: bool
+    ) -> list[dict[str, Any]]:
+        """Answers in the order of the requests; every one is in the spool when this returns."""
+        if len(requests) == 1:
+            arm, loaded = served.arm(requests[0])
+            predictions = self._scored(served, arm, loaded, requests)
+        else:
+            groups: dict[str, tuple[Arm, Loaded, list[int]]] = {}
+            for place, request in enumerate(requests):
+                arm, loaded = served.arm(request)
+                groups.setdefault(arm.name, (arm, loaded, []))[2].append(place)
+            placed: dict[int, Prediction] = {}
+            for arm, loaded, places in groups.values():
+                scored = self._scored(served, arm, loaded, [requests[place] for place in places])
+                placed.update(zip(places, scored, strict=True))
+            predictions = [placed[place] for place in range(len(requests))]
+        self._keep(predictions)
+        answers = []
+        for one in predictions:
+            answer: dict[str, Any] = {
+                "id": one.id,
+                "model": one.model,
+                "version": one.version,
+                "arm": one.arm,
+                "score": one.score,
+                "missing": one.missing,
+            }
+            if explain:
+                answer["features"] = one.features
+            answers.append(answer)
+        return answers
+
+    def _scored(
+        self,
+        served: Served,
+        arm: Arm,
+        loaded: Loaded,
+        requests: Sequence[Mapping[str, Any]],
+        answered: Sequence[str] | None = None,
+    ) -> list[Prediction]:
+        """One arm's predictions. `answered`: for a shadow, the ids of the answers they are copies of."""
+        at = now_micros()
+        found = loaded.lookup.features(requests, at)
+        if loaded.plan.missing == "refuse" and any(found.missing):
+            missing = sorted({name for names in found.missing for name in names})
+            raise HttpError(
+                422,
+                "missing_features",
+                f"The model refuses to answer without {', '.join(missing)}.",
+                more={"missing": missing},
+            )
+        scores = loaded.predictor.predict(found.matrix).tolist()
+        moment, model, entities = from_micros(at), served.release.model, served.entities
+        predictions = []
+        for place, (request, values) in enumerate(zip(requests, found.matrix.tolist(), strict=True)):
+            missing = found.missing[place]
+            self.metrics.predicted(model, arm.version, arm.name, missing)
+            predictions.append(
+                Prediction(
+                    id=new_id(),
+                    model=model,
+                    version=arm.version,
+                    arm=arm.name,
+                    shadow=arm.shadow,
+                    at=moment,
+                    entity={key: request[key] for key in request if key in entities},
+                    request={key: request[key] for key in request if key not in entities},
+                    features=dict(zip(loaded.columns, values, strict=True)),
+                    score=scores[place],
+                    missing=missing,
+                    positions=found.positions[place],
+                    release=served.release.id,
+                    answers=None if answered is None else answered[place],
+                )
+            )
+        return predictions
+
+    def _keep(self, predictions: Sequence[Prediction]) -> None:
+        try:
+            self._spool.append(*(_encode(one) for one in predictions))
+        except (OSError, ValueError) as error:  # an answer that nobody could trace is not given
+            raise Unavailable(f"the prediction cannot be kept: {error}") from error
+
+    def shadowed(self, served: Served, requests: Sequence[Mapping[str, Any]], answered: Sequence[str]) -> None:
+        for arm, loaded in served.shadows:
+            try:
+                self._keep(self._scored(served, arm, loaded, requests, answered))
+            except (HeadraceError, HttpError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                self.metrics.shadow_failed()
+                _log.warning("shadow %s of %s: %s", arm.version, served.release.model, error)

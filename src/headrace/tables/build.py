@@ -1,0 +1,269 @@
+"""The build of one table: compute what is stale, audit it, publish it in one commit."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from headrace.declare.project import Project
+from headrace.declare.table import Day, Table
+from headrace.kernel.errors import HeadraceError, ProjectError, Refused
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.run import Dataset, run
+from headrace.kernel.time import from_micros
+from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.tables.audit import audited
+from headrace.tables.plan import ONE_DAY, Plan, stale_days
+from headrace.tables.read import CLOCK, Input, between, read_input
+
+__all__ = ["Built", "build_table"]
+
+_ROWS = 2_000_000  # input rows that are held at once
+
+
+class Built(msgspec.Struct, frozen=True):
+    """What a build made.
+
+    Attributes:
+        name: the table.
+        snapshot: the snapshot that readers now get.
+        days: the days that were made; None: the whole table.
+        rows: how many rows the table has.
+        inputs: input → its snapshot, or its files' digest.
+        skipped: nothing was to be done.
+        because: why it was stale.
+    """
+
+    name: str
+    snapshot: int
+    days: list[date] | None
+    rows: int
+    inputs: dict[str, SnapshotPosition | str]
+    skipped: bool
+    because: list[str] = []
+
+
+def build_table(
+    project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
+) -> Built:
+    """Brings one table up to date: makes its stale days (or all of it), audits them, publishes them.
+
+    The commit carries what the table was made from, so a build that is killed at any point leaves the
+    old table or the new one, and the next build knows which.
+
+    Args:
+        project, lake: where it lives.
+        table: the declared table.
+        code: the fingerprint of its code; another one makes all of it stale.
+        at: input table → the snapshot to read; those not named are read at their newest.
+
+    Raises:
+        CallError: a table that it reads is not there.
+        ProjectError: the function failed, or gave something else than a frame.
+        Refused: the audit said no; the table is as it was.
+        Conflict: another build of the table was faster.
+        Unavailable: the catalog is locked or away.
+    """
+    plan = stale_days(project, lake, table, code=code, at=at)
+    inputs = {one.name: one.version for one in plan.inputs}
+    if not plan.stale:
+        made = lake.table(table.name)
+        if any(made.property(name) != value for name, value in plan.properties(code).items()):
+            made.set_properties(plan.properties(code))
+        head = made.head()
+        assert head is not None
+        return Built(table.name, head.id, [], head.rows, inputs, skipped=True)
+    with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
+        _pin_inputs(lake, plan)
+        snapshot, schema = _publish(project, lake, table, plan, code)
+        _unpin_older(lake, plan)
+        days = None if plan.whole else plan.days
+        facts = {"rows": snapshot.rows, "schema": {f.name: str(f.type) for f in schema}}
+        this.output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
+        this.fact(days=None if days is None else len(days), because=plan.because)
+    return Built(table.name, snapshot.id, days, snapshot.rows, inputs, skipped=False, because=plan.because)
+
+
+def _dataset(project: Project, one: Input) -> Dataset:
+    if isinstance(one.version, SnapshotPosition):
+        return Dataset("table", one.name, one.version)
+    return Dataset("file", project.sources[one.name].path, facts={"digest": one.version})
+
+
+def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) -> tuple[Snapshot, pa.Schema]:
+    """Computes, audits and commits; the table is made, or its columns are, with the first rows."""
+    pieces = _pieces(project, lake, table, plan)
+    first = next(pieces)
+    partition_by = () if table.partition_by is None else ((table.partition_by.column, "day"),)
+    made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)  # type: ignore[arg-type]
+    properties = plan.properties(code)
+    facts = dict(properties) if plan.clock is None else {**properties, CLOCK: str(plan.clock)}
+    days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
+    snapshot = made.replace(
+        _chained(first, pieces), days=days, facts=facts, properties=properties, expect=plan.expect
+    )
+    return snapshot, first.schema
+
+
+def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    yield first
+    yield from rest
+
+
+def _pieces(project: Project, lake: Lake, table: Table, plan: Plan) -> Iterator[pa.Table]:
+    """The audited rows, a group of days at a time; at least one table, be it empty."""
+    frames = [
+        read_input(project, lake, one, version.snapshot)
+        for one, version in zip(project.inputs(table), plan.inputs, strict=True)
+    ]
+    options = _options(table, plan)
+    if table.partition_by is None or not plan.days:
+        lazy = _called(table, frames, options)
+        yield _arrow(audited(table, _collected(table, [lazy])[0]))
+        return
+    for group in _groups(plan, table.partition_by):
+        rows = _days(table, table.partition_by, plan, frames, options, group)
+        yield _arrow(audited(table, rows))
+
+
+def _options(table: Table, plan: Plan) -> dict[str, datetime]:
+    if not table.takes_now:
+        return {}
+    if plan.clock is None:
+        raise ProjectError(
+            "it takes `now`, but nothing that it reads has a clock",
+            where=str(table.place),
+            remedy="`now` is the latest arrival of a topic: read one, or a table made from one.",
+        )
+    return {"now": from_micros(plan.clock)}
+
+
+def _groups(plan: Plan, day: Day) -> Iterator[list[date]]:
+    """Neighbouring days, as many as keep the input rows held at once within bounds."""
+    group: list[date] = []
+    for this in plan.days or []:
+        wider = [*group, this]
+        if group and (this - group[-1] > ONE_DAY or _rows_read(plan, day, wider) > _ROWS):
+            yield group
+            wider = [this]
+        group = wider
+    if group:
+        yield group
+
+
+def _rows_read(plan: Plan, day: Day, group: Sequence[date]) -> int:
+    first, last = group[0] - day.before, group[-1] + day.after
+    return sum(rows for d, rows in plan.rows.items() if first <= d <= last)
+
+
+def _days(
+    table: Table,
+    day: Day,
+    plan: Plan,
+    frames: Sequence[pl.LazyFrame],
+    options: Mapping[str, datetime],
+    group: list[date],
+) -> pl.DataFrame:
+    """The rows of neighbouring output days.
+
+    Each day is made from its own input days alone, whichever others are made beside it: so a build in
+    steps gives the same rows as one from scratch. Only a rowwise table may be made in one go.
+    """
+
+    def read(first: date, last: date, sources: Sequence[pl.LazyFrame]) -> list[pl.LazyFrame]:
+        return [
+            frame
+            if one.day_column is None
+            else between(frame, one.day_column, first - day.before, last + day.after)
+            for frame, one in zip(sources, plan.inputs, strict=True)
+        ]
+
+    if table.rowwise:
+        lazies = [_called(table, read(group[0], group[-1], frames), options)]
+        made = _collected(table, lazies)[0]
+        return _of_days(table, day, made, group)
+    held = [f.lazy() for f in _collected(table, read(group[0], group[-1], frames))]
+    lazies = [_called(table, read(one, one, held), options) for one in group]
+    return pl.concat(
+        _of_days(table, day, made, [one]) for one, made in zip(group, _collected(table, lazies), strict=True)
+    )
+
+
+def _of_days(table: Table, day: Day, rows: pl.DataFrame, group: list[date]) -> pl.DataFrame:
+    where = f"table {table.name} ({table.place})"
+    if day.column not in rows.columns:
+        raise ProjectError(
+            f"it is partitioned by {day.column!r}, which its function does not give",
+            where=where,
+            remedy=f"It gives {', '.join(rows.columns)}.",
+        )
+    lost = rows[day.column].null_count()
+    if lost:
+        raise Refused(
+            f"{lost:,} of {rows.height:,} rows have no {day.column!r}, so they belong to no day",
+            where=where,
+            remedy="Fill it, or leave such rows out.",
+        )
+    return between(rows.lazy(), day.column, group[0], group[-1]).collect()
+
+
+def _called(table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]) -> pl.LazyFrame:
+    try:
+        made: Any = table.function(*frames, **options)
+    except HeadraceError:
+        raise
+    except Exception as error:
+        raise _failed(table, error) from error
+    if isinstance(made, pl.DataFrame):
+        return made.lazy()
+    if not isinstance(made, pl.LazyFrame):
+        raise ProjectError(f"it gave a {type(made).__name__}, not a polars LazyFrame", where=str(table.place))
+    return made
+
+
+def _collected(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.DataFrame]:
+    try:
+        return pl.collect_all(frames)
+    except Exception as error:
+        raise _failed(table, error) from error
+
+
+def _failed(table: Table, error: Exception) -> ProjectError:
+    """User code failed: where in the project's file, and what it said."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
+    place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
+    said = str(error).partition("\n\nResolved plan")[0]
+    return ProjectError(f"{table.name} failed: {type(error).__name__}: {said}", where=place)
+
+
+def _arrow(rows: pl.DataFrame) -> pa.Table:
+    return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+# --- pins: an input stays until the next build has been published --------------------------------
+
+
+def _pin(table: str, snapshot: int) -> str:
+    return f"input-of-{table}-{snapshot}"
+
+
+def _pin_inputs(lake: Lake, plan: Plan) -> None:
+    for one in plan.inputs:
+        if one.snapshot is not None:
+            lake.table(one.name).pin(_pin(plan.table, one.snapshot), one.snapshot)
+
+
+def _unpin_older(lake: Lake, plan: Plan) -> None:
+    for one in plan.inputs:
+        if one.snapshot is None:
+            continue
+        read: LakeTable = lake.table(one.name)
+        for name, snapshot in read.pins().items():
+            if name == _pin(plan.table, snapshot) and snapshot != one.snapshot:
+                read.unpin(name)

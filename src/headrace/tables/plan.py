@@ -1,0 +1,188 @@
+"""What of a table is stale, and why; found without reading a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+
+import msgspec
+
+from headrace.declare.project import Project
+from headrace.declare.table import Day, Table
+from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
+from headrace.kernel.time import from_micros
+from headrace.lake import Lake, LakeTable
+from headrace.tables.read import Input, Readable, good_rows, input_name, newest
+
+__all__ = ["CODE", "INPUT", "MADE_AT", "Plan", "stale_days"]
+
+CODE = "headrace.code"
+INPUT = "headrace.input."
+MADE_AT = "headrace.clock"
+ONE_DAY = timedelta(days=1)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a build of one table would do.
+
+    Attributes:
+        table: its name.
+        days: the output days to make, in order; None where it is not partitioned by day. Empty: none.
+        whole: whether all of it is made again, so that what was there before goes.
+        because: why it is stale, one sentence each; empty where nothing is to be done.
+        inputs: what it would read.
+        clock: the inputs' clock, microseconds since 1970: what a function's `now` becomes.
+        expect: the properties this plan was made from; the commit is refused where they have changed.
+        rows: input rows a day, over all inputs that are partitioned by day.
+    """
+
+    table: str
+    days: list[date] | None
+    whole: bool
+    because: list[str]
+    inputs: list[Input]
+    clock: int | None
+    expect: dict[str, str | None]
+    rows: dict[date, int] = {}
+
+    @property
+    def stale(self) -> bool:
+        """Whether there is anything to make."""
+        return self.whole or bool(self.days)
+
+    def properties(self, code: str) -> dict[str, str]:
+        """What the table's properties say once this plan is carried out."""
+        said = {f"{INPUT}{one.name}": _text(one.version) for one in self.inputs}
+        if self.clock is not None:
+            said[MADE_AT] = str(self.clock)
+        return {**said, CODE: code}
+
+
+def stale_days(
+    project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
+) -> Plan:
+    """What of the table must be made, and why.
+
+    Args:
+        project, lake: where it lives.
+        table: the declared table.
+        code: the fingerprint of its code.
+        at: input table → the snapshot to read; those not named are read at their newest.
+
+    Raises:
+        CallError: a table that it reads is not there.
+        ProjectError: a source's files are not there.
+    """
+    reads = project.inputs(table)
+    inputs = [newest(project, lake, one, (at or {}).get(input_name(one))) for one in reads]
+    clocks = [one.clock for one in inputs if one.clock is not None]
+    clock = min(clocks) if clocks else None
+    made = lake.table(table.name) if lake.exists(table.name) else None
+    names = [CODE, MADE_AT, *(f"{INPUT}{one.name}" for one in inputs)]
+    expect = {name: None if made is None else made.property(name) for name in names}
+    day = table.partition_by
+    rows: dict[date, int] = {}
+    if day is not None:
+        for one, declared in zip(inputs, reads, strict=True):
+            if one.day_column is not None and one.snapshot is not None:
+                found = lake.table(one.name).days(one.day_column, one.snapshot, good_rows(declared))
+                rows = {d: rows.get(d, 0) + found.get(d, 0) for d in rows.keys() | found.keys()}
+    because = _whole(made, code, expect, inputs, partitioned=day is not None)
+    if day is None:
+        return Plan(table.name, None, bool(because), because, inputs, clock, expect)
+    every = _spread(rows, day)
+    if not because:
+        days, because = _changed(lake, table, day, reads, inputs, expect, clock, every)
+        if days is not None:
+            return Plan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
+    return Plan(table.name, sorted(every), True, because, inputs, clock, expect, rows)
+
+
+def _whole(
+    made: LakeTable | None,
+    code: str,
+    expect: Mapping[str, str | None],
+    inputs: list[Input],
+    *,
+    partitioned: bool,
+) -> list[str]:
+    """Why all of the table is stale, if it is."""
+    if made is None or made.head() is None or expect[CODE] is None:
+        return ["it was never made"]
+    if expect[CODE] != code:
+        return ["its code changed"]
+    return [
+        f"{one.name} changed"
+        for one in inputs
+        if expect[f"{INPUT}{one.name}"] != _text(one.version)
+        and not (partitioned and one.day_column is not None)
+    ]
+
+
+def _changed(
+    lake: Lake,
+    table: Table,
+    day: Day,
+    reads: Sequence[Readable],
+    inputs: list[Input],
+    expect: Mapping[str, str | None],
+    clock: int | None,
+    every: set[date],
+) -> tuple[set[date] | None, list[str]]:
+    """The output days that are stale (None: all), and why."""
+    days: set[date] = set()
+    because = []
+    for one, declared in zip(inputs, reads, strict=True):
+        before = expect[f"{INPUT}{one.name}"]
+        if one.snapshot is None or one.day_column is None or before == _text(one.version):
+            continue
+        changed = lake.table(one.name).days_changed(
+            one.day_column,
+            _snapshot(before),
+            one.snapshot,
+            good_rows(declared),
+        )
+        if changed is None:
+            return None, [f"{one.name} changed, and what it was made from is no longer known"]
+        if changed:
+            because.append(f"{one.name} changed on {_spell(changed)}")
+        days |= _spread(changed, day)
+    then = expect[MADE_AT]
+    if table.takes_now and clock is not None and then is not None and int(then) != clock:
+        still_open = {d for d in every if _closes(d, day) > from_micros(int(then))}
+        if still_open - days:
+            because.append(f"{_spell(still_open)} was still open")
+        days |= still_open
+    return days, because
+
+
+def _closes(output_day: date, day: Day) -> datetime:
+    """When nothing that comes in time can change an output day any more."""
+    return datetime.combine(output_day, time(), UTC) + ONE_DAY + day.after
+
+
+def _spread(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
+    """The output days that read any of these input days."""
+    return {
+        d + timedelta(days=n)
+        for d in input_days
+        for n in range(-(day.after // ONE_DAY), day.before // ONE_DAY + 1)
+    }
+
+
+def _snapshot(text: str | None) -> int | None:
+    if text is None or text.startswith("sha256:"):
+        return None
+    position = decode_position(text)
+    return position.snapshot_id if isinstance(position, SnapshotPosition) else None
+
+
+def _text(version: SnapshotPosition | str) -> str:
+    return version if isinstance(version, str) else encode_position(version)
+
+
+def _spell(days: set[date]) -> str:
+    ordered = sorted(days)
+    if len(ordered) <= 3:
+        return ", ".join(str(d) for d in ordered)
+    return f"{len(ordered)} days, {ordered[0]} to {ordered[-1]}"

@@ -1,0 +1,195 @@
+"""What a table reads: a topic's good rows, another table, or files; and which version of it."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from headrace.declare.event import Contract
+from headrace.declare.project import Project
+from headrace.declare.source import Source
+from headrace.declare.table import Table
+from headrace.kernel.errors import CallError, ProjectError
+from headrace.kernel.position import SnapshotPosition
+from headrace.lake import Lake, LakeTable, Snapshot
+
+__all__ = [
+    "CLOCK",
+    "Input",
+    "Readable",
+    "between",
+    "digest_of",
+    "good_rows",
+    "input_name",
+    "newest",
+    "read_input",
+    "source_files",
+]
+
+CLOCK = "headrace.arrived_at"  # in a snapshot's summary: the latest arrival so far, in microseconds
+_LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
+
+Readable = Contract | Source | Table
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One thing that a table reads, at one version.
+
+    Attributes:
+        name: the table in the lake, or the source.
+        version: the snapshot, or the digest of the files (`sha256:...`).
+        day_column: the column by whose UTC day it is partitioned, or None.
+        clock: the latest arrival it knows of, in microseconds since 1970, or None.
+    """
+
+    name: str
+    version: SnapshotPosition | str
+    day_column: str | None = None
+    clock: int | None = None
+
+    @property
+    def snapshot(self) -> int | None:
+        """The snapshot's id, or None for files."""
+        return self.version.snapshot_id if isinstance(self.version, SnapshotPosition) else None
+
+
+def input_name(one: Readable) -> str:
+    """The name of the input's table in the lake, or of the source."""
+    return one.table if isinstance(one, Contract) else one.name
+
+
+def good_rows(one: Readable) -> dict[str, object]:
+    """The partition values that a table's function may see of this input."""
+    return {"_valid": True} if isinstance(one, Contract) else {}
+
+
+def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> Input:
+    """The input as it now is, or at a snapshot.
+
+    Raises:
+        CallError: its table is not there, or holds no snapshot yet.
+        ProjectError: a source's files are not there.
+    """
+    if isinstance(one, Source):
+        return Input(one.name, digest_of(project, one))
+    table = lake.table(input_name(one))
+    found = table.head() if snapshot is None else table.snapshot(snapshot)
+    if found is None:
+        raise CallError(
+            f"table {table.name!r} has no rows yet",
+            remedy="headrace ingest fills a topic's table, headrace build the others.",
+        )
+    if isinstance(one, Contract):
+        column: str | None = one.time
+    else:
+        column = None if one.partition_by is None else one.partition_by.column
+    return Input(table.name, SnapshotPosition(table.name, found.id), column, _clock(table, found))
+
+
+def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
+    if CLOCK in snapshot.summary:
+        return int(snapshot.summary[CLOCK])
+    # Another engine's commit does not carry it on: the last one before it that had it tells.
+    known = [s for s in table.history() if CLOCK in s.summary and s.at <= snapshot.at]
+    return int(known[-1].summary[CLOCK]) if known else None
+
+
+def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> pl.LazyFrame:
+    """The rows of an input, not yet read.
+
+    A topic gives its good rows: the contract's fields in their order, then `_log_partition` (Int32),
+    `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC). The order of rows is not fixed.
+
+    Args:
+        project: whose files a source means.
+        lake: where tables are.
+        one: a contract, a source or a table.
+        snapshot: of a table or topic; default the newest.
+
+    Raises:
+        CallError: there is no such table or snapshot.
+        ProjectError: a source's files are not there.
+    """
+    if isinstance(one, Source):
+        return _files(project, one)
+    table = lake.table(input_name(one))
+    frame = table.scan(snapshot)
+    if isinstance(one, Table):
+        return frame
+    stored = frame.collect_schema()
+    now = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
+    columns = [*(f.name for f in msgspec.structs.fields(one.struct)), *_LOG_COLUMNS]
+    lost = [name for name in columns if name not in now]
+    if lost:
+        raise CallError(
+            f"the table of topic {one.topic!r} does not have {', '.join(lost)} yet",
+            where=str(one.place),
+            remedy="headrace ingest makes its table follow the contract.",
+        )
+    return frame.filter(pl.col("_valid")).select(
+        # A field that the contract has got since this snapshot is null in it.
+        pl.col(name) if name in stored else pl.lit(None, dtype=now[name]).alias(name)
+        for name in columns
+    )
+
+
+def between(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
+    """The rows whose `column` (a date, or an instant) lies in the days from `first` to `last`."""
+    dtype = frame.collect_schema()[column]
+    if isinstance(dtype, pl.Datetime):
+        zone = None if dtype.time_zone is None else UTC
+        begin = pl.lit(datetime.combine(first, time(), zone))
+        end = pl.lit(datetime.combine(last + timedelta(days=1), time(), zone))
+        if dtype.time_zone not in (None, "UTC"):
+            begin, end = (e.dt.convert_time_zone(dtype.time_zone) for e in (begin, end))
+        return frame.filter((pl.col(column) >= begin) & (pl.col(column) < end))
+    return frame.filter((pl.col(column) >= first) & (pl.col(column) <= last))
+
+
+def source_files(project: Project, one: Source) -> list[Path]:
+    """The files of a source, sorted: CSV or Parquet, of one kind.
+
+    Raises:
+        ProjectError: there are none, or they are of several kinds or of another kind.
+    """
+    path = project.settings.root / one.path
+    where = f"{one.place}: source {one.name!r}"
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
+    if not files:
+        raise ProjectError(f"there is nothing at {one.path}", where=where, remedy=f"Put its files at {path}.")
+    kinds = {p.suffix.lower() for p in files}
+    if len(kinds) > 1 or not kinds <= {".csv", ".parquet"}:
+        raise ProjectError(
+            f"{one.path} holds {', '.join(sorted(kinds))}",
+            where=where,
+            remedy="Keep only .csv or only .parquet there.",
+        )
+    return files
+
+
+def digest_of(project: Project, one: Source) -> str:
+    """`sha256:` and the digest of the files' paths and contents.
+
+    Raises:
+        ProjectError: as `source_files`.
+    """
+    whole = hashlib.sha256()
+    for path in source_files(project, one):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        whole.update(path.relative_to(project.settings.root).as_posix().encode() + b"\0" + content)
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _files(project: Project, one: Source) -> pl.LazyFrame:
+    files = source_files(project, one)
+    if files[0].suffix.lower() == ".parquet":
+        return pl.scan_parquet(files)
+    return pl.scan_csv(files, try_parse_dates=True, infer_schema_length=10_000)

@@ -1,0 +1,230 @@
+"""What every log must do, whoever keeps it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace import log
+from headrace.kernel.errors import CallError
+from headrace.kernel.time import now_micros
+from headrace.log import Log
+from headrace.log.partition import partition_of
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'log'}"
+    return str(request.getfixturevalue("empty_broker").url)
+
+
+@pytest.fixture
+def opened(url: str) -> Iterator[Log]:
+    one = log.open(url)
+    one.create("events")
+    yield one
+    one.close()
+
+
+def everything(one: Log, topic: str, limit: int = 1_000) -> dict[tuple[int, int], bytes]:
+    """Every record by its position, read in batches of at most `limit`."""
+    offsets = dict.fromkeys(range(one.partitions(topic)), 0)
+    found: dict[tuple[int, int], bytes] = {}
+    while len(batch := one.read(topic, offsets, limit)):
+        assert len(batch) <= limit
+        for partition, offset, value in zip(
+            batch.partitions.tolist(), batch.offsets.tolist(), batch.values, strict=True
+        ):
+            assert (partition, offset) not in found
+            found[partition, offset] = value
+        offsets = batch.next
+    assert not one.wait(topic, offsets, 0)
+    return found
+
+
+def test_what_was_appended_is_read_in_order_with_all_that_belongs_to_it(opened: Log) -> None:
+    before = now_micros()
+    positions = opened.append("events", [b"a", b"", b"\x00\xff"], [b"k", None, b""], [None, {"h": b"1"}, None])
+    after = now_micros()
+    batch = opened.read("events", {0: 0}, 10)
+    assert positions == [(0, 0), (0, 1), (0, 2)]
+    assert batch.values == [b"a", b"", b"\x00\xff"]
+    assert list(batch.keys) == [b"k", None, b""]
+    assert [dict(one) if one else None for one in batch.headers] == [None, {"h": b"1"}, None]
+    assert batch.partitions.tolist() == [0, 0, 0]
+    assert batch.offsets.tolist() == [0, 1, 2]
+    assert (batch.partitions.dtype, batch.offsets.dtype, batch.arrived_at.dtype) == (
+        np.int32,
+        np.int64,
+        np.int64,
+    )
+    assert all(before - 1_000 <= at <= after + 1_000 for at in batch.arrived_at.tolist())
+    assert batch.next[0] >= 3
+    assert len(opened.read("events", batch.next, 10)) == 0
+
+
+def test_an_empty_append_writes_nothing(opened: Log) -> None:
+    assert opened.append("events", []) == []
+    assert opened.end("events") == {0: 0}
+    assert len(opened.read("events", {0: 0}, 10)) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 7, 999, 1_000, 1_001, 10_000])
+def test_batches_of_any_size_give_every_record_once(opened: Log, limit: int) -> None:
+    sizes = [1, 2, 2_500, 1, 1_000] if limit > 1 else [1, 2, 5]
+    number = 0
+    for size in sizes:
+        opened.append("events", [b"%d" % n for n in range(number, number + size)])
+        number += size
+    found = everything(opened, "events", limit)
+    # Offsets rise, but a log may leave gaps: Kafka's transactions end with a marker that takes one.
+    assert [found[position] for position in sorted(found)] == [b"%d" % n for n in range(number)]
+
+
+def test_reading_begins_anywhere(opened: Log) -> None:
+    opened.append("events", [b"%d" % n for n in range(3_000)])
+    for offset in (0, 1, 999, 1_000, 1_001, 2_999, 3_000, 4_000):
+        batch = opened.read("events", {0: offset}, 2)
+        assert batch.values == [b"%d" % n for n in range(offset, min(offset + 2, 3_000))]
+        assert batch.next[0] >= max(offset, min(offset + 2, 3_000))
+        assert opened.read("events", batch.next, 1).values == [b"%d" % n for n in range(offset + 2, 3_000)][:1]
+
+
+def test_a_key_has_one_log_partition_and_every_partition_is_read(opened: Log) -> None:
+    opened.create("wide", partitions=4)
+    assert opened.partitions("wide") == 4
+    keys = [b"user %d" % (n % 50) for n in range(500)]
+    positions = opened.append("wide", [b"%d" % n for n in range(500)], keys)
+    assert [partition for partition, _ in positions] == [partition_of(key, 4) for key in keys]
+    found = everything(opened, "wide", 64)
+    assert [found[position] for position in positions] == [b"%d" % n for n in range(500)]
+    assert {partition for partition, _ in found} == {0, 1, 2, 3}
+    some = opened.read("wide", {2: 0}, 1_000)
+    assert set(some.partitions.tolist()) == {2}
+    assert some.next == {2: opened.end("wide")[2]}
+
+
+def test_records_without_a_key_stay_together(opened: Log) -> None:
+    opened.create("wide", partitions=4)
+    positions = opened.append("wide", [b"a", b"b", b"c"])
+    assert len({partition for partition, _ in positions}) == 1
+    offsets = [offset for _, offset in positions]
+    assert offsets == list(range(offsets[0], offsets[0] + 3))
+
+
+def test_making_a_topic_again_changes_nothing(opened: Log) -> None:
+    opened.append("events", [b"a"])
+    identity = opened.identity("events")
+    opened.create("events", partitions=8)
+    assert opened.identity("events") == identity
+    assert opened.partitions("events") == 1
+    assert everything(opened, "events") == {(0, 0): b"a"}
+
+
+def test_topics_are_listed_and_differ_in_identity(opened: Log) -> None:
+    opened.create("other.topic-1")
+    assert opened.topics() == ["events", "other.topic-1"]
+    assert opened.identity("events") != opened.identity("other.topic-1")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda one: one.append("nothing", [b"a"]),
+        lambda one: one.read("nothing", {0: 0}, 1),
+        lambda one: one.end("nothing"),
+        lambda one: one.identity("nothing"),
+        lambda one: one.create("../outside"),
+        lambda one: one.append("events", [b"a"], [b"k", b"k"]),
+    ],
+)
+def test_a_wrong_call_is_said(opened: Log, call: Callable[[Log], object]) -> None:
+    with pytest.raises(CallError):
+        call(opened)
+
+
+def test_waiting_ends_when_another_thread_appends(opened: Log) -> None:
+    assert not opened.wait("events", {0: 0}, 0)
+    thread = threading.Thread(target=opened.append, args=("events", [b"a"]))
+    thread.start()
+    assert opened.wait("events", {0: 0}, 30)
+    thread.join()
+    assert not opened.wait("events", {0: 1}, 0)
+
+
+def test_threads_that_append_at_once_lose_nothing(opened: Log) -> None:
+    opened.create("wide", partitions=3)
+    mine: dict[int, list[tuple[int, int]]] = {}
+
+    def append(number: int) -> None:
+        mine[number] = [
+            position
+            for turn in range(20)
+            for position in opened.append("wide", [b"%d/%d" % (number, turn)] * 3, [b"%d" % number] * 3)
+        ]
+
+    threads = [threading.Thread(target=append, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = everything(opened, "wide")
+    assert len(found) == 8 * 20 * 3
+    for number, positions in mine.items():
+        assert [found[p] for p in positions] == [b"%d/%d" % (number, t) for t in range(20) for _ in range(3)]
+
+
+def test_processes_that_append_and_read_at_once_lose_nothing(url: str, opened: Log) -> None:
+    children = []
+    for number in range(3):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                own = log.open(url)  # a child opens its own: connections are not carried over a fork
+                for turn in range(50):
+                    own.append("events", [b"%d:%d" % (number, turn)] * 2)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    offsets, values = {0: 0}, []
+    while len(values) < 300:
+        assert opened.wait("events", offsets, 60)
+        batch = opened.read("events", offsets, 37)
+        values += batch.values
+        offsets = batch.next
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert sorted(values) == sorted(b"%d:%d" % (n, t) for n in range(3) for t in range(50) for _ in range(2))
+    for number in range(3):
+        own = [value for value in values if value.startswith(b"%d:" % number)]
+        assert own == [b"%d:%d" % (number, turn) for turn in range(50) for _ in range(2)]
+
+
+def test_what_is_trimmed_is_passed_over_and_offsets_go_on(opened: Log) -> None:
+    opened.append("events", [b"%d" % n for n in range(2_500)])
+    opened.trim("events", {0: 1_700})
+    start = opened.start("events")[0]
+    assert 0 < start <= 1_700
+    assert opened.read("events", {0: 0}, 1).offsets.tolist() == [start]
+    opened.trim("events", {0: 2_500})
+    end = opened.end("events")
+    assert end[0] >= 2_500
+    assert opened.append("events", [b"next"]) == [(0, end[0])]
+    assert opened.read("events", end, 5).values == [b"next"]
+
+
+def test_what_is_appended_is_there_after_opening_anew(url: str, opened: Log) -> None:
+    opened.append("events", [b"a"])
+    identity = opened.identity("events")
+    opened.close()
+    again = log.open(url)
+    assert again.identity("events") == identity
+    assert everything(again, "events") == {(0, 0): b"a"}
+    again.close()

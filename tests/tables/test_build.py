@@ -1,0 +1,141 @@
+"""The build of a table: what is made again, what is published, what survives."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from headrace.declare.project import Project, load_project
+from headrace.kernel.errors import ProjectError, Refused
+from headrace.lake import Lake
+from headrace.tables import Built, build_table
+
+Arrive = Callable[..., None]
+
+
+def at(day: int, hour: float = 12) -> datetime:
+    """An instant of January 2024."""
+    return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=day - 1, hours=hour)
+
+
+def build(project: Project, opened: Lake, *names: str, code: str = "1") -> list[Built]:
+    return [build_table(project, opened, project.table(name), code=code) for name in names]
+
+
+def days(*numbers: int) -> list[date]:
+    return [date(2024, 1, n) for n in numbers]
+
+
+def counted(opened: Lake, name: str) -> int:
+    return opened.table(name).scan().collect().height
+
+
+class TestIncremental:
+    def test_first_build_makes_all_and_a_second_nothing(
+        self, project: Project, opened: Lake, arrive: Arrive
+    ) -> None:
+        arrive((at(1), 1), (at(2), 2), (at(5), 1), arrived=at(6))
+        first = build(project, opened, "clean", "people", "daily", "visits")
+        assert [b.skipped for b in first] == [False] * 4
+        assert [b.rows for b in first] == [3, 2, 3, 3]
+        again = build(project, opened, "clean", "people", "daily", "visits")
+        assert [b.skipped for b in again] == [True] * 4
+        assert [b.snapshot for b in again] == [b.snapshot for b in first]
+
+    def test_late_data_make_their_day_and_its_neighbours_stale(
+        self, project: Project, opened: Lake, arrive: Arrive
+    ) -> None:
+        for n in range(1, 9):
+            arrive((at(n), 1), arrived=at(10))
+        build(project, opened, "clean", "people", "daily", "visits")
+        arrive((at(4, 9), 2), arrived=at(10))
+        clean, _, daily, visits = build(project, opened, "clean", "people", "daily", "visits")
+        assert (clean.days, daily.days, visits.days) == (days(4), days(4), days(3, 4, 5))
+        assert counted(opened, "daily") == 9
+
+    def test_refused_rows_make_nothing_stale(self, project: Project, opened: Lake, arrive: Arrive) -> None:
+        arrive((at(1), 1), arrived=at(3))
+        build(project, opened, "clean")
+        arrive((at(1), 1), arrived=at(3), valid=False)
+        assert build(project, opened, "clean")[0].skipped
+
+    def test_an_open_day_is_made_again_until_the_clock_has_passed_it(
+        self, project: Project, opened: Lake, arrive: Arrive
+    ) -> None:
+        arrive((at(1), 1), (at(2, 22), 2), arrived=at(2, 23))
+        build(project, opened, "clean", "visits")
+        assert counted(opened, "visits") == 1  # the second visit may still go on
+        arrive((at(8), 3), arrived=at(8, 20))
+        visits = build(project, opened, "clean", "visits")[1]
+        assert visits.days == days(1, 2, 3, 7, 8, 9)
+        assert counted(opened, "visits") == 3
+        arrive((at(8, 21), 4), arrived=at(8, 22))
+        assert build(project, opened, "clean", "visits")[1].days == days(7, 8, 9)
+
+    def test_another_code_makes_all_again(self, project: Project, opened: Lake, arrive: Arrive) -> None:
+        arrive((at(1), 1), (at(2), 2), arrived=at(6))
+        build(project, opened, "clean")
+        built = build(project, opened, "clean", code="2")[0]
+        assert (built.days, built.because) == (None, ["its code changed"])
+
+    def test_a_changed_file_makes_what_reads_it_again(
+        self, project: Project, opened: Lake, arrive: Arrive
+    ) -> None:
+        arrive((at(1), 1), (at(2), 2), arrived=at(6))
+        build(project, opened, "clean", "people", "daily")
+        (project.settings.root / "data" / "names.csv").write_text("user,name\n1,Ann\n2,Rob\n")
+        clean, people, daily = build(project, opened, "clean", "people", "daily")
+        assert (clean.skipped, people.because, daily.because) == (True, ["names changed"], ["people changed"])
+        names = opened.table("daily").scan().sort("user").collect()["name"].to_list()
+        assert names == ["Ann", "Rob"]
+
+
+class TestAudit:
+    def test_failing_leaves_the_table_as_it_was(self, project: Project, opened: Lake, arrive: Arrive) -> None:
+        arrive((at(1), 1), arrived=at(6))
+        before = build(project, opened, "clean")[0]
+        arrive((at(2), -1), (at(2), 5), arrived=at(6))  # user -1 pays 0
+        with pytest.raises(Refused, match=r"price: min_exclusive \(1 of 2 rows\)") as refused:
+            build(project, opened, "clean")
+        assert "'user': -1" in str(refused.value)
+        head = opened.table("clean").head()
+        assert head is not None
+        assert head.id == before.snapshot
+        files = list(project.settings.place("lake", "warehouse").rglob("clean/data/*.parquet"))
+        assert len(files) == 1
+
+
+class TestUserCode:
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            ("return clicks.select('nothing')", "clean failed: ColumnNotFoundError"),
+            ("return 5", "gave a int, not a polars LazyFrame"),
+            ("return clicks.select('user')", "partitioned by 'at', which its function does not give"),
+            ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
+        ],
+    )
+    def test_that_fails_is_named_with_its_line(
+        self, project: Project, opened: Lake, arrive: Arrive, body: str, message: str
+    ) -> None:
+        path = project.settings.root / "tiny" / "tables.py"
+        path.write_text(path.read_text().replace('return clicks.select("at", "user", "price")', body))
+        arrive((at(1), 1), arrived=at(6))
+        for name in [n for n in sys.modules if n.split(".")[0] == "tiny"]:
+            del sys.modules[name]
+        with pytest.raises(ProjectError, match=message) as failed:
+            build(load_project(project.settings), opened, "clean")
+        assert "tables.py:" in str(failed.value.where)
+
+
+def test_a_column_that_changes_its_type_is_made_anew(project: Project, opened: Lake, arrive: Arrive) -> None:
+    arrive((at(1), 1), arrived=at(6))
+    table = project.table("people")
+    build(project, opened, "people")
+    object.__setattr__(table, "function", lambda rows: rows.select(pl.col("user").cast(pl.String)))
+    build(project, opened, "people", code="2")
+    frame = opened.table("people").scan().sort("user").collect()
+    assert frame.schema == {"user": pl.String}
+    assert frame["user"].to_list() == ["1", "2"]
