@@ -39,7 +39,8 @@ def _plot(place: int, title: str, across: str, up: str, points: Points, guide: P
         f'<rect x="{left}" y="{top}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#888"/>'
         f'<text x="{middle}" y="{top - 12}" text-anchor="middle" font-weight="bold">{title}</text>'
         f'<text x="{middle}" y="{bottom + 20}" text-anchor="middle">{across}</text>'
-        f'<text transform="translate({left - 10} {top + _SIDE / 2}) rotate(-90)" text-anchor="middle">{up}</text>'
+        f'<text transform="translate({left - 10} {top + _SIDE / 2}) rotate(-90)" '
+        f'text-anchor="middle">{up}</text>'
         f'<polyline points="{_path(left, bottom, guide)}" fill="none" stroke="#bbb" stroke-dasharray="4"/>'
         f'<polyline points="{_path(left, bottom, points)}" fill="none" stroke="#1764ab" stroke-width="2"/>'
     )
