@@ -17,9 +17,11 @@ from headrace.log import Log
 from headrace.log.partition import partition_of
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "kafka"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"{request.param}://{tmp_path / 'log'}"
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'log'}"
+    return str(request.getfixturevalue("empty_broker").url)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def everything(one: Log, topic: str, limit: int = 1_000) -> dict[tuple[int, int]
             assert (partition, offset) not in found
             found[partition, offset] = value
         offsets = batch.next
-    assert offsets == one.end(topic)
+    assert not one.wait(topic, offsets, 0)
     return found
 
 
@@ -63,7 +65,8 @@ def test_what_was_appended_is_read_in_order_with_all_that_belongs_to_it(opened: 
         np.int64,
     )
     assert all(before - 1_000 <= at <= after + 1_000 for at in batch.arrived_at.tolist())
-    assert batch.next == {0: 3}
+    assert batch.next[0] >= 3
+    assert len(opened.read("events", batch.next, 10)) == 0
 
 
 def test_an_empty_append_writes_nothing(opened: Log) -> None:
@@ -80,7 +83,8 @@ def test_batches_of_any_size_give_every_record_once(opened: Log, limit: int) -> 
         opened.append("events", [b"%d" % n for n in range(number, number + size)])
         number += size
     found = everything(opened, "events", limit)
-    assert found == {(0, n): b"%d" % n for n in range(number)}
+    # Offsets rise, but a log may leave gaps: Kafka's transactions end with a marker that takes one.
+    assert [found[position] for position in sorted(found)] == [b"%d" % n for n in range(number)]
 
 
 def test_reading_begins_anywhere(opened: Log) -> None:
@@ -88,7 +92,8 @@ def test_reading_begins_anywhere(opened: Log) -> None:
     for offset in (0, 1, 999, 1_000, 1_001, 2_999, 3_000, 4_000):
         batch = opened.read("events", {0: offset}, 2)
         assert batch.values == [b"%d" % n for n in range(offset, min(offset + 2, 3_000))]
-        assert batch.next == {0: max(offset, min(offset + 2, 3_000))}
+        assert batch.next[0] >= max(offset, min(offset + 2, 3_000))
+        assert opened.read("events", batch.next, 1).values == [b"%d" % n for n in range(offset + 2, 3_000)][:1]
 
 
 def test_a_key_has_one_log_partition_and_every_partition_is_read(opened: Log) -> None:
@@ -209,9 +214,10 @@ def test_what_is_trimmed_is_passed_over_and_offsets_go_on(opened: Log) -> None:
     assert 0 < start <= 1_700
     assert opened.read("events", {0: 0}, 1).offsets.tolist() == [start]
     opened.trim("events", {0: 2_500})
-    assert opened.end("events") == {0: 2_500}
-    assert opened.append("events", [b"next"]) == [(0, 2_500)]
-    assert opened.read("events", {0: 2_500}, 5).values == [b"next"]
+    end = opened.end("events")
+    assert end[0] >= 2_500
+    assert opened.append("events", [b"next"]) == [(0, end[0])]
+    assert opened.read("events", end, 5).values == [b"next"]
 
 
 def test_what_is_appended_is_there_after_opening_anew(url: str, opened: Log) -> None:

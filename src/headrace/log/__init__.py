@@ -9,19 +9,24 @@ __all__ = ["Batch", "Log", "open"]
 
 
 def open(url: str) -> Log:  # noqa: A001
-    """The log at an address: `sqlite:///folder` holds one SQLite file a topic.
+    """The log at an address: `sqlite:///folder` holds one SQLite file a topic;
+    `kafka://host:port,...` is a cluster.
 
     Raises:
         ProjectError: the address is none of these.
-        Unavailable: the folder cannot be made or written.
+        Unavailable: the folder cannot be made or written, or the package for Kafka is missing.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite":
         from headrace.log.sqlite import SqliteLog
 
         return SqliteLog(rest)
+    if separator and scheme == "kafka":
+        from headrace.log.kafka import KafkaLog
+
+        return KafkaLog(rest)
     raise ProjectError(
         f"{url!r} is no log's address",
         where="headrace.toml: log",
-        remedy='Write log = "sqlite" for the embedded one.',
+        remedy='Write log = "sqlite" for the embedded one, or log = "kafka://host:port".',
     )

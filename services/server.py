@@ -1,0 +1,108 @@
+"""One server process: started, waited for until it answers, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["CACHE", "Missing", "accepts", "free_port", "jars", "serving"]
+
+HERE = Path(__file__).parent
+# What was fetched or built for the servers; kept between runs, safe to delete.
+CACHE = Path(os.environ.get("HEADRACE_SERVICES") or Path.home() / ".cache" / "headrace-services")
+
+
+class Missing(RuntimeError):
+    """A program or a package that the server needs is not on this machine; it says which."""
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Whether something on the loopback address accepts connections at this port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def serving(
+    command: Sequence[str],
+    ready: Callable[[], bool],
+    *,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    deadline: float = 60.0,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs the command in `folder` (its output goes to `server.log` there) while the block runs.
+
+    Raises:
+        Missing: there is no such program.
+        RuntimeError: it ended, or was not ready within `deadline` seconds; with its last lines.
+    """
+    log = folder / "server.log"
+    with log.open("ab") as output:
+        try:
+            process = subprocess.Popen(
+                command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})}, start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise Missing(f"{command[0]} is not installed") from error
+    try:
+        end = time.monotonic() + deadline
+        while not ready():
+            if process.poll() is not None or time.monotonic() > end:
+                said = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{command[0]} is not ready (exit {process.poll()}):\n{said}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and its group: SIGTERM, and SIGKILL where it does not end in 15 s."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def jars(name: str) -> Path:
+    """The folder of the jars that `services/NAME/pom.xml` declares, fetched once by Maven.
+
+    Raises:
+        Missing: there is no Maven or no Java.
+        RuntimeError: Maven failed; with what it said.
+    """
+    pom = HERE / name / "pom.xml"
+    folder = CACHE / name
+    done = folder / "pom.xml"
+    if done.is_file() and done.read_bytes() == pom.read_bytes():
+        return folder / "lib"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
+               f"-DoutputDirectory={folder / 'lib'}"]  # fmt: skip
+    try:
+        fetched = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    except FileNotFoundError as error:
+        raise Missing("mvn (Maven) is not installed") from error
+    if fetched.returncode:
+        raise RuntimeError(f"Maven could not fetch {name}'s jars:\n{fetched.stdout[-2000:]}")
+    done.write_bytes(pom.read_bytes())
+    return folder / "lib"

@@ -1,0 +1,29 @@
+"""The contract that these tests judge by, and events under it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from headrace import Meta, Struct, event
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@event(
+    topic="clicks", time="at", key="user", identity=["user", "page"], within="1h",
+    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
+)  # fmt: skip
+class Click(Struct):
+    at: datetime
+    user: int
+    page: Literal["home", "shop", "cart"]
+    price: Annotated[float, Meta(gt=0)] | None = None
+    note: str | None = None
+
+
+def click(number: int, **fields: Any) -> bytes:
+    """A good click, unlike any of another number."""
+    at = NOON + timedelta(seconds=number)
+    return json.dumps({"at": at.isoformat(), "user": number, "page": "home", **fields}).encode()

@@ -1,0 +1,40 @@
+"""A small contract, a log and a lake in a scratch folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.events.clicks import Click
+
+from headrace import log
+from headrace.config.settings import Profile, Settings
+from headrace.declare.event import Contract, contract_of
+from headrace.lake import Lake
+from headrace.lake import open as open_lake
+from headrace.log import Log
+
+
+@pytest.fixture
+def contract() -> Contract:
+    found = contract_of(Click)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path, "scratch", "local", Profile(), tmp_path / "state")
+
+
+@pytest.fixture
+def events_log(settings: Settings) -> Iterator[Log]:
+    one = log.open(settings.log_url)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Lake:
+    return open_lake(settings)
