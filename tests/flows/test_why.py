@@ -128,19 +128,15 @@ def test_events_that_are_not_ingested_yet_are_no_proof(shop: Traced) -> None:
 
 
 def test_an_unknown_entity_has_no_events_and_missing_values(shop: Traced) -> None:
-    features = dict.fromkeys(shop.prediction.features)
-    features |= {
-        name: 0.0
-        for name in features
-        if name.rpartition("__")[2].startswith(("events", "views", "carts", "purchases", "products"))
+    counts = ("events", "views", "carts", "purchases", "products")
+    features = {
+        name: 0.0 if name.startswith("user_activity") and name.rpartition("__")[2].startswith(counts) else None
+        for name in shop.prediction.features
     }
-    features |= {name: None for name in features if name.startswith("product_facts__")}
     features["moment__is_cart"] = 1.0
+    row = {**shop.prediction.positions["product_facts"], "time": None}
+    positions = {"user_activity": {"kind": "stream", "offsets": {}}, "product_facts": row}
     entity = {"user_id": 999, "product_id": 998}
-    positions = {
-        "user_activity": {"kind": "stream", "offsets": {}},
-        "product_facts": {"kind": "row", "snapshot": shop.prediction.positions["product_facts"]["snapshot"], "time": None},
-    }  # fmt: skip
     answer = why(shop.settings, kept(shop, features=features, entity=entity, positions=positions).id)
 
     assert answer.equal

@@ -116,13 +116,14 @@ def _prediction(settings: Settings, plan: Plan) -> Prediction:
     time = newest.select(pl.col("event_timestamp").max()).collect().item()
     made = release.make("purchase", [release.Arm(1)], by="tests", why="the first version")
     release.append(log, made)
+    ends = log.end("user_behaviour")
     prediction = Prediction(
         id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at,
         entity={"user_id": USER, "product_id": PRODUCT}, request=request,
-        features={one.column: None if row[one.column] is None else float(row[one.column]) for one in plan.features},
+        features={c: None if row[c] is None else float(row[c]) for c in (one.column for one in plan.features)},
         score=0.25, missing=[name for name in row if row[name] is None],
         positions={
-            "user_activity": {"kind": "stream", "offsets": {str(p): o for p, o in log.end("user_behaviour").items()}},
+            "user_activity": {"kind": "stream", "offsets": {str(p): o for p, o in ends.items()}},
             "product_facts": {"kind": "row", "snapshot": head.id, "time": micros(time)},
         },
         release=made.id,
