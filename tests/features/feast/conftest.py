@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,8 +107,10 @@ bought = Model("bought", labels=labels, target="bought", features=bought_feature
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Callable[..., Project]:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Project]:
     """Makes the small project, with (old, new) replaced in its features or its tables, and loads it."""
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second must be seen
 
     def make(*replaced: tuple[str, str], tables: tuple[tuple[str, str], ...] = (), name: str = "p") -> Project:
         root = tmp_path / name
@@ -125,6 +128,8 @@ def small(tmp_path: Path) -> Callable[..., Project]:
                 assert old in text
                 text = text.replace(old, new)
             (package / file).write_text(text)
+        for module in [one for one in sys.modules if one.split(".")[0] == "small"]:
+            del sys.modules[module]
         return load_project(load_settings(root))
 
     return make

@@ -54,7 +54,8 @@ def endless(n):
 
 def wanted(inputs: feast.Entity):
     days = [td(days=i).days for i in range(2)]
-    return half(inputs["p"]) + math.floor(1.5) + len(words("a b")) + len(all_words("q")) + sum(days) + endless(2)
+    found = len(words("a b")) + len(all_words("q"))
+    return half(inputs["p"]) + math.floor(1.5) + found + sum(days) + endless(2)
 
 
 def uses_feast(inputs):

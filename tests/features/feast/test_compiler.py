@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.declare.project import Project
-from headrace.features.feast import compile
+from headrace.features.feast import compile  # noqa: A004
 from headrace.features.plan import (
     AsOfView,
     FeatureRef,
@@ -112,6 +112,9 @@ def test_a_default_for_a_missing_feature_is_named_by_its_column(small: Callable[
     assert compile(project, project.model("bought")).missing == {"activity__spent": 0.0}
 
 
+STREAM = """activity = StreamFeatureView(name="activity", entities=[user], timestamp_field="at",
+    source=PushSource(name="scaled_stream", batch_source=TableSource(scaled)),"""
+
 WRONG = {
     "windowed, not rowwise": (
         ("batch_source=TableSource(scaled)", "batch_source=TableSource(sorted_rows)"),
@@ -132,8 +135,8 @@ WRONG = {
     "no time window": (("time_window=DAY, ", ""), "no time_window", ""),
     "batch view with aggregations": (
         (
-            'activity = StreamFeatureView(name="activity", entities=[user], timestamp_field="at",',
-            "activity = BatchFeatureView(name='activity', entities=[user], mode='python',",
+            STREAM,
+            "activity = BatchFeatureView(name='activity', entities=[user], source=TableSource(scaled),",
         ),
         "loses its aggregations",
         "StreamFeatureView",

@@ -3,7 +3,8 @@
 The only room that imports Feast (5 s): only build stages and notebooks import it.
 """
 
+from headrace.features.feast.applying import Applied, apply, fingerprints
 from headrace.features.feast.compiler import compile  # noqa: A004 (it is what this does)
 from headrace.features.feast.source import TableSource
 
-__all__ = ["TableSource", "compile"]
+__all__ = ["Applied", "TableSource", "apply", "compile", "fingerprints"]

@@ -105,7 +105,7 @@ def _windowed(view: StreamFeatureView, source: TableSource, keys: tuple[str, ...
     for one in view.aggregations:
         columns[one.column] = _column(source, one.column, view.name, where, needed=True) or "int64"
         made.append(_aggregation(view, one, columns[one.column], where))
-    _one_field_each(view, made, where)
+    _one_field_each(view, made, keys, where)
     return WindowedView(
         name=view.name,
         keys=keys,
@@ -140,7 +140,9 @@ def _aggregation(view: StreamFeatureView, one: FeastAggregation, column: Dtype, 
     )
 
 
-def _one_field_each(view: StreamFeatureView, made: list[Aggregation], where: str) -> None:
+def _one_field_each(
+    view: StreamFeatureView, made: list[Aggregation], keys: tuple[str, ...], where: str
+) -> None:
     names = [one.name for one in made]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -155,7 +157,7 @@ def _one_field_each(view: StreamFeatureView, made: list[Aggregation], where: str
             )
         _same(declared[one.name], one.dtype, f"{view.name}:{one.name}", where)
     for name in declared:
-        if name not in names:
+        if name not in names and name not in keys:  # Feast's registry lists keys among the features
             raise ProjectError(
                 f"field {name!r} of {view.name!r} is no aggregation's name",
                 where=where,

@@ -1,0 +1,56 @@
+"""headrace build"""
+
+from __future__ import annotations
+
+import click
+
+from headrace.cli.call import Call, verb
+from headrace.flows.build import BuildReport, StageReport
+from headrace.flows.build import build as run_build
+
+__all__ = ["build"]
+
+
+@verb("build", example="headrace build\nheadrace build clean_events --dry-run")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
+@click.option(
+    "--override", metavar="WHY", help="Release a version though the gate refuses it; the reason is recorded."
+)
+def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | None) -> None:
+    """Bring tables, features and models up to date: what is stale, nothing else.
+
+    A TARGET is a table, a model, or a stage of dvc.yaml; it is built with all it needs.
+    """
+    report = run_build(
+        call.settings(),
+        targets,
+        dry_run=dry_run,
+        override=override,
+        progress=(lambda _: None) if call.json else _told,
+    )
+    if call.json:
+        from headrace.cli import show
+
+        show.json(report)
+    else:
+        _print(report)
+
+
+def _told(one: StageReport) -> None:
+    if one.seconds is None:
+        return
+    rows = "" if one.rows is None else f"{one.rows:,} rows"
+    click.echo(f"  {one.stage:<26} {rows:>16} {one.seconds:8.2f} s  {one.what}")
+
+
+def _print(report: BuildReport) -> None:
+    if report.nothing:
+        click.echo(f"Nothing to do: everything is up to date ({report.seconds:.2f} s).")
+    elif report.dry_run:
+        click.echo("Would run:")
+        for one in report.stages:
+            click.echo(f"  {one.stage:<26} {one.what}")
+    else:
+        many = "stages" if len(report.stages) != 1 else "stage"
+        click.echo(f"Ran {len(report.stages)} {many} in {report.seconds:.1f} s.")

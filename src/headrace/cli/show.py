@@ -1,0 +1,59 @@
+"""How results look: tables a person can read, or one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from headrace.cli.call import Call
+
+__all__ = ["json", "line", "number", "seconds", "table"]
+
+
+def json(value: Any) -> None:
+    """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str, order="deterministic"), indent=1))
+
+
+def line(call: Call, text: str) -> None:
+    """Prints a line for a person; nothing where JSON is asked for."""
+    if not call.json:
+        click.echo(text)
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table; numbers stand to the right."""
+    rows = [[_cell(one) for one in row] for row in rows]
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for at, column in enumerate(columns):
+        right = all(_numeric(row[at]) for row in rows) and bool(rows)
+        made.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=160)
+    console.print(made)
+
+
+def number(value: int | None) -> str:
+    """12345 → 12,345; None → nothing."""
+    return "" if value is None else f"{value:,}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with as many digits as tell something."""
+    return "" if value is None else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else number(value) if type(value) is int else str(value)
+
+
+def _numeric(text: str) -> bool:
+    return not text or text.removesuffix(" s").replace(",", "").replace(".", "", 1).lstrip("-").isdigit()

@@ -1,0 +1,184 @@
+"""The online store behind Feast's own API: the state that headrace keeps and serves from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from feast import Entity, FeatureView, StreamFeatureView
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.registry.registry import Registry
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
+from pydantic import StrictStr
+
+from headrace.features import online
+from headrace.features.counted import POLARS
+from headrace.features.feast.repository import settings_of
+from headrace.features.feast.types import value_type
+from headrace.features.feast.views import entity_key, stored
+from headrace.features.online import RowPosition
+from headrace.features.plan import AsOfView, FeatureRef, Plan
+from headrace.kernel.errors import CallError
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.time import from_micros, now_micros
+
+__all__ = ["HeadraceOnlineStore", "HeadraceOnlineStoreConfig", "is_windowed", "refuse_windowed"]
+
+_Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+
+
+class HeadraceOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """Nothing but its type: the offline store's block says which project it is."""
+
+    type: StrictStr = "headrace.features.feast.online_store.HeadraceOnlineStore"
+
+
+def is_windowed(view: FeatureView) -> bool:
+    """Whether a view of the registry is a windowed one."""
+    return isinstance(view, StreamFeatureView) and bool(view.aggregations)
+
+
+def refuse_windowed(view: FeatureView) -> None:
+    """Raises CallError where values of a windowed view are to be written: they come from events."""
+    if is_windowed(view):
+        raise CallError(
+            f"values can't be written to {view.name!r}: it is a windowed view, made from events",
+            remedy="Send the event itself: headrace send, or POST it to the collector.",
+        )
+
+
+class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
+    """Reads of as-of and windowed views as they are now; writes of as-of views."""
+
+    _versioned_read_supported = False  # asking Feast would import every store it knows
+
+    def __init__(self) -> None:
+        self._store: online.OnlineStore | None = None
+        self._entities: dict[str, Entity] = {}
+        self._plans: dict[str, Plan] = {}
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """For each key, the values now and the time they are of; (None, None) where there are none.
+
+        Raises:
+            Unavailable: the view's state was never filled.
+        """
+        plan, at = self._plan(config, table), now_micros()
+        view = plan.stored[0]
+        keys = [
+            {
+                name: feast_value_type_to_python_type(value)
+                for name, value in zip(one.join_keys, one.entity_values, strict=True)
+            }
+            for one in entity_keys
+        ]
+        looked = self._opened(config).lookup(plan, keys, at)
+        columns = {
+            field.name: python_values_to_proto_values(
+                [row[place] for row in looked.rows], value_type(field.dtype)
+            )
+            for place, field in enumerate(view.features)
+            if requested_features is None or field.name in requested_features
+        }
+        read: list[tuple[datetime | None, dict[str, Value] | None]] = []
+        for place, positions in enumerate(looked.positions):
+            position = positions.get(view.name)
+            time = position.time if isinstance(position, RowPosition) else at
+            if time is None or all(value is None for value in looked.rows[place]):
+                read.append((None, None))
+            else:
+                read.append((from_micros(time), {name: column[place] for name, column in columns.items()}))
+        return read
+
+    def online_write_batch(
+        self, config: RepoConfig, table: FeatureView, data: list[_Row], progress: Callable[[int], Any] | None
+    ) -> None:
+        """Rows of an as-of view, as Feast hands them over; older ones never hide newer ones.
+
+        Raises:
+            CallError: the view is windowed.
+        """
+        refuse_windowed(table)
+        view = self._plan(config, table).as_of[0]
+        rows = []
+        for key, values, time, _ in data:
+            row: dict[str, Any] = dict(
+                zip(key.join_keys, map(feast_value_type_to_python_type, key.entity_values), strict=True)
+            )
+            row |= {one.name: feast_value_type_to_python_type(values[one.name]) for one in view.features}
+            rows.append(row | {view.time: time.replace(tzinfo=UTC) if time.tzinfo is None else time})
+        self.load(config, table, pl.DataFrame(rows, infer_schema_length=None), None)
+        if progress is not None:
+            progress(len(rows))
+
+    def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int | None) -> int:
+        """Loads rows of an as-of view's table; returns how many entities. Without a snapshot the
+        view stays at the one it stood at."""
+        plan = self._plan(config, table)
+        view, store = plan.as_of[0], self._opened(config)
+        stands = store.position(view)
+        if snapshot is not None:
+            stands = SnapshotPosition(view.table, snapshot)
+        elif not isinstance(stands, SnapshotPosition):
+            stands = SnapshotPosition(view.table, 0)  # of no snapshot: the next fill reads them all
+        return store.load(view, _typed(rows, view), stands)
+
+    def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
+        """Nothing: state is made room for when a plan or a read needs it."""
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Takes away the state of these views."""
+        names = {one.name for one in tables}
+        store = self._opened(config)
+        for view in store.views():
+            if view.name in names:
+                store.drop(view.digest)
+
+    def as_of(self, config: RepoConfig, table: FeatureView) -> AsOfView:
+        """The plan's view of an as-of view of the registry."""
+        return self._plan(config, table).as_of[0]
+
+    def _opened(self, config: RepoConfig) -> online.OnlineStore:
+        if self._store is None:
+            settings = settings_of(config)
+            settings.made_state()
+            self._store = online.open(settings.online_url)
+        return self._store
+
+    def _plan(self, config: RepoConfig, table: FeatureView) -> Plan:
+        """A plan of this one view, its state made room for."""
+        if not set(table.entities) <= set(self._entities):
+            registry = Registry(config.project, config.registry, Path(config.repo_path or "."))
+            self._entities = {one.name: one for one in registry.list_entities(config.project)}
+        where = f"Feast project {config.project}"
+        view = stored(table, self._entities, where)
+        if view.digest not in self._plans:
+            self._plans[view.digest] = Plan(
+                model="",
+                entities=tuple(entity_key(self._entities[name], None, where) for name in table.entities),
+                views=(view,),
+                features=tuple(FeatureRef(view.name, one.name, one.dtype) for one in view.features),
+            )
+            self._opened(config).prepare(self._plans[view.digest])
+        return self._plans[view.digest]
+
+
+def _typed(rows: pl.DataFrame, view: AsOfView) -> pa.Table:
+    return rows.select(
+        *view.keys,
+        pl.col(view.time).cast(pl.Datetime("us", "UTC")),
+        *(pl.col(one.name).cast(POLARS[one.dtype]) for one in view.features),
+    ).to_arrow()

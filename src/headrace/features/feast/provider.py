@@ -1,0 +1,64 @@
+"""The provider behind Feast's own API: materialize and push go straight to headrace's state."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pandas as pd
+import polars as pl
+from feast import FeatureView
+from feast.infra.passthrough_provider import PassthroughProvider
+from feast.repo_config import RepoConfig
+
+from headrace import lake
+from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
+from headrace.features.feast.repository import settings_of
+from headrace.features.point_in_time import as_of_rows
+
+__all__ = ["HeadraceProvider"]
+
+_log = logging.getLogger(__name__)
+
+
+class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
+    """Feast's usual provider, but for what it would do row by row."""
+
+    def __init__(self, config: RepoConfig) -> None:
+        super().__init__(config)
+        self._state = HeadraceOnlineStore()
+
+    @property
+    def online_store(self) -> HeadraceOnlineStore:
+        """Our online store."""
+        return self._state
+
+    def update_infra(self, *changes: Any, **more: Any) -> None:
+        """Nothing: state is made room for when a plan or a read needs it."""
+
+    def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
+        """Loads the newest rows of an as-of view's table, whatever the dates: the state stands for a
+        snapshot. Windowed views are kept by ingest and passed over."""
+        if is_windowed(feature_view):
+            _log.info("%s is a windowed view: ingest keeps it, nothing to materialize", feature_view.name)
+            return
+        view = self.online_store.as_of(config, feature_view)
+        table = lake.open(settings_of(config)).table(view.table)
+        head = table.head()
+        if head is None:
+            return
+        newest = as_of_rows(view, table.scan(head.id)).sort(view.time).unique(list(view.keys), keep="last")
+        self.online_store.load(config, feature_view, newest.collect(), head.id)
+
+    def ingest_df(self, feature_view: FeatureView, df: pd.DataFrame, field_mapping: Any = None) -> None:
+        """What push and write_to_online_store end in.
+
+        Raises:
+            CallError: the view is windowed.
+        """
+        refuse_windowed(feature_view)
+        rows = pl.from_pandas(df)
+        time = feature_view.batch_source.timestamp_field
+        if rows.schema[time].time_zone is None:  # type: ignore[attr-defined]
+            rows = rows.with_columns(pl.col(time).dt.replace_time_zone("UTC"))
+        self.online_store.load(self.repo_config, feature_view, rows, None)

@@ -1,0 +1,97 @@
+"""Heads: the newest snapshot of some tables, without the 1.6 s that PyIceberg's import takes.
+
+The embedded catalog is one SQLite table that names each Iceberg table's metadata file, and that file
+is JSON which names its current snapshot. Any other catalog is asked through PyIceberg.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from headrace.config.settings import Settings
+from headrace.kernel.errors import Unavailable
+
+__all__ = ["heads", "missing"]
+
+_BUSY_SECONDS = 15
+
+
+def heads(settings: Settings, tables: Iterable[str]) -> dict[str, int | None]:
+    """Table → the id of its newest snapshot; None where there is no such table, or no snapshot.
+
+    Raises:
+        Unavailable: the catalog is locked or away.
+    """
+    wanted = sorted(tables)
+    if not _embedded(settings):
+        return _asked(settings, wanted)
+    found = _locations(settings)
+    return {name: _current(found[name]) if name in found else None for name in wanted}
+
+
+def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
+    """Those of the tables (table → snapshot id) that do not hold that snapshot (any more).
+
+    Raises:
+        Unavailable: the catalog is locked or away.
+    """
+    if not _embedded(settings):
+        from headrace.lake.catalog import open as open_lake
+
+        lake = open_lake(settings)
+        there = {name: lake.table(name).history() for name in set(lake.names()) & set(snapshots)}
+        return {name for name, one in snapshots.items() if one not in {s.id for s in there.get(name, ())}}
+    found = _locations(settings)
+    return {name for name, one in snapshots.items() if name not in found or one not in _kept(found[name])}
+
+
+def _embedded(settings: Settings) -> bool:
+    return settings.catalog_url.startswith("sqlite:") and settings.warehouse_url.startswith("file:")
+
+
+def _locations(settings: Settings) -> dict[str, str]:
+    """Table → its metadata file, as the embedded catalog says."""
+    path = Path(urlsplit(settings.catalog_url).path)
+    if not path.is_file():
+        return {}
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            return dict(
+                connection.execute(
+                    "SELECT table_name, metadata_location FROM iceberg_tables WHERE table_namespace = ?",
+                    [settings.project],
+                )
+            )
+    except sqlite3.Error as error:
+        if "no such table" in str(error):  # the catalog's file was made a moment ago
+            return {}
+        raise Unavailable(f"the catalog cannot be read: {error}", where=str(path)) from error
+
+
+def _current(location: str) -> int | None:
+    snapshot = _metadata(location).get("current-snapshot-id")
+    return None if snapshot in (None, -1) else int(snapshot)
+
+
+def _kept(location: str) -> set[int]:
+    return {int(one["snapshot-id"]) for one in _metadata(location).get("snapshots", ())}
+
+
+def _metadata(location: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads(Path(unquote(urlsplit(location).path)).read_bytes())
+    return metadata
+
+
+def _asked(settings: Settings, tables: list[str]) -> dict[str, int | None]:
+    from headrace.lake.catalog import open as open_lake  # heavy, and needed only here
+
+    lake = open_lake(settings)
+    there = set(lake.names())
+    found = {name: lake.table(name).head() if name in there else None for name in tables}
+    return {name: None if head is None else head.id for name, head in found.items()}

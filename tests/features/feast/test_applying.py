@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from feast import FeatureStore
+
+from headrace.declare.project import Project
+from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
+from headrace.features.feast.views import stored
+from headrace.kernel.errors import ProjectError
+
+
+def opened(project: Project) -> FeatureStore:
+    return FeatureStore(repo_path=str(apply(project).folder))
+
+
+def test_stock_feast_reads_the_registry(shop: Project) -> None:
+    store = opened(shop)
+    assert {one.name for one in store.list_all_feature_views()} == {"user_activity", "product_facts", "moment"}
+    assert [one.name for one in store.list_feature_services()] == ["purchase"]
+    assert {one.name for one in store.list_entities()} == {"user", "product"}
+    assert {one.name for one in store.list_data_sources()} == {
+        "clean_events",
+        "clean_events_stream",
+        "product_facts",
+        "asked",
+    }
+    aggregations = store.get_stream_feature_view("user_activity").aggregations
+    assert len(aggregations) == len(shop.modules[2].user_activity.aggregations)
+
+
+def test_views_of_the_registry_are_those_of_the_plan(shop: Project) -> None:
+    store = opened(shop)
+    entities = {one.name: one for one in store.list_entities()}
+    for view in compile(shop, shop.model("purchase")).stored:
+        found = store.registry.get_any_feature_view(view.name, store.project)
+        assert stored(found, entities, "here").digest == view.digest
+
+
+def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:
+    project = small()
+    first = apply(project)
+    assert (first.changed, first.objects) == (True, 7)
+    registry = (first.folder / "registry.db").read_bytes()
+    assert not apply(project).changed
+    assert (first.folder / "registry.db").read_bytes() == registry
+    assert not apply(small(("TIMES = 1.0", "TIMES = 1.0  # as it is"))).changed
+    assert apply(small(("TIMES = 1.0", "TIMES = 2.0"))).changed
+    assert sorted(one.name for one in first.folder.iterdir()) == [
+        "applied.txt",
+        "feature_store.yaml",
+        "registry.db",
+    ]
+
+
+def test_what_is_no_longer_declared_leaves_the_registry(small: Callable[..., Project]) -> None:
+    assert len(opened(small()).list_all_feature_views()) == 3
+    store = opened(small(("activity = Stream", "_ = activity = Stream"), ("moment]", "]"), ("moment", "other")))
+    assert {one.name for one in store.list_all_feature_views()} == {"activity", "facts", "other"}
+    assert [one.features[0].name for one in store.list_on_demand_feature_views()] == ["ratio"]
+
+
+def test_a_registered_function_has_all_it_reaches(small: Callable[..., Project]) -> None:
+    moment = opened(small()).get_on_demand_feature_view("moment")
+    assert moment.feature_transformation.udf({"price": 3.0, "mean_price": 2.0}) == {"ratio": 1.5}
+
+
+@pytest.mark.parametrize("point", ["feast.apply.begin", "feast.apply.registry"])
+def test_killed_while_applying_it_goes_on(small: Callable[..., Project], point: str) -> None:
+    project = small()
+    first = apply(project)
+    before = FeatureStore(repo_path=str(first.folder)).registry.proto().version_id
+    changed = small(("TIMES = 1.0", "TIMES = 2.0"))
+    program = f"""
+from pathlib import Path
+from headrace.config.settings import load_settings
+from headrace.declare.project import load_project
+from headrace.features.feast import apply
+apply(load_project(load_settings(Path({str(project.settings.root)!r}))))
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": "/usr/bin:/bin", "HEADRACE_FAULT": point},
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -9, killed.stderr
+    between = FeatureStore(repo_path=str(first.folder))
+    assert len(between.list_all_feature_views()) == 3
+    assert (between.registry.proto().version_id == before) is (point == "feast.apply.begin")
+    assert apply(changed).changed
+    assert not apply(changed).changed
+
+
+def test_fingerprints_follow_content(small: Callable[..., Project]) -> None:
+    plain = fingerprints(small())
+    assert set(plain) == {
+        "entity:user",
+        "entity:item",
+        "feature_view:facts",
+        "feature_view:activity",
+        "feature_view:moment",
+        "feature_service:bought",
+        "data_source:asked",
+    }
+    assert fingerprints(small(("TIMES = 1.0", "TIMES =  1.0  # times\n"))) == plain
+
+    def differ(*replaced: tuple[str, str], tables: tuple[tuple[str, str], ...] = ()) -> set[str]:
+        other = fingerprints(small(*replaced, tables=tables))
+        return {name for name in plain if other[name] != plain[name]}
+
+    assert differ(("TIMES = 1.0", "TIMES = 2.0")) == {"feature_view:moment"}
+    assert differ(("time_window=DAY", "time_window=2 * DAY")) == {"feature_view:activity"}
+    assert "feature_view:activity" in differ(tables=(("SCALE = 2.0", "SCALE = 3.0"),))
+    assert "feature_view:facts" not in differ(tables=(("SCALE = 2.0", "SCALE = 3.0"),))
+    assert differ(('join_keys=["item"]', 'join_keys=["item"], description="goods"')) == {"entity:item"}
+
+
+def test_fingerprints_are_the_same_in_another_process(small: Callable[..., Project], tmp_path: Path) -> None:
+    project = small()
+    program = f"""
+from pathlib import Path
+from headrace.config.settings import load_settings
+from headrace.declare.project import load_project
+from headrace.features.feast import fingerprints
+print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r})))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(fingerprints(project))
+
+
+def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
+    project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
+    with pytest.raises(ProjectError, match="on-demand view 'moment' returns other features"):
+        apply(project)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import dataframely as dy
+import polars as pl
+import pyarrow as pa
+import pytest
+from feast.data_source import DataSource
+
+from headrace import Struct, TableSource, day, event, lake, table
+from headrace.declare.project import Project
+from headrace.features.feast import apply
+from headrace.features.feast.types import declared_columns, feast_type, value_type, word
+from headrace.kernel.errors import ProjectError
+
+
+@event(topic="clicks.eu", time="at")
+class Click(Struct):
+    at: datetime
+    user_id: int
+    names: list[str]
+    price: float | None = None
+
+
+class Facts(dy.Schema):
+    user_id = dy.Int64()
+    event_timestamp = dy.Datetime(time_unit="us", time_zone="UTC")
+    seen = dy.Int32()
+    ok = dy.Bool()
+    tags = dy.List(dy.String())
+
+
+@table(reads=Click, schema=Facts)
+def facts(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    return clicks
+
+
+@table(reads=Click, partition_by=day("at"), rowwise=True)
+def untyped(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    return clicks
+
+
+@table(reads=facts)
+def timeless(rows: pl.LazyFrame) -> pl.LazyFrame:
+    return rows
+
+
+def test_what_a_source_knows_of_its_table() -> None:
+    of_topic, of_facts, of_untyped = TableSource(Click), TableSource(facts), TableSource(untyped)
+    assert (of_topic.name, of_topic.timestamp_field, of_topic.topic) == ("clicks_eu", "at", "clicks.eu")
+    assert of_topic.columns == {
+        "at": "timestamp",
+        "user_id": "int64",
+        "names": "list[string]",
+        "price": "float64",
+    }
+    assert (of_facts.timestamp_field, of_facts.topic, of_facts.rowwise) == ("event_timestamp", None, False)
+    assert of_facts.columns == {
+        "user_id": "int64",
+        "event_timestamp": "timestamp",
+        "seen": "int64",
+        "ok": "bool",
+        "tags": "list[string]",
+    }
+    assert (of_untyped.timestamp_field, of_untyped.topic, of_untyped.rowwise) == ("at", "clicks.eu", True)
+    assert of_untyped.columns is None
+
+
+@pytest.mark.parametrize("read", [Click, facts, untyped])
+def test_a_source_survives_feasts_registry(read: object) -> None:
+    source = TableSource(read)
+    again = DataSource.from_proto(source.to_proto())
+    assert type(again) is TableSource
+    assert again == source
+    assert hash(again) == hash(source)
+    assert again.to_proto().custom_options == source.to_proto().custom_options
+
+
+def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
+    assert TableSource(facts) == TableSource(facts)
+    assert len({TableSource(facts), TableSource(facts)}) == 1
+    assert TableSource(facts) != TableSource(untyped)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: TableSource("facts"), "is no table"),
+        (lambda: TableSource(timeless), "does not know which column"),
+        (lambda: TableSource(facts, timestamp_field="then"), "'then' is no column of facts"),
+    ],
+)
+def test_what_is_no_source_is_refused(make: Callable[[], TableSource], what: str) -> None:
+    with pytest.raises(ProjectError, match=what) as raised:
+        make()
+    assert "test_source.py:" in (raised.value.where or "")
+
+
+def test_columns_that_nothing_declares_come_from_the_lake(small: Callable[..., Project]) -> None:
+    from feast import FeatureStore
+
+    project = small()
+    store = FeatureStore(repo_path=str(apply(project).folder))
+    rows = pa.table({"at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)]), "price": [1.5], "user_id": [1]})
+    lake.open(project.settings).ensure("untyped", rows.schema).append(rows)
+    found = dict(TableSource(untyped).get_table_column_names_and_types(store.config))
+    assert found == {"at": "timestamp", "price": "float64", "user_id": "int64"}
+
+
+def test_every_declared_type_has_a_feast_type() -> None:
+    for declared in (facts, Click.__contract__):  # type: ignore[attr-defined]
+        for name in (declared_columns(declared) or {}).values():
+            assert word(feast_type(name)) == name
+            assert value_type(name) == feast_type(name).to_value_type()
