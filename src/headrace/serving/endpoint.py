@@ -126,7 +126,7 @@ class Endpoint:
     def _described(self) -> dict[str, Any]:
         models: dict[str, Any] = {}
         for name, served in sorted(self._models.served.items()):
-            fields = [*served.requests.fields]
+            fields = served.requests.fields
             models[name] = {"release": served.release, "fields": fields, "customer": served.customer}
         return {"models": models, "failed": self._models.failed}
 

@@ -51,6 +51,8 @@ def environment(folder: Path, fallback_port: int) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         # A replica that is stopped would wait half a minute for a balancer outside this machine.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # Serve kills a proxy that is not up in 15 s, and begins again: on a busy machine, for ever.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
     if found is None:
         return {**settings, "RAY_SERVE_ENABLE_HA_PROXY": "0"}

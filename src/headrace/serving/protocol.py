@@ -38,20 +38,21 @@ class Requests:
         shadows: those of shadow versions: what only they ask for may be left out.
 
     Attributes:
-        fields: the names that a request must have.
+        fields: what a request must have: name → dtype.
     """
 
     def __init__(self, plans: Sequence[Plan], shadows: Sequence[Plan] = ()) -> None:
-        needed = {name: kind for plan in plans for name, kind in _asked(plan)}
-        optional = {name: kind for plan in shadows for name, kind in _asked(plan) if name not in needed}
-        self.fields = tuple(needed)
+        needed = {name: dtype for plan in plans for name, dtype in _asked(plan)}
+        optional = {name: dtype for plan in shadows for name, dtype in _asked(plan) if name not in needed}
+        self.fields: dict[str, str] = needed
         self._names = (*needed, *optional)
         fields: list[tuple[str, Any, Any]] = [
-            (f"f{place}", kind, msgspec.field(name=name)) for place, (name, kind) in enumerate(needed.items())
+            (f"f{place}", _kind(dtype), msgspec.field(name=name))
+            for place, (name, dtype) in enumerate(needed.items())
         ]
         fields += [
-            (f"f{place}", kind | UnsetType, msgspec.field(name=name, default=UNSET))
-            for place, (name, kind) in enumerate(optional.items(), len(needed))
+            (f"f{place}", _kind(dtype) | UnsetType, msgspec.field(name=name, default=UNSET))
+            for place, (name, dtype) in enumerate(optional.items(), len(needed))
         ]
         one = msgspec.defstruct("Request", fields, forbid_unknown_fields=True, gc=False)
         many = msgspec.defstruct(
@@ -83,10 +84,10 @@ class Requests:
         return {name: value for name, value in values if value is not UNSET}
 
 
-def _asked(plan: Plan) -> list[tuple[str, Any]]:
+def _asked(plan: Plan) -> list[tuple[str, str]]:
     return [
-        *((key.join_key, _kind(key.dtype)) for key in plan.entities),
-        *((field.name, _kind(field.dtype)) for field in plan.request),
+        *((key.join_key, key.dtype) for key in plan.entities),
+        *((field.name, field.dtype) for field in plan.request),
     ]
 
 

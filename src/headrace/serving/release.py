@@ -29,6 +29,7 @@ __all__ = [
     "append",
     "champion",
     "current",
+    "going_back",
     "history",
     "make",
     "previous",
@@ -150,8 +151,8 @@ def _made_at(releases: Sequence[Release], place: int) -> int:
     return place
 
 
-def rollback(log: Log, model: str, *, by: str, why: str) -> Release:
-    """Puts the release before the present one in force again, as a new record.
+def going_back(log: Log, model: str, *, by: str, why: str) -> Release:
+    """The release that puts the one before the present in force again; it is not appended yet.
 
     Raises:
         CallError: there is none before.
@@ -159,7 +160,16 @@ def rollback(log: Log, model: str, *, by: str, why: str) -> Release:
     before = previous(history(log, model))
     if before is None:
         raise CallError(f"model {model!r} has no release to go back to")
-    release = make(model, before.arms, by=by, why=why, override=before.override, restores=before.id)
+    return make(model, before.arms, by=by, why=why, override=before.override, restores=before.id)
+
+
+def rollback(log: Log, model: str, *, by: str, why: str) -> Release:
+    """Puts the release before the present one in force again, as a new record.
+
+    Raises:
+        CallError: there is none before.
+    """
+    release = going_back(log, model, by=by, why=why)
     append(log, release)
     return release
 

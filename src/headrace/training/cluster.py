@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +28,7 @@ from headrace.kernel.errors import Unavailable
 
 __all__ = ["joined", "runtime_folder"]
 
+_logger = logging.getLogger(__name__)
 _OBJECT_STORE = 512 << 20  # bytes
 _TEMPORARY = Path("/tmp")  # noqa: S108  the folder made in it is checked to be ours alone
 
@@ -99,7 +101,9 @@ def _ray(settings: Settings) -> ModuleType:
     if local:
         os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_token(settings)))
     import ray
+    from ray._private import worker
 
+    worker.print_to_stdstream = _heard
     if local:
         from ray._private import ray_constants
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
@@ -107,6 +111,11 @@ def _ray(settings: Settings) -> ModuleType:
         ray_constants.ENABLE_RAY_CLUSTER = False  # Ray may have been imported before
         AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's
     return ray  # type: ignore[no-any-return]
+
+
+def _heard(said: dict[str, Any], *_: object, **__: object) -> None:
+    """What Ray would print among a verb's results, on its standard output."""
+    _logger.info("%s", "\n".join(said["lines"]))
 
 
 def _token(settings: Settings) -> Path:

@@ -1,0 +1,110 @@
+"""One of the processes that `up` runs: `python -m headrace.flows.child NAME ROOT PROFILE PORT`.
+
+It says `ready` on its standard output when it is at work, and ends on SIGTERM or when its standard
+input closes: then the process that made it is gone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from headrace import log as logs
+from headrace.config.settings import Settings, load_settings
+from headrace.declare.event import contract_of
+from headrace.http.serve import serve, signalled
+from headrace.kernel.errors import HeadraceError
+from headrace.kernel.run import recorder_added
+from headrace.serving.prediction_log import Prediction
+from headrace.serving.release import Release
+
+__all__ = ["main"]
+
+_GRACE = 10.0  # seconds to end by itself once its maker is gone
+
+
+def main(name: str, root: str, profile: str, port: str) -> int:
+    """Runs one child until it is told to stop. Returns the exit code."""
+    stop = signalled()
+    threading.Thread(target=_follow_maker, name="maker", daemon=True).start()
+    try:
+        _WORK[name](load_settings(Path(root), profile), int(port), stop)
+    except HeadraceError as error:
+        print(str(error).replace("\n ", ""), file=sys.stderr)  # noqa: T201  the child's log
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _follow_maker() -> None:
+    """Ends this process when the pipe from its maker closes, as it does however the maker ends."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    if threading.Event().wait(_GRACE):
+        return
+    os._exit(1)
+
+
+def _ready() -> None:
+    print("ready", flush=True)  # noqa: T201
+
+
+def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
+    from headrace.declare.project import load_project
+    from headrace.events.collector import Collector
+    from headrace.http.door import Door
+
+    project = load_project(settings, without=["feast"])
+    log = logs.open(settings.log_url)
+    collector = Collector(project.contracts, log, settings.made_state() / "collector")
+    with serve(Door(collector, settings.profile.host), settings.profile.host, port):
+        _ready()
+        stop.wait()
+    log.close()
+
+
+def _console(settings: Settings, port: int, stop: threading.Event) -> None:
+    # The console is a face above the flows: it is named here, not imported.
+    console = importlib.import_module("headrace.console.app")
+    with serve(console.app(settings), settings.profile.host, port):
+        _ready()
+        stop.wait()
+
+
+def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
+    from headrace import lake as lakes
+    from headrace import lineage
+    from headrace.declare.project import load_project
+    from headrace.events.ingest import ingest_all
+    from headrace.features import online
+    from headrace.features.stream import OnlineSink
+
+    project = load_project(settings, without=["feast"])
+    contracts = [*project.contracts.values(), contract_of(Prediction), contract_of(Release)]
+    log, store = logs.open(settings.log_url), online.open(settings.online_url)
+    with recorder_added(lineage.open(settings).recorder()):
+        _ready()
+        ingest_all(
+            contracts, log, lakes.open(settings), until_end=False, stop=stop,
+            sinks_of=lambda contract: [OnlineSink(project, contract, store)],
+        )  # fmt: skip
+    store.close()
+    log.close()
+
+
+_WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {
+    "collector": _collector,
+    "console": _console,
+    "ingest": _ingest,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:5]))

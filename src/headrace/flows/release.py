@@ -1,0 +1,176 @@
+"""release: divides a model's traffic among its versions, and goes back.
+
+The record on the topic is what counts: replicas follow it. The registry's aliases are set from it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import math
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from headrace import log as logs
+from headrace import registry as registries
+from headrace.config.settings import Settings
+from headrace.kernel.errors import CallError
+from headrace.kernel.run import Dataset, run
+from headrace.log import Log
+from headrace.registry import Registry
+from headrace.serving import release as releases
+from headrace.serving.release import Arm, Release
+
+__all__ = ["Moved", "moved_aliases", "parse_arm", "release", "rollback"]
+
+_SPEC = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<weight>[0-9.]+))?")
+
+
+class Moved(Struct, frozen=True):
+    """An alias that somebody moved by hand.
+
+    Attributes:
+        model, alias: which.
+        stands_at: the version it stands for now; None: it is gone.
+        released: the version that the release in force gave it.
+    """
+
+    model: str
+    alias: str
+    stands_at: int | None
+    released: int
+
+
+def parse_arm(text: str) -> tuple[str, int, float | None]:
+    """Name, version and weight of `champion=3`, `challenger=4:0.1` or `shadow=5`.
+
+    Raises:
+        CallError: the text is no arm.
+    """
+    found = _SPEC.fullmatch(text)
+    if found is None:
+        raise CallError(
+            f"{text!r} is no arm", remedy="Write ARM=VERSION or ARM=VERSION:SHARE, such as challenger=4:0.1"
+        )
+    try:
+        weight = None if found["weight"] is None else float(found["weight"])
+    except ValueError:
+        raise CallError(f"{found['weight']!r} is no share", where=text, remedy="0 < share ≤ 1.") from None
+    if weight is not None and found["name"] == "shadow":
+        raise CallError("a shadow has no share: it gets a copy of every request", where=text)
+    return found["name"], int(found["version"]), weight
+
+
+def release(
+    settings: Settings,
+    model: str,
+    arms: Sequence[str],
+    *,
+    by: str | None = None,
+    why: str = "",
+    override: bool = False,
+) -> Release:
+    """Puts a release of these arms in force; replicas take it up within a second.
+
+    Args:
+        settings: of which project.
+        model: whose traffic.
+        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Where no champion is named, the
+            present one stays. The champion gets what the others leave, unless its share is given.
+        by: who; default: the user of this process.
+        why: the reason.
+        override: whether a version that the gate refused may answer.
+
+    Raises:
+        CallError: an arm cannot be read, a version does not exist, there is no champion, or the
+            shares do not add up to 1.
+    """
+    log, registry = logs.open(settings.log_url), registries.open(settings)
+    try:
+        present = releases.current(log, model)
+        found = _arms(model, arms, present)
+        for arm in found:
+            registry.version(model, arm.version)
+        made = releases.make(model, found, by=by or getpass.getuser(), why=why, override=override)
+        return _put(log, registry, made)
+    finally:
+        log.close()
+
+
+def rollback(settings: Settings, model: str, *, by: str | None = None, why: str = "") -> Release:
+    """Puts the release before the present one in force again.
+
+    Raises:
+        CallError: there is none before.
+    """
+    log, registry = logs.open(settings.log_url), registries.open(settings)
+    try:
+        made = releases.going_back(log, model, by=by or getpass.getuser(), why=why or "rollback")
+        return _put(log, registry, made)
+    finally:
+        log.close()
+
+
+def moved_aliases(settings: Settings, models: Sequence[str]) -> list[Moved]:
+    """The aliases that do not stand where the release in force put them."""
+    log, registry = logs.open(settings.log_url), registries.open(settings)
+    moved = []
+    try:
+        for model in models:
+            present = releases.current(log, model)
+            if present is None:
+                continue
+            for alias, version in _aliases(present).items():
+                stands_at = _stands_at(registry, model, alias)
+                if stands_at != version:
+                    moved.append(Moved(model, alias, stands_at, version))
+    finally:
+        log.close()
+    return moved
+
+
+def _arms(model: str, texts: Sequence[str], present: Release | None) -> list[Arm]:
+    named = [parse_arm(text) for text in texts]
+    if not any(name == "champion" for name, _, _ in named):
+        if present is None:
+            raise CallError(
+                f"model {model!r} has no champion yet", remedy=f"Name one: headrace release {model} champion=1"
+            )
+        named.insert(0, ("champion", releases.champion(present), None))
+    others = [weight for name, _, weight in named if name not in ("champion", "shadow")]
+    if any(weight is None for weight in others):
+        raise CallError("an arm beside the champion needs a share", remedy="Write it as challenger=4:0.1")
+    rest = 1 - math.fsum(weight for weight in others if weight is not None)
+    arms = []
+    for name, version, weight in sorted(named, key=lambda one: one[0] != "champion"):
+        if name == "shadow":
+            arms.append(Arm(version, 0.0, shadow=True, name=name))
+        else:
+            arms.append(Arm(version, rest if weight is None else weight, name=name))
+    return arms
+
+
+def _put(log: Log, registry: Registry, made: Release) -> Release:
+    with run(f"release {made.model}") as this:
+        partition, offset = releases.append(log, made)
+        for alias, version in _aliases(made).items():
+            registry.set_alias(made.model, alias, version)
+        for arm in made.arms:
+            this.input(Dataset("model", f"{made.model}@{arm.version}"))
+        this.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
+        this.fact(release=made.id, by=made.by, why=made.why, override=made.override)
+    return made
+
+
+def _aliases(made: Release) -> dict[str, int]:
+    """The aliases that a release sets: the champion, and the challenger where it has one."""
+    challengers = {arm.name: arm.version for arm in made.arms if arm.name == "challenger"}
+    return {"champion": releases.champion(made), **challengers}
+
+
+def _stands_at(registry: Registry, model: str, alias: str) -> int | None:
+    try:
+        return registry.version(model, alias).version
+    except CallError:
+        return None
