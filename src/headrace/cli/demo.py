@@ -74,5 +74,9 @@ def _print(report: DemoReport) -> None:
     verdict = "All of it held" if report.held else "NOT all of it held"
     click.echo(f"{verdict}: {report.seconds:.0f} s, p50 of a prediction {report.p50_ms:.2f} ms. Go on with")
     where = f"--project {report.folder}"
-    for command in (f"headrace up {where}", f"headrace status {where}", f"headrace why {report.prediction} {where}"):
+    for command in (
+        f"headrace up {where}",
+        f"headrace status {where}",
+        f"headrace why {report.prediction} {where}",
+    ):
         click.echo(f"  {command}")
