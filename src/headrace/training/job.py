@@ -8,6 +8,7 @@ found again, and so is a bundle that was written to its end.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,11 @@ def train(
     plan: Plan,
     *,
     code: str = "",
+    at: Mapping[str, int] | None = None,
     champion: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Trains a version of the model from the newest snapshots, and judges it.
+    """Trains a version of the model and judges it.
 
     Starts Ray, unless the process is connected to the project's already.
 
@@ -136,6 +138,7 @@ def train(
         model: what is declared.
         plan: its features.
         code: the fingerprint of the declaration; with it, a training that was done before is found.
+        at: table → the snapshot to read; those not named are read at their newest.
         champion: the checked bundle of the present champion, to be tried on the same test rows.
         progress: told of each trial.
 
@@ -145,7 +148,7 @@ def train(
         Unavailable: Ray does not start.
     """
     with run(f"train {model.name}") as this:
-        made = training_set.make(project, lake, model, plan)
+        made = training_set.make(project, lake, model, plan, at=at)
         this.input(Dataset("table", made.table, SnapshotPosition(made.table, made.snapshot)))
         work = project.settings.place("training", model.name)
         bundle = work / f"{made.snapshot}-{code or this.id}"

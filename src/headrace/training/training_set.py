@@ -7,7 +7,7 @@ read: a version's data can be read again for as long as the pins stand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import polars as pl
 from msgspec import Struct
@@ -50,8 +50,14 @@ class TrainingSet(Struct, frozen=True):
     refused: int
 
 
-def make(project: Project, lake: Lake, model: Model, plan: Plan) -> TrainingSet:
-    """Makes the training set from the newest snapshots, unless it is already made from just these.
+def make(
+    project: Project, lake: Lake, model: Model, plan: Plan, *, at: Mapping[str, int] | None = None
+) -> TrainingSet:
+    """Makes the training set, unless it is already made from just these snapshots.
+
+    Args:
+        project, lake, model, plan: of what.
+        at: table → the snapshot to read; those not named are read at their newest.
 
     Raises:
         CallError: a table it reads has not been built.
@@ -59,7 +65,7 @@ def make(project: Project, lake: Lake, model: Model, plan: Plan) -> TrainingSet:
         ProjectError: the labels lack a column that the plan needs.
     """
     with run(f"training set {model.name}") as this:
-        inputs = _pinned(lake, model, plan)
+        inputs = _pinned(lake, model, plan, at or {})
         for name, snapshot in inputs.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, inputs)
@@ -81,12 +87,12 @@ def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> pl.DataFrame
     return lake.table(made.table).scan(made.snapshot).select(dict.fromkeys(columns)).collect()
 
 
-def _pinned(lake: Lake, model: Model, plan: Plan) -> dict[str, int]:
-    """The newest snapshot of each table that is read, pinned."""
+def _pinned(lake: Lake, model: Model, plan: Plan, at: Mapping[str, int]) -> dict[str, int]:
+    """The snapshot of each table that is read, pinned."""
     inputs = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
         table = lake.table(name)
-        head = table.head()
+        head = table.snapshot(at[name]) if name in at else table.head()
         if head is None:
             raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
         table.pin(f"training.{model.name}.{head.id}", head.id)

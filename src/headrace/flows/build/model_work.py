@@ -10,6 +10,8 @@ import msgspec
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features import feast
+from headrace.features import online as online_stores
+from headrace.features.fill import fill
 from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
@@ -42,14 +44,26 @@ def features(shop: Workshop, stage: Stage) -> Done:
 
 
 def online(shop: Workshop, stage: Stage) -> Done:
-    """The online state, from the snapshots that the tables' pointers name."""
-    raise NotImplementedError
+    """The online state of every plan, filled up to the lake; ingest follows from there on."""
+    store = online_stores.open(shop.settings.online_url)
+    try:
+        filled = [
+            one
+            for name in shop.project().models
+            for one in fill(shop.project(), shop.lake, plan_of(shop, name), store)
+        ]
+    finally:
+        store.close()
+    shop.pointers.write(stage.out, {one.view: msgspec.to_builtins(one.position) for one in filled})
+    fresh = {one.view: one.entities for one in filled if one.rows}
+    told = ", ".join(f"{view} {entities:,} entities" for view, entities in fresh.items())
+    return Done(told or "was up to date", sum(one.rows for one in filled))
 
 
 def training_set(shop: Workshop, stage: Stage) -> Done:
     """Labels joined with features, as a table."""
     project, name = shop.project(), stage.subject
-    made = make(project, shop.lake, project.model(name), plan_of(shop, name), inputs=_inputs(shop, name))
+    made = make(project, shop.lake, project.model(name), plan_of(shop, name), at=_inputs(shop, name))
     shop.pointers.write(stage.out, msgspec.to_builtins(made))
     left = f"; {made.refused:,} labels are not known yet" if made.refused else ""
     return Done(f"labels with {len(plan_of(shop, name).features)} features{left}", made.rows)
@@ -67,7 +81,7 @@ def train(shop: Workshop, stage: Stage) -> Done:
         plan_of(shop, name),
         code=digest([shop.code["lock"], shop.code["models"][name]["fit"]]),
         champion=None if champion is None else registry.bundle(name, champion),
-        inputs=_inputs(shop, name),
+        at=_inputs(shop, name),
     )
     _copied(trained.bundle, shop.settings.root / bundle_folder(name))
     report = trained.report
