@@ -21,12 +21,13 @@ INSTANT = pl.Datetime("us", "UTC")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for filter in (
+    for allowed in (
         "ignore:The ``noload`` loader strategy",  # MLflow's own calls of SQLAlchemy
+        "ignore:.*Any type hint is inferred:UserWarning",  # MLflow's, of a class of its own
         "ignore:::ray.*",
         "ignore:.*:ResourceWarning",  # Ray's sockets and log files, closed when it ends
     ):
-        config.addinivalue_line("filterwarnings", filter)
+        config.addinivalue_line("filterwarnings", allowed)
 
 
 @pytest.fixture

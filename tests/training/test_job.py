@@ -11,7 +11,7 @@ from headrace import registry
 from headrace.declare.model import Model
 from headrace.declare.project import Project
 from headrace.features.plan import Plan, decode_plan
-from headrace.kernel.run import recorder_added
+from headrace.kernel.run import recorder_added, run
 from headrace.lake import Lake
 from headrace.training import job
 from headrace.training.recorder import MlflowRecorder
@@ -31,7 +31,7 @@ def test_a_training_from_the_lake_to_mlflow(
 ) -> None:
     told: list[tuple[str, int, int]] = []
     opened = registry.open(project.settings)
-    with recorder_added(MlflowRecorder(opened)):
+    with recorder_added(MlflowRecorder(opened)), run("build"):
         trained = job.train(project, filled, model, plan, code="c1", progress=lambda *one: told.append(one))
         assert told[-1] == ("trials", 4, 4)
         report = trained.report
@@ -77,15 +77,16 @@ def _stock_mlflow(project: Project, version: int) -> None:
 
 
 def _nested_runs(opened: registry.Registry, trained: job.Trained) -> None:
-    runs = {run.info.run_name: run for run in opened.client.search_runs([opened.experiment])}
+    runs = {one.info.run_name: one for one in opened.client.search_runs([opened.experiment])}
     parent = runs["train purchase"]
+    assert parent.data.tags["mlflow.parentRunId"] == runs["build"].info.run_id
     assert parent.data.metrics["roc_auc"] == trained.metrics["roc_auc"]
     tuning = runs["tuning purchase"]
-    for child in ("training set purchase", "tuning purchase", "fit purchase"):
+    for child in ("training set purchase", "tuning purchase", "fit purchase", "version of purchase"):
         assert runs[child].data.tags["mlflow.parentRunId"] == parent.info.run_id
-    trials = [run for name, run in runs.items() if name.startswith("trial ")]
+    trials = [one for name, one in runs.items() if name.startswith("trial ")]
     assert len(trials) == 4
-    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {tuning.info.run_id}
-    assert max(run.data.metrics["roc_auc"] for run in trials) == trained.report.trials[0].value
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {one.data.tags["mlflow.parentRunId"] for one in trials} == {tuning.info.run_id}
+    assert max(one.data.metrics["roc_auc"] for one in trials) == trained.report.trials[0].value
+    assert {one.info.status for one in runs.values()} == {"FINISHED"}
     assert msgspec.json.decode((trained.bundle / "training.json").read_bytes())["model"] == "purchase"

@@ -1,7 +1,7 @@
 """The recorder that shows trainings in MLflow: a run for each, its steps and trials nested in it.
 
-Runs are told to it as they happen, and kept until the outermost of them ends: MLflow is neither
-imported (4 s) nor asked while the work goes on, and not at all where nothing was trained.
+The steps of a training are kept until it ends: MLflow is neither imported (4 s) nor asked while the
+work goes on, and not at all where nothing was trained.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["MlflowRecorder", "Tracked"]
 
 _log = logging.getLogger(__name__)
-_JOBS = ("train ", "training set ", "tuning ", "fit ", "register ", "build")
+_BUILD, _TRAINING, _STEPS = "build", "train ", ("training set ", "tuning ", "fit ")
 
 
 class Tracked(Protocol):
@@ -33,57 +33,64 @@ class Tracked(Protocol):
 
 
 class MlflowRecorder:
-    """Listens to runs (kernel.run.Recorder) and writes those of a training to MLflow when it has ended."""
+    """Listens to runs (kernel.run.Recorder) and writes those of a training to MLflow when it has ended.
+
+    A build that trains is a run in MLflow too: its trainings are nested in it.
+    """
 
     def __init__(self, tracked: Tracked) -> None:
         self._tracked = tracked
-        self._ended: list[RunEvent] = []
+        self._steps: list[RunEvent] = []
+        self._written: dict[str, str] = {}  # run → MLflow's run
 
     def record(self, event: RunEvent) -> None:
-        if event.run.ended is None or not event.run.job.startswith(_JOBS):
-            return
-        self._ended.append(event)
-        if any(_shown(one) for one in _parents(event.run)):
-            return  # an outer run will end later
-        ended, self._ended = self._ended, []
-        if not any(one.run.job.startswith("train ") for one in ended):
+        run = event.run
+        if run.ended is None:
             return
         try:
-            self._write(ended)
+            if run.job.startswith(_TRAINING):
+                steps, self._steps = self._steps, []
+                self._write([*steps, event])
+            elif run.job.startswith(_STEPS):
+                self._steps.append(event)
+            elif run.id in self._written:
+                self._tracked.client.set_terminated(
+                    self._written[run.id], _status(event), micros(run.ended) // 1000
+                )
         except Exception:  # what MLflow lacks must not make a training fail that is done
-            _log.warning("MLflow did not take the runs of %s", event.run.job, exc_info=True)
+            _log.warning("MLflow did not take the runs of %s", run.job, exc_info=True)
 
     def _write(self, ended: list[RunEvent]) -> None:
-        written: dict[str, str] = {}
+        """The training, which comes last, and its steps."""
+        outer = next((one for one in _parents(ended[-1].run) if one.job.startswith(_BUILD)), None)
+        if outer is not None and outer.id not in self._written:
+            self._written[outer.id] = self._run(outer.job, outer, None, None, {}, {}, {})
         for event in reversed(ended):  # a parent ends after its children, and is written before them
-            run = event.run
-            outer = next((written[one.id] for one in _parents(run) if one.id in written), None)
-            status = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}.get(event.outcome, "KILLED")
-            tags = {
-                "headrace.run": run.id,
-                **{f"headrace.input.{one.name}": str(one.position) for one in run.inputs},
-            }
-            facts = run.facts
-            written[run.id] = self._run(
-                run.job, run, status, outer, facts.get("params", {}), facts.get("metrics", {}), tags
+            run, facts, status = event.run, event.run.facts, _status(event)
+            parent = next((self._written[one.id] for one in _parents(run) if one.id in self._written), None)
+            tags = {"headrace.run": run.id}
+            tags |= {f"headrace.input.{one.name}": str(one.position) for one in run.inputs}
+            own = self._run(
+                run.job, run, status, parent, facts.get("params", {}), facts.get("metrics", {}), tags
             )
+            self._written[run.id] = own
             for number, trial in enumerate(facts.get("trials", ())):
                 found = {name: value for name, value in trial.items() if name != "parameters"}
-                self._run(f"trial {number + 1}", run, status, written[run.id], trial["parameters"], found, {})
+                self._run(f"trial {number + 1}", run, status, own, trial["parameters"], found, {})
 
     def _run(
         self,
         name: str,
         run: Run,
-        status: str,
+        status: str | None,
         parent: str | None,
         params: Mapping[str, Any],
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> str:
+        client = self._tracked.client  # it tells MLflow how to behave before it is imported
         from mlflow.entities import Metric, Param
 
-        client = self._tracked.client
         began = micros(run.started) // 1000
         ended = began if run.ended is None else micros(run.ended) // 1000
         nested = {} if parent is None else {"mlflow.parentRunId": parent}
@@ -96,7 +103,8 @@ class MlflowRecorder:
             metrics=[Metric(key, float(value), ended, 0) for key, value in metrics.items()],
             params=[Param(key, str(value)) for key, value in params.items()],
         )
-        client.set_terminated(run_id, status, ended)
+        if status is not None:
+            client.set_terminated(run_id, status, ended)
         return run_id
 
 
@@ -108,5 +116,5 @@ def _parents(run: Run) -> list[Run]:
     return found
 
 
-def _shown(run: Run) -> bool:
-    return run.job.startswith(_JOBS)
+def _status(event: RunEvent) -> str:
+    return {"COMPLETE": "FINISHED", "FAIL": "FAILED"}.get(event.outcome, "KILLED")
