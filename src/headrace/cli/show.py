@@ -28,12 +28,12 @@ def line(call: Call, text: str) -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table; numbers stand to the right."""
-    rows = [[_cell(one) for one in row] for row in rows]
+    cells = [[_cell(one) for one in row] for row in rows]
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
-        right = all(_numeric(row[at]) for row in rows) and bool(rows)
+        right = all(_numeric(row[at]) for row in cells) and bool(cells)
         made.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         made.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
