@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from headrace.cli.call import Call
 
-__all__ = ["json", "line", "number", "seconds", "table"]
+__all__ = ["json", "line", "number", "seconds", "table", "working"]
 
 
 def json(value: Any) -> None:
@@ -59,3 +60,10 @@ def _cell(value: object) -> str:
 
 def _numeric(text: str) -> bool:
     return not text or text.removesuffix(" s").replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
+
+
+def working(text: str) -> None:
+    """Shows what goes on, on a line of its own that the next call replaces; only where a person watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text and text + ' ...'}")
+        sys.stderr.flush()
