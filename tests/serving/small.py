@@ -27,13 +27,13 @@ FACTS = AsOfView(
 )
 
 
-def plan_of(missing="model", request=(Field("price", "float64"),)):
+def plan_of(missing="model"):
     return Plan(
         model="purchase",
         entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
         views=(FACTS,),
         features=(FeatureRef("facts", "mean_price", "float64"), FeatureRef("facts", "views", "int64")),
-        request=request,
+        request=(Field("price", "float64"),),
         missing=missing,
     )
 
