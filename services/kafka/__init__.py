@@ -14,10 +14,16 @@ __all__ = ["Broker", "broker"]
 
 _JAVA = ("java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-XX:+UseSerialGC", "-Xms64m", "-Xss512k",
          "-XX:MaxDirectMemorySize=128m", "-XX:TieredStopAtLevel=1")  # fmt: skip
-_ONE = ("offsets.topic.num.partitions", "offsets.topic.replication.factor", "transaction.state.log.num.partitions",
-        "transaction.state.log.replication.factor", "transaction.state.log.min.isr",
-        "share.coordinator.state.topic.num.partitions", "share.coordinator.state.topic.replication.factor",
-        "share.coordinator.state.topic.min.isr", "num.partitions", "log.cleaner.threads")  # fmt: skip
+_ONE = (
+    "log.cleaner.threads",
+    "num.partitions",
+    *(f"offsets.topic.{what}" for what in ("num.partitions", "replication.factor")),
+    *(
+        f"{topic}.{what}"
+        for topic in ("transaction.state.log", "share.coordinator.state.topic")
+        for what in ("num.partitions", "replication.factor", "min.isr")
+    ),
+)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from time import monotonic
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-
-from services.kafka import Broker, broker as started_broker
+from services.kafka import Broker
+from services.kafka import broker as started_broker
 from services.server import Missing
 
 

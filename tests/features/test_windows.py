@@ -44,10 +44,11 @@ def by_hand(view, rows, events):
 def assert_same(view, made, hand):
     for one in view.aggregations:
         got = made[one.name].to_list()
-        assert [repr(plain(v)) for v in got] == [repr(plain(v)) for v in hand[one.name]], one
+        assert [repr(v) for v in got] == [repr(plain(v)) for v in hand[one.name]], one
 
 
 def plain(value):
+    """-0.0 is 0.0."""
     if isinstance(value, list):
         return [plain(one) for one in value]
     return value + 0.0 if isinstance(value, float) else value

@@ -1,1 +1,1 @@
-"""The console: pages over the flows."""
+"""The console: server-rendered pages that show a project as it is. Thin: it asks, and prints."""

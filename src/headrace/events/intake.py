@@ -166,7 +166,7 @@ class Intake:
         )
         for one in group:
             one.keys = [None] * len(one.values)
-        places = rows.rows["_log_offset"].to_pylist()
+        places: list[Any] = rows.rows["_log_offset"].to_pylist()
         if self._key is not None:
             found = rows.rows[self._key].slice(0, rows.good).to_pylist()
             for place, value in zip(places, found, strict=False):

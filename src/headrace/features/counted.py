@@ -36,7 +36,8 @@ def counted(column: str, dtype: Dtype) -> pl.Expr:
     one = pl.col(column)
     if dtype == "float64":
         number = one.cast(pl.Float64)
-        return pl.when(number.is_finite()).then(number + 0.0)
+        # -0.0 == 0.0; adding 0.0 instead would be optimised away.
+        return pl.when(number == 0.0).then(pl.lit(0.0)).when(number.is_finite()).then(number)
     if dtype == "string":
         return one.cast(pl.String)
     if dtype == "timestamp":

@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from headrace.lake.catalog import Lake, open  # noqa: A004
     from headrace.lake.snapshot import Snapshot
     from headrace.lake.table import LakeTable
+    from headrace.lake.upkeep import Kept, keep
 
 _HOMES = {
+    "Kept": "headrace.lake.upkeep",
     "Lake": "headrace.lake.catalog",
     "LakeTable": "headrace.lake.table",
     "Snapshot": "headrace.lake.snapshot",
+    "keep": "headrace.lake.upkeep",
     "open": "headrace.lake.catalog",
 }
 
-__all__ = ["Lake", "LakeTable", "Snapshot", "open"]
+__all__ = ["Kept", "Lake", "LakeTable", "Snapshot", "keep", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -189,7 +189,7 @@ class Lake:
             )
 
     def drop(self, name: str) -> None:
-        """Takes the table out of the catalog; its files go with the next upkeep of the warehouse.
+        """Takes the table out of the catalog, and its pins with it; its files stay where they are.
 
         Raises:
             CallError: there is none.

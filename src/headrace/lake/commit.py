@@ -10,13 +10,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+from sqlalchemy.exc import OperationalError
 
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
@@ -37,13 +38,15 @@ class Change:
         removed: given the table as it now is, the data files that go.
         properties: given the table as it now is, the properties to set; it raises Conflict where
             the table has moved past what this change was made for.
-        facts: what the snapshot's summary says of it.
+        facts: given the table as it now is, what the snapshot's summary says of it.
+        merge: whether the table's manifests are merged into as few as can be.
     """
 
     added: list[DataFile]
     removed: Callable[[Any], list[DataFile]] | None = None
     properties: Callable[[Any], Mapping[str, str]] = lambda _: {}
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    merge: bool = False
 
 
 def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSnapshot:
@@ -80,6 +83,8 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
             landed = _after_unknown(load, batch)
             if landed is not None:
                 return landed
+            if isinstance(error, OperationalError):
+                raise  # SQLite tells the truth: it did not happen
             raise Unavailable(
                 f"the commit's outcome is unknown: {type(error).__name__}: {error}",
                 where=where,
@@ -96,8 +101,10 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
 def _try(table: Any, change: Change, batch: str) -> int:
     properties = change.properties(table)
     removed = change.removed(table) if change.removed is not None else []
-    transaction = writing(table).transaction()
-    update = transaction.update_snapshot(snapshot_properties={**change.facts, BATCH: batch})
+    facts = {**change.facts(table), BATCH: batch}
+    merging = {"commit.manifest.min-count-to-merge": "2"} if change.merge else {}
+    transaction = writing(table, merging).transaction()
+    update = transaction.update_snapshot(snapshot_properties=facts)
     producer = update.overwrite() if removed else update.merge_append()
     for data_file in removed:
         producer.delete_data_file(data_file)
@@ -110,7 +117,7 @@ def _try(table: Any, change: Change, batch: str) -> int:
     return int(producer.snapshot_id)
 
 
-def writing(table: Any, **properties: str) -> Any:
+def writing(table: Any, properties: Mapping[str, str]) -> Any:
     """The handle as a commit needs it, in memory alone: own retries off, these properties on, and of
     the snapshots only the head: PyIceberg copies them all, a dozen times a commit.
     """

@@ -46,9 +46,9 @@ def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
 
         lake = open_lake(settings)
         there = {name: lake.table(name).history() for name in set(lake.names()) & set(snapshots)}
-        return {name for name, id in snapshots.items() if id not in {one.id for one in there.get(name, ())}}
+        return {name for name, one in snapshots.items() if one not in {s.id for s in there.get(name, ())}}
     found = _locations(settings)
-    return {name for name, id in snapshots.items() if name not in found or id not in _kept(found[name])}
+    return {name for name, one in snapshots.items() if name not in found or one not in _kept(found[name])}
 
 
 def _embedded(settings: Settings) -> bool:

@@ -45,13 +45,16 @@ class LakeTable:
 
     Attributes:
         name: its name within the project.
+        where: the catalog's address, for errors.
+        catalog: PyIceberg's catalog.
+        folder: where this machine keeps locks of the lake.
     """
 
     def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._identifier = iceberg.name()
-        self._where = where
-        self._folder = folder
+        self.where = where
+        self.folder = folder
         self.name: str = self._identifier[-1]
 
     def iceberg(self) -> Any:
@@ -60,8 +63,8 @@ class LakeTable:
         Raises:
             CallError: the table is gone.
         """
-        with failures(self._where, self.name):
-            return self._catalog.load_table(self._identifier)
+        with failures(self.where, self.name):
+            return self.catalog.load_table(self._identifier)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -270,7 +273,7 @@ class LakeTable:
     def set_properties(self, properties: Mapping[str, str]) -> None:
         """Sets properties of the table, without a snapshot."""
         for _ in range(_TRIES):
-            with failures(self._where, self.name):
+            with failures(self.where, self.name):
                 try:
                     self.iceberg().transaction().set_properties(dict(properties)).commit_transaction()
                     return
@@ -288,7 +291,7 @@ class LakeTable:
     ) -> Snapshot:
         table = self.iceberg()
         properties(table)  # a position that has moved is found before anything is written
-        with failures(self._where, self.name):
+        with failures(self.where, self.name):
             files: list[DataFile] = []
             try:
                 for rows in pieces:
@@ -297,15 +300,15 @@ class LakeTable:
                     check(files)
                 made = commit(
                     self.iceberg,
-                    Change(files, removed, properties, facts or {}),
-                    where=f"table {self.name} in {self._where}",
+                    Change(files, removed, properties, lambda _: facts or {}),
+                    where=f"table {self.name} in {self.where}",
                 )
             except Unavailable:  # the commit may have happened, or happen yet
                 raise
             except Exception:
                 discard(table, files)
                 raise
-        expiry.as_it_goes(self._catalog, table)
+        expiry.as_it_goes(self.catalog, table)
         return snapshot_of(made)
 
     # --- pins ----------------------------------------------------------------------------------
@@ -360,9 +363,9 @@ class LakeTable:
 
     def _refs_changed(self, table: Any, updates: tuple[Any, ...], requirements: tuple[Any, ...]) -> bool:
         asserted = (AssertTableUUID(uuid=table.metadata.table_uuid), *requirements)
-        with failures(self._where, self.name):
+        with failures(self.where, self.name):
             try:
-                self._catalog.commit_table(table, asserted, updates)
+                self.catalog.commit_table(table, asserted, updates)
             except CommitFailedException:
                 return False
         return True

@@ -45,6 +45,12 @@ TRANSACTION_MS = 10_000  # how long a killed writer's open transaction may hold 
 READERS = 4  # consumers kept for each topic, each where its last batch ended
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _ENVIRONMENT = "HEADRACE_KAFKA_"
+# The client's picture of who leads a log partition is older or newer than the broker's: ask again.
+_STALE = (
+    ck.KafkaError.FENCED_LEADER_EPOCH,
+    ck.KafkaError.NOT_LEADER_FOR_PARTITION,
+    ck.KafkaError.UNKNOWN_LEADER_EPOCH,
+)
 _logger = logging.getLogger(__name__)
 
 Record = tuple[str, int, bytes, bytes | None, Headers | None]
@@ -157,9 +163,17 @@ class KafkaLog:
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
         self.partitions(topic)
         parts = [ck.TopicPartition(topic, p, offset) for p, offset in offsets.items()]
+        deadline = monotonic() + SECONDS
         with self._reached():
-            for trimmed in self._admin.delete_records(parts, request_timeout=SECONDS).values():
-                trimmed.result(SECONDS)
+            while True:
+                try:
+                    for trimmed in self._admin.delete_records(parts, request_timeout=SECONDS).values():
+                        trimmed.result(SECONDS)
+                    return
+                except ck.KafkaException as error:
+                    if error.args[0].code() not in _STALE or monotonic() > deadline:
+                        raise
+                    self._until_known(topic)
 
     def close(self) -> None:
         with self._lock:
@@ -175,12 +189,12 @@ class KafkaLog:
         return self._bounds(topic, partitions, ck_admin.OffsetSpec.latest())
 
     def _bounds(self, topic: str, partitions: Iterable[int], which: ck_admin.OffsetSpec) -> dict[int, int]:
-        # Not through the consumer: its connection is held up by the fetch that waits for more.
+        # Not through the consumer: its connection is held up by the fetch that waits for more. The
+        # end counts what is not committed yet: a commit is answered before its readers see it, and
+        # whoever reads after an append must not find nothing.
         asked = {ck.TopicPartition(topic, partition): which for partition in partitions}
         with self._reached():
-            told = self._admin.list_offsets(
-                asked, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=SECONDS
-            )
+            told = self._admin.list_offsets(asked, request_timeout=SECONDS)
             return {one.partition: future.result(SECONDS).offset for one, future in told.items()}
 
     def _until_known(self, topic: str) -> None:
@@ -358,10 +372,13 @@ class _Reader:
         return found
 
     def read(self, ends: Mapping[int, int], limit: int) -> list[ck.Message]:
-        """Up to `limit` records; none only where there is nothing before `ends`."""
+        """Up to `limit` records; none only where there is nothing before `ends`.
+
+        What others have appended but not committed is waited for only while there is nothing else.
+        """
         found: list[ck.Message] = []
         deadline = monotonic() + SECONDS
-        while len(found) < limit and self._before(ends):
+        while len(found) < limit and self._before(ends) and not (found and self._saw_all()):
             some = self._consume(limit - len(found), 0.05)
             self._passed(some)
             found += some
@@ -386,6 +403,10 @@ class _Reader:
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _saw_all(self) -> bool:
+        """Whether the end of what is committed was seen in every log partition."""
+        return all(self._seen.get(partition, -1) >= n for partition, n in self._next.items())
 
     def _before(self, ends: Mapping[int, int]) -> bool:
         return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())

@@ -16,6 +16,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from headrace.kernel.ids import new_id
 if TYPE_CHECKING:
     from headrace.log import Log
 
-__all__ = ["TOPIC", "Prediction", "Shipped", "Shipper", "Spool", "ship"]
+__all__ = ["TOPIC", "Prediction", "Shipped", "Shipper", "Spool", "ship", "spooled"]
 
 TOPIC = "headrace.predictions"
 _HEAD = struct.Struct("<II")
@@ -148,6 +149,16 @@ def ship(folder: Path, log: Log) -> Shipped:
     for path in sorted(folder.glob("*.spool")):  # names are UUIDv7: oldest first
         _ship_file(path, log, done)
     return done
+
+
+def spooled(folder: Path) -> Iterator[bytes]:
+    """The predictions that the folder's spool files hold now, encoded; some may be on the log already."""
+    for path in sorted(folder.glob("*.spool")):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # shipped meanwhile
+            continue
+        yield from _frames(data)[0]
 
 
 def _ship_file(path: Path, log: Log, done: Shipped) -> None:

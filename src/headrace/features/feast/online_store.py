@@ -24,12 +24,12 @@ from headrace.features.feast.repository import settings_of
 from headrace.features.feast.types import value_type
 from headrace.features.feast.views import entity_key, stored
 from headrace.features.online import RowPosition
-from headrace.features.plan import AsOfView, FeatureRef, Plan, StoredView
+from headrace.features.plan import AsOfView, FeatureRef, Plan
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 
-__all__ = ["HeadraceOnlineStore", "HeadraceOnlineStoreConfig", "refuse_windowed"]
+__all__ = ["HeadraceOnlineStore", "HeadraceOnlineStoreConfig", "is_windowed", "refuse_windowed"]
 
 _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
@@ -40,9 +40,14 @@ class HeadraceOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     type: StrictStr = "headrace.features.feast.online_store.HeadraceOnlineStore"
 
 
+def is_windowed(view: FeatureView) -> bool:
+    """Whether a view of the registry is a windowed one."""
+    return isinstance(view, StreamFeatureView) and bool(view.aggregations)
+
+
 def refuse_windowed(view: FeatureView) -> None:
     """Raises CallError where values of a windowed view are to be written: they come from events."""
-    if isinstance(view, StreamFeatureView) and view.aggregations:
+    if is_windowed(view):
         raise CallError(
             f"values can't be written to {view.name!r}: it is a windowed view, made from events",
             remedy="Send the event itself: headrace send, or POST it to the collector.",
@@ -66,7 +71,11 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """For each key, the values now and the time they are of; (None, None) where there are none."""
+        """For each key, the values now and the time they are of; (None, None) where there are none.
+
+        Raises:
+            Unavailable: the view's state was never filled.
+        """
         plan, at = self._plan(config, table), now_micros()
         view = plan.stored[0]
         keys = [
@@ -138,9 +147,9 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
             if view.name in names:
                 store.drop(view.digest)
 
-    def view(self, config: RepoConfig, table: FeatureView) -> StoredView:
-        """The plan's view of a view of the registry."""
-        return self._plan(config, table).stored[0]
+    def as_of(self, config: RepoConfig, table: FeatureView) -> AsOfView:
+        """The plan's view of an as-of view of the registry."""
+        return self._plan(config, table).as_of[0]
 
     def _opened(self, config: RepoConfig) -> online.OnlineStore:
         if self._store is None:

@@ -12,9 +12,8 @@ from feast.infra.passthrough_provider import PassthroughProvider
 from feast.repo_config import RepoConfig
 
 from headrace import lake
-from headrace.features.feast.online_store import HeadraceOnlineStore, refuse_windowed
+from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
-from headrace.features.plan import AsOfView
 from headrace.features.point_in_time import as_of_rows
 
 __all__ = ["HeadraceProvider"]
@@ -40,10 +39,10 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
     def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
         """Loads the newest rows of an as-of view's table, whatever the dates: the state stands for a
         snapshot. Windowed views are kept by ingest and passed over."""
-        view = self.online_store.view(config, feature_view)
-        if not isinstance(view, AsOfView):
-            _log.info("%s is a windowed view: ingest keeps it, there is nothing to materialize", view.name)
+        if is_windowed(feature_view):
+            _log.info("%s is a windowed view: ingest keeps it, nothing to materialize", feature_view.name)
             return
+        view = self.online_store.as_of(config, feature_view)
         table = lake.open(settings_of(config)).table(view.table)
         head = table.head()
         if head is None:

@@ -1,0 +1,64 @@
+"""The console's door: a browser cannot send a bearer token, so it signs in once and gets a cookie."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from http.cookies import CookieError, SimpleCookie
+
+from headrace.http.answer import HttpError
+from headrace.http.asgi import App, Scope, header
+from headrace.http.door import Door
+from headrace.http.token import same_token, token_for
+
+__all__ = ["COOKIE", "ConsoleDoor", "session_of"]
+
+COOKIE = "headrace_console"
+_FORMS = frozenset({b"application/x-www-form-urlencoded"})
+
+
+def session_of(token: str) -> str:
+    """What the cookie of someone who knows the token holds; the token cannot be told from it."""
+    return hmac.new(token.encode(), b"headrace console session", hashlib.sha256).hexdigest()
+
+
+class ConsoleDoor(Door):
+    """A door that also takes the console's cookie, and sends a browser without one to /login."""
+
+    def __init__(self, app: App, host: str) -> None:
+        super().__init__(
+            app,
+            host,
+            max_body=4096,
+            content_types=_FORMS,
+            open_paths=frozenset({"/healthz", "/login", "/style.css"}),
+        )
+        token = token_for(host)
+        self._session = None if token is None else session_of(token)
+
+    def _admitted(self, scope: Scope) -> bool:
+        if super()._admitted(scope):
+            return True
+        assert self._session is not None
+        cookie = _cookie(header(scope, b"cookie"))
+        if hmac.compare_digest(cookie.encode(), self._session.encode()):
+            return True
+        if header(scope, b"authorization") is None and scope["method"] == "GET":
+            raise HttpError(303, "token", "Sign in first.", headers={"Location": "/login"})
+        return False
+
+
+def signed_in(given: str, host: str) -> str | None:
+    """The cookie for someone who gives the token of this host's doors; None for a wrong one."""
+    token = token_for(host)
+    if token is None or not same_token(b"Bearer " + given.encode(), token):
+        return None
+    return session_of(token)
+
+
+def _cookie(line: bytes | None) -> str:
+    try:
+        found = SimpleCookie((line or b"").decode("latin-1")).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if found is None else found.value

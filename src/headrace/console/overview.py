@@ -1,0 +1,98 @@
+"""What the overview shows: topics, tables and models, from the log's and the lake's own metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from headrace import lake as lakes
+from headrace import log as logs
+from headrace.config.settings import Settings
+from headrace.declare.event import Contract
+from headrace.declare.project import Project
+from headrace.events.ingest import POSITION
+from headrace.kernel.errors import HeadraceError
+from headrace.kernel.position import LogPosition
+from headrace.kernel.time import now
+from headrace.lake import Lake
+from headrace.log import Log
+from headrace.serving.release import Release, Releases
+
+__all__ = ["Overview", "TableLine", "TopicLine", "overview"]
+
+
+@dataclass(frozen=True)
+class TopicLine:
+    """A topic: records on the log, good and refused ones in its table, and how many wait."""
+
+    name: str
+    events: int
+    good: int
+    refused: int
+    lag: int
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """A table: its newest snapshot, rows, and how long ago that was; None: it was never made."""
+
+    name: str
+    snapshot: int | None
+    rows: int
+    age: timedelta | None
+
+
+@dataclass
+class Overview:
+    """Topics, tables, the releases in force, and what could not be asked."""
+
+    topics: list[TopicLine] = field(default_factory=list)
+    tables: list[TableLine] = field(default_factory=list)
+    releases: list[Release] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def overview(settings: Settings, project: Project) -> Overview:
+    """The project as it is now. What is away is named and leaves its part empty."""
+    made = Overview()
+    try:
+        log = logs.open(settings.log_url)
+    except HeadraceError as error:
+        made.problems.append(str(error))
+        return made
+    try:
+        lake = lakes.open(settings)
+        for contract in project.contracts.values():
+            made.topics.append(_topic(log, lake, contract))
+        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.names()})]
+        releases = Releases(log)
+        releases.poll()
+        made.releases = [releases.in_force[model] for model in sorted(releases.in_force)]
+    except HeadraceError as error:
+        made.problems.append(str(error))
+    finally:
+        log.close()
+    return made
+
+
+def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
+    ends = log.end(contract.topic) if contract.topic in log.topics() else {}
+    good = refused = 0
+    read: dict[int, int] = {}
+    if lake.exists(contract.table):
+        table = lake.table(contract.table)
+        head = table.head()
+        if head is not None:
+            good = sum(table.days(contract.time, head.id, {"_valid": True}).values())
+            refused = head.rows - good
+        position = table.position(POSITION)
+        read = position.offsets if isinstance(position, LogPosition) else {}
+    lag = sum(max(0, end - read.get(partition, 0)) for partition, end in ends.items())
+    return TopicLine(contract.topic, sum(ends.values()), good, refused, lag)
+
+
+def _table(lake: Lake, name: str) -> TableLine:
+    head = lake.table(name).head() if lake.exists(name) else None
+    if head is None:
+        return TableLine(name, None, 0, None)
+    return TableLine(name, head.id, head.rows, now() - head.at)

@@ -1,0 +1,296 @@
+"""One suite for every online store: what it serves is what the offline kernel and join compute."""
+
+import threading
+from contextlib import contextmanager
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.features.online.sqlite import SqliteStore
+from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
+from headrace.features.point_in_time import join
+from headrace.features.windows import aggregate
+from headrace.kernel.errors import CallError, Conflict, Unavailable
+from headrace.kernel.position import LogPosition, SnapshotPosition
+from tests.features.views import DAY, HOUR, MINUTE, events_around, frame, instant, windowed
+
+NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
+ACTIVITY = windowed()
+FACTS = AsOfView("facts", ("user_id",), "facts", "time", (Field("x", "int64"), Field("y", "float64")), 2 * HOUR)
+USER = EntityKey("user", "user_id", "int64")
+
+
+def plan_of(*views, entities=(USER,), **rest):
+    features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
+    return Plan("m", entities, views, features, **rest)
+
+
+def at_offset(offset, topic="clicks"):
+    return LogPosition(topic, "one", {0: offset})
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+class Sqlite:
+    """Opens the same store again and again, as restarts do."""
+
+    def __init__(self, folder, clock):
+        self._file, self._clock = folder / "online.db", clock
+
+    @contextmanager
+    def open(self):
+        store = SqliteStore(self._file, clock=self._clock)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+STORES = {"sqlite": Sqlite}
+
+
+@pytest.fixture(params=STORES)
+def kind(request):
+    return STORES[request.param]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store(kind, clock, tmp_path):
+    with kind(tmp_path, clock).open() as store:
+        yield store
+
+
+def offline(view, events, users, at):
+    rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
+        pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
+    )
+    return [list(row) for row in aggregate(view, rows, frame(events), at="at").rows()]
+
+
+def exactly(rows):
+    """Rows as text, so that 0.1 + 0.2 is not 0.3 and 1 is not True."""
+    return [[repr(value) for value in row] for row in rows]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, tmp_path_factory, data):
+    clock = Clock()
+    stores = kind(tmp_path_factory.mktemp("online"), clock)
+    events = data.draw(events_around(NOW), label="events, in the order of the log")
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(events)), max_size=4), label="batches end at"))
+    clocks = sorted(
+        data.draw(st.lists(st.integers(NOW - 3 * HOUR, NOW), min_size=len(cuts) + 1, max_size=len(cuts) + 1),
+                  label="wall clock at each batch")
+    )  # fmt: skip
+    first = data.draw(st.integers(0, cuts[0] if cuts else len(events)), label="filled up to")
+    plan = plan_of(ACTIVITY)
+    clock.now = clocks[0]
+    with stores.open() as store:
+        store.prepare(plan)
+        store.fill(ACTIVITY, frame(events[:first]).to_arrow(), at_offset(first))
+    before = first
+    for until, now in zip([*cuts, len(events)], clocks, strict=True):
+        clock.now = now
+        with stores.open() as store:
+            if until > before:
+                batch = frame(events[before:until]).to_arrow()
+                store.apply([ACTIVITY], batch, at_offset(until), after=at_offset(before))
+                with pytest.raises(Conflict):
+                    store.apply([ACTIVITY], batch, at_offset(until), after=at_offset(before))
+            before = max(until, before)
+            moment = now - data.draw(st.integers(0, 5 * MINUTE), label="the lookup began before")
+            for at in (now, moment):
+                looked = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
+                assert exactly(looked.rows) == exactly(offline(ACTIVITY, events[:before], [1, 2, 3, 4], at))
+                one = store.lookup(plan, [{"user_id": 1}], at)
+                assert exactly(one.rows) == exactly(looked.rows[:1])
+                for user, position in zip((1, 2, 3, 4), looked.positions, strict=True):
+                    stands = position["activity"]
+                    mine = [i for i, event in enumerate(events[:before]) if event[0] == user]
+                    # No event of this entity lies between its position and the view's.
+                    assert stands.offsets[0] <= before
+                    assert exactly(offline(ACTIVITY, events[: stands.offsets[0]], [user], at)) == exactly(
+                        offline(ACTIVITY, events[:before], [user], at)
+                    ), mine
+
+
+def test_batches_of_several_entities_in_several_columns(store):
+    plan = plan_of(ACTIVITY, FACTS)
+    store.prepare(plan)
+    store.fill(ACTIVITY, frame([]).to_arrow(), at_offset(0))
+    store.load(
+        FACTS, facts([(user, NOW, user, 0.5) for user in range(0, 2000, 2)]), SnapshotPosition("facts", 7)
+    )
+    events = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(0, 1000)]
+    store.apply([ACTIVITY], frame(events).to_arrow(), at_offset(1000), after=at_offset(0))
+    users = list(range(-5, 2005))
+    looked = store.lookup(plan, [{"user_id": user} for user in users], NOW)
+    width = len(ACTIVITY.aggregations)
+    assert exactly([row[:width] for row in looked.rows]) == exactly(offline(ACTIVITY, events, users, NOW))
+    assert [row[width:] for row in looked.rows] == [
+        [user, 0.5] if user % 2 == 0 and 0 <= user < 2000 else [None, None] for user in users
+    ]
+    assert looked.positions[5 + 4] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, NOW)}
+    assert looked.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
+
+
+def facts(rows):
+    return pl.DataFrame(
+        {
+            "user_id": [r[0] for r in rows],
+            "time": [instant(r[1]) for r in rows],
+            "x": [r[2] for r in rows],
+            "y": [r[3] for r in rows],
+        },
+        schema={"user_id": pl.Int64, "time": pl.Datetime("us", "UTC"), "x": pl.Int64, "y": pl.Float64},
+    ).to_arrow()
+
+
+fact_times = st.one_of(
+    st.integers(NOW - 4 * HOUR, NOW + HOUR),
+    st.sampled_from([NOW, NOW - 1, NOW + 1, NOW - 2 * HOUR, NOW - 2 * HOUR - 1]),
+)
+fact = st.tuples(
+    st.integers(1, 3), fact_times, st.one_of(st.none(), st.integers(0, 9)), st.sampled_from([None, 0.5])
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(fact, max_size=12),
+    later=st.lists(fact, max_size=6),
+    strict=st.booleans(),
+    wait=st.integers(0, 3 * HOUR),
+)
+def test_as_of_views_follow_the_join(kind, tmp_path_factory, rows, later, strict, wait):
+    """Each snapshot holds the rows of the one before, and more; time goes on between loads."""
+    view = AsOfView("facts", ("user_id",), "facts", "time", FACTS.features, 2 * HOUR, ("clicks",))
+    plan = plan_of(view, labels_topics=("clicks",) if strict else ())
+    clock = Clock()
+    with kind(tmp_path_factory.mktemp("online"), clock).open() as store:
+        store.prepare(plan)
+        tables = {1: facts(rows), 2: facts(rows + later)}
+        for snapshot, now in ((1, NOW), (2, NOW + wait)):
+            clock.now = now
+            store.load(view, tables[snapshot], SnapshotPosition("facts", snapshot))
+            for at in (now, now - 2 * MINUTE, now + 30 * MINUTE):
+                looked = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
+                for user, row, position in zip((1, 2, 3, 4), looked.rows, looked.positions, strict=True):
+                    label = pl.DataFrame({"user_id": [user], "event_timestamp": [instant(at)]})
+                    read = pl.DataFrame(tables[position["facts"].snapshot]).lazy()
+                    assert [tuple(row)] == join(label, plan, lambda _, read=read: read)[:, 2:].rows()
+                    assert position["facts"].snapshot == 2 or snapshot == 1 or row[0] is None
+
+
+def test_an_old_row_never_hides_a_newer_one(store):
+    plan = plan_of(FACTS)
+    store.prepare(plan)
+    store.load(FACTS, facts([(1, NOW - MINUTE * 10, 1, 0.1)]), SnapshotPosition("facts", 1))
+    store.load(FACTS, facts([(1, NOW - MINUTE * 20, 2, 0.2)]), SnapshotPosition("facts", 2))
+    looked = store.lookup(plan, [{"user_id": 1}], NOW)
+    assert looked.rows == [[1, 0.1]]
+    assert looked.positions == [{"facts": RowPosition(1, NOW - MINUTE * 10)}]
+
+
+def test_a_row_of_the_future_waits_for_its_time(store):
+    plan = plan_of(FACTS)
+    store.prepare(plan)
+    store.load(FACTS, facts([(1, NOW - HOUR, 1, 0.1), (1, NOW + HOUR, 2, 0.2)]), SnapshotPosition("facts", 1))
+    assert store.lookup(plan, [{"user_id": 1}], NOW).rows == [[1, 0.1]]
+    assert store.lookup(plan, [{"user_id": 1}], NOW + HOUR).rows == [[2, 0.2]]
+    assert store.lookup(plan, [{"user_id": 1}], NOW + 4 * HOUR).rows == [[None, None]]  # beyond its ttl
+
+
+def test_two_plans_live_side_by_side_and_one_is_dropped(store):
+    other = windowed((HOUR,), name="other")
+    for view, count in ((ACTIVITY, 1), (other, 2)):
+        store.prepare(plan_of(view))
+        store.fill(view, frame([(1, NOW - 1, 1, 1.0, "a", True)] * count).to_arrow(), at_offset(count))
+    key = [{"user_id": 1}]
+    assert store.lookup(plan_of(ACTIVITY), key, NOW).rows[0][0] == 1
+    assert store.lookup(plan_of(other), key, NOW).rows[0][0] == 2
+    assert {view.digest for view in store.views()} == {ACTIVITY.digest, other.digest}
+    store.drop(other.digest)
+    assert [view.digest for view in store.views()] == [ACTIVITY.digest]
+    assert store.lookup(plan_of(ACTIVITY), key, NOW).rows[0][0] == 1
+    with pytest.raises(CallError):
+        store.lookup(plan_of(other), key, NOW)
+
+
+def test_a_view_that_was_not_filled_gives_no_zeros(store):
+    with pytest.raises(CallError, match="not in the online store"):
+        store.lookup(plan_of(ACTIVITY), [{"user_id": 1}], NOW)
+    store.prepare(plan_of(ACTIVITY))
+    assert store.position(ACTIVITY) is None
+    with pytest.raises(Unavailable, match="no values yet"):
+        store.lookup(plan_of(ACTIVITY), [{"user_id": 1}], NOW)
+
+
+def test_keys_of_text_and_of_several_columns(store):
+    view = windowed((HOUR,), keys=("shop", "user_id"))
+    plan = plan_of(view, entities=(USER, EntityKey("shop", "shop", "string")))
+    store.prepare(plan)
+    rows = frame([(1, NOW - 1, 1, 1.0, "a", True), (2, NOW - 1, 1, 1.0, "a", True)])
+    store.fill(view, rows.with_columns(shop=pl.Series(["é", None])).to_arrow(), at_offset(2))
+    keys = [{"user_id": 1, "shop": "é"}, {"user_id": 1, "shop": "e"}, {"user_id": 2, "shop": "é"}]
+    assert [row[0] for row in store.lookup(plan, keys, NOW).rows] == [1, 0, 0]
+    text = windowed((HOUR,), name="text", keys=("shop",))
+    plan = plan_of(text, entities=(EntityKey("shop", "shop", "string"),))
+    store.prepare(plan)
+    store.fill(text, rows.with_columns(shop=pl.Series(["1", "b"])).to_arrow(), at_offset(2))
+    assert [row[0] for row in store.lookup(plan, [{"shop": "1"}, {"shop": "b"}, {"shop": ""}], NOW).rows] == [
+        1,
+        1,
+        0,
+    ]
+
+
+def test_readers_on_other_threads_see_whole_batches(kind, clock, tmp_path):
+    """Every batch gives each of two users one event: no reader ever sees them differ."""
+    plan = plan_of(ACTIVITY)
+    seen, done = [], threading.Event()
+    with kind(tmp_path, clock).open() as store:
+        store.prepare(plan)
+        store.fill(ACTIVITY, frame([]).to_arrow(), at_offset(0))
+
+        def read():
+            while not done.is_set():
+                rows = store.lookup(plan, [{"user_id": 1}, {"user_id": 2}], NOW).rows
+                seen.append((rows[0][0], rows[1][0]))
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for batch in range(100):
+            rows = frame([(user, NOW - 1 - batch, 1, 1.0, "a", True) for user in (1, 2)])
+            store.apply([ACTIVITY], rows.to_arrow(), at_offset(batch + 1), after=at_offset(batch))
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert len(seen) > 0
+    assert [pair for pair in seen if pair[0] != pair[1]] == []
+
+
+def test_an_event_older_than_any_window_changes_nothing(store, clock):
+    view = windowed((HOUR,))
+    store.prepare(plan_of(view))
+    store.fill(view, frame([]).to_arrow(), at_offset(0))
+    old = frame([(1, NOW - DAY, 1, 1.0, "a", True)])
+    store.apply([view], old.to_arrow(), at_offset(1), after=at_offset(0))
+    assert store.lookup(plan_of(view), [{"user_id": 1}], NOW).rows[0][0] == 0
+    assert store.position(view) == at_offset(1)

@@ -1,0 +1,32 @@
+from headrace.features.online.tiles import Tiles, pack, unpack
+from tests.features.views import DAY, HOUR, MINUTE, windowed
+
+NOW = 1_760_000_000_000_000
+
+
+def test_what_no_window_reaches_is_dropped_by_the_wall_clock():
+    tiles = Tiles(windowed((HOUR,)))
+    state, sizes = tiles.empty(), []
+    for step in range(60):
+        now = NOW + step * 10 * MINUTE
+        state = unpack(pack(tiles.add(state, [now - MINUTE], [[step], [1.5], ["a"], [1]], {0: step + 1}, now)))
+        sizes.append(len(pack(state)))
+    # An hour's tiles and what is not settled, however long it goes on.
+    assert max(sizes[20:]) <= max(sizes[:20])
+    state = tiles.add(state, [], [[], [], [], []], {0: 61}, NOW + 2 * DAY)
+    assert state == tiles.empty()._replace(offsets={0: 61})
+
+
+def test_a_burst_is_kept_as_one_tile_once_it_is_settled():
+    tiles = Tiles(windowed((HOUR, DAY)))
+    times = list(range(NOW, NOW + 1000))
+    columns = [[1] * 1000, [0.1] * 1000, ["a"] * 1000, [0] * 1000]
+    state = tiles.add(tiles.empty(), times, columns, {0: 1000}, NOW + MINUTE)
+    assert len(state.times) == 1000
+    state = tiles.add(state, [], [[], [], [], []], {0: 1001}, NOW + 6 * MINUTE)
+    assert state.times == []
+    assert {len(part) for track in state.tracks for part in track} == {1}
+    row = dict(
+        zip((one.name for one in tiles.view.aggregations), tiles.values(state, NOW + 7 * MINUTE), strict=True)
+    )
+    assert (row["count_number_60"], row["sum_amount_60"], row["last_n_word_60"]) == (1000, 100.0, ["a"] * 3)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import threading
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from tests.flows.traced import PRODUCT, USER, Traced
+
+from headrace import lake as lakes
+from headrace import log as logs
+from headrace.declare.event import contract_of
+from headrace.events.ingest import Ingest
+from headrace.features.online import RowPosition
+from headrace.flows.predictions import find
+from headrace.flows.why import ViewWhy, Why, why
+from headrace.kernel.errors import CallError
+from headrace.kernel.ids import new_id
+from headrace.serving.prediction_log import TOPIC, Prediction, Spool
+
+
+@pytest.fixture(scope="module")
+def answer(shop: Traced) -> Why:
+    return why(shop.settings, shop.prediction.id)
+
+
+def view(answer: Why, name: str) -> ViewWhy:
+    return next(one for one in answer.views if one.name == name)
+
+
+def kept(shop: Traced, **changed: Any) -> Prediction:
+    """The prediction with something changed, logged under an id of its own."""
+    one = msgspec.structs.replace(shop.prediction, id=new_id(), **changed)
+    log = logs.open(shop.settings.log_url)
+    log.append(TOPIC, [msgspec.json.encode(one)])
+    log.close()
+    return one
+
+
+def test_every_feature_made_again_from_the_raw_events_is_what_was_served(shop: Traced, answer: Why) -> None:
+    assert answer.equal
+    found = {f.name: f for one in answer.views for f in one.features}
+    assert list(shop.prediction.features) == [f.column for f in shop.plan.features]
+    assert set(found) == set(shop.prediction.features)
+    assert all(f.equal for f in found.values())
+    assert found["user_activity__events_1h"].served == 4.0
+    assert found["user_activity__spent_1d"].again == 20.5
+
+
+def test_the_raw_events_behind_are_exactly_those_of_the_user_in_the_window(shop: Traced, answer: Why) -> None:
+    activity = view(answer, "user_activity")
+
+    assert [e.offset for e in activity.events] == shop.behind[::-1]
+    assert activity.total == 4
+    newest = activity.events[0]
+    assert newest.values is not None
+    assert (newest.values["user_id"], newest.values["viewed_product"]) == (USER, 11)
+    assert "views_1h" in newest.features
+    assert "carts_1h" not in newest.features
+    counted = {f.name.removeprefix("user_activity__"): f.events for f in activity.features}
+    assert (counted["views_1h"], counted["carts_1h"], counted["spent_1d"]) == (2, 1, 1)
+    assert newest.time < newest.arrived_at <= shop.prediction.at + timedelta(minutes=5)
+
+
+def test_the_list_of_events_is_capped_and_says_so(shop: Traced) -> None:
+    activity = view(why(shop.settings, shop.prediction.id, events=2), "user_activity")
+
+    assert ([e.offset for e in activity.events], activity.total) == (shop.behind[:1:-1], 4)
+
+
+def test_an_as_of_view_shows_its_row_and_what_that_was_made_of(answer: Why) -> None:
+    facts = view(answer, "product_facts")
+
+    assert isinstance(facts.position, RowPosition)
+    assert facts.row is not None
+    assert facts.row.snapshot == facts.position.snapshot
+    assert (facts.row.values["views"], facts.row.values["carts"], facts.row.values["mean_price"]) == (
+        1,
+        1,
+        20.0,
+    )
+    topic, file = facts.row.origins
+    assert (topic.name, topic.events, topic.keys) == ("user_behaviour", 2, ("product_id",))
+    assert topic.first == topic.last == (facts.row.time - timedelta(days=1)).date()
+    assert (file.kind, file.name) == ("file", "departments_file") or file.name == "departments"
+    assert file.digest is not None
+
+
+def test_on_demand_features_show_what_they_were_given(answer: Why) -> None:
+    moment = view(answer, "moment")
+
+    assert moment.inputs["price"] == 25.0
+    assert moment.inputs["mean_price"] == 20.0
+    assert {f.name: f.again for f in moment.features}["moment__price_vs_usual"] == 1.25
+
+
+def test_a_served_value_that_the_events_do_not_give_is_told(shop: Traced) -> None:
+    features = {**shop.prediction.features, "user_activity__views_1h": 3.0}
+    answer = why(shop.settings, kept(shop, features=features).id)
+
+    assert not answer.equal
+    wrong = [f for one in answer.views for f in one.features if not f.equal]
+    assert [(f.name, f.served, f.again) for f in wrong] == [("user_activity__views_1h", 3.0, 2)]
+
+
+def test_an_earlier_position_gives_the_features_of_then(shop: Traced) -> None:
+    positions = json.loads(msgspec.json.encode(shop.prediction.positions))
+    positions["user_activity"]["offsets"] = {"0": shop.behind[1]}
+    answer = why(shop.settings, kept(shop, positions=positions).id)
+    activity = view(answer, "user_activity")
+
+    assert [e.offset for e in activity.events] == shop.behind[:1]
+    assert {f.name: f.again for f in activity.features}["user_activity__views_1h"] == 1
+    assert not answer.equal
+
+
+def test_events_that_are_not_ingested_yet_are_no_proof(shop: Traced) -> None:
+    positions = {**shop.prediction.positions, "user_activity": {"kind": "stream", "offsets": {"0": 10_000}}}
+    answer = why(shop.settings, kept(shop, positions=positions).id)
+    activity = view(answer, "user_activity")
+
+    assert not answer.equal
+    assert {f.equal for f in activity.features} == {None}
+    assert "not in table user_behaviour yet" in activity.notes[0]
+    assert view(answer, "product_facts").features[0].equal
+
+
+def test_an_unknown_entity_has_no_events_and_missing_values(shop: Traced) -> None:
+    counts = ("events", "views", "carts", "purchases", "products")
+    features = {
+        name: 0.0 if name.startswith("user_activity") and name.rpartition("__")[2].startswith(counts) else None
+        for name in shop.prediction.features
+    }
+    features["moment__is_cart"] = 1.0
+    row = {**shop.prediction.positions["product_facts"], "time": None}
+    positions = {"user_activity": {"kind": "stream", "offsets": {}}, "product_facts": row}
+    entity = {"user_id": 999, "product_id": 998}
+    answer = why(shop.settings, kept(shop, features=features, entity=entity, positions=positions).id)
+
+    assert answer.equal
+    assert view(answer, "user_activity").events == ()
+    assert view(answer, "product_facts").row is None
+
+
+def test_the_version_its_release_and_the_lineage_up_to_the_topic(answer: Why) -> None:
+    assert answer.release is not None
+    assert answer.release.why == "the first version"
+    assert answer.version.mlflow_run is not None
+    assert answer.version.made_from["training_set"]["table"] == "training_purchase"
+    assert answer.version.metrics == {"roc_auc": 0.81}
+    met = [(n.dataset.kind, n.dataset.name) for n in answer.lineage.walk()]
+    assert met[0] == ("model", "purchase@1")
+    assert ("table", "product_facts") in met
+    assert met[-1][0] in ("topic", "file")
+    assert ("topic", "user_behaviour") in met
+
+
+def test_the_answer_is_plain_json(answer: Why) -> None:
+    text = msgspec.json.encode(answer)
+
+    assert json.loads(text)["prediction"]["entity"] == {"user_id": USER, "product_id": PRODUCT}
+
+
+def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Traced) -> None:
+    lake, log = lakes.open(shop.settings), logs.open(shop.settings.log_url)
+    in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
+    spool = Spool(shop.settings.place("serving", "spool"))
+    spool.append(msgspec.json.encode(in_spool))
+    assert find(shop.settings, lake, log, shop.prediction.id)[1] == "log"
+    assert find(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
+    spool.close()
+
+    contract = contract_of(Prediction)
+    assert contract is not None
+    Ingest(contract, log, lake).run(True, threading.Event())
+    found, place = find(shop.settings, lake, log, shop.prediction.id)
+    assert place == "table"
+    assert found == shop.prediction
+    later = kept(shop)
+    assert find(shop.settings, lake, log, later.id)[1] == "log"
+    log.close()
+
+
+@pytest.mark.parametrize("id", ["nonsense", "123e4567-e89b-12d3-a456-426614174000", new_id(), "' OR 1=1"])
+def test_what_is_no_prediction_is_a_call_error(shop: Traced, id: str) -> None:
+    with pytest.raises(CallError) as caught:
+        why(shop.settings, id)
+    assert caught.value.remedy is not None

@@ -1,0 +1,167 @@
+"""Several processes on one table, and processes that die on the way."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from headrace import lake
+from headrace.config.settings import Profile, Settings
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.position import LogPosition
+from headrace.lake import LakeTable
+
+START = LogPosition("events", "id-1")
+
+# Appends `count` batches of two rows (their log partition and offset) from where the position stands.
+WRITER = """
+import json, sys
+import pyarrow as pa
+from pathlib import Path
+from headrace import lake
+from headrace.config.settings import Profile, Settings
+from headrace.kernel.errors import Conflict
+from headrace.kernel.position import LogPosition
+
+root, partition, upto = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+table = lake.open(Settings(root, "shop", "local", Profile(), root / "state")).table("events")
+print("ready", flush=True)
+sys.stdin.readline()
+conflicts = 0
+while True:
+    position = table.position("ingest") or LogPosition("events", "id-1")
+    offset = position.next_offset(partition)
+    if offset >= upto:
+        break
+    pair = {"p": [partition] * 2, "o": [offset, offset + 1]}
+    rows = pa.table(pair, schema=pa.schema([("p", pa.int32()), ("o", pa.int64())]))
+    try:
+        table.append(rows, position=("ingest", position, position.advanced({partition: offset + 2})))
+    except Conflict:
+        conflicts += 1
+print(json.dumps(conflicts), flush=True)
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path, "shop", "local", Profile(), tmp_path / "state")
+
+
+@pytest.fixture
+def table(settings: Settings) -> LakeTable:
+    return lake.open(settings).ensure("events", pa.schema([("p", pa.int32()), ("o", pa.int64())]))
+
+
+def start(
+    settings: Settings, partition: int, upto: int, extra: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(settings.root), str(partition), str(upto)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(extra or {})},
+    )
+
+
+def run_together(*writers: subprocess.Popen[str]) -> list[int]:
+    """Lets the writers begin at once, and returns their conflicts."""
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    said = [writer.communicate(timeout=120)[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * len(writers)
+    return [json.loads(one) for one in said]
+
+
+def rows_in(table: LakeTable) -> list[tuple[int, int]]:
+    return sorted(table.scan().collect().rows())
+
+
+def expected(partitions: int, upto: int) -> list[tuple[int, int]]:
+    return [(p, o) for p in range(partitions) for o in range(upto)]
+
+
+def test_two_writers_of_different_log_partitions(settings: Settings, table: LakeTable) -> None:
+    conflicts = run_together(start(settings, 0, 20), start(settings, 1, 20))
+    assert conflicts == [0, 0]
+    assert rows_in(table) == expected(2, 20)
+    assert table.position("ingest") == START.advanced({0: 20, 1: 20})
+
+
+def test_two_writers_of_the_same_log_partition(settings: Settings, table: LakeTable) -> None:
+    run_together(start(settings, 0, 30), start(settings, 0, 30))
+    assert rows_in(table) == expected(1, 30)
+    files = list(settings.place("lake", "warehouse").rglob("data/*.parquet"))
+    assert len(files) == 15  # the losers' files are gone
+
+
+@pytest.mark.parametrize(
+    ("point", "landed"),
+    [
+        ("lake.before_data_file", 4),
+        ("lake.after_data_file", 4),
+        ("lake.before_commit", 4),
+        ("lake.after_commit", 6),
+    ],
+)
+def test_a_writer_that_is_killed(settings: Settings, table: LakeTable, point: str, landed: int) -> None:
+    killed = start(settings, 0, 10, {"HEADRACE_FAULT": f"{point}:3"})
+    killed.communicate("go\n", timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert rows_in(table) == expected(1, landed)
+    assert table.position("ingest") == START.advanced({0: landed})
+    begin = START.advanced({0: landed})
+    rest = pa.table({"p": [0] * (10 - landed), "o": range(landed, 10)})
+    table.append(rest, position=("ingest", begin, begin.advanced({0: 10})))
+    assert rows_in(table) == expected(1, 10)
+
+
+def test_a_reader_of_an_old_snapshot_finishes_while_replace_and_upkeep_run(table: LakeTable) -> None:
+    rows = pa.table({"p": pa.array([0] * 3, pa.int32()), "o": pa.array([1, 2, 3], pa.int64())})
+    reading = table.scan(table.append(rows).id)
+    for _ in range(3):
+        table.replace(rows.slice(0, 1))
+        lake.keep(table)
+    assert reading.collect().height == 3
+    assert table.scan().collect().height == 1
+
+
+def test_a_locked_catalog_is_said(
+    settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = settings.place("lake", "catalog.db")
+    monkeypatch.setattr("headrace.lake.catalog.BUSY_SECONDS", 0.2)
+    impatient = lake.open(settings).table("events")
+    with sqlite3.connect(path) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked by another process"):
+            impatient.append(pa.table({"o": pa.array([1], pa.int64())}))
+        holder.rollback()
+    assert rows_in(table) == []
+
+
+def test_an_unknown_outcome_that_landed_is_found(table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pa.table({"o": pa.array([1], pa.int64())})
+    whole = type(table.catalog).commit_table
+
+    def lost_answer(*args: object) -> None:
+        whole(*args)
+        raise ConnectionResetError("the answer was lost")
+
+    monkeypatch.setattr(type(table.catalog), "commit_table", lost_answer)
+    snapshot = table.append(rows, position=("ingest", None, START.advanced({0: 1})))
+    assert table.head() == snapshot
+    assert table.scan().collect().height == 1
