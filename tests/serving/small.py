@@ -93,6 +93,10 @@ def put_release(settings, *arms, model="purchase"):
 def make_project(root: Path):
     (root / "small").mkdir(parents=True)
     (root / "small" / "__init__.py").write_text("")
+    (root / "small" / "events.py").write_text(
+        "from datetime import datetime\nfrom headrace import Struct, event\n"
+        '@event(topic="clicks", time="at")\nclass Click(Struct):\n    at: datetime\n    user_id: int\n'
+    )
     (root / "headrace.toml").write_text(
         '[project]\nname = "small"\n[profile.local]\npredict_port = 0\ncollector_port = 0\nconsole_port = 0\n'
     )
