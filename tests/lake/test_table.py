@@ -157,3 +157,64 @@ class TestPins:
     def test_of_a_lost_snapshot(self, table: LakeTable) -> None:
         with pytest.raises(CallError, match="no snapshot 5"):
             table.pin("kept", 5)
+
+
+LONG = "a name that is longer than the sixteen characters that a statistic keeps, "
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pl.col("x") == 3,
+        pl.col("x") > 2**31,
+        pl.col("x").is_null(),
+        pl.col("more").is_null() & (pl.col("x") < 10),
+        pl.col("name") == LONG + "2",
+        pl.col("name").is_in([LONG + "1", "short"]),
+        pl.col("at").is_null(),
+        pl.col("at") >= datetime(2024, 1, 2, tzinfo=UTC),
+        (pl.col("at") < datetime(2024, 1, 2, tzinfo=UTC)) & pl.col("_valid"),
+        pl.col("at").dt.date() == date(2024, 1, 2),
+        ~pl.col("_valid"),
+        pl.col("more") > 1.0,
+        pl.col("more").is_nan(),
+    ],
+    ids=str,
+)
+def test_a_filter_that_reaches_the_files_finds_what_one_after_reading_finds(
+    opened: Lake, table: LakeTable, wanted: pl.Expr
+) -> None:
+    names = pa.array([LONG + "1", LONG + "2", None])
+    table.append(rows(3, 1, x=3).set_column(3, "name", names))
+    table.append(rows(3, 2, x=7, valid=False).set_column(3, "name", names))
+    opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
+    wide = pa.table({"x": [2**40, 3, None], "more": [1.5, float("nan"), None], "name": ["short", LONG, None]})
+    table.append(wide)
+    read = table.scan().collect()
+    assert read.height == 9
+    found = table.scan().filter(wanted).collect()
+    assert sorted(map(repr, found.rows())) == sorted(map(repr, read.filter(wanted).rows()))  # NaN too
+
+
+def test_another_iceberg_reader_reads_the_same(opened: Lake, table: LakeTable) -> None:
+    table.append(rows(3, 1))
+    opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
+    table.append(rows(2, 2).append_column("more", pa.array([1.5, 2.5])))
+    table.replace(rows(1, 1, x=4), days=("at", [date(2024, 1, 1)]))
+    ours = table.scan().sort("at").collect()
+    theirs = pl.from_arrow(table.iceberg().scan().to_arrow())
+    assert isinstance(theirs, pl.DataFrame)
+    assert ours.to_dicts() == theirs.sort("at").to_dicts()
+
+
+def test_rows_of_many_partitions_land_each_in_its_own(table: LakeTable) -> None:
+    mixed = pa.concat_tables([rows(2, 1 + n % 20, x=n, valid=n % 3 > 0) for n in range(60)])
+    table.append(mixed)
+    assert sorted(collected(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))
+    head = table.head()
+    assert head is not None
+    assert table.days("at", head.id) == {date(2024, 1, d): 6 for d in range(1, 21)}
+    assert sum(table.days("at", head.id, {"_valid": True}).values()) == 80
+    for day in (3, 20):
+        table.replace(rows(1, day, x=-1), days=("at", [date(2024, 1, day)]))
+    assert table.scan().collect().height == 120 - 10

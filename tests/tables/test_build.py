@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from headrace.declare.project import Project, load_project
-from headrace.kernel.errors import ProjectError, Refused
+from headrace.kernel.errors import CallError, Conflict, ProjectError, Refused
 from headrace.lake import Lake
 from headrace.tables import Built, build_table
 
@@ -128,6 +128,62 @@ class TestUserCode:
         with pytest.raises(ProjectError, match=message) as failed:
             build(load_project(project.settings), opened, "clean")
         assert "tables.py:" in str(failed.value.where)
+
+
+def test_a_build_that_another_overtook_publishes_nothing(
+    project: Project, opened: Lake, arrive: Arrive
+) -> None:
+    arrive((at(1), 1), arrived=at(6))
+    build(project, opened, "people")
+    table = project.table("people")
+
+    def overtaken(rows: pl.LazyFrame) -> pl.LazyFrame:
+        object.__setattr__(table, "function", lambda rows: rows.head(1))
+        build(project, opened, "people", code="other")
+        return rows
+
+    object.__setattr__(table, "function", overtaken)
+    with pytest.raises(Conflict, match=r"headrace\.code"):
+        build(project, opened, "people", code="mine")
+    assert counted(opened, "people") == 1
+
+
+def test_rows_of_no_day_are_refused(project: Project, opened: Lake, arrive: Arrive) -> None:
+    arrive((at(1), 1), arrived=at(6))
+    object.__setattr__(project.table("clean"), "schema", None)
+    nowhere = pl.lit(None, pl.Datetime("us", "UTC")).alias("at")
+    object.__setattr__(project.table("clean"), "function", lambda clicks: clicks.with_columns(nowhere))
+    with pytest.raises(Refused, match="1 of 1 rows have no 'at'"):
+        build(project, opened, "clean")
+
+
+def test_a_folder_of_files_is_a_source(project: Project, opened: Lake) -> None:
+    folder = project.settings.root / "data" / "more"
+    folder.mkdir()
+    for name, user in (("a", 1), ("b", 2)):
+        (folder / f"{name}.csv").write_text(f"user,name\n{user},{name}\n")
+    object.__setattr__(project.sources["names"], "path", "data/more")
+    assert build(project, opened, "people")[0].rows == 2
+    pl.DataFrame({"user": [3]}).write_parquet(folder / "c.parquet")
+    with pytest.raises(ProjectError, match=r"holds \.csv, \.parquet"):
+        build(project, opened, "people")
+
+
+def test_inputs_stay_pinned_until_the_next_build(project: Project, opened: Lake, arrive: Arrive) -> None:
+    arrive((at(1), 1), arrived=at(6))
+    first = build(project, opened, "clean")[0].inputs["clicks"]
+    assert list(opened.table("clicks").pins().values()) == [first.snapshot_id]
+    arrive((at(2), 1), arrived=at(6))
+    second = build(project, opened, "clean")[0].inputs["clicks"]
+    assert list(opened.table("clicks").pins().values()) == [second.snapshot_id]
+
+
+def test_what_is_not_there_is_said(project: Project, opened: Lake) -> None:
+    with pytest.raises(CallError, match="no table 'clicks'"):
+        build(project, opened, "clean")
+    (project.settings.root / "data" / "names.csv").unlink()
+    with pytest.raises(ProjectError, match=r"nothing at data/names\.csv"):
+        build(project, opened, "people")
 
 
 def test_a_column_that_changes_its_type_is_made_anew(project: Project, opened: Lake, arrive: Arrive) -> None:

@@ -40,9 +40,25 @@ class Call:
         """The project's settings. Raises ProjectError as config.settings.load_settings does."""
         from headrace.config.settings import load_settings  # 60 ms that --help does not pay
 
-        if not self.debug:
-            _quiet()
+        self.quiet()
         return load_settings(self.project, self.profile)
+
+    def quiet(self) -> None:
+        """Libraries' warnings and progress are for their developers; ours is what a verb prints."""
+        if self.debug:
+            return
+        import logging
+        import warnings
+
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        for name in ("alembic", "dvc", "feast", "mlflow", "optuna", "pyiceberg", "ray", "sqlalchemy"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def _kept(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -105,19 +121,3 @@ def print_error(call: Call, error: BaseException) -> None:
         click.echo(f"  at {where}", err=True)
     if remedy:
         click.echo("\n".join(f"  {line}" for line in remedy.splitlines()), err=True)
-
-
-def _quiet() -> None:
-    """Libraries' warnings and progress are for their developers; ours is what a verb prints."""
-    import logging
-    import warnings
-
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    for name in ("alembic", "dvc", "feast", "mlflow", "optuna", "pyiceberg", "ray", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from rich.table import Table
 
 from headrace.cli.call import Call
 
-__all__ = ["json", "line", "number", "seconds", "table"]
+__all__ = ["json", "line", "number", "seconds", "table", "working"]
 
 
 def json(value: Any) -> None:
     """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str, order="deterministic"), indent=1))
+    # Keys become texts first: a position's log partitions are numbers, and only texts can be put in order.
+    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
+    click.echo(msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1))
 
 
 def line(call: Call, text: str) -> None:
@@ -28,12 +31,12 @@ def line(call: Call, text: str) -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table; numbers stand to the right."""
-    rows = [[_cell(one) for one in row] for row in rows]
+    cells = [[_cell(one) for one in row] for row in rows]
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
-        right = all(_numeric(row[at]) for row in rows) and bool(rows)
+        right = all(_numeric(row[at]) for row in cells) and bool(cells)
         made.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         made.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -57,3 +60,10 @@ def _cell(value: object) -> str:
 
 def _numeric(text: str) -> bool:
     return not text or text.removesuffix(" s").replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
+
+
+def working(text: str) -> None:
+    """Shows what goes on, on a line of its own that the next call replaces; only where a person watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text and text + ' ...'}")
+        sys.stderr.flush()

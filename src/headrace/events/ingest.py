@@ -28,6 +28,7 @@ from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run, run
 from headrace.lake import Lake, LakeTable
+from headrace.lake.upkeep import keep
 from headrace.log import Log
 
 __all__ = ["CLOCK", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
@@ -42,6 +43,7 @@ BATCH = 125_000  # events; large enough for large files, small enough that readi
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
 PAUSE = 0.2  # seconds
 RETRY = 2.0  # seconds, at most, before what was unavailable is tried again
+KEEP = 200  # commits, after which the table's small files are put together, beside the work
 
 _logger = logging.getLogger(__name__)
 
@@ -145,8 +147,12 @@ class Ingest:
         """
         end = self._log.end(self.contract.topic) if until_end else None
         topic = Dataset("topic", self.contract.topic, self._read)
-        with run(f"ingest {self.contract.topic}", [topic]) as this, ThreadPoolExecutor(1) as writer:
-            report = _Report(this, self.table.name, tell)
+        with (
+            run(f"ingest {self.contract.topic}", [topic]) as this,
+            ThreadPoolExecutor(1, "ingest-write") as writer,
+            _Upkeep(self.table) as upkeep,
+        ):
+            report = _Report(this, self.table.name, upkeep, tell)
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
@@ -291,11 +297,40 @@ class Ingest:
         return set(found.rows())
 
 
+class _Upkeep:
+    """The upkeep of the topic's table, in a thread of its own, after every KEEP commits."""
+
+    def __init__(self, table: LakeTable) -> None:
+        self._table = table
+        self._commits = 0
+        self._thread = ThreadPoolExecutor(1, "ingest-upkeep")
+        self._kept: Future[None] | None = None
+
+    def __enter__(self) -> _Upkeep:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown()
+
+    def committed(self) -> None:
+        """Counts a commit."""
+        self._commits += 1
+        if self._commits >= KEEP and (self._kept is None or self._kept.done()):
+            self._commits = 0
+            self._kept = self._thread.submit(self._keep)
+
+    def _keep(self) -> None:
+        try:
+            keep(self._table)
+        except HeadraceError as error:  # the next one does what this one could not
+            _logger.warning("upkeep of %s: %s", self._table.name, error)
+
+
 class _Report:
     """What a run's recorders and its caller are told."""
 
-    def __init__(self, this: Run, table: str, tell: Callable[[Progress], None] | None) -> None:
-        self._run, self._table, self._tell = this, table, tell
+    def __init__(self, this: Run, table: str, upkeep: _Upkeep, tell: Callable[[Progress], None] | None) -> None:
+        self._run, self._table, self._upkeep, self._tell = this, table, upkeep, tell
         self._events = self._good = 0
         self._refused: Counter[str] = Counter()
 
@@ -309,6 +344,7 @@ class _Report:
         self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
         self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
         self.running()
+        self._upkeep.committed()
         if self._tell is not None:
             self._tell(progress)
 

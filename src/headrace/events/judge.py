@@ -79,7 +79,7 @@ class Judge:
         self._decoder = msgspec.json.Decoder(self._shape.struct, strict=not contract.coerce)
         self._admitted = admitted
         self._seen = Seen(contract.within) if contract.within is not None else None
-        self._names = {column.key: column.name for column in self._shape.columns}
+        self._renamed = {c.key: c.name for c in self._shape.columns if c.key != c.name}
         self._empty_is_null = {c.key for c in self._shape.columns if c.empty_is_null and contract.coerce}
 
     def remember(self, good: pl.DataFrame) -> None:
@@ -104,22 +104,26 @@ class Judge:
             broken.setdefault(int(at), self._future(int(times[at]), int(arrived[at])))
         keep = np.ones(len(events), bool)
         keep[list(broken)] = False
-        self._refuse_replayed(batch, places, keep, broken)
+        firsts = _firsts(batch.headers)
+        if firsts:
+            self._refuse_replayed(firsts, places, keep, broken)
         if self._seen is not None:
             self._refuse_seen(self._seen, table, times, keep, broken)
         refused |= {int(places[at]): reason for at, reason in broken.items()}
         if broken:
             table = table.filter(pa.array(keep))
             places = places[keep]
-        bad = np.array(sorted(refused), np.int64)
+        bad = sorted(refused)
+        reasons = [refused[at] for at in bad]
+        nothing = _nothing(table.schema, len(bad))
         rows = pa.concat_tables(
             [
-                _stamped(table, batch, places, None),
-                _stamped(_nothing(table.schema, len(bad)), batch, bad, [refused[int(at)] for at in bad]),
+                _stamped(table, batch, places, None, firsts),
+                _stamped(nothing, batch, np.array(bad, np.int64), reasons, firsts),
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
-        return Verdicts(rows, len(places), Counter(reason.code for reason in refused.values()), latest)
+        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest)
 
     def _decode(self, values: list[bytes]) -> tuple[NDArray[np.int64], list[Struct], dict[int, Reason]]:
         """Each event by itself: the places of those that decode, their structs, and why others do not."""
@@ -152,7 +156,9 @@ class Judge:
                 reason = reason_of(second)
             else:
                 return None
-        return reason._replace(field=self._names.get(reason.field or "", reason.field))
+        if reason.field in self._renamed:
+            return Reason(reason.code, self._renamed[reason.field], reason.reason)
+        return reason
 
     def _columns(self, events: list[Struct]) -> tuple[pa.Table, dict[int, Reason]]:
         """The contract's fields as a table of n rows, and what is wrong with some of them."""
@@ -185,12 +191,13 @@ class Judge:
         )
 
     def _refuse_replayed(
-        self, batch: Batch, places: NDArray[np.int64], keep: NDArray[np.bool_], broken: dict[int, Reason]
+        self,
+        firsts: dict[int, First],
+        places: NDArray[np.int64],
+        keep: NDArray[np.bool_],
+        broken: dict[int, Reason],
     ) -> None:
         """A replayed event is admitted once, however often it is replayed."""
-        firsts = _firsts(batch.headers)
-        if not firsts:
-            return
         admitted = set(self._admitted(set(firsts.values())))
         for at in np.flatnonzero(keep).tolist():
             first = firsts.get(int(places[at]))
@@ -221,7 +228,9 @@ class Judge:
 
 def _firsts(headers: Collection[Headers | None]) -> dict[int, First]:
     """Place → first position, for the records that were replayed."""
-    found = {}
+    found: dict[int, First] = {}
+    if not any(headers):
+        return found
     for at, one in enumerate(headers):
         if one and (form := _FIRST_FORM.fullmatch(one.get(FIRST, b""))):
             found[at] = (int(form.group(1)), int(form.group(2)))
@@ -260,7 +269,11 @@ def _nothing(schema: pa.Schema, count: int) -> pa.Table:
 
 
 def _stamped(
-    table: pa.Table, batch: Batch, places: NDArray[np.int64], reasons: list[Reason] | None
+    table: pa.Table,
+    batch: Batch,
+    places: NDArray[np.int64],
+    reasons: list[Reason] | None,
+    firsts: dict[int, First],
 ) -> pa.Table:
     """The rows with META's columns: where and when each event arrived, and why it is refused if it is."""
     count = len(places)
@@ -275,7 +288,6 @@ def _stamped(
         columns["_code"] = [reason.code for reason in reasons]
         columns["_field"] = [reason.field for reason in reasons]
         columns["_reason"] = [reason.reason for reason in reasons]
-    firsts = _firsts(batch.headers)
     if firsts:
         mine = [firsts.get(at, (None, None)) for at in places.tolist()]
         columns["_first_partition"] = [partition for partition, _ in mine]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -33,6 +34,11 @@ def reason_of(error: Exception) -> Reason:
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return Reason("not_json", None, text[:LONGEST])
+    return _by_text(text) if len(text) <= LONGEST else _by_text.__wrapped__(text)
+
+
+@lru_cache(maxsize=4096)  # what breaks events breaks many of them alike
+def _by_text(text: str) -> Reason:
     place = _PLACE.search(text)
     named = _NAMED.search(text)
     path = place.group(1) if place else ""

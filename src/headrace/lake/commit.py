@@ -129,6 +129,8 @@ def writing(table: Any, properties: Mapping[str, str]) -> Any:
         "snapshot_log": [],
         "refs": {name: ref for name, ref in metadata.refs.items() if name == MAIN_BRANCH},
     }
+    if table.catalog.properties.get("type") == "rest":
+        changed["metadata_log"] = []  # the service deletes old metadata; so PyIceberg has none to delete
     table.metadata = metadata.model_copy(update=changed)
     return table
 

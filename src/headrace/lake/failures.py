@@ -24,7 +24,7 @@ __all__ = ["failures"]
 
 @contextmanager
 def failures(where: str, table: str | None = None) -> Iterator[None]:
-    """Inside, failures of the catalog become Unavailable, and a missing table a CallError.
+    """Inside, failures of catalog and files become Unavailable, and a missing table a CallError.
 
     Args:
         where: the catalog's address, for the error.
@@ -55,6 +55,12 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
     except (ServerError, ServiceUnavailableError, RequestException) as error:
         raise Unavailable(
             f"the catalog does not answer: {error}", where=where, remedy="Is it up? headrace doctor tells."
+        ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"the warehouse's files cannot be read or written: {error}",
+            where=where if table is None else f"table {table} in {where}",
+            remedy="Is it there, is there room in it, and may this user write there?",
         ) from error
 
 

@@ -13,13 +13,6 @@ import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
-from pyiceberg.table.refs import SnapshotRefType
-from pyiceberg.table.update import (
-    AssertRefSnapshotId,
-    AssertTableUUID,
-    RemoveSnapshotRefUpdate,
-    SetSnapshotRefUpdate,
-)
 from pyiceberg.transforms import DayTransform
 
 from headrace.kernel.errors import CallError, Conflict, Unavailable
@@ -28,6 +21,7 @@ from headrace.lake import changes, expiry
 from headrace.lake.commit import Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import conform, write_files
+from headrace.lake.pins import pins_of, set_pin, take_pin
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
@@ -102,7 +96,7 @@ class LakeTable:
                 f"there is no snapshot {ref!r}" if isinstance(ref, int) else f"there is no pin {ref!r}",
                 where=f"table {self.name}",
                 remedy="Snapshots expire unless they are pinned. Pins here: "
-                + (", ".join(sorted(self._pins(table))) or "none"),
+                + (", ".join(sorted(pins_of(table))) or "none"),
             )
         return snapshot_of(found)
 
@@ -315,14 +309,7 @@ class LakeTable:
 
     def pins(self) -> dict[str, int]:
         """Pin → snapshot id."""
-        return self._pins(self.iceberg())
-
-    def _pins(self, table: Any) -> dict[str, int]:
-        return {
-            name: ref.snapshot_id
-            for name, ref in table.refs().items()
-            if ref.snapshot_ref_type == SnapshotRefType.TAG and not name.startswith(expiry.KEEP)
-        }
+        return pins_of(self.iceberg())
 
     def pin(self, name: str, snapshot: int) -> None:
         """Keeps a snapshot from expiring, under a name. A pin of that name moves.
@@ -331,44 +318,19 @@ class LakeTable:
             CallError: the snapshot is not there (any more).
             Conflict: other writers kept changing the table.
         """
-        for _ in range(_TRIES):
-            table = self.iceberg()
-            if table.snapshot_by_id(snapshot) is None:
-                self.snapshot(snapshot)
-            # Expiry asserts that no such second tag has come since it looked (lake/expiry.py).
-            tags = (name, f"{expiry.KEEP}{snapshot}")
-            updates = tuple(
-                SetSnapshotRefUpdate(ref_name=tag, type="tag", snapshot_id=snapshot) for tag in tags
-            )
-            if self._refs_changed(table, updates, ()):
-                return
-        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
+        with failures(self.where, self.name):
+            there = set_pin(self.catalog, self.iceberg, name, snapshot)
+        if not there:
+            self.snapshot(snapshot)  # says what is there instead
 
     def unpin(self, name: str) -> None:
-        """Takes a pin away; nothing happens where there is none."""
-        for _ in range(_TRIES):
-            table = self.iceberg()
-            pins = self._pins(table)
-            if name not in pins:
-                return
-            gone = [name]
-            keep = f"{expiry.KEEP}{pins[name]}"
-            if list(pins.values()).count(pins[name]) == 1 and keep in table.refs():
-                gone.append(keep)
-            updates = tuple(RemoveSnapshotRefUpdate(ref_name=ref) for ref in gone)
-            requirement = AssertRefSnapshotId(ref=name, snapshot_id=pins[name])
-            if self._refs_changed(table, updates, (requirement,)):
-                return
-        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
+        """Takes a pin away; nothing happens where there is none.
 
-    def _refs_changed(self, table: Any, updates: tuple[Any, ...], requirements: tuple[Any, ...]) -> bool:
-        asserted = (AssertTableUUID(uuid=table.metadata.table_uuid), *requirements)
+        Raises:
+            Conflict: other writers kept changing the table.
+        """
         with failures(self.where, self.name):
-            try:
-                self.catalog.commit_table(table, asserted, updates)
-            except CommitFailedException:
-                return False
-        return True
+            take_pin(self.catalog, self.iceberg, name)
 
 
 def _stored_position(table: Any, name: str) -> Position | None:

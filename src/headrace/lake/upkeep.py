@@ -17,12 +17,10 @@ from typing import Any
 
 from msgspec import Struct
 from pyarrow.fs import FileInfo, FileSelector
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile, ManifestEntry
 from pyiceberg.table import FileScanTask
-from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotRefUpdate
 
 from headrace.kernel.errors import Conflict
 from headrace.kernel.time import now_micros
@@ -31,6 +29,7 @@ from headrace.lake.changes import COMPACTED, age, live_entries, live_files
 from headrace.lake.commit import BATCH, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import conform, write_files
+from headrace.lake.pins import forget_keeps
 from headrace.lake.table import LakeTable
 
 __all__ = ["Kept", "keep"]
@@ -83,7 +82,7 @@ def keep(
         with failures(table.where, table.name):
             compacted = _compact(table, small)
             _merge_manifests(table)
-            _forget_keeps(table)
+            forget_keeps(table.catalog, table.iceberg())
             before = (now_micros() - older_than // timedelta(microseconds=1)) // 1000
             expired = expiry.expire(table.catalog, table.iceberg(), 1, before)
             deleted = _delete_unreferenced(table, grace)
@@ -178,27 +177,6 @@ def _merge_manifests(table: LakeTable) -> None:
 
 
 # --- expiry and deletion -------------------------------------------------------------------------
-
-
-def _forget_keeps(table: LakeTable) -> None:
-    """Takes away the second tags of pins that are gone (lake/expiry.py)."""
-    iceberg = table.iceberg()
-    pinned = set(table.pins().values())
-    stale = {
-        name: ref.snapshot_id
-        for name, ref in iceberg.refs().items()
-        if name.startswith(expiry.KEEP) and ref.snapshot_id not in pinned
-    }
-    if not stale:
-        return
-    asserted = tuple(AssertRefSnapshotId(ref=name, snapshot_id=i) for name, i in stale.items())
-    updates = tuple(RemoveSnapshotRefUpdate(ref_name=name) for name in stale)
-    try:
-        table.catalog.commit_table(
-            iceberg, (AssertTableUUID(uuid=iceberg.metadata.table_uuid), *asserted), updates
-        )
-    except CommitFailedException:
-        return  # somebody pins or commits: the next upkeep comes again
 
 
 def _delete_unreferenced(table: LakeTable, grace: timedelta) -> int:

@@ -213,6 +213,7 @@ class Registry:
         half = self._beside(place)
         try:
             shutil.copytree(bundle, half / _ARTIFACT)
+            faults.reach("registry.before_place")
             self._move(half / _ARTIFACT, place)
         finally:
             shutil.rmtree(half, ignore_errors=True)
@@ -335,7 +336,8 @@ def _reached(settings: Settings) -> Iterator[None]:
     except HeadraceError:
         raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
+        foreign = type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy", "requests", "urllib3")
+        if not foreign and not isinstance(error, OSError):
             raise
         raise Unavailable(
             f"MLflow failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",

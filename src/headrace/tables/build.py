@@ -124,8 +124,10 @@ def _pieces(project: Project, lake: Lake, table: Table, plan: Plan) -> Iterator[
     ]
     options = _options(table, plan)
     if table.partition_by is None or not plan.days:
-        lazy = _called(table, frames, options)
-        yield _arrow(audited(table, _collected(table, [lazy])[0]))
+        rows = _collected(table, [_called(table, frames, options)])[0]
+        if table.partition_by is not None:
+            _check_day(table, table.partition_by, rows)
+        yield _arrow(audited(table, rows))
         return
     for group in _groups(plan, table.partition_by):
         rows = _days(table, table.partition_by, plan, frames, options, group)
@@ -196,6 +198,12 @@ def _days(
 
 
 def _of_days(table: Table, day: Day, rows: pl.DataFrame, group: list[date]) -> pl.DataFrame:
+    _check_day(table, day, rows)
+    return between(rows.lazy(), day.column, group[0], group[-1]).collect()
+
+
+def _check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
+    """Every row must say to which day it belongs."""
     where = f"table {table.name} ({table.place})"
     if day.column not in rows.columns:
         raise ProjectError(
@@ -210,7 +218,6 @@ def _of_days(table: Table, day: Day, rows: pl.DataFrame, group: list[date]) -> p
             where=where,
             remedy="Fill it, or leave such rows out.",
         )
-    return between(rows.lazy(), day.column, group[0], group[-1]).collect()
 
 
 def _called(table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]) -> pl.LazyFrame:

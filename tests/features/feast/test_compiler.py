@@ -186,6 +186,7 @@ WRONG = {
         "lack 'budget', a field of the request",
         "Columns of labels",
     ),
+    "ttl that is no timedelta": (("ttl=DAY", "ttl='1d'"), "feature view 'facts' can't be read", "types"),
     "no service": (("features=bought_features", "features=[activity]"), "are a list", "FeatureService"),
     "default for nothing": (
         ("trainer=XGBoost()", "trainer=XGBoost(), missing={'sspent': 0.0}"),
@@ -224,3 +225,13 @@ def test_two_objects_of_one_name(small: Callable[..., Project]) -> None:
     project = small(("bought_features = ", again))
     with pytest.raises(ProjectError, match="Entity 'user' is declared twice"):
         compile(project, project.model("bought"))
+
+
+def test_feast_is_imported_without_run_time_checks() -> None:
+    program = """
+import headrace.features.feast, typeguard, feast
+assert typeguard.typechecked.__module__.startswith("typeguard")
+feast.Entity(name=3, value_type=feast.ValueType.INT64)  # what typeguard would refuse
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

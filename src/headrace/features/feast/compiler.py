@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from feast import FeatureService, FeatureView, OnDemandFeatureView
@@ -55,9 +56,12 @@ def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what t
     keys: dict[str, None] = {}
     for name in names:
         view = _of_project(found, name, found.place(service))
-        views.append(stored(view, found.entities, found.place(view)))
+        with _readable(view, found.place(view)):
+            views.append(stored(view, found.entities, found.place(view)))
         keys |= dict.fromkeys(view.entities)
-    views += [on_demand(one, found.place(one)) for one in on_demand_views]
+    for one in on_demand_views:
+        with _readable(one, found.place(one)):
+            views.append(on_demand(one, found.place(one)))
     columns = declared_columns(model.labels)
     plan = Plan(
         model=model.name,
@@ -72,6 +76,19 @@ def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what t
     )
     _labels_suffice(model, plan, columns)
     return plan
+
+
+@contextmanager
+def _readable(view: Any, where: str) -> Iterator[None]:
+    """What Feast takes of any type, and is of none that it means, is an error of the project."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        raise ProjectError(
+            f"feature view {view.name!r} can't be read: {error}",
+            where=where,
+            remedy="Look at the types of its arguments.",
+        ) from error
 
 
 def _chosen(service: FeatureService, found: Objects) -> list[tuple[str, list[FeatureRef]]]:

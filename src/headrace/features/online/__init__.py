@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -43,7 +43,7 @@ class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
 ServedPosition = StreamPosition | RowPosition
 
 
-class Looked(Struct):
+class Looked(NamedTuple):
     """What a lookup found.
 
     Attributes:
@@ -51,7 +51,7 @@ class Looked(Struct):
         positions: for each key, view name → the position its values stand for.
     """
 
-    rows: list[list[object]]
+    rows: list[list[Any]]
     positions: list[dict[str, ServedPosition]]
 
 

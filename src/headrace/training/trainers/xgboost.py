@@ -6,6 +6,8 @@ columns and how text was encoded).
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from headrace.training.trainers.libxgboost import Booster
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["MODEL", "Encoding", "Meta", "Predictor", "fit", "load", "save"]
+__all__ = ["MODEL", "Encoding", "Meta", "Predictor", "fit", "import_alone", "load", "save"]
 
 MODEL = "model.ubj"
 META = "meta.json"
@@ -152,7 +154,7 @@ def fit(
     early_stopping: int,
     threads: int = 1,
     features: Sequence[str] | None = None,
-) -> tuple[bytes, int, npt.NDArray[np.float64]]:
+) -> tuple[bytes, int, npt.NDArray[np.float64], dict[str, float]]:
     """Fits a booster on the train part; the validation part says when to stop.
 
     Args:
@@ -165,7 +167,8 @@ def fit(
 
     Returns:
         The booster cut after its best round, as bytes of its `.ubj` form; how many rounds that are;
-        and its answers on the validation part, float64 (n,).
+        its answers on the validation part, float64 (n,); and, by column, the share of the total gain
+        of its splits, the largest first.
     """
     import xgboost
 
@@ -180,4 +183,23 @@ def fit(
     best = booster.best_iteration + 1
     cut = booster[:best]
     answers = cut.predict(held).astype(np.float64)
-    return bytes(cut.save_raw("ubj")), best, answers
+    gains = {name: float(gain) for name, gain in cut.get_score(importance_type="total_gain").items()}
+    total = sum(gains.values()) or 1.0
+    importance = {name: gain / total for name, gain in sorted(gains.items(), key=lambda one: -one[1])}
+    return bytes(cut.save_raw("ubj")), best, answers, importance
+
+
+def import_alone() -> None:
+    """Imports XGBoost without scikit-learn: 1 s instead of 4, and 100 MB less.
+
+    For processes of ours that only fit: XGBoost's scikit-learn classes are not to be had there.
+    """
+    if "xgboost" in sys.modules or "sklearn" in sys.modules:
+        return
+    # XGBoost's threads would else spin while they wait, and starve what runs beside them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.modules["sklearn"] = None  # type: ignore[assignment]  # an import of it now fails at once
+    try:
+        import xgboost  # noqa: F401
+    finally:
+        del sys.modules["sklearn"]

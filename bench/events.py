@@ -1,0 +1,201 @@
+"""Ingest beside a plain script that does the same with the same libraries, in one run.
+
+    python bench/events.py [EVENTS] [--json]
+
+The plain script reads a SQLite table of values, decodes them with msgspec, makes Arrow columns and
+appends them with PyIceberg in batches of the same size: no verdict but skipping what does not decode, no
+position, no duplicates. Ours is `Ingest.run` on the same events in the embedded log. Rates are given
+by the wall and by the CPU time of the process (`a core`), with 0 % and with 10 % of the events broken.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pyarrow as pa
+from pyiceberg.catalog import load_catalog
+
+from headrace import Meta, Struct, event, log
+from headrace.config.settings import Profile, Settings
+from headrace.declare.event import contract_of
+from headrace.events.ingest import BATCH, Ingest
+from headrace.lake import open as open_lake
+
+BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@event(
+    topic="user_behaviour", time="event_time", key="user_id",
+    identity=["user_session", "event_time", "event_type", "product_id"], within="1d",
+    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
+)  # fmt: skip
+class UserBehaviour(Struct):
+    event_time: datetime
+    event_type: Literal["view", "cart", "purchase", "remove_from_cart"]
+    product_id: int
+    category_id: int
+    user_id: int
+    price: Annotated[float, Meta(gt=0)]
+    user_session: str
+    category_code: str | None = None
+    brand: str | None = None
+
+
+def made(count: int, broken: float) -> Iterator[bytes]:
+    """Events of the shop's shape, 230 bytes each, a share of them broken in five ways."""
+    kinds = ("view", "view", "view", "cart", "purchase")
+    every = round(1 / broken) if broken else 0
+    for n in range(count):
+        values = {
+            "event_time": (BEGIN + timedelta(seconds=n // 50)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "event_type": kinds[n % 5], "product_id": 1_000_000 + n % 9_973,
+            "category_id": 2_053_013_555_631_882_655 + n % 97, "user_id": 520_000_000 + n // 7 % 50_021,
+            "price": 10.5 + n % 1_000, "user_session": f"a0a7a0a7-0000-4000-8000-{n // 7:012d}",
+            "category_code": "electronics.smartphone", "brand": "samsung",
+        }  # fmt: skip
+        raw = json.dumps(values, separators=(",", ":")).encode()
+        if every and n % every == 0:
+            raw = (
+                raw[:-20], raw.replace(b'"price":', b'"price":-'), raw.replace(b"view", b"look"),
+                b"not JSON at all", raw.replace(b'"user_id"', b'"user"'),
+            )[n // every % 5]  # fmt: skip
+        yield raw
+
+
+def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
+    """The plain script on a table of these values, and what closes it."""
+    source = folder / "values.db"
+    with closing(sqlite3.connect(source)) as db:
+        db.execute("CREATE TABLE record (id INTEGER PRIMARY KEY, value BLOB NOT NULL)")
+        db.executemany("INSERT INTO record (value) VALUES (?)", ((value,) for value in values))
+        db.commit()
+    uri = f"sqlite:///{folder / 'plain.db'}"
+    catalog = load_catalog("plain", type="sql", uri=uri, warehouse=f"file://{folder}")
+    catalog.create_namespace("plain")
+    schema = pa.schema(
+        [
+            ("event_time", pa.timestamp("us", "UTC")), ("event_type", pa.string()), ("product_id", pa.int64()),
+            ("category_id", pa.int64()), ("user_id", pa.int64()), ("price", pa.float64()),
+            ("user_session", pa.string()), ("category_code", pa.string()), ("brand", pa.string()),
+        ]
+    )  # fmt: skip
+    table = catalog.create_table("plain.events", schema)
+    decoder = msgspec.json.Decoder(UserBehaviour)
+
+    def work() -> int:
+        rows = 0
+        with closing(sqlite3.connect(source)) as db:
+            cursor = db.execute("SELECT value FROM record ORDER BY id")
+            while batch := cursor.fetchmany(BATCH):
+                events = []
+                for (value,) in batch:
+                    try:
+                        events.append(decoder.decode(value))
+                    except msgspec.MsgspecError:
+                        continue
+                columns = [[getattr(one, name) for one in events] for name in schema.names]
+                table.append(pa.table(columns, schema=schema))
+                rows += len(events)
+        return rows
+
+    return work, catalog.close
+
+
+def ours(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
+    """Ingest on a topic of these values, and what closes it."""
+    settings = Settings(folder, "bench", "local", Profile(), folder / "state")
+    events = log.open(settings.log_url)
+    events.create("user_behaviour")
+    for begin in range(0, len(values), 10_000):
+        events.append("user_behaviour", values[begin : begin + 10_000])
+    contract = contract_of(UserBehaviour)
+    assert contract is not None
+    ingest = Ingest(contract, events, open_lake(settings))
+
+    def work() -> int:
+        good = 0
+
+        def tell(progress: Any) -> None:
+            nonlocal good
+            good += progress.good
+
+        ingest.run(until_end=True, stop=threading.Event(), tell=tell)
+        return good
+
+    return work, events.close
+
+
+def measured(make: Callable[..., Any], values: list[bytes], expected: int) -> tuple[float, float]:
+    """Events a second by the wall, and by CPU time."""
+    folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    try:
+        work, close = make(values, folder)
+        wall, cpu = time.perf_counter(), time.process_time()
+        good = work()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        close()
+        assert good == expected, (good, expected)
+        return len(values) / wall, len(values) / cpu
+    finally:
+        shutil.rmtree(folder)
+
+
+def read_rate(values: list[bytes]) -> float:
+    """Records a second read from the embedded log."""
+    folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    try:
+        events = log.open(f"sqlite://{folder}")
+        events.create("values")
+        for begin in range(0, len(values), 10_000):
+            events.append("values", values[begin : begin + 10_000])
+        began, offsets = time.perf_counter(), {0: 0}
+        while len(batch := events.read("values", offsets, BATCH)):
+            offsets = batch.next
+        took = time.perf_counter() - began
+        events.close()
+        return len(values) / took
+    finally:
+        shutil.rmtree(folder)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs it and prints a line a figure, or a JSON object a line."""
+    numbers = [one for one in arguments if one.isdigit()]
+    count = int(numbers[0]) if numbers else 1_000_000
+    results: list[dict[str, Any]] = []
+    for share in (0.0, 0.1):
+        values = list(made(count, share))
+        expected = count - (len(range(0, count, round(1 / share))) if share else 0)
+        peer = measured(plain, values, expected)
+        own = measured(ours, values, expected)
+        for name, a, b in (("by the wall", own[0], peer[0]), ("a core", own[1], peer[1])):
+            results.append(
+                {
+                    "work": f"ingest, {share:.0%} broken, {name}", "ours": round(a), "unit": "events/s",
+                    "peer": round(b), "ratio": round(a / b, 2),
+                }
+            )  # fmt: skip
+        if not share:
+            results.append({"work": "log read", "ours": round(read_rate(values)), "unit": "records/s"})
+    for result in results:
+        if "--json" in arguments:
+            print(json.dumps(result))
+        else:
+            extra = f"   plain script {result['peer']:>10,}   {result['ratio']:.2f}" if "peer" in result else ""
+            print(f"{result['work']:34} {result['ours']:>10,} {result['unit']}{extra}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,181 @@
+"""Historical features through Feast's own API: our offline store against Feast's own, on the same rows.
+
+    python bench/feast_join.py [--json] [--rows 602316]
+
+One as-of view of 6 features, as many label rows as feature rows, over 30 days and 50,000 entities.
+Both read what is on disk and end in a DataFrame; both results are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS, ENTITIES, FEATURES, DAYS = 602_316, 50_000, 6, 30
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = [f"f{i}" for i in range(FEATURES)]
+
+PROJECT = """
+from datetime import timedelta
+import dataframely as dy
+from feast import Entity, FeatureView, Field, ValueType
+from feast.types import Float64
+from headrace import Struct, TableSource, event, table
+from datetime import datetime
+
+@event(topic="raw", time="event_timestamp")
+class Raw(Struct):
+    event_timestamp: datetime
+    driver: int
+
+class Stats(dy.Schema):
+    driver = dy.Int64()
+    event_timestamp = dy.Datetime(time_unit="us", time_zone="UTC")
+    f0 = dy.Float64()
+    f1 = dy.Float64()
+    f2 = dy.Float64()
+    f3 = dy.Float64()
+    f4 = dy.Float64()
+    f5 = dy.Float64()
+
+@table(reads=Raw, schema=Stats)
+def stats(raw):
+    return raw
+
+driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
+stats_view = FeatureView(name="stats", entities=[driver], source=TableSource(stats), ttl=timedelta(days=60),
+    schema=[Field(name=f"f{i}", dtype=Float64) for i in range(6)])
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rows", type=int, default=ROWS)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    folder = Path(tempfile.mkdtemp(prefix="feast_join_"))
+    try:
+        rows, labels = generated(given.rows)
+        ours, made = timed(through_headrace(folder / "ours", rows), labels)
+        peer, theirs = timed(through_feast(folder / "theirs", rows), labels)
+        same(made, theirs)
+    finally:
+        shutil.rmtree(folder)
+    figure = {
+        "work": f"historical features, {given.rows:,} x {given.rows:,} rows, {FEATURES} features",
+        "ours": round(ours, 2),
+        "unit": "s",
+        "peer": round(peer, 2),
+        "ratio": round(peer / ours, 2),
+    }
+    if given.json:
+        print(json.dumps(figure))
+    else:
+        print(f"{figure['work']}: ours {ours:.2f} s, Feast's file store {peer:.2f} s, {peer / ours:.1f} times")
+
+
+def generated(count: int) -> tuple[pa.Table, pd.DataFrame]:
+    """Feature rows, and labels; times to the microsecond, no two of one entity the same."""
+    rng = np.random.default_rng(7)
+    start, span = int(START.timestamp() * 1e6), DAYS * 86_400_000_000
+
+    def moments() -> pa.Array:
+        return pa.array(start + rng.integers(0, span, count), pa.timestamp("us", "UTC"))
+
+    rows = {"driver": rng.integers(0, ENTITIES, count), "event_timestamp": moments()}
+    rows |= {name: rng.random(count) for name in NAMES}
+    labels = pa.table({"driver": rng.integers(0, ENTITIES, count), "event_timestamp": moments()})
+    return pa.table(rows), labels.to_pandas()
+
+
+def through_headrace(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    from feast import FeatureStore
+
+    from headrace import lake
+    from headrace.config.settings import load_settings
+    from headrace.declare.project import load_project
+    from headrace.features.feast import apply
+
+    (root / "joined").mkdir(parents=True)
+    (root / "headrace.toml").write_text('[project]\nname = "joined"\n')
+    (root / "joined" / "__init__.py").write_text("")
+    (root / "joined" / "features.py").write_text(PROJECT)
+    project = load_project(load_settings(root))
+    lake.open(project.settings).ensure("stats", rows.schema).append(rows)
+    return asked(FeatureStore(repo_path=str(apply(project).folder)))
+
+
+def through_feast(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    from datetime import timedelta
+
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Float64
+
+    root.mkdir()
+    pq.write_table(rows, root / "stats.parquet")
+    store = FeatureStore(
+        config=RepoConfig(
+            project="joined",
+            provider="local",
+            registry=str(root / "registry.db"),
+            offline_store={"type": "file"},
+            online_store={"type": "sqlite", "path": str(root / "online.db")},
+            entity_key_serialization_version=3,
+        )
+    )
+    driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
+    view = FeatureView(
+        name="stats",
+        entities=[driver],
+        source=FileSource(path=str(root / "stats.parquet"), timestamp_field="event_timestamp"),
+        ttl=timedelta(days=60),
+        schema=[Field(name=name, dtype=Float64) for name in NAMES],
+    )
+    store.apply([driver, view])
+    return asked(store)
+
+
+def asked(store: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    features = [f"stats:{name}" for name in NAMES]
+
+    def ask(labels: pd.DataFrame) -> pd.DataFrame:
+        return store.get_historical_features(entity_df=labels, features=features).to_df()  # type: ignore[attr-defined]
+
+    ask(generated(1000)[1])  # what is imported on the first call is no part of the figure
+    return ask
+
+
+def timed(ask: Callable[[pd.DataFrame], pd.DataFrame], labels: pd.DataFrame) -> tuple[float, pd.DataFrame]:
+    began = time.perf_counter()
+    made = ask(labels)
+    return time.perf_counter() - began, made
+
+
+def same(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Both stores give a label the same values; Feast's drops the labels that nothing is known of."""
+    keys = ["driver", "event_timestamp"]
+    both = ours.merge(theirs, on=keys, how="left", suffixes=("", "_theirs"), indicator=True)
+    known = both["_merge"] == "both"
+    assert known.sum() == len(theirs)
+    for name in NAMES:
+        assert both.loc[~known, name].isna().all(), name
+        assert np.array_equal(both.loc[known, name], both.loc[known, f"{name}_theirs"], equal_nan=True), name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""headrace init"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from headrace.cli.call import Call, verb
+from headrace.flows.init import init as make
+
+__all__ = ["init"]
+
+
+@verb("init", example="headrace init shop --example shop")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--example", metavar="NAME", help="Copy an example, such as shop.")
+def init(call: Call, folder: Path, example: str | None) -> None:
+    """Make a new project in DIR, empty or from an example."""
+    made = make(folder, example)
+    if call.json:
+        from headrace.cli import show
+
+        show.json(made)
+        return
+    click.echo(f"Made {made.folder} ({made.files} files).")
+    click.echo(f"  cd {folder}")
+    click.echo("  headrace status")

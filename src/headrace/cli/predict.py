@@ -1,0 +1,43 @@
+"""headrace predict"""
+
+from __future__ import annotations
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, verb
+from headrace.flows.predict import predict as ask
+from headrace.kernel.errors import CallError
+
+__all__ = ["predict"]
+
+
+@verb("predict", example="headrace predict purchase user_id=1 product_id=2 price=9.9 event_type=view")
+@click.argument("model")
+@click.argument("values", nargs=-1, metavar="KEY=VALUE...")
+@click.option("--explain", is_flag=True, help="With the features as the model saw them.")
+def predict(call: Call, model: str, values: tuple[str, ...], explain: bool) -> None:
+    """Ask the running endpoint for one prediction of MODEL."""
+    given = {}
+    for text in values:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise CallError(f"{text!r} is no KEY=VALUE", remedy="Write it as user_id=1")
+        given[name] = value
+    answer = ask(call.settings(), model, given, explain=explain)
+    if call.json:
+        show.json(answer)
+        return
+    features = answer.pop("features", None)
+    show.table(None, ["", ""], [(name, _text(value)) for name, value in answer.items()])
+    if features:
+        click.echo()
+        show.table("features", ["name", "value"], [(name, _text(value)) for name, value in features.items()])
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

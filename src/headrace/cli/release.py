@@ -1,0 +1,39 @@
+"""headrace release"""
+
+from __future__ import annotations
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, verb
+from headrace.flows.release import release as divide
+from headrace.serving.release import Release
+
+__all__ = ["print_release", "release"]
+
+
+@verb(
+    "release",
+    example="headrace release purchase champion=3\nheadrace release purchase challenger=4:0.1 shadow=5",
+)
+@click.argument("model")
+@click.argument("arms", nargs=-1, required=True, metavar="ARM=VERSION[:SHARE]...")
+@click.option("--why", default="", metavar="TEXT", help="The reason, kept with the release.")
+@click.option("--override", is_flag=True, help="Also where the gate refused a version.")
+def release(call: Call, model: str, arms: tuple[str, ...], why: str, override: bool) -> None:
+    """Divide MODEL's traffic among versions: champion, challenger, shadow.
+
+    An arm's share goes behind a colon; the champion gets the rest. A shadow gets a copy of every
+    request and answers nobody.
+    """
+    print_release(call, divide(call.settings(), model, arms, why=why, override=override))
+
+
+def print_release(call: Call, made: Release) -> None:
+    """Shows a release: its arms, who made it and why."""
+    if call.json:
+        show.json(made)
+        return
+    click.echo(f"Release {made.id} of {made.model}, by {made.by}" + (f": {made.why}" if made.why else ""))
+    rows = [(one.name, one.version, "shadow" if one.shadow else f"{one.weight:.0%}") for one in made.arms]
+    show.table(None, ["arm", "version", "share"], rows)

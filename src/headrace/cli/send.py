@@ -1,0 +1,39 @@
+"""headrace send"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, verb
+from headrace.flows.send import send as send_file
+
+__all__ = ["send"]
+
+
+@verb("send", example="headrace send user_behaviour events.csv --shift-to-now")
+@click.argument("topic")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--rate", type=float, metavar="N", help="At most N events a second.")
+@click.option("--shift-to-now", is_flag=True, help="Move the times so that the last event is now.")
+def send(call: Call, topic: str, file: Path, rate: float | None, shift_to_now: bool) -> None:
+    """Put the events of a CSV, NDJSON or Parquet FILE on TOPIC, as JSON, as they are.
+
+    Nothing is judged here: ingest does that.
+    """
+
+    def told(sent: int) -> None:
+        if sys.stderr.isatty() and not call.json:
+            click.echo(f"\r  {sent:,} events", nl=False, err=True)
+
+    report = send_file(call.settings(), topic, file, rate=rate, shift_to_now=shift_to_now, progress=told)
+    if sys.stderr.isatty() and not call.json:
+        click.echo(err=True)
+    if call.json:
+        show.json(report)
+        return
+    moved = f", moved by {report.shifted}" if report.shifted is not None else ""
+    click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")

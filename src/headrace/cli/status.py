@@ -1,0 +1,64 @@
+"""headrace status"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, verb
+from headrace.flows.status import Status
+from headrace.flows.status import status as status_of
+
+__all__ = ["status"]
+
+
+@verb("status", example="headrace status")
+def status(call: Call) -> None:
+    """Say what is stale and why, what runs now, and how fresh everything is."""
+    found = status_of(call.settings())
+    if call.json:
+        show.json(found)
+    else:
+        _print(found)
+
+
+def _print(found: Status) -> None:
+    click.echo(f"{found.project} on profile {found.profile}: {_running(found)}\n")
+    if found.blocked:
+        click.echo(f"Not to be built yet: {found.blocked}\n")
+    elif found.stale:
+        rows = [(one.stage, "; ".join(f"{kind}: {what}" for kind, what in one.reasons)) for one in found.stale]
+        show.table("Stale", ["stage", "why"], rows)
+        click.echo("  headrace build brings them up to date.\n")
+    else:
+        click.echo("Everything is up to date.\n")
+    for model, due in found.held.items():
+        click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
+    topics = [(one.topic, one.events, one.lag) for one in found.topics]
+    if topics:
+        show.table("Topics", ["topic", "events", "not ingested"], topics)
+        click.echo()
+    tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
+    if tables:
+        show.table("Tables", ["table", "rows", "made"], tables)
+
+
+def _running(found: Status) -> str:
+    parts = []
+    if found.up is not None:
+        parts.append(f"up (process {found.up.pid}): predict {found.up.predict}, collector {found.up.collector}")
+    if found.building is not None:
+        parts.append(f"a build runs (process {found.building})")
+    return "; ".join(parts) or "nothing runs"
+
+
+def _age(age: timedelta | None) -> str:
+    if age is None:
+        return "never"
+    minutes = int(age.total_seconds() // 60)
+    if minutes < 1:
+        return "just now"
+    hours, days = minutes // 60, minutes // 1440
+    return f"{days} d ago" if days > 1 else f"{hours} h ago" if hours > 1 else f"{minutes} min ago"

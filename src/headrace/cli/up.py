@@ -1,0 +1,38 @@
+"""headrace up"""
+
+from __future__ import annotations
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, verb
+from headrace.flows.running import Up
+from headrace.flows.up import up as run_up
+from headrace.kernel.errors import CallError
+from headrace.kernel.time import duration
+
+__all__ = ["up"]
+
+
+@verb("up", example="headrace up --build-every 1h")
+@click.option("--build-every", metavar="TIME", help="Run headrace build beside it this often, such as 1h.")
+def up(call: Call, build_every: str | None) -> None:
+    """Answer predictions, collect events and ingest them, until Ctrl-C."""
+    try:
+        every = None if build_every is None else duration(build_every)
+    except ValueError as error:
+        raise CallError(str(error), where="--build-every") from error
+
+    def ready(state: Up) -> None:
+        if call.json:
+            show.json(state)
+            return
+        click.echo(f"predict    {state.predict}")
+        click.echo(f"collector  {state.collector}")
+        if state.console:
+            click.echo(f"console    {state.console}")
+        click.echo("Ctrl-C ends it.")
+
+    run_up(call.settings(), ready, build_every=every, report=lambda text: click.echo(text, err=True))
+    if not call.json:
+        click.echo("Ended; nothing is left running.")

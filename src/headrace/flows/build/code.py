@@ -1,0 +1,133 @@
+"""The stage `code`: one fingerprint a declaration, which the other stages take as parameters.
+
+Each is a list of `piece digest` lines, so that a stage can name the function whose edit made it stale.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from headrace import __version__
+from headrace.config.loader import project_files
+from headrace.config.settings import Settings
+from headrace.declare.event import Contract
+from headrace.declare.model import Model
+from headrace.declare.project import Project
+from headrace.declare.table import Table
+from headrace.kernel.fingerprint import Sources, digest, fingerprint
+
+if TYPE_CHECKING:
+    from headrace.features.plan import Plan
+
+__all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "text_digest"]
+
+LOCKS = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
+
+
+def text_digest(settings: Settings) -> str:
+    """The digest of all that `code_of` is made from: the project's code without comments, its lock."""
+    sources = Sources(project_files(settings))
+    modules = {name: sources.pieces(name, "") for name in project_files(settings)}
+    return digest([__version__, modules, _lock(settings)])
+
+
+def code_of(project: Project, settings: Settings) -> dict[str, Any]:
+    """What pointers/code.json holds.
+
+    Its keys: `text` (text_digest), `lock`, `sources` (name → path), `topics` (topic → its table),
+    `tables` (name → pieces), `reads` (table → what it reads), `contracts` (table of the topic →
+    fields), `features` (pieces), `models` (name → `labels`, `views`, `plan`, `refresh`, and
+    the pieces `set`, `fit`, `gate`).
+    """
+    sources = Sources(project_files(settings))
+    plans = _plans(project)
+    return {
+        "text": text_digest(settings),
+        "lock": _lock(settings),
+        "sources": {one.name: one.path for one in project.sources.values()},
+        "topics": {one.topic: one.table for one in project.contracts.values()},
+        "contracts": {one.table: _contract(one) for one in project.contracts.values()},
+        "tables": {name: _table(table, sources) for name, table in project.tables.items()},
+        "reads": {name: [_name(one) for one in project.inputs(t)] for name, t in project.tables.items()},
+        "features": _features(project, sources),
+        "models": {
+            name: {
+                **_model(model, sources),
+                "labels": model.labels.name,
+                "views": sorted({view.table for view in plans[name].stored}),
+                "plan": plans[name].digest,
+                "refresh": model.refresh.total_seconds(),
+            }
+            for name, model in project.models.items()
+        },
+    }
+
+
+def _plans(project: Project) -> dict[str, Plan]:
+    if not project.models:
+        return {}
+    from headrace.features.feast import compile as compile_plan  # 5 s: only when code has changed
+
+    return {name: compile_plan(project, model) for name, model in project.models.items()}
+
+
+def fingerprint_of(pieces: list[str]) -> str:
+    """One digest of a list of pieces."""
+    return digest(pieces)
+
+
+def changed_pieces(before: list[str], after: list[str]) -> list[str]:
+    """The names of pieces that differ, sorted."""
+    then, now = (dict(one.rsplit(" ", 1) for one in pieces) for pieces in (before, after))
+    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+
+
+def _name(one: Any) -> str:
+    return one.table if isinstance(one, Contract) else one.name
+
+
+def _lines(pieces: dict[str, str]) -> list[str]:
+    return [f"{name} {digest}" for name, digest in sorted(pieces.items())]
+
+
+def _table(table: Table, sources: Sources) -> list[str]:
+    function = table.function
+    module = function.__module__
+    pieces = sources.pieces(module, function.__qualname__.split(".")[0]) if sources.has(module) else {}
+    # What the decorator was given, also where the table was not made by a decorator.
+    partition = fingerprint([table.partition_by, table.rowwise, table.schema], sources)
+    return _lines({**pieces, f"@table of {table.name}": partition})
+
+
+def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
+    def lines(*fields: str) -> list[str]:
+        return _lines({f"{field}= of {model.name}": fingerprint(getattr(model, field), sources) for field in fields})
+
+    return {
+        "set": lines("labels", "target"),
+        "fit": lines("target", "trainer", "tune", "split", "missing"),
+        "gate": lines("gate"),
+    }
+
+
+def _contract(one: Contract) -> list[str]:
+    fields = {f"{one.topic}.{f.name}": digest(repr(f.type)) for f in msgspec.structs.fields(one.struct)}
+    return _lines({**fields, f"{one.topic} time=": digest(one.time)})
+
+
+def _features(project: Project, sources: Sources) -> list[str]:
+    """The pieces of every object of Feast's at the top of a module."""
+    pieces: dict[str, str] = {}
+    for module in project.modules:
+        for name, value in vars(module).items():
+            if type(value).__module__.split(".")[0] == "feast" and sources.has(module.__name__):
+                pieces.update(sources.pieces(module.__name__, name))
+    return _lines(pieces)
+
+
+def _lock(settings: Settings) -> str:
+    held = {name: (settings.root / name).read_text() for name in LOCKS if (settings.root / name).is_file()}
+    return digest(json.dumps(held, sort_keys=True)) if held else "none"

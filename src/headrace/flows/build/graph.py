@@ -1,0 +1,151 @@
+"""The stage graph, from what pointers/code.json says, and dvc.yaml as its written form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from headrace.flows.build.pointers import CODE, Pointers
+from headrace.kernel.errors import CallError
+
+__all__ = ["Stage", "dvc_yaml", "bundle_folder", "source_pointer", "stages_for", "stages_of", "table_pointer"]
+
+Kind = Literal["code", "table", "features", "online", "inputs", "training_set", "train", "release"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the build.
+
+    Attributes:
+        name: as in dvc.yaml: its kind, and after a hyphen what it is about.
+        kind: what is done.
+        subject: the table or model, or nothing.
+        deps: files it depends on, relative to the project.
+        params: keys of pointers/code.json whose values it depends on.
+        out: the pointer it writes.
+        files: what it makes beside that, kept by DVC.
+    """
+
+    name: str
+    kind: Kind
+    subject: str
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    out: str
+    files: tuple[str, ...] = ()
+
+
+def source_pointer(name: str) -> str:
+    """The pointer of a topic's table or of a source."""
+    return Pointers.path("sources", name)
+
+
+def bundle_folder(model: str) -> str:
+    """Where the build leaves the newest bundle of a model."""
+    return f"models/{model}"
+
+
+def table_pointer(name: str) -> str:
+    """The pointer of a declared table."""
+    return Pointers.path("tables", name)
+
+
+def stages_of(code: dict[str, Any], project: str, extra: tuple[str, ...] = ()) -> list[Stage]:
+    """Every stage, each after those it depends on.
+
+    Args:
+        code: what pointers/code.json holds.
+        project: the project's package.
+        extra: further files the code depends on: headrace.toml, a lock.
+    """
+    stages = [Stage("code", "code", "", (project, *extra), (), CODE)]
+
+    def pointer(name: str) -> str:
+        return table_pointer(name) if name in code["tables"] else source_pointer(name)
+
+    for name in code["tables"]:
+        reads = code["reads"][name]
+        contracts = tuple(f"contracts.{one}" for one in reads if one in code["contracts"])
+        deps = tuple(pointer(one) for one in reads)
+        stages.append(
+            Stage(f"table-{name}", "table", name, deps, ("lock", f"tables.{name}", *contracts), table_pointer(name))
+        )
+    if not code["models"]:
+        return stages
+    features = "pointers/features.json"
+    views = sorted({view for model in code["models"].values() for view in model["views"]})
+    stages.append(Stage("features", "features", "", (), ("lock", "features"), features))
+    online = (features, *(pointer(view) for view in views))
+    stages.append(Stage("online", "online", "", online, (), "pointers/online.json"))
+    for name, model in code["models"].items():
+        stages += _of_model(name, tuple(pointer(one) for one in sorted({model["labels"], *model["views"]})), features)
+    return stages
+
+
+def _of_model(name: str, tables: tuple[str, ...], features: str) -> list[Stage]:
+    kinds = ("inputs", "training_set", "train", "release")
+    inputs, made, trained, released = (Pointers.path(kind, name) for kind in kinds)
+    plan = f"models.{name}.plan"
+    return [
+        Stage(f"inputs-{name}", "inputs", name, tables, (plan, f"models.{name}.set"), inputs),
+        Stage(f"training_set-{name}", "training_set", name, (inputs, features), ("lock", plan, f"models.{name}.set"), made),
+        Stage(
+            f"train-{name}", "train", name, (made,), ("lock", f"models.{name}.fit"), trained, (bundle_folder(name),)
+        ),
+        Stage(f"release-{name}", "release", name, (trained,), (f"models.{name}.gate",), released),
+    ]
+
+
+def stages_for(stages: list[Stage], targets: tuple[str, ...]) -> list[Stage]:
+    """The stages that the targets need, themselves included, in order. No targets: all.
+
+    A target is a stage, a table, or a model (all stages up to its release).
+
+    Raises:
+        CallError: there is no such target.
+    """
+    if not targets:
+        return stages
+    made_by = {stage.out: stage for stage in stages}
+    wanted: set[str] = set()
+    waiting = [_named(stages, target) for target in targets]
+    while waiting:
+        stage = waiting.pop()
+        if stage.name in wanted:
+            continue
+        wanted.add(stage.name)
+        needs = [*stage.deps, *([CODE] if stage.params else [])]
+        waiting += [made_by[path] for path in needs if path in made_by]
+        if stage.kind == "release":  # a model that is released is also served
+            waiting += [one for one in stages if one.kind == "online"]
+    return [stage for stage in stages if stage.name in wanted]
+
+
+def _named(stages: list[Stage], target: str) -> Stage:
+    found = {s.name: s for s in stages}
+    for name in (target, f"table-{target}", f"release-{target}"):
+        if name in found:
+            return found[name]
+    subjects = sorted({s.subject for s in stages if s.subject})
+    raise CallError(
+        f"there is nothing {target!r} to build",
+        remedy=f"Tables and models: {', '.join(subjects)}. Stages: {', '.join(found)}.",
+    )
+
+
+def dvc_yaml(stages: list[Stage]) -> str:
+    """The graph as DVC reads it."""
+    lines = [
+        "# Written by `headrace build` from the project's declarations: change those, not this.",
+        "stages:",
+    ]
+    for stage in stages:
+        lines += [f"  {stage.name}:", f"    cmd: headrace run-stage {stage.name}"]
+        if stage.deps:
+            lines += ["    deps:", *(f"    - {one}" for one in stage.deps)]
+        if stage.params:
+            lines += ["    params:", f"    - {CODE}:", *(f"      - {one}" for one in stage.params)]
+        lines += ["    outs:", f"    - {stage.out}:", "        cache: false", "        persist: true"]
+        lines += [f"    - {one}" for one in stage.files]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,173 @@
+"""What the stages of models do: features, the online state, training set, training, release."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from headrace import log as logs
+from headrace import registry as registries
+from headrace.features import feast
+from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.flows.build.graph import Stage, bundle_folder
+from headrace.flows.build.pointers import Pointers, write_whole
+from headrace.flows.build.work import Done, Workshop
+from headrace.flows.release import release as put_in_force
+from headrace.kernel.errors import Refused
+from headrace.kernel.fingerprint import digest
+from headrace.registry import Registry
+from headrace.registry.source import write_source
+from headrace.serving import release as releases
+from headrace.training.gate import Verdict, judge
+from headrace.training.job import REPORT, Report
+from headrace.training.job import train as train_version
+from headrace.training.training_set import make
+
+__all__ = ["features", "online", "release", "train", "training_set"]
+
+
+def features(shop: Workshop, stage: Stage) -> Done:
+    """Feast's registry, and one plan a model."""
+    project = shop.project()
+    feast.apply(project)
+    digests = {}
+    for name, model in project.models.items():
+        plan = feast.compile(project, model)
+        write_whole(shop.settings.root / _plan_file(name), encode_plan(plan) + b"\n")
+        digests[name] = plan.digest
+    shop.pointers.write(stage.out, {"plans": digests})
+    return Done(f"applied to Feast; plans of {', '.join(digests)}")
+
+
+def online(shop: Workshop, stage: Stage) -> Done:
+    """The online state, from the snapshots that the tables' pointers name."""
+    raise NotImplementedError
+
+
+def training_set(shop: Workshop, stage: Stage) -> Done:
+    """Labels joined with features, as a table."""
+    project, name = shop.project(), stage.subject
+    made = make(project, shop.lake, project.model(name), plan_of(shop, name), inputs=_inputs(shop, name))
+    shop.pointers.write(stage.out, msgspec.to_builtins(made))
+    left = f"; {made.refused:,} labels are not known yet" if made.refused else ""
+    return Done(f"labels with {len(plan_of(shop, name).features)} features{left}", made.rows)
+
+
+def train(shop: Workshop, stage: Stage) -> Done:
+    """Search, fit and evaluation; the bundle's files become an output that DVC keeps."""
+    project, name = shop.project(), stage.subject
+    registry = registries.open(shop.settings)
+    champion = _champion(shop, name)
+    trained = train_version(
+        project,
+        shop.lake,
+        project.model(name),
+        plan_of(shop, name),
+        code=digest([shop.code["lock"], shop.code["models"][name]["fit"]]),
+        champion=None if champion is None else registry.bundle(name, champion),
+        inputs=_inputs(shop, name),
+    )
+    _copied(trained.bundle, shop.settings.root / bundle_folder(name))
+    report = trained.report
+    shop.pointers.write(
+        stage.out,
+        {"model": name, "run": report.run, "metrics": report.test.metrics, "base_rate": report.test.base_rate},
+    )
+    told = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
+    return Done(f"{told} (base rate {report.test.base_rate:.3f})", report.test.rows)
+
+
+def release(shop: Workshop, stage: Stage) -> Done:
+    """Registers the version; it becomes champion where the gate, or an override, lets it.
+
+    Raises:
+        Refused: the gate says no; the rules that failed are listed.
+    """
+    name, settings = stage.subject, shop.settings
+    model = shop.project().model(name)
+    folder = settings.root / bundle_folder(name)
+    report = msgspec.json.decode((folder / REPORT).read_bytes(), type=Report)
+    verdict = judge(model.gate, report.test.metrics, report.champion)
+    registry = registries.open(settings)
+    version = _registered(shop, registry, name, folder, report, verdict)
+    held = {"model": name, "version": version, "gate": msgspec.to_builtins(verdict)}
+    if not verdict.passed and shop.override is None:
+        raise Refused(
+            f"the gate refuses version {version} of {name}:\n{_failed(verdict)}",
+            where=str(model.place),
+            remedy=f"Release it all the same: headrace build release-{name} --override WHY",
+        )
+    if _champion(shop, name) != version:
+        why = "the gate passed" if verdict.passed else str(shop.override)
+        put_in_force(settings, name, [f"champion={version}"], by=shop.by, why=why, override=not verdict.passed)
+    shop.pointers.write(stage.out, held)
+    how = "it passed the gate" if verdict.passed else f"by override ({shop.override})"
+    return Done(f"version {version} is champion: {how}")
+
+
+def plan_of(shop: Workshop, model: str) -> Plan:
+    """The model's plan, as the stage `features` wrote it."""
+    return decode_plan((shop.settings.root / _plan_file(model)).read_bytes())
+
+
+def _plan_file(model: str) -> str:
+    return Pointers.path("plans", model)
+
+
+def _inputs(shop: Workshop, model: str) -> dict[str, int]:
+    held = shop.pointers.read(Pointers.path("inputs", model))
+    assert held is not None
+    return {name: int(snapshot) for name, snapshot in held["snapshots"].items()}
+
+
+def _champion(shop: Workshop, model: str) -> int | None:
+    log = logs.open(shop.settings.log_url)
+    try:
+        present = releases.current(log, model)
+        return None if present is None else releases.champion(present)
+    finally:
+        log.close()
+
+
+def _registered(
+    shop: Workshop, registry: Registry, name: str, folder: Path, report: Report, verdict: Verdict
+) -> int:
+    """The version's number. The same training is one version, however often it comes here."""
+    place = shop.settings.place("release", name)
+    sealed = place / report.run
+    if not sealed.is_dir():
+        for left in place.glob("*"):
+            shutil.rmtree(left)
+        half = place / f".{report.run}"
+        shutil.copytree(folder, half)
+        write_source(shop.settings, half / "source.tar.gz")
+        half.rename(sealed)
+    made = report.training_set
+    tags = {
+        "headrace.run": report.run,
+        "headrace.code": report.code,
+        "headrace.plan": made.plan,
+        "headrace.training_set": f"{made.table}@{made.snapshot}",
+        "headrace.gate": "passed" if verdict.passed else "refused",
+    }
+    metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
+    params = {**report.parameters, "rounds": report.rounds}
+    return registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+
+
+def _failed(verdict: Verdict) -> str:
+    return "\n".join(
+        f"  {one.rule}: it is {one.value:.4f}" + ("" if one.bound is None else f", the bound {one.bound:.4f}")
+        for one in verdict.failed
+    )
+
+
+def _copied(bundle: Path, to: Path) -> None:
+    half = to.with_name(f".{to.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(bundle, half)
+    if to.exists():
+        shutil.rmtree(to)
+    half.rename(to)

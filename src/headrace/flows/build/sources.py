@@ -1,0 +1,75 @@
+"""The sources' pointers: which snapshot of each topic's table, and which files, this build stands on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from headrace.config.settings import Settings
+from headrace.flows.build.graph import source_pointer
+from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.lake.heads import heads
+
+__all__ = ["current", "read_by_tables", "stamps"]
+
+
+def read_by_tables(code: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The topics' tables and the sources (name → path) that tables or features read."""
+    read = {one for reads in code["reads"].values() for one in reads}
+    read |= {view for model in code["models"].values() for view in model["views"]}
+    tables = [table for table in code["topics"].values() if table in read]
+    return tables, {name: path for name, path in code["sources"].items() if name in read}
+
+
+def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Pointer file → what it would hold now.
+
+    Raises:
+        ProjectError: a source's files are not there.
+        Unavailable: a topic has no table yet, or the catalog is away.
+    """
+    tables, sources = read_by_tables(code)
+    found: dict[str, dict[str, Any]] = {}
+    for table, snapshot in heads(settings, tables).items():
+        if snapshot is None:
+            topic = next(t for t, name in code["topics"].items() if name == table)
+            raise Unavailable(
+                f"no event of topic {topic!r} has been ingested yet",
+                where=f"table {table}",
+                remedy=f"headrace send {topic} FILE puts events on it; then headrace ingest --until-end.",
+            )
+        found[source_pointer(table)] = {"table": table, "snapshot": snapshot}
+    for name, path in sources.items():
+        files = {one: _sha256(settings.root / one) for one in _files(settings.root, name, path)}
+        found[source_pointer(name)] = {"source": name, "files": files}
+    return found
+
+
+def stamps(root: Path, paths: Iterable[str]) -> list[Any]:
+    """Path, size and modification time of every file under `paths`: cheap, and enough to see a change."""
+    found = []
+    for path in sorted(paths):
+        for file in _under(root / path):
+            status = file.stat()
+            found.append([str(file.relative_to(root)), status.st_size, status.st_mtime_ns])
+    return found
+
+
+def _files(root: Path, name: str, path: str) -> list[str]:
+    found = [one.relative_to(root).as_posix() for one in _under(root / path)]
+    if not found:
+        raise ProjectError(f"source {name!r} has no files", where=str(root / path), remedy="Put them there.")
+    return found
+
+
+def _under(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""Nothing to do, decided by one digest before anything heavy is imported.
+
+The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, and
+the heads of the sources. A build that brought everything up to date keeps it in the state folder.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from headrace import __version__
+from headrace.config.loader import project_files
+from headrace.config.settings import FILE, Settings
+from headrace.flows.build.pointers import write_whole
+from headrace.flows.build.sources import stamps
+from headrace.kernel.fingerprint import digest
+from headrace.kernel.time import now
+from headrace.lake.heads import heads
+
+__all__ = ["nothing_new", "remember"]
+
+_FILE = "built.json"
+_WRITTEN = ("dvc.yaml", "dvc.lock", FILE)
+
+
+def nothing_new(settings: Settings) -> bool:
+    """Whether everything is as the last whole build left it, and no model's refresh has fallen due."""
+    try:
+        kept = json.loads(settings.place(_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    if kept.get("due") is not None and now() >= datetime.fromisoformat(kept["due"]):
+        return False
+    found = heads(settings, kept["heads"])
+    return bool(found == kept["heads"] and digest_of(settings, kept["sources"]) == kept["digest"])
+
+
+def remember(settings: Settings, used: dict[str, int], sources: list[str], due: datetime | None) -> None:
+    """Everything is up to date with these heads of the topics' tables and these sources.
+
+    Args:
+        settings: whose project.
+        used: topic's table → the snapshot that was built on, which newer ones may have followed.
+        sources: the paths of the sources.
+        due: when inputs that are held back for `refresh` will be taken.
+    """
+    kept: dict[str, Any] = {
+        "heads": used,
+        "sources": sources,
+        "due": None if due is None else due.isoformat(),
+        "digest": digest_of(settings, sources),
+    }
+    settings.made_state()
+    write_whole(settings.place(_FILE), json.dumps(kept, sort_keys=True).encode())
+
+
+def digest_of(settings: Settings, sources: list[str]) -> str:
+    """The digest of all but the heads."""
+    from headrace.flows.build.code import LOCKS
+
+    root = settings.root
+    written = [root / name for name in (*_WRITTEN, *LOCKS) if (root / name).is_file()]
+    texts = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
+    files = {str(path.relative_to(root)): path.read_text() for path in texts}
+    profile = [settings.profile_name, repr(settings.profile)]
+    return digest([__version__, profile, files, stamps(root, [*sources, "models"])])

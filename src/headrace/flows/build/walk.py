@@ -1,0 +1,105 @@
+"""The walk: moves the sources' pointers, then runs what DVC finds changed, in order, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from time import perf_counter
+
+from headrace.config.settings import Settings
+from headrace.flows.build import sources
+from headrace.flows.build.graph import Stage, dvc_yaml, stages_for, table_pointer
+from headrace.flows.build.pipeline import Pipeline, init
+from headrace.flows.build.planning import next_due, stages
+from headrace.flows.build.pointers import write_whole
+from headrace.flows.build.report import Progress, StageReport
+from headrace.flows.build.unchanged import remember
+from headrace.flows.build.work import Workshop, work
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.faults import reach
+from headrace.kernel.run import recorder_added, run
+from headrace.lake.heads import missing
+
+__all__ = ["recorded_runs", "walk"]
+
+
+def walk(shop: Workshop, targets: tuple[str, ...], progress: Progress) -> list[StageReport]:
+    """Brings the targets up to date; see build."""
+    settings = shop.settings
+    init(settings.root)
+    every = stages(shop)
+    chosen = stages_for(every, targets)
+    moved = sources.current(settings, shop.code)
+    with recorded_runs(settings), run("build") as this:
+        for path, held in moved.items():
+            shop.pointers.write(path, held)
+        _drop_dangling(shop)
+        write_whole(settings.root / "dvc.yaml", dvc_yaml(every).encode())
+        pipeline = Pipeline(settings.root)
+        done: list[StageReport] = []
+        with pipeline.held():
+            for stage in chosen:
+                done += _step(shop, pipeline, stage, progress)
+        this.fact(stages=[one.stage for one in done])
+    if not targets:
+        _remember(shop, moved)
+    return done
+
+
+def _step(shop: Workshop, pipeline: Pipeline, stage: Stage, progress: Progress) -> list[StageReport]:
+    if not pipeline.changed(stage.name) and not _due(shop, stage):
+        return []
+    begun = perf_counter()
+    book = stage.kind in ("code", "inputs")  # bookkeeping: it is told only where it changes something
+    before = shop.pointers.read(stage.out)
+    if not book:
+        progress(StageReport(stage.name, "begins"))
+    with run(f"stage {stage.name}") as this:
+        made = work(shop, stage)
+        this.fact(what=made.what, rows=made.rows)
+    reach("build.before_record")
+    pipeline.record(stage.name)
+    reach("build.after_record")
+    if book and (stage.kind == "code" or before == shop.pointers.read(stage.out)):
+        return []
+    report = StageReport(stage.name, made.what, made.rows, perf_counter() - begun)
+    progress(report)
+    return [report]
+
+
+def _due(shop: Workshop, stage: Stage) -> bool:
+    """Held-back inputs become due by the clock, which DVC does not look at."""
+    if stage.kind != "inputs":
+        return False
+    try:
+        return shop.taken_because(stage.subject, shop.inputs_of(stage.subject)) is not None
+    except ProjectError:
+        return False
+
+
+def _drop_dangling(shop: Workshop) -> None:
+    """A pointer to a snapshot that this lake does not have (a fresh clone, another profile) is none."""
+    held = {name: shop.pointers.read(table_pointer(name)) for name in shop.code["tables"]}
+    named = {name: int(one["snapshot"]) for name, one in held.items() if one is not None}
+    for name in missing(shop.settings, named):
+        shop.pointers.remove(table_pointer(name))
+
+
+def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:
+    used = {str(one["table"]): int(str(one["snapshot"])) for one in moved.values() if "table" in one}
+    paths = sources.read_by_tables(shop.code)[1]
+    due = min((datetime.fromisoformat(one) for one in next_due(shop).values()), default=None)
+    remember(shop.settings, used, sorted(paths.values()), due)
+
+
+@contextmanager
+def recorded_runs(settings: Settings) -> Iterator[None]:
+    """While the block runs, every run goes to the lineage store."""
+    from headrace import lineage
+
+    with ExitStack() as stack:
+        store = lineage.open(settings)
+        stack.callback(store.close)
+        stack.enter_context(recorder_added(store.recorder()))
+        yield

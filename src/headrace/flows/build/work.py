@@ -1,0 +1,185 @@
+"""What each kind of stage does. It reads pointers, works, and writes its own pointer last."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from headrace.config.settings import Settings
+from headrace.declare.project import Project, load_project
+from headrace.flows.build import refresh
+from headrace.flows.build.code import code_of, fingerprint_of, text_digest
+from headrace.flows.build.graph import Stage, source_pointer, table_pointer
+from headrace.flows.build.pointers import CODE, Pointers
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.fingerprint import digest
+from headrace.kernel.time import now
+
+if TYPE_CHECKING:
+    from headrace.lake import Lake
+
+__all__ = ["Done", "Workshop", "inputs_code", "work"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage did: in words, and in rows where it makes rows."""
+
+    what: str
+    rows: int | None = None
+
+
+@dataclass
+class Workshop:
+    """What the stages of one process share, each made when it is first needed.
+
+    Attributes:
+        settings: whose project.
+        override: why a version that the gate refuses is released all the same, or None.
+        by: who builds.
+    """
+
+    settings: Settings
+    override: str | None = None
+    by: str = "build"
+    _projects: dict[bool, Project] = field(default_factory=dict)
+
+    @cached_property
+    def pointers(self) -> Pointers:
+        """The project's pointers."""
+        return Pointers(self.settings.root)
+
+    @cached_property
+    def code(self) -> dict[str, Any]:
+        """The project's fingerprints: those recorded, if its code is still the same, else anew."""
+        recorded = self.pointers.read(CODE)
+        if recorded is not None and recorded.get("text") == text_digest(self.settings):
+            return recorded
+        return code_of(self.project(), self.settings)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake."""
+        from headrace import lake
+
+        return lake.open(self.settings)
+
+    def project(self, *, features: bool = True) -> Project:
+        """The project; without features and models it loads 5 s faster."""
+        if True in self._projects:
+            return self._projects[True]
+        if features not in self._projects:
+            self._projects[features] = load_project(self.settings, without=() if features else ("feast",))
+        return self._projects[features]
+
+    def snapshot(self, table: str) -> int:
+        """The snapshot that the table's pointer names.
+
+        Raises:
+            ProjectError: there is no pointer yet.
+        """
+        path = table_pointer(table) if table in self.code["tables"] else source_pointer(table)
+        held = self.pointers.read(path)
+        if held is None:
+            raise ProjectError("there is no such pointer", where=path, remedy="headrace build makes it.")
+        return int(held["snapshot"])
+
+    def inputs_of(self, model: str) -> dict[str, int]:
+        """What the model is made from: table → the snapshot its pointer names."""
+        told = self.code["models"][model]
+        return {name: self.snapshot(name) for name in sorted({told["labels"], *told["views"]})}
+
+    def taken_because(self, model: str, inputs: dict[str, int]) -> str | None:
+        """Why the model takes these inputs now, or None (see refresh)."""
+        return refresh.taken_because(
+            self.pointers.read(Pointers.path("inputs", model)),
+            inputs,
+            inputs_code(self.code, model),
+            timedelta(seconds=self.code["models"][model]["refresh"]),
+            trained=self.pointers.read(Pointers.path("train", model)) is not None,
+        )
+
+
+def inputs_code(code: dict[str, Any], model: str) -> str:
+    """The fingerprint of what decides a model's training set, data aside."""
+    told = code["models"][model]
+    tables = [code["tables"].get(name) for name in sorted({told["labels"], *told["views"]})]
+    return digest([told["plan"], told["set"], tables])
+
+
+def work(shop: Workshop, stage: Stage) -> Done:
+    """Does the stage's work.
+
+    Raises:
+        HeadraceError: as the room that does it.
+    """
+    return _WORK[stage.kind](shop, stage)
+
+
+def _code(shop: Workshop, stage: Stage) -> Done:
+    shop.pointers.write(stage.out, shop.code)
+    count = len(shop.code["tables"]) + len(shop.code["models"])
+    return Done(f"fingerprints of {count} declarations")
+
+
+def _table(shop: Workshop, stage: Stage) -> Done:
+    from headrace.tables.build import build_table
+
+    name = stage.subject
+    at = {
+        one: shop.snapshot(one)
+        for one in shop.code["reads"][name]
+        if one in shop.code["tables"] or one in shop.code["contracts"]
+    }
+    project = shop.project(features=False)
+    built = build_table(project, shop.lake, project.table(name), code=_table_code(shop.code, name), at=at)
+    shop.pointers.write(stage.out, {"table": name, "snapshot": built.snapshot, "rows": built.rows})
+    if built.skipped:
+        return Done("was up to date", built.rows)
+    days = "all of it" if built.days is None else f"{len(built.days)} day{'s' * (len(built.days) != 1)}"
+    return Done(f"made {days}: {'; '.join(built.because)}", built.rows)
+
+
+def _table_code(code: dict[str, Any], name: str) -> str:
+    contracts = [code["contracts"][one] for one in code["reads"][name] if one in code["contracts"]]
+    return digest([code["lock"], fingerprint_of(code["tables"][name]), contracts])
+
+
+def _inputs(shop: Workshop, stage: Stage) -> Done:
+    model = stage.subject
+    inputs = shop.inputs_of(model)
+    why = shop.taken_because(model, inputs)
+    if why is None:
+        held = shop.pointers.read(stage.out)
+        same = held is not None and held["snapshots"] == inputs
+        return Done("no newer inputs" if same else "newer inputs wait until those taken are old enough")
+    shop.pointers.write(
+        stage.out, {"snapshots": inputs, "taken": now().isoformat(), "code": inputs_code(shop.code, model)}
+    )
+    return Done(f"took the newest inputs: {why}")
+
+
+def _of_model(name: str) -> Callable[[Workshop, Stage], Done]:
+    """A stage of models, which brings in what tables do not need (Feast, Ray, MLflow) when it runs."""
+
+    def called(shop: Workshop, stage: Stage) -> Done:
+        done: Done = getattr(importlib.import_module("headrace.flows.build.model_work"), name)(shop, stage)
+        return done
+
+    return called
+
+
+_WORK: dict[str, Callable[[Workshop, Stage], Done]] = {
+    "code": _code,
+    "table": _table,
+    "inputs": _inputs,
+    "features": _of_model("features"),
+    "online": _of_model("online"),
+    "training_set": _of_model("training_set"),
+    "train": _of_model("train"),
+    "release": _of_model("release"),
+}

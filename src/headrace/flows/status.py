@@ -1,0 +1,159 @@
+"""status: what is stale and why, what runs now, how fresh everything is. It writes nothing."""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from headrace import lake as lakes
+from headrace import log as logs
+from headrace.config.settings import Settings
+from headrace.declare.project import Project, load_project
+from headrace.flows.build.planning import next_due, planned
+from headrace.flows.build.work import Workshop
+from headrace.flows.running import Up, running
+from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.position import LogPosition
+from headrace.kernel.time import now
+from headrace.lake import Lake
+from headrace.log import Log
+
+__all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A stage that a build would run.
+
+    Attributes:
+        stage: its name.
+        reasons: (kind, what) of each: code, input, parameter, contract, lock, output, upstream, new.
+    """
+
+    stage: str
+    reasons: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """A topic: how many events are on the log, and how many of them are not ingested yet."""
+
+    topic: str
+    events: int
+    lag: int
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """A table: its rows and when its newest snapshot was made; None: it was never made."""
+
+    table: str
+    rows: int | None
+    at: datetime | None
+    age: timedelta | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a project on a profile.
+
+    Attributes:
+        project, profile: which.
+        stale: what a build would run, in order.
+        blocked: why that cannot be said yet (no events, ...), or None.
+        held: model → when newer inputs, held back for its refresh, will be taken.
+        topics, tables: how fresh they are.
+        building: the process of a running build, or None.
+        up: the running `up`, or None.
+    """
+
+    project: str
+    profile: str
+    stale: tuple[Stale, ...]
+    blocked: str | None
+    held: dict[str, datetime]
+    topics: tuple[TopicStatus, ...]
+    tables: tuple[TableStatus, ...]
+    building: int | None
+    up: Up | None
+
+
+def status(settings: Settings) -> Status:
+    """What is stale and why, what runs, how fresh it is.
+
+    Raises:
+        ProjectError: the project is wrong.
+        Unavailable: the catalog or the log is away.
+    """
+    project = load_project(settings, without=("feast",))
+    stale: tuple[Stale, ...] = ()
+    blocked = None
+    try:
+        stale = tuple(
+            Stale(one.stage.name, tuple((r.kind, r.what) for r in one.reasons))
+            for one in planned(settings)
+            if one.reasons
+        )
+    except Unavailable as error:
+        blocked = str(error)
+    lake = lakes.open(settings)
+    log = logs.open(settings.log_url)
+    try:
+        topics = tuple(_topic(project, lake, log, name) for name in project.contracts)
+    finally:
+        log.close()
+    return Status(
+        project=settings.project,
+        profile=settings.profile_name,
+        stale=stale,
+        blocked=blocked,
+        held=_held(settings),
+        topics=topics,
+        tables=tuple(_table(lake, name) for name in _tables(project)),
+        building=_building(settings),
+        up=running(settings),
+    )
+
+
+def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
+    if name not in log.topics():
+        return TopicStatus(name, 0, 0)
+    end = log.end(name)
+    table = project.contracts[name].table
+    position = lake.table(table).position("ingest") if lake.exists(table) else None
+    read = position.next_offset if isinstance(position, LogPosition) else (lambda _: 0)
+    return TopicStatus(name, sum(end.values()), sum(max(0, last - read(p)) for p, last in end.items()))
+
+
+def _tables(project: Project) -> list[str]:
+    return [*(one.table for one in project.contracts.values()), *project.tables]
+
+
+def _table(lake: Lake, name: str) -> TableStatus:
+    head = lake.table(name).head() if lake.exists(name) else None
+    if head is None:
+        return TableStatus(name, None, None, None)
+    return TableStatus(name, head.rows, head.at, now() - head.at)
+
+
+def _held(settings: Settings) -> dict[str, datetime]:
+    try:
+        due = next_due(Workshop(settings))
+    except ProjectError:  # nothing was built yet
+        return {}
+    return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
+
+
+def _building(settings: Settings) -> int | None:
+    """The process that holds the build's lock."""
+    path = settings.place("build.lock")
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        text = path.read_text().strip()
+        return int(text) if text.isdigit() else None

@@ -1,0 +1,245 @@
+"""The training of one version, from the newest snapshots to a bundle that is ready to be registered.
+
+What it leaves in its folder: the bundle but for the source archive and the seal, which are the
+registry's. A training that was killed is taken up where that costs nothing: the training set is
+found again, and so is a bundle that was written to its end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from msgspec import Struct
+
+from headrace.declare.model import Model
+from headrace.declare.project import Project
+from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.run import Dataset, run
+from headrace.lake import Lake
+from headrace.training import curves, training_set
+from headrace.training.cluster import joined
+from headrace.training.evaluation import Evaluation, evaluate
+from headrace.training.fit import Fit, Prepared, Progress, final_fit, prepare
+from headrace.training.gate import Verdict, judge
+from headrace.training.pyfunc import write_mlmodel
+from headrace.training.split import Parts, by_time
+from headrace.training.trainers import xgboost
+from headrace.training.training_set import TrainingSet
+from headrace.training.tuning import Trial, search
+
+__all__ = ["PLAN", "Report", "Trained", "train"]
+
+PLAN, REPORT, MODEL = "plan.json", "training.json", "model"
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What `training.json` holds: how the version came to be, and what it is worth.
+
+    Attributes:
+        model: its name.
+        run: the id of the run that trained it.
+        code: the fingerprint of the model's declaration.
+        training_set: which rows; its snapshots are pinned.
+        parts: part → rows; `dropped` lay in the gaps.
+        validation_from, test_from: where the parts begin, ISO 8601.
+        parameters: of the fit, the trainer's and those that were found.
+        rounds: how many trees.
+        trials: what the search tried, the best first.
+        validation, test: metrics of the parts; the test part was held out.
+        champion: the champion's metrics on the same test rows, or None.
+        importance: feature → share of the gain.
+        gate: what the gate said.
+    """
+
+    model: str
+    run: str
+    code: str
+    training_set: TrainingSet
+    parts: dict[str, int]
+    validation_from: str
+    test_from: str
+    parameters: dict[str, Any]
+    rounds: int
+    trials: list[Trial]
+    validation: Evaluation
+    test: Evaluation
+    champion: dict[str, float] | None
+    importance: dict[str, float]
+    gate: Verdict
+
+
+class Trained(Struct, frozen=True):
+    """A version that is ready to be registered: its files, and what MLflow shall know of it.
+
+    Attributes:
+        bundle: the folder of its files.
+        report: as `training.json` has it.
+        resumed: it had been trained before, from the same rows by the same code.
+    """
+
+    bundle: Path
+    report: Report
+    resumed: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The held-out metrics by their names, those of the validation part as `validation_...`."""
+        return {
+            **self.report.test.metrics,
+            **{f"validation_{name}": value for name, value in self.report.validation.metrics.items()},
+            "base_rate": self.report.test.base_rate,
+            "test_rows": self.report.test.rows,
+        }
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the fit."""
+        return {**self.report.parameters, "rounds": self.report.rounds}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Where the version comes from: run, code, plan and snapshots."""
+        made = self.report.training_set
+        return {
+            "headrace.run": self.report.run,
+            "headrace.code": self.report.code,
+            "headrace.plan": made.plan,
+            "headrace.training_set": f"{made.table}@{made.snapshot}",
+            **{f"headrace.input.{name}": str(snapshot) for name, snapshot in made.inputs.items()},
+            "headrace.gate": "passed" if self.report.gate.passed else "refused",
+        }
+
+
+def train(
+    project: Project,
+    lake: Lake,
+    model: Model,
+    plan: Plan,
+    *,
+    code: str = "",
+    champion: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Trains a version of the model from the newest snapshots, and judges it.
+
+    Starts Ray, unless the process is connected to the project's already.
+
+    Args:
+        project, lake: whose.
+        model: what is declared.
+        plan: its features.
+        code: the fingerprint of the declaration; with it, a training that was done before is found.
+        champion: the checked bundle of the present champion, to be tried on the same test rows.
+        progress: told of each trial.
+
+    Raises:
+        Refused: there are too few labels, or a part has one class only.
+        ProjectError: the declaration does not fit the data.
+        Unavailable: Ray does not start.
+    """
+    with run(f"train {model.name}") as this:
+        made = training_set.make(project, lake, model, plan)
+        this.input(Dataset("table", made.table, SnapshotPosition(made.table, made.snapshot)))
+        work = project.settings.place("training", model.name)
+        bundle = work / f"{made.snapshot}-{code or this.id}"
+        trained = _resumed(bundle, code)
+        if trained is None:
+            for left in work.glob("*"):  # of trainings before this one
+                shutil.rmtree(left)
+            rows = training_set.read(lake, made, plan, model.target)
+            parts = by_time(rows, model.split, model.target)
+            prepared = prepare(parts, model.target, [one.column for one in plan.features])
+            fitted, trials = _fitted(project, model, prepared, work / "ray", progress)
+            predictor = fitted.save(bundle / MODEL, prepared)
+            report = _report(model, this.id, code, made, parts, prepared, fitted, trials, predictor, champion)
+            _write(bundle, plan, report)
+            trained = Trained(bundle, report, False)
+        this.fact(params=trained.params, metrics=trained.metrics, gate=msgspec.to_builtins(trained.report.gate))
+    return trained
+
+
+def _resumed(bundle: Path, code: str) -> Trained | None:
+    path = bundle / REPORT
+    if not code or not path.is_file():
+        return None
+    return Trained(bundle, msgspec.json.decode(path.read_bytes(), type=Report), True)
+
+
+def _fitted(
+    project: Project, model: Model, prepared: Prepared, folder: Path, progress: Progress | None
+) -> tuple[Fit, list[Trial]]:
+    with joined(project.settings):
+        try:
+            trials = [] if model.tune is None else search(prepared, model, model.tune, folder, progress)
+            seed = 0 if model.tune is None else model.tune.seed
+            best = trials[0].parameters if trials else {}
+            return final_fit(prepared, model, best, folder, seed=seed), trials
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _report(
+    model: Model,
+    run_id: str,
+    code: str,
+    made: TrainingSet,
+    parts: Parts,
+    prepared: Prepared,
+    fitted: Fit,
+    trials: list[Trial],
+    predictor: xgboost.Predictor,
+    champion: Path | None,
+) -> Report:
+    test = evaluate(prepared.test[1], predictor.predict(prepared.test[0]))
+    champions = None if champion is None else champion_metrics(champion, parts.test, model.target)
+    return Report(
+        model=model.name,
+        run=run_id,
+        code=code,
+        training_set=made,
+        parts={**{name: len(part) for name, part in parts}, "dropped": parts.dropped},
+        validation_from=parts.validation_from.isoformat(),
+        test_from=parts.test_from.isoformat(),
+        parameters=fitted.parameters,
+        rounds=fitted.rounds,
+        trials=trials,
+        validation=evaluate(prepared.validation[1], fitted.validation),
+        test=test,
+        champion=champions,
+        importance=fitted.importance,
+        gate=judge(model.gate, test.metrics, champions),
+    )
+
+
+def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[str, float] | None:
+    """The champion's metrics on these rows, by the columns of its own plan.
+
+    None where it takes a feature that the rows do not have: it can't be tried on them.
+    """
+    plan = decode_plan((champion / PLAN).read_bytes())
+    columns = [one.column for one in plan.features]
+    if not set(columns) <= set(test.columns):
+        return None
+    predictor = xgboost.load(champion / MODEL)
+    if list(predictor.features) != columns:
+        raise ProjectError("the model and the plan of the champion do not fit", where=str(champion))
+    scores = predictor.predict(predictor.meta.encoding.matrix(test))
+    return evaluate(test[target].cast(pl.Float64).to_numpy(), np.asarray(scores)).metrics
+
+
+def _write(bundle: Path, plan: Plan, report: Report) -> None:
+    """The files of the bundle; the report comes last, and says that it is whole."""
+    (bundle / PLAN).write_bytes(msgspec.json.format(encode_plan(plan), indent=1))
+    write_mlmodel(bundle, plan)
+    (bundle / "evaluation.svg").write_text(curves.svg(report.test), encoding="utf-8")
+    text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=1)
+    half = bundle / f".{REPORT}"
+    half.write_bytes(text)
+    half.replace(bundle / REPORT)

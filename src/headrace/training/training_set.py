@@ -1,0 +1,149 @@
+"""The training set: labels joined point-in-time with features, kept as a table.
+
+Its snapshot is pinned, and so are the snapshots it was made from, before the first of their rows is
+read: a version's data can be read again for as long as the pins stand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import polars as pl
+from msgspec import Struct
+
+from headrace.declare.model import Model
+from headrace.declare.project import Project
+from headrace.features.plan import Plan
+from headrace.features.point_in_time import join
+from headrace.kernel.errors import Refused
+from headrace.kernel.position import SnapshotPosition, encode_position
+from headrace.kernel.run import Dataset, run
+from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.training.split import MOMENT
+
+__all__ = ["TrainingSet", "make", "read"]
+
+_MADE_FROM = "headrace.made_from"
+_REFUSED = "headrace.refused"
+
+
+class TrainingSet(Struct, frozen=True):
+    """One training set.
+
+    Attributes:
+        model: whose.
+        table, snapshot: where its rows are: the join keys, `event_timestamp`, the request's fields,
+            the target, and a column `view__feature` for each feature of the plan.
+        inputs: table → the snapshot that was read.
+        plan: the plan's digest.
+        rows: how many.
+        refused: how many labelled rows were left out, because their label is null.
+    """
+
+    model: str
+    table: str
+    snapshot: int
+    inputs: dict[str, int]
+    plan: str
+    rows: int
+    refused: int
+
+
+def make(project: Project, lake: Lake, model: Model, plan: Plan) -> TrainingSet:
+    """Makes the training set from the newest snapshots, unless it is already made from just these.
+
+    Raises:
+        CallError: a table it reads has not been built.
+        Refused: there is no row with a label, or the target is something else than 0 and 1.
+        ProjectError: the labels lack a column that the plan needs.
+    """
+    with run(f"training set {model.name}") as this:
+        inputs = _pinned(lake, model, plan)
+        for name, snapshot in inputs.items():
+            this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
+        table, made_from = f"training_{model.name}", _made_from(model, plan, inputs)
+        head = lake.table(table).head() if lake.exists(table) else None
+        if head is None or head.summary.get(_MADE_FROM) != made_from:
+            head = _made(project, lake, model, plan, inputs, made_from)
+        lake.table(table).pin(f"training.{head.id}", head.id)
+        made = TrainingSet(
+            model.name, table, head.id, inputs, plan.digest, head.rows, int(head.summary.get(_REFUSED, 0))
+        )
+        this.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
+        this.fact(rows=made.rows, refused=made.refused, plan=plan.digest)
+    return made
+
+
+def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> pl.DataFrame:
+    """The rows of the training set: `event_timestamp`, the target, and the plan's features."""
+    columns = [MOMENT, target, *(one.column for one in plan.features)]
+    return lake.table(made.table).scan(made.snapshot).select(dict.fromkeys(columns)).collect()
+
+
+def _pinned(lake: Lake, model: Model, plan: Plan) -> dict[str, int]:
+    """The newest snapshot of each table that is read, pinned."""
+    inputs = {}
+    for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
+        table = lake.table(name)
+        head = table.head()
+        if head is None:
+            raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
+        table.pin(f"training.{model.name}.{head.id}", head.id)
+        inputs[name] = head.id
+    return inputs
+
+
+def _made_from(model: Model, plan: Plan, inputs: dict[str, int]) -> str:
+    """What the rows depend on, as a digest: the same again makes the same rows."""
+    lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _made(
+    project: Project, lake: Lake, model: Model, plan: Plan, inputs: dict[str, int], made_from: str
+) -> Snapshot:
+    read_table = _reader(project, lake, inputs)
+    labels = _labels(read_table(model.labels.name), model, plan)
+    labelled = labels.drop_nulls(model.target)
+    _check(labelled, model)
+    rows = join(labelled, plan, read_table).to_arrow()
+    table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
+    facts = {
+        f"headrace.input.{name}": encode_position(SnapshotPosition(name, snapshot))
+        for name, snapshot in inputs.items()
+    }
+    facts |= {_MADE_FROM: made_from, _REFUSED: str(len(labels) - len(labelled))}
+    return table.replace(rows, facts=facts)
+
+
+def _reader(project: Project, lake: Lake, inputs: dict[str, int]) -> Callable[[str], pl.LazyFrame]:
+    topics = {contract.table for contract in project.contracts.values()}
+
+    def read_table(name: str) -> pl.LazyFrame:
+        rows = lake.table(name).scan(inputs[name])
+        return rows.filter("_valid") if name in topics else rows
+
+    return read_table
+
+
+def _labels(table: pl.LazyFrame, model: Model, plan: Plan) -> pl.DataFrame:
+    keys = [one.join_key for one in plan.entities]
+    wanted = dict.fromkeys([*keys, MOMENT, *(one.name for one in plan.request), model.target])
+    there = [name for name in wanted if name in table.collect_schema().names()]  # join names what lacks
+    return table.select(there).sort(there).collect()
+
+
+def _check(labelled: pl.DataFrame, model: Model) -> None:
+    if labelled.is_empty():
+        raise Refused(
+            f"table {model.labels.name!r} has no row with a label",
+            where=f"model {model.name}",
+            remedy="A label may need time to be known; send more events, or build again later.",
+        )
+    other = labelled.filter(~pl.col(model.target).cast(pl.Float64, strict=False).is_in([0.0, 1.0]))
+    if len(other):
+        raise Refused(
+            f"the target {model.target!r} is 0 or 1; there is {other[model.target][0]!r}",
+            where=f"table {model.labels.name}",
+        )

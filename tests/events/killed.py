@@ -1,0 +1,111 @@
+"""A process that forks ingests and kills them, for test_faults.
+
+It is warm (everything is imported) but has used nothing, so that a fork costs milliseconds and meets
+no lock that a thread holds. Libraries' own idle threads (allocators') are safe to fork beside.
+Each line of its input is an order, each line of its output says how the child ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tests.events.clicks import Click
+
+from headrace import log
+from headrace.config.settings import Profile, Settings
+from headrace.declare.event import contract_of
+from headrace.events import ingest
+from headrace.kernel import faults
+from headrace.kernel.position import LogPosition, decode_position, encode_position
+from headrace.lake import catalog, expiry
+
+
+class Shelf:
+    """A sink with a transaction of its own: a SQLite file of the users taken, and the position."""
+
+    name = "shelf"
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("CREATE TABLE IF NOT EXISTS taken (user INTEGER)")
+        self._db.execute("CREATE TABLE IF NOT EXISTS position (text TEXT)")
+        self._db.commit()
+
+    def position(self) -> LogPosition | None:
+        row = self._db.execute("SELECT text FROM position").fetchone()
+        return None if row is None else decode_position(row[0])  # type: ignore[return-value]
+
+    def apply(self, good: pa.Table, position: LogPosition) -> None:
+        done = self.position()
+        offsets = zip(good["_log_partition"].to_pylist(), good["_log_offset"].to_pylist(), strict=True)
+        users = [
+            (user,)
+            for user, (partition, offset) in zip(good["user"].to_pylist(), offsets, strict=True)
+            if done is None or not done.covers(partition, offset)
+        ]
+        with self._db:
+            self._db.executemany("INSERT INTO taken VALUES (?)", users)
+            self._db.execute("DELETE FROM position")
+            self._db.execute("INSERT INTO position VALUES (?)", (encode_position(position),))
+
+
+def settings_of(folder: Path) -> Settings:
+    return Settings(folder, "scratch", "local", Profile(), folder / "state")
+
+
+def ingest_once(folder: Path, begun: int) -> None:
+    """Ingests what the log holds, in small commits; writes a byte to `begun` when it begins."""
+    ingest.BATCH, ingest.TRICKLE, ingest.KEEP = 60, 0, 40
+    expiry.NEWEST, expiry._SLACK = 5, 2  # so that expiry is met every other commit
+    contract = contract_of(Click)
+    assert contract is not None
+    settings = settings_of(folder)
+    one = ingest.Ingest(
+        contract, log.open(settings.log_url), catalog.open(settings), [Shelf(folder / "shelf.db")]
+    )
+    os.write(begun, b".")
+    one.run(until_end=True, stop=threading.Event())
+
+
+def forked(order: dict[str, Any]) -> int:
+    """The wait status of a child that ingests, killed as the order says."""
+    begun, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if order["fault"]:
+                os.environ[faults.VARIABLE] = order["fault"]
+            ingest_once(Path(order["folder"]), begin)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(begin)
+    os.read(begun, 1)
+    os.close(begun)
+    if order["delay"] is not None:
+        time.sleep(order["delay"])
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        sys.stdout.write(f"{forked(json.loads(line))}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

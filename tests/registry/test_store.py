@@ -1,0 +1,116 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace import registry
+from headrace.config.settings import Settings
+from headrace.kernel import faults
+from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.registry.store import DIGEST
+
+REGISTER = """
+import sys
+from pathlib import Path
+from headrace import registry
+from headrace.config.settings import load_settings
+opened = registry.open(load_settings(Path(sys.argv[1])))
+opened.register("purchase", Path(sys.argv[2]), metrics={"roc_auc": 0.8}, params={}, tags={})
+"""
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    (folder / "model").mkdir(parents=True)
+    (folder / "plan.json").write_text("{}")
+    (folder / "model" / "model.ubj").write_bytes(b"\x00\x01")
+    return folder
+
+
+def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) -> None:
+    opened = registry.open(settings)
+    first = opened.register(
+        "purchase", bundle, metrics={"roc_auc": 0.8}, params={"depth": 3}, tags={"headrace.code": "abc"}
+    )
+    (bundle / "plan.json").write_text("{ }")
+    second = opened.register("purchase", bundle, metrics={}, params={}, tags={}, parent_run=None)
+    assert (first, second) == (1, 2)
+    opened.set_alias("purchase", "champion", first)
+
+    champion = opened.version("purchase", "champion")
+    assert (champion.version, champion.aliases) == (1, ("champion",))
+    assert champion.metrics == {"roc_auc": 0.8}
+    assert champion.params == {"depth": "3"}
+    assert champion.tags["headrace.code"] == "abc"
+    assert [one.version for one in opened.versions("purchase")] == [2, 1]
+    assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
+    assert opened.versions("nothing") == []
+    for ref in ("nobody", 7):
+        with pytest.raises(CallError, match="no version"):
+            opened.version("purchase", ref)
+    # Where the project's people stand, MLflow leaves nothing.
+    assert sorted(os.listdir(settings.root)) == [".headrace", "headrace.toml", "shop"]
+
+    again = opened.register("purchase", bundle, metrics={}, params={}, tags={})
+    assert again == 2, "the same bundle is the same version"
+
+    shutil.rmtree(opened.place("purchase", 1))
+    assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}", "fetched again from MLflow"
+
+    (opened.place("purchase", 1) / "plan.json").write_text("changed")
+    with pytest.raises(Refused, match=r"'plan.json' was changed"):
+        opened.bundle("purchase", 1)
+
+    # An artifact changed behind MLflow's back is not taken either.
+    shutil.rmtree(opened.place("purchase", 1))
+    stored = settings.place("mlflow", "artifacts", champion.run_id, "artifacts", "bundle", "plan.json")
+    stored.write_text("changed")
+    with pytest.raises(Refused, match=r"'plan.json' was changed"):
+        opened.bundle("purchase", 1)
+    assert not opened.place("purchase", 1).exists()
+
+
+def test_a_bundle_of_another_key_needs_trust(
+    settings: Settings, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = registry.open(settings)
+    version = opened.register("purchase", bundle, metrics={}, params={}, tags={})
+    monkeypatch.setenv("HEADRACE_SIGNING_KEY", "another")
+    with pytest.raises(Refused, match="another key"):
+        opened.bundle("purchase", version)
+    trusting = msgspec.structs.replace(settings.profile, trust=(f"purchase@{version}",))
+    registry.open(msgspec.structs.replace(settings, profile=trusting)).bundle("purchase", version)
+
+
+POINTS = ["registry.before_files", "registry.before_version", "registry.after_version", "registry.before_place"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_registration_killed_anywhere_makes_one_version(settings: Settings, bundle: Path, point: str) -> None:
+    command = [sys.executable, "-c", REGISTER, str(settings.root), str(bundle)]
+    killed = subprocess.run(command, env={**os.environ, faults.VARIABLE: point}, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    opened = registry.open(settings)
+    assert opened.register("purchase", bundle, metrics={"roc_auc": 0.8}, params={}, tags={}) == 1
+    assert [one.version for one in opened.versions("purchase")] == [1]
+    assert opened.version("purchase", 1).metrics == {"roc_auc": 0.8}
+    runs = opened.client.search_runs([opened.experiment])
+    assert [run.data.tags[DIGEST] for run in runs] == [opened.version("purchase", 1).tags[DIGEST]]
+    assert runs[0].info.status == "FINISHED"
+    place = opened.bundle("purchase", 1)
+    assert sorted(one.name for one in place.parent.iterdir()) == ["1"], "no half copy is left"
+
+
+def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle: Path) -> None:
+    wrong = msgspec.structs.replace(settings.profile, mlflow=f"sqlite:///{settings.root}/no/such/folder/m.db")
+    (settings.root / "no").write_text("a file where a folder is needed")
+    opened = registry.open(msgspec.structs.replace(settings, profile=wrong))
+    with pytest.raises(Unavailable, match="MLflow"):
+        opened.register("purchase", bundle, metrics={}, params={}, tags={})

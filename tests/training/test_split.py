@@ -1,0 +1,52 @@
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.declare.model import ByTime
+from headrace.kernel.errors import Refused
+from headrace.training.split import by_time
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def labels(minutes: list[int], target: list[int] | None = None) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "event_timestamp": [START + timedelta(minutes=m) for m in minutes],
+            "bought": target or [n % 2 for n in range(len(minutes))],
+        },
+        schema_overrides={"event_timestamp": pl.Datetime("us", "UTC")},
+    )
+
+
+def test_the_shares_and_the_gap() -> None:
+    rows = labels(list(range(1000)))
+    parts = by_time(rows, ByTime(validation=0.2, test=0.1, gap="30m"), "bought")
+    assert (len(parts.train), len(parts.validation), len(parts.test), parts.dropped) == (670, 170, 100, 60)
+    assert parts.validation_from == START + timedelta(minutes=700)
+    assert parts.test_from == START + timedelta(minutes=900)
+
+
+@given(st.lists(st.integers(0, 5000), min_size=50, max_size=300), st.integers(0, 90))
+def test_no_row_lies_within_the_gap_before_a_later_part(minutes: list[int], gap: int) -> None:
+    rows = labels(minutes).sample(fraction=1, shuffle=True, seed=1)
+    try:
+        parts = by_time(rows, ByTime(0.2, 0.2, gap=f"{gap}m"), "bought")
+    except Refused:
+        return  # too few moments for three parts
+    for earlier, later in ((parts.train, parts.validation), (parts.validation, parts.test)):
+        assert earlier["event_timestamp"].max() + timedelta(minutes=gap) < later["event_timestamp"].min()
+    assert sum(len(part) for _, part in parts) + parts.dropped == len(rows)
+
+
+def test_parts_that_cannot_be() -> None:
+    split = ByTime(0.2, 0.2, gap="10m")
+    with pytest.raises(Refused, match=r"train part .* would be empty with a gap of 10m"):
+        by_time(labels([5] * 100), split, "bought")
+    with pytest.raises(Refused, match=r"test part .* one class only: bought is always 0"):
+        by_time(labels(list(range(100)), [0, 1] * 40 + [0] * 20), split, "bought")
+    with pytest.raises(Refused, match="2 labelled rows"):
+        by_time(labels([1, 2]), split, "bought")
