@@ -1,4 +1,4 @@
-"""The training of one version, from the newest snapshots to a bundle that is ready to be registered.
+"""The training of one version, from snapshots to a bundle that is ready to be registered.
 
 What it leaves in its folder: the bundle but for the source archive and the seal, which are the
 registry's. A training that was killed is taken up where that costs nothing: the training set is
@@ -125,11 +125,11 @@ def train(
     plan: Plan,
     *,
     code: str = "",
-    at: Mapping[str, int] | None = None,
     champion: Path | None = None,
+    inputs: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Trains a version of the model and judges it.
+    """Trains a version of the model, and judges it.
 
     Starts Ray, unless the process is connected to the project's already.
 
@@ -138,8 +138,8 @@ def train(
         model: what is declared.
         plan: its features.
         code: the fingerprint of the declaration; with it, a training that was done before is found.
-        at: table → the snapshot to read; those not named are read at their newest.
         champion: the checked bundle of the present champion, to be tried on the same test rows.
+        inputs: table → the snapshot to read; of tables that it does not name, the newest.
         progress: told of each trial.
 
     Raises:
@@ -148,7 +148,7 @@ def train(
         Unavailable: Ray does not start.
     """
     with run(f"train {model.name}") as this:
-        made = training_set.make(project, lake, model, plan, at=at)
+        made = training_set.make(project, lake, model, plan, inputs=inputs)
         this.input(Dataset("table", made.table, SnapshotPosition(made.table, made.snapshot)))
         work = project.settings.place("training", model.name)
         bundle = work / f"{made.snapshot}-{code or this.id}"
@@ -183,7 +183,8 @@ def _fitted(
             trials = [] if model.tune is None else search(prepared, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed
             best = trials[0].parameters if trials else {}
-            return final_fit(prepared, model, best, folder, seed=seed), trials
+            apart = project.settings.profile.ray != "local"
+            return final_fit(prepared, model, best, folder, seed=seed, apart=apart), trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

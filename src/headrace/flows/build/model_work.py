@@ -63,7 +63,7 @@ def online(shop: Workshop, stage: Stage) -> Done:
 def training_set(shop: Workshop, stage: Stage) -> Done:
     """Labels joined with features, as a table."""
     project, name = shop.project(), stage.subject
-    made = make(project, shop.lake, project.model(name), plan_of(shop, name), at=_inputs(shop, name))
+    made = make(project, shop.lake, project.model(name), plan_of(shop, name), inputs=_inputs(shop, name))
     shop.pointers.write(stage.out, msgspec.to_builtins(made))
     left = f"; {made.refused:,} labels are not known yet" if made.refused else ""
     return Done(f"labels with {len(plan_of(shop, name).features)} features{left}", made.rows)
@@ -81,7 +81,7 @@ def train(shop: Workshop, stage: Stage) -> Done:
         plan_of(shop, name),
         code=digest([shop.code["lock"], shop.code["models"][name]["fit"]]),
         champion=None if champion is None else registry.bundle(name, champion),
-        at=_inputs(shop, name),
+        inputs=_inputs(shop, name),
     )
     _copied(trained.bundle, shop.settings.root / bundle_folder(name))
     report = trained.report
