@@ -78,7 +78,7 @@ def make(project: Project, lake: Lake, model: Model, plan: Plan) -> TrainingSet:
 def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> pl.DataFrame:
     """The rows of the training set: `event_timestamp`, the target, and the plan's features."""
     columns = [MOMENT, target, *(one.column for one in plan.features)]
-    return lake.table(made.table).scan(made.snapshot).select(dict.fromkeys(columns)).collect()
+    return lake.table(made.table).scan(made.snapshot).select(list(dict.fromkeys(columns))).collect()
 
 
 def _pinned(lake: Lake, model: Model, plan: Plan) -> dict[str, int]:
