@@ -57,6 +57,12 @@ def test_the_same_inputs_make_the_same_training_set(
     assert training_set.read(filled, second, plan, "bought")["facts__mood"].to_list() == [0.0] * 2970
     assert training_set.read(filled, first, plan, "bought")["facts__mood"].n_unique() > 100
 
+    then = training_set.make(project, filled, model, plan, inputs=first.inputs)
+    assert then.inputs == first.inputs
+    assert training_set.read(filled, then, plan, "bought").equals(
+        training_set.read(filled, first, plan, "bought")
+    )
+
 
 def test_a_table_that_was_not_built(project: Project, opened: Lake, model: Model, plan: Plan) -> None:
     with pytest.raises(CallError, match="outcomes"):
