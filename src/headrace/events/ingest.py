@@ -223,7 +223,7 @@ class Ingest:
         for partition, start in self._start.items():
             if start > stored.next_offset(partition):
                 _logger.warning(
-                    "topic %s: log partition %d was trimmed to %d, but read only up to %d: those between are gone",
+                    "topic %s: log partition %d was trimmed to %d, but read only up to %d: the rest is gone",
                     self.contract.topic, partition, start, stored.next_offset(partition),
                 )  # fmt: skip
         self._read = stored
