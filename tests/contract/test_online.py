@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.features.views import DAY, HOUR, MINUTE, events_around, frame, instant, windowed
 
-from headrace.features.online.sqlite import SqliteStore
 from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.online.sqlite import SqliteStore
 from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
 from headrace.features.point_in_time import join
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition
-from tests.features.views import DAY, HOUR, MINUTE, events_around, frame, instant, windowed
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 ACTIVITY = windowed()
@@ -136,7 +136,7 @@ def test_batches_of_several_entities_in_several_columns(store):
     store.load(
         FACTS, facts([(user, NOW, user, 0.5) for user in range(0, 2000, 2)]), SnapshotPosition("facts", 7)
     )
-    events = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(0, 1000)]
+    events = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(1000)]
     store.apply([ACTIVITY], frame(events).to_arrow(), at_offset(1000), after=at_offset(0))
     users = list(range(-5, 2005))
     looked = store.lookup(plan, [{"user_id": user} for user in users], NOW)

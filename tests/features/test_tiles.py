@@ -1,5 +1,6 @@
-from headrace.features.online.tiles import Tiles, pack, unpack
 from tests.features.views import DAY, HOUR, MINUTE, windowed
+
+from headrace.features.online.tiles import Tiles, pack, unpack
 
 NOW = 1_760_000_000_000_000
 

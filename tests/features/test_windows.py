@@ -94,7 +94,8 @@ def test_many_events_against_the_definition():
     events = [
         (
             draw.randrange(6), NOW - draw.randrange(3 * DAY), draw.randrange(-9, 9),
-            draw.choice([None, round(draw.lognormvariate(3, 2), 2)]), draw.choice("abcdefg"), draw.random() < 0.5,
+            draw.choice([None, round(draw.lognormvariate(3, 2), 2)]), draw.choice("abcdefg"),
+            draw.random() < 0.5,
         )
         for _ in range(3000)
     ]  # fmt: skip

@@ -148,7 +148,10 @@ def test_the_version_its_release_and_the_lineage_up_to_the_topic(answer: Why) ->
     assert answer.release is not None
     assert answer.release.why == "the first version"
     assert answer.version.mlflow_run is not None
-    assert answer.version.made_from["training_set"]["table"] == "training_purchase"
+    made = answer.version.made_from
+    assert (made.table, made.rows, made.pinned, made.code, made.rounds) == ("product_facts", 4, True, "c0de", 7)
+    assert answer.lineage.run is not None
+    assert made.run == answer.lineage.run.id
     assert answer.version.metrics == {"roc_auc": 0.81}
     met = [(n.dataset.kind, n.dataset.name) for n in answer.lineage.walk()]
     assert met[0] == ("model", "purchase@1")

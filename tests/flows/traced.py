@@ -6,11 +6,10 @@ import shutil
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import isnan
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import polars as pl
 
 from headrace import lake as lakes
 from headrace import lineage, registry
@@ -18,16 +17,18 @@ from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.declare.project import Project, load_project
 from headrace.events.ingest import Ingest
+from headrace.features import online
 from headrace.features.feast import compile as compiled
+from headrace.features.online.serve import Lookup
 from headrace.features.plan import Plan, encode_plan
-from headrace.features.point_in_time import join
 from headrace.kernel.ids import new_id
-from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, recorder_added, run
 from headrace.kernel.time import micros
 from headrace.serving import release
 from headrace.serving.prediction_log import TOPIC, Prediction
 from headrace.tables.build import build_table
+from headrace.training.training_set import TrainingSet
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 USER, PRODUCT = 1, 10
@@ -102,30 +103,18 @@ def _tables(settings: Settings, project: Project) -> None:
 
 
 def _prediction(settings: Settings, plan: Plan) -> Prediction:
-    """As a replica would make it: values of the offline join stand for the online ones."""
-    lake = lakes.open(settings)
+    """As a replica makes it, from an online store that is filled from the tables."""
     log = logs.open(settings.log_url)
     at = datetime.now(UTC)
-    request: dict[str, Any] = {"price": 25.0, "event_type": "cart"}
-    label = pl.DataFrame({"user_id": [USER], "product_id": [PRODUCT], "event_timestamp": [at], **request})
-    row = join(label, plan, lambda name: lake.table(name).scan()).row(0, named=True)
-    head = lake.table("product_facts").head()
-    assert head is not None
-    newest = lake.table("product_facts").scan().filter(pl.col("event_timestamp") < at)
-    newest = newest.filter(pl.col("product_id") == PRODUCT)
-    time = newest.select(pl.col("event_timestamp").max()).collect().item()
+    entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}
+    found = _filled(settings, plan, log).features([{**entity, **request}], micros(at))
+    values = [None if isnan(one) else one for one in found.matrix[0].tolist()]
     made = release.make("purchase", [release.Arm(1)], by="tests", why="the first version")
     release.append(log, made)
-    ends = log.end("user_behaviour")
     prediction = Prediction(
-        id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at,
-        entity={"user_id": USER, "product_id": PRODUCT}, request=request,
-        features={c: None if row[c] is None else float(row[c]) for c in (one.column for one in plan.features)},
-        score=0.25, missing=[name for name in row if row[name] is None],
-        positions={
-            "user_activity": {"kind": "stream", "offsets": {str(p): o for p, o in ends.items()}},
-            "product_facts": {"kind": "row", "snapshot": head.id, "time": micros(time)},
-        },
+        id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at, entity=entity,
+        request=request, features=dict(zip([one.column for one in plan.features], values, strict=True)),
+        score=0.25, missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
         release=made.id,
     )  # fmt: skip
     log.create(TOPIC)
@@ -134,19 +123,43 @@ def _prediction(settings: Settings, plan: Plan) -> Prediction:
     return prediction
 
 
+def _filled(settings: Settings, plan: Plan, log: logs.Log) -> Lookup:
+    lake = lakes.open(settings)
+    store = online.open(settings.online_url)
+    store.prepare(plan)
+    for windowed in plan.windowed:
+        topic = windowed.topic
+        rows = lake.table(windowed.table).scan().collect().to_arrow()
+        store.fill(windowed, rows, LogPosition(topic, log.identity(topic), log.end(topic)))
+    for as_of in plan.as_of:
+        table = lake.table(as_of.table)
+        head = table.head()
+        assert head is not None
+        rows = table.scan(head.id).collect().to_arrow()
+        store.load(as_of, rows, SnapshotPosition(as_of.table, head.id))
+    return Lookup(plan, store)
+
+
 def _version(settings: Settings, plan: Plan, prediction: Prediction) -> None:
     lake = lakes.open(settings)
     bundle = settings.root.parent / "bundle"
     (bundle / "model").mkdir(parents=True)
     (bundle / "model" / "meta.json").write_text("{}")
     (bundle / "plan.json").write_bytes(encode_plan(plan))
-    (bundle / "training.json").write_text('{"training_set": {"table": "training_purchase", "snapshot": 1}}')
-    inputs = []
+    inputs, snapshot = [], 0
     for name in ("clean_events", "product_facts"):
         head = lake.table(name).head()
         assert head is not None
+        snapshot = head.id
         inputs.append(Dataset("table", name, SnapshotPosition(name, head.id)))
+    lake.table("product_facts").pin(f"training.{snapshot}", snapshot)
     with run("train purchase", inputs) as this:
+        made = TrainingSet(
+            "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0
+        )
+        (bundle / "training.json").write_bytes(
+            msgspec.json.encode({"run": this.id, "code": "c0de", "training_set": made, "rounds": 7})
+        )
         version = registry.open(settings).register(
             "purchase", bundle, metrics={"roc_auc": 0.81}, params={}, tags={}
         )

@@ -205,3 +205,16 @@ def test_another_iceberg_reader_reads_the_same(opened: Lake, table: LakeTable) -
     theirs = pl.from_arrow(table.iceberg().scan().to_arrow())
     assert isinstance(theirs, pl.DataFrame)
     assert ours.to_dicts() == theirs.sort("at").to_dicts()
+
+
+def test_rows_of_many_partitions_land_each_in_its_own(table: LakeTable) -> None:
+    mixed = pa.concat_tables([rows(2, 1 + n % 20, x=n, valid=n % 3 > 0) for n in range(60)])
+    table.append(mixed)
+    assert sorted(collected(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))
+    head = table.head()
+    assert head is not None
+    assert table.days("at", head.id) == {date(2024, 1, d): 6 for d in range(1, 21)}
+    assert sum(table.days("at", head.id, {"_valid": True}).values()) == 80
+    for day in (3, 20):
+        table.replace(rows(1, day, x=-1), days=("at", [date(2024, 1, day)]))
+    assert table.scan().collect().height == 120 - 10

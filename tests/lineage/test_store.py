@@ -150,6 +150,15 @@ def test_running_events_show_what_a_continuous_job_has_made_so_far(store: Store)
         assert (row.outcome, row.outputs) == ("RUNNING", (TABLE,))
 
 
+def test_what_a_continuous_job_read_is_where_it_now_stands(store: Store) -> None:
+    with store.recorder() as recorder, recorder_added(recorder), run("ingest", [TOPIC]) as r:
+        r.inputs[:] = [Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 99}))]
+
+    row = store.run(r.id)
+    assert row is not None
+    assert [one.position for one in row.inputs] == [LogPosition("clicks", "id-1", {0: 99})]
+
+
 def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> None:
     first = ingested(store)
     with store.recorder() as recorder, recorder_added(recorder), run("ingest clicks") as r:

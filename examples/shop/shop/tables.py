@@ -10,7 +10,7 @@ from shop.events import UserBehaviour
 
 SILENCE = timedelta(minutes=30)  # a session silent for this long is over
 
-departments_file = source("departments", "data/departments.csv")
+departments_file = source("departments_file", "data/departments.csv")
 
 
 class CleanEvents(dy.Schema):

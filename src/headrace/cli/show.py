@@ -18,7 +18,9 @@ __all__ = ["json", "line", "number", "seconds", "table", "working"]
 
 def json(value: Any) -> None:
     """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str, order="deterministic"), indent=1))
+    # Keys become texts first: a position's log partitions are numbers, and only texts can be put in order.
+    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
+    click.echo(msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1))
 
 
 def line(call: Call, text: str) -> None:

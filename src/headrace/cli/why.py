@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
+from headrace.flows.evidence import Origin
 from headrace.flows.why import ViewWhy, Why
 from headrace.flows.why import why as explain
+from headrace.lineage.graph import Node
 
 __all__ = ["why"]
 
@@ -37,7 +41,8 @@ def why(call: Call, id: str, events: int) -> None:
 def _print_answer(found: Why) -> None:
     one = found.prediction
     click.echo(
-        f"Prediction {one.id}: {one.model} version {one.version} said {one.score:.6g} at {one.at:%Y-%m-%d %H:%M:%S.%f} UTC"
+        f"Prediction {one.id}: {one.model} version {one.version} said {one.score:.6g}"
+        f" at {one.at:%Y-%m-%d %H:%M:%S.%f} UTC"
     )
     if found.release is not None:
         click.echo(f"Release {found.release.id}, by {found.release.by}: {found.release.why}")
@@ -56,32 +61,67 @@ def _print_view(view: ViewWhy) -> None:
     show.table(f"{view.name} ({view.kind})", ["feature", "served", "again", "", "events"], rows)
     if view.events:
         click.echo(f"  {view.total:,} raw events; the newest:")
-        for event in view.events:
-            click.echo(f"    {event}")
+        listed = [
+            (
+                f"{event.partition}:{event.offset}",
+                f"{event.time:%Y-%m-%d %H:%M:%S}",
+                f"{event.arrived_at:%Y-%m-%d %H:%M:%S}",
+                _pairs(event.values or {}),
+            )
+            for event in view.events
+        ]
+        show.table(None, ["offset", "happened", "arrived", "as the view saw it"], listed)
     if view.row is not None:
-        click.echo(f"  row: {view.row}")
+        click.echo(
+            f"  row of {view.row.table}, snapshot {view.row.snapshot}, from {view.row.time:%Y-%m-%d %H:%M}:"
+        )
+        click.echo(f"    {_pairs(view.row.values)}")
+        for origin in view.row.origins:
+            click.echo(f"    made from {_origin(origin)}")
     for note in view.notes:
         click.echo(f"  note: {note}")
     click.echo()
 
 
 def _print_version(found: Why) -> None:
-    version = found.version
+    version, made = found.version, found.version.made_from
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    gate = {True: "passed", False: "refused", None: "not known"}[made.gate]
     rows = [
-        (
-            "version",
-            f"{version.model} {version.version}"
-            + (f" ({', '.join(version.aliases)})" if version.aliases else ""),
-        ),
+        ("version", f"{version.model} {version.version}{aliases}"),
+        ("training run", made.run),
         ("MLflow run", version.mlflow_run or "not known"),
+        ("training set", f"{made.table}, snapshot {made.snapshot}, {made.rows:,} rows"),
+        *(("made from", f"{table}, snapshot {snapshot}") for table, snapshot in made.inputs.items()),
+        ("code", made.code or "not known"),
+        ("source", made.source or "not kept"),
         ("plan", version.plan),
-        *(
-            (name, _text(value))
-            for name, value in version.made_from.items()
-            if isinstance(value, (str, int, float))
-        ),
+        ("gate", gate),
     ]
     show.table("Made by", ["", ""], rows)
+    click.echo("Lineage:")
+    _print_node(found.lineage, 1)
+
+
+def _print_node(node: Node, depth: int) -> None:
+    made = "" if node.run is None else f"  <- {node.run.job}"
+    again = " (see above)" if node.repeated else ""
+    click.echo(f"{'  ' * depth}{node.dataset.kind} {node.dataset.name}{made}{again}")
+    for beyond in node.beyond:
+        _print_node(beyond, depth + 1)
+
+
+def _origin(origin: Origin) -> str:
+    if origin.kind == "file":
+        return f"files of {origin.name}, {origin.digest or 'digest not known'}"
+    events = "events" if origin.events is None else f"{origin.events:,} events"
+    days = "" if origin.first is None else f" of {origin.first}"
+    until = "" if origin.last in (None, origin.first) else f" to {origin.last}"
+    return f"{events} of topic {origin.name}{days}{until}"
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return "  ".join(f"{name}={_text(value)}" for name, value in values.items() if value is not None)
 
 
 def _text(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import Any
@@ -24,6 +25,7 @@ from headrace.declare.project import Project, load_project
 from headrace.flows.why import why
 from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.position import Position, SnapshotPosition
 from headrace.kernel.time import now
 from headrace.lineage.graph import upstream
 
@@ -73,6 +75,7 @@ class Console:
         )  # fmt: skip
         self._templates.filters |= {
             "count": _count, "ago": _ago, "when": _when, "number": _number, "json": _json, "took": _took,
+            "place": _place, "pairs": _pairs,
         }  # fmt: skip
         self._style = files("headrace.console").joinpath("style.css").read_text("utf-8")
 
@@ -182,6 +185,18 @@ def _number(value: object) -> str:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _place(position: Position) -> str:
+    if isinstance(position, SnapshotPosition):
+        return f"snapshot {position.snapshot_id}"
+    return "up to " + (", ".join(f"{p}:{o}" for p, o in sorted(position.offsets.items())) or "the beginning")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{k} {_number(v) if not isinstance(v, datetime) else v}" for k, v in values.items() if v is not None
+    )
 
 
 def _when(value: datetime | None) -> str:

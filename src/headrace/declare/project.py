@@ -91,6 +91,12 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
                 f"table {contract.table!r} has the name of topic {contract.topic!r}'s own table",
                 where=str(tables[contract.table].place),
             )
+    for name in sources.keys() & tables.keys():
+        raise ProjectError(
+            f"source {name!r} has the name of a table, and a table may read either",
+            where=str(sources[name].place),
+            remedy="Give one of them another name.",
+        )
     for model in models.values():
         _check_target(model)
     return Project(settings, contracts, sources, _in_order(tables), models, tuple(modules))

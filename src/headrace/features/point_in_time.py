@@ -13,7 +13,7 @@ from headrace.features.plan import AsOfView, Plan
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["MOMENT", "as_of_rows", "join"]
+__all__ = ["MOMENT", "as_of_rows", "join", "join_as_of"]
 
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
@@ -75,6 +75,11 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     if frame.select(pl.struct(*keys, view.time).is_duplicated().any()).item():
         frame = frame.sort(features, nulls_last=False).unique([*keys, view.time], keep="last")
     return frame.lazy()
+
+
+def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
+    """The features of one as-of view for rows that have its keys and `event_timestamp`, in their order."""
+    return _Ordered(rows).join(view, table, strict=strict)
 
 
 class _Ordered:

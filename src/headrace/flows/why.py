@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,16 +22,19 @@ from headrace.features.plan import AsOfView, OnDemandView, Plan, StoredView, dec
 from headrace.flows.evidence import Evidence, RawEvent, Row, as_of, windowed
 from headrace.flows.predictions import Place, find
 from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.position import SnapshotPosition
 from headrace.lake import Lake
 from headrace.lineage.graph import Node, upstream
 from headrace.log import Log
 from headrace.registry import Registry
+from headrace.registry.bundle import MANIFEST, Manifest
 from headrace.serving.prediction_log import Prediction
 from headrace.serving.release import Release, history
 
-__all__ = ["FeatureWhy", "VersionWhy", "ViewWhy", "Why", "why"]
+__all__ = ["FeatureWhy", "MadeFrom", "VersionWhy", "ViewWhy", "Why", "why"]
 
 _EVENTS = 20
+_SOURCE = "source.tar.gz"
 
 
 class FeatureWhy(Struct, frozen=True):
@@ -75,6 +79,33 @@ class ViewWhy(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class MadeFrom(Struct, frozen=True):
+    """What a version was made of.
+
+    Attributes:
+        run: the id of the run that trained it.
+        code: the fingerprint of the model's declaration and of the project's code it reaches.
+        table, snapshot, rows: its training set.
+        pinned: whether that snapshot is pinned, so that it can still be read.
+        inputs: table → the snapshot that the training set was made from.
+        source: `sha256:` of the archive of the project's source in the bundle; None: there is none.
+        rounds, parameters: of the fit.
+        gate: whether it passed the gate; None: not known.
+    """
+
+    run: str
+    code: str
+    table: str
+    snapshot: int
+    rows: int
+    pinned: bool
+    inputs: dict[str, int]
+    source: str | None
+    rounds: int | None
+    parameters: dict[str, Any]
+    gate: bool | None
+
+
 class VersionWhy(Struct, frozen=True):
     """The version that answered.
 
@@ -83,10 +114,8 @@ class VersionWhy(Struct, frozen=True):
         mlflow_run: the MLflow run that its files lie in; None where MLflow could not be asked.
         created: when it was registered. aliases: as they are now.
         metrics: of the held-out test part.
-        made_from: what the bundle says of its making: the training set with its snapshot and pins,
-            the inputs' positions, run ids, fingerprints of the code, the commit or digest of the
-            source.
-        plan: the plan's digest.
+        made_from: what its bundle says of its making.
+        plan: the digest of its plan.
     """
 
     model: str
@@ -95,8 +124,30 @@ class VersionWhy(Struct, frozen=True):
     created: datetime | None
     aliases: tuple[str, ...]
     metrics: dict[str, float]
-    made_from: dict[str, Any]
+    made_from: MadeFrom
     plan: str
+
+
+class _TrainingSet(Struct):
+    table: str
+    snapshot: int
+    rows: int
+    inputs: dict[str, int]
+
+
+class _Gate(Struct):
+    passed: bool
+
+
+class _Report(Struct):
+    """What is read of training.json; training.job writes it, and would bring Ray."""
+
+    run: str
+    code: str
+    training_set: _TrainingSet
+    rounds: int | None = None
+    parameters: dict[str, Any] = {}
+    gate: _Gate | None = None
 
 
 class Why(Struct, frozen=True):
@@ -147,12 +198,12 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
         views = _views(project, lake, plan, prediction, events)
         notes: list[str] = []
         release = _release(log, prediction, notes)
-        made_from = msgspec.json.decode((bundle / "training.json").read_bytes())
+        made_from = _made_from(lake, bundle)
         version = _version(versions, prediction, plan, made_from, notes)
     finally:
         log.close()
     store = lineage.open(settings)
-    graph = upstream(store, "model", f"{prediction.model}@{prediction.version}")
+    graph = _graph(store, prediction, made_from)
     store.close()
     equal = all(one.equal is True for view in views for one in view.features)
     return Why(prediction, found, release, views, equal, version, graph, tuple(notes))
@@ -278,13 +329,44 @@ def _release(log: Log, prediction: Prediction, notes: list[str]) -> Release | No
 
 
 def _version(
-    versions: Registry, prediction: Prediction, plan: Plan, made_from: dict[str, Any], notes: list[str]
+    versions: Registry, prediction: Prediction, plan: Plan, made_from: MadeFrom, notes: list[str]
 ) -> VersionWhy:
     model, number = prediction.model, prediction.version
-    metrics = {k: v for k, v in made_from.get("metrics", {}).items() if isinstance(v, (int, float))}
     try:
         one = versions.version(model, number)
     except (CallError, Refused, Unavailable) as error:
         notes.append(f"MLflow could not be asked: {error.what}")
-        return VersionWhy(model, number, None, None, (), metrics, made_from, plan.digest)
+        return VersionWhy(model, number, None, None, (), {}, made_from, plan.digest)
     return VersionWhy(model, number, one.run_id, one.created, one.aliases, one.metrics, made_from, plan.digest)
+
+
+def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
+    report = msgspec.json.decode((bundle / "training.json").read_bytes(), type=_Report)
+    manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=Manifest)
+    source = manifest.files.get(_SOURCE)
+    made = report.training_set
+    pins = lake.table(made.table).pins().values() if lake.exists(made.table) else ()
+    return MadeFrom(
+        report.run,
+        report.code,
+        made.table,
+        made.snapshot,
+        made.rows,
+        made.snapshot in pins,
+        made.inputs,
+        None if source is None else f"sha256:{source}",
+        report.rounds,
+        report.parameters,
+        None if report.gate is None else report.gate.passed,
+    )
+
+
+def _graph(store: lineage.Store, prediction: Prediction, made_from: MadeFrom) -> Node:
+    """The version upstream; by its training run where the run that registered it is not recorded."""
+    node = upstream(store, "model", f"{prediction.model}@{prediction.version}")
+    if node.run is not None:
+        return node
+    rows = SnapshotPosition(made_from.table, made_from.snapshot)
+    return Node(
+        node.dataset, store.run(made_from.run), True, (upstream(store, "table", made_from.table, rows),)
+    )

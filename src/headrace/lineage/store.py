@@ -211,6 +211,7 @@ class Store:
             [one.run, one.job, parent, outcome, micros(one.started), ended, self._process, error,
              _encoder.encode(one.facts)],
         )  # fmt: skip
+        db.execute("DELETE FROM edge WHERE run = ?", [one.run])  # the run as it stands now
         for way, datasets in (("in", one.inputs), ("out", one.outputs)):
             db.executemany(
                 "INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?, ?, ?)",

@@ -1,0 +1,109 @@
+"""Twenty aggregates over 10 million events at a million moments, against plain numpy.
+
+The peer is what one writes by hand: one sort, prefix sums of floats, searchsorted; counts, sums and
+means only. Ours also has least, greatest and last values, and sums that are rounded once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+
+from headrace.features.functions import Dtype, hop_of, parse_function, result_dtype
+from headrace.features.plan import Aggregation, Field, WindowedView
+from headrace.features.windows import aggregate
+
+DAY = 86_400_000_000
+START = 1_700_000_000_000_000
+COLUMNS: dict[str, Dtype] = {"price": "float64", "viewed": "int64", "bought": "int64"}
+WINDOWS = [timedelta(hours=1), timedelta(hours=6), timedelta(days=1), timedelta(days=7)]
+FUNCTIONS = [("price", "sum"), ("price", "max"), ("viewed", "count"), ("bought", "count"), ("price", "last")]
+
+
+def view() -> WindowedView:
+    """Four windows of five functions."""
+    made = []
+    for window in WINDOWS:
+        for column, name in FUNCTIONS:
+            function = parse_function(name)
+            micros, hop = (d // timedelta(microseconds=1) for d in (window, hop_of(window)))
+            made.append(
+                Aggregation(
+                    f"{name}_{column}_{micros}",
+                    column,
+                    function,
+                    micros,
+                    hop,
+                    result_dtype(function, COLUMNS[column]),
+                )
+            )
+    fields = tuple(Field(name, dtype) for name, dtype in COLUMNS.items())
+    return WindowedView("v", ("user",), "events", "events", None, "time", fields, tuple(made))
+
+
+def data(events: int, rows: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events in no order, and moments in the last three quarters of their month."""
+    draw = np.random.default_rng(7)
+    instant = pl.Datetime("us", "UTC")
+    viewed = pl.Series(draw.integers(0, 10_000, events))
+    table = pl.DataFrame(
+        {
+            "user": draw.integers(0, 200_000, events),
+            "time": START + draw.integers(0, 30 * DAY, events),
+            "price": draw.lognormal(3, 1, events).round(2),
+            "viewed": viewed.set(pl.Series(draw.random(events) < 0.3), None),
+            "bought": viewed.set(pl.Series(draw.random(events) < 0.95), None),
+        }
+    ).with_columns(pl.col("time").cast(instant))
+    moments = pl.DataFrame(
+        {"user": draw.integers(0, 200_000, rows), "at": START + draw.integers(8 * DAY, 30 * DAY, rows)}
+    ).with_columns(pl.col("at").cast(instant))
+    return table, moments
+
+
+def by_hand(table: pl.DataFrame, moments: pl.DataFrame) -> int:
+    """The peer: twenty counts, sums and means by prefix sums."""
+    key = table["user"].to_numpy() * (1 << 42) + (table["time"].cast(pl.Int64).to_numpy() - START)
+    order = np.argsort(key)
+    key = key[order]
+    user = moments["user"].to_numpy() * (1 << 42)
+    at = moments["at"].cast(pl.Int64).to_numpy()
+    high = np.searchsorted(key, user + (at - START))
+    sums = {}
+    for name in COLUMNS:
+        values = table[name].fill_null(0).to_numpy()[order]
+        sums[name] = np.concatenate([[0], np.cumsum(values)]), np.concatenate([[0], np.cumsum(values != 0)])
+    made = 0
+    for window in WINDOWS:
+        length, hop = (d // timedelta(microseconds=1) for d in (window, hop_of(window)))
+        low = np.searchsorted(key, user + np.maximum((at - length) // hop * hop - START, 0))
+        for column, kind in [("price", 0), ("price", 1), ("viewed", 1), ("bought", 1), ("viewed", 0)]:
+            made += len(sums[column][kind][high] - sums[column][kind][low])
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one object a line (it is so anyway)")
+    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    given = parser.parse_args()
+    table, moments = data(given.events, given.rows)
+    begin = time.perf_counter()
+    made = aggregate(view(), moments, table, at="at")
+    ours = time.perf_counter() - begin
+    assert made.shape == (given.rows, 20)
+    begin = time.perf_counter()
+    by_hand(table, moments)
+    peer = time.perf_counter() - begin
+    work = f"windows: {given.events:,} events, {given.rows:,} rows, 20 aggregates"
+    print(json.dumps({"work": work, "ours": ours, "unit": "s", "peer": peer, "ratio": peer / ours}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A small project whose clicks run through a real log, lake and online store."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from headrace import lake as lakes
+from headrace import log as logs
+from headrace.config.settings import load_settings
+from headrace.declare.project import load_project
+from headrace.features import online
+
+EVENTS = """
+from datetime import datetime
+from headrace import Struct, event
+
+@event(topic="clicks", time="at", key="user", partitions=2)
+class Click(Struct):
+    at: datetime
+    user: int
+    price: float
+"""
+
+TABLES = '''
+import polars as pl
+from headrace import day, table
+from small.events import Click
+
+@table(reads=Click, partition_by=day("at"), rowwise=True)
+def clean(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    """Dear clicks only, in cents: rows go and columns change."""
+    return clicks.filter(pl.col("price") > 1).select("user", "at", cents=(pl.col("price") * 100).cast(pl.Int64),
+        price="price")
+
+@table(reads=clean, partition_by=day("at"), rowwise=True)
+def twice(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    return pl.concat([clicks, clicks.with_columns(cents=-pl.col("cents"))])
+
+@table(reads=clean)
+def facts(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    return clicks.group_by("user").agg(at=pl.col("at").max(), most=pl.col("price").max())
+'''
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "headrace.toml").write_text('[project]\nname = "small"\n')
+    package = tmp_path / "small"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "events.py").write_text(EVENTS)
+    (package / "tables.py").write_text(TABLES)
+    yield load_project(load_settings(tmp_path))
+    sys.path.remove(str(tmp_path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "small"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def log(project) -> Iterator[logs.Log]:
+    opened = logs.open(project.settings.log_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def lake(project):
+    return lakes.open(project.settings)
+
+
+@pytest.fixture
+def store(project) -> Iterator[online.OnlineStore]:
+    opened = online.open(project.settings.online_url)
+    yield opened
+    opened.close()

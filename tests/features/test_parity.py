@@ -1,0 +1,107 @@
+"""Predictions that were served are computed again from the lake, at their moment and position."""
+
+import pytest
+from tests.features.test_stream import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
+from tests.features.views import DAY, MINUTE
+
+from headrace.features.fill import fill
+from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.online.serve import Lookup
+from headrace.features.parity import Served, behind, check
+from headrace.features.plan import Field
+from headrace.features.stream import OnlineSink
+from headrace.kernel.time import now_micros
+from headrace.tables import build_table
+
+
+def answered(lookup, at):
+    """Predictions for seven users, one of them unknown, as their log would tell them."""
+    requests = [{"user": user, "price": 3.0 + user} for user in range(7)]
+    answers = lookup.features(requests, at)
+    return [
+        Served(
+            f"{at}-{request['user']}", at, {"user": request["user"]},
+            dict(zip(lookup.columns, values, strict=True)), positions, {"price": request["price"]},
+        )
+        for request, values, positions in zip(requests, answers.matrix.tolist(), answers.positions, strict=True)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def plan():
+    return plan_of(
+        activity(), activity("twice", "doubled"), FACTS, RATIO,
+        request=(Field("price", "float64"),), missing={"facts__most": 7},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def served(project, log, lake, store, plan):
+    """Answers given before, between and after batches of which many events are late."""
+    sink = OnlineSink(project, project.contract("clicks"), store)
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 200))
+    ingest(project, log, lake, sink)
+    for name in ("clean", "facts"):
+        build_table(project, lake, project.table(name), code="1")
+    fill(project, lake, plan, store)
+    lookup, given = Lookup(plan, store), []
+    for step in range(3):
+        given += answered(lookup, now_micros())
+        send(log, clicks_until(now_micros(), 40, seed=step))
+        ingest(project, log, lake, sink)
+    return [*given, *answered(lookup, now_micros())]
+
+
+def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, served):
+    report = check(project, lake, plan, served)
+    assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
+
+
+def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, served):
+    last = served[-7]
+    wrong = Served(
+        "wrong", last.at, last.keys, {**last.values, "activity__n_1h": 99.0}, last.positions, last.request
+    )
+    early = {**last.positions, "activity": StreamPosition({0: 1, 1: 1})}
+    misplaced = Served("early", last.at, last.keys, last.values, early, last.request)
+    report = check(project, lake, plan, [wrong, misplaced, last])
+    assert report.equal == 1
+    assert {(one.id, one.column) for one in report.differing} >= {
+        ("wrong", "activity__n_1h"),
+        ("early", "activity__n_1h"),
+    }
+
+
+def test_what_cannot_be_checked_says_why(project, lake, plan, served):
+    one = served[0]
+    gone = Served(
+        "gone",
+        one.at,
+        one.keys,
+        one.values,
+        {**one.positions, "facts": RowPosition(12345, one.at)},
+        one.request,
+    )
+    without = Served("without", one.at, one.keys, one.values, {}, one.request)
+    report = check(project, lake, plan, [gone, without, one])
+    assert (report.checked, report.equal) == (1, 1)
+    assert sorted(report.not_checkable.values()) == [1, 1]
+    assert any("12345" in reason for reason in report.not_checkable)
+
+
+def test_the_events_behind_a_value(project, log, lake, store):
+    view = activity("twice")
+    plan = plan_of(view)
+    log.create("clicks", 2)
+    now = now_micros()
+    send(log, [(1, now - MINUTE, 5.0), (1, now - MINUTE, 0.5), (2, now - MINUTE, 5.0), (1, now - 3 * DAY, 5.0)])
+    ingest(project, log, lake)
+    fill(project, lake, plan, store)
+    at = now_micros()
+    position = store.lookup(plan, [{"user": 1}], at).positions[0][view.name]
+    send(log, [(1, now - 2 * MINUTE, 7.0)])  # late: it was not known then
+    ingest(project, log, lake)
+    rows = behind(project, lake, view, {"user": 1}, at, position)
+    assert rows.select(["user", "price"]).to_pylist() == [{"user": 1, "price": 5.0}]
+    assert rows.column_names[-3:] == ["_log_partition", "_log_offset", "_arrived_at"]
