@@ -17,12 +17,10 @@ from pathlib import Path
 
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
-from headrace.declare.event import contract_of
 from headrace.http.serve import serve, signalled
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.run import recorder_added
-from headrace.serving.prediction_log import Prediction
-from headrace.serving.release import Release
+from headrace.serving.topics import own_contracts
 
 __all__ = ["main"]
 
@@ -88,7 +86,7 @@ def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # no
     from headrace.features.stream import OnlineSink
 
     project = load_project(settings, without=["feast"])
-    contracts = [*project.contracts.values(), contract_of(Prediction), contract_of(Release)]
+    contracts = [*project.contracts.values(), *own_contracts()]
     log, store = logs.open(settings.log_url), online.open(settings.online_url)
     with recorder_added(lineage.open(settings).recorder()):
         _ready()

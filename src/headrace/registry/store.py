@@ -113,7 +113,8 @@ class Registry:
             bundle: the folder of files. It stays as it is, but for its manifest.
             metrics, params: of the training; they become those of the version's MLflow run.
             tags: of the run and of the version.
-            parent_run: the MLflow run that the version's run is nested in.
+            parent_run: the MLflow run that the version's run is nested in; by default the one that
+                shows the run named by the tag `headrace.run`.
 
         Raises:
             Unavailable: MLflow cannot be reached.
@@ -261,9 +262,10 @@ class Registry:
         if begun:
             run_id = str(begun[0].info.run_id)
         else:
-            nested = {MLFLOW_PARENT_RUN_ID: parent_run} if parent_run else {}
+            outer = parent_run or self._run_of(tags.get("headrace.run"))
+            nested = {MLFLOW_PARENT_RUN_ID: outer} if outer else {}
             run = self.client.create_run(
-                self.experiment, tags={**tags, **nested, MLFLOW_RUN_NAME: f"fit {model}"}
+                self.experiment, tags={**tags, **nested, MLFLOW_RUN_NAME: f"version of {model}"}
             )
             run_id = str(run.info.run_id)
         faults.reach("registry.before_files")
@@ -276,6 +278,14 @@ class Registry:
         )
         self.client.set_terminated(run_id)
         return run_id
+
+    def _run_of(self, run_id: str | None) -> str | None:
+        """The MLflow run that shows this run of ours, if there is one."""
+        if run_id is None:
+            return None
+        named = f"tags.`headrace.run` = '{run_id}'"
+        found = self.client.search_runs([self.experiment], named, max_results=1)
+        return str(found[0].info.run_id) if found else None
 
     def _made_version(self, model: str, run_id: str, tags: Mapping[str, str]) -> int:
         from mlflow.exceptions import MlflowException

@@ -40,6 +40,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's workers would run at niceness 15: a replica must not wait for a build. Trials lower their own.
+    "RAY_worker_niceness": "0",
 }
 _in_process = threading.Lock()
 

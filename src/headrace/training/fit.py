@@ -85,9 +85,15 @@ def prepare(parts: Parts, target: str, features: Sequence[str]) -> Prepared:
 
 
 def final_fit(
-    prepared: Prepared, model: Model, parameters: Mapping[str, Any], folder: Path, *, seed: int = 0
+    prepared: Prepared,
+    model: Model,
+    parameters: Mapping[str, Any],
+    folder: Path,
+    *,
+    seed: int = 0,
+    apart: bool = False,
 ) -> Fit:
-    """Fits with these parameters on one Ray Train worker that has all the cluster's CPUs.
+    """Fits with these parameters by Ray Train, with all the cluster's CPUs.
 
     The process must be connected to Ray (`cluster.joined`).
 
@@ -97,23 +103,33 @@ def final_fit(
         parameters: those that the search found.
         folder: where Ray Train keeps what it must; it is made, and may be removed afterwards.
         seed: of XGBoost's sampling.
+        apart: on a worker of the cluster, as on a cluster of several machines it should be. Else in
+            this process: Ray Train's controller, worker and watchers are five more processes, and
+            cost 15 s before the first round.
     """
     merged = {**model.trainer.parameters, **parameters, "seed": seed}
     with run(f"fit {model.name}") as this:
-        fitted = _by_ray_train(prepared, model.trainer, merged, folder)
+        fitted = _by_ray_train(prepared, model.trainer, merged, folder, apart)
         this.fact(params={**merged, "rounds": fitted.rounds})
     return fitted
 
 
-def _by_ray_train(prepared: Prepared, trainer: XGBoost, parameters: dict[str, Any], folder: Path) -> Fit:
-    os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
+def _by_ray_train(
+    prepared: Prepared, trainer: XGBoost, parameters: dict[str, Any], folder: Path, apart: bool
+) -> Fit:
     # The controller looks at its workers this often, and so learns that they are done.
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
+    os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
     import ray
     import ray.train
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    scaling = (
+        ray.train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": cores})
+        if apart
+        else ray.train.ScalingConfig(num_workers=0)  # its local mode
+    )
     told = {
         "data": [ray.put((prepared.train, prepared.validation))],  # in a list: a bare one would be fetched
         "parameters": parameters,
@@ -125,7 +141,7 @@ def _by_ray_train(prepared: Prepared, trainer: XGBoost, parameters: dict[str, An
     result = DataParallelTrainer(
         _train_loop,
         train_loop_config=told,
-        scaling_config=ray.train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": cores}),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(name="fit", storage_path=str(folder)),
     ).fit()
     booster, rounds, validation, importance = result.return_value

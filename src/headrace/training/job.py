@@ -1,4 +1,4 @@
-"""The training of one version, from the newest snapshots to a bundle that is ready to be registered.
+"""The training of one version, from snapshots to a bundle that is ready to be registered.
 
 What it leaves in its folder: the bundle but for the source archive and the seal, which are the
 registry's. A training that was killed is taken up where that costs nothing: the training set is
@@ -8,6 +8,7 @@ found again, and so is a bundle that was written to its end.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,10 @@ def train(
     *,
     code: str = "",
     champion: Path | None = None,
+    inputs: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Trains a version of the model from the newest snapshots, and judges it.
+    """Trains a version of the model, and judges it.
 
     Starts Ray, unless the process is connected to the project's already.
 
@@ -137,6 +139,7 @@ def train(
         plan: its features.
         code: the fingerprint of the declaration; with it, a training that was done before is found.
         champion: the checked bundle of the present champion, to be tried on the same test rows.
+        inputs: table → the snapshot to read; of tables that it does not name, the newest.
         progress: told of each trial.
 
     Raises:
@@ -145,7 +148,7 @@ def train(
         Unavailable: Ray does not start.
     """
     with run(f"train {model.name}") as this:
-        made = training_set.make(project, lake, model, plan)
+        made = training_set.make(project, lake, model, plan, inputs=inputs)
         this.input(Dataset("table", made.table, SnapshotPosition(made.table, made.snapshot)))
         work = project.settings.place("training", model.name)
         bundle = work / f"{made.snapshot}-{code or this.id}"
@@ -180,7 +183,8 @@ def _fitted(
             trials = [] if model.tune is None else search(prepared, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed
             best = trials[0].parameters if trials else {}
-            return final_fit(prepared, model, best, folder, seed=seed), trials
+            apart = project.settings.profile.ray != "local"
+            return final_fit(prepared, model, best, folder, seed=seed, apart=apart), trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

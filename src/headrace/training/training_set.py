@@ -7,7 +7,7 @@ read: a version's data can be read again for as long as the pins stand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import polars as pl
 from msgspec import Struct
@@ -50,25 +50,33 @@ class TrainingSet(Struct, frozen=True):
     refused: int
 
 
-def make(project: Project, lake: Lake, model: Model, plan: Plan) -> TrainingSet:
-    """Makes the training set from the newest snapshots, unless it is already made from just these.
+def make(
+    project: Project, lake: Lake, model: Model, plan: Plan, *, inputs: Mapping[str, int] | None = None
+) -> TrainingSet:
+    """Makes the training set, unless it is already made from just these snapshots.
+
+    Args:
+        project, lake: whose.
+        model: whose labels.
+        plan: the features.
+        inputs: table → the snapshot to read; of tables that it does not name, the newest.
 
     Raises:
-        CallError: a table it reads has not been built.
+        CallError: a table it reads has not been built, or a snapshot has expired.
         Refused: there is no row with a label, or the target is something else than 0 and 1.
         ProjectError: the labels lack a column that the plan needs.
     """
     with run(f"training set {model.name}") as this:
-        inputs = _pinned(lake, model, plan)
-        for name, snapshot in inputs.items():
+        pinned = _pinned(lake, model, plan, inputs or {})
+        for name, snapshot in pinned.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
-        table, made_from = f"training_{model.name}", _made_from(model, plan, inputs)
+        table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
         head = lake.table(table).head() if lake.exists(table) else None
         if head is None or head.summary.get(_MADE_FROM) != made_from:
-            head = _made(project, lake, model, plan, inputs, made_from)
+            head = _made(project, lake, model, plan, pinned, made_from)
         lake.table(table).pin(f"training.{head.id}", head.id)
         made = TrainingSet(
-            model.name, table, head.id, inputs, plan.digest, head.rows, int(head.summary.get(_REFUSED, 0))
+            model.name, table, head.id, pinned, plan.digest, head.rows, int(head.summary.get(_REFUSED, 0))
         )
         this.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
         this.fact(rows=made.rows, refused=made.refused, plan=plan.digest)
@@ -78,20 +86,20 @@ def make(project: Project, lake: Lake, model: Model, plan: Plan) -> TrainingSet:
 def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> pl.DataFrame:
     """The rows of the training set: `event_timestamp`, the target, and the plan's features."""
     columns = [MOMENT, target, *(one.column for one in plan.features)]
-    return lake.table(made.table).scan(made.snapshot).select(dict.fromkeys(columns)).collect()
+    return lake.table(made.table).scan(made.snapshot).select(list(dict.fromkeys(columns))).collect()
 
 
-def _pinned(lake: Lake, model: Model, plan: Plan) -> dict[str, int]:
-    """The newest snapshot of each table that is read, pinned."""
-    inputs = {}
+def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> dict[str, int]:
+    """The snapshot of each table that is read, pinned."""
+    pinned = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
         table = lake.table(name)
         head = table.head()
         if head is None:
             raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
-        table.pin(f"training.{model.name}.{head.id}", head.id)
-        inputs[name] = head.id
-    return inputs
+        pinned[name] = wanted.get(name, head.id)
+        table.pin(f"training.{model.name}.{pinned[name]}", pinned[name])
+    return pinned
 
 
 def _made_from(model: Model, plan: Plan, inputs: dict[str, int]) -> str:

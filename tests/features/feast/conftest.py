@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import headrace.features.feast  # noqa: F401  (before any test imports Feast itself: quicker)
 from headrace.config.settings import load_settings
 from headrace.declare.project import Project, load_project
 

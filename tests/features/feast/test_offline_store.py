@@ -119,3 +119,25 @@ def test_pulls_read_the_rows_between_two_times(store: FeatureStore) -> None:
     assert pulled(latest, NOON, NOON + HOUR) == [("a", 1)]
     assert pulled(every, NOON, NOON + 6 * HOUR) == [("a", 1), ("a", 3), ("b", 5)]
     assert pulled(every, NOON.replace(tzinfo=None), NOON) == [("a", 1)]
+
+
+BATCH = """
+    pairs = zip(inputs["price"], inputs["facts__mean_price"])
+    return {"ratio": [None if not mean else TIMES * price / mean for price, mean in pairs]}
+"""
+FRAME = """
+    return (TIMES * inputs["price"] / inputs["mean_price"]).to_frame("ratio")
+"""
+
+
+@pytest.mark.parametrize(("mode", "body"), [('mode="python"', BATCH), ('mode="pandas"', FRAME)])
+def test_every_mode_of_an_on_demand_view(small: Callable[..., Project], mode: str, body: str) -> None:
+    row = (
+        'return {"ratio": None if not inputs["mean_price"] else TIMES * inputs["price"] / inputs["mean_price"]}'
+    )
+    project = small(('mode="python", singleton=True', mode), (row, body))
+    made = instants(FACTS)
+    lake.open(project.settings).ensure("item_facts", made.schema).append(made)
+    store = FeatureStore(repo_path=str(apply(project).folder))
+    found = store.get_historical_features(entity_df=labels(), features=["moment:ratio"]).to_df()
+    assert found["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import hashlib
 import symtable
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["carried", "fingerprint"]
+__all__ = ["carried"]
 
 _ALWAYS_THERE = frozenset([*dir(builtins), "__name__"])
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -53,21 +52,6 @@ def carried(function: Callable[..., Any], *, decorator: str = "") -> str:
     carrier = _Carrier(project=module.partition(".")[0], decorator=decorator)
     carrier.take(top, name, where)
     return "\n".join(dict.fromkeys(carrier.lines)) + "\n"
-
-
-def fingerprint(function: Callable[..., Any], *, decorator: str = "") -> str:
-    """32 hex digits that change when the function, or anything of the project it reaches, does.
-
-    An edit of a comment changes nothing. A function that cannot be carried is named by the whole of
-    its module.
-    """
-    try:
-        text = carried(function, decorator=decorator)
-    except ProjectError:
-        if not isinstance(function, FunctionType):
-            raise
-        text = ast.unparse(ast.parse(Path(function.__code__.co_filename).read_bytes()))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass

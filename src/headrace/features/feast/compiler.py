@@ -9,6 +9,7 @@ from typing import Any
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
+from headrace.config.loader import project_files
 from headrace.declare.model import Model
 from headrace.declare.project import Project
 from headrace.features.feast.objects import Objects, find
@@ -17,17 +18,18 @@ from headrace.features.feast.types import declared_columns
 from headrace.features.feast.views import entity_key, fields, on_demand, request_fields, stored
 from headrace.features.plan import FeatureRef, Plan, View
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.fingerprint import Sources
 
 __all__ = ["compile", "settled"]
 
 
 def settled(project: Project) -> Objects:
     """The project's Feast objects, their table sources told what the whole project knows."""
-    found = find(project.modules)
+    found, sources = find(project.modules), Sources(project_files(project.settings))
     for view in found.views.values():
         source = getattr(view, "batch_source", None)
         if isinstance(source, TableSource):
-            source.settle(project)
+            source.settle(project, sources)
     return found
 
 

@@ -17,9 +17,9 @@ from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.project import Project
 from headrace.declare.table import Table
-from headrace.features.feast.by_value import fingerprint
 from headrace.features.feast.types import declared_columns, of_arrow, value_type
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.fingerprint import Sources, fingerprint
 
 __all__ = ["TableSource", "topics_of"]
 
@@ -100,7 +100,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topics = tuple(topics)
         self.code = code
 
-    def settle(self, project: Project) -> None:
+    def settle(self, project: Project, sources: Sources) -> None:
         """Looks up what only the whole project knows: the topics, and what the function reaches.
 
         Raises:
@@ -113,7 +113,7 @@ class TableSource(DataSource):  # type: ignore[misc]
             declared = project.table(self.name)
         self.topics = topics_of(project, declared)
         if self.rowwise and isinstance(declared, Table):
-            self.code = fingerprint(declared.function, decorator="table")
+            self.code = fingerprint(declared.function, sources)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableSource) and self._facts() == other._facts()

@@ -73,6 +73,8 @@ class Workshop:
         if True in self._projects:
             return self._projects[True]
         if features not in self._projects:
+            if features:
+                import headrace.features.feast  # noqa: F401  (before the project's modules: quicker)
             self._projects[features] = load_project(self.settings, without=() if features else ("feast",))
         return self._projects[features]
 

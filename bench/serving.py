@@ -1,0 +1,199 @@
+"""One prediction over HTTP: Ray Serve with everything on, against bare uvicorn doing lookup and model.
+
+    python bench/serving.py [--json] [--seconds 8]
+
+Both read the same online store and the same model (100 trees, 6 features) on this machine, one process
+each. Ours has HAProxy before it and does the split, the checks, the metrics and the prediction log. The
+peer decodes, looks up, predicts and answers, nothing else. The client is one process of plain sockets
+on the same machine: p50 with one connection, the rate with 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from headrace import log, registry
+from headrace.config.settings import Settings, load_settings
+from headrace.features import online
+from headrace.features.online.serve import Lookup
+from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan, decode_plan, encode_plan
+from headrace.http.serve import serve
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.time import from_micros, now_micros
+from headrace.registry.bundle import seal
+from headrace.registry.signing import signing_key
+from headrace.serving import release
+from headrace.serving.release import Arm
+from headrace.training.trainers import xgboost as trainer
+
+NAMES = [f"f{n}" for n in range(6)]
+PRODUCTS = 10_000
+WARM = 1.0  # seconds before figures are taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        settings = made(folder / "project")
+        with bare(settings) as url:
+            peer = measured(url, given.seconds)
+        with ours(settings) as url:
+            own = measured(url, given.seconds)
+    finally:
+        shutil.rmtree(folder)
+    figures = [
+        {"work": "one prediction over HTTP, p50", "unit": "ms", "ours": own[0], "peer": peer[0]},
+        {"work": "predictions over HTTP, 16 connections", "unit": "/s", "ours": own[1], "peer": peer[1]},
+    ]
+    for figure in figures:
+        figure["ratio"] = figure["ours"] / figure["peer"]
+        print(json.dumps(figure) if given.json else figure, flush=True)
+
+
+def made(root: Path) -> Settings:
+    """A project with a released version and 10,000 products in its online store."""
+    import xgboost
+
+    (root / "small").mkdir(parents=True)
+    (root / "small" / "__init__.py").write_text("")
+    (root / "headrace.toml").write_text('[project]\nname = "small"\n')
+    settings = load_settings(root)
+    fields = tuple(Field(name, "float64") for name in NAMES)
+    view = AsOfView("facts", ("product_id",), "facts", "event_timestamp", fields, ttl=7 * 86_400_000_000)
+    plan = Plan(
+        model="purchase",
+        entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
+        views=(view,),
+        features=tuple(FeatureRef("facts", name, "float64") for name in NAMES),
+        request=(Field("price", "float64"),),
+    )
+    random = np.random.default_rng(1)
+    values = random.normal(size=(PRODUCTS, len(NAMES)))
+    data = xgboost.DMatrix(values, (values[:, 0] + random.normal(size=PRODUCTS) > 0).astype(float))
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1}, data, 100)
+    place = registry.open(settings).place("purchase", 1)
+    place.mkdir(parents=True)
+    (place / "plan.json").write_bytes(encode_plan(plan))
+    columns = tuple(one.column for one in plan.features)
+    meta = trainer.Meta(encoding=trainer.Encoding(columns), parameters={}, rounds=100, base_rate=0.5)
+    trainer.save(place / "model", bytes(booster.save_raw("ubj")), meta)
+    seal(place, signing_key(settings))
+    store = online.open(settings.online_url)
+    store.prepare(plan)
+    at = pa.array([from_micros(now_micros() - 3_600_000_000)] * PRODUCTS, pa.timestamp("us", "UTC"))
+    columns_of = {name: values[:, n] for n, name in enumerate(NAMES)}
+    rows = pa.table({"product_id": np.arange(PRODUCTS), "event_timestamp": at, **columns_of})
+    store.load(view, rows, SnapshotPosition("facts", 1))
+    store.close()
+    topics = log.open(settings.log_url)
+    release.append(topics, release.make("purchase", [Arm(1)], by="bench", why="bench"))
+    topics.close()
+    return settings
+
+
+@contextmanager
+def bare(settings: Settings) -> Iterator[str]:
+    """Uvicorn in a process of its own, with an application that only looks up, predicts and answers."""
+    spawned = multiprocessing.get_context("spawn")
+    here, there = spawned.Pipe()
+    process = spawned.Process(target=_bare, args=(settings, there), daemon=True)
+    process.start()
+    yield here.recv()
+    process.terminate()
+    process.join()
+
+
+def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> None:
+    bundle = registry.open(settings).bundle("purchase", 1)
+    plan = decode_plan((bundle / "plan.json").read_bytes())
+    lookup = Lookup(plan, online.open(settings.online_url))
+    model = trainer.load(bundle / "model")
+
+    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
+        if scope["type"] == "lifespan":
+            while True:
+                await send({"type": f"{(await receive())['type']}.complete"})
+        asked = json.loads((await receive())["body"])
+        score = model.predict(lookup.features([asked], now_micros()).matrix)[0]
+        body = json.dumps({"model": "purchase", "version": 1, "score": float(score)}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    with serve(app, "127.0.0.1", 0) as served:
+        pipe.send(served.url)
+        pipe.poll(None)
+
+
+@contextmanager
+def ours(settings: Settings) -> Iterator[str]:
+    from headrace.http.serve import bind
+    from headrace.serving import predict
+
+    with bind("127.0.0.1", 0) as probe:
+        port = probe.getsockname()[1]
+    running = predict.start(settings, port=port)
+    try:
+        yield running.url
+    finally:
+        running.stop()
+
+
+def measured(url: str, seconds: float) -> tuple[float, float]:
+    """(p50 in ms with one connection, answers a second with 16)."""
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 0
+    asyncio.run(_asked(host, port, 16, WARM))
+    one, _ = asyncio.run(_asked(host, port, 1, seconds / 2))
+    _, rate = asyncio.run(_asked(host, port, 16, seconds / 2))
+    return median(one) * 1000, rate
+
+
+async def _asked(host: str, port: int, connections: int, seconds: float) -> tuple[list[float], float]:
+    took: list[float] = []
+    began = time.perf_counter()
+    await asyncio.gather(*(_one(host, port, n, began + seconds, took) for n in range(connections)))
+    return took, len(took) / (time.perf_counter() - began)
+
+
+async def _one(host: str, port: int, seed: int, until: float, took: list[float]) -> None:
+    """One connection that asks again as soon as it has its answer."""
+    reader, writer = await asyncio.open_connection(host, port)
+    products = np.random.default_rng(seed).integers(0, PRODUCTS, 4096).tolist()
+    place = 0
+    while time.perf_counter() < until:
+        place = (place + 1) % 4096
+        body = b'{"user_id": %d, "product_id": %d, "price": 3.5}' % (place, products[place])
+        head = b"POST /predict/purchase HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        asked = time.perf_counter()
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if not answer.startswith(b"HTTP/1.1 200"):
+            sys.exit(f"the answer is {answer!r}")
+        length = next(line for line in answer.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        await reader.readexactly(int(length.split(b":")[1]))
+        took.append(time.perf_counter() - asked)
+    writer.close()
+    await writer.wait_closed()
+
+
+if __name__ == "__main__":
+    main()

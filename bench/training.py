@@ -1,0 +1,129 @@
+"""Training and prediction: a search by Ray Tune against a plain loop, one row's answer, the metrics.
+
+python bench/training.py [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from headrace.config.settings import Profile, Settings
+from headrace.declare.model import ByTime, Model, XGBoost
+from headrace.declare.place import Place
+from headrace.declare.search import Tune, integers, loguniform, uniform
+from headrace.declare.table import Table
+from headrace.training.cluster import joined
+from headrace.training.evaluation import evaluate, metric
+from headrace.training.fit import Prepared, final_fit, prepare
+from headrace.training.split import by_time
+from headrace.training.trainers import xgboost
+from headrace.training.tuning import search
+
+ROWS, FEATURES, TRIALS = 100_000, 15, 12
+TUNE = Tune(
+    "pr_auc",
+    TRIALS,
+    {
+        "max_depth": integers(3, 6),
+        "learning_rate": loguniform(0.02, 0.3),
+        "min_child_weight": loguniform(1, 50),
+        "subsample": uniform(0.6, 1.0),
+    },
+)
+MODEL = Model(
+    "bench",
+    labels=Table("labels", lambda frame: frame, (), None, False, None, Place("?", 0)),
+    target="target",
+    features=None,
+    trainer=XGBoost(),
+    tune=TUNE,
+    split=ByTime(0.15, 0.15, "30m"),
+)
+
+
+def data() -> Prepared:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES))
+    y = (rng.random(ROWS) < 1 / (1 + np.exp(-(x[:, 0] + x[:, 1] * x[:, 2] - 2)))).astype(int)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    names = [f"f{n}" for n in range(FEATURES)]
+    rows = pl.DataFrame(x, schema=names).with_columns(
+        target=y, event_timestamp=pl.Series([start + timedelta(seconds=n) for n in range(ROWS)])
+    )
+    return prepare(by_time(rows, MODEL.split, "target"), "target", names)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def plain(prepared: Prepared, settings: list[dict[str, object]]) -> None:
+    """The same fits one after another in this process, with all its threads."""
+    for one in settings:
+        _, _, answers, _ = xgboost.fit(
+            prepared.train, prepared.validation, one, rounds=300, early_stopping=20, threads=2
+        )
+        metric("pr_auc", prepared.validation[1], answers)
+
+
+def figures(folder: Path) -> list[dict[str, object]]:
+    settings = Settings(folder, "bench", "local", Profile(), folder / "state")
+    prepared = data()
+    made: list[dict[str, object]] = []
+
+    def add(work: str, ours: float, unit: str, peer: float | None = None) -> None:
+        compared = {} if peer is None else {"peer": peer, "ratio": ours / peer}
+        made.append({"work": work, "ours": ours, "unit": unit, **compared})
+
+    began = time.perf_counter()
+    with joined(settings):
+        add("Ray started", time.perf_counter() - began, "s")
+        began = time.perf_counter()
+        trials = search(prepared, MODEL, TUNE, folder / "ray")
+        tuned = time.perf_counter() - began
+        began = time.perf_counter()
+        fitted = final_fit(prepared, MODEL, trials[0].parameters, folder / "ray")
+        add("fit by Ray Train", time.perf_counter() - began, "s")
+    loop = seconds(lambda: plain(prepared, [one.parameters for one in trials]))
+    add(f"{TRIALS} trials on {ROWS:,} x {FEATURES}, against a plain loop", tuned, "s", loop)
+
+    predictor = fitted.save(folder / "model", prepared)
+    add(
+        "metrics of 15,000 rows",
+        seconds(lambda: evaluate(prepared.test[1], predictor.predict(prepared.test[0]))),
+        "s",
+    )
+    row = prepared.test[0][:1].astype(np.float64)
+    import xgboost as stock
+
+    booster = stock.Booster(model_file=folder / "model" / xgboost.MODEL)
+    booster.set_param({"nthread": 1})
+    times = 2000
+    ours = seconds(lambda: [predictor.predict(row) for _ in range(times)]) / times
+    peer = seconds(lambda: [booster.inplace_predict(row) for _ in range(times)]) / times
+    add("one row's answer, against inplace_predict", ours * 1e6, "us", peer * 1e6)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for figure in figures(Path(folder)):
+            print(json.dumps(figure) if given.json else figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""The product's own topics: they have contracts, and are ingested like any other."""
+
+from __future__ import annotations
+
+from headrace.declare.event import Contract, contract_of
+from headrace.serving.prediction_log import Prediction
+from headrace.serving.release import Release
+
+__all__ = ["own_contracts"]
+
+
+def own_contracts() -> list[Contract]:
+    """The contracts of `headrace.predictions` and `headrace.releases`."""
+    return [one for one in map(contract_of, (Prediction, Release)) if one is not None]

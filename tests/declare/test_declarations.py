@@ -1,0 +1,131 @@
+"""Declarations: what they hold, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import polars as pl
+import pytest
+
+from headrace import (
+    ByTime,
+    Model,
+    Struct,
+    XGBoost,
+    at_least,
+    choice,
+    day,
+    event,
+    integers,
+    loguniform,
+    source,
+    table,
+    uniform,
+)
+from headrace.declare.event import contract_of
+from headrace.kernel.errors import ProjectError
+
+
+class Click(Struct):
+    at: datetime
+    user: int
+    note: str | None = None
+
+
+def click(**options: object) -> type[Click]:
+    class Own(Click):
+        pass
+
+    return event(**{"topic": "clicks", "time": "at", **options})(Own)  # type: ignore[arg-type]
+
+
+def test_an_event_holds_its_contract() -> None:
+    contract = contract_of(click(key="user", identity=["user", "at"], within="1d", coerce=True))
+    assert contract is not None
+    assert (contract.topic, contract.time, contract.key, contract.table) == ("clicks", "at", "user", "clicks")
+    assert (contract.identity, contract.within) == (("user", "at"), timedelta(days=1))
+    assert contract_of(Click) is None
+    assert str(contract.place).startswith(__file__)
+
+
+def test_a_class_that_inherits_a_contract_has_none_of_its_own() -> None:
+    class Child(click()):  # type: ignore[misc]
+        pass
+
+    assert contract_of(Child) is None
+
+
+def test_a_table_holds_what_it_reads_and_calls_its_function() -> None:
+    clicks, files = click(), source("files", "data/files.csv")
+
+    @table(reads=[clicks, files], partition_by=day("at", before="1d", after="2d"))
+    def both(events: pl.LazyFrame, rows: pl.LazyFrame, now: datetime) -> pl.LazyFrame:
+        return events
+
+    assert both.name == "both"
+    assert both.reads == (contract_of(clicks), files)
+    assert both.takes_now
+    assert both.partition_by is not None
+    assert (both.partition_by.before, both.partition_by.after) == (timedelta(days=1), timedelta(days=2))
+    frame = pl.LazyFrame({"a": [1]})
+    assert both(frame, frame, now=datetime.now()).collect().height == 1
+
+
+def test_a_model_holds_what_it_was_given() -> None:
+    @table(reads=click())
+    def labels(events: pl.LazyFrame) -> pl.LazyFrame:
+        return events
+
+    model = Model(
+        "m", labels=labels, target="y", features=None, trainer=XGBoost(rounds=7, max_depth=3),
+        split=ByTime(validation=0.2, test=0.1, gap="30m"), refresh="12h", gate=[at_least("roc_auc", 0.7)],
+    )  # fmt: skip
+    assert (model.split.gap, model.refresh) == (timedelta(minutes=30), timedelta(hours=12))
+    assert (model.trainer.rounds, model.trainer.parameters) == (7, {"max_depth": 3})
+    assert model.place.file == __file__
+
+
+def test_spaces_hold_their_bounds() -> None:
+    assert (integers(1, 3).low, integers(1, 3).high) == (1, 3)
+    assert loguniform(0.1, 1).log
+    assert not uniform(0.1, 1).log
+    assert choice("a", 2).values == ("a", 2)
+
+
+def rowwise_of_two() -> object:
+    def two(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
+        return a
+
+    return table(reads=[click(), click()], rowwise=True)(two)
+
+
+def too_few_frames() -> object:
+    return table(reads=[click(), click()])(lambda a: a)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: click(time="when"), "time='when' names no field"),
+        (lambda: click(time="user"), "must be a field of type datetime"),
+        (lambda: click(key="nobody"), "key='nobody'"),
+        (lambda: click(identity=["at", "x"]), "identity='x'"),
+        (lambda: click(within="1d"), "needs identity="),
+        (lambda: click(identity=["at"], within="soon"), "'soon' is no duration"),
+        (lambda: event(topic="t", time="at")(int), "derives from headrace.Struct"),  # type: ignore[type-var]
+        (lambda: table(reads=42)(lambda a: a), "reads=42 can't be read"),
+        (too_few_frames, "takes 1 frames but reads 2"),
+        (rowwise_of_two, "a rowwise table reads one"),
+        (lambda: day("at", before="1h"), "must be whole days"),
+        (lambda: day("at", after="x"), "after: 'x' is no duration"),
+        (lambda: source("s", "/etc"), "must lie in the project"),
+        (lambda: source("s", "../up.csv"), "must lie in the project"),
+        (lambda: ByTime(validation=0.6, test=0.6), "must lie in 0..1"),
+    ],
+)
+def test_a_wrong_declaration_is_said_with_its_place(wrong: Callable[[], object], said: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        wrong()
+    assert said in str(caught.value)
+    assert caught.value.where is not None

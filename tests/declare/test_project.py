@@ -1,0 +1,96 @@
+"""The project: its declarations by name, and what is said of one that does not fit together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.config.settings import load_settings
+from headrace.declare.project import Project, load_project
+from headrace.kernel.errors import CallError, ProjectError
+
+NAME = "declared_project"
+HEAD = """
+from datetime import datetime
+import dataframely as dy
+from headrace import Model, Struct, XGBoost, event, source, table
+
+@event(topic="clicks", time="at")
+class Click(Struct):
+    at: datetime
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "headrace.toml").write_text(f'[project]\nname = "{NAME}"\n')
+    (tmp_path / NAME).mkdir()
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+    for name in [one for one in sys.modules if one.split(".")[0] == NAME]:
+        del sys.modules[name]
+
+
+def load(root: Path, text: str) -> Project:
+    (root / NAME / "__init__.py").write_text(HEAD + text)
+    return load_project(load_settings(root))
+
+
+def test_declarations_are_found_once_each_in_the_order_they_need(root: Path) -> None:
+    project = load(
+        root,
+        """
+@table(reads="second")
+def first(rows):
+    return rows
+
+@table(reads=Click)
+def second(events):
+    return events
+
+again = second
+files = source("files", "data.csv")
+""",
+    )
+    assert list(project.contracts) == ["clicks"]
+    assert list(project.tables) == ["second", "first"]
+    assert list(project.sources) == ["files"]
+    assert project.inputs(project.table("first")) == [project.table("second")]
+    with pytest.raises(CallError, match="there is no table 'third'") as caught:
+        project.table("third")
+    assert "first, second" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("@table(reads='nothing')\ndef a(rows): return rows\n", "reads 'nothing', which does not exist"),
+        (
+            "@table(reads='b')\ndef a(rows): return rows\n@table(reads='a')\ndef b(rows): return rows\n",
+            "in a circle: a → b → a",
+        ),
+        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "topic 'clicks''s own table"),
+        ("a = source('a', 'x.csv')\nb = source('a', 'y.csv')\n", "source 'a' is declared twice"),
+        (
+            "@table(reads=Click)\ndef a(rows): return rows\ns = source('a', 'x.csv')\n",
+            "has the name of a table",
+        ),
+        (
+            (
+                "class L(dy.Schema):\n    event_timestamp = dy.Datetime()\n"
+                "@table(reads=Click, schema=L)\ndef labels(rows): return rows\n"
+                "m = Model('m', labels=labels, target='bought', features=None, trainer=XGBoost())\n"
+            ),
+            "needs the column 'bought'",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_place(root: Path, text: str, said: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        load(root, text)
+    assert said in str(caught.value)
+    assert "__init__.py" in str(caught.value.where)

@@ -1,0 +1,108 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from headrace import lake
+from headrace.config.settings import Profile, Settings
+from headrace.declare.gate import at_least, not_worse_than_champion
+from headrace.declare.model import ByTime, Model, XGBoost
+from headrace.declare.place import Place
+from headrace.declare.project import Project
+from headrace.declare.search import Tune, integers, loguniform
+from headrace.declare.table import Table
+from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
+from headrace.lake import Lake
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+INSTANT = pl.Datetime("us", "UTC")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for allowed in (
+        "ignore:The ``noload`` loader strategy",  # MLflow's own calls of SQLAlchemy
+        "ignore:.*Any type hint is inferred:UserWarning",  # MLflow's, of a class of its own
+        "ignore:::ray.*",
+        "ignore:.*:ResourceWarning",  # Ray's sockets and log files, closed when it ends
+    ):
+        config.addinivalue_line("filterwarnings", allowed)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / ".headrace" / "local")
+    return Project(settings, {}, {}, {}, {}, ())
+
+
+@pytest.fixture
+def opened(project: Project) -> Lake:
+    return lake.open(project.settings)
+
+
+@pytest.fixture
+def model() -> Model:
+    labels = Table("outcomes", lambda frame: frame, (), None, False, None, Place("?", 0))
+    return Model(
+        "purchase",
+        labels=labels,
+        target="bought",
+        features=None,
+        trainer=XGBoost(rounds=60, early_stopping=10, max_depth=3),
+        tune=Tune("roc_auc", trials=4, space={"max_depth": integers(2, 4), "eta": loguniform(0.05, 0.3)}),
+        split=ByTime(0.2, 0.2, gap="30m"),
+        gate=[at_least("roc_auc", 0.7), not_worse_than_champion("pr_auc")],
+    )
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """Two features of a customer, as of the label's time."""
+    features = (Field("mood", "float64"), Field("kind", "string"))
+    view = AsOfView("facts", ("user_id",), "facts", "event_timestamp", features)
+    return Plan(
+        "purchase",
+        (EntityKey("user", "user_id", "int64"),),
+        (view,),
+        tuple(FeatureRef("facts", one.name, one.dtype) for one in features),
+    )
+
+
+def write_facts(opened: Lake, users: int = 200) -> None:
+    """A mood for each user, known since before the first label."""
+    rng = np.random.default_rng(3)
+    rows = pl.DataFrame(
+        {
+            "user_id": np.arange(users),
+            "event_timestamp": [START - timedelta(days=1)] * users,
+            "mood": rng.normal(size=users),
+            "kind": rng.choice(["new", "old"], users),
+        },
+        schema_overrides={"event_timestamp": INSTANT},
+    ).to_arrow()
+    opened.ensure("facts", rows.schema).replace(rows)
+
+
+def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
+    """Labels of which the mood decides, with noise; every hundredth is not known yet."""
+    mood = opened.table("facts").scan().sort("user_id").collect()["mood"].to_numpy()
+    rng = np.random.default_rng(4)
+    user = rng.integers(0, users, labels)
+    bought = (rng.random(labels) < 1 / (1 + np.exp(-3 * mood[user]))).astype(int).tolist()
+    rows = pl.DataFrame(
+        {
+            "user_id": user,
+            "event_timestamp": [START + timedelta(minutes=n) for n in range(labels)],
+            "bought": [None if n % 100 == 99 else one for n, one in enumerate(bought)],
+        },
+        schema_overrides={"event_timestamp": INSTANT},
+    ).to_arrow()
+    opened.ensure("outcomes", rows.schema).replace(rows)
+
+
+@pytest.fixture
+def filled(opened: Lake) -> Lake:
+    write_facts(opened)
+    write_outcomes(opened)
+    return opened

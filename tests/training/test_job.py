@@ -1,0 +1,92 @@
+"""One training for real: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from headrace import registry
+from headrace.declare.model import Model
+from headrace.declare.project import Project
+from headrace.features.plan import Plan, decode_plan
+from headrace.kernel.run import recorder_added, run
+from headrace.lake import Lake
+from headrace.training import job
+from headrace.training.recorder import MlflowRecorder
+from headrace.training.trainers import xgboost
+
+
+@pytest.fixture
+def standing(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(project.settings.root)
+    monkeypatch.setenv("HOME", str(project.settings.root / "home"))
+    monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)
+    return project.settings.root
+
+
+def test_a_training_from_the_lake_to_mlflow(
+    project: Project, filled: Lake, model: Model, plan: Plan, standing: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    opened = registry.open(project.settings)
+    with recorder_added(MlflowRecorder(opened)), run("build"):
+        trained = job.train(project, filled, model, plan, code="c1", progress=lambda *one: told.append(one))
+        assert told[-1] == ("trials", 4, 4)
+        report = trained.report
+        assert report.gate.passed
+        assert report.test.metrics["roc_auc"] > 0.8
+        assert report.champion is None
+        assert (len(report.trials), report.training_set.refused) == (4, 30)
+        assert report.trials[0].value == max(one.value for one in report.trials)
+        assert report.parts["dropped"] > 0
+        assert not list(standing.glob("home/ray_results")), "Ray leaves nothing at home"
+
+        version = opened.register(
+            model.name, trained.bundle, metrics=trained.metrics, params=trained.params, tags=trained.tags
+        )
+    opened.set_alias(model.name, "champion", version)
+    bundle = opened.bundle(model.name, version)
+    assert decode_plan((bundle / "plan.json").read_bytes()).digest == plan.digest
+    predictor = xgboost.load(bundle / "model")
+    assert predictor.features == ("facts__mood", "facts__kind")
+    low, high = predictor.predict(np.array([[-2.0, "old"], [2.0, "old"]], dtype=object))
+    assert low < 0.2 < 0.8 < high
+
+    again = job.train(project, filled, model, plan, code="c1")
+    assert again.resumed
+    assert again.report == report
+
+    # Its own rival: the champion on the same rows has the same metrics, so the gate lets it pass.
+    rows = job.training_set.read(filled, report.training_set, plan, model.target)
+    test = job.by_time(rows, model.split, model.target).test
+    assert job.champion_metrics(bundle, test, model.target) == report.test.metrics
+
+    _stock_mlflow(project, version)
+    _nested_runs(opened, trained)
+
+
+def _stock_mlflow(project: Project, version: int) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(project.settings.mlflow_url)
+    loaded = mlflow.pyfunc.load_model("models:/purchase@champion")
+    scores = loaded.predict(pd.DataFrame({"facts__mood": [-2.0, 2.0], "facts__kind": ["old", "unseen"]}))
+    assert scores[0] < 0.2 < 0.8 < scores[1]
+
+
+def _nested_runs(opened: registry.Registry, trained: job.Trained) -> None:
+    runs = {one.info.run_name: one for one in opened.client.search_runs([opened.experiment])}
+    parent = runs["train purchase"]
+    assert parent.data.tags["mlflow.parentRunId"] == runs["build"].info.run_id
+    assert parent.data.metrics["roc_auc"] == trained.metrics["roc_auc"]
+    tuning = runs["tuning purchase"]
+    for child in ("training set purchase", "tuning purchase", "fit purchase", "version of purchase"):
+        assert runs[child].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    trials = [one for name, one in runs.items() if name.startswith("trial ")]
+    assert len(trials) == 4
+    assert {one.data.tags["mlflow.parentRunId"] for one in trials} == {tuning.info.run_id}
+    assert max(one.data.metrics["roc_auc"] for one in trials) == trained.report.trials[0].value
+    assert {one.info.status for one in runs.values()} == {"FINISHED"}
+    assert msgspec.json.decode((trained.bundle / "training.json").read_bytes())["model"] == "purchase"
