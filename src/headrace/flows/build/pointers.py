@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["CODE", "Pointers"]
+__all__ = ["CODE", "Pointers", "pointer_text", "write_whole"]
 
 CODE = "pointers/code.json"
 
@@ -54,12 +54,16 @@ class Pointers:
 
     def write(self, path: str, value: dict[str, Any]) -> bool:
         """Writes it whole or not at all. Returns whether it differs from what was there."""
-        text = json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
-        return write_whole(self._root / path, text)
+        return write_whole(self._root / path, pointer_text(value))
 
     def remove(self, path: str) -> None:
         """Takes the file away, if it is there."""
         (self._root / path).unlink(missing_ok=True)
+
+
+def pointer_text(value: dict[str, Any]) -> bytes:
+    """The text of a pointer. Keys keep their order: that of tables is the order they are built in."""
+    return json.dumps(value, indent=1).encode() + b"\n"
 
 
 def write_whole(file: Path, text: bytes) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from headrace.flows.build.code import changed_pieces
 from headrace.flows.build.graph import Stage
 from headrace.flows.build.pipeline import Recorded
+from headrace.flows.build.pointers import pointer_text
 
 __all__ = ["Planned", "Reason", "plan"]
 
@@ -91,7 +91,7 @@ def _reasons(
             found.append(Reason("upstream", f"{stale[path]} runs first"))
         elif path in sources:
             now = sources[path]
-            if before.files.get(path) != _md5(json.dumps(now, indent=1, sort_keys=True).encode() + b"\n"):
+            if before.files.get(path) != _md5(pointer_text(now)):
                 found.append(Reason("input", _source(now)))
         elif before.files.get(path) != _md5_of(root / path):
             found.append(Reason("input", f"{path} changed"))
