@@ -12,8 +12,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
@@ -21,6 +23,9 @@ from headrace.http.serve import serve, signalled
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.run import recorder_added
 from headrace.serving.topics import own_contracts
+
+if TYPE_CHECKING:
+    from headrace.lineage import Store
 
 __all__ = ["main"]
 
@@ -44,7 +49,8 @@ def main(name: str, root: str, profile: str, port: str) -> int:
 
 def _follow_maker() -> None:
     """Ends this process when the pipe from its maker closes, as it does however the maker ends."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # not by sys.stdin: its lock, held here, would abort our own end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     if threading.Event().wait(_GRACE):
         return
@@ -88,7 +94,8 @@ def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # no
     project = load_project(settings, without=["feast"])
     contracts = [*project.contracts.values(), *own_contracts()]
     log, store = logs.open(settings.log_url), online.open(settings.online_url)
-    with recorder_added(lineage.open(settings).recorder()):
+    lines = lineage.open(settings)
+    with lines.recorder() as recorder, recorder_added(recorder), _forwarding(lines, settings):
         _ready()
         ingest_all(
             contracts, log, lakes.open(settings), until_end=False, stop=stop,
@@ -96,6 +103,24 @@ def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # no
         )  # fmt: skip
     store.close()
     log.close()
+
+
+@contextmanager
+def _forwarding(lines: Store, settings: Settings) -> Iterator[None]:
+    """Sends lineage to the profile's endpoints, if it names any, until the block ends."""
+    if not settings.profile.lineage:
+        yield
+        return
+    from headrace.lineage.forward import forward
+
+    ended = threading.Event()
+    thread = threading.Thread(target=forward, args=(lines, settings.profile.lineage, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_GRACE)
 
 
 _WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {
