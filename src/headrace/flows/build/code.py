@@ -104,7 +104,9 @@ def _table(table: Table, sources: Sources) -> list[str]:
 
 def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
     def lines(*fields: str) -> list[str]:
-        return _lines({f"{field}= of {model.name}": fingerprint(getattr(model, field), sources) for field in fields})
+        return _lines(
+            {f"{field}= of {model.name}": fingerprint(getattr(model, field), sources) for field in fields}
+        )
 
     return {
         "set": lines("labels", "target"),

@@ -69,7 +69,14 @@ def stages_of(code: dict[str, Any], project: str, extra: tuple[str, ...] = ()) -
         contracts = tuple(f"contracts.{one}" for one in reads if one in code["contracts"])
         deps = tuple(pointer(one) for one in reads)
         stages.append(
-            Stage(f"table-{name}", "table", name, deps, ("lock", f"tables.{name}", *contracts), table_pointer(name))
+            Stage(
+                f"table-{name}",
+                "table",
+                name,
+                deps,
+                ("lock", f"tables.{name}", *contracts),
+                table_pointer(name),
+            )
         )
     if not code["models"]:
         return stages
@@ -79,7 +86,9 @@ def stages_of(code: dict[str, Any], project: str, extra: tuple[str, ...] = ()) -
     online = (features, *(pointer(view) for view in views))
     stages.append(Stage("online", "online", "", online, (), "pointers/online.json"))
     for name, model in code["models"].items():
-        stages += _of_model(name, tuple(pointer(one) for one in sorted({model["labels"], *model["views"]})), features)
+        stages += _of_model(
+            name, tuple(pointer(one) for one in sorted({model["labels"], *model["views"]})), features
+        )
     return stages
 
 
@@ -89,9 +98,22 @@ def _of_model(name: str, tables: tuple[str, ...], features: str) -> list[Stage]:
     plan = f"models.{name}.plan"
     return [
         Stage(f"inputs-{name}", "inputs", name, tables, (plan, f"models.{name}.set"), inputs),
-        Stage(f"training_set-{name}", "training_set", name, (inputs, features), ("lock", plan, f"models.{name}.set"), made),
         Stage(
-            f"train-{name}", "train", name, (made,), ("lock", f"models.{name}.fit"), trained, (bundle_folder(name),)
+            f"training_set-{name}",
+            "training_set",
+            name,
+            (inputs, features),
+            ("lock", plan, f"models.{name}.set"),
+            made,
+        ),
+        Stage(
+            f"train-{name}",
+            "train",
+            name,
+            (made,),
+            ("lock", f"models.{name}.fit"),
+            trained,
+            (bundle_folder(name),),
         ),
         Stage(f"release-{name}", "release", name, (trained,), (f"models.{name}.gate",), released),
     ]
