@@ -15,17 +15,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import serve, signalled
 from headrace.kernel.errors import HeadraceError
-from headrace.kernel.run import recorder_added
-from headrace.serving.topics import own_contracts
-
-if TYPE_CHECKING:
-    from headrace.lineage import Store
 
 __all__ = ["main"]
 
@@ -84,37 +78,25 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 
 
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
-    from headrace import lake as lakes
-    from headrace import lineage
-    from headrace.declare.project import load_project
-    from headrace.events.ingest import ingest_all
-    from headrace.features import online
-    from headrace.features.stream import OnlineSink
+    from headrace.flows.ingest import ingest
 
-    project = load_project(settings, without=["feast"])
-    contracts = [*project.contracts.values(), *own_contracts()]
-    log, store = logs.open(settings.log_url), online.open(settings.online_url)
-    lines = lineage.open(settings)
-    with lines.recorder() as recorder, recorder_added(recorder), _forwarding(lines, settings):
+    with _forwarding(settings):
         _ready()
-        ingest_all(
-            contracts, log, lakes.open(settings), until_end=False, stop=stop,
-            sinks_of=lambda contract: [OnlineSink(project, contract, store)],
-        )  # fmt: skip
-    store.close()
-    log.close()
+        ingest(settings, stop=stop)
 
 
 @contextmanager
-def _forwarding(lines: Store, settings: Settings) -> Iterator[None]:
+def _forwarding(settings: Settings) -> Iterator[None]:
     """Sends lineage to the profile's endpoints, if it names any, until the block ends."""
     if not settings.profile.lineage:
         yield
         return
+    from headrace import lineage
     from headrace.lineage.forward import forward
 
+    store = lineage.open(settings)
     ended = threading.Event()
-    thread = threading.Thread(target=forward, args=(lines, settings.profile.lineage, ended), daemon=True)
+    thread = threading.Thread(target=forward, args=(store, settings.profile.lineage, ended), daemon=True)
     thread.start()
     try:
         yield
