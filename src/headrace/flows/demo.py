@@ -206,7 +206,9 @@ class _Demo:
             except Refused as refused:
                 self.report.refused = refused.what
                 self.progress(Step("  gate", refused.what, None, 0.0), "")
-                built = build(settings, override="the demo goes on with a model its gate refused", progress=tell)
+                built = build(
+                    settings, override="the demo goes on with a model its gate refused", progress=tell
+                )
             told["what"] = f"{len(built.stages)} stages brought up to date"
         again = build(settings)
         self.check("a second build has nothing to do", again.nothing)
@@ -285,7 +287,9 @@ class _Demo:
         with _Door(up.predict) as door, _Door(up.collector) as collector:
             with self.step("predict") as told:
                 first = door.post(f"/predict/{MODEL}?explain=1", request)
-                told["what"] = f"user {request['user_id']}, product {request['product_id']}: {first['score']:.3f}"
+                told["what"] = (
+                    f"user {request['user_id']}, product {request['product_id']}: {first['score']:.3f}"
+                )
             with self.step("collect") as told:
                 sent = _three_more(request)
                 accepted = collector.post(f"/events/{TOPIC}", sent)
@@ -295,7 +299,9 @@ class _Demo:
                 moved = door.until_moved(request, first["features"], len(sent))
                 self.report.moved_ms = (time.perf_counter() - answered) * 1000
                 changed = [k for k, v in moved["features"].items() if v != first["features"][k]]
-                told["what"] = f"{moved['score']:.3f}: {len(changed)} features moved in {self.report.moved_ms:.0f} ms"
+                told["what"] = (
+                    f"{moved['score']:.3f}: {len(changed)} features moved in {self.report.moved_ms:.0f} ms"
+                )
             self.check(f"features move within {MOVED:g} s", self.report.moved_ms <= MOVED * 1000)
             with self.step("predictions") as told:
                 times = [door.timed(f"/predict/{MODEL}", request) for _ in range(PREDICTIONS)]
@@ -338,7 +344,9 @@ class _Door:
         response = self._connection.getresponse()
         said = response.read()
         if response.status >= 300:
-            raise HeadraceError(f"it answered {response.status}: {said.decode(errors='replace')}", where=self._url + path)
+            raise HeadraceError(
+                f"it answered {response.status}: {said.decode(errors='replace')}", where=self._url + path
+            )
         answer: dict[str, Any] = json.loads(said)
         return answer
 

@@ -38,7 +38,7 @@ def code_of(project: Project, settings: Settings) -> dict[str, Any]:
     """What pointers/code.json holds.
 
     Its keys: `text` (text_digest), `lock`, `sources` (name → path), `topics` (topic → its table),
-    `tables` (name → pieces), `reads` (table → what it reads), `contracts` (table of the topic →
+    `tables` (name → pieces), `reads` (table → [kind, name] of what it reads), `contracts` (table of the topic →
     fields), `features` (pieces), `models` (name → `labels`, `views`, `plan`, `refresh`, and
     the pieces `set`, `fit`, `gate`).
     """
@@ -51,7 +51,7 @@ def code_of(project: Project, settings: Settings) -> dict[str, Any]:
         "topics": {one.topic: one.table for one in project.contracts.values()},
         "contracts": {one.table: _contract(one) for one in project.contracts.values()},
         "tables": {name: _table(table, sources) for name, table in project.tables.items()},
-        "reads": {name: [_name(one) for one in project.inputs(t)] for name, t in project.tables.items()},
+        "reads": {name: [_read(one) for one in project.inputs(t)] for name, t in project.tables.items()},
         "features": _features(project, sources),
         "models": {
             name: {
@@ -85,8 +85,11 @@ def changed_pieces(before: list[str], after: list[str]) -> list[str]:
     return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
 
 
-def _name(one: Any) -> str:
-    return one.table if isinstance(one, Contract) else one.name
+def _read(one: Any) -> list[str]:
+    """What a table reads, as [kind, name]: a source and a table may share a name."""
+    if isinstance(one, Contract):
+        return ["topics", one.table]
+    return ["tables" if isinstance(one, Table) else "sources", one.name]
 
 
 def _lines(pieces: dict[str, str]) -> list[str]:
@@ -104,7 +107,9 @@ def _table(table: Table, sources: Sources) -> list[str]:
 
 def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
     def lines(*fields: str) -> list[str]:
-        return _lines({f"{field}= of {model.name}": fingerprint(getattr(model, field), sources) for field in fields})
+        return _lines(
+            {f"{field}= of {model.name}": fingerprint(getattr(model, field), sources) for field in fields}
+        )
 
     return {
         "set": lines("labels", "target"),

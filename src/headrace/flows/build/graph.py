@@ -8,7 +8,7 @@ from typing import Any, Literal
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.errors import CallError
 
-__all__ = ["Stage", "dvc_yaml", "bundle_folder", "source_pointer", "stages_for", "stages_of", "table_pointer"]
+__all__ = ["Stage", "bundle_folder", "dvc_yaml", "stages_for", "stages_of", "table_pointer"]
 
 Kind = Literal["code", "table", "features", "online", "inputs", "training_set", "train", "release"]
 
@@ -36,19 +36,14 @@ class Stage:
     files: tuple[str, ...] = ()
 
 
-def source_pointer(name: str) -> str:
-    """The pointer of a topic's table or of a source."""
-    return Pointers.path("sources", name)
-
-
 def bundle_folder(model: str) -> str:
     """Where the build leaves the newest bundle of a model."""
     return f"models/{model}"
 
 
-def table_pointer(name: str) -> str:
-    """The pointer of a declared table."""
-    return Pointers.path("tables", name)
+def table_pointer(code: dict[str, Any], name: str) -> str:
+    """The pointer of a table in the lake: a declared one, or a topic's."""
+    return Pointers.path("tables" if name in code["tables"] else "topics", name)
 
 
 def stages_of(code: dict[str, Any], project: str, extra: tuple[str, ...] = ()) -> list[Stage]:
@@ -61,25 +56,33 @@ def stages_of(code: dict[str, Any], project: str, extra: tuple[str, ...] = ()) -
     """
     stages = [Stage("code", "code", "", (project, *extra), (), CODE)]
 
-    def pointer(name: str) -> str:
-        return table_pointer(name) if name in code["tables"] else source_pointer(name)
-
     for name in code["tables"]:
         reads = code["reads"][name]
-        contracts = tuple(f"contracts.{one}" for one in reads if one in code["contracts"])
-        deps = tuple(pointer(one) for one in reads)
+        contracts = tuple(f"contracts.{one}" for kind, one in reads if kind == "topics")
+        deps = tuple(Pointers.path(kind, one) for kind, one in reads)
         stages.append(
-            Stage(f"table-{name}", "table", name, deps, ("lock", f"tables.{name}", *contracts), table_pointer(name))
+            Stage(
+                f"table-{name}",
+                "table",
+                name,
+                deps,
+                ("lock", f"tables.{name}", *contracts),
+                table_pointer(code, name),
+            )
         )
     if not code["models"]:
         return stages
     features = "pointers/features.json"
     views = sorted({view for model in code["models"].values() for view in model["views"]})
     stages.append(Stage("features", "features", "", (), ("lock", "features"), features))
-    online = (features, *(pointer(view) for view in views))
+    online = (features, *(table_pointer(code, view) for view in views))
     stages.append(Stage("online", "online", "", online, (), "pointers/online.json"))
     for name, model in code["models"].items():
-        stages += _of_model(name, tuple(pointer(one) for one in sorted({model["labels"], *model["views"]})), features)
+        stages += _of_model(
+            name,
+            tuple(table_pointer(code, one) for one in sorted({model["labels"], *model["views"]})),
+            features,
+        )
     return stages
 
 
@@ -89,9 +92,22 @@ def _of_model(name: str, tables: tuple[str, ...], features: str) -> list[Stage]:
     plan = f"models.{name}.plan"
     return [
         Stage(f"inputs-{name}", "inputs", name, tables, (plan, f"models.{name}.set"), inputs),
-        Stage(f"training_set-{name}", "training_set", name, (inputs, features), ("lock", plan, f"models.{name}.set"), made),
         Stage(
-            f"train-{name}", "train", name, (made,), ("lock", f"models.{name}.fit"), trained, (bundle_folder(name),)
+            f"training_set-{name}",
+            "training_set",
+            name,
+            (inputs, features),
+            ("lock", plan, f"models.{name}.set"),
+            made,
+        ),
+        Stage(
+            f"train-{name}",
+            "train",
+            name,
+            (made,),
+            ("lock", f"models.{name}.fit"),
+            trained,
+            (bundle_folder(name),),
         ),
         Stage(f"release-{name}", "release", name, (trained,), (f"models.{name}.gate",), released),
     ]

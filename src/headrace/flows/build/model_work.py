@@ -10,6 +10,8 @@ import msgspec
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features import feast
+from headrace.features import online as online_stores
+from headrace.features.fill import fill
 from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
@@ -42,8 +44,20 @@ def features(shop: Workshop, stage: Stage) -> Done:
 
 
 def online(shop: Workshop, stage: Stage) -> Done:
-    """The online state, from the snapshots that the tables' pointers name."""
-    raise NotImplementedError
+    """The online state of every plan, filled up to the lake; ingest follows from there on."""
+    store = online_stores.open(shop.settings.online_url)
+    try:
+        filled = [
+            one
+            for name in shop.project().models
+            for one in fill(shop.project(), shop.lake, plan_of(shop, name), store)
+        ]
+    finally:
+        store.close()
+    shop.pointers.write(stage.out, {one.view: msgspec.to_builtins(one.position) for one in filled})
+    fresh = {one.view: one.entities for one in filled if one.rows}
+    told = ", ".join(f"{view} {entities:,} entities" for view, entities in fresh.items())
+    return Done(told or "was up to date", sum(one.rows for one in filled))
 
 
 def training_set(shop: Workshop, stage: Stage) -> Done:

@@ -47,7 +47,9 @@ class Pointers:
                 remedy="Solve its merge conflict, or delete it: the next build makes it again.",
             ) from error
         if not isinstance(held, dict):
-            raise ProjectError("it is no pointer", where=str(file), remedy="Delete it; the next build makes it.")
+            raise ProjectError(
+                "it is no pointer", where=str(file), remedy="Delete it; the next build makes it."
+            )
         return held
 
     def write(self, path: str, value: dict[str, Any]) -> bool:

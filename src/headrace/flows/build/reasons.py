@@ -123,7 +123,9 @@ def _looked_up(code: dict[str, Any], key: str) -> Any:
 
 
 def _source(now: dict[str, Any]) -> str:
-    return f"{now['table']} has new events" if "table" in now else f"the files of source {now['source']} changed"
+    return (
+        f"{now['table']} has new events" if "table" in now else f"the files of source {now['source']} changed"
+    )
 
 
 def _md5(text: bytes) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.config.settings import Settings
-from headrace.flows.build.graph import source_pointer
+from headrace.flows.build.pointers import Pointers
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.lake.heads import heads
 
@@ -17,10 +17,10 @@ __all__ = ["current", "read_by_tables", "stamps"]
 
 def read_by_tables(code: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     """The topics' tables and the sources (name → path) that tables or features read."""
-    read = {one for reads in code["reads"].values() for one in reads}
-    read |= {view for model in code["models"].values() for view in model["views"]}
-    tables = [table for table in code["topics"].values() if table in read]
-    return tables, {name: path for name, path in code["sources"].items() if name in read}
+    read = {(kind, one) for reads in code["reads"].values() for kind, one in reads}
+    read |= {("topics", view) for model in code["models"].values() for view in model["views"]}
+    tables = [table for table in code["topics"].values() if ("topics", table) in read]
+    return tables, {name: path for name, path in code["sources"].items() if ("sources", name) in read}
 
 
 def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -40,10 +40,10 @@ def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any
                 where=f"table {table}",
                 remedy=f"headrace send {topic} FILE puts events on it; then headrace ingest --until-end.",
             )
-        found[source_pointer(table)] = {"table": table, "snapshot": snapshot}
+        found[Pointers.path("topics", table)] = {"table": table, "snapshot": snapshot}
     for name, path in sources.items():
         files = {one: _sha256(settings.root / one) for one in _files(settings.root, name, path)}
-        found[source_pointer(name)] = {"source": name, "files": files}
+        found[Pointers.path("sources", name)] = {"source": name, "files": files}
     return found
 
 

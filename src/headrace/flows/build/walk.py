@@ -12,7 +12,7 @@ from headrace.flows.build import sources
 from headrace.flows.build.graph import Stage, dvc_yaml, stages_for, table_pointer
 from headrace.flows.build.pipeline import Pipeline, init
 from headrace.flows.build.planning import next_due, stages
-from headrace.flows.build.pointers import write_whole
+from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.report import Progress, StageReport
 from headrace.flows.build.unchanged import remember
 from headrace.flows.build.work import Workshop, work
@@ -80,10 +80,15 @@ def _due(shop: Workshop, stage: Stage) -> bool:
 
 def _drop_dangling(shop: Workshop) -> None:
     """A pointer to a snapshot that this lake does not have (a fresh clone, another profile) is none."""
-    held = {name: shop.pointers.read(table_pointer(name)) for name in shop.code["tables"]}
+    held = {name: shop.pointers.read(table_pointer(shop.code, name)) for name in shop.code["tables"]}
     named = {name: int(one["snapshot"]) for name, one in held.items() if one is not None}
     for name in missing(shop.settings, named):
-        shop.pointers.remove(table_pointer(name))
+        shop.pointers.remove(table_pointer(shop.code, name))
+    for model in shop.code["models"]:
+        path = Pointers.path("inputs", model)
+        taken = shop.pointers.read(path)
+        if taken is not None and missing(shop.settings, taken["snapshots"]):
+            shop.pointers.remove(path)
 
 
 def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:

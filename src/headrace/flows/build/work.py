@@ -13,7 +13,7 @@ from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
 from headrace.flows.build import refresh
 from headrace.flows.build.code import code_of, fingerprint_of, text_digest
-from headrace.flows.build.graph import Stage, source_pointer, table_pointer
+from headrace.flows.build.graph import Stage, table_pointer
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.fingerprint import digest
@@ -84,7 +84,7 @@ class Workshop:
         Raises:
             ProjectError: there is no pointer yet.
         """
-        path = table_pointer(table) if table in self.code["tables"] else source_pointer(table)
+        path = table_pointer(self.code, table)
         held = self.pointers.read(path)
         if held is None:
             raise ProjectError("there is no such pointer", where=path, remedy="headrace build makes it.")
@@ -132,11 +132,7 @@ def _table(shop: Workshop, stage: Stage) -> Done:
     from headrace.tables.build import build_table
 
     name = stage.subject
-    at = {
-        one: shop.snapshot(one)
-        for one in shop.code["reads"][name]
-        if one in shop.code["tables"] or one in shop.code["contracts"]
-    }
+    at = {one: shop.snapshot(one) for kind, one in shop.code["reads"][name] if kind != "sources"}
     project = shop.project(features=False)
     built = build_table(project, shop.lake, project.table(name), code=_table_code(shop.code, name), at=at)
     shop.pointers.write(stage.out, {"table": name, "snapshot": built.snapshot, "rows": built.rows})
@@ -147,7 +143,7 @@ def _table(shop: Workshop, stage: Stage) -> Done:
 
 
 def _table_code(code: dict[str, Any], name: str) -> str:
-    contracts = [code["contracts"][one] for one in code["reads"][name] if one in code["contracts"]]
+    contracts = [code["contracts"][one] for kind, one in code["reads"][name] if kind == "topics"]
     return digest([code["lock"], fingerprint_of(code["tables"][name]), contracts])
 
 

@@ -1,0 +1,122 @@
+"""The command line as a person calls it: help, wrong calls, wrong projects."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from headrace.cli.main import VERBS, cli
+
+Headrace = Callable[..., "subprocess.CompletedProcess[str]"]
+HEAVY = ("ray", "feast", "mlflow", "polars", "pyarrow", "pyiceberg", "pandas", "xgboost", "dvc", "rich")
+
+
+@pytest.mark.parametrize(
+    "script", ["import headrace", "from headrace.cli.main import cli; cli(['--help'], standalone_mode=False)"]
+)
+def test_importing_and_help_load_nothing_heavy(script: str) -> None:
+    loaded = f"{script}; import sys; print(*sorted(n for n in {HEAVY} if n in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.splitlines()[-1] == ""
+
+
+def test_nothing_to_do_loads_nothing_heavy(project: Path, headrace: Headrace) -> None:
+    assert headrace("build", cwd=project).returncode == 0
+    script = (
+        "import sys\nfrom headrace.cli.main import main\n"
+        "try:\n    main(['build'])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print(*sorted(n for n in {HEAVY} if n in sys.modules))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.splitlines()[0].startswith("Nothing to do")
+    assert out.stdout.splitlines()[1] == ""
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("run-stage",)])
+def test_each_verb_has_help_with_an_example(verb: str) -> None:
+    context = click.Context(cli, info_name="headrace")
+    command = cli.get_command(context, verb)
+    assert command is not None
+    commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    for one in commands:
+        text = one.get_help(click.Context(one, info_name=one.name))
+        assert one.help
+        assert "Example:\n    headrace " in text
+        assert {"--json", "--profile", "--project", "--debug"} <= {o for p in one.params for o in p.opts}
+
+
+def test_an_unknown_verb_names_the_near_one(headrace: Headrace) -> None:
+    out = headrace("biuld")
+    assert out.returncode == 2
+    assert out.stderr == "error: there is no verb 'biuld'\n  Did you mean 'build'?\n"
+
+
+def test_a_wrong_option_says_how_the_verb_is_called(headrace: Headrace) -> None:
+    out = headrace("build", "--fast")
+    assert out.returncode == 2
+    assert "--fast" in out.stderr
+    assert "headrace build --help" in out.stderr
+
+
+WRONG = {
+    "unknown setting": ({"headrace.toml": '[project]\nname = "tiny"\n[profile.local]\nonlin = "sqlite"\n'}, ["status"],
+                        ["no setting 'onlin'", "headrace.toml", "Did you mean 'online'?"]),
+    "wrong type": ({"headrace.toml": '[project]\nname = "tiny"\n[profile.local]\npredict_port = "x"\n'}, ["status"],
+                   ["headrace.toml: profile.local.predict_port"]),
+    "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
+    "unknown profile": ({}, ["build", "--profile", "prod"], ["no profile 'prod'", "[profile.prod]"]),
+    "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
+                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle", "tables.py:"]),
+    "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
+                      ["build"], ["reads 'lost', which does not exist", "tables.py:2"]),
+    "syntax": ({"tiny/tables.py": "def a(:\n"}, ["build"], ["tables.py:1"]),
+    "does not import": ({"tiny/tables.py": "x = 1\nimport nowhere\n"}, ["build"], ["nowhere", "tables.py:2"]),
+    "bad target": ({}, ["build", "nothing_here"], ["nothing 'nothing_here' to build", "doubled, total"]),
+    "unknown topic": ({}, ["send", "lost", "data/prices.csv"], ["'lost'"]),
+    "missing source": ({"data/prices.csv": None}, ["build"], ["prices", "data"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_project_or_call_gets_one_clear_message(name: str, project: Path, headrace: Headrace) -> None:
+    files, arguments, told = WRONG[name]
+    for path, text in files.items():
+        if text is None:
+            (project / path).unlink()
+        else:
+            (project / path).write_text(text)
+    out = headrace(*arguments, cwd=project)
+    assert out.returncode == 2, out.stderr
+    assert "Traceback" not in out.stderr
+    assert out.stderr.count("error:") == 1
+    for text in told:
+        assert text in out.stderr
+    assert "Traceback" in headrace(*arguments, "--debug", cwd=project).stderr
+
+
+def test_no_project_says_how_to_make_one(tmp_path: Path, headrace: Headrace) -> None:
+    out = headrace("status", cwd=tmp_path)
+    assert out.returncode == 2
+    assert "headrace init" in out.stderr
+
+
+def test_with_json_an_error_is_one_object(tmp_path: Path, headrace: Headrace) -> None:
+    out = headrace("status", "--json", cwd=tmp_path)
+    assert out.returncode == 2
+    assert set(json.loads(out.stderr)) == {"error", "where", "remedy"}
+
+
+def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, headrace: Headrace) -> None:
+    before = headrace("--json", "--project", str(project), "build", "--dry-run", cwd=tmp_path)
+    after = headrace("build", "--dry-run", "--json", "--project", str(project), cwd=tmp_path)
+    stages = [one["stage"] for one in json.loads(before.stdout)["stages"]]
+    assert stages == ["table-doubled", "table-total"]
+    assert json.loads(after.stdout)["stages"] == json.loads(before.stdout)["stages"]

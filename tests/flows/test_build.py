@@ -1,0 +1,165 @@
+"""Builds of a small project, really edited, killed and looked at by plain DVC."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import lake
+from headrace.config.settings import Settings
+from headrace.flows.build import build
+from headrace.kernel.errors import CallError, ProjectError, Unavailable
+
+
+def call(settings: Settings, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own: edits are seen, and it can be killed."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if fault:
+        environment["HEADRACE_FAULT"] = fault
+    program = [sys.executable, "-m"] if arguments[0] != "dvc" else []
+    verb = ["headrace.cli.main", *arguments] if program else list(arguments)
+    return subprocess.run(
+        [*program, *verb], cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def ran(settings: Settings, *arguments: str) -> list[str]:
+    out = call(settings, "build", *arguments)
+    assert out.returncode == 0, out.stderr
+    return [line.split()[0] for line in out.stdout.splitlines() if line.startswith("  ")]
+
+
+def edit(settings: Settings, old: str, new: str) -> None:
+    file = settings.root / "tiny" / "tables.py"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def total(settings: Settings) -> int:
+    return int(lake.open(settings).table("total").scan().collect().item())
+
+
+def dvc_agrees(settings: Settings) -> bool:
+    out = call(settings, "dvc", "status")
+    assert out.returncode == 0, out.stderr
+    return "up to date" in out.stdout
+
+
+def test_only_what_is_stale_is_built_and_dvc_agrees(tiny: Settings) -> None:
+    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert total(tiny) == 6
+    assert dvc_agrees(tiny)
+    assert ran(tiny) == []
+
+    edit(tiny, "# how much", "# by how much")
+    edit(tiny, "def scaled(frame):", 'def scaled(frame):\n    """Scaled."""')
+    assert ran(tiny) == []
+    assert dvc_agrees(tiny)
+
+    edit(tiny, "FACTOR = 2", "FACTOR = 3")
+    dry = call(tiny, "build", "--dry-run").stdout
+    assert "tiny.tables.FACTOR" in dry
+    assert "table-count" not in dry
+    assert ran(tiny) == ["table-doubled", "table-total"]
+    assert total(tiny) == 9
+    assert dvc_agrees(tiny)
+
+    edit(tiny, "rows=pl.len()", "n=pl.len()")
+    assert ran(tiny) == ["table-count"]
+
+    (tiny.root / "data" / "prices.csv").write_text("price\n1\n2\n3\n")
+    assert "prices changed" in call(tiny, "build", "--dry-run").stdout
+    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert total(tiny) == 18
+    assert dvc_agrees(tiny)
+
+
+def test_plain_dvc_repro_does_the_same(tiny: Settings) -> None:
+    ran(tiny)
+    edit(tiny, "FACTOR = 2", "FACTOR = 5")
+    out = call(tiny, "dvc", "repro")
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert total(tiny) == 15
+    assert dvc_agrees(tiny)
+    assert ran(tiny) == []
+
+
+def test_within_git_the_pointers_are_to_be_committed(tiny: Settings) -> None:
+    subprocess.run(["git", "init", "-q", str(tiny.root)], check=True, timeout=30)
+    ran(tiny)
+    assert dvc_agrees(tiny)
+    ignored = subprocess.run(
+        ["git", "check-ignore", "pointers/tables/total.json"], cwd=tiny.root, capture_output=True, timeout=30
+    )
+    assert ignored.returncode == 1
+
+
+def test_a_target_is_built_with_what_it_needs(tiny: Settings) -> None:
+    assert ran(tiny, "total") == ["table-doubled", "table-total"]
+    assert ran(tiny) == ["table-count"]
+    with pytest.raises(CallError, match="nothing 'lost' to build"):
+        build(tiny, ["lost"])
+
+
+def test_dry_run_writes_nothing(tiny: Settings) -> None:
+    report = build(tiny, dry_run=True)
+    assert [one.stage for one in report.stages] == ["table-doubled", "table-total", "table-count"]
+    assert not (tiny.root / "pointers").exists()
+    assert not (tiny.root / "dvc.yaml").exists()
+
+
+def test_without_its_state_everything_is_made_again(tiny: Settings) -> None:
+    ran(tiny)
+    shutil.rmtree(tiny.state)  # as on another machine, from a clone with its pointers
+    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert total(tiny) == 6
+
+
+@pytest.mark.parametrize("point", ["build.before_record", "build.after_record"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_killed_at_any_stage_the_next_build_goes_on(tiny: Settings, point: str, nth: int) -> None:
+    killed = call(tiny, "build", fault=f"{point}:{nth}")
+    assert killed.returncode == -signal.SIGKILL
+    ran(tiny)
+    assert total(tiny) == 6
+    snapshots = {name: len(lake.open(tiny).table(name).history()) for name in ("doubled", "total", "count")}
+    assert snapshots == {"doubled": 1, "total": 1, "count": 1}  # nothing was made twice
+    assert dvc_agrees(tiny)
+    assert ran(tiny) == []
+
+
+def test_a_second_build_beside_one_is_told_its_process(tiny: Settings) -> None:
+    with (tiny.made_state() / "build.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("4711")
+        file.flush()
+        with pytest.raises(Unavailable, match="process 4711"):
+            build(tiny)
+    assert ran(tiny)
+
+
+def test_a_function_that_fails_leaves_what_was_there(tiny: Settings) -> None:
+    ran(tiny)
+    edit(tiny, 'doubled.select(pl.col("price").sum())', 'doubled.select(pl.col("cost").sum())')
+    out = call(tiny, "build")
+    assert out.returncode == 2
+    assert "cost" in out.stderr
+    assert "tables.py" in out.stderr
+    assert total(tiny) == 6
+    edit(tiny, 'pl.col("cost")', 'pl.col("price")')
+    assert ran(tiny) == []
+
+
+def test_a_pointer_that_a_merge_broke_is_named(tiny: Settings) -> None:
+    ran(tiny)
+    (tiny.root / "pointers" / "code.json").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(ProjectError, match="not JSON"):
+        build(tiny)
