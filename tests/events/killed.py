@@ -65,7 +65,7 @@ def settings_of(folder: Path) -> Settings:
 
 
 def ingest_once(folder: Path, begun: int) -> None:
-    """Ingests what the log holds, in small commits; writes a byte to `begun` when it begins."""
+    """Ingests what the log holds, in small commits; writes a byte to `begun` after its first one."""
     ingest.BATCH, ingest.TRICKLE, ingest.KEEP = 60, 0, 40
     expiry.NEWEST, expiry._SLACK = 5, 2  # so that expiry is met every other commit
     contract = contract_of(Click)
@@ -74,8 +74,14 @@ def ingest_once(folder: Path, begun: int) -> None:
     one = ingest.Ingest(
         contract, log.open(settings.log_url), catalog.open(settings), [Shelf(folder / "shelf.db")]
     )
-    os.write(begun, b".")
-    one.run(until_end=True, stop=threading.Event())
+    told: list[ingest.Progress] = []
+
+    def tell(progress: ingest.Progress) -> None:
+        if not told:
+            os.write(begun, b".")
+        told.append(progress)
+
+    one.run(until_end=True, stop=threading.Event(), tell=tell)
 
 
 def forked(order: dict[str, Any]) -> int:
@@ -93,9 +99,9 @@ def forked(order: dict[str, Any]) -> int:
         finally:
             os._exit(1)
     os.close(begin)
-    os.read(begun, 1)
+    committed = os.read(begun, 1)  # or nothing, when it ended before that
     os.close(begun)
-    if order["delay"] is not None:
+    if committed and order["delay"] is not None:
         time.sleep(order["delay"])
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]

@@ -94,8 +94,8 @@ def test_killed_anywhere_every_event_counts_once(killer: Killer, tmp_path: Path)
         assert os.WTERMSIG(status) == signal.SIGKILL
         struck[point] += 1
     while struck["random"] < RANDOM:
-        more(120)
-        status = killer(tmp_path, delay=chance.uniform(0, 0.18))
+        more(240)
+        status = killer(tmp_path, delay=chance.uniform(0, 0.12))
         if os.WIFSIGNALED(status):
             struck["random"] += 1
         else:

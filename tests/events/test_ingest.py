@@ -247,3 +247,18 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
     (told,) = to_end(replace(contract, within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
+
+
+def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
+    contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1)])
+    events_log.append("clicks", [click(2)])
+    events_log.trim("clicks", {0: 1})
+    (told,) = to_end(contract, events_log, lake)
+    assert (told.good, told.position.offsets) == (1, {0: 2})
+    assert "trimmed to 1, but read only up to 0" in caplog.text
+    events_log.append("clicks", [click(3)])
+    events_log.trim("clicks", {0: 3})
+    assert to_end(contract, events_log, lake) == []

@@ -219,6 +219,13 @@ class Ingest:
                     where=here,
                     remedy="Put the newer log back; or drop the table to begin anew.",
                 )
+        self._start = self._log.start(self.contract.topic)
+        for partition, start in self._start.items():
+            if start > stored.next_offset(partition):
+                _logger.warning(
+                    "topic %s: log partition %d was trimmed to %d, but read only up to %d: the rest is gone",
+                    self.contract.topic, partition, start, stored.next_offset(partition),
+                )  # fmt: skip
         self._read = stored
         self._clock = int(self.table.property(CLOCK) or 0)
 
@@ -229,10 +236,17 @@ class Ingest:
             _logger.warning("ingest of %s waits: %s", self.contract.topic, error)
 
     def _offsets(self) -> dict[int, int]:
-        return {p: self._read.next_offset(p) for p in range(self._log.partitions(self.contract.topic))}
+        """Where to read next: what the table says, or where a trimmed log begins."""
+        return {
+            p: max(self._read.next_offset(p), self._start.get(p, 0))
+            for p in range(self._log.partitions(self.contract.topic))
+        }
 
     def _covers(self, end: dict[int, int] | None) -> bool:
-        return end is not None and all(self._read.next_offset(p) >= offset for p, offset in end.items())
+        if end is None:
+            return False
+        offsets = self._offsets()
+        return all(offsets[p] >= offset for p, offset in end.items())
 
     def _next(self) -> _Judged | None:
         """Reads and judges the next batch; None at the end of the log."""

@@ -8,7 +8,7 @@ What OpenLineage has no place for goes into facets of our own, described in face
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from headrace import __version__
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, encode_position
 from headrace.kernel.run import Dataset, Outcome, RunEvent
 from headrace.lineage.names import Names
-from headrace.lineage.secrets import clean, clean_text
+from headrace.lineage.secrets import clean, clean_text, environment_secrets
 
 __all__ = ["FACETS", "PRODUCER", "Told", "openlineage_event", "told"]
 
@@ -68,29 +68,29 @@ class Told:
 
 def told(event: RunEvent) -> Told:
     """A copy of what the event says now, secrets left out."""
-    run, parents = event.run, []
+    run, parents, known = event.run, [], environment_secrets()
     above = run.parent
     while above is not None:
         parents.append((above.id, above.job))
         above = above.parent
     return Told(
         event.outcome, event.time, run.started, run.job, run.id, tuple(parents),
-        tuple(_clean(d) for d in run.inputs), tuple(_clean(d) for d in run.outputs),
-        clean(run.facts), None if event.error is None else _error(event.error),
+        tuple(_clean(d, known) for d in run.inputs), tuple(_clean(d, known) for d in run.outputs),
+        clean(run.facts, known), None if event.error is None else _error(event.error, known),
     )  # fmt: skip
 
 
-def _clean(dataset: Dataset) -> Dataset:
-    facts = clean(dataset.facts)
+def _clean(dataset: Dataset, known: Sequence[str]) -> Dataset:
+    facts = clean(dataset.facts, known)
     for name in ("schema", "columns"):  # its keys are columns: one called `token` is no secret
         if isinstance(dataset.facts.get(name), Mapping):
             facts[name] = dict(dataset.facts[name])
-    return Dataset(dataset.kind, clean_text(dataset.name), dataset.position, facts)
+    return Dataset(dataset.kind, clean_text(dataset.name, known), dataset.position, facts)
 
 
-def _error(error: BaseException) -> tuple[str, str]:
+def _error(error: BaseException, known: Sequence[str]) -> tuple[str, str]:
     lines = traceback.format_exception(error)
-    return clean_text(str(error) or type(error).__name__), clean_text("".join(lines))
+    return clean_text(str(error) or type(error).__name__, known), clean_text("".join(lines), known)
 
 
 def openlineage_event(one: Told, names: Names, process: str) -> dict[str, Any]:

@@ -38,4 +38,4 @@ class Names:
         """The dataset's OpenLineage namespace and name."""
         if dataset.kind == "topic" and self.kafka is not None:
             return self.kafka, dataset.name
-        return f"headrace://{self.project}", f"{dataset.kind}/{clean_text(dataset.name)}"
+        return f"headrace://{self.project}", f"{dataset.kind}/{dataset.name}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-__all__ = ["clean", "clean_text", "looks_secret"]
+__all__ = ["clean", "clean_text", "environment_secrets", "looks_secret"]
 
 _KEY = re.compile(
     r"passw(or)?d|passphrase|secret|credential|authorization|cookie|signature"
@@ -25,37 +26,44 @@ _SHORTEST = 6  # an environment secret shorter than this is also an ordinary wor
 _DEEPEST = 32
 
 
+@lru_cache(4096)
 def looks_secret(key: str) -> bool:
     """Whether what is stored under this key is probably a secret: `password`, `apiKey`, `auth_token`."""
     return _KEY.search(_CAMEL.sub("_", key).replace("-", "_").replace(".", "_")) is not None
 
 
-def clean_text(text: str) -> str:
-    """The text without passwords in addresses, `password=...` pairs, bearer tokens, and the values of
-    environment variables whose names look secret."""
+def environment_secrets() -> list[str]:
+    """The values of the environment variables whose names look secret."""
+    return [v for k, v in os.environ.items() if len(v) >= _SHORTEST and looks_secret(k)]
+
+
+def clean_text(text: str, known: Sequence[str] | None = None) -> str:
+    """The text without passwords in addresses, `password=...` pairs, bearer tokens, and `known` secrets
+    (default: those of the environment)."""
     if "://" in text:
         text = _URL.sub(lambda m: f"{m['scheme']}{m['user']}:***@", text)
     text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
     if "=" in text or ":" in text:
         text = _PAIR.sub(_clean_pair, text)
-    for value in _environment_secrets():
+    for value in environment_secrets() if known is None else known:
         text = text.replace(value, "***")
     return text
 
 
-def clean(value: Any, depth: int = 0) -> Any:
+def clean(value: Any, known: Sequence[str] | None = None, depth: int = 0) -> Any:
     """A JSON-ready value without secrets: keys that look secret are left out, texts are cleaned.
 
     Nesting below 32 levels is cut off.
     """
+    known = environment_secrets() if known is None else known
     if isinstance(value, str):
-        return clean_text(value)
+        return clean_text(value, known)
     if depth >= _DEEPEST:
         return "..."
     if isinstance(value, Mapping):
-        return {str(k): clean(v, depth + 1) for k, v in value.items() if not looks_secret(str(k))}
+        return {str(k): clean(v, known, depth + 1) for k, v in value.items() if not looks_secret(str(k))}
     if isinstance(value, (list, tuple)):
-        return [clean(one, depth + 1) for one in value]
+        return [clean(one, known, depth + 1) for one in value]
     return value
 
 
@@ -63,7 +71,3 @@ def _clean_pair(match: re.Match[str]) -> str:
     if not looks_secret(match["key"]) or match["value"].startswith("***"):
         return match[0]
     return f"{match['key']}{match['sign']}{match['quote']}***"
-
-
-def _environment_secrets() -> list[str]:
-    return [v for k, v in os.environ.items() if len(v) >= _SHORTEST and looks_secret(k)]

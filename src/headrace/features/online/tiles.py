@@ -50,14 +50,12 @@ class _Track(NamedTuple):
     parts: list[Part]
 
 
-class _Read(NamedTuple):
-    """One aggregation: its window, and how its value is made from a track."""
+class _Window(NamedTuple):
+    """The aggregations of one window, by the track they are read from."""
 
-    track: int
-    column: int
     window: int
     hop: int
-    value: Reader
+    reads: list[tuple[int, int, list[tuple[int, Reader]]]]  # track, column, (place in the row, reader)
 
 
 class Tiles:
@@ -78,13 +76,15 @@ class Tiles:
             for one in users:
                 places[one.name] = len(self.tracks), {name: at + 1 for at, name in enumerate(kept)}
             self.tracks.append(_Track(self._columns[column], hop, longest, list(kept.values())))
-        self._reads = [
-            _Read(
-                places[one.name][0], self._columns[one.column], one.window, one.hop,
-                reader_of(one, places[one.name][1], dtypes[one.column]),
-            )
-            for one in view.aggregations
-        ]  # fmt: skip
+        self._windows: list[_Window] = []
+        windows: dict[tuple[int, int], dict[int, list[tuple[int, Reader]]]] = {}
+        for place, one in enumerate(view.aggregations):
+            track_at, kept_at = places[one.name]
+            reader = reader_of(one, kept_at, dtypes[one.column])
+            windows.setdefault((one.window, one.hop), {}).setdefault(track_at, []).append((place, reader))
+        for (window, hop), by_track in windows.items():
+            reads = [(track_at, self.tracks[track_at].column, found) for track_at, found in by_track.items()]
+            self._windows.append(_Window(window, hop, reads))
 
     def empty(self) -> State:
         """An entity of which nothing is known."""
@@ -119,16 +119,19 @@ class Tiles:
     def values(self, state: State, at: int) -> list[object]:
         """The view's features at `at`, in their order."""
         _, times, raw, tracks = state
-        row: list[object] = []
-        for track_at, column, window, hop, value in self._reads:
-            track = tracks[track_at]
+        row: list[object] = [None] * len(self.view.aggregations)
+        low = high = 0
+        for window, hop, reads in self._windows:
             begin = (at - window) // hop * hop
-            first = bisect_left(track[0], begin)
             if times:
                 low, high = bisect_left(times, begin), bisect_left(times, at)
-                row.append(value(track, first, times[low:high], raw[column][low:high]))
-            else:
-                row.append(value(track, first, times, times))
+            seen = times[low:high]
+            for track_at, column, readers in reads:
+                track = tracks[track_at]
+                first = bisect_left(track[0], begin)
+                values = raw[column][low:high] if seen else seen
+                for place, read in readers:
+                    row[place] = read(track, first, seen, values)
         return row
 
 
