@@ -1,13 +1,13 @@
 """release and rollback: arms as they are written, and aliases that follow."""
 
 import pytest
-from tests.serving.small import booster, make_project, plan_of
+from tests.serving.small import make_project, plan_of
 
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
-from headrace.flows.release import Moved, moved_aliases, parse_arm, release, rollback
-from headrace.kernel.errors import CallError
+from headrace.flows.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
+from headrace.kernel.errors import CallError, Refused
 from headrace.serving import release as releases
 
 
@@ -33,15 +33,16 @@ def test_what_is_no_arm_is_refused(text):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A project with versions 1 and 2 of model purchase in its registry."""
+    """A project with three versions of model purchase in its registry; the gate refused the third."""
     made = make_project(tmp_path_factory.mktemp("release") / "project")
     registry = registries.open(made)
-    for version in (1, 2):
+    for version, gate in ((1, "passed"), (2, "passed"), (3, "refused")):
         bundle = tmp_path_factory.mktemp("bundle")
         (bundle / "plan.json").write_bytes(encode_plan(plan_of()))
         (bundle / "model").mkdir()
-        (bundle / "model" / "model.ubj").write_bytes(booster(version))
-        assert registry.register("purchase", bundle, metrics={}, params={}, tags={}) == version
+        (bundle / "model" / "model.ubj").write_bytes(b"%d" % version)
+        tags = {GATE: gate}
+        assert registry.register("purchase", bundle, metrics={}, params={}, tags=tags) == version
     return made
 
 
@@ -67,6 +68,9 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     registry.set_alias("purchase", "champion", 1)
     assert moved_aliases(settings, ["purchase"]) == [Moved("purchase", "champion", 1, 2)]
 
+    with pytest.raises(Refused, match="the gate refused version 3"):
+        release(settings, "purchase", ["challenger=3:0.5"])
+
     back = rollback(settings, "purchase")
     assert (back.restores, back.arms) == (canary.id, canary.arms)
     assert moved_aliases(settings, ["purchase"]) == []
@@ -81,3 +85,8 @@ def test_a_share_is_needed_beside_the_champion(settings):
         release(settings, "purchase", ["champion=1", "challenger=2"])
     with pytest.raises(CallError, match="has weight"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
+
+
+def test_what_the_gate_refused_may_be_a_shadow_or_answer_by_override(settings):
+    assert release(settings, "purchase", ["champion=1", "shadow=3"]).override is False
+    assert release(settings, "purchase", ["champion=3"], why="we know better", override=True).override is True

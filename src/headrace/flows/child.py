@@ -19,8 +19,6 @@ from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import serve, signalled
 from headrace.kernel.errors import HeadraceError
-from headrace.kernel.run import recorder_added
-from headrace.serving.topics import own_contracts
 
 __all__ = ["main"]
 
@@ -78,24 +76,10 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 
 
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
-    from headrace import lake as lakes
-    from headrace import lineage
-    from headrace.declare.project import load_project
-    from headrace.events.ingest import ingest_all
-    from headrace.features import online
-    from headrace.features.stream import OnlineSink
+    from headrace.flows.ingest import ingest
 
-    project = load_project(settings, without=["feast"])
-    contracts = [*project.contracts.values(), *own_contracts()]
-    log, store = logs.open(settings.log_url), online.open(settings.online_url)
-    with recorder_added(lineage.open(settings).recorder()):
-        _ready()
-        ingest_all(
-            contracts, log, lakes.open(settings), until_end=False, stop=stop,
-            sinks_of=lambda contract: [OnlineSink(project, contract, store)],
-        )  # fmt: skip
-    store.close()
-    log.close()
+    _ready()
+    ingest(settings, stop=stop)
 
 
 _WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {

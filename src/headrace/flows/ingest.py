@@ -10,14 +10,12 @@ from time import perf_counter
 
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
-from headrace.declare.event import contract_of
 from headrace.declare.project import load_project
 from headrace.events.ingest import Progress, ingest_all
 from headrace.features import online as online_stores
 from headrace.features.stream import OnlineSink
 from headrace.kernel.run import recorder_added
-from headrace.serving.prediction_log import Prediction
-from headrace.serving.release import Release
+from headrace.serving.topics import own_contracts
 
 __all__ = ["IngestReport", "Topic", "ingest"]
 
@@ -89,9 +87,8 @@ def ingest(
     store = lineage.open(settings)
     opened = log.open(settings.log_url)
     online = online_stores.open(settings.online_url)
-    own = [contract_of(one) for one in (Prediction, Release)]
     if not topics:  # the product's own topics, once there is something on them
-        contracts += [one for one in own if one is not None and one.topic in opened.topics()]
+        contracts += [one for one in own_contracts() if one.topic in opened.topics()]
     try:
         with recorder_added(store.recorder()):
             ingest_all(

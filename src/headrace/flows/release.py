@@ -15,15 +15,17 @@ from msgspec import Struct
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.config.settings import Settings
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log
 from headrace.registry import Registry
 from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release
 
-__all__ = ["Moved", "moved_aliases", "parse_arm", "release", "rollback"]
+__all__ = ["GATE", "Moved", "moved_aliases", "parse_arm", "release", "rollback"]
 
+GATE = "headrace.gate"
+"""The tag of a version that says what the gate said: `passed` or `refused`."""
 _SPEC = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<weight>[0-9.]+))?")
 
 
@@ -85,13 +87,14 @@ def release(
     Raises:
         CallError: an arm cannot be read, a version does not exist, there is no champion, or the
             shares do not add up to 1.
+        Refused: the gate refused a version that would answer.
     """
     log, registry = logs.open(settings.log_url), registries.open(settings)
     try:
         present = releases.current(log, model)
         found = _arms(model, arms, present)
         for arm in found:
-            registry.version(model, arm.version)
+            _check(registry, model, arm, override)
         made = releases.make(model, found, by=by or getpass.getuser(), why=why, override=override)
         return _put(log, registry, made)
     finally:
@@ -149,6 +152,17 @@ def _arms(model: str, texts: Sequence[str], present: Release | None) -> list[Arm
         else:
             arms.append(Arm(version, rest if weight is None else weight, name=name))
     return arms
+
+
+def _check(registry: Registry, model: str, arm: Arm, override: bool) -> None:
+    """The version exists, and where it would answer, the gate did not refuse it."""
+    version = registry.version(model, arm.version)
+    if version.tags.get(GATE) == "refused" and not arm.shadow and not override:
+        raise Refused(
+            f"the gate refused version {arm.version} of model {model!r}",
+            where=f"arm {arm.name!r}",
+            remedy="Release it as a shadow, or all the same with --override and --why.",
+        )
 
 
 def _put(log: Log, registry: Registry, made: Release) -> Release:

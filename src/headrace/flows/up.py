@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 
+from headrace import log as logs
 from headrace.config.settings import FILE, Settings
 from headrace.flows import running
 from headrace.flows.children import Children
@@ -21,6 +22,7 @@ from headrace.http.serve import bind, signalled
 from headrace.http.token import token_for
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.time import now
+from headrace.serving.topics import own_contracts
 
 __all__ = ["up"]
 
@@ -57,6 +59,7 @@ def up(
         running.forget(settings)  # what a killed one may have left
         ports = _ports(settings)
         stack.enter_context(_hearing(stop))
+        _make_topics(settings)
         children = Children()
         stack.callback(children.end)
         children.start("ingest", settings)
@@ -96,6 +99,14 @@ def up(
             if children.processes != state.processes:
                 state = written()
             builds.look()
+
+
+def _make_topics(settings: Settings) -> None:
+    """The product's own topics must be there when the ingest looks which there are."""
+    log = logs.open(settings.log_url)
+    for contract in own_contracts():
+        log.create(contract.topic, contract.partitions)
+    log.close()
 
 
 def _ports(settings: Settings) -> dict[str, int]:
