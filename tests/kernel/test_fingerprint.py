@@ -52,7 +52,7 @@ FILES = {
     "tables.py": TABLES,
     "rates.py": RATES,
     "deep.py": "def rounded(value, digits):\n    return value.round(digits)\n",
-    "events.py": "from headrace import Struct, event\n@event(topic='sales')\nclass Sale(Struct):\n    p: float\n",
+    "events.py": "from headrace import Struct, event\n@event(topic='sales')\nclass Sale(Struct):\n    p: int\n",
 }
 
 
@@ -98,7 +98,7 @@ def test_a_parameter_named_as_a_table_is_not_that_table(shop: Path) -> None:
         ("tables.py", 'COUNTRIES = ["ch", "de"]', 'COUNTRIES = [\n    "ch",\n    "de",\n]'),
         ("tables.py", "return clean.sum()", "return clean.max()"),
         ("rates.py", "return 1", "return 2"),
-        ("events.py", "p: float", "p: int"),
+        ("events.py", "p: int", "p: str"),
         ("tables.py", '"""Tables."""', "'''The tables.'''\n\n"),
     ],
 )
