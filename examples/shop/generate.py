@@ -43,8 +43,8 @@ class Generated:
 
     Attributes:
         lines: the events as sent, one JSON text each (or what should have been one).
-        truth: one row a label: user_session, product_id, event_timestamp, event_type, probability,
-            is_purchased.
+        truth: one row a label: user_id, user_session, product_id, event_timestamp, event_type,
+            probability, is_purchased.
         broken: how many lines of each kind of dirt there are.
         best_auc: the ROC AUC of the true probabilities over all labels.
     """
@@ -206,6 +206,7 @@ def _truth(good: pl.DataFrame) -> pl.DataFrame:
     p = pl.col("chance")
     after_cart = p * CART_IF_BOUGHT / (p * CART_IF_BOUGHT + (1 - p) * CART_IF_NOT)
     return good.filter(pl.col("event_type") != "purchase").select(
+        "user_id",
         user_session=pl.format("{}-{}", "user_id", "session"),
         product_id=pl.col("product") + 1_000_000,
         event_timestamp=pl.from_epoch("at", time_unit="ms").dt.cast_time_unit("us").dt.replace_time_zone("UTC"),

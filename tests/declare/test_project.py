@@ -85,7 +85,7 @@ files = source("files", "data.csv")
                 "@table(reads=Click, schema=L)\ndef labels(rows): return rows\n"
                 "m = Model('m', labels=labels, target='bought', features=None, trainer=XGBoost())\n"
             ),
-            "needs the column 'bought'",
+            "needs column 'bought'",
         ),
     ],
 )

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.flows.traced import PRODUCT, USER, Traced
+from tests.flows.traced import PRODUCT, USER, Traced, traced
 
 from headrace import lake as lakes
 from headrace import log as logs
@@ -19,6 +20,13 @@ from headrace.flows.why import ViewWhy, Why, why
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.serving.prediction_log import TOPIC, Prediction, Spool
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    """The small shop, made once: it is only added to."""
+    made: Path = tmp_path_factory.mktemp("traced")
+    return traced(made)
 
 
 @pytest.fixture(scope="module")

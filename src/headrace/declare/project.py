@@ -154,7 +154,7 @@ def _check_target(model: Model) -> None:
     for column in (model.target, "event_timestamp"):
         if column not in schema.column_names():
             raise ProjectError(
-                f"model {model.name!r} needs the column {column!r}, which its labels {model.labels.name!r} lack",
+                f"model {model.name!r} needs column {column!r}, which its labels {model.labels.name!r} lack",
                 where=str(model.place),
                 remedy=f"Columns of {model.labels.name}: {', '.join(schema.column_names())}.",
             )

@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from headrace import log as logs
@@ -42,7 +43,8 @@ def main(name: str, root: str, profile: str, port: str) -> int:
 
 def _follow_maker() -> None:
     """Ends this process when the pipe from its maker closes, as it does however the maker ends."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # not by sys.stdin: its lock, held here, would abort our own end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     if threading.Event().wait(_GRACE):
         return
@@ -78,8 +80,29 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
     from headrace.flows.ingest import ingest
 
-    _ready()
-    ingest(settings, stop=stop)
+    with _forwarding(settings):
+        _ready()
+        ingest(settings, stop=stop)
+
+
+@contextmanager
+def _forwarding(settings: Settings) -> Iterator[None]:
+    """Sends lineage to the profile's endpoints, if it names any, until the block ends."""
+    if not settings.profile.lineage:
+        yield
+        return
+    from headrace import lineage
+    from headrace.lineage.forward import forward
+
+    store = lineage.open(settings)
+    ended = threading.Event()
+    thread = threading.Thread(target=forward, args=(store, settings.profile.lineage, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_GRACE)
 
 
 _WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {

@@ -18,7 +18,7 @@ from headrace.declare.table import Table
 from headrace.events.ingest import POSITION
 from headrace.features.counted import POLARS
 from headrace.features.online import RowPosition, StreamPosition
-from headrace.features.plan import AsOfView, FeatureRef, Plan, StoredView, WindowedView
+from headrace.features.plan import Aggregation, AsOfView, FeatureRef, Plan, StoredView, WindowedView
 from headrace.features.point_in_time import MOMENT, join
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition, decode_position
@@ -147,34 +147,49 @@ def windowed(
     rows, of_event = _as_seen(project, view, raw)
     mine = pl.all_horizontal(pl.col(key) == entity[key] for key in view.keys).fill_null(False)
     rows, of_event = rows.filter(mine), of_event.filter(rows.select(mine).to_series())
-    counts = {
-        one.name: rows.select(
-            (
-                pl.col(one.column).is_not_null()
-                & (pl.col(view.time) < at)
-                & (pl.col(view.time) >= from_micros((micros(at) - one.window) // one.hop * one.hop))
-            ).fill_null(False)
-        ).to_series()
-        for one in view.aggregations
-    }
+    counts = {one.name: _counted(view, one, rows, at) for one in view.aggregations}
     behind = of_event.unique(maintain_order=True)
-    columns = list(dict.fromkeys([*view.keys, view.time, *(one.name for one in view.columns)]))
-    places = {event: place for place, event in enumerate(of_event.to_list())}
-    events = []
-    for event in behind.head(most).to_list():
-        one, place = raw.row(event, named=True), places[event]
-        events.append(
-            RawEvent(
-                one["_log_partition"], one["_log_offset"], one["_arrived_at"], one[contract.time],
-                rows.select(columns).row(place, named=True),
-                tuple(name for name, counted in counts.items() if counted[place]),
-            )
-        )  # fmt: skip
     return Evidence(
         _again(plan, view, entity, at, {view.table: rows.lazy()}),
-        tuple(events),
+        tuple(
+            _event(contract, view, raw.row(event, named=True), rows, counts, place)
+            for event, place in _row_of_each(of_event, behind.head(most))
+        ),
         len(behind),
         {name: int(counted.sum()) for name, counted in counts.items()},
+    )
+
+
+def _counted(view: WindowedView, one: Aggregation, rows: pl.DataFrame, at: datetime) -> pl.Series:
+    """Which rows the aggregation counts at this moment."""
+    begin = from_micros((micros(at) - one.window) // one.hop * one.hop)
+    time = pl.col(view.time)
+    counts = pl.col(one.column).is_not_null() & (time < at) & (time >= begin)
+    return rows.select(counts.fill_null(False)).to_series()
+
+
+def _row_of_each(of_event: pl.Series, events: pl.Series) -> list[tuple[int, int]]:
+    """Each event with the place of the last row it became."""
+    places = {event: place for place, event in enumerate(of_event.to_list())}
+    return [(event, places[event]) for event in events.to_list()]
+
+
+def _event(
+    contract: Contract,
+    view: WindowedView,
+    raw: Mapping[str, Any],
+    rows: pl.DataFrame,
+    counts: Mapping[str, pl.Series],
+    place: int,
+) -> RawEvent:
+    columns = list(dict.fromkeys([*view.keys, view.time, *(one.name for one in view.columns)]))
+    return RawEvent(
+        raw["_log_partition"],
+        raw["_log_offset"],
+        raw["_arrived_at"],
+        raw[contract.time],
+        rows.select(columns).row(place, named=True),
+        tuple(name for name, counted in counts.items() if counted[place]),
     )
 
 

@@ -106,5 +106,6 @@ def recorded_runs(settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
         store = lineage.open(settings)
         stack.callback(store.close)
-        stack.enter_context(recorder_added(store.recorder()))
+        recorder = stack.enter_context(store.recorder())  # at its end everything has been written
+        stack.enter_context(recorder_added(recorder))
         yield
