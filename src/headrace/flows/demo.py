@@ -140,10 +140,11 @@ class _Demo:
         self.events(settings, events, seed, data)
         self.ingest(settings)
         with ExitStack() as stack:
+            from headrace.serving.predict import environment
             from headrace.training.cluster import joined
 
             with self.step("ray", "one Ray for the training and the endpoint"):
-                stack.enter_context(joined(settings))
+                stack.enter_context(joined(settings, environment=environment(settings)))
             self.build(settings)
             self.evaluate(settings, data is None)
             with self.live(settings) as up:
