@@ -56,8 +56,17 @@ def _nothing(*_: object, **__: object) -> None:
 def _changed(argument: str) -> str:
     """An argument of the raylet's, with our agent and our worker in it."""
     if argument.startswith(_AGENT):
-        told = dict(part[2:].split("=", 1) for part in shlex.split(argument) if part.startswith("--") and "=" in part)
-        command = [sys.executable, "-I", "-S", str(_HERE / "lean_agent.py"), told["session-dir"], told["node-id"]]
+        told = dict(
+            part[2:].split("=", 1) for part in shlex.split(argument) if part.startswith("--") and "=" in part
+        )
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(_HERE / "lean_agent.py"),
+            told["session-dir"],
+            told["node-id"],
+        ]
         return _AGENT + subprocess.list2cmdline(command)
     if argument.startswith(_WORKER):
         parts = shlex.split(argument.removeprefix(_WORKER))

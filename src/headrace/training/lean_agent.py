@@ -14,7 +14,7 @@ def _main(folder: str, node: str) -> None:
         path = os.path.join(folder, f"{name}_{node}")
         with open(f"{path}.new", "w") as file:
             file.write("-1")
-        os.replace(f"{path}.new", path)  # noqa: PTH105  pathlib would take longer than all the rest
+        os.replace(f"{path}.new", path)
     while os.read(0, 1):  # the raylet holds the other end
         pass
 
