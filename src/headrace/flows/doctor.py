@@ -17,6 +17,7 @@ from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
+from headrace.lineage.secrets import clean_text
 from headrace.serving import haproxy
 
 __all__ = ["Finding", "doctor"]
@@ -62,9 +63,9 @@ def doctor(settings: Settings | None) -> list[Finding]:
     found += [
         _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
     ]
-    found += [_looked(what, look) for what, look in looks]
+    found += [_looked(clean_text(what), look) for what, look in looks]
     found += (
-        [_address(f"ray {settings.profile.ray}", settings.profile.ray)]
+        [_address(clean_text(f"ray {settings.profile.ray}"), settings.profile.ray)]
         if settings.profile.ray != "local"
         else []
     )
@@ -92,7 +93,7 @@ def _extra(url: str) -> Finding:
     extra = "postgres" if scheme == "postgresql" else scheme
     remedy = None if fine else f"Install the extra: pip install 'headrace[{extra}]'"
     return Finding(
-        f"package {package}", fine, "is there" if fine else f"is not installed, and {url} needs it", remedy
+        f"package {package}", fine, "is there" if fine else f"is not installed, and {scheme}:// needs it", remedy
     )
 
 
@@ -121,10 +122,13 @@ def _looked(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, look())
     except HeadraceError as error:
-        return Finding(what, False, error.what, error.remedy)
+        return Finding(what, False, clean_text(error.what), error.remedy)
     except Exception as error:  # a finding must not hide the others
         return Finding(
-            what, False, f"{type(error).__name__}: {error}", "Is its address right, and does it run?"
+            what,
+            False,
+            clean_text(f"{type(error).__name__}: {error}"),
+            "Is its address right, and does it run?",
         )
 
 

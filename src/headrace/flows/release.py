@@ -173,6 +173,7 @@ def _put(log: Log, registry: Registry, made: Release) -> Release:
         for arm in made.arms:
             this.input(Dataset("model", f"{made.model}@{arm.version}"))
         this.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
+        this.output(Dataset("endpoint", made.model))
         this.fact(release=made.id, by=made.by, why=made.why, override=made.override)
     return made
 

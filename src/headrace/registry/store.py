@@ -24,6 +24,7 @@ from headrace.kernel import faults
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros
+from headrace.lineage.secrets import clean_text
 from headrace.registry.bundle import MANIFEST, seal, verify
 from headrace.registry.signing import signing_key
 
@@ -350,7 +351,7 @@ def _reached(settings: Settings) -> Iterator[None]:
         if not foreign and not isinstance(error, OSError):
             raise
         raise Unavailable(
-            f"MLflow failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"profile.{settings.profile_name}.mlflow = {settings.profile.mlflow}",
+            f"MLflow failed: {clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__}",
+            where=f"profile.{settings.profile_name}.mlflow = {clean_text(settings.profile.mlflow)}",
             remedy="See what is wrong with it: headrace doctor",
         ) from error

@@ -19,6 +19,8 @@ from headrace.flows.build.work import Done, Workshop
 from headrace.flows.release import release as put_in_force
 from headrace.kernel.errors import Refused
 from headrace.kernel.fingerprint import digest
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.run import Dataset, run
 from headrace.registry import Registry
 from headrace.registry.source import write_source
 from headrace.serving import release as releases
@@ -159,16 +161,16 @@ def _registered(
         write_source(shop.settings, half / "source.tar.gz")
         half.rename(sealed)
     made = report.training_set
-    tags = {
-        "headrace.run": report.run,
-        "headrace.code": report.code,
-        "headrace.plan": made.plan,
-        "headrace.training_set": f"{made.table}@{made.snapshot}",
-        "headrace.gate": "passed" if verdict.passed else "refused",
-    }
+    tags = {**report.tags, "headrace.gate": "passed" if verdict.passed else "refused"}
     metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
     params = {**report.parameters, "rounds": report.rounds}
-    return registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+    rows = SnapshotPosition(made.table, made.snapshot)
+    with run(
+        f"register {name}", [Dataset("model", f"{name}@{report.run}"), Dataset("table", made.table, rows)]
+    ) as this:
+        version = registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+        this.output(Dataset("model", f"{name}@{version}"))
+    return version
 
 
 def _failed(verdict: Verdict) -> str:
