@@ -39,6 +39,10 @@ def _print(found: Status) -> None:
     topics = [(one.topic, one.events, one.lag) for one in found.topics]
     if topics:
         show.table("Topics", ["topic", "events", "not ingested"], topics)
+        for one in found.topics:
+            if one.extra:
+                counts = ", ".join(f"{name} {count:,}" for name, count in one.extra.items())
+                click.echo(f"  {one.topic}: fields that the contract does not name are left out: {counts}")
         click.echo()
     tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
     if tables:

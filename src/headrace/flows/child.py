@@ -83,7 +83,7 @@ def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # no
 
     with _forwarding(settings):
         _ready()
-        ingest(settings, stop=stop)
+        ingest(settings, stop=stop, renew=True)
 
 
 @contextmanager

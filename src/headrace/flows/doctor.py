@@ -93,7 +93,10 @@ def _extra(url: str) -> Finding:
     extra = "postgres" if scheme == "postgresql" else scheme
     remedy = None if fine else f"Install the extra: pip install 'headrace[{extra}]'"
     return Finding(
-        f"package {package}", fine, "is there" if fine else f"is not installed, and {scheme}:// needs it", remedy
+        f"package {package}",
+        fine,
+        "is there" if fine else f"is not installed, and {scheme}:// needs it",
+        remedy,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
+from headrace.events.ingest import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
 from headrace.flows.running import Up, running
@@ -37,11 +39,17 @@ class Stale:
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """A topic: how many events are on the log, and how many of them are not ingested yet."""
+    """A topic: how many events are on the log, and how many of them are not ingested yet.
+
+    Attributes:
+        topic, events, lag: as said.
+        extra: field that the contract does not name, and that is left out → how many events carried it.
+    """
 
     topic: str
     events: int
     lag: int
+    extra: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,9 +129,12 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
         return TopicStatus(name, 0, 0)
     end = log.end(name)
     table = project.contracts[name].table
-    position = lake.table(table).position("ingest") if lake.exists(table) else None
+    made = lake.table(table) if lake.exists(table) else None
+    position = None if made is None else made.position("ingest")
+    extra = json.loads((None if made is None else made.property(EXTRA)) or "{}")
     read = position.next_offset if isinstance(position, LogPosition) else (lambda _: 0)
-    return TopicStatus(name, sum(end.values()), sum(max(0, last - read(p)) for p, last in end.items()))
+    lag = sum(max(0, last - read(p)) for p, last in end.items())
+    return TopicStatus(name, sum(end.values()), lag, extra)
 
 
 def _tables(project: Project) -> list[str]:

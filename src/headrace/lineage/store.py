@@ -155,7 +155,13 @@ class Store:
             db.execute(
                 "INSERT INTO sent VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (url) DO UPDATE SET"
                 " seq = max(seq, ?2), refused = refused + ?3, failure = ?4, failed_at = ?5",
-                [clean_text(url), seq, int(refused is not None), refused, None if refused is None else now_micros()],
+                [
+                    clean_text(url),
+                    seq,
+                    int(refused is not None),
+                    refused,
+                    None if refused is None else now_micros(),
+                ],
             )
 
     def mark_failed(self, url: str, failure: str) -> None:

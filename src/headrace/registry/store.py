@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -333,6 +334,8 @@ def _client(settings: Settings) -> MlflowClient:
     os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", settings.place("mlflow", "artifacts").as_uri())
     from mlflow import MlflowClient
 
+    # MLflow's own way to ask SQLAlchemy, which nobody here can change.
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
     with _reached(settings):
         client = MlflowClient(settings.mlflow_url, settings.mlflow_url)
         client.search_experiments(max_results=1)
