@@ -66,6 +66,14 @@ def test_another_folder_of_the_same_name_does_not_stand_in(
     assert [module.WHO for module in loaded if module.__name__.endswith("events")] == ["other"]
 
 
+def test_an_edited_module_is_imported_anew_and_one_that_is_not_stays(package: Path) -> None:
+    (package / "events.py").write_text("WHO = 'one'\n")
+    first = load_modules(settings(package))[1]
+    assert load_modules(settings(package))[1] is first
+    (package / "events.py").write_text("WHO = 'another'\n")
+    assert load_modules(settings(package))[1].WHO == "another"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -46,7 +46,32 @@ def test_parts_that_cannot_be() -> None:
     split = ByTime(0.2, 0.2, gap="10m")
     with pytest.raises(Refused, match=r"train part .* would be empty with a gap of 10m"):
         by_time(labels([5] * 100), split, "bought")
-    with pytest.raises(Refused, match=r"test part .* one class only: bought is always 0"):
-        by_time(labels(list(range(100)), [0, 1] * 40 + [0] * 20), split, "bought")
+    with pytest.raises(Refused, match=r"train part .* one class only: bought is always 0"):
+        by_time(labels(list(range(100)), [0] * 90 + [0, 1] * 5), split, "bought")
     with pytest.raises(Refused, match="2 labelled rows"):
         by_time(labels([1, 2]), split, "bought")
+
+
+def test_boundaries_move_to_where_every_part_has_both_classes() -> None:
+    # Nothing is bought in the middle half: with the wanted shares no part but the first two had both.
+    target = [1 if n < 200 and n % 10 == 0 else 0 for n in range(1000)]
+    target[990] = 1
+    parts = by_time(labels(list(range(1000)), target), ByTime(0.15, 0.15, gap="5m"), "bought")
+    assert all(part["bought"].n_unique() == 2 for _, part in parts)
+    assert sum(len(part) for _, part in parts) + parts.dropped == 1000
+    assert parts.dropped == 10
+    assert parts.validation_from < START + timedelta(minutes=191)
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.booleans()), min_size=3, max_size=60), st.integers(0, 60))
+def test_a_split_is_whole_or_refused(drawn: list[tuple[int, bool]], gap: int) -> None:
+    rows = labels([m for m, _ in drawn], [int(b) for _, b in drawn])
+    try:
+        parts = by_time(rows, ByTime(0.2, 0.2, gap=f"{gap}m"), "bought")
+    except Refused:
+        return
+    assert all(part["bought"].n_unique() == 2 for _, part in parts)
+    for earlier, later in ((parts.train, parts.validation), (parts.validation, parts.test)):
+        assert earlier["event_timestamp"].max() + timedelta(minutes=gap) < later["event_timestamp"].min() or (
+            gap == 0 and earlier["event_timestamp"].max() < later["event_timestamp"].min()
+        )

@@ -15,6 +15,8 @@ from headrace.kernel.errors import HeadraceError, ProjectError
 
 __all__ = ["load_modules", "project_files"]
 
+_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → what its files were when it was imported
+
 
 def project_files(settings: Settings) -> dict[str, Path]:
     """Module name → file, for every module of the project's package, in the order of their names.
@@ -53,20 +55,19 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
     root = str(settings.root)
     if root not in sys.path:
         sys.path.insert(0, root)
-    _forget_others(settings)
+    _forget_other_text(settings, files)
     return [_import(name, path) for name, path in files.items() if name not in unwanted]
 
 
-def _forget_others(settings: Settings) -> None:
-    """A package of this name from another folder (tests, notebooks) must not stand in for ours."""
-    loaded = sys.modules.get(settings.project)
-    if loaded is None:
-        return
-    here = settings.root / settings.project / "__init__.py"
-    if loaded.__file__ is None or Path(loaded.__file__).absolute() != here:
+def _forget_other_text(settings: Settings, files: dict[str, Path]) -> None:
+    """What was imported before must not stand in for what the files say now: neither a package of
+    this name from another folder, nor this one before an edit (notebooks, tests, a build after another)."""
+    stamps = {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files.values()}
+    if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:
             del sys.modules[name]
         importlib.invalidate_caches()
+        _stamps[settings.project] = stamps
 
 
 def _import(name: str, path: Path) -> ModuleType:

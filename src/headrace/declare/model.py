@@ -110,10 +110,18 @@ class Model:
         refresh: str | timedelta = "1d",
         gate: Sequence[Rule] = (),
     ) -> None:
-        values = dict(
-            name=name, labels=labels, target=target, features=features, trainer=trainer, tune=tune,
-            split=split or ByTime(), missing=missing, refresh=duration(refresh), gate=tuple(gate),
-            place=Place.of_caller(),
-        )  # fmt: skip
+        values = {
+            "name": name,
+            "labels": labels,
+            "target": target,
+            "features": features,
+            "trainer": trainer,
+            "tune": tune,
+            "split": split or ByTime(),
+            "missing": missing,
+            "refresh": duration(refresh),
+            "gate": tuple(gate),
+            "place": Place.of_caller(),
+        }
         for field_name, value in values.items():
             object.__setattr__(self, field_name, value)
