@@ -13,6 +13,7 @@ import pytest
 from tests.events.clicks import click
 
 from headrace.declare.event import Contract
+from headrace.events import ingest
 from headrace.events.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.sinks import sink_schema
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
@@ -281,3 +282,17 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
     assert json.loads(table.property(EXTRA) or "") == {"color": 3, "size": 1}
     said = [snapshot.summary.get(EXTRA) for snapshot in table.history()]
     assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
+
+
+def test_many_short_runs_do_not_gather_small_files(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "FILES", 10)
+    events_log.create(contract.topic)
+    for number in range(10):
+        events_log.append(contract.topic, [click(number)])
+        to_end(contract, events_log, lake)
+    head = lake.table(contract.table).head()
+    assert head is not None
+    assert int(head.summary["total-data-files"]) == 1
+    assert head.rows == 10

@@ -49,6 +49,7 @@ TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gat
 PAUSE = 0.2  # seconds
 RETRY = 2.0  # seconds, at most, before what was unavailable is tried again
 KEEP = 200  # commits, after which the table's small files are put together, beside the work
+FILES = 200  # files of the table, from which on a run until the log's end does so too
 
 _logger = logging.getLogger(__name__)
 
@@ -163,6 +164,8 @@ class Ingest:
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
+                    if until_end:
+                        upkeep.ended()
                     return
                 except (Conflict, Unavailable) as error:
                     if isinstance(error, Unavailable) and until_end:
@@ -347,6 +350,12 @@ class _Upkeep:
         if self._commits >= KEEP and (self._kept is None or self._kept.done()):
             self._commits = 0
             self._kept = self._thread.submit(self._keep)
+
+    def ended(self) -> None:
+        """The log's end was reached. Many short runs gather small files as well as a long one does."""
+        head = self._table.head() if self._commits else None
+        if head is not None and int(head.summary.get("total-data-files", 0)) >= FILES:
+            self._keep()
 
     def _keep(self) -> None:
         try:

@@ -81,9 +81,24 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
     from headrace.flows.ingest import ingest
 
-    with _forwarding(settings):
+    with _forwarding(settings), _upkeep(settings):
         _ready()
         ingest(settings, stop=stop, renew=True)
+
+
+@contextmanager
+def _upkeep(settings: Settings) -> Iterator[None]:
+    """Keeps the lake's tables, now and then, until the block ends."""
+    from headrace.flows.upkeep import upkeep
+
+    ended = threading.Event()
+    thread = threading.Thread(target=upkeep, args=(settings, ended), name="upkeep", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_GRACE)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
 from headrace.lineage.secrets import clean_text
 from headrace.serving import haproxy
+from headrace.serving.prediction_log import spooled
 
 __all__ = ["Finding", "doctor"]
 
@@ -69,7 +70,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         if settings.profile.ray != "local"
         else []
     )
-    return [*found, *_ports(settings), *_lineage(settings)]
+    return [*found, *_ports(settings), *_spool(settings), *_lineage(settings)]
 
 
 def _python() -> Finding:
@@ -180,6 +181,16 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             except OSError as error:
                 remedy = f"End what listens there, or set {name} in the profile (0 takes a free one)."
                 yield Finding(name, False, f"{port}: {error.strerror}", remedy)
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    """Predictions that no `up` is there to ship."""
+    if running(settings) is not None:
+        return
+    left = sum(1 for _ in spooled(settings.place("serving", "spool")))
+    if left:
+        remedy = "Nothing is lost: the next headrace up ships them."
+        yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
 
 
 def _lineage(settings: Settings) -> Iterator[Finding]:

@@ -125,7 +125,7 @@ def moved_aliases(settings: Settings, models: Sequence[str]) -> list[Moved]:
             if present is None:
                 continue
             for alias, version in _aliases(present).items():
-                stands_at = _stands_at(registry, model, alias)
+                stands_at = registry.alias(model, alias)
                 if stands_at != version:
                     moved.append(Moved(model, alias, stands_at, version))
     finally:
@@ -182,10 +182,3 @@ def _aliases(made: Release) -> dict[str, int]:
     """The aliases that a release sets: the champion, and the challenger where it has one."""
     challengers = {arm.name: arm.version for arm in made.arms if arm.name == "challenger"}
     return {"champion": releases.champion(made), **challengers}
-
-
-def _stands_at(registry: Registry, model: str, alias: str) -> int | None:
-    try:
-        return registry.version(model, alias).version
-    except CallError:
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
 from headrace.flows.release import release as put_in_force
-from headrace.kernel.errors import Refused
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.fingerprint import digest
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
@@ -27,9 +28,11 @@ from headrace.serving import release as releases
 from headrace.training.gate import Verdict, judge
 from headrace.training.job import REPORT, Report
 from headrace.training.job import train as train_version
-from headrace.training.training_set import make
+from headrace.training.training_set import keep_for, make
 
 __all__ = ["features", "online", "release", "train", "training_set"]
+
+_logger = logging.getLogger(__name__)
 
 
 def features(shop: Workshop, stage: Stage) -> Done:
@@ -169,6 +172,10 @@ def _registered(
         f"register {name}", [Dataset("model", f"{name}@{report.run}"), Dataset("table", made.table, rows)]
     ) as this:
         version = registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+        try:
+            keep_for(shop.lake, made, version)
+        except CallError as error:  # the version is as good without, but its rows cannot be read again
+            _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
         this.output(Dataset("model", f"{name}@{version}"))
     return version
 
