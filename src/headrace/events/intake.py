@@ -78,6 +78,7 @@ class Intake:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"collect {contract.topic}")
         self._task: asyncio.Task[None] | None = None
         log.create(contract.topic, contract.partitions)
+        self._judge.judge(_batch([b"{}"]))  # Arrow loads pandas at its first conversion: not under a request
 
     async def offer(self, values: Sequence[bytes], *, partial: bool, key: Key | None) -> bytes:
         """The body of the 202 once the events are durable on the log.
@@ -158,12 +159,7 @@ class Intake:
     def _judge_all(self, group: list[Offered]) -> None:
         values = [value for one in group for value in one.values]
         owner = [(one, at) for one in group for at in range(len(one.values))]
-        n = len(values)
-        arrived = np.full(n, now_micros(), np.int64)
-        nothing = [None] * n
-        rows = self._judge.judge(
-            Batch(np.zeros(n, np.int32), np.arange(n), arrived, values, nothing, nothing, {})
-        )
+        rows = self._judge.judge(_batch(values))
         for one in group:
             one.keys = [None] * len(one.values)
         places: list[Any] = rows.rows["_log_offset"].to_pylist()
@@ -231,3 +227,11 @@ def _accepted(one: Offered, positions: list[tuple[int, int]]) -> bytes:
     if one.refused:
         answer |= {"refused": len(one.refused_rows), "events": one.refused}
     return _encoder.encode(answer)
+
+
+def _batch(values: list[bytes]) -> Batch:
+    """The events as if they were on the log already, in the order they came."""
+    n = len(values)
+    nothing = [None] * n
+    arrived = np.full(n, now_micros(), np.int64)
+    return Batch(np.zeros(n, np.int32), np.arange(n), arrived, values, nothing, nothing, {})

@@ -108,9 +108,11 @@ def _ray(settings: Settings) -> ModuleType:
     worker.print_to_stdstream = _heard
     if local:
         from ray._private import ray_constants
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray may have been imported before
+        # Ray may have been imported before, by a notebook say: then it has not read what is above.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        Config.initialize('{"AUTH_MODE": "token"}')
         AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's
     return ray  # type: ignore[no-any-return]
 
