@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 from tests.events.clicks import click
 
 from headrace.declare.event import Contract
-from headrace.events.ingest import CLOCK, POSITION, Ingest, Progress, ingest_all
+from headrace.events import ingest
+from headrace.events.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.sinks import sink_schema
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
 from headrace.kernel.position import LogPosition
@@ -262,3 +264,35 @@ def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
     events_log.append("clicks", [click(3)])
     events_log.trim("clicks", {0: 3})
     assert to_end(contract, events_log, lake) == []
+
+
+def test_unknown_fields_are_counted_across_commits_and_processes(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create(contract.topic)
+    events_log.append(contract.topic, [click(1, color="red"), click(2), click(3, color="red")])
+    (first,) = to_end(contract, events_log, lake)
+    assert (first.good, first.extra) == (3, {"color": 2})
+    events_log.append(contract.topic, [click(4)])
+    (second,) = to_end(contract, events_log, lake)
+    assert second.extra == {}
+    events_log.append(contract.topic, [click(5, color="red", size=1), click(6, size=2)])
+    to_end(contract, events_log, lake)
+    table = lake.table(contract.table)
+    assert json.loads(table.property(EXTRA) or "") == {"color": 3, "size": 1}
+    said = [snapshot.summary.get(EXTRA) for snapshot in table.history()]
+    assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
+
+
+def test_many_short_runs_do_not_gather_small_files(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "FILES", 10)
+    events_log.create(contract.topic)
+    for number in range(10):
+        events_log.append(contract.topic, [click(number)])
+        to_end(contract, events_log, lake)
+    head = lake.table(contract.table).head()
+    assert head is not None
+    assert int(head.summary["total-data-files"]) == 1
+    assert head.rows == 10

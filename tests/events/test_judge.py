@@ -277,3 +277,22 @@ def test_bytes_changed_anywhere_are_one_verdict(data: st.DataObject) -> None:
 def test_times_before_the_epoch_and_far_away_are_kept() -> None:
     assert verdict(click(1, at="1901-01-01T00:00:00Z"))["at"] == datetime(1901, 1, 1, tzinfo=UTC)
     assert verdict(click(1, at="0001-01-01T00:00:00Z"))["at"] == datetime(1, 1, 1, tzinfo=UTC)
+
+
+def test_fields_that_the_contract_does_not_name_are_left_out_and_counted() -> None:
+    many = [click(n, **{f"field{n}": 1}) for n in range(10, 40)]
+    twice = click(50, color="red", size=3)
+    empty = click(51, price="", color="red")  # decoded by the other way
+    broken = click(52, color="red", page="moon")
+    values = [click(1), twice, empty, broken, *many]
+    found = Judge(of(Click)).judge(batch(values))
+    assert found.good == len(values) - 1
+    assert found.refused == {"unknown_value": 1}
+    assert found.rows.schema == table_schema(of(Click))
+    assert found.extra["color"] == 2
+    assert found.extra["(others)"] == 30 - 19
+    assert sum(found.extra.values()) == 32
+    assert Judge(of(Click)).judge(batch([click(1)])).extra == {}
+    judge = Judge(of(Click))
+    judge.judge(batch(values))
+    assert judge.judge(batch([click(99)])).extra == {}

@@ -8,11 +8,15 @@ import sys
 import textwrap
 import threading
 
+import msgspec
 import polars as pl
 import pytest
 from tests.features.views import DAY, HOUR, MINUTE
 
+from headrace.config.loader import project_files
+from headrace.declare.project import load_project
 from headrace.events.ingest import Ingest
+from headrace.features.feast import TableSource
 from headrace.features.fill import fill
 from headrace.features.functions import Function
 from headrace.features.online.serve import Lookup
@@ -28,8 +32,10 @@ from headrace.features.plan import (
     WindowedView,
 )
 from headrace.features.point_in_time import join
+from headrace.features.rowwise import codes_of
 from headrace.features.stream import OnlineSink
 from headrace.kernel.errors import CallError
+from headrace.kernel.fingerprint import Sources
 from headrace.kernel.time import from_micros, now_micros
 from headrace.tables import build_table
 
@@ -228,3 +234,46 @@ def test_requests_become_the_models_matrix(project, log, lake, store):
     ]
     with pytest.raises(CallError, match="lacks 'price'"):
         lookup.features([{"user": 1}], at)
+
+
+def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project, log, lake, store, caplog):
+    """The function is edited between the fill and the ingest: its rows must not mix with the old ones."""
+    contract = project.contract("clicks")
+    old = msgspec.structs.replace(activity(), code=codes_of(project)["clean"])
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 100))
+    ingest(project, log, lake)
+    fill(project, lake, plan_of(old), store)
+    before = store.position(old)
+    running = OnlineSink(project, contract, store)
+
+    tables = project.settings.root / "small" / "tables.py"
+    tables.write_text(tables.read_text().replace('pl.col("price") > 1)', 'pl.col("price") > 20)'))
+    edited = load_project(project.settings)
+    send(log, clicks_until(now_micros(), 100, seed=2))
+    with caplog.at_level("WARNING"):
+        ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+    assert store.position(old) == before
+    assert [one.message for one in caplog.records if "headrace build" in one.message]
+
+    new = msgspec.structs.replace(old, code=codes_of(edited)["clean"])
+    assert new.digest != old.digest
+    fill(edited, lake, plan_of(new), store)
+    send(log, clicks_until(now_micros(), 50, seed=3))
+    one = ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+    assert store.position(new) == one.position
+    assert store.position(old) == before
+
+    # A process that still runs the old code goes on with the old view and leaves the new one alone.
+    filled_to = one.position
+    one = ingest(project, log, lake, running)
+    send(log, clicks_until(now_micros(), 50, seed=4))
+    one = ingest(project, log, lake, running)
+    assert store.position(old) == one.position
+    assert store.position(new) == filled_to
+
+
+def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
+    source = TableSource(project.tables["clean"])
+    source.settle(project, Sources(project_files(project.settings)))
+    assert source.code == codes_of(project)["clean"]

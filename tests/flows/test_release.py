@@ -67,6 +67,10 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     assert registry.version("purchase", "champion").version == 2
     registry.set_alias("purchase", "champion", 1)
     assert moved_aliases(settings, ["purchase"]) == [Moved("purchase", "champion", 1, 2)]
+    assert (
+        registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
+    )
+    assert registries.open(settings).alias("purchase", "absent") is None
 
     with pytest.raises(Refused, match="the gate refused version 3"):
         release(settings, "purchase", ["challenger=3:0.5"])

@@ -82,3 +82,26 @@ def test_no_labels_and_no_class(project: Project, filled: Lake, model: Model, pl
     outcomes.replace(rows.clear().to_arrow())
     with pytest.raises(Refused, match="no row"):
         training_set.make(project, opened, model, plan)
+
+
+def test_what_no_version_was_made_of_is_let_go(
+    project: Project, filled: Lake, model: Model, plan: Plan
+) -> None:
+    facts = filled.table("facts")
+
+    def again(mood: float) -> training_set.TrainingSet:
+        facts.replace(facts.scan().with_columns(mood=pl.lit(mood)).collect().to_arrow())
+        return training_set.make(project, filled, model, plan)
+
+    first = training_set.make(project, filled, model, plan)
+    training_set.keep_for(filled, first, 1)
+    again(0.0)  # nothing is registered of this one
+    third = again(1.0)
+    training_set.keep_for(filled, third, 2)
+    training_set.keep_for(filled, third, 2)  # as after a kill
+    rows = filled.table("training_purchase")
+    assert set(rows.pins().values()) == {first.snapshot, third.snapshot}
+    assert set(facts.pins().values()) == {first.inputs["facts"], third.inputs["facts"]}
+    newest = again(2.0)
+    assert newest.snapshot in rows.pins().values()
+    assert rows.pins()["version.purchase.1"] == first.snapshot

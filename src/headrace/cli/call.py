@@ -103,14 +103,17 @@ def verb(name: str, *, example: str, hidden: bool = False) -> Callable[[Callable
 
 def print_error(call: Call, error: BaseException) -> None:
     """To stderr: what went wrong, where, what to do; with --json one object; with --debug the traceback."""
+    from headrace.lineage.secrets import clean_text
+
     if call.debug:
         import traceback
 
-        traceback.print_exception(error)
+        click.echo(clean_text("".join(traceback.format_exception(error))), nl=False, err=True)
     if isinstance(error, HeadraceError):
-        what, where, remedy = error.what, error.where, error.remedy
+        what, remedy = clean_text(error.what), error.remedy
+        where = None if error.where is None else clean_text(error.where)
     else:
-        what, where = f"{type(error).__name__}: {error}", None
+        what, where = clean_text(f"{type(error).__name__}: {error}"), None
         remedy = "This is not an error that Headrace foresees; --debug shows its traceback."
     if call.json:
         told = {"error": what, "where": where, "remedy": remedy}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from contextlib import suppress
 
 import click
@@ -26,9 +27,16 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool) -> None:
     Runs until Ctrl-C, unless --until-end. Killed at any point, it goes on from its last commit.
     """
     stop = threading.Event()
+    interrupted = False
+
+    def hear(number: int, _frame: object) -> None:
+        nonlocal interrupted
+        interrupted = number == signal.SIGINT
+        stop.set()
+
     with suppress(ValueError):  # not the main thread: whoever called ends it otherwise
         for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, lambda _number, _frame: stop.set())
+            signal.signal(name, hear)
     report = ingest_topics(
         call.settings(),
         topics,
@@ -40,6 +48,8 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool) -> None:
         show.json(report)
     else:
         _print(report)
+    if interrupted:  # what was read is stored; who called must still see that it was cut short
+        raise KeyboardInterrupt
 
 
 def _told(one: Progress) -> None:
@@ -56,9 +66,18 @@ def _print(report: IngestReport) -> None:
             one.events,
             one.good,
             one.events - one.good,
-            ", ".join(f"{c} {n:,}" for c, n in one.refused.most_common()),
+            _counted(one.refused),
         )
         for one in report.topics.values()
     ]
     show.table(None, ["topic", "events", "good", "refused", "why"], rows)
+    for one in report.topics.values():
+        if one.extra:
+            click.echo(
+                f"{one.topic}: fields that the contract does not name were left out: {_counted(one.extra)}"
+            )
     click.echo(f"{report.events:,} events in {report.seconds:.1f} s.")
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())

@@ -36,13 +36,37 @@ def _print(found: Status) -> None:
         click.echo("Everything is up to date.\n")
     for model, due in found.held.items():
         click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
+    for moved in found.moved:
+        stands = "is gone" if moved.stands_at is None else f"was moved to version {moved.stands_at}"
+        click.echo(
+            f"Alias {moved.alias} of {moved.model} {stands} by hand; the release in force says version"
+            f" {moved.released}.\n  To release what it stands for: headrace release {moved.model}"
+            f" {moved.alias}={moved.stands_at or moved.released}\n"
+        )
+    _print_lineage(found)
     topics = [(one.topic, one.events, one.lag) for one in found.topics]
     if topics:
         show.table("Topics", ["topic", "events", "not ingested"], topics)
+        for one in found.topics:
+            if one.extra:
+                counts = ", ".join(f"{name} {count:,}" for name, count in one.extra.items())
+                click.echo(f"  {one.topic}: fields that the contract does not name are left out: {counts}")
         click.echo()
     tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
     if tables:
         show.table("Tables", ["table", "rows", "made"], tables)
+
+
+def _print_lineage(found: Status) -> None:
+    if found.lineage is None:
+        return
+    if found.lineage.dropped:
+        click.echo(f"Lineage: {found.lineage.dropped:,} events were dropped: {found.lineage.reason}\n")
+    for one in found.lineage.endpoints:
+        if one.failure or one.refused:
+            refused = f", {one.refused:,} refused" if one.refused else ""
+            why = f": {one.failure}" if one.failure else ""
+            click.echo(f"Lineage to {one.url}: {one.waiting:,} events wait{refused}{why}\n")
 
 
 def _running(found: Status) -> str:

@@ -94,6 +94,7 @@ def _print_version(found: Why) -> None:
         ("training set", f"{made.table}, snapshot {made.snapshot}, {made.rows:,} rows"),
         *(("made from", f"{table}, snapshot {snapshot}") for table, snapshot in made.inputs.items()),
         ("code", made.code or "not known"),
+        ("commit", made.commit or "in no git checkout"),
         ("source", made.source or "not kept"),
         ("plan", version.plan),
         ("gate", gate),

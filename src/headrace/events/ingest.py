@@ -8,19 +8,20 @@ topic one loses its batch to a Conflict and begins again from the table.
 from __future__ import annotations
 
 import contextvars
+import json
 import logging
 import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.events.judge import First, Judge, Verdicts
+from headrace.events.judge import NAMES, First, Judge, Verdicts
 from headrace.events.shape import table_schema
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
@@ -31,7 +32,7 @@ from headrace.lake import Lake, LakeTable
 from headrace.lake.upkeep import keep
 from headrace.log import Log
 
-__all__ = ["CLOCK", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 
 POSITION = "ingest"
 """The name under which the topic's table keeps how far it has read the log."""
@@ -39,11 +40,16 @@ POSITION = "ingest"
 CLOCK = "headrace.clock"
 """The property of the topic's table with the latest arrival so far, microseconds since 1970."""
 
+EXTRA = "headrace.extra"
+"""The property of the topic's table that counts events by a field that the contract does not name (JSON);
+also a fact of each commit that brought such events, of its own ones."""
+
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
 PAUSE = 0.2  # seconds
 RETRY = 2.0  # seconds, at most, before what was unavailable is tried again
 KEEP = 200  # commits, after which the table's small files are put together, beside the work
+FILES = 200  # files of the table, from which on a run until the log's end does so too
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +65,7 @@ class Progress:
         refused: code → how many.
         position: how far the topic's table has read the log with it.
         snapshot: the table's snapshot.
+        extra: field that the contract does not name → how many events carried it (Verdicts.extra).
     """
 
     topic: str
@@ -67,6 +74,7 @@ class Progress:
     refused: Counter[str]
     position: LogPosition
     snapshot: int
+    extra: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,8 @@ class Ingest:
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
+                    if until_end:
+                        upkeep.ended()
                     return
                 except (Conflict, Unavailable) as error:
                     if isinstance(error, Unavailable) and until_end:
@@ -227,7 +237,9 @@ class Ingest:
                     self.contract.topic, partition, start, stored.next_offset(partition),
                 )  # fmt: skip
         self._read = stored
+        self._passed: dict[int, int] = {}
         self._clock = int(self.table.property(CLOCK) or 0)
+        self._extra: Counter[str] = Counter(json.loads(self.table.property(EXTRA) or "{}"))
 
     def _try_to_begin(self) -> None:
         try:
@@ -236,9 +248,10 @@ class Ingest:
             _logger.warning("ingest of %s waits: %s", self.contract.topic, error)
 
     def _offsets(self) -> dict[int, int]:
-        """Where to read next: what the table says, or where a trimmed log begins."""
+        """Where to read next: what the table says, or where a trimmed log begins, or past offsets that
+        hold no record (Kafka's markers of transactions)."""
         return {
-            p: max(self._read.next_offset(p), self._start.get(p, 0))
+            p: max(self._read.next_offset(p), self._start.get(p, 0), self._passed.get(p, 0))
             for p in range(self._log.partitions(self.contract.topic))
         }
 
@@ -252,6 +265,7 @@ class Ingest:
         """Reads and judges the next batch; None at the end of the log."""
         batch = self._log.read(self.contract.topic, self._offsets(), BATCH)
         if not len(batch):
+            self._passed = batch.next
             return None
         if self._judge is None:
             self._judge = self._made_judge()
@@ -261,11 +275,17 @@ class Ingest:
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts
         self._clock = max(self._clock, verdicts.latest)
+        facts = {"headrace.arrived_at": str(self._clock)}
+        properties = {CLOCK: str(self._clock)}
+        if verdicts.extra:
+            self._extra += verdicts.extra
+            facts[EXTRA] = json.dumps(verdicts.extra)
+            properties[EXTRA] = json.dumps(dict(self._extra.most_common(NAMES)))
         snapshot = self.table.append(
             verdicts.rows,
             position=(POSITION, judged.before, judged.after),
-            facts={"headrace.arrived_at": str(self._clock)},
-            properties={CLOCK: str(self._clock)},
+            facts=facts,
+            properties=properties,
         )
         for feed in self._feeds:
             feed.follow(verdicts.online, judged.before, judged.after)
@@ -276,6 +296,7 @@ class Ingest:
             verdicts.refused,
             judged.after,
             snapshot.id,
+            verdicts.extra,
         )
 
     def _level(self) -> None:
@@ -333,6 +354,12 @@ class _Upkeep:
             self._commits = 0
             self._kept = self._thread.submit(self._keep)
 
+    def ended(self) -> None:
+        """The log's end was reached. Many short runs gather small files as well as a long one does."""
+        head = self._table.head() if self._commits else None
+        if head is not None and int(head.summary.get("total-data-files", 0)) >= FILES:
+            self._keep()
+
     def _keep(self) -> None:
         try:
             keep(self._table)
@@ -347,13 +374,20 @@ class _Report:
         self._run, self._table, self._upkeep, self._tell = this, table, upkeep, tell
         self._events = self._good = 0
         self._refused: Counter[str] = Counter()
+        self._extra: Counter[str] = Counter()
 
     def add(self, progress: Progress) -> None:
         """Takes a commit into account."""
         self._events += progress.events
         self._good += progress.good
         self._refused += progress.refused
-        facts = {"rows": self._events, "good": self._good, "refused": dict(self._refused)}
+        self._extra += progress.extra
+        facts: dict[str, object] = {
+            "rows": self._events,
+            "good": self._good,
+            "refused": dict(self._refused),
+            **({"extra": dict(self._extra)} if self._extra else {}),
+        }
         made = SnapshotPosition(self._table, progress.snapshot)
         self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
         self._run.outputs[:] = [Dataset("table", self._table, made, facts)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +30,8 @@ __all__ = ["FIRST", "First", "Judge", "Verdicts"]
 FIRST = "headrace.first"
 """The header that a replayed record carries: `partition:offset`, where it first stood on the log."""
 
+NAMES, OTHERS = 20, "(others)"  # unknown fields are counted by name, up to so many
+
 First = tuple[int, int]
 _FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
 _GOOD = ("_log_partition", "_log_offset", "_arrived_at")
@@ -45,12 +47,15 @@ class Verdicts:
         good: how many of them are good.
         refused: code → how many.
         latest: the latest arrival, microseconds since 1970; 0 in an empty batch.
+        extra: field that the contract does not name → how many events carry it; of an event's several
+            the first counts, and beyond 20 names they count together. Such fields are not kept.
     """
 
     rows: pa.Table
     good: int
     refused: Counter[str]
     latest: int
+    extra: Counter[str] = field(default_factory=Counter)
 
     @property
     def online(self) -> pa.Table:
@@ -76,7 +81,12 @@ class Judge:
     ) -> None:
         self.contract = contract
         self._shape = shape_of(contract)
-        self._decoder = msgspec.json.Decoder(self._shape.struct, strict=not contract.coerce)
+        # Decoded exactly first: what msgspec passes over it does not tell, and most events hold no more.
+        self._decoder = msgspec.json.Decoder(self._shape.exact, strict=not contract.coerce)
+        self._kept = msgspec.json.Decoder(self._shape.struct, strict=not contract.coerce)
+        self._keeps = self._shape.struct is not self._shape.exact
+        self._keys = {c.key for c in self._shape.columns}
+        self._extra: Counter[str] = Counter()
         self._admitted = admitted
         self._seen = Seen(contract.within) if contract.within is not None else None
         self._renamed = {c.key: c.name for c in self._shape.columns if c.key != c.name}
@@ -94,6 +104,7 @@ class Judge:
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
         with this judge.
         """
+        self._extra = Counter()
         places, events, refused = self._decode(batch.values)
         table, broken = self._columns(events)
         if self._shape.checks is not None:
@@ -123,7 +134,7 @@ class Judge:
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
-        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest)
+        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, self._extra)
 
     def _decode(self, values: list[bytes]) -> tuple[NDArray[np.int64], list[Struct], dict[int, Reason]]:
         """Each event by itself: the places of those that decode, their structs, and why others do not."""
@@ -143,8 +154,17 @@ class Judge:
         return places, events, refused
 
     def _again(self, raw: bytes, error: Exception, add: Callable[[Any], None]) -> Reason | None:
-        """Why an event is refused; or None, when it decodes once `""` is taken for null where it may be."""
+        """Why an event is refused; or None, when it decodes once `""` is taken for null where it may be,
+        and fields that the contract does not name are passed over where it keeps such events."""
         reason = reason_of(error)
+        if reason.code == "extra" and self._keeps:
+            try:
+                add(self._kept.decode(raw))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as second:
+                reason = reason_of(second)
+            else:
+                self._count(reason.field)
+                return None
         if reason.code == "wrong_type" and reason.field in self._empty_is_null:
             try:
                 found = msgspec.json.decode(raw)
@@ -152,6 +172,7 @@ class Judge:
                     if found.get(key) == "":
                         found[key] = None
                 add(msgspec.convert(found, self._shape.struct, strict=False))
+                self._count(next((key for key in found if self._keeps and key not in self._keys), None))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as second:
                 reason = reason_of(second)
             else:
@@ -159,6 +180,11 @@ class Judge:
         if reason.field in self._renamed:
             return Reason(reason.code, self._renamed[reason.field], reason.reason)
         return reason
+
+    def _count(self, name: str | None) -> None:
+        """One more event with a field of this name, which the contract does not have."""
+        if name is not None:
+            self._extra[name if name in self._extra or len(self._extra) < NAMES else OTHERS] += 1
 
     def _columns(self, events: list[Struct]) -> tuple[pa.Table, dict[int, Reason]]:
         """The contract's fields as a table of n rows, and what is wrong with some of them."""
@@ -292,10 +318,10 @@ def _stamped(
         mine = [firsts.get(at, (None, None)) for at in places.tolist()]
         columns["_first_partition"] = [partition for partition, _ in mine]
         columns["_first_offset"] = [offset for _, offset in mine]
-    for field in META:
-        values = columns.get(field.name)
-        array = pa.nulls(count, field.type) if values is None else _typed(values, field.type)
-        table = table.append_column(field, array)
+    for one in META:
+        values = columns.get(one.name)
+        array = pa.nulls(count, one.type) if values is None else _typed(values, one.type)
+        table = table.append_column(one, array)
     return table
 
 

@@ -90,11 +90,13 @@ class Shape:
 
     Attributes:
         checks: the declared struct, where it has a `__post_init__` that an event must pass.
+        exact: `struct` that takes no field the contract does not name.
     """
 
     struct: type[Struct]
     columns: tuple[Column, ...]
     checks: type[Struct] | None
+    exact: type[Struct]
 
     @property
     def schema(self) -> pa.Schema:
@@ -124,16 +126,22 @@ def shape_of(contract: Contract) -> Shape:
         fields.append((field.name, _decoded(kind), msgspec.field(**options)))
         columns.append(_column(field.name, field.encode_name, kind))
     config = declared.__struct_config__
-    struct = msgspec.defstruct(
-        declared.__name__,
-        fields,
-        kw_only=True,
-        gc=False,  # a struct decoded from JSON holds no cycle; the collector need not walk a million of them
-        tag=config.tag,
-        tag_field=config.tag_field,
-        forbid_unknown_fields=contract.extra == "refuse" or config.forbid_unknown_fields,
-    )
-    return Shape(struct, tuple(columns), declared if hasattr(declared, "__post_init__") else None)
+
+    def made(*, exact: bool) -> type[Struct]:
+        return msgspec.defstruct(
+            declared.__name__,
+            fields,
+            kw_only=True,
+            gc=False,  # a struct decoded from JSON holds no cycle; a million need not be walked
+            tag=config.tag,
+            tag_field=config.tag_field,
+            forbid_unknown_fields=exact,
+        )
+
+    exact = made(exact=True)
+    refuses = contract.extra == "refuse" or config.forbid_unknown_fields
+    checks = declared if hasattr(declared, "__post_init__") else None
+    return Shape(exact if refuses else made(exact=False), tuple(columns), checks, exact)
 
 
 def _column(name: str, key: str, kind: Any) -> Column:

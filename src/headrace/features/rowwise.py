@@ -6,13 +6,21 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
+from headrace.config.loader import project_files
 from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.fingerprint import Sources, fingerprint
 
-__all__ = ["rows_of"]
+__all__ = ["codes_of", "rows_of"]
+
+
+def codes_of(project: Project) -> dict[str, str]:
+    """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
+    sources = Sources(project_files(project.settings))
+    return {name: fingerprint(one.function, sources) for name, one in project.tables.items() if one.rowwise}
 
 
 def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.LazyFrame], pl.LazyFrame]:

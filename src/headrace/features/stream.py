@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from collections.abc import Mapping
 
 import polars as pl
 import pyarrow as pa
@@ -11,12 +13,13 @@ from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.features.online import OnlineStore
 from headrace.features.plan import WindowedView
-from headrace.features.rowwise import rows_of
+from headrace.features.rowwise import codes_of, rows_of
 from headrace.kernel.errors import Conflict
 from headrace.kernel.position import LogPosition
 
-__all__ = ["OnlineSink"]
+__all__ = ["OnlineSink", "is_of_other_code"]
 
+_logger = logging.getLogger(__name__)
 _TRIES = 20
 
 
@@ -25,6 +28,10 @@ class OnlineSink:
 
     Which views there are is asked of the store each time, so that what a build fills is followed at
     once by an ingest that has long been running. Several ingests may run: each batch is taken once.
+
+    A view that was made by another code of its rowwise function than this process has loaded is not
+    followed: two functions' rows in one state would equal neither. It keeps what it holds, and its
+    position tells each answer how old that is. A build with the new code fills a view of its own.
     """
 
     def __init__(self, project: Project, contract: Contract, store: OnlineStore) -> None:
@@ -33,6 +40,8 @@ class OnlineSink:
         self._topic = contract.topic
         self._store = store
         self._idle: LogPosition | None = None
+        self._codes = codes_of(project)  # now, while the files are those that were loaded
+        self._told: set[str] = set()
 
     def position(self) -> LogPosition | None:
         """How far every followed view has come. Where there is none, what came by is taken."""
@@ -96,7 +105,24 @@ class OnlineSink:
         found = []
         for view in self._store.views():
             if isinstance(view, WindowedView) and view.topic == self._topic:
+                if is_of_other_code(view, self._codes):
+                    self._tell(view)
+                    continue
                 position = self._store.position(view)
                 if isinstance(position, LogPosition):
                     found.append((view, position))
         return found
+
+    def _tell(self, view: WindowedView) -> None:
+        if view.digest not in self._told:
+            self._told.add(view.digest)
+            _logger.warning(
+                "view %s (%s) does not follow topic %s any more: it was made by another code of %s() than this"
+                " process runs. Bring the online state up to date: headrace build; then start ingest again",
+                view.name, view.digest[:8], view.topic, view.rowwise,
+            )  # fmt: skip
+
+
+def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:
+    """Whether the view's rows were made by another code than these (rowwise.codes_of) are."""
+    return view.rowwise is not None and bool(view.code) and view.code != codes.get(view.rowwise)

@@ -20,6 +20,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import serve, signalled
 from headrace.kernel.errors import HeadraceError
+from headrace.lineage.secrets import clean_text
 
 __all__ = ["main"]
 
@@ -33,10 +34,10 @@ def main(name: str, root: str, profile: str, port: str) -> int:
     try:
         _WORK[name](load_settings(Path(root), profile), int(port), stop)
     except HeadraceError as error:
-        print(str(error).replace("\n ", ""), file=sys.stderr)  # noqa: T201  the child's log
+        print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201  the child's log
         return error.exit_code
     except Exception:
-        traceback.print_exc()
+        print(clean_text(traceback.format_exc()), file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
@@ -80,9 +81,24 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
     from headrace.flows.ingest import ingest
 
-    with _forwarding(settings):
+    with _forwarding(settings), _upkeep(settings):
         _ready()
-        ingest(settings, stop=stop)
+        ingest(settings, stop=stop, renew=True)
+
+
+@contextmanager
+def _upkeep(settings: Settings) -> Iterator[None]:
+    """Keeps the lake's tables, now and then, until the block ends."""
+    from headrace.flows.upkeep import upkeep
+
+    ended = threading.Event()
+    thread = threading.Thread(target=upkeep, args=(settings, ended), name="upkeep", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_GRACE)
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
+from headrace.lineage.secrets import clean_text
 from headrace.serving import haproxy
+from headrace.serving.prediction_log import spooled
 
 __all__ = ["Finding", "doctor"]
 
@@ -62,13 +64,13 @@ def doctor(settings: Settings | None) -> list[Finding]:
     found += [
         _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
     ]
-    found += [_looked(what, look) for what, look in looks]
+    found += [_looked(clean_text(what), look) for what, look in looks]
     found += (
-        [_address(f"ray {settings.profile.ray}", settings.profile.ray)]
+        [_address(clean_text(f"ray {settings.profile.ray}"), settings.profile.ray)]
         if settings.profile.ray != "local"
         else []
     )
-    return [*found, *_ports(settings), *_lineage(settings)]
+    return [*found, *_ports(settings), *_spool(settings), *_lineage(settings)]
 
 
 def _python() -> Finding:
@@ -92,7 +94,10 @@ def _extra(url: str) -> Finding:
     extra = "postgres" if scheme == "postgresql" else scheme
     remedy = None if fine else f"Install the extra: pip install 'headrace[{extra}]'"
     return Finding(
-        f"package {package}", fine, "is there" if fine else f"is not installed, and {url} needs it", remedy
+        f"package {package}",
+        fine,
+        "is there" if fine else f"is not installed, and {scheme}:// needs it",
+        remedy,
     )
 
 
@@ -121,10 +126,13 @@ def _looked(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, look())
     except HeadraceError as error:
-        return Finding(what, False, error.what, error.remedy)
+        return Finding(what, False, clean_text(error.what), error.remedy)
     except Exception as error:  # a finding must not hide the others
         return Finding(
-            what, False, f"{type(error).__name__}: {error}", "Is its address right, and does it run?"
+            what,
+            False,
+            clean_text(f"{type(error).__name__}: {error}"),
+            "Is its address right, and does it run?",
         )
 
 
@@ -173,6 +181,16 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             except OSError as error:
                 remedy = f"End what listens there, or set {name} in the profile (0 takes a free one)."
                 yield Finding(name, False, f"{port}: {error.strerror}", remedy)
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    """Predictions that no `up` is there to ship."""
+    if running(settings) is not None:
+        return
+    left = sum(1 for _ in spooled(settings.place("serving", "spool")))
+    if left:
+        remedy = "Nothing is lost: the next headrace up ships them."
+        yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
 
 
 def _lineage(settings: Settings) -> Iterator[Finding]:

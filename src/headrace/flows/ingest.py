@@ -10,24 +10,31 @@ from time import perf_counter
 
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
-from headrace.declare.project import load_project
+from headrace.declare.project import Project, load_project
 from headrace.events.ingest import Progress, ingest_all
 from headrace.features import online as online_stores
-from headrace.features.stream import OnlineSink
+from headrace.features.online import OnlineStore
+from headrace.features.plan import StoredView, WindowedView
+from headrace.features.rowwise import codes_of
+from headrace.features.stream import OnlineSink, is_of_other_code
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
 from headrace.serving.topics import own_contracts
 
 __all__ = ["IngestReport", "Topic", "ingest"]
 
+_LOOK = 2.0  # seconds between two looks for newer code
+
 
 @dataclass
 class Topic:
-    """What was ingested of one topic."""
+    """What was ingested of one topic; `extra`: field that the contract does not name → events with it."""
 
     topic: str
     events: int = 0
     good: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    extra: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ def ingest(
     *,
     until_end: bool = False,
     stop: threading.Event | None = None,
+    renew: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> IngestReport:
     """Ingests the topics (default: every one with a contract), each event exactly once.
@@ -65,6 +73,8 @@ def ingest(
         topics: which.
         until_end: return when what the log held at the call is in the tables; else run until `stop`.
         stop: set from another thread, it ends the work after the batch that is being written.
+        renew: end with Unavailable when a build has filled a view with newer code than this process
+            has loaded: for a caller that starts a new process then.
         progress: is told of each commit, from the topics' threads.
 
     Raises:
@@ -82,21 +92,23 @@ def ingest(
         topic.events += one.events
         topic.good += one.good
         topic.refused.update(one.refused)
+        topic.extra.update(one.extra)
         progress(one)
 
+    stop = stop or threading.Event()
     store = lineage.open(settings)
     opened = log.open(settings.log_url)
     online = online_stores.open(settings.online_url)
     if not topics:  # the product's own topics, once there is something on them
         contracts += [one for one in own_contracts() if one.topic in opened.topics()]
     try:
-        with recorder_added(store.recorder()):
+        with recorder_added(store.recorder()), _NewCode(project, online, stop, wanted=renew) as new_code:
             ingest_all(
                 contracts,
                 opened,
                 lake.open(settings),
                 until_end=until_end,
-                stop=stop or threading.Event(),
+                stop=stop,
                 sinks_of=lambda contract: [OnlineSink(project, contract, online)],
                 tell=tell,
             )
@@ -104,4 +116,51 @@ def ingest(
         online.close()
         opened.close()
         store.close()
+    new_code.check()
     return IngestReport(found, perf_counter() - begun)
+
+
+class _NewCode:
+    """Looks now and then whether the store has a view that was filled with newer code than is loaded, and
+    that the project's files now hold: then the work is stopped, for a new process to go on with."""
+
+    def __init__(self, project: Project, store: OnlineStore, stop: threading.Event, *, wanted: bool) -> None:
+        self._project, self._store, self._stop = project, store, stop
+        self._loaded = codes_of(project)
+        self._ended = threading.Event()
+        self._found: str | None = None
+        self._thread = threading.Thread(target=self._look, name="new-code", daemon=True) if wanted else None
+
+    def __enter__(self) -> _NewCode:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def check(self) -> None:
+        """Raises Unavailable where newer code was found."""
+        if self._found is not None:
+            raise Unavailable(f"{self._found}() was edited and built: ingest begins again with the new code")
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK):
+            try:
+                other = [view for view in self._store.views() if self._is_newer(view)]
+            except (Unavailable, ProjectError):  # asked again the next time
+                continue
+            if other:
+                self._found = other[0].table
+                self._stop.set()
+                return
+
+    def _is_newer(self, view: StoredView) -> bool:
+        return (
+            isinstance(view, WindowedView)
+            and is_of_other_code(view, self._loaded)
+            and not is_of_other_code(view, codes_of(self._project))
+            and self._store.position(view) is not None
+        )

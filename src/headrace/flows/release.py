@@ -125,7 +125,7 @@ def moved_aliases(settings: Settings, models: Sequence[str]) -> list[Moved]:
             if present is None:
                 continue
             for alias, version in _aliases(present).items():
-                stands_at = _stands_at(registry, model, alias)
+                stands_at = registry.alias(model, alias)
                 if stands_at != version:
                     moved.append(Moved(model, alias, stands_at, version))
     finally:
@@ -173,6 +173,7 @@ def _put(log: Log, registry: Registry, made: Release) -> Release:
         for arm in made.arms:
             this.input(Dataset("model", f"{made.model}@{arm.version}"))
         this.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
+        this.output(Dataset("endpoint", made.model))
         this.fact(release=made.id, by=made.by, why=made.why, override=made.override)
     return made
 
@@ -181,10 +182,3 @@ def _aliases(made: Release) -> dict[str, int]:
     """The aliases that a release sets: the champion, and the challenger where it has one."""
     challengers = {arm.name: arm.version for arm in made.arms if arm.name == "challenger"}
     return {"champion": releases.champion(made), **challengers}
-
-
-def _stands_at(registry: Registry, model: str, alias: str) -> int | None:
-    try:
-        return registry.version(model, alias).version
-    except CallError:
-        return None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from headrace import lake as lakes
+from headrace import lineage
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
+from headrace.events.ingest import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
+from headrace.flows.release import Moved, moved_aliases
 from headrace.flows.running import Up, running
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
+from headrace.lineage.store import Health
 from headrace.log import Log
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
@@ -37,11 +42,17 @@ class Stale:
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """A topic: how many events are on the log, and how many of them are not ingested yet."""
+    """A topic: how many events are on the log, and how many of them are not ingested yet.
+
+    Attributes:
+        topic, events, lag: as said.
+        extra: field that the contract does not name, and that is left out → how many events carried it.
+    """
 
     topic: str
     events: int
     lag: int
+    extra: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,9 @@ class Status:
         blocked: why that cannot be said yet (no events, ...), or None.
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
+        moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
+        lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
+            was recorded yet.
         building: the process of a running build, or None.
         up: the running `up`, or None.
     """
@@ -75,6 +89,8 @@ class Status:
     held: dict[str, datetime]
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
+    moved: tuple[Moved, ...]
+    lineage: Health | None
     building: int | None
     up: Up | None
 
@@ -111,6 +127,8 @@ def status(settings: Settings) -> Status:
         held=_held(settings),
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
+        moved=_moved(settings, list(project.models)),
+        lineage=_lineage(settings),
         building=_building(settings),
         up=running(settings),
     )
@@ -121,9 +139,12 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
         return TopicStatus(name, 0, 0)
     end = log.end(name)
     table = project.contracts[name].table
-    position = lake.table(table).position("ingest") if lake.exists(table) else None
+    made = lake.table(table) if lake.exists(table) else None
+    position = None if made is None else made.position("ingest")
+    extra = json.loads((None if made is None else made.property(EXTRA)) or "{}")
     read = position.next_offset if isinstance(position, LogPosition) else (lambda _: 0)
-    return TopicStatus(name, sum(end.values()), sum(max(0, last - read(p)) for p, last in end.items()))
+    lag = sum(max(0, last - read(p)) for p, last in end.items())
+    return TopicStatus(name, sum(end.values()), lag, extra)
 
 
 def _tables(project: Project) -> list[str]:
@@ -143,6 +164,23 @@ def _held(settings: Settings) -> dict[str, datetime]:
     except ProjectError:  # nothing was built yet
         return {}
     return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
+
+
+def _moved(settings: Settings, models: list[str]) -> tuple[Moved, ...]:
+    try:
+        return tuple(moved_aliases(settings, models))
+    except Unavailable:  # MLflow is away, which doctor tells; status is not to fail for it
+        return ()
+
+
+def _lineage(settings: Settings) -> Health | None:
+    if not settings.place("lineage.db").is_file():
+        return None
+    store = lineage.open(settings)
+    try:
+        return store.health(settings.profile.lineage)
+    finally:
+        store.close()
 
 
 def _building(settings: Settings) -> int | None:

@@ -85,6 +85,8 @@ class MadeFrom(Struct, frozen=True):
     Attributes:
         run: the id of the run that trained it.
         code: the fingerprint of the model's declaration and of the project's code it reaches.
+        commit: the git commit it was trained at, `-dirty` behind it where files differed from it;
+            None: the project was in no checkout.
         table, snapshot, rows: its training set.
         pinned: whether that snapshot is pinned, so that it can still be read.
         inputs: table → the snapshot that the training set was made from.
@@ -104,6 +106,7 @@ class MadeFrom(Struct, frozen=True):
     rounds: int | None
     parameters: dict[str, Any]
     gate: bool | None
+    commit: str | None = None
 
 
 class VersionWhy(Struct, frozen=True):
@@ -148,6 +151,7 @@ class _Report(Struct):
     rounds: int | None = None
     parameters: dict[str, Any] = {}
     gate: _Gate | None = None
+    commit: str | None = None
 
 
 class Why(Struct, frozen=True):
@@ -358,6 +362,7 @@ def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
         report.rounds,
         report.parameters,
         None if report.gate is None else report.gate.passed,
+        report.commit,
     )
 
 

@@ -72,8 +72,15 @@ def _down(store: Store, dataset: Dataset, seen: set[tuple[object, ...]], depth: 
                 nodes.append(Node(made, run, True, repeated=True))
                 continue
             seen.add(_key(made))
-            nodes.append(Node(made, run, True, _down(store, made, seen, depth + 1)))
+            nodes.append(Node(made, run, True, _down(store, _any_commit(made, run), seen, depth + 1)))
     return tuple(nodes)
+
+
+def _any_commit(made: Dataset, run: RunRow) -> Dataset:
+    """An ingest is one run over many commits, and only its last is recorded: its table at any of them."""
+    if made.kind == "table" and any(one.kind == "topic" for one in run.inputs):
+        return Dataset(made.kind, made.name)
+    return made
 
 
 def _key(dataset: Dataset) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ from headrace.lineage.event import Told, openlineage_event
 from headrace.lineage.names import Names
 from headrace.lineage.process import alive, mark
 from headrace.lineage.recorder import OutboxRecorder
+from headrace.lineage.secrets import clean_text
 
 __all__ = ["Health", "RunRow", "Store"]
 
@@ -145,7 +146,7 @@ class Store:
             return db.execute(
                 "SELECT seq, body FROM event WHERE seq > coalesce((SELECT seq FROM sent WHERE url = ?), 0)"
                 " ORDER BY seq LIMIT ?",
-                [url, limit],
+                [clean_text(url), limit],
             ).fetchall()
 
     def mark_sent(self, url: str, seq: int, *, refused: str | None = None) -> None:
@@ -154,7 +155,13 @@ class Store:
             db.execute(
                 "INSERT INTO sent VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (url) DO UPDATE SET"
                 " seq = max(seq, ?2), refused = refused + ?3, failure = ?4, failed_at = ?5",
-                [url, seq, int(refused is not None), refused, None if refused is None else now_micros()],
+                [
+                    clean_text(url),
+                    seq,
+                    int(refused is not None),
+                    refused,
+                    None if refused is None else now_micros(),
+                ],
             )
 
     def mark_failed(self, url: str, failure: str) -> None:
@@ -163,7 +170,7 @@ class Store:
             db.execute(
                 "INSERT INTO sent VALUES (?1, 0, 0, ?2, ?3) ON CONFLICT (url) DO UPDATE SET"
                 " failure = ?2, failed_at = ?3",
-                [url, failure, now_micros()],
+                [clean_text(url), failure, now_micros()],
             )
 
     def health(self, urls: Sequence[str] = ()) -> Health:
@@ -173,7 +180,7 @@ class Store:
             dropped, reason = db.execute("SELECT events, reason FROM dropped").fetchone() or (0, None)
             open_runs = db.execute("SELECT process FROM run WHERE outcome = 'RUNNING'").fetchall()
             endpoints = []
-            for url in urls:
+            for url in map(clean_text, urls):
                 row = db.execute("SELECT seq, refused, failure FROM sent WHERE url = ?", [url]).fetchone()
                 seq, refused, failure = row or (0, 0, None)
                 (waiting,) = db.execute("SELECT count(*) FROM event WHERE seq > ?", [seq]).fetchone()

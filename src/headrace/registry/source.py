@@ -6,12 +6,14 @@ It is made from the files as they are, committed or not, so that a dirty tree re
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.config.settings import FILE, Settings
+from headrace.lineage.secrets import clean_text
 
 __all__ = ["write_source"]
 
@@ -27,7 +29,8 @@ def write_source(settings: Settings, path: Path) -> None:
     """Writes the project's package, configuration, lock and pointers to a tar.gz.
 
     The same files give the same bytes: names sorted, no times, owners or modes of this machine. The
-    state folder, links and files that are secrets by their name are left out.
+    state folder, links and files that are secrets by their name are left out, and so are passwords in
+    headrace.toml.
     """
     with (
         path.open("wb") as raw,
@@ -35,11 +38,13 @@ def write_source(settings: Settings, path: Path) -> None:
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for file in sorted(set(_files(settings)), key=lambda one: one.as_posix()):
+            content = file.read_bytes()
+            if file == settings.root / FILE:  # an address in it may hold a password
+                content = clean_text(content.decode()).encode()
             entry = tarfile.TarInfo(file.relative_to(settings.root).as_posix())
-            entry.size = file.stat().st_size
+            entry.size = len(content)
             entry.mode = 0o644
-            with file.open("rb") as content:
-                archive.addfile(entry, content)
+            archive.addfile(entry, io.BytesIO(content))
 
 
 def _files(settings: Settings) -> Iterator[Path]:

@@ -12,6 +12,8 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from headrace.kernel import faults
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros
+from headrace.lineage.secrets import clean_text
 from headrace.registry.bundle import MANIFEST, seal, verify
 from headrace.registry.signing import signing_key
 
@@ -155,6 +158,22 @@ class Registry:
                     f"there is no version {ref!r} of model {model!r}",
                     remedy="Make one: headrace build",
                 ) from error
+
+    def alias(self, model: str, alias: str) -> int | None:
+        """The version that the alias stands for, or None.
+
+        Raises:
+            Unavailable: MLflow cannot be reached.
+        """
+        url = self._settings.mlflow_url
+        if self._made is None and url.startswith("sqlite:///"):
+            # The store's own table, read without MLflow's 4 s of import: status asks for little else.
+            with contextlib.suppress(sqlite3.Error):
+                return _alias_in(Path(url.removeprefix("sqlite:///")), model, alias)
+        try:
+            return self.version(model, alias).version
+        except CallError:
+            return None
 
     def versions(self, model: str) -> list[Version]:
         """All versions of the model, the newest first; none where it has none."""
@@ -319,6 +338,14 @@ class Registry:
             yield
 
 
+def _alias_in(file: Path, model: str, alias: str) -> int | None:
+    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+        row = db.execute(
+            "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias]
+        ).fetchone()
+    return None if row is None else int(row[0])
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -332,6 +359,8 @@ def _client(settings: Settings) -> MlflowClient:
     os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", settings.place("mlflow", "artifacts").as_uri())
     from mlflow import MlflowClient
 
+    # MLflow's own way to ask SQLAlchemy, which nobody here can change.
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
     with _reached(settings):
         client = MlflowClient(settings.mlflow_url, settings.mlflow_url)
         client.search_experiments(max_results=1)
@@ -350,7 +379,7 @@ def _reached(settings: Settings) -> Iterator[None]:
         if not foreign and not isinstance(error, OSError):
             raise
         raise Unavailable(
-            f"MLflow failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"profile.{settings.profile_name}.mlflow = {settings.profile.mlflow}",
+            f"MLflow failed: {clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__}",
+            where=f"profile.{settings.profile_name}.mlflow = {clean_text(settings.profile.mlflow)}",
             remedy="See what is wrong with it: headrace doctor",
         ) from error

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
+from headrace.config.checkout import commit_of
 from headrace.declare.model import Model
 from headrace.declare.project import Project
 from headrace.features.plan import Plan, decode_plan, encode_plan
@@ -47,6 +48,7 @@ class Report(Struct, frozen=True, kw_only=True):
         model: its name.
         run: the id of the run that trained it.
         code: the fingerprint of the model's declaration.
+        commit: the git commit of the project, `-dirty` behind it where its files differ; None: no git.
         training_set: which rows; its snapshots are pinned.
         parts: part → rows; `dropped` lay in the gaps.
         validation_from, test_from: where the parts begin, ISO 8601.
@@ -74,6 +76,21 @@ class Report(Struct, frozen=True, kw_only=True):
     champion: dict[str, float] | None
     importance: dict[str, float]
     gate: Verdict
+    commit: str | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Where the version comes from: run, code, commit, plan, rows, and what the gate said."""
+        made = self.training_set
+        return {
+            "headrace.run": self.run,
+            "headrace.code": self.code,
+            **({} if self.commit is None else {"headrace.commit": self.commit}),
+            "headrace.plan": made.plan,
+            "headrace.training_set": f"{made.table}@{made.snapshot}",
+            **{f"headrace.input.{name}": str(snapshot) for name, snapshot in made.inputs.items()},
+            "headrace.gate": "passed" if self.gate.passed else "refused",
+        }
 
 
 class Trained(Struct, frozen=True):
@@ -106,16 +123,8 @@ class Trained(Struct, frozen=True):
 
     @property
     def tags(self) -> dict[str, str]:
-        """Where the version comes from: run, code, plan and snapshots."""
-        made = self.report.training_set
-        return {
-            "headrace.run": self.report.run,
-            "headrace.code": self.report.code,
-            "headrace.plan": made.plan,
-            "headrace.training_set": f"{made.table}@{made.snapshot}",
-            **{f"headrace.input.{name}": str(snapshot) for name, snapshot in made.inputs.items()},
-            "headrace.gate": "passed" if self.report.gate.passed else "refused",
-        }
+        """Where the version comes from (Report.tags)."""
+        return self.report.tags
 
 
 def train(
@@ -150,6 +159,7 @@ def train(
     with run(f"train {model.name}") as this:
         made = training_set.make(project, lake, model, plan, inputs=inputs)
         this.input(Dataset("table", made.table, SnapshotPosition(made.table, made.snapshot)))
+        commit = commit_of(project.settings)  # as it stood when the work began
         work = project.settings.place("training", model.name)
         bundle = work / f"{made.snapshot}-{code or this.id}"
         trained = _resumed(bundle, code)
@@ -161,9 +171,13 @@ def train(
             prepared = prepare(parts, model.target, [one.column for one in plan.features])
             fitted, trials = _fitted(project, model, prepared, work / "ray", progress)
             predictor = fitted.save(bundle / MODEL, prepared)
-            report = _report(model, this.id, code, made, parts, prepared, fitted, trials, predictor, champion)
+            report = _report(
+                model, this.id, code, made, parts, prepared, fitted, trials, predictor, champion, commit
+            )
             _write(bundle, plan, report)
             trained = Trained(bundle, report, False)
+        # Until it is registered, a bundle goes by the run that trained it.
+        this.output(Dataset("model", f"{model.name}@{trained.report.run}"))
         this.fact(params=trained.params, metrics=trained.metrics, gate=msgspec.to_builtins(trained.report.gate))
     return trained
 
@@ -200,6 +214,7 @@ def _report(
     trials: list[Trial],
     predictor: xgboost.Predictor,
     champion: Path | None,
+    commit: str | None,
 ) -> Report:
     test = evaluate(prepared.test[1], predictor.predict(prepared.test[0]))
     champions = None if champion is None else champion_metrics(champion, parts.test, model.target)
@@ -219,6 +234,7 @@ def _report(
         champion=champions,
         importance=fitted.importance,
         gate=judge(model.gate, test.metrics, champions),
+        commit=commit,
     )
 
 

@@ -22,7 +22,7 @@ from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.training.split import MOMENT
 
-__all__ = ["TrainingSet", "make", "read"]
+__all__ = ["TrainingSet", "keep_for", "make", "read"]
 
 _MADE_FROM = "headrace.made_from"
 _REFUSED = "headrace.refused"
@@ -81,6 +81,29 @@ def make(
         this.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
         this.fact(rows=made.rows, refused=made.refused, plan=plan.digest)
     return made
+
+
+def keep_for(lake: Lake, made: TrainingSet, version: int) -> None:
+    """Pins the training set and what it was made from for as long as the version is wanted, and lets go of
+    those of the model that no version was made of; the newest stays.
+
+    To be called when the version is registered. Done again, it changes nothing.
+
+    Raises:
+        CallError: a snapshot has expired.
+    """
+    held = {made.table: made.snapshot, **made.inputs}
+    for name, snapshot in held.items():
+        lake.table(name).pin(f"version.{made.model}.{version}", snapshot)
+    head = lake.table(made.table).head()
+    newest = {made.snapshot, *([] if head is None else [head.id])}
+    for name, snapshot in held.items():
+        table = lake.table(name)
+        own = "training." if name == made.table else f"training.{made.model}."
+        wanted = newest if name == made.table else {snapshot}
+        for pin, pinned in table.pins().items():
+            if pin.startswith(own) and pinned not in wanted:
+                table.unpin(pin)
 
 
 def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> pl.DataFrame:

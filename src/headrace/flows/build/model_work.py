@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -17,17 +18,21 @@ from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
 from headrace.flows.release import release as put_in_force
-from headrace.kernel.errors import Refused
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.fingerprint import digest
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.run import Dataset, run
 from headrace.registry import Registry
 from headrace.registry.source import write_source
 from headrace.serving import release as releases
 from headrace.training.gate import Verdict, judge
 from headrace.training.job import REPORT, Report
 from headrace.training.job import train as train_version
-from headrace.training.training_set import make
+from headrace.training.training_set import keep_for, make
 
 __all__ = ["features", "online", "release", "train", "training_set"]
+
+_logger = logging.getLogger(__name__)
 
 
 def features(shop: Workshop, stage: Stage) -> Done:
@@ -159,16 +164,20 @@ def _registered(
         write_source(shop.settings, half / "source.tar.gz")
         half.rename(sealed)
     made = report.training_set
-    tags = {
-        "headrace.run": report.run,
-        "headrace.code": report.code,
-        "headrace.plan": made.plan,
-        "headrace.training_set": f"{made.table}@{made.snapshot}",
-        "headrace.gate": "passed" if verdict.passed else "refused",
-    }
+    tags = {**report.tags, "headrace.gate": "passed" if verdict.passed else "refused"}
     metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
     params = {**report.parameters, "rounds": report.rounds}
-    return registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+    rows = SnapshotPosition(made.table, made.snapshot)
+    with run(
+        f"register {name}", [Dataset("model", f"{name}@{report.run}"), Dataset("table", made.table, rows)]
+    ) as this:
+        version = registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+        try:
+            keep_for(shop.lake, made, version)
+        except CallError as error:  # the version is as good without, but its rows cannot be read again
+            _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
+        this.output(Dataset("model", f"{name}@{version}"))
+    return version
 
 
 def _failed(verdict: Verdict) -> str:

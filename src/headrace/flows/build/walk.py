@@ -100,12 +100,17 @@ def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:
 
 @contextmanager
 def recorded_runs(settings: Settings) -> Iterator[None]:
-    """While the block runs, every run goes to the lineage store."""
-    from headrace import lineage
+    """While the block runs, every run goes to the lineage store, and trainings to MLflow as well.
+
+    MLflow itself is loaded when a training has ended: a build that touches tables only never pays for it.
+    """
+    from headrace import lineage, registry
+    from headrace.training.recorder import MlflowRecorder
 
     with ExitStack() as stack:
         store = lineage.open(settings)
         stack.callback(store.close)
         recorder = stack.enter_context(store.recorder())  # at its end everything has been written
         stack.enter_context(recorder_added(recorder))
+        stack.enter_context(recorder_added(MlflowRecorder(registry.open(settings))))
         yield

@@ -1,0 +1,143 @@
+"""The verb `ingest`: what it reports, how it ends, and how it takes up new code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from headrace import lake, log
+from headrace.config.settings import Settings, load_settings
+from headrace.declare.project import load_project
+from headrace.features import online
+from headrace.features.fill import fill
+from headrace.features.functions import Function
+from headrace.features.plan import Aggregation, EntityKey, FeatureRef, Field, Plan, WindowedView
+from headrace.features.rowwise import codes_of
+from headrace.flows.ingest import ingest
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.time import from_micros, now_micros
+
+EVENTS = """
+from datetime import datetime
+from headrace import Struct, event
+
+@event(topic="clicks", time="at", key="user")
+class Click(Struct):
+    at: datetime
+    user: int
+    price: float
+"""
+TABLES = """
+import polars as pl
+from headrace import day, table
+from clicking.events import Click
+
+@table(reads=Click, partition_by=day("at"), rowwise=True)
+def clean(clicks):
+    return clicks.filter(pl.col("price") > 1)
+"""
+HOUR = 3_600_000_000
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    root = tmp_path / "project"
+    (root / "clicking").mkdir(parents=True)
+    (root / "headrace.toml").write_text('[project]\nname = "clicking"\n')
+    (root / "clicking" / "__init__.py").write_text("")
+    (root / "clicking" / "events.py").write_text(EVENTS)
+    (root / "clicking" / "tables.py").write_text(TABLES)
+    yield load_settings(root)
+    for name in [name for name in sys.modules if name.split(".")[0] == "clicking"]:
+        del sys.modules[name]
+
+
+def send(settings: Settings, count: int, **more: object) -> None:
+    opened = log.open(settings.log_url)
+    opened.create("clicks")
+    now = from_micros(now_micros()).isoformat()
+    opened.append(
+        "clicks", [json.dumps({"at": now, "user": n, "price": 2.0, **more}).encode() for n in range(count)]
+    )
+    opened.close()
+
+
+def plan_of(code: str) -> Plan:
+    counted = Aggregation("n", "price", Function("count"), HOUR, HOUR // 12, "int64")
+    view = WindowedView(
+        "activity", ("user",), "clicks", "clean", "clean", "at", (Field("price", "float64"),), (counted,), code
+    )
+    return Plan(
+        "m",
+        (EntityKey("user", "user", "int64"),),
+        (view,),
+        (FeatureRef("activity", "n", "int64"),),
+        (),
+        "model",
+    )
+
+
+def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(settings: Settings) -> None:
+    send(settings, 5)
+    ingest(settings, until_end=True)
+    opened, store = lake.open(settings), online.open(settings.online_url)
+    project = load_project(settings)
+    old = plan_of(codes_of(project)["clean"])
+    fill(project, opened, old, store)
+    stop, at_work = threading.Event(), threading.Event()
+    send(settings, 1)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(ingest, settings, stop=stop, renew=True, progress=lambda _: at_work.set())
+        assert at_work.wait(60)
+        tables = settings.root / "clicking" / "tables.py"
+        tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
+        edited = load_project(settings)
+        fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
+        try:
+            with pytest.raises(Unavailable, match="begins again with the new code"):
+                running.result(60)
+        finally:
+            stop.set()
+    store.close()
+    ingest(settings, until_end=True)  # as the new process does
+
+
+def test_unknown_fields_are_told(settings: Settings) -> None:
+    send(settings, 3, color="red")
+    done = call(settings, "ingest", "--until-end")
+    assert done.returncode == 0, done.stderr
+    assert "color 3" in done.stdout
+    report = ingest(settings, until_end=True)
+    assert report.topics == {}
+    assert json.loads(call(settings, "status", "--json").stdout)["topics"][0]["extra"] == {"color": 3}
+
+
+def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headrace.cli.main", *arguments],
+        cwd=settings.root, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_ctrl_c_ends_it_without_a_traceback_and_the_next_goes_on(settings: Settings) -> None:
+    send(settings, 3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "ingest"],
+        cwd=settings.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert "3 events" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    send(settings, 2)
+    assert ingest(settings, until_end=True).events == 2
+    assert len(lake.open(settings).table("clicks").scan().collect()) == 5

@@ -1,0 +1,62 @@
+"""status and doctor: what they tell of aliases, the spool and lineage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+
+from headrace import lineage
+from headrace import log as logs
+from headrace.config.settings import Profile, Settings
+from headrace.flows.doctor import doctor
+from headrace.flows.status import status
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.run import recorder_added, run
+from headrace.serving.prediction_log import Spool, ship
+
+
+def shown(settings: Settings, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace.cli.main", *arguments],
+        cwd=settings.root, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny: Settings) -> None:
+    assert [one for one in doctor(tiny) if one.what == "predictions"] == []
+    spool = Spool(tiny.place("serving", "spool"))
+    spool.append(b"{}", b"{}")
+    spool.close()
+    (found,) = [one for one in doctor(tiny) if one.what == "predictions"]
+    assert not found.fine
+    assert found.found.startswith("2 ")
+    log = logs.open(tiny.log_url)
+    log.create("headrace.predictions")
+    ship(tiny.place("serving", "spool"), log)
+    log.close()
+    assert [one for one in doctor(tiny) if one.what == "predictions"] == []
+
+
+def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny: Settings) -> None:
+    assert status(tiny).lineage is None
+    url = "http://anna:opensesame@127.0.0.1:9"
+    settings = msgspec.structs.replace(tiny, profile=Profile(lineage=(url,)))
+    (tiny.root / "headrace.toml").write_text(
+        f'[project]\nname = "tiny"\n[profile.local]\nlineage = ["{url}"]\n'
+    )
+    store = lineage.open(settings)
+    with store.recorder() as recorder, recorder_added(recorder), run("work"):
+        pass
+    store.mark_failed(url, str(Unavailable("it does not answer")))
+    store._write([], 3, "the disk was full")
+    store.close()
+    said = shown(settings, "status")
+    assert "3 events were dropped: the disk was full" in said
+    assert "it does not answer" in said
+    told = said + shown(settings, "doctor")
+    assert "3 dropped" in told
+    assert "opensesame" not in told
+    assert b"opensesame" not in b"".join(one.read_bytes() for one in settings.state.glob("lineage.db*"))
