@@ -26,7 +26,7 @@ purchase = Model(
         trials=12,
         space={
             "max_depth": integers(3, 6),
-            "learning_rate": loguniform(0.02, 0.3),
+            "learning_rate": loguniform(0.05, 0.3),
             "min_child_weight": loguniform(1, 50),
             "subsample": uniform(0.6, 1.0),
         },

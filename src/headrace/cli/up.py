@@ -29,8 +29,7 @@ def up(call: Call, build_every: str | None) -> None:
             return
         click.echo(f"predict    {state.predict}")
         click.echo(f"collector  {state.collector}")
-        if state.console:
-            click.echo(f"console    {state.console}")
+        click.echo(f"console    {state.console}")
         click.echo("Ctrl-C ends it.")
 
     run_up(call.settings(), ready, build_every=every, report=lambda text: click.echo(text, err=True))

@@ -237,6 +237,7 @@ class Ingest:
                     self.contract.topic, partition, start, stored.next_offset(partition),
                 )  # fmt: skip
         self._read = stored
+        self._passed: dict[int, int] = {}
         self._clock = int(self.table.property(CLOCK) or 0)
         self._extra: Counter[str] = Counter(json.loads(self.table.property(EXTRA) or "{}"))
 
@@ -247,9 +248,10 @@ class Ingest:
             _logger.warning("ingest of %s waits: %s", self.contract.topic, error)
 
     def _offsets(self) -> dict[int, int]:
-        """Where to read next: what the table says, or where a trimmed log begins."""
+        """Where to read next: what the table says, or where a trimmed log begins, or past offsets that
+        hold no record (Kafka's markers of transactions)."""
         return {
-            p: max(self._read.next_offset(p), self._start.get(p, 0))
+            p: max(self._read.next_offset(p), self._start.get(p, 0), self._passed.get(p, 0))
             for p in range(self._log.partitions(self.contract.topic))
         }
 
@@ -263,6 +265,7 @@ class Ingest:
         """Reads and judges the next batch; None at the end of the log."""
         batch = self._log.read(self.contract.topic, self._offsets(), BATCH)
         if not len(batch):
+            self._passed = batch.next
             return None
         if self._judge is None:
             self._judge = self._made_judge()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -137,13 +137,11 @@ class _Demo:
         begun = time.perf_counter()
         self.init()
         settings = _own_ports(load_settings(self.report.folder))
-        self.events(settings, events, seed, data)
-        self.ingest(settings)
-        with ExitStack() as stack:
-            from headrace.training.cluster import joined
-
-            with self.step("ray", "one Ray for the training and the endpoint"):
-                stack.enter_context(joined(settings))
+        with _RayBeside(settings) as ray:
+            self.events(settings, events, seed, data)
+            self.ingest(settings)
+            with self.step("ray", "one Ray for the training and the endpoint, started beside the above"):
+                ray.await_ready()
             self.build(settings)
             self.evaluate(settings, data is None)
             with self.live(settings) as up:
@@ -352,6 +350,46 @@ class _Demo:
             )
         self.report.prediction = prediction
         self.check("features recomputed from the raw events are equal", found.equal)
+
+
+class _RayBeside:
+    """The project's Ray while the block runs, started by a thread beside the block's first steps.
+
+    The thread lives as long as Ray does: Ray's daemons end with the thread that started them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ray")
+
+    def __enter__(self) -> _RayBeside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def await_ready(self) -> None:
+        """Returns when this process is connected. Raises Unavailable as `joined` does."""
+        self._ready.wait()
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self) -> None:
+        from headrace.serving.predict import environment
+        from headrace.training.cluster import joined
+
+        try:
+            with joined(self._settings, environment=environment(self._settings)):
+                self._ready.set()
+                self._over.wait()
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self._ready.set()
 
 
 class _Door:

@@ -36,6 +36,13 @@ class Topic:
     refused: Counter[str] = field(default_factory=Counter)
     extra: Counter[str] = field(default_factory=Counter)
 
+    def add(self, one: Progress) -> None:
+        """Adds a commit."""
+        self.events += one.events
+        self.good += one.good
+        self.refused.update(one.refused)
+        self.extra.update(one.extra)
+
 
 @dataclass(frozen=True)
 class IngestReport:
@@ -88,11 +95,7 @@ def ingest(
     found: dict[str, Topic] = {}
 
     def tell(one: Progress) -> None:
-        topic = found.setdefault(one.topic, Topic(one.topic))
-        topic.events += one.events
-        topic.good += one.good
-        topic.refused.update(one.refused)
-        topic.extra.update(one.extra)
+        found.setdefault(one.topic, Topic(one.topic)).add(one)
         progress(one)
 
     stop = stop or threading.Event()

@@ -21,7 +21,7 @@ class Up(Struct, frozen=True):
     Attributes:
         pid: its process.
         started: since when.
-        predict, collector, console: the addresses of its doors; no console, no address.
+        predict, collector, console: the addresses of its doors.
         processes: name → process id of what it runs beside Ray.
     """
 
@@ -29,7 +29,7 @@ class Up(Struct, frozen=True):
     started: datetime
     predict: str
     collector: str
-    console: str | None
+    console: str
     processes: dict[str, int]
 
 

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
@@ -64,9 +63,7 @@ def up(
         stack.callback(children.end)
         children.start("ingest", settings)
         children.start("collector", settings, ports["collector_port"])
-        console = find_spec("headrace.console.app") is not None
-        if console:
-            children.start("console", settings, ports["console_port"])
+        children.start("console", settings, ports["console_port"])
 
         from headrace.serving import predict  # after the children's start: Ray takes its time
 
@@ -74,22 +71,8 @@ def up(
         stack.callback(endpoint.stop)
         stack.enter_context(_hearing(stop))  # Ray has put its own handler in place
         children.await_ready(_START)
-        addresses = {name: _url(settings, port) for name, port in ports.items()}
-
-        def written() -> Up:
-            state = Up(
-                pid=os.getpid(),
-                started=now(),
-                predict=endpoint.url,
-                collector=addresses["collector_port"],
-                console=addresses["console_port"] if console else None,
-                processes=children.processes,
-            )
-            running.keep(settings, state)
-            return state
-
         stack.callback(running.forget, settings)
-        state = written()
+        state = _written(settings, endpoint.url, ports, children)
         if ready is not None:
             ready(state)
         builds = _Builds(settings, build_every, report)
@@ -97,15 +80,32 @@ def up(
         while not stop.wait(_LOOK):
             children.look(report)
             if children.processes != state.processes:
-                state = written()
+                state = _written(settings, endpoint.url, ports, children)
             builds.look()
+
+
+def _written(settings: Settings, predict_url: str, ports: Mapping[str, int], children: Children) -> Up:
+    """What runs, written down for the other verbs."""
+    state = Up(
+        pid=os.getpid(),
+        started=now(),
+        predict=predict_url,
+        collector=_url(settings, ports["collector_port"]),
+        console=_url(settings, ports["console_port"]),
+        processes=children.processes,
+    )
+    running.keep(settings, state)
+    return state
 
 
 def _make_topics(settings: Settings) -> None:
     """The product's own topics must be there when the ingest looks which there are."""
     log = logs.open(settings.log_url)
-    for contract in own_contracts():
-        log.create(contract.topic, contract.partitions)
+    try:
+        for contract in own_contracts():
+            log.create(contract.topic, contract.partitions)
+    finally:
+        log.close()
     log.close()
 
 

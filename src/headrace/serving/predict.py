@@ -18,7 +18,7 @@ from headrace.serving.prediction_log import Shipper
 from headrace.serving.replica import Replica
 from headrace.training import cluster
 
-__all__ = ["Running", "start"]
+__all__ = ["Running", "environment", "start"]
 
 _APPLICATION = "predict"
 _READY = 60.0  # seconds until the endpoint must have answered
@@ -64,10 +64,15 @@ def start(settings: Settings, models: Sequence[str] = (), *, port: int, replicas
             log.create(topic)
         shipper = Shipper(settings.place("serving", "spool"), log)
         stack.callback(shipper.stop)
-        stack.enter_context(cluster.joined(settings, own=True))
+        stack.enter_context(cluster.joined(settings, own=True, environment=environment(settings)))
         _serve(settings, models, port, replicas, stack)
         _answering(settings.profile.host, port)
         return Running(_url(settings.profile.host, port), shipper, stack.pop_all())
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that Serve's workers need; who starts Ray for an endpoint gives it these."""
+    return haproxy.environment(cluster.runtime_folder(settings), _free_port())
 
 
 def _serve(settings: Settings, models: Sequence[str], port: int, replicas: int, stack: ExitStack) -> None:
@@ -75,7 +80,9 @@ def _serve(settings: Settings, models: Sequence[str], port: int, replicas: int, 
     from ray.exceptions import RayError
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    variables = haproxy.environment(cluster.runtime_folder(settings), _free_port())
+    # A Ray that runs already hands them to Serve's workers by an environment of their own: each is
+    # then a process more, started in two steps.
+    apart = {} if cluster.given() else {"runtime_env": {"env_vars": environment(settings)}}
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     deployment = serve.deployment(
         name="Replica",
@@ -92,7 +99,7 @@ def _serve(settings: Settings, models: Sequence[str], port: int, replicas: int, 
             proxy_location="HeadOnly",
             http_options={"host": settings.profile.host, "port": port},
             logging_config=quiet,
-            controller_options={"runtime_env": {"env_vars": variables}},
+            controller_options=apart,
         )
         stack.callback(serve.shutdown)
         serve.run(deployment.bind(settings, tuple(models)), name=_APPLICATION, route_prefix="/")

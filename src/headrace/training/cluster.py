@@ -14,7 +14,7 @@ import shutil
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
+from headrace.training.lean import lean
 
-__all__ = ["joined", "runtime_folder"]
+__all__ = ["given", "joined", "runtime_folder"]
 
 _logger = logging.getLogger(__name__)
 _OBJECT_STORE = 512 << 20  # bytes
@@ -44,6 +45,8 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 _in_process = threading.Lock()
+_given: dict[str, str] = {}
+_TIMED_OUT = "timed out during startup"  # what Ray says where its daemons are slow, in a bare Exception
 
 
 class _Address(Struct):
@@ -72,7 +75,9 @@ def runtime_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def joined(settings: Settings, *, own: bool = False) -> Iterator[None]:
+def joined(
+    settings: Settings, *, own: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """While the block runs, this process is connected to the project's Ray.
 
     A process that is connected already stays so, and nothing ends with the block. Else it joins the
@@ -80,6 +85,7 @@ def joined(settings: Settings, *, own: bool = False) -> Iterator[None]:
 
     Args:
         own: do not join another verb's Ray, which ends when that verb does: start one.
+        environment: variables that all its workers shall have, if it is started here (`given`).
 
     Raises:
         Unavailable: Ray does not start, or the profile's cluster does not answer.
@@ -87,14 +93,20 @@ def joined(settings: Settings, *, own: bool = False) -> Iterator[None]:
     ray = _ray(settings)
     with _in_process:
         outer = ray.is_initialized()
-        started = not outer and _join_or_start(ray, settings, own)
+        started = not outer and _join_or_start(ray, settings, own, environment or {})
     try:
         yield
     finally:
         if not outer:
             ray.shutdown()
+            _given.clear()
         if started:
             _forget(settings)
+
+
+def given() -> Mapping[str, str]:
+    """The variables that the workers of this process' Ray were given at its start."""
+    return _given
 
 
 def _ray(settings: Settings) -> ModuleType:
@@ -135,7 +147,7 @@ def _token(settings: Settings) -> Path:
     return path
 
 
-def _join_or_start(ray: ModuleType, settings: Settings, own: bool) -> bool:
+def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: Mapping[str, str]) -> bool:
     """Whether Ray was started rather than joined."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if settings.profile.ray != "local":
@@ -156,15 +168,50 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool) -> bool:
                 return False
         folder = runtime_folder(settings) / "ray"  # Ray opens its own folder to everyone
         _sweep(folder)
-        try:
-            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE, _temp_dir=str(folder), **quiet)
-        except (ConnectionError, RuntimeError, TimeoutError, OSError, ValueError) as error:
-            raise Unavailable(f"Ray does not start: {error}", where=str(folder)) from error
+        with lean(), _environment(environment):
+            _start(ray, folder, quiet)
+        _given.update(environment)
         address = _Address(ray.get_runtime_context().gcs_address, os.getpid())
         fresh = settings.place("ray.new")
         fresh.write_bytes(msgspec.json.encode(address))
         fresh.replace(settings.place("ray.json"))
     return True
+
+
+def _start(ray: ModuleType, folder: Path, quiet: Mapping[str, Any]) -> None:
+    """Starts Ray; a second time where a busy machine made the first one time out.
+
+    Raises:
+        Unavailable: it does not start.
+    """
+    for last in (False, True):
+        try:
+            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE, _temp_dir=str(folder), **quiet)
+            return
+        except Exception as error:  # Ray raises bare ones
+            ray.shutdown()
+            slow = _TIMED_OUT in str(error)
+            if last or not slow:
+                raise Unavailable(
+                    f"Ray does not start: {error}",
+                    where=str(folder),
+                    remedy="The machine may be too busy: try again when it has less to do." if slow else None,
+                ) from error
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """While the block runs, this process has these variables, and what it starts inherits them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _sweep(folder: Path) -> None:

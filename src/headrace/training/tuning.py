@@ -21,6 +21,8 @@ from headrace.training.trainers import xgboost
 
 __all__ = ["Trial", "search"]
 
+_NICENESS = 10  # of a trial: what `up` runs, replicas above all, is never starved by a build beside it
+
 
 class Trial(Struct, frozen=True):
     """One setting that was tried.
@@ -128,8 +130,10 @@ def _trainable(told: dict[str, Any]) -> Any:
 
     class Fitting(ray_tune.Trainable):  # type: ignore[misc]
         def setup(self, config: dict[str, Any]) -> None:
+            os.nice(_NICENESS)
             xgboost.import_alone()
             self._train, self._validation = ray.get(told["data"])
+            self._matrices = xgboost.matrices_of(self._train, self._validation)
             self._config = config
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -144,6 +148,7 @@ def _trainable(told: dict[str, Any]) -> Any:
                 {**trainer.parameters, **self._config},
                 rounds=trainer.rounds,
                 early_stopping=trainer.early_stopping,
+                matrices=self._matrices,
             )
             value = metric(told["metric"], self._validation[1], answers)
             return {"value": value, "rounds": rounds, "done": True}

@@ -9,6 +9,7 @@ imported Feast itself keeps Feast as it is.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import typeguard
@@ -23,6 +24,8 @@ if "feast" not in sys.modules:
     _checked = typeguard.typechecked
     typeguard.typechecked = _unchecked
     try:
-        import feast  # noqa: F401
+        # A dozen of its modules say which warnings the whole process shows: that stays who runs it's to say.
+        with warnings.catch_warnings():
+            import feast  # noqa: F401
     finally:
         typeguard.typechecked = _checked

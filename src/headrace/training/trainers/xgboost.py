@@ -22,7 +22,7 @@ from headrace.training.trainers.libxgboost import Booster
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["MODEL", "Encoding", "Meta", "Predictor", "fit", "import_alone", "load", "save"]
+__all__ = ["MODEL", "Encoding", "Meta", "Predictor", "fit", "import_alone", "load", "matrices_of", "save"]
 
 MODEL = "model.ubj"
 META = "meta.json"
@@ -154,6 +154,7 @@ def fit(
     early_stopping: int,
     threads: int = 1,
     features: Sequence[str] | None = None,
+    matrices: tuple[Any, Any] | None = None,
 ) -> tuple[bytes, int, npt.NDArray[np.float64], dict[str, float]]:
     """Fits a booster on the train part; the validation part says when to stop.
 
@@ -164,6 +165,7 @@ def fit(
         early_stopping: so many rounds without improvement on the validation part end the fit.
         threads: how many threads XGBoost uses.
         features: names of the columns, kept in the model.
+        matrices: what `matrices_of` made of the parts; who fits several times on them makes it once.
 
     Returns:
         The booster cut after its best round, as bytes of its `.ubj` form; how many rounds that are;
@@ -172,10 +174,8 @@ def fit(
     """
     import xgboost
 
-    names = None if features is None else list(features)
     options = {"objective": "binary:logistic", "tree_method": "hist", **parameters, "nthread": threads}
-    data = xgboost.QuantileDMatrix(train[0], train[1], feature_names=names, nthread=threads)
-    held = xgboost.QuantileDMatrix(validation[0], validation[1], feature_names=names, ref=data, nthread=threads)
+    data, held = matrices or matrices_of(train, validation, threads=threads, features=features)
     booster = xgboost.train(
         options, data, rounds, evals=[(held, "validation")], early_stopping_rounds=early_stopping,
         verbose_eval=False,
@@ -187,6 +187,22 @@ def fit(
     total = sum(gains.values()) or 1.0
     importance = {name: gain / total for name, gain in sorted(gains.items(), key=lambda one: -one[1])}
     return bytes(cut.save_raw("ubj")), best, answers, importance
+
+
+def matrices_of(
+    train: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    *,
+    threads: int = 1,
+    features: Sequence[str] | None = None,
+) -> tuple[Any, Any]:
+    """The parts as XGBoost's quantile matrices, the validation part cut as the train part is."""
+    import xgboost
+
+    names = None if features is None else list(features)
+    data = xgboost.QuantileDMatrix(train[0], train[1], feature_names=names, nthread=threads)
+    held = xgboost.QuantileDMatrix(validation[0], validation[1], feature_names=names, ref=data, nthread=threads)
+    return data, held
 
 
 def import_alone() -> None:
