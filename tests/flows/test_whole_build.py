@@ -122,7 +122,8 @@ def test_every_table_is_made_once_and_as_if_undisturbed(killed: Settings, undist
     assert len(lake.open(killed).table(name).history()) == 1
 
 
-def test_there_is_one_version_and_one_release(killed: Settings) -> None:
+def test_there_is_one_version_and_one_release(killed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SIGNING_KEY", SECRETS["HEADRACE_SIGNING_KEY"])
     found = registry.open(killed)
     (version,) = found.versions("purchase")
     assert version.aliases == ("champion",)
