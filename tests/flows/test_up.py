@@ -192,7 +192,7 @@ def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
         answer = predict(settings, "purchase", ASKED)
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
-        until(lambda: marked(killed.mark) == {}, 60)
+        until(lambda: marked(killed.mark) == {}, 180)  # Ray's agent looks for its parent every half minute
         assert running(settings) is None
     with ran(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])

@@ -51,9 +51,13 @@ def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) ->
     assert [one.version for one in opened.versions("purchase")] == [2, 1]
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
     assert opened.versions("nothing") == []
-    for ref in ("nobody", 7):
-        with pytest.raises(CallError, match="no version"):
-            opened.version("purchase", ref)
+    fresh = registry.open(settings)  # it has not loaded MLflow: it reads the tables of the store
+    assert fresh.version("purchase", "champion") == champion
+    assert fresh.version("purchase", 2) == opened.version("purchase", "2")
+    for one in (opened, fresh):
+        for ref in ("nobody", 7):
+            with pytest.raises(CallError, match="no version"):
+                one.version("purchase", ref)
     # Where the project's people stand, MLflow leaves nothing.
     assert sorted(os.listdir(settings.root)) == [".headrace", "headrace.toml", "shop"]
 

@@ -21,6 +21,7 @@ from time import monotonic
 import polars as pl
 
 from headrace.declare.event import Contract
+from headrace.events.facts import CLOCK, EXTRA, POSITION
 from headrace.events.judge import NAMES, First, Judge, Verdicts
 from headrace.events.shape import table_schema
 from headrace.events.sinks import Feed, Sink
@@ -33,16 +34,6 @@ from headrace.lake.upkeep import keep
 from headrace.log import Log
 
 __all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
-
-POSITION = "ingest"
-"""The name under which the topic's table keeps how far it has read the log."""
-
-CLOCK = "headrace.clock"
-"""The property of the topic's table with the latest arrival so far, microseconds since 1970."""
-
-EXTRA = "headrace.extra"
-"""The property of the topic's table that counts events by a field that the contract does not name (JSON);
-also a fact of each commit that brought such events, of its own ones."""
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit

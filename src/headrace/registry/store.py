@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import sqlite3
@@ -142,6 +143,12 @@ class Registry:
             CallError: there is none.
             Unavailable: MLflow cannot be reached.
         """
+        file = self._unopened
+        if file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                found = _version_in(file, model, ref)
+                if found is not None:
+                    return found
         from mlflow.exceptions import MlflowException
 
         with _reached(self._settings):
@@ -165,15 +172,25 @@ class Registry:
         Raises:
             Unavailable: MLflow cannot be reached.
         """
-        url = self._settings.mlflow_url
-        if self._made is None and url.startswith("sqlite:///"):
-            # The store's own table, read without MLflow's 4 s of import: status asks for little else.
+        file = self._unopened
+        if file is not None:
             with contextlib.suppress(sqlite3.Error):
-                return _alias_in(Path(url.removeprefix("sqlite:///")), model, alias)
+                return _alias_in(file, model, alias)
         try:
             return self.version(model, alias).version
         except CallError:
             return None
+
+    @property
+    def _unopened(self) -> Path | None:
+        """The store's own file, where MLflow is not loaded: one look at its tables costs no 4 s of import.
+
+        `status` and `why` ask for little else. Where MLflow's tables have changed, it is asked itself.
+        """
+        url = self._settings.mlflow_url
+        if self._made is not None or not url.startswith("sqlite:///"):
+            return None
+        return Path(url.removeprefix("sqlite:///"))
 
     def versions(self, model: str) -> list[Version]:
         """All versions of the model, the newest first; none where it has none."""
@@ -338,12 +355,50 @@ class Registry:
             yield
 
 
-def _alias_in(file: Path, model: str, alias: str) -> int | None:
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+        yield db
+
+
+def _alias_in(file: Path, model: str, alias: str) -> int | None:
+    with _reading(file) as db:
         row = db.execute(
             "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias]
         ).fetchone()
     return None if row is None else int(row[0])
+
+
+def _version_in(file: Path, model: str, ref: int | str) -> Version | None:
+    number = int(ref) if isinstance(ref, int) or ref.isdecimal() else _alias_in(file, model, ref)
+    with _reading(file) as db:
+        db.execute("BEGIN")  # one moment for all that is read
+        row = db.execute(
+            "SELECT run_id, creation_time FROM model_versions WHERE name = ? AND version = ?"
+            " AND current_stage <> 'Deleted_Internal'",
+            [model, number],
+        ).fetchone()
+        if row is None or number is None:
+            return None
+        run, created = row
+        tags = db.execute(
+            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", [model, number]
+        )
+        aliases = db.execute(
+            "SELECT alias FROM registered_model_aliases WHERE name = ? AND version = ?", [model, number]
+        )
+        metrics = db.execute("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", [run])
+        params = db.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run])
+        return Version(
+            model=model,
+            version=number,
+            run_id=run,
+            tags=dict(tags),
+            metrics={key: math.nan if is_nan else value for key, value, is_nan in metrics},
+            params=dict(params),
+            aliases=tuple(sorted(alias for (alias,) in aliases)),
+            created=from_micros(created * 1000),
+        )
 
 
 def _made(folder: Path) -> Path:

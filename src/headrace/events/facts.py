@@ -1,0 +1,13 @@
+"""What an ingest keeps with its topic's table, by name. Who only reads it need not load the ingest."""
+
+__all__ = ["CLOCK", "EXTRA", "POSITION"]
+
+POSITION = "ingest"
+"""The name under which the topic's table keeps how far it has read the log."""
+
+CLOCK = "headrace.clock"
+"""The property of the topic's table with the latest arrival so far, microseconds since 1970."""
+
+EXTRA = "headrace.extra"
+"""The property of the topic's table that counts events by a field that the contract does not name (JSON);
+also a fact of each commit that brought such events, of its own ones."""
