@@ -136,6 +136,19 @@ def test_killed_at_any_stage_the_next_build_goes_on(tiny: Settings, point: str, 
     assert ran(tiny) == []
 
 
+@pytest.mark.parametrize(
+    "point", ["lake.before_data_file", "lake.after_data_file", "lake.before_commit", "lake.after_commit"]
+)
+def test_killed_while_it_commits_nothing_is_made_twice(tiny: Settings, point: str) -> None:
+    killed = call(tiny, "build", fault=f"{point}:2")
+    assert killed.returncode == -signal.SIGKILL
+    ran(tiny)
+    assert total(tiny) == 6
+    snapshots = {name: len(lake.open(tiny).table(name).history()) for name in ("doubled", "total", "count")}
+    assert snapshots == {"doubled": 1, "total": 1, "count": 1}
+    assert dvc_agrees(tiny)
+
+
 def test_a_second_build_beside_one_is_told_its_process(tiny: Settings) -> None:
     with (tiny.made_state() / "build.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollback": ("headrace.cli.rollback", "Go back to the release before."),
     "why": ("headrace.cli.why", "Say what a prediction was made from."),
     "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
+    "export": ("headrace.cli.export", "Write the build for another tool: airflow."),
     "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),
 }
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.errors import CallError
 
-__all__ = ["Stage", "bundle_folder", "dvc_yaml", "stages_for", "stages_of", "table_pointer"]
+__all__ = ["Stage", "bundle_folder", "dvc_yaml", "needs_of", "stages_for", "stages_of", "table_pointer"]
 
 Kind = Literal["code", "table", "features", "online", "inputs", "training_set", "train", "release"]
 
@@ -123,7 +123,7 @@ def stages_for(stages: list[Stage], targets: tuple[str, ...]) -> list[Stage]:
     """
     if not targets:
         return stages
-    made_by = {stage.out: stage for stage in stages}
+    by_name = {stage.name: stage for stage in stages}
     wanted: set[str] = set()
     waiting = [_named(stages, target) for target in targets]
     while waiting:
@@ -131,11 +131,17 @@ def stages_for(stages: list[Stage], targets: tuple[str, ...]) -> list[Stage]:
         if stage.name in wanted:
             continue
         wanted.add(stage.name)
-        needs = [*stage.deps, *([CODE] if stage.params else [])]
-        waiting += [made_by[path] for path in needs if path in made_by]
+        waiting += [by_name[name] for name in needs_of(stages, stage)]
         if stage.kind == "release":  # a model that is released is also served
             waiting += [one for one in stages if one.kind == "online"]
     return [stage for stage in stages if stage.name in wanted]
+
+
+def needs_of(stages: list[Stage], stage: Stage) -> tuple[str, ...]:
+    """The names of the stages that this one depends on directly."""
+    made_by = {one.out: one.name for one in stages}
+    needs = [*stage.deps, *([CODE] if stage.params else [])]
+    return tuple(made_by[path] for path in needs if path in made_by)
 
 
 def _named(stages: list[Stage], target: str) -> Stage:

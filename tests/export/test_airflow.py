@@ -1,0 +1,69 @@
+"""The DAG file, executed with stand-ins for the two classes of Airflow that it uses."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from headrace.export.airflow import Task, dag_file
+
+TASKS = [
+    Task("code", "headrace build code", ()),
+    Task("table-a", "headrace build table-a", ("code",)),
+    Task("release-m", "headrace build 'release-m'", ("code", "table-a")),
+]
+
+
+def loaded(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The DAG's options, and its tasks by id: (options, the ids of those after it)."""
+    dags: list[dict[str, Any]] = []
+    tasks: dict[str, Any] = {}
+
+    class Dag:
+        def __init__(self, **options: Any) -> None:
+            dags.append(options)
+
+        def __enter__(self) -> Dag:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    class Bash:
+        def __init__(self, **options: Any) -> None:
+            self.id, self.after = options.pop("task_id"), set[str]()
+            tasks[self.id] = (options, self.after)
+
+        def __rshift__(self, other: Bash) -> Bash:
+            self.after.add(other.id)
+            return other
+
+    bash, sdk = "airflow.providers.standard.operators.bash", "airflow.sdk"
+    for name in ("airflow", "airflow.providers", "airflow.providers.standard",
+                 "airflow.providers.standard.operators", bash, sdk):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[bash].BashOperator = Bash  # type: ignore[attr-defined]
+    sys.modules[sdk].DAG = Dag  # type: ignore[attr-defined]
+    exec(compile(text, "dag.py", "exec"), {})
+    (dag,) = dags
+    return dag, tasks
+
+
+def test_it_has_a_task_a_stage_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = dag_file("shop", '/srv/it\'s "here"', TASKS, timedelta(hours=6))
+    dag, tasks = loaded(text, monkeypatch)
+    assert (dag["dag_id"], dag["schedule"], dag["catchup"]) == ("shop", timedelta(hours=6), False)
+    assert dag["max_active_tasks"] == dag["max_active_runs"] == 1
+    assert {name: after for name, (_, after) in tasks.items()} == {
+        "code": {"table-a", "release-m"}, "table-a": {"release-m"}, "release-m": set(),
+    }  # fmt: skip
+    assert tasks["release-m"][0]["bash_command"] == "headrace build 'release-m'"
+    assert tasks["release-m"][0]["cwd"] == '/srv/it\'s "here"'
+
+
+def test_without_a_refresh_it_waits_to_be_triggered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(dag_file("shop", "/srv", TASKS, None), monkeypatch)[0]["schedule"] is None

@@ -1,0 +1,204 @@
+"""The shop's whole build, killed at each step of it: the next one goes on, and all is as if undisturbed."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from headrace import lake, lineage, registry
+from headrace import log as logs
+from headrace.config.settings import Settings, load_settings
+from headrace.features import online
+from headrace.lineage.graph import downstream, upstream
+from headrace.serving import release
+
+SHOP = Path(__file__).parents[2] / "examples" / "shop"
+TABLES = ("clean_events", "departments", "product_facts", "view_outcomes", "training_purchase")
+BEFORE_TRAINING = (
+    "lake.after_commit:1",  # of a table; the other points of tables: test_build
+    "feast.apply.begin:1",
+    "feast.apply.registry:1",
+    "online.fill.written:1",
+    "online.load.written:1",
+    "lake.after_commit:1",  # of the training set
+)
+AFTER_TRAINING = (
+    "build.before_record:1",
+    "registry.before_files:1",
+    "registry.before_version:1",
+    "registry.after_version:1",
+    "registry.before_place:1",
+    "build.before_record:1",
+)
+SECRETS = {
+    "HEADRACE_TOKEN": "tok-5f1e77aa90",
+    "HEADRACE_KAFKA_PASSWORD": "kafka-81c0ffee",
+    "HEADRACE_SIGNING_KEY": "sign-0ddba11000",
+}
+PASSWORD = "pg-decafbad42"
+PROD = f'\n[profile.prod]\nmlflow = "postgresql://anna:{PASSWORD}@127.0.0.1:9/mlflow"\n'
+
+
+def call(root: Path, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **SECRETS, **({"HEADRACE_FAULT": fault} if fault else {})}
+    return subprocess.run(
+        [sys.executable, "-m", "headrace.cli.main", *arguments],
+        cwd=root, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def done(root: Path, *arguments: str) -> str:
+    out = call(root, *arguments)
+    assert out.returncode == 0, out.stderr
+    return out.stdout + out.stderr
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shop with a week's events in their table, nothing built, and a model that is quickly fitted."""
+    root = tmp_path_factory.mktemp("whole") / "undisturbed"
+    shutil.copytree(SHOP, root, ignore=shutil.ignore_patterns(".headrace", "__pycache__", "*.ndjson"))
+    models = root / "shop" / "models.py"
+    text = models.read_text()
+    for old, new in (
+        ("trials=12", "trials=1"),
+        ('"binary:logistic")', '"binary:logistic", rounds=20)'),
+        ('at_least("roc_auc", 0.7)', 'at_least("roc_auc", 0.5)'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    models.write_text(text)
+    with (root / "headrace.toml").open("a") as file:
+        file.write(PROD)
+    subprocess.run(
+        [sys.executable, "generate.py", "--events", "6000", "--seed", "3"],
+        cwd=root, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    done(root, "send", "user_behaviour", "data/events.ndjson")
+    done(root, "ingest", "--until-end")
+    return root
+
+
+@pytest.fixture(scope="module")
+def killed(undisturbed: Path) -> Settings:
+    """The same, killed at each point in turn, then built to its end. The other is built to the training set."""
+    root = undisturbed.with_name("killed")
+    # Iceberg's metadata holds absolute paths, so each copy reads its own events in.
+    shutil.copytree(undisturbed, root, ignore=shutil.ignore_patterns(".headrace"))
+    done(root, "send", "user_behaviour", "data/events.ndjson")
+    done(root, "ingest", "--until-end")
+    for point in BEFORE_TRAINING:
+        out = call(root, "build", "training_set-purchase", "online", fault=point)
+        assert out.returncode == -signal.SIGKILL, f"{point} was never reached: {out.stdout}{out.stderr}"
+    done(root, "build", "training_set-purchase", "online")
+    done(undisturbed, "build", "training_set-purchase", "online")
+    for point in AFTER_TRAINING:
+        out = call(root, "build", fault=point)
+        assert out.returncode == -signal.SIGKILL, f"{point} was never reached: {out.stdout}{out.stderr}"
+    done(root, "build")
+    assert "Nothing to do" in done(root, "build")
+    return load_settings(root)
+
+
+def rows(settings: Settings, name: str) -> pl.DataFrame:
+    found = lake.open(settings).table(name).scan().drop("_arrived_at", strict=False).collect()
+    return found.sort([name for name, kind in found.schema.items() if not kind.is_nested()])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_made_once_and_as_if_undisturbed(killed: Settings, undisturbed: Path, name: str) -> None:
+    # The order in which a mean's values are added up is not fixed.
+    assert_frame_equal(rows(killed, name), rows(load_settings(undisturbed), name), rel_tol=1e-12)
+    assert len(lake.open(killed).table(name).history()) == 1
+
+
+def test_there_is_one_version_and_one_release(killed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SIGNING_KEY", SECRETS["HEADRACE_SIGNING_KEY"])
+    found = registry.open(killed)
+    (version,) = found.versions("purchase")
+    assert version.aliases == ("champion",)
+    found.bundle("purchase", 1)  # every file of it is checked
+    log = logs.open(killed.log_url)
+    (made,) = release.history(log, "purchase")
+    log.close()
+    assert release.champion(made) == 1
+    runs = found.client.search_runs([found.experiment])
+    files = [one for one in runs if one.info.run_name == "version of purchase"]
+    assert len(files) == 1
+
+
+def test_a_training_shows_in_mlflow_under_its_build(killed: Settings) -> None:
+    found = registry.open(killed)
+    runs = found.client.search_runs([found.experiment])
+    names = {one.info.run_id: one.info.run_name for one in runs}
+    parents = {one.info.run_name: names.get(one.data.tags.get("mlflow.parentRunId", "")) for one in runs}
+    assert parents["version of purchase"] == "train purchase"
+    assert parents["train purchase"] == "build"
+    assert {"tuning purchase", "fit purchase", "trial 1"} <= set(parents)
+
+
+def test_the_online_state_is_as_if_undisturbed(killed: Settings, undisturbed: Path) -> None:
+    ends = []
+    for settings in (killed, load_settings(undisturbed)):
+        store = online.open(settings.online_url)
+        ends.append({view.name: (view.digest, store.position(view) is None) for view in store.views()})
+        store.close()
+    assert ends[0] == ends[1]
+    assert not any(empty for _, empty in ends[0].values())
+
+
+def test_lineage_leads_from_the_version_to_topic_and_files_and_back(killed: Settings) -> None:
+    store = lineage.open(killed)
+    up = {(n.dataset.kind, n.dataset.name) for n in upstream(store, "model", "purchase@1").walk()}
+    down = {(n.dataset.kind, n.dataset.name) for n in downstream(store, "topic", "user_behaviour").walk()}
+    store.close()
+    assert {("topic", "user_behaviour"), ("file", "data/departments.csv"), ("table", "clean_events")} <= up
+    assert {("model", "purchase@1"), ("endpoint", "purchase"), ("table", "view_outcomes")} <= down
+
+
+def test_no_secret_lies_anywhere(killed: Settings) -> None:
+    hidden = [one.encode() for one in (*SECRETS.values(), PASSWORD)]
+    looked = 0
+    for file in killed.root.rglob("*"):
+        if not file.is_file() or file == killed.root / "headrace.toml":
+            continue
+        text = file.read_bytes()
+        if file.name == "source.tar.gz":
+            looked += 1
+            with tarfile.open(fileobj=io.BytesIO(text)) as archive:
+                members = [archive.extractfile(one) for one in archive.getmembers()]
+                text = b"".join(one.read() for one in members if one is not None)
+            assert b"anna:***@" in text
+        assert [secret for secret in hidden if secret in text] == [], file
+    assert looked
+    out = call(killed.root, "release", "purchase", "champion=1", "--profile", "prod", "--debug")
+    assert out.returncode == 1
+    assert PASSWORD not in out.stdout + out.stderr
+
+
+def test_ctrl_c_ends_a_build_without_a_traceback_and_the_next_goes_on(killed: Settings) -> None:
+    tables = killed.root / "shop" / "tables.py"
+    text = tables.read_text()
+    assert "    return events.select(" in text
+    tables.write_text(text.replace("    return events.select(", "    unused = 1\n    return events.select(", 1))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "build", "product_facts", "view_outcomes"],
+        cwd=killed.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline()  # the first stage is done
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert "product_facts" in done(killed.root, "build", "product_facts", "view_outcomes")
+    assert rows(killed, "product_facts").height
