@@ -11,11 +11,12 @@ demo: .venv/.ready ## the shop, end to end, in a scratch folder
 test: .venv/.ready ## every test
 	@.venv/bin/pytest
 
-check: .venv/.ready ## style, types, import rules
+check: .venv/.ready ## style, types, import rules, what an import loads, the house's measures
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/pytest tests/test_house.py tests/cli/test_main.py -k "loads_nothing or load_nothing or test_house"
 
 format: .venv/.ready ## writes the style
 	@.venv/bin/ruff check --fix-only --quiet .

@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import xgboost
+
+import headrace
+from headrace.declare.model import ByTime
+from headrace.training.evaluation import metric
+from headrace.training.fit import prepare
+from headrace.training.split import by_time
+from headrace.training.trainers.xgboost import fit
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "rees46_2019_oct_17k.csv"
@@ -71,6 +80,24 @@ def test_what_it_made_is_there_to_go_on_with(generated: dict[str, Any]) -> None:
     build = [HEADRACE, "build", "--json", "--project", generated["folder"]]
     built = json.loads(subprocess.run(build, capture_output=True, text=True, check=True).stdout)
     assert [one["stage"] for one in built["stages"] if "train" in one["stage"]] == []  # refresh: within the day
+
+
+def test_shuffled_labels_teach_nothing(generated: dict[str, Any]) -> None:
+    opened = headrace.project(generated["folder"])
+    rows = opened.training_set("purchase").to_polars()
+    features = [name for name in rows.columns if "__" in name]
+    scores = {}
+    for shuffled in (False, True):
+        if shuffled:
+            rows = rows.with_columns(pl.col("is_purchased").shuffle(seed=1))
+        parts = by_time(rows, ByTime(0.15, 0.15, gap="30m"), "is_purchased")
+        made = prepare(parts, "is_purchased", features)
+        known = {"max_depth": 4, "learning_rate": 0.1, "objective": "binary:logistic"}
+        booster, *_ = fit(made.train, made.validation, known, rounds=100, early_stopping=10)
+        answers = xgboost.Booster(model_file=bytearray(booster)).inplace_predict(made.test[0])
+        scores[shuffled] = metric("roc_auc", made.test[1], answers)
+    assert scores[False] > 0.8
+    assert scores[True] == pytest.approx(0.5, abs=0.03)  # over two standard deviations of 7,000 rows
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"the real data are not there: {REAL}")
