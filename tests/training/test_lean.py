@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from headrace.config.settings import load_settings
 from headrace.kernel.errors import Unavailable
-from headrace.training import cluster, lean_agent, lean_worker
+from headrace.training import cluster, lean_agent
 
 
 def below(pid):
@@ -37,14 +36,9 @@ def test_a_local_ray_is_lean_and_its_workers_have_what_they_were_given(settings)
 
         @ray.remote(num_cpus=0)
         def told():
-            import ray.serve  # noqa: F401
+            return os.environ.get("HEADRACE_TEST_GIVEN")
 
-            without = "pandas" not in sys.modules
-            import pandas
-
-            return os.environ.get("HEADRACE_TEST_GIVEN"), without, pandas.__name__
-
-        assert ray.get(told.remote()) == ("yes", True, "pandas")
+        assert ray.get(told.remote()) == "yes"
         assert cluster.given() == {"HEADRACE_TEST_GIVEN": "yes"}
         assert "HEADRACE_TEST_GIVEN" not in os.environ
         running = "\n".join(below(os.getpid()))
@@ -62,12 +56,6 @@ def test_the_agent_names_no_ports_and_ends_with_the_raylet(tmp_path):
         f"{name}_ab": "-1"
         for name in ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port")
     }
-
-
-def test_the_worker_is_rays_own_with_its_arguments():
-    asked = [sys.executable, str(Path(lean_worker.__file__)), "--help"]
-    said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "--raylet-name" in said
 
 
 def test_a_bare_exception_of_rays_start_is_unavailable_with_a_remedy(settings, monkeypatch):

@@ -18,8 +18,7 @@ from typing import Any
 __all__ = ["lean"]
 
 _HERE = Path(__file__).parent
-_AGENT, _WORKER = "--dashboard_agent_command=", "--python_worker_command="
-_OWN_WORKER = "default_worker.py"
+_AGENT = "--dashboard_agent_command="
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def _nothing(*_: object, **__: object) -> None:
 
 
 def _changed(argument: str) -> str:
-    """An argument of the raylet's, with our agent and our worker in it."""
+    """An argument of the raylet's, with our agent in it."""
     if argument.startswith(_AGENT):
         told = dict(
             part[2:].split("=", 1) for part in shlex.split(argument) if part.startswith("--") and "=" in part
@@ -68,8 +67,4 @@ def _changed(argument: str) -> str:
             told["node-id"],
         ]
         return _AGENT + subprocess.list2cmdline(command)
-    if argument.startswith(_WORKER):
-        parts = shlex.split(argument.removeprefix(_WORKER))
-        own = [str(_HERE / "lean_worker.py") if Path(part).name == _OWN_WORKER else part for part in parts]
-        return _WORKER + subprocess.list2cmdline(own)
     return argument
