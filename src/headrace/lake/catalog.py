@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from sqlalchemy import NullPool, create_engine
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
@@ -70,6 +71,10 @@ def open(settings: Settings) -> Lake:  # noqa: A001
         )
     with failures(url):
         catalog = load_catalog("headrace", **properties, **_object_store())
+        if kind == "sqlite":
+            # A kept connection would be closed by nobody: a lake has no end. Opening one is quick.
+            catalog.engine.dispose()
+            catalog.engine = create_engine(properties["uri"], poolclass=NullPool)
         catalog.create_namespace_if_not_exists(settings.project)
     return Lake(catalog, settings.project, url, settings.place("lake"))
 
