@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,10 +75,13 @@ def _print(report: DemoReport) -> None:
         click.echo(f"  {mark} {check.what}")
     verdict = "All of it held" if report.held else "NOT all of it held"
     click.echo(f"{verdict}: {report.seconds:.0f} s, p50 of a prediction {report.p50_ms:.2f} ms. Go on with")
-    where = f"--project {report.folder}"
-    for command in (
-        f"headrace up {where}",
-        f"headrace status {where}",
-        f"headrace why {report.prediction} {where}",
-    ):
-        click.echo(f"  {command}")
+    for then in ("up", "status", f"why {report.prediction}"):
+        click.echo(f"  {_program()} {then} --project {report.folder}")
+
+
+def _program() -> str:
+    """How this program is called from here: by its name where the PATH has it, else by its path."""
+    called = Path(sys.argv[0])
+    if shutil.which(called.name):
+        return called.name
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
