@@ -245,6 +245,7 @@ class _Demo:
         import polars as pl
 
         from headrace import lake, registry
+        from headrace.training.evaluation import metric
         from headrace.training.job import REPORT
         from headrace.training.job import Report as Training
 
@@ -269,7 +270,7 @@ class _Demo:
         truth = pl.read_parquet(settings.root / "data" / "truth.parquet").drop("is_purchased", "user_session")
         joined = test.join(truth, on=keys, how="inner")
         self.check("each test label is one the generator knows", joined.height == test.height)
-        best = _roc_auc(joined["is_purchased"], joined["probability"])
+        best = metric("roc_auc", joined["is_purchased"], joined["probability"])
         self.report.best_auc = best
         near = abs(best - self.report.metrics["roc_auc"]) <= NEAR_BEST
         self.check(f"ROC AUC within {NEAR_BEST} of the best possible", near)
@@ -485,11 +486,3 @@ def _three_more(request: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for n in range(3)
     ]
-
-
-def _roc_auc(labels: Any, scores: Any) -> float:
-    """The chance that a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    ranks = scores.rank("average")
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    return float((ranks.filter(labels == 1).sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -26,7 +26,7 @@ import numpy as np
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.log.partition import partition_of
-from headrace.log.port import Batch, Headers
+from headrace.log.port import Batch, Headers, check_lengths
 
 try:
     import confluent_kafka as ck
@@ -123,9 +123,7 @@ class KafkaLog:
         keys: Sequence[bytes | None] | None = None,
         headers: Sequence[Headers | None] | None = None,
     ) -> list[tuple[int, int]]:
-        for name, given in (("keys", keys), ("headers", headers)):
-            if given is not None and len(given) != len(values):
-                raise CallError(f"{len(values)} values but {len(given)} {name} were given for topic {topic!r}")
+        check_lengths(topic, values, keys, headers)
         count = self.partitions(topic)
         if not values:
             return []

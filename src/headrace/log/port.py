@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Headers", "Log"]
+from headrace.kernel.errors import CallError
+
+__all__ = ["Batch", "Headers", "Log", "check_lengths"]
 
 Headers = Mapping[str, bytes]
 
@@ -117,3 +119,15 @@ class Log(Protocol):
     def close(self) -> None:
         """Closes it; nothing of it may be used after."""
         ...
+
+
+def check_lengths(
+    topic: str,
+    values: Sequence[bytes],
+    keys: Sequence[bytes | None] | None,
+    headers: Sequence[Headers | None] | None,
+) -> None:
+    """Raises CallError where an append was given another number of keys or headers than of values."""
+    for name, given in (("keys", keys), ("headers", headers)):
+        if given is not None and len(given) != len(values):
+            raise CallError(f"{len(values)} values but {len(given)} {name} were given for topic {topic!r}")

@@ -26,7 +26,7 @@ from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
-from headrace.log.port import Batch, Headers
+from headrace.log.port import Batch, Headers, check_lengths
 
 __all__ = ["SqliteLog"]
 
@@ -114,9 +114,7 @@ class SqliteLog:
         keys: Sequence[bytes | None] | None = None,
         headers: Sequence[Headers | None] | None = None,
     ) -> list[tuple[int, int]]:
-        for name, given in (("keys", keys), ("headers", headers)):
-            if given is not None and len(given) != len(values):
-                raise CallError(f"{len(values)} values but {len(given)} {name} were given for topic {topic!r}")
+        check_lengths(topic, values, keys, headers)
         one = _Append(values, list(keys or [None] * len(values)), list(headers or [None] * len(values)))
         if values:
             self._topic(topic).append(one)
