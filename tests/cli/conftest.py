@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests import tiny
 
 TABLES = """
 import polars as pl
@@ -26,14 +27,7 @@ def total(doubled):
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project of two tables on one file."""
-    root = tmp_path / "project"
-    (root / "tiny").mkdir(parents=True)
-    (root / "data").mkdir()
-    (root / "headrace.toml").write_text('[project]\nname = "tiny"\n')
-    (root / "tiny" / "__init__.py").write_text("")
-    (root / "tiny" / "tables.py").write_text(TABLES)
-    (root / "data" / "prices.csv").write_text("price\n1\n2\n")
-    return root
+    return tiny.write(tmp_path / "project", TABLES)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.tiny import write
 
 from headrace.config.settings import Settings, load_settings
 
@@ -33,11 +34,4 @@ def count(prices):
 @pytest.fixture
 def tiny(tmp_path: Path) -> Settings:
     """Three tables on one file: total reads doubled, count stands alone."""
-    root = tmp_path / "project"
-    (root / "tiny").mkdir(parents=True)
-    (root / "data").mkdir()
-    (root / "headrace.toml").write_text('[project]\nname = "tiny"\n')
-    (root / "tiny" / "__init__.py").write_text("")
-    (root / "tiny" / "tables.py").write_text(TABLES)
-    (root / "data" / "prices.csv").write_text("price\n1\n2\n")
-    return load_settings(root)
+    return load_settings(write(tmp_path / "project", TABLES))
