@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +42,21 @@ class Broker:
 
 
 @contextlib.contextmanager
-def broker(folder: Path, port: int | None = None) -> Iterator[Broker]:
+def broker(
+    folder: Path, port: int | None = None, settings: Mapping[str, object] | None = None
+) -> Iterator[Broker]:
     """A broker whose data lie in `folder`; started again there, it has what it had.
 
     Args:
         folder: an existing folder.
         port: the port to listen on; a free one where none is named.
+        settings: more of the broker's own settings.
     """
     classpath = f"{jars('kafka')}/*"
     port, controller = port or free_port(), free_port()
     properties = folder / "server.properties"
-    properties.write_text(_properties(folder / "data", port, controller))
+    values = {**_properties(folder / "data", port, controller), **(settings or {})}
+    properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     if not (folder / "data").exists():
         subprocess.run(
             [*_JAVA, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg",
@@ -64,8 +68,8 @@ def broker(folder: Path, port: int | None = None) -> Iterator[Broker]:
         yield Broker(f"kafka://127.0.0.1:{port}", port, process.pid)
 
 
-def _properties(data: Path, port: int, controller: int) -> str:
-    values = {
+def _properties(data: Path, port: int, controller: int) -> dict[str, object]:
+    return {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
@@ -79,4 +83,3 @@ def _properties(data: Path, port: int, controller: int) -> str:
         "log.cleaner.dedupe.buffer.size": 8_388_608,
         **dict.fromkeys(_ONE, 1),
     }
-    return "".join(f"{name}={value}\n" for name, value in values.items())

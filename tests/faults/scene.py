@@ -1,0 +1,281 @@
+"""A scene: workers that ingest and producers that append, and the hands that strike them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.proxy import Proxy
+from tests.faults.restarts import Restarts
+from tests.faults.stage import Stage
+
+__all__ = ["Child", "Missed", "Scene", "staged"]
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 90.0  # seconds; a busy machine is given time
+WORKERS = 3
+PRODUCERS = 2
+MOST_BEHIND = 1_000  # events
+DISK = "512m"
+
+
+class Missed(AssertionError):
+    """What was waited for did not come."""
+
+
+@dataclass
+class Child:
+    """A child of the nursery. `ended`: its wait status; `doomed`: whoever strikes it expects its end."""
+
+    pid: int
+    role: str
+    ended: int | None = None
+    stopped: bool = False
+    doomed: bool = False
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    @property
+    def killed(self) -> bool:
+        return (
+            self.ended is not None and os.WIFSIGNALED(self.ended) and os.WTERMSIG(self.ended) == signal.SIGKILL
+        )
+
+
+@dataclass
+class Scene:
+    """Everything that runs, and what it told.
+
+    Attributes:
+        stage: where it runs.
+        chance: decides what the seed decides.
+        own_disk: whether the disk is small and its own, so that it can be filled.
+        broker: the log's broker; None on SQLite.
+        proxy: stands before the catalog; None on SQLite.
+        told: the journal so far.
+        position: log partition → how far the table was told to have read.
+        ends: log partition → one past the last acknowledged offset.
+        struck, poison: kind → how often.
+    """
+
+    stage: Stage
+    chance: random.Random
+    nursery: subprocess.Popen[str]
+    own_disk: bool
+    broker: Restarts | None = None
+    proxy: Proxy | None = None
+    children: dict[int, Child] = field(default_factory=dict)
+    told: list[dict[str, Any]] = field(default_factory=list)
+    position: Counter[int] = field(default_factory=Counter)
+    ends: Counter[int] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)
+    poison: Counter[str] = field(default_factory=Counter)
+    mended: bool = False
+    wanted: int = WORKERS
+    _read: int = 0
+    _first: int = 0
+    _fed: float = 0.0
+
+    # --- children ------------------------------------------------------------------------------
+
+    def _order(self, do: str, **order: Any) -> Any:
+        assert self.nursery.stdin is not None
+        assert self.nursery.stdout is not None
+        try:
+            self.nursery.stdin.write(json.dumps({"do": do, **order}) + "\n")
+            self.nursery.stdin.flush()
+            return json.loads(self.nursery.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError) as error:
+            raise AssertionError(f"the nursery died:\n{self.said()}") from error
+
+    def fork(self, role: str, fault: str | None = None, **given: Any) -> Child:
+        """A child that plays the role (see children.ROLES), in which `fault` strikes."""
+        child = Child(self._order("fork", role=role, fault=fault, given=given), role, doomed=fault is not None)
+        self.children[child.pid] = child
+        return child
+
+    def playing(self, role: str) -> list[Child]:
+        """The children in this role that go on."""
+        return [c for c in self.children.values() if c.role == role and c.ended is None and not c.doomed]
+
+    def hire(self) -> None:
+        """Workers and producers in the place of those that are gone."""
+        while len(self.playing("work")) < self.wanted:
+            self.fork("work", mended=self.mended)
+        while len(self.playing("produce")) < PRODUCERS:
+            self._first += 1_000_000
+            self.fork("produce", first=self._first)
+
+    def arm(self, worker: Child, fault: str) -> None:
+        """Has a worker that runs meet a fault (see headrace.kernel.faults)."""
+        (self.stage.papers / f"fault-{worker.pid}").write_text(fault)
+        worker.doomed = not fault.endswith(":STOP")
+        worker.send(signal.SIGUSR1)
+
+    def kill(self, child: Child) -> None:
+        """kill -9."""
+        child.doomed = True
+        child.send(signal.SIGKILL)
+        self.until(lambda: child.ended is not None, f"the end of {child.role} {child.pid}")
+
+    def end(self, child: Child) -> None:
+        """Asks a child to end, as an operator would, and sees that it did so well."""
+        child.send(signal.SIGTERM)
+        self.until(lambda: child.ended is not None, f"the end of {child.role} {child.pid}")
+        assert child.ended == 0, self.said()
+
+    def said(self) -> str:
+        """The last words of the children."""
+        return (self.stage.papers / "said").read_text(errors="replace")[-6000:]
+
+    # --- events --------------------------------------------------------------------------------
+
+    def feed(self, count: int, poison: str | None = None) -> None:
+        """Has a producer append so many events, a poisonous one among them."""
+        producers = self.playing("produce")
+        if producers:
+            self.feed_one(self.chance.choice(producers), count, poison)
+
+    def feed_one(self, producer: Child, count: int, poison: str | None = None) -> None:
+        """Has this producer do so."""
+        self._order("feed", pid=producer.pid, line=json.dumps([count, poison]) + "\n")
+
+    def order_end(self, producer: Child) -> None:
+        """Has a producer end once it has appended what it was told to."""
+        self._order("feed", pid=producer.pid, line="end\n")
+
+    def look(self) -> None:
+        """Takes in what happened since the last look."""
+        with (self.stage.papers / "journal").open("rb") as journal:
+            journal.seek(self._read)
+            for line in journal:
+                if line.endswith(b"\n"):
+                    self._read += len(line)
+                    self._hear(json.loads(line))
+        for pid, status in self._order("reap"):
+            child = self.children[pid]
+            if os.WIFSTOPPED(status):
+                child.stopped = True
+                continue
+            child.ended = status
+            if status and not (child.doomed and child.killed):
+                raise AssertionError(f"{child.role} {pid} ended with status {status}:\n{self.said()}")
+
+    def _hear(self, one: dict[str, Any]) -> None:
+        self.told.append(one)
+        if one["what"] == "commit":
+            for partition, offset in one["offsets"].items():
+                self.position[int(partition)] = max(self.position[int(partition)], offset)
+        elif one["what"] == "ack":
+            self.poison.update(one["poison"])
+            for partition, offset in one["at"]:
+                self.ends[partition] = max(self.ends[partition], offset + 1)
+
+    def until(self, done: Callable[[], Any], what: str, *, feed: bool = True) -> None:
+        """Looks until it is so, while work goes on coming in.
+
+        Raises:
+            Missed: it was not so within the deadline.
+        """
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            self.look()
+            if done():
+                return
+            if time.monotonic() > deadline:
+                lately = "\n".join(str(one) for one in self.told[-300:] if one["what"] != "ack")
+                raise Missed(f"waited {DEADLINE:g} s for {what}; told lately:\n{lately}\n{self.said()}")
+            if feed and time.monotonic() > self._fed + 0.1 and self.behind().total() < MOST_BEHIND:
+                self._fed = time.monotonic()
+                self.feed(40)
+            time.sleep(0.005)
+
+    def heard(
+        self, since: int, what: str, *, of: Child | None = None, other_than: Child | None = None, text: str = ""
+    ) -> bool:
+        """Whether this was told since the journal's line `since`."""
+        return any(
+            one["what"] == what
+            and text in one.get("text", "")
+            and (of is None or one["pid"] == of.pid)
+            and (other_than is None or one["pid"] != other_than.pid)
+            for one in self.told[since:]
+        )
+
+    def committed(self, what: str) -> None:
+        """Waits for the next commit of any worker."""
+        since = len(self.told)
+        self.until(lambda: self.heard(since, "commit"), f"a commit {what}")
+
+    def behind(self) -> Counter[int]:
+        """Log partition → acknowledged events that no commit was told of."""
+        return self.ends - self.position
+
+    def busy(self) -> Child:
+        """A worker that has just committed."""
+        self.hire()
+        since = len(self.told)
+        workers = self.playing("work")
+
+        def found() -> list[Child]:
+            return [w for w in workers if w.ended is None and self.heard(since, "commit", of=w)]
+
+        self.until(found, "a commit of a worker")
+        return self.chance.choice(found())
+
+
+@contextmanager
+def staged(
+    stage: Stage, seed: int, broker: Restarts | None = None, proxy: Proxy | None = None
+) -> Iterator[Scene]:
+    """A scene whose nursery has, where the kernel lets it, a small disk of its own."""
+    stage.disk.mkdir()
+    stage.papers.mkdir()
+    (stage.papers / "journal").touch()
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(stage).items()}
+    plain = [sys.executable, "-m", "tests.faults.nursery", json.dumps(given)]
+    mount = 'mount -t tmpfs -o size="$1",mode=0700 headrace "$2" || exit 77; shift 2; exec "$@"'
+    own = stage.catalog == "sqlite" and _may_mount()
+    command = [*_UNSHARE, "sh", "-c", mount, "sh", DISK, str(stage.disk), *plain] if own else plain
+    with (stage.papers / "said").open("ab") as said:
+        nursery = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+        )
+    scene = Scene(stage, random.Random(seed), nursery, own, broker, proxy)
+    try:
+        yield scene
+    finally:
+        for child in scene.children.values():
+            if child.ended is None:
+                child.send(signal.SIGKILL)
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        nursery.stdin.close()
+        nursery.wait(60)
+        nursery.stdout.close()
+
+
+_UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
+
+
+def _may_mount() -> bool:
+    """Whether this kernel lets this user mount a disk that only the nursery sees."""
+    if shutil.which("unshare") is None:
+        return False
+    tried = subprocess.run(
+        [*_UNSHARE, "mount", "-t", "tmpfs", "headrace", "/mnt"], capture_output=True, check=False
+    )
+    return tried.returncode == 0
