@@ -93,7 +93,10 @@ def joins(scene: Scene) -> None:
     scene.hire()
     newest = scene.playing("work")[-1]
     since = len(scene.told)
-    scene.until(lambda: scene.heard(since, "commit", of=newest), f"worker {newest.pid} to have its share")
+    scene.until(
+        lambda: any(one["pid"] == newest.pid for one in scene.told[since:]),
+        f"worker {newest.pid} to have its share",
+    )
     scene.wanted = WORKERS
 
 
