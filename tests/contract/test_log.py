@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,6 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.time import now_micros
 from headrace.log import Log
 from headrace.log.partition import partition_of
-
-
-@pytest.fixture(params=["sqlite", "kafka"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path / 'log'}"
-    return str(request.getfixturevalue("empty_broker").url)
 
 
 @pytest.fixture
