@@ -31,7 +31,7 @@ from headrace.events import ingest, quarantine
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
 from headrace.lake import catalog, expiry, upkeep
-from headrace.log import kafka as kafka_log
+from headrace.log import kafka_writer
 from headrace.log import sqlite as sqlite_log
 
 __all__ = ["ROLES", "tune"]
@@ -46,7 +46,7 @@ def tune() -> None:
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_log, {"BUSY_SECONDS": 1}),
-        (kafka_log, {"TRANSACTION_MS": 2_000}),
+        (kafka_writer, {"TRANSACTION_MS": 2_000}),
     ):
         for name, value in values.items():
             assert hasattr(module, name), f"{module.__name__} has no {name} any more"
@@ -131,7 +131,7 @@ def produce(stage: Stage, say: Say, *, first: int, orders: int) -> None:
             count, poison = json.loads(line)
             for begin in range(0, count, CHUNK):
                 kinds = [_kind(chance) for _ in range(min(CHUNK, count - begin))]
-                if poison and not begin:
+                if poison in POISON and not begin:
                     kinds.insert(chance.randrange(len(kinds)), poison)
                 chunk = []
                 for kind in kinds:

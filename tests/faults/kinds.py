@@ -134,11 +134,11 @@ def topic_locked(scene: Scene) -> None:
     _held(scene, str(path), "locked for")
 
 
-def broker_restarted(how: Literal["stop", "kill"], scene: Scene) -> None:
+def broker_restarted(hard: bool, scene: Scene) -> None:
     broker = scene.broker
     assert broker is not None
     scene.busy()
-    getattr(broker, how)()
+    broker.stop(hard=hard)
     broker.start()
     since = len(scene.told)
     scene.until(
@@ -264,8 +264,8 @@ KINDS: dict[str, Kind] = {
     "worker leaves": leaves,
     "producer killed": producer_killed,
     "topic's file locked": topic_locked,
-    "broker restarted": partial(broker_restarted, "stop"),
-    "broker killed": partial(broker_restarted, "kill"),
+    "broker restarted": partial(broker_restarted, False),
+    "broker killed": partial(broker_restarted, True),
     "catalog's file locked": catalog_locked,
     "disk full": full,
     "another writer's commits": conflicts,

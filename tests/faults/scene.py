@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.kafka import Broker
 from tests.faults.proxy import Proxy
-from tests.faults.restarts import Restarts
 from tests.faults.stage import Stage
 
 __all__ = ["Child", "Missed", "Scene", "staged"]
@@ -75,7 +75,7 @@ class Scene:
     chance: random.Random
     nursery: subprocess.Popen[str]
     own_disk: bool
-    broker: Restarts | None = None
+    broker: Broker | None = None
     proxy: Proxy | None = None
     children: dict[int, Child] = field(default_factory=dict)
     told: list[dict[str, Any]] = field(default_factory=list)
@@ -239,7 +239,7 @@ class Scene:
 
 @contextmanager
 def staged(
-    stage: Stage, seed: int, broker: Restarts | None = None, proxy: Proxy | None = None
+    stage: Stage, seed: int, broker: Broker | None = None, proxy: Proxy | None = None
 ) -> Iterator[Scene]:
     """A scene whose nursery has, where the kernel lets it, a small disk of its own."""
     stage.disk.mkdir()

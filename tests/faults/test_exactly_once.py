@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from services.kafka import Broker
+from services.kafka import broker as running
 from services.server import Missing
 from tests.faults.kinds import KINDS, kinds_of
-from tests.faults.restarts import Restarts
 from tests.faults.scene import staged
 from tests.faults.stage import Stage
 from tests.faults.suite import played
@@ -29,31 +30,31 @@ WHOLE = (
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Restarts]:
-    """A broker for this test alone: it is killed."""
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker | None]:
+    """A broker for this test alone, as it is killed; None on SQLite."""
+    if request.getfixturevalue("log") == "sqlite":
+        yield None
+        return
     folder = tmp_path / "kafka"
     folder.mkdir()
-    one = Restarts(folder)
-    yield one
-    one.stop()
+    try:
+        with running(folder) as one:
+            yield one
+    except Missing as missing:
+        pytest.skip(f"no Kafka broker: {missing}")
 
 
 @pytest.mark.parametrize("form", ["short", pytest.param("whole", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("log", ["sqlite", "kafka"])
 def test_every_acknowledged_event_counts_once(
-    log: str, form: str, tmp_path: Path, broker: Restarts, capsys: pytest.CaptureFixture[str]
+    log: str, form: str, tmp_path: Path, broker: Broker | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("HEADRACE_SEED") or random.SystemRandom().randrange(1_000_000))
-    url = log
-    if log == "kafka":
-        try:
-            url = broker.start()
-        except Missing as missing:
-            pytest.skip(f"no Kafka broker: {missing}")
+    url = "sqlite" if broker is None else broker.url
     stage = Stage(tmp_path / "disk", tmp_path / "papers", url, "sqlite", "clicks", 4)
     wanted = SHORT if form == "short" else WHOLE
     sys.stdout.write(f"HEADRACE_SEED={seed}\n")  # shown where it fails
-    with staged(stage, seed, broker if log == "kafka" else None) as scene:
+    with staged(stage, seed, broker) as scene:
         possible = kinds_of(scene)
         figure = played(scene, f"{log} log, SQLite catalog", seed, wanted)
     with capsys.disabled():
