@@ -76,7 +76,7 @@ def open(settings: Settings) -> Lake:  # noqa: A001
             catalog.engine.dispose()
             catalog.engine = create_engine(properties["uri"], poolclass=NullPool)
         catalog.create_namespace_if_not_exists(settings.project)
-    return Lake(catalog, settings.project, url, settings.place("lake"))
+    return Lake(catalog, settings.project, url)
 
 
 def _prepare(path: Path, settings: Settings) -> None:
@@ -112,11 +112,10 @@ def _object_store() -> dict[str, str]:
 class Lake:
     """The tables of one project. Safe to use from several threads and processes at once."""
 
-    def __init__(self, catalog: Any, namespace: str, where: str, folder: Path) -> None:
+    def __init__(self, catalog: Any, namespace: str, where: str) -> None:
         self._catalog = catalog
         self._namespace = namespace
         self._where = where
-        self._folder = folder
 
     def names(self) -> list[str]:
         """The tables there are, sorted."""
@@ -136,7 +135,7 @@ class Lake:
         """
         with failures(self._where, name):
             iceberg = self._catalog.load_table((self._namespace, name))
-        return LakeTable(self._catalog, iceberg, self._where, self._folder)
+        return LakeTable(self._catalog, iceberg, self._where)
 
     def ensure(
         self, name: str, schema: pa.Schema, partition_by: PartitionBy = (), *, exact: bool = False
@@ -162,7 +161,7 @@ class Lake:
                 iceberg = self._catalog.load_table((self._namespace, name))
             except NoSuchTableError:
                 iceberg = self._made(name, wanted, partition_by)
-            table = LakeTable(self._catalog, iceberg, self._where, self._folder)
+            table = LakeTable(self._catalog, iceberg, self._where)
             self._check_partitions(table, partition_by)
             for _ in range(_TRIES):
                 if fits(iceberg.schema(), wanted, exact=exact):

@@ -22,10 +22,15 @@ from sqlalchemy.exc import OperationalError
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
+from headrace.kernel.time import now_micros
 
-__all__ = ["BATCH", "Change", "commit", "discard", "writing"]
+__all__ = ["BATCH", "BRIEF", "LONG", "Change", "commit", "discard", "writing"]
 
 BATCH = "headrace.batch"
+# Microseconds from a data file's beginning to its commit, at most: the sweep takes files for left behind
+# when they are twice as old, or a day. LONG is for writes whose rows are still being made meanwhile.
+BRIEF = 1_800_000_000
+LONG = 23 * 3_600_000_000
 _DEADLINE = 60.0  # seconds
 
 
@@ -40,6 +45,7 @@ class Change:
             the table has moved past what this change was made for.
         facts: given the table as it now is, what the snapshot's summary says of it.
         merge: whether the table's manifests are merged into as few as can be.
+        until: microseconds since 1970, after which it is too late: the files may be swept.
     """
 
     added: list[DataFile]
@@ -47,6 +53,7 @@ class Change:
     properties: Callable[[Any], Mapping[str, str]] = lambda _: {}
     facts: Callable[[Any], Mapping[str, str]] = lambda _: {}
     merge: bool = False
+    until: int | None = None
 
 
 def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSnapshot:
@@ -59,8 +66,9 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
 
     Raises:
         Conflict: `change.properties` or `change.removed` said so; nothing was committed.
-        Unavailable: other writers were faster for a minute, or the catalog went away before it told
-            the outcome, and the table does not show the batch: it may yet appear.
+        Unavailable: other writers were faster for a minute, or it is too late, and nothing was
+            committed; or the catalog went away before it told the outcome, and the table does not
+            show the batch: it may yet appear.
     """
     batch = new_id()
     reach("lake.before_commit")
@@ -68,6 +76,8 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
     pause = 0.002
     table = load()
     while True:
+        if change.until is not None and now_micros() > change.until:  # looked at after the table was loaded
+            raise Unavailable("its rows were written too long ago", where=where, remedy="Try again.")
         try:
             snapshot_id = _try(table, change, batch)
         except (CommitFailedException, ValidationException) as error:

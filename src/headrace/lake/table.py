@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,12 +15,13 @@ from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.transforms import DayTransform
 
-from headrace.kernel.errors import CallError, Conflict, Unavailable
+from headrace.kernel.errors import CallError, Conflict, HeadraceError, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
+from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
-from headrace.lake.commit import Change, commit, discard
+from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
-from headrace.lake.files import conform, write_files
+from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
@@ -29,6 +30,8 @@ __all__ = ["LakeTable"]
 _POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
 _TRIES = 50
+
+_logger = logging.getLogger(__name__)
 
 # Polars plans scans by an extra package where that is there; without it, it warns at every scan.
 os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
@@ -41,14 +44,12 @@ class LakeTable:
         name: its name within the project.
         where: the catalog's address, for errors.
         catalog: PyIceberg's catalog.
-        folder: where this machine keeps locks of the lake.
     """
 
-    def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
+    def __init__(self, catalog: Any, iceberg: Any, where: str) -> None:
         self.catalog = catalog
         self._identifier = iceberg.name()
         self.where = where
-        self.folder = folder
         self.name: str = self._identifier[-1]
 
     def iceberg(self) -> Any:
@@ -205,7 +206,7 @@ class LakeTable:
             moved = {} if position is None else _moved(table, *position, self.name)
             return {**(properties or {}), **moved}
 
-        return self._commit([rows], facts, set_properties)
+        return self._commit([rows], facts, set_properties, prefix=APPENDED)
 
     def replace(
         self,
@@ -282,19 +283,21 @@ class LakeTable:
         properties: Callable[[Any], Mapping[str, str]],
         removed: Callable[[Any], list[DataFile]] | None = None,
         check: Callable[[list[DataFile]], None] | None = None,
+        prefix: str = "",
     ) -> Snapshot:
+        until = now_micros() + (BRIEF if prefix == APPENDED else LONG)
         table = self.iceberg()
         properties(table)  # a position that has moved is found before anything is written
         with failures(self.where, self.name):
             files: list[DataFile] = []
             try:
                 for rows in pieces:
-                    files += write_files(conform(rows, table), table)
+                    files += write_files(conform(rows, table), table, prefix=prefix)
                 if check is not None:
                     check(files)
                 made = commit(
                     self.iceberg,
-                    Change(files, removed, properties, lambda _: facts or {}),
+                    Change(files, removed, properties, lambda _: facts or {}, until=until),
                     where=f"table {self.name} in {self.where}",
                 )
             except Unavailable:  # the commit may have happened, or happen yet
@@ -302,8 +305,16 @@ class LakeTable:
             except Exception:
                 discard(table, files)
                 raise
-        expiry.as_it_goes(self.catalog, table)
+        self._expire_as_it_goes(table)
         return snapshot_of(made)
+
+    def _expire_as_it_goes(self, table: Any) -> None:
+        """What was committed stays so, whatever comes of this: the next commit does it then."""
+        try:
+            with failures(self.where, self.name):
+                expiry.as_it_goes(self.catalog, table)
+        except HeadraceError as error:
+            _logger.warning("snapshots of %s were not expired: %s", self.name, error)
 
     # --- pins ----------------------------------------------------------------------------------
 
