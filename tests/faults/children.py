@@ -30,13 +30,15 @@ from headrace import log
 from headrace.events import ingest, quarantine
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
-from headrace.lake import catalog, expiry, upkeep
+from headrace.lake import LakeTable, catalog, expiry, lease, table, upkeep
 from headrace.log import kafka_writer
 from headrace.log import sqlite as sqlite_log
 
 __all__ = ["ROLES", "tune"]
 
 CHUNK = 20  # events an append
+BRIEF = 20_000_000  # microseconds from a write's begin, after which it is not committed any more
+GRACE = timedelta(seconds=45)  # longer than that, and than anything here hangs
 
 
 def tune() -> None:
@@ -44,6 +46,9 @@ def tune() -> None:
     for module, values in (
         (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3, "KEEP": 40}),
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
+        (lease, {"SECONDS": 1.0}),
+        (table, {"BRIEF": BRIEF}),
+        (upkeep, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_log, {"BUSY_SECONDS": 1}),
         (kafka_writer, {"TRANSACTION_MS": 2_000}),
@@ -193,9 +198,7 @@ def keep(stage: Stage, say: Say) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     while not stop.is_set():
         try:
-            table = catalog.open(stage.settings).table(stage.contract().table)
-            # The grace is longer than anything here hangs: what a writer is about to commit stays.
-            kept = upkeep.keep(table, older_than=timedelta(0), grace=timedelta(minutes=3))
+            kept = upkeep.keep(_table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE)
             say("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
         except Unavailable as error:
             say("away", text=str(error))
@@ -206,15 +209,19 @@ def meddle(stage: Stage, say: Say) -> None:
     """Commits to the table as another tool would, appends and properties, until SIGTERM."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    table = catalog.open(stage.settings).table(stage.contract().table)
+    theirs = _table(stage)
     mine, done = f"meddler.{os.getpid()}", 0
     while not stop.is_set():
-        table.append(
-            table.schema().empty_table(), facts={"headrace.of": mine}, properties={mine: str(done + 1)}
+        theirs.append(
+            theirs.schema().empty_table(), facts={"headrace.of": mine}, properties={mine: str(done + 1)}
         )
-        table.set_properties({f"{mine}.too": str(done + 1)})
+        theirs.set_properties({f"{mine}.too": str(done + 1)})
         done += 1
     say("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
+
+
+def _table(stage: Stage) -> LakeTable:
+    return catalog.open(stage.settings).table(stage.contract().table)
 
 
 def replay(stage: Stage, say: Say) -> None:

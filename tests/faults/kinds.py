@@ -25,7 +25,9 @@ POINTS = (
     "sink.committed",
     "upkeep.expire",
 )
-KEEPING = ("lake.before_data_file", "lake.before_commit", "lake.after_commit", "upkeep.expire")
+KEEPING = (
+    "upkeep.leased", "lake.before_data_file", "lake.before_commit", "lake.after_commit", "upkeep.expire", "upkeep.listed",
+)  # fmt: skip
 
 
 # --- workers -------------------------------------------------------------------------------------
