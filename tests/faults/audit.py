@@ -109,7 +109,7 @@ def _table(stage: Stage) -> Any:
         given = {"type": "sql", "uri": f"sqlite:///{path}"}
     else:
         given = {"type": "rest", "uri": stage.catalog}
-    return load_catalog("plain", **given).load_table((settings.project, stage.contract().table))
+    return load_catalog("headrace", **given).load_table((settings.project, stage.contract().table))
 
 
 def _numbers(rows: pl.DataFrame) -> dict[Place, int | None]:

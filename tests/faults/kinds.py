@@ -26,8 +26,13 @@ POINTS = (
     "upkeep.expire",
 )
 KEEPING = (
-    "upkeep.leased", "lake.before_data_file", "lake.before_commit", "lake.after_commit", "upkeep.expire", "upkeep.listed",
-)  # fmt: skip
+    "upkeep.leased",
+    "lake.before_data_file",
+    "lake.before_commit",
+    "lake.after_commit",
+    "upkeep.expire",
+    "upkeep.listed",
+)
 
 
 # --- workers -------------------------------------------------------------------------------------
@@ -204,12 +209,11 @@ def kept_beside(scene: Scene) -> None:
     scene.busy()
     since = len(scene.told)
     keeper = scene.fork("keep")
-    scene.until(
-        lambda: any(
-            one["what"] == "kept" and one["compacted"] and one["expired"] for one in scene.told[since:]
-        ),
-        "an upkeep that compacts and expires",
-    )
+
+    def did(what: str) -> bool:
+        return any(one["what"] == "kept" and one[what] for one in scene.told[since:])
+
+    scene.until(lambda: did("compacted") and did("expired"), "upkeep that compacts and expires")
     scene.end(keeper)
 
 

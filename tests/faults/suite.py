@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -29,6 +29,7 @@ class Figure:
         name: the log and the catalog.
         seed: what the schedule came from.
         struck: kind → how often; poison is counted apart.
+        took: kind → seconds, all its strikes together.
         found: what the audit says.
     """
 
@@ -36,6 +37,7 @@ class Figure:
     seed: int
     struck: Counter[str] = field(default_factory=Counter)
     poison: Counter[str] = field(default_factory=Counter)
+    took: dict[str, float] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -51,7 +53,9 @@ class Figure:
 
     def __str__(self) -> str:
         lines = [f"exactly once: {self.name} (seed {self.seed}, {self.seconds:.0f} s)"]
-        lines += [f"  {kind:<44}{count:>6}" for kind, count in sorted(self.struck.items())]
+        lines += [
+            f"  {kind:<44}{count:>6}{self.took[kind]:>7.1f} s" for kind, count in sorted(self.struck.items())
+        ]
         lines += [f"  {'poison: ' + kind:<44}{count:>6}" for kind, count in sorted(self.poison.items())]
         told = ("acknowledged", "unacknowledged", "good", "replayed", "lost", "twice")
         numbers = ", ".join(f"{what} {self.found[what]:,}" for what in told)
@@ -74,8 +78,10 @@ def played(scene: Scene, name: str, seed: int, wanted: Mapping[str, int]) -> Fig
     random.Random(seed).shuffle(schedule)
     scene.hire()
     scene.committed("before the first fault")
+    took: dict[str, float] = defaultdict(float)
     for n, kind in enumerate(schedule):
         scene.mended = n >= len(schedule) // 2
+        since = monotonic()
         try:
             KINDS[kind](scene)
         except AssertionError as error:
@@ -83,8 +89,9 @@ def played(scene: Scene, name: str, seed: int, wanted: Mapping[str, int]) -> Fig
             raise
         if not kind.startswith("poison"):
             scene.struck[kind] += 1
+        took[kind] += monotonic() - since
     found = settled(scene)
-    return Figure(name, seed, scene.struck, scene.poison, found, monotonic() - begun)
+    return Figure(name, seed, scene.struck, scene.poison, took, found, monotonic() - begun)
 
 
 def settled(scene: Scene) -> dict[str, Any]:
