@@ -13,7 +13,6 @@ import pytest
 from tests.events.clicks import click
 
 from headrace.declare.event import Contract
-from headrace.events import ingest
 from headrace.events.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.sinks import sink_schema
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
@@ -44,7 +43,7 @@ class Kept:
         done = self.at or LogPosition(position.topic, position.log_id)
         new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
-        self.at = position
+        self.at = done.further(position.offsets)
 
     @property
     def users(self) -> list[int]:
@@ -287,7 +286,7 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
 def test_many_short_runs_do_not_gather_small_files(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "FILES", 10)
+    monkeypatch.setattr("headrace.events.keeping.FILES", 10)
     events_log.create(contract.topic)
     for number in range(10):
         events_log.append(contract.topic, [click(number)])

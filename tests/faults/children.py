@@ -27,11 +27,11 @@ from tests.faults.shelf import Shelf
 from tests.faults.stage import Say, Stage
 
 from headrace import log
-from headrace.events import ingest, quarantine
+from headrace.events import ingest, keeping, quarantine
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
 from headrace.lake import LakeTable, catalog, expiry, lease, table, upkeep
-from headrace.log import kafka_writer
+from headrace.log import kafka_member, kafka_writer, sqlite_member
 from headrace.log import sqlite as sqlite_log
 
 __all__ = ["ROLES", "tune"]
@@ -44,7 +44,10 @@ GRACE = timedelta(seconds=45)  # longer than that, and than anything here hangs
 def tune() -> None:
     """Makes everything small and quick, so that each second holds many commits, expiries and upkeeps."""
     for module, values in (
-        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3, "KEEP": 40}),
+        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
+        (keeping, {"KEEP": 40}),
+        (sqlite_member, {"SESSION": 2.0, "LOOK": 0.1}),
+        (kafka_member, {"SESSION_MS": 2_000}),
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (lease, {"SECONDS": 1.0}),
         (table, {"BRIEF": BRIEF}),
@@ -217,7 +220,7 @@ def meddle(stage: Stage, say: Say) -> None:
         )
         theirs.set_properties({f"{mine}.too": str(done + 1)})
         done += 1
-    say("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
+        say("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
 
 
 def _table(stage: Stage) -> LakeTable:

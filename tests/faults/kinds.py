@@ -198,8 +198,10 @@ def conflicts(scene: Scene) -> None:
     scene.busy()
     since = len(scene.told)
     meddler = scene.fork("meddle")
+    scene.until(lambda: scene.heard(since, "meddled"), "another writer's commit")
+    since = len(scene.told)
     scene.until(
-        lambda: any(one["what"] == "beaten" and one["pid"] != meddler.pid for one in scene.told[since:]),
+        lambda: scene.heard(since, "beaten", other_than=meddler),
         "a worker's commit to be beaten by another writer's",
     )
     scene.end(meddler)

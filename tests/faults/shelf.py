@@ -41,10 +41,11 @@ class Shelf:
             try:
                 stored = self.position() or LogPosition(position.topic, position.log_id)
                 new = [(user,) for place, user in users.items() if not stored.covers(*place)]
-                moved = {p: max(o, stored.next_offset(p)) for p, o in position.offsets.items()}
                 self._db.executemany("INSERT INTO taken VALUES (?)", new)
                 self._db.execute("DELETE FROM position")
-                self._db.execute("INSERT INTO position VALUES (?)", (encode_position(stored.advanced(moved)),))
+                self._db.execute(
+                    "INSERT INTO position VALUES (?)", (encode_position(stored.further(position)),)
+                )
                 reach("sink.written")
                 self._db.execute("COMMIT")
             except BaseException:

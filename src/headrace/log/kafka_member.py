@@ -15,6 +15,7 @@ from typing import Any
 
 import confluent_kafka as ck
 
+from headrace.kernel.errors import Unavailable
 from headrace.log.slot import Slot
 
 __all__ = ["KafkaMember"]
@@ -55,7 +56,10 @@ class KafkaMember:
                     raise ck.KafkaException(error)
         except ck.KafkaException as raised:
             if not raised.args[0].fatal():
-                raise
+                raise Unavailable(
+                    f"the share of topic {self._topic!r} is not told: {raised.args[0].str()}",
+                    where=f"kafka://{self._config['bootstrap.servers']}",
+                ) from raised
             # Another machine has the same name and folder: two that take each other for one. This
             # one goes on without a name that outlives it.
             _logger.warning("it joins %s again, under no fixed name: %s", self._topic, raised.args[0].str())
