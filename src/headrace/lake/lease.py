@@ -21,10 +21,13 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.time import now_micros
 from headrace.lake.refs import changed
 
-__all__ = ["TAG", "Lease"]
+__all__ = ["FIRST", "MARKED_SECONDS", "TAG", "Lease", "mark_first"]
 
 TAG = "headrace-upkeep"
 SECONDS = 300.0
+# A mark of the lease's holder: other writers wait before their commits, until the time in its name.
+FIRST = f"{TAG}-first-"
+MARKED_SECONDS = 3.0
 _TRIES = 50
 _NAME = re.compile(rf"{TAG}-(\d+)-.+")
 
@@ -56,7 +59,7 @@ class Lease:
             if held is not None and _until(held) > now_micros() and TAG in refs:
                 return False
             seen = held or TAG
-            if self._moved(table, held, {seen: refs[seen].snapshot_id if seen in refs else None}):
+            if self._moved(table, {seen: refs[seen].snapshot_id if seen in refs else None}):
                 return True
         raise _beaten(table)
 
@@ -70,7 +73,7 @@ class Lease:
             return
         for _ in range(_TRIES):
             table, still = self._mine()
-            if self._moved(table, next(iter(still)), still):
+            if self._moved(table, still):
                 return
         raise _beaten(table)
 
@@ -82,7 +85,8 @@ class Lease:
         """
         for _ in range(_TRIES):
             table, still = self._mine()
-            if changed(self._catalog, table, gone=(TAG, *still), properties=properties, still=still):
+            ours = tuple(name for name in table.refs() if name.startswith(TAG))
+            if changed(self._catalog, table, gone=ours, properties=properties, still=still):
                 return
         raise _beaten(table)
 
@@ -94,15 +98,28 @@ class Lease:
             raise Conflict("another upkeep holds its lease", where=f"table {table.name()[-1]}")
         return table, {self._tag: refs[self._tag].snapshot_id}
 
-    def _moved(self, table: Any, old: str | None, still: Mapping[str, int | None]) -> bool:
-        """Puts this holder's tag, with a new time, in the place of the old one."""
+    def _moved(self, table: Any, still: Mapping[str, int | None]) -> bool:
+        """Puts this holder's tag, with a new time, in the place of what tags there are."""
         tag = f"{TAG}-{now_micros() + int(SECONDS * 1e6)}-{self._holder}"
         head = table.current_snapshot().snapshot_id
-        gone = () if old is None else (old,)
+        gone = tuple(name for name in table.refs() if name.startswith(f"{TAG}-"))
         done = changed(self._catalog, table, set_tags={TAG: head, tag: head}, gone=gone, still=still)
         if done:
             self._tag = tag
         return done
+
+
+def mark_first(catalog: Any, load: Callable[[], Any]) -> None:
+    """Asks other writers to give way to a commit of the lease's holder for MARKED_SECONDS.
+
+    The mark goes when the lease is renewed or given back. Where other writers kept changing the table,
+    there is none.
+    """
+    for _ in range(_TRIES):
+        table = load()
+        mark = f"{FIRST}{now_micros() + int(MARKED_SECONDS * 1e6)}"
+        if changed(catalog, table, set_tags={mark: table.current_snapshot().snapshot_id}, still={}):
+            return
 
 
 def _holder_tag(refs: Mapping[str, Any]) -> str | None:

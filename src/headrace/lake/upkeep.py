@@ -22,7 +22,7 @@ from headrace.kernel.errors import Conflict
 from headrace.kernel.faults import reach
 from headrace.kernel.time import now_micros
 from headrace.lake import expiry
-from headrace.lake.changes import COMPACTED, age, live_entries, live_files
+from headrace.lake.changes import COMPACTED, age, live_entries
 from headrace.lake.commit import BATCH, BRIEF, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import conform, write_files
@@ -126,6 +126,7 @@ def _compact(table: LakeTable, small: int, lease: Lease) -> int:
     while some := list(islice(groups, _GROUPS)):
         lease.renew()
         went += _put_together(table, iceberg, some)
+        lease.renew(now=True)  # others need not wait any more
     return went
 
 
@@ -140,15 +141,7 @@ def _put_together(table: LakeTable, iceberg: Any, groups: list[list[ManifestEntr
         rows = conform(scan.to_table(tasks), iceberg)
         made += write_files(rows, iceberg, prefix=f"{COMPACTED}{newest}-")
         gone += [entry.data_file for entry in group]
-    paths = {data_file.file_path for data_file in gone}
-
-    def removed(now: Any) -> list[DataFile]:
-        live = [f for f in live_files(now, now.current_snapshot()) if f.file_path in paths]
-        if len(live) < len(paths):
-            raise Conflict("the files were replaced meanwhile", where=f"table {table.name}")
-        return live
-
-    change = Change(made, removed, facts=_facts("compaction"), until=until)
+    change = Change(made, lambda _: gone, facts=_facts("compaction"), until=until, first=True)
     try:
         commit(table.iceberg, change, where=f"table {table.name}")
     except Conflict:
@@ -194,4 +187,8 @@ def _merge_manifests(table: LakeTable) -> None:
     iceberg = table.iceberg()
     head = iceberg.current_snapshot()
     if head is not None and len(head.manifests(iceberg.io)) > _MANIFESTS:
-        commit(table.iceberg, Change([], facts=_facts("manifests"), merge=True), where=f"table {table.name}")
+        commit(
+            table.iceberg,
+            Change([], facts=_facts("manifests"), merge=True, first=True),
+            where=f"table {table.name}",
+        )
