@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 from tests.faults.poison import POISON
 from tests.faults.scene import WORKERS, Child, Missed, Scene
@@ -100,10 +99,7 @@ def joins(scene: Scene) -> None:
     scene.hire()
     newest = scene.playing("work")[-1]
     since = len(scene.told)
-    scene.until(
-        lambda: any(one["pid"] == newest.pid for one in scene.told[since:]),
-        f"worker {newest.pid} to have its share",
-    )
+    scene.until(lambda: scene.heard(since, "commit", of=newest), f"worker {newest.pid} to have its share")
     scene.wanted = WORKERS
 
 
@@ -226,13 +222,14 @@ def keeper_killed_at(point: str, scene: Scene) -> None:
     assert keeper.killed
 
 
-def cut(when: Literal["before", "after"], scene: Scene) -> None:
-    proxy = scene.proxy
-    assert proxy is not None
+def cut(when: str, scene: Scene) -> None:
+    """The connection is cut at a commit: before it reached the catalog, or after, before its answer."""
+    door = scene.door
+    assert door is not None
     scene.busy()
-    before = proxy.cut[when]
-    proxy.arm(when)
-    scene.until(lambda: proxy.cut[when] > before, f"a commit to be cut off {when} it went through")
+    before = len(door.struck)
+    door.commits.append(f"cut {when}")
+    scene.until(lambda: len(door.struck) > before, f"a commit to be cut off {when} it went through")
     scene.committed("after the connection was cut")
 
 
@@ -294,7 +291,7 @@ def kinds_of(scene: Scene) -> list[str]:
         cannot |= {"broker restarted", "broker killed", "poison: tombstone"}
     else:
         cannot |= {"topic's file locked"}
-    if scene.proxy is None:
+    if scene.door is None:
         cannot |= {"commit cut off before", "commit cut off after"}
     else:
         cannot |= {"catalog's file locked"}

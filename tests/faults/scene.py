@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from services.kafka import Broker
-from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage
+from tests.lake.front import Front
 
 __all__ = ["Child", "Missed", "Scene", "staged"]
 
@@ -64,7 +64,7 @@ class Scene:
         chance: decides what the seed decides.
         own_disk: whether the disk is small and its own, so that it can be filled.
         broker: the log's broker; None on SQLite.
-        proxy: stands before the catalog; None on SQLite.
+        door: stands before a REST catalog; None on SQLite.
         told: the journal so far.
         position: log partition → how far the table was told to have read.
         ends: log partition → one past the last acknowledged offset.
@@ -76,7 +76,7 @@ class Scene:
     nursery: subprocess.Popen[str]
     own_disk: bool
     broker: Broker | None = None
-    proxy: Proxy | None = None
+    door: Front | None = None
     children: dict[int, Child] = field(default_factory=dict)
     told: list[dict[str, Any]] = field(default_factory=list)
     position: Counter[int] = field(default_factory=Counter)
@@ -165,14 +165,19 @@ class Scene:
                 if line.endswith(b"\n"):
                     self._read += len(line)
                     self._hear(json.loads(line))
+        ended = []
         for pid, status in self._order("reap"):
             child = self.children[pid]
             if os.WIFSTOPPED(status):
                 child.stopped = True
-                continue
-            child.ended = status
-            if status and not (child.doomed and child.killed):
-                raise AssertionError(f"{child.role} {pid} ended with status {status}:\n{self.said()}")
+            else:
+                child.ended = status
+                ended.append(child)
+        for child in ended:
+            if child.ended and not (child.doomed and child.killed):
+                raise AssertionError(
+                    f"{child.role} {child.pid} ended with status {child.ended}:\n{self.said()}"
+                )
 
     def _hear(self, one: dict[str, Any]) -> None:
         self.told.append(one)
@@ -238,9 +243,7 @@ class Scene:
 
 
 @contextmanager
-def staged(
-    stage: Stage, seed: int, broker: Broker | None = None, proxy: Proxy | None = None
-) -> Iterator[Scene]:
+def staged(stage: Stage, seed: int, broker: Broker | None = None, door: Front | None = None) -> Iterator[Scene]:
     """A scene whose nursery has, where the kernel lets it, a small disk of its own."""
     stage.disk.mkdir()
     stage.papers.mkdir()
@@ -254,7 +257,7 @@ def staged(
         nursery = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
         )
-    scene = Scene(stage, random.Random(seed), nursery, own, broker, proxy)
+    scene = Scene(stage, random.Random(seed), nursery, own, broker, door)
     try:
         yield scene
     finally:

@@ -44,7 +44,7 @@ class Shelf:
                 self._db.executemany("INSERT INTO taken VALUES (?)", new)
                 self._db.execute("DELETE FROM position")
                 self._db.execute(
-                    "INSERT INTO position VALUES (?)", (encode_position(stored.further(position)),)
+                    "INSERT INTO position VALUES (?)", (encode_position(stored.further(position.offsets)),)
                 )
                 reach("sink.written")
                 self._db.execute("COMMIT")
