@@ -134,7 +134,6 @@ class Broker:
             "log.dirs": self._folder / "data",
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": _SESSION_MS,
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
             "log.cleaner.dedupe.buffer.size": 8_388_608,
             **dict.fromkeys(_ONE, 1),
         }

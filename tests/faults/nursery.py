@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.faults.children import ROLES, tune
+from tests.faults.children import ROLES, tune, warm
 from tests.faults.stage import Stage
 
 from headrace.kernel import faults
@@ -22,6 +22,7 @@ from headrace.kernel import faults
 
 def main(stage: Stage) -> None:
     tune()
+    warm()
     feeds: dict[int, int] = {}
     for line in sys.stdin:
         order = json.loads(line)

@@ -26,8 +26,8 @@ __all__ = ["Child", "Missed", "Scene", "staged"]
 ROOT = Path(__file__).parents[2]
 DEADLINE = 90.0  # seconds; a busy machine is given time
 WORKERS = 3
-PRODUCERS = 2
-MOST_BEHIND = 1_000  # events
+PRODUCERS = frozenset({"one", "another"})
+MOST_BEHIND = 400  # events
 DISK = "512m"
 
 
@@ -41,6 +41,7 @@ class Child:
 
     pid: int
     role: str
+    name: str
     ended: int | None = None
     stopped: bool = False
     doomed: bool = False
@@ -103,7 +104,12 @@ class Scene:
 
     def fork(self, role: str, fault: str | None = None, **given: Any) -> Child:
         """A child that plays the role (see children.ROLES), in which `fault` strikes."""
-        child = Child(self._order("fork", role=role, fault=fault, given=given), role, doomed=fault is not None)
+        child = Child(
+            self._order("fork", role=role, fault=fault, given=given),
+            role,
+            given.get("name", role),
+            doomed=fault is not None,
+        )
         self.children[child.pid] = child
         return child
 
@@ -115,9 +121,9 @@ class Scene:
         """Workers and producers in the place of those that are gone."""
         while len(self.playing("work")) < self.wanted:
             self.fork("work", mended=self.mended)
-        while len(self.playing("produce")) < PRODUCERS:
+        for name in PRODUCERS - {child.name for child in self.playing("produce")}:
             self._first += 1_000_000
-            self.fork("produce", first=self._first)
+            self.fork("produce", name=name, first=self._first)
 
     def arm(self, worker: Child, fault: str) -> None:
         """Has a worker that runs meet a fault (see headrace.kernel.faults)."""
@@ -203,9 +209,9 @@ class Scene:
             if time.monotonic() > deadline:
                 lately = "\n".join(str(one) for one in self.told[-300:] if one["what"] != "ack")
                 raise Missed(f"waited {DEADLINE:g} s for {what}; told lately:\n{lately}\n{self.said()}")
-            if feed and time.monotonic() > self._fed + 0.1 and self.behind().total() < MOST_BEHIND:
+            if feed and time.monotonic() > self._fed + 0.12 and self.behind().total() < MOST_BEHIND:
                 self._fed = time.monotonic()
-                self.feed(40)
+                self.feed(30)
             time.sleep(0.005)
 
     def heard(

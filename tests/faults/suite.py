@@ -102,11 +102,10 @@ def settled(scene: Scene) -> dict[str, Any]:
     scene.until(lambda: not scene.behind(), "the workers to be level with the log", feed=False)
     for worker in scene.playing("work"):
         scene.end(worker)
-    for role, given in (("work", {"mended": True, "until_end": True}), ("replay", {}), ("replay", {})) * 2:
+    to_end = ("work", {"mended": True, "until_end": True})
+    for role, given in (to_end, ("replay", {}), ("replay", {}), to_end):
         child = scene.fork(role, **given)
         scene.until(lambda child=child: child.ended is not None, f"the last {role}", feed=False)  # type: ignore[misc]
-    last = scene.fork("work", mended=True, until_end=True)
-    scene.until(lambda: last.ended is not None, "the last work", feed=False)
     look = scene.fork("look")
     scene.until(lambda: look.ended is not None, "the count", feed=False)
     found = next(one for one in reversed(scene.told) if one["what"] == "audited")
