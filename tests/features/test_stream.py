@@ -318,9 +318,8 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
     at = now_micros()
     assert served(store, plan, users, at) == offline(project, lake, view, users, at)
     # Each value stands for exactly the events of its entity before its position, in both log partitions.
-    for user, position in zip(
-        users, store.lookup(plan, [{"user": u} for u in users], at).positions, strict=True
-    ):
+    positions = store.lookup(plan, [{"user": user} for user in users], at).positions
+    for user, position in zip(users, positions, strict=True):
         after = pl.any_horizontal(
             (pl.col("_log_partition") == p) & (pl.col("_log_offset") >= end)
             for p, end in position["activity"].offsets.items()

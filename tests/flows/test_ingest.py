@@ -126,7 +126,7 @@ def test_unknown_fields_are_told(settings: Settings) -> None:
 def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", *arguments],
-        cwd=settings.root, capture_output=True, text=True, timeout=60,
+        cwd=settings.root, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
     while told < 90:
         told += int(process.stdout.readline().split()[1])
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: all of them hear it
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert "90 events in" in out
     assert len(lake.open(settings).table("clicks").scan().collect()) == 690
