@@ -35,7 +35,7 @@ class Broker:
     Attributes:
         url: what a profile's `log` setting takes.
         port: its port on the loopback address.
-        environment: what a client's environment holds to be let in; empty where anybody is.
+        environment: what a process's environment holds to use it: its address, and what lets it in.
     """
 
     def __init__(self, folder: Path, port: int | None = None, password: str | None = None) -> None:
@@ -46,7 +46,7 @@ class Broker:
         """
         self.port = port or free_port()
         self.url = f"kafka://127.0.0.1:{self.port}"
-        self.environment: dict[str, str] = {}
+        self.environment = {"HEADRACE_LOG": self.url}
         self._folder = folder
         self._properties = folder / "server.properties"
         self._controller, self._inner = free_port(), free_port()
@@ -56,6 +56,9 @@ class Broker:
         values = self._plain() if password is None else self._secure(password)
         self._properties.touch(mode=0o600)
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+
+    def __str__(self) -> str:
+        return self.url
 
     @property
     def pid(self) -> int:
@@ -98,7 +101,7 @@ class Broker:
 
     def _secure(self, password: str) -> dict[str, object]:
         authority, identity = certificates(self._folder)
-        self.environment = {
+        self.environment |= {
             "HEADRACE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
             "HEADRACE_KAFKA_SASL_MECHANISM": "PLAIN",
             "HEADRACE_KAFKA_SASL_USERNAME": "headrace",

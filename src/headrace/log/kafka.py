@@ -62,6 +62,7 @@ _NOT_LET_IN = (
 )
 _RETENTION = "retention.ms"
 _TRY = 1.0  # seconds for one try of the first contact
+_CONTACT = 10.0  # seconds that it may take
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -309,7 +310,7 @@ class KafkaLog:
 
     def _meet(self) -> None:
         """The first contact: in short tries, so that a broker that does not let us in is told at once."""
-        deadline = monotonic() + SECONDS
+        deadline = monotonic() + _CONTACT
         while not self._met:
             try:
                 self._admin.list_topics(timeout=_TRY)

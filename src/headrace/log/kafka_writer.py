@@ -16,7 +16,7 @@ from headrace.log.port import Headers
 __all__ = ["SECONDS", "Record", "Writer"]
 
 SECONDS = 30.0  # how long the broker may take to answer
-TRANSACTION_MS = 10_000  # how long a killed writer's open transaction may hold readers up
+TRANSACTION_MS = 25_000  # how long a killed writer's open transaction may hold readers up
 
 Record = tuple[str, int, bytes, bytes | None, Headers | None]
 """Topic, log partition, value, key, headers."""

@@ -209,6 +209,14 @@ class _Topic:
             self._writer = _connect(path)
             self._reader = _connect(path)
             self.identity: str = self._reader.execute("SELECT identity FROM topic").fetchone()[0]
+            if not self._has_retention():  # a file of before there was one
+                with _transaction(self._writer):
+                    if not self._has_retention():
+                        self._writer.execute("ALTER TABLE topic ADD COLUMN retention INTEGER")
+
+    def _has_retention(self) -> bool:
+        columns = self._writer.execute("SELECT name FROM pragma_table_info('topic')").fetchall()
+        return ("retention",) in columns
 
     def is_at_its_path(self) -> bool:
         """Whether the file that is open is still the topic's."""
