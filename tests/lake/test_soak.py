@@ -57,25 +57,33 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
 
     thread = threading.Thread(target=upkeep)
     thread.start()
-    hundreds: list[float] = []
+    took: list[float] = []
+    used: list[float] = []
     beyond: list[tuple[int, int]] = []
     for line in ingest.stdout:
-        hundreds.append(float(line))
+        wall, processor = line.split()
+        took.append(float(wall))
+        used.append(float(processor))
         beyond.append(beyond_rows(opened.table("clicks")))
-        print(f"{len(hundreds) * 100:>6} commits: {hundreds[-1]:6.1f} ms, beyond rows {beyond[-1]}", flush=True)
+        files_there, size = beyond[-1]
+        print(
+            f"{len(took) * 100:>6} commits: {took[-1]:6.1f} ms each, {used[-1]:6.1f} ms of the processor; "
+            f"beyond its rows the table has {files_there} files, {size / 1e6:.1f} MB",
+            flush=True,
+        )
     assert ingest.wait(60) == 0
     ended.set()
     thread.join()
     table = opened.table("clicks")
     print(
-        f"first hundred {hundreds[0]:.1f} ms, last hundred {hundreds[-1]:.1f} ms, "
-        f"ratio {hundreds[-1] / hundreds[0]:.2f}; {sum(k.compacted for k in kept)} files compacted, "
+        f"a commit of the first hundred {took[0]:.1f} ms ({used[0]:.1f} of the processor), of the last "
+        f"{took[-1]:.1f} ({used[-1]:.1f}); {sum(k.compacted for k in kept)} files compacted, "
         f"{sum(k.expired for k in kept)} snapshots expired, {sum(k.deleted for k in kept)} files deleted"
     )
     offsets = table.scan().select("_log_offset").collect()["_log_offset"]
     assert (offsets.len(), offsets.n_unique()) == (COMMITS * EVENTS, COMMITS * EVENTS)
     assert missing(table) == set()
-    assert min(hundreds[-3:]) <= 1.5 * hundreds[0]
+    assert used[-1] <= 1.5 * min(used[:2])  # the first commits also load what they need
     quarter = len(beyond) // 4
     assert max(size for _, size in beyond[-quarter:]) <= 1.5 * max(size for _, size in beyond[quarter:-quarter])
     assert max(count for count, _ in beyond[-quarter:]) <= 1.5 * max(

@@ -13,10 +13,12 @@ import pyarrow as pa
 from pydantic import ValidationError as PydanticError
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.io import load_file_io
 from sqlalchemy import NullPool, create_engine
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
+from headrace.kernel.ids import new_id
 from headrace.lake.failures import failures
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
 from headrace.lake.table import LakeTable
@@ -213,6 +215,24 @@ class Lake:
                 where=f"table {table.name}",
                 remedy="Give the table another name, or drop it and make it again.",
             )
+
+    def try_warehouse(self, url: str) -> None:
+        """Writes a small file to the warehouse, reads it and deletes it.
+
+        Args:
+            url: the warehouse, as the settings name it.
+
+        Raises:
+            Unavailable: it cannot be written or read.
+        """
+        place = f"{url.rstrip('/')}/headrace-doctor-{new_id()}"
+        with failures(url):
+            io = load_file_io(self._catalog.properties, place)
+            with io.new_output(place).create() as stream:
+                stream.write(b"ok")
+            with io.new_input(place).open() as stream:
+                stream.read()
+            io.delete(place)
 
     def drop(self, name: str) -> None:
         """Takes the table out of the catalog, and its pins with it; its files stay where they are.
