@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,11 +19,13 @@ from services.catalog import catalog as running_catalog
 from services.kafka import Broker
 from services.kafka import broker as running_broker
 from services.server import Missing
-from tests.faults.kinds import KINDS, kinds_of
+from tests.faults.kinds import KEEPING, KINDS, POINTS, kinds_of
 from tests.faults.scene import staged
 from tests.faults.stage import Stage
 from tests.faults.suite import played
 from tests.lake.front import Front, front
+
+import headrace
 
 LEAST = 300  # faults on each log in the whole form, poison not counted
 SHORT = dict.fromkeys(KINDS, 1) | {"worker killed at random": 4, "producer killed": 2}
@@ -105,3 +108,16 @@ def test_every_acknowledged_event_counts_once(
         assert struck[kind.removeprefix("poison: ")], f"{kind} never struck"
     if form == "whole" and door is None:
         assert figure.faults >= LEAST
+
+
+def test_every_named_point_of_the_write_path_is_struck() -> None:
+    source = Path(headrace.__file__).parent
+    named = {
+        point
+        for room in ("events", "lake", "log")
+        for path in (source / room).rglob("*.py")
+        for point in re.findall(r'reach\("([^"]+)"\)', path.read_text(encoding="utf-8"))
+    }
+    struck = {*POINTS, *KEEPING}
+    # Deleting waits for a grace that outlives this suite: tests/lake/test_upkeep.py kills it there.
+    assert named - {"upkeep.delete"} == {point for point in struck if not point.startswith("sink.")}
