@@ -95,7 +95,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
                 )  # fmt: skip
             return
         except Unavailable as error:
-            say("away", text=str(error))
+            say("away", text=str(error)[:1000])
             stop.wait(0.1)
 
 
@@ -110,7 +110,7 @@ class _Heard(logging.Handler):
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say("warning", text=record.getMessage())
+        self._say("warning", text=record.getMessage()[:1000])
 
 
 def _tell_beaten(say: Say) -> None:
@@ -167,7 +167,7 @@ def produce(stage: Stage, say: Say, *, name: str, first: int, orders: int) -> No
                         stage.topic, [event(*one) for one in chunk], [b"%d" % n for _, n in chunk]
                     )
                 except Unavailable as error:  # it may be in or not: it is never sent again
-                    say("away", text=str(error))
+                    say("away", text=str(error)[:1000])
                     continue
                 sent.write(json.dumps({"at": at}).encode() + b"\n")
                 old += [n for kind, n in chunk if kind == "good"]
@@ -194,7 +194,7 @@ def _opened(stage: Stage, say: Say) -> log.Log:
             events.create(stage.topic, stage.partitions)
             return events
         except Unavailable as error:
-            say("away", text=str(error))
+            say("away", text=str(error)[:1000])
 
 
 def _bury(stage: Stage, sent: Any, say: Say) -> None:
@@ -223,7 +223,7 @@ def keep(stage: Stage, say: Say) -> None:
             kept = upkeep.keep(_table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE)
             say("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
         except Unavailable as error:
-            say("away", text=str(error))
+            say("away", text=str(error)[:1000])
         stop.wait(0.05)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -62,15 +63,16 @@ def hung_at_random(scene: Scene) -> None:
 
 
 def hung_at(point: str, scene: Scene) -> None:
-    worker = scene.busy()
-    scene.arm(worker, f"{point}:1:STOP")
-    if not _taken_over_and_woken(scene, worker):
-        raise Missed(f"whoever hangs at {point} holds a lock")
+    taken_over = False
+    while not taken_over:
+        worker = scene.busy()
+        scene.arm(worker, f"{point}:1:STOP")
+        taken_over = _taken_over_and_woken(scene, worker)
 
 
 def _taken_over_and_woken(scene: Scene, worker: Child) -> bool:
-    """Whether others did the work of a worker that hangs, until it was woken. It may hang within a
-    transaction of a SQLite file: then all wait for it."""
+    """Whether others did the work of a worker that hangs, until it was woken. One of its threads may hang
+    within a transaction of a SQLite file: then all wait for it."""
     scene.until(lambda: worker.stopped, f"worker {worker.pid} to stop")
     scene.feed(80)
     left = scene.ends.copy()
@@ -175,19 +177,29 @@ def full(scene: Scene) -> None:
     """The disk is full until a worker could not write; then there is room again."""
     scene.busy()
     since = len(scene.told)
-    filler = scene.fork("fill")
 
     def turned_away() -> bool:
         return any(
-            one["what"] in ("warning", "away")
-            and any(text in one["text"] for text in ("No space left", "disk is full", "disk I/O error"))
+            one["what"] in ("warning", "away") and any(text in one["text"] for text in _FULL)
             for one in scene.told[since:]
         )
 
-    scene.until(turned_away, "a worker to find the disk full")
-    scene.end(filler)
+    if scene.own_disk:
+        filler = scene.fork("fill")
+        scene.until(turned_away, "a worker to find the disk full")
+        scene.end(filler)
+    else:
+        limited = scene.playing("work")
+        for worker in limited:
+            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        scene.until(turned_away, "a worker to find its files limited")
+        for worker in limited:
+            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     scene.hire()
     scene.committed("after there was room again")
+
+
+_FULL = ("No space left", "File too large", "disk is full", "disk I/O error")
 
 
 def conflicts(scene: Scene) -> None:
@@ -295,6 +307,4 @@ def kinds_of(scene: Scene) -> list[str]:
         cannot |= {"commit cut off before", "commit cut off after"}
     else:
         cannot |= {"catalog's file locked"}
-    if not scene.own_disk:
-        cannot |= {"disk full"}
     return [kind for kind in KINDS if kind not in cannot]

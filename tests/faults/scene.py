@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ class Scene:
     Attributes:
         stage: where it runs.
         chance: decides what the seed decides.
-        own_disk: whether the disk is small and its own, so that it can be filled.
+        nursery, journal: the process that forks, and the end of the pipe that all tell their news to.
+        own_disk: whether the disk is small and its own. Where not, a full one is a limit on the size of
+            the workers' files.
         broker: the log's broker; None on SQLite.
         door: stands before a REST catalog; None on SQLite.
         told: the journal so far.
@@ -75,6 +78,7 @@ class Scene:
     stage: Stage
     chance: random.Random
     nursery: subprocess.Popen[str]
+    journal: int
     own_disk: bool
     broker: Broker | None = None
     door: Front | None = None
@@ -86,7 +90,7 @@ class Scene:
     poison: Counter[str] = field(default_factory=Counter)
     mended: bool = False
     wanted: int = WORKERS
-    _read: int = 0
+    _rest: bytes = b""
     _first: int = 0
     _fed: float = 0.0
 
@@ -165,11 +169,11 @@ class Scene:
 
     def look(self) -> None:
         """Takes in what happened since the last look."""
-        with (self.stage.papers / "journal").open("rb") as journal:
-            journal.seek(self._read)
-            for line in journal:
-                if line.endswith(b"\n"):
-                    self._read += len(line)
+        with suppress(BlockingIOError), (self.stage.papers / "told").open("ab") as kept:
+            while found := os.read(self.journal, 1 << 20):
+                kept.write(found)
+                *lines, self._rest = (self._rest + found).split(b"\n")
+                for line in lines:
                     self._hear(json.loads(line))
         ended = []
         for pid, status in self._order("reap"):
@@ -209,7 +213,11 @@ class Scene:
             if time.monotonic() > deadline:
                 lately = "\n".join(str(one) for one in self.told[-300:] if one["what"] != "ack")
                 raise Missed(f"waited {DEADLINE:g} s for {what}; told lately:\n{lately}\n{self.said()}")
-            if feed and time.monotonic() > self._fed + 0.12 and self.behind().total() < MOST_BEHIND:
+            if (
+                feed
+                and time.monotonic() > self._fed + 0.12
+                and (self.ends - self.position).total() < MOST_BEHIND
+            ):
                 self._fed = time.monotonic()
                 self.feed(30)
             time.sleep(0.005)
@@ -231,10 +239,6 @@ class Scene:
         since = len(self.told)
         self.until(lambda: self.heard(since, "commit"), f"a commit {what}")
 
-    def behind(self) -> Counter[int]:
-        """Log partition → acknowledged events that no commit was told of."""
-        return self.ends - self.position
-
     def busy(self) -> Child:
         """A worker that has just committed."""
         self.hire()
@@ -253,7 +257,9 @@ def staged(stage: Stage, seed: int, broker: Broker | None = None, door: Front | 
     """A scene whose nursery has, where the kernel lets it, a small disk of its own."""
     stage.disk.mkdir()
     stage.papers.mkdir()
-    (stage.papers / "journal").touch()
+    os.mkfifo(stage.papers / "journal")
+    journal = os.open(stage.papers / "journal", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.fcntl(journal, fcntl.F_SETPIPE_SZ, 1 << 20)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(stage).items()}
     plain = [sys.executable, "-m", "tests.faults.nursery", json.dumps(given)]
     mount = 'mount -t tmpfs -o size="$1",mode=0700 headrace "$2" || exit 77; shift 2; exec "$@"'
@@ -263,18 +269,20 @@ def staged(stage: Stage, seed: int, broker: Broker | None = None, door: Front | 
         nursery = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
         )
-    scene = Scene(stage, random.Random(seed), nursery, own, broker, door)
+    scene = Scene(stage, random.Random(seed), nursery, journal, own, broker, door)
     try:
         yield scene
     finally:
         for child in scene.children.values():
             if child.ended is None:
-                child.send(signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    child.send(signal.SIGKILL)
         assert nursery.stdin is not None
         assert nursery.stdout is not None
         nursery.stdin.close()
         nursery.wait(60)
         nursery.stdout.close()
+        os.close(journal)
 
 
 _UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")

@@ -99,13 +99,12 @@ def settled(scene: Scene) -> dict[str, Any]:
     for producer in scene.playing("produce"):
         scene.order_end(producer)
     scene.until(lambda: not scene.playing("produce"), "the producers to end", feed=False)
-    scene.until(lambda: not scene.behind(), "the workers to be level with the log", feed=False)
-    for worker in scene.playing("work"):
-        scene.end(worker)
     to_end = ("work", {"mended": True, "until_end": True})
     for role, given in (to_end, ("replay", {}), ("replay", {}), to_end):
         child = scene.fork(role, **given)
         scene.until(lambda child=child: child.ended is not None, f"the last {role}", feed=False)  # type: ignore[misc]
+        for worker in scene.playing("work"):
+            scene.end(worker)
     look = scene.fork("look")
     scene.until(lambda: look.ended is not None, "the count", feed=False)
     found = next(one for one in reversed(scene.told) if one["what"] == "audited")

@@ -27,6 +27,8 @@ from tests.lake.front import Front, front
 
 import headrace
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its faults are struck as Linux has them")
+
 LEAST = 300  # faults on each log in the whole form, poison not counted
 SHORT = dict.fromkeys(KINDS, 1) | {"worker killed at random": 4, "producer killed": 2}
 WHOLE = (
