@@ -7,8 +7,10 @@ no lock that a thread holds, nor a connection that two would share. Libraries' o
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -49,6 +51,7 @@ def forked(stage: Stage, feeds: dict[int, int], role: str, fault: str | None, gi
         return child
     try:
         os.setpgid(0, 0)
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # where it is, for whoever waits in vain
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
