@@ -211,8 +211,7 @@ class Scene:
             if done():
                 return
             if time.monotonic() > deadline:
-                lately = "\n".join(str(one) for one in self.told[-300:] if one["what"] != "ack")
-                raise Missed(f"waited {DEADLINE:g} s for {what}; told lately:\n{lately}\n{self.said()}")
+                raise Missed(f"waited {DEADLINE:g} s for {what}; {self._report()}")
             if (
                 feed
                 and time.monotonic() > self._fed + 0.12
@@ -221,6 +220,16 @@ class Scene:
                 self._fed = time.monotonic()
                 self.feed(30)
             time.sleep(0.005)
+
+    def _report(self) -> str:
+        """What was told lately, and where each child is."""
+        alive = [child for child in self.children.values() if child.ended is None]
+        for child in alive:
+            child.send(signal.SIGUSR2)
+        time.sleep(2)
+        lately = "\n".join(str(one) for one in self.told[-200:] if one["what"] != "ack")
+        said = (self.stage.papers / "said").read_text(errors="replace")[-60_000:]
+        return f"told lately:\n{lately}\nalive: {alive}\n{said}"
 
     def heard(
         self, since: int, what: str, *, of: Child | None = None, other_than: Child | None = None, text: str = ""
