@@ -48,9 +48,8 @@ def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
         what = f"time= was {old['time']!r}, by whose day the table is partitioned"
         yield Change("cannot be stored", new["time"], what)
     if differ("key"):
-        yield Change(
-            "breaks", new["key"], f"key= was {old['key']!r}: events of one key lie in two log partitions"
-        )
+        what = f"key= was {old['key']!r}: events of one key lie in two log partitions"
+        yield Change("breaks", new["key"], what)
     if differ("zone"):
         yield Change("breaks", None, f"zone= was {old['zone']!r}: the same text is another instant now")
     if differ("wire"):
@@ -84,9 +83,8 @@ def _window(name: str, old: float | None, new: float | None, shorter_tightens: b
     endless = float("inf") if shorter_tightens else 0.0
     before, after = (endless if one is None else one for one in (old, new))
     tightens = after < before if shorter_tightens else after > before
-    said = (
-        "is not set any more" if new is None else f"is {new:g} s" + ("" if old is None else f", was {old:g} s")
-    )
+    was = "" if old is None else f", was {old:g} s"
+    said = "is not set any more" if new is None else f"is {new:g} s{was}"
     return Change("tightens" if tightens else "compatible", None, f"{name}= {said}")
 
 
@@ -180,6 +178,5 @@ def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterat
         if before is not None and after is not None:
             looser = (name in _LOWER and after < before) or (name in _UPPER and after > before)
         said = f"no {name} any more" if after is None else f"{name}={after!r}"
-        yield Change(
-            "compatible" if looser else "tightens", here, said + ("" if before is None else f", was {before!r}")
-        )
+        was = "" if before is None else f", was {before!r}"
+        yield Change("compatible" if looser else "tightens", here, said + was)

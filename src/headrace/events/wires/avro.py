@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.events.reasons import LONGEST, Broken, Reason
 from headrace.events.wires.registry import SchemaRegistry, Unknown
-from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.errors import Unavailable
 
 __all__ = ["Avro"]
 
@@ -65,10 +65,10 @@ class Avro:
         body.seek(_HEAD)
         try:
             found = self._read(body, schema)
-        except (HeadraceError, MemoryError):
+        except (MemoryError, RecursionError, UnicodeDecodeError):
             raise
-        except UnicodeDecodeError:
-            raise
+        except OverflowError as error:
+            raise Broken(Reason("out_of_range", None, f"{error}"[:LONGEST])) from None
         except Exception as error:  # what fastavro raises of broken bytes is of many kinds
             why = f"its body is not of its schema: {type(error).__name__}: {error}"
             raise Broken(Reason("not_avro", None, why[:LONGEST])) from None

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -38,12 +39,11 @@ class SchemaRegistry:
     """
 
     def __init__(self, url: str) -> None:
-        address = httpx.URL(url) if url.isprintable() else httpx.URL("")
-        if address.scheme not in ("http", "https") or not address.host or address.userinfo:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc:
             raise ProjectError(
-                "the registry's setting is no address of one"
-                + (": it holds a password" if address.userinfo else ""),
-                where="headrace.toml: profile registry",
+                "the setting `registry` is not the address of a schema registry",
+                where="headrace.toml: profile",
                 remedy="Write https://registry.example; user and password come from HEADRACE_REGISTRY_USER "
                 "and HEADRACE_REGISTRY_PASSWORD.",
             )
@@ -91,8 +91,8 @@ class SchemaRegistry:
             place = (str(one["subject"]), int(one["version"]))
             if place not in seen:
                 seen.add(place)
-                subject = httpx.URL(f"/{place[0]}").raw_path.decode()
-                inner = self._get(f"/subjects{subject}/versions/{place[1]}", f"the registry has no {place}")
+                subject = quote(place[0], safe="")
+                inner = self._get(f"/subjects/{subject}/versions/{place[1]}", f"the registry has no {place}")
                 self._references(inner, named, seen)
                 fastavro.parse_schema(json.loads(inner["schema"]), named_schemas=named)
 
