@@ -74,7 +74,7 @@ def _print(report: IngestReport) -> None:
     for one in report.topics.values():
         if one.extra:
             click.echo(
-                f"{one.topic}: fields that the contract does not name were left out: {_counted(one.extra)}"
+                f"{one.topic}: fields that the contract does not name are in _extra: {_counted(one.extra)}"
             )
     click.echo(f"{report.events:,} events in {report.seconds:.1f} s.")
 

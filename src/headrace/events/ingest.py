@@ -27,6 +27,8 @@ from headrace.events.adoption import adopted
 from headrace.events.decode import NAMES
 from headrace.events.facts import CLOCK, EXTRA, POSITION
 from headrace.events.judge import First, Judge, Verdicts
+from headrace.events.rows import good_rows
+from headrace.events.shape import shape_of
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
 from headrace.kernel.faults import reach
@@ -316,7 +318,7 @@ class Ingest:
         judge = Judge(self.contract, self._admitted, self._wire)
         if self.contract.within is not None:
             time = pl.col(self.contract.time)
-            good = self.table.scan().filter(pl.col("_valid"))
+            good = good_rows(self.table, shape_of(self.contract).schema)
             latest = good.select(time.max()).collect().item()
             if latest is not None:
                 recent = good.filter(time >= latest - self.contract.within)
