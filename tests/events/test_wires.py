@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -26,12 +27,14 @@ from services.server import Missing
 from headrace import Digits, Meta, Struct, event
 from headrace.declare.event import Contract, contract_of
 from headrace.events import wires
+from headrace.events.ingest import Ingest, Progress
 from headrace.events.judge import Judge
 from headrace.events.shape import CODES, table_schema
 from headrace.events.wires.registry import SchemaRegistry, Unknown
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.time import micros
-from headrace.log import Batch
+from headrace.lake import Lake
+from headrace.log import Batch, Log
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -342,6 +345,41 @@ def test_a_registry_that_is_away_decides_nothing() -> None:
     judge = Judge(contract, wire=wires.open(contract, SchemaRegistry("http://127.0.0.1:9")))
     with pytest.raises(Unavailable, match="does not answer"):
         judge.judge(batch([avro_order(GOOD)]))
+
+
+class Away(Known):
+    """Answers only after a while, as a registry that is being started again."""
+
+    missed = 0
+
+    def schema(self, id: int) -> Any:
+        self.missed += 1
+        if self.missed <= 3:
+            raise Unavailable("the schema registry does not answer")
+        return super().schema(id)
+
+
+def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.events.ingest.RETRY", 0.06)
+    contract = replace(of(Order), wire="avro")
+    events_log.create("orders")
+    events_log.append("orders", [avro_order(GOOD)] * 2)
+    stop = threading.Event()
+    told: list[Progress] = []
+
+    def tell(one: Progress) -> None:
+        told.append(one)
+        stop.set()
+
+    registry = Away(ORDER_SCHEMA)
+    Ingest(contract, events_log, lake, registry=registry).run(until_end=False, stop=stop, tell=tell)
+    assert registry.missed > 3
+    assert (told[0].events, told[0].good) == (2, 2)
+    events_log.append("orders", [avro_order(GOOD)])
+    late = Ingest(contract, events_log, lake, registry=SchemaRegistry("http://127.0.0.1:9"))
+    with pytest.raises(Unavailable, match="does not answer"):
+        late.run(until_end=True, stop=threading.Event())
+    assert lake.table("orders").scan().collect().height == 2
 
 
 def test_a_registry_must_be_named_without_secrets() -> None:
