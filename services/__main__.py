@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 from services.kafka import broker
+from services.registry import registry
 
-SERVERS = {"kafka": broker}
+SERVERS = {"kafka": broker, "registry": registry}
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ ORDER_SCHEMA = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     try:
         with started_registry(Path(tmp_path_factory.mktemp("registry"))) as running:

@@ -104,21 +104,12 @@ def event(
         place = Place.of(struct)
         if not (inspect.isclass(struct) and issubclass(struct, Struct)):
             raise ProjectError("@event needs a class that derives from headrace.Struct", where=str(place))
-        names = {f.name for f in msgspec.structs.fields(struct)}
-        for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
-            if name is not None and name not in names:
-                raise ProjectError(
-                    f"{role}={name!r} names no field of {struct.__name__}",
-                    where=str(place),
-                    remedy=f"Its fields are {', '.join(sorted(names))}.",
-                )
-        if get_type_hints(struct)[time] is not datetime:
-            raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
+        _check_fields(struct, time, key, identity, place)
         if within is not None and not identity:
             raise ProjectError(
                 "within= needs identity=: the fields that make two events the same", where=str(place)
             )
-        _check(times, zone, version, upgrades or {}, place)
+        _check_rules(times, zone, version, upgrades or {}, place)
         try:
             windows = [None if one is None else duration(one) for one in (within, late)]
             contract = Contract(
@@ -135,7 +126,22 @@ def event(
     return declared
 
 
-def _check(
+def _check_fields(
+    struct: type[Struct], time: str, key: str | None, identity: Sequence[str], place: Place
+) -> None:
+    names = {f.name for f in msgspec.structs.fields(struct)}
+    for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
+        if name is not None and name not in names:
+            raise ProjectError(
+                f"{role}={name!r} names no field of {struct.__name__}",
+                where=str(place),
+                remedy=f"Its fields are {', '.join(sorted(names))}.",
+            )
+    if get_type_hints(struct)[time] is not datetime:
+        raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
+
+
+def _check_rules(
     times: Sequence[str],
     zone: str | None,
     version: int,

@@ -261,15 +261,10 @@ class LakeTable:
     def set_properties(
         self, properties: Mapping[str, str], *, expect: Mapping[str, str | None] | None = None
     ) -> None:
-        """Sets properties of the table, without a snapshot.
-
-        Args:
-            properties: their new values.
-            expect: properties that must still have these values (None: not be there).
+        """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
 
         Raises:
-            Conflict: a property is not as expected, and nothing was set; or other writers kept
-                changing the table.
+            Conflict: a property is not as expected; or other writers kept changing the table.
         """
         for _ in range(_TRIES):
             with failures(self.where, self.name):
