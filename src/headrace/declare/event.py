@@ -42,6 +42,8 @@ class Contract:
         extra: what to do with fields the contract does not name: `keep` them as JSON in column `_extra`,
             or `refuse` the event.
         partitions: how many log partitions the topic is made with.
+        retention: how long the log keeps an event at least; None: what the topic has, and for good where
+            it is made. The topic's table keeps what was ingested, however long ago.
         wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
             `{"schema": ..., "payload": ...}`.
         version: raised by who changes the contract so that events that were good are refused, or a
@@ -61,6 +63,7 @@ class Contract:
     future: timedelta
     extra: Literal["keep", "refuse"]
     partitions: int
+    retention: timedelta | None
     wire: str
     place: Place
     zone: str | None = None
@@ -88,6 +91,7 @@ def event(
     late: str | timedelta | None = None,
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    retention: str | timedelta | None = None,
     wire: Literal["json", "connect", "avro"] = "json",
     version: int = 1,
     upgrades: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
@@ -111,12 +115,12 @@ def event(
             )
         _check_rules(times, zone, version, upgrades or {}, place)
         try:
-            windows = [None if one is None else duration(one) for one in (within, late)]
+            windows = [None if one is None else duration(one) for one in (within, late, retention)]
             contract = Contract(
                 topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
                 times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
-                extra=extra, partitions=partitions, wire=wire, version=version, upgrades=dict(upgrades or {}),
-                place=place,
+                extra=extra, partitions=partitions, retention=windows[2], wire=wire, version=version,
+                upgrades=dict(upgrades or {}), place=place,
             )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error

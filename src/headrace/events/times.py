@@ -181,7 +181,9 @@ def _fast(
         return naive
 
     def is_local(naive: pl.Series) -> pl.Series:
-        local = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        # Beyond these years the two libraries do not have the same clocks.
+        sure = pl.select(pl.when(naive.dt.year().is_between(1970, 2099)).then(naive)).to_series()
+        local = sure.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         return local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
     fast: list[tuple[str, int, Callable[[pl.Series], pl.Series]]] = []
