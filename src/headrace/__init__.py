@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from msgspec import Meta, Struct
 
+    from headrace.declare.digits import Digits
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import ByTime, Model, XGBoost
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ByTime": "headrace.declare.model",
+    "Digits": "headrace.declare.digits",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Struct": "msgspec",
@@ -47,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "ByTime",
+    "Digits",
     "Meta",
     "Model",
     "Struct",
