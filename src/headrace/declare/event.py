@@ -37,6 +37,8 @@ class Contract:
         future: how far after its arrival an event's time may lie before it is refused.
         extra: what to do with fields the contract does not name.
         partitions: how many log partitions the topic is made with.
+        wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
+            `{"schema": ..., "payload": ...}`.
         place: where it is declared.
     """
 
@@ -51,6 +53,7 @@ class Contract:
     future: timedelta
     extra: Literal["keep", "refuse"]
     partitions: int
+    wire: str
     place: Place
 
     @property
@@ -71,6 +74,7 @@ def event(
     future: str | timedelta = "5m",
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    wire: Literal["json", "connect"] = "json",
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
 
@@ -104,7 +108,7 @@ def event(
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
             times=tuple(times), coerce=coerce, future=windows[1], extra=extra, partitions=partitions,
-            place=place,
+            wire=wire, place=place,
         )  # fmt: skip
         return struct
 

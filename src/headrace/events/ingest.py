@@ -21,8 +21,9 @@ from time import monotonic
 import polars as pl
 
 from headrace.declare.event import Contract
+from headrace.events.decode import NAMES
 from headrace.events.facts import CLOCK, EXTRA, POSITION
-from headrace.events.judge import NAMES, First, Judge, Verdicts
+from headrace.events.judge import First, Judge, Verdicts
 from headrace.events.shape import table_schema
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
@@ -260,8 +261,9 @@ class Ingest:
             return None
         if self._judge is None:
             self._judge = self._made_judge()
+        verdicts = self._judge.judge(batch)
         before, self._read = self._read, self._read.advanced(batch.next)
-        return _Judged(self._judge.judge(batch), before, self._read)
+        return _Judged(verdicts, before, self._read)
 
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -18,7 +17,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
-from headrace.events.reasons import LONGEST, Reason, reason_of
+from headrace.events.decode import Decoder
+from headrace.events.reasons import LONGEST, Reason
 from headrace.events.seen import Seen
 from headrace.events.shape import META, TIMESTAMP, Column, shape_of
 from headrace.events.times import parse_times
@@ -29,8 +29,6 @@ __all__ = ["FIRST", "First", "Judge", "Verdicts"]
 
 FIRST = "headrace.first"
 """The header that a replayed record carries: `partition:offset`, where it first stood on the log."""
-
-NAMES, OTHERS = 20, "(others)"  # unknown fields are counted by name, up to so many
 
 First = tuple[int, int]
 _FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
@@ -81,16 +79,9 @@ class Judge:
     ) -> None:
         self.contract = contract
         self._shape = shape_of(contract)
-        # Decoded exactly first: what msgspec passes over it does not tell, and most events hold no more.
-        self._decoder = msgspec.json.Decoder(self._shape.exact, strict=not contract.coerce)
-        self._kept = msgspec.json.Decoder(self._shape.struct, strict=not contract.coerce)
-        self._keeps = self._shape.struct is not self._shape.exact
-        self._keys = {c.key for c in self._shape.columns}
-        self._extra: Counter[str] = Counter()
+        self._decoder = Decoder(contract, self._shape)
         self._admitted = admitted
         self._seen = Seen(contract.within) if contract.within is not None else None
-        self._renamed = {c.key: c.name for c in self._shape.columns if c.key != c.name}
-        self._empty_is_null = {c.key for c in self._shape.columns if c.empty_is_null and contract.coerce}
 
     def remember(self, good: pl.DataFrame) -> None:
         """Takes good rows of the topic's table, in the order of their times, as admitted."""
@@ -104,16 +95,16 @@ class Judge:
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
         with this judge.
         """
-        self._extra = Counter()
-        places, events, refused = self._decode(batch.values)
-        table, broken = self._columns(events)
+        decoded = self._decoder.decode(batch.values)
+        places, refused = decoded.places, decoded.refused
+        table, broken = self._columns(decoded.events)
         if self._shape.checks is not None:
             self._check(self._shape.checks, table, broken)
         arrived = batch.arrived_at[places]
         times = _micros(table[self.contract.time])
         for at in np.flatnonzero(times > arrived + self.contract.future // timedelta(microseconds=1)):
             broken.setdefault(int(at), self._future(int(times[at]), int(arrived[at])))
-        keep = np.ones(len(events), bool)
+        keep = np.ones(len(places), bool)
         keep[list(broken)] = False
         firsts = _firsts(batch.headers)
         if firsts:
@@ -134,57 +125,7 @@ class Judge:
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
-        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, self._extra)
-
-    def _decode(self, values: list[bytes]) -> tuple[NDArray[np.int64], list[Struct], dict[int, Reason]]:
-        """Each event by itself: the places of those that decode, their structs, and why others do not."""
-        events: list[Struct] = []
-        refused: dict[int, Reason] = {}
-        decode, add = self._decoder.decode, events.append
-        for at, raw in enumerate(values):
-            try:
-                add(decode(raw))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                reason = self._again(raw, error, add)
-                if reason is not None:
-                    refused[at] = reason
-        places = np.arange(len(values))
-        if refused:
-            places = np.delete(places, list(refused))
-        return places, events, refused
-
-    def _again(self, raw: bytes, error: Exception, add: Callable[[Any], None]) -> Reason | None:
-        """Why an event is refused; or None, when it decodes once `""` is taken for null where it may be,
-        and fields that the contract does not name are passed over where it keeps such events."""
-        reason = reason_of(error)
-        if reason.code == "extra" and self._keeps:
-            try:
-                add(self._kept.decode(raw))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as second:
-                reason = reason_of(second)
-            else:
-                self._count(reason.field)
-                return None
-        if reason.code == "wrong_type" and reason.field in self._empty_is_null:
-            try:
-                found = msgspec.json.decode(raw)
-                for key in self._empty_is_null:
-                    if found.get(key) == "":
-                        found[key] = None
-                add(msgspec.convert(found, self._shape.struct, strict=False))
-                self._count(next((key for key in found if self._keeps and key not in self._keys), None))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as second:
-                reason = reason_of(second)
-            else:
-                return None
-        if reason.field in self._renamed:
-            return Reason(reason.code, self._renamed[reason.field], reason.reason)
-        return reason
-
-    def _count(self, name: str | None) -> None:
-        """One more event with a field of this name, which the contract does not have."""
-        if name is not None:
-            self._extra[name if name in self._extra or len(self._extra) < NAMES else OTHERS] += 1
+        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, decoded.extra)
 
     def _columns(self, events: list[Struct]) -> tuple[pa.Table, dict[int, Reason]]:
         """The contract's fields as a table of n rows, and what is wrong with some of them."""
