@@ -15,7 +15,11 @@ from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import duration
 
-__all__ = ["Contract", "contract_of", "event"]
+__all__ = ["CHANGED_AT", "CHANGE_COLUMNS", "Contract", "contract_of", "event"]
+
+CHANGED_AT = "_changed_at"
+CHANGE_COLUMNS = ("_op", "_lsn", CHANGED_AT, "_transaction", "_snapshot", "_unchanged")
+"""What a change of a database's row says of itself (declare.changes), beside the row's own columns."""
 
 S = TypeVar("S", bound=type[Struct])
 
@@ -38,8 +42,9 @@ class Contract:
         extra: what to do with fields the contract does not name.
         partitions: how many log partitions the topic is made with.
         wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
-            `{"schema": ..., "payload": ...}`.
+            `{"schema": ..., "payload": ...}`; `debezium` for changes of a database's rows (@changes).
         place: where it is declared.
+        row_key: under @changes, the columns of the table's primary key; of an ordinary event none.
     """
 
     topic: str
@@ -55,6 +60,13 @@ class Contract:
     partitions: int
     wire: str
     place: Place
+    row_key: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What an event says, by column: the struct's fields, and under @changes a change's own columns."""
+        fields = tuple(one.name for one in msgspec.structs.fields(self.struct))
+        return (*fields, *CHANGE_COLUMNS) if self.row_key else fields
 
     @property
     def table(self) -> str:

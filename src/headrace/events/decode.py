@@ -19,7 +19,7 @@ from headrace.declare.event import Contract
 from headrace.events import wires
 from headrace.events.reasons import Reason, reason_of
 from headrace.events.shape import Shape
-from headrace.events.wires import REFUSES, Wire
+from headrace.events.wires import REFUSES, Nothing, Wire
 
 __all__ = ["NAMES", "Decoded", "Decoder"]
 
@@ -33,7 +33,7 @@ class Decoded:
     Attributes:
         places: int64[n], where in the batch the events stand that decode.
         events: n structs of the shape.
-        refused: place → why another does not.
+        refused: place → why another does not. A place in neither holds no event (wires.Nothing).
         extra: field that the contract does not name → how many events carry it (Verdicts.extra).
     """
 
@@ -73,6 +73,7 @@ class Decoder:
         """
         events: list[Struct] = []
         refused: dict[int, Reason] = {}
+        nothing: list[int] = []
         extra: Counter[str] = Counter()
         exact, add = self._exact, events.append
         for at, raw in enumerate(values):
@@ -84,9 +85,11 @@ class Decoder:
                     refused[at] = found
                 else:
                     add(found)
+            except Nothing:
+                nothing.append(at)
         places = np.arange(len(values))
-        if refused:
-            places = np.delete(places, list(refused))
+        if refused or nothing:
+            places = np.delete(places, [*refused, *nothing])
         return Decoded(places, events, refused, extra)
 
     def _again(self, raw: bytes, reason: Reason, extra: Counter[str]) -> Struct | Reason:

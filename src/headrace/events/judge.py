@@ -133,7 +133,7 @@ class Judge:
         arrays = []
         for column in self._shape.columns:
             values = column.values(events)
-            if column.type == TIMESTAMP:
+            if column.type == TIMESTAMP and not self.contract.row_key:
                 parsed = parse_times(values, self.contract.times)
                 array = pa.array(parsed.micros, mask=parsed.null, type=pa.int64()).cast(TIMESTAMP)
                 for at, (code, reason) in parsed.broken.items():

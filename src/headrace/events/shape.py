@@ -15,7 +15,7 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,7 +24,8 @@ import msgspec
 import pyarrow as pa
 from msgspec import Meta, Struct
 
-from headrace.declare.event import Contract
+from headrace.declare.event import CHANGE_COLUMNS, Contract
+from headrace.events.row_types import settled_type
 
 __all__ = ["CODES", "META", "TIMESTAMP", "Column", "Shape", "shape_of", "table_schema"]
 
@@ -64,6 +65,22 @@ _PLAIN: dict[Any, pa.DataType] = {
 }
 
 
+_CHANGE: dict[str, tuple[Any, pa.DataType]] = dict(
+    zip(
+        CHANGE_COLUMNS,
+        [
+            (str | None, pa.string()),
+            (int | None, pa.int64()),
+            (int | None, TIMESTAMP),
+            (int | None, pa.int64()),
+            (str | None, pa.string()),
+            (list[str] | None, pa.list_(pa.string())),
+        ],
+        strict=True,
+    )
+)
+
+
 @dataclass(frozen=True)
 class Column:
     """One field of the contract as a column.
@@ -75,6 +92,7 @@ class Column:
         empty_is_null: an optional field of another type than text: `""` is taken for null, where the
             contract coerces.
         values: from the decoded structs to what `pa.array(..., type)` takes; for a time, its text.
+        settle: of a database's row: what makes the field's value of what was decoded (row_types).
     """
 
     name: str
@@ -82,6 +100,7 @@ class Column:
     type: pa.DataType
     empty_is_null: bool
     values: Callable[[Sequence[Any]], list[Any]]
+    settle: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,10 +140,16 @@ def shape_of(contract: Contract) -> Shape:
         if field.default_factory is not msgspec.NODEFAULT:
             options["default_factory"] = field.default_factory
         elif field.default is not msgspec.NODEFAULT:
-            is_time = isinstance(field.default, dt.datetime)
-            options["default"] = field.default.isoformat() if is_time else field.default
-        fields.append((field.name, _decoded(kind), msgspec.field(**options)))
-        columns.append(_column(field.name, field.encode_name, kind))
+            is_text = isinstance(field.default, dt.datetime) and not contract.row_key
+            options["default"] = field.default.isoformat() if is_text else field.default
+        decoded, settle = _decoded(kind), None
+        if contract.row_key:
+            decoded, settle = settled_type(decoded, _core(kind)[0])
+        fields.append((field.name, decoded, msgspec.field(**options)))
+        columns.append(replace(_column(field.name, field.encode_name, kind), settle=settle))
+    for name, (kind, type_) in _CHANGE.items() if contract.row_key else ():
+        fields.append((name, kind, None))
+        columns.append(replace(_column(name, name, kind), type=type_))
     config = declared.__struct_config__
 
     def made(*, exact: bool) -> type[Struct]:

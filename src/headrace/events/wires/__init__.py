@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from headrace.declare.event import Contract
 from headrace.events.wires.connect import Connect
+from headrace.events.wires.debezium import Debezium
 from headrace.events.wires.plain import Plain
-from headrace.events.wires.port import REFUSES, Wire
+from headrace.events.wires.port import REFUSES, Nothing, Wire
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["REFUSES", "Wire", "open"]
+__all__ = ["REFUSES", "Nothing", "Wire", "open"]
 
 
 def open(contract: Contract) -> Wire:  # noqa: A001
@@ -25,4 +26,6 @@ def open(contract: Contract) -> Wire:  # noqa: A001
         return Plain()
     if contract.wire == "connect":
         return Connect()
+    if contract.wire == "debezium":
+        return Debezium(contract)
     raise ProjectError(f"there is no wire {contract.wire!r}", where=str(contract.place))

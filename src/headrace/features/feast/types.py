@@ -11,7 +11,7 @@ import pyarrow as pa
 from feast import ValueType
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
-from headrace.declare.event import Contract
+from headrace.declare.event import CHANGED_AT, Contract
 from headrace.declare.table import Table
 
 __all__ = ["declared_columns", "feast_type", "of_arrow", "value_type", "word"]
@@ -66,11 +66,14 @@ def declared_columns(declared: Table | Contract) -> dict[str, str] | None:
     """Column → word, as the schema or the contract declares them; None for a table without a schema."""
     if isinstance(declared, Contract):
         fields = msgspec.inspect.type_info(declared.struct).fields  # type: ignore[attr-defined]
-        return {field.name: _of_msgspec(field.type) for field in fields}
+        columns = {field.name: _of_msgspec(field.type) for field in fields}
+        return columns | {"_op": "string", "_lsn": "int64", CHANGED_AT: "timestamp"} if declared.row_key else columns
+    if declared.current and isinstance(declared.reads[0], Contract):
+        return declared_columns(declared.reads[0])
     if declared.schema is None:
         return None
-    columns: Mapping[str, Any] = declared.schema.columns()
-    return {name: _of_polars(column.dtype) for name, column in columns.items()}
+    schema: Mapping[str, Any] = declared.schema.columns()
+    return {name: _of_polars(column.dtype) for name, column in schema.items()}
 
 
 def _of_polars(dtype: Any) -> str:
