@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 from services.kafka import broker
+from services.postgres import postgres
 
-SERVERS = {"kafka": broker}
+SERVERS = {"kafka": broker, "postgres": postgres}
 
 
 def main() -> None:

@@ -71,12 +71,13 @@ class Connect:
 
 
 @contextlib.contextmanager
-def connect(folder: Path, broker: str) -> Iterator[Connect]:
+def connect(folder: Path, broker: str, environment: Mapping[str, str] | None = None) -> Iterator[Connect]:
     """A worker whose offsets lie in `folder`; started again there, it goes on where it was.
 
     Args:
         folder: an existing folder.
         broker: `host:port` of the broker.
+        environment: what connectors may refer to, as `${env:NAME}`.
     """
     port = free_port()
     plugins = jars("debezium").parent
@@ -97,7 +98,7 @@ def connect(folder: Path, broker: str) -> Iterator[Connect]:
     command = [*_JAVA, "-cp", f"{jars('connect')}/*",
                "org.apache.kafka.connect.cli.ConnectStandalone", str(properties)]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    with serving(command, lambda: _answers(url), folder=folder) as process:
+    with serving(command, lambda: _answers(url), folder=folder, environment=environment) as process:
         yield Connect(url, process.pid)
 
 

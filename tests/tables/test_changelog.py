@@ -1,11 +1,10 @@
-"""The current rows of a database's table, and its rows as of a time, against an oracle that plays the changes."""
+"""The current rows of a database's table, and its rows as of a time, against playing the changes."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,12 @@ def row(id: int, name: str, **more: Any) -> dict[str, Any]:
 
 def test_inserts_updates_deletes_and_a_key_that_comes_back(shop: Shop) -> None:
     shop.ingest(change("r", 1, row(1, "a"), snapshot="first"), change("r", 1, row(2, "b"), snapshot="last"))
-    shop.ingest(change("u", 2, row(1, "a2", balance="1.10")), change("d", 3, row(2, "")), b"", change("c", 4, row(3, "c")))
+    shop.ingest(
+        change("u", 2, row(1, "a2", balance="1.10")),
+        change("d", 3, row(2, "")),
+        b"",
+        change("c", 4, row(3, "c")),
+    )
     assert shop.rows() == [(1, "a2", "1.10"), (3, "c", None)]
     shop.ingest(change("c", 5, row(2, "back")), change("d", 6, row(3, "")))
     assert shop.rows() == [(1, "a2", "1.10"), (2, "back", None)]
@@ -98,7 +102,12 @@ def test_inserts_updates_deletes_and_a_key_that_comes_back(shop: Shop) -> None:
 
 
 def test_a_change_that_comes_late_takes_its_own_place(shop: Shop) -> None:
-    shop.ingest(change("c", 10, row(1, "a")), change("u", 30, row(1, "c")), change("c", 11, row(2, "x")), change("d", 31, row(2, "")))
+    shop.ingest(
+        change("c", 10, row(1, "a")),
+        change("u", 30, row(1, "c")),
+        change("c", 11, row(2, "x")),
+        change("d", 31, row(2, "")),
+    )
     assert shop.rows() == [(1, "c", None)]
     shop.ingest(change("u", 20, row(1, "b")), change("u", 21, row(2, "y")))  # as replayed from quarantine
     assert shop.rows() == [(1, "c", None)]
@@ -108,7 +117,12 @@ def test_a_change_that_comes_late_takes_its_own_place(shop: Shop) -> None:
 
 
 def test_several_changes_of_a_row_in_one_transaction(shop: Shop) -> None:
-    shop.ingest(*(change(op, 10 + n, row(1, name), at=50) for n, (op, name) in enumerate([("c", "z"), ("u", "y"), ("u", "a")])))
+    shop.ingest(
+        *(
+            change(op, 10 + n, row(1, name), at=50)
+            for n, (op, name) in enumerate([("c", "z"), ("u", "y"), ("u", "a")])
+        )
+    )
     assert shop.rows() == [(1, "a", None)]
     assert shop.joined(50, 1) == ["a"]
 
@@ -141,7 +155,9 @@ def test_a_value_that_the_database_did_not_send_is_the_one_before(shop: Shop) ->
     placeholder = "__debezium_unavailable_value"
     shop.ingest(change("c", 1, row(1, "long", balance="1")))
     shop.rows()
-    shop.ingest(change("u", 2, row(1, placeholder, balance="2")), change("u", 3, row(1, placeholder, balance="3")))
+    shop.ingest(
+        change("u", 2, row(1, placeholder, balance="2")), change("u", 3, row(1, placeholder, balance="3"))
+    )
     assert shop.rows() == [(1, "long", "3")]
     assert shop.joined(2, 1) == shop.joined(9, 1) == ["long"]
     changelog = shop.changelog().sort("_lsn").select("name", "_unchanged").collect()
@@ -149,10 +165,16 @@ def test_a_value_that_the_database_did_not_send_is_the_one_before(shop: Shop) ->
 
 
 def test_what_debezium_sends_again_counts_once(shop: Shop) -> None:
-    first = [change("r", 1, row(1, "a"), snapshot="last"), change("c", 2, row(2, "b")), change("u", 2, row(2, "b2"))]
+    first = [
+        change("r", 1, row(1, "a"), snapshot="last"),
+        change("c", 2, row(2, "b")),
+        change("u", 2, row(2, "b2")),
+    ]
     shop.ingest(*first)
     shop.ingest(*first)  # another process: what was seen is read back from the table
-    told = shop.lake.table(shop.contract.table).scan().group_by("_valid", "_code").len().sort("_valid").collect()
+    told = (
+        shop.lake.table(shop.contract.table).scan().group_by("_valid", "_code").len().sort("_valid").collect()
+    )
     assert told.rows() == [(False, "duplicate", 3), (True, None, 3)]
 
 

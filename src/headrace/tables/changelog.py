@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -50,7 +50,7 @@ def is_changelog(frame: pl.LazyFrame) -> bool:
 
 
 def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.DataFrame:
-    """The table's rows as they were at a moment (aware): one a key, as their last change until then left them."""
+    """The table's rows as they were at a moment (aware), one a key, as their last change left them."""
     known = changes.filter(pl.col(CHANGED_AT) <= moment).collect()
     return survivors(newest(known, key), cuts_of(known))
 
@@ -58,9 +58,9 @@ def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.Dat
 def cuts_of(changes: pl.DataFrame) -> Cuts:
     """The last truncate and the end of the last whole snapshot among these changes."""
     ends = changes.filter((pl.col("_op") == "r") & pl.col("_snapshot").is_in(_LAST))
-    last = ends.select("_lsn", pl.col(CHANGED_AT).to_physical()).max().row(0)
-    truncated = changes.filter(pl.col("_op") == "t")["_lsn"].max()
-    return Cuts(-1 if truncated is None else int(truncated), (-1, -1) if last[0] is None else last)  # type: ignore[call-overload]
+    lsn, time = ends.select("_lsn", pl.col(CHANGED_AT).to_physical()).max().row(0)
+    truncated = changes.filter(pl.col("_op") == "t").select(pl.col("_lsn").max()).item()
+    return Cuts(-1 if truncated is None else truncated, (-1, -1) if lsn is None else (lsn, time))
 
 
 def newest(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
@@ -95,8 +95,10 @@ def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
     cuts = _cut_rows(frame)
     gone = [_taken_by(ordered, key, one, before) for before, one in zip([None, *cuts], cuts, strict=False)]
     whole = pl.concat([ordered, *gone]) if gone else ordered
-    return whole.lazy().sort("_lsn", pl.col("_op") != "r", maintain_order=True).unique(
-        [*key, CHANGED_AT], keep="last", maintain_order=True
+    return (
+        whole.lazy()
+        .sort("_lsn", pl.col("_op") != "r", maintain_order=True)
+        .unique([*key, CHANGED_AT], keep="last", maintain_order=True)
     )
 
 
@@ -129,24 +131,33 @@ def _carried(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> p
     before = ordered.join(lacking.select(key), on=list(key), how="semi")
     for name in _names_unchanged(lacking):
         sent = before.filter(~pl.col("_unchanged").list.contains(name).fill_null(False))
-        known = sent.unique(key, keep="last", maintain_order=True).select(*key, pl.struct(name).alias("__known"))
+        known = sent.unique(key, keep="last", maintain_order=True).select(
+            *key, pl.struct(name).alias("__known")
+        )
         wants = pl.col("_unchanged").list.contains(name).fill_null(False) & pl.col("__known").is_not_null()
         rest = pl.col("_unchanged").list.set_difference([name])
-        last = last.join(known, on=list(key), how="left", maintain_order="left").with_columns(
-            pl.when(wants).then(pl.col("__known").struct.field(name)).otherwise(pl.col(name)).alias(name),
-            pl.when(wants).then(pl.when(rest.list.len() > 0).then(rest)).otherwise(pl.col("_unchanged")).alias("_unchanged"),
-        ).drop("__known")
+        last = (
+            last.join(known, on=list(key), how="left", maintain_order="left")
+            .with_columns(
+                pl.when(wants).then(pl.col("__known").struct.field(name)).otherwise(pl.col(name)).alias(name),
+                pl.when(wants)
+                .then(pl.when(rest.list.len() > 0).then(rest))
+                .otherwise(pl.col("_unchanged"))
+                .alias("_unchanged"),
+            )
+            .drop("__known")
+        )
     return last.drop(_ROW)
 
 
-def _cut_rows(changes: pl.DataFrame) -> list[dict[str, object]]:
+def _cut_rows(changes: pl.DataFrame) -> list[dict[str, Any]]:
     """Each truncate and each end of a snapshot, in order."""
     is_end = (pl.col("_op") == "r") & pl.col("_snapshot").is_in(_LAST)
     return changes.filter((pl.col("_op") == "t") | is_end).sort("_lsn").to_dicts()
 
 
 def _taken_by(
-    rows: pl.DataFrame, key: Sequence[str], cut: dict[str, object], earlier: dict[str, object] | None
+    rows: pl.DataFrame, key: Sequence[str], cut: dict[str, Any], earlier: dict[str, Any] | None
 ) -> pl.DataFrame:
     """A delete of each row that the truncate, or the snapshot without it, took away."""
     before = rows.filter(pl.col("_lsn") < cut["_lsn"], pl.col(CHANGED_AT) <= cut[CHANGED_AT])

@@ -69,9 +69,7 @@ def keep_current(
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
     said = {**properties, _STANDS: msgspec.json.encode(after).decode()}
-    snapshot = made.replace(
-        written, facts=said, properties=said, expect={**plan.expect, _STANDS: told}
-    )
+    snapshot = made.replace(written, facts=said, properties=said, expect={**plan.expect, _STANDS: told})
     return snapshot, written.schema
 
 
@@ -82,9 +80,7 @@ def _kept(
     key = list(contract.row_key)
     fresh = changelog.filter(_from(stands.offsets)).collect()
     cuts = stands.cuts.later(cuts_of(fresh))
-    after = _Stands(
-        {**stands.offsets, **_offsets(fresh)}, max(stands.lsn, _highest(fresh)), cuts
-    )
+    after = _Stands({**stands.offsets, **_offsets(fresh)}, max(stands.lsn, _highest(fresh)), cuts)
     if made is None or not stands.offsets:
         return survivors(newest(fresh, key), cuts), after
     held = made.scan().select(fresh.columns).collect()
@@ -97,7 +93,10 @@ def _kept(
         .select(key)
         .unique()
     )
-    known = [held.join(fresh, on=key, how="semi").join(late, on=key, how="anti"), fresh.join(late, on=key, how="anti")]
+    known = [
+        held.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
+        fresh.join(late, on=key, how="anti"),
+    ]
     if len(late):
         known.append(changelog.join(late.lazy(), on=key, how="semi").collect())
     rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key)])
@@ -119,5 +118,5 @@ def _offsets(rows: pl.DataFrame) -> dict[int, int]:
 
 
 def _highest(rows: pl.DataFrame) -> int:
-    highest = rows["_lsn"].max()
-    return -1 if highest is None else int(highest)  # type: ignore[call-overload,no-any-return]
+    highest: int | None = rows.select(pl.col("_lsn").max()).item()
+    return -1 if highest is None else highest

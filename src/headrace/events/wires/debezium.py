@@ -100,7 +100,9 @@ class Debezium:
 def _envelope(kind: Any, key: tuple[str, ...]) -> type[Struct]:
     fields = {one.name: one for one in msgspec.structs.fields(kind)}
     before = msgspec.defstruct(
-        "Key", [(name, fields[name].type, msgspec.field(name=fields[name].encode_name)) for name in key], gc=False
+        "Key",
+        [(name, fields[name].type, msgspec.field(name=fields[name].encode_name)) for name in key],
+        gc=False,
     )
     inner = msgspec.defstruct(
         "Envelope",
@@ -168,7 +170,9 @@ class _Unavailable:
         given = set(rest) | set(lacking)
         for field in msgspec.structs.fields(self._kind):
             if field.required and field.encode_name not in given:
-                raise msgspec.ValidationError(f"Object missing required field `{field.encode_name}` - at `$.after`")
+                raise msgspec.ValidationError(
+                    f"Object missing required field `{field.encode_name}` - at `$.after`"
+                )
         row = msgspec.convert(rest, self._relaxed, strict=self._strict)
         values = {name: getattr(row, name) for name in row.__struct_fields__}
         target = one if one.payload is UNSET else one.payload

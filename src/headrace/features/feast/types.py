@@ -67,7 +67,11 @@ def declared_columns(declared: Table | Contract) -> dict[str, str] | None:
     if isinstance(declared, Contract):
         fields = msgspec.inspect.type_info(declared.struct).fields  # type: ignore[attr-defined]
         columns = {field.name: _of_msgspec(field.type) for field in fields}
-        return columns | {"_op": "string", "_lsn": "int64", CHANGED_AT: "timestamp"} if declared.row_key else columns
+        return (
+            columns | {"_op": "string", "_lsn": "int64", CHANGED_AT: "timestamp"}
+            if declared.row_key
+            else columns
+        )
     if declared.current and isinstance(declared.reads[0], Contract):
         return declared_columns(declared.reads[0])
     if declared.schema is None:
