@@ -30,6 +30,7 @@ from services.server import Missing
 from headrace import lake, log
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.api import project as opened
+from headrace.flows.ingest import ingest
 
 DECLARED = """
 from datetime import date, datetime
@@ -92,10 +93,10 @@ class Bank:
     """A project on a database of its own, the changes made there, and what has become of them."""
 
     def __init__(self, root: Path, server: Postgres, name: str, profile: str) -> None:
-        (root / "bank").mkdir(parents=True)
-        (root / "headrace.toml").write_text(f'[project]\nname = "bank"\n[profile.local]\n{profile}\n')
-        (root / "bank" / "__init__.py").write_text("")
-        (root / "bank" / "tables.py").write_text(DECLARED)
+        (root / name).mkdir(parents=True)
+        (root / "headrace.toml").write_text(f'[project]\nname = "{name}"\n[profile.local]\n{profile}\n')
+        (root / name / "__init__.py").write_text("")
+        (root / name / "tables.py").write_text(DECLARED)
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {name}")
         self.url = server.url.removesuffix("/postgres") + f"/{name}"
@@ -110,6 +111,10 @@ class Bank:
         self.db.execute(TABLE)
         # A second client, whose transactions are open while the first one's begin and end.
         self.other = psycopg.connect(self.url)
+
+    def close(self) -> None:
+        self.other.close()
+        self.db.close()
 
     def process(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -172,7 +177,7 @@ class Bank:
             one.close()
 
     def current(self) -> list[tuple[Any, ...]]:
-        self.call("build")
+        opened(self.settings.root).build()
         return plain(opened(self.settings.root).table("bank_public_accounts_current").to_polars())
 
 
@@ -203,9 +208,12 @@ def as_lake(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     ]
 
 
-def until(true: Callable[[], bool], what: str) -> None:
+def until(true: Callable[[], bool], what: str, *living: subprocess.Popen[str]) -> None:
+    """Waits until it is true; fails where a process that should make it so has ended."""
     end = monotonic() + SECONDS
     while not true():
+        for one in living:
+            assert one.poll() is None, one.communicate()[0]
         assert monotonic() < end, f"{what} did not come to be"
         sleep(0.2)
 
@@ -229,17 +237,17 @@ def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_
         with connect(worker, address, bank.address) as running:
             running.start(connector)
             until(lambda: bank.on_the_log() >= len(bank.select()), "the snapshot on the broker")
-            bank.change(12)
-            ingest = bank.process("ingest")
-            until(lambda: bank.good() > 500, "half of the changes in the lake")
-            killed(ingest)
-            bank.change(12)
+            bank.change(15)
+            ingesting = bank.process("ingest")
+            until(lambda: bank.good() > 500, "some changes in the lake", ingesting)
+            killed(ingesting)
+            bank.change(15)
             os.kill(running.pid, signal.SIGKILL)  # what it has sent but not noted it will send again
         bank.change(5)
-        ingest = bank.process("ingest")
+        ingesting = bank.process("ingest")
         with connect(worker, address, bank.address) as running:
             running.start(connector)
-            until(lambda: bank.good() == bank.changes - before, "every change in the lake")
+            until(lambda: bank.good() == bank.changes - before, "every change in the lake", ingesting)
             then, at_that_time = bank.now(), bank.select()
             bank.db.execute("ALTER TABLE accounts ADD COLUMN branch text DEFAULT 'main'")
             # A transaction that is open while a snapshot is taken anew.
@@ -247,15 +255,14 @@ def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_
             running.stop(connector["name"])
             read = bank.good("r")
             running.start({**connector, "config": {**connector["config"], "snapshot.mode": "always"}})
-            until(lambda: bank.good("r") > read, "the snapshot's rows in the lake")
+            until(lambda: bank.good("r") > read, "the snapshot's rows in the lake", ingesting)
             bank.other.commit()
             bank.change(5)
-            until(lambda: bank.good() == bank.changes - before, "every change in the lake")
-        ingest.terminate()
-        ingest.communicate()
+            until(lambda: bank.good() == bank.changes - before, "every change in the lake", ingesting)
+        ingesting.terminate()
+        ingesting.communicate()
     finally:
-        bank.db.close()
-        bank.other.close()
+        bank.close()
     assert bank.changes > 8000
     table = bank.changelog()
     refused = table.filter(~pl.col("_valid")).group_by("_code").len().to_dict(as_series=False)
@@ -266,9 +273,9 @@ def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_
     assert bank.current() == as_lake(rows)
     assert len(rows) > 300
     assert plain(opened(bank.settings.root).as_of("bank.public.accounts", then)) == as_lake(at_that_time)
-    declared = bank.settings.root / "bank" / "tables.py"
+    declared = bank.settings.root / "by_connect" / "tables.py"
     declared.write_text(declared.read_text() + '    branch: str = "main"\n')
-    bank.call("ingest", "--until-end")
+    ingest(bank.settings, until_end=True)
     assert bank.current() == as_lake(rows)
     with_branch = opened(bank.settings.root).table("bank_public_accounts_current").to_polars()
     assert set(with_branch["branch"].drop_nulls()) == {"main"} or with_branch["branch"].is_null().all()
@@ -281,9 +288,9 @@ def test_the_embedded_engine_to_the_embedded_log(server: Postgres, tmp_path: Pat
     before, rows = bank.changes, len(bank.select())
     capture = bank.process("capture")
     try:
-        until(lambda: bank.on_the_log() >= rows, "the snapshot on the log")
+        until(lambda: bank.on_the_log() >= rows, "the snapshot on the log", capture)
         bank.change(4)
-        until(lambda: bank.on_the_log() > rows + 50, "some changes on the log")
+        until(lambda: bank.on_the_log() > rows + 50, "some changes on the log", capture)
         killed(capture)
         bank.change(4)
         bank.db.execute("TRUNCATE accounts")
@@ -291,10 +298,10 @@ def test_the_embedded_engine_to_the_embedded_log(server: Postgres, tmp_path: Pat
         capture = bank.process("capture")
 
         def every_change() -> bool:
-            bank.call("ingest", "--until-end")
+            ingest(bank.settings, until_end=True)
             return bank.good() == bank.changes - before
 
-        until(every_change, "every change in the lake")
+        until(every_change, "every change in the lake", capture)
         capture.terminate()
         said = capture.communicate(timeout=60)[0]
         assert capture.returncode == 0, said
@@ -302,7 +309,6 @@ def test_the_embedded_engine_to_the_embedded_log(server: Postgres, tmp_path: Pat
     finally:
         capture.kill()
         capture.communicate()
-        bank.db.close()
-        bank.other.close()
+        bank.close()
     assert bank.good("t") == 1
     assert bank.current() == as_lake(bank.select())

@@ -36,5 +36,7 @@ def capture(call: Call) -> None:
     )
     if call.json:
         show.json(report)
+    elif not report.topics:
+        click.echo("No changes.")
     else:
         show.table(None, ["topic", "changes"], list(report.topics.items()))
