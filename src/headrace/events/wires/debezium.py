@@ -163,7 +163,7 @@ class _Unavailable:
         after = inner.get("after") if isinstance(inner, dict) else None
         if not isinstance(after, dict):
             return msgspec.convert(found, envelope, strict=self._strict), None
-        lacking = [name for name, value in after.items() if is_unavailable(value)]
+        lacking = [name for name, value in after.items() if name in self._fields and is_unavailable(value)]
         inner["after"] = None
         one: Any = msgspec.convert(found, envelope, strict=self._strict)
         rest = {name: value for name, value in after.items() if name not in lacking}
@@ -177,8 +177,7 @@ class _Unavailable:
         values = {name: getattr(row, name) for name in row.__struct_fields__}
         target = one if one.payload is UNSET else one.payload
         target.after = self._kind(**values)
-        names = [self._fields[name] for name in lacking if name in self._fields]
-        return one, names or None
+        return one, [self._fields[name] for name in lacking] or None
 
 
 def _told_of_the_row(error: msgspec.ValidationError) -> msgspec.ValidationError:
