@@ -8,22 +8,35 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from datetime import timedelta
-from functools import cache
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import Struct
 
-from headrace.declare.event import CHANGED_AT, Contract, contract_of
+from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import duration
 
-__all__ = ["changes", "current"]
+__all__ = ["CHANGED_AT", "CHANGE_FIELDS", "changes", "current"]
 
 S = TypeVar("S", bound=type[Struct])
+
+CHANGED_AT = "_changed_at"
+CHANGE_FIELDS: list[tuple[str, Any, Any]] = [
+    ("_op", str | None, None),
+    ("_lsn", int | None, None),
+    (CHANGED_AT, datetime | None, None),
+    ("_transaction", int | None, None),
+    ("_snapshot", str | None, None),
+    ("_unchanged", list[str] | None, None),
+]
+"""What a change says of itself, beside the columns of its row: what was done (`c`, `u`, `d`, `r`: read by a
+snapshot, `t`: truncated); where it stands in the database's log; when it was committed, and by which
+transaction; its place in a snapshot; the columns whose values the database did not send."""
 
 _ANY_TIME = timedelta(days=36_500)  # the database's clock is not judged
 
@@ -60,9 +73,12 @@ def changes(
             span = duration(within)
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
+        change: type[Struct] = msgspec.defstruct(
+            struct.__name__, CHANGE_FIELDS, bases=(struct,), module=struct.__module__, kw_only=True
+        )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
-            topic=topic, struct=struct, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op"),
-            within=span, times=("rfc3339",), coerce=False, future=_ANY_TIME, extra=extra,
+            topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op"),
+            within=span, times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
             partitions=partitions, wire="debezium", place=place, row_key=tuple(key),
         )  # fmt: skip
         return struct
@@ -82,16 +98,19 @@ def current(declared: Any) -> Table:
     contract = declared if isinstance(declared, Contract) else contract_of(declared)
     if contract is None or not contract.row_key:
         raise ProjectError(f"current({declared!r}) needs a class under @changes", where=str(Place.of_caller()))
-    return _current(contract)
-
-
-@cache
-def _current(contract: Contract) -> Table:
-    def kept_by_the_build(_: Any) -> Any:
-        raise ProjectError("a table of current rows is made by headrace build alone", where=str(contract.place))
-
     name = f"{contract.table}_current"
-    return Table(name, kept_by_the_build, (contract,), None, False, None, contract.place, current=True)
+    table = _MADE.get(contract.struct)
+    if table is None:
+        table = Table(name, _kept_by_the_build, (contract,), None, False, None, contract.place, current=True)
+        _MADE[contract.struct] = table
+    return table
+
+
+_MADE: WeakKeyDictionary[type[Struct], Table] = WeakKeyDictionary()  # so that it is one object a contract
+
+
+def _kept_by_the_build(_: Any) -> Any:
+    raise ProjectError("a table of current rows is made by headrace build alone")
 
 
 def _check(struct: type[Struct], topic: str, key: tuple[str, ...], place: Place) -> None:

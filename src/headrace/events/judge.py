@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,11 +17,14 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
+from headrace.events import wires
+from headrace.events.columns import columns_of
 from headrace.events.decode import Decoder
+from headrace.events.fields import TIMESTAMP
+from headrace.events.instances import instance_of
 from headrace.events.reasons import LONGEST, Reason
 from headrace.events.seen import Seen
-from headrace.events.shape import META, TIMESTAMP, Column, shape_of
-from headrace.events.times import parse_times
+from headrace.events.shape import META, shape_of
 from headrace.kernel.time import from_micros
 from headrace.log.port import Batch, Headers
 
@@ -32,6 +35,7 @@ FIRST = "headrace.first"
 
 First = tuple[int, int]
 _FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
+_MICROSECOND = timedelta(microseconds=1)
 _GOOD = ("_log_partition", "_log_offset", "_arrived_at")
 
 
@@ -46,7 +50,7 @@ class Verdicts:
         refused: code → how many.
         latest: the latest arrival, microseconds since 1970; 0 in an empty batch.
         extra: field that the contract does not name → how many events carry it; of an event's several
-            the first counts, and beyond 20 names they count together. Such fields are not kept.
+            the first counts, and beyond 20 names they count together. They are in column `_extra`.
     """
 
     rows: pa.Table
@@ -79,7 +83,7 @@ class Judge:
     ) -> None:
         self.contract = contract
         self._shape = shape_of(contract)
-        self._decoder = Decoder(contract, self._shape)
+        self._decoder = Decoder(contract, self._shape, wires.open(contract))
         self._admitted = admitted
         self._seen = Seen(contract.within) if contract.within is not None else None
 
@@ -97,13 +101,13 @@ class Judge:
         """
         decoded = self._decoder.decode(batch.values)
         places, refused = decoded.places, decoded.refused
-        table, broken = self._columns(decoded.events)
-        if self._shape.checks is not None:
-            self._check(self._shape.checks, table, broken)
+        made = columns_of(decoded.events, self._shape.fields, self.contract)
+        table, broken = made.table, made.broken
+        if self._shape.checks:
+            self._check(decoded.events, broken)
         arrived = batch.arrived_at[places]
         times = _micros(table[self.contract.time])
-        for at in np.flatnonzero(times > arrived + self.contract.future // timedelta(microseconds=1)):
-            broken.setdefault(int(at), self._future(int(times[at]), int(arrived[at])))
+        self._refuse_by_time(times, arrived, broken)
         keep = np.ones(len(places), bool)
         keep[list(broken)] = False
         firsts = _firsts(batch.headers)
@@ -120,42 +124,34 @@ class Judge:
         nothing = _nothing(table.schema, len(bad))
         rows = pa.concat_tables(
             [
-                _stamped(table, batch, places, None, firsts),
-                _stamped(nothing, batch, np.array(bad, np.int64), reasons, firsts),
+                _stamped(table, batch, places, None, firsts, decoded.surplus),
+                _stamped(nothing, batch, np.array(bad, np.int64), reasons, firsts, {}),
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
         return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, decoded.extra)
 
-    def _columns(self, events: list[Struct]) -> tuple[pa.Table, dict[int, Reason]]:
-        """The contract's fields as a table of n rows, and what is wrong with some of them."""
-        broken: dict[int, Reason] = {}
-        arrays = []
-        for column in self._shape.columns:
-            values = column.values(events)
-            if column.type == TIMESTAMP and not self.contract.row_key:
-                parsed = parse_times(values, self.contract.times)
-                array = pa.array(parsed.micros, mask=parsed.null, type=pa.int64()).cast(TIMESTAMP)
-                for at, (code, reason) in parsed.broken.items():
-                    broken.setdefault(at, Reason(code, column.name, reason))
-            else:
-                array = _array(values, column, broken)
-            arrays.append(array)
-        return pa.table(arrays, schema=self._shape.schema), broken
-
-    def _check(self, declared: type[Struct], table: pa.Table, broken: dict[int, Reason]) -> None:
-        """The declared struct's own `__post_init__`, for every event that is right so far."""
-        for at, row in enumerate(table.to_pylist()):
+    def _check(self, events: list[Struct], broken: dict[int, Reason]) -> None:
+        """The declared structs' own `__post_init__`, for every event that is right so far."""
+        for at, event in enumerate(events):
             if at not in broken:
                 try:
-                    declared(**row)
+                    instance_of(event, self._shape, self.contract)
                 except (ValueError, TypeError) as error:
                     broken[at] = Reason("out_of_range", None, str(error)[:LONGEST])
 
-    def _future(self, time: int, arrived: int) -> Reason:
-        return Reason(
-            "future", self.contract.time, f"{from_micros(time)} is after its arrival at {from_micros(arrived)}"
-        )
+    def _refuse_by_time(
+        self, times: NDArray[np.int64], arrived: NDArray[np.int64], broken: dict[int, Reason]
+    ) -> None:
+        """An event may lie so far after its arrival, and so far before it."""
+        bounds = [("future", times > arrived + self.contract.future // _MICROSECOND, "after")]
+        if self.contract.late is not None:
+            bounds.append(("late", times < arrived - self.contract.late // _MICROSECOND, "before"))
+        for code, outside, side in bounds:
+            for at in np.flatnonzero(outside).tolist():
+                time, arrival = from_micros(int(times[at])), from_micros(int(arrived[at]))
+                why = f"{time} is too far {side} its arrival at {arrival}"
+                broken.setdefault(at, Reason(code, self.contract.time, why))
 
     def _refuse_replayed(
         self,
@@ -204,28 +200,6 @@ def _firsts(headers: Collection[Headers | None]) -> dict[int, First]:
     return found
 
 
-def _array(values: list[Any], column: Column, broken: dict[int, Reason]) -> Any:
-    try:
-        array = pa.array(values, column.type)
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
-        # Rare enough to be found one by one: a number too large within a nested list, a lone surrogate.
-        for at, value in enumerate(values):
-            try:
-                pa.scalar(value, column.type)
-            except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
-                broken.setdefault(at, Reason("out_of_range", column.name, str(error)[:LONGEST]))
-                values[at] = None
-        array = pa.array(values, column.type)
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if column.type == pa.float64():
-        for at in np.flatnonzero(
-            pc.is_finite(array).fill_null(True).to_numpy(zero_copy_only=False) == 0
-        ).tolist():
-            broken.setdefault(at, Reason("out_of_range", column.name, "it is not a finite number"))
-    return array
-
-
 def _micros(column: Any) -> NDArray[np.int64]:
     micros: NDArray[np.int64] = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
     return micros
@@ -241,6 +215,7 @@ def _stamped(
     places: NDArray[np.int64],
     reasons: list[Reason] | None,
     firsts: dict[int, First],
+    surplus: Mapping[int, str],
 ) -> pa.Table:
     """The rows with META's columns: where and when each event arrived, and why it is refused if it is."""
     count = len(places)
@@ -255,6 +230,8 @@ def _stamped(
         columns["_code"] = [reason.code for reason in reasons]
         columns["_field"] = [reason.field for reason in reasons]
         columns["_reason"] = [reason.reason for reason in reasons]
+    if surplus:
+        columns["_extra"] = [surplus.get(at) for at in places.tolist()]
     if firsts:
         mine = [firsts.get(at, (None, None)) for at in places.tolist()]
         columns["_first_partition"] = [partition for partition, _ in mine]

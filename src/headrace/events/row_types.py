@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
+import operator
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, get_args, get_origin
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 __all__ = ["LATEST", "UNAVAILABLE", "is_unavailable", "settled_type"]
 
@@ -33,7 +36,6 @@ _EARLIEST = -62_135_596_800_000_000  # the year 1
 # Whole numbers for instants: by their size, which tells milli-, micro- and nanoseconds apart for times
 # more than 3.2 years from 1970.
 _MILLIS_BELOW, _MICROS_BELOW = 10**14, 10**17
-_PLAIN = (bool, int, float, str, bytes)
 
 
 class _Scaled(Struct, gc=False):
@@ -47,8 +49,8 @@ def settled_type(kind: Any, core: Any) -> tuple[Any, Callable[[Any], Any] | None
     """What a field's value decodes to, and what settles it: raises ValueError where it is not right.
 
     Args:
-        kind: the field's type, annotations included, as an ordinary event's would be decoded.
-        core: the type without annotations and None.
+        kind: the field's type, as an ordinary event's would be decoded; of a time Any.
+        core: the type that is declared, without annotations and None.
     """
     optional = type(None) in get_args(kind)
 
@@ -56,15 +58,22 @@ def settled_type(kind: Any, core: Any) -> tuple[Any, Callable[[Any], Any] | None
         return one | None if optional else one
 
     if core is dt.datetime:
-        return made(Annotated[dt.datetime, Meta(tz=True)] | int), _instant
+        return kind, _instant
     if core is dt.date:
         return made(str | int), _day
+    if core is dt.time:
+        return made(str), _time
     if core is Decimal:
         return made(Decimal | _Scaled), _number
     if get_origin(core) in (list, dict) or core in (list, dict) or _is_struct(core):
-        decode = msgspec.json.Decoder(core).decode
+        inner = (
+            functools.reduce(operator.or_, [one for one in get_args(kind) if one is not NoneType])
+            if optional
+            else kind
+        )
+        decode = msgspec.json.Decoder(inner).decode
         # An array is an array; jsonb is its text.
-        return made(str | core), lambda value: decode(value) if isinstance(value, str) else value
+        return made(str | inner), lambda value: decode(value) if isinstance(value, str) else value
     return kind, None
 
 
@@ -79,8 +88,8 @@ def _is_struct(core: Any) -> bool:
     return isinstance(core, type) and issubclass(core, Struct)
 
 
-def _instant(value: dt.datetime | int) -> dt.datetime | int:
-    """Aware, or microseconds since 1970."""
+def _instant(value: Any) -> Any:
+    """A number as microseconds since 1970."""
     if not isinstance(value, int):
         return value
     size = abs(value)
@@ -99,6 +108,10 @@ def _day(value: str | int | dt.date) -> dt.date:
         except OverflowError as error:
             raise ValueError(f"{value} days since 1970 is no date") from error
     return dt.date.fromisoformat(value.removesuffix("Z"))
+
+
+def _time(value: str | dt.time) -> dt.time:
+    return value if isinstance(value, dt.time) else dt.time.fromisoformat(value.removesuffix("Z"))
 
 
 def _number(value: Decimal | _Scaled) -> Decimal:

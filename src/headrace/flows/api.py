@@ -105,7 +105,9 @@ class OpenProject:
         if not contract.row_key:
             raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
         rows = as_of(read_input(project, lake.open(self.settings), contract), contract.row_key, moment)
-        return rows.select(one.name for one in msgspec.structs.fields(contract.struct))
+        return rows.select(
+            one.name for one in msgspec.structs.fields(contract.struct) if not one.name.startswith("_")
+        )
 
     def training_set(self, model: str, *, snapshot: int | str | None = None) -> Rows:
         """A model's training set: labels, and a column `view__feature` for each feature.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from headrace.declare.event import CHANGED_AT
+from headrace.declare.changes import CHANGED_AT
 
 __all__ = ["NO_CUTS", "Cuts", "as_of", "cuts_of", "history", "is_changelog", "newest", "survivors"]
 

@@ -101,7 +101,7 @@ def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
 def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> pl.LazyFrame:
     """The rows of an input, not yet read.
 
-    A topic gives its good rows: the contract's columns in their order, then `_log_partition` (Int32),
+    A topic gives its good rows: the contract's fields in their order, then `_log_partition` (Int32),
     `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC). The order of rows is not fixed.
 
     Args:
@@ -122,7 +122,7 @@ def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None
         return frame
     stored = frame.collect_schema()
     now = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
-    columns = [*one.columns, *_LOG_COLUMNS]
+    columns = [*(f.name for f in msgspec.structs.fields(one.struct)), *_LOG_COLUMNS]
     lost = [name for name in columns if name not in now]
     if lost:
         raise CallError(

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from headrace.declare.changes import CHANGE_FIELDS
 from headrace.declare.event import Contract
+from headrace.events.fields import fields_of
 from headrace.events.reasons import Broken, Reason
-from headrace.events.row_types import LATEST, UNAVAILABLE, is_unavailable
-from headrace.events.shape import shape_of
+from headrace.events.row_types import LATEST, UNAVAILABLE, is_unavailable, settled_type
 from headrace.events.wires.port import Nothing
 
 __all__ = ["Debezium"]
@@ -40,20 +41,21 @@ class _Source(Struct, gc=False):
 class Debezium:
     """The changes of one contract's table."""
 
+    instants = True
+
     def __init__(self, contract: Contract) -> None:
         self._key = contract.row_key
-        self._settled = [
-            (one.name, one.key, one.settle) for one in shape_of(contract).columns if one.settle is not None
-        ]
+        self._cores = {one.name: one.kind.core for one in fields_of(contract.struct)}
 
     def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
-        """See Wire. `kind` is the contract's shape, or Any, which gives the row after the change."""
+        """See Wire. `kind` is a struct of the contract's fields; or Any: the row after the change."""
         if kind is Any:
-            return msgspec.json.Decoder(strict=strict).decode
+            return _after
+        kind, settled = self._as_written(kind)
         envelope = _envelope(kind, self._key)
         decode = msgspec.json.Decoder(envelope, strict=strict).decode
         nulls = dict.fromkeys(kind.__struct_fields__)
-        key, settled = self._key, self._settled
+        key = self._key
         without = _Unavailable(kind, strict)
 
         def change(raw: bytes) -> Any:
@@ -95,6 +97,28 @@ class Debezium:
             return row
 
         return change
+
+    def _as_written(self, kind: Any) -> tuple[Any, list[tuple[str, str, Callable[[Any], Any]]]]:
+        """The struct with its values as Debezium writes them; and what settles those: name, key, function."""
+        fields: list[tuple[str, Any, Any]] = []
+        settled = []
+        change = {name for name, _, _ in CHANGE_FIELDS}
+        for one in msgspec.structs.fields(kind):
+            type_, settle = settled_type(one.type, self._cores[one.name])
+            given = {"default": one.default, "default_factory": one.default_factory}
+            options = {name: value for name, value in given.items() if value is not msgspec.NODEFAULT}
+            fields.append((one.name, type_, msgspec.field(name=one.encode_name, **options)))
+            if settle is not None and one.name not in change:
+                settled.append((one.name, one.encode_name, settle))
+        forbid = kind.__struct_config__.forbid_unknown_fields
+        made = msgspec.defstruct(kind.__name__, fields, kw_only=True, gc=False, forbid_unknown_fields=forbid)
+        return made, settled
+
+
+def _after(raw: bytes) -> Any:
+    found = msgspec.json.decode(raw)
+    inner = found.get("payload", found) if isinstance(found, dict) else None
+    return (inner.get("after") or {}) if isinstance(inner, dict) else {}
 
 
 def _envelope(kind: Any, key: tuple[str, ...]) -> type[Struct]:

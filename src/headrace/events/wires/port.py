@@ -20,7 +20,14 @@ class Nothing(Exception):
 
 
 class Wire(Protocol):
-    """A way in which bytes hold an event."""
+    """A way in which bytes hold an event.
+
+    Attributes:
+        instants: a time may lie in it as an instant or a number, not as text alone. Its decoders are
+            then asked for structs whose times may be anything (headrace.events.times looks at them).
+    """
+
+    instants: bool
 
     def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
         """What makes an object of the raw bytes of one event.

@@ -13,7 +13,8 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
-from headrace.declare.event import CHANGED_AT, Contract, contract_of
+from headrace.declare.changes import CHANGED_AT
+from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.project import Project
 from headrace.declare.table import Table

@@ -11,7 +11,7 @@ import pyarrow as pa
 from feast import ValueType
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
-from headrace.declare.event import CHANGED_AT, Contract
+from headrace.declare.event import Contract
 from headrace.declare.table import Table
 
 __all__ = ["declared_columns", "feast_type", "of_arrow", "value_type", "word"]
@@ -66,12 +66,7 @@ def declared_columns(declared: Table | Contract) -> dict[str, str] | None:
     """Column → word, as the schema or the contract declares them; None for a table without a schema."""
     if isinstance(declared, Contract):
         fields = msgspec.inspect.type_info(declared.struct).fields  # type: ignore[attr-defined]
-        columns = {field.name: _of_msgspec(field.type) for field in fields}
-        return (
-            columns | {"_op": "string", "_lsn": "int64", CHANGED_AT: "timestamp"}
-            if declared.row_key
-            else columns
-        )
+        return {field.name: _of_msgspec(field.type) for field in fields}
     if declared.current and isinstance(declared.reads[0], Contract):
         return declared_columns(declared.reads[0])
     if declared.schema is None:
