@@ -68,7 +68,7 @@ def changes(
         place = Place.of(struct)
         if not (inspect.isclass(struct) and issubclass(struct, Struct)):
             raise ProjectError("@changes needs a class that derives from headrace.Struct", where=str(place))
-        _check(struct, topic, tuple(key), place)
+        _check(struct, topic, key, place)
         try:
             span = duration(within)
         except ValueError as error:
@@ -113,8 +113,8 @@ def _kept_by_the_build(_: Any) -> Any:
     raise ProjectError("a table of current rows is made by headrace build alone")
 
 
-def _check(struct: type[Struct], topic: str, key: tuple[str, ...], place: Place) -> None:
-    if len([part for part in topic.split(".") if part]) < 3:
+def _check(struct: type[Struct], topic: str, key: Sequence[str], place: Place) -> None:
+    if len(topic.split(".")) < 3 or not all(topic.split(".")):
         raise ProjectError(
             f"topic={topic!r} is not PREFIX.SCHEMA.TABLE",
             where=str(place),

@@ -83,7 +83,7 @@ class OpenProject:
         return Rows(self.settings, name, snapshot)
 
     def as_of(self, declared: Any, moment: datetime) -> pl.DataFrame:
-        """The rows of a database's table as they were at a moment: one a key, from its changelog.
+        """The rows of a database's table as they were at a moment: one a key, in its order, from its changelog.
 
         Args:
             declared: the class under @changes, or its topic.
@@ -105,7 +105,7 @@ class OpenProject:
         if not contract.row_key:
             raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
         rows = as_of(read_input(project, lake.open(self.settings), contract), contract.row_key, moment)
-        return rows.select(
+        return rows.sort(contract.row_key).select(
             one.name for one in msgspec.structs.fields(contract.struct) if not one.name.startswith("_")
         )
 

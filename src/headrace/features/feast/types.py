@@ -36,6 +36,7 @@ _MSGSPEC: dict[type, str] = {
     msgspec.inspect.BoolType: "bool",
     msgspec.inspect.StrType: "string",
     msgspec.inspect.DateTimeType: "timestamp",
+    msgspec.inspect.DecimalType: "float64",  # a feature is a number, whatever keeps it exact in a table
 }
 
 
@@ -82,7 +83,7 @@ def _of_polars(dtype: Any) -> str:
         return "timestamp"
     if dtype.is_integer():
         return "int64"
-    if dtype.is_float():
+    if dtype.is_float() or dtype.is_decimal():
         return "float64"
     return "bool" if dtype == pl.Boolean else "string"
 
