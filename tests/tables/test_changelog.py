@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ from headrace.declare.project import Project
 from headrace.events.ingest import Ingest
 from headrace.features.plan import AsOfView, Field
 from headrace.features.point_in_time import join_as_of
+from headrace.kernel.faults import VARIABLE
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
@@ -207,3 +212,21 @@ def test_any_changes_in_any_batches_give_what_playing_them_gives(shop: Shop) -> 
         assert shop.then(lsn) == states[lsn]
         found = dict(zip(range(12), shop.joined(lsn, *range(12)), strict=True))
         assert {k: v for k, v in found.items() if v is not None} == {k: v for k, v, _ in states[lsn]}
+
+
+def test_a_build_that_is_killed_leaves_the_old_rows_or_the_new(shop: Shop, tmp_path: Path) -> None:
+    script = f"from pathlib import Path; from {__name__} import Shop; Shop(Path({str(tmp_path)!r})).build()"
+    shop.ingest(change("c", 1, row(1, "a")))
+    assert shop.rows() == [(1, "a", None)]
+    before: list[tuple[Any, ...]] = [(1, "a", None)]
+    for lsn, point in ((10, "lake.before_commit"), (20, "lake.after_commit")):
+        shop.ingest(change("u", lsn, row(1, f"v{lsn}")), change("c", lsn + 1, row(lsn, "new")))
+        after = sorted([*(one for one in before if one[0] != 1), (1, f"v{lsn}", None), (lsn, "new", None)])
+        killed = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, VARIABLE: point}, capture_output=True, text=True
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        left = shop.lake.table(shop.table.name).scan().sort("id").select(KEPT).collect().rows()
+        assert left == (before if point == "lake.before_commit" else after)
+        assert shop.rows() == after
+        before = after
