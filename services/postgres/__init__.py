@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import Missing, accepts, free_port, serving
+from services.server import Missing, free_port, serving
 
 __all__ = ["Postgres", "postgres"]
 
@@ -66,13 +66,19 @@ def postgres(folder: Path, port: int | None = None) -> Iterator[Postgres]:
     settings = {**_SETTINGS, "port": port, "unix_socket_directories": folder}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     command = [*user, server, "-D", str(data), *options]
-    with serving(command, lambda: accepts(port), folder=folder) as process:
+    with serving(command, lambda: _ready(data), folder=folder) as process:
         try:
             yield Postgres(f"postgresql://postgres@127.0.0.1:{port}/postgres", port, process.pid)
         finally:
             # SIGTERM alone would wait for every client to leave.
             stop = [*user, control, "-D", str(data), "stop", "-m", "fast"]
             subprocess.run(stop, cwd=folder, capture_output=True, check=False)
+
+
+def _ready(data: Path) -> bool:
+    """Its port accepts before it lets anyone in; the last line of its own file tells."""
+    told = data / "postmaster.pid"
+    return told.is_file() and told.read_text().strip().endswith("ready")
 
 
 def _program(name: str) -> str:

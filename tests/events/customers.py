@@ -21,6 +21,7 @@ class Customer(Struct):
     born: date | None = None
     mood: Literal["ok", "bad"] | None = None
     tags: list[str] | None = None
+    scores: list[int] | None = None
     notes: dict[str, Any] | None = None
     photo: bytes | None = None
 

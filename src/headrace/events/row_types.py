@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import functools
+import hashlib
 import operator
+import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from types import NoneType
@@ -19,15 +21,20 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-__all__ = ["LATEST", "UNAVAILABLE", "is_unavailable", "settled_type"]
+__all__ = ["LATEST", "UNAVAILABLE_MARKS", "is_unavailable", "settled_type"]
 
-UNAVAILABLE = "__debezium_unavailable_value"
-"""What Debezium writes for a value that PostgreSQL did not send: large (TOASTed) and not changed."""
+# What Debezium writes for a value that PostgreSQL did not send: large (TOASTed) and not changed.
+_UNAVAILABLE = "__debezium_unavailable_value"
 
-_UNAVAILABLE = {
-    UNAVAILABLE,
-    base64.b64encode(UNAVAILABLE.encode()).decode(),
-}
+# As text, as bytea, as a uuid (Java's of these bytes), and as an array of whole numbers.
+_CODES = list(_UNAVAILABLE.encode())
+_TEXTS = (
+    _UNAVAILABLE,
+    base64.b64encode(_UNAVAILABLE.encode()).decode(),
+    str(uuid.UUID(bytes=hashlib.md5(_UNAVAILABLE.encode(), usedforsecurity=False).digest(), version=3)),
+)
+UNAVAILABLE_MARKS = (*(one.encode() for one in _TEXTS), str(_CODES).replace(" ", "").encode())
+"""What stands in the bytes of an envelope that has such a value, one of them."""
 LATEST = 253_402_300_799_999_999
 """The end of the year 9999 in microseconds since 1970: PostgreSQL's `infinity` lies after it."""
 
@@ -80,8 +87,8 @@ def settled_type(kind: Any, core: Any) -> tuple[Any, Callable[[Any], Any] | None
 def is_unavailable(value: Any) -> bool:
     """Whether the value stands for one that the database did not send."""
     if isinstance(value, list):
-        return len(value) == 1 and is_unavailable(value[0])
-    return isinstance(value, str) and value in _UNAVAILABLE
+        return value == _CODES or (len(value) == 1 and is_unavailable(value[0]))
+    return isinstance(value, str) and value in _TEXTS
 
 
 def _is_struct(core: Any) -> bool:

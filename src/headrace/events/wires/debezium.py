@@ -19,12 +19,11 @@ from headrace.declare.changes import CHANGE_FIELDS
 from headrace.declare.event import Contract
 from headrace.events.fields import fields_of
 from headrace.events.reasons import Broken, Reason
-from headrace.events.row_types import LATEST, UNAVAILABLE, is_unavailable, settled_type
+from headrace.events.row_types import LATEST, UNAVAILABLE_MARKS, is_unavailable, settled_type
 from headrace.events.wires.port import Nothing
 
 __all__ = ["Debezium"]
 
-_MARKS = (UNAVAILABLE.encode(), b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ")  # as text, and in base64
 _AFTER, _OPS = frozenset("cur"), frozenset("curdt")
 _INT64 = 2**63
 _REMEDY = "the table needs a primary key, or REPLICA IDENTITY FULL"
@@ -57,13 +56,14 @@ class Debezium:
         nulls = dict.fromkeys(kind.__struct_fields__)
         key = self._key
         without = _Unavailable(kind, strict)
+        text, base64, uuid, codes = UNAVAILABLE_MARKS
 
         def change(raw: bytes) -> Any:
             if not raw:
                 raise Nothing
             unavailable: list[str] | None = None
             try:
-                if _MARKS[0] in raw or _MARKS[1] in raw:
+                if text in raw or base64 in raw or uuid in raw or codes in raw:
                     one, unavailable = without(raw, envelope)
                 else:
                     one = decode(raw)
