@@ -4,7 +4,7 @@ PY := .venv/bin/python
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 
-.PHONY: demo test check format lock bench clean
+.PHONY: demo test check format lock bench bench-events clean
 demo: .venv/.ready ## the shop, end to end, in a scratch folder
 	@.venv/bin/headrace demo
 
@@ -33,6 +33,9 @@ lock: ## the lock, anew
 
 bench: .venv/.ready ## every benchmark, in one run
 	@.venv/bin/python bench/all.py $(BENCH)
+
+bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
+	@.venv/bin/python bench/all.py events broker latency collector
 
 clean: ## takes away what was built here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
