@@ -113,7 +113,7 @@ class _Making:
             children = [
                 self.array(one, list(map(attrgetter(one.name), values)), rows, path) for one in kind.fields
             ]
-            array = pa.StructArray.from_arrays(children, fields=list(kind.type))
+            array: Any = pa.StructArray.from_arrays(children, fields=[one.arrow for one in kind.fields])
         else:
             lengths = [len(one) for one in values]
             inner = [at if rows is None else rows[at] for at, n in enumerate(lengths) for _ in range(n)]
@@ -124,7 +124,8 @@ class _Making:
             return array
         places, absent = np.zeros(n, np.int64), np.ones(n, bool)
         places[there], absent[there] = np.arange(len(there)), False
-        return array.take(pa.array(places, mask=absent))
+        taken: Any = pa.array(places, mask=absent)
+        return array.take(taken)
 
     def _stored(self, kind: Kind, value: Any, at: int, rows: Sequence[int] | None, path: str) -> Any:
         """The value as its column takes it; None where it cannot be stored."""

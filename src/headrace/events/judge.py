@@ -25,6 +25,7 @@ from headrace.events.instances import instance_of
 from headrace.events.reasons import LONGEST, Reason
 from headrace.events.seen import Seen
 from headrace.events.shape import META, shape_of
+from headrace.events.wires import Wire
 from headrace.kernel.time import from_micros
 from headrace.log.port import Batch, Headers
 
@@ -74,16 +75,18 @@ class Judge:
         contract: what they must be.
         admitted: which of some first positions the topic's table already holds as good; by default
             all of them, since who does not know must not admit one twice.
+        wire: how they lie in bytes; by default as the contract says.
     """
 
     def __init__(
         self,
         contract: Contract,
         admitted: Callable[[Collection[First]], Collection[First]] = frozenset,
+        wire: Wire | None = None,
     ) -> None:
         self.contract = contract
         self._shape = shape_of(contract)
-        self._decoder = Decoder(contract, self._shape, wires.open(contract))
+        self._decoder = Decoder(contract, self._shape, wire or wires.open(contract))
         self._admitted = admitted
         self._seen = Seen(contract.within) if contract.within is not None else None
 
@@ -95,6 +98,9 @@ class Judge:
 
     def judge(self, batch: Batch) -> Verdicts:
         """One verdict for each event of the batch. No event raises.
+
+        Raises:
+            Unavailable: what the wire needs to know is not to be had now; nothing is decided.
 
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
         with this judge.

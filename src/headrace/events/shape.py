@@ -163,9 +163,9 @@ def _decoded(annotation: Any, exact: bool, time: Any, made: dict[type[Struct], t
             time = _AWARE  # kept as JSON
         return functools.reduce(operator.or_, (_decoded(one, exact, time, made) for one in arguments))
     if origin is list:
-        return list[_decoded(arguments[0], exact, time, made)]  # type: ignore[misc]
+        return typing.cast(Any, list)[_decoded(arguments[0], exact, time, made)]
     if origin is dict:
-        return dict[arguments[0], _decoded(arguments[1], exact, _AWARE, made)]  # type: ignore[misc]
+        return typing.cast(Any, dict)[arguments[0], _decoded(arguments[1], exact, _AWARE, made)]
     if annotation is dt.datetime:
         return time
     if annotation is dt.time:

@@ -122,9 +122,7 @@ def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> 
         return _instant(value, zone)
     factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or factor is None:
-        wanted = (
-            "a number" if factor is not None else "text; a number needs times=[..., 'epoch_ms'] or the like"
-        )
+        wanted = "a number or text" if factor is not None else "text (for a number see times=)"
         return "wrong_type", f"a time is given as {wanted}, not as {type(value).__name__}"
     if not _FIRST <= value * factor <= _LAST:  # also of what is no number or infinite
         return "out_of_range", f"{str(value)[:60]} lies outside the years 1 to 9999"

@@ -16,7 +16,8 @@ import hashlib
 import inspect
 import json
 import symtable
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Sources", "digest", "fingerprint"]
+__all__ = ["Sources", "code_digest", "digest", "fingerprint"]
 
 _DECLARERS = "headrace"
 
@@ -216,6 +217,16 @@ def digest(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a JSON-ready value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_digest(function: Callable[..., Any]) -> str:
+    """The digest of one function's own code, without comments, layout and docstrings; of its name alone
+    where its source is not to be had (a lambda, a session)."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return digest(getattr(function, "__qualname__", repr(function)))
+    return digest([_canonical(one) for one in tree.body])
 
 
 def _described(value: Any, sources: Sources, *, top: bool = False) -> Any:
