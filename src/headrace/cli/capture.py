@@ -15,7 +15,7 @@ from headrace.flows.capture import capture as capture_changes
 __all__ = ["capture"]
 
 
-@verb("capture", example="PGHOST=db PGDATABASE=shop PGUSER=headrace PGPASSWORD=... headrace capture")
+@verb("capture", example="headrace capture")
 def capture(call: Call) -> None:
     """Put the changes of the project's database tables on the log, until Ctrl-C.
 
