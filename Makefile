@@ -4,9 +4,12 @@ PY := .venv/bin/python
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 
-.PHONY: demo test check format lock bench bench-events clean
+.PHONY: demo demo-kafka test check format lock bench bench-events clean
 demo: .venv/.ready ## the shop, end to end, in a scratch folder
 	@.venv/bin/headrace demo
+
+demo-kafka: .venv/.ready ## the same with its events on a real broker, started for it
+	@.venv/bin/python -m services kafka -- .venv/bin/headrace demo --profile kafka
 
 test: .venv/.ready ## every test
 	@.venv/bin/pytest

@@ -48,6 +48,7 @@ def changes(
     within: str | timedelta = "1d",
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    retention: str | timedelta | None = None,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is a row of the table whose changes come on a topic.
 
@@ -58,6 +59,7 @@ def changes(
             duplicate; Debezium sends again what it had sent just before it was stopped.
         extra: what to do with columns that the struct does not name.
         partitions: how many log partitions the topic is made with.
+        retention: how long the log keeps a change at least; None: what the topic has.
 
     Raises:
         ProjectError: the topic is not of that form, the key is empty, names no field or one that may be
@@ -70,7 +72,7 @@ def changes(
             raise ProjectError("@changes needs a class that derives from headrace.Struct", where=str(place))
         _check(struct, topic, key, place)
         try:
-            span = duration(within)
+            spans = duration(within), None if retention is None else duration(retention)
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
         change: type[Struct] = msgspec.defstruct(
@@ -78,8 +80,8 @@ def changes(
         )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op"),
-            within=span, times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
-            partitions=partitions, wire="debezium", place=place, row_key=tuple(key),
+            within=spans[0], times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
+            partitions=partitions, retention=spans[1], wire="debezium", place=place, row_key=tuple(key),
         )  # fmt: skip
         return struct
 

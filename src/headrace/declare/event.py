@@ -42,6 +42,8 @@ class Contract:
         extra: what to do with fields the contract does not name: `keep` them as JSON in column `_extra`,
             or `refuse` the event.
         partitions: how many log partitions the topic is made with.
+        retention: how long the log keeps an event at least; None: what the topic has, and for good where
+            it is made. The topic's table keeps what was ingested, however long ago.
         wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
             `{"schema": ..., "payload": ...}`; `debezium` for changes of a database's rows (@changes).
         version: raised by who changes the contract so that events that were good are refused, or a
@@ -62,6 +64,7 @@ class Contract:
     future: timedelta
     extra: Literal["keep", "refuse"]
     partitions: int
+    retention: timedelta | None
     wire: str
     place: Place
     zone: str | None = None
@@ -90,6 +93,7 @@ def event(
     late: str | timedelta | None = None,
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    retention: str | timedelta | None = None,
     wire: Literal["json", "connect", "avro"] = "json",
     version: int = 1,
     upgrades: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
@@ -106,28 +110,19 @@ def event(
         place = Place.of(struct)
         if not (inspect.isclass(struct) and issubclass(struct, Struct)):
             raise ProjectError("@event needs a class that derives from headrace.Struct", where=str(place))
-        names = {f.name for f in msgspec.structs.fields(struct)}
-        for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
-            if name is not None and name not in names:
-                raise ProjectError(
-                    f"{role}={name!r} names no field of {struct.__name__}",
-                    where=str(place),
-                    remedy=f"Its fields are {', '.join(sorted(names))}.",
-                )
-        if get_type_hints(struct)[time] is not datetime:
-            raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
+        _check_fields(struct, time, key, identity, place)
         if within is not None and not identity:
             raise ProjectError(
                 "within= needs identity=: the fields that make two events the same", where=str(place)
             )
-        _check(times, zone, version, upgrades or {}, place)
+        _check_rules(times, zone, version, upgrades or {}, place)
         try:
-            windows = [None if one is None else duration(one) for one in (within, late)]
+            windows = [None if one is None else duration(one) for one in (within, late, retention)]
             contract = Contract(
                 topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
                 times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
-                extra=extra, partitions=partitions, wire=wire, version=version, upgrades=dict(upgrades or {}),
-                place=place,
+                extra=extra, partitions=partitions, retention=windows[2], wire=wire, version=version,
+                upgrades=dict(upgrades or {}), place=place,
             )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
@@ -137,7 +132,22 @@ def event(
     return declared
 
 
-def _check(
+def _check_fields(
+    struct: type[Struct], time: str, key: str | None, identity: Sequence[str], place: Place
+) -> None:
+    names = {f.name for f in msgspec.structs.fields(struct)}
+    for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
+        if name is not None and name not in names:
+            raise ProjectError(
+                f"{role}={name!r} names no field of {struct.__name__}",
+                where=str(place),
+                remedy=f"Its fields are {', '.join(sorted(names))}.",
+            )
+    if get_type_hints(struct)[time] is not datetime:
+        raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
+
+
+def _check_rules(
     times: Sequence[str],
     zone: str | None,
     version: int,

@@ -85,7 +85,7 @@ class Field:
     default: Any = msgspec.NODEFAULT
 
     @property
-    def arrow(self) -> pa.Field:
+    def arrow(self) -> pa.Field[Any]:
         """The column; every one is nullable in storage."""
         return pa.field(self.name, self.kind.type)
 

@@ -66,6 +66,8 @@ def _code(what: str) -> str:
         return "extra"
     if what.startswith(("Invalid enum value", "Invalid value")):
         return "unknown_value"
+    if "no timezone" in what:
+        return "bad_time"
     if "timezone" in what:
         return "naive_time"
     if what.startswith(("Invalid RFC3339", "Invalid ISO8601")):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from headrace.kernel.time import micros
 
-__all__ = ["EPOCHS", "Parsed", "parse_one", "parse_times"]
+__all__ = ["EPOCHS", "Parsed", "has_zone", "parse_one", "parse_times"]
 
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Spellings of a time as a number since 1970 → microseconds in one of it."""
@@ -141,7 +141,7 @@ def _text(text: str, spellings: Sequence[str], zone: str | None) -> int | Wrong:
                 instant = msgspec.convert(text, datetime)
             else:
                 instant = datetime.strptime(text, spelling)
-                if instant.tzinfo is None and _ZONES.search(_DIRECTIVE.sub(" ", spelling)):
+                if instant.tzinfo is None and has_zone(spelling):
                     instant = instant.replace(tzinfo=UTC)
             found = _instant(instant, zone)
         except (ValueError, OverflowError):
@@ -150,6 +150,11 @@ def _text(text: str, spellings: Sequence[str], zone: str | None) -> int | Wrong:
             return found
         wrong = wrong or found
     return wrong or ("bad_time", f"{text[:60]!r} is not spelled as {' or '.join(spellings)}")
+
+
+def has_zone(spelling: str) -> bool:
+    """Whether a strptime format says which zone its texts are in, as literal text."""
+    return _ZONES.search(_DIRECTIVE.sub(" ", spelling)) is not None
 
 
 def _instant(instant: datetime, zone: str | None) -> int | Wrong:
@@ -176,7 +181,9 @@ def _fast(
         return naive
 
     def is_local(naive: pl.Series) -> pl.Series:
-        local = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        # Beyond these years the two libraries do not have the same clocks.
+        sure = pl.select(pl.when(naive.dt.year().is_between(1970, 2099)).then(naive)).to_series()
+        local = sure.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         return local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
     fast: list[tuple[str, int, Callable[[pl.Series], pl.Series]]] = []
@@ -191,7 +198,7 @@ def _fast(
         # Each of the six exactly once, and nothing that polars reads otherwise.
         if sorted(directives) == sorted(_WIDTHS) and literal.isascii():
             width = len(_DIRECTIVE.sub("", spelling)) + sum(_WIDTHS[d] for d in directives)
-            if _ZONES.search(literal):
+            if has_zone(spelling):
                 fast.append((spelling, width, is_utc))
             elif zone is not None:
                 fast.append((spelling, width, is_local))

@@ -122,6 +122,28 @@ class Sources:
             found[key] = digest(texts)
         return found
 
+    def words(self, module: str, name: str) -> set[str]:
+        """Every name, attribute and text in the named piece and the pieces of the project that it reaches:
+        what its code can speak of.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        found: set[str] = set()
+        for key in self.pieces(module, name):
+            home = next(m for m in _prefixes(key) if m in self._files)
+            for statement in self._statements(_Ref(home, key[len(home) + 1 :])):
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Name):
+                        found.add(node.id)
+                    elif isinstance(node, ast.Attribute):
+                        found.add(node.attr)
+                    elif isinstance(node, ast.keyword) and node.arg:
+                        found.add(node.arg)
+                    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                        found.add(node.value)
+        return found
+
     def _module(self, name: str) -> _Module:
         if name not in self._modules:
             self._modules[name] = _Module(name, self._files[name])
@@ -227,6 +249,13 @@ def code_digest(function: Callable[..., Any]) -> str:
     except (OSError, TypeError, SyntaxError):
         return digest(getattr(function, "__qualname__", repr(function)))
     return digest([_canonical(one) for one in tree.body])
+
+
+def _prefixes(dotted: str) -> Iterator[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        yield ".".join(parts[:length])
 
 
 def _described(value: Any, sources: Sources, *, top: bool = False) -> Any:

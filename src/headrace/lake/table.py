@@ -26,6 +26,9 @@ from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
 
+Said = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Names and values; or what makes them of the table's properties as the commit finds them."""
+
 _POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
 _TRIES = 50
@@ -59,6 +62,10 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             return self.catalog.load_table(self._identifier)
+
+    def identity(self) -> str:
+        """What tells this table from another that is made later under its name."""
+        return str(self.iceberg().metadata.table_uuid)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -177,8 +184,8 @@ class LakeTable:
         rows: pa.Table,
         *,
         position: tuple[str, Position | None, Position] | None = None,
-        facts: Mapping[str, str] | None = None,
-        properties: Mapping[str, str] | None = None,
+        facts: Said | None = None,
+        properties: Said | None = None,
     ) -> Snapshot:
         """Adds the rows and moves a position, in one commit.
 
@@ -202,8 +209,7 @@ class LakeTable:
         """
 
         def set_properties(table: Any) -> Mapping[str, str]:
-            moved = {} if position is None else _moved(table, *position, self.name)
-            return {**(properties or {}), **moved}
+            return {**_said(properties, table), **(_moved(table, *position, self.name) if position else {})}
 
         return self._commit([rows], facts, set_properties)
 
@@ -261,15 +267,10 @@ class LakeTable:
     def set_properties(
         self, properties: Mapping[str, str], *, expect: Mapping[str, str | None] | None = None
     ) -> None:
-        """Sets properties of the table, without a snapshot.
-
-        Args:
-            properties: their new values.
-            expect: properties that must still have these values (None: not be there).
+        """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
 
         Raises:
-            Conflict: a property is not as expected, and nothing was set; or other writers kept
-                changing the table.
+            Conflict: a property is not as expected; or other writers kept changing the table.
         """
         for _ in range(_TRIES):
             with failures(self.where, self.name):
@@ -285,7 +286,7 @@ class LakeTable:
     def _commit(
         self,
         pieces: Iterable[pa.Table],
-        facts: Mapping[str, str] | None,
+        facts: Said | None,
         properties: Callable[[Any], Mapping[str, str]],
         removed: Callable[[Any], list[DataFile]] | None = None,
         check: Callable[[list[DataFile]], None] | None = None,
@@ -301,7 +302,7 @@ class LakeTable:
                     check(files)
                 made = commit(
                     self.iceberg,
-                    Change(files, removed, properties, lambda _: facts or {}),
+                    Change(files, removed, properties, lambda table: _said(facts, table)),
                     where=f"table {self.name} in {self.where}",
                 )
             except Unavailable:  # the commit may have happened, or happen yet
@@ -349,6 +350,10 @@ def _expected(table: Any, properties: Mapping[str, str | None], label: str) -> N
                 where=f"table {label}",
                 remedy="Look at the table again and start over.",
             )
+
+
+def _said(given: Said | None, table: Any) -> Mapping[str, str]:
+    return given(table.properties) if callable(given) else given or {}
 
 
 def _stored_position(table: Any, name: str) -> Position | None:

@@ -70,6 +70,14 @@ class SchemaRegistry:
             raise
         return self._schemas[id]
 
+    def subjects(self) -> list[str]:
+        """The names under which it keeps schemas.
+
+        Raises:
+            Unavailable: the registry is away, or refuses to say.
+        """
+        return list(self._get("/subjects", "this is no schema registry's address"))
+
     def _parsed(self, id: int) -> Any:
         import fastavro
 
