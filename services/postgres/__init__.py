@@ -39,6 +39,11 @@ class Postgres:
     port: int
     pid: int
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where it is, as PostgreSQL's own programs and `headrace capture` are told."""
+        return {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGDATABASE": "postgres"}
+
 
 @contextlib.contextmanager
 def postgres(folder: Path, port: int | None = None) -> Iterator[Postgres]:

@@ -100,8 +100,7 @@ class Bank:
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {name}")
         self.url = server.url.removesuffix("/postgres") + f"/{name}"
-        self.address = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGDATABASE": name,
-                        "PGUSER": "postgres", "PGPASSWORD": "only-in-the-environment"}  # fmt: skip
+        self.address = {**server.environment, "PGDATABASE": name, "PGPASSWORD": "only-in-the-environment"}
         self.settings: Settings = load_settings(root)
         self.changes = 0
         self._chance = random.Random(1)
