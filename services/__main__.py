@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 
 from services.kafka import broker
+from services.postgres import postgres
 from services.registry import registry
 
-SERVERS = {"kafka": broker, "registry": registry}
+SERVERS = {"kafka": broker, "postgres": postgres, "registry": registry}
 
 
 def main() -> None:
