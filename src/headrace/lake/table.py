@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
@@ -15,7 +14,7 @@ from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.transforms import DayTransform
 
-from headrace.kernel.errors import CallError, Conflict, HeadraceError, Unavailable
+from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
 from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
@@ -30,8 +29,6 @@ __all__ = ["LakeTable"]
 _POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
 _TRIES = 50
-
-_logger = logging.getLogger(__name__)
 
 # Polars plans scans by an extra package where that is there; without it, it warns at every scan.
 os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
@@ -305,16 +302,8 @@ class LakeTable:
             except Exception:
                 discard(table, files)
                 raise
-        self._expire_as_it_goes(table)
+        expiry.as_it_goes(self.catalog, table, self.where)
         return snapshot_of(made)
-
-    def _expire_as_it_goes(self, table: Any) -> None:
-        """What was committed stays so, whatever comes of this: the next commit does it then."""
-        try:
-            with failures(self.where, self.name):
-                expiry.as_it_goes(self.catalog, table)
-        except HeadraceError as error:
-            _logger.warning("snapshots of %s were not expired: %s", self.name, error)
 
     # --- pins ----------------------------------------------------------------------------------
 
