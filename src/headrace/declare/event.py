@@ -37,6 +37,8 @@ class Contract:
         future: how far after its arrival an event's time may lie before it is refused.
         extra: what to do with fields the contract does not name.
         partitions: how many log partitions the topic is made with.
+        retention: how long the log keeps an event at least; None: what the topic has, and for good where
+            it is made. The topic's table keeps what was ingested, however long ago.
         place: where it is declared.
     """
 
@@ -51,6 +53,7 @@ class Contract:
     future: timedelta
     extra: Literal["keep", "refuse"]
     partitions: int
+    retention: timedelta | None
     place: Place
 
     @property
@@ -71,6 +74,7 @@ def event(
     future: str | timedelta = "5m",
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    retention: str | timedelta | None = None,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
 
@@ -98,13 +102,14 @@ def event(
                 "within= needs identity=: the fields that make two events the same", where=str(place)
             )
         try:
+            kept = None if retention is None else duration(retention)
             windows = (None if within is None else duration(within), duration(future))
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
             times=tuple(times), coerce=coerce, future=windows[1], extra=extra, partitions=partitions,
-            place=place,
+            retention=kept, place=place,
         )  # fmt: skip
         return struct
 
