@@ -14,9 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from services.catalog import catalog
 from services.kafka import broker
+from services.s3 import store
 
-SERVERS = {"kafka": broker}
+SERVERS = {"catalog": catalog, "kafka": broker, "s3": store}
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def open(settings: Settings) -> Lake:  # noqa: A001
     with failures(where):
         catalog = _sqlite(settings) if kind == "sqlite" else _rest(settings, where)
         catalog.create_namespace_if_not_exists(settings.project)
-    return Lake(catalog, settings.project, where)
+    return Lake(catalog, settings.project, where, settings.place("lake"))
 
 
 def _sqlite(settings: Settings) -> Any:
@@ -135,10 +135,11 @@ def _object_store() -> dict[str, str]:
 class Lake:
     """The tables of one project. Safe to use from several threads and processes at once."""
 
-    def __init__(self, catalog: Any, namespace: str, where: str) -> None:
+    def __init__(self, catalog: Any, namespace: str, where: str, folder: Path) -> None:
         self._catalog = catalog
         self._namespace = namespace
         self._where = where
+        self._folder = folder
 
     def names(self) -> list[str]:
         """The tables there are, sorted."""
@@ -158,7 +159,7 @@ class Lake:
         """
         with failures(self._where, name):
             iceberg = self._catalog.load_table((self._namespace, name))
-        return LakeTable(self._catalog, iceberg, self._where)
+        return LakeTable(self._catalog, iceberg, self._where, self._folder)
 
     def ensure(
         self, name: str, schema: pa.Schema, partition_by: PartitionBy = (), *, exact: bool = False
@@ -184,7 +185,7 @@ class Lake:
                 iceberg = self._catalog.load_table((self._namespace, name))
             except NoSuchTableError:
                 iceberg = self._made(name, wanted, partition_by)
-            table = LakeTable(self._catalog, iceberg, self._where)
+            table = LakeTable(self._catalog, iceberg, self._where, self._folder)
             self._check_partitions(table, partition_by)
             for _ in range(_TRIES):
                 if fits(iceberg.schema(), wanted, exact=exact):

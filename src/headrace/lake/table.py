@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -44,12 +45,14 @@ class LakeTable:
         name: its name within the project.
         where: the catalog's address, for errors.
         catalog: PyIceberg's catalog.
+        folder: where this machine keeps what it knows of the lake.
     """
 
-    def __init__(self, catalog: Any, iceberg: Any, where: str) -> None:
+    def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
         self.catalog = catalog
         self._identifier = iceberg.name()
         self.where = where
+        self.folder = folder
         self.name: str = self._identifier[-1]
 
     def iceberg(self) -> Any:
