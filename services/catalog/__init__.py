@@ -33,6 +33,11 @@ class Catalog:
     port: int
     pid: int
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a project's profile use it."""
+        return {"HEADRACE_CATALOG": self.url}
+
 
 @contextlib.contextmanager
 def catalog(

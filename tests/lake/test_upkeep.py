@@ -207,9 +207,12 @@ class TestExpiry:
         def away(*_: object) -> None:
             raise ConnectionResetError("the catalog went away")
 
-        monkeypatch.setattr(expiry, "as_it_goes", away)
-        table.append(rows(1, 5))
-        assert values(table) == [5]
+        monkeypatch.setattr(expiry, "NEWEST", 1)
+        monkeypatch.setattr(expiry, "_SLACK", 0)
+        monkeypatch.setattr(expiry, "expire", away)
+        for n in range(3):
+            table.append(rows(1, n))
+        assert values(table) == [0, 1, 2]
 
 
 class TestPin:

@@ -8,25 +8,38 @@ so that a reader that has begun finishes.
 
 from __future__ import annotations
 
+import logging
 from itertools import islice, pairwise
 from typing import Any
 
 from pyiceberg.exceptions import BadRequestError, CommitFailedException
 from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotsUpdate
 
+from headrace.kernel.errors import HeadraceError
 from headrace.kernel.faults import reach
+from headrace.lake.failures import failures
 
 __all__ = ["KEEP", "as_it_goes", "expire"]
 
 KEEP = "headrace-keep-"
+_logger = logging.getLogger(__name__)
 NEWEST = 100  # snapshots that are always kept
 _SLACK = 20  # so that not every commit expires
 
 
-def as_it_goes(catalog: Any, table: Any) -> None:
-    """After a commit: expires where there are too many. `table` is the handle of before the commit."""
-    if len(table.metadata.snapshots) >= NEWEST + _SLACK:
-        expire(catalog, catalog.load_table(table.name()), NEWEST)
+def as_it_goes(catalog: Any, table: Any, where: str) -> None:
+    """After a commit: expires where there are too many. `table` is the handle of before the commit.
+
+    What was committed stays so, whatever comes of this: the next commit does it then.
+    """
+    if len(table.metadata.snapshots) < NEWEST + _SLACK:
+        return
+    name = table.name()[-1]
+    try:
+        with failures(where, name):
+            expire(catalog, catalog.load_table(table.name()), NEWEST)
+    except HeadraceError as error:
+        _logger.warning("snapshots of %s were not expired: %s", name, error)
 
 
 def expire(catalog: Any, table: Any, newest: int, before_millis: int | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
@@ -16,7 +15,7 @@ from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.transforms import DayTransform
 
-from headrace.kernel.errors import CallError, Conflict, HeadraceError, Unavailable
+from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
 from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
@@ -35,8 +34,6 @@ _POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
 _TRIES = 50
 
-_logger = logging.getLogger(__name__)
-
 # Polars plans scans by an extra package where that is there; without it, it warns at every scan.
 os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
@@ -48,7 +45,7 @@ class LakeTable:
         name: its name within the project.
         where: the catalog's address, for errors.
         catalog: PyIceberg's catalog.
-        folder: where this machine notes what concerns the lake.
+        folder: where this machine keeps what it knows of the lake.
     """
 
     def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
@@ -262,24 +259,26 @@ class LakeTable:
                     )
 
         def set_properties(table: Any) -> Mapping[str, str]:
-            for name, value in (expect or {}).items():
-                if table.properties.get(name) != value:
-                    raise Conflict(
-                        f"another writer changed property {name!r}",
-                        where=f"table {self.name}",
-                        remedy="Look at the table again and start over.",
-                    )
+            _expected(table, expect or {}, self.name)
             return properties or {}
 
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
 
-    def set_properties(self, properties: Mapping[str, str]) -> None:
-        """Sets properties of the table, without a snapshot."""
+    def set_properties(
+        self, properties: Mapping[str, str], *, expect: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
+
+        Raises:
+            Conflict: a property is not as expected; or other writers kept changing the table.
+        """
         for _ in range(_TRIES):
             with failures(self.where, self.name):
+                table = self.iceberg()
+                _expected(table, expect or {}, self.name)
                 try:
-                    self.iceberg().transaction().set_properties(dict(properties)).commit_transaction()
+                    table.transaction().set_properties(dict(properties)).commit_transaction()
                     return
                 except CommitFailedException:
                     continue
@@ -314,16 +313,8 @@ class LakeTable:
             except Exception:
                 discard(table, files)
                 raise
-        self._expire_as_it_goes(table)
+        expiry.as_it_goes(self.catalog, table, self.where)
         return snapshot_of(made)
-
-    def _expire_as_it_goes(self, table: Any) -> None:
-        """What was committed stays so, whatever comes of this: the next commit does it then."""
-        try:
-            with failures(self.where, self.name):
-                expiry.as_it_goes(self.catalog, table)
-        except HeadraceError as error:
-            _logger.warning("snapshots of %s were not expired: %s", self.name, error)
 
     # --- pins ----------------------------------------------------------------------------------
 
@@ -351,6 +342,17 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             take_pin(self.catalog, self.iceberg, name)
+
+
+def _expected(table: Any, properties: Mapping[str, str | None], label: str) -> None:
+    """Raises Conflict where a property has not the value it should have."""
+    for name, value in properties.items():
+        if table.properties.get(name) != value:
+            raise Conflict(
+                f"another writer changed property {name!r}",
+                where=f"table {label}",
+                remedy="Look at the table again and start over.",
+            )
 
 
 def _said(given: Said | None, table: Any) -> Mapping[str, str]:
