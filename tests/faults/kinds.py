@@ -97,6 +97,8 @@ def _taken_over_and_woken(scene: Scene, worker: Child) -> bool:
 
 
 def joins(scene: Scene) -> None:
+    while len(scene.playing("work")) >= scene.stage.partitions:  # one more would have no share
+        scene.end(scene.playing("work")[0])
     scene.wanted = len(scene.playing("work")) + 1
     scene.hire()
     newest = scene.playing("work")[-1]
