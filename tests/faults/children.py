@@ -13,8 +13,9 @@ import random
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -96,7 +97,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
             return
         except Unavailable as error:
             say("away", text=str(error)[:1000])
-            stop.wait(0.1)
+            time.sleep(0.1)
 
 
 def _arm(stage: Stage) -> None:
@@ -216,24 +217,21 @@ def _bury(stage: Stage, sent: Any, say: Say) -> None:
 
 def keep(stage: Stage, say: Say) -> None:
     """Compacts, expires and deletes again and again, until SIGTERM."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    while not stop.is_set():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
         try:
             kept = upkeep.keep(_table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE)
             say("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
         except Unavailable as error:
             say("away", text=str(error)[:1000])
-        stop.wait(0.05)
 
 
 def meddle(stage: Stage, say: Say) -> None:
     """Commits to the table as another tool would, appends and properties, until SIGTERM."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     theirs = _table(stage)
     mine, done = f"meddler.{os.getpid()}", 0
-    while not stop.is_set():
+    while signal.sigtimedwait({signal.SIGTERM}, 0) is None:
         theirs.append(
             theirs.schema().empty_table(), facts={"headrace.of": mine}, properties={mine: str(done + 1)}
         )
@@ -258,34 +256,26 @@ def replay(stage: Stage, say: Say) -> None:
 
 def hold(stage: Stage, say: Say, *, path: str) -> None:
     """Locks a SQLite file until SIGTERM."""
-    end = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: end.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
         db.execute("BEGIN EXCLUSIVE")
         say("held")
-        end.wait()
+        signal.sigwait({signal.SIGTERM})
         db.execute("ROLLBACK")
 
 
 def fill(stage: Stage, say: Say) -> None:
     """Fills the disk, and keeps it full, until SIGTERM."""
-    end = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: end.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     path = stage.disk / "ballast"
     with path.open("wb", 0) as ballast:
-        size, told = 0, False
-        while not end.is_set():
+        size = 0
+        while signal.sigtimedwait({signal.SIGTERM}, 0.02) is None:
             for step in (1 << 24, 1 << 20, 1 << 12):
-                try:
+                with suppress(OSError):  # there is no room for so much
                     while True:
                         os.posix_fallocate(ballast.fileno(), size, step)
                         size += step
-                except OSError:
-                    continue
-            if not told:
-                say("filled")
-                told = True
-            end.wait(0.02)
     path.unlink()
 
 

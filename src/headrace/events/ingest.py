@@ -242,7 +242,7 @@ class Ingest:
                     remedy="Put the newer log back; or drop the table to begin anew.",
                 )
         self._start = self._log.start(self.contract.topic)
-        self._read = stored
+        self._read: LogPosition = stored
         self._passed: dict[int, int] = {}
         self._lost = self._forgotten({p: stored.next_offset(p) for p in self._share.partitions}, self._start)
         self._begun = True
