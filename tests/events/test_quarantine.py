@@ -18,7 +18,7 @@ from headrace.lake import Lake
 from headrace.log import Log
 
 
-@event(topic="clicks", time="at", identity=["user", "page"], within="1h")
+@event(topic="clicks", time="at", identity=["user", "page"], within="1h", version=2)
 class Mended(Struct):
     """The contract after its fix: any page, any price."""
 

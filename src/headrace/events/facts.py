@@ -1,6 +1,6 @@
 """What an ingest keeps with its topic's table, by name. Who only reads it need not load the ingest."""
 
-__all__ = ["CLOCK", "EXTRA", "POSITION"]
+__all__ = ["CLOCK", "CONTRACT", "EXTRA", "POSITION"]
 
 POSITION = "ingest"
 """The name under which the topic's table keeps how far it has read the log."""
@@ -11,3 +11,6 @@ CLOCK = "headrace.clock"
 EXTRA = "headrace.extra"
 """The property of the topic's table that counts events by a field that the contract does not name (JSON);
 also a fact of each commit that brought such events, of its own ones."""
+
+CONTRACT = "headrace.contract"
+"""The property of the topic's table with the contract that it last had (JSON, events.description)."""

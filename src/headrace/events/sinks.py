@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
+from headrace.events.rows import good_rows
 from headrace.events.shape import META, shape_of
 from headrace.kernel.errors import Refused, Unavailable
 from headrace.kernel.position import LogPosition
@@ -110,7 +111,7 @@ class Feed:
             self.sink.apply(good, position)
 
     def _chunks(self, at: LogPosition, target: LogPosition) -> Iterator[tuple[pa.Table, LogPosition]]:
-        rows = self._table.scan().filter(pl.col("_valid")).select(self._schema.names)
+        rows = good_rows(self._table, self._schema)
         for partition, end in sorted(target.offsets.items()):
             for low in range(at.next_offset(partition), end, CHUNK):
                 high = min(low + CHUNK, end)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from headrace import lake, lineage, log, registry
 from headrace.config.settings import Settings
+from headrace.events.wires.registry import SchemaRegistry
 from headrace.features import online
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
@@ -58,9 +59,12 @@ def doctor(settings: Settings | None) -> list[Finding]:
     looks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.profile.log}", lambda: _log(settings)),
         (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).names())} tables"),
+        (f"warehouse {settings.profile.warehouse}", lambda: _warehouse(settings)),
         (f"online {settings.profile.online}", lambda: _online(settings)),
         (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
     ]
+    if url := settings.profile.registry:
+        looks.append((f"registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
     found += [
         _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
     ]
@@ -146,6 +150,13 @@ def _log(settings: Settings) -> str:
         return f"{topics}; it lets this user in by {protocol}"
     finally:
         opened.close()
+
+
+def _warehouse(settings: Settings) -> str:
+    if settings.profile.warehouse == "file" and settings.profile.catalog != "sqlite":
+        return "the catalog decides where files lie"
+    lake.open(settings).try_warehouse(settings.warehouse_url)
+    return "files can be written and read"
 
 
 def _online(settings: Settings) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
@@ -20,6 +21,9 @@ from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
 from headrace.serving.topics import own_contracts
+
+if TYPE_CHECKING:
+    from headrace.events.wires.registry import SchemaRegistry
 
 __all__ = ["IngestReport", "Topic", "ingest"]
 
@@ -121,6 +125,7 @@ def ingest(
                 stop=stop,
                 sinks_of=lambda contract: [OnlineSink(project, contract, online)],
                 tell=tell,
+                registry=_registry(settings),
             )
     finally:
         online.close()
@@ -128,6 +133,15 @@ def ingest(
         store.close()
     new_code.check()
     return IngestReport(found, perf_counter() - begun)
+
+
+def _registry(settings: Settings) -> SchemaRegistry | None:
+    """The profile's schema registry, if it names one."""
+    if not settings.profile.registry:
+        return None
+    from headrace.events.wires.registry import SchemaRegistry
+
+    return SchemaRegistry(settings.profile.registry)
 
 
 class _NewCode:

@@ -17,10 +17,11 @@ from pyiceberg.transforms import DayTransform
 
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
+from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
-from headrace.lake.commit import Change, commit, discard
+from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
-from headrace.lake.files import conform, write_files
+from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
@@ -44,7 +45,7 @@ class LakeTable:
         name: its name within the project.
         where: the catalog's address, for errors.
         catalog: PyIceberg's catalog.
-        folder: where this machine keeps locks of the lake.
+        folder: where this machine keeps what it knows of the lake.
     """
 
     def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
@@ -211,7 +212,7 @@ class LakeTable:
         def set_properties(table: Any) -> Mapping[str, str]:
             return {**_said(properties, table), **(_moved(table, *position, self.name) if position else {})}
 
-        return self._commit([rows], facts, set_properties)
+        return self._commit([rows], facts, set_properties, prefix=APPENDED)
 
     def replace(
         self,
@@ -258,24 +259,26 @@ class LakeTable:
                     )
 
         def set_properties(table: Any) -> Mapping[str, str]:
-            for name, value in (expect or {}).items():
-                if table.properties.get(name) != value:
-                    raise Conflict(
-                        f"another writer changed property {name!r}",
-                        where=f"table {self.name}",
-                        remedy="Look at the table again and start over.",
-                    )
+            _expected(table, expect or {}, self.name)
             return properties or {}
 
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
 
-    def set_properties(self, properties: Mapping[str, str]) -> None:
-        """Sets properties of the table, without a snapshot."""
+    def set_properties(
+        self, properties: Mapping[str, str], *, expect: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
+
+        Raises:
+            Conflict: a property is not as expected; or other writers kept changing the table.
+        """
         for _ in range(_TRIES):
             with failures(self.where, self.name):
+                table = self.iceberg()
+                _expected(table, expect or {}, self.name)
                 try:
-                    self.iceberg().transaction().set_properties(dict(properties)).commit_transaction()
+                    table.transaction().set_properties(dict(properties)).commit_transaction()
                     return
                 except CommitFailedException:
                     continue
@@ -288,19 +291,21 @@ class LakeTable:
         properties: Callable[[Any], Mapping[str, str]],
         removed: Callable[[Any], list[DataFile]] | None = None,
         check: Callable[[list[DataFile]], None] | None = None,
+        prefix: str = "",
     ) -> Snapshot:
+        until = now_micros() + (BRIEF if prefix == APPENDED else LONG)
         table = self.iceberg()
         properties(table)  # a position that has moved is found before anything is written
         with failures(self.where, self.name):
             files: list[DataFile] = []
             try:
                 for rows in pieces:
-                    files += write_files(conform(rows, table), table)
+                    files += write_files(conform(rows, table), table, prefix=prefix)
                 if check is not None:
                     check(files)
                 made = commit(
                     self.iceberg,
-                    Change(files, removed, properties, lambda table: _said(facts, table)),
+                    Change(files, removed, properties, lambda table: _said(facts, table), until=until),
                     where=f"table {self.name} in {self.where}",
                 )
             except Unavailable:  # the commit may have happened, or happen yet
@@ -308,7 +313,7 @@ class LakeTable:
             except Exception:
                 discard(table, files)
                 raise
-        expiry.as_it_goes(self.catalog, table)
+        expiry.as_it_goes(self.catalog, table, self.where)
         return snapshot_of(made)
 
     # --- pins ----------------------------------------------------------------------------------
@@ -337,6 +342,17 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             take_pin(self.catalog, self.iceberg, name)
+
+
+def _expected(table: Any, properties: Mapping[str, str | None], label: str) -> None:
+    """Raises Conflict where a property has not the value it should have."""
+    for name, value in properties.items():
+        if table.properties.get(name) != value:
+            raise Conflict(
+                f"another writer changed property {name!r}",
+                where=f"table {label}",
+                remedy="Look at the table again and start over.",
+            )
 
 
 def _said(given: Said | None, table: Any) -> Mapping[str, str]:
