@@ -64,10 +64,6 @@ class LakeTable:
         with failures(self.where, self.name):
             return self.catalog.load_table(self._identifier)
 
-    def identity(self) -> str:
-        """What tells this table from another that is made later under its name."""
-        return str(self.iceberg().metadata.table_uuid)
-
     # --- reading -------------------------------------------------------------------------------
 
     def schema(self) -> pa.Schema:
