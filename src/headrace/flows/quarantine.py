@@ -9,7 +9,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
 from headrace.events import quarantine
-from headrace.events.quarantine import Group, Waiting
+from headrace.events.quarantine import Choice, Group, Replay, Waiting
 
 __all__ = ["groups", "replay", "waiting"]
 
@@ -24,32 +24,26 @@ def groups(settings: Settings, topics: Sequence[str] = ()) -> dict[str, list[Gro
     return {one.topic: quarantine.groups(one, opened) for one in _contracts(settings, topics)}
 
 
-def waiting(settings: Settings, topic: str, *, code: str | None = None, limit: int = 20) -> list[Waiting]:
-    """The newest that wait, with their bytes.
+def waiting(settings: Settings, topic: str, choice: Choice) -> list[Waiting]:
+    """The chosen events that wait, the newest first, with their bytes.
 
     Raises:
         CallError: the topic has no contract, or there is no such code.
     """
-    return quarantine.show(_contracts(settings, [topic])[0], lake.open(settings), limit=limit, code=code)
+    return quarantine.show(_contracts(settings, [topic])[0], lake.open(settings), choice)
 
 
-def replay(
-    settings: Settings,
-    topic: str,
-    *,
-    code: str | None = None,
-    field: str | None = None,
-    limit: int | None = None,
-) -> int:
-    """Puts what waits on the log once more, for ingest to judge anew. Returns how many.
+def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = False) -> Replay:
+    """Puts what is chosen on the log once more, for ingest to judge anew; or only says what that is.
 
     Raises:
-        CallError: the topic has no contract, or there is no such code.
+        CallError: the topic has no contract, there is no such code, or it is more than one transaction
+            takes.
     """
     contract = _contracts(settings, [topic])[0]
     opened = log.open(settings.log_url)
     try:
-        return quarantine.replay(contract, lake.open(settings), opened, code=code, field=field, limit=limit)
+        return quarantine.replay(contract, lake.open(settings), opened, choice, dry_run=dry_run)
     finally:
         opened.close()
 
