@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from json import dumps
 from typing import Any
 
 import click
@@ -20,7 +21,9 @@ def json(value: Any) -> None:
     """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
     # Keys become texts first: a position's log partitions are numbers, and only texts can be put in order.
     plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
-    click.echo(msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1))
+    text = msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1).decode()
+    # What is not printable stands within texts, where JSON has its own escapes for it.
+    click.echo("".join(c if c.isprintable() or c == "\n" else dumps(c)[1:-1] for c in text))
 
 
 def line(call: Call, text: str) -> None:
