@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from msgspec import Meta, Struct
 
+    from headrace.declare.alerts import Alerts
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import ByTime, Model, XGBoost
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Alerts": "headrace.declare.alerts",
     "ByTime": "headrace.declare.model",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
@@ -46,6 +48,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Alerts",
     "ByTime",
     "Meta",
     "Model",

@@ -25,6 +25,7 @@ from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.event import contract_of
 from headrace.events import ingest
+from headrace.events.watch import Watch
 from headrace.kernel import faults
 from headrace.kernel.position import LogPosition, decode_position, encode_position
 from headrace.lake import catalog, expiry
@@ -82,6 +83,18 @@ def ingest_once(folder: Path, begun: int) -> None:
         told.append(progress)
 
     one.run(until_end=True, stop=threading.Event(), tell=tell)
+
+
+def watch_once(folder: str) -> None:
+    """Ingests what the log holds and looks at the rates, as `headrace ingest --until-end` does."""
+    settings = settings_of(Path(folder))
+    contract = contract_of(Click)
+    assert contract is not None
+    events, lake = log.open(settings.log_url), catalog.open(settings)
+    with Watch([contract], events, lake) as watch:
+        ingest.Ingest(contract, events, lake).run(
+            until_end=True, stop=threading.Event(), tell=lambda one: watch.committed(one.topic)
+        )
 
 
 def forked(order: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from headrace.declare.alerts import Alerts
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import duration
@@ -37,6 +38,9 @@ class Contract:
         future: how far after its arrival an event's time may lie before it is refused.
         extra: what to do with fields the contract does not name.
         partitions: how many log partitions the topic is made with.
+        alerts: from which rate on refused events raise an alert; None: never.
+        forward: two more topics of the log, on Kafka, that get the good events as they came, and the
+            refused ones with why; None: none.
         place: where it is declared.
     """
 
@@ -51,6 +55,8 @@ class Contract:
     future: timedelta
     extra: Literal["keep", "refuse"]
     partitions: int
+    alerts: Alerts | None
+    forward: tuple[str, str] | None
     place: Place
 
     @property
@@ -71,6 +77,8 @@ def event(
     future: str | timedelta = "5m",
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
+    forward: tuple[str, str] | None = None,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
 
@@ -101,10 +109,14 @@ def event(
             windows = (None if within is None else duration(within), duration(future))
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
+        if forward is not None and len({topic, *forward}) != 3:
+            raise ProjectError(
+                f"forward={forward!r} must name two topics, both others than {topic!r}", where=str(place)
+            )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
             times=tuple(times), coerce=coerce, future=windows[1], extra=extra, partitions=partitions,
-            place=place,
+            alerts=alerts, forward=forward, place=place,
         )  # fmt: skip
         return struct
 

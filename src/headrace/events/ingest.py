@@ -21,8 +21,9 @@ from time import monotonic
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.events.facts import CLOCK, EXTRA, POSITION
+from headrace.events.facts import ARRIVED, CLOCK, EXTRA, POSITION
 from headrace.events.judge import NAMES, First, Judge, Verdicts
+from headrace.events.rates import arrivals
 from headrace.events.shape import table_schema
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
@@ -268,6 +269,9 @@ class Ingest:
         self._clock = max(self._clock, verdicts.latest)
         facts = {"headrace.arrived_at": str(self._clock)}
         properties = {CLOCK: str(self._clock)}
+        arrived = arrivals(verdicts.rows, self.contract)
+        if arrived is not None:
+            facts[ARRIVED] = arrived
         if verdicts.extra:
             self._extra += verdicts.extra
             facts[EXTRA] = json.dumps(verdicts.extra)

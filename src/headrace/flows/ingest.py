@@ -12,6 +12,7 @@ from headrace import lake, lineage, log
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
 from headrace.events.ingest import Progress, ingest_all
+from headrace.events.watch import Watch
 from headrace.features import online as online_stores
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView
@@ -96,6 +97,7 @@ def ingest(
 
     def tell(one: Progress) -> None:
         found.setdefault(one.topic, Topic(one.topic)).add(one)
+        watch.committed(one.topic)
         progress(one)
 
     stop = stop or threading.Event()
@@ -104,12 +106,18 @@ def ingest(
     online = online_stores.open(settings.online_url)
     if not topics:  # the product's own topics, once there is something on them
         contracts += [one for one in own_contracts() if one.topic in opened.topics()]
+    opened_lake = lake.open(settings)
+    watch = Watch(contracts, opened, opened_lake)
     try:
-        with recorder_added(store.recorder()), _NewCode(project, online, stop, wanted=renew) as new_code:
+        with (
+            recorder_added(store.recorder()),
+            watch,
+            _NewCode(project, online, stop, wanted=renew) as new_code,
+        ):
             ingest_all(
                 contracts,
                 opened,
-                lake.open(settings),
+                opened_lake,
                 until_end=until_end,
                 stop=stop,
                 sinks_of=lambda contract: [OnlineSink(project, contract, online)],
