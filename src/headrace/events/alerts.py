@@ -136,7 +136,9 @@ class Changes:
         if TOPIC not in self._log.topics():
             return []
         identity = self._log.identity(TOPIC)
-        if identity != self._identity:  # the topic was made again: its offsets start anew
+        if identity != self._identity:
+            if self._identity is not None:  # it was made again: numbers and offsets start anew
+                self.last = {}
             self._identity = identity
             self._offsets = dict.fromkeys(range(self._log.partitions(TOPIC)), 0)
         found: list[tuple[int, int, Alert]] = []
