@@ -32,7 +32,7 @@ from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run, run
 from headrace.lake import Lake, LakeTable
 from headrace.lake.upkeep import keep
-from headrace.log import Log
+from headrace.log import Batch, Log
 
 __all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 
@@ -74,6 +74,7 @@ class _Judged:
     verdicts: Verdicts
     before: LogPosition
     after: LogPosition
+    batch: Batch | None
 
 
 class Ingest:
@@ -99,7 +100,7 @@ class Ingest:
         self.table: LakeTable = lake.ensure(
             contract.table, table_schema(contract), [("_valid", "identity"), (contract.time, "day")]
         )
-        self._feeds = [Feed(sink, contract, self.table) for sink in sinks]
+        self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
         self._pending: Future[Progress] | None = None
         self._begin()
 
@@ -262,7 +263,8 @@ class Ingest:
         if self._judge is None:
             self._judge = self._made_judge()
         before, self._read = self._read, self._read.advanced(batch.next)
-        return _Judged(self._judge.judge(batch), before, self._read)
+        kept = batch if any(feed.raw for feed in self._feeds) else None
+        return _Judged(self._judge.judge(batch), before, self._read, kept)
 
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts
@@ -283,7 +285,7 @@ class Ingest:
             properties=properties,
         )
         for feed in self._feeds:
-            feed.follow(verdicts.online, judged.before, judged.after)
+            feed.follow(verdicts, judged.batch, judged.before, judged.after)
         return Progress(
             self.contract.topic,
             verdicts.rows.num_rows,

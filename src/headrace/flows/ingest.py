@@ -10,8 +10,10 @@ from time import perf_counter
 
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
+from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
-from headrace.events.ingest import Progress, ingest_all
+from headrace.events.forward import ForwardSink
+from headrace.events.ingest import Progress, Sink, ingest_all
 from headrace.events.watch import Watch
 from headrace.features import online as online_stores
 from headrace.features.online import OnlineStore
@@ -100,6 +102,15 @@ def ingest(
         watch.committed(one.topic)
         progress(one)
 
+    forwarding: list[ForwardSink] = []
+
+    def sinks_of(contract: Contract) -> list[Sink]:
+        sinks: list[Sink] = [OnlineSink(project, contract, online)]
+        if contract.forward is not None:
+            forwarding.append(ForwardSink(contract, opened))
+            sinks.append(forwarding[-1])
+        return sinks
+
     stop = stop or threading.Event()
     store = lineage.open(settings)
     opened = log.open(settings.log_url)
@@ -120,10 +131,12 @@ def ingest(
                 opened_lake,
                 until_end=until_end,
                 stop=stop,
-                sinks_of=lambda contract: [OnlineSink(project, contract, online)],
+                sinks_of=sinks_of,
                 tell=tell,
             )
     finally:
+        for sink in forwarding:
+            sink.close()
         online.close()
         opened.close()
         store.close()

@@ -38,6 +38,8 @@ except ImportError as missing:
         remedy="Install it: pip install 'headrace[kafka]'.",
     ) from missing
 
+from headrace.log.forward import Forwarder
+
 __all__ = ["KafkaLog"]
 
 SECONDS = 30.0  # how long the broker may take to answer
@@ -172,6 +174,10 @@ class KafkaLog:
                     if error.args[0].code() not in _STALE or monotonic() > deadline:
                         raise
                     self._until_known(topic)
+
+    def forwarder(self, name: str, partitions: int) -> Forwarder:
+        """What forwards records to other topics in transactions that hold a position as well."""
+        return Forwarder(self, self._config, name, partitions)
 
     def close(self) -> None:
         with self._lock:
