@@ -7,14 +7,16 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 import pytest
+from services.kafka import Broker
 from tests.events.clicks import click
 
-from headrace import Meta, Struct, event
+from headrace import Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import quarantine
 from headrace.events.ingest import Ingest, Progress
 from headrace.events.quarantine import Choice, groups, replay, show
 from headrace.kernel.errors import CallError
+from headrace.kernel.ids import new_id
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.log.partition import partition_of
@@ -156,3 +158,20 @@ def test_a_replay_of_more_than_a_transaction_takes_is_refused(
     with pytest.raises(CallError, match="4 events of 0 MB are chosen"):
         replay(contract, lake, events_log, Choice())
     assert replay(contract, lake, events_log, Choice(limit=3)).events == 3
+
+
+def test_a_hundred_thousand_are_replayed_in_one_transaction_on_kafka(
+    contract: Contract, lake: Lake, broker: Broker
+) -> None:
+    kafka = log.open(broker.url)
+    wide = replace(contract, topic=f"clicks-{new_id()[-12:]}", partitions=2)
+    kafka.create(wide.topic, 2)
+    for begin in range(0, 100_000, 25_000):
+        kafka.append(wide.topic, [b'{"user": %d, "page": "attic"}' % n for n in range(begin, begin + 25_000)])
+    assert ingested(wide, kafka, lake) == Counter(unknown_value=100_000)
+    before = sum(kafka.end(wide.topic).values())
+    told = replay(wide, lake, kafka, Choice())
+    assert told.events == 100_000
+    # One transaction: one marker a log partition beside the records.
+    assert sum(kafka.end(wide.topic).values()) == before + 100_000 + 2
+    kafka.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace import log
+from headrace import lake, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.ingest import ingest
@@ -153,3 +153,15 @@ def test_a_trimmed_log_leaves_what_the_table_has(settings: Settings, headrace: R
     assert (good["state"], good["raw"]) == ("admitted", None)
     assert "the log was trimmed" in good["notes"][0]
     assert (refused["state"], refused["raw"]) == ("refused", click(2, -1).decode())
+
+
+def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run) -> None:
+    assert headrace("quarantine", "alerts") == "No alert is open.\n"
+    sent(settings, *[click(n, -1) for n in range(250)])
+    ingest(settings, until_end=True)
+    (one,) = json.loads(headrace("quarantine", "alerts", "--json"))
+    assert (one["topic"], one["code"], one["severity"]) == ("clicks", "out_of_range", "critical")
+    assert "100.00% of 250 events" in headrace("quarantine", "alerts")
+    ingest(settings, until_end=True)  # its own topic, now that there is something on it
+    rows = lake.open(settings).table("headrace_alerts").scan().collect()
+    assert rows["alert"].to_list() == [one["id"]]

@@ -1,4 +1,4 @@
-"""headrace quarantine list | show | replay"""
+"""headrace quarantine list | show | replay | alerts"""
 
 from __future__ import annotations
 
@@ -137,6 +137,23 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: A
         click.echo(f"Replayed {what}; headrace ingest judges them anew.")
 
 
+@verb("alerts", example="headrace quarantine alerts")
+def alerts(call: Call) -> None:
+    """What is refused at too high a rate now: the alerts that are open.
+
+    Every change of one is an event on topic headrace.alerts, and a row of table headrace_alerts.
+    """
+    found = flow.alerts(call.settings())
+    if call.json:
+        shown.json(found)
+        return
+    if not found:
+        click.echo("No alert is open.")
+        return
+    rows = [(one.severity, one.topic, one.code, one.field, _moment(one.at), one.why) for one in found]
+    shown.table(None, ["severity", "topic", "code", "field", "since", "why"], rows)
+
+
 def _row(one: Group) -> tuple[object, ...]:
     examples = "\n".join(
         f"{e.partition}:{e.offset}  {shown.readable(e.reason, 60)}\n  {shown.readable(e.raw, 60)}"
@@ -166,5 +183,5 @@ def _fields(one: Group | Waiting) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
 
 
-for command in (list_groups, show, replay):
+for command in (list_groups, show, replay, alerts):
     quarantine.add_command(command)

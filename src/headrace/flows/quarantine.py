@@ -1,4 +1,4 @@
-"""quarantine: what was refused of the project's topics, and why; and once more onto the log."""
+"""quarantine: what was refused of the project's topics, and why; once more onto the log; alerts of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
 from headrace.events import quarantine
+from headrace.events.alerts import Alert, Changes, from_table
 from headrace.events.quarantine import Choice, Group, Replay, Waiting
 
-__all__ = ["groups", "replay", "waiting"]
+__all__ = ["alerts", "groups", "replay", "waiting"]
 
 
 def groups(settings: Settings, topics: Sequence[str] = ()) -> dict[str, list[Group]]:
@@ -44,6 +45,17 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
     opened = log.open(settings.log_url)
     try:
         return quarantine.replay(contract, lake.open(settings), opened, choice, dry_run=dry_run)
+    finally:
+        opened.close()
+
+
+def alerts(settings: Settings) -> list[Alert]:
+    """The alerts that are not over, each as it last changed, the oldest first."""
+    opened = log.open(settings.log_url)
+    try:
+        changes = Changes(opened, from_table(lake.open(settings)))
+        changes.poll()
+        return changes.open
     finally:
         opened.close()
 
