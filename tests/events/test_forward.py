@@ -77,7 +77,7 @@ def places(positions: list[tuple[int, int]]) -> list[bytes]:
 def test_good_events_go_as_they_came_and_refused_ones_with_why(
     forwarded: Contract, kafka: Log, lake: Lake
 ) -> None:
-    kafka.create(forwarded.topic, 2)
+    ingested(forwarded, kafka, lake)  # it makes what is not there
     assert forwarded.forward is not None
     valid, invalid = forwarded.forward
     spaced = click(7).replace(b": ", b" :   ")  # its own bytes, not the same JSON written anew

@@ -44,7 +44,7 @@ class ForwardSink:
     """Forwards the events of one topic (events.sinks.RawSink).
 
     Args:
-        contract: it names two topics in `forward`; they are made if they are not there.
+        contract: it names two topics in `forward`; they and its own are made if they are not there.
         log: the profile's.
 
     Raises:
@@ -65,7 +65,7 @@ class ForwardSink:
         self.name = "topics {} and {}".format(*contract.forward)
         self._good, self._refused = contract.forward
         self._topic = contract.topic
-        for topic in contract.forward:
+        for topic in (contract.topic, *contract.forward):
             log.create(topic, contract.partitions)
         self._counts = {topic: log.partitions(topic) for topic in contract.forward}
         # Of this very log, to these very topics: made again or named otherwise, it begins anew.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -22,6 +23,7 @@ from headrace.features.rowwise import codes_of
 from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
+from headrace.log import Log
 from headrace.serving.topics import own_contracts
 
 __all__ = ["IngestReport", "Topic", "ingest"]
@@ -89,6 +91,7 @@ def ingest(
 
     Raises:
         CallError: a topic has no contract.
+        ProjectError: events are to be forwarded, and the log is not on Kafka.
         Refused: a topic was made again since its table last read it.
         Unavailable: log, lake or online store is away.
     """
@@ -97,51 +100,48 @@ def ingest(
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}
 
-    def tell(one: Progress) -> None:
-        found.setdefault(one.topic, Topic(one.topic)).add(one)
-        watch.committed(one.topic)
-        progress(one)
-
-    forwarding: list[ForwardSink] = []
-
-    def sinks_of(contract: Contract) -> list[Sink]:
-        sinks: list[Sink] = [OnlineSink(project, contract, online)]
-        if contract.forward is not None:
-            forwarding.append(ForwardSink(contract, opened))
-            sinks.append(forwarding[-1])
-        return sinks
-
     stop = stop or threading.Event()
-    store = lineage.open(settings)
-    opened = log.open(settings.log_url)
-    online = online_stores.open(settings.online_url)
-    if not topics:  # the product's own topics, once there is something on them
-        contracts += [one for one in own_contracts() if one.topic in opened.topics()]
-    opened_lake = lake.open(settings)
-    watch = Watch(contracts, opened, opened_lake)
-    try:
-        with (
-            recorder_added(store.recorder()),
-            watch,
-            _NewCode(project, online, stop, wanted=renew) as new_code,
-        ):
-            ingest_all(
-                contracts,
-                opened,
-                opened_lake,
-                until_end=until_end,
-                stop=stop,
-                sinks_of=sinks_of,
-                tell=tell,
-            )
-    finally:
-        for sink in forwarding:
-            sink.close()
-        online.close()
-        opened.close()
-        store.close()
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(lineage.open(settings)))
+        opened = stack.enter_context(closing(log.open(settings.log_url)))
+        online = stack.enter_context(closing(online_stores.open(settings.online_url)))
+        opened_lake = lake.open(settings)
+        if not topics:  # the product's own topics, once there is something on them
+            contracts += [one for one in own_contracts() if one.topic in opened.topics()]
+        sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
+        stack.enter_context(recorder_added(store.recorder()))
+        watch = stack.enter_context(Watch(contracts, opened, opened_lake))
+        new_code = stack.enter_context(_NewCode(project, online, stop, wanted=renew))
+
+        def tell(one: Progress) -> None:
+            found.setdefault(one.topic, Topic(one.topic)).add(one)
+            watch.committed(one.topic)
+            progress(one)
+
+        ingest_all(contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell)
     new_code.check()
     return IngestReport(found, perf_counter() - begun)
+
+
+class _Sinks:
+    """What takes a topic's events beside its table."""
+
+    def __init__(self, project: Project, opened: Log, online: OnlineStore) -> None:
+        self._project, self._log, self._online = project, opened, online
+        self._forwarding: list[ForwardSink] = []
+
+    def of(self, contract: Contract) -> list[Sink]:
+        """A topic's sinks. Raises ProjectError where events are to be forwarded on a log that cannot."""
+        sinks: list[Sink] = [OnlineSink(self._project, contract, self._online)]
+        if contract.forward is not None:
+            self._forwarding.append(ForwardSink(contract, self._log))
+            sinks.append(self._forwarding[-1])
+        return sinks
+
+    def close(self) -> None:
+        """Ends those that hold on to something."""
+        for sink in self._forwarding:
+            sink.close()
 
 
 class _NewCode:
