@@ -8,7 +8,7 @@ A good event goes as it came, with its key. A refused one goes as JSON: `valid` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -36,6 +36,7 @@ a replay also has FIRST, as on the log."""
 AGAIN = "headrace.again"
 """A header of a good event that the log had forgotten: its bytes were written again from the table."""
 
+_PLACES = ("_key", "_log_partition", "_log_offset", "_first_partition", "_first_offset", "_again")
 _LONGEST = 256 << 10  # bytes of a refused event that are forwarded: the rest would not fit into a record
 _encode = msgspec.json.Encoder().encode
 
@@ -104,18 +105,24 @@ class ForwardSink:
         self._forwarder.close()
 
     def _records(self, rows: pl.DataFrame) -> Iterator[Record]:
+        """The records that these rows (raw.RAW) become; of each topic in the order of the rows."""
+        valid = rows["_valid"]
+        good, refused = rows.filter(valid), rows.filter(~valid)
+        yield from self._addressed(self._good, good, good["_raw"].to_list())
         processed_at = now()
-        for row in rows.iter_rows(named=True):
-            headers = {AT: b"%d:%d" % (row["_log_partition"], row["_log_offset"])}
-            if row["_first_offset"] is not None:
-                headers[FIRST] = b"%d:%d" % (row["_first_partition"], row["_first_offset"])
-            if row["_again"]:
-                headers[AGAIN] = b"table"
-            topic = self._good if row["_valid"] else self._refused
-            value = row["_raw"] if row["_valid"] else _encode(self._told(row, processed_at))
-            count, key = self._counts[topic], row["_key"]
-            partition = row["_log_partition"] % count if key is None else partition_of(key, count)
-            yield topic, partition, value, key, headers
+        told = (_encode(self._told(row, processed_at)) for row in refused.iter_rows(named=True))
+        yield from self._addressed(self._refused, refused, told)
+
+    def _addressed(self, topic: str, rows: pl.DataFrame, values: Iterable[bytes]) -> Iterator[Record]:
+        count = self._counts[topic]
+        columns = (rows[name].to_list() for name in _PLACES)
+        for value, key, partition, offset, first_partition, first, again in zip(values, *columns, strict=True):
+            headers = [(AT, b"%d:%d" % (partition, offset))]
+            if first is not None:
+                headers.append((FIRST, b"%d:%d" % (first_partition, first)))
+            if again:
+                headers.append((AGAIN, b"table"))
+            yield topic, partition % count if key is None else partition_of(key, count), value, key, headers
 
     def _told(self, row: dict[str, Any], processed_at: Any) -> dict[str, Any]:
         raw = row["_raw"]

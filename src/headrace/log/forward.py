@@ -18,7 +18,6 @@ from confluent_kafka import admin as ck_admin
 
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.faults import reach
-from headrace.log.port import Headers
 
 if TYPE_CHECKING:
     from headrace.log.kafka import KafkaLog
@@ -33,7 +32,7 @@ _FENCED = (
     ck.KafkaError.INVALID_PRODUCER_EPOCH,
     ck.KafkaError.INVALID_PRODUCER_ID_MAPPING,
 )
-Record = tuple[str, int, bytes, bytes | None, Headers | None]
+Record = tuple[str, int, bytes, bytes | None, list[tuple[str, bytes]]]
 """Topic, log partition, value, key, headers."""
 
 
@@ -105,11 +104,12 @@ class Forwarder:
         """
         producer = self._producers[partition]
 
-        def produce(topic: str, at: int, value: bytes, key: bytes | None, headers: Headers | None) -> None:
-            given = None if headers is None else list(headers.items())
+        def produce(
+            topic: str, at: int, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]]
+        ) -> None:
             while True:
                 try:
-                    producer.produce(topic, value, key, at, headers=given)
+                    producer.produce(topic, value, key, at, headers=headers)
                     return
                 except BufferError:  # the queue is full: let some of it go out
                     producer.poll(0.1)
@@ -119,7 +119,7 @@ class Forwarder:
                 producer.begin_transaction()
                 for record in records:
                     produce(*record)
-                produce(self._name, partition, position, b"position", None)
+                produce(self._name, partition, position, b"position", [])
                 reach("forward.before_commit")
                 producer.commit_transaction(SECONDS)
         except BaseException:
