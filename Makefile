@@ -4,9 +4,12 @@ PY := .venv/bin/python
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 
-.PHONY: demo test check format lock bench clean
+.PHONY: demo demo-kafka test check format lock bench bench-events clean
 demo: .venv/.ready ## the shop, end to end, in a scratch folder
 	@.venv/bin/headrace demo
+
+demo-kafka: .venv/.ready ## the same with its events on a real broker, started for it
+	@.venv/bin/python -m services kafka -- .venv/bin/headrace demo --profile kafka
 
 test: .venv/.ready ## every test
 	@.venv/bin/pytest
@@ -33,6 +36,9 @@ lock: ## the lock, anew
 
 bench: .venv/.ready ## every benchmark, in one run
 	@.venv/bin/python bench/all.py $(BENCH)
+
+bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
+	@.venv/bin/python bench/all.py events broker latency collector
 
 clean: ## takes away what was built here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -17,61 +17,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 from pyiceberg.catalog import load_catalog
 
-from headrace import Meta, Struct, event, log
+from headrace import log
 from headrace.config.settings import Profile, Settings
-from headrace.declare.event import contract_of
 from headrace.events.ingest import BATCH, Ingest
 from headrace.lake import open as open_lake
-
-BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-@event(
-    topic="user_behaviour", time="event_time", key="user_id",
-    identity=["user_session", "event_time", "event_type", "product_id"], within="1d",
-    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
-)  # fmt: skip
-class UserBehaviour(Struct):
-    event_time: datetime
-    event_type: Literal["view", "cart", "purchase", "remove_from_cart"]
-    product_id: int
-    category_id: int
-    user_id: int
-    price: Annotated[float, Meta(gt=0)]
-    user_session: str
-    category_code: str | None = None
-    brand: str | None = None
-
-
-def made(count: int, broken: float) -> Iterator[bytes]:
-    """Events of the shop's shape, 230 bytes each, a share of them broken in five ways."""
-    kinds = ("view", "view", "view", "cart", "purchase")
-    every = round(1 / broken) if broken else 0
-    for n in range(count):
-        values = {
-            "event_time": (BEGIN + timedelta(seconds=n // 50)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "event_type": kinds[n % 5], "product_id": 1_000_000 + n % 9_973,
-            "category_id": 2_053_013_555_631_882_655 + n % 97, "user_id": 520_000_000 + n // 7 % 50_021,
-            "price": 10.5 + n % 1_000, "user_session": f"a0a7a0a7-0000-4000-8000-{n // 7:012d}",
-            "category_code": "electronics.smartphone", "brand": "samsung",
-        }  # fmt: skip
-        raw = json.dumps(values, separators=(",", ":")).encode()
-        if every and n % every == 0:
-            raw = (
-                raw[:-20], raw.replace(b'"price":', b'"price":-'), raw.replace(b"view", b"look"),
-                b"not JSON at all", raw.replace(b'"user_id"', b'"user"'),
-            )[n // every % 5]  # fmt: skip
-        yield raw
+from workloads.behaviour import CONTRACT, UserBehaviour, good_of, made
 
 
 def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
@@ -120,9 +79,7 @@ def ours(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable
     events.create("user_behaviour")
     for begin in range(0, len(values), 10_000):
         events.append("user_behaviour", values[begin : begin + 10_000])
-    contract = contract_of(UserBehaviour)
-    assert contract is not None
-    ingest = Ingest(contract, events, open_lake(settings))
+    ingest = Ingest(CONTRACT, events, open_lake(settings))
 
     def work() -> int:
         good = 0
@@ -177,7 +134,7 @@ def main(arguments: list[str]) -> None:
     results: list[dict[str, Any]] = []
     for share in (0.0, 0.1):
         values = list(made(count, share))
-        expected = count - (len(range(0, count, round(1 / share))) if share else 0)
+        expected = good_of(count, share)
         peer = measured(plain, values, expected)
         own = measured(ours, values, expected)
         for name, a, b in (("by the wall", own[0], peer[0]), ("a core", own[1], peer[1])):

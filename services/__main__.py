@@ -1,10 +1,16 @@
-"""Starts one server in the foreground until Ctrl-C: python -m services kafka [--folder DIR]."""
+"""Starts one server in the foreground, until Ctrl-C or for a command that uses it.
+
+python -m services kafka [--folder DIR] [-- COMMAND...]
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,13 +23,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("server", choices=sorted(SERVERS))
     parser.add_argument("--folder", type=Path, help="where its data are kept; a scratch folder else")
+    parser.add_argument(
+        "command", nargs="*", help="what to run meanwhile, after --; the server's address is in its environment"
+    )
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        print(stack.enter_context(SERVERS[given.server](folder.absolute())), flush=True)
+        server = stack.enter_context(SERVERS[given.server](folder.absolute()))
+        print(server, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+            if not given.command:
+                signal.pause()
+            environment = {**os.environ, **server.environment}
+            sys.exit(subprocess.run(given.command, env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

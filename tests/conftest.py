@@ -39,3 +39,11 @@ def empty_broker(broker: Broker) -> Broker:
             with contextlib.suppress(KafkaException):  # it is being deleted already
                 done.result(30)
     return broker
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty log, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'log'}"
+    return str(request.getfixturevalue("empty_broker").url)

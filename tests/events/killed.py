@@ -25,7 +25,7 @@ from tests.events.clicks import Click
 from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.event import contract_of
-from headrace.events import ingest
+from headrace.events import ingest, keeping
 from headrace.events.forward import ForwardSink
 from headrace.events.watch import Watch
 from headrace.kernel import faults
@@ -50,17 +50,19 @@ class Shelf:
         return None if row is None else decode_position(row[0])  # type: ignore[return-value]
 
     def apply(self, good: pa.Table, position: LogPosition) -> None:
-        done = self.position()
-        offsets = zip(good["_log_partition"].to_pylist(), good["_log_offset"].to_pylist(), strict=True)
-        users = [
-            (user,)
-            for user, (partition, offset) in zip(good["user"].to_pylist(), offsets, strict=True)
-            if done is None or not done.covers(partition, offset)
-        ]
+        offsets = list(zip(good["_log_partition"].to_pylist(), good["_log_offset"].to_pylist(), strict=True))
         with self._db:
+            self._db.execute("BEGIN IMMEDIATE")  # several ingests may feed it at once
+            done = self.position() or LogPosition(position.topic, position.log_id)
+            users = [
+                (user,)
+                for user, (partition, offset) in zip(good["user"].to_pylist(), offsets, strict=True)
+                if not done.covers(partition, offset)
+            ]
             self._db.executemany("INSERT INTO taken VALUES (?)", users)
             self._db.execute("DELETE FROM position")
-            self._db.execute("INSERT INTO position VALUES (?)", (encode_position(position),))
+            moved = encode_position(done.further(position.offsets))
+            self._db.execute("INSERT INTO position VALUES (?)", (moved,))
 
 
 def settings_of(folder: Path) -> Settings:
@@ -69,7 +71,7 @@ def settings_of(folder: Path) -> Settings:
 
 def ingest_once(folder: Path, begun: int) -> None:
     """Ingests what the log holds, in small commits; writes a byte to `begun` after its first one."""
-    ingest.BATCH, ingest.TRICKLE, ingest.KEEP = 60, 0, 40
+    ingest.BATCH, ingest.TRICKLE, keeping.KEEP = 60, 0, 40
     expiry.NEWEST, expiry._SLACK = 5, 2  # so that expiry is met every other commit
     contract = contract_of(Click)
     assert contract is not None

@@ -13,7 +13,6 @@ import pytest
 from tests.events.clicks import click
 
 from headrace.declare.event import Contract
-from headrace.events import ingest
 from headrace.events.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.sinks import sink_schema
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
@@ -44,7 +43,7 @@ class Kept:
         done = self.at or LogPosition(position.topic, position.log_id)
         new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
-        self.at = position
+        self.at = done.further(position.offsets)
 
     @property
     def users(self) -> list[int]:
@@ -259,7 +258,7 @@ def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
     events_log.append("clicks", [click(2)])
     events_log.trim("clicks", {0: 1})
     (told,) = to_end(contract, events_log, lake)
-    assert (told.good, told.position.offsets) == (1, {0: 2})
+    assert (told.good, told.position.offsets, told.lost) == (1, {0: 2}, 1)
     assert "trimmed to 1, but read only up to 0" in caplog.text
     events_log.append("clicks", [click(3)])
     events_log.trim("clicks", {0: 3})
@@ -287,7 +286,7 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
 def test_many_short_runs_do_not_gather_small_files(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "FILES", 10)
+    monkeypatch.setattr("headrace.events.keeping.FILES", 10)
     events_log.create(contract.topic)
     for number in range(10):
         events_log.append(contract.topic, [click(number)])
@@ -296,3 +295,33 @@ def test_many_short_runs_do_not_gather_small_files(
     assert head is not None
     assert int(head.summary["total-data-files"]) == 1
     assert head.rows == 10
+
+
+def test_what_the_log_forgets_under_a_running_ingest_is_said(
+    contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1)])
+    assert ingest.step() is not None
+    for number in (2, 3, 4):
+        events_log.append("clicks", [click(number)])
+    events_log.trim("clicks", {0: 3})
+    progress = ingest.step()
+    assert progress is not None
+    assert (progress.good, progress.lost) == (1, 2)
+    assert "up to 2 events are lost" in caplog.text
+
+
+def test_a_topic_that_is_made_again_under_a_running_ingest_is_refused(
+    contract: Contract, events_log: Log, lake: Lake, settings: Any
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1)])
+    assert ingest.step() is not None
+    for path in settings.place("log").iterdir():
+        path.unlink()
+    events_log.create("clicks")
+    events_log.append("clicks", [click(2), click(3)])
+    with pytest.raises(Refused, match="made again"):
+        ingest.step()
+    assert rows_of(lake, contract)["user"].to_list() == [1]

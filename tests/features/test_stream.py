@@ -7,12 +7,15 @@ import subprocess
 import sys
 import textwrap
 import threading
+from time import monotonic, sleep
 
 import msgspec
 import polars as pl
 import pytest
 from tests.features.views import DAY, HOUR, MINUTE
 
+from headrace import lake as lakes
+from headrace import log as logs
 from headrace.config.loader import project_files
 from headrace.declare.project import load_project
 from headrace.events.ingest import Ingest
@@ -277,3 +280,50 @@ def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
     source = TableSource(project.tables["clean"])
     source.settle(project, Sources(project_files(project.settings)))
     assert source.code == codes_of(project)["clean"]
+
+
+def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
+    """Each moves the view in its own log partitions; none sets it back in the others'."""
+    view, users = activity(), list(range(7))
+    plan = plan_of(view)
+    sender = logs.open(project.settings.log_url)
+    sender.create("clicks", 2)
+    send(sender, clicks_until(now_micros(), 200))
+    ingest(project, sender, lake, OnlineSink(project, project.contract("clicks"), store))
+    fill(project, lake, plan, store)
+    stop, threads, moved = threading.Event(), [], [set(), set()]
+    for number in range(2):
+        own = logs.open(project.settings.log_url)
+        sink = OnlineSink(project, project.contract("clicks"), store)
+        worker = Ingest(project.contract("clicks"), own, lakes.open(project.settings), [sink])
+
+        def tell(told, number=number):
+            moved[number] |= told.position.offsets.keys()
+
+        threads.append(threading.Thread(target=worker.run, args=(False, stop, tell)))
+        threads[-1].start()
+    deadline = monotonic() + 60
+    for step in range(1_000):
+        send(sender, clicks_until(now_micros(), 30, seed=step))
+        if moved[0] and moved[1] and step > 5:
+            break
+        assert monotonic() < deadline
+        sleep(0.1)
+    while store.position(view).offsets != sender.end("clicks"):
+        assert monotonic() < deadline
+        sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    at = now_micros()
+    assert served(store, plan, users, at) == offline(project, lake, view, users, at)
+    # Each value stands for exactly the events of its entity before its position, in both log partitions.
+    positions = store.lookup(plan, [{"user": user} for user in users], at).positions
+    for user, position in zip(users, positions, strict=True):
+        after = pl.any_horizontal(
+            (pl.col("_log_partition") == p) & (pl.col("_log_offset") >= end)
+            for p, end in position["activity"].offsets.items()
+        )
+        later = lake.table("clicks").scan().filter(pl.col("user") == user, pl.col("price") > 1, after)
+        assert later.select(pl.len()).collect().item() == 0
+    sender.close()

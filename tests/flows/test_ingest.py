@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ EVENTS = """
 from datetime import datetime
 from headrace import Struct, event
 
-@event(topic="clicks", time="at", key="user")
+@event(topic="clicks", time="at", key="user", partitions=3)
 class Click(Struct):
     at: datetime
     user: int
@@ -62,10 +63,12 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 def send(settings: Settings, count: int, **more: object) -> None:
     opened = log.open(settings.log_url)
-    opened.create("clicks")
+    opened.create("clicks", 3)
     now = from_micros(now_micros()).isoformat()
     opened.append(
-        "clicks", [json.dumps({"at": now, "user": n, "price": 2.0, **more}).encode() for n in range(count)]
+        "clicks",
+        [json.dumps({"at": now, "user": n, "price": 2.0, **more}).encode() for n in range(count)],
+        [b"%d" % n for n in range(count)],
     )
     opened.close()
 
@@ -123,7 +126,7 @@ def test_unknown_fields_are_told(settings: Settings) -> None:
 def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", *arguments],
-        cwd=settings.root, capture_output=True, text=True, timeout=60,
+        cwd=settings.root, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
 
 
@@ -141,3 +144,27 @@ def test_ctrl_c_ends_it_without_a_traceback_and_the_next_goes_on(settings: Setti
     send(settings, 2)
     assert ingest(settings, until_end=True).events == 2
     assert len(lake.open(settings).table("clicks").scan().collect()) == 5
+
+
+def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
+    send(settings, 600)
+    done = call(settings, "ingest", "--until-end", "--workers", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["topics"]["clicks"]["events"] == 600
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "ingest", "--workers", "3"],
+        cwd=settings.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    send(settings, 90)
+    told = 0
+    while told < 90:
+        told += int(process.stdout.readline().split()[1])
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: all of them hear it
+    out, err = process.communicate(timeout=180)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert "90 events in" in out
+    assert len(lake.open(settings).table("clicks").scan().collect()) == 690
+    refused = call(settings, "ingest", "--workers", "4")
+    assert refused.returncode == 2
+    assert "the most is 3" in refused.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -65,4 +66,43 @@ def test_topics_are_private_to_their_owner(tmp_path: Path) -> None:
     log.create("events")
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "log" / "events.db").stat().st_mode & 0o777 == 0o600
+    log.close()
+
+
+def test_chunks_past_the_retention_go_as_appends_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "FORGET_SECONDS", 0.0)
+    now = 1_800_000_000_000_000
+    monkeypatch.setattr(sqlite, "now_micros", lambda: now)
+    log = SqliteLog(str(tmp_path))
+    log.create("events", 2, timedelta(hours=1))
+    log.append("events", [b"a", b"b"], [b"0", b"1"])
+    kept = log.end("events")
+    now += 30 * 60_000_000
+    log.append("events", [b"c", b"d"], [b"0", b"1"])
+    assert log.start("events") == {0: 0, 1: 0}
+    now += 31 * 60_000_000  # the first are past the hour, the second are not
+    log.append("events", [b"e"], [b"0"])
+    assert log.start("events") == kept
+    assert sorted(log.read("events", {0: 0, 1: 0}, 10).values) == [b"c", b"d", b"e"]
+    now += 1_000 * 60_000_000
+    monkeypatch.setattr(sqlite, "FORGET_SECONDS", 60.0)
+    log.append("events", [b"f"], [b"0"])
+    assert log.start("events") == log.end("events") | {0: log.end("events")[0] - 1}
+    now += 1_000 * 60_000_000
+    log.append("events", [b"g"], [b"0"])  # it does not look at every append
+    assert log.read("events", {0: 0}, 10).values == [b"f", b"g"]
+    log.close()
+
+
+def test_topics_of_before_have_no_retention_and_take_one_on(tmp_path: Path) -> None:
+    log = SqliteLog(str(tmp_path))
+    log.create("events")
+    log.close()
+    with closing(sqlite3.connect(tmp_path / "events.db")) as other:
+        other.execute("ALTER TABLE topic DROP COLUMN retention")
+    log = SqliteLog(str(tmp_path))
+    assert log.append("events", [b"a"]) == [(0, 0)]
+    assert log.retention("events") is None
+    log.create("events", retention=timedelta(days=1))
+    assert log.retention("events") == timedelta(days=1)
     log.close()

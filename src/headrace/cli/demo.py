@@ -51,16 +51,18 @@ def demo(call: Call, events: int, seed: int, data: Path | None, folder: Path | N
             click.echo(f"{step.name:<26}{rows:>10}  {step.seconds:7.2f} s  {step.what}")
 
     where = folder or Path(tempfile.mkdtemp(prefix="headrace-")) / "shop"
-    report: DemoReport = run_demo(where, events=events, seed=seed, data=data, progress=tell)
+    report: DemoReport = run_demo(
+        where, events=events, seed=seed, data=data, profile=call.profile, progress=tell
+    )
     if call.json:
         show.json(report)
     else:
-        _print(report)
+        _print(report, call.profile)
     if not report.held:
         click.get_current_context().exit(1)
 
 
-def _print(report: DemoReport) -> None:
+def _print(report: DemoReport, profile: str | None) -> None:
     click.echo()
     told = {name: f"{value:.4f}" for name, value in report.metrics.items()}
     if report.base_rate is not None:
@@ -75,8 +77,9 @@ def _print(report: DemoReport) -> None:
         click.echo(f"  {mark} {check.what}")
     verdict = "All of it held" if report.held else "NOT all of it held"
     click.echo(f"{verdict}: {report.seconds:.0f} s, p50 of a prediction {report.p50_ms:.2f} ms. Go on with")
+    options = f"--project {report.folder}" + (f" --profile {profile}" if profile else "")
     for then in ("up", "status", f"why {report.prediction}"):
-        click.echo(f"  {_program()} {then} --project {report.folder}")
+        click.echo(f"  {_program()} {then} {options}")
 
 
 def _program() -> str:

@@ -18,13 +18,21 @@ from headrace.flows.ingest import ingest as ingest_topics
 __all__ = ["ingest"]
 
 
-@verb("ingest", example="headrace ingest --until-end")
+@verb("ingest", example="headrace ingest --until-end\nheadrace ingest user_behaviour --workers 4")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 @click.option("--until-end", is_flag=True, help="Stop when what is on the log now is in the tables.")
-def ingest(call: Call, topics: tuple[str, ...], until_end: bool) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="So many processes, which divide the topics' log partitions.",
+)
+def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -> None:
     """Move events from the log into their topics' tables and the online state, each exactly once.
 
-    Runs until Ctrl-C, unless --until-end. Killed at any point, it goes on from its last commit.
+    Runs until Ctrl-C, unless --until-end. Killed at any point, it goes on from its last commit. Started
+    several times, also on other machines, all of them share the topics.
     """
     stop = threading.Event()
     interrupted = False
@@ -37,13 +45,13 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool) -> None:
     with suppress(ValueError):  # not the main thread: whoever called ends it otherwise
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, hear)
-    report = ingest_topics(
-        call.settings(),
-        topics,
-        until_end=until_end,
-        stop=stop,
-        progress=(lambda _: None) if call.json else _told,
-    )
+    settings, progress = call.settings(), (lambda _: None) if call.json else _told
+    if workers == 1:
+        report = ingest_topics(settings, topics, until_end=until_end, stop=stop, progress=progress)
+    else:
+        from headrace.flows.ingest_workers import ingest_by_workers
+
+        report = ingest_by_workers(settings, topics, workers, until_end=until_end, stop=stop, progress=progress)
     if call.json:
         show.json(report)
     else:
@@ -72,6 +80,9 @@ def _print(report: IngestReport) -> None:
     ]
     show.table(None, ["topic", "events", "good", "refused", "why"], rows)
     for one in report.topics.values():
+        if one.lost:
+            lost = click.style(f"{one.topic}: up to {one.lost:,} events are lost", fg="red", bold=True)
+            click.echo(f"{lost}: the log had forgotten them (its retention) before they were read.")
         if one.extra:
             click.echo(
                 f"{one.topic}: fields that the contract does not name were left out: {_counted(one.extra)}"

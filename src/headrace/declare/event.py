@@ -41,6 +41,8 @@ class Contract:
         alerts: from which rate on refused events raise an alert; None: never.
         forward: two more topics of the log, on Kafka, that get the good events as they came, and the
             refused ones with why; None: none.
+        retention: how long the log keeps an event at least; None: what the topic has, and for good where
+            it is made. The topic's table keeps what was ingested, however long ago.
         place: where it is declared.
     """
 
@@ -57,6 +59,7 @@ class Contract:
     partitions: int
     alerts: Alerts | None
     forward: tuple[str, str] | None
+    retention: timedelta | None
     place: Place
 
     @property
@@ -79,6 +82,7 @@ def event(
     partitions: int = 1,
     alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
     forward: tuple[str, str] | None = None,
+    retention: str | timedelta | None = None,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
 
@@ -106,6 +110,7 @@ def event(
                 "within= needs identity=: the fields that make two events the same", where=str(place)
             )
         try:
+            kept = None if retention is None else duration(retention)
             windows = (None if within is None else duration(within), duration(future))
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
@@ -116,7 +121,7 @@ def event(
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
             times=tuple(times), coerce=coerce, future=windows[1], extra=extra, partitions=partitions,
-            alerts=alerts, forward=forward, place=place,
+            alerts=alerts, forward=forward, retention=kept, place=place,
         )  # fmt: skip
         return struct
 

@@ -1,8 +1,9 @@
 """Ingest: log → verdicts → the topic's table, and the sinks behind it; each event exactly once.
 
 One commit carries the rows of a batch, good and refused, and the position they bring the table to. So
-a process killed anywhere goes on from what the last commit says, and of two that ingest the same
-topic one loses its batch to a Conflict and begins again from the table.
+a process killed anywhere goes on from what the last commit says. Several processes divide a topic's log
+partitions (headrace.events.share). For a moment two may hold the same one: then one of them loses its
+batch to a Conflict and begins again from the table.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
+import numpy as np
 import polars as pl
 
 from headrace.declare.event import Contract
 from headrace.events.facts import ARRIVED, CLOCK, EXTRA, POSITION
 from headrace.events.judge import NAMES, First, Judge, Verdicts
+from headrace.events.keeping import Keeping
+from headrace.events.progress import Progress, Report
 from headrace.events.rates import arrivals
 from headrace.events.shape import table_schema
+from headrace.events.share import Share
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
 from headrace.kernel.faults import reach
-from headrace.kernel.position import LogPosition, SnapshotPosition
-from headrace.kernel.run import Dataset, Run, run
+from headrace.kernel.position import LogPosition
+from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable
-from headrace.lake.upkeep import keep
 from headrace.log import Batch, Log
 
 __all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
@@ -40,41 +44,20 @@ BATCH = 125_000  # events; large enough for large files, small enough that readi
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
 PAUSE = 0.2  # seconds
 RETRY = 2.0  # seconds, at most, before what was unavailable is tried again
-KEEP = 200  # commits, after which the table's small files are put together, beside the work
-FILES = 200  # files of the table, from which on a run until the log's end does so too
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What one commit did.
-
-    Attributes:
-        topic: the topic.
-        events: how many events it carried.
-        good: how many of them are good.
-        refused: code → how many.
-        position: how far the topic's table has read the log with it.
-        snapshot: the table's snapshot.
-        extra: field that the contract does not name → how many events carried it (Verdicts.extra).
-    """
-
-    topic: str
-    events: int
-    good: int
-    refused: Counter[str]
-    position: LogPosition
-    snapshot: int
-    extra: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
 class _Judged:
+    """A batch's verdicts, the positions before and after it in the log partitions that it was read from,
+    the batch itself where a sink wants it, and how many events, at most, the log had forgotten before it."""
+
     verdicts: Verdicts
     before: LogPosition
     after: LogPosition
     batch: Batch | None
+    lost: int
 
 
 class Ingest:
@@ -96,10 +79,11 @@ class Ingest:
     def __init__(self, contract: Contract, log: Log, lake: Lake, sinks: Sequence[Sink] = ()) -> None:
         self.contract = contract
         self._log = log
-        log.create(contract.topic, contract.partitions)
+        log.create(contract.topic, contract.partitions, contract.retention)
         self.table: LakeTable = lake.ensure(
             contract.table, table_schema(contract), [("_valid", "identity"), (contract.time, "day")]
         )
+        self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
         self._pending: Future[Progress] | None = None
         self._begin()
@@ -110,7 +94,8 @@ class Ingest:
         return self._read
 
     def step(self) -> Progress | None:
-        """One batch: read, judged, committed, given to the sinks. None where there is nothing new.
+        """One batch of the whole topic: read, judged, committed, given to the sinks. None where there
+        is nothing new. It takes no part in sharing the topic, as `run` does.
 
         Raises:
             Conflict: another process ingests this topic; call again, it goes on from the table.
@@ -135,7 +120,8 @@ class Ingest:
         stop: threading.Event,
         tell: Callable[[Progress], None] | None = None,
     ) -> None:
-        """Ingests until `stop`, or until what the log held at the call is in the table and the sinks.
+        """Ingests until `stop`, or until what the log held at the call is in the table and the sinks,
+        whoever brought it there: all who run share the topic.
 
         While one batch is being written the next is read and judged. When stopped it finishes the
         batch that is being written and leaves the rest on the log.
@@ -151,14 +137,15 @@ class Ingest:
         with (
             run(f"ingest {self.contract.topic}", [topic]) as this,
             ThreadPoolExecutor(1, "ingest-write") as writer,
-            _Upkeep(self.table) as upkeep,
+            Keeping(self.table) as keeping,
+            self._share.joined(self._settle),
         ):
-            report = _Report(this, self.table.name, upkeep, tell)
+            report = Report(this, self.table.name, keeping, tell)
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
                     if until_end:
-                        upkeep.ended()
+                        keeping.ended()
                     return
                 except (Conflict, Unavailable) as error:
                     if isinstance(error, Unavailable) and until_end:
@@ -168,36 +155,48 @@ class Ingest:
                     self._try_to_begin()
 
     def _flow(
-        self, end: dict[int, int] | None, stop: threading.Event, writer: ThreadPoolExecutor, report: _Report
+        self, end: dict[int, int] | None, stop: threading.Event, writer: ThreadPoolExecutor, report: Report
     ) -> None:
         """Batch after batch until stopped or at the end; a batch in flight is always waited for."""
         try:
             while True:
                 began = monotonic()
                 reach("ingest.before_next_batch")
+                if self._share.moved():
+                    self._take_result(report)
+                    self._begin()
                 judged = None if stop.is_set() or self._covers(end) else self._next()
-                if self._pending is not None:
-                    report.add(self._pending.result())
+                self._take_result(report)
                 if judged is not None:
                     self._pending = writer.submit(contextvars.copy_context().run, self._store, judged)
                     if judged.verdicts.rows.num_rows < TRICKLE:
-                        report.add(self._pending.result())
-                        self._pending = None
+                        self._take_result(report)
                         stop.wait(max(0.0, began + PAUSE - monotonic()))
                     continue
-                self._pending = None
                 self._level()
                 if stop.is_set() or self._covers(end):
                     break
                 report.running()
-                self._log.wait(self.contract.topic, self._offsets(), PAUSE)
-            for feed in self._feeds:
-                if end is not None and feed.behind is not None:
-                    raise feed.behind
+                if self._share.partitions:
+                    self._log.wait(self.contract.topic, self._offsets(), PAUSE)
+                else:
+                    stop.wait(PAUSE)
+            if end is not None:
+                self._level_all()
         finally:
-            if self._pending is not None:
-                wait([self._pending])
-                self._pending = None
+            self._settle()
+            self._pending = None
+
+    def _take_result(self, report: Report) -> None:
+        """Waits for the batch that is being written, if any, and reports it."""
+        if self._pending is not None:
+            report.add(self._pending.result())
+            self._pending = None
+
+    def _settle(self) -> None:
+        """Waits for the batch that is being written; how it went is told by its result."""
+        if self._pending is not None:
+            wait([self._pending])
 
     def _begin(self) -> None:
         """Starts from what the table says, as a new process would."""
@@ -223,16 +222,23 @@ class Ingest:
                     remedy="Put the newer log back; or drop the table to begin anew.",
                 )
         self._start = self._log.start(self.contract.topic)
-        for partition, start in self._start.items():
-            if start > stored.next_offset(partition):
-                _logger.warning(
-                    "topic %s: log partition %d was trimmed to %d, but read only up to %d: the rest is gone",
-                    self.contract.topic, partition, start, stored.next_offset(partition),
-                )  # fmt: skip
         self._read = stored
         self._passed: dict[int, int] = {}
-        self._clock = int(self.table.property(CLOCK) or 0)
-        self._extra: Counter[str] = Counter(json.loads(self.table.property(EXTRA) or "{}"))
+        self._lost = self._forgotten({p: stored.next_offset(p) for p in self._share.partitions}, self._start)
+
+    def _forgotten(self, read: Mapping[int, int], start: Mapping[int, int]) -> int:
+        """How many events, at most, lay between what was read and where the log now begins; says so."""
+        lost = 0
+        for partition, offset in read.items():
+            begin = start.get(partition, 0)
+            if begin > offset:
+                lost += begin - offset
+                _logger.warning(
+                    "topic %s: log partition %d was trimmed to %d, but read only up to %d: up to %d events"
+                    " are lost. Keep them longer (retention=), or ingest them sooner",
+                    self.contract.topic, partition, begin, offset, begin - offset,
+                )  # fmt: skip
+        return lost
 
     def _try_to_begin(self) -> None:
         try:
@@ -245,39 +251,55 @@ class Ingest:
         hold no record (Kafka's markers of transactions)."""
         return {
             p: max(self._read.next_offset(p), self._start.get(p, 0), self._passed.get(p, 0))
-            for p in range(self._log.partitions(self.contract.topic))
+            for p in self._share.partitions
         }
 
     def _covers(self, end: dict[int, int] | None) -> bool:
         if end is None:
             return False
-        offsets = self._offsets()
-        return all(offsets[p] >= offset for p, offset in end.items())
+        reached = all(offset >= end.get(p, 0) for p, offset in self._offsets().items())
+        return reached and self._share.others_reached(end)
 
     def _next(self) -> _Judged | None:
         """Reads and judges the next batch; None at the end of the log."""
-        batch = self._log.read(self.contract.topic, self._offsets(), BATCH)
+        asked = self._offsets()
+        if not asked:
+            return None
+        batch = self._log.read(self.contract.topic, asked, BATCH)
+        if self._log.identity(self.contract.topic) != self._read.log_id:
+            self._begin()  # says that the topic was made again
         if not len(batch):
             self._passed = batch.next
             return None
+        gaps = _gaps(asked, batch)
+        if gaps:  # the log may have forgotten what lay there
+            self._lost += self._forgotten(gaps, self._log.start(self.contract.topic))
         if self._judge is None:
             self._judge = self._made_judge()
-        before, self._read = self._read, self._read.advanced(batch.next)
+        before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
+        lost, self._lost = self._lost, 0
         kept = batch if any(feed.raw for feed in self._feeds) else None
-        return _Judged(self._judge.judge(batch), before, self._read, kept)
+        return _Judged(self._judge.judge(batch), before, self._read.within(batch.next), kept, lost)
 
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts
-        self._clock = max(self._clock, verdicts.latest)
-        facts = {"headrace.arrived_at": str(self._clock)}
-        properties = {CLOCK: str(self._clock)}
         arrived = arrivals(verdicts.rows, self.contract)
-        if arrived is not None:
-            facts[ARRIVED] = arrived
-        if verdicts.extra:
-            self._extra += verdicts.extra
-            facts[EXTRA] = json.dumps(verdicts.extra)
-            properties[EXTRA] = json.dumps(dict(self._extra.most_common(NAMES)))
+
+        # Of the table as the commit finds it: others may have moved both since.
+        def clock(stored: Mapping[str, str]) -> str:
+            return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
+
+        def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
+            extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
+            rates = {} if arrived is None else {ARRIVED: arrived}
+            return {"headrace.arrived_at": clock(stored), **extra, **rates}
+
+        def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
+            if not verdicts.extra:
+                return {CLOCK: clock(stored)}
+            extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
+            return {CLOCK: clock(stored), EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
+
         snapshot = self.table.append(
             verdicts.rows,
             position=(POSITION, judged.before, judged.after),
@@ -294,12 +316,23 @@ class Ingest:
             judged.after,
             snapshot.id,
             verdicts.extra,
+            judged.lost,
         )
 
     def _level(self) -> None:
-        """Brings sinks that are behind level with the table. Nothing is being written meanwhile."""
+        """Brings sinks that are behind level with this share of the table. Nothing is being written
+        meanwhile."""
         for feed in self._feeds:
-            feed.catch_up(self._read)
+            feed.catch_up(self._read.within(self._share.partitions))
+
+    def _level_all(self) -> None:
+        """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""
+        stored = self.table.position(POSITION)
+        for feed in self._feeds:
+            if isinstance(stored, LogPosition):
+                feed.catch_up(stored)
+            if feed.behind is not None:
+                raise feed.behind
 
     def _made_judge(self) -> Judge:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
@@ -307,6 +340,8 @@ class Ingest:
         if self.contract.within is not None:
             time = pl.col(self.contract.time)
             good = self.table.scan().filter(pl.col("_valid"))
+            if not self._share.whole:
+                good = good.filter(pl.col("_log_partition").is_in(sorted(self._share.partitions)))
             latest = good.select(time.max()).collect().item()
             if latest is not None:
                 recent = good.filter(time >= latest - self.contract.within)
@@ -317,8 +352,7 @@ class Ingest:
 
     def _admitted(self, firsts: Collection[First]) -> set[First]:
         """Which of these first positions the table holds as good, as they came or replayed."""
-        if self._pending is not None:
-            wait([self._pending])  # the batch before this one counts; what went wrong with it is told later
+        self._settle()  # the batch before this one counts
         wanted = pl.LazyFrame(list(firsts), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
         good = self.table.scan().filter(pl.col("_valid"))
         own = good.select(partition="_log_partition", offset="_log_offset")
@@ -329,73 +363,14 @@ class Ingest:
         return set(found.rows())
 
 
-class _Upkeep:
-    """The upkeep of the topic's table, in a thread of its own, after every KEEP commits."""
-
-    def __init__(self, table: LakeTable) -> None:
-        self._table = table
-        self._commits = 0
-        self._thread = ThreadPoolExecutor(1, "ingest-upkeep")
-        self._kept: Future[None] | None = None
-
-    def __enter__(self) -> _Upkeep:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._thread.shutdown()
-
-    def committed(self) -> None:
-        """Counts a commit."""
-        self._commits += 1
-        if self._commits >= KEEP and (self._kept is None or self._kept.done()):
-            self._commits = 0
-            self._kept = self._thread.submit(self._keep)
-
-    def ended(self) -> None:
-        """The log's end was reached. Many short runs gather small files as well as a long one does."""
-        head = self._table.head() if self._commits else None
-        if head is not None and int(head.summary.get("total-data-files", 0)) >= FILES:
-            self._keep()
-
-    def _keep(self) -> None:
-        try:
-            keep(self._table)
-        except HeadraceError as error:  # the next one does what this one could not
-            _logger.warning("upkeep of %s: %s", self._table.name, error)
-
-
-class _Report:
-    """What a run's recorders and its caller are told."""
-
-    def __init__(self, this: Run, table: str, upkeep: _Upkeep, tell: Callable[[Progress], None] | None) -> None:
-        self._run, self._table, self._upkeep, self._tell = this, table, upkeep, tell
-        self._events = self._good = 0
-        self._refused: Counter[str] = Counter()
-        self._extra: Counter[str] = Counter()
-
-    def add(self, progress: Progress) -> None:
-        """Takes a commit into account."""
-        self._events += progress.events
-        self._good += progress.good
-        self._refused += progress.refused
-        self._extra += progress.extra
-        facts: dict[str, object] = {
-            "rows": self._events,
-            "good": self._good,
-            "refused": dict(self._refused),
-            **({"extra": dict(self._extra)} if self._extra else {}),
-        }
-        made = SnapshotPosition(self._table, progress.snapshot)
-        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
-        self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
-        self.running()
-        self._upkeep.committed()
-        if self._tell is not None:
-            self._tell(progress)
-
-    def running(self) -> None:
-        """Says that it goes on."""
-        self._run.running()
+def _gaps(asked: Mapping[int, int], batch: Batch) -> dict[int, int]:
+    """Log partition → the offset that was asked for, where the first record found lies past it."""
+    gaps = {}
+    for partition, offset in asked.items():
+        at = int(np.argmax(batch.partitions == partition))
+        if batch.partitions[at] == partition and batch.offsets[at] > offset:
+            gaps[partition] = offset
+    return gaps
 
 
 def ingest_all(

@@ -78,7 +78,7 @@ class Intake:
         self._size = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"collect {contract.topic}")
         self._task: asyncio.Task[None] | None = None
-        log.create(contract.topic, contract.partitions)
+        log.create(contract.topic, contract.partitions, contract.retention)
         self._judge.judge(_batch([b"{}"]))  # Arrow loads pandas at its first conversion: not under a request
 
     async def offer(self, values: Sequence[bytes], *, partial: bool, key: Key | None) -> bytes:

@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from headrace.http.answer import HttpError
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.process import alive, mark
 from headrace.kernel.time import now_micros
-from headrace.lineage.process import alive, mark
 from headrace.log import Log
 
 __all__ = ["HEADER", "Answered", "Key", "Requests"]

@@ -36,14 +36,16 @@ class Sink(Protocol):
     name: str
 
     def position(self) -> LogPosition | None:
-        """How far it has taken the topic; None: nothing yet."""
+        """How far it has taken the topic, whoever gave it; None: nothing yet."""
         ...
 
     def apply(self, good: pa.Table, position: LogPosition) -> None:
-        """Takes the events (see sink_schema) and stores the position, in one transaction.
+        """Takes the events (see sink_schema) and moves its position, in one transaction.
 
-        Events come in the order of their offsets within a log partition. Those at or before the
-        stored position were taken before, and are passed over.
+        The position names some log partitions, those of one worker's share; in all others, and where
+        it lies behind the sink's own, that one stays as it is (LogPosition.further). Events come in
+        the order of their offsets within a log partition. Those before the sink's own position were
+        taken before, and are passed over: several workers may give it the same ones at once.
         """
         ...
 

@@ -27,7 +27,8 @@ class OnlineSink:
     """Keeps every filled windowed view of one topic level with it (events.sinks.Sink).
 
     Which views there are is asked of the store each time, so that what a build fills is followed at
-    once by an ingest that has long been running. Several ingests may run: each batch is taken once.
+    once by an ingest that has long been running. Several ingests may run, each with its share of the
+    topic: each batch is taken once.
 
     A view that was made by another code of its rowwise function than this process has loaded is not
     followed: two functions' rows in one state would equal neither. It keeps what it holds, and its
@@ -63,7 +64,7 @@ class OnlineSink:
             Conflict: other processes kept moving the same views.
             HeadraceError: a rowwise function failed.
         """
-        self._idle = position
+        self._idle = position if self._idle is None else self._idle.further(position.offsets)
         for attempt in range(_TRIES):
             try:
                 return self._apply(good, position)
@@ -82,10 +83,10 @@ class OnlineSink:
             stands[key[1]] = at
         for (_, place), views in groups.items():
             at = stands[place]
-            ahead = {p: end for p, end in position.offsets.items() if end > at.next_offset(p)}
-            if ahead:
+            ahead = at.further(position.offsets)
+            if ahead != at:
                 rows = self._rows(views, good, at)
-                self._store.apply(views, rows, at.advanced(ahead), after=at)
+                self._store.apply(views, rows, ahead, after=at)
 
     def _rows(self, views: list[WindowedView], good: pa.Table, after: LogPosition) -> pa.Table:
         """What the events that lie behind `after` become in the views' table."""

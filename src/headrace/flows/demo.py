@@ -110,6 +110,7 @@ def demo(
     events: int = 200_000,
     seed: int = 7,
     data: Path | None = None,
+    profile: str | None = None,
     progress: Progress,
 ) -> DemoReport:
     """Runs the shop end to end in `folder`, which must be empty or not there.
@@ -119,12 +120,13 @@ def demo(
         events: how many events the generator makes.
         seed: of the generator.
         data: a file of real behaviour data instead, moved to end now.
+        profile: of the shop, that it runs on.
         progress: is told what goes on.
 
     Raises:
         HeadraceError: a step failed.
     """
-    return _Demo(folder, progress).run(events, seed, data)
+    return _Demo(folder, progress).run(events, seed, data, profile)
 
 
 class _Demo:
@@ -133,10 +135,10 @@ class _Demo:
         self.stage = ""  # of the build: the last that began
         self.progress = progress
 
-    def run(self, events: int, seed: int, data: Path | None) -> DemoReport:
+    def run(self, events: int, seed: int, data: Path | None, profile: str | None) -> DemoReport:
         begun = time.perf_counter()
         self.init()
-        settings = _own_ports(load_settings(self.report.folder))
+        settings = _own_ports(load_settings(self.report.folder, profile))
         with _RayBeside(settings) as ray:
             self.events(settings, events, seed, data)
             self.ingest(settings)

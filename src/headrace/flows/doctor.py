@@ -141,7 +141,11 @@ def _looked(what: str, look: Callable[[], str]) -> Finding:
 def _log(settings: Settings) -> str:
     opened = log.open(settings.log_url)
     try:
-        return f"{len(opened.topics())} topics"
+        topics = f"{len(opened.topics())} topics"
+        if urlsplit(settings.log_url).scheme != "kafka":
+            return topics
+        protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
+        return f"{topics}; it lets this user in by {protocol}"
     finally:
         opened.close()
 

@@ -33,13 +33,19 @@ _LOOK = 2.0  # seconds between two looks for newer code
 
 @dataclass
 class Topic:
-    """What was ingested of one topic; `extra`: field that the contract does not name → events with it."""
+    """What was ingested of one topic.
+
+    Attributes:
+        extra: field that the contract does not name → events with it.
+        lost: how many events, at most, the log had forgotten before they were read.
+    """
 
     topic: str
     events: int = 0
     good: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     extra: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
 
     def add(self, one: Progress) -> None:
         """Adds a commit."""
@@ -47,6 +53,7 @@ class Topic:
         self.good += one.good
         self.refused.update(one.refused)
         self.extra.update(one.extra)
+        self.lost += one.lost
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def send(
     with run(f"send {topic}", [Dataset("file", file.name)]) as this:
         opened = log.open(settings.log_url)
         try:
-            opened.create(topic, contract.partitions)
+            opened.create(topic, contract.partitions, contract.retention)
             for events in _batches(_events(file), size):
                 if shift is not None:
                     _move(events, contract, shift)

@@ -137,14 +137,13 @@ def status(settings: Settings) -> Status:
 def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
     if name not in log.topics():
         return TopicStatus(name, 0, 0)
-    end = log.end(name)
     table = project.contracts[name].table
     made = lake.table(table) if lake.exists(table) else None
     position = None if made is None else made.position("ingest")
     extra = json.loads((None if made is None else made.property(EXTRA)) or "{}")
-    read = position.next_offset if isinstance(position, LogPosition) else (lambda _: 0)
-    lag = sum(max(0, last - read(p)) for p, last in end.items())
-    return TopicStatus(name, sum(end.values()), lag, extra)
+    read = position.offsets if isinstance(position, LogPosition) else {}
+    lag = sum(logs.lag(log, name, read).values())
+    return TopicStatus(name, sum(log.end(name).values()), lag, extra)
 
 
 def _tables(project: Project) -> list[str]:

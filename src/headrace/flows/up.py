@@ -103,7 +103,7 @@ def _make_topics(settings: Settings) -> None:
     log = logs.open(settings.log_url)
     try:
         for contract in own_contracts():
-            log.create(contract.topic, contract.partitions)
+            log.create(contract.topic, contract.partitions, contract.retention)
     finally:
         log.close()
     log.close()

@@ -6,7 +6,7 @@ Whatever reads stores its position in the same transaction as what it made of wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -39,6 +39,14 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
     def advanced(self, offsets: Mapping[int, int]) -> LogPosition:
         """This position moved to `offsets` in the log partitions that they name."""
         return LogPosition(self.topic, self.log_id, {**self.offsets, **offsets})
+
+    def within(self, partitions: Collection[int]) -> LogPosition:
+        """This position in these log partitions alone."""
+        return LogPosition(self.topic, self.log_id, {p: self.next_offset(p) for p in sorted(partitions)})
+
+    def further(self, offsets: Mapping[int, int]) -> LogPosition:
+        """This position moved to `offsets` where those lie ahead of it; it is never set back."""
+        return self.advanced({p: end for p, end in offsets.items() if end > self.next_offset(p)})
 
 
 class SnapshotPosition(Struct, frozen=True, tag_field="kind", tag="snapshot"):

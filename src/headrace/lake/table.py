@@ -26,6 +26,9 @@ from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
 
+Said = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Names and values; or what makes them of the table's properties as the commit finds them."""
+
 _POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
 _TRIES = 50
@@ -59,6 +62,10 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             return self.catalog.load_table(self._identifier)
+
+    def identity(self) -> str:
+        """What tells this table from another that is made later under its name."""
+        return str(self.iceberg().metadata.table_uuid)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -177,8 +184,8 @@ class LakeTable:
         rows: pa.Table,
         *,
         position: tuple[str, Position | None, Position] | None = None,
-        facts: Mapping[str, str] | None = None,
-        properties: Mapping[str, str] | None = None,
+        facts: Said | None = None,
+        properties: Said | None = None,
     ) -> Snapshot:
         """Adds the rows and moves a position, in one commit.
 
@@ -203,7 +210,7 @@ class LakeTable:
 
         def set_properties(table: Any) -> Mapping[str, str]:
             moved = {} if position is None else _moved(table, *position, self.name)
-            return {**(properties or {}), **moved}
+            return {**_said(properties, table), **moved}
 
         return self._commit([rows], facts, set_properties)
 
@@ -278,7 +285,7 @@ class LakeTable:
     def _commit(
         self,
         pieces: Iterable[pa.Table],
-        facts: Mapping[str, str] | None,
+        facts: Said | None,
         properties: Callable[[Any], Mapping[str, str]],
         removed: Callable[[Any], list[DataFile]] | None = None,
         check: Callable[[list[DataFile]], None] | None = None,
@@ -294,7 +301,7 @@ class LakeTable:
                     check(files)
                 made = commit(
                     self.iceberg,
-                    Change(files, removed, properties, lambda _: facts or {}),
+                    Change(files, removed, properties, lambda table: _said(facts, table)),
                     where=f"table {self.name} in {self.where}",
                 )
             except Unavailable:  # the commit may have happened, or happen yet
@@ -331,6 +338,10 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             take_pin(self.catalog, self.iceberg, name)
+
+
+def _said(given: Said | None, table: Any) -> Mapping[str, str]:
+    return given(table.properties) if callable(given) else given or {}
 
 
 def _stored_position(table: Any, name: str) -> Position | None:

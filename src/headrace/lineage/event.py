@@ -99,7 +99,7 @@ def openlineage_event(one: Told, names: Names, process: str) -> dict[str, Any]:
     Args:
         one: what was told.
         names: the namespaces.
-        process: the mark of the process that runs it (lineage.process).
+        process: the mark of the process that runs it (kernel.process).
     """
     facets = {
         "processing_engine": _facet("processing_engine", name="headrace", version=__version__),

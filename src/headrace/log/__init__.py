@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from headrace.kernel.errors import ProjectError
-from headrace.log.port import Batch, Log
+from headrace.log.port import Batch, Log, Member, lag
 
-__all__ = ["Batch", "Log", "open"]
+__all__ = ["Batch", "Log", "Member", "lag", "open"]
 
 
 def open(url: str) -> Log:  # noqa: A001
@@ -13,7 +13,7 @@ def open(url: str) -> Log:  # noqa: A001
     `kafka://host:port,...` is a cluster.
 
     Raises:
-        ProjectError: the address is none of these.
+        ProjectError: the address is none of these, or holds a password.
         Unavailable: the folder cannot be made or written, or the package for Kafka is missing.
     """
     scheme, separator, rest = url.partition("://")
@@ -22,6 +22,12 @@ def open(url: str) -> Log:  # noqa: A001
 
         return SqliteLog(rest)
     if separator and scheme == "kafka":
+        if "@" in rest:
+            raise ProjectError(
+                "a log's address holds no user and no password",
+                where="headrace.toml: log",
+                remedy="Set HEADRACE_KAFKA_SASL_USERNAME and HEADRACE_KAFKA_SASL_PASSWORD in the environment.",
+            )
         from headrace.log.kafka import KafkaLog
 
         return KafkaLog(rest)

@@ -15,18 +15,17 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from time import monotonic
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TypeVar
 
-import numpy as np
-
-from headrace.kernel.errors import CallError, Unavailable
-from headrace.kernel.ids import new_id
+from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.log.partition import partition_of
 from headrace.log.port import Batch, Headers, check_lengths
+from headrace.log.slot import Slot
 
 try:
     import confluent_kafka as ck
@@ -39,23 +38,35 @@ except ImportError as missing:
     ) from missing
 
 from headrace.log.forward import Forwarder
+from headrace.log.kafka_member import KafkaMember
+from headrace.log.kafka_reader import Reader, batch_of
+from headrace.log.kafka_writer import SECONDS, Writer
 
 __all__ = ["KafkaLog"]
 
-SECONDS = 30.0  # how long the broker may take to answer
-TRANSACTION_MS = 10_000  # how long a killed writer's open transaction may hold readers up
 READERS = 4  # consumers kept for each topic, each where its last batch ended
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _ENVIRONMENT = "HEADRACE_KAFKA_"
-# The client's picture of who leads a log partition is older or newer than the broker's: ask again.
+# Nobody leads a log partition at the moment, or the client's picture of who does is older or newer
+# than the broker's, as when one comes or goes: ask again.
 _STALE = (
     ck.KafkaError.FENCED_LEADER_EPOCH,
+    ck.KafkaError.LEADER_NOT_AVAILABLE,
     ck.KafkaError.NOT_LEADER_FOR_PARTITION,
     ck.KafkaError.UNKNOWN_LEADER_EPOCH,
+    ck.KafkaError._NOENT,
 )
+_NOT_LET_IN = (
+    ck.KafkaError._AUTHENTICATION,
+    ck.KafkaError._SSL,
+    ck.KafkaError.SASL_AUTHENTICATION_FAILED,
+)
+_RETENTION = "retention.ms"
+_TRY = 1.0  # seconds for one try of the first contact
+_CONTACT = 10.0  # seconds that it may take
 _logger = logging.getLogger(__name__)
 
-Record = tuple[str, int, bytes, bytes | None, Headers | None]
+T = TypeVar("T")
 
 
 class KafkaLog:
@@ -67,24 +78,38 @@ class KafkaLog:
 
     def __init__(self, brokers: str) -> None:
         self._brokers = brokers
-        self._config = {"bootstrap.servers": brokers, "logger": _logger, **_from_environment()}
-        self._admin = ck_admin.AdminClient(self._config)
+        self._config = {
+            "bootstrap.servers": brokers,
+            "logger": _logger,
+            "log_level": 2,  # what fails is raised here; each vain try to connect need not be told
+            "error_cb": self._hear,
+            **_from_environment(),
+        }
+        try:
+            self._admin = ck_admin.AdminClient(self._config)
+        except ck.KafkaException as error:
+            raise ProjectError(
+                f"Kafka's client does not take a setting: {_without_secrets(error.args[0].str())}",
+                where=f"the environment: {_ENVIRONMENT}*",
+                remedy="They are named after librdkafka's: HEADRACE_KAFKA_SASL_MECHANISM is sasl.mechanism.",
+            ) from None  # the client's own error may quote the setting
+        self._met = False
+        self._refused: str | None = None  # why the broker did not let us in
         self._counts: dict[str, int] = {}
-        self._readers: dict[str, list[_Reader]] = {}
+        self._readers: dict[str, list[Reader]] = {}
         self._lock = threading.Lock()
-        self._writer: _Writer | None = None
+        self._writer: Writer | None = None
         self._turn = itertools.count()
 
-    def create(self, topic: str, partitions: int = 1) -> None:
+    def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
         if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
             raise CallError(
                 f"{topic!r} is no topic's name", remedy="Use letters, digits, '.', '_' and '-', at most 249."
             )
         if partitions < 1:
             raise CallError(f"topic {topic!r} needs at least one log partition, not {partitions}")
-        new = ck_admin.NewTopic(
-            topic, partitions, replication_factor=-1, config={"message.timestamp.type": "LogAppendTime"}
-        )
+        config = {"message.timestamp.type": "LogAppendTime", _RETENTION: _millis(retention)}
+        new = ck_admin.NewTopic(topic, partitions, replication_factor=-1, config=config)
         with self._reached():
             made = self._admin.create_topics([new], operation_timeout=SECONDS)[topic]
             try:
@@ -92,7 +117,26 @@ class KafkaLog:
             except ck.KafkaException as error:
                 if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
-            self._until_known(topic)
+                self._until_known(topic)
+                if retention is not None and self.retention(topic) != retention:
+                    self._keep(topic, retention)
+            else:
+                self._until_known(topic)
+
+    def retention(self, topic: str) -> timedelta | None:
+        self.partitions(topic)
+        of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic)
+        with self._reached():
+            found = self._admin.describe_configs([of])[of].result(SECONDS)[_RETENTION]
+        millis = int(found.value)
+        return None if millis < 0 else timedelta(milliseconds=millis)
+
+    def _keep(self, topic: str, retention: timedelta) -> None:
+        entry = ck_admin.ConfigEntry(
+            _RETENTION, _millis(retention), incremental_operation=ck_admin.AlterConfigOpType.SET
+        )
+        of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        self._admin.incremental_alter_configs([of])[of].result(SECONDS)
 
     def topics(self) -> list[str]:
         with self._reached():
@@ -101,13 +145,15 @@ class KafkaLog:
 
     def identity(self, topic: str) -> str:
         with self._reached():
-            told = self._admin.describe_topics(ck.TopicCollection([topic]))[topic]
             try:
-                return str(told.result(SECONDS).topic_id)
+                return str(self._told(topic, self._topic_id))
             except ck.KafkaException as error:
                 if error.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise _no_topic(topic, self._brokers) from error
                 raise
+
+    def _topic_id(self, topic: str) -> ck.Uuid:
+        return self._admin.describe_topics(ck.TopicCollection([topic]))[topic].result(SECONDS).topic_id
 
     def partitions(self, topic: str) -> int:
         if topic not in self._counts:
@@ -136,18 +182,18 @@ class KafkaLog:
                 values, keys or [None] * len(values), headers or [None] * len(values), strict=True
             )
         ]
-        with self._lock:
-            if self._writer is None:
-                self._writer = _Writer(self._config)
-            writer = self._writer
         with self._reached():
+            with self._lock:
+                if self._writer is None or self._writer.broken:
+                    self._writer = Writer(self._config)
+                writer = self._writer
             return writer.append(records)
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
         self.partitions(topic)
         with self._reached(), self._reader(topic, offsets) as reader:
             found = reader.kept(limit) or reader.read(self._ends(topic, offsets), limit)
-            return _batch(found, reader.next_offsets())
+            return batch_of(found, reader.next_offsets())
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
         self.partitions(topic)
@@ -163,17 +209,21 @@ class KafkaLog:
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
         self.partitions(topic)
         parts = [ck.TopicPartition(topic, p, offset) for p, offset in offsets.items()]
-        deadline = monotonic() + SECONDS
+
+        def trimmed(_: str) -> None:
+            for one in self._admin.delete_records(parts, request_timeout=SECONDS).values():
+                one.result(SECONDS)
+
         with self._reached():
-            while True:
-                try:
-                    for trimmed in self._admin.delete_records(parts, request_timeout=SECONDS).values():
-                        trimmed.result(SECONDS)
-                    return
-                except ck.KafkaException as error:
-                    if error.args[0].code() not in _STALE or monotonic() > deadline:
-                        raise
-                    self._until_known(topic)
+            self._told(topic, trimmed)
+
+    def join(
+        self, topic: str, group: str, folder: Path, settle: Callable[[], None] = lambda: None
+    ) -> KafkaMember:
+        self.partitions(topic)
+        slot = Slot(folder, f"{group}-{topic}")
+        with self._reached():
+            return KafkaMember(self._config, topic, group, slot, settle)
 
     def forwarder(self, name: str, partitions: int) -> Forwarder:
         """What forwards records to other topics in transactions that hold a position as well."""
@@ -197,9 +247,24 @@ class KafkaLog:
         # end counts what is not committed yet: a commit is answered before its readers see it, and
         # whoever reads after an append must not find nothing.
         asked = {ck.TopicPartition(topic, partition): which for partition in partitions}
-        with self._reached():
+
+        def bounds(_: str) -> dict[int, int]:
             told = self._admin.list_offsets(asked, request_timeout=SECONDS)
             return {one.partition: future.result(SECONDS).offset for one, future in told.items()}
+
+        with self._reached():
+            return self._told(topic, bounds)
+
+    def _told(self, topic: str, ask: Callable[[str], T]) -> T:
+        """What the brokers say once it is settled who leads."""
+        deadline = monotonic() + SECONDS
+        while True:
+            try:
+                return ask(topic)
+            except ck.KafkaException as error:
+                if error.args[0].code() not in _STALE or monotonic() > deadline:
+                    raise
+                self._until_known(topic)
 
     def _until_known(self, topic: str) -> None:
         """A new topic is made before every broker tells of it: waits until it is told with its leaders."""
@@ -210,10 +275,11 @@ class KafkaLog:
                 p.leader >= 0 and p.error is None for p in found.partitions.values()
             ):
                 return
+            sleep(0.02)
         raise Unavailable(f"topic {topic!r} has no leader after {SECONDS:g} s", where=self._brokers)
 
     @contextmanager
-    def _reader(self, topic: str, offsets: Mapping[int, int]) -> Iterator[_Reader]:
+    def _reader(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Reader]:
         """A consumer for this caller alone: one that stands at these offsets, else another, else a new one."""
         with self._lock:
             idle = self._readers.setdefault(topic, [])
@@ -222,7 +288,7 @@ class KafkaLog:
             if reader is not None:
                 idle.remove(reader)
         if reader is None:
-            reader = _Reader(self._config, topic)
+            reader = Reader(self._config, topic)
         try:
             reader.stand(offsets)
             yield reader
@@ -235,14 +301,33 @@ class KafkaLog:
     @contextmanager
     def _reached(self) -> Iterator[None]:
         try:
+            self._meet()
             yield
         except (ck.KafkaException, TimeoutError) as error:
             said = error.args[0].str() if isinstance(error, ck.KafkaException) else "no answer in time"
+            self._admin.poll(0)
+            refused, self._refused = self._refused, None
             raise Unavailable(
-                f"Kafka did not do it: {said}",
+                f"Kafka did not do it: {_without_secrets(refused or said)}",
                 where=f"kafka://{self._brokers}",
                 remedy="See that the broker runs, is reached from here, and lets this user in.",
             ) from error
+
+    def _meet(self) -> None:
+        """The first contact: in short tries, so that a broker that does not let us in is told at once."""
+        deadline = monotonic() + _CONTACT
+        while not self._met:
+            try:
+                self._admin.list_topics(timeout=_TRY)
+                self._met = True
+            except ck.KafkaException:
+                self._admin.poll(0)
+                if self._refused is not None or monotonic() > deadline:
+                    raise
+
+    def _hear(self, error: ck.KafkaError) -> None:
+        if error.code() in _NOT_LET_IN:
+            self._refused = error.str()
 
 
 def _from_environment() -> dict[str, str]:
@@ -254,192 +339,16 @@ def _from_environment() -> dict[str, str]:
     }
 
 
+def _without_secrets(text: str) -> str:
+    for name, value in _from_environment().items():
+        if any(word in name for word in ("password", "secret", "key", "token")):
+            text = text.replace(value, "***")
+    return text
+
+
+def _millis(retention: timedelta | None) -> str:
+    return "-1" if retention is None else str(retention // timedelta(milliseconds=1))
+
+
 def _no_topic(topic: str, brokers: str) -> CallError:
     return CallError(f"there is no topic {topic!r}", where=f"kafka://{brokers}")
-
-
-class _Writer:
-    """Appends in transactions: whoever comes first leads, and takes along those who came meanwhile."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._producer = ck.Producer(
-            {
-                **config,
-                "transactional.id": f"headrace-{new_id()}",
-                "transaction.timeout.ms": TRANSACTION_MS,
-                "enable.idempotence": True,
-                "acks": "all",
-                "linger.ms": 0,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 2_000_000,
-                "partitioner": "murmur2_random",
-            }
-        )
-        self._producer.init_transactions(SECONDS)
-        self._waiting: list[tuple[list[Record], Future[list[tuple[int, int]]]]] = []
-        self._lock = threading.Lock()
-        self._leading = threading.Lock()
-
-    def append(self, records: list[Record]) -> list[tuple[int, int]]:
-        mine: Future[list[tuple[int, int]]] = Future()
-        with self._lock:
-            self._waiting.append((records, mine))
-        with self._leading:  # whoever led before may have taken mine along
-            if not mine.done():
-                with self._lock:
-                    group, self._waiting = self._waiting, []
-                self._commit(group)
-        return mine.result()
-
-    def _commit(self, group: list[tuple[list[Record], Future[list[tuple[int, int]]]]]) -> None:
-        try:
-            positions = iter(self._transaction([record for records, _ in group for record in records]))
-            for records, future in group:
-                future.set_result(list(itertools.islice(positions, len(records))))
-        except Exception as error:
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(error)
-
-    def _transaction(self, records: list[Record]) -> list[tuple[int, int]]:
-        positions: list[tuple[int, int]] = [(-1, -1)] * len(records)
-
-        def delivered(n: int) -> Any:
-            def told(error: ck.KafkaError | None, message: ck.Message) -> None:
-                if error is None:
-                    positions[n] = (message.partition(), message.offset())
-
-            return told
-
-        producer = self._producer
-        producer.begin_transaction()
-        try:
-            for n, (topic, partition, value, key, headers) in enumerate(records):
-                given = None if headers is None else list(headers.items())
-                while True:
-                    try:
-                        producer.produce(topic, value, key, partition, on_delivery=delivered(n), headers=given)
-                        break
-                    except BufferError:  # the queue is full: let some of it go out
-                        producer.poll(0.1)
-            producer.commit_transaction(SECONDS)
-        except ck.KafkaException:
-            producer.abort_transaction(SECONDS)
-            raise
-        return positions
-
-    def close(self) -> None:
-        self._producer.flush(SECONDS)
-
-
-class _Reader:
-    """One consumer of one topic that knows where it stands. One caller at a time."""
-
-    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
-        self._topic = topic
-        self._consumer = ck.Consumer(
-            {
-                **config,
-                "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "allow.auto.create.topics": False,
-                "fetch.wait.max.ms": 100,
-                "queued.min.messages": 200_000,
-            }
-        )
-        self._next: dict[int, int] = {}
-        # Where each log partition's end was seen: all before it was received. It lies past the
-        # markers that end transactions, which no record shows.
-        self._seen: dict[int, int] = {}
-        self._kept: list[ck.Message] = []  # what `wait` received before it was asked for
-
-    def stands_at(self, offsets: Mapping[int, int]) -> bool:
-        return self._next == dict(offsets)
-
-    def next_offsets(self) -> dict[int, int]:
-        return dict(self._next)
-
-    def stand(self, offsets: Mapping[int, int]) -> None:
-        """Goes to these offsets, unless it is there."""
-        if not self.stands_at(offsets):
-            self._kept, self._seen = [], {}
-            self._next = dict(offsets)
-            self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
-
-    def kept(self, limit: int) -> list[ck.Message]:
-        """Up to `limit` of the records that `wait` received."""
-        found, self._kept = self._kept[:limit], self._kept[limit:]
-        self._passed(found)
-        return found
-
-    def read(self, ends: Mapping[int, int], limit: int) -> list[ck.Message]:
-        """Up to `limit` records; none only where there is nothing before `ends`.
-
-        What others have appended but not committed is waited for only while there is nothing else.
-        """
-        found: list[ck.Message] = []
-        deadline = monotonic() + SECONDS
-        while len(found) < limit and self._before(ends) and not (found and self._saw_all()):
-            some = self._consume(limit - len(found), 0.05)
-            self._passed(some)
-            found += some
-            if monotonic() > deadline:
-                if found:
-                    return found
-                raise TimeoutError
-        self._next = {partition: max(n, self._seen.get(partition, 0)) for partition, n in self._next.items()}
-        return found
-
-    def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
-        """Whether there is a record, now or within `timeout` seconds."""
-        deadline = monotonic() + timeout
-        while not self._kept:
-            left = deadline - monotonic()
-            if left <= 0 and not self._before(ends):
-                return False
-            if left < -SECONDS:
-                raise TimeoutError
-            self._kept = self._consume(1, min(0.1, max(0.01, left)))
-        return True
-
-    def close(self) -> None:
-        self._consumer.close()
-
-    def _saw_all(self) -> bool:
-        """Whether the end of what is committed was seen in every log partition."""
-        return all(self._seen.get(partition, -1) >= n for partition, n in self._next.items())
-
-    def _before(self, ends: Mapping[int, int]) -> bool:
-        return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())
-
-    def _consume(self, limit: int, timeout: float) -> list[ck.Message]:
-        found = []
-        for message in self._consumer.consume(min(limit, 100_000), timeout):
-            error = message.error()
-            if error is None:
-                # An offset past the end makes librdkafka begin anew: what lies before was not asked for.
-                if message.offset() >= self._next[message.partition()]:
-                    found.append(message)
-            elif error.code() == ck.KafkaError._PARTITION_EOF:
-                self._seen[message.partition()] = message.offset()
-            else:
-                raise ck.KafkaException(error)
-        return found
-
-    def _passed(self, messages: Sequence[ck.Message]) -> None:
-        self._next.update({one.partition(): one.offset() + 1 for one in messages})
-
-
-def _batch(messages: list[ck.Message], next_offsets: dict[int, int]) -> Batch:
-    return Batch(
-        np.array([one.partition() for one in messages], np.int32),
-        np.array([one.offset() for one in messages], np.int64),
-        np.array([one.timestamp()[1] for one in messages], np.int64) * 1_000,
-        [one.value() or b"" for one in messages],
-        [one.key() for one in messages],
-        [dict(given) if (given := one.headers()) else None for one in messages],
-        next_offsets,
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from headrace.kernel.errors import CallError
 
-__all__ = ["Batch", "Headers", "Log", "check_lengths"]
+__all__ = ["Batch", "Headers", "Log", "Member", "check_lengths", "lag"]
 
 Headers = Mapping[str, bytes]
 
@@ -52,6 +54,30 @@ class Batch:
         )
 
 
+class Member(Protocol):
+    """One of those that share a topic's log partitions, each partition with one of them.
+
+    Who dies or hangs loses its share to the others, and notices when it wakes up. For a moment two may
+    believe that a partition is theirs: what they make of it must be held together by a position.
+    """
+
+    def partitions(self) -> frozenset[int]:
+        """The log partitions that are its share now; maybe none.
+
+        It is cheap, and meant to be asked before each batch: who does not ask for five minutes
+        counts as hung. Before partitions are given up, `settle` (see Log.join) is called in this
+        thread.
+
+        Raises:
+            Unavailable: the log cannot be reached.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives its share up at once."""
+        ...
+
+
 class Log(Protocol):
     """Topics of records, append-only, in log partitions.
 
@@ -60,8 +86,17 @@ class Log(Protocol):
     the log cannot be reached, is locked for too long, or is damaged.
     """
 
-    def create(self, topic: str, partitions: int = 1) -> None:
-        """Makes the topic, unless it is there (its number of partitions then stays)."""
+    def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
+        """Makes the topic, unless it is there: then its number of partitions stays.
+
+        Args:
+            retention: how long a record is kept at least; it may be kept longer. A topic that is there
+                takes it on. None: a new topic keeps everything, one that is there what it keeps.
+        """
+        ...
+
+    def retention(self, topic: str) -> timedelta | None:
+        """How long the topic keeps a record at least; None: for good."""
         ...
 
     def topics(self) -> list[str]:
@@ -116,9 +151,34 @@ class Log(Protocol):
         """Lets the log forget the records before these offsets; it may keep some of them longer."""
         ...
 
+    def join(self, topic: str, group: str, folder: Path, settle: Callable[[], None] = lambda: None) -> Member:
+        """Becomes one of those that share the topic's log partitions under the name `group`.
+
+        Args:
+            group: letters, digits, '.', '_' and '-'. Groups know nothing of each other.
+            folder: where this machine notes its members of groups; one for all its processes. A
+                member that was killed and is started again from here takes up its share at once.
+            settle: finishes what is being made of the share; called before some of it is given up.
+        """
+        ...
+
     def close(self) -> None:
         """Closes it; nothing of it may be used after."""
         ...
+
+
+def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
+    """Log partition → how many records lie from these next offsets to its end, at most: offsets that a
+    log uses for itself (Kafka's markers of transactions) are counted too. What was trimmed is not.
+
+    Args:
+        offsets: log partition → the next offset; 0 where it is not named.
+    """
+    start = log.start(topic)
+    return {
+        partition: max(0, end - max(offsets.get(partition, 0), start.get(partition, 0)))
+        for partition, end in log.end(topic).items()
+    }
 
 
 def check_lengths(

@@ -13,8 +13,9 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -27,6 +28,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
 from headrace.log.port import Batch, Headers, check_lengths
+from headrace.log.sqlite_member import SqliteMember
 
 __all__ = ["SqliteLog"]
 
@@ -34,13 +36,15 @@ CHUNK_RECORDS = 1_000
 CHUNK_BYTES = 1 << 20
 READ_BYTES = 256 << 20  # a batch ends with the chunk that passes this, so that its size in memory is bounded
 BUSY_SECONDS = 30
+FORGET_SECONDS = 1.0  # how often an append looks for what is past the topic's retention
+FORGET_CHUNKS = 500  # how many chunks of a log partition it then drops at most
 POLL_SECONDS = 0.01  # how soon an append of another process is noticed by `wait`
 _TOPIC = re.compile(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}"
 )  # Kafka's rule, but no leading dot: it is a file's name
 
 _SCHEMA = """
-CREATE TABLE topic (identity TEXT NOT NULL);
+CREATE TABLE topic (identity TEXT NOT NULL, retention INTEGER);  -- microseconds; null: for good
 CREATE TABLE log_partition (
     id INTEGER PRIMARY KEY,
     first_offset INTEGER NOT NULL,
@@ -86,7 +90,7 @@ class SqliteLog:
                 remedy="Make it, or give this user the right to.",
             ) from error
 
-    def create(self, topic: str, partitions: int = 1) -> None:
+    def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
         if not _TOPIC.fullmatch(topic):
             raise CallError(
                 f"{topic!r} is no topic's name", remedy="Use letters, digits, '.', '_' and '-', at most 200."
@@ -97,6 +101,11 @@ class SqliteLog:
         if not path.exists():
             with _faults_named(path):
                 _make_file(path, partitions)
+        if retention is not None and retention != self.retention(topic):
+            self._topic(topic).keep(retention)
+
+    def retention(self, topic: str) -> timedelta | None:
+        return self._topic(topic).retention()
 
     def topics(self) -> list[str]:
         return sorted(path.name.removesuffix(".db") for path in self._folder.glob("[!.]*.db"))
@@ -144,6 +153,19 @@ class SqliteLog:
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
         self._topic(topic).trim(offsets)
 
+    def join(
+        self,
+        topic: str,
+        group: str,
+        folder: Path,  # noqa: ARG002 - the topic's file says who lives
+        settle: Callable[[], None] = lambda: None,
+    ) -> SqliteMember:
+        path = self._topic(topic).path
+        with _faults_named(path):
+            connection = _connect(path)
+            connection.execute("PRAGMA synchronous = NORMAL")  # no lease outlives a crash of the machine
+        return SqliteMember(connection, lambda: _faults_named(path), group, settle)
+
     def close(self) -> None:
         with self._lock:
             for one in self._topics.values():
@@ -156,6 +178,9 @@ class SqliteLog:
     def _topic(self, topic: str) -> _Topic:
         with self._lock:
             found = self._topics.get(topic)
+            if found is not None and not found.is_at_its_path():
+                self._topics.pop(topic).close()  # it was deleted, and maybe made again
+                found = None
             if found is None:
                 path = self._path(topic)
                 if not (_TOPIC.fullmatch(topic) and path.exists()):
@@ -178,10 +203,38 @@ class _Topic:
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._turn = count()
+        self._forgets = 0.0
         with _faults_named(path):
+            self._file = path.stat().st_ino
             self._writer = _connect(path)
             self._reader = _connect(path)
             self.identity: str = self._reader.execute("SELECT identity FROM topic").fetchone()[0]
+            if not self._has_retention():  # a file of before there was one
+                with _transaction(self._writer):
+                    if not self._has_retention():
+                        self._writer.execute("ALTER TABLE topic ADD COLUMN retention INTEGER")
+
+    def _has_retention(self) -> bool:
+        columns = self._writer.execute("SELECT name FROM pragma_table_info('topic')").fetchall()
+        return ("retention",) in columns
+
+    def is_at_its_path(self) -> bool:
+        """Whether the file that is open is still the topic's."""
+        try:
+            return self.path.stat().st_ino == self._file
+        except FileNotFoundError:
+            return False
+
+    def retention(self) -> timedelta | None:
+        with _faults_named(self.path), self._read_lock:
+            (micros,) = self._reader.execute("SELECT retention FROM topic").fetchone()
+        return None if micros is None else timedelta(microseconds=micros)
+
+    def keep(self, retention: timedelta) -> None:
+        """Sets the retention; what is past it goes as appends come."""
+        micros = retention // timedelta(microseconds=1)
+        with _faults_named(self.path), self._write_lock, _transaction(self._writer):
+            self._writer.execute("UPDATE topic SET retention = ?", (micros,))
 
     def bounds(self) -> dict[int, tuple[int, int]]:
         """Log partition → (first offset kept, next offset to be written)."""
@@ -213,6 +266,7 @@ class _Topic:
                 self._writer.executemany(
                     "UPDATE log_partition SET next_offset = ?2 WHERE id = ?1", ends.items()
                 )
+                self._forget(ends, arrived_at)
         except Exception as raised:
             error = raised  # each of the group is told, in its own thread
         for one in group:
@@ -239,6 +293,26 @@ class _Topic:
                     positions[at] = (partition, offset)
                 yield (partition << _SHIFT) + first, len(part), arrived_at, _encoded(one, part)
         one.positions = positions
+
+    def _forget(self, partitions: Iterable[int], now: int) -> None:
+        """Drops chunks past the retention, the oldest ones first."""
+        (retention,) = self._writer.execute("SELECT retention FROM topic").fetchone()
+        if retention is None or monotonic() < self._forgets:
+            return
+        self._forgets = monotonic() + FORGET_SECONDS
+        for partition in partitions:
+            low = partition << _SHIFT
+            before = None
+            oldest = self._writer.execute(
+                "SELECT id, records, arrived_at FROM chunk WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+                (low, (partition + 1) << _SHIFT, FORGET_CHUNKS),
+            )
+            for id_, records, arrived_at in oldest:
+                if arrived_at >= now - retention:
+                    break
+                before = id_ + records - low
+            if before is not None:
+                self._drop(partition, before)
 
     def read(self, offsets: Mapping[int, int], limit: int) -> Batch:
         parts: list[_Part] = []
@@ -287,16 +361,19 @@ class _Topic:
     def trim(self, offsets: Mapping[int, int]) -> None:
         with _faults_named(self.path), self._write_lock, _transaction(self._writer):
             for partition, before in offsets.items():
-                low = partition << _SHIFT
-                # Whole chunks only: the first one kept is the one that holds `before`.
-                self._writer.execute(
-                    "DELETE FROM chunk WHERE id >= ?1 AND id + records <= ?2 AND id < ?2", (low, low + before)
-                )
-                self._writer.execute(
-                    "UPDATE log_partition SET first_offset = coalesce((SELECT min(id) - ?2 FROM chunk"
-                    " WHERE id >= ?2 AND id < ?3), next_offset) WHERE id = ?1",
-                    (partition, low, (partition + 1) << _SHIFT),
-                )
+                self._drop(partition, before)
+
+    def _drop(self, partition: int, before: int) -> None:
+        """Deletes what lies before an offset, whole chunks only: the first one kept holds it."""
+        low = partition << _SHIFT
+        self._writer.execute(
+            "DELETE FROM chunk WHERE id >= ?1 AND id + records <= ?2 AND id < ?2", (low, low + before)
+        )
+        self._writer.execute(
+            "UPDATE log_partition SET first_offset = coalesce((SELECT min(id) - ?2 FROM chunk"
+            " WHERE id >= ?2 AND id < ?3), next_offset) WHERE id = ?1",
+            (partition, low, (partition + 1) << _SHIFT),
+        )
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:
@@ -371,7 +448,7 @@ def _make_file(path: Path, partitions: int) -> None:
     try:
         with closing(sqlite3.connect(aside)) as made:
             made.executescript(_SCHEMA)
-            made.execute("INSERT INTO topic VALUES (?)", (new_id(),))
+            made.execute("INSERT INTO topic (identity) VALUES (?)", (new_id(),))
             made.executemany("INSERT INTO log_partition VALUES (?, 0, 0)", [(p,) for p in range(partitions)])
             made.commit()
             made.execute("PRAGMA journal_mode = WAL")

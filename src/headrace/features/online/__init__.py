@@ -90,8 +90,10 @@ class OnlineStore(Protocol):
         *,
         after: LogPosition,
     ) -> None:
-        """Adds rows to the state of views that stand at `after`, and moves them to `position`: one
-        transaction.
+        """Adds rows to the state of views that stand at `after`, and moves them to `position`, in the log
+        partitions in which the two differ: one transaction.
+
+        Others may have moved the views in other log partitions meanwhile.
 
         Args:
             views: filled views of one table.
@@ -101,7 +103,7 @@ class OnlineStore(Protocol):
             after: where they stand now.
 
         Raises:
-            Conflict: a view stands elsewhere: nothing was written.
+            Conflict: a view stands elsewhere in one of those: nothing was written.
         """
 
     def lookup(self, plan: Plan, keys: Sequence[Mapping[str, object]], at: int) -> Looked:

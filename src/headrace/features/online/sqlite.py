@@ -149,13 +149,7 @@ class SqliteStore:
         batches = [dict(events_by_entity(view, rows, now)) for view in views]
         with self._writing() as db:
             for view, events in zip(views, batches, strict=True):
-                stands = _position(db, view)
-                if stands != after:
-                    raise Conflict(
-                        f"view {view.name!r} stands at {stands}, not at {after}",
-                        where=str(self._path),
-                        remedy="Another process moved it. Read its position again and go on from there.",
-                    )
+                moved = self._moved(db, view, position, after)
                 tiles, entities = self._tiles_of(view), _Entities(db, view)
                 old = entities.read(events)
                 entities.write(
@@ -164,15 +158,33 @@ class SqliteStore:
                         pack(
                             tiles.add(
                                 unpack(old[key]) if key in old else tiles.empty(),
-                                times, values, position.offsets, now,
+                                times, values, moved.offsets, now,
                             )
                         ),
                     )
                     for key, (times, values) in events.items()
                 )  # fmt: skip
                 faults.reach("online.apply.written")
-                _move(db, view, position)
+                _move(db, view, moved)
         faults.reach("online.apply.committed")
+
+    def _moved(
+        self, db: sqlite3.Connection, view: WindowedView, position: LogPosition, after: LogPosition
+    ) -> LogPosition:
+        """Where the view stands once it has moved from `after` to `position`."""
+        stands = _position(db, view)
+        moves = {p: end for p, end in position.offsets.items() if end != after.next_offset(p)}
+        if (
+            not isinstance(stands, LogPosition)
+            or stands.log_id != after.log_id
+            or any(stands.next_offset(p) != after.next_offset(p) for p in moves)
+        ):
+            raise Conflict(
+                f"view {view.name!r} stands at {stands}, not at {after}",
+                where=str(self._path),
+                remedy="Another process moved it. Read its position again and go on from there.",
+            )
+        return stands.advanced(moves)
 
     def lookup(self, plan: Plan, keys: Sequence[Mapping[str, object]], at: int) -> Looked:
         """See OnlineStore.lookup."""

@@ -1,0 +1,134 @@
+"""From a real broker: ingest into Iceberg, beside PyFlink judging the same topic, in one run.
+
+    python bench/broker.py [EVENTS] [--json]
+
+Both begin with the same events on the same broker (a tenth of them broken) and are timed as a user
+would meet them: `headrace ingest --until-end` as a process, from its start to its exit, everything on;
+and the PyFlink job (bench/peers/flink_job.py, in an environment of its own), from its start to its exit.
+The steady rates leave both starts out: ours is of `Ingest.run` by itself, PyFlink's by the append
+times of the first and the last record that it wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from services.flink import connector, python
+from services.kafka import broker
+
+from headrace import log
+from headrace.config.settings import Profile, Settings
+from headrace.events.ingest import Ingest
+from headrace.lake import open as open_lake
+from workloads.behaviour import CONTRACT, SHOP, good_of, made
+
+PARTITIONS = 2
+BROKEN = 0.1
+JOB = Path(__file__).parent / "peers" / "flink_job.py"
+
+
+def filled(url: str, count: int) -> None:
+    """The topic with so many events."""
+    opened = log.open(url)
+    opened.create(CONTRACT.topic, PARTITIONS)
+    values = list(made(count, BROKEN))
+    for begin in range(0, count, 20_000):
+        part = values[begin : begin + 20_000]
+        keys = [b"%d" % ((begin + n) // 7 % 50_021) for n in range(len(part))]
+        opened.append(CONTRACT.topic, part, keys)
+    opened.close()
+
+
+def steady(url: str, folder: Path, count: int) -> float:
+    """Events a second of an ingest by itself."""
+    opened = log.open(url)
+    ingest = Ingest(
+        CONTRACT, opened, open_lake(Settings(folder, "bench", "local", Profile(), folder / "state"))
+    )
+    good: list[int] = []
+    began = time.perf_counter()
+    ingest.run(until_end=True, stop=threading.Event(), tell=lambda progress: good.append(progress.good))
+    took = time.perf_counter() - began
+    opened.close()
+    assert sum(good) == good_of(count, BROKEN), sum(good)
+    return count / took
+
+
+def whole(url: str, folder: Path, count: int) -> float:
+    """Seconds of `headrace ingest --until-end` on the shop's project, as a process."""
+    project = folder / "shop"
+    shutil.copytree(SHOP, project)
+    environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(folder / "whole")}
+    command = [sys.executable, "-m", "headrace.cli.main", "ingest", CONTRACT.topic, "--until-end", "--json"]
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    took = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["topics"][CONTRACT.topic]["good"] == good_of(count, BROKEN), done.stdout
+    return took
+
+
+def flink(url: str, folder: Path, count: int) -> tuple[float, float]:
+    """Seconds of the job as a process, and events a second between its first and its last record."""
+    interpreter = python()
+    opened = log.open(url)
+    opened.create("valid", PARTITIONS)
+    opened.create("invalid", PARTITIONS)
+    brokers = url.removeprefix("kafka://")
+    command = [
+        str(interpreter), str(JOB), str(connector()), brokers, CONTRACT.topic, "valid", "invalid", str(folder)
+    ]  # fmt: skip
+    environment = {**os.environ, "PATH": f"{interpreter.parent}:{os.environ['PATH']}"}
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    took = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr[-4000:]
+    arrivals: list[Any] = []
+    written = 0
+    for topic in ("valid", "invalid"):
+        offsets = dict.fromkeys(range(PARTITIONS), 0)
+        while len(batch := opened.read(topic, offsets, 100_000)):
+            arrivals += [batch.arrived_at.min(), batch.arrived_at.max()]
+            written += len(batch)
+            offsets = batch.next
+    opened.close()
+    assert written == count, written
+    return took, count / ((max(arrivals) - min(arrivals)) / 1e6)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs it and prints a JSON object a line."""
+    numbers = [one for one in arguments if one.isdigit()]
+    count = int(numbers[0]) if numbers else 1_000_000
+    folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    try:
+        with broker(folder) as running:
+            filled(running.url, count)
+            own = whole(running.url, folder, count)
+            rate = steady(running.url, folder, count)
+            peer, peer_rate = flink(running.url, folder, count)
+    finally:
+        shutil.rmtree(folder)
+    what = f"{count:,} events from Kafka, {BROKEN:.0%} broken"
+    for figure in (
+        {"work": f"{what}, steady, beside PyFlink", "ours": round(rate), "unit": "events/s",
+         "peer": round(peer_rate), "ratio": round(rate / peer_rate, 1)},
+        {"work": f"{what}, end to end, beside PyFlink", "ours": round(own, 2), "unit": "s",
+         "peer": round(peer, 2), "ratio": round(peer / own, 1)},
+    ):  # fmt: skip
+        print(json.dumps(figure), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""How long from an event being sent to its row being readable in the table, at a steady rate.
+
+    python bench/latency.py [SECONDS] [--json]
+
+`headrace ingest` runs on the shop's project in a process of its own, on each log. This process appends
+20,000 events a second, 500 at a time, and asks the catalog again and again how far the table has come:
+an event's latency runs from just before its append to the end of the first look that finds it committed.
+At the end every row is counted. Memory is the ingest's resident size, each second: its mean over the
+last quarter against its mean over the second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from services.kafka import broker
+
+from headrace import lake, log
+from headrace.config.settings import load_settings
+from headrace.events.facts import POSITION
+from headrace.kernel.position import LogPosition
+from headrace.lake import LakeTable
+from workloads.behaviour import CONTRACT, SHOP, made
+
+RATE, TOGETHER = 20_000, 500
+LOOK = 0.02  # seconds between two looks at the table
+DEADLINE = 60.0
+
+
+class Watch:
+    """When the table had come how far: looks until it is stopped."""
+
+    def __init__(self, table: LakeTable, pid: int) -> None:
+        self.looks: list[tuple[float, int]] = [(time.perf_counter(), self._end(table))]
+        self.memory: list[int] = []
+        self._table, self._pid = table, pid
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def until(self, end: int) -> None:
+        """Waits until the table has come to this offset, and stops."""
+        deadline = time.monotonic() + DEADLINE
+        while self.looks[-1][1] < end:
+            assert time.monotonic() < deadline, f"the table came to {self.looks[-1][1]} of {end}"
+            time.sleep(LOOK)
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self._stopped.wait(LOOK):
+            end = self._end(self._table)
+            now = time.perf_counter()
+            if end > self.looks[-1][1]:
+                self.looks.append((now, end))
+            if now - self.looks[0][0] > len(self.memory):
+                self.memory.append(int(Path(f"/proc/{self._pid}/statm").read_text().split()[1]) * page)
+
+    @staticmethod
+    def _end(table: LakeTable) -> int:
+        position = table.position(POSITION)
+        return position.next_offset(0) if isinstance(position, LogPosition) else 0
+
+
+@contextmanager
+def ingesting(project: Path, environment: dict[str, str]) -> Iterator[int]:
+    """`headrace ingest` on the project, as a process; gives its id."""
+    command = [sys.executable, "-m", "headrace.cli.main", "ingest", CONTRACT.topic]
+    with subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+            process.wait(DEADLINE)
+
+
+def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, list[int]]:
+    """Each event's latency in seconds, and the ingest's memory in bytes, second by second."""
+    environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(project / url.partition(":")[0])}
+    os.environ.update(environment)
+    settings = load_settings(project)
+    opened = log.open(settings.log_url)
+    opened.create(CONTRACT.topic)
+    events = made(RATE * (seconds + 1), begin=datetime.now(UTC))
+    sent: list[tuple[int, float]] = []  # (first offset of the append, when it was sent)
+    with ingesting(project, environment) as pid:
+        first = list(islice(events, TOGETHER))
+        opened.append(CONTRACT.topic, first)
+        opened_lake = lake.open(settings)
+        deadline = time.monotonic() + DEADLINE
+        while not opened_lake.exists(CONTRACT.table) or opened_lake.table(CONTRACT.table).head() is None:
+            assert time.monotonic() < deadline, "the ingest does not begin"
+            time.sleep(LOOK)
+        table = opened_lake.table(CONTRACT.table)
+        watch = Watch(table, pid)
+        began = time.perf_counter()
+        for n in range(seconds * RATE // TOGETHER):
+            values = list(islice(events, TOGETHER))
+            time.sleep(max(0.0, began + n * TOGETHER / RATE - time.perf_counter()))
+            at = time.perf_counter()
+            sent.append((opened.append(CONTRACT.topic, values)[0][1], at))
+        end = opened.end(CONTRACT.topic)[0]
+        watch.until(end)
+    opened.close()
+    rows = table.scan().select("_log_offset").collect()["_log_offset"]
+    assert rows.len() == rows.n_unique() == TOGETHER + seconds * RATE, rows.len()
+    offsets = np.array([offset for offset, _ in sent])
+    times, ends = (np.array(one) for one in zip(*watch.looks, strict=True))
+    latencies = times[np.searchsorted(ends, offsets + TOGETHER)] - np.array([at for _, at in sent])
+    return np.repeat(latencies, TOGETHER), watch.memory
+
+
+def main(arguments: list[str]) -> None:
+    """Runs it and prints a JSON object a line."""
+    numbers = [one for one in arguments if one.isdigit()]
+    seconds = int(numbers[0]) if numbers else 60
+    for name in ("sqlite", "kafka"):
+        folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+        try:
+            project = folder / "shop"
+            shutil.copytree(SHOP, project)
+            with ExitStack() as stack:
+                url = "sqlite" if name == "sqlite" else stack.enter_context(broker(folder)).url
+                latencies, memory = measured(project, seconds, url)
+        finally:
+            shutil.rmtree(folder)
+        work = f"sent to readable, {RATE:,} events/s for {seconds} s, {name}"
+        for what, value, unit in _figures(latencies, memory):
+            print(json.dumps({"work": f"{work}, {what}", "ours": value, "unit": unit}), flush=True)
+
+
+def _figures(latencies: np.ndarray, memory: list[int]) -> Iterator[tuple[str, float, str]]:
+    for what, share in (("p50", 50), ("p99", 99), ("the slowest", 100)):
+        yield what, round(float(np.percentile(latencies, share)), 3), "s"
+    quarter = max(1, len(memory) // 4)
+    second, last = float(np.mean(memory[quarter : 2 * quarter])), float(np.mean(memory[-quarter:]))
+    yield "memory, last quarter", round(last / 2**20), "MiB"
+    yield "memory, last quarter against the second", round(last / second, 3), "times"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,96 @@
+"""Sharing a topic on Kafka: a member of a consumer group (see headrace.log.port.Member).
+
+The group says who has which log partition, and nothing else: they are paused the moment they are
+assigned, so that nothing is fetched through it, and no offset is ever committed to it. Members are
+static (group.instance.id), so that one that was killed and is started again takes up its share
+without the group's waiting for its session to end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+import confluent_kafka as ck
+
+from headrace.kernel.errors import Unavailable
+from headrace.log.slot import Slot
+
+__all__ = ["KafkaMember"]
+
+SESSION_MS = 10_000  # how long a member may be silent before its share goes to the others
+LONGEST_MS = 300_000  # how long it may not ask for its share
+LEAVE_SECONDS = 5.0  # how long the goodbye may take
+_logger = logging.getLogger(__name__)
+
+
+class KafkaMember:
+    """One member. One thread at a time may use it."""
+
+    def __init__(
+        self, config: Mapping[str, Any], topic: str, group: str, slot: Slot, settle: Callable[[], None]
+    ) -> None:
+        self._config = {
+            **config,
+            "group.id": group,
+            "session.timeout.ms": SESSION_MS,
+            "heartbeat.interval.ms": min(1_000, SESSION_MS // 4),
+            "max.poll.interval.ms": max(SESSION_MS, LONGEST_MS),
+            "partition.assignment.strategy": "cooperative-sticky",
+            "enable.auto.commit": False,
+            "allow.auto.create.topics": False,
+        }
+        self._topic = topic
+        self._slot = slot
+        self._settle = settle
+        self._share: set[int] = set()
+        self._consumer = self._subscribed({"group.instance.id": slot.name})
+
+    def partitions(self) -> frozenset[int]:
+        try:
+            while (message := self._consumer.poll(0)) is not None:
+                error = message.error()
+                if error is not None and error.fatal():
+                    raise ck.KafkaException(error)
+        except ck.KafkaException as raised:
+            if not raised.args[0].fatal():
+                raise Unavailable(
+                    f"the share of topic {self._topic!r} is not told: {raised.args[0].str()}",
+                    where=f"kafka://{self._config['bootstrap.servers']}",
+                ) from raised
+            # Another machine has the same name and folder: two that take each other for one. This
+            # one goes on without a name that outlives it.
+            _logger.warning("it joins %s again, under no fixed name: %s", self._topic, raised.args[0].str())
+            self._consumer.close()
+            self._share.clear()
+            self._consumer = self._subscribed({})
+        return frozenset(self._share)
+
+    def close(self) -> None:
+        # A static member says goodbye when it unsubscribes, not when it is closed.
+        self._consumer.unsubscribe()
+        deadline = monotonic() + LEAVE_SECONDS
+        while (self._share or self._consumer.memberid()) and monotonic() < deadline:
+            self._consumer.poll(0.02)
+        self._consumer.close()
+        self._slot.close()
+
+    def _subscribed(self, name: Mapping[str, str]) -> ck.Consumer:
+        consumer = ck.Consumer({**self._config, **name})
+        consumer.subscribe([self._topic], on_assign=self._given, on_revoke=self._taken, on_lost=self._lost)
+        return consumer
+
+    def _given(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        ends = [ck.TopicPartition(one.topic, one.partition, ck.OFFSET_END) for one in partitions]
+        consumer.incremental_assign(ends)
+        consumer.pause(ends)
+        self._share |= {one.partition for one in partitions}
+
+    def _taken(self, _: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        self._settle()
+        self._lost(_, partitions)
+
+    def _lost(self, _: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        self._share -= {one.partition for one in partitions}

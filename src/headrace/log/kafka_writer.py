@@ -1,0 +1,106 @@
+"""Writing to Kafka in transactions that threads share."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import confluent_kafka as ck
+
+from headrace.kernel.ids import new_id
+from headrace.log.port import Headers
+
+__all__ = ["SECONDS", "Record", "Writer"]
+
+SECONDS = 30.0  # how long the broker may take to answer
+TRANSACTION_MS = 25_000  # how long a killed writer's open transaction may hold readers up
+
+Record = tuple[str, int, bytes, bytes | None, Headers | None]
+"""Topic, log partition, value, key, headers."""
+
+
+class Writer:
+    """Appends in transactions: whoever comes first leads, and takes along those who came meanwhile.
+
+    Attributes:
+        broken: a transaction could be neither committed nor aborted; nothing more goes through it.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._producer = ck.Producer(
+            {
+                **config,
+                "transactional.id": f"headrace-{new_id()}",
+                "transaction.timeout.ms": TRANSACTION_MS,
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 0,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 2_000_000,
+                "partitioner": "murmur2_random",
+            }
+        )
+        self._producer.init_transactions(SECONDS)
+        self.broken = False
+        self._waiting: list[tuple[list[Record], Future[list[tuple[int, int]]]]] = []
+        self._lock = threading.Lock()
+        self._leading = threading.Lock()
+
+    def append(self, records: list[Record]) -> list[tuple[int, int]]:
+        """Appends the records in one transaction; their (log partition, offset)."""
+        mine: Future[list[tuple[int, int]]] = Future()
+        with self._lock:
+            self._waiting.append((records, mine))
+        with self._leading:  # whoever led before may have taken mine along
+            if not mine.done():
+                with self._lock:
+                    group, self._waiting = self._waiting, []
+                self._commit(group)
+        return mine.result()
+
+    def _commit(self, group: list[tuple[list[Record], Future[list[tuple[int, int]]]]]) -> None:
+        try:
+            positions = iter(self._transaction([record for records, _ in group for record in records]))
+            for records, future in group:
+                future.set_result(list(itertools.islice(positions, len(records))))
+        except Exception as error:
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+
+    def _transaction(self, records: list[Record]) -> list[tuple[int, int]]:
+        positions: list[tuple[int, int]] = [(-1, -1)] * len(records)
+
+        def delivered(n: int) -> Any:
+            def told(error: ck.KafkaError | None, message: ck.Message) -> None:
+                if error is None:
+                    positions[n] = (message.partition(), message.offset())
+
+            return told
+
+        producer = self._producer
+        producer.begin_transaction()
+        try:
+            for n, (topic, partition, value, key, headers) in enumerate(records):
+                given = None if headers is None else list(headers.items())
+                while True:
+                    try:
+                        producer.produce(topic, value, key, partition, on_delivery=delivered(n), headers=given)
+                        break
+                    except BufferError:  # the queue is full: let some of it go out
+                        producer.poll(0.1)
+            producer.commit_transaction(SECONDS)
+        except ck.KafkaException:
+            try:
+                producer.abort_transaction(SECONDS)
+            except ck.KafkaException:
+                self.broken = True  # the broker ends it; who appends next gets a writer of its own
+            raise
+        return positions
+
+    def close(self) -> None:
+        """Ends it."""
+        self._producer.flush(SECONDS)

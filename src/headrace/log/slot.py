@@ -1,0 +1,56 @@
+"""Slots: the numbers of a machine's members of one group, each held by a living process alone.
+
+A slot is a locked file, which the kernel unlocks when its holder dies, however that dies: who is
+started again takes the number of who was killed, and with it the name the others knew it by.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import socket
+from itertools import count
+from pathlib import Path
+from typing import IO
+
+from headrace.kernel.errors import Unavailable
+
+__all__ = ["Slot"]
+
+
+class Slot:
+    """The smallest number of a group that nobody holds in this folder. It is held until `close`.
+
+    Attributes:
+        name: tells this machine, folder and number from all others.
+    """
+
+    def __init__(self, folder: Path, group: str) -> None:
+        """Raises Unavailable where the folder cannot be made or written."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            number, self._file = _taken(folder, group)
+        except OSError as error:
+            raise Unavailable(
+                f"a member of {group} cannot be noted: {error.strerror}",
+                where=str(folder),
+                remedy="Give this user the right to write there.",
+            ) from error
+        machine = hashlib.sha256(f"{socket.gethostname()} {folder.resolve()}".encode()).hexdigest()
+        self.name = f"{machine[:16]}-{number}"
+
+    def close(self) -> None:
+        """Gives it up."""
+        self._file.close()
+
+
+def _taken(folder: Path, group: str) -> tuple[int, IO[str]]:
+    for number in count():
+        file = (folder / f"{group}-{number}.lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+        else:
+            return number, file
+    raise AssertionError("numbers do not end")

@@ -1,0 +1,48 @@
+"""A process that shares topic `wide` for test_sharing: it prints its share whenever that has changed.
+
+    python -m tests.contract.member URL FOLDER SESSION
+
+It ends when a line comes on its input.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from headrace import log
+
+
+def short_sessions(url: str, seconds: float) -> None:
+    """Makes members of this process's logs count as hung after so many seconds."""
+    if url.startswith("kafka"):
+        from headrace.log import kafka_member
+
+        kafka_member.SESSION_MS = int(seconds * 1_000)
+    else:
+        from headrace.log import sqlite_member
+
+        sqlite_member.SESSION = seconds
+
+
+def main(url: str, folder: str, session: str) -> None:
+    short_sessions(url, float(session))
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
+    opened = log.open(url)
+    member = opened.join("wide", "workers", Path(folder))
+    told = None
+    while not ended.is_set():
+        share = sorted(member.partitions())
+        if share != told:
+            print(*share, flush=True)  # noqa: T201
+            told = share
+        time.sleep(0.02)
+    member.close()
+    opened.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
