@@ -209,8 +209,7 @@ class LakeTable:
         """
 
         def set_properties(table: Any) -> Mapping[str, str]:
-            moved = {} if position is None else _moved(table, *position, self.name)
-            return {**_said(properties, table), **moved}
+            return {**_said(properties, table), **(_moved(table, *position, self.name) if position else {})}
 
         return self._commit([rows], facts, set_properties)
 

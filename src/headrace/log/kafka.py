@@ -95,6 +95,7 @@ class KafkaLog:
             ) from None  # the client's own error may quote the setting
         self._met = False
         self._refused: str | None = None  # why the broker did not let us in
+        self._unreached: str | None = None  # why it was not reached, the last time
         self._counts: dict[str, int] = {}
         self._readers: dict[str, list[Reader]] = {}
         self._lock = threading.Lock()
@@ -307,8 +308,9 @@ class KafkaLog:
             said = error.args[0].str() if isinstance(error, ck.KafkaException) else "no answer in time"
             self._admin.poll(0)
             refused, self._refused = self._refused, None
+            why = refused or (None if self._met else self._unreached) or said
             raise Unavailable(
-                f"Kafka did not do it: {_without_secrets(refused or said)}",
+                f"Kafka {'did not do it' if self._met else 'is not reached'}: {_without_secrets(why)}",
                 where=f"kafka://{self._brokers}",
                 remedy="See that the broker runs, is reached from here, and lets this user in.",
             ) from error
@@ -328,6 +330,8 @@ class KafkaLog:
     def _hear(self, error: ck.KafkaError) -> None:
         if error.code() in _NOT_LET_IN:
             self._refused = error.str()
+        elif error.code() in (ck.KafkaError._TRANSPORT, ck.KafkaError._RESOLVE):
+            self._unreached = error.str()
 
 
 def _from_environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["KafkaMember"]
 SESSION_MS = 10_000  # how long a member may be silent before its share goes to the others
 LONGEST_MS = 300_000  # how long it may not ask for its share
 LEAVE_SECONDS = 5.0  # how long the goodbye may take
+NAMESAKE_SECONDS = 60.0  # who loses its name sooner than this after joining has a namesake
 _logger = logging.getLogger(__name__)
 
 
@@ -46,39 +48,48 @@ class KafkaMember:
         self._slot = slot
         self._settle = settle
         self._share: set[int] = set()
-        self._consumer = self._subscribed({"group.instance.id": slot.name})
+        self._name = {"group.instance.id": slot.name}
+        self._consumer = self._subscribed()
 
     def partitions(self) -> frozenset[int]:
+        fatal = None
         try:
             while (message := self._consumer.poll(0)) is not None:
                 error = message.error()
-                if error is not None and error.fatal():
-                    raise ck.KafkaException(error)
-        except ck.KafkaException as raised:
-            if not raised.args[0].fatal():
-                raise Unavailable(
-                    f"the share of topic {self._topic!r} is not told: {raised.args[0].str()}",
-                    where=f"kafka://{self._config['bootstrap.servers']}",
-                ) from raised
-            # Another machine has the same name and folder: two that take each other for one. This
-            # one goes on without a name that outlives it.
-            _logger.warning("it joins %s again, under no fixed name: %s", self._topic, raised.args[0].str())
-            self._consumer.close()
-            self._share.clear()
-            self._consumer = self._subscribed({})
+                if error is not None and error.code() == ck.KafkaError._FATAL:
+                    fatal = error.str()
+        except ck.KafkaException as error:
+            raise Unavailable(
+                f"the share of topic {self._topic!r} is not told: {error.args[0].str()}",
+                where=f"kafka://{self._config['bootstrap.servers']}",
+            ) from error
+        if fatal is not None:
+            self._join_again(fatal)
         return frozenset(self._share)
 
     def close(self) -> None:
-        # A static member says goodbye when it unsubscribes, not when it is closed.
-        self._consumer.unsubscribe()
         deadline = monotonic() + LEAVE_SECONDS
-        while (self._share or self._consumer.memberid()) and monotonic() < deadline:
-            self._consumer.poll(0.02)
+        with suppress(ck.KafkaException):  # another took its name: it has left already
+            # A static member says goodbye when it unsubscribes, not when it is closed.
+            self._consumer.unsubscribe()
+            while (self._share or self._consumer.memberid()) and monotonic() < deadline:
+                self._consumer.poll(0.02)
         self._consumer.close()
         self._slot.close()
 
-    def _subscribed(self, name: Mapping[str, str]) -> ck.Consumer:
-        consumer = ck.Consumer({**self._config, **name})
+    def _join_again(self, fatal: str) -> None:
+        """After another took its name. That may have been itself, twice, while a broker came back; or it
+        is another machine of the same name and folder: then it goes on without a name that outlives it."""
+        _logger.warning("a member of %s joins again: %s", self._config["group.id"], fatal)
+        self._consumer.close()
+        self._share.clear()
+        if monotonic() - self._joined < NAMESAKE_SECONDS:
+            self._name = {}
+        self._consumer = self._subscribed()
+
+    def _subscribed(self) -> ck.Consumer:
+        self._joined = monotonic()
+        consumer = ck.Consumer({**self._config, **self._name})
         consumer.subscribe([self._topic], on_assign=self._given, on_revoke=self._taken, on_lost=self._lost)
         return consumer
 
