@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from services.kafka import Broker
 from tests.events.clicks import click
 
 from headrace import log
+from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import forward as forwarding
 from headrace.events.forward import AGAIN, AT, ForwardSink
@@ -28,6 +30,7 @@ from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
+from headrace.lake import open as open_lake
 from headrace.log import Batch, Log
 
 
@@ -155,6 +158,26 @@ def test_killed_anywhere_every_event_is_forwarded_once(
     killer.stdin.close()
     assert killer.wait(60) == 0
     killer.stdout.close()
+
+
+def test_workers_that_divide_a_topic_forward_each_event_once(
+    forwarded: Contract, broker: Broker, kafka: Log, settings: Settings
+) -> None:
+    kafka.create(forwarded.topic, 2)
+    assert forwarded.forward is not None
+    values = [click(n) if n % 5 else b"no %d" % n for n in range(2_000)]
+    positions = kafka.append(forwarded.topic, values, [b"%d" % n for n in range(2_000)])
+
+    def work() -> None:
+        own = log.open(broker.url)
+        ingested(forwarded, own, open_lake(settings))
+        own.close()
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(work) for _ in range(2)]:
+            done.result(120)
+    valid, invalid = (at(kafka, topic) for topic in forwarded.forward)
+    assert sorted(valid + invalid) == places(positions)
 
 
 def test_who_hangs_and_wakes_up_can_forward_nothing_more(forwarded: Contract, kafka: Log, lake: Lake) -> None:
