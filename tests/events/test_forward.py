@@ -18,7 +18,6 @@ from services.kafka import Broker
 from tests.events.clicks import click
 
 from headrace import log
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import forward as forwarding
 from headrace.events.forward import AGAIN, AT, ForwardSink
@@ -30,7 +29,6 @@ from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
-from headrace.lake import open as open_lake
 from headrace.log import Batch, Log
 
 
@@ -161,7 +159,7 @@ def test_killed_anywhere_every_event_is_forwarded_once(
 
 
 def test_workers_that_divide_a_topic_forward_each_event_once(
-    forwarded: Contract, broker: Broker, kafka: Log, settings: Settings
+    forwarded: Contract, broker: Broker, kafka: Log, lake: Lake
 ) -> None:
     kafka.create(forwarded.topic, 2)
     assert forwarded.forward is not None
@@ -170,7 +168,7 @@ def test_workers_that_divide_a_topic_forward_each_event_once(
 
     def work() -> None:
         own = log.open(broker.url)
-        ingested(forwarded, own, open_lake(settings))
+        ingested(forwarded, own, lake)
         own.close()
 
     with ThreadPoolExecutor(2) as threads:
