@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.events.facts import ARRIVED, CLOCK, EXTRA, POSITION
+from headrace.events.facts import CLOCK, EXTRA, POSITION
 from headrace.events.judge import NAMES, First, Judge, Verdicts
 from headrace.events.keeping import Keeping
 from headrace.events.progress import Progress, Report
@@ -291,8 +291,7 @@ class Ingest:
 
         def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
             extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
-            rates = {} if arrived is None else {ARRIVED: arrived}
-            return {"headrace.arrived_at": clock(stored), **extra, **rates}
+            return {"headrace.arrived_at": clock(stored), **extra, **arrived}
 
         def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
             if not verdicts.extra:

@@ -84,12 +84,13 @@ def _severity(rate: Rate, limits: Alerts, scale: float) -> Severity | None:
     return "warning" if grown else None
 
 
-def arrivals(rows: pa.Table, contract: Contract) -> str | None:
-    """What a commit of these rows of the topic's table says in its summary; None: nothing is watched."""
+def arrivals(rows: pa.Table, contract: Contract) -> dict[str, str]:
+    """The fact (ARRIVED) that a commit of these rows of the topic's table carries; none where nothing is
+    watched."""
     if contract.alerts is None:
-        return None
+        return {}
     counted = _counted(pl.DataFrame(pl.from_arrow(rows.select(_COLUMNS))).lazy(), contract)
-    return _encode(counted[-SLICES:]).decode()
+    return {ARRIVED: _encode(counted[-SLICES:]).decode()}
 
 
 _COLUMNS = ["_arrived_at", "_valid", "_code", "_field", "_first_offset"]
