@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 
 from services.kafka import broker
+from services.registry import registry
 
-SERVERS = {"kafka": broker}
+SERVERS = {"kafka": broker, "registry": registry}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from msgspec import Meta, Struct
 
     from headrace.declare.alerts import Alerts
+    from headrace.declare.digits import Digits
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import ByTime, Model, XGBoost
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
     "ByTime": "headrace.declare.model",
+    "Digits": "headrace.declare.digits",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Struct": "msgspec",
@@ -50,6 +52,7 @@ _HOMES = {
 __all__ = [
     "Alerts",
     "ByTime",
+    "Digits",
     "Meta",
     "Model",
     "Struct",

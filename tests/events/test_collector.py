@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,6 +66,15 @@ def kept(log: Log) -> dict[tuple[int, int], bytes]:
     """Every event on the log, by its place."""
     batch = log.read("clicks", dict.fromkeys(range(log.partitions("clicks")), 0), 100_000)
     return {(int(p), int(o)): v for p, o, v in zip(batch.partitions, batch.offsets, batch.values, strict=True)}
+
+
+def test_a_topic_that_is_not_json_is_not_offered(log: Log, tmp_path: Path) -> None:
+    assert CLICK is not None
+    contracts = {"clicks": CLICK, "other": replace(CLICK, topic="other", wire="avro")}
+    with serve(Door(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
+        answer = httpx.post(f"{one.url}/events/other", content=b"{}", headers=JSON, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "wire")
+    assert "avro" in answer.json()["error"]["message"]
 
 
 def test_one_event_is_on_the_log_as_it_came_when_it_is_answered(served: Served, log: Log) -> None:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -279,9 +279,9 @@ def test_times_before_the_epoch_and_far_away_are_kept() -> None:
     assert verdict(click(1, at="0001-01-01T00:00:00Z"))["at"] == datetime(1, 1, 1, tzinfo=UTC)
 
 
-def test_fields_that_the_contract_does_not_name_are_left_out_and_counted() -> None:
+def test_fields_that_the_contract_does_not_name_are_kept_and_counted() -> None:
     many = [click(n, **{f"field{n}": 1}) for n in range(10, 40)]
-    twice = click(50, color="red", size=3)
+    twice = click(50, color="red", size={"cm": 3})
     empty = click(51, price="", color="red")  # decoded by the other way
     broken = click(52, color="red", page="moon")
     values = [click(1), twice, empty, broken, *many]
@@ -289,6 +289,9 @@ def test_fields_that_the_contract_does_not_name_are_left_out_and_counted() -> No
     assert found.good == len(values) - 1
     assert found.refused == {"unknown_value": 1}
     assert found.rows.schema == table_schema(of(Click))
+    kept = found.rows["_extra"].to_pylist()
+    assert kept[:4] == [None, '{"color":"red","size":{"cm":3}}', '{"color":"red"}', '{"field10":1}']
+    assert kept[-1] is None
     assert found.extra["color"] == 2
     assert found.extra["(others)"] == 30 - 19
     assert sum(found.extra.values()) == 32
@@ -296,3 +299,123 @@ def test_fields_that_the_contract_does_not_name_are_left_out_and_counted() -> No
     judge = Judge(of(Click))
     judge.judge(batch(values))
     assert judge.judge(batch([click(99)])).extra == {}
+
+
+class Tree(Struct):
+    name: str
+    below: list[Tree] = msgspec.field(default_factory=list)
+
+
+class Inner(Struct, rename="camel"):
+    seen_at: datetime
+    size: float = 1.0
+
+
+@event(topic="nested", time="at", times=["rfc3339", "%d.%m.%Y %H:%M:%S", "epoch_ms"], zone="Europe/Paris",
+       late="30d", coerce=True)  # fmt: skip
+class Nested(Struct):
+    at: datetime
+    inner: Inner | None = None
+    many: list[Inner] = msgspec.field(default_factory=list)
+    grid: list[list[int]] | None = None
+    clock: time | None = None
+    open: dict[str, Any] | None = None
+    days: dict[str, datetime] | None = None
+    tree: Tree | None = None
+
+
+def nested(at: Any = "2026-03-01T12:00:00Z", **fields: Any) -> bytes:
+    return json.dumps({"at": at, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "column", "value"),
+    [
+        (nested(1772366400123), "at", NOON + timedelta(milliseconds=123)),
+        (nested("1772366400123"), "at", NOON + timedelta(milliseconds=123)),
+        (nested(1772366400123.5), "at", NOON + timedelta(milliseconds=123.5)),
+        (nested("2026-03-01T13:00:00"), "at", NOON),
+        (nested("01.03.2026 13:00:00"), "at", NOON),
+        (nested("2026-03-01T13:00:00.5"), "at", NOON + timedelta(seconds=0.5)),
+        # The clocks go back at 3:00 on 26 October 2025 and show the hour before twice: the first counts.
+        (nested(inner={"seenAt": "26.10.2025 02:30:00"}), "inner",
+         {"seen_at": datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "size": 1.0}),
+        (nested(inner={"seenAt": 0, "size": "2"}), "inner",
+         {"seen_at": datetime(1970, 1, 1, tzinfo=UTC), "size": 2.0}),
+        (nested(tree={"name": "a", "below": [{"name": "b"}]}), "tree",
+         {"name": "a", "below": '[{"name":"b","below":[]}]'}),
+        (nested(many=[]), "many", []),
+        (nested(grid=[[1], [], [2, 3]]), "grid", [[1], [], [2, 3]]),
+        (nested(clock="12:30:00.5"), "clock", time(12, 30, 0, 500_000)),
+        (nested(open={"a": None, "b": [1.5]}), "open", '{"a":null,"b":[1.5]}'),
+        (nested(days={"x": "2026-03-01T12:00:00Z"}), "days", '{"x":"2026-03-01T12:00:00Z"}'),
+        (nested(inner={"seenAt": 0, "more": 1}, many=[{"seenAt": 0}, {"seenAt": 1, "x": "é"}], top=2), "_extra",
+         '{"inner":{"more":1},"many":[{},{"x":"é"}],"top":2}'),
+        (b'{"at": 0, "at": 1772366400000, "inner": {"seenAt": 1, "seenAt": 2}}', "inner",
+         {"seen_at": datetime(1970, 1, 1, 0, 0, 0, 2000, tzinfo=UTC), "size": 1.0}),
+    ],
+)  # fmt: skip
+def test_what_lies_inside_is_stored_as_it_is(raw: bytes, column: str, value: object) -> None:
+    row = verdict(raw, of(Nested))
+    assert row["_valid"], row["_reason"]
+    assert row[column] == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "field"),
+    [
+        (nested(10**15), "out_of_range", "at"),
+        (nested(1e300), "out_of_range", "at"),
+        (nested(True), "wrong_type", "at"),
+        # The clocks go from 2:00 to 3:00 on 29 March 2026.
+        (nested("2026-03-29T02:30:00"), "bad_time", "at"),
+        (nested("29.03.2026 02:30:00"), "bad_time", "at"),
+        (nested("2026-01-30T12:00:00Z"), "late", "at"),
+        (nested(inner={"seenAt": "soon"}), "bad_time", "inner"),
+        (nested(inner={"seenAt": 0, "size": 1}).replace(b": 1}", b": 1e999}"), "out_of_range", "inner"),
+        (nested(inner={}), "missing", "inner"),
+        (nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
+        (nested(grid=[[1], [2**63]]), "out_of_range", "grid"),
+        (nested(clock="12:30:00Z"), "bad_time", "clock"),
+        (nested(open={"a": [7]}).replace(b"7", b"1e999"), "out_of_range", "open"),
+        (nested(days={"x": "2026-03-01T12:00:00"}), "naive_time", "days"),
+        (nested(inner={"seenAt": 0, "x": 1}).replace(b'"x": 1', b'"x": "\xff"'), "bad_utf8", None),
+    ],
+)  # fmt: skip
+def test_what_is_broken_inside_is_named_by_its_top_field(raw: bytes, code: str, field: str | None) -> None:
+    assert refusal(raw, of(Nested)) == (code, field)
+
+
+def test_extra_fields_inside_are_refused_where_the_contract_says_so() -> None:
+    strict = replace(of(Nested), extra="refuse")
+    assert refusal(nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
+    assert verdict(nested(many=[{"seenAt": 0}]), strict)["_valid"]
+
+
+class Bounds(Struct):
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+
+
+@event(topic="ranges", time="at")
+class Ranges(Struct):
+    at: datetime
+    bounds: list[Bounds]
+    open: dict[str, int]
+
+    def __post_init__(self) -> None:
+        if not self.open:
+            raise ValueError("it is empty")
+
+
+def test_checks_of_nested_structs_see_them_as_declared() -> None:
+    def raw(low: float, **open: int) -> bytes:
+        return nested(bounds=[{"low": 0, "high": 1}, {"low": low, "high": 2}], open=open)
+
+    assert verdict(raw(1, a=1), of(Ranges))["_valid"]
+    assert verdict(raw(3, a=1), of(Ranges))["_reason"] == "low is above high"
+    assert verdict(raw(1), of(Ranges))["_reason"] == "it is empty"

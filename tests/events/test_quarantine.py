@@ -12,8 +12,9 @@ from tests.events.clicks import click
 
 from headrace import Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
-from headrace.events import quarantine
+from headrace.events import quarantine, wires
 from headrace.events.ingest import Ingest, Progress
+from headrace.events.keys import key_reader
 from headrace.events.quarantine import Choice, groups, replay, show
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
@@ -22,7 +23,7 @@ from headrace.log import Log
 from headrace.log.partition import partition_of
 
 
-@event(topic="clicks", time="at", identity=["user", "page"], within="1h")
+@event(topic="clicks", time="at", identity=["user", "page"], within="1h", version=2)
 class Mended(Struct):
     """The contract after its fix: any page, any price."""
 
@@ -148,6 +149,13 @@ def test_every_replay_of_an_event_is_in_one_log_partition(
     assert {len(one) for one in places.values()} == {1}
     assert {p for raw, found in places.items() if raw[:2] == b"no" for p in found} > {0}, "all in one"
     assert places[broken[3]] == {partition_of(b"3", 4)}, "not where send puts it"
+
+
+def test_the_key_is_read_as_the_wire_says(contract: Contract) -> None:
+    enveloped = replace(contract, wire="connect")
+    read = key_reader(enveloped, wires.open(enveloped))
+    assert read(b'{"schema": null, "payload": {"user": 7, "price": -1}}') == b"7"
+    assert read(b'{"user": 7}') == read(b'{"user": 7}') != b"7"
 
 
 def test_a_replay_of_more_than_a_transaction_takes_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from headrace.events.times import parse_one, parse_times
 from headrace.kernel.time import micros
 
-SPELLINGS = ("rfc3339", "%Y-%m-%d %H:%M:%S UTC", "%d/%m/%Y %H.%M.%S GMT", "%Y-%m-%dT%H:%M:%S%z")
+SPELLINGS = (
+    "rfc3339",
+    "epoch_ms",
+    "%Y-%m-%d %H:%M:%S UTC",
+    "%Y-%m-%d %H:%M:%S",
+    "%d/%m/%Y %H.%M.%S GMT",
+    "%Y-%m-%dT%H:%M:%S%z",
+)
 
 LIKE_TIMES = st.from_regex(
     r"[0-9]{1,4}[-/][0-9]{1,2}[-/][0-9]{1,4}[T ][0-9]{1,2}[:.][0-9]{1,2}[:.][0-9]{1,2}"
@@ -20,19 +28,25 @@ LIKE_TIMES = st.from_regex(
 )
 TRUE_TIMES = st.datetimes().flatmap(
     lambda at: st.sampled_from(
-        [at.isoformat() + "Z", *(at.strftime(form).rjust(19, "0") for form in SPELLINGS[1:3]), at.isoformat()]
+        [at.isoformat() + "Z", *(at.strftime(form).rjust(19, "0") for form in SPELLINGS[2:5]), at.isoformat()]
     )
 )
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(LIKE_TIMES | TRUE_TIMES | st.text(max_size=25) | st.none(), max_size=6))
-def test_a_column_is_parsed_as_each_of_its_texts(texts: list[str | None]) -> None:
-    parsed = parse_times(texts, SPELLINGS)
-    for at, text in enumerate(texts):
+@given(
+    st.lists(LIKE_TIMES | TRUE_TIMES | st.text(max_size=25) | st.none(), max_size=6),
+    st.lists(st.integers() | st.floats() | st.booleans() | st.datetimes(), max_size=2),
+    st.sampled_from([None, "Europe/Paris", "America/New_York"]),
+)
+def test_a_column_is_parsed_as_each_of_its_values(
+    texts: list[Any], others: list[Any], zone: str | None
+) -> None:
+    parsed = parse_times([*texts, *others], SPELLINGS, zone)
+    for at, text in enumerate([*texts, *others]):
         assert bool(parsed.null[at]) == (text is None)
         if text is not None:
-            expected = parse_one(text, SPELLINGS)
+            expected = parse_one(text, SPELLINGS, zone)
             found = parsed.broken.get(at, int(parsed.micros[at]))
             assert found == expected, text
 

@@ -1,11 +1,14 @@
-"""headrace check parity"""
+"""headrace check parity|contracts"""
 
 from __future__ import annotations
 
 import click
+import msgspec
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
+from headrace.flows.contracts import Checked
+from headrace.flows.contracts import contracts as check_contracts
 from headrace.flows.parity import parity as check_parity
 
 __all__ = ["check"]
@@ -13,7 +16,7 @@ __all__ = ["check"]
 
 @click.group("check", context_settings={"help_option_names": ["-h", "--help"]})
 def check() -> None:
-    """Prove that what was served is what training would have seen."""
+    """Prove that what was served is what training would have seen, and that contracts still fit."""
 
 
 @verb("parity", example="headrace check parity purchase")
@@ -43,4 +46,49 @@ def parity(call: Call, model: str | None, limit: int) -> int:
     return 1 if any(one.differing for one in found.values()) else 0
 
 
+@verb("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")
+@click.argument("topics", nargs=-1, metavar="[TOPIC]...")
+def contracts(call: Call, topics: tuple[str, ...]) -> int:
+    """Compare the contracts with what their tables last had: what has changed, and for whom.
+
+    Ingest takes compatible changes by itself. A change that tightens (events that were good are refused)
+    or breaks (a reader loses a field) needs a higher version in the declaration; one that the table
+    cannot store needs a new name. Exit code 1 where ingest would not start, or a reader of this project
+    names what is gone.
+    """
+    found = check_contracts(call.settings(), topics)
+    if call.json:
+        show.json([{**msgspec.to_builtins(one), "breaks": one.breaks} for one in found])
+        return 1 if any(one.breaks for one in found) else 0
+    rows = [(one.topic, _version(one), one.fingerprint, _MEANS[one.outcome]) for one in found]
+    show.table(None, ["topic", "version", "fingerprint", "what it is"], rows)
+    for one in found:
+        if one.changes:
+            click.echo(f"\n{one.topic}")
+        for told in one.changes:
+            click.echo(f"  {told.change.level:16}  {told.change.field or 'the contract'}: {told.change.what}")
+            if told.producers:
+                click.echo(f"{'':20}for: producers of {one.topic}")
+            for reader in told.readers:
+                by = f" (by {reader.through})" if reader.through else ""
+                click.echo(f"{'':20}for: {reader.kind} {reader.name}{by}")
+        if one.remedy:
+            click.echo(f"  {one.remedy}")
+    return 1 if any(one.breaks for one in found) else 0
+
+
+_MEANS = {
+    "new": "no table has seen it",
+    "unchanged": "as the table has it",
+    "compatible": "compatible: ingest takes it by itself",
+    "meant": "its higher version says that it is meant",
+    "refused": "ingest will not start",
+}
+
+
+def _version(one: Checked) -> str:
+    return str(one.version) if one.was in (None, one.version) else f"{one.was} → {one.version}"
+
+
 check.add_command(parity)
+check.add_command(contracts)

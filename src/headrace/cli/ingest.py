@@ -85,7 +85,7 @@ def _print(report: IngestReport) -> None:
             click.echo(f"{lost}: the log had forgotten them (its retention) before they were read.")
         if one.extra:
             click.echo(
-                f"{one.topic}: fields that the contract does not name were left out: {_counted(one.extra)}"
+                f"{one.topic}: fields that the contract does not name are in _extra: {_counted(one.extra)}"
             )
     click.echo(f"{report.events:,} events in {report.seconds:.1f} s.")
 

@@ -50,7 +50,7 @@ def _print(found: Status) -> None:
         for one in found.topics:
             if one.extra:
                 counts = ", ".join(f"{name} {count:,}" for name, count in one.extra.items())
-                click.echo(f"  {one.topic}: fields that the contract does not name are left out: {counts}")
+                click.echo(f"  {one.topic}: fields that the contract does not name are in _extra: {counts}")
         click.echo()
     tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
     if tables:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, get_type_hints
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import Struct
@@ -32,17 +33,26 @@ class Contract:
         key: the field whose value chooses the log partition, or None.
         identity: the fields that make two events the same one.
         within: how long after an event the same one again is refused as a duplicate; None: never.
-        times: how a time may be spelled: `rfc3339` and strptime formats. A format without a zone
-            needs its zone as literal text (`UTC`), or the time is refused as naive.
+        times: how a time may be spelled: `rfc3339`, strptime formats, and one of `epoch_s`, `epoch_ms`,
+            `epoch_us` for a number since 1970. A time without a zone is refused as naive, unless its
+            format has one as literal text (`UTC`), or `zone` says which.
+        zone: the zone of a time that has none, `Europe/Paris`.
         coerce: whether "35" is taken for 35.
         future: how far after its arrival an event's time may lie before it is refused.
-        extra: what to do with fields the contract does not name.
+        late: how far before its arrival an event's time may lie before it is refused; None: any.
+        extra: what to do with fields the contract does not name: `keep` them as JSON in column `_extra`,
+            or `refuse` the event.
         partitions: how many log partitions the topic is made with.
         alerts: from which rate on refused events raise an alert; None: never.
         forward: two more topics of the log, on Kafka, that get the good events as they came, and the
             refused ones with why; None: none.
         retention: how long the log keeps an event at least; None: what the topic has, and for good where
             it is made. The topic's table keeps what was ingested, however long ago.
+        wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
+            `{"schema": ..., "payload": ...}`.
+        version: raised by who changes the contract so that events that were good are refused, or a
+            field goes; the topic's table remembers the last (events.evolution).
+        upgrades: older struct → what makes the present one of it, newest first.
         place: where it is declared.
     """
 
@@ -60,7 +70,12 @@ class Contract:
     alerts: Alerts | None
     forward: tuple[str, str] | None
     retention: timedelta | None
+    wire: str
     place: Place
+    zone: str | None = None
+    late: timedelta | None = None
+    version: int = 1
+    upgrades: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
 
     @property
     def table(self) -> str:
@@ -76,56 +91,93 @@ def event(
     identity: Sequence[str] = (),
     within: str | timedelta | None = None,
     times: Sequence[str] = ("rfc3339",),
+    zone: str | None = None,
     coerce: bool = False,
     future: str | timedelta = "5m",
+    late: str | timedelta | None = None,
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
     alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
     forward: tuple[str, str] | None = None,
     retention: str | timedelta | None = None,
+    wire: Literal["json", "connect", "avro"] = "json",
+    version: int = 1,
+    upgrades: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
 
     Raises:
         ProjectError: a field that is named is not in the struct, `time` is no datetime, `within` is
-            without `identity`, a duration cannot be read, or the class is no msgspec Struct.
+            without `identity`, a duration or a zone cannot be read, `times` has two kinds of number,
+            `version` is below 1, or the class or an older one is no msgspec Struct.
     """
 
     def declared(struct: S) -> S:
         place = Place.of(struct)
         if not (inspect.isclass(struct) and issubclass(struct, Struct)):
             raise ProjectError("@event needs a class that derives from headrace.Struct", where=str(place))
-        names = {f.name for f in msgspec.structs.fields(struct)}
-        for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
-            if name is not None and name not in names:
-                raise ProjectError(
-                    f"{role}={name!r} names no field of {struct.__name__}",
-                    where=str(place),
-                    remedy=f"Its fields are {', '.join(sorted(names))}.",
-                )
-        if get_type_hints(struct)[time] is not datetime:
-            raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
+        _check_fields(struct, time, key, identity, place)
         if within is not None and not identity:
             raise ProjectError(
                 "within= needs identity=: the fields that make two events the same", where=str(place)
             )
+        _check_rules(times, zone, version, upgrades or {}, place)
         try:
-            kept = None if retention is None else duration(retention)
-            windows = (None if within is None else duration(within), duration(future))
+            windows = [None if one is None else duration(one) for one in (within, late, retention)]
+            contract = Contract(
+                topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
+                times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
+                extra=extra, partitions=partitions, retention=windows[2], alerts=alerts,
+                forward=forward, wire=wire, version=version, upgrades=dict(upgrades or {}), place=place,
+            )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
         if forward is not None and len({topic, *forward}) != 3:
             raise ProjectError(
                 f"forward={forward!r} must name two topics, both others than {topic!r}", where=str(place)
             )
-        struct.__contract__ = Contract(  # type: ignore[attr-defined]
-            topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
-            times=tuple(times), coerce=coerce, future=windows[1], extra=extra, partitions=partitions,
-            alerts=alerts, forward=forward, retention=kept, place=place,
-        )  # fmt: skip
+        struct.__contract__ = contract  # type: ignore[attr-defined]
         return struct
 
     return declared
+
+
+def _check_fields(
+    struct: type[Struct], time: str, key: str | None, identity: Sequence[str], place: Place
+) -> None:
+    names = {f.name for f in msgspec.structs.fields(struct)}
+    for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
+        if name is not None and name not in names:
+            raise ProjectError(
+                f"{role}={name!r} names no field of {struct.__name__}",
+                where=str(place),
+                remedy=f"Its fields are {', '.join(sorted(names))}.",
+            )
+    if get_type_hints(struct)[time] is not datetime:
+        raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
+
+
+def _check_rules(
+    times: Sequence[str],
+    zone: str | None,
+    version: int,
+    upgrades: Mapping[type[Struct], Callable[[Any], Any]],
+    place: Place,
+) -> None:
+    if len([one for one in times if one.startswith("epoch_")]) > 1:
+        raise ProjectError(
+            "times= has two kinds of number: which one is meant cannot be told", where=str(place)
+        )
+    if zone is not None:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ProjectError(f"there is no time zone {zone!r}", where=str(place)) from error
+    if version < 1:
+        raise ProjectError(f"version={version}: the first is 1", where=str(place))
+    for older in upgrades:
+        if not (inspect.isclass(older) and issubclass(older, Struct)):
+            raise ProjectError(f"upgrades= has {older!r}, which is no headrace.Struct", where=str(place))
 
 
 def contract_of(declared: Any) -> Contract | None:

@@ -18,17 +18,23 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from headrace.declare.event import Contract
+from headrace.events import wires
+from headrace.events.adoption import adopted
+from headrace.events.decode import NAMES
 from headrace.events.facts import CLOCK, EXTRA, POSITION
-from headrace.events.judge import NAMES, First, Judge, Verdicts
+from headrace.events.judge import First, Judge, Verdicts
 from headrace.events.keeping import Keeping
 from headrace.events.progress import Progress, Report
 from headrace.events.rates import arrivals
-from headrace.events.shape import table_schema
+from headrace.events.rows import good_rows
+from headrace.events.shape import META, shape_of
 from headrace.events.share import Share
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
@@ -37,6 +43,9 @@ from headrace.kernel.position import LogPosition
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable
 from headrace.log import Batch, Log
+
+if TYPE_CHECKING:
+    from headrace.events.wires.registry import SchemaRegistry
 
 __all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 
@@ -70,19 +79,28 @@ class Ingest:
         log: where its events come from.
         lake: where its table is.
         sinks: what else takes its good events.
+        registry: where the schemas are that its events name, if its wire has such.
 
     Raises:
+        ProjectError: the contract's wire needs a registry.
         Refused: the topic was made again since the table last read it, or its end lies before what
-            the table has read; the remedy says what to do.
+            the table has read; or the contract is not what the table last had, and cannot take its
+            place (events.adoption). The remedy says what to do.
     """
 
-    def __init__(self, contract: Contract, log: Log, lake: Lake, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        log: Log,
+        lake: Lake,
+        sinks: Sequence[Sink] = (),
+        registry: SchemaRegistry | None = None,
+    ) -> None:
         self.contract = contract
         self._log = log
         log.create(contract.topic, contract.partitions, contract.retention)
-        self.table: LakeTable = lake.ensure(
-            contract.table, table_schema(contract), [("_valid", "identity"), (contract.time, "day")]
-        )
+        self._wire = wires.open(contract, registry)
+        self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
         self._pending: Future[Progress] | None = None
@@ -276,29 +294,15 @@ class Ingest:
             self._lost += self._forgotten(gaps, self._log.start(self.contract.topic))
         if self._judge is None:
             self._judge = self._made_judge()
+        verdicts = self._judge.judge(batch)
         before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
         lost, self._lost = self._lost, 0
         kept = batch if any(feed.raw for feed in self._feeds) else None
-        return _Judged(self._judge.judge(batch), before, self._read.within(batch.next), kept, lost)
+        return _Judged(verdicts, before, self._read.within(batch.next), kept, lost)
 
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts
-        arrived = arrivals(verdicts.rows, self.contract)
-
-        # Of the table as the commit finds it: others may have moved both since.
-        def clock(stored: Mapping[str, str]) -> str:
-            return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
-
-        def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
-            extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
-            return {"headrace.arrived_at": clock(stored), **extra, **arrived}
-
-        def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-            if not verdicts.extra:
-                return {CLOCK: clock(stored)}
-            extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
-            return {CLOCK: clock(stored), EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
-
+        facts, properties = _said(verdicts, self.contract)
         snapshot = self.table.append(
             verdicts.rows,
             position=(POSITION, judged.before, judged.after),
@@ -335,10 +339,11 @@ class Ingest:
 
     def _made_judge(self) -> Judge:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
-        judge = Judge(self.contract, self._admitted)
+        judge = Judge(self.contract, self._admitted, self._wire)
         if self.contract.within is not None:
             time = pl.col(self.contract.time)
-            good = self.table.scan().filter(pl.col("_valid"))
+            fields = [*shape_of(self.contract).schema, META.field("_log_partition")]
+            good = good_rows(self.table, pa.schema(fields))
             if not self._share.whole:
                 good = good.filter(pl.col("_log_partition").is_in(sorted(self._share.partitions)))
             latest = good.select(time.max()).collect().item()
@@ -362,6 +367,30 @@ class Ingest:
         return set(found.rows())
 
 
+Said = Callable[[Mapping[str, str]], Mapping[str, str]]
+
+
+def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
+    """What a commit says in its snapshot, and of the table; both of the table's properties as the commit
+    finds them: others may have moved them since."""
+    arrived = arrivals(verdicts.rows, contract)
+
+    def clock(stored: Mapping[str, str]) -> str:
+        return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
+
+    def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
+        extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
+        return {"headrace.arrived_at": clock(stored), **extra, **arrived}
+
+    def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
+        if not verdicts.extra:
+            return {CLOCK: clock(stored)}
+        extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
+        return {CLOCK: clock(stored), EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
+
+    return facts, properties
+
+
 def _gaps(asked: Mapping[int, int], batch: Batch) -> dict[int, int]:
     """Log partition → the offset that was asked for, where the first record found lies past it."""
     gaps = {}
@@ -381,12 +410,14 @@ def ingest_all(
     stop: threading.Event,
     sinks_of: Callable[[Contract], Sequence[Sink]] | None = None,
     tell: Callable[[Progress], None] | None = None,
+    registry: SchemaRegistry | None = None,
 ) -> None:
     """Ingests several topics in this process, a thread each, until stopped or at their ends.
 
     Args:
         sinks_of: a topic's sinks.
         tell: called with each commit's progress, from the topics' threads.
+        registry: as for Ingest.
 
     Raises:
         HeadraceError: what one of them raised; the others have then stopped too.
@@ -401,7 +432,7 @@ def ingest_all(
                 where=str(contract.place),
                 remedy="Name one of them otherwise.",
             )
-    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else ()) for c in contracts]
+    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), registry) for c in contracts]
 
     def one(ingest: Ingest) -> None:
         try:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -18,10 +17,15 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
-from headrace.events.reasons import LONGEST, Reason, reason_of
+from headrace.events import wires
+from headrace.events.columns import columns_of
+from headrace.events.decode import Decoder
+from headrace.events.fields import TIMESTAMP
+from headrace.events.instances import instance_of
+from headrace.events.reasons import LONGEST, Reason
 from headrace.events.seen import Seen
-from headrace.events.shape import META, TIMESTAMP, Column, shape_of
-from headrace.events.times import parse_times
+from headrace.events.shape import META, shape_of
+from headrace.events.wires import Wire
 from headrace.kernel.time import from_micros
 from headrace.log.port import Batch, Headers
 
@@ -30,10 +34,9 @@ __all__ = ["FIRST", "First", "Judge", "Verdicts", "first_of"]
 FIRST = "headrace.first"
 """The header that a replayed record carries: `partition:offset`, where it first stood on the log."""
 
-NAMES, OTHERS = 20, "(others)"  # unknown fields are counted by name, up to so many
-
 First = tuple[int, int]
 _FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
+_MICROSECOND = timedelta(microseconds=1)
 _GOOD = ("_log_partition", "_log_offset", "_arrived_at")
 
 
@@ -48,7 +51,7 @@ class Verdicts:
         refused: code → how many.
         latest: the latest arrival, microseconds since 1970; 0 in an empty batch.
         extra: field that the contract does not name → how many events carry it; of an event's several
-            the first counts, and beyond 20 names they count together. Such fields are not kept.
+            the first counts, and beyond 20 names they count together. They are in column `_extra`.
     """
 
     rows: pa.Table
@@ -72,25 +75,20 @@ class Judge:
         contract: what they must be.
         admitted: which of some first positions the topic's table already holds as good; by default
             all of them, since who does not know must not admit one twice.
+        wire: how they lie in bytes; by default as the contract says.
     """
 
     def __init__(
         self,
         contract: Contract,
         admitted: Callable[[Collection[First]], Collection[First]] = frozenset,
+        wire: Wire | None = None,
     ) -> None:
         self.contract = contract
         self._shape = shape_of(contract)
-        # Decoded exactly first: what msgspec passes over it does not tell, and most events hold no more.
-        self._decoder = msgspec.json.Decoder(self._shape.exact, strict=not contract.coerce)
-        self._kept = msgspec.json.Decoder(self._shape.struct, strict=not contract.coerce)
-        self._keeps = self._shape.struct is not self._shape.exact
-        self._keys = {c.key for c in self._shape.columns}
-        self._extra: Counter[str] = Counter()
+        self._decoder = Decoder(contract, self._shape, wire or wires.open(contract))
         self._admitted = admitted
         self._seen = Seen(contract.within) if contract.within is not None else None
-        self._renamed = {c.key: c.name for c in self._shape.columns if c.key != c.name}
-        self._empty_is_null = {c.key for c in self._shape.columns if c.empty_is_null and contract.coerce}
 
     def remember(self, good: pl.DataFrame) -> None:
         """Takes good rows of the topic's table, in the order of their times, as admitted."""
@@ -101,19 +99,22 @@ class Judge:
     def judge(self, batch: Batch) -> Verdicts:
         """One verdict for each event of the batch. No event raises.
 
+        Raises:
+            Unavailable: what the wire needs to know is not to be had now; nothing is decided.
+
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
         with this judge.
         """
-        self._extra = Counter()
-        places, events, refused = self._decode(batch.values)
-        table, broken = self._columns(events)
-        if self._shape.checks is not None:
-            self._check(self._shape.checks, table, broken)
+        decoded = self._decoder.decode(batch.values)
+        places, refused = decoded.places, decoded.refused
+        made = columns_of(decoded.events, self._shape.fields, self.contract)
+        table, broken = made.table, made.broken
+        if self._shape.checks:
+            self._check(decoded.events, broken)
         arrived = batch.arrived_at[places]
         times = _micros(table[self.contract.time])
-        for at in np.flatnonzero(times > arrived + self.contract.future // timedelta(microseconds=1)):
-            broken.setdefault(int(at), self._future(int(times[at]), int(arrived[at])))
-        keep = np.ones(len(events), bool)
+        self._refuse_by_time(times, arrived, broken)
+        keep = np.ones(len(places), bool)
         keep[list(broken)] = False
         firsts = _firsts(batch.headers)
         if firsts:
@@ -129,92 +130,34 @@ class Judge:
         nothing = _nothing(table.schema, len(bad))
         rows = pa.concat_tables(
             [
-                _stamped(table, batch, places, None, firsts),
-                _stamped(nothing, batch, np.array(bad, np.int64), reasons, firsts),
+                _stamped(table, batch, places, None, firsts, decoded.surplus),
+                _stamped(nothing, batch, np.array(bad, np.int64), reasons, firsts, {}),
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
-        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, self._extra)
+        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, decoded.extra)
 
-    def _decode(self, values: list[bytes]) -> tuple[NDArray[np.int64], list[Struct], dict[int, Reason]]:
-        """Each event by itself: the places of those that decode, their structs, and why others do not."""
-        events: list[Struct] = []
-        refused: dict[int, Reason] = {}
-        decode, add = self._decoder.decode, events.append
-        for at, raw in enumerate(values):
-            try:
-                add(decode(raw))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                reason = self._again(raw, error, add)
-                if reason is not None:
-                    refused[at] = reason
-        places = np.arange(len(values))
-        if refused:
-            places = np.delete(places, list(refused))
-        return places, events, refused
-
-    def _again(self, raw: bytes, error: Exception, add: Callable[[Any], None]) -> Reason | None:
-        """Why an event is refused; or None, when it decodes once `""` is taken for null where it may be,
-        and fields that the contract does not name are passed over where it keeps such events."""
-        reason = reason_of(error)
-        if reason.code == "extra" and self._keeps:
-            try:
-                add(self._kept.decode(raw))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as second:
-                reason = reason_of(second)
-            else:
-                self._count(reason.field)
-                return None
-        if reason.code == "wrong_type" and reason.field in self._empty_is_null:
-            try:
-                found = msgspec.json.decode(raw)
-                for key in self._empty_is_null:
-                    if found.get(key) == "":
-                        found[key] = None
-                add(msgspec.convert(found, self._shape.struct, strict=False))
-                self._count(next((key for key in found if self._keeps and key not in self._keys), None))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as second:
-                reason = reason_of(second)
-            else:
-                return None
-        if reason.field in self._renamed:
-            return Reason(reason.code, self._renamed[reason.field], reason.reason)
-        return reason
-
-    def _count(self, name: str | None) -> None:
-        """One more event with a field of this name, which the contract does not have."""
-        if name is not None:
-            self._extra[name if name in self._extra or len(self._extra) < NAMES else OTHERS] += 1
-
-    def _columns(self, events: list[Struct]) -> tuple[pa.Table, dict[int, Reason]]:
-        """The contract's fields as a table of n rows, and what is wrong with some of them."""
-        broken: dict[int, Reason] = {}
-        arrays = []
-        for column in self._shape.columns:
-            values = column.values(events)
-            if column.type == TIMESTAMP:
-                parsed = parse_times(values, self.contract.times)
-                array = pa.array(parsed.micros, mask=parsed.null, type=pa.int64()).cast(TIMESTAMP)
-                for at, (code, reason) in parsed.broken.items():
-                    broken.setdefault(at, Reason(code, column.name, reason))
-            else:
-                array = _array(values, column, broken)
-            arrays.append(array)
-        return pa.table(arrays, schema=self._shape.schema), broken
-
-    def _check(self, declared: type[Struct], table: pa.Table, broken: dict[int, Reason]) -> None:
-        """The declared struct's own `__post_init__`, for every event that is right so far."""
-        for at, row in enumerate(table.to_pylist()):
+    def _check(self, events: list[Struct], broken: dict[int, Reason]) -> None:
+        """The declared structs' own `__post_init__`, for every event that is right so far."""
+        for at, event in enumerate(events):
             if at not in broken:
                 try:
-                    declared(**row)
+                    instance_of(event, self._shape, self.contract)
                 except (ValueError, TypeError) as error:
                     broken[at] = Reason("out_of_range", None, str(error)[:LONGEST])
 
-    def _future(self, time: int, arrived: int) -> Reason:
-        return Reason(
-            "future", self.contract.time, f"{from_micros(time)} is after its arrival at {from_micros(arrived)}"
-        )
+    def _refuse_by_time(
+        self, times: NDArray[np.int64], arrived: NDArray[np.int64], broken: dict[int, Reason]
+    ) -> None:
+        """An event may lie so far after its arrival, and so far before it."""
+        bounds = [("future", times > arrived + self.contract.future // _MICROSECOND, "after")]
+        if self.contract.late is not None:
+            bounds.append(("late", times < arrived - self.contract.late // _MICROSECOND, "before"))
+        for code, outside, side in bounds:
+            for at in np.flatnonzero(outside).tolist():
+                time, arrival = from_micros(int(times[at])), from_micros(int(arrived[at]))
+                why = f"{time} is too far {side} its arrival at {arrival}"
+                broken.setdefault(at, Reason(code, self.contract.time, why))
 
     def _refuse_replayed(
         self,
@@ -270,28 +213,6 @@ def _firsts(headers: Collection[Headers | None]) -> dict[int, First]:
     return found
 
 
-def _array(values: list[Any], column: Column, broken: dict[int, Reason]) -> Any:
-    try:
-        array = pa.array(values, column.type)
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
-        # Rare enough to be found one by one: a number too large within a nested list, a lone surrogate.
-        for at, value in enumerate(values):
-            try:
-                pa.scalar(value, column.type)
-            except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
-                broken.setdefault(at, Reason("out_of_range", column.name, str(error)[:LONGEST]))
-                values[at] = None
-        array = pa.array(values, column.type)
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if column.type == pa.float64():
-        for at in np.flatnonzero(
-            pc.is_finite(array).fill_null(True).to_numpy(zero_copy_only=False) == 0
-        ).tolist():
-            broken.setdefault(at, Reason("out_of_range", column.name, "it is not a finite number"))
-    return array
-
-
 def _micros(column: Any) -> NDArray[np.int64]:
     micros: NDArray[np.int64] = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
     return micros
@@ -307,6 +228,7 @@ def _stamped(
     places: NDArray[np.int64],
     reasons: list[Reason] | None,
     firsts: dict[int, First],
+    surplus: Mapping[int, str],
 ) -> pa.Table:
     """The rows with META's columns: where and when each event arrived, and why it is refused if it is."""
     count = len(places)
@@ -321,6 +243,8 @@ def _stamped(
         columns["_code"] = [reason.code for reason in reasons]
         columns["_field"] = [reason.field for reason in reasons]
         columns["_reason"] = [reason.reason for reason in reasons]
+    if surplus:
+        columns["_extra"] = [surplus.get(at) for at in places.tolist()]
     if firsts:
         mine = [firsts.get(at, (None, None)) for at in places.tolist()]
         columns["_first_partition"] = [partition for partition, _ in mine]

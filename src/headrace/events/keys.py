@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from headrace.declare.event import Contract
+from headrace.events.wires import REFUSES, Wire
 
 __all__ = ["key_name", "key_of", "key_reader"]
 
@@ -24,20 +25,20 @@ def key_of(value: Any) -> bytes | None:
     return None if value is None else str(value).encode("utf-8", "surrogateescape")
 
 
-def key_reader(contract: Contract) -> Callable[[bytes], bytes]:
+def key_reader(contract: Contract, wire: Wire) -> Callable[[bytes], bytes]:
     """A function from an event's raw bytes, however broken, to a key that is always the same for them.
 
-    It is the key that `headrace send` gives the event, where the contract names one and the bytes are
-    JSON that has it; else a digest of the bytes.
+    It is the key that `headrace send` gives the event, where the contract names one and the bytes, read as
+    the wire says, have it; else a digest of the bytes.
     """
     name = key_name(contract)
     keyed = msgspec.defstruct("Keyed", [("value", Any, msgspec.field(name=name or "", default=None))])
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(keyed).decode
+    decode = wire.decoder(keyed, strict=False)
 
     def read(raw: bytes) -> bytes:
         try:
             key = None if name is None else key_of(decode(raw).value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except REFUSES:
             key = None
         return hashlib.sha256(raw).digest()[:16] if key is None else key
 

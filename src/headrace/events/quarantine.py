@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import polars as pl
 from msgspec import Struct
 
 from headrace.declare.event import Contract
+from headrace.events import wires
 from headrace.events.judge import FIRST, First
 from headrace.events.keys import key_reader
 from headrace.events.shape import CODES
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 from headrace.log import Log
+
+if TYPE_CHECKING:
+    from headrace.events.wires.registry import SchemaRegistry
 
 __all__ = [
     "MOST_BYTES",
@@ -143,7 +148,15 @@ def show(contract: Contract, lake: Lake, choice: Choice) -> list[Waiting]:
     return _with_raw(contract, lake, (rows if choice.limit is None else rows.head(choice.limit)).collect())
 
 
-def replay(contract: Contract, lake: Lake, log: Log, choice: Choice, *, dry_run: bool = False) -> Replay:
+def replay(
+    contract: Contract,
+    lake: Lake,
+    log: Log,
+    choice: Choice,
+    registry: SchemaRegistry | None = None,
+    *,
+    dry_run: bool = False,
+) -> Replay:
     """Puts the chosen events on the log once more, in one transaction, for ingest to judge anew; those
     that have waited longest come first.
 
@@ -152,10 +165,12 @@ def replay(contract: Contract, lake: Lake, log: Log, choice: Choice, *, dry_run:
     in one log partition and are judged in order.
 
     Args:
+        registry: where the schemas are that the events name, if the contract's wire has such.
         dry_run: only say what would be put there.
 
     Raises:
         CallError: there is no such code, or more is chosen than one transaction takes.
+        ProjectError: the contract's wire needs a registry.
     """
     rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset")
     chosen = (rows if choice.limit is None else rows.head(choice.limit)).collect()
@@ -168,7 +183,7 @@ def replay(contract: Contract, lake: Lake, log: Log, choice: Choice, *, dry_run:
             remedy="Take some with --limit, let ingest judge them, and go on: what waits longest comes first.",
         )
     if found.events and not dry_run:
-        key = key_reader(contract)
+        key = key_reader(contract, wires.open(contract, registry))
         events = _with_raw(contract, lake, chosen)
         log.append(
             contract.topic,

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events.keys import key_of
-from headrace.events.shape import META, TIMESTAMP, shape_of
+from headrace.events.shape import META
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 
@@ -24,7 +24,7 @@ __all__ = ["RAW", "read_events", "with_raw"]
 _RAW: list[tuple[str, pa.DataType]] = [
     ("_log_partition", pa.int32()),
     ("_log_offset", pa.int64()),
-    ("_arrived_at", TIMESTAMP),
+    ("_arrived_at", META.field("_arrived_at").type),
     ("_valid", pa.bool_()),
     ("_raw", pa.large_binary()),
     ("_key", pa.large_binary()),
@@ -91,13 +91,13 @@ def read_events(
 
 def _written_again(contract: Contract, rows: pl.DataFrame) -> pa.Table:
     """The rows of events that the log has forgotten."""
-    names = {column.name: column.key for column in shape_of(contract).columns}
+    names = {one.name: one.encode_name for one in msgspec.structs.fields(contract.struct)}
     raw: list[bytes] = []
     keys: list[bytes | None] = []
     for row in rows.iter_rows(named=True):
-        values = {key: row[name] for name, key in names.items() if row[name] is not None}
+        values = {key: row[name] for name, key in names.items() if row.get(name) is not None}
         raw.append(row["_raw"] if row["_raw"] is not None else msgspec.json.encode(values))
-        keys.append(None if contract.key is None else key_of(row[contract.key]))
+        keys.append(None if contract.key is None else key_of(row.get(contract.key)))
     made: dict[str, Any] = {
         "_raw": pl.Series(raw, dtype=pl.Binary),
         "_key": pl.Series(keys, dtype=pl.Binary),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Reason", "reason_of"]
+__all__ = ["LONGEST", "Broken", "Reason", "reason_of"]
 
 LONGEST = 300  # an error may quote the event, and an event may be megabytes long
 
@@ -25,8 +25,18 @@ class Reason(NamedTuple):
     reason: str
 
 
+class Broken(Exception):
+    """An event is not right, for a reason that the wire itself gives."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.reason)
+        self.reason = reason
+
+
 def reason_of(error: Exception) -> Reason:
-    """The reason that an error of msgspec's JSON decoder stands for."""
+    """The reason that an error of a decoder stands for: msgspec's, or the wire's own (Broken)."""
+    if isinstance(error, Broken):
+        return error.reason
     if isinstance(error, UnicodeDecodeError):
         return Reason("bad_utf8", None, str(error)[:LONGEST])
     if isinstance(error, RecursionError):
@@ -56,6 +66,8 @@ def _code(what: str) -> str:
         return "extra"
     if what.startswith(("Invalid enum value", "Invalid value")):
         return "unknown_value"
+    if "no timezone" in what:
+        return "bad_time"
     if "timezone" in what:
         return "naive_time"
     if what.startswith(("Invalid RFC3339", "Invalid ISO8601")):

@@ -1,40 +1,37 @@
-"""A contract's shape: the struct that raw bytes decode to, and the Arrow columns it becomes.
+"""A contract's shape: the struct that raw bytes decode to, and the Arrow schema that it becomes.
 
 Both follow from the contract's annotations. The decoded struct differs from the declared one in two
-ways: whole numbers are held to 64 bits, which is what a column can store, and times stay text, since
-they are parsed a column at a time (headrace.events.times).
+ways: whole numbers are held to 64 bits, which is what a column can store, and times stay as they came,
+since they are parsed a column at a time (headrace.events.times).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import functools
 import operator
 import types
 import typing
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from operator import attrgetter
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pyarrow as pa
 from msgspec import Meta, Struct
 
 from headrace.declare.event import Contract
+from headrace.events.fields import TIMESTAMP, Field, fields_of, without_none
+from headrace.events.times import EPOCHS
 
-__all__ = ["CODES", "META", "TIMESTAMP", "Column", "Shape", "shape_of", "table_schema"]
-
-TIMESTAMP = pa.timestamp("us", "UTC")
+__all__ = ["CODES", "META", "Shape", "shape_of", "structs_of", "table_schema"]
 
 _META: list[tuple[str, pa.DataType]] = [
     ("_log_partition", pa.int32()),
     ("_log_offset", pa.int64()),
     ("_arrived_at", TIMESTAMP),
     ("_valid", pa.bool_()),
+    ("_extra", pa.string()),
     ("_raw", pa.binary()),
     ("_code", pa.string()),
     ("_field", pa.string()),
@@ -43,65 +40,53 @@ _META: list[tuple[str, pa.DataType]] = [
     ("_first_offset", pa.int64()),
 ]
 META = pa.schema(_META)
-"""What a topic's table holds beside the contract's fields. `_raw` to `_reason` are null in good rows;
-`_first_*` is where a replayed event first stood on the log, null in all others."""
+"""What a topic's table holds beside the contract's fields. `_extra` holds the fields that the contract
+does not name, as JSON, null where there are none; `_raw` to `_reason` are null in good rows; `_first_*`
+is where a replayed event first stood on the log, null in all others."""
 
 CODES = (
-    "not_json", "bad_utf8", "missing", "wrong_type", "out_of_range", "unknown_value", "bad_time",
-    "naive_time", "future", "duplicate", "too_deep", "extra",
+    "not_json", "not_avro", "unknown_schema", "bad_utf8", "missing", "wrong_type", "out_of_range",
+    "unknown_value", "bad_time", "naive_time", "future", "late", "duplicate", "too_deep", "extra",
+    "not_upgraded",
 )  # fmt: skip
 """Why an event is refused."""
 
 _INT64 = (-(2**63), 2**63 - 1)
-_PLAIN: dict[Any, pa.DataType] = {
-    bool: pa.bool_(),
-    int: pa.int64(),
-    float: pa.float64(),
-    str: pa.string(),
-    bytes: pa.binary(),
-    dt.datetime: TIMESTAMP,
-    dt.date: pa.date32(),
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One field of the contract as a column.
-
-    Attributes:
-        name: the field's name, also the column's.
-        key: its name in the JSON object.
-        type: the column's type. A field that is no plain value or list of them is kept as JSON text.
-        empty_is_null: an optional field of another type than text: `""` is taken for null, where the
-            contract coerces.
-        values: from the decoded structs to what `pa.array(..., type)` takes; for a time, its text.
-    """
-
-    name: str
-    key: str
-    type: pa.DataType
-    empty_is_null: bool
-    values: Callable[[Sequence[Any]], list[Any]]
+_AWARE = Annotated[dt.datetime, Meta(tz=True)]
+_TEXT_OR_NUMBER = str | int | float
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The decoder's struct and the columns, in the contract's order.
+    """What a contract's events are decoded to, and stored as.
 
     Attributes:
-        checks: the declared struct, where it has a `__post_init__` that an event must pass.
-        exact: `struct` that takes no field the contract does not name.
+        declared: the contract's struct, or one of its older ones.
+        fields: its fields, in its order.
+        texts: how a time comes in JSON: text, or also a number where the contract says so.
+        refuses: whether a field that it does not name refuses the event.
+        checks: whether a struct in it has a `__post_init__`, which an event must pass.
     """
 
-    struct: type[Struct]
-    columns: tuple[Column, ...]
-    checks: type[Struct] | None
-    exact: type[Struct]
+    declared: type[Struct]
+    fields: tuple[Field, ...]
+    texts: Any
+    refuses: bool
+    checks: bool
 
     @property
     def schema(self) -> pa.Schema:
-        """The contract's fields, all nullable."""
-        return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+        """The fields as columns, all nullable."""
+        return pa.schema([one.arrow for one in self.fields])
+
+    def struct(self, *, exact: bool, instants: bool = False) -> type[Struct]:
+        """What the decoder makes.
+
+        Args:
+            exact: it takes no field that the contract does not name, at any depth.
+            instants: a time may come as anything: as an instant, a number or text.
+        """
+        return _decoded_struct(self.declared, exact, Any if instants else self.texts, {})
 
 
 def table_schema(contract: Contract) -> pa.Schema:
@@ -109,114 +94,87 @@ def table_schema(contract: Contract) -> pa.Schema:
     return pa.schema([*list(shape_of(contract).schema), *list(META)])
 
 
-def shape_of(contract: Contract) -> Shape:
-    """The shape of a contract."""
-    declared = contract.struct
-    hints = get_type_hints(declared, include_extras=True)
+def shape_of(contract: Contract, declared: type[Struct] | None = None) -> Shape:
+    """The shape of a contract; or of another struct that is judged by it."""
+    declared = declared or contract.struct
+    numbers = any(one in EPOCHS for one in contract.times)
+    return Shape(
+        declared,
+        fields_of(declared),
+        _TEXT_OR_NUMBER if numbers else str,
+        contract.extra == "refuse" or declared.__struct_config__.forbid_unknown_fields,
+        any(hasattr(one, "__post_init__") for one in (declared, *structs_of(fields_of(declared)))),
+    )
+
+
+def structs_of(fields: Sequence[Field]) -> Iterator[type[Struct]]:
+    """The structs inside of these fields that are stored as such, at any depth."""
+    for one in fields:
+        kind = one.kind.item.kind if one.kind.item is not None else one.kind
+        if kind.sort == "struct":
+            yield kind.core
+            yield from structs_of(kind.fields)
+        elif kind.item is not None:
+            yield from structs_of([kind.item])
+
+
+def _decoded_struct(
+    declared: type[Struct], exact: bool, time: Any, made: dict[type[Struct], type[Struct]]
+) -> type[Struct]:
+    if declared in made:
+        return made[declared]
+    inside = {**made, declared: declared}  # one that holds itself is kept as JSON there, as it is declared
     fields: list[tuple[str, Any, Any]] = []
-    columns: list[Column] = []
-    for field in msgspec.structs.fields(declared):
-        kind = hints[field.name]
-        options: dict[str, Any] = {"name": field.encode_name}
-        if field.default_factory is not msgspec.NODEFAULT:
-            options["default_factory"] = field.default_factory
-        elif field.default is not msgspec.NODEFAULT:
-            is_time = isinstance(field.default, dt.datetime)
-            options["default"] = field.default.isoformat() if is_time else field.default
-        fields.append((field.name, _decoded(kind), msgspec.field(**options)))
-        columns.append(_column(field.name, field.encode_name, kind))
+    hints = get_type_hints(declared, include_extras=True)
+    for one in msgspec.structs.fields(declared):
+        options: dict[str, Any] = {"name": one.encode_name}
+        if one.default_factory is not msgspec.NODEFAULT:
+            options["default_factory"] = one.default_factory
+        elif one.default is not msgspec.NODEFAULT:
+            options["default"] = one.default
+        fields.append((one.name, _decoded(hints[one.name], exact, time, inside), msgspec.field(**options)))
     config = declared.__struct_config__
-
-    def made(*, exact: bool) -> type[Struct]:
-        return msgspec.defstruct(
-            declared.__name__,
-            fields,
-            kw_only=True,
-            gc=False,  # a struct decoded from JSON holds no cycle; a million need not be walked
-            tag=config.tag,
-            tag_field=config.tag_field,
-            forbid_unknown_fields=exact,
-        )
-
-    exact = made(exact=True)
-    refuses = contract.extra == "refuse" or config.forbid_unknown_fields
-    checks = declared if hasattr(declared, "__post_init__") else None
-    return Shape(exact if refuses else made(exact=False), tuple(columns), checks, exact)
+    return msgspec.defstruct(
+        declared.__name__,
+        fields,
+        kw_only=not config.array_like,
+        gc=False,  # a struct decoded from bytes holds no cycle; a million need not be walked
+        tag=config.tag,
+        tag_field=config.tag_field,
+        array_like=config.array_like,
+        forbid_unknown_fields=exact or config.forbid_unknown_fields,
+    )
 
 
-def _column(name: str, key: str, kind: Any) -> Column:
-    core, optional = _core(kind)
-    type_, convert = _storage(core)
-    get = attrgetter(name)
-
-    def values(events: Sequence[Any]) -> list[Any]:
-        plain = map(get, events)
-        return list(plain) if convert is None else [None if v is None else convert(v) for v in plain]
-
-    return Column(name, key, type_, optional and core is not str, values)
-
-
-def _storage(core: Any) -> tuple[pa.DataType, Callable[[Any], Any] | None]:
-    """The column's type for a field's, and what makes one of the other where Arrow cannot."""
-    if core in _PLAIN:
-        return _PLAIN[core], None
-    if get_origin(core) is Literal:
-        kinds = {type(value) for value in get_args(core)}
-        if len(kinds) == 1 and kinds <= {str, int}:
-            return _PLAIN[kinds.pop()], None
-    if isinstance(core, type) and issubclass(core, enum.Enum):
-        kinds = {type(member.value) for member in core}
-        if len(kinds) == 1 and kinds <= {str, int}:
-            return _PLAIN[kinds.pop()], attrgetter("value")
-    if core in (Decimal, uuid.UUID):
-        return pa.string(), str
-    if get_origin(core) is list or core is list:
-        inner, _ = _core(get_args(core)[0]) if get_args(core) else (Any, True)
-        if inner in (bool, int, float, str):
-            return pa.list_(_PLAIN[inner]), None
-    if core == float | int or core == Union[int, float]:  # noqa: UP007 - both spellings are met in contracts
-        return pa.float64(), None
-    return pa.string(), _json
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _core(kind: Any) -> tuple[Any, bool]:
-    """The type without Annotated and None, and whether None was allowed."""
-    if get_origin(kind) is Annotated:
-        return _core(get_args(kind)[0])
-    if get_origin(kind) in (Union, types.UnionType):
-        rest = [one for one in get_args(kind) if one is not types.NoneType]
-        optional = len(rest) < len(get_args(kind))
-        if len(rest) == 1:
-            return _core(rest[0])[0], optional
-        return functools.reduce(operator.or_, (_core(one)[0] for one in rest)), optional
-    return kind, False
-
-
-def _decoded(kind: Any) -> Any:
-    """The field's type as the decoder sees it."""
-    origin, arguments = get_origin(kind), get_args(kind)
+def _decoded(annotation: Any, exact: bool, time: Any, made: dict[type[Struct], type[Struct]]) -> Any:
+    """A field's type as the decoder sees it."""
+    core, metas, _ = without_none(annotation)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if core is dt.datetime and origin is Annotated:
+        return _decoded(arguments[0], exact, time, made)
+    if core is int and origin is Annotated:
+        bounds = _bounds([one for one in metas if isinstance(one, Meta)])
+        return typing.cast(Any, Annotated[(arguments[0], *arguments[1:], *bounds)])
     if origin is Annotated:
-        inner = _core(arguments[0])[0]
-        if inner is dt.datetime:
-            return _decoded(arguments[0])
-        if inner is int:
-            metas = [m for m in arguments[1:] if isinstance(m, Meta)]
-            return typing.cast(Any, Annotated[(arguments[0], *arguments[1:], *_bounds(metas))])
-        return kind
+        inner = _decoded(arguments[0], exact, time, made)
+        return typing.cast(Any, Annotated[(inner, *arguments[1:])])
     if origin in (Union, types.UnionType):
-        return functools.reduce(operator.or_, (_decoded(one) for one in arguments))
+        if len([one for one in arguments if one is not types.NoneType]) > 1:
+            time = _AWARE  # kept as JSON
+        return functools.reduce(operator.or_, (_decoded(one, exact, time, made) for one in arguments))
     if origin is list:
-        inner = _core(arguments[0])[0]
-        return list[_decoded(arguments[0])] if inner is int else kind  # type: ignore[misc]
-    if kind is dt.datetime:
-        return str
-    if kind is int:
+        return typing.cast(Any, list)[_decoded(arguments[0], exact, time, made)]
+    if origin is dict:
+        return typing.cast(Any, dict)[arguments[0], _decoded(arguments[1], exact, _AWARE, made)]
+    if annotation is dt.datetime:
+        return time
+    if annotation is dt.time:
+        return Annotated[dt.time, Meta(tz=False)]
+    if annotation is int:
         return Annotated[int, Meta(ge=_INT64[0], le=_INT64[1])]
-    return kind
+    if isinstance(annotation, type) and issubclass(annotation, Struct) and time is not _AWARE:
+        return _decoded_struct(annotation, exact, time, made)
+    return annotation
 
 
 def _bounds(metas: Sequence[Meta]) -> list[Meta]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from headrace.declare.event import Contract
 from headrace.events.judge import Verdicts
 from headrace.events.raw import read_events, with_raw
+from headrace.events.rows import good_rows
 from headrace.events.shape import META, shape_of
 from headrace.kernel.errors import Refused, Unavailable
 from headrace.kernel.position import LogPosition
@@ -138,14 +139,8 @@ class Feed:
         if self.raw:
             return read_events(self._contract, self._table, self._log, partition, low, end, CHUNK)
         high = min(low + CHUNK, end)
-        rows = (
-            self._table.scan()
-            .filter(
-                pl.col("_valid"),
-                pl.col("_log_partition") == partition,
-                pl.col("_log_offset").is_between(low, high, closed="left"),
-            )
-            .select(self._schema.names)
-            .sort("_log_offset")
+        rows = good_rows(self._table, self._schema).filter(
+            pl.col("_log_partition") == partition,
+            pl.col("_log_offset").is_between(low, high, closed="left"),
         )
-        return rows.collect().to_arrow().cast(self._schema), high
+        return rows.sort("_log_offset").collect().to_arrow().cast(self._schema), high

@@ -16,6 +16,7 @@ from headrace import lake, lineage, log, registry
 from headrace.config.settings import Settings
 from headrace.events.delivery import Ledger
 from headrace.events.doors import doors
+from headrace.events.wires.registry import SchemaRegistry
 from headrace.features import online
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
@@ -63,6 +64,8 @@ def doctor(settings: Settings | None) -> list[Finding]:
         (f"online {settings.profile.online}", lambda: _online(settings)),
         (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
     ]
+    if url := settings.profile.registry:
+        looks.append((f"registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
     found += [
         _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
@@ -26,7 +27,10 @@ from headrace.kernel.run import recorder_added
 from headrace.log import Log
 from headrace.serving.topics import own_contracts
 
-__all__ = ["IngestReport", "Topic", "ingest"]
+if TYPE_CHECKING:
+    from headrace.events.wires.registry import SchemaRegistry
+
+__all__ = ["IngestReport", "Topic", "ingest", "registry_of"]
 
 _LOOK = 2.0  # seconds between two looks for newer code
 
@@ -125,7 +129,10 @@ def ingest(
             watch.committed(one.topic)
             progress(one)
 
-        ingest_all(contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell)
+        ingest_all(
+            contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell,
+            registry=registry_of(settings),
+        )  # fmt: skip
     new_code.check()
     return IngestReport(found, perf_counter() - begun)
 
@@ -149,6 +156,15 @@ class _Sinks:
         """Ends those that hold on to something."""
         for sink in self._forwarding:
             sink.close()
+
+
+def registry_of(settings: Settings) -> SchemaRegistry | None:
+    """The profile's schema registry, if it names one."""
+    if not settings.profile.registry:
+        return None
+    from headrace.events.wires.registry import SchemaRegistry
+
+    return SchemaRegistry(settings.profile.registry)
 
 
 class _NewCode:

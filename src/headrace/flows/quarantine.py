@@ -11,6 +11,7 @@ from headrace.declare.project import load_project
 from headrace.events import quarantine
 from headrace.events.alerts import Alert, Changes, from_table
 from headrace.events.quarantine import Choice, Group, Replay, Waiting
+from headrace.flows.ingest import registry_of
 
 __all__ = ["alerts", "groups", "replay", "waiting"]
 
@@ -44,7 +45,9 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
     contract = _contracts(settings, [topic])[0]
     opened = log.open(settings.log_url)
     try:
-        return quarantine.replay(contract, lake.open(settings), opened, choice, dry_run=dry_run)
+        return quarantine.replay(
+            contract, lake.open(settings), opened, choice, registry_of(settings), dry_run=dry_run
+        )
     finally:
         opened.close()
 

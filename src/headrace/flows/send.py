@@ -23,7 +23,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
 from headrace.events.keys import key_name, key_of
-from headrace.events.times import parse_times
+from headrace.events.times import EPOCHS, has_zone, parse_times
 from headrace.kernel.errors import CallError
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import now_micros
@@ -78,13 +78,20 @@ def send(
         progress: is told how many have been sent so far.
 
     Raises:
-        CallError: there is no such file or topic, or the file is of another kind.
+        CallError: there is no such file or topic, the file is of another kind, or the topic's events are
+            not written as JSON.
         Unavailable: the log is away.
     """
     if rate is not None and rate <= 0:
         raise CallError("--rate must be greater than 0", where=f"--rate {rate:g}")
     contract = load_project(settings, without=("feast",)).contract(topic)
     key = key_name(contract)
+    if contract.wire != "json":
+        raise CallError(
+            f"send writes JSON, and the events of {topic!r} are written as {contract.wire}",
+            where=str(contract.place),
+            remedy="Put them on the log with a producer of that.",
+        )
     begun = time.perf_counter()
     shift = _shift(file, contract) if shift_to_now else None
     sent = 0
@@ -178,7 +185,7 @@ def _shift(file: Path, contract: Contract) -> int:
     last = None
     for events in _batches(_events(file), _BATCH):
         for spelling in contract.times:
-            found = _parsed(_times(events, contract.time), spelling).max()
+            found = _parsed(_times(events, contract.time), spelling, contract.zone).max()
             if isinstance(found, int):
                 last = found if last is None else max(last, found)
     if last is None:
@@ -194,30 +201,35 @@ def _move(events: list[Event], contract: Contract, shift: int) -> None:
     """Moves the time of each event that has one, in its own spelling."""
     texts = _times(events, contract.time)
     for spelling in contract.times:
-        moved = _parsed(texts, spelling) + shift
-        for at, text in enumerate(_spelt(moved, spelling)):
+        moved = _parsed(texts, spelling, contract.zone) + shift
+        for at, text in enumerate(_spelt(moved, spelling, contract.zone)):
             event = events[at]
             if text is not None and isinstance(event, dict):
                 event[contract.time] = text
                 texts[at] = None
 
 
-def _times(events: Sequence[Event], name: str) -> list[str | None]:
+def _times(events: Sequence[Event], name: str) -> list[str | int | None]:
     values = [one.get(name) if isinstance(one, dict) else None for one in events]
     return [
-        one.isoformat() if isinstance(one, datetime) else one if isinstance(one, str) else None
+        one.isoformat() if isinstance(one, datetime) else one if type(one) in (str, int) else None
         for one in values
     ]
 
 
-def _parsed(texts: list[str | None], spelling: str) -> pl.Series:
+def _parsed(texts: list[Any], spelling: str, zone: str | None) -> pl.Series:
     """Microseconds since 1970, null where a text is not of this spelling."""
-    parsed = parse_times(texts, [spelling])
+    parsed = parse_times(texts, [spelling], zone)
     unread = parsed.null.copy()
     unread[list(parsed.broken)] = True
     return pl.Series(parsed.micros).set(pl.Series(unread), None)
 
 
-def _spelt(instants: pl.Series, spelling: str) -> list[str | None]:
+def _spelt(instants: pl.Series, spelling: str, zone: str | None) -> list[Any]:
+    if spelling in EPOCHS:
+        return (instants // EPOCHS[spelling]).to_list()
     pattern = "%Y-%m-%dT%H:%M:%S%.fZ" if spelling == "rfc3339" else spelling
-    return instants.cast(pl.Datetime("us")).dt.strftime(pattern).to_list()
+    times = instants.cast(pl.Datetime("us"))
+    if zone is not None and not has_zone(pattern):
+        times = times.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+    return times.dt.strftime(pattern).to_list()

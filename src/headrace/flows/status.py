@@ -46,7 +46,7 @@ class TopicStatus:
 
     Attributes:
         topic, events, lag: as said.
-        extra: field that the contract does not name, and that is left out → how many events carried it.
+        extra: field that the contract does not name, and that is kept in `_extra` → how many events carried it.
     """
 
     topic: str

@@ -16,7 +16,8 @@ import hashlib
 import inspect
 import json
 import symtable
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Sources", "digest", "fingerprint"]
+__all__ = ["Sources", "code_digest", "digest", "fingerprint"]
 
 _DECLARERS = "headrace"
 
@@ -119,6 +120,28 @@ class Sources:
                 texts.append(_canonical(statement))
                 waiting.extend(sorted(self._named_in(self._module(ref.module), statement, texts)))
             found[key] = digest(texts)
+        return found
+
+    def words(self, module: str, name: str) -> set[str]:
+        """Every name, attribute and text in the named piece and the pieces of the project that it reaches:
+        what its code can speak of.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        found: set[str] = set()
+        for key in self.pieces(module, name):
+            home = next(m for m in _prefixes(key) if m in self._files)
+            for statement in self._statements(_Ref(home, key[len(home) + 1 :])):
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Name):
+                        found.add(node.id)
+                    elif isinstance(node, ast.Attribute):
+                        found.add(node.attr)
+                    elif isinstance(node, ast.keyword) and node.arg:
+                        found.add(node.arg)
+                    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                        found.add(node.value)
         return found
 
     def _module(self, name: str) -> _Module:
@@ -216,6 +239,23 @@ def digest(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a JSON-ready value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_digest(function: Callable[..., Any]) -> str:
+    """The digest of one function's own code, without comments, layout and docstrings; of its name alone
+    where its source is not to be had (a lambda, a session)."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return digest(getattr(function, "__qualname__", repr(function)))
+    return digest([_canonical(one) for one in tree.body])
+
+
+def _prefixes(dotted: str) -> Iterator[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        yield ".".join(parts[:length])
 
 
 def _described(value: Any, sources: Sources, *, top: bool = False) -> Any:

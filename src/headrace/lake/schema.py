@@ -49,8 +49,7 @@ _PLAIN: list[tuple[Any, Any]] = [
     (lambda t: pa.types.is_timestamp(t) and t.tz is not None, TimestamptzType),
     (pa.types.is_timestamp, TimestampType),
 ]
-# What a stored type may become without rewriting files (Iceberg, "Schema evolution").
-_WIDENS = {(IntegerType, LongType), (FloatType, DoubleType)}
+_WIDENING = {(IntegerType, LongType), (FloatType, DoubleType)}
 
 
 def iceberg_schema(schema: pa.Schema, table: str) -> Schema:
@@ -110,8 +109,9 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
 def grow(update: Any, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
     """Stages on `update` (pyiceberg's UpdateSchema) what makes `have` hold the columns of `want`.
 
-    New columns are added, int grows to long and float to double. Columns that `want` lacks stay; with
-    `exact` they go, and a column of a type that cannot grow is made anew.
+    New columns are added, also inside of structs; int grows to long, float to double, a decimal to more
+    digits. Columns that `want` lacks stay; with `exact` they go, and a column of a type that cannot grow
+    is made anew.
 
     Raises:
         ProjectError: a column would have to change to a type that its files cannot be read as.
@@ -122,11 +122,13 @@ def grow(update: Any, have: Schema, want: Schema, table: str, *, exact: bool = F
             update.add_column(field.name, field.field_type)
             continue
         old = stored[field.name].field_type
-        if (type(old), type(field.field_type)) in _WIDENS:
-            update.update_column(field.name, field.field_type)
-        elif not _holds(old, field.field_type) and exact:
+        if _holds(old, field.field_type):
+            continue
+        if _becomes(old, field.field_type):
+            _grow_type(update, (field.name,), old, field.field_type)
+        elif exact:
             update.delete_column(field.name).add_column(field.name, field.field_type)
-        elif not _holds(old, field.field_type):
+        else:
             raise ProjectError(
                 f"column {field.name!r} is {old} in the lake and would become {field.field_type}",
                 where=f"table {table}",
@@ -135,6 +137,23 @@ def grow(update: Any, have: Schema, want: Schema, table: str, *, exact: bool = F
     for name in stored.keys() - {field.name for field in want.fields}:
         if exact:
             update.delete_column(name)
+
+
+def _grow_type(update: Any, path: tuple[str, ...], old: IcebergType, new: IcebergType) -> None:
+    """Stages what makes a type hold another that it can become."""
+    if _holds(old, new):
+        return
+    if isinstance(old, ListType) and isinstance(new, ListType):
+        _grow_type(update, (*path, "element"), old.element_type, new.element_type)
+    elif isinstance(old, StructType) and isinstance(new, StructType):
+        inner = {field.name: field.field_type for field in old.fields}
+        for field in new.fields:
+            if field.name in inner:
+                _grow_type(update, (*path, field.name), inner[field.name], field.field_type)
+            else:
+                update.add_column((*path, field.name), field.field_type)
+    else:
+        update.update_column(path, new)
 
 
 def fits(have: Schema, want: Schema, *, exact: bool = False) -> bool:
@@ -152,4 +171,21 @@ def _holds(old: IcebergType, new: IcebergType) -> bool:
     if isinstance(old, StructType) and isinstance(new, StructType):
         inner = {f.name: f.field_type for f in old.fields}
         return all(f.name in inner and _holds(inner[f.name], f.field_type) for f in new.fields)
-    return bool(old == new) or (type(new), type(old)) in _WIDENS
+    return bool(old == new) or _widens(new, old)
+
+
+def _becomes(old: IcebergType, new: IcebergType) -> bool:
+    """Whether a column of type `old` can be made to hold `new` without rewriting its files."""
+    if isinstance(old, ListType) and isinstance(new, ListType):
+        return _becomes(old.element_type, new.element_type)
+    if isinstance(old, StructType) and isinstance(new, StructType):
+        inner = {f.name: f.field_type for f in old.fields}
+        return all(_becomes(inner[f.name], f.field_type) for f in new.fields if f.name in inner)
+    return _holds(old, new) or _widens(old, new)
+
+
+def _widens(old: IcebergType, new: IcebergType) -> bool:
+    """Whether Iceberg lets a type become the other (its "Schema evolution")."""
+    if isinstance(old, DecimalType) and isinstance(new, DecimalType):
+        return bool(old.scale == new.scale and old.precision < new.precision)
+    return (type(old), type(new)) in _WIDENING

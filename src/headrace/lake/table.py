@@ -258,24 +258,26 @@ class LakeTable:
                     )
 
         def set_properties(table: Any) -> Mapping[str, str]:
-            for name, value in (expect or {}).items():
-                if table.properties.get(name) != value:
-                    raise Conflict(
-                        f"another writer changed property {name!r}",
-                        where=f"table {self.name}",
-                        remedy="Look at the table again and start over.",
-                    )
+            _expected(table, expect or {}, self.name)
             return properties or {}
 
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
 
-    def set_properties(self, properties: Mapping[str, str]) -> None:
-        """Sets properties of the table, without a snapshot."""
+    def set_properties(
+        self, properties: Mapping[str, str], *, expect: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
+
+        Raises:
+            Conflict: a property is not as expected; or other writers kept changing the table.
+        """
         for _ in range(_TRIES):
             with failures(self.where, self.name):
+                table = self.iceberg()
+                _expected(table, expect or {}, self.name)
                 try:
-                    self.iceberg().transaction().set_properties(dict(properties)).commit_transaction()
+                    table.transaction().set_properties(dict(properties)).commit_transaction()
                     return
                 except CommitFailedException:
                     continue
@@ -337,6 +339,17 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             take_pin(self.catalog, self.iceberg, name)
+
+
+def _expected(table: Any, properties: Mapping[str, str | None], label: str) -> None:
+    """Raises Conflict where a property has not the value it should have."""
+    for name, value in properties.items():
+        if table.properties.get(name) != value:
+            raise Conflict(
+                f"another writer changed property {name!r}",
+                where=f"table {label}",
+                remedy="Look at the table again and start over.",
+            )
 
 
 def _said(given: Said | None, table: Any) -> Mapping[str, str]:

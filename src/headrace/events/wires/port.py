@@ -1,0 +1,40 @@
+"""What a wire is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from headrace.events.reasons import Broken
+
+__all__ = ["REFUSES", "Wire"]
+
+REFUSES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Broken)
+"""What a decoder may raise of an event that is not right; reasons.reason_of reads all of them."""
+
+
+class Wire(Protocol):
+    """A way in which bytes hold an event.
+
+    Attributes:
+        instants: a time may lie in it as an instant or a number, not as text alone. Its decoders are
+            then asked for structs whose times may be anything (headrace.events.times looks at them).
+    """
+
+    instants: bool
+
+    def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
+        """What makes an object of the raw bytes of one event.
+
+        Args:
+            kind: a struct, whose fields are found by their encoded names; or Any, which gives dicts,
+                lists and plain values.
+            strict: whether "35" is refused for 35.
+
+        Returns:
+            A function that raises one of REFUSES where the bytes are no such object, and Unavailable
+            where what it needs to know is not to be had now: then nothing is decided of the event.
+        """
+        ...
