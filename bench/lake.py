@@ -1,26 +1,31 @@
-"""The lake and its tables: what a commit, a scan and a build in steps cost.
+"""The lake and its tables: what a commit, a scan and a build in steps cost, and whether that stays so.
 
-python bench/lake.py [--json]
+python bench/lake.py [--json] [--commits 10000] [--served]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from msgspec.structs import replace
+from pyarrow.fs import FileSelector
 
 from headrace import lake
-from headrace.config.settings import load_settings
+from headrace.config.settings import Profile, load_settings
 from headrace.declare.project import Project, load_project
 from headrace.lake import Lake, LakeTable
 from headrace.tables import build_table
@@ -109,6 +114,46 @@ def bench_appends(opened: Lake, tell: Callable[[str, float, str], None]) -> None
     )
 
 
+def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits: int) -> None:
+    """Small commits on end, with upkeep beside them as ingest has it, but with graces of seconds."""
+    rows = events(1000, seed=3, days=1)
+    table = topic(opened, "committed", rows.schema)
+    short = timedelta(seconds=min(10.0, commits / 400))
+    hundreds, garbage = [], []
+    with ThreadPoolExecutor(1) as thread:
+        upkeep: Future[object] | None = None
+        for hundred in range(commits // 100):
+            hundreds.append(median(took(lambda: add(table, rows.slice(0, 10))) for _ in range(100)) * 1000)
+            garbage.append(beyond_rows(table))
+            if upkeep is None or upkeep.done():
+                if upkeep is not None:
+                    upkeep.result()
+                upkeep = thread.submit(lake.keep, table, older_than=short, grace=short, longest_write=short)
+            if hundred % 10 == 9:
+                tell(f"small commit, hundred {hundred + 1}", hundreds[-1], "ms")
+                tell("  beyond its rows the table then has", garbage[-1][0], "files")
+                tell("  beyond its rows the table then takes", garbage[-1][1] / 1e6, "MB")
+    tell(f"small commit, the first hundred of {commits:,}", hundreds[0], "ms")
+    tell(f"small commit, the last hundred of {commits:,}", hundreds[-1], "ms")
+    tell("the last hundred by the first", hundreds[-1] / hundreds[0], "x")
+    half = len(garbage) // 2
+    tell("most bytes beyond the rows, second half by first", most(garbage[half:]) / most(garbage[:half]), "x")
+
+
+def beyond_rows(table: LakeTable) -> tuple[int, int]:
+    """Files and bytes of the table's folder that are not the head's data files."""
+    iceberg = table.iceberg()
+    scheme, netloc, folder = iceberg.io.parse_location(iceberg.location())
+    found = iceberg.io.fs_by_scheme(scheme, netloc).get_file_info(FileSelector(folder, recursive=True))
+    sizes = [one.size for one in found if one.is_file]
+    said = iceberg.current_snapshot().summary
+    return len(sizes) - int(said["total-data-files"]), sum(sizes) - int(said["total-files-size"])
+
+
+def most(garbage: list[tuple[int, int]]) -> int:
+    return max(size for _, size in garbage)
+
+
 def bench_build(project: Project, opened: Lake, tell: Callable[[str, float, str], None]) -> None:
     rows = events(200_000, seed=1)
     table = topic(opened, "user_behaviour", rows.schema)
@@ -133,19 +178,44 @@ def shop(folder: Path) -> Project:
     return load_project(load_settings(folder), without=["feast"])
 
 
+@contextlib.contextmanager
+def served(project: Project, scratch: Path) -> Iterator[Lake]:
+    """The same project's lake on a REST catalog and S3."""
+    from services.catalog import catalog
+    from services.s3 import store
+
+    folders = [scratch / name for name in ("s3", "catalog")]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        store(folders[0]) as objects,
+        catalog(folders[1], objects.url, environment=objects.environment) as tables,
+    ):
+        os.environ.update(objects.environment)
+        profile = Profile(catalog=tables.url, warehouse=objects.url)
+        yield lake.open(replace(project.settings, profile_name="served", profile=profile))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one object a line")
-    as_json = parser.parse_args().json
+    parser.add_argument("--commits", type=int, help="only small commits on end, this many")
+    parser.add_argument("--served", action="store_true", help="on a REST catalog and S3, started for it")
+    given = parser.parse_args()
 
     def tell(work: str, ours: float, unit: str) -> None:
         figure = {"work": work, "ours": round(ours, 4), "unit": unit}
-        print(json.dumps(figure) if as_json else f"{work:<58} {ours:>14,.4g} {unit}", flush=True)
+        print(json.dumps(figure) if given.json else f"{work:<58} {ours:>14,.4g} {unit}", flush=True)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        project = shop(Path(scratch))
-        opened = lake.open(project.settings)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        project = shop(Path(scratch) / "shop")
+        local = lake.open(project.settings)
+        opened = stack.enter_context(served(project, Path(scratch))) if given.served else local
+        if given.commits:
+            bench_commits(opened, tell, given.commits)
+            return
         bench_appends(opened, tell)
+        bench_commits(opened, tell, 1000)
         bench_build(project, opened, tell)
 
 

@@ -14,10 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from services.catalog import catalog
 from services.kafka import broker
+from services.postgres import postgres
 from services.registry import registry
+from services.s3 import store
 
-SERVERS = {"kafka": broker, "registry": registry}
+SERVERS = {"catalog": catalog, "kafka": broker, "postgres": postgres, "registry": registry, "s3": store}
 
 
 def main() -> None:

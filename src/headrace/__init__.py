@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from msgspec import Meta, Struct
 
     from headrace.declare.alerts import Alerts
+    from headrace.declare.changes import changes, current
     from headrace.declare.digits import Digits
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
@@ -37,7 +38,9 @@ _HOMES = {
     "XGBoost": "headrace.declare.model",
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
+    "changes": "headrace.declare.changes",
     "choice": "headrace.declare.search",
+    "current": "headrace.declare.changes",
     "day": "headrace.declare.table",
     "event": "headrace.declare.event",
     "integers": "headrace.declare.search",
@@ -62,7 +65,9 @@ __all__ = [
     "__version__",
     "at_least",
     "at_most",
+    "changes",
     "choice",
+    "current",
     "day",
     "event",
     "integers",

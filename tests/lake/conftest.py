@@ -1,15 +1,65 @@
+"""The two kinds of lake: SQLite and files; a REST catalog and an S3 object store, real servers both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from services.catalog import Catalog
+from services.catalog import catalog as started_catalog
+from services.s3 import Store
+from services.s3 import store as started_store
+from services.server import Missing
 
 from headrace import lake
 from headrace.config.settings import Profile, Settings
+from headrace.kernel.ids import new_id
 from headrace.lake import Lake
 
 
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    try:
+        with started_store(Path(tmp_path_factory.mktemp("s3"))) as running:
+            yield running
+    except Missing as missing:
+        pytest.skip(f"no S3 object store: {missing}")
+
+
+@pytest.fixture(scope="session")
+def rest_catalog(object_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    folder = Path(tmp_path_factory.mktemp("catalog"))
+    try:
+        with started_catalog(folder, object_store.url, environment=object_store.environment) as running:
+            yield running
+    except Missing as missing:
+        pytest.skip(f"no REST catalog: {missing}")
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def local(tmp_path: Path) -> Settings:
+    """On this machine's files alone."""
     return Settings(tmp_path, "shop", "local", Profile(), tmp_path / ".headrace" / "local")
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """On a REST catalog and S3."""
+    store: Store = request.getfixturevalue("object_store")
+    catalog: Catalog = request.getfixturevalue("rest_catalog")
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    project = f"shop_{new_id()[-12:]}"  # a namespace of its own
+    profile = Profile(catalog=catalog.url, warehouse=store.url)
+    return Settings(tmp_path, project, "served", profile, tmp_path / ".headrace" / "served")
+
+
+@pytest.fixture(params=["local", "served"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """On each."""
+    chosen: Settings = request.getfixturevalue(request.param)
+    return chosen
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from headrace import lake
+from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.lake import Lake, LakeTable
@@ -30,6 +32,10 @@ def rows(count: int, day: int, *, x: int = 0, valid: bool = True) -> pa.Table:
 
 @pytest.fixture
 def table(opened: Lake) -> LakeTable:
+    return made(opened)
+
+
+def made(opened: Lake) -> LakeTable:
     return opened.ensure("events", SCHEMA, [("_valid", "identity"), ("at", "day")])
 
 
@@ -182,8 +188,10 @@ LONG = "a name that is longer than the sixteen characters that a statistic keeps
     ids=str,
 )
 def test_a_filter_that_reaches_the_files_finds_what_one_after_reading_finds(
-    opened: Lake, table: LakeTable, wanted: pl.Expr
+    local: Settings, wanted: pl.Expr
 ) -> None:
+    opened = lake.open(local)
+    table = made(opened)
     names = pa.array([LONG + "1", LONG + "2", None])
     table.append(rows(3, 1, x=3).set_column(3, "name", names))
     table.append(rows(3, 2, x=7, valid=False).set_column(3, "name", names))
@@ -196,18 +204,8 @@ def test_a_filter_that_reaches_the_files_finds_what_one_after_reading_finds(
     assert sorted(map(repr, found.rows())) == sorted(map(repr, read.filter(wanted).rows()))  # NaN too
 
 
-def test_another_iceberg_reader_reads_the_same(opened: Lake, table: LakeTable) -> None:
-    table.append(rows(3, 1))
-    opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
-    table.append(rows(2, 2).append_column("more", pa.array([1.5, 2.5])))
-    table.replace(rows(1, 1, x=4), days=("at", [date(2024, 1, 1)]))
-    ours = table.scan().sort("at").collect()
-    theirs = pl.from_arrow(table.iceberg().scan().to_arrow())
-    assert isinstance(theirs, pl.DataFrame)
-    assert ours.to_dicts() == theirs.sort("at").to_dicts()
-
-
-def test_rows_of_many_partitions_land_each_in_its_own(table: LakeTable) -> None:
+def test_rows_of_many_partitions_land_each_in_its_own(local: Settings) -> None:
+    table = made(lake.open(local))
     mixed = pa.concat_tables([rows(2, 1 + n % 20, x=n, valid=n % 3 > 0) for n in range(60)])
     table.append(mixed)
     assert sorted(collected(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))

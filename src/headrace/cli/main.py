@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("headrace.cli.doctor", "Say what works on this machine, and what to do about the rest."),
     "send": ("headrace.cli.send", "Put the events of a file on a topic."),
     "ingest": ("headrace.cli.ingest", "Move events from the log into tables and the online state."),
+    "capture": ("headrace.cli.capture", "Put the changes of database tables on the log."),
     "quarantine": ("headrace.cli.quarantine", "See what was refused and why; try it again."),
     "build": ("headrace.cli.build", "Bring up to date what is stale, nothing else."),
     "run-stage": ("headrace.cli.run_stage", ""),
@@ -31,7 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollback": ("headrace.cli.rollback", "Go back to the release before."),
     "why": ("headrace.cli.why", "Say what a prediction was made from, or what became of an event."),
     "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
-    "export": ("headrace.cli.export", "Write the build for another tool: airflow."),
+    "export": ("headrace.cli.export", "Write what another tool needs: airflow, debezium."),
     "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),
 }
 

@@ -49,11 +49,12 @@ class Contract:
         retention: how long the log keeps an event at least; None: what the topic has, and for good where
             it is made. The topic's table keeps what was ingested, however long ago.
         wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
-            `{"schema": ..., "payload": ...}`.
+            `{"schema": ..., "payload": ...}`; `debezium` for changes of a database's rows (@changes).
         version: raised by who changes the contract so that events that were good are refused, or a
             field goes; the topic's table remembers the last (events.evolution).
         upgrades: older struct → what makes the present one of it, newest first.
         place: where it is declared.
+        row_key: under @changes, the columns of the table's primary key; of an ordinary event none.
     """
 
     topic: str
@@ -67,15 +68,16 @@ class Contract:
     future: timedelta
     extra: Literal["keep", "refuse"]
     partitions: int
-    alerts: Alerts | None
-    forward: tuple[str, str] | None
     retention: timedelta | None
     wire: str
     place: Place
     zone: str | None = None
     late: timedelta | None = None
+    alerts: Alerts | None = field(default_factory=Alerts)
+    forward: tuple[str, str] | None = None
     version: int = 1
     upgrades: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
+    row_key: tuple[str, ...] = ()
 
     @property
     def table(self) -> str:

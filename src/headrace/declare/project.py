@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from headrace.config.loader import load_modules
 from headrace.config.settings import Settings
+from headrace.declare.changes import current
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.model import Model
 from headrace.declare.source import Source
@@ -30,7 +31,8 @@ class Project:
     Attributes:
         settings: where it runs.
         contracts: topic → contract.
-        sources, tables, models: by name. Tables come in an order in which each comes after those it
+        sources, tables, models: by name. Among the tables are those of the current rows of each contract
+            under @changes (declare.changes.current). They come in an order in which each comes after those it
             reads, and their `reads` hold no names any more (`inputs` resolves them).
         modules: the modules that were imported; Feast's objects are found in them by features.feast.
     """
@@ -86,6 +88,8 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
         elif isinstance(declared, Model):
             _add(models, declared.name, declared, "model")
     for contract in contracts.values():
+        if contract.row_key and tables.get((one := current(contract)).name) is not one:
+            _add(tables, one.name, one, "table")
         if contract.table in tables:
             raise ProjectError(
                 f"table {contract.table!r} has the name of topic {contract.topic!r}'s own table",

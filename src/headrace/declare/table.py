@@ -71,6 +71,8 @@ class Table:
         rowwise: f(a + b) = f(a) + f(b), so that it also runs on the stream.
         schema: a dataframely schema that every row published satisfies, or None.
         place: where it is declared.
+        current: it holds the current rows of the database's table that its contract is on; its function
+            is not called (declare.changes.current).
     """
 
     name: str
@@ -80,6 +82,7 @@ class Table:
     rowwise: bool
     schema: type[dy.Schema] | None
     place: Place
+    current: bool = False
 
     def __call__(self, *frames: pl.LazyFrame, **options: Any) -> pl.LazyFrame:
         return self.function(*frames, **options)

@@ -26,7 +26,7 @@ from headrace.events.fields import Field
 from headrace.events.instances import instance_of
 from headrace.events.reasons import LONGEST, Broken, Reason, reason_of
 from headrace.events.shape import Shape, shape_of
-from headrace.events.wires.port import REFUSES, Wire
+from headrace.events.wires.port import REFUSES, Nothing, Wire
 
 __all__ = ["NAMES", "Decoded", "Decoder"]
 
@@ -42,7 +42,7 @@ class Decoded:
     Attributes:
         places: int64[n], where in the batch the events stand that decode.
         events: n structs of the shape.
-        refused: place → why another does not.
+        refused: place → why another does not. A place in neither holds no event (wires.Nothing).
         surplus: place → the event's fields that the contract does not name, as JSON.
         extra: name of such a field → how many events carry it (Verdicts.extra).
     """
@@ -128,6 +128,7 @@ class Decoder:
             Unavailable: what the wire needs is away; nothing is decided.
         """
         made = Decoded(np.arange(len(values)), [], {})
+        nothing: list[int] = []
         exact, add = self._reader.exact, made.events.append
         for at, raw in enumerate(values):
             try:
@@ -140,9 +141,11 @@ class Decoder:
                     add(found.event)
                     if found.surplus:
                         _keep(found.surplus, at, made)
-        if not made.refused:
+            except Nothing:
+                nothing.append(at)
+        if not made.refused and not nothing:
             return made
-        places = np.delete(made.places, list(made.refused))
+        places = np.delete(made.places, [*made.refused, *nothing])
         return Decoded(places, made.events, made.refused, made.surplus, made.extra)
 
     def _again(self, raw: bytes, reason: Reason) -> _Found | Reason:

@@ -32,14 +32,20 @@ def key_reader(contract: Contract, wire: Wire) -> Callable[[bytes], bytes]:
     the wire says, have it; else a digest of the bytes.
     """
     name = key_name(contract)
-    keyed = msgspec.defstruct("Keyed", [("value", Any, msgspec.field(name=name or "", default=None))])
+    if name is None:
+        return _digest
+    keyed = msgspec.defstruct("Keyed", [("value", Any, msgspec.field(name=name, default=None))])
     decode = wire.decoder(keyed, strict=False)
 
     def read(raw: bytes) -> bytes:
         try:
-            key = None if name is None else key_of(decode(raw).value)
+            key = key_of(decode(raw).value)
         except REFUSES:
             key = None
-        return hashlib.sha256(raw).digest()[:16] if key is None else key
+        return _digest(raw) if key is None else key
 
     return read
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).digest()[:16]

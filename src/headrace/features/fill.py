@@ -15,6 +15,7 @@ from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
 from headrace.tables import read_input
+from headrace.tables.changelog import history, is_changelog
 
 __all__ = ["Filled", "fill"]
 
@@ -65,7 +66,10 @@ def _load(lake: Lake, view: AsOfView, store: OnlineStore) -> Filled:
     position = SnapshotPosition(view.table, head.id)
     if store.position(view) == position:
         return Filled(view.name, view.digest, 0, 0, position)
-    rows = table.scan(head.id).select(*view.keys, view.time, *(one.name for one in view.features)).collect()
+    frame = table.scan(head.id)
+    if is_changelog(frame):
+        frame = history(frame.filter("_valid"), view.keys)
+    rows = frame.select(*view.keys, view.time, *(one.name for one in view.features)).collect()
     return Filled(view.name, view.digest, len(rows), store.load(view, rows.to_arrow(), position), position)
 
 

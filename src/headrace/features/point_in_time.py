@@ -12,6 +12,7 @@ from headrace.features.on_demand import OnDemand
 from headrace.features.plan import AsOfView, Plan
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import ProjectError
+from headrace.tables.changelog import history, is_changelog
 
 __all__ = ["MOMENT", "as_of_rows", "join", "join_as_of"]
 
@@ -63,8 +64,11 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The rows of the view's table that can be seen: keys, time and features, one a key and time.
 
     A row without a key or a time is never seen. Of several with one key and time, the one is taken
-    that is last in the order of its features (null first), whatever order the table has them in.
+    that is last in the order of its features (null first), whatever order the table has them in; of the
+    changes of a database's row, the last, and a row that is deleted is one of nulls from then on.
     """
+    if is_changelog(table):
+        table = history(table, view.keys)
     keys, features = list(view.keys), [one.name for one in view.features]
     rows = table.select(
         *keys,

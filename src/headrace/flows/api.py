@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError
@@ -78,6 +81,33 @@ class OpenProject:
             CallError: there is no such table or snapshot.
         """
         return Rows(self.settings, name, snapshot)
+
+    def as_of(self, declared: Any, moment: datetime) -> pl.DataFrame:
+        """The rows of a database's table as they were at a moment: one a key, in its order, from its changelog.
+
+        Args:
+            declared: the class under @changes, or its topic.
+            moment: an aware datetime, by the database's clock.
+
+        Raises:
+            CallError: there is no such topic, it holds no changes, or none was ingested; `moment` is naive.
+        """
+        from headrace import lake
+        from headrace.declare.event import contract_of
+        from headrace.declare.project import load_project
+        from headrace.tables.changelog import as_of
+        from headrace.tables.read import read_input
+
+        if moment.tzinfo is None:
+            raise CallError(f"{moment} has no time zone", remedy="Give it one: datetime(..., tzinfo=UTC).")
+        project = load_project(self.settings, without=("feast",))
+        contract = contract_of(declared) or project.contract(declared)
+        if not contract.row_key:
+            raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
+        rows = as_of(read_input(project, lake.open(self.settings), contract), contract.row_key, moment)
+        return rows.sort(contract.row_key).select(
+            one.name for one in msgspec.structs.fields(contract.struct) if not one.name.startswith("_")
+        )
 
     def training_set(self, model: str, *, snapshot: int | str | None = None) -> Rows:
         """A model's training set: labels, and a column `view__feature` for each feature.

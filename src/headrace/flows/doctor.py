@@ -61,6 +61,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
     looks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.profile.log}", lambda: _log(settings)),
         (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).names())} tables"),
+        (f"warehouse {settings.profile.warehouse}", lambda: _warehouse(settings)),
         (f"online {settings.profile.online}", lambda: _online(settings)),
         (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
     ]
@@ -151,6 +152,13 @@ def _log(settings: Settings) -> str:
         return f"{topics}; it lets this user in by {protocol}"
     finally:
         opened.close()
+
+
+def _warehouse(settings: Settings) -> str:
+    if settings.profile.warehouse == "file" and settings.profile.catalog != "sqlite":
+        return "the catalog decides where files lie"
+    lake.open(settings).try_warehouse(settings.warehouse_url)
+    return "files can be written and read"
 
 
 def _online(settings: Settings) -> str:

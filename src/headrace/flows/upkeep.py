@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
-from contextlib import ExitStack
 
 from headrace import lake as lakes
 from headrace.config.settings import Settings
@@ -19,28 +17,21 @@ _logger = logging.getLogger(__name__)
 FIRST, EVERY = 120.0, 600.0  # seconds after the start, and between two rounds
 
 
-def keep_tables(settings: Settings, lake: Lake, stop: threading.Event | None = None) -> dict[str, Kept]:
-    """One round: table → what was done. Never two rounds of a project at once: while another goes on,
-    nothing is done. A table that cannot be kept now is kept by the next round.
+def keep_tables(lake: Lake, stop: threading.Event | None = None) -> dict[str, Kept]:
+    """One round: table → what was done. A table that cannot be kept now is kept by the next round.
 
     Args:
-        settings, lake: whose tables.
+        lake: whose tables.
         stop: set it to end after the table that is being kept.
     """
     done: dict[str, Kept] = {}
-    with ExitStack() as stack:
-        file = stack.enter_context((settings.made_state() / "upkeep.lock").open("a"))
+    for name in lake.names():
+        if stop is not None and stop.is_set():
+            break
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return done
-        for name in lake.names():
-            if stop is not None and stop.is_set():
-                break
-            try:
-                done[name] = keep(lake.table(name))
-            except HeadraceError as error:
-                _logger.warning("upkeep of %s: %s", name, error)
+            done[name] = keep(lake.table(name))
+        except HeadraceError as error:
+            _logger.warning("upkeep of %s: %s", name, error)
     return done
 
 
@@ -50,6 +41,6 @@ def upkeep(settings: Settings, stop: threading.Event) -> None:
     while not stop.wait(pause):
         pause = EVERY
         try:
-            keep_tables(settings, lakes.open(settings), stop)
+            keep_tables(lakes.open(settings), stop)
         except HeadraceError as error:  # the catalog is away
             _logger.warning("upkeep: %s", error)

@@ -10,12 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+from pydantic import ValidationError as PydanticError
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.io import load_file_io
 from sqlalchemy import NullPool, create_engine
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
+from headrace.kernel.ids import new_id
 from headrace.lake.failures import failures
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
 from headrace.lake.table import LakeTable
@@ -48,35 +51,55 @@ def open(settings: Settings) -> Lake:  # noqa: A001
     """
     url = settings.catalog_url
     kind = urlsplit(url).scheme
-    if kind == "sqlite":
-        path = Path(urlsplit(url).path)
-        _prepare(path, settings)
-        properties = {
-            "type": "sql",
-            "uri": f"sqlite:///{path}?timeout={BUSY_SECONDS}",
-            "warehouse": settings.warehouse_url,
-        }
-    elif kind in ("http", "https"):
-        properties = {"type": "rest", "uri": url}
-        if settings.profile.warehouse != "file":
-            properties["warehouse"] = settings.warehouse_url
-        for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
-            if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
-                properties[name] = secret
-    else:
+    where = _without_user(url)
+    if kind not in ("sqlite", "http", "https"):
         raise ProjectError(
-            f"{url!r} is no catalog's address",
+            f"{where!r} is no catalog's address",
             where=f"headrace.toml: profile.{settings.profile_name}.catalog",
             remedy="Write sqlite, sqlite:///path/to/file.db, or a REST catalog's https:// address.",
         )
-    with failures(url):
-        catalog = load_catalog("headrace", **properties, **_object_store())
-        if kind == "sqlite":
-            # A kept connection would be closed by nobody: a lake has no end. Opening one is quick.
-            catalog.engine.dispose()
-            catalog.engine = create_engine(properties["uri"], poolclass=NullPool)
+    with failures(where):
+        catalog = _sqlite(settings) if kind == "sqlite" else _rest(settings, where)
         catalog.create_namespace_if_not_exists(settings.project)
-    return Lake(catalog, settings.project, url, settings.place("lake"))
+    return Lake(catalog, settings.project, where, settings.place("lake"))
+
+
+def _sqlite(settings: Settings) -> Any:
+    path = Path(urlsplit(settings.catalog_url).path)
+    _prepare(path, settings)
+    uri = f"sqlite:///{path}?timeout={BUSY_SECONDS}"
+    catalog: Any = load_catalog(
+        "headrace", type="sql", uri=uri, warehouse=settings.warehouse_url, **_object_store()
+    )
+    # A kept connection would be closed by nobody: a lake has no end. Opening one is quick.
+    catalog.engine.dispose()
+    catalog.engine = create_engine(uri, poolclass=NullPool)
+    return catalog
+
+
+def _rest(settings: Settings, where: str) -> Any:
+    from headrace.lake.rest import TimedRestCatalog
+
+    properties = {"type": "rest", "uri": settings.catalog_url}
+    if settings.profile.warehouse != "file":
+        properties["warehouse"] = settings.warehouse_url
+    for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
+        if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
+            properties[name] = secret
+    try:
+        return TimedRestCatalog("headrace", **properties, **_object_store())
+    except PydanticError as error:
+        raise Unavailable(
+            "what answers there is no Iceberg REST catalog",
+            where=where,
+            remedy="Its address ends where /v1 would follow: https://catalog.example/iceberg",
+        ) from error
+
+
+def _without_user(url: str) -> str:
+    """The address without a user and password that may stand in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _prepare(path: Path, settings: Settings) -> None:
@@ -192,6 +215,24 @@ class Lake:
                 where=f"table {table.name}",
                 remedy="Give the table another name, or drop it and make it again.",
             )
+
+    def try_warehouse(self, url: str) -> None:
+        """Writes a small file to the warehouse, reads it and deletes it.
+
+        Args:
+            url: the warehouse, as the settings name it.
+
+        Raises:
+            Unavailable: it cannot be written or read.
+        """
+        place = f"{url.rstrip('/')}/headrace-doctor-{new_id()}"
+        with failures(url):
+            io = load_file_io(self._catalog.properties, place)
+            with io.new_output(place).create() as stream:
+                stream.write(b"ok")
+            with io.new_input(place).open() as stream:
+                stream.read()
+            io.delete(place)
 
     def drop(self, name: str) -> None:
         """Takes the table out of the catalog, and its pins with it; its files stay where they are.

@@ -7,13 +7,23 @@ try begins with the table as it now is.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.exceptions import (
+    AuthorizationExpiredError,
+    BadRequestError,
+    CommitFailedException,
+    ForbiddenError,
+    NoSuchTableError,
+    OAuthError,
+    UnauthorizedError,
+    ValidationException,
+)
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
@@ -22,11 +32,27 @@ from sqlalchemy.exc import OperationalError
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
+from headrace.kernel.time import now_micros
+from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
 
-__all__ = ["BATCH", "Change", "commit", "discard", "writing"]
+__all__ = ["BATCH", "BRIEF", "LONG", "Change", "commit", "discard", "writing"]
 
+_logger = logging.getLogger(__name__)
 BATCH = "headrace.batch"
+# Microseconds from a data file's beginning to its commit, at most: the sweep takes files for left behind
+# when they are twice as old, or a day. LONG is for writes whose rows are still being made meanwhile.
+BRIEF = 1_800_000_000
+LONG = 23 * 3_600_000_000
 _DEADLINE = 60.0  # seconds
+# What surely did not happen, and would not another time.
+_REFUSED = (
+    AuthorizationExpiredError,
+    BadRequestError,
+    ForbiddenError,
+    NoSuchTableError,
+    OAuthError,
+    UnauthorizedError,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,9 @@ class Change:
             the table has moved past what this change was made for.
         facts: given the table as it now is, what the snapshot's summary says of it.
         merge: whether the table's manifests are merged into as few as can be.
+        until: microseconds since 1970, after which it is too late: the files may be swept.
+        first: whether, once beaten, it asks other writers to give way. A commit that takes files out
+            of a table that many write to would be too slow for ever.
     """
 
     added: list[DataFile]
@@ -47,6 +76,8 @@ class Change:
     properties: Callable[[Any], Mapping[str, str]] = lambda _: {}
     facts: Callable[[Any], Mapping[str, str]] = lambda _: {}
     merge: bool = False
+    until: int | None = None
+    first: bool = False
 
 
 def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSnapshot:
@@ -58,26 +89,35 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
         where: the table and catalog, for errors.
 
     Raises:
-        Conflict: `change.properties` or `change.removed` said so; nothing was committed.
-        Unavailable: other writers were faster for a minute, or the catalog went away before it told
-            the outcome, and the table does not show the batch: it may yet appear.
+        Conflict: `change.properties` or `change.removed` said so, or a file to remove is not there
+            any more; nothing was committed.
+        Unavailable: other writers were faster for a minute, or it is too late, and nothing was
+            committed; or the catalog went away before it told the outcome, and the table does not
+            show the batch: it may yet appear.
     """
     batch = new_id()
     reach("lake.before_commit")
     deadline = time.monotonic() + _DEADLINE
     pause = 0.002
-    table = load()
+    table = _loaded(load, change)
     while True:
+        if change.until is not None and now_micros() > change.until:  # looked at after the table was loaded
+            raise Unavailable("its rows were written too long ago", where=where, remedy="Try again.")
         try:
             snapshot_id = _try(table, change, batch)
-        except (CommitFailedException, ValidationException) as error:
+        except ValidationException as error:
+            raise Conflict(str(error), where=where) from error
+        except CommitFailedException as error:
             if time.monotonic() > deadline:
                 raise Unavailable(
                     "other writers kept changing the table", where=where, remedy="Try again."
                 ) from error
-            time.sleep(random.uniform(0, pause))  # noqa: S311  (so that two losers don't meet again)
-            pause = min(pause * 2, 0.25)
-        except HeadraceError:
+            if change.first:
+                mark_first(table.catalog, load)
+            else:
+                time.sleep(random.uniform(0, pause))  # noqa: S311  (so that two losers don't meet again)
+                pause = min(pause * 2, 0.25)
+        except (HeadraceError, *_REFUSED):
             raise
         except Exception as error:
             landed = _after_unknown(load, batch)
@@ -93,9 +133,23 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
         else:
             reach("lake.after_commit")
             return table.snapshot_by_id(snapshot_id)
-        table = load()
+        table = _loaded(load, change)
         if (landed := _find(table, batch)) is not None:
             return landed
+
+
+def _loaded(load: Callable[[], Any], change: Change) -> Any:
+    """The table; where a commit is under way that others give way to, once that is over."""
+    table = load()
+    end = time.monotonic() + MARKED_SECONDS
+    while not change.first and _is_marked(table) and time.monotonic() < end:
+        time.sleep(0.02)
+        table = load()
+    return table
+
+
+def _is_marked(table: Any) -> bool:
+    return any(name.startswith(FIRST) and int(name.removeprefix(FIRST)) > now_micros() for name in table.refs())
 
 
 def _try(table: Any, change: Change, batch: str) -> int:
@@ -150,9 +204,9 @@ def _find(table: Any, batch: str) -> IcebergSnapshot | None:
 
 
 def discard(table: Any, files: list[DataFile]) -> None:
-    """Deletes data files of a commit that surely did not happen."""
+    """Deletes data files of a commit that surely did not happen; the sweep takes what it cannot."""
     for data_file in files:
         try:
             table.io.delete(data_file.file_path)
         except OSError as error:
-            raise Conflict(f"a file could not be deleted: {error}", where=data_file.file_path) from error
+            _logger.warning("%s is left to the sweep: %s", data_file.file_path, error)

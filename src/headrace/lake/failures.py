@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +11,8 @@ from pyiceberg.exceptions import (
     ForbiddenError,
     NoSuchNamespaceError,
     NoSuchTableError,
-    ServerError,
-    ServiceUnavailableError,
+    OAuthError,
+    RESTError,
     UnauthorizedError,
 )
 from requests.exceptions import RequestException
@@ -20,6 +21,13 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from headrace.kernel.errors import CallError, Unavailable
 
 __all__ = ["failures"]
+
+_SECRETS = (
+    "HEADRACE_CATALOG_TOKEN",
+    "HEADRACE_CATALOG_CREDENTIAL",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 
 
 @contextmanager
@@ -46,22 +54,36 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
             where=where,
             remedy="Is this file an Iceberg SQL catalog?",
         ) from error
-    except (UnauthorizedError, ForbiddenError, AuthorizationExpiredError) as error:
+    except (UnauthorizedError, ForbiddenError, AuthorizationExpiredError, OAuthError) as error:
         raise Unavailable(
-            f"the catalog refused our credentials: {error}",
+            f"the catalog refused our credentials: {_without_secrets(error)}",
             where=where,
             remedy="Set HEADRACE_CATALOG_TOKEN, or HEADRACE_CATALOG_CREDENTIAL as id:secret.",
         ) from error
-    except (ServerError, ServiceUnavailableError, RequestException) as error:
+    except (RESTError, RequestException) as error:
         raise Unavailable(
-            f"the catalog does not answer: {error}", where=where, remedy="Is it up? headrace doctor tells."
+            f"the catalog does not answer as it should: {_without_secrets(error)}",
+            where=where,
+            remedy="Is it up? headrace doctor tells.",
         ) from error
     except OSError as error:
+        store = "AWS Error" in str(error)
         raise Unavailable(
-            f"the warehouse's files cannot be read or written: {error}",
+            f"the warehouse's files cannot be read or written: {_without_secrets(error)}",
             where=where if table is None else f"table {table} in {where}",
-            remedy="Is it there, is there room in it, and may this user write there?",
+            remedy="Is the object store up, and are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and "
+            "AWS_ENDPOINT_URL_S3 right?"
+            if store
+            else "Is it there, is there room in it, and may this user write there?",
         ) from error
+
+
+def _without_secrets(error: Exception) -> str:
+    text = str(error)
+    for name in _SECRETS:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return text
 
 
 def _sqlite(error: OperationalError, where: str) -> Unavailable:

@@ -29,8 +29,9 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
 
-__all__ = ["DAY", "conform", "write_files"]
+__all__ = ["APPENDED", "DAY", "conform", "write_files"]
 
+APPENDED = "appended-"
 DAY = 86_400_000_000  # microseconds
 _ROW_GROUP = 262_144
 _FEW = 8  # partitions up to which a filter for each is cheaper than one sort
@@ -68,7 +69,7 @@ def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFil
     Args:
         rows: no rows give no files.
         table: the pyiceberg table.
-        prefix: put before each file's name.
+        prefix: put before each file's name: it tells the sweep how long the write may take.
     """
     if rows.num_rows == 0:
         return []

@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table.refs import SnapshotRefType
-from pyiceberg.table.update import (
-    AssertRefSnapshotId,
-    AssertTableUUID,
-    RemoveSnapshotRefUpdate,
-    SetSnapshotRefUpdate,
-)
 
 from headrace.kernel.errors import Conflict
+from headrace.lake import lease
 from headrace.lake.expiry import KEEP
+from headrace.lake.refs import changed
 
 __all__ = ["forget_keeps", "pins_of", "set_pin", "take_pin"]
 
@@ -32,7 +27,7 @@ def pins_of(table: Any) -> dict[str, int]:
     return {
         name: ref.snapshot_id
         for name, ref in table.refs().items()
-        if ref.snapshot_ref_type == SnapshotRefType.TAG and not name.startswith(KEEP)
+        if ref.snapshot_ref_type == SnapshotRefType.TAG and not name.startswith((KEEP, lease.TAG))
     }
 
 
@@ -42,9 +37,7 @@ def set_pin(catalog: Any, load: Load, name: str, snapshot: int) -> bool:
         table = load()
         if table.snapshot_by_id(snapshot) is None:
             return False
-        tags = (name, f"{KEEP}{snapshot}")
-        updates = tuple(SetSnapshotRefUpdate(ref_name=t, type="tag", snapshot_id=snapshot) for t in tags)
-        if _changed(catalog, table, updates, {}):
+        if changed(catalog, table, set_tags={name: snapshot, f"{KEEP}{snapshot}": snapshot}, still={}):
             return True
     raise _beaten(table)
 
@@ -60,8 +53,7 @@ def take_pin(catalog: Any, load: Load, name: str) -> None:
         keep = f"{KEEP}{pins[name]}"
         if list(pins.values()).count(pins[name]) == 1 and keep in table.refs():
             gone.append(keep)
-        updates = tuple(RemoveSnapshotRefUpdate(ref_name=ref) for ref in gone)
-        if _changed(catalog, table, updates, {name: pins[name]}):
+        if changed(catalog, table, gone=tuple(gone), still={name: pins[name]}):
             return
     raise _beaten(table)
 
@@ -75,17 +67,7 @@ def forget_keeps(catalog: Any, table: Any) -> None:
         if name.startswith(KEEP) and ref.snapshot_id not in pinned
     }
     if stale:
-        _changed(catalog, table, tuple(RemoveSnapshotRefUpdate(ref_name=name) for name in stale), stale)
-
-
-def _changed(catalog: Any, table: Any, updates: tuple[Any, ...], still: dict[str, int]) -> bool:
-    """Commits the updates if the refs in `still` are where they were."""
-    asserted = tuple(AssertRefSnapshotId(ref=name, snapshot_id=snapshot) for name, snapshot in still.items())
-    try:
-        catalog.commit_table(table, (AssertTableUUID(uuid=table.metadata.table_uuid), *asserted), updates)
-    except CommitFailedException:
-        return False
-    return True
+        changed(catalog, table, gone=tuple(stale), still=stale)
 
 
 def _beaten(table: Any) -> Conflict:

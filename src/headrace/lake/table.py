@@ -17,10 +17,11 @@ from pyiceberg.transforms import DayTransform
 
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
+from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
-from headrace.lake.commit import Change, commit, discard
+from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
-from headrace.lake.files import conform, write_files
+from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
@@ -44,7 +45,7 @@ class LakeTable:
         name: its name within the project.
         where: the catalog's address, for errors.
         catalog: PyIceberg's catalog.
-        folder: where this machine keeps locks of the lake.
+        folder: where this machine keeps what it knows of the lake.
     """
 
     def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
@@ -211,7 +212,7 @@ class LakeTable:
         def set_properties(table: Any) -> Mapping[str, str]:
             return {**_said(properties, table), **(_moved(table, *position, self.name) if position else {})}
 
-        return self._commit([rows], facts, set_properties)
+        return self._commit([rows], facts, set_properties, prefix=APPENDED)
 
     def replace(
         self,
@@ -290,19 +291,21 @@ class LakeTable:
         properties: Callable[[Any], Mapping[str, str]],
         removed: Callable[[Any], list[DataFile]] | None = None,
         check: Callable[[list[DataFile]], None] | None = None,
+        prefix: str = "",
     ) -> Snapshot:
+        until = now_micros() + (BRIEF if prefix == APPENDED else LONG)
         table = self.iceberg()
         properties(table)  # a position that has moved is found before anything is written
         with failures(self.where, self.name):
             files: list[DataFile] = []
             try:
                 for rows in pieces:
-                    files += write_files(conform(rows, table), table)
+                    files += write_files(conform(rows, table), table, prefix=prefix)
                 if check is not None:
                     check(files)
                 made = commit(
                     self.iceberg,
-                    Change(files, removed, properties, lambda table: _said(facts, table)),
+                    Change(files, removed, properties, lambda table: _said(facts, table), until=until),
                     where=f"table {self.name} in {self.where}",
                 )
             except Unavailable:  # the commit may have happened, or happen yet
@@ -310,7 +313,7 @@ class LakeTable:
             except Exception:
                 discard(table, files)
                 raise
-        expiry.as_it_goes(self.catalog, table)
+        expiry.as_it_goes(self.catalog, table, self.where)
         return snapshot_of(made)
 
     # --- pins ----------------------------------------------------------------------------------

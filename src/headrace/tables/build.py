@@ -19,6 +19,7 @@ from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.audit import audited
+from headrace.tables.current import keep_current
 from headrace.tables.plan import ONE_DAY, Plan, stale_days
 from headrace.tables.read import CLOCK, Input, between, read_input
 
@@ -103,6 +104,8 @@ def _dataset(project: Project, one: Input) -> Dataset:
 
 def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) -> tuple[Snapshot, pa.Schema]:
     """Computes, audits and commits; the table is made, or its columns are, with the first rows."""
+    if table.current:
+        return keep_current(project, lake, table, plan, plan.properties(code))
     pieces = _pieces(project, lake, table, plan)
     first = next(pieces)
     partition_by = () if table.partition_by is None else ((table.partition_by.column, "day"),)

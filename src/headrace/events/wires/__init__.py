@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from headrace.declare.event import Contract
 from headrace.events.wires.plain import Plain
-from headrace.events.wires.port import REFUSES, Wire
+from headrace.events.wires.port import REFUSES, Nothing, Wire
 from headrace.kernel.errors import ProjectError
 
 if TYPE_CHECKING:
     from headrace.events.wires.registry import SchemaRegistry
 
-__all__ = ["REFUSES", "Wire", "open"]
+__all__ = ["REFUSES", "Nothing", "Wire", "open"]
 
 
 def open(contract: Contract, registry: SchemaRegistry | None = None) -> Wire:  # noqa: A001
@@ -36,6 +36,10 @@ def open(contract: Contract, registry: SchemaRegistry | None = None) -> Wire:  #
         from headrace.events.wires.connect import Connect
 
         return Connect()
+    if contract.wire == "debezium":
+        from headrace.events.wires.debezium import Debezium
+
+        return Debezium(contract)
     if contract.wire == "avro":
         from headrace.events.wires.avro import Avro
 
@@ -49,5 +53,5 @@ def open(contract: Contract, registry: SchemaRegistry | None = None) -> Wire:  #
     raise ProjectError(
         f"there is no wire {contract.wire!r}",
         where=str(contract.place),
-        remedy="There are json, connect and avro.",
+        remedy="There are json, connect, avro and debezium.",
     )

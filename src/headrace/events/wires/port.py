@@ -9,10 +9,14 @@ import msgspec
 
 from headrace.events.reasons import Broken
 
-__all__ = ["REFUSES", "Wire"]
+__all__ = ["REFUSES", "Nothing", "Wire"]
 
 REFUSES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Broken)
 """What a decoder may raise of an event that is not right; reasons.reason_of reads all of them."""
+
+
+class Nothing(Exception):
+    """The bytes hold no event, and are not meant to: nothing is stored of them."""
 
 
 class Wire(Protocol):
@@ -34,7 +38,8 @@ class Wire(Protocol):
             strict: whether "35" is refused for 35.
 
         Returns:
-            A function that raises one of REFUSES where the bytes are no such object, and Unavailable
+            A function that raises one of REFUSES where the bytes are no such object, Nothing where they
+            hold none and need not, and Unavailable
             where what it needs to know is not to be had now: then nothing is decided of the event.
         """
         ...

@@ -13,6 +13,7 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
+from headrace.declare.changes import CHANGED_AT
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.project import Project
@@ -186,6 +187,8 @@ class TableSource(DataSource):  # type: ignore[misc]
 def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: Place | None) -> str:
     if isinstance(declared, Contract):
         return declared.time
+    if declared.current:
+        return CHANGED_AT
     if columns is not None and "event_timestamp" in columns:
         return "event_timestamp"
     if declared.partition_by is not None:

@@ -36,6 +36,7 @@ _MSGSPEC: dict[type, str] = {
     msgspec.inspect.BoolType: "bool",
     msgspec.inspect.StrType: "string",
     msgspec.inspect.DateTimeType: "timestamp",
+    msgspec.inspect.DecimalType: "float64",  # a feature is a number, whatever keeps it exact in a table
 }
 
 
@@ -67,10 +68,12 @@ def declared_columns(declared: Table | Contract) -> dict[str, str] | None:
     if isinstance(declared, Contract):
         fields = msgspec.inspect.type_info(declared.struct).fields  # type: ignore[attr-defined]
         return {field.name: _of_msgspec(field.type) for field in fields}
+    if declared.current and isinstance(declared.reads[0], Contract):
+        return declared_columns(declared.reads[0])
     if declared.schema is None:
         return None
-    columns: Mapping[str, Any] = declared.schema.columns()
-    return {name: _of_polars(column.dtype) for name, column in columns.items()}
+    schema: Mapping[str, Any] = declared.schema.columns()
+    return {name: _of_polars(column.dtype) for name, column in schema.items()}
 
 
 def _of_polars(dtype: Any) -> str:
@@ -80,7 +83,7 @@ def _of_polars(dtype: Any) -> str:
         return "timestamp"
     if dtype.is_integer():
         return "int64"
-    if dtype.is_float():
+    if dtype.is_float() or dtype.is_decimal():
         return "float64"
     return "bool" if dtype == pl.Boolean else "string"
 

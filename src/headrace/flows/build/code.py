@@ -101,7 +101,10 @@ def _table(table: Table, sources: Sources) -> list[str]:
     module = function.__module__
     pieces = sources.pieces(module, function.__qualname__.split(".")[0]) if sources.has(module) else {}
     # What the decorator was given, also where the table was not made by a decorator.
-    partition = fingerprint([table.partition_by, table.rowwise, table.schema], sources)
+    given: list[Any] = [table.partition_by, table.rowwise, table.schema]
+    if table.current:
+        given += [one.row_key for one in table.reads if isinstance(one, Contract)]
+    partition = fingerprint(given, sources)
     return _lines({**pieces, f"@table of {table.name}": partition})
 
 

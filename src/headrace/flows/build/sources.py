@@ -35,10 +35,12 @@ def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any
     for table, snapshot in heads(settings, tables).items():
         if snapshot is None:
             topic = next(t for t, name in code["topics"].items() if name == table)
+            captured = f"{table}_current" in code["tables"]
+            puts = "headrace capture, or Debezium elsewhere," if captured else f"headrace send {topic} FILE"
             raise Unavailable(
                 f"no event of topic {topic!r} has been ingested yet",
                 where=f"table {table}",
-                remedy=f"headrace send {topic} FILE puts events on it; then headrace ingest --until-end.",
+                remedy=f"{puts} puts events on it; then headrace ingest --until-end.",
             )
         found[Pointers.path("topics", table)] = {"table": table, "snapshot": snapshot}
     for name, path in sources.items():

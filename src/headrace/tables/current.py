@@ -1,0 +1,122 @@
+"""The table of a database table's current rows, kept from its changelog: what came new, not all of it.
+
+One commit puts the rows in place with how far the changelog was read (offsets of the log, as ingest
+stored them with each row), so a build that is killed leaves the old rows or the new ones and the next
+goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from headrace.declare.event import Contract
+from headrace.declare.project import Project
+from headrace.declare.table import Table
+from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
+from headrace.tables.plan import CODE, Plan
+from headrace.tables.read import read_input
+
+__all__ = ["keep_current"]
+
+_STANDS = "headrace.changes"
+
+
+class _Stands(msgspec.Struct, frozen=True):
+    """What a table of current rows was made from.
+
+    Attributes:
+        offsets: log partition → the first offset of the changelog that is not in it.
+        lsn: the highest LSN in it.
+        cuts: what took rows away (changelog.Cuts).
+    """
+
+    offsets: dict[int, int] = {}
+    lsn: int = -1
+    cuts: Cuts = NO_CUTS
+
+
+def keep_current(
+    project: Project, lake: Lake, table: Table, plan: Plan, properties: Mapping[str, str]
+) -> tuple[Snapshot, pa.Schema]:
+    """Brings the table up to the changelog's snapshot that the plan names, in one commit.
+
+    Args:
+        project, lake: where it lives.
+        table: as declare.changes.current declares it.
+        plan: `tables.plan.stale_days` of it. Where its code, or its contract, is another one since, or it
+            was never made, it is made from the whole changelog.
+        properties: what the commit sets beside its own.
+
+    Raises:
+        Conflict: another build of the table was faster.
+        Unavailable: the catalog is locked or away.
+    """
+    contract = table.reads[0]
+    assert isinstance(contract, Contract)
+    changelog = read_input(project, lake, contract, plan.inputs[0].snapshot)
+    made = lake.table(table.name) if lake.exists(table.name) else None
+    told = made.property(_STANDS) if made is not None else None
+    stands = _Stands()
+    if told is not None and plan.expect[CODE] == properties[CODE]:
+        stands = msgspec.json.decode(told, type=_Stands)
+    rows, after = _kept(changelog, contract, made, stands)
+    written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    made = lake.ensure(table.name, written.schema, exact=True)
+    said = {**properties, _STANDS: msgspec.json.encode(after).decode()}
+    snapshot = made.replace(written, facts=said, properties=said, expect={**plan.expect, _STANDS: told})
+    return snapshot, written.schema
+
+
+def _kept(
+    changelog: pl.LazyFrame, contract: Contract, made: LakeTable | None, stands: _Stands
+) -> tuple[pl.DataFrame, _Stands]:
+    """The current rows, and what they are made from."""
+    key = list(contract.row_key)
+    fresh = changelog.filter(_from(stands.offsets)).collect()
+    cuts = stands.cuts.later(cuts_of(fresh))
+    after = _Stands({**stands.offsets, **_offsets(fresh)}, max(stands.lsn, _highest(fresh)), cuts)
+    if made is None or not stands.offsets:
+        return survivors(newest(fresh, key), cuts), after
+    held = made.scan().select(fresh.columns).collect()
+    # Only its whole history tells what becomes of a key by a change that came late: it may be older than
+    # the delete that took the row away, or have had a value that a newer one was sent without.
+    stood = held.select(*key, stood="_lsn")
+    late = (
+        fresh.join(stood, on=key, how="left")
+        .filter(pl.col("_lsn") <= pl.col("stood").fill_null(stands.lsn))
+        .select(key)
+        .unique()
+    )
+    known = [
+        held.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
+        fresh.join(late, on=key, how="anti"),
+    ]
+    if len(late):
+        known.append(changelog.join(late.lazy(), on=key, how="semi").collect())
+    rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key)])
+    return survivors(rows, cuts), after
+
+
+def _from(offsets: Mapping[int, int]) -> pl.Expr:
+    """The rows at these offsets and after, of each log partition."""
+    partition, offset = pl.col("_log_partition"), pl.col("_log_offset")
+    wanted = ~partition.is_in(list(offsets)) if offsets else pl.lit(True)
+    for one, first in offsets.items():
+        wanted |= (partition == one) & (offset >= first)
+    return wanted
+
+
+def _offsets(rows: pl.DataFrame) -> dict[int, int]:
+    last: Any = rows.group_by("_log_partition").agg(pl.col("_log_offset").max() + 1).rows()
+    return dict(last)
+
+
+def _highest(rows: pl.DataFrame) -> int:
+    highest: int | None = rows.select(pl.col("_lsn").max()).item()
+    return -1 if highest is None else highest

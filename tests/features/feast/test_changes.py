@@ -1,0 +1,87 @@
+"""Features over a database's table: stock Feast sees each row as it was then, and a deleted one as null."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from feast import FeatureStore
+from tests.events.customers import NOON, change
+
+from headrace import log
+from headrace.config.settings import load_settings
+from headrace.declare.project import load_project
+from headrace.features.feast import apply
+from headrace.flows.api import project as opened
+from headrace.flows.ingest import ingest
+from headrace.kernel.time import from_micros
+
+DECLARED = """
+from decimal import Decimal
+from headrace import Struct, changes
+
+@changes(topic="shop.public.customers", key=["id"])
+class Customer(Struct):
+    id: int
+    name: str
+    balance: Decimal | None = None
+"""
+FEATURES = """
+from feast import Entity, FeatureView, Field, ValueType
+from feast.types import Float64, String
+from headrace import TableSource, current
+from till.customers import Customer
+
+customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.INT64)
+schema = [Field(name="name", dtype=String), Field(name="balance", dtype=Float64)]
+then = FeatureView(name="then", entities=[customer], source=TableSource(Customer), schema=schema)
+now = FeatureView(name="now", entities=[customer], source=TableSource(current(Customer)), schema=schema)
+"""
+
+
+def at(seconds: int) -> datetime:
+    return from_micros(NOON) + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    package = tmp_path / "p" / "till"
+    package.mkdir(parents=True)
+    (package.parent / "headrace.toml").write_text('[project]\nname = "till"\n')
+    (package / "__init__.py").write_text("")
+    (package / "customers.py").write_text(DECLARED)
+    (package / "features.py").write_text(FEATURES)
+    for module in [one for one in sys.modules if one.split(".")[0] == "till"]:
+        monkeypatch.delitem(sys.modules, module)
+    return package.parent
+
+
+def test_rows_as_they_were_and_as_they_are(root: Path) -> None:
+    settings = load_settings(root)
+    topic = log.open(settings.log_url)
+    topic.create("shop.public.customers")
+    topic.append(
+        "shop.public.customers",
+        [
+            change("r", 1, {"id": 1, "name": "a", "balance": "0.1"}, snapshot="last"),
+            change("c", 10, {"id": 2, "name": "b"}),
+            change("u", 20, {"id": 1, "name": "a2", "balance": "0.2"}),
+            change("d", 30, {"id": 1, "name": ""}),
+            change("u", 15, {"id": 1, "name": "late", "balance": "0.15"}),
+        ],
+    )
+    topic.close()
+    ingest(settings, until_end=True)
+    opened(root).build()
+    store = FeatureStore(repo_path=str(apply(load_project(settings)).folder))
+    moments = [0, 1, 12, 17, 25, 35]
+    asked = pd.DataFrame({"id": 1, "event_timestamp": [at(one) for one in moments]})
+    found = store.get_historical_features(asked, ["then:name", "then:balance"]).to_df()
+    assert [None if pd.isna(one) else one for one in found["name"]] == [None, "a", "a", "late", "a2", None]
+    assert [None if pd.isna(one) else one for one in found["balance"]] == [None, 0.1, 0.1, 0.15, 0.2, None]
+    both = pd.DataFrame({"id": [1, 2], "event_timestamp": at(40)})
+    assert store.get_historical_features(both, ["now:name"]).to_df()["name"].fillna("").tolist() == ["", "b"]
+    assert opened(root).as_of("shop.public.customers", at(17))["name"].to_list() == ["late", "b"]

@@ -1,0 +1,142 @@
+"""A table after all that happens to one, read by others: every snapshot has the same rows for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from services.catalog import JAVA
+from services.server import Missing, jars
+
+from headrace import lake
+from headrace.config.settings import Settings
+from headrace.kernel.position import LogPosition, encode_position
+from headrace.lake import Lake, LakeTable, expiry
+from headrace.lake.schema import PartitionBy
+
+STAMP = pa.timestamp("us", "UTC")
+PARTITIONS: PartitionBy = [("_valid", "identity"), ("at", "day")]
+START = LogPosition("events", "id-1")
+AT_ONCE = timedelta(microseconds=-1)
+
+
+def rows(count: int, day: int, start: int, *, valid: bool = True) -> pa.Table:
+    begin = datetime(2024, 1, day, tzinfo=UTC)
+    return pa.table(
+        {
+            "at": pa.array([begin + timedelta(seconds=i) for i in range(count)], STAMP),
+            "_valid": pa.array([valid] * count),
+            "x": pa.array(range(start, start + count), pa.int32()),
+            "name": pa.array([None if i % 3 == 0 else f"née {i}" for i in range(count)], pa.string()),
+        }
+    )
+
+
+@pytest.fixture
+def table(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
+    """A life: appends with positions, expiry as they go, growth, a pin, upkeep, days replaced, upkeep."""
+    monkeypatch.setattr(expiry, "NEWEST", 5)
+    monkeypatch.setattr(expiry, "_SLACK", 2)
+    table = opened.ensure("events", rows(1, 1, 0).schema, PARTITIONS)
+    position = START
+    for n in range(10):
+        moved = position.advanced({0: 3 * (n + 1)})
+        both = pa.concat_tables([rows(2, 1 + n % 2, 3 * n), rows(1, 1, 3 * n + 2, valid=False)])
+        made = table.append(both, position=("ingest", position, moved))
+        position = moved
+        if n == 4:
+            table.pin("early", made.id)
+    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64()), ("at", STAMP)]))
+    wide = rows(2, 3, 0).set_column(2, "x", pa.array([2**40, 2**41]))
+    table.append(wide.append_column("more", pa.array([1.5, None])))
+    table.replace(rows(1, 2, 7), days=("at", [date(2024, 1, 2)]))
+    for n in range(9):
+        table.append(rows(1, 4, n))
+    kept = lake.keep(table, grace=AT_ONCE, longest_write=AT_ONCE)
+    assert kept.compacted
+    assert kept.deleted
+    table.append(rows(1, 5, 0))
+    return table
+
+
+def plain(frame: pl.DataFrame) -> list[str]:
+    """Rows as text, sorted; instants in microseconds. A column that a snapshot lacks is as one of nulls."""
+    instants = frame.with_columns(pl.col("at").dt.epoch("us"))
+    return sorted(
+        json.dumps({k: v for k, v in r.items() if v is not None}, sort_keys=True) for r in instants.to_dicts()
+    )
+
+
+def ours(table: LakeTable) -> dict[int, list[str]]:
+    return {one.id: plain(table.scan(one.id).collect()) for one in table.history()}
+
+
+def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
+    """What the Java implementation reads: through its own catalog of SQLite files, or its REST one."""
+    folder = jars("catalog")
+    properties = {
+        "type": "jdbc",
+        "uri": f"jdbc:sqlite:{urlsplit(settings.catalog_url).path}",
+        "warehouse": settings.warehouse_url,
+    }
+    if settings.profile_name == "served":
+        properties = {
+            "type": "rest",
+            "uri": settings.catalog_url,
+            "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+            "s3.endpoint": os.environ["AWS_ENDPOINT_URL_S3"],
+            "s3.path-style-access": "true",
+        }
+    source = str(Path(__file__).parent / "Read.java")
+    given = [f"{name}={value}" for name, value in properties.items()]
+    done = subprocess.run(
+        [*JAVA, "-cp", f"{folder}/*", source, f"{settings.project}.{table.name}", *given],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for line in done.stdout.splitlines():
+        said: dict[str, Any] = json.loads(line)
+        position = table.position("ingest")
+        assert position is not None
+        assert said["position"] == encode_position(position)
+        named = [{k: v for k, v in row.items() if v is not None} for row in said["rows"]]
+        found[said["snapshot"]] = sorted(json.dumps(row, sort_keys=True) for row in named)
+    return found
+
+
+def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table: LakeTable) -> None:
+    expected = ours(table)
+    assert len(expected) > 5
+    assert table.pins()["early"] in expected
+    iceberg = table.iceberg()
+    for snapshot in expected:
+        pyiceberg = pl.from_arrow(iceberg.scan(snapshot_id=snapshot).to_arrow())
+        assert isinstance(pyiceberg, pl.DataFrame)
+        assert plain(pyiceberg) == expected[snapshot]
+        by_path = pl.scan_iceberg(iceberg.metadata_location, snapshot_id=snapshot, storage_options=keys())
+        assert plain(by_path.collect()) == expected[snapshot]
+    try:
+        assert java(settings, table) == expected
+    except Missing as missing:
+        pytest.skip(f"no Java reader: {missing}")
+
+
+def keys() -> dict[str, str]:
+    """Where the object store is, for a reader that is given a file's address alone."""
+    found = {
+        "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3"),
+        "s3.access-key-id": os.environ.get("AWS_ACCESS_KEY_ID"),
+        "s3.secret-access-key": os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        "s3.region": os.environ.get("AWS_REGION"),
+    }
+    return {name: value for name, value in found.items() if value}

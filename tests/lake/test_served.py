@@ -1,0 +1,225 @@
+"""What only services do: lose an answer, say no, go away, come back, not know us."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+
+import pyarrow as pa
+import pytest
+from msgspec.structs import replace
+from services.catalog import Catalog
+from services.catalog import catalog as started_catalog
+from services.s3 import store as started_store
+from tests.lake.folder import missing
+from tests.lake.front import Front, front
+
+from headrace import lake
+from headrace.config.settings import Profile, Settings
+from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
+from headrace.kernel.position import LogPosition
+from headrace.lake import LakeTable
+
+START = LogPosition("events", "id-1")
+SCHEMA = pa.schema([("o", pa.int64())])
+
+
+@pytest.fixture
+def door(rest_catalog: Catalog) -> Iterator[Front]:
+    with front(rest_catalog.port) as door:
+        yield door
+
+
+@pytest.fixture
+def settings(served: Settings, door: Front) -> Settings:
+    return replace(served, profile=replace(served.profile, catalog=door.url))
+
+
+@pytest.fixture
+def table(settings: Settings) -> LakeTable:
+    table = lake.open(settings).ensure("events", SCHEMA)
+    table.append(pa.table({"o": [0]}), position=("ingest", None, START.advanced({0: 1})))
+    return table
+
+
+def append(table: LakeTable, offset: int) -> object:
+    """One row, and the position moves past it."""
+    begin = START.advanced({0: offset})
+    return table.append(pa.table({"o": [offset]}), position=("ingest", begin, begin.advanced({0: offset + 1})))
+
+
+def offsets(table: LakeTable) -> list[int]:
+    return sorted(table.scan().collect()["o"].to_list())
+
+
+@pytest.mark.parametrize("lost", ["cut after", "500 after", "502 after", "504 after"])
+def test_a_commit_whose_answer_is_lost_counts_once(table: LakeTable, door: Front, lost: str) -> None:
+    door.commits.append(lost)
+    assert append(table, 1) == table.head()
+    assert door.struck == [lost]
+    assert offsets(table) == [0, 1]
+    append(table, 2)
+    assert offsets(table) == [0, 1, 2]
+    assert missing(table) == set()
+
+
+@pytest.mark.parametrize("lost", ["cut before", "500", "503", "429"])
+def test_a_commit_that_did_not_happen_is_said_to_be_unknown(table: LakeTable, door: Front, lost: str) -> None:
+    door.commits.append(lost)
+    with pytest.raises(Unavailable, match="outcome is unknown"):
+        append(table, 1)
+    assert offsets(table) == [0]
+    assert table.position("ingest") == START.advanced({0: 1})
+    append(table, 1)
+    assert offsets(table) == [0, 1]
+
+
+def test_a_commit_that_landed_unseen_is_a_conflict_for_who_writes_again(
+    table: LakeTable, door: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost, and the catalog is away when the table is looked at."""
+    door.commits.append("cut after")
+    post = type(table.catalog).commit_table
+
+    def then_away(*given: object) -> object:
+        try:
+            return post(*given)
+        finally:
+            door.away = True
+
+    monkeypatch.setattr(type(table.catalog), "commit_table", then_away)
+    with pytest.raises(Unavailable, match="outcome is unknown"):
+        append(table, 1)
+    monkeypatch.undo()
+    with pytest.raises(Unavailable, match="does not answer"):
+        table.head()
+    door.away = False
+    with pytest.raises(Conflict, match="moved log partition 0 to 2"):
+        append(table, 1)
+    assert offsets(table) == [0, 1]
+
+
+def test_a_commit_that_is_refused_is_tried_again(table: LakeTable, door: Front) -> None:
+    door.commits.extend(["409", "409", "409"])
+    append(table, 1)
+    assert door.struck == ["409"] * 3
+    assert offsets(table) == [0, 1]
+    assert missing(table) == set()
+
+
+@pytest.mark.parametrize("lost", ["cut after", "500 after", "409", "503"])
+def test_pins_and_upkeep_come_through(table: LakeTable, door: Front, lost: str) -> None:
+    first = table.head()
+    assert first is not None
+    append(table, 1)
+    for act in (
+        lambda: table.pin("kept", first.id),
+        lambda: lake.keep(table),
+        lambda: lake.keep(table),
+        lambda: table.unpin("kept"),
+    ):
+        door.commits.append(lost)
+        try:
+            act()
+        except HeadraceError as error:
+            assert error.retryable  # noqa: PT017
+            act()
+    assert table.pins() == {}
+    assert offsets(table) == [0, 1]
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+def test_a_refused_token_is_said_and_not_shown(
+    table: LakeTable, settings: Settings, door: Front, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_CATALOG_TOKEN", "a-very-secret-token")
+    own = lake.open(settings).table("events")
+    door.commits.extend([status] * 5)  # PyIceberg asks for a new token between
+    with pytest.raises(Unavailable, match="refused our credentials") as caught:
+        append(own, 1)
+    assert "HEADRACE_CATALOG_TOKEN" in str(caught.value)
+    assert "a-very-secret-token" not in f"{caught.value!r} {caught.value}"
+    door.commits.clear()
+    assert offsets(table) == [0]
+
+
+def test_wrong_keys_of_the_object_store_are_said_and_not_shown(
+    table: LakeTable, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-very-wrong-secret")
+    own = lake.open(settings).table("events")
+    with pytest.raises(Unavailable, match="AWS_SECRET_ACCESS_KEY") as caught:
+        append(own, 1)
+    assert "a-very-wrong-secret" not in f"{caught.value!r} {caught.value}"
+    assert offsets(table) == [0]
+
+
+def test_an_address_that_is_no_catalog(served: Settings, object_store: object) -> None:
+    url = str(getattr(object_store, "environment")["AWS_ENDPOINT_URL_S3"])  # noqa: B009
+    wrong = replace(served, profile=replace(served.profile, catalog=url.replace("//", "//user:secret@")))
+    with pytest.raises(Unavailable) as caught:
+        lake.open(wrong)
+    assert "secret" not in str(caught.value)
+
+
+def test_catalog_and_store_restarted_amid_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed and started again, one and then the other, while a writer goes on as ingest does."""
+    folders = [tmp_path / name for name in ("s3", "catalog", "project")]
+    for folder in folders:
+        folder.mkdir()
+    with ExitStack() as running:
+        first_store = running.enter_context(ExitStack())
+        store = first_store.enter_context(started_store(folders[0]))
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        first_catalog = running.enter_context(ExitStack())
+        catalog = first_catalog.enter_context(
+            started_catalog(folders[1], store.url, environment=store.environment)
+        )
+        profile = Profile(catalog=catalog.url, warehouse=store.url)
+        settings = Settings(folders[2], "shop", "served", profile, folders[2] / "state")
+        table = lake.open(settings).ensure("events", SCHEMA)
+        done, failures, stop = [0], [], threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                try:
+                    position = table.position("ingest") or START
+                    assert isinstance(position, LogPosition)
+                    append(table, position.next_offset(0))
+                    done[0] += 1
+                except HeadraceError as error:
+                    failures.append(error)
+                    stop.wait(0.05)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            reached(done, 3)
+            first_catalog.close()
+            running.enter_context(
+                started_catalog(folders[1], store.url, catalog.port, environment=store.environment)
+            )
+            reached(done, done[0] + 3)
+            first_store.close()
+            running.enter_context(started_store(folders[0], store.port))
+            reached(done, done[0] + 3)
+        finally:
+            stop.set()
+            thread.join(60)
+        assert failures
+        assert all(error.retryable for error in failures)
+        position = table.position("ingest")
+        assert isinstance(position, LogPosition)
+        assert offsets(table) == list(range(position.next_offset(0)))
+        assert missing(table) == set()
+
+
+def reached(done: list[int], count: int) -> None:
+    deadline = monotonic() + 120
+    while done[0] < count:
+        assert monotonic() < deadline
+        threading.Event().wait(0.02)
