@@ -29,7 +29,7 @@ from headrace.events.wires import Wire
 from headrace.kernel.time import from_micros
 from headrace.log.port import Batch, Headers
 
-__all__ = ["FIRST", "First", "Judge", "Verdicts"]
+__all__ = ["FIRST", "First", "Judge", "Verdicts", "first_of"]
 
 FIRST = "headrace.first"
 """The header that a replayed record carries: `partition:offset`, where it first stood on the log."""
@@ -205,14 +205,21 @@ class Judge:
             broken[at] = Reason("duplicate", None, why)
 
 
+def first_of(headers: Headers | None) -> First | None:
+    """Where the record with these headers first stood, if it is a replay."""
+    form = _FIRST_FORM.fullmatch(headers.get(FIRST, b"")) if headers else None
+    return None if form is None else (int(form.group(1)), int(form.group(2)))
+
+
 def _firsts(headers: Collection[Headers | None]) -> dict[int, First]:
     """Place → first position, for the records that were replayed."""
     found: dict[int, First] = {}
     if not any(headers):
         return found
     for at, one in enumerate(headers):
-        if one and (form := _FIRST_FORM.fullmatch(one.get(FIRST, b""))):
-            found[at] = (int(form.group(1)), int(form.group(2)))
+        first = first_of(one)
+        if first is not None:
+            found[at] = first
     return found
 
 
