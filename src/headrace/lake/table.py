@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.transforms import DayTransform
@@ -23,6 +22,7 @@ from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
+from headrace.lake.refs import changed
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
@@ -274,11 +274,8 @@ class LakeTable:
             with failures(self.where, self.name):
                 table = self.iceberg()
                 _expected(table, expect or {}, self.name)
-                try:
-                    table.transaction().set_properties(dict(properties)).commit_transaction()
+                if changed(self.catalog, table, properties=properties, still={}):
                     return
-                except CommitFailedException:
-                    continue
         raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
 
     def _commit(
