@@ -7,6 +7,7 @@ verdicts are, and not from the log, which may have been trimmed.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal, Protocol
 
 import polars as pl
@@ -23,6 +24,8 @@ from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 
 __all__ = ["Feed", "RawSink", "Sink", "sink_schema"]
+
+_logger = logging.getLogger(__name__)
 
 CHUNK = 200_000  # offsets a chunk while catching up
 
@@ -87,7 +90,7 @@ class Feed:
         Args:
             batch: the batch that was judged; a raw sink needs it.
 
-        What is unavailable is remembered, not raised: the table goes on without this sink.
+        What is unavailable is said and remembered, not raised: the table goes on without this sink.
         """
         try:
             at = self._position(after)
@@ -97,7 +100,7 @@ class Feed:
                 self._catch_up(at, after)
             self.behind = None
         except Unavailable as error:
-            self.behind = error
+            self._fall_behind(error)
 
     def catch_up(self, position: LogPosition) -> None:
         """Gives the sink what it lacks up to the table's position."""
@@ -107,7 +110,12 @@ class Feed:
                 self._catch_up(at, position)
             self.behind = None
         except Unavailable as error:
-            self.behind = error
+            self._fall_behind(error)
+
+    def _fall_behind(self, error: Unavailable) -> None:
+        if self.behind is None:  # once: it may stay so for long
+            _logger.warning("%s is behind on topic %s: %s", self.sink.name, self._contract.topic, error)
+        self.behind = error
 
     def _position(self, target: LogPosition) -> LogPosition:
         at = self.sink.position()
