@@ -40,7 +40,9 @@ class KafkaMember:
             "session.timeout.ms": SESSION_MS,
             "heartbeat.interval.ms": min(1_000, SESSION_MS // 4),
             "max.poll.interval.ms": max(SESSION_MS, LONGEST_MS),
-            "partition.assignment.strategy": "cooperative-sticky",
+            # Each division names every log partition. The cooperative one leaves out what moves until the
+            # member that gave it up asks again; a fixed name that dies in between leaves it to nobody.
+            "partition.assignment.strategy": "range",
             "enable.auto.commit": False,
             "allow.auto.create.topics": False,
         }
@@ -95,9 +97,9 @@ class KafkaMember:
 
     def _given(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         ends = [ck.TopicPartition(one.topic, one.partition, ck.OFFSET_END) for one in partitions]
-        consumer.incremental_assign(ends)
+        consumer.assign(ends)
         consumer.pause(ends)
-        self._share |= {one.partition for one in partitions}
+        self._share = {one.partition for one in partitions}
 
     def _taken(self, _: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._settle()
