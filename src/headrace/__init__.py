@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from msgspec import Meta, Struct
 
+    from headrace.declare.alerts import Alerts
     from headrace.declare.changes import changes, current
     from headrace.declare.digits import Digits
     from headrace.declare.event import event
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Alerts": "headrace.declare.alerts",
     "ByTime": "headrace.declare.model",
     "Digits": "headrace.declare.digits",
     "Meta": "msgspec",
@@ -51,6 +53,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Alerts",
     "ByTime",
     "Digits",
     "Meta",

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.event import contract_of
 from headrace.events import ingest, keeping
+from headrace.events.forward import ForwardSink
+from headrace.events.watch import Watch
 from headrace.kernel import faults
 from headrace.kernel.position import LogPosition, decode_position, encode_position
 from headrace.lake import catalog, expiry
@@ -86,6 +89,32 @@ def ingest_once(folder: Path, begun: int) -> None:
     one.run(until_end=True, stop=threading.Event(), tell=tell)
 
 
+def watch_once(folder: str) -> None:
+    """Ingests what the log holds and looks at the rates, as `headrace ingest --until-end` does."""
+    settings = settings_of(Path(folder))
+    contract = contract_of(Click)
+    assert contract is not None
+    events, lake = log.open(settings.log_url), catalog.open(settings)
+    with Watch([contract], events, lake) as watch:
+        ingest.Ingest(contract, events, lake).run(
+            until_end=True, stop=threading.Event(), tell=lambda one: watch.committed(one.topic)
+        )
+
+
+def forward_once(folder: str, url: str, topic: str) -> None:
+    """Ingests a topic of a broker in small commits, and forwards it to two more."""
+    ingest.BATCH, ingest.TRICKLE = 100, 0
+    declared = contract_of(Click)
+    assert declared is not None
+    contract = replace(
+        declared, topic=topic, within=None, partitions=2, forward=(f"{topic}.valid", f"{topic}.invalid")
+    )
+    events = log.open(url)
+    sink = ForwardSink(contract, events)
+    lake = catalog.open(settings_of(Path(folder)))
+    ingest.Ingest(contract, events, lake, [sink]).run(until_end=True, stop=threading.Event())
+
+
 def forked(order: dict[str, Any]) -> int:
     """The wait status of a child that ingests, killed as the order says."""
     begun, begin = os.pipe()
@@ -94,7 +123,10 @@ def forked(order: dict[str, Any]) -> int:
         try:
             if order["fault"]:
                 os.environ[faults.VARIABLE] = order["fault"]
-            ingest_once(Path(order["folder"]), begin)
+            if "forward" in order:
+                forward_once(order["folder"], *order["forward"])
+            else:
+                ingest_once(Path(order["folder"]), begin)
             os._exit(0)
         except BaseException:
             traceback.print_exc()

@@ -37,6 +37,8 @@ def test_ordinary_keys(key: str) -> None:
         ("Authorization: Bearer abcdefgh1234", "Authorization: *** ***"),
         ("it sent Bearer abcdefgh1234", "it sent Bearer ***"),
         ("rows=5, at 12:30", "rows=5, at 12:30"),
+        ('["slack+https://chat.example/T0/B0/x1"]', '["slack+https://chat.example/***"]'),
+        ("see https://hooks.slack.com/services/T0/x1 there", "see https://hooks.slack.com/*** there"),
     ],
 )
 def test_texts_are_cleaned(text: str, cleaned: str) -> None:

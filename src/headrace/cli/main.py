@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("headrace.cli.predict", "Ask a running endpoint for one prediction."),
     "release": ("headrace.cli.release", "Divide a model's traffic among its versions."),
     "rollback": ("headrace.cli.rollback", "Go back to the release before."),
-    "why": ("headrace.cli.why", "Say what a prediction was made from."),
+    "why": ("headrace.cli.why", "Say what a prediction was made from, or what became of an event."),
     "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
     "export": ("headrace.cli.export", "Write what another tool needs: airflow, debezium."),
     "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),

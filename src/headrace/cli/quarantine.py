@@ -1,14 +1,64 @@
-"""headrace quarantine list | show | replay"""
+"""headrace quarantine list | show | replay | alerts"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 import click
 
 from headrace.cli import show as shown
 from headrace.cli.call import Call, verb
+from headrace.events.judge import First
+from headrace.events.quarantine import Choice, Group, Waiting, text_of
 from headrace.flows import quarantine as flow
+from headrace.kernel.time import duration, now
 
 __all__ = ["quarantine"]
+
+_POSITION = re.compile(r"(\d{1,9}):(\d{1,18})")
+_LONGEST = 2_000  # characters of an event that are shown, unless the whole is asked for
+
+
+class _Position(click.ParamType[First]):
+    name = "P:O"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> First:
+        found = _POSITION.fullmatch(value)
+        if found is None:
+            self.fail(f"{value!r} is no position: write log partition and offset as 0:4711", param, ctx)
+        return int(found.group(1)), int(found.group(2))
+
+
+class _Moment(click.ParamType[datetime]):
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            return now() - duration(value)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no moment: write 2h for two hours ago, or 2026-03-01T12:00", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments and options by which events are chosen."""
+    for one in (
+        click.option("--until", type=_Moment(), help="Refused before then."),
+        click.option("--since", type=_Moment(), help="Refused since: 2h (ago), or 2026-03-01T12:00 (UTC)."),
+        click.option("--field", help="Refused for this field."),
+        click.option("--code", help="Refused for this."),
+        click.argument("positions", nargs=-1, type=_Position(), metavar="[P:O]..."),
+        click.argument("topic"),
+    ):
+        command = one(command)
+    return command
 
 
 @click.group("quarantine", context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,61 +69,119 @@ def quarantine() -> None:
 @verb("list", example="headrace quarantine list")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 def list_groups(call: Call, topics: tuple[str, ...]) -> None:
-    """What was refused, by reason, with an example of each."""
+    """What was refused and still waits, by reason, with examples.
+
+    `share` is of all events of the topic. An example stands with the position that `show`, `replay` and
+    `headrace why TOPIC@P:O` take.
+    """
     found = flow.groups(call.settings(), topics)
     if call.json:
-        shown.json(found)
+        shown.json({topic: [_group(one) for one in groups] for topic, groups in found.items()})
         return
     if not any(found.values()):
         click.echo("Nothing was refused.")
-        return
     for topic, groups in found.items():
-        rows = [(one.code, one.field, one.count, one.reason, one.example[:60]) for one in groups]
-        if rows:
-            shown.table(topic, ["code", "field", "events", "reason", "example"], rows)
+        if groups:
+            columns = ["code", "field", "events", "share", "first", "last", "examples"]
+            shown.table(topic, columns, map(_row, groups))
 
 
-@verb("show", example="headrace quarantine show user_behaviour --code out_of_range")
-@click.argument("topic")
-@click.option("--code", help="Only those refused for this.")
+@verb(
+    "show",
+    example="headrace quarantine show user_behaviour --code out_of_range --since 2h\n"
+    "headrace quarantine show user_behaviour 0:4711",
+)
+@_choosing
 @click.option(
     "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first."
 )
-def show(call: Call, topic: str, code: str | None, limit: int) -> None:
-    """Refused events as they came, the newest first."""
-    found = flow.waiting(call.settings(), topic, code=code, limit=limit)
+@click.option("--whole", is_flag=True, help="Show long events to their end.")
+def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None:
+    """Refused events as they came, the newest first.
+
+    P:O is where an event first stood: log partition and offset. What is not printable is shown escaped;
+    --json has the exact bytes, as base64 where they are no UTF-8.
+    """
+    found = flow.waiting(call.settings(), topic, Choice(limit=limit, **chosen))
     if call.json:
-        shown.json([{**_without_raw(one), "raw": one.raw.decode(errors="replace")} for one in found])
+        shown.json([_event(one) for one in found])
         return
     for one in found:
-        field = f" {one.field}" if one.field else ""
-        click.echo(
-            f"{one.partition}:{one.offset}  {one.arrived_at:%Y-%m-%d %H:%M:%S}  {one.code}{field}: {one.reason}"
-        )
-        click.echo(f"    {one.raw.decode(errors='replace')}")
+        click.echo(f"{one.partition}:{one.offset}  {_moment(one.arrived_at)}  {_reason(one)}")
+        click.echo(f"    {shown.readable(one.raw, None if whole else _LONGEST)}")
     if not found:
-        click.echo("Nothing was refused.")
+        click.echo("Nothing that waits is of these." if any(chosen.values()) else "Nothing was refused.")
 
 
-@verb("replay", example="headrace quarantine replay user_behaviour --code unknown_value")
-@click.argument("topic")
-@click.option("--code", help="Only those refused for this.")
-@click.option("--field", help="Only those refused for this field.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest first.")
-def replay(call: Call, topic: str, code: str | None, field: str | None, limit: int | None) -> None:
-    """Put refused events on the log once more, for ingest to judge anew."""
-    count = flow.replay(call.settings(), topic, code=code, field=field, limit=limit)
+@verb("replay", example="headrace quarantine replay user_behaviour --code unknown_value --dry-run")
+@_choosing
+@click.option("--limit", type=click.IntRange(1), help="At most so many, those that have waited longest.")
+@click.option("--dry-run", is_flag=True, help="Say what would be replayed, and change nothing.")
+def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: Any) -> None:
+    """Put refused events on the log once more, in one transaction, for ingest to judge anew.
+
+    However often an event is replayed, it is admitted once.
+    """
+    done = flow.replay(call.settings(), topic, Choice(limit=limit, **chosen), dry_run=dry_run)
     if call.json:
-        shown.json({"topic": topic, "replayed": count})
+        shown.json({"topic": topic, "replayed": 0 if dry_run else done.events, "chosen": done})
+        return
+    if not done.events:
+        click.echo("Nothing that waits is of these." if any(chosen.values()) else "Nothing was refused.")
+        return
+    shown.table(None, ["code", "field", "events"], done.reasons)
+    what = f"{done.events:,} events ({done.size:,} bytes)"
+    if dry_run:
+        click.echo(f"{what} would be replayed.")
     else:
-        click.echo(f"Replayed {count:,} events; headrace ingest judges them anew.")
+        click.echo(f"Replayed {what}; headrace ingest judges them anew.")
 
 
-def _without_raw(one: object) -> dict[str, object]:
-    return {
-        name: getattr(one, name) for name in ("partition", "offset", "arrived_at", "code", "field", "reason")
-    }
+@verb("alerts", example="headrace quarantine alerts")
+def alerts(call: Call) -> None:
+    """What is refused at too high a rate now: the alerts that are open.
+
+    Every change of one is an event on topic headrace.alerts, and a row of table headrace_alerts.
+    """
+    found = flow.alerts(call.settings())
+    if call.json:
+        shown.json(found)
+        return
+    if not found:
+        click.echo("No alert is open.")
+        return
+    rows = [(one.severity, one.topic, one.code, one.field, _moment(one.at), one.why) for one in found]
+    shown.table(None, ["severity", "topic", "code", "field", "since", "why"], rows)
 
 
-for command in (list_groups, show, replay):
+def _row(one: Group) -> tuple[object, ...]:
+    examples = "\n".join(
+        f"{e.partition}:{e.offset}  {shown.readable(e.reason, 60)}\n  {shown.readable(e.raw, 60)}"
+        for e in one.examples
+    )
+    return one.code, one.field, one.count, f"{one.share:.2%}", _moment(one.first), _moment(one.last), examples
+
+
+def _reason(one: Waiting) -> str:
+    return shown.readable(f"{one.code}{f' {one.field}' if one.field else ''}: {one.reason}")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _group(one: Group) -> dict[str, object]:
+    return {**_fields(one), "examples": [_event(example) for example in one.examples]}
+
+
+def _event(one: Waiting) -> dict[str, object]:
+    text, encoding = text_of(one.raw)
+    return {**_fields(one), "raw": text, "raw_encoding": encoding}
+
+
+def _fields(one: Group | Waiting) -> dict[str, object]:
+    return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+for command in (list_groups, show, replay, alerts):
     quarantine.add_command(command)

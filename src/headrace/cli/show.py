@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from json import dumps
 from typing import Any
 
 import click
@@ -13,14 +14,16 @@ from rich.table import Table
 
 from headrace.cli.call import Call
 
-__all__ = ["json", "line", "number", "seconds", "table", "working"]
+__all__ = ["json", "line", "number", "readable", "seconds", "table", "working"]
 
 
 def json(value: Any) -> None:
     """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
     # Keys become texts first: a position's log partitions are numbers, and only texts can be put in order.
     plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
-    click.echo(msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1))
+    text = msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1).decode()
+    # What is not printable stands within texts, where JSON has its own escapes for it.
+    click.echo("".join(c if c.isprintable() or c == "\n" else dumps(c)[1:-1] for c in text))
 
 
 def line(call: Call, text: str) -> None:
@@ -44,6 +47,22 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[obj
     console.print(made)
 
 
+def readable(text: str | bytes, longest: int | None = None) -> str:
+    """Text of unknown origin, safe to print: what is no printable character (control characters, those
+    that turn the direction of writing, bytes that are no UTF-8) is shown by its escape.
+
+    Args:
+        longest: characters after which it is cut.
+    """
+    if isinstance(text, bytes):
+        text = (text if longest is None else text[: 4 * longest]).decode(errors="backslashreplace")
+    cut = longest is not None and len(text) > longest
+    text = text[:longest] if cut else text
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"{text}…" if cut else text
+
+
 def number(value: int | None) -> str:
     """12345 → 12,345; None → nothing."""
     return "" if value is None else f"{value:,}"
@@ -55,7 +74,9 @@ def seconds(value: float | None) -> str:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else number(value) if type(value) is int else str(value)
+    if value is None or type(value) is int:
+        return number(value)
+    return "\n".join(map(readable, str(value).split("\n")))  # cells show what came in with events, too
 
 
 def _numeric(text: str) -> bool:

@@ -8,16 +8,21 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
+from headrace.events.quarantine import text_of
 from headrace.flows.evidence import Origin
 from headrace.flows.why import ViewWhy, Why
 from headrace.flows.why import why as explain
+from headrace.flows.why_event import EventWhy, why_event
 from headrace.lineage.graph import Node
 
 __all__ = ["why"]
 
 
-@verb("why", example="headrace why 0199c0de-0000-7000-8000-000000000000")
-@click.argument("id")
+@verb(
+    "why",
+    example="headrace why 0199c0de-0000-7000-8000-000000000000\nheadrace why user_behaviour@0:4711",
+)
+@click.argument("id", metavar="ID|TOPIC@P:O")
 @click.option(
     "--events", type=click.IntRange(1), default=20, show_default=True, help="Raw events to list a view."
 )
@@ -25,7 +30,14 @@ def why(call: Call, id: str, events: int) -> None:
     """Say what made the prediction ID: raw events, features, version, training, snapshots, code.
 
     Each feature is made again from exactly what the online one had read, and compared.
+
+    Of an event, named by its topic, log partition and offset: where it came in, whether it was admitted
+    or why it was refused, its bytes, and what became of every replay.
     """
+    event = why_event(call.settings(), id)
+    if event is not None:
+        _show_event(call, event)
+        return
     found = explain(call.settings(), id, events=events)
     if call.json:
         show.json(found)
@@ -34,6 +46,41 @@ def why(call: Call, id: str, events: int) -> None:
     for view in found.views:
         _print_view(view)
     _print_version(found)
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
+def _show_event(call: Call, found: EventWhy) -> None:
+    raw, encoding = (None, None) if found.raw is None else text_of(found.raw)
+    if call.json:
+        plain = {name: getattr(found, name) for name in found.__struct_fields__}
+        headers = {name: text_of(value)[0] for name, value in (found.headers or {}).items()}
+        key = None if found.key is None else text_of(found.key)[0]
+        show.json(plain | {"raw": raw, "raw_encoding": encoding, "key": key, "headers": headers})
+        return
+    words = {"admitted": "was admitted", "refused": "waits in quarantine", "waiting": "is not judged yet"}
+    click.echo(f"Event {found.topic}@{found.partition}:{found.offset} {words[found.state]}.")
+    first = found.first != (found.partition, found.offset)
+    rows: list[tuple[str, object]] = [
+        ("arrived", f"{found.arrived_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
+        ("replay of", "{}:{}".format(*found.first) if first else None),
+        ("key", None if found.key is None else show.readable(found.key)),
+        *((f"header {name}", show.readable(value)) for name, value in (found.headers or {}).items()),
+        ("bytes", None if found.raw is None else show.readable(found.raw)),
+        ("values", None if found.values is None else _pairs(found.values)),
+    ]
+    show.table(None, ["", ""], [row for row in rows if row[1] is not None])
+    if found.verdicts:
+        listed = [
+            (
+                f"{one.partition}:{one.offset}",
+                f"{one.arrived_at:%Y-%m-%d %H:%M:%S}",
+                "admitted" if one.admitted else "refused",
+                *(one.code, one.field, one.reason),
+            )
+            for one in found.verdicts
+        ]
+        show.table("What became of it", ["offset", "arrived", "", "code", "field", "reason"], listed)
     for note in found.notes:
         click.echo(f"note: {note}")
 

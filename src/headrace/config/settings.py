@@ -37,6 +37,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         registry: the address of a schema registry, for contracts whose wire needs one; none by default.
         mlflow: `sqlite` or the address of an MLflow server.
         lineage: addresses of OpenLineage endpoints that get every event as well.
+        alerts: where alerts go out: `https://host/path`, `slack+https://...`, `mailto:ops@example.com`,
+            or `env:NAME`, for an address that is a secret.
         ray: `local` (started for the project) or the address of a cluster.
         trust: versions (`MODEL@VERSION`) whose bundles are taken though they are unsigned or signed
             with another key.
@@ -51,6 +53,7 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     registry: str = ""
     mlflow: str = "sqlite"
     lineage: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
     ray: str = "local"
     trust: tuple[str, ...] = ()
     host: str = "127.0.0.1"

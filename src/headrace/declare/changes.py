@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from msgspec import Struct
 
+from headrace.declare.alerts import Alerts
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
@@ -82,6 +83,7 @@ def changes(
             topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op"),
             within=spans[0], times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
             partitions=partitions, retention=spans[1], wire="debezium", place=place, row_key=tuple(key),
+            alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
         )  # fmt: skip
         return struct
 

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec import Struct
 
+from headrace.declare.alerts import Alerts
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import duration
@@ -42,6 +43,9 @@ class Contract:
         extra: what to do with fields the contract does not name: `keep` them as JSON in column `_extra`,
             or `refuse` the event.
         partitions: how many log partitions the topic is made with.
+        alerts: from which rate on refused events raise an alert; None: never.
+        forward: two more topics of the log, on Kafka, that get the good events as they came, and the
+            refused ones with why; None: none.
         retention: how long the log keeps an event at least; None: what the topic has, and for good where
             it is made. The topic's table keeps what was ingested, however long ago.
         wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
@@ -69,6 +73,8 @@ class Contract:
     place: Place
     zone: str | None = None
     late: timedelta | None = None
+    alerts: Alerts | None = field(default_factory=Alerts)
+    forward: tuple[str, str] | None = None
     version: int = 1
     upgrades: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
     row_key: tuple[str, ...] = ()
@@ -93,6 +99,8 @@ def event(
     late: str | timedelta | None = None,
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
+    alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
+    forward: tuple[str, str] | None = None,
     retention: str | timedelta | None = None,
     wire: Literal["json", "connect", "avro"] = "json",
     version: int = 1,
@@ -121,11 +129,15 @@ def event(
             contract = Contract(
                 topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
                 times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
-                extra=extra, partitions=partitions, retention=windows[2], wire=wire, version=version,
-                upgrades=dict(upgrades or {}), place=place,
+                extra=extra, partitions=partitions, retention=windows[2], alerts=alerts,
+                forward=forward, wire=wire, version=version, upgrades=dict(upgrades or {}), place=place,
             )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
+        if forward is not None and len({topic, *forward}) != 3:
+            raise ProjectError(
+                f"forward={forward!r} must name two topics, both others than {topic!r}", where=str(place)
+            )
         struct.__contract__ = contract  # type: ignore[attr-defined]
         return struct
 

@@ -1,6 +1,6 @@
 """What an ingest keeps with its topic's table, by name. Who only reads it need not load the ingest."""
 
-__all__ = ["CLOCK", "CONTRACT", "EXTRA", "POSITION"]
+__all__ = ["ARRIVED", "CLOCK", "CONTRACT", "EXTRA", "POSITION"]
 
 POSITION = "ingest"
 """The name under which the topic's table keeps how far it has read the log."""
@@ -11,6 +11,10 @@ CLOCK = "headrace.clock"
 EXTRA = "headrace.extra"
 """The property of the topic's table that counts events by a field that the contract does not name (JSON);
 also a fact of each commit that brought such events, of its own ones."""
+
+ARRIVED = "headrace.arrived"
+"""A fact of each commit: how many events it brought by their time of arrival, and how many of them were
+refused, by reason (events.rates; JSON)."""
 
 CONTRACT = "headrace.contract"
 """The property of the topic's table with the contract that it last had (JSON, events.description)."""

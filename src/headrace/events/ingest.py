@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events import wires
@@ -32,8 +31,8 @@ from headrace.events.facts import CLOCK, EXTRA, POSITION
 from headrace.events.judge import First, Judge, Verdicts
 from headrace.events.keeping import Keeping
 from headrace.events.progress import Progress, Report
-from headrace.events.rows import good_rows
-from headrace.events.shape import META, shape_of
+from headrace.events.rates import arrivals
+from headrace.events.rows import recent_rows
 from headrace.events.share import Share
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
@@ -59,11 +58,12 @@ _logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Judged:
     """A batch's verdicts, the positions before and after it in the log partitions that it was read from,
-    and how many events, at most, the log had forgotten before it."""
+    the batch itself where a sink wants it, and how many events, at most, the log had forgotten before it."""
 
     verdicts: Verdicts
     before: LogPosition
     after: LogPosition
+    batch: Batch | None
     lost: int
 
 
@@ -100,7 +100,7 @@ class Ingest:
         self._wire = wires.open(contract, registry)
         self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
-        self._feeds = [Feed(sink, contract, self.table) for sink in sinks]
+        self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
         self._pending: Future[Progress] | None = None
         self._begin()
 
@@ -275,25 +275,12 @@ class Ingest:
         verdicts = self._judge.judge(batch)
         before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
         lost, self._lost = self._lost, 0
-        return _Judged(verdicts, before, self._read.within(batch.next), lost)
+        kept = batch if any(feed.raw for feed in self._feeds) else None
+        return _Judged(verdicts, before, self._read.within(batch.next), kept, lost)
 
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts
-
-        # Of the table as the commit finds it: others may have moved both since.
-        def clock(stored: Mapping[str, str]) -> str:
-            return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
-
-        def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
-            extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
-            return {"headrace.arrived_at": clock(stored), **extra}
-
-        def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-            if not verdicts.extra:
-                return {CLOCK: clock(stored)}
-            extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
-            return {CLOCK: clock(stored), EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
-
+        facts, properties = _said(verdicts, self.contract)
         snapshot = self.table.append(
             verdicts.rows,
             position=(POSITION, judged.before, judged.after),
@@ -301,7 +288,7 @@ class Ingest:
             properties=properties,
         )
         for feed in self._feeds:
-            feed.follow(verdicts.online, judged.before, judged.after)
+            feed.follow(verdicts, judged.batch, judged.before, judged.after)
         return Progress(
             self.contract.topic,
             verdicts.rows.num_rows,
@@ -331,18 +318,9 @@ class Ingest:
     def _made_judge(self) -> Judge:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
         judge = Judge(self.contract, self._admitted, self._wire)
-        if self.contract.within is not None:
-            time = pl.col(self.contract.time)
-            fields = [*shape_of(self.contract).schema, META.field("_log_partition")]
-            good = good_rows(self.table, pa.schema(fields))
-            if not self._share.whole:
-                good = good.filter(pl.col("_log_partition").is_in(sorted(self._share.partitions)))
-            latest = good.select(time.max()).collect().item()
-            if latest is not None:
-                recent = good.filter(time >= latest - self.contract.within)
-                judge.remember(
-                    recent.select({*self.contract.identity, self.contract.time}).sort(time).collect()
-                )
+        recent = recent_rows(self.table, self.contract, None if self._share.whole else self._share.partitions)
+        if recent is not None:
+            judge.remember(recent)
         return judge
 
     def _admitted(self, firsts: Collection[First]) -> set[First]:
@@ -379,6 +357,30 @@ def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
                 remedy="Put the newer log back; or drop the table to begin anew.",
             )
     return stored
+
+
+Said = Callable[[Mapping[str, str]], Mapping[str, str]]
+
+
+def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
+    """What a commit says in its snapshot, and of the table; both of the table's properties as the commit
+    finds them: others may have moved them since."""
+    arrived = arrivals(verdicts.rows, contract)
+
+    def clock(stored: Mapping[str, str]) -> str:
+        return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
+
+    def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
+        extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
+        return {"headrace.arrived_at": clock(stored), **extra, **arrived}
+
+    def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
+        if not verdicts.extra:
+            return {CLOCK: clock(stored)}
+        extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
+        return {CLOCK: clock(stored), EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
+
+    return facts, properties
 
 
 def _gaps(asked: Mapping[int, int], batch: Batch) -> dict[int, int]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from headrace.declare.event import Contract
 from headrace.events.judge import Judge
+from headrace.events.keys import key_of
 from headrace.events.requests import HEADER, Answered, Key, Requests
 from headrace.http.answer import HttpError
 from headrace.kernel.errors import Unavailable
@@ -167,7 +168,7 @@ class Intake:
             found = rows.rows[self._key].slice(0, rows.good).to_pylist()
             for place, value in zip(places, found, strict=False):
                 one, at = owner[place]
-                one.keys[at] = None if value is None else str(value).encode()
+                one.keys[at] = key_of(value)
         bad = rows.rows.slice(rows.good).select(["_log_offset", "_code", "_field", "_reason"])
         for row in bad.to_pylist():
             one, at = owner[row["_log_offset"]]

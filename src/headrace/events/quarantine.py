@@ -2,44 +2,66 @@
 
 An event waits until it, or a replay of it, is admitted. Replayed and refused again, it waits under its
 latest reason. Duplicates wait too: a contract may have been wrong about what makes two events the same.
+
+The raw bytes are read only of the events that were chosen: what is asked of millions that wait needs
+memory for where they lie, not for what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import base64
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import polars as pl
 from msgspec import Struct
 
 from headrace.declare.event import Contract
+from headrace.events import wires
 from headrace.events.judge import FIRST, First
+from headrace.events.keys import key_reader
 from headrace.events.shape import CODES
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 from headrace.log import Log
 
-__all__ = ["Group", "Waiting", "groups", "replay", "show"]
+if TYPE_CHECKING:
+    from headrace.events.wires.registry import SchemaRegistry
+
+__all__ = [
+    "MOST_BYTES",
+    "MOST_EVENTS",
+    "Choice",
+    "Group",
+    "Replay",
+    "Waiting",
+    "groups",
+    "replay",
+    "show",
+    "text_of",
+]
+
+EXAMPLES = 3
+MOST_EVENTS, MOST_BYTES = 1_000_000, 256 << 20
+"""What one replay may hold: it is one transaction, and all of it is in memory."""
 
 
-class Group(Struct, frozen=True):
-    """Refused events of one code and field.
+class Choice(Struct, frozen=True):
+    """Which of the events that wait; each part narrows it.
 
     Attributes:
-        count: how many wait.
-        example: the latest of them as text, its first 200 characters; bytes that are no UTF-8 are
-            replaced.
-        reason: why that one was refused.
-        first, last: when the earliest and the latest of them arrived, UTC.
+        code, field: refused for this.
+        positions: first stood at one of these (log partition, offset).
+        since, until: arrived (the last time they were refused) at or after, and before.
+        limit: at most so many.
     """
 
-    code: str
-    field: str | None
-    count: int
-    example: str
-    reason: str
-    first: datetime
-    last: datetime
+    code: str | None = None
+    field: str | None = None
+    positions: tuple[First, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
 
 
 class Waiting(Struct, frozen=True):
@@ -61,81 +83,141 @@ class Waiting(Struct, frozen=True):
     raw: bytes
 
 
+class Group(Struct, frozen=True):
+    """Refused events of one reason: a code and a field.
+
+    Attributes:
+        count: how many wait.
+        share: of all events of the topic (0 to 1); replays do not count.
+        first, last: when the earliest and the latest of them arrived, UTC.
+        examples: the latest of them, at most three, the newest first.
+    """
+
+    code: str
+    field: str | None
+    count: int
+    share: float
+    first: datetime
+    last: datetime
+    examples: tuple[Waiting, ...]
+
+
+class Replay(Struct, frozen=True):
+    """What was, or would be, put on the log once more.
+
+    Attributes:
+        events: how many.
+        size: their bytes.
+        reasons: (code, field, events) of each reason among them, the most frequent first.
+    """
+
+    events: int
+    size: int
+    reasons: tuple[tuple[str, str | None, int], ...]
+
+
 def groups(contract: Contract, lake: Lake) -> list[Group]:
     """What waits, by code and field, the most frequent first."""
-    found = (
-        _waiting(contract, lake)
-        .sort("arrived_at", maintain_order=True)
-        .group_by("code", "field", maintain_order=True)
-        .agg(
-            pl.len().alias("count"),
-            pl.col("raw", "reason").last(),
-            pl.col("arrived_at").first().alias("first"),
-            pl.col("arrived_at").last().alias("last"),
-        )
-        .sort("count", "code", "field", descending=[True, False, False])
-        .collect()
-    )
+    if not lake.exists(contract.table):
+        return []
+    arrived = lake.table(contract.table).scan().select(pl.col("_first_offset").is_null().sum()).collect().item()
+    waiting = _waiting(contract, lake).sort("arrived_at", "partition", "offset").collect()
+    by = waiting.group_by("code", "field", maintain_order=True)
+    found = by.agg(
+        count=pl.len(), first=pl.col("arrived_at").first(), last=pl.col("arrived_at").last()
+    ).sort("count", "code", "field", descending=[True, False, False])  # fmt: skip
+    examples: dict[tuple[str, str | None], list[Waiting]] = {}
+    for one in _with_raw(contract, lake, by.tail(EXAMPLES)):
+        examples.setdefault((one.code, one.field), []).append(one)
     return [
         Group(
-            one["code"], one["field"], one["count"], one["raw"][:800].decode(errors="replace")[:200],
-            one["reason"], one["first"], one["last"],
+            one["code"], one["field"], one["count"], one["count"] / arrived, one["first"], one["last"],
+            tuple(reversed(examples[one["code"], one["field"]])),
         )
         for one in found.iter_rows(named=True)
     ]  # fmt: skip
 
 
-def show(contract: Contract, lake: Lake, *, limit: int = 20, code: str | None = None) -> list[Waiting]:
-    """The latest `limit` events that wait, newest first; of one code, where that is given.
+def show(contract: Contract, lake: Lake, choice: Choice) -> list[Waiting]:
+    """The chosen events that wait, the newest first.
 
     Raises:
         CallError: there is no such code.
     """
-    rows = _chosen(_waiting(contract, lake), code).sort("arrived_at", "partition", "offset", descending=True)
-    return [Waiting(**one) for one in rows.head(limit).collect().iter_rows(named=True)]
+    rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset", descending=True)
+    return _with_raw(contract, lake, (rows if choice.limit is None else rows.head(choice.limit)).collect())
 
 
 def replay(
     contract: Contract,
     lake: Lake,
     log: Log,
+    choice: Choice,
+    registry: SchemaRegistry | None = None,
     *,
-    code: str | None = None,
-    field: str | None = None,
-    positions: Collection[First] | None = None,
-    limit: int | None = None,
-) -> int:
-    """Puts events that wait on the log once more, in one transaction, for ingest to judge anew.
+    dry_run: bool = False,
+) -> Replay:
+    """Puts the chosen events on the log once more, in one transaction, for ingest to judge anew; those
+    that have waited longest come first.
 
     Each carries the header `headrace.first`, where it first stood: however often it is replayed, it is
-    admitted once. Without a choice, all that wait are replayed.
+    admitted once. Its key is always the same (events.keys.key_reader), so all replays of one event are
+    in one log partition and are judged in order.
 
     Args:
-        code, field: only those refused for this.
-        positions: only those that first stood at these (log partition, offset).
-        limit: at most so many, the oldest first.
-
-    Returns:
-        How many were put on the log.
+        registry: where the schemas are that the events name, if the contract's wire has such.
+        dry_run: only say what would be put there.
 
     Raises:
-        CallError: there is no such code.
+        CallError: there is no such code, or more is chosen than one transaction takes.
+        ProjectError: the contract's wire needs a registry.
     """
-    rows = _chosen(_waiting(contract, lake), code)
-    if field is not None:
-        rows = rows.filter(pl.col("field") == field)
-    if positions is not None:
-        wanted = pl.LazyFrame(list(positions), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
-        rows = rows.join(wanted, on=["partition", "offset"], how="semi")
-    rows = rows.sort("partition", "offset")
-    chosen = (rows if limit is None else rows.head(limit)).select("partition", "offset", "raw").collect()
-    headers = [{FIRST: b"%d:%d" % first} for first in chosen.select("partition", "offset").iter_rows()]
-    log.append(contract.topic, chosen["raw"].to_list(), headers=headers)
-    return len(headers)
+    rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset")
+    chosen = (rows if choice.limit is None else rows.head(choice.limit)).collect()
+    found = Replay(len(chosen), int(chosen["size"].sum()), _reasons(chosen))
+    if found.events > MOST_EVENTS or found.size > MOST_BYTES:
+        raise CallError(
+            f"{found.events:,} events of {found.size / 1e6:,.0f} MB are chosen: a replay is one transaction,"
+            f" of at most {MOST_EVENTS:,} events and {MOST_BYTES / 1e6:,.0f} MB",
+            where=f"topic {contract.topic}",
+            remedy="Take some with --limit, let ingest judge them, and go on: what waits longest comes first.",
+        )
+    if found.events and not dry_run:
+        key = key_reader(contract, wires.open(contract, registry))
+        events = _with_raw(contract, lake, chosen)
+        log.append(
+            contract.topic,
+            [one.raw for one in events],
+            [key(one.raw) for one in events],
+            [{FIRST: b"%d:%d" % (one.partition, one.offset)} for one in events],
+        )
+    return found
+
+
+def text_of(raw: bytes) -> tuple[str, str]:
+    """An event's bytes as text, and how they became it: `utf-8`, or `base64` where they are no UTF-8."""
+    try:
+        return raw.decode(), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(raw).decode(), "base64"
+
+
+_AT = ["_log_partition", "_log_offset"]
+_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "partition": pl.Int32,
+    "offset": pl.Int64,
+    "arrived_at": pl.Datetime("us", "UTC"),
+    "code": pl.String,
+    "field": pl.String,
+    "reason": pl.String,
+    "size": pl.UInt32,
+    "_log_partition": pl.Int32,  # where it stands since it was last replayed
+    "_log_offset": pl.Int64,
+}
 
 
 def _waiting(contract: Contract, lake: Lake) -> pl.LazyFrame:
-    """The events that wait, one row each, with the columns of Waiting."""
+    """The events that wait, one row each."""
     if not lake.exists(contract.table):
         return pl.LazyFrame(schema=_COLUMNS)
     rows = lake.table(contract.table).scan()
@@ -147,30 +229,55 @@ def _waiting(contract: Contract, lake: Lake) -> pl.LazyFrame:
     return (
         rows.filter(~pl.col("_valid"))
         .select(
-            **first, arrived_at="_arrived_at", code="_code", field="_field", reason="_reason", raw="_raw",
-            at="_log_offset",
+            *_AT, **first, arrived_at="_arrived_at", code="_code", field="_field", reason="_reason",
+            size=pl.col("_raw").bin.size(),
         )
         .join(admitted, on=["partition", "offset"], how="anti")
-        .sort("arrived_at", "at")
+        .sort("arrived_at", "_log_offset")
         .unique(["partition", "offset"], keep="last", maintain_order=True)
         .select(list(_COLUMNS))
     )  # fmt: skip
 
 
-_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "partition": pl.Int32,
-    "offset": pl.Int64,
-    "arrived_at": pl.Datetime("us", "UTC"),
-    "code": pl.String,
-    "field": pl.String,
-    "reason": pl.String,
-    "raw": pl.Binary,
-}
+def _chosen(contract: Contract, lake: Lake, choice: Choice) -> pl.LazyFrame:
+    """What waits, narrowed; the limit is for whoever has put it in order."""
+    if choice.code is not None and choice.code not in CODES:
+        raise CallError(f"{choice.code!r} is no code of refusal", remedy=f"The codes are {', '.join(CODES)}.")
+    rows = _waiting(contract, lake)
+    if choice.code is not None:
+        rows = rows.filter(pl.col("code") == choice.code)
+    if choice.field is not None:
+        rows = rows.filter(pl.col("field") == choice.field)
+    if choice.since is not None:
+        rows = rows.filter(pl.col("arrived_at") >= choice.since)
+    if choice.until is not None:
+        rows = rows.filter(pl.col("arrived_at") < choice.until)
+    if choice.positions:
+        schema = {"partition": pl.Int32, "offset": pl.Int64}
+        wanted = pl.LazyFrame(list(choice.positions), schema=schema, orient="row")
+        rows = rows.join(wanted, on=["partition", "offset"], how="semi")
+    return rows
 
 
-def _chosen(rows: pl.LazyFrame, code: str | None) -> pl.LazyFrame:
-    if code is None:
-        return rows
-    if code not in CODES:
-        raise CallError(f"{code!r} is no code of refusal", remedy=f"The codes are {', '.join(CODES)}.")
-    return rows.filter(pl.col("code") == code)
+def _with_raw(contract: Contract, lake: Lake, rows: pl.DataFrame) -> list[Waiting]:
+    """The rows with their bytes, in their order."""
+    if rows.is_empty():
+        return []
+    raw = (
+        lake.table(contract.table)
+        .scan()
+        .filter(
+            ~pl.col("_valid"),
+            pl.col("_arrived_at").is_between(rows["arrived_at"].min(), rows["arrived_at"].max()),
+        )
+        .select(*_AT, raw="_raw")
+        .join(rows.lazy().select(_AT), on=_AT, how="semi")
+        .collect(engine="streaming")
+    )
+    whole = rows.join(raw, on=_AT, how="left", maintain_order="left")
+    return [Waiting(**one) for one in whole.select(Waiting.__struct_fields__).iter_rows(named=True)]
+
+
+def _reasons(rows: pl.DataFrame) -> tuple[tuple[str, str | None, int], ...]:
+    counted = rows.group_by("code", "field").len().sort("len", "code", "field", descending=[True, False, False])
+    return tuple(counted.iter_rows())

@@ -1,4 +1,4 @@
-"""Sinks: what else takes the good events of a topic, each with a position of its own.
+"""Sinks: what else takes the events of a topic, each with a position of its own.
 
 A sink never runs ahead of the topic's table: it is fed a batch once that is committed. One that is
 behind (new, away for a while, killed between the two commits) catches up from the table, where the
@@ -7,20 +7,22 @@ verdicts are, and not from the log, which may have been trimmed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
+from headrace.events.judge import Verdicts
+from headrace.events.raw import read_events, with_raw
 from headrace.events.rows import good_rows
 from headrace.events.shape import META, shape_of
 from headrace.kernel.errors import Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
+from headrace.log import Batch, Log
 
-__all__ = ["Feed", "Sink", "sink_schema"]
+__all__ = ["Feed", "RawSink", "Sink", "sink_schema"]
 
 CHUNK = 200_000  # offsets a chunk while catching up
 
@@ -49,6 +51,13 @@ class Sink(Protocol):
         ...
 
 
+class RawSink(Sink, Protocol):
+    """A sink that is given every event as it came, refused ones too (raw.RAW), instead of the good ones
+    as the contract sees them."""
+
+    raw: Literal[True]
+
+
 def sink_schema(contract: Contract) -> pa.Schema:
     """What a sink is given: the contract's fields, _log_partition, _log_offset and _arrived_at."""
     names = ("_log_partition", "_log_offset", "_arrived_at")
@@ -59,25 +68,31 @@ class Feed:
     """One sink of one topic, and what keeps it level with the topic's table.
 
     Attributes:
+        raw: whether the sink is a RawSink.
         behind: why it is behind, when its last attempt met something unavailable.
     """
 
-    def __init__(self, sink: Sink, contract: Contract, table: LakeTable) -> None:
+    def __init__(self, sink: Sink, contract: Contract, table: LakeTable, log: Log) -> None:
         self.sink = sink
+        self.raw: bool = getattr(sink, "raw", False)
+        self._log = log
         self.behind: Unavailable | None = None
         self._contract = contract
         self._table = table
         self._schema = sink_schema(contract)
 
-    def follow(self, good: pa.Table, before: LogPosition, after: LogPosition) -> None:
+    def follow(self, verdicts: Verdicts, batch: Batch | None, before: LogPosition, after: LogPosition) -> None:
         """Gives the sink a batch that the table has just taken, or all that it lacks up to `after`.
+
+        Args:
+            batch: the batch that was judged; a raw sink needs it.
 
         What is unavailable is remembered, not raised: the table goes on without this sink.
         """
         try:
             at = self._position(after)
             if all(at.next_offset(p) == before.next_offset(p) for p in after.offsets):
-                self.sink.apply(good, after)
+                self.sink.apply(self._judged(verdicts, batch), after)
             else:
                 self._catch_up(at, after)
             self.behind = None
@@ -106,18 +121,26 @@ class Feed:
             )
         return at
 
-    def _catch_up(self, at: LogPosition, target: LogPosition) -> None:
-        for good, position in self._chunks(at, target):
-            self.sink.apply(good, position)
+    def _judged(self, verdicts: Verdicts, batch: Batch | None) -> pa.Table:
+        if not self.raw:
+            return verdicts.online
+        assert batch is not None, "a raw sink needs the batch"
+        return with_raw(pl.DataFrame(pl.from_arrow(verdicts.rows.select(META.names))), batch)
 
-    def _chunks(self, at: LogPosition, target: LogPosition) -> Iterator[tuple[pa.Table, LogPosition]]:
-        rows = good_rows(self._table, self._schema)
+    def _catch_up(self, at: LogPosition, target: LogPosition) -> None:
         for partition, end in sorted(target.offsets.items()):
-            for low in range(at.next_offset(partition), end, CHUNK):
-                high = min(low + CHUNK, end)
-                part = rows.filter(
-                    pl.col("_log_partition") == partition,
-                    pl.col("_log_offset").is_between(low, high, closed="left"),
-                )
-                move = LogPosition(at.topic, at.log_id, {partition: high})
-                yield part.sort("_log_offset").collect().to_arrow().cast(self._schema), move
+            low = at.next_offset(partition)
+            while low < end:
+                events, low = self._read(partition, low, end)
+                self.sink.apply(events, LogPosition(at.topic, at.log_id, {partition: low}))
+
+    def _read(self, partition: int, low: int, end: int) -> tuple[pa.Table, int]:
+        """What the sink lacks of a log partition from `low` on, and the offset that it reaches up to."""
+        if self.raw:
+            return read_events(self._contract, self._table, self._log, partition, low, end, CHUNK)
+        high = min(low + CHUNK, end)
+        rows = good_rows(self._table, self._schema).filter(
+            pl.col("_log_partition") == partition,
+            pl.col("_log_offset").is_between(low, high, closed="left"),
+        )
+        return rows.sort("_log_offset").collect().to_arrow().cast(self._schema), high

@@ -81,7 +81,7 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
     from headrace.flows.ingest import ingest
 
-    with _forwarding(settings), _upkeep(settings):
+    with _forwarding(settings), _delivering(settings), _upkeep(settings):
         _ready()
         ingest(settings, stop=stop, renew=True)
 
@@ -119,6 +119,28 @@ def _forwarding(settings: Settings) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(_GRACE)
+
+
+@contextmanager
+def _delivering(settings: Settings) -> Iterator[None]:
+    """Takes alerts to the profile's doors, if it names any, until the block ends."""
+    if not settings.profile.alerts:
+        yield
+        return
+    from headrace.events.delivery import deliver
+    from headrace.events.doors import doors
+
+    log = logs.open(settings.log_url)
+    ended = threading.Event()
+    ledger = settings.made_state() / "alerts.json"
+    thread = threading.Thread(target=deliver, args=(doors(settings), log, ledger, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_GRACE)
+        log.close()
 
 
 _WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from headrace import lake, lineage, log, registry
 from headrace.config.settings import Settings
+from headrace.events.delivery import Ledger
+from headrace.events.doors import doors
 from headrace.events.wires.registry import SchemaRegistry
 from headrace.features import online
 from headrace.flows.running import running
@@ -74,7 +76,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         if settings.profile.ray != "local"
         else []
     )
-    return [*found, *_ports(settings), *_spool(settings), *_lineage(settings)]
+    return [*found, *_ports(settings), *_spool(settings), *_lineage(settings), *_doors(settings)]
 
 
 def _python() -> Finding:
@@ -229,3 +231,21 @@ def _lineage(settings: Settings) -> Iterator[Finding]:
             failed or "it takes them",
             "Is its address right?" if failed else None,
         )
+
+
+def _doors(settings: Settings) -> Iterator[Finding]:
+    """Where alerts go out, and whether they arrive."""
+    if not settings.profile.alerts:
+        return
+    try:
+        found = doors(settings)
+    except HeadraceError as error:
+        yield Finding(f"alerts ({error.where})", False, error.what, error.remedy)
+        return
+    ledger = Ledger(settings.place("alerts.json"))
+    for door in found:
+        stands = ledger.of(door)
+        refused = f", {stands.refused:,} not taken" if stands.refused else ""
+        told = stands.failure or f"{stands.delivered:,} changes of alerts delivered{refused}"
+        remedy = None if stands.failure is None else "It is tried again while `headrace up` runs."
+        yield Finding(f"alerts {door.name}", stands.failure is None, told, remedy)

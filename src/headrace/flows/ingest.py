@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
+from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
-from headrace.events.ingest import Progress, ingest_all
+from headrace.events.forward import ForwardSink
+from headrace.events.ingest import Progress, Sink, ingest_all
+from headrace.events.watch import Watch
 from headrace.features import online as online_stores
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView
@@ -20,12 +24,13 @@ from headrace.features.rowwise import codes_of
 from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
+from headrace.log import Log
 from headrace.serving.topics import own_contracts
 
 if TYPE_CHECKING:
     from headrace.events.wires.registry import SchemaRegistry
 
-__all__ = ["IngestReport", "Topic", "ingest"]
+__all__ = ["IngestReport", "Topic", "ingest", "registry_of"]
 
 _LOOK = 2.0  # seconds between two looks for newer code
 
@@ -97,6 +102,7 @@ def ingest(
 
     Raises:
         CallError: a topic has no contract.
+        ProjectError: events are to be forwarded, and the log is not on Kafka.
         Refused: a topic was made again since its table last read it.
         Unavailable: log, lake or online store is away.
     """
@@ -105,37 +111,54 @@ def ingest(
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}
 
-    def tell(one: Progress) -> None:
-        found.setdefault(one.topic, Topic(one.topic)).add(one)
-        progress(one)
-
     stop = stop or threading.Event()
-    store = lineage.open(settings)
-    opened = log.open(settings.log_url)
-    online = online_stores.open(settings.online_url)
-    if not topics:  # the product's own topics, once there is something on them
-        contracts += [one for one in own_contracts() if one.topic in opened.topics()]
-    try:
-        with recorder_added(store.recorder()), _NewCode(project, online, stop, wanted=renew) as new_code:
-            ingest_all(
-                contracts,
-                opened,
-                lake.open(settings),
-                until_end=until_end,
-                stop=stop,
-                sinks_of=lambda contract: [OnlineSink(project, contract, online)],
-                tell=tell,
-                registry=_registry(settings),
-            )
-    finally:
-        online.close()
-        opened.close()
-        store.close()
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(lineage.open(settings)))
+        opened = stack.enter_context(closing(log.open(settings.log_url)))
+        online = stack.enter_context(closing(online_stores.open(settings.online_url)))
+        opened_lake = lake.open(settings)
+        if not topics:  # the product's own topics, once there is something on them
+            contracts += [one for one in own_contracts() if one.topic in opened.topics()]
+        sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
+        stack.enter_context(recorder_added(store.recorder()))
+        watch = stack.enter_context(Watch(contracts, opened, opened_lake))
+        new_code = stack.enter_context(_NewCode(project, online, stop, wanted=renew))
+
+        def tell(one: Progress) -> None:
+            found.setdefault(one.topic, Topic(one.topic)).add(one)
+            watch.committed(one.topic)
+            progress(one)
+
+        ingest_all(
+            contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell,
+            registry=registry_of(settings),
+        )  # fmt: skip
     new_code.check()
     return IngestReport(found, perf_counter() - begun)
 
 
-def _registry(settings: Settings) -> SchemaRegistry | None:
+class _Sinks:
+    """What takes a topic's events beside its table."""
+
+    def __init__(self, project: Project, opened: Log, online: OnlineStore) -> None:
+        self._project, self._log, self._online = project, opened, online
+        self._forwarding: list[ForwardSink] = []
+
+    def of(self, contract: Contract) -> list[Sink]:
+        """A topic's sinks. Raises ProjectError where events are to be forwarded on a log that cannot."""
+        sinks: list[Sink] = [OnlineSink(self._project, contract, self._online)]
+        if contract.forward is not None:
+            self._forwarding.append(ForwardSink(contract, self._log))
+            sinks.append(self._forwarding[-1])
+        return sinks
+
+    def close(self) -> None:
+        """Ends those that hold on to something."""
+        for sink in self._forwarding:
+            sink.close()
+
+
+def registry_of(settings: Settings) -> SchemaRegistry | None:
     """The profile's schema registry, if it names one."""
     if not settings.profile.registry:
         return None

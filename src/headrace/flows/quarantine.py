@@ -1,4 +1,4 @@
-"""quarantine: what was refused of the project's topics, and why; and once more onto the log."""
+"""quarantine: what was refused of the project's topics, and why; once more onto the log; alerts of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
 from headrace.events import quarantine
-from headrace.events.quarantine import Group, Waiting
+from headrace.events.alerts import Alert, Changes, from_table
+from headrace.events.quarantine import Choice, Group, Replay, Waiting
+from headrace.flows.ingest import registry_of
 
-__all__ = ["groups", "replay", "waiting"]
+__all__ = ["alerts", "groups", "replay", "waiting"]
 
 
 def groups(settings: Settings, topics: Sequence[str] = ()) -> dict[str, list[Group]]:
@@ -24,32 +26,39 @@ def groups(settings: Settings, topics: Sequence[str] = ()) -> dict[str, list[Gro
     return {one.topic: quarantine.groups(one, opened) for one in _contracts(settings, topics)}
 
 
-def waiting(settings: Settings, topic: str, *, code: str | None = None, limit: int = 20) -> list[Waiting]:
-    """The newest that wait, with their bytes.
+def waiting(settings: Settings, topic: str, choice: Choice) -> list[Waiting]:
+    """The chosen events that wait, the newest first, with their bytes.
 
     Raises:
         CallError: the topic has no contract, or there is no such code.
     """
-    return quarantine.show(_contracts(settings, [topic])[0], lake.open(settings), limit=limit, code=code)
+    return quarantine.show(_contracts(settings, [topic])[0], lake.open(settings), choice)
 
 
-def replay(
-    settings: Settings,
-    topic: str,
-    *,
-    code: str | None = None,
-    field: str | None = None,
-    limit: int | None = None,
-) -> int:
-    """Puts what waits on the log once more, for ingest to judge anew. Returns how many.
+def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = False) -> Replay:
+    """Puts what is chosen on the log once more, for ingest to judge anew; or only says what that is.
 
     Raises:
-        CallError: the topic has no contract, or there is no such code.
+        CallError: the topic has no contract, there is no such code, or it is more than one transaction
+            takes.
     """
     contract = _contracts(settings, [topic])[0]
     opened = log.open(settings.log_url)
     try:
-        return quarantine.replay(contract, lake.open(settings), opened, code=code, field=field, limit=limit)
+        return quarantine.replay(
+            contract, lake.open(settings), opened, choice, registry_of(settings), dry_run=dry_run
+        )
+    finally:
+        opened.close()
+
+
+def alerts(settings: Settings) -> list[Alert]:
+    """The alerts that are not over, each as it last changed, the oldest first."""
+    opened = log.open(settings.log_url)
+    try:
+        changes = Changes(opened, from_table(lake.open(settings)))
+        changes.poll()
+        return changes.open
     finally:
         opened.close()
 

@@ -22,6 +22,7 @@ from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
+from headrace.events.keys import key_name, key_of
 from headrace.events.times import EPOCHS, has_zone, parse_times
 from headrace.kernel.errors import CallError
 from headrace.kernel.run import Dataset, run
@@ -84,6 +85,7 @@ def send(
     if rate is not None and rate <= 0:
         raise CallError("--rate must be greater than 0", where=f"--rate {rate:g}")
     contract = load_project(settings, without=("feast",)).contract(topic)
+    key = key_name(contract)
     if contract.wire != "json":
         raise CallError(
             f"send writes JSON, and the events of {topic!r} are written as {contract.wire}",
@@ -101,7 +103,7 @@ def send(
             for events in _batches(_events(file), size):
                 if shift is not None:
                     _move(events, contract, shift)
-                keys = [_key(one, contract.key) for one in events] if contract.key else None
+                keys = [_key(one, key) for one in events] if key else None
                 opened.append(topic, [_bytes(one) for one in events], keys)
                 sent += len(events)
                 progress(sent)
@@ -175,8 +177,7 @@ def _batches(events: Iterator[Event], size: int) -> Iterator[list[Event]]:
 
 
 def _key(event: Event, name: str) -> bytes | None:
-    value = event.get(name) if isinstance(event, dict) else None
-    return None if value is None else str(value).encode("utf-8", "surrogateescape")
+    return key_of(event.get(name)) if isinstance(event, dict) else None
 
 
 def _shift(file: Path, contract: Contract) -> int:

@@ -22,6 +22,7 @@ _PAIR = re.compile(
     r"(?P<key>[A-Za-z][\w.-]*)(?P<sign>\s*[=:]\s*(?!//))(?P<quote>['\"]?)(?P<value>[^\s&;,'\"]+)"
 )
 _BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_HOOK = re.compile(r"(?P<host>(?:slack\+https?://[^\s/'\"]+|https?://hooks?\.[^\s/'\"]+)/)[^\s'\",]+")
 _SHORTEST = 6  # an environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
 
@@ -38,10 +39,11 @@ def environment_secrets() -> list[str]:
 
 
 def clean_text(text: str, known: Sequence[str] | None = None) -> str:
-    """The text without passwords in addresses, `password=...` pairs, bearer tokens, and `known` secrets
-    (default: those of the environment)."""
+    """The text without passwords in addresses, paths of webhooks, `password=...` pairs, bearer tokens, and
+    `known` secrets (default: those of the environment)."""
     if "://" in text:
         text = _URL.sub(lambda m: f"{m['scheme']}{m['user']}:***@", text)
+        text = _HOOK.sub(lambda m: f"{m['host']}***", text)
     text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
     if "=" in text or ":" in text:
         text = _PAIR.sub(_clean_pair, text)

@@ -37,6 +37,7 @@ except ImportError as missing:
         remedy="Install it: pip install 'headrace[kafka]'.",
     ) from missing
 
+from headrace.log.forward import Forwarder
 from headrace.log.kafka_member import KafkaMember
 from headrace.log.kafka_reader import Reader, batch_of
 from headrace.log.kafka_writer import SECONDS, Writer
@@ -224,6 +225,10 @@ class KafkaLog:
         slot = Slot(folder, f"{group}-{topic}")
         with self._reached():
             return KafkaMember(self._config, topic, group, slot, settle)
+
+    def forwarder(self, name: str, partitions: int) -> Forwarder:
+        """What forwards records to other topics in transactions that hold a position as well."""
+        return Forwarder(self, self._config, name, partitions)
 
     def close(self) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.declare.event import Contract, contract_of
+from headrace.events.alerts import Alert
 from headrace.serving.prediction_log import Prediction
 from headrace.serving.release import Release
 
@@ -10,5 +11,5 @@ __all__ = ["own_contracts"]
 
 
 def own_contracts() -> list[Contract]:
-    """The contracts of `headrace.predictions` and `headrace.releases`."""
-    return [one for one in map(contract_of, (Prediction, Release)) if one is not None]
+    """The contracts of `headrace.alerts`, `headrace.predictions` and `headrace.releases`."""
+    return [one for one in map(contract_of, (Alert, Prediction, Release)) if one is not None]

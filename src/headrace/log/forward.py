@@ -1,0 +1,190 @@
+"""Forwarding on Kafka: records to other topics and the position that they stand for, in one transaction.
+
+The positions are records on a compacted topic beside, in a log partition for each one that is forwarded,
+and so is the transactional id: who takes a log partition over fences whoever had it before, who can then
+commit nothing more, and only after that reads the position. So every record is forwarded exactly once, to
+those who read committed records, whatever dies or hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import confluent_kafka as ck
+from confluent_kafka import admin as ck_admin
+
+from headrace.kernel.errors import Conflict, Unavailable
+from headrace.kernel.faults import reach
+
+if TYPE_CHECKING:
+    from headrace.log.kafka import KafkaLog
+
+__all__ = ["Forwarder"]
+
+SECONDS = 30.0  # how long the broker may take to answer
+TRANSACTION_MS = 60_000
+_FENCED = (
+    ck.KafkaError._FENCED,
+    ck.KafkaError.PRODUCER_FENCED,
+    ck.KafkaError.INVALID_PRODUCER_EPOCH,
+    ck.KafkaError.INVALID_PRODUCER_ID_MAPPING,
+)
+Record = tuple[str, int, bytes, bytes | None, list[tuple[str, bytes]]]
+"""Topic, log partition, value, key, headers."""
+
+
+class Forwarder:
+    """Forwards what comes from the log partitions of one topic. One thread at a time.
+
+    Args:
+        log: where all lies.
+        config: the clients' settings.
+        name: of the forwarding, and of the topic of its positions; of two with the same name the later
+            fences the earlier.
+        partitions: how many log partitions are forwarded.
+    """
+
+    def __init__(self, log: KafkaLog, config: Mapping[str, Any], name: str, partitions: int) -> None:
+        self._config = config
+        self._name = name
+        self._partitions = range(partitions)
+        self._producers: dict[int, ck.Producer] = {}
+        self._positions: dict[int, bytes] = {}
+        self._next = dict.fromkeys(self._partitions, 0)
+        self._make_topic(log)
+        self._consumer = ck.Consumer(
+            {
+                **config,
+                "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 20,
+            }
+        )
+
+    def positions(self) -> dict[int, bytes]:
+        """Log partition → the position that was committed last, as far as that is known: of those that
+        another forwards at this moment it may be one of before."""
+        self._read([partition for partition in self._partitions if partition not in self._producers])
+        return dict(self._positions)
+
+    def take(self, partition: int) -> bytes | None:
+        """Makes sure that nobody else forwards this log partition; its position, None: nothing yet.
+
+        Raises:
+            Unavailable: the broker is away.
+        """
+        if partition not in self._producers:
+            producer = ck.Producer(
+                {
+                    **self._config,
+                    "transactional.id": f"{self._name}-{partition}",
+                    "transaction.timeout.ms": TRANSACTION_MS,
+                    "compression.type": "lz4",
+                    "queue.buffering.max.messages": 1_000_000,
+                }
+            )
+            with _reached():
+                producer.init_transactions(SECONDS)  # ends what one before may have left open
+            self._read([partition])
+            self._producers[partition] = producer
+        return self._positions.get(partition)
+
+    def commit(self, partition: int, records: Iterable[Record], position: bytes) -> None:
+        """Appends the records and stores the position of a log partition that was taken, or neither.
+
+        Raises:
+            Conflict: another has taken the log partition since.
+            Unavailable: the broker is away; what became of the transaction is told by `take`.
+        """
+        producer = self._producers[partition]
+
+        def produce(
+            topic: str, at: int, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]]
+        ) -> None:
+            while True:
+                try:
+                    producer.produce(topic, value, key, at, headers=headers)
+                    return
+                except BufferError:  # the queue is full: let some of it go out
+                    producer.poll(0.1)
+
+        try:
+            with _reached():
+                producer.begin_transaction()
+                for record in records:
+                    produce(*record)
+                produce(self._name, partition, position, b"position", [])
+                reach("forward.before_commit")
+                producer.commit_transaction(SECONDS)
+        except BaseException:
+            self._give_up(partition)
+            raise
+        reach("forward.after_commit")
+        self._positions[partition] = position
+
+    def close(self) -> None:
+        """Ends it; what is not committed is undone."""
+        for partition in list(self._producers):
+            self._give_up(partition)
+        self._consumer.close()
+
+    def _give_up(self, partition: int) -> None:
+        """Lets go of a log partition. `take` begins anew with it, and undoes what this one left open."""
+        producer = self._producers.pop(partition)
+        producer.purge()
+        producer.flush(0)
+
+    def _read(self, partitions: Sequence[int]) -> None:
+        """Reads the positions of some log partitions, up to what is committed now."""
+        waiting = set(partitions)
+        deadline = monotonic() + SECONDS
+        with _reached():
+            # Assigned anew each time: the end is told once an assignment.
+            self._consumer.assign([ck.TopicPartition(self._name, p, self._next[p]) for p in partitions])
+            while waiting:
+                for message in self._consumer.consume(10_000, 0.1):
+                    error = message.error()
+                    if error is None:
+                        self._positions[message.partition()] = message.value()
+                        self._next[message.partition()] = message.offset() + 1
+                    elif error.code() == ck.KafkaError._PARTITION_EOF:
+                        waiting.discard(message.partition())
+                    else:
+                        raise ck.KafkaException(error)
+                if waiting and monotonic() > deadline:
+                    raise Unavailable(f"Kafka did not tell the positions in {SECONDS:g} s", where=self._name)
+            self._consumer.unassign()
+
+    def _make_topic(self, log: KafkaLog) -> None:
+        if self._name not in log.topics():
+            config = {"cleanup.policy": "compact", "segment.ms": "3600000"}
+            new = ck_admin.NewTopic(self._name, len(self._partitions), replication_factor=-1, config=config)
+            admin = ck_admin.AdminClient(dict(self._config))
+            with _reached():
+                try:
+                    admin.create_topics([new], operation_timeout=SECONDS)[self._name].result(SECONDS)
+                except ck.KafkaException as error:
+                    if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
+        log.create(self._name)  # waits until every broker knows it
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except ck.KafkaException as error:
+        told = error.args[0]
+        if told.code() in _FENCED:
+            raise Conflict("another process forwards this log partition now") from error
+        raise Unavailable(
+            f"Kafka did not forward: {told.str()}",
+            where="forward= of the contract",
+            remedy="See that the broker runs, is reached from here, and lets this user write to these topics.",
+        ) from error
