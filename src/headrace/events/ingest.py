@@ -217,28 +217,8 @@ class Ingest:
     def _begin(self) -> None:
         """Starts from what the table says, as a new process would."""
         self._judge: Judge | None = None
-        identity = self._log.identity(self.contract.topic)
-        stored = self.table.position(POSITION)
-        here = f"table {self.table.name}, topic {self.contract.topic}"
-        if stored is None:
-            stored = LogPosition(self.contract.topic, identity)
-        if not isinstance(stored, LogPosition) or stored.log_id != identity:
-            raise Refused(
-                "the topic was made again since this table last read it: its offsets mean other events now",
-                where=here,
-                remedy="Point the profile's log at the one it read before; or drop the table to begin anew.",
-            )
-        ends = self._log.end(self.contract.topic)
-        for partition, offset in stored.offsets.items():
-            if offset > ends.get(partition, 0):
-                raise Refused(
-                    f"the table has read log partition {partition} up to {offset}, but the log ends at "
-                    f"{ends.get(partition, 0)}: an older copy of it was put back",
-                    where=here,
-                    remedy="Put the newer log back; or drop the table to begin anew.",
-                )
+        self._read = stored = _stored(self.table, self._log, self.contract.topic)
         self._start = self._log.start(self.contract.topic)
-        self._read = stored
         self._passed: dict[int, int] = {}
         self._lost = self._forgotten({p: stored.next_offset(p) for p in self._share.partitions}, self._start)
 
@@ -354,6 +334,29 @@ class Ingest:
         )
         found = wanted.join(pl.concat([own, replayed]), on=["partition", "offset"], how="semi").collect()
         return set(found.rows())
+
+
+def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
+    """How far the table has read the topic. Raises Refused where the log is not the one that it read."""
+    identity = log.identity(topic)
+    stored = table.position(POSITION) or LogPosition(topic, identity)
+    here = f"table {table.name}, topic {topic}"
+    if not isinstance(stored, LogPosition) or stored.log_id != identity:
+        raise Refused(
+            "the topic was made again since this table last read it: its offsets mean other events now",
+            where=here,
+            remedy="Point the profile's log at the one it read before; or drop the table to begin anew.",
+        )
+    ends = log.end(topic)
+    for partition, offset in stored.offsets.items():
+        if offset > ends.get(partition, 0):
+            raise Refused(
+                f"the table has read log partition {partition} up to {offset}, but the log ends at "
+                f"{ends.get(partition, 0)}: an older copy of it was put back",
+                where=here,
+                remedy="Put the newer log back; or drop the table to begin anew.",
+            )
+    return stored
 
 
 Said = Callable[[Mapping[str, str]], Mapping[str, str]]
