@@ -21,7 +21,7 @@ from tests.events.clicks import NOON, Click, click
 
 from headrace import Meta, Struct, event
 from headrace.declare.event import Contract, contract_of
-from headrace.events.judge import Judge, Verdicts
+from headrace.events.judge import FIRST, Judge, Verdicts
 from headrace.events.shape import CODES, table_schema
 from headrace.kernel.time import micros
 from headrace.log import Batch
@@ -386,6 +386,15 @@ def test_what_is_broken_inside_is_named_by_its_top_field(raw: bytes, code: str, 
     assert refusal(raw, of(Nested)) == (code, field)
 
 
+def test_a_replay_is_not_too_late() -> None:
+    old = nested("2026-01-30T12:00:00Z")
+    two = batch([old, old])
+    headed = replace(two, headers=[{FIRST: b"0:7"}, None])
+    made = Judge(of(Nested), lambda _: set()).judge(headed)
+    assert (made.good, made.refused) == (1, {"late": 1})
+    assert made.rows["_first_offset"].to_pylist() == [7, None]
+
+
 def test_extra_fields_inside_are_refused_where_the_contract_says_so() -> None:
     strict = replace(of(Nested), extra="refuse")
     assert refusal(nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
@@ -410,6 +419,7 @@ class Ranges(Struct):
     def __post_init__(self) -> None:
         if not self.open:
             raise ValueError("it is empty")
+        1 // next(iter(self.open.values()))
 
 
 def test_checks_of_nested_structs_see_them_as_declared() -> None:
@@ -419,3 +429,4 @@ def test_checks_of_nested_structs_see_them_as_declared() -> None:
     assert verdict(raw(1, a=1), of(Ranges))["_valid"]
     assert verdict(raw(3, a=1), of(Ranges))["_reason"] == "low is above high"
     assert verdict(raw(1), of(Ranges))["_reason"] == "it is empty"
+    assert verdict(raw(1, zero=0), of(Ranges))["_reason"].startswith("ZeroDivisionError")

@@ -23,7 +23,8 @@ from headrace.features.functions import Function
 from headrace.features.plan import Aggregation, EntityKey, FeatureRef, Field, Plan, WindowedView
 from headrace.features.rowwise import codes_of
 from headrace.flows.ingest import ingest
-from headrace.kernel.errors import Unavailable
+from headrace.flows.ingest_workers import ingest_by_workers
+from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.time import from_micros, now_micros
 
 EVENTS = """
@@ -148,23 +149,32 @@ def test_ctrl_c_ends_it_without_a_traceback_and_the_next_goes_on(settings: Setti
 
 def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
     send(settings, 600)
-    done = call(settings, "ingest", "--until-end", "--workers", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["topics"]["clicks"]["events"] == 600
     process = subprocess.Popen(
-        [sys.executable, "-m", "headrace.cli.main", "ingest", "--workers", "3"],
+        [sys.executable, "-m", "headrace.cli.main", "ingest", "--workers", "2"],
         cwd=settings.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    send(settings, 90)
     told = 0
-    while told < 90:
-        told += int(process.stdout.readline().split()[1])
+    while told < 600:
+        told += int(process.stdout.readline().split()[1].replace(",", ""))
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: all of them hear it
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err.strip()) == (130, "interrupted")
-    assert "90 events in" in out
-    assert len(lake.open(settings).table("clicks").scan().collect()) == 690
-    refused = call(settings, "ingest", "--workers", "4")
-    assert refused.returncode == 2
-    assert "the most is 3" in refused.stderr
+    assert "600 events in" in out
+    assert len(lake.open(settings).table("clicks").scan().collect()) == 600
+
+
+def test_more_workers_than_log_partitions_are_refused(settings: Settings) -> None:
+    send(settings, 1)
+    with pytest.raises(CallError, match="the most is 3"):
+        ingest_by_workers(settings, ["clicks"], 4)
+
+
+def test_what_fails_a_worker_ends_all_and_is_told(settings: Settings) -> None:
+    send(settings, 5)
+    ingest(settings, until_end=True)
+    for path in settings.place("log").glob("clicks.db*"):
+        path.unlink()
+    send(settings, 5)  # the topic is another now
+    with pytest.raises(Refused, match="made again"):
+        ingest_by_workers(settings, ["clicks"], 2, until_end=True)

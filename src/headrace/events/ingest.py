@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events import wires
@@ -33,8 +32,7 @@ from headrace.events.judge import First, Judge, Verdicts
 from headrace.events.keeping import Keeping
 from headrace.events.progress import Progress, Report
 from headrace.events.rates import arrivals
-from headrace.events.rows import good_rows
-from headrace.events.shape import META, shape_of
+from headrace.events.rows import recent_rows
 from headrace.events.share import Share
 from headrace.events.sinks import Feed, Sink
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
@@ -340,18 +338,9 @@ class Ingest:
     def _made_judge(self) -> Judge:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
         judge = Judge(self.contract, self._admitted, self._wire)
-        if self.contract.within is not None:
-            time = pl.col(self.contract.time)
-            fields = [*shape_of(self.contract).schema, META.field("_log_partition")]
-            good = good_rows(self.table, pa.schema(fields))
-            if not self._share.whole:
-                good = good.filter(pl.col("_log_partition").is_in(sorted(self._share.partitions)))
-            latest = good.select(time.max()).collect().item()
-            if latest is not None:
-                recent = good.filter(time >= latest - self.contract.within)
-                judge.remember(
-                    recent.select({*self.contract.identity, self.contract.time}).sort(time).collect()
-                )
+        recent = recent_rows(self.table, self.contract, None if self._share.whole else self._share.partitions)
+        if recent is not None:
+            judge.remember(recent)
         return judge
 
     def _admitted(self, firsts: Collection[First]) -> set[First]:

@@ -113,10 +113,12 @@ class Judge:
             self._check(decoded.events, broken)
         arrived = batch.arrived_at[places]
         times = _micros(table[self.contract.time])
-        self._refuse_by_time(times, arrived, broken)
+        firsts = _firsts(batch.headers)
+        # A replay is somebody's decision, made later: it is not too late.
+        replayed = np.isin(places, list(firsts)) if firsts else np.zeros(len(places), bool)
+        self._refuse_by_time(times, arrived, replayed, broken)
         keep = np.ones(len(places), bool)
         keep[list(broken)] = False
-        firsts = _firsts(batch.headers)
         if firsts:
             self._refuse_replayed(firsts, places, keep, broken)
         if self._seen is not None:
@@ -145,14 +147,22 @@ class Judge:
                     instance_of(event, self._shape, self.contract)
                 except (ValueError, TypeError) as error:
                     broken[at] = Reason("out_of_range", None, str(error)[:LONGEST])
+                except Exception as error:  # the contract's own code: whatever it does is a verdict
+                    why = f"{type(error).__name__}: {error}"[:LONGEST]
+                    broken[at] = Reason("out_of_range", None, why)
 
     def _refuse_by_time(
-        self, times: NDArray[np.int64], arrived: NDArray[np.int64], broken: dict[int, Reason]
+        self,
+        times: NDArray[np.int64],
+        arrived: NDArray[np.int64],
+        replayed: NDArray[np.bool_],
+        broken: dict[int, Reason],
     ) -> None:
-        """An event may lie so far after its arrival, and so far before it."""
+        """An event may lie so far after its arrival, and so far before it unless it is replayed."""
         bounds = [("future", times > arrived + self.contract.future // _MICROSECOND, "after")]
         if self.contract.late is not None:
-            bounds.append(("late", times < arrived - self.contract.late // _MICROSECOND, "before"))
+            early = times < arrived - self.contract.late // _MICROSECOND
+            bounds.append(("late", early & ~replayed, "before"))
         for code, outside, side in bounds:
             for at in np.flatnonzero(outside).tolist():
                 time, arrival = from_micros(int(times[at])), from_micros(int(arrived[at]))

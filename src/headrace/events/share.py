@@ -46,7 +46,9 @@ class Share:
         Args:
             settle: finishes what is being made of the share; called before some of it is given up.
         """
-        digest = hashlib.sha256(f"{self._table.where} {self._table.identity()}".encode()).hexdigest()
+        # Another table of this name, made later or in another catalog, must get the whole topic again.
+        table = f"{self._table.where} {self._table.iceberg().metadata.table_uuid}"
+        digest = hashlib.sha256(table.encode()).hexdigest()
         group = f"headrace-{self._table.name}-{digest[:12]}"
         self._member = self._log.join(self._topic, group, self._table.folder / "members", settle)
         self.partitions = frozenset()

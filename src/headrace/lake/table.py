@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.transforms import DayTransform
@@ -23,12 +22,16 @@ from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
+from headrace.lake.refs import changed
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
 
 Said = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
 """Names and values; or what makes them of the table's properties as the commit finds them."""
+
+Expected = Mapping[str, str | None]
+"""Properties and the values that they should have; None: not be there."""
 
 _POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
@@ -63,10 +66,6 @@ class LakeTable:
         """
         with failures(self.where, self.name):
             return self.catalog.load_table(self._identifier)
-
-    def identity(self) -> str:
-        """What tells this table from another that is made later under its name."""
-        return str(self.iceberg().metadata.table_uuid)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -221,7 +220,7 @@ class LakeTable:
         days: tuple[str, Collection[date]] | None = None,
         facts: Mapping[str, str] | None = None,
         properties: Mapping[str, str] | None = None,
-        expect: Mapping[str, str | None] | None = None,
+        expect: Expected | None = None,
     ) -> Snapshot:
         """Puts the rows in the place of all there are, or of exactly those of some days, at once.
 
@@ -265,9 +264,7 @@ class LakeTable:
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
 
-    def set_properties(
-        self, properties: Mapping[str, str], *, expect: Mapping[str, str | None] | None = None
-    ) -> None:
+    def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
 
         Raises:
@@ -277,11 +274,8 @@ class LakeTable:
             with failures(self.where, self.name):
                 table = self.iceberg()
                 _expected(table, expect or {}, self.name)
-                try:
-                    table.transaction().set_properties(dict(properties)).commit_transaction()
+                if changed(self.catalog, table, properties=properties, still={}):
                     return
-                except CommitFailedException:
-                    continue
         raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
 
     def _commit(
@@ -344,7 +338,7 @@ class LakeTable:
             take_pin(self.catalog, self.iceberg, name)
 
 
-def _expected(table: Any, properties: Mapping[str, str | None], label: str) -> None:
+def _expected(table: Any, properties: Expected, label: str) -> None:
     """Raises Conflict where a property has not the value it should have."""
     for name, value in properties.items():
         if table.properties.get(name) != value:

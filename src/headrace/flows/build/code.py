@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from headrace import __version__
 from headrace.config.loader import project_files
 from headrace.config.settings import Settings
@@ -122,7 +120,9 @@ def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
 
 
 def _contract(one: Contract) -> list[str]:
-    fields = {f"{one.topic}.{f.name}": digest(repr(f.type)) for f in msgspec.structs.fields(one.struct)}
+    from headrace.events.description import described  # Arrow: only when code has changed
+
+    fields = {f"{one.topic}.{name}": digest(field) for name, field in described(one)["fields"].items()}
     return _lines({**fields, f"{one.topic} time=": digest(one.time)})
 
 
