@@ -24,9 +24,9 @@ from tests.faults.shelf import Shelf
 from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.event import contract_of
-from headrace.events import ingest, keeping
-from headrace.events.forward import ForwardSink
-from headrace.events.watch import Watch
+from headrace.events.alerts.watch import Watch
+from headrace.events.ingest import ingest, keeping
+from headrace.events.ingest.forward import ForwardSink
 from headrace.kernel import faults
 from headrace.lake import catalog, expiry
 

@@ -12,7 +12,7 @@ from headrace import lake as lakes
 from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
 from headrace.declare.project import load_project
-from headrace.events.adoption import adopted
+from headrace.events.ingest.adoption import adopted
 from headrace.flows.contracts import Reader, contracts
 
 CLICKS = """

@@ -12,9 +12,9 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
 from headrace.declare.table import Table
-from headrace.events.adoption import kept, refusal
-from headrace.events.description import described
-from headrace.events.evolution import Change, changes
+from headrace.events.contracts.description import described
+from headrace.events.contracts.evolution import Change, changes
+from headrace.events.ingest.adoption import kept, refusal
 from headrace.kernel.fingerprint import Sources
 
 __all__ = ["Checked", "Reader", "contracts"]
