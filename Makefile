@@ -4,7 +4,7 @@ PY := .venv/bin/python
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 
-.PHONY: demo demo-kafka test check format lock bench bench-events clean
+.PHONY: demo demo-kafka test soak check format lock bench bench-events clean
 demo: .venv/.ready ## the shop, end to end, in a scratch folder
 	@.venv/bin/headrace demo
 
@@ -13,6 +13,9 @@ demo-kafka: .venv/.ready ## the same with its events on a real broker, started f
 
 test: .venv/.ready ## every test
 	@.venv/bin/pytest
+
+soak: .venv/.ready ## what takes minutes: hundreds of faults on each log, thousands of commits
+	@.venv/bin/pytest -m soak
 
 check: .venv/.ready ## style, types, import rules, what an import loads, the house's measures
 	@.venv/bin/ruff check .

@@ -137,6 +137,8 @@ class Broker:
             "log.dirs": self._folder / "data",
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": _SESSION_MS,
+            "broker.heartbeat.interval.ms": 500,
+            "broker.session.timeout.ms": 3_000,  # one that was killed comes back only when this is over
             "log.cleaner.dedupe.buffer.size": 8_388_608,
             **dict.fromkeys(_ONE, 1),
         }

@@ -1,4 +1,4 @@
-"""A process that forks ingests and kills them, for test_faults.
+"""A process that forks ingests and kills them.
 
 It is warm (everything is imported) but has used nothing, so that a fork costs milliseconds and meets
 no lock that a thread holds. Libraries' own idle threads (allocators') are safe to fork beside.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -19,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from tests.events.clicks import Click
+from tests.faults.shelf import Shelf
 
 from headrace import log
 from headrace.config.settings import Profile, Settings
@@ -29,40 +28,7 @@ from headrace.events import ingest, keeping
 from headrace.events.forward import ForwardSink
 from headrace.events.watch import Watch
 from headrace.kernel import faults
-from headrace.kernel.position import LogPosition, decode_position, encode_position
 from headrace.lake import catalog, expiry
-
-
-class Shelf:
-    """A sink with a transaction of its own: a SQLite file of the users taken, and the position."""
-
-    name = "shelf"
-
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS taken (user INTEGER)")
-        self._db.execute("CREATE TABLE IF NOT EXISTS position (text TEXT)")
-        self._db.commit()
-
-    def position(self) -> LogPosition | None:
-        row = self._db.execute("SELECT text FROM position").fetchone()
-        return None if row is None else decode_position(row[0])  # type: ignore[return-value]
-
-    def apply(self, good: pa.Table, position: LogPosition) -> None:
-        offsets = list(zip(good["_log_partition"].to_pylist(), good["_log_offset"].to_pylist(), strict=True))
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")  # several ingests may feed it at once
-            done = self.position() or LogPosition(position.topic, position.log_id)
-            users = [
-                (user,)
-                for user, (partition, offset) in zip(good["user"].to_pylist(), offsets, strict=True)
-                if not done.covers(partition, offset)
-            ]
-            self._db.executemany("INSERT INTO taken VALUES (?)", users)
-            self._db.execute("DELETE FROM position")
-            moved = encode_position(done.further(position.offsets))
-            self._db.execute("INSERT INTO position VALUES (?)", (moved,))
 
 
 def settings_of(folder: Path) -> Settings:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tests.events.clicks import click
 
+from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.sinks import sink_schema
@@ -174,6 +175,25 @@ def test_a_sink_that_is_away_holds_up_neither_table_nor_other_sinks(
     events_log.append("clicks", [click(3)])
     ingest.step()
     assert kept.users == [1, 2, 3]
+
+
+def test_a_sink_is_never_ahead_of_a_table_that_could_not_be_written_nor_read(
+    contract: Contract, events_log: Log, lake: Lake, settings: Settings
+) -> None:
+    kept = Kept()
+    ingest = Ingest(contract, events_log, lake, [kept])
+    events_log.append("clicks", [click(1)])
+    ingest.step()
+    events_log.append("clicks", [click(2)])
+    path = settings.place("lake", "catalog.db")
+    away = path.rename(path.with_name("away.db"))
+    with pytest.raises(Unavailable):
+        ingest.step()
+    path.unlink()  # SQLite made an empty one
+    away.rename(path)
+    progress = ingest.step()
+    assert progress is not None
+    assert kept.users == rows_of(lake, contract)["user"].to_list() == [1, 2]
 
 
 def test_a_sink_of_another_log_is_refused(contract: Contract, events_log: Log, lake: Lake) -> None:

@@ -40,3 +40,15 @@ def test_a_process_dies_exactly_where_the_environment_says(
         assert os.WTERMSIG(status) == signal.SIGKILL
     else:
         assert os.WEXITSTATUS(status) == 7
+
+
+def test_a_process_that_is_stopped_goes_on_from_there() -> None:
+    child = os.fork()
+    if child == 0:
+        os.environ[faults.VARIABLE] = "lake.before_commit:2:STOP"
+        for _ in range(3):
+            faults.reach("lake.before_commit")
+        os._exit(7)
+    assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+    os.kill(child, signal.SIGCONT)
+    assert os.WEXITSTATUS(os.waitpid(child, os.WUNTRACED)[1]) == 7

@@ -118,6 +118,8 @@ class Ingest:
             Unavailable: log, lake or a sink is away.
         """
         try:
+            if not self._begun:
+                self._begin()
             judged = self._next()
             progress = None if judged is None else self._store(judged)
         except HeadraceError:
@@ -167,8 +169,8 @@ class Ingest:
                     if isinstance(error, Unavailable) and until_end:
                         raise
                     _logger.warning("ingest of %s begins again: %s", self.contract.topic, error)
+                    self._begun = False
                     stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two don't meet again
-                    self._try_to_begin()
 
     def _flow(
         self, end: dict[int, int] | None, stop: threading.Event, writer: ThreadPoolExecutor, report: Report
@@ -178,7 +180,7 @@ class Ingest:
             while True:
                 began = monotonic()
                 reach("ingest.before_next_batch")
-                if self._share.moved():
+                if self._share.moved() or not self._begun:
                     self._take_result(report)
                     self._begin()
                 judged = None if stop.is_set() or self._covers(end) else self._next()
@@ -215,12 +217,16 @@ class Ingest:
             wait([self._pending])
 
     def _begin(self) -> None:
-        """Starts from what the table says, as a new process would."""
+        """Starts from what the table says, as a new process would. Where that cannot be read, nothing goes
+        on from what was believed before: it would carry sinks past rows that are not in the table."""
+        self._begun = False
         self._judge: Judge | None = None
-        self._read = stored = _stored(self.table, self._log, self.contract.topic)
+        stored = _stored(self.table, self._log, self.contract.topic)
+        self._read: LogPosition = stored
         self._start = self._log.start(self.contract.topic)
         self._passed: dict[int, int] = {}
         self._lost = self._forgotten({p: stored.next_offset(p) for p in self._share.partitions}, self._start)
+        self._begun = True
 
     def _forgotten(self, read: Mapping[int, int], start: Mapping[int, int]) -> int:
         """How many events, at most, lay between what was read and where the log now begins; says so."""
@@ -235,12 +241,6 @@ class Ingest:
                     self.contract.topic, partition, begin, offset, begin - offset,
                 )  # fmt: skip
         return lost
-
-    def _try_to_begin(self) -> None:
-        try:
-            self._begin()
-        except Unavailable as error:
-            _logger.warning("ingest of %s waits: %s", self.contract.topic, error)
 
     def _offsets(self) -> dict[int, int]:
         """Where to read next: what the table says, or where a trimmed log begins, or past offsets that

@@ -1,0 +1,296 @@
+"""What the processes of the suite do: each of these runs in a child of the nursery.
+
+What they meet they tell in the journal, one line of JSON each, so that whoever strikes knows when.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import timedelta
+from typing import Any
+
+import confluent_kafka
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import CommitFailedException
+from tests.faults.audit import audit
+from tests.faults.poison import POISON, event
+from tests.faults.shelf import Shelf
+from tests.faults.stage import Say, Stage
+
+from headrace import log
+from headrace.events import ingest, keeping, quarantine
+from headrace.kernel import faults
+from headrace.kernel.errors import Unavailable
+from headrace.lake import LakeTable, catalog, expiry, lease, table, upkeep
+from headrace.log import kafka_member, kafka_writer, sqlite_member
+from headrace.log import sqlite as sqlite_log
+
+__all__ = ["ROLES", "tune", "warm"]
+
+CHUNK = 20  # events an append
+BRIEF = 20_000_000  # microseconds from a write's begin, after which it is not committed any more
+GRACE = timedelta(seconds=45)  # longer than that, and than anything here hangs
+
+
+def tune() -> None:
+    """Makes everything small and quick, so that each second holds many commits, expiries and upkeeps."""
+    for module, values in (
+        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
+        (keeping, {"KEEP": 40}),
+        (sqlite_member, {"SESSION": 2.0, "LOOK": 0.1}),
+        (kafka_member, {"SESSION_MS": 2_000}),
+        (expiry, {"NEWEST": 5, "_SLACK": 2}),
+        (lease, {"SECONDS": 1.0}),
+        (table, {"BRIEF": BRIEF}),
+        (upkeep, {"BRIEF": BRIEF}),
+        (catalog, {"BUSY_SECONDS": 1}),
+        (sqlite_log, {"BUSY_SECONDS": 1}),
+        (kafka_writer, {"TRANSACTION_MS": 60_000}),  # none runs out while a broker is away: see _writes_as
+    ):
+        for name, value in values.items():
+            assert hasattr(module, name), f"{module.__name__} has no {name} any more"
+            setattr(module, name, value)
+
+
+def warm() -> None:
+    """Meets once what is slow the first time: SQLAlchemy's compiled statements. Nothing of it stays open."""
+    one = SqlCatalog("warm", uri="sqlite:///:memory:", warehouse="file:///nowhere")
+    one.create_namespace("warm")
+    one.list_tables("warm")
+    one.table_exists("warm.one")
+    one.engine.dispose()
+    gc.freeze()  # a child's collector writes to no page that it shares
+
+
+def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = False) -> None:
+    """Ingests until SIGTERM, or until the log's end; started again while something is away."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGUSR1, lambda *_: _arm(stage))
+    logging.getLogger("headrace").addHandler(_Heard(say))
+    _tell_beaten(say)
+
+    def tell(progress: ingest.Progress) -> None:
+        say("commit", offsets=progress.position.offsets, events=progress.events)
+
+    while not stop.is_set():
+        try:
+            with (
+                closing(log.open(stage.settings.log_url)) as events,
+                closing(Shelf(stage.disk / "shelf.db")) as shelf,
+            ):
+                ingest.ingest_all(
+                    [stage.contract(mended)], events, catalog.open(stage.settings),
+                    until_end=until_end, stop=stop, sinks_of=lambda _: [shelf], tell=tell,
+                )  # fmt: skip
+            return
+        except Unavailable as error:
+            say("away", text=str(error)[:1000])
+            time.sleep(0.1)
+
+
+def _arm(stage: Stage) -> None:
+    os.environ[faults.VARIABLE] = (stage.papers / f"fault-{os.getpid()}").read_text()
+    faults._reached.clear()
+
+
+class _Heard(logging.Handler):
+    def __init__(self, say: Say) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say("warning", text=record.getMessage()[:1000])
+
+
+def _tell_beaten(say: Say) -> None:
+    """Tells of each commit that the catalog refused because another writer's came first."""
+    for kind in (SqlCatalog, RestCatalog):
+        plain = kind.commit_table
+
+        def told(self: Any, *given: Any, plain: Any = plain) -> Any:
+            try:
+                return plain(self, *given)
+            except CommitFailedException:
+                say("beaten")
+                raise
+
+        kind.commit_table = told
+
+
+def produce(stage: Stage, say: Say, *, name: str, first: int, orders: int) -> None:
+    """Appends as many events as it is told to, again and again, and writes down what it sends before
+    it does and where it went after: only the latter is acknowledged.
+
+    Args:
+        name: one that no other that lives has.
+        first: the number of its first event.
+        orders: where it reads, a line each, how many, and which poison is to be among them.
+    """
+    _writes_as(name)
+    chance = random.Random(first)
+    number = first
+    old: list[int] = []  # acknowledged good ones, to send again
+    with (
+        (stage.papers / f"sent-{first}").open("ab", 0) as sent,
+        os.fdopen(orders) as lines,
+    ):
+        events = _opened(stage, say)
+        for line in lines:
+            if line == "end\n":
+                break
+            count, poison = json.loads(line)
+            for begin in range(0, count, CHUNK):
+                kinds = [_kind(chance) for _ in range(min(CHUNK, count - begin))]
+                if poison in POISON and not begin:
+                    kinds.insert(chance.randrange(len(kinds)), poison)
+                chunk = []
+                for kind in kinds:
+                    if kind == "again" and old:
+                        chunk.append(("good", chance.choice(old[-200:])))
+                    else:
+                        chunk.append(("good" if kind == "again" else kind, number))
+                        number += 1
+                sent.write(json.dumps({"sent": chunk}).encode() + b"\n")
+                try:
+                    at = events.append(
+                        stage.topic, [event(*one) for one in chunk], [b"%d" % n for _, n in chunk]
+                    )
+                except Unavailable as error:  # it may be in or not: it is never sent again
+                    say("away", text=str(error)[:1000])
+                    continue
+                sent.write(json.dumps({"at": at}).encode() + b"\n")
+                old += [n for kind, n in chunk if kind == "good"]
+                say("ack", at=at, poison=[kind for kind in kinds if kind in POISON])
+            if poison == "tombstone":
+                _bury(stage, sent, say)
+        events.close()
+
+
+def _writes_as(name: str) -> None:
+    """Kafka: whoever comes next under this name ends what its killed predecessor left open. Else readers
+    would wait each time until it runs out."""
+    kafka_writer.new_id = lambda: name
+
+
+def _kind(chance: random.Random) -> str:
+    return chance.choices(["good", "again", "mendable", "broken"], [80, 8, 5, 7])[0]
+
+
+def _opened(stage: Stage, say: Say) -> log.Log:
+    while True:
+        try:
+            events = log.open(stage.settings.log_url)
+            events.create(stage.topic, stage.partitions)
+            return events
+        except Unavailable as error:
+            say("away", text=str(error)[:1000])
+
+
+def _bury(stage: Stage, sent: Any, say: Say) -> None:
+    """A record without a value, as Kafka's own producers may send and this log's port cannot."""
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": stage.log.removeprefix("kafka://"), "acks": "all"}
+    )
+    at: list[tuple[int, int]] = []
+    sent.write(json.dumps({"sent": [("tombstone", -1)]}).encode() + b"\n")
+    producer.produce(
+        stage.topic, None, b"gone",
+        on_delivery=lambda error, it: None if error else at.append((it.partition(), it.offset())),
+    )  # fmt: skip
+    producer.flush(30)
+    if at:
+        sent.write(json.dumps({"at": at}).encode() + b"\n")
+        say("ack", at=at, poison=["tombstone"])
+
+
+def keep(stage: Stage, say: Say) -> None:
+    """Compacts, expires and deletes again and again, until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
+        try:
+            kept = upkeep.keep(_table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE)
+            say("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
+        except Unavailable as error:
+            say("away", text=str(error)[:1000])
+
+
+def meddle(stage: Stage, say: Say) -> None:
+    """Commits to the table as another tool would, appends and properties, until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    theirs = _table(stage)
+    mine, done = f"meddler.{os.getpid()}", 0
+    while signal.sigtimedwait({signal.SIGTERM}, 0) is None:
+        theirs.append(
+            theirs.schema().empty_table(), facts={"headrace.of": mine}, properties={mine: str(done + 1)}
+        )
+        theirs.set_properties({f"{mine}.too": str(done + 1)})
+        done += 1
+        say("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
+
+
+def _table(stage: Stage) -> LakeTable:
+    return catalog.open(stage.settings).table(stage.contract().table)
+
+
+def replay(stage: Stage, say: Say) -> None:
+    """Puts what waits for its price on the log once more."""
+    _writes_as("replay")
+    with closing(log.open(stage.settings.log_url)) as events:
+        lake = catalog.open(stage.settings)
+        say("replaying")
+        count = quarantine.replay(stage.contract(), lake, events, code="out_of_range")
+    say("replayed", count=count)
+
+
+def hold(stage: Stage, say: Say, *, path: str) -> None:
+    """Locks a SQLite file until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        say("held")
+        signal.sigwait({signal.SIGTERM})
+        db.execute("ROLLBACK")
+
+
+def fill(stage: Stage, say: Say) -> None:
+    """Fills the disk, and keeps it full, until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    path = stage.disk / "ballast"
+    with path.open("wb", 0) as ballast:
+        size = 0
+        while signal.sigtimedwait({signal.SIGTERM}, 0.02) is None:
+            for step in (1 << 24, 1 << 20, 1 << 12):
+                with suppress(OSError):  # there is no room for so much
+                    while True:
+                        os.posix_fallocate(ballast.fileno(), size, step)
+                        size += step
+    path.unlink()
+
+
+def look(stage: Stage, say: Say) -> None:
+    """Counts what is in the table and on the shelf against what was sent."""
+    say("audited", **audit(stage))
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    "work": work,
+    "produce": produce,
+    "keep": keep,
+    "meddle": meddle,
+    "replay": replay,
+    "hold": hold,
+    "fill": fill,
+    "look": look,
+}

@@ -1,0 +1,56 @@
+"""What the producers put on the log: good events, and what breaks decoders. Each holds its own number."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+from tests.events.clicks import NOON
+
+__all__ = ["POISON", "event", "number_of"]
+
+_MARK = re.compile(rb"#(\d+)#")
+_BLOCK = random.Random(1).randbytes(4096)
+
+
+def _click(number: int, **fields: object) -> bytes:
+    # All lie within the hour in which a repeat is refused, however far apart their numbers are.
+    at = NOON + timedelta(seconds=number % 3000)
+    given = {"at": at.isoformat(), "user": number, "page": "home", "note": f"#{number}#", **fields}
+    return json.dumps(given).encode()
+
+
+def _garbage(number: int) -> bytes:
+    return (b"#%d#" % number + _BLOCK * 245)[:990_000]
+
+
+POISON: dict[str, Callable[[int], bytes]] = {
+    "deep nesting": lambda n: b'{"note": "#%d#", "user": ' % n + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "bad UTF-8": lambda n: b'{"note": "#%d# \xff\xfe\x80"}' % n,
+    "1 MB of garbage": _garbage,
+    "huge numbers": lambda n: b'{"note": "#%d#", "user": 1%s, "price": 1e999}' % (n, b"0" * 400),
+    "lone surrogate": lambda n: _click(n, note=f"#{n}# \ud800"),
+    "null": lambda n: b"null ",
+    "no bytes": lambda n: b"",
+}
+
+
+def event(kind: str, number: int) -> bytes:
+    """The bytes of an event: `good`, `mendable` (its price is refused until the contract is mended),
+    `broken`, or one of POISON."""
+    if kind == "good":
+        return _click(number, price=1.5)
+    if kind == "mendable":
+        return _click(number, price=-1.0)
+    if kind == "broken":
+        return b"broken #%d#" % number
+    return POISON[kind](number)
+
+
+def number_of(raw: bytes) -> int | None:
+    """The number within an event's bytes; None where it has room for none."""
+    found = _MARK.search(raw)
+    return int(found.group(1)) if found else None

@@ -1,0 +1,73 @@
+"""Where a run of the suite takes place, and the contract that its workers judge by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from tests.events.clicks import Click
+
+from headrace import Struct, event
+from headrace.config.settings import Profile, Settings
+from headrace.declare.event import Contract, contract_of
+
+__all__ = ["Say", "Stage"]
+
+Say = Callable[..., None]
+
+
+@event(
+    topic="clicks", time="at", key="user", identity=["user", "page"], within="1h",
+    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
+)  # fmt: skip
+class Mended(Struct):
+    """Click, but any price will do: what was refused for its price is admitted when it is replayed."""
+
+    at: datetime
+    user: int
+    page: Literal["home", "shop", "cart"]
+    price: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where everything is.
+
+    Attributes:
+        disk: the folder that the project lies in; its disk may become full.
+        papers: the folder of the journal and of what the producers sent.
+        log, catalog: a profile's.
+        topic, partitions: the topic.
+    """
+
+    disk: Path
+    papers: Path
+    log: str
+    catalog: str
+    topic: str
+    partitions: int
+
+    @property
+    def settings(self) -> Settings:
+        profile = Profile(log=self.log, catalog=self.catalog)
+        return Settings(self.disk, "scratch", "local", profile, self.disk / "state")
+
+    def contract(self, mended: bool = False) -> Contract:
+        found = contract_of(Mended if mended else Click)
+        assert found is not None
+        return replace(found, topic=self.topic, partitions=self.partitions)
+
+    def journal(self) -> Say:
+        """Writes lines to the journal: a pipe, so that they arrive when disks are full."""
+        to = os.open(self.papers / "journal", os.O_WRONLY)
+
+        def say(what: str, **facts: object) -> None:
+            os.write(to, json.dumps({"pid": os.getpid(), "what": what, **facts}).encode() + b"\n")
+
+        return say
