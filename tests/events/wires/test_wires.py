@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from services.registry import Registry
 from services.registry import registry as started_registry
-from services.server import Missing
 
 from headrace import Digits, Meta, Struct, event
 from headrace.declare.event import Contract, contract_of
@@ -91,11 +90,8 @@ ORDER_SCHEMA = {
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    try:
-        with started_registry(Path(tmp_path_factory.mktemp("registry"))) as running:
-            yield running
-    except Missing as missing:
-        pytest.skip(f"no schema registry: {missing}")
+    with started_registry(Path(tmp_path_factory.mktemp("registry"))) as running:
+        yield running
 
 
 class Known(SchemaRegistry):
