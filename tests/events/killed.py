@@ -1,4 +1,4 @@
-"""A process that forks ingests and kills them.
+"""A process that forks ingests in which a fault strikes; and what other tests run in a process of its own.
 
 It is warm (everything is imported) but has used nothing, so that a fork costs milliseconds and meets
 no lock that a thread holds. Libraries' own idle threads (allocators') are safe to fork beside.
@@ -9,50 +9,27 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
-import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.events.clicks import Click
-from tests.faults.shelf import Shelf
 
 from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.event import contract_of
 from headrace.events.alerts.watch import Watch
-from headrace.events.ingest import ingest, keeping
+from headrace.events.ingest import ingest
 from headrace.events.ingest.forward import ForwardSink
 from headrace.kernel import faults
-from headrace.lake import catalog, expiry
+from headrace.lake import catalog
 
 
 def settings_of(folder: Path) -> Settings:
     return Settings(folder, "scratch", "local", Profile(), folder / "state")
-
-
-def ingest_once(folder: Path, begun: int) -> None:
-    """Ingests what the log holds, in small commits; writes a byte to `begun` after its first one."""
-    ingest.BATCH, ingest.TRICKLE, keeping.KEEP = 60, 0, 40
-    expiry.NEWEST, expiry._SLACK = 5, 2  # so that expiry is met every other commit
-    contract = contract_of(Click)
-    assert contract is not None
-    settings = settings_of(folder)
-    one = ingest.Ingest(
-        contract, log.open(settings.log_url), catalog.open(settings), [Shelf(folder / "shelf.db")]
-    )
-    told: list[ingest.Progress] = []
-
-    def tell(progress: ingest.Progress) -> None:
-        if not told:
-            os.write(begun, b".")
-        told.append(progress)
-
-    one.run(until_end=True, stop=threading.Event(), tell=tell)
 
 
 def watch_once(folder: str) -> None:
@@ -82,28 +59,17 @@ def forward_once(folder: str, url: str, topic: str) -> None:
 
 
 def forked(order: dict[str, Any]) -> int:
-    """The wait status of a child that ingests, killed as the order says."""
-    begun, begin = os.pipe()
+    """The wait status of a child that ingests and forwards, killed at the point that the order names."""
     child = os.fork()
     if child == 0:
         try:
-            if order["fault"]:
-                os.environ[faults.VARIABLE] = order["fault"]
-            if "forward" in order:
-                forward_once(order["folder"], *order["forward"])
-            else:
-                ingest_once(Path(order["folder"]), begin)
+            os.environ[faults.VARIABLE] = order["fault"]
+            forward_once(order["folder"], *order["forward"])
             os._exit(0)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(1)
-    os.close(begin)
-    committed = os.read(begun, 1)  # or nothing, when it ended before that
-    os.close(begun)
-    if committed and order["delay"] is not None:
-        time.sleep(order["delay"])
-        os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 

@@ -251,8 +251,8 @@ def replay(stage: Stage, say: Say) -> None:
     with closing(log.open(stage.settings.log_url)) as events:
         lake = catalog.open(stage.settings)
         say("replaying")
-        count = quarantine.replay(stage.contract(), lake, events, code="out_of_range")
-    say("replayed", count=count)
+        done = quarantine.replay(stage.contract(), lake, events, quarantine.Choice(code="out_of_range"))
+    say("replayed", count=done.events)
 
 
 def hold(stage: Stage, say: Say, *, path: str) -> None:

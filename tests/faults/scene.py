@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
 from tests.faults.stage import Stage
 from tests.lake.front import Front
@@ -229,7 +230,21 @@ class Scene:
         time.sleep(2)
         lately = "\n".join(str(one) for one in self.told[-200:] if one["what"] != "ack")
         said = (self.stage.papers / "said").read_text(errors="replace")[-60_000:]
-        return f"told lately:\n{lately}\nalive: {alive}\n{said}"
+        return f"told lately:\n{lately}\nalive: {alive}\n{self._groups()}\n{said}"
+
+    def _groups(self) -> str:
+        """Who has which log partition, as the broker believes."""
+        if self.broker is None:
+            return ""
+        admin = AdminClient({"bootstrap.servers": self.broker.url.removeprefix("kafka://")})
+        names = [one.group_id for one in admin.list_consumer_groups().result(30).valid]
+        groups = [told.result(30) for told in admin.describe_consumer_groups(names).values()] if names else []
+        return "\n".join(
+            f"group {group.group_id} {group.state}: {member.member_id} {member.group_instance_id} has "
+            f"{[one.partition for one in member.assignment.topic_partitions]}"
+            for group in groups
+            for member in group.members
+        )
 
     def heard(
         self, since: int, what: str, *, of: Child | None = None, other_than: Child | None = None, text: str = ""

@@ -142,7 +142,7 @@ def test_killed_anywhere_every_event_is_forwarded_once(
         kafka.create(one.topic, 2)
         values = [click(n) if n % 5 else b"no %d" % n for n in range(500)]
         positions = kafka.append(one.topic, values, [b"%d" % n for n in range(500)])
-        order: dict[str, object] = {"folder": str(tmp_path), "fault": f"{point}:2", "delay": None}
+        order: dict[str, object] = {"folder": str(tmp_path), "fault": f"{point}:2"}
         order["forward"] = [broker.url, one.topic]
         killer.stdin.write(json.dumps(order) + "\n")
         killer.stdin.flush()
