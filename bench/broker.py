@@ -29,7 +29,7 @@ from services.kafka import broker
 
 from headrace import log
 from headrace.config.settings import Profile, Settings
-from headrace.events.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest
 from headrace.lake import open as open_lake
 from workloads.behaviour import CONTRACT, SHOP, good_of, made
 

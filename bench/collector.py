@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from headrace import log as logs
 from headrace.declare.event import contract_of, event
-from headrace.events.collector import Collector
+from headrace.events.collector.collector import Collector
 from headrace.http.door import Door
 from headrace.http.serve import serve, signalled
 

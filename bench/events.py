@@ -28,7 +28,7 @@ from pyiceberg.catalog import load_catalog
 
 from headrace import log
 from headrace.config.settings import Profile, Settings
-from headrace.events.ingest import BATCH, Ingest
+from headrace.events.ingest.ingest import BATCH, Ingest
 from headrace.lake import open as open_lake
 from workloads.behaviour import CONTRACT, UserBehaviour, good_of, made
 

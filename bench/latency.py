@@ -33,7 +33,7 @@ from services.kafka import broker
 
 from headrace import lake, log
 from headrace.config.settings import load_settings
-from headrace.events.facts import POSITION
+from headrace.events.ingest.facts import POSITION
 from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
 from workloads.behaviour import CONTRACT, SHOP, made

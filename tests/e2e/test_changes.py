@@ -25,7 +25,6 @@ import pytest
 from services.connect import connect
 from services.kafka import Broker, broker
 from services.postgres import Postgres, postgres
-from services.server import Missing
 
 from headrace import lake, log
 from headrace.config.settings import Settings, load_settings
@@ -72,21 +71,14 @@ SECONDS = 90.0
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     # Not pytest's folder: only its maker may enter that, and PostgreSQL does not run as root.
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with postgres(Path(folder)) as running:
-                yield running
-        except Missing as missing:
-            pytest.skip(f"no PostgreSQL: {missing}")
+    with tempfile.TemporaryDirectory() as folder, postgres(Path(folder)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    try:
-        with broker(tmp_path_factory.mktemp("kafka")) as running:
-            yield running
-    except Missing as missing:
-        pytest.skip(f"no Kafka broker: {missing}")
+    with broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
 
 
 class Bank:

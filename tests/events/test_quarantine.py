@@ -13,9 +13,9 @@ from tests.events.clicks import click
 from headrace import Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import quarantine, wires
-from headrace.events.ingest import Ingest, Progress
-from headrace.events.keys import key_reader
+from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.quarantine import Choice, groups, replay, show
+from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.lake import Lake

@@ -29,7 +29,8 @@ from tests.faults.shelf import Shelf
 from tests.faults.stage import Say, Stage
 
 from headrace import log
-from headrace.events import ingest, keeping, quarantine
+from headrace.events import quarantine
+from headrace.events.ingest import ingest, keeping
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
 from headrace.lake import LakeTable, catalog, expiry, lease, table, upkeep

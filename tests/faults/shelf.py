@@ -17,7 +17,7 @@ __all__ = ["Shelf"]
 
 
 class Shelf:
-    """Takes good events, once each, from as many workers as there are (see headrace.events.sinks.Sink)."""
+    """Takes good events, once each, from as many workers as there are (headrace.events.ingest.sinks.Sink)."""
 
     name = "shelf"
 

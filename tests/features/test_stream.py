@@ -18,7 +18,7 @@ from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.loader import project_files
 from headrace.declare.project import load_project
-from headrace.events.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest
 from headrace.features.feast import TableSource
 from headrace.features.fill import fill
 from headrace.features.functions import Function
@@ -184,7 +184,7 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         from headrace import lake, log
         from headrace.config.settings import load_settings
         from headrace.declare.project import load_project
-        from headrace.events.ingest import Ingest
+        from headrace.events.ingest.ingest import Ingest
         from headrace.features import online
         from headrace.features.stream import OnlineSink
         settings = load_settings(Path({str(project.settings.root)!r}))

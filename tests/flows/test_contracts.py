@@ -12,7 +12,7 @@ from headrace import lake as lakes
 from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
 from headrace.declare.project import load_project
-from headrace.events.adoption import adopted
+from headrace.events.ingest.adoption import adopted
 from headrace.flows.contracts import Reader, contracts
 
 CLICKS = """
@@ -86,6 +86,27 @@ def test_a_field_that_goes_breaks_what_names_it(clicks: Settings) -> None:
     assert (one.outcome, one.breaks) == ("meant", True)  # it is meant, and `pages` names it all the same
     (one,) = contracts(edited(clicks, ('"at", "user", PAGE', '"at", "user"')))
     assert (one.outcome, one.breaks, one.changes[0].readers) == ("meant", False, ())
+
+
+CHANGES = """
+from headrace import Struct, changes
+
+@changes(topic="shop.public.customers", key=["id"])
+class Customer(Struct):
+    id: int
+    name: str | None
+    note: str | None
+"""
+
+
+def test_a_column_of_a_database_that_goes(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path / "project", CHANGES))
+    adopted(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
+    (one,) = contracts(edited(settings, ("    note: str | None\n", "    more: str | None\n")))
+    assert [told.change.level for told in one.changes] == ["breaks", "tightens"]
+    assert one.changes[0].readers == (Reader("table", "shop_public_customers_current"),)
+    (one,) = contracts(edited(settings, ('key=["id"])', 'key=["id"], version=2)')))
+    assert one.outcome == "meant"
 
 
 def test_the_verb_tells_what_breaks(clicks: Settings, capsys: pytest.CaptureFixture[str]) -> None:

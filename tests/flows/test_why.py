@@ -13,7 +13,7 @@ from tests.flows.traced import PRODUCT, USER, Traced, traced
 from headrace import lake as lakes
 from headrace import log as logs
 from headrace.declare.event import contract_of
-from headrace.events.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest
 from headrace.features.online import RowPosition
 from headrace.flows.predictions import find
 from headrace.flows.why import ViewWhy, Why, why

@@ -16,7 +16,7 @@ from headrace import lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.declare.project import Project, load_project
-from headrace.events.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest
 from headrace.features import online
 from headrace.features.feast import compile as compiled
 from headrace.features.online.serve import Lookup

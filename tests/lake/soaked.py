@@ -18,7 +18,7 @@ from tests.events.killed import settings_of
 
 from headrace import lake, log
 from headrace.declare.event import contract_of
-from headrace.events import ingest
+from headrace.events.ingest import ingest
 from headrace.lake import LakeTable
 
 EVENTS = 10  # a commit

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -165,3 +166,14 @@ def test_an_unknown_outcome_that_landed_is_found(table: LakeTable, monkeypatch: 
     snapshot = table.append(rows, position=("ingest", None, START.advanced({0: 1})))
     assert table.head() == snapshot
     assert table.scan().collect().height == 1
+
+
+def test_those_that_open_a_new_lake_at_once_all_get_it(tmp_path: Path) -> None:
+    schema = pa.schema([("p", pa.int32())])
+
+    def opened(number: int) -> str:
+        settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / f"state{number // 8}")
+        return lake.open(settings).ensure("events", schema).name
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(opened, range(40))) == ["events"] * 40

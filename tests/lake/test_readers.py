@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from services.catalog import JAVA
-from services.server import Missing, jars
+from services.server import jars
 
 from headrace import lake
 from headrace.config.settings import Settings
@@ -125,10 +125,7 @@ def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table:
         assert plain(pyiceberg) == expected[snapshot]
         by_path = pl.scan_iceberg(iceberg.metadata_location, snapshot_id=snapshot, storage_options=keys())
         assert plain(by_path.collect()) == expected[snapshot]
-    try:
-        assert java(settings, table) == expected
-    except Missing as missing:
-        pytest.skip(f"no Java reader: {missing}")
+    assert java(settings, table) == expected
 
 
 def keys() -> dict[str, str]:

@@ -21,7 +21,7 @@ from headrace.config.settings import Profile, Settings
 from headrace.declare.changes import current
 from headrace.declare.event import contract_of
 from headrace.declare.project import Project
-from headrace.events.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest
 from headrace.features.plan import AsOfView, Field
 from headrace.features.point_in_time import join_as_of
 from headrace.kernel.faults import VARIABLE

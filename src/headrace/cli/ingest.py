@@ -11,7 +11,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.events.ingest import Progress
+from headrace.events.ingest.ingest import Progress
 from headrace.flows.ingest import IngestReport
 from headrace.flows.ingest import ingest as ingest_topics
 

@@ -11,8 +11,8 @@ import click
 
 from headrace.cli import show as shown
 from headrace.cli.call import Call, verb
-from headrace.events.judge import First
 from headrace.events.quarantine import Choice, Group, Waiting, text_of
+from headrace.events.verdicts.judge import First
 from headrace.flows import quarantine as flow
 from headrace.kernel.time import duration, now
 

@@ -10,7 +10,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import Project
-from headrace.events.facts import POSITION
+from headrace.events.ingest.facts import POSITION
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now

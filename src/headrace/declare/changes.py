@@ -50,6 +50,7 @@ def changes(
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
     retention: str | timedelta | None = None,
+    version: int = 1,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is a row of the table whose changes come on a topic.
 
@@ -61,6 +62,7 @@ def changes(
         extra: what to do with columns that the struct does not name.
         partitions: how many log partitions the topic is made with.
         retention: how long the log keeps a change at least; None: what the topic has.
+        version: raised when a column goes, or rows that were good are refused (see Contract).
 
     Raises:
         ProjectError: the topic is not of that form, the key is empty, names no field or one that may be
@@ -82,7 +84,8 @@ def changes(
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op"),
             within=spans[0], times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
-            partitions=partitions, retention=spans[1], wire="debezium", place=place, row_key=tuple(key),
+            partitions=partitions, retention=spans[1], wire="debezium", version=version, place=place,
+            row_key=tuple(key),
             alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
         )  # fmt: skip
         return struct

@@ -1,1 +1,1 @@
-"""Events: contract to verdicts, ingest, quarantine, collector."""
+"""Events: what they must be, how they enter and are judged, where they go, and what is refused."""

@@ -18,9 +18,9 @@ from msgspec import Struct
 
 from headrace.declare.event import Contract
 from headrace.events import wires
-from headrace.events.judge import FIRST, First
-from headrace.events.keys import key_reader
-from headrace.events.shape import CODES
+from headrace.events.contracts.shape import CODES
+from headrace.events.verdicts.judge import FIRST, First
+from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 from headrace.log import Log
@@ -161,7 +161,7 @@ def replay(
     that have waited longest come first.
 
     Each carries the header `headrace.first`, where it first stood: however often it is replayed, it is
-    admitted once. Its key is always the same (events.keys.key_reader), so all replays of one event are
+    admitted once. Its key is always the same (events.verdicts.keys.key_reader), so all replays of one event are
     in one log partition and are judged in order.
 
     Args:

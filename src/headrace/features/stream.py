@@ -24,7 +24,7 @@ _TRIES = 20
 
 
 class OnlineSink:
-    """Keeps every filled windowed view of one topic level with it (events.sinks.Sink).
+    """Keeps every filled windowed view of one topic level with it (events.ingest.sinks.Sink).
 
     Which views there are is asked of the store each time, so that what a build fills is followed at
     once by an ingest that has long been running. Several ingests may run, each with its share of the

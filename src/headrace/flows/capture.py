@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 from collections import defaultdict
@@ -148,9 +149,10 @@ def _engine(
                 log.append(topic, values, keys)
                 told(topic, len(values))
 
-    logging = folder / "log4j2.properties"
-    logging.write_text(_LOGGING.format(file=folder / "engine.log"))
-    options = [f"-Dlog4j2.configurationFile={logging}", "-Xms32m", "-Xmx512m", "-Xrs"]
+    settings = folder / "log4j2.properties"
+    settings.write_text(_LOGGING.format(file=folder / "engine.log"))
+    options = [f"-Dlog4j2.configurationFile={settings}", "-Xms32m", "-Xmx512m", "-Xrs"]
+    logging.getLogger("pydbzengine").setLevel(logging.CRITICAL)  # what it tells it also raises
     engine = DebeziumJsonEngine(properties, Appender(), options)
     try:
         engine._ensure_jvm_started()
@@ -196,5 +198,5 @@ def _last_error(file: Path, start: int) -> str | None:
     with file.open(errors="replace") as opened:
         opened.seek(start)
         lines = opened.read().splitlines()
-    told = [line for line in lines if " ERROR " in line or line.startswith("Caused by:")]
+    told = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
     return clean_text(told[-1])[:500] if told else None

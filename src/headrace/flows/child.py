@@ -58,7 +58,7 @@ def _ready() -> None:
 
 def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
     from headrace.declare.project import load_project
-    from headrace.events.collector import Collector
+    from headrace.events.collector.collector import Collector
     from headrace.http.door import Door
 
     project = load_project(settings, without=["feast"])
@@ -127,8 +127,8 @@ def _delivering(settings: Settings) -> Iterator[None]:
     if not settings.profile.alerts:
         yield
         return
-    from headrace.events.delivery import deliver
-    from headrace.events.doors import doors
+    from headrace.events.alerts.delivery import deliver
+    from headrace.events.alerts.doors import doors
 
     log = logs.open(settings.log_url)
     ended = threading.Event()

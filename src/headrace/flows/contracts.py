@@ -12,9 +12,9 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
 from headrace.declare.table import Table
-from headrace.events.adoption import kept, refusal
-from headrace.events.description import described
-from headrace.events.evolution import Change, changes
+from headrace.events.contracts.description import described
+from headrace.events.contracts.evolution import Change, changes
+from headrace.events.ingest.adoption import kept, refusal
 from headrace.kernel.fingerprint import Sources
 
 __all__ = ["Checked", "Reader", "contracts"]
@@ -141,7 +141,7 @@ class _Downstream:
         for name, table in self._project.tables.items():  # each comes after those that it reads
             inputs = self._project.inputs(table)
             reads = any(one.topic == contract.topic for one in inputs if isinstance(one, Contract))
-            if reads and (top is None or top in self._named(table)):
+            if reads and (top is None or self._names(table, top)):
                 through[name] = None
                 continue
             before = [one.name for one in inputs if isinstance(one, Table) and one.name in through]
@@ -161,13 +161,16 @@ class _Downstream:
                 found.setdefault(("model", model), Reader("model", model, labels))
         return tuple(found.values())
 
-    def _named(self, table: Table) -> set[str]:
+    def _names(self, table: Table, field: str) -> bool:
+        """Whether the table's code names the field. One that the build makes itself (current rows) has all."""
+        function = table.function
+        if not self._sources.has(function.__module__):
+            return True
         if table.name not in self._words:
-            function = table.function
             words = self._sources.words(function.__module__, function.__qualname__.split(".")[0])
             partition = table.partition_by
             self._words[table.name] = words | ({partition.column} if partition is not None else set())
-        return self._words[table.name]
+        return field in self._words[table.name]
 
     def _compiled(self) -> dict[str, Any]:
         if self._plans is None:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from headrace import lake, lineage, log, registry
 from headrace.config.settings import Settings
-from headrace.events.delivery import Ledger
-from headrace.events.doors import doors
+from headrace.events.alerts.delivery import Ledger
+from headrace.events.alerts.doors import doors
 from headrace.events.wires.registry import SchemaRegistry
 from headrace.features import online
 from headrace.flows.running import running

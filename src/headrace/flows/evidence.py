@@ -15,7 +15,7 @@ from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.events.facts import POSITION
+from headrace.events.ingest.facts import POSITION
 from headrace.features.counted import POLARS
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.plan import Aggregation, AsOfView, FeatureRef, Plan, StoredView, WindowedView

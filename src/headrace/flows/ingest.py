@@ -14,9 +14,9 @@ from headrace import lake, lineage, log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
-from headrace.events.forward import ForwardSink
-from headrace.events.ingest import Progress, Sink, ingest_all
-from headrace.events.watch import Watch
+from headrace.events.alerts.watch import Watch
+from headrace.events.ingest.forward import ForwardSink
+from headrace.events.ingest.ingest import Progress, Sink, ingest_all
 from headrace.features import online as online_stores
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.project import load_project
-from headrace.events.progress import Progress
+from headrace.events.ingest.progress import Progress
 from headrace.flows.ingest import IngestReport, Topic, ingest
 from headrace.kernel.errors import CallError, Unavailable
 

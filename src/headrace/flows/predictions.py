@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from headrace.config.settings import Settings
-from headrace.events.facts import POSITION
+from headrace.events.ingest.facts import POSITION
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import id_time
 from headrace.kernel.position import LogPosition

@@ -9,7 +9,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
 from headrace.events import quarantine
-from headrace.events.alerts import Alert, Changes, from_table
+from headrace.events.alerts.alerts import Alert, Changes, from_table
 from headrace.events.quarantine import Choice, Group, Replay, Waiting
 from headrace.flows.ingest import registry_of
 

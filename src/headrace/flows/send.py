@@ -22,8 +22,8 @@ from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
-from headrace.events.keys import key_name, key_of
-from headrace.events.times import EPOCHS, has_zone, parse_times
+from headrace.events.contracts.times import EPOCHS, has_zone, parse_times
+from headrace.events.verdicts.keys import key_name, key_of
 from headrace.kernel.errors import CallError
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import now_micros

@@ -12,7 +12,7 @@ from headrace import lineage
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
-from headrace.events.facts import EXTRA
+from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
 from headrace.flows.release import Moved, moved_aliases

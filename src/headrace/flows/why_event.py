@@ -14,9 +14,9 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
-from headrace.events.facts import POSITION
-from headrace.events.judge import FIRST, First, first_of
-from headrace.events.shape import META
+from headrace.events.contracts.shape import META
+from headrace.events.ingest.facts import POSITION
+from headrace.events.verdicts.judge import FIRST, First, first_of
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import from_micros

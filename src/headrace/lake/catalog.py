@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from contextlib import closing
@@ -68,9 +69,12 @@ def _sqlite(settings: Settings) -> Any:
     path = Path(urlsplit(settings.catalog_url).path)
     _prepare(path, settings)
     uri = f"sqlite:///{path}?timeout={BUSY_SECONDS}"
-    catalog: Any = load_catalog(
-        "headrace", type="sql", uri=uri, warehouse=settings.warehouse_url, **_object_store()
-    )
+    with path.with_name(f"{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two that are first at once, one would find half of its tables
+        catalog: Any = load_catalog(
+            "headrace", type="sql", uri=uri, warehouse=settings.warehouse_url, **_object_store()
+        )
+        catalog.create_namespace_if_not_exists(settings.project)
     # A kept connection would be closed by nobody: a lake has no end. Opening one is quick.
     catalog.engine.dispose()
     catalog.engine = create_engine(uri, poolclass=NullPool)

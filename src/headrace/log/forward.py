@@ -136,9 +136,7 @@ class Forwarder:
 
     def _give_up(self, partition: int) -> None:
         """Lets go of a log partition. `take` begins anew with it, and undoes what this one left open."""
-        producer = self._producers.pop(partition)
-        producer.purge()
-        producer.flush(0)
+        self._producers.pop(partition).purge()
 
     def _read(self, partitions: Sequence[int]) -> None:
         """Reads the positions of some log partitions, up to what is committed now."""

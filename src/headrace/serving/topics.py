@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.declare.event import Contract, contract_of
-from headrace.events.alerts import Alert
+from headrace.events.alerts.alerts import Alert
 from headrace.serving.prediction_log import Prediction
 from headrace.serving.release import Release
 

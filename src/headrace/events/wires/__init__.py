@@ -1,7 +1,7 @@
 """Wires: how the raw bytes of an event hold its fields. One file a wire; `open` is the only wiring.
 
 A wire says nothing of what is right: it makes a struct of bytes, and the error it raises where it cannot
-is what the event is refused for (headrace.events.decode).
+is what the event is refused for (headrace.events.verdicts.decode).
 """
 
 from __future__ import annotations

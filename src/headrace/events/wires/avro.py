@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.events.reasons import LONGEST, Broken, Reason
+from headrace.events.wires.reasons import LONGEST, Broken, Reason
 from headrace.events.wires.registry import SchemaRegistry, Unknown
 from headrace.kernel.errors import Unavailable
 

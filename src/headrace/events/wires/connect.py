@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.events.reasons import Broken, Reason
+from headrace.events.wires.reasons import Broken, Reason
 
 __all__ = ["Connect"]
 

@@ -17,10 +17,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 from headrace.declare.changes import CHANGE_FIELDS
 from headrace.declare.event import Contract
-from headrace.events.fields import fields_of
-from headrace.events.reasons import Broken, Reason
-from headrace.events.row_types import LATEST, UNAVAILABLE_MARKS, is_unavailable, settled_type
+from headrace.events.contracts.fields import fields_of
 from headrace.events.wires.port import Nothing
+from headrace.events.wires.reasons import Broken, Reason
+from headrace.events.wires.row_types import LATEST, UNAVAILABLE_MARKS, is_unavailable, settled_type
 
 __all__ = ["Debezium"]
 

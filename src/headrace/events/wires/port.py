@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from headrace.events.reasons import Broken
+from headrace.events.wires.reasons import Broken
 
 __all__ = ["REFUSES", "Nothing", "Wire"]
 
@@ -24,7 +24,7 @@ class Wire(Protocol):
 
     Attributes:
         instants: a time may lie in it as an instant or a number, not as text alone. Its decoders are
-            then asked for structs whose times may be anything (headrace.events.times looks at them).
+            then asked for structs whose times may be anything (headrace.events.contracts.times looks at them).
     """
 
     instants: bool

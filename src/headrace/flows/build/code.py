@@ -120,7 +120,7 @@ def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
 
 
 def _contract(one: Contract) -> list[str]:
-    from headrace.events.description import described  # Arrow: only when code has changed
+    from headrace.events.contracts.description import described  # Arrow: only when code has changed
 
     fields = {f"{one.topic}.{name}": digest(field) for name, field in described(one)["fields"].items()}
     return _lines({**fields, f"{one.topic} time=": digest(one.time)})

@@ -1,0 +1,1 @@
+"""Alerts: too many refused events, seen, told on a topic, and taken to people."""

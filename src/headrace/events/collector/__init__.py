@@ -1,0 +1,1 @@
+"""The collector: the HTTP door through which events enter."""

@@ -1,0 +1,182 @@
+"""How one contract differs from another, and what that means for events, readers and the table.
+
+A change is compatible; or it tightens: some events that were good are refused from now on; or it breaks
+what reads the table; or it cannot be stored in it. Tightening and breaking are accepted by a higher
+version; what cannot be stored needs a field, or a topic, of a new name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["Change", "Level", "changes"]
+
+Level = Literal["compatible", "tightens", "breaks", "cannot be stored"]
+
+_LOWER, _UPPER = ("gt", "ge", "min_length"), ("lt", "le", "max_length")
+
+
+class Change(NamedTuple):
+    """One difference.
+
+    Attributes:
+        level: what it means.
+        field: the field's name, `a.b` within a struct; None where it is a rule of the whole contract.
+        what: in words.
+    """
+
+    level: Level
+    field: str | None
+    what: str
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """The changes from one description (headrace.events.contracts.description) to another, worst first."""
+    if old["fingerprint"] == new["fingerprint"]:
+        return []
+    found = [*_rules(old, new), *_of_fields(old["fields"], new["fields"], "")]
+    worst = ("cannot be stored", "breaks", "tightens", "compatible")
+    return sorted(found, key=lambda one: (worst.index(one.level), one.field or "", one.what))
+
+
+def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    def differ(name: str) -> bool:
+        return bool(old.get(name) != new.get(name))
+
+    if differ("time"):
+        what = f"time= was {old['time']!r}, by whose day the table is partitioned"
+        yield Change("cannot be stored", new["time"], what)
+    if differ("key"):
+        what = f"key= was {old['key']!r}: events of one key lie in two log partitions"
+        yield Change("breaks", new["key"], what)
+    if differ("zone"):
+        yield Change("breaks", None, f"zone= was {old['zone']!r}: the same text is another instant now")
+    if differ("wire"):
+        yield Change("tightens", None, f"events written as {old['wire']} are refused: wire={new['wire']!r}")
+    if differ("identity"):
+        yield Change("tightens", None, "identity= is another: other events count as duplicates")
+    for name, shorter in (("future", "tightens"), ("late", "tightens"), ("within", "compatible")):
+        if differ(name):
+            yield _window(name, old[name], new[name], shorter == "tightens")
+    gone = [one for one in old["times"] if one not in new["times"]]
+    if gone:
+        yield Change("tightens", None, f"times= takes no {', '.join(map(repr, gone))} any more")
+    elif [one for one in new["times"] if one in old["times"]] != old["times"]:
+        yield Change("tightens", None, "times= has another order: a text that fits two is another instant now")
+    elif differ("times"):
+        yield Change("compatible", None, "times= takes more spellings")
+    if differ("coerce"):
+        yield Change("compatible" if new["coerce"] else "tightens", None, f"coerce={new['coerce']}")
+    if differ("extra"):
+        yield Change("tightens" if new["extra"] == "refuse" else "compatible", None, f"extra={new['extra']!r}")
+    for struct in sorted(new["checks"]):
+        if old["checks"].get(struct) != new["checks"][struct]:
+            yield Change("tightens", None, f"{struct}.__post_init__ is new or another")
+    for struct in sorted(old["checks"].keys() - new["checks"].keys()):
+        yield Change("compatible", None, f"{struct}.__post_init__ checks no more")
+    yield from _upgrades(old["upgrades"], new["upgrades"])
+
+
+def _window(name: str, old: float | None, new: float | None, shorter_tightens: bool) -> Change:
+    """A duration that was changed; None is without end, and for `within` it is none at all."""
+    endless = float("inf") if shorter_tightens else 0.0
+    before, after = (endless if one is None else one for one in (old, new))
+    tightens = after < before if shorter_tightens else after > before
+    was = "" if old is None else f", was {old:g} s"
+    said = "is not set any more" if new is None else f"is {new:g} s{was}"
+    return Change("tightens" if tightens else "compatible", None, f"{name}= {said}")
+
+
+def _upgrades(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
+    then, now = ({one["struct"]: one for one in each} for each in (old, new))
+    for struct in sorted(then.keys() | now.keys()):
+        if struct not in now:
+            yield Change("tightens", None, f"events of {struct} are upgraded no more")
+        elif struct not in then:
+            yield Change("compatible", None, f"events of {struct} are upgraded")
+        elif then[struct] != now[struct]:
+            yield Change("tightens", None, f"events of {struct} are upgraded otherwise")
+
+
+def _of_fields(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Change]:
+    for name in sorted(old.keys() | new.keys()):
+        here = f"{path}{name}"
+        if name not in new:
+            yield Change("breaks", here, "the field is gone: it is null in new rows")
+        elif name not in old:
+            if "default" in new[name]:
+                yield Change("compatible", here, "a new field: it is null in the rows that are there")
+            else:
+                yield Change("tightens", here, "a new field without a default: events without it are refused")
+        else:
+            yield from _field(old[name], new[name], here)
+
+
+def _field(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+    if old["key"] != new["key"]:
+        yield Change("tightens", here, f"it is read from {new['key']!r} in the event, was {old['key']!r}")
+    if old["optional"] != new["optional"]:
+        what = "null is taken" if new["optional"] else "null is refused"
+        yield Change("compatible" if new["optional"] else "tightens", here, what)
+    if "default" in old and "default" not in new:
+        yield Change("tightens", here, "it has no default any more: events without it are refused")
+    elif "default" not in old and "default" in new:
+        yield Change("compatible", here, "it has a default: events without it are taken")
+    elif old.get("default") != new.get("default"):
+        yield Change("compatible", here, f"its default is {new['default']!r}, was {old['default']!r}")
+    yield from _type(old["type"], new["type"], here)
+
+
+def _type(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+    same = old["sort"] == new["sort"]
+    if same and old["sort"] == "struct":
+        yield from _of_fields(old["fields"], new["fields"], f"{here}.")
+        return
+    if same and old["sort"] == "list":
+        yield from _field(old["item"], new["item"], f"{here}[]")
+    elif old["stored"] != new["stored"]:
+        if _widens(old["stored"], new["stored"]):
+            yield Change("compatible", here, f"it has room for more digits: {new['stored']}")
+        else:
+            what = f"it is stored as {old['stored']} and would become {new['stored']}"
+            yield Change("cannot be stored", here, what)
+        return
+    elif same and old["sort"] == "choice":
+        gone = [one for one in old["values"] if one not in new["values"]]
+        if gone:
+            yield Change("tightens", here, f"{', '.join(map(repr, gone))} is refused")
+        elif old["values"] != new["values"]:
+            more = [one for one in new["values"] if one not in old["values"]]
+            yield Change("compatible", here, f"{', '.join(map(repr, more))} is taken too")
+    elif not same or old.get("of") != new.get("of"):
+        looser = new["sort"] == "plain" and new.get("of") in ("str", "int") and old["sort"] != "json"
+        names = [one.get("of") or one["sort"] for one in (old, new)]
+        yield Change("compatible" if looser else "tightens", here, f"it is {names[1]}, was {names[0]}")
+    yield from _bounds(old.get("bounds", {}), new.get("bounds", {}), here)
+
+
+def _widens(old: str, new: str) -> bool:
+    """Whether a decimal column has the same digits behind the point and more before it."""
+
+    def digits(stored: str) -> tuple[int, int] | None:
+        if not stored.startswith("decimal128("):
+            return None
+        precision, scale = stored.removeprefix("decimal128(").removesuffix(")").split(", ")
+        return int(precision), int(scale)
+
+    then, now = digits(old), digits(new)
+    return then is not None and now is not None and then[1] == now[1] and then[0] < now[0]
+
+
+def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        looser = after is None
+        if before is not None and after is not None:
+            looser = (name in _LOWER and after < before) or (name in _UPPER and after > before)
+        said = f"no {name} any more" if after is None else f"{name}={after!r}"
+        was = "" if before is None else f", was {before!r}"
+        yield Change("compatible" if looser else "tightens", here, said + was)

@@ -1,0 +1,1 @@
+"""Ingest: from the log into the topic's table, and to what follows it."""

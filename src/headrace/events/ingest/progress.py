@@ -1,0 +1,77 @@
+"""Progress: what each commit of an ingest did, and what is told of all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from headrace.events.ingest.keeping import Keeping
+from headrace.kernel.position import LogPosition, SnapshotPosition
+from headrace.kernel.run import Dataset, Run
+
+__all__ = ["Progress", "Report"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one commit did.
+
+    Attributes:
+        topic: the topic.
+        events: how many events it carried.
+        good: how many of them are good.
+        refused: code → how many.
+        position: how far the topic's table has read the log with it, in the log partitions that this
+            ingest has.
+        snapshot: the table's snapshot.
+        extra: field that the contract does not name → how many events carried it (Verdicts.extra).
+        lost: how many events, at most, the log had forgotten (its retention) before they were read.
+    """
+
+    topic: str
+    events: int
+    good: int
+    refused: Counter[str]
+    position: LogPosition
+    snapshot: int
+    extra: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+
+
+class Report:
+    """What a run's recorders and its caller are told."""
+
+    def __init__(
+        self, this: Run, table: str, keeping: Keeping, tell: Callable[[Progress], None] | None
+    ) -> None:
+        self._run, self._table, self._keeping, self._tell = this, table, keeping, tell
+        self._events = self._good = self._lost = 0
+        self._refused: Counter[str] = Counter()
+        self._extra: Counter[str] = Counter()
+
+    def add(self, progress: Progress) -> None:
+        """Takes a commit into account."""
+        self._events += progress.events
+        self._good += progress.good
+        self._refused += progress.refused
+        self._extra += progress.extra
+        self._lost += progress.lost
+        facts: dict[str, object] = {
+            "rows": self._events,
+            "good": self._good,
+            "refused": dict(self._refused),
+            **({"extra": dict(self._extra)} if self._extra else {}),
+            **({"lost": self._lost} if self._lost else {}),
+        }
+        made = SnapshotPosition(self._table, progress.snapshot)
+        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
+        self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
+        self.running()
+        self._keeping.committed()
+        if self._tell is not None:
+            self._tell(progress)
+
+    def running(self) -> None:
+        """Says that it goes on."""
+        self._run.running()

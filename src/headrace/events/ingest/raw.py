@@ -1,0 +1,110 @@
+"""Raw: every event of a topic as it came, good and refused, with what became of it; for sinks that pass
+events on rather than make something of them.
+
+A topic's table keeps the bytes of refused events only: those of good ones are on the log. Of a good
+event that the log has forgotten, the fields that the table keeps are written as JSON again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from headrace.declare.event import Contract
+from headrace.events.contracts.shape import META
+from headrace.events.verdicts.keys import key_of
+from headrace.lake import LakeTable
+from headrace.log import Batch, Log
+
+__all__ = ["RAW", "read_events", "with_raw"]
+
+_RAW: list[tuple[str, pa.DataType]] = [
+    ("_log_partition", pa.int32()),
+    ("_log_offset", pa.int64()),
+    ("_arrived_at", META.field("_arrived_at").type),
+    ("_valid", pa.bool_()),
+    ("_raw", pa.large_binary()),
+    ("_key", pa.large_binary()),
+    ("_again", pa.bool_()),
+    ("_code", pa.string()),
+    ("_field", pa.string()),
+    ("_reason", pa.string()),
+    ("_first_partition", pa.int32()),
+    ("_first_offset", pa.int64()),
+]
+RAW = pa.schema(_RAW)
+"""Every event: where it stands, its bytes and key as on the log, and what became of it (shape.META).
+`_again`: the bytes are not as they came, but written again from the table."""
+
+_AT = ["_log_partition", "_log_offset"]
+
+
+def with_raw(rows: pl.DataFrame, batch: Batch) -> pa.Table:
+    """Rows of a topic's table with the bytes of their records; RAW, in the order of their offsets within
+    a log partition.
+
+    Args:
+        rows: META's columns.
+        batch: holds the record of each row.
+    """
+    records = pl.DataFrame(
+        {
+            "_log_partition": batch.partitions,
+            "_log_offset": batch.offsets,
+            "_raw": pl.Series(batch.values, dtype=pl.Binary),
+            "_key": pl.Series(list(batch.keys), dtype=pl.Binary),
+        }
+    )
+    joined = rows.drop("_raw").join(records, on=_AT, how="inner")
+    return _cast(joined.with_columns(_again=pl.lit(value=False)))
+
+
+def read_events(
+    contract: Contract, table: LakeTable, log: Log, partition: int, low: int, high: int, most: int
+) -> tuple[pa.Table, int]:
+    """The events of a log partition from offset `low` on, judged before `high`: RAW, and the offset that
+    they reach up to, at most `high`.
+
+    Args:
+        most: how many, at most.
+    """
+    rows = table.scan().filter(pl.col("_log_partition") == partition)
+    start = log.start(contract.topic)[partition]
+    if start > low:
+        end = min(start, high, low + most)
+        found = rows.filter(pl.col("_log_offset").is_between(low, end, closed="left")).collect()
+        return _written_again(contract, found), end
+    batch = log.read(contract.topic, {partition: low}, most)
+    if not len(batch):
+        return RAW.empty_table(), high
+    end = min(high, batch.next[partition])
+    found = (
+        rows.select(list(META.names))
+        .filter(pl.col("_log_offset").is_between(low, end, closed="left"))
+        .collect()
+    )
+    return with_raw(found, batch), end
+
+
+def _written_again(contract: Contract, rows: pl.DataFrame) -> pa.Table:
+    """The rows of events that the log has forgotten."""
+    names = {one.name: one.encode_name for one in msgspec.structs.fields(contract.struct)}
+    raw: list[bytes] = []
+    keys: list[bytes | None] = []
+    for row in rows.iter_rows(named=True):
+        values = {key: row[name] for name, key in names.items() if row.get(name) is not None}
+        raw.append(row["_raw"] if row["_raw"] is not None else msgspec.json.encode(values))
+        keys.append(None if contract.key is None else key_of(row.get(contract.key)))
+    made: dict[str, Any] = {
+        "_raw": pl.Series(raw, dtype=pl.Binary),
+        "_key": pl.Series(keys, dtype=pl.Binary),
+        "_again": rows["_valid"],
+    }
+    return _cast(rows.with_columns(**made))
+
+
+def _cast(rows: pl.DataFrame) -> pa.Table:
+    return rows.sort(_AT).select(RAW.names).to_arrow().cast(RAW)

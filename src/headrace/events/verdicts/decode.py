@@ -1,0 +1,221 @@
+"""From raw bytes to structs of a contract's shape: what decodes, and why the rest does not.
+
+The ordinary way is one call an event and takes what is exactly right. What that refuses is looked at
+again: it may hold fields that the contract does not name, or "" for null, where the contract allows it;
+or it may be right for an older struct of the contract, and be made a present one by its upgrade.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from headrace.declare.event import Contract
+from headrace.events.contracts.fields import Field
+from headrace.events.contracts.shape import Shape, shape_of
+from headrace.events.verdicts.instances import instance_of
+from headrace.events.wires.port import REFUSES, Nothing, Wire
+from headrace.events.wires.reasons import LONGEST, Broken, Reason, reason_of
+
+__all__ = ["NAMES", "Decoded", "Decoder"]
+
+NAMES, OTHERS = 20, "(others)"  # unknown fields are counted by name, up to so many
+
+_AS_THEY_ARE = (bytes, date, datetime, time, Decimal, UUID)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of a batch's bytes.
+
+    Attributes:
+        places: int64[n], where in the batch the events stand that decode.
+        events: n structs of the shape.
+        refused: place → why another does not. A place in neither holds no event (wires.Nothing).
+        surplus: place → the event's fields that the contract does not name, as JSON.
+        extra: name of such a field → how many events carry it (Verdicts.extra).
+    """
+
+    places: NDArray[np.int64]
+    events: list[Struct]
+    refused: dict[int, Reason]
+    surplus: dict[int, str] = field(default_factory=dict)
+    extra: Counter[str] = field(default_factory=Counter)
+
+
+class _Found(NamedTuple):
+    """An event that decodes, and the fields of it that its struct does not name."""
+
+    event: Struct
+    surplus: Any
+
+
+class _Reader:
+    """Decodes to one struct: the contract's, or one of its older ones."""
+
+    def __init__(self, shape: Shape, contract: Contract, wire: Wire) -> None:
+        strict = not contract.coerce
+        self._fields = shape.fields
+        self._keeps = not shape.refuses
+        self._config = shape.declared.__struct_config__
+        self._struct = shape.struct(exact=shape.refuses, instants=wire.instants)
+        # Exactly first: what msgspec passes over it does not tell, and most events hold no more.
+        self.exact = wire.decoder(shape.struct(exact=True, instants=wire.instants), strict=strict)
+        self._kept = wire.decoder(self._struct, strict=strict)
+        self._plain = wire.decoder(Any, strict=True)
+        self._renamed = {one.key: one.name for one in shape.fields if one.key != one.name}
+        self._empty_is_null = {
+            one.key for one in shape.fields if contract.coerce and one.optional and one.kind.core is not str
+        }
+
+    def again(self, raw: bytes, reason: Reason) -> _Found | Reason:
+        """An event that `exact` has refused for a reason: taken all the same, or why it is not."""
+        try:
+            if reason.code == "extra" and self._keeps:
+                event = self._kept(raw)
+                return _Found(event, _surplus(self._plain(raw), self._fields, self._config.tag_field))
+        except REFUSES as error:
+            reason = reason_of(error)
+        try:
+            if reason.code == "wrong_type" and reason.field in self._empty_is_null:
+                found = self._plain(raw)
+                for key in self._empty_is_null:
+                    if found.get(key) == "":
+                        found[key] = None
+                event = msgspec.convert(found, self._struct, strict=False)
+                surplus = _surplus(found, self._fields, self._config.tag_field) if self._keeps else {}
+                return _Found(event, surplus)
+        except REFUSES as error:
+            reason = reason_of(error)
+        if reason.field in self._renamed:
+            return Reason(reason.code, self._renamed[reason.field], reason.reason)
+        return reason
+
+
+class Decoder:
+    """Decodes the events of one contract.
+
+    Args:
+        contract: what they must be.
+        shape: the contract's.
+        wire: how they lie in bytes.
+    """
+
+    def __init__(self, contract: Contract, shape: Shape, wire: Wire) -> None:
+        self._contract = contract
+        self._reader = _Reader(shape, contract, wire)
+        self._older: list[tuple[_Reader, Shape, Callable[[Any], Any]]] = []
+        for struct, upgrade in contract.upgrades.items():
+            older = shape_of(contract, struct)
+            self._older.append((_Reader(older, contract, wire), older, upgrade))
+        self._upgraded = shape.struct(exact=True, instants=True)
+
+    def decode(self, values: list[bytes]) -> Decoded:
+        """Each event by itself.
+
+        Raises:
+            Unavailable: what the wire needs is away; nothing is decided.
+        """
+        made = Decoded(np.arange(len(values)), [], {})
+        nothing: list[int] = []
+        exact, add = self._reader.exact, made.events.append
+        for at, raw in enumerate(values):
+            try:
+                add(exact(raw))
+            except REFUSES as error:
+                found = self._again(raw, reason_of(error))
+                if isinstance(found, Reason):
+                    made.refused[at] = found
+                else:
+                    add(found.event)
+                    if found.surplus:
+                        _keep(found.surplus, at, made)
+            except Nothing:
+                nothing.append(at)
+        if not made.refused and not nothing:
+            return made
+        places = np.delete(made.places, [*made.refused, *nothing])
+        return Decoded(places, made.events, made.refused, made.surplus, made.extra)
+
+    def _again(self, raw: bytes, reason: Reason) -> _Found | Reason:
+        found = self._reader.again(raw, reason)
+        if isinstance(found, Reason):
+            for reader, shape, upgrade in self._older:
+                older = _read(reader, raw)
+                if older is not None:
+                    return self._made_new(older, shape, upgrade)
+        return found
+
+    def _made_new(self, older: _Found, shape: Shape, upgrade: Callable[[Any], Any]) -> _Found | Reason:
+        """The present struct of an older one, by the contract's own code: whatever that does is a verdict."""
+        name = getattr(upgrade, "__name__", "the upgrade")
+        try:
+            made = upgrade(instance_of(older.event, shape, self._contract))
+        except Broken as error:
+            return error.reason
+        except Exception as error:
+            return Reason("not_upgraded", None, f"{name}: {type(error).__name__}: {error}"[:LONGEST])
+        if not isinstance(made, self._contract.struct):
+            return Reason("not_upgraded", None, f"{name} gave a {type(made).__name__}")
+        try:
+            plain = msgspec.to_builtins(made)
+            event = msgspec.convert(plain, self._upgraded)
+        except (*REFUSES, TypeError, ValueError) as error:
+            reason = reason_of(error)
+            return Reason("not_upgraded", reason.field, f"{name}: {reason.reason}")
+        return _Found(event, older.surplus)
+
+
+def _read(reader: _Reader, raw: bytes) -> _Found | None:
+    try:
+        return _Found(reader.exact(raw), {})
+    except REFUSES as error:
+        found = reader.again(raw, reason_of(error))
+        return None if isinstance(found, Reason) else found
+
+
+def _surplus(value: Any, fields: Sequence[Field], tag: str | None = None) -> Any:
+    """What of an object the fields do not name, at any depth: an object again, empty where there is
+    nothing; of a list of objects a list of as many."""
+    if not isinstance(value, dict):
+        return {}
+    known = {one.key: one.kind for one in fields}
+    found = {}
+    for key, one in value.items():
+        kind = known.get(key)
+        if kind is None:
+            if key != tag:
+                found[key] = one
+            continue
+        if kind.sort == "struct":
+            rest = _surplus(one, kind.fields, kind.core.__struct_config__.tag_field)
+        elif kind.item is not None and kind.item.kind.sort == "struct" and isinstance(one, list):
+            item = kind.item.kind
+            each = [_surplus(each, item.fields, item.core.__struct_config__.tag_field) for each in one]
+            rest = each if any(each) else {}
+        else:
+            continue
+        if rest:
+            found[key] = rest
+    return found
+
+
+def _keep(surplus: dict[str, Any], at: int, made: Decoded) -> None:
+    """The event's further fields as JSON; it is counted by the name of the first."""
+    try:
+        made.surplus[at] = msgspec.json.encode(surplus).decode()
+    except UnicodeEncodeError:
+        made.surplus[at] = json.dumps(surplus)
+    name = next(iter(surplus))
+    made.extra[name if name in made.extra or len(made.extra) < NAMES else OTHERS] += 1

@@ -1,0 +1,268 @@
+"""What a changed contract means, and what its table makes of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from headrace import Digits, Meta, Struct, event
+from headrace.declare.event import Contract, contract_of
+from headrace.events.contracts.description import described
+from headrace.events.contracts.evolution import changes
+from headrace.events.ingest.adoption import adopted
+from headrace.events.ingest.facts import CONTRACT
+from headrace.events.ingest.ingest import Ingest
+from headrace.kernel.errors import Conflict, Refused
+from headrace.lake import Lake
+from headrace.log import Log
+
+
+class Place(Struct):
+    city: str
+
+
+class Visit(Struct):
+    at: datetime
+    user: int
+    page: Literal["home", "shop"]
+    price: Annotated[float, Meta(gt=0, le=100)] | None = None
+    total: Annotated[Decimal, Digits(9, 2)] | None = None
+    place: Place | None = None
+    places: list[Place] | None = None
+
+
+def declared(struct: type[Struct], **options: Any) -> Contract:
+    class Own(struct):  # type: ignore[valid-type,misc]
+        """A docstring says nothing of events."""
+
+    found = contract_of(event(**{"topic": "visits", "time": "at", **options})(Own))
+    assert found is not None
+    return found
+
+
+VISIT = declared(Visit)
+
+
+def levels(old: Contract, new: Contract) -> list[tuple[str, str | None]]:
+    return [(one.level, one.field) for one in changes(described(old), described(new))]
+
+
+class Page(Enum):
+    SHOP = "shop"
+    HOME = "home"
+
+
+class Reordered(Struct):
+    """The same, told otherwise."""
+
+    user: int  # a comment
+    page: Page
+    at: datetime
+    places: list[Place] | None = None
+    total: Annotated[Decimal, Digits(9, 2)] | None = None
+    price: Annotated[float, Meta(le=100), Meta(gt=0)] | None = None
+    place: Place | None = None
+
+
+def test_order_comments_and_where_it_stands_do_not_count() -> None:
+    other = declared(Reordered, version=7, partitions=9)
+    assert described(other)["fingerprint"] == described(VISIT)["fingerprint"]
+    assert levels(VISIT, other) == []
+    assert json.loads(json.dumps(described(VISIT))) == described(VISIT)
+
+
+class City(Struct):
+    city: str
+    zip: str | None = None
+
+
+class Far(Struct):
+    city: str
+    distance: int
+
+
+def like(**annotations: Any) -> Contract:
+    """Visit with some fields of another type; of type `...` they are left out."""
+    fields = {**Visit.__annotations__, **annotations}
+    defaults = {name: None for name in fields if name not in ("at", "user", "page", "fresh")}
+    names = [name for name, one in fields.items() if one is not ...]
+    body = {"__annotations__": {name: fields[name] for name in names}, "__module__": __name__,
+            **{name: None for name in names if name in defaults}}  # fmt: skip
+    return declared(type("Visit", (Struct,), body, kw_only=True))
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (like(more=str | None), ("compatible", "more")),
+        (like(fresh=int), ("tightens", "fresh")),
+        (like(price=...), ("breaks", "price")),
+        (like(page=Literal["home", "shop", "cart"]), ("compatible", "page")),
+        (like(page=Literal["home"]), ("tightens", "page")),
+        (like(page=str), ("compatible", "page")),
+        (like(user=float), ("cannot be stored", "user")),
+        (like(user=Annotated[int, Meta(ge=0)]), ("tightens", "user")),
+        (like(user=int | None), ("compatible", "user")),
+        (like(price=Annotated[float, Meta(gt=1, le=100)] | None), ("tightens", "price")),
+        (like(price=Annotated[float, Meta(gt=0)] | None), ("compatible", "price")),
+        (like(price=Annotated[float, Meta(gt=0, le=200)] | None), ("compatible", "price")),
+        (like(total=Annotated[Decimal, Digits(12, 2)] | None), ("compatible", "total")),
+        (like(total=Annotated[Decimal, Digits(12, 3)] | None), ("cannot be stored", "total")),
+        (like(place=City | None), ("compatible", "place.zip")),
+        (like(place=Far | None), ("tightens", "place.distance")),
+        (like(places=list[City] | None), ("compatible", "places[].zip")),
+        (like(place=str | None), ("cannot be stored", "place")),
+        (declared(Visit, key="user"), ("breaks", "user")),
+        (declared(Visit, coerce=True), ("compatible", None)),
+        (declared(Visit, extra="refuse"), ("tightens", None)),
+        (declared(Visit, late="1d"), ("tightens", None)),
+        (declared(Visit, future="1m"), ("tightens", None)),
+        (declared(Visit, future="1h"), ("compatible", None)),
+        (declared(Visit, identity=["user"]), ("tightens", None)),
+        (declared(Visit, zone="Europe/Paris"), ("breaks", None)),
+        (declared(Visit, wire="connect"), ("tightens", None)),
+        (declared(Visit, times=["rfc3339", "epoch_ms"]), ("compatible", None)),
+        (declared(Visit, times=["epoch_ms"]), ("tightens", None)),
+        (declared(Visit, upgrades={Place: lambda one: one}), ("compatible", None)),
+    ],
+    ids=lambda one: "" if isinstance(one, Contract) else f"{one[1]} {one[0]}",
+)  # fmt: skip
+def test_each_change_has_its_level(new: Contract, expected: tuple[str, str | None]) -> None:
+    assert levels(VISIT, new) == [expected]
+
+
+def test_a_check_of_the_structs_own_counts_by_its_code() -> None:
+    class Checked(Visit):
+        def __post_init__(self) -> None:
+            """Docstrings do not count."""
+            if self.user == 1:
+                raise ValueError
+
+    assert levels(VISIT, declared(Checked)) == [("tightens", None)]
+    assert levels(declared(Checked), VISIT) == [("compatible", None)]
+
+
+def one_event(**fields: Any) -> bytes:
+    return json.dumps({"at": "2026-03-01T12:00:00Z", "user": 1, "page": "home", **fields}).encode()
+
+
+def ingested(contract: Contract, log: Log, lake: Lake) -> list[dict[str, Any]]:
+    Ingest(contract, log, lake).run(until_end=True, stop=threading.Event())
+    return lake.table("visits").scan().sort("_log_offset").collect().to_dicts()
+
+
+def test_a_compatible_change_evolves_the_table(events_log: Log, lake: Lake) -> None:
+    events_log.create("visits")
+    events_log.append("visits", [one_event(place={"city": "Rom"}, places=[{"city": "Bonn"}])])
+    old = Ingest(VISIT, events_log, lake)
+    assert old.step() is not None
+    new = like(place=City | None, places=list[City] | None, total=Annotated[Decimal, Digits(12, 2)] | None,
+               more=str | None)  # fmt: skip
+    there = {"place": {"city": "Rom", "zip": "1"}, "places": [{"city": "Ulm", "zip": "2"}]}
+    fresh = one_event(**there, total="1.50", more="x")
+    events_log.append("visits", [fresh])
+    rows = ingested(new, events_log, lake)
+    assert [row["place"] for row in rows] == [{"city": "Rom", "zip": None}, {"city": "Rom", "zip": "1"}]
+    assert [row["places"] for row in rows] == [[{"city": "Bonn", "zip": None}], [{"city": "Ulm", "zip": "2"}]]
+    assert [row["more"] for row in rows] == [None, "x"]
+    assert [row["total"] for row in rows] == [None, Decimal("1.50")]
+    # One that has been running since before goes on: what its contract does not name is kept beside.
+    events_log.append("visits", [fresh])
+    with pytest.raises(Conflict):
+        old.step()
+    assert old.step() is not None
+    rows = lake.table("visits").scan().sort("_log_offset").collect().to_dicts()
+    assert rows[-1]["more"] is None
+    assert json.loads(rows[-1]["_extra"])["more"] == "x"
+    assert [row["_valid"] for row in rows] == [True] * len(rows)
+
+
+def test_what_is_not_compatible_needs_a_version_or_a_name(events_log: Log, lake: Lake) -> None:
+    adopted(VISIT, lake)
+    tighter = like(page=Literal["home"])
+    with pytest.raises(Refused, match="and not its version") as refused:
+        Ingest(tighter, events_log, lake)
+    assert "version=2" in str(refused.value)
+    assert "page: 'shop' is refused" in str(refused.value)
+    with pytest.raises(Refused, match="cannot hold it"):
+        adopted(replace(like(user=float), version=2), lake)
+    assert set(lake.table("visits").schema().names) >= {"user", "price"}
+    meant = replace(like(page=Literal["home"], price=...), version=2)
+    adopted(meant, lake)
+    with pytest.raises(Refused, match="seen version 2") as refused:
+        adopted(VISIT, lake)
+    assert "version=3" in str(refused.value)
+    adopted(replace(meant, version=1), lake)  # the same contract: nothing is at stake
+    adopted(replace(VISIT, version=3), lake)
+
+
+def test_many_that_start_at_once_agree(lake: Lake) -> None:
+    new = like(place=City | None, more=str | None)
+    adopted(VISIT, lake)
+    with ThreadPoolExecutor(6) as threads:
+        tables = list(threads.map(lambda _: adopted(new, lake), range(6)))
+    kept = json.loads(tables[0].property(CONTRACT) or "")
+    assert kept == json.loads(json.dumps(described(new)))
+    assert tables[0].schema().names.count("more") == 1
+
+
+class VisitV1(Struct):
+    when: datetime
+    who: str
+
+
+class VisitV2(Struct):
+    at: datetime
+    user: int
+
+
+def from_v1(old: VisitV1) -> Any:
+    if old.who == "nobody":
+        raise KeyError("nobody")
+    return declared_visit(at=old.when, user=int(old.who), page="home" if old.when.year > 2000 else "shop")
+
+
+def from_v2(old: VisitV2) -> Any:
+    return (
+        {}
+        if old.user == 0
+        else declared_visit(at=old.at, user=old.user, page="none" if old.user < 0 else "shop")
+    )
+
+
+UPGRADED = declared(Visit, version=2, upgrades={VisitV2: from_v2, VisitV1: from_v1})
+declared_visit: Any = UPGRADED.struct
+
+
+def test_older_events_are_upgraded_and_judged(events_log: Log, lake: Lake) -> None:
+    v1 = {"when": "2026-03-01T12:00:00+01:00", "who": "7"}
+    values = [
+        one_event(), json.dumps(v1).encode(), b'{"at": "2026-03-01T12:00:00Z", "user": 8, "colour": "red"}',
+        json.dumps({**v1, "who": "nobody"}).encode(), b'{"at": "2026-03-01T12:00:00Z", "user": 0}',
+        b'{"at": "2026-03-01T12:00:00Z", "user": -1}', json.dumps({**v1, "when": "soon"}).encode(),
+        b'{"other": 1}',
+    ]  # fmt: skip
+    events_log.create("visits")
+    events_log.append("visits", values)
+    Ingest(VISIT, events_log, lake).step()
+    rows = lake.table("visits").scan().sort("_log_offset").collect().to_dicts()
+    assert [row["_valid"] for row in rows] == [True] + [False] * 7
+    events_log.append("visits", values)
+    rows = ingested(UPGRADED, events_log, lake)[len(values) :]
+    assert [row["_code"] for row in rows] == [
+        None, None, None, "not_upgraded", "not_upgraded", "not_upgraded", "bad_time", "missing",
+    ]  # fmt: skip
+    assert [(row["user"], row["page"], row["_extra"]) for row in rows[1:3]] == [
+        (7, "home", None), (8, "shop", '{"colour":"red"}'),
+    ]  # fmt: skip
+    assert rows[1]["at"] == datetime(2026, 3, 1, 11, tzinfo=UTC)
+    assert "KeyError" in rows[3]["_reason"]
+    assert rows[5]["_field"] == "page"

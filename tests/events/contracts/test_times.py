@@ -1,0 +1,65 @@
+"""The fast way of parsing times agrees with the definition, which is the slow one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.events.contracts.times import parse_one, parse_times
+from headrace.kernel.time import micros
+
+SPELLINGS = (
+    "rfc3339",
+    "epoch_ms",
+    "%Y-%m-%d %H:%M:%S UTC",
+    "%Y-%m-%d %H:%M:%S",
+    "%d/%m/%Y %H.%M.%S GMT",
+    "%Y-%m-%dT%H:%M:%S%z",
+)
+
+LIKE_TIMES = st.from_regex(
+    r"[0-9]{1,4}[-/][0-9]{1,2}[-/][0-9]{1,4}[T ][0-9]{1,2}[:.][0-9]{1,2}[:.][0-9]{1,2}"
+    r"(\.[0-9]{1,7})?( UTC| GMT|Z|\+01:00|)",
+    fullmatch=True,
+)
+TRUE_TIMES = st.datetimes().flatmap(
+    lambda at: st.sampled_from(
+        [at.isoformat() + "Z", *(at.strftime(form).rjust(19, "0") for form in SPELLINGS[2:5]), at.isoformat()]
+    )
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(LIKE_TIMES | TRUE_TIMES | st.text(max_size=25) | st.none(), max_size=6),
+    st.lists(st.integers() | st.floats() | st.booleans() | st.datetimes(), max_size=2),
+    st.sampled_from([None, "Europe/Paris", "America/New_York"]),
+)
+def test_a_column_is_parsed_as_each_of_its_values(
+    texts: list[Any], others: list[Any], zone: str | None
+) -> None:
+    parsed = parse_times([*texts, *others], SPELLINGS, zone)
+    for at, text in enumerate([*texts, *others]):
+        assert bool(parsed.null[at]) == (text is None)
+        if text is not None:
+            expected = parse_one(text, SPELLINGS, zone)
+            found = parsed.broken.get(at, int(parsed.micros[at]))
+            assert found == expected, text
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [("2026-03-01 12:00:00 UTC", "%Y-%m-%d %H:%M:%S UTC"), ("2026-03-01T12:00:00Z", "rfc3339"),
+     ("2026-03-01T12:00:00+0000", "%Y-%m-%dT%H:%M:%S%z"), ("01.03.26 12:00 Z", "%d.%m.%y %H:%M Z")],
+)  # fmt: skip
+def test_spellings(text: str, spelling: str) -> None:
+    assert parse_one(text, (spelling,)) == micros(datetime(2026, 3, 1, 12, tzinfo=UTC))
+
+
+def test_a_spelling_without_a_zone_is_naive() -> None:
+    assert parse_one("2026-03-01 12:00:00", ("%Y-%m-%d %H:%M:%S",))[0] == "naive_time"  # type: ignore[index]
+    assert parse_times(["2026-03-01 12:00:00"], ("%Y-%m-%d %H:%M:%S",)).broken[0][0] == "naive_time"

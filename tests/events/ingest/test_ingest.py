@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from tests.events.clicks import click
+
+from headrace.config.settings import Settings
+from headrace.declare.event import Contract
+from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
+from headrace.events.ingest.sinks import sink_schema
+from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
+from headrace.kernel.position import LogPosition
+from headrace.kernel.run import RunEvent, recorder_added
+from headrace.lake import Lake
+from headrace.log import Log
+
+
+class Kept:
+    """A sink in memory: what it was given, and how far."""
+
+    name = "kept"
+
+    def __init__(self) -> None:
+        self.at: LogPosition | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.away = False
+        self.schemas: set[pa.Schema] = set()
+
+    def position(self) -> LogPosition | None:
+        return self.at
+
+    def apply(self, good: pa.Table, position: LogPosition) -> None:
+        if self.away:
+            raise Unavailable("the sink is away")
+        self.schemas.add(good.schema)
+        done = self.at or LogPosition(position.topic, position.log_id)
+        new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
+        self.rows += new
+        self.at = done.further(position.offsets)
+
+    @property
+    def users(self) -> list[int]:
+        return [row["user"] for row in self.rows]
+
+
+def rows_of(lake: Lake, contract: Contract) -> pl.DataFrame:
+    return lake.table(contract.table).scan().sort("_log_partition", "_log_offset").collect()
+
+
+def to_end(contract: Contract, log: Log, lake: Lake, *sinks: Kept) -> list[Progress]:
+    told: list[Progress] = []
+    Ingest(contract, log, lake, sinks).run(until_end=True, stop=threading.Event(), tell=told.append)
+    return told
+
+
+def test_a_step_stores_every_event_once_with_its_position(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    assert ingest.step() is None
+    events_log.append("clicks", [click(1), b"no json", click(2, price=-1), click(1)])
+    progress = ingest.step()
+    assert progress is not None
+    assert (progress.events, progress.good) == (4, 1)
+    assert progress.refused == Counter(not_json=1, out_of_range=1, duplicate=1)
+    rows = rows_of(lake, contract)
+    assert rows["_log_offset"].to_list() == [0, 1, 2, 3]
+    assert rows["_valid"].to_list() == [True, False, False, False]
+    assert rows["_code"].to_list() == [None, "not_json", "out_of_range", "duplicate"]
+    assert rows["_field"].to_list() == [None, None, "price", None]
+    assert rows["_raw"].to_list() == [None, b"no json", click(2, price=-1), click(1)]
+    assert rows["user"].to_list() == [1, None, None, None]
+    table = lake.table("clicks")
+    assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
+    arrived = rows["_arrived_at"].max()
+    assert int(table.property(CLOCK) or 0) == pl.Series([arrived]).to_physical()[0]
+    head = table.head()
+    assert head is not None
+    assert head.id == progress.snapshot
+    assert head.summary["headrace.arrived_at"] == table.property(CLOCK)
+    assert ingest.step() is None
+
+
+def test_a_new_process_goes_on_and_remembers_duplicates(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1), click(2)])
+    to_end(contract, events_log, lake)
+    events_log.append("clicks", [click(3), click(2), click(1)])
+    (told,) = to_end(contract, events_log, lake)
+    assert (told.good, told.refused) == (1, Counter(duplicate=2))
+    assert rows_of(lake, contract).filter("_valid")["user"].to_list() == [1, 2, 3]
+
+
+def test_many_batches_and_log_partitions(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 70)
+    monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
+    wide = replace(contract, partitions=3)
+    events_log.create("clicks", 3)
+    events_log.append("clicks", [click(n) for n in range(500)], [b"%d" % n for n in range(500)])
+    kept = Kept()
+    told = to_end(wide, events_log, lake, kept)
+    assert sum(one.good for one in told) == 500
+    assert len(told) > 5
+    assert sorted(kept.users) == sorted(rows_of(lake, contract)["user"].to_list()) == list(range(500))
+    assert kept.at == told[-1].position
+    assert told[-1].position.offsets == events_log.end("clicks")
+
+
+def test_of_two_that_ingest_at_once_one_loses_its_batch(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    one, other = Ingest(contract, events_log, lake), Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1), click(2)])
+    assert one.step() is not None
+    with pytest.raises(Conflict):
+        other.step()
+    assert other.step() is None
+    events_log.append("clicks", [click(1), click(3)])
+    progress = other.step()
+    assert progress is not None
+    assert (progress.good, progress.refused) == (1, Counter(duplicate=1))
+    assert rows_of(lake, contract)["_log_offset"].to_list() == [0, 1, 2, 3]
+
+
+def test_a_sink_is_fed_what_is_good_in_order(contract: Contract, events_log: Log, lake: Lake) -> None:
+    kept = Kept()
+    ingest = Ingest(contract, events_log, lake, [kept])
+    events_log.append("clicks", [click(1), b"{}", click(2)])
+    ingest.step()
+    assert kept.users == [1, 2]
+    assert kept.at == ingest.position
+    assert kept.schemas == {sink_schema(contract)}
+
+
+def test_a_new_sink_catches_up_from_the_table_though_the_log_was_trimmed(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.events.ingest.sinks.CHUNK", 3)
+    events_log.create("clicks")
+    events_log.append("clicks", [click(n) if n % 3 else b"no" for n in range(20)])
+    to_end(contract, events_log, lake)
+    events_log.trim("clicks", {0: 20})
+    kept = Kept()
+    to_end(contract, events_log, lake, kept)
+    assert kept.users == [n for n in range(20) if n % 3]
+    assert kept.at == LogPosition("clicks", events_log.identity("clicks"), {0: 20})
+    assert kept.schemas == {sink_schema(contract)}
+
+
+def test_a_sink_that_is_away_holds_up_neither_table_nor_other_sinks(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    kept, other = Kept(), Kept()
+    kept.away = True
+    ingest = Ingest(contract, events_log, lake, [kept, other])
+    for number in (1, 2):
+        events_log.append("clicks", [click(number)])
+        with pytest.raises(Unavailable, match="away"):
+            ingest.step()
+    assert other.users == [1, 2]
+    assert rows_of(lake, contract)["user"].to_list() == [1, 2]
+    kept.away = False
+    events_log.append("clicks", [click(3)])
+    ingest.step()
+    assert kept.users == [1, 2, 3]
+
+
+def test_a_sink_is_never_ahead_of_a_table_that_could_not_be_written_nor_read(
+    contract: Contract, events_log: Log, lake: Lake, settings: Settings
+) -> None:
+    kept = Kept()
+    ingest = Ingest(contract, events_log, lake, [kept])
+    events_log.append("clicks", [click(1)])
+    ingest.step()
+    events_log.append("clicks", [click(2)])
+    path = settings.place("lake", "catalog.db")
+    away = path.rename(path.with_name("away.db"))
+    with pytest.raises(Unavailable):
+        ingest.step()
+    path.unlink()  # SQLite made an empty one
+    away.rename(path)
+    progress = ingest.step()
+    assert progress is not None
+    assert kept.users == rows_of(lake, contract)["user"].to_list() == [1, 2]
+
+
+def test_a_sink_of_another_log_is_refused(contract: Contract, events_log: Log, lake: Lake) -> None:
+    kept = Kept()
+    kept.at = LogPosition("clicks", "another", {0: 5})
+    ingest = Ingest(contract, events_log, lake, [kept])
+    events_log.append("clicks", [click(1)])
+    with pytest.raises(Refused, match="another log"):
+        ingest.step()
+
+
+def test_a_topic_that_was_made_again_is_refused(
+    contract: Contract, events_log: Log, lake: Lake, settings: Any
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1)])
+    to_end(contract, events_log, lake)
+    events_log.close()
+    for path in settings.place("log").iterdir():
+        path.unlink()
+    events_log.create("clicks")
+    with pytest.raises(Refused, match="made again") as raised:
+        Ingest(contract, events_log, lake)
+    assert raised.value.remedy
+
+
+def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log, lake: Lake) -> None:
+    stop, reached = threading.Event(), threading.Event()
+    events: list[RunEvent] = []
+
+    class Recorder:
+        def record(self, event: RunEvent) -> None:
+            events.append(event)
+
+    def tell(progress: Progress) -> None:
+        if progress.position.offsets == {0: 4}:
+            reached.set()
+
+    with recorder_added(Recorder()):
+        thread = threading.Thread(
+            target=ingest_all, args=([contract], events_log, lake),
+            kwargs={"until_end": False, "stop": stop, "tell": tell},
+        )  # fmt: skip
+        thread.start()
+        events_log.create("clicks")
+        events_log.append("clicks", [click(1), click(2)])
+        events_log.append("clicks", [click(3), b"no"])
+        assert reached.wait(60)
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    assert (events[0].outcome, events[-1].outcome) == ("START", "COMPLETE")
+    this = events[-1].run
+    assert this.job == "ingest clicks"
+    assert this.inputs[0].position == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
+    assert this.outputs[0].facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
+
+
+def test_two_topics_that_would_share_a_table_are_refused(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    one, other = replace(contract, topic="a.b"), replace(contract, topic="a-b")
+    with pytest.raises(ProjectError, match="share the table"):
+        ingest_all([one, other], events_log, lake, until_end=True, stop=threading.Event())
+
+
+def test_an_event_is_forgotten_when_the_watermark_has_passed(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1), click(9_000, user=2), click(1), click(9_000, user=2)])
+    (told,) = to_end(replace(contract, within=timedelta(hours=1)), events_log, lake)
+    # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
+    assert (told.good, told.refused) == (3, Counter(duplicate=1))
+
+
+def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
+    contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1)])
+    events_log.append("clicks", [click(2)])
+    events_log.trim("clicks", {0: 1})
+    (told,) = to_end(contract, events_log, lake)
+    assert (told.good, told.position.offsets, told.lost) == (1, {0: 2}, 1)
+    assert "trimmed to 1, but read only up to 0" in caplog.text
+    events_log.append("clicks", [click(3)])
+    events_log.trim("clicks", {0: 3})
+    assert to_end(contract, events_log, lake) == []
+
+
+def test_unknown_fields_are_counted_across_commits_and_processes(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create(contract.topic)
+    events_log.append(contract.topic, [click(1, color="red"), click(2), click(3, color="red")])
+    (first,) = to_end(contract, events_log, lake)
+    assert (first.good, first.extra) == (3, {"color": 2})
+    events_log.append(contract.topic, [click(4)])
+    (second,) = to_end(contract, events_log, lake)
+    assert second.extra == {}
+    events_log.append(contract.topic, [click(5, color="red", size=1), click(6, size=2)])
+    to_end(contract, events_log, lake)
+    table = lake.table(contract.table)
+    assert json.loads(table.property(EXTRA) or "") == {"color": 3, "size": 1}
+    said = [snapshot.summary.get(EXTRA) for snapshot in table.history()]
+    assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
+
+
+def test_many_short_runs_do_not_gather_small_files(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.events.ingest.keeping.FILES", 10)
+    events_log.create(contract.topic)
+    for number in range(10):
+        events_log.append(contract.topic, [click(number)])
+        to_end(contract, events_log, lake)
+    head = lake.table(contract.table).head()
+    assert head is not None
+    assert int(head.summary["total-data-files"]) == 1
+    assert head.rows == 10
+
+
+def test_what_the_log_forgets_under_a_running_ingest_is_said(
+    contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1)])
+    assert ingest.step() is not None
+    for number in (2, 3, 4):
+        events_log.append("clicks", [click(number)])
+    events_log.trim("clicks", {0: 3})
+    progress = ingest.step()
+    assert progress is not None
+    assert (progress.good, progress.lost) == (1, 2)
+    assert "up to 2 events are lost" in caplog.text
+
+
+def test_a_topic_that_is_made_again_under_a_running_ingest_is_refused(
+    contract: Contract, events_log: Log, lake: Lake, settings: Any
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1)])
+    assert ingest.step() is not None
+    for path in settings.place("log").iterdir():
+        path.unlink()
+    events_log.create("clicks")
+    events_log.append("clicks", [click(2), click(3)])
+    with pytest.raises(Refused, match="made again"):
+        ingest.step()
+    assert rows_of(lake, contract)["user"].to_list() == [1]

@@ -1,0 +1,148 @@
+"""Debezium's envelopes as events: what PostgreSQL's values become, and why a change is refused."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.events.customers import NOON, Customer, change
+
+from headrace.declare.event import contract_of
+from headrace.events.verdicts.judge import Judge, Verdicts
+from headrace.log.port import Batch
+
+ARRIVED = NOON + 3_600_000_000
+
+
+def judged(*raw: bytes) -> Verdicts:
+    contract = contract_of(Customer)
+    assert contract is not None
+    count = len(raw)
+    nothing: list[Any] = [None] * count
+    batch = Batch(
+        np.zeros(count, np.int32), np.arange(count), np.full(count, ARRIVED), list(raw), nothing, nothing,
+        {0: count},
+    )  # fmt: skip
+    return Judge(contract).judge(batch)
+
+
+def value(name: str, written: Any) -> Any:
+    """What a column is stored as."""
+    verdicts = judged(change("c", 1, {"id": 1, "name": "n", name: written}))
+    assert verdicts.good == 1, verdicts.rows["_reason"].to_pylist()
+    return pl.DataFrame(verdicts.rows)[name][0]
+
+
+def refused(raw: bytes) -> tuple[str, str | None]:
+    rows = judged(raw).rows
+    assert not rows["_valid"][0].as_py()
+    assert rows["_raw"][0].as_py() == raw
+    return rows["_code"][0].as_py(), rows["_field"][0].as_py()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_change_becomes_the_row_after_it_and_says_what_it_is(wrapped: bool) -> None:
+    raw = change("u", 7, {"id": 1, "name": "a", "balance": "1.10"}, wrapped=wrapped, txId=99)
+    row = pl.DataFrame(judged(raw).rows).row(0, named=True)
+    assert (row["id"], row["name"], row["balance"], row["mood"]) == (1, "a", "1.10", None)
+    assert (row["_op"], row["_lsn"], row["_transaction"], row["_snapshot"]) == ("u", 7, 99, None)
+    assert row["_changed_at"] == datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
+
+
+def test_a_deleted_row_is_its_key_a_truncate_nothing_and_a_tombstone_no_event() -> None:
+    rows = pl.DataFrame(
+        judged(
+            change("d", 1, {"id": 5, "name": "", "balance": None}), b"", b'{"schema": null, "payload": null}',
+            change("t", 2),
+        ).rows
+    )  # fmt: skip
+    assert rows.select("id", "name", "_op", "_log_offset").rows() == [(5, None, "d", 0), (None, None, "t", 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "stored"),
+    [
+        ("balance", "12345678901234567890.123456789012345678", "12345678901234567890.123456789012345678"),
+        ("balance", {"scale": 2, "value": "AfQ="}, "5.00"),
+        ("balance", {"scale": 2, "value": "/gw="}, "-5.00"),
+        ("since", "2026-01-01T00:00:00.123456+02:00", datetime(2025, 12, 31, 22, 0, 0, 123456, UTC)),
+        ("since", 1_767_225_600_123, datetime(2026, 1, 1, 0, 0, 0, 123000, UTC)),
+        ("since", 1_767_225_600_123_456, datetime(2026, 1, 1, 0, 0, 0, 123456, UTC)),
+        ("since", 1_767_225_600_123_456_789, datetime(2026, 1, 1, 0, 0, 0, 123456, UTC)),
+        ("born", "1999-12-31Z", date(1999, 12, 31)),
+        ("born", 20_000, date(2024, 10, 4)),
+        ("tags", ["a", "b"], ["a", "b"]),
+        ("notes", '{"x": [1, null]}', '{"x":[1,null]}'),
+        ("photo", "AQI=", b"\x01\x02"),
+    ],
+)
+def test_values_are_exact(name: str, written: Any, stored: Any) -> None:
+    found = value(name, written)
+    assert (found.to_list() if isinstance(found, pl.Series) else found) == stored
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "field"),
+    [
+        (b"{}", "missing", "op"),
+        (b"nope", "not_json", None),
+        (b"[1]", "wrong_type", None),
+        (b'{"op": 1}', "wrong_type", "op"),
+        (b'{"op": "m"}', "unknown_value", "op"),
+        (b'{"payload": {"op": "c", "after": {"id": "x", "name": "n"}}}', "wrong_type", "id"),
+        (b'{"op": "d", "before": {}}', "missing", "id"),
+        (change("c", 1), "missing", "after"),
+        (change("d", 1), "missing", "before"),
+        (change("c", 1, {"name": "n"}), "missing", "id"),
+        (change("c", 1, {"id": 1, "name": "n", "mood": "sad"}), "unknown_value", "mood"),
+        (change("c", 1, {"id": 1, "name": "n", "born": "2026-99-99Z"}), "bad_time", "born"),
+        (change("c", 1, {"id": 1, "name": "n", "born": 2**40}), "bad_time", "born"),
+        (change("c", 1, {"id": 1, "name": "n", "since": "2026-01-01T00:00:00"}), "naive_time", "since"),
+        (change("c", 1, {"id": 1, "name": "n", "since": 2**63 - 1}), None, None),
+        (change("c", 1, {"id": 1, "name": "n", "since": 2**80}), "bad_time", "since"),
+        (change("c", 1, {"id": 1, "name": "n", "notes": "{"}), "wrong_type", "notes"),
+        (change("c", 1, {"id": 1, "name": "n", "notes": '{"a":' * 100_000}), "too_deep", "notes"),
+        (change("c", 1, {"id": 1, "name": "n", "balance": "AfQ="}), "wrong_type", "balance"),
+        (change("c", 1, {"id": 1, "name": "n", "balance": "NAN"}), "out_of_range", "balance"),
+        (change("c", 1, {"id": 1, "name": "\ud800"}), "not_json", None),
+        (change("c", -1, {"id": 1, "name": "n"}), "missing", "source"),
+        (change("c", 2**63, {"id": 1, "name": "n"}, at=1), "missing", "source"),
+        (change("c", 1, {"id": 1, "name": "n"}, ts_us=2**62), "missing", "source"),
+        (change("c", 1, {"id": 1, "name": "n"}, txId=2**63), "out_of_range", "source"),
+    ],
+)
+def test_what_is_no_change_of_the_row_is_refused_with_its_column(raw: bytes, code: str, field: str) -> None:
+    if code is None:
+        assert judged(raw).good == 1
+        return
+    assert refused(raw) == (code, field)
+
+
+def test_columns_that_the_contract_does_not_name_are_counted_and_older_rows_may_lack_one() -> None:
+    verdicts = judged(
+        change("c", 1, {"id": 1, "name": "n", "branch": "b"}),
+        change("u", 2, {"id": 1, "name": "n", "branch": "b", "balance": "2"}),
+    )
+    assert (verdicts.good, dict(verdicts.extra)) == (2, {"branch": 2})
+
+
+def test_a_value_that_was_not_sent_is_null_and_named() -> None:
+    placeholder = "__debezium_unavailable_value"
+    # As PostgreSQL 15 and Debezium 3.7 write a text, jsonb, an array of uuids, one of numbers, and bytea.
+    row = {"id": 1, "name": placeholder, "notes": placeholder, "mood": "ok",
+           "tags": ["b68a35a7-17ad-35b3-af2a-ae46edb4545a"], "scores": list(placeholder.encode()),
+           "photo": "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==", "later": placeholder}  # fmt: skip
+    for wrapped in (False, True):
+        verdicts = judged(change("u", 1, row, wrapped=wrapped))
+        found = pl.DataFrame(verdicts.rows).row(0, named=True)
+        assert found["_unchanged"] == ["name", "notes", "tags", "scores", "photo"]
+        assert [found[name] for name in (*found["_unchanged"], "mood")] == [None] * 5 + ["ok"]
+        assert dict(verdicts.extra) == {"later": 1}
+    alone = change("u", 1, {"id": 1, "name": "n", "scores": list(placeholder.encode())}).replace(b", ", b",")
+    assert pl.DataFrame(judged(alone).rows)["_unchanged"].to_list() == [["scores"]]
+    assert refused(change("u", 1, {"name": placeholder, "mood": "ok"})) == ("missing", "id")
+    assert refused(json.dumps({"op": "u", "x": placeholder}).encode()) == ("missing", "after")
