@@ -78,7 +78,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
     """Ingests until SIGTERM, or until the log's end; started again while something is away."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGUSR1, lambda *_: _arm(stage))
+    signal.signal(signal.SIGUSR1, lambda *_: _arm(stage, say))
     logging.getLogger("headrace").addHandler(_Heard(say))
     _tell_beaten(say)
 
@@ -101,7 +101,8 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
             time.sleep(0.1)
 
 
-def _arm(stage: Stage) -> None:
+def _arm(stage: Stage, say: Say) -> None:
+    say("armed")
     os.environ[faults.VARIABLE] = (stage.papers / f"fault-{os.getpid()}").read_text()
     faults._reached.clear()
 

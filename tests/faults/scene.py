@@ -134,7 +134,8 @@ class Scene:
         """Has a worker that runs meet a fault (see headrace.kernel.faults)."""
         (self.stage.papers / f"fault-{worker.pid}").write_text(fault)
         worker.doomed = not fault.endswith(":STOP")
-        worker.send(signal.SIGUSR1)
+        since = len(self.told)
+        self._signal(worker, signal.SIGUSR1, lambda: self.heard(since, "armed", of=worker))
 
     def kill(self, child: Child) -> None:
         """kill -9."""
@@ -144,9 +145,23 @@ class Scene:
 
     def end(self, child: Child) -> None:
         """Asks a child to end, as an operator would, and sees that it did so well."""
-        child.send(signal.SIGTERM)
-        self.until(lambda: child.ended is not None, f"the end of {child.role} {child.pid}")
+        self._signal(child, signal.SIGTERM, lambda: child.ended is not None)
         assert child.ended == 0, self.said()
+
+    def _signal(self, child: Child, number: int, done: Callable[[], bool]) -> None:
+        """Sends a signal until it was heard: Python misses one that another thread than its first is given."""
+        sent = 0.0
+
+        def heard() -> bool:
+            nonlocal sent
+            if done():
+                return True
+            if time.monotonic() > sent + 2:
+                sent = time.monotonic()
+                child.send(number)
+            return False
+
+        self.until(heard, f"{child.role} {child.pid} to hear {signal.Signals(number).name}")
 
     def said(self) -> str:
         """The last words of the children."""
