@@ -38,6 +38,8 @@ from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
 __all__ = ["BATCH", "BRIEF", "LONG", "Change", "commit", "discard", "writing"]
 
 _logger = logging.getLogger(__name__)
+# What SQLite says of a transaction that it surely took back. After an I/O error nobody knows.
+_UNDONE = ("locked", "busy", "full")
 BATCH = "headrace.batch"
 # Microseconds from a data file's beginning to its commit, at most: the sweep takes files for left behind
 # when they are twice as old, or a day. LONG is for writes whose rows are still being made meanwhile.
@@ -123,8 +125,8 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
             landed = _after_unknown(load, batch)
             if landed is not None:
                 return landed
-            if isinstance(error, OperationalError):
-                raise  # SQLite tells the truth: it did not happen
+            if isinstance(error, OperationalError) and any(word in str(error.orig) for word in _UNDONE):
+                raise
             raise Unavailable(
                 f"the commit's outcome is unknown: {type(error).__name__}: {error}",
                 where=where,
