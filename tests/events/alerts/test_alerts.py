@@ -201,7 +201,7 @@ def test_killed_after_an_alert_it_is_not_raised_again(
     program = "from tests.events.killed import watch_once; import sys; watch_once(sys.argv[1])"
     killed = subprocess.run(
         [sys.executable, "-c", program, str(settings.root)],
-        cwd=Path(__file__).parents[2], env={**os.environ, VARIABLE: "alerts.after_append"}, timeout=120,
+        cwd=Path(__file__).parents[3], env={**os.environ, VARIABLE: "alerts.after_append"}, timeout=120,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL
     ingested(contract, events_log, lake)

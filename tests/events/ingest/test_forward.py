@@ -132,7 +132,7 @@ def test_killed_anywhere_every_event_is_forwarded_once(
 ) -> None:
     killer = subprocess.Popen(
         [sys.executable, "-m", "tests.events.killed"],
-        cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert killer.stdin is not None
     assert killer.stdout is not None
