@@ -121,7 +121,7 @@ def test_a_prediction_and_where_it_goes(one, settings):
         True, answer["score"], {"user_id": 1, "product_id": 7},
     )  # fmt: skip
     releases = until(lambda: table_rows(settings, "headrace_releases"))
-    assert json.loads(releases[0]["arms"])[0]["version"] == 1
+    assert releases[0]["arms"][0]["version"] == 1
     with pytest.raises(CallError, match="price"):
         predict(settings, "purchase", {"user_id": "1", "product_id": "7"})
     with pytest.raises(CallError, match="absent"):
