@@ -417,9 +417,18 @@ def _client(settings: Settings) -> MlflowClient:
     # MLflow's own way to ask SQLAlchemy, which nobody here can change.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
     with _reached(settings):
+        _answers(settings.mlflow_url)
         client = MlflowClient(settings.mlflow_url, settings.mlflow_url)
         client.search_experiments(max_results=1)
     return client
+
+
+def _answers(url: str) -> None:
+    """Raises where a database of another server does not answer: MLflow tries for 100 s before it says so."""
+    if url.partition(":")[0] not in ("sqlite", "http", "https", "file"):
+        import sqlalchemy
+
+        sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect().close()
 
 
 @contextlib.contextmanager
