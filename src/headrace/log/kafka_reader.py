@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.log.port import Batch
 
-__all__ = ["Reader", "batch_of"]
+__all__ = ["Reader", "Received", "batch_of"]
 
 SECONDS = 30.0  # how long the broker may take to answer
+
+# Methods of a message are asked for by map and not one by one: a million are received in a second.
+_error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
+
+
+class Received(NamedTuple):
+    """Records as they were received.
+
+    Attributes:
+        messages: n.
+        partitions: int32[n], each one's log partition.
+        offsets: int64[n], each one's offset.
+    """
+
+    messages: list[ck.Message]
+    partitions: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def part(self, which: slice | NDArray[np.intp]) -> Received:
+        """Some of them."""
+        messages = self.messages[which] if isinstance(which, slice) else [self.messages[at] for at in which]
+        return Received(messages, self.partitions[which], self.offsets[which])
+
+
+_NOTHING = Received([], np.zeros(0, np.int32), np.zeros(0, np.int64))
 
 
 class Reader:
@@ -31,14 +58,15 @@ class Reader:
                 "enable.partition.eof": True,
                 "allow.auto.create.topics": False,
                 "fetch.wait.max.ms": 100,
-                "queued.min.messages": 200_000,
+                "queued.min.messages": 500_000,
+                "fetch.message.max.bytes": 8_000_000,
             }
         )
         self._next: dict[int, int] = {}
         # Where each log partition's end was seen: all before it was received. It lies past the
         # markers that end transactions, which no record shows.
         self._seen: dict[int, int] = {}
-        self._kept: list[ck.Message] = []  # what `wait` received before it was asked for
+        self._kept = _NOTHING  # what `wait` received before it was asked for
 
     def stands_at(self, offsets: Mapping[int, int]) -> bool:
         return self._next == dict(offsets)
@@ -49,33 +77,38 @@ class Reader:
     def stand(self, offsets: Mapping[int, int]) -> None:
         """Goes to these offsets, unless it is there."""
         if not self.stands_at(offsets):
-            self._kept, self._seen = [], {}
+            self._kept, self._seen = _NOTHING, {}
             self._next = dict(offsets)
             self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
 
-    def kept(self, limit: int) -> list[ck.Message]:
+    def kept(self, limit: int) -> list[Received]:
         """Up to `limit` of the records that `wait` received, and of those that came right behind them."""
-        found, self._kept = self._kept[:limit], self._kept[limit:]
+        found, self._kept = self._kept.part(slice(limit)), self._kept.part(slice(limit, None))
+        count = len(found.messages)
         self._passed(found)
-        if 0 < len(found) < limit:
-            behind = self._consume(limit - len(found), 0.0)
-            self._passed(behind)
-            found += behind
-        return found
+        if not count:
+            return []
+        if count == limit:
+            return [found]
+        behind = self._consume(limit - count, 0.0)
+        self._passed(behind)
+        return [found, behind]
 
-    def read(self, ends: Mapping[int, int], limit: int) -> list[ck.Message]:
+    def read(self, ends: Mapping[int, int], limit: int) -> list[Received]:
         """Up to `limit` records; none only where there is nothing before `ends`.
 
         What others have appended but not committed is waited for only while there is nothing else.
         """
-        found: list[ck.Message] = []
+        found: list[Received] = []
+        count = 0
         deadline = monotonic() + SECONDS
-        while len(found) < limit and self._before(ends) and not (found and self._saw_all()):
-            some = self._consume(limit - len(found), 0.05)
+        while count < limit and self._before(ends) and not (count and self._saw_all()):
+            some = self._consume(limit - count, 0.05)
             self._passed(some)
-            found += some
+            found.append(some)
+            count += len(some.messages)
             if monotonic() > deadline:
-                if found:
+                if count:
                     return found
                 raise TimeoutError
         self._next = {partition: max(n, self._seen.get(partition, 0)) for partition, n in self._next.items()}
@@ -84,7 +117,7 @@ class Reader:
     def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
         """Whether there is a record, now or within `timeout` seconds."""
         deadline = monotonic() + timeout
-        while not self._kept:
+        while not self._kept.messages:
             left = deadline - monotonic()
             if left <= 0 and not self._before(ends):
                 return False
@@ -103,32 +136,54 @@ class Reader:
     def _before(self, ends: Mapping[int, int]) -> bool:
         return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())
 
-    def _consume(self, limit: int, timeout: float) -> list[ck.Message]:
+    def _consume(self, limit: int, timeout: float) -> Received:
+        messages = self._consumer.consume(min(limit, 100_000), timeout)
+        if any(error is not None for error in map(_error, messages)):
+            messages = self._without_ends(messages)
+        count = len(messages)
+        partitions = np.fromiter(map(_partition, messages), np.int32, count)
+        offsets = np.fromiter(map(_offset, messages), np.int64, count)
+        found = Received(messages, partitions, offsets)
+        # An offset past the end makes librdkafka begin anew: what lies before was not asked for.
+        for partition, first in self._next.items():
+            if (early := (found.partitions == partition) & (found.offsets < first)).any():
+                found = found.part(np.flatnonzero(~early))
+        return found
+
+    def _without_ends(self, messages: Sequence[ck.Message]) -> list[ck.Message]:
+        """The records among them; the others say where a log partition ends, or what went wrong."""
         found = []
-        for message in self._consumer.consume(min(limit, 100_000), timeout):
+        for message in messages:
             error = message.error()
             if error is None:
-                # An offset past the end makes librdkafka begin anew: what lies before was not asked for.
-                if message.offset() >= self._next[message.partition()]:
-                    found.append(message)
+                found.append(message)
             elif error.code() == ck.KafkaError._PARTITION_EOF:
                 self._seen[message.partition()] = message.offset()
             else:
                 raise ck.KafkaException(error)
         return found
 
-    def _passed(self, messages: Sequence[ck.Message]) -> None:
-        self._next.update({one.partition(): one.offset() + 1 for one in messages})
+    def _passed(self, found: Received) -> None:
+        for partition in np.unique(found.partitions).tolist():
+            self._next[partition] = int(found.offsets[found.partitions == partition][-1]) + 1
 
 
-def batch_of(messages: list[ck.Message], next_offsets: dict[int, int]) -> Batch:
-    """The messages as a batch."""
+def batch_of(found: Sequence[Received], next_offsets: dict[int, int]) -> Batch:
+    """What was received, in this order, as a batch."""
+    messages = list(chain.from_iterable(one.messages for one in found))
+    values: list[bytes] = list(map(ck.Message.value, messages))
+    if None in values:
+        values = [value or b"" for value in values]
+    headers = list(map(ck.Message.headers, messages))
+    if headers.count(None) < len(headers):
+        headers = [dict(given) if given else None for given in headers]
+    some = [*found, _NOTHING]
     return Batch(
-        np.array([one.partition() for one in messages], np.int32),
-        np.array([one.offset() for one in messages], np.int64),
-        np.array([one.timestamp()[1] for one in messages], np.int64) * 1_000,
-        [one.value() or b"" for one in messages],
-        [one.key() for one in messages],
-        [dict(given) if (given := one.headers()) else None for one in messages],
+        np.concatenate([one.partitions for one in some]),
+        np.concatenate([one.offsets for one in some]),
+        np.array([millis for _, millis in map(ck.Message.timestamp, messages)], np.int64) * 1_000,
+        values,
+        list(map(ck.Message.key, messages)),
+        headers,
         next_offsets,
     )
