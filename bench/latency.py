@@ -98,7 +98,7 @@ def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, list[in
     settings = load_settings(project)
     opened = log.open(settings.log_url)
     opened.create(CONTRACT.topic)
-    events = made(RATE * (seconds + 1), begin=datetime.now(UTC))
+    events = made(RATE * (seconds + 1), begin=datetime.now(UTC), rate=RATE)
     sent: list[tuple[int, float]] = []  # (first offset of the append, when it was sent)
     with ingesting(project, environment) as pid:
         first = list(islice(events, TOGETHER))

@@ -23,14 +23,14 @@ assert _found is not None
 CONTRACT: Contract = _found
 
 
-def made(count: int, broken: float = 0.0, begin: datetime = BEGIN) -> Iterator[bytes]:
-    """Events of the shop's shape, 230 bytes each, 50 a second of event time, a share of them broken in
-    five ways."""
+def made(count: int, broken: float = 0.0, begin: datetime = BEGIN, rate: int = 50) -> Iterator[bytes]:
+    """Events of the shop's shape, 230 bytes each, so many a second of event time, a share of them broken
+    in five ways."""
     kinds = ("view", "view", "view", "cart", "purchase")
     every = round(1 / broken) if broken else 0
     for n in range(count):
         values = {
-            "event_time": (begin + timedelta(seconds=n // 50)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "event_time": (begin + timedelta(seconds=n // rate)).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "event_type": kinds[n % 5], "product_id": 1_000_000 + n % 9_973,
             "category_id": 2_053_013_555_631_882_655 + n % 97, "user_id": 520_000_000 + n // 7 % 50_021,
             "price": 10.5 + n % 1_000, "user_session": f"a0a7a0a7-0000-4000-8000-{n // 7:012d}",
