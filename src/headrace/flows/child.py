@@ -91,14 +91,8 @@ def _upkeep(settings: Settings) -> Iterator[None]:
     """Keeps the lake's tables, now and then, until the block ends."""
     from headrace.flows.upkeep import upkeep
 
-    ended = threading.Event()
-    thread = threading.Thread(target=upkeep, args=(settings, ended), name="upkeep", daemon=True)
-    thread.start()
-    try:
+    with _beside(upkeep, settings):
         yield
-    finally:
-        ended.set()
-        thread.join(_GRACE)
 
 
 @contextmanager
@@ -110,15 +104,8 @@ def _forwarding(settings: Settings) -> Iterator[None]:
     from headrace import lineage
     from headrace.lineage.forward import forward
 
-    store = lineage.open(settings)
-    ended = threading.Event()
-    thread = threading.Thread(target=forward, args=(store, settings.profile.lineage, ended), daemon=True)
-    thread.start()
-    try:
+    with _beside(forward, lineage.open(settings), settings.profile.lineage):
         yield
-    finally:
-        ended.set()
-        thread.join(_GRACE)
 
 
 @contextmanager
@@ -131,16 +118,24 @@ def _delivering(settings: Settings) -> Iterator[None]:
     from headrace.events.alerts.doors import doors
 
     log = logs.open(settings.log_url)
+    try:
+        with _beside(deliver, doors(settings), log, settings.made_state() / "alerts.json"):
+            yield
+    finally:
+        log.close()
+
+
+@contextmanager
+def _beside(work: Callable[..., None], *arguments: object) -> Iterator[None]:
+    """Does the work in a thread until the block ends; its last argument is set then."""
     ended = threading.Event()
-    ledger = settings.made_state() / "alerts.json"
-    thread = threading.Thread(target=deliver, args=(doors(settings), log, ledger, ended), daemon=True)
+    thread = threading.Thread(target=work, args=(*arguments, ended), name=work.__name__, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join(_GRACE)
-        log.close()
 
 
 _WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {

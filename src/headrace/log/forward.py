@@ -18,13 +18,13 @@ from confluent_kafka import admin as ck_admin
 
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.faults import reach
+from headrace.log.kafka_reader import COMMITTED, SECONDS
 
 if TYPE_CHECKING:
     from headrace.log.kafka import KafkaLog
 
 __all__ = ["Forwarder"]
 
-SECONDS = 30.0  # how long the broker may take to answer
 TRANSACTION_MS = 60_000
 _FENCED = (
     ck.KafkaError._FENCED,
@@ -55,17 +55,7 @@ class Forwarder:
         self._positions: dict[int, bytes] = {}
         self._next = dict.fromkeys(self._partitions, 0)
         self._make_topic(log)
-        self._consumer = ck.Consumer(
-            {
-                **config,
-                "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 20,
-            }
-        )
+        self._consumer = ck.Consumer({**config, **COMMITTED, "fetch.wait.max.ms": 20})
 
     def positions(self) -> dict[int, bytes]:
         """Log partition → the position that was committed last, as far as that is known: of those that

@@ -39,8 +39,8 @@ except ImportError as missing:
 
 from headrace.log.forward import Forwarder
 from headrace.log.kafka_member import KafkaMember
-from headrace.log.kafka_reader import Reader, batch_of
-from headrace.log.kafka_writer import SECONDS, Writer
+from headrace.log.kafka_reader import SECONDS, Reader, batch_of
+from headrace.log.kafka_writer import Writer
 
 __all__ = ["KafkaLog"]
 

@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 
 from headrace.log.port import Batch
 
-__all__ = ["Reader", "Received", "batch_of"]
+__all__ = ["COMMITTED", "SECONDS", "Reader", "Received", "batch_of"]
 
 SECONDS = 30.0  # how long the broker may take to answer
+COMMITTED = {
+    "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "earliest",
+    "enable.partition.eof": True,
+}
+"""What a consumer needs that reads what is committed, from offsets that it is given."""
 
 # Methods of a message are asked for by map and not one by one: a million are received in a second.
 _error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
@@ -51,11 +59,7 @@ class Reader:
         self._consumer = ck.Consumer(
             {
                 **config,
-                "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
+                **COMMITTED,
                 "allow.auto.create.topics": False,
                 "fetch.wait.max.ms": 100,
                 "queued.min.messages": 500_000,

@@ -11,11 +11,11 @@ from typing import Any
 import confluent_kafka as ck
 
 from headrace.kernel.ids import new_id
+from headrace.log.kafka_reader import SECONDS
 from headrace.log.port import Headers
 
-__all__ = ["SECONDS", "Record", "Writer"]
+__all__ = ["Record", "Writer"]
 
-SECONDS = 30.0  # how long the broker may take to answer
 TRANSACTION_MS = 25_000  # how long a killed writer's open transaction may hold readers up
 
 Record = tuple[str, int, bytes, bytes | None, Headers | None]
