@@ -153,8 +153,9 @@ class Store:
         """The endpoint has got everything up to `seq`; `refused`: why it would not take that one."""
         with self._transaction(write=True) as db:
             db.execute(
-                "INSERT INTO sent VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (url) DO UPDATE SET"
-                " seq = max(seq, ?2), refused = refused + ?3, failure = ?4, failed_at = ?5",
+                "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET"
+                " seq = max(seq, excluded.seq), refused = refused + excluded.refused,"
+                " failure = excluded.failure, failed_at = excluded.failed_at",
                 [
                     clean_text(url),
                     seq,
@@ -168,8 +169,8 @@ class Store:
         """Sending to the endpoint did not work; it is tried again."""
         with self._transaction(write=True) as db:
             db.execute(
-                "INSERT INTO sent VALUES (?1, 0, 0, ?2, ?3) ON CONFLICT (url) DO UPDATE SET"
-                " failure = ?2, failed_at = ?3",
+                "INSERT INTO sent VALUES (?, 0, 0, ?, ?) ON CONFLICT (url) DO UPDATE SET"
+                " failure = excluded.failure, failed_at = excluded.failed_at",
                 [clean_text(url), failure, now_micros()],
             )
 
@@ -203,8 +204,8 @@ class Store:
                 self._write_run(db, one)
             if dropped:
                 db.execute(
-                    "INSERT INTO dropped VALUES (1, ?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET"
-                    " events = events + ?1, reason = ?2, at = ?3",
+                    "INSERT INTO dropped VALUES (1, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " events = events + excluded.events, reason = excluded.reason, at = excluded.at",
                     [dropped, reason, now_micros()],
                 )
 

@@ -264,7 +264,8 @@ class _Topic:
                 rows = [row for one in group for row in self._chunks(one, ends, arrived_at)]
                 self._writer.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?)", rows)
                 self._writer.executemany(
-                    "UPDATE log_partition SET next_offset = ?2 WHERE id = ?1", ends.items()
+                    "UPDATE log_partition SET next_offset = ? WHERE id = ?",
+                    [(offset, partition) for partition, offset in ends.items()],
                 )
                 self._forget(ends, arrived_at)
         except Exception as raised:
@@ -367,12 +368,13 @@ class _Topic:
         """Deletes what lies before an offset, whole chunks only: the first one kept holds it."""
         low = partition << _SHIFT
         self._writer.execute(
-            "DELETE FROM chunk WHERE id >= ?1 AND id + records <= ?2 AND id < ?2", (low, low + before)
+            "DELETE FROM chunk WHERE id >= :low AND id + records <= :before AND id < :before",
+            {"low": low, "before": low + before},
         )
         self._writer.execute(
-            "UPDATE log_partition SET first_offset = coalesce((SELECT min(id) - ?2 FROM chunk"
-            " WHERE id >= ?2 AND id < ?3), next_offset) WHERE id = ?1",
-            (partition, low, (partition + 1) << _SHIFT),
+            "UPDATE log_partition SET first_offset = coalesce((SELECT min(id) - :low FROM chunk"
+            " WHERE id >= :low AND id < :high), next_offset) WHERE id = :partition",
+            {"partition": partition, "low": low, "high": (partition + 1) << _SHIFT},
         )
 
     def close(self) -> None:

@@ -146,7 +146,7 @@ class SqliteMember:
 
     def _beat(self) -> None:
         self._db.execute(
-            "INSERT INTO member VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE SET beat = ?4",
+            "INSERT INTO member VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
             (self._id, self._group, self._process, now_micros()),
         )
 
