@@ -79,15 +79,17 @@ def whole(url: str, folder: Path, count: int) -> float:
     return took
 
 
-def flink(url: str, folder: Path, count: int) -> tuple[float, float]:
+def flink(url: str, folder: Path, count: int, broken: float, mode: str) -> tuple[float, float]:
     """Seconds of the job as a process, and events a second between its first and its last record."""
     interpreter = python()
     opened = log.open(url)
-    opened.create("valid", PARTITIONS)
-    opened.create("invalid", PARTITIONS)
+    topics = {kind: f"{kind}-{mode}-{broken}" for kind in ("valid", "invalid")}
+    for topic in topics.values():
+        opened.create(topic, PARTITIONS)
     brokers = url.removeprefix("kafka://")
     command = [
-        str(interpreter), str(JOB), str(connector()), brokers, CONTRACT.topic, "valid", "invalid", str(folder)
+        str(interpreter), str(JOB), str(connector()), brokers, CONTRACT.topic, *topics.values(),
+        str(folder / mode), mode,
     ]  # fmt: skip
     environment = {**os.environ, "PATH": f"{interpreter.parent}:{os.environ['PATH']}"}
     began = time.perf_counter()
@@ -95,15 +97,16 @@ def flink(url: str, folder: Path, count: int) -> tuple[float, float]:
     took = time.perf_counter() - began
     assert done.returncode == 0, done.stderr[-4000:]
     arrivals: list[Any] = []
-    written = 0
-    for topic in ("valid", "invalid"):
+    written = dict.fromkeys(topics, 0)
+    for kind, topic in topics.items():
         offsets = dict.fromkeys(range(PARTITIONS), 0)
         while len(batch := opened.read(topic, offsets, 100_000)):
             arrivals += [batch.arrived_at.min(), batch.arrived_at.max()]
-            written += len(batch)
+            written[kind] += len(batch)
             offsets = batch.next
     opened.close()
-    assert written == count, written
+    good = good_of(count, broken)
+    assert written == {"valid": good, "invalid": count - good}, written
     return took, count / ((max(arrivals) - min(arrivals)) / 1e6)
 
 

@@ -103,6 +103,10 @@ class Forwarder:
                     return
                 except BufferError:  # the queue is full: let some of it go out
                     producer.poll(0.1)
+                except ck.KafkaException as error:
+                    if error.args[0].code() == ck.KafkaError._FATAL:
+                        producer.commit_transaction(SECONDS)  # raises what made it fatal, which `error` hides
+                    raise
 
         try:
             with _reached():
