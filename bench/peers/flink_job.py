@@ -8,7 +8,7 @@ as a duplicate, which takes a keyed state. It is made as fast as that lets it be
 has (msgspec), state in memory, one pass each for the event and for its duplicates.
 
 MODE is Flink's `python.execution-mode`: "process", which is its default, or "thread", which runs Python
-inside the JVM.
+embedded in the JVM.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import confluent_kafka as ck
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.log.port import Batch
+from headrace.log.port import Batch, Headers
 
 __all__ = ["COMMITTED", "SECONDS", "Reader", "Received", "batch_of"]
 
@@ -25,30 +25,61 @@ COMMITTED = {
 }
 """What a consumer needs that reads what is committed, from offsets that it is given."""
 
+TOGETHER = 500
+"""Messages that are received at once. What is needed of them is taken out and they are let go: Python's
+garbage collector would walk through many that live, again and again, for a third of all the time."""
+
 # Methods of a message are asked for by map and not one by one: a million are received in a second.
 _error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
 
 
 class Received(NamedTuple):
-    """Records as they were received.
+    """Records as they were received: the columns of a Batch, n of each."""
 
-    Attributes:
-        messages: n.
-        partitions: int32[n], each one's log partition.
-        offsets: int64[n], each one's offset.
-    """
-
-    messages: list[ck.Message]
     partitions: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    arrived_at: NDArray[np.int64]
+    values: list[bytes]
+    keys: list[bytes | None]
+    headers: list[Headers | None]
+
+    @classmethod
+    def of(cls, messages: Sequence[ck.Message]) -> Received:
+        """What is needed of these messages."""
+        count = len(messages)
+        values: list[bytes] = list(map(ck.Message.value, messages))
+        if None in values:
+            values = [value or b"" for value in values]
+        headers = list(map(ck.Message.headers, messages))
+        if headers.count(None) < count:
+            headers = [dict(given) if given else None for given in headers]
+        millis = [millis for _, millis in map(ck.Message.timestamp, messages)]
+        return cls(
+            np.fromiter(map(_partition, messages), np.int32, count),
+            np.fromiter(map(_offset, messages), np.int64, count),
+            np.array(millis, np.int64) * 1_000,
+            values,
+            list(map(ck.Message.key, messages)),
+            headers,
+        )
 
     def part(self, which: slice | NDArray[np.intp]) -> Received:
         """Some of them."""
-        messages = self.messages[which] if isinstance(which, slice) else [self.messages[at] for at in which]
-        return Received(messages, self.partitions[which], self.offsets[which])
+
+        def some(column: list[Any]) -> list[Any]:
+            return column[which] if isinstance(which, slice) else [column[at] for at in which]
+
+        return Received(
+            self.partitions[which],
+            self.offsets[which],
+            self.arrived_at[which],
+            some(self.values),
+            some(self.keys),
+            some(self.headers),
+        )
 
 
-_NOTHING = Received([], np.zeros(0, np.int32), np.zeros(0, np.int64))
+_NOTHING = Received.of([])
 
 
 class Reader:
@@ -62,7 +93,9 @@ class Reader:
                 **COMMITTED,
                 "allow.auto.create.topics": False,
                 "fetch.wait.max.ms": 100,
-                "queued.min.messages": 500_000,
+                "queued.min.messages": 200_000,
+                # Its default, a second, is how long a full queue would keep it from fetching.
+                "fetch.queue.backoff.ms": 5,
                 "fetch.message.max.bytes": 8_000_000,
             }
         )
@@ -86,17 +119,16 @@ class Reader:
             self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
 
     def kept(self, limit: int) -> list[Received]:
-        """Up to `limit` of the records that `wait` received, and of those that came right behind them."""
-        found, self._kept = self._kept.part(slice(limit)), self._kept.part(slice(limit, None))
-        count = len(found.messages)
-        self._passed(found)
-        if not count:
-            return []
-        if count == limit:
-            return [found]
-        behind = self._consume(limit - count, 0.0)
-        self._passed(behind)
-        return [found, behind]
+        """Up to `limit` of the records that `wait` received, and all that lies here behind them."""
+        some, self._kept = self._kept.part(slice(limit)), self._kept.part(slice(limit, None))
+        found: list[Received] = []
+        count = 0
+        while some.values:
+            self._passed(some)
+            found.append(some)
+            count += len(some.values)
+            some = self._consume(limit - count, 0.0) if count < limit else _NOTHING
+        return found
 
     def read(self, ends: Mapping[int, int], limit: int) -> list[Received]:
         """Up to `limit` records; none only where there is nothing before `ends`.
@@ -110,7 +142,7 @@ class Reader:
             some = self._consume(limit - count, 0.05)
             self._passed(some)
             found.append(some)
-            count += len(some.messages)
+            count += len(some.values)
             if monotonic() > deadline:
                 if count:
                     return found
@@ -121,7 +153,7 @@ class Reader:
     def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
         """Whether there is a record, now or within `timeout` seconds."""
         deadline = monotonic() + timeout
-        while not self._kept.messages:
+        while not self._kept.values:
             left = deadline - monotonic()
             if left <= 0 and not self._before(ends):
                 return False
@@ -141,13 +173,10 @@ class Reader:
         return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())
 
     def _consume(self, limit: int, timeout: float) -> Received:
-        messages = self._consumer.consume(min(limit, 100_000), timeout)
-        if any(error is not None for error in map(_error, messages)):
+        messages = self._consumer.consume(min(limit, TOGETHER), timeout)
+        if any(map(_error, messages)):
             messages = self._without_ends(messages)
-        count = len(messages)
-        partitions = np.fromiter(map(_partition, messages), np.int32, count)
-        offsets = np.fromiter(map(_offset, messages), np.int64, count)
-        found = Received(messages, partitions, offsets)
+        found = Received.of(messages)
         # An offset past the end makes librdkafka begin anew: what lies before was not asked for.
         for partition, first in self._next.items():
             if (early := (found.partitions == partition) & (found.offsets < first)).any():
@@ -174,20 +203,7 @@ class Reader:
 
 def batch_of(found: Sequence[Received], next_offsets: dict[int, int]) -> Batch:
     """What was received, in this order, as a batch."""
-    messages = list(chain.from_iterable(one.messages for one in found))
-    values: list[bytes] = list(map(ck.Message.value, messages))
-    if None in values:
-        values = [value or b"" for value in values]
-    headers = list(map(ck.Message.headers, messages))
-    if headers.count(None) < len(headers):
-        headers = [dict(given) if given else None for given in headers]
-    some = [*found, _NOTHING]
-    return Batch(
-        np.concatenate([one.partitions for one in some]),
-        np.concatenate([one.offsets for one in some]),
-        np.array([millis for _, millis in map(ck.Message.timestamp, messages)], np.int64) * 1_000,
-        values,
-        list(map(ck.Message.key, messages)),
-        headers,
-        next_offsets,
-    )
+    columns = list(zip(_NOTHING, *found, strict=True))
+    partitions, offsets, arrived_at = map(np.concatenate, columns[:3])
+    values, keys, headers = (list(chain.from_iterable(column)) for column in columns[3:])
+    return Batch(partitions, offsets, arrived_at, values, keys, headers, next_offsets)
