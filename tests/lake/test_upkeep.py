@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.lake.folder import files, missing, put
 
@@ -20,6 +21,7 @@ from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable, commit, expiry, lease, sweep
+from headrace.lake import files as lake_files
 from headrace.lake import upkeep as steps
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.lease import Lease
@@ -130,6 +132,31 @@ class TestCompaction:
         assert lake.keep(local_table).compacted == 40
         assert len(local_table.history()) == before + 3
         assert values(local_table) == sorted([1, 2, 3, 4, 5] * 8)
+
+    def test_leaves_a_file_of_a_row_group_alone(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(steps, "ROW_GROUP", 10)
+        for n in range(10):
+            local_table.append(rows(1, n))
+        assert lake.keep(local_table).compacted == 10
+        for n in range(10, 18):
+            local_table.append(rows(1, n))
+        assert lake.keep(local_table).compacted == 8
+        assert values(local_table) == list(range(18))
+
+    def test_writes_whole_row_groups_of_rows_in_their_order(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lake_files, "ROW_GROUP", 3)
+        for n in range(8):
+            local_table.append(rows(1, n))
+        assert lake.keep(local_table).compacted == 8
+        (path,) = local_table.iceberg().inspect.files()["file_path"].to_pylist()
+        written = pq.ParquetFile(urlsplit(path).path)
+        groups = [written.metadata.row_group(n).num_rows for n in range(written.num_row_groups)]
+        assert groups == [3, 3, 2]
+        assert written.read()["x"].to_pylist() == list(range(8))
 
     def test_gives_way_to_days_that_were_replaced_meanwhile(
         self, table: LakeTable, monkeypatch: pytest.MonkeyPatch

@@ -6,8 +6,9 @@ library for a day partition, and splits and encodes at twice the cost (bench/lak
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
 
-__all__ = ["APPENDED", "DAY", "conform", "write_files"]
+__all__ = ["APPENDED", "DAY", "ROW_GROUP", "conform", "write_file", "write_files"]
 
 APPENDED = "appended-"
 DAY = 86_400_000_000  # microseconds
-_ROW_GROUP = 262_144
+ROW_GROUP = 262_144  # rows
+_GROUP_BYTES = 64 * 1024 * 1024  # Arrow's bytes that are gathered for a row group, at most
 _FEW = 8  # partitions up to which a filter for each is cheaper than one sort
 _FILE_BYTES = 512 * 1024 * 1024  # Arrow's bytes; about a tenth of it on disk
 
@@ -73,19 +75,43 @@ def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFil
     """
     if rows.num_rows == 0:
         return []
+    layout = _layout(rows, table, prefix)
     reach("lake.before_data_file")
-    layout = _Layout(
-        table=table,
-        prefix=prefix,
-        repeating=_repeating(rows),
-        statistics=compute_statistics_plan(table.schema(), table.properties),
-        columns=parquet_path_to_id_mapping(table.schema()),
-    )
     files = [
-        _write(piece, partition, layout) for partition, part in _parts(rows, table) for piece in _pieces(part)
+        _write([piece], partition, layout) for partition, part in _parts(rows, table) for piece in _pieces(part)
     ]
     reach("lake.after_data_file")
     return files
+
+
+def write_file(pieces: Iterator[pa.Table], partition: Any, table: Any, *, prefix: str = "") -> DataFile:
+    """Writes rows of one partition to one file, without holding more of them than a row group and a piece.
+
+    Args:
+        pieces: rows as `conform` gives them; at least one piece.
+        partition: the values of the table's partition fields.
+        table, prefix: as for `write_files`.
+    """
+    groups = _groups(pieces)
+    first = next(groups)
+    reach("lake.before_data_file")
+    file = _write(chain([first], groups), tuple(partition), _layout(first, table, prefix))
+    reach("lake.after_data_file")
+    return file
+
+
+def _groups(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, gathered so that each makes a row group."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for piece in pieces:
+        held.append(piece)
+        rows, size = rows + piece.num_rows, size + piece.nbytes
+        if rows >= ROW_GROUP or size >= _GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
@@ -151,23 +177,36 @@ class _Layout:
 
     table: Any
     prefix: str
+    schema: Any
     repeating: Any
     statistics: Any
     columns: Any
 
 
-def _write(rows: pa.Table, partition: tuple[Any, ...], layout: _Layout) -> DataFile:
+def _layout(rows: pa.Table, table: Any, prefix: str) -> _Layout:
+    return _Layout(
+        table=table,
+        prefix=prefix,
+        schema=rows.schema,
+        repeating=_repeating(rows),
+        statistics=compute_statistics_plan(table.schema(), table.properties),
+        columns=parquet_path_to_id_mapping(table.schema()),
+    )
+
+
+def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layout) -> DataFile:
     table = layout.table
     path = table.location_provider().new_data_location(f"{layout.prefix}{new_id()}.parquet")
     output = table.io.new_output(path)
     with (
         output.create(overwrite=False) as stream,
         pq.ParquetWriter(
-            stream, rows.schema, compression="zstd", compression_level=1, use_dictionary=layout.repeating,
+            stream, layout.schema, compression="zstd", compression_level=1, use_dictionary=layout.repeating,
             store_decimal_as_integer=True,
         ) as writer,
     ):  # fmt: skip
-        writer.write(rows, row_group_size=_ROW_GROUP)
+        for rows in pieces:
+            writer.write(rows, row_group_size=ROW_GROUP)
     statistics = data_file_statistics_from_parquet_metadata(
         parquet_metadata=writer.writer.metadata,
         stats_columns=layout.statistics,

@@ -25,7 +25,7 @@ from headrace.lake import expiry
 from headrace.lake.changes import COMPACTED, age, live_entries
 from headrace.lake.commit import BATCH, BRIEF, Change, commit, discard
 from headrace.lake.failures import failures
-from headrace.lake.files import conform, write_files
+from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
 from headrace.lake.pins import forget_keeps
 from headrace.lake.sweep import is_due, sweep
@@ -33,7 +33,7 @@ from headrace.lake.table import LakeTable
 
 __all__ = ["Kept", "keep"]
 
-SMALL = 16 * 1024 * 1024  # bytes: a file below this may be put together with others
+SMALL = 16 * 1024 * 1024  # bytes: a file below this, and a row group, may be put together with others
 TOGETHER = 64 * 1024 * 1024  # bytes that are put into one file
 _FEWEST = 8  # small files of one partition that are worth it
 _GROUPS = 16  # files that one compaction makes
@@ -72,7 +72,7 @@ def keep(
         grace: how long a file stays after it was found that nothing refers to it: longer than the
             longest read of a snapshot that is not pinned. At least an hour, where others write.
         longest_write: how old such a file must be where it may belong to a write under way.
-        small: bytes; files below are put together, a partition's.
+        small: bytes; files below, and below a row group, are put together, a partition's.
 
     Raises:
         CallError: the table is gone.
@@ -136,10 +136,8 @@ def _put_together(table: LakeTable, iceberg: Any, groups: list[list[ManifestEntr
     made: list[DataFile] = []
     for group in groups:
         newest = max(age(entry) for entry in group)
-        tasks = [FileScanTask(entry.data_file) for entry in group]
-        scan = ArrowScan(iceberg.metadata, iceberg.io, iceberg.schema(), AlwaysTrue())
-        rows = conform(scan.to_table(tasks), iceberg)
-        made += write_files(rows, iceberg, prefix=f"{COMPACTED}{newest}-")
+        rows = (_rows(entry.data_file, iceberg) for entry in group)  # one by one: memory stays flat
+        made.append(write_file(rows, group[0].data_file.partition, iceberg, prefix=f"{COMPACTED}{newest}-"))
         gone += [entry.data_file for entry in group]
     change = Change(made, lambda _: gone, facts=_facts("compaction"), until=until, first=True)
     try:
@@ -150,12 +148,19 @@ def _put_together(table: LakeTable, iceberg: Any, groups: list[list[ManifestEntr
     return len(gone)
 
 
+def _rows(file: DataFile, iceberg: Any) -> Any:
+    scan = ArrowScan(iceberg.metadata, iceberg.io, iceberg.schema(), AlwaysTrue())
+    return conform(scan.to_table([FileScanTask(file)]), iceberg)
+
+
 def _groups(iceberg: Any, small: int) -> Iterator[list[ManifestEntry]]:
     """Small files of one partition, in the order in which their rows came, at most TOGETHER bytes."""
     partitions: dict[Any, list[ManifestEntry]] = defaultdict(list)
     for entry in live_entries(iceberg, iceberg.current_snapshot()):
-        if entry.data_file.file_size_in_bytes < small and entry.data_file.spec_id == iceberg.spec().spec_id:
-            partitions[entry.data_file.partition].append(entry)
+        file = entry.data_file
+        is_small = file.file_size_in_bytes < small and file.record_count < ROW_GROUP
+        if is_small and file.spec_id == iceberg.spec().spec_id:
+            partitions[file.partition].append(entry)
     for entries in partitions.values():
         group: list[ManifestEntry] = []
         size = 0
