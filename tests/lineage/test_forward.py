@@ -2,10 +2,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from tests.endpoint import Endpoint
 
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.run import recorder_added, run
@@ -13,45 +13,9 @@ from headrace.lineage import Store
 from headrace.lineage.forward import endpoint, forward, send
 
 
-class Endpoint:
-    """A lineage server that keeps what it gets and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, object]] = []
-        self.paths: set[str] = set()
-        self.headers: dict[str, str] = {}
-        self.answers: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = outer.answers.pop(0) if outer.answers else 201
-                if status < 300:
-                    outer.got.append(json.loads(body))
-                outer.paths.add(self.path)
-                outer.headers = dict(self.headers)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
 def server() -> Iterator[Endpoint]:
-    one = Endpoint()
+    one = Endpoint(usual=201)
     yield one
     one.close()
 
@@ -70,8 +34,9 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def told(server: Endpoint) -> list[tuple[object, object]]:
-    return [(e["job"]["name"], e["eventType"]) for e in server.got]  # type: ignore[index]
+def told(server: Endpoint) -> list[tuple[str, str]]:
+    taken = [json.loads(post.body) for post in server.got if post.status < 300]
+    return [(event["job"]["name"], event["eventType"]) for event in taken]
 
 
 def test_events_are_sent_in_order_and_once(store: Store, server: Endpoint) -> None:
@@ -83,7 +48,7 @@ def test_events_are_sent_in_order_and_once(store: Store, server: Endpoint) -> No
         assert send(store, server.url, client) == 2
 
     assert told(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
-    assert server.paths == {"/api/v1/lineage"}
+    assert {post.path for post in server.got} == {"/api/v1/lineage"}
 
 
 def test_a_failing_endpoint_is_tried_again_and_loses_nothing(store: Store, server: Endpoint) -> None:
@@ -117,9 +82,9 @@ def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpo
     stop = threading.Event()
     loop = threading.Thread(target=forward, args=(store, [gone, server.url], stop), kwargs={"idle": 0.02})
     loop.start()
-    until(lambda: len(server.got) == 2)
+    until(lambda: len(told(server)) == 2)
     recorded(store, "b")
-    until(lambda: len(server.got) == 4)
+    until(lambda: len(told(server)) == 4)
     until(lambda: store.health([gone]).endpoints[0].failure is not None)
     stop.set()
     loop.join(20)
@@ -137,7 +102,7 @@ def test_the_key_of_the_endpoint_comes_from_the_environment(
     with httpx.Client() as client:
         send(store, server.url, client)
 
-    assert server.headers["Authorization"] == "Bearer k"
+    assert server.got[-1].headers["Authorization"] == "Bearer k"
 
 
 def test_an_address_with_a_path_is_left_as_it_is() -> None:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
 import pytest
 from services.server import free_port
+from tests.endpoint import Endpoint
 
 from headrace.config.settings import Settings
 from headrace.events.alerts.alerts import TOPIC, Alert
@@ -32,42 +32,6 @@ from headrace.kernel.time import now
 from headrace.log import Log
 
 SECRET = "T0SECRET/B0/x1y2z3"
-
-
-class Hooks:
-    """A web server that keeps what it gets and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[str, dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = outer.answers.pop(0) if outer.answers else 200
-                outer.got.append((self.path, dict(self.headers), body))
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def ids(self) -> list[str]:
-        return [headers["Idempotency-Key"] for _, headers, _ in self.got]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 class Mails:
@@ -120,9 +84,13 @@ class Mails:
         self._server.server_close()
 
 
+def ids(hooks: Endpoint) -> list[str]:
+    return [post.headers["Idempotency-Key"] for post in hooks.got]
+
+
 @pytest.fixture
-def hooks() -> Iterator[Hooks]:
-    one = Hooks()
+def hooks() -> Iterator[Endpoint]:
+    one = Endpoint()
     yield one
     one.close()
 
@@ -175,7 +143,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_webhook_gets_signed_json_and_slack_its_own(
-    settings: Settings, events_log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, events_log: Log, hooks: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_ALERTS_SECRET", "a shared secret")
     monkeypatch.setenv("OPS_HOOK", f"{hooks.url}/env/{SECRET}")
@@ -184,7 +152,7 @@ def test_a_webhook_gets_signed_json_and_slack_its_own(
     all_ = with_doors(settings, f"{hooks.url}/plain", f"slack+{hooks.url}/slack", "env:OPS_HOOK")
     with delivering(all_, events_log):
         until(lambda: len(hooks.got) == 3)
-    got = {path.split("/")[1]: (headers, body) for path, headers, body in hooks.got}
+    got = {path.split("/")[1]: (headers, body) for path, headers, body, _ in hooks.got}
     headers, body = got["plain"]
     signature = hmac.new(b"a shared secret", body, hashlib.sha256).hexdigest()
     assert headers["X-Headrace-Signature-256"] == f"sha256={signature}"
@@ -217,7 +185,7 @@ def test_a_mail_is_sent_with_a_login(
 
 
 def test_what_is_away_is_tried_again_and_what_is_refused_is_counted(
-    settings: Settings, events_log: Log, hooks: Hooks
+    settings: Settings, events_log: Log, hooks: Endpoint
 ) -> None:
     hooks.answers = [503, 302, 429, 422]  # three times not now, then never this one
     alerts = [alert(1), alert(2, "changed"), alert(3, "resolved")]
@@ -229,14 +197,14 @@ def test_what_is_away_is_tried_again_and_what_is_refused_is_counted(
         until(lambda: len(hooks.got) == 6)
         (door,) = doors(one)
         until(lambda: Ledger(ledger).of(door).delivered == 2)
-    assert hooks.ids() == [alerts[0].id] * 4 + [alerts[1].id, alerts[2].id]
-    assert {path for path, _, _ in hooks.got} == {f"/{SECRET}"}
+    assert ids(hooks) == [alerts[0].id] * 4 + [alerts[1].id, alerts[2].id]
+    assert {post.path for post in hooks.got} == {f"/{SECRET}"}
     stands = Ledger(ledger).of(door)
     assert (stands.delivered, stands.refused, stands.failure) == (2, 1, None)
 
 
 def test_a_new_door_begins_with_what_is_open_and_the_next_process_goes_on(
-    settings: Settings, events_log: Log, hooks: Hooks
+    settings: Settings, events_log: Log, hooks: Endpoint
 ) -> None:
     over = [alert(1, field=None), alert(2, "resolved", field=None)]
     open_ = [alert(1), alert(2, "changed", severity="critical")]
@@ -251,7 +219,7 @@ def test_a_new_door_begins_with_what_is_open_and_the_next_process_goes_on(
     told(events_log, alert(4))
     with delivering(one, events_log):
         until(lambda: len(hooks.got) == 3)
-    assert hooks.ids()[:2] == [open_[1].id, later[0].id]
+    assert ids(hooks)[:2] == [open_[1].id, later[0].id]
 
 
 def test_no_secret_of_an_address_is_told(
