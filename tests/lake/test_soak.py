@@ -71,6 +71,7 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
             f"beyond its rows the table has {files_there} files, {size / 1e6:.1f} MB",
             flush=True,
         )
+    ingest.stdout.close()
     assert ingest.wait(60) == 0
     ended.set()
     thread.join()
