@@ -8,11 +8,12 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.servers import Serving
 
 __all__ = ["Front", "front"]
 
@@ -94,12 +95,9 @@ def front(target: int) -> Iterator[Front]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    door = Front(server.server_port, target)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
+    serving = Serving(server)
+    door = Front(serving.port, target)
     try:
         yield door
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        serving.close()

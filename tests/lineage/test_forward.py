@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from tests.endpoint import Endpoint
+from tests.servers import Endpoint
 
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.run import recorder_added, run

@@ -39,7 +39,7 @@ except ImportError as missing:
 
 from headrace.log.forward import Forwarder
 from headrace.log.kafka_member import KafkaMember
-from headrace.log.kafka_reader import SECONDS, Reader, batch_of
+from headrace.log.kafka_reader import SECONDS, Reader, joined
 from headrace.log.kafka_writer import Writer
 
 __all__ = ["KafkaLog"]
@@ -194,7 +194,7 @@ class KafkaLog:
         self.partitions(topic)
         with self._reached(), self._reader(topic, offsets) as reader:
             found = reader.kept(limit) or reader.read(self._ends(topic, offsets), limit)
-            return batch_of(found, reader.next_offsets())
+            return joined(found, reader.next_offsets())
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
         self.partitions(topic)

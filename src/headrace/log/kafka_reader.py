@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import confluent_kafka as ck
 import numpy as np
-from numpy.typing import NDArray
 
-from headrace.log.port import Batch, Headers
+from headrace.log.port import Batch
 
-__all__ = ["COMMITTED", "SECONDS", "Reader", "Received", "batch_of"]
+__all__ = ["COMMITTED", "SECONDS", "Reader", "joined"]
 
 SECONDS = 30.0  # how long the broker may take to answer
 COMMITTED = {
@@ -33,53 +32,7 @@ garbage collector would walk through many that live, again and again, for a thir
 _error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
 
 
-class Received(NamedTuple):
-    """Records as they were received: the columns of a Batch, n of each."""
-
-    partitions: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    arrived_at: NDArray[np.int64]
-    values: list[bytes]
-    keys: list[bytes | None]
-    headers: list[Headers | None]
-
-    @classmethod
-    def of(cls, messages: Sequence[ck.Message]) -> Received:
-        """What is needed of these messages."""
-        count = len(messages)
-        values: list[bytes] = list(map(ck.Message.value, messages))
-        if None in values:
-            values = [value or b"" for value in values]
-        headers = list(map(ck.Message.headers, messages))
-        if headers.count(None) < count:
-            headers = [dict(given) if given else None for given in headers]
-        millis = [millis for _, millis in map(ck.Message.timestamp, messages)]
-        return cls(
-            np.fromiter(map(_partition, messages), np.int32, count),
-            np.fromiter(map(_offset, messages), np.int64, count),
-            np.array(millis, np.int64) * 1_000,
-            values,
-            list(map(ck.Message.key, messages)),
-            headers,
-        )
-
-    def part(self, which: slice | NDArray[np.intp]) -> Received:
-        """Some of them."""
-
-        def some(column: list[Any]) -> list[Any]:
-            return column[which] if isinstance(which, slice) else [column[at] for at in which]
-
-        return Received(
-            self.partitions[which],
-            self.offsets[which],
-            self.arrived_at[which],
-            some(self.values),
-            some(self.keys),
-            some(self.headers),
-        )
-
-
-_NOTHING = Received.of([])
+_NOTHING = Batch(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), [], [], [], {})
 
 
 class Reader:
@@ -118,31 +71,31 @@ class Reader:
             self._next = dict(offsets)
             self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
 
-    def kept(self, limit: int) -> list[Received]:
+    def kept(self, limit: int) -> list[Batch]:
         """Up to `limit` of the records that `wait` received, and all that lies here behind them."""
-        some, self._kept = self._kept.part(slice(limit)), self._kept.part(slice(limit, None))
-        found: list[Received] = []
+        some, self._kept = self._kept[:limit], self._kept[limit:]
+        found: list[Batch] = []
         count = 0
-        while some.values:
+        while len(some):
             self._passed(some)
             found.append(some)
-            count += len(some.values)
+            count += len(some)
             some = self._consume(limit - count, 0.0) if count < limit else _NOTHING
         return found
 
-    def read(self, ends: Mapping[int, int], limit: int) -> list[Received]:
+    def read(self, ends: Mapping[int, int], limit: int) -> list[Batch]:
         """Up to `limit` records; none only where there is nothing before `ends`.
 
         What others have appended but not committed is waited for only while there is nothing else.
         """
-        found: list[Received] = []
+        found: list[Batch] = []
         count = 0
         deadline = monotonic() + SECONDS
         while count < limit and self._before(ends) and not (count and self._saw_all()):
             some = self._consume(limit - count, 0.05)
             self._passed(some)
             found.append(some)
-            count += len(some.values)
+            count += len(some)
             if monotonic() > deadline:
                 if count:
                     return found
@@ -153,7 +106,7 @@ class Reader:
     def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
         """Whether there is a record, now or within `timeout` seconds."""
         deadline = monotonic() + timeout
-        while not self._kept.values:
+        while not len(self._kept):
             left = deadline - monotonic()
             if left <= 0 and not self._before(ends):
                 return False
@@ -172,15 +125,14 @@ class Reader:
     def _before(self, ends: Mapping[int, int]) -> bool:
         return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())
 
-    def _consume(self, limit: int, timeout: float) -> Received:
+    def _consume(self, limit: int, timeout: float) -> Batch:
         messages = self._consumer.consume(min(limit, TOGETHER), timeout)
         if any(map(_error, messages)):
             messages = self._without_ends(messages)
-        found = Received.of(messages)
+        found = _columns(messages)
         # An offset past the end makes librdkafka begin anew: what lies before was not asked for.
-        for partition, first in self._next.items():
-            if (early := (found.partitions == partition) & (found.offsets < first)).any():
-                found = found.part(np.flatnonzero(~early))
+        if any((found.offsets[found.partitions == p] < first).any() for p, first in self._next.items()):
+            return _columns([one for one in messages if one.offset() >= self._next[one.partition()]])
         return found
 
     def _without_ends(self, messages: Sequence[ck.Message]) -> list[ck.Message]:
@@ -196,14 +148,41 @@ class Reader:
                 raise ck.KafkaException(error)
         return found
 
-    def _passed(self, found: Received) -> None:
+    def _passed(self, found: Batch) -> None:
         for partition in np.unique(found.partitions).tolist():
             self._next[partition] = int(found.offsets[found.partitions == partition][-1]) + 1
 
 
-def batch_of(found: Sequence[Received], next_offsets: dict[int, int]) -> Batch:
-    """What was received, in this order, as a batch."""
-    columns = list(zip(_NOTHING, *found, strict=True))
-    partitions, offsets, arrived_at = map(np.concatenate, columns[:3])
-    values, keys, headers = (list(chain.from_iterable(column)) for column in columns[3:])
-    return Batch(partitions, offsets, arrived_at, values, keys, headers, next_offsets)
+def joined(found: Sequence[Batch], next_offsets: dict[int, int]) -> Batch:
+    """What was received, one after another, as one batch."""
+    some = [*found, _NOTHING]
+    return Batch(
+        np.concatenate([one.partitions for one in some]),
+        np.concatenate([one.offsets for one in some]),
+        np.concatenate([one.arrived_at for one in some]),
+        list(chain.from_iterable(one.values for one in some)),
+        list(chain.from_iterable(one.keys for one in some)),
+        list(chain.from_iterable(one.headers for one in some)),
+        next_offsets,
+    )
+
+
+def _columns(messages: Sequence[ck.Message]) -> Batch:
+    """What is needed of these messages; what comes next is not in it."""
+    count = len(messages)
+    values: list[bytes] = list(map(ck.Message.value, messages))
+    if None in values:
+        values = [value or b"" for value in values]
+    headers = list(map(ck.Message.headers, messages))
+    if headers.count(None) < count:
+        headers = [dict(given) if given else None for given in headers]
+    millis = [millis for _, millis in map(ck.Message.timestamp, messages)]
+    return Batch(
+        np.fromiter(map(_partition, messages), np.int32, count),
+        np.fromiter(map(_offset, messages), np.int64, count),
+        np.array(millis, np.int64) * 1_000,
+        values,
+        list(map(ck.Message.key, messages)),
+        headers,
+        {},
+    )

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from services.server import free_port
-from tests.endpoint import Endpoint
+from tests.servers import Endpoint, Serving
 
 from headrace.config.settings import Settings
 from headrace.events.alerts.alerts import TOPIC, Alert
@@ -34,7 +34,7 @@ from headrace.log import Log
 SECRET = "T0SECRET/B0/x1y2z3"
 
 
-class Mails:
+class Mails(Serving):
     """A mail server: as much of SMTP as a client needs, with AUTH PLAIN."""
 
     def __init__(self) -> None:
@@ -73,15 +73,7 @@ class Mails:
             def say(self, *lines: str) -> None:
                 self.wfile.write("".join(f"{line}\r\n" for line in lines).encode())
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
 
 
 def ids(hooks: Endpoint) -> list[str]:

@@ -1,10 +1,30 @@
-"""An HTTP endpoint that keeps what it is sent."""
+"""Servers of tests: one that serves from a thread, and an HTTP endpoint that keeps what it is sent."""
 
 from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import NamedTuple
+
+
+class Serving:
+    """A server that serves from a thread of its own until it is closed.
+
+    Attributes:
+        port: where, on the loopback address.
+    """
+
+    def __init__(self, server: TCPServer) -> None:
+        self.port: int = server.server_address[1]
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 class Post(NamedTuple):
@@ -16,7 +36,7 @@ class Post(NamedTuple):
     status: int
 
 
-class Endpoint:
+class Endpoint(Serving):
     """A web server that keeps what is posted to it and answers as it is told: `answers`, then `usual`."""
 
     def __init__(self, usual: int = 200) -> None:
@@ -38,12 +58,5 @@ class Endpoint:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        self.url = f"http://127.0.0.1:{self.port}"
