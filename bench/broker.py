@@ -93,8 +93,7 @@ def flink(url: str, folder: Path, count: int, mode: str) -> tuple[float, float]:
         opened.create(topic, PARTITIONS)
     brokers = url.removeprefix("kafka://")
     command = [
-        str(interpreter), str(JOB), str(connector()), brokers, CONTRACT.topic, *topics,
-        str(folder), mode,
+        str(interpreter), str(JOB), str(connector()), brokers, CONTRACT.topic, *topics, str(folder), mode
     ]  # fmt: skip
     environment = {**os.environ, "PATH": f"{interpreter.parent}:{os.environ['PATH']}"}
     began = time.perf_counter()

@@ -30,7 +30,6 @@ from headrace.events.ingest.facts import CLOCK, EXTRA, POSITION
 from headrace.events.ingest.keeping import Keeping
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import arrivals
-from headrace.events.ingest.reading import Reading
 from headrace.events.ingest.rows import recent_rows
 from headrace.events.ingest.share import Share
 from headrace.events.ingest.sinks import Feed, Sink
@@ -102,7 +101,6 @@ class Ingest:
         self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
-        self._reading = Reading(log, contract.topic)
         self._pending: Future[Progress] | None = None
         self._begin()
 
@@ -159,7 +157,6 @@ class Ingest:
             ThreadPoolExecutor(1, "ingest-write") as writer,
             Keeping(self.table) as keeping,
             self._share.joined(self._settle),
-            self._reading,
         ):
             report = Report(this, self.table.name, keeping, tell)
             while not stop.is_set():
@@ -264,7 +261,7 @@ class Ingest:
         asked = self._offsets()
         if not asked:
             return None
-        batch = self._reading.read(asked, BATCH)
+        batch = self._log.read(self.contract.topic, asked, BATCH)
         if self._log.identity(self.contract.topic) != self._read.log_id:
             self._begin()  # says that the topic was made again
         if not len(batch):
