@@ -45,6 +45,13 @@ def test_texts_are_cleaned(text: str, cleaned: str) -> None:
     assert clean_text(text) == cleaned
 
 
+def test_the_folder_that_the_shell_is_in_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/joe/shop")
+    monkeypatch.setenv("DB_PWD", "hunter2-and-more")
+    text = "at /home/joe/shop/headrace.toml: hunter2-and-more"
+    assert clean_text(text) == "at /home/joe/shop/headrace.toml: ***"
+
+
 def test_nesting_without_end_is_cut_off() -> None:
     endless: list[object] = []
     endless.append(endless)

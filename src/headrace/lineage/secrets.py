@@ -23,6 +23,7 @@ _PAIR = re.compile(
 )
 _BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _HOOK = re.compile(r"(?P<host>(?:slack\+https?://[^\s/'\"]+|https?://hooks?\.[^\s/'\"]+)/)[^\s'\",]+")
+_ORDINARY = ("PWD", "SSH_AUTH_SOCK")  # paths that a shell or an agent sets: every folder named would be masked
 _SHORTEST = 6  # an environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
 
@@ -35,7 +36,11 @@ def looks_secret(key: str) -> bool:
 
 def environment_secrets() -> list[str]:
     """The values of the environment variables whose names look secret."""
-    return [v for k, v in os.environ.items() if len(v) >= _SHORTEST and looks_secret(k)]
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and looks_secret(name) and name not in _ORDINARY
+    ]
 
 
 def clean_text(text: str, known: Sequence[str] | None = None) -> str:
