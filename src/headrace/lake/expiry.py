@@ -23,8 +23,8 @@ __all__ = ["KEEP", "as_it_goes", "expire"]
 
 KEEP = "headrace-keep-"
 _logger = logging.getLogger(__name__)
-NEWEST = 40  # snapshots that are always kept: PyIceberg reads and writes them all at each commit
-_SLACK = 10  # so that not every commit expires
+NEWEST = 20  # snapshots that are always kept: PyIceberg reads and writes them all at each commit
+_SLACK = 5  # so that not every commit expires
 
 
 def as_it_goes(catalog: Any, table: Any, where: str) -> None:

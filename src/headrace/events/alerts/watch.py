@@ -25,7 +25,7 @@ from headrace.log import Log
 
 __all__ = ["Watch"]
 
-EVERY = 5.0  # seconds between two looks
+EVERY = 2.0  # seconds between two looks
 _GRACE = 10.0  # seconds that the end waits for the last look
 
 _logger = logging.getLogger(__name__)
