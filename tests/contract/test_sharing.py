@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import pytest
+from tests.until import until
 
 from headrace import log
 from headrace.log import Log, Member
@@ -42,14 +43,6 @@ def join(url: str, opened: Log, tmp_path: Path) -> Iterator[Join]:
             return one.join("wide", group, tmp_path / "members", settle)
 
         yield joined
-
-
-def until(held: Callable[[], bool], what: str = "") -> None:
-    """Waits until it holds, and asks again and again, as those who share a topic do."""
-    deadline = monotonic() + 60
-    while not held():
-        assert monotonic() < deadline, what
-        sleep(0.02)
 
 
 def divided(members: Sequence[Member], partitions: int = 5) -> bool:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -16,6 +15,7 @@ import httpx
 import pytest
 from tests.flows.processes import MARK, listening, marked
 from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.until import until
 
 from headrace import lake, log
 from headrace.config.settings import load_settings
@@ -41,14 +41,6 @@ print("ended", flush=True)
 ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
 
 
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-    return found
-
-
 class Running:
     """A process that runs `up`, and all that it began, found by their mark."""
 
@@ -62,7 +54,7 @@ class Running:
                 stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
                 env={**os.environ, MARK: self.mark},
             )  # fmt: skip
-        until(lambda: "ready" in self.said.read_text() or self.process.poll() is not None, 240)
+        until(lambda: "ready" in self.said.read_text() or self.process.poll() is not None, seconds=240)
         assert self.process.poll() is None, self.said.read_text()
         self.up = running(settings)
 
@@ -187,7 +179,7 @@ def test_told_to_stop_it_leaves_nothing(one, settings):
     one.process.send_signal(signal.SIGTERM)
     assert one.process.wait(60) == 0, one.said.read_text()
     assert one.said.read_text().endswith("ended\n")
-    assert until(lambda: marked(one.mark) == {} or None, 30) is True
+    assert until(lambda: marked(one.mark) == {} or None) is True
     for port in ports:
         bind("127.0.0.1", port).close()
     assert running(settings) is None
@@ -203,7 +195,9 @@ def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
         answer = predict(settings, "purchase", ASKED)
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
-        until(lambda: marked(killed.mark) == {}, 180)  # Ray's agent looks for its parent every half minute
+        until(
+            lambda: marked(killed.mark) == {}, seconds=180
+        )  # Ray's agent looks for its parent every half minute
         assert running(settings) is None
     with ran(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])

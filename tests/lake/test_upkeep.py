@@ -145,6 +145,16 @@ class TestCompaction:
         assert lake.keep(local_table).compacted == 8
         assert values(local_table) == list(range(18))
 
+    def test_writes_a_row_again_only_once_its_file_has_doubled(self, local_table: LakeTable) -> None:
+        went = []
+        for n in range(8 * 8):
+            local_table.append(rows(1, n))
+            if n % 8 == 7:
+                went.append(lake.keep(local_table).compacted)
+        # As in counting by twos: the new ones alone, or with all those before that hold no more rows than they.
+        assert went == [8, 9, 8, 10, 8, 9, 8, 11]
+        assert values(local_table) == list(range(64))
+
     def test_writes_whole_row_groups_of_rows_in_their_order(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:

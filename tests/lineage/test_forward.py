@@ -1,11 +1,11 @@
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from tests.servers import Endpoint
+from tests.until import until
 
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.run import recorder_added, run
@@ -25,13 +25,6 @@ def recorded(store: Store, *jobs: str) -> None:
         for job in jobs:
             with run(job):
                 pass
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def told(server: Endpoint) -> list[tuple[str, str]]:

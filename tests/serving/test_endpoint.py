@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import httpx
 import msgspec
 import pytest
 from tests.serving.small import make_project, plan_of, put_bundle, put_features, put_release
+from tests.until import until
 
 from headrace import log
 from headrace.http.serve import serve
@@ -45,13 +45,6 @@ def kept(settings):
     values = topics.read(prediction_log.TOPIC, {0: 0}, 100_000).values
     topics.close()
     return [msgspec.json.decode(value, type=Prediction) for value in values]
-
-
-def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_an_answer_and_what_is_kept_of_it(client, project):

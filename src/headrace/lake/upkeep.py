@@ -12,6 +12,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 from msgspec import Struct
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
@@ -127,6 +128,7 @@ def _compact(table: LakeTable, small: int, lease: Lease) -> int:
         lease.renew()
         went += _put_together(table, iceberg, some)
         lease.renew(now=True)  # others need not wait any more
+    pa.default_memory_pool().release_unused()  # an ingest beside it needs no such amount
     return went
 
 
@@ -166,13 +168,27 @@ def _groups(iceberg: Any, small: int) -> Iterator[list[ManifestEntry]]:
         size = 0
         for entry in sorted(entries, key=age):
             if group and size + entry.data_file.file_size_in_bytes > TOGETHER:
-                if len(group) >= _FEWEST:
-                    yield group
+                yield from _worth(group)
                 group, size = [], 0
             group.append(entry)
             size += entry.data_file.file_size_in_bytes
-        if len(group) >= _FEWEST:
-            yield group
+        yield from _worth(group)
+
+
+def _worth(group: list[ManifestEntry]) -> Iterator[list[ManifestEntry]]:
+    """The group without the first files that hold more rows than all after them; nothing where too few remain.
+
+    So a row is written again only once its file's rows have doubled, however often upkeep comes.
+    """
+    after = sum(entry.data_file.record_count for entry in group)
+    first = 0
+    for entry in group:
+        after -= entry.data_file.record_count
+        if entry.data_file.record_count <= after:
+            break
+        first += 1
+    if len(group) - first >= _FEWEST:
+        yield group[first:]
 
 
 def _facts(kind: str) -> Any:

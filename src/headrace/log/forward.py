@@ -8,6 +8,7 @@ those who read committed records, whatever dies or hangs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -48,13 +49,14 @@ class Forwarder:
     """
 
     def __init__(self, log: KafkaLog, config: Mapping[str, Any], name: str, partitions: int) -> None:
+        self._log = log
         self._config = config
         self._name = name
         self._partitions = range(partitions)
         self._producers: dict[int, ck.Producer] = {}
         self._positions: dict[int, bytes] = {}
-        self._next = dict.fromkeys(self._partitions, 0)
-        self._make_topic(log)
+        self._next: defaultdict[int, int] = defaultdict(int)
+        self._make_topic()
         self._consumer = ck.Consumer({**config, **COMMITTED, "fetch.wait.max.ms": 20})
 
     def positions(self) -> dict[int, bytes]:
@@ -69,6 +71,9 @@ class Forwarder:
         Raises:
             Unavailable: the broker is away.
         """
+        if partition not in self._partitions:  # the topic has got more of them meanwhile
+            self._partitions = range(partition + 1)
+            self._log.grow(self._name, partition + 1)
         if partition not in self._producers:
             producer = ck.Producer(
                 {
@@ -153,8 +158,8 @@ class Forwarder:
                     raise Unavailable(f"Kafka did not tell the positions in {SECONDS:g} s", where=self._name)
             self._consumer.unassign()
 
-    def _make_topic(self, log: KafkaLog) -> None:
-        if self._name not in log.topics():
+    def _make_topic(self) -> None:
+        if self._name not in self._log.topics():
             config = {"cleanup.policy": "compact", "segment.ms": "3600000"}
             new = ck_admin.NewTopic(self._name, len(self._partitions), replication_factor=-1, config=config)
             admin = ck_admin.AdminClient(dict(self._config))
@@ -164,7 +169,8 @@ class Forwarder:
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
                         raise
-        log.create(self._name)  # waits until every broker knows it
+        self._log.create(self._name)  # waits until every broker knows it
+        self._log.grow(self._name, len(self._partitions))
 
 
 @contextmanager

@@ -124,6 +124,26 @@ class KafkaLog:
             else:
                 self._until_known(topic)
 
+    def grow(self, topic: str, partitions: int) -> None:
+        """Gives a topic more log partitions, up to so many; keys then go to others than before.
+
+        Raises:
+            CallError: there is no such topic.
+            Unavailable: the broker is away.
+        """
+        self.identity(topic)
+        if self.partitions(topic) >= partitions:
+            return
+        with self._reached():
+            more = self._admin.create_partitions([ck_admin.NewPartitions(topic, partitions)])[topic]
+            try:
+                more.result(SECONDS)
+            except ck.KafkaException as error:
+                if error.args[0].code() != ck.KafkaError.INVALID_PARTITIONS:  # another was faster
+                    raise
+            self._until_known(topic, partitions)
+        self._counts[topic] = partitions
+
     def retention(self, topic: str) -> timedelta | None:
         self.partitions(topic)
         of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic)
@@ -154,7 +174,9 @@ class KafkaLog:
                 raise
 
     def _topic_id(self, topic: str) -> ck.Uuid:
-        return self._admin.describe_topics(ck.TopicCollection([topic]))[topic].result(SECONDS).topic_id
+        told = self._admin.describe_topics(ck.TopicCollection([topic]))[topic].result(SECONDS)
+        self._counts[topic] = len(told.partitions)  # it may have got more
+        return told.topic_id
 
     def partitions(self, topic: str) -> int:
         if topic not in self._counts:
@@ -267,13 +289,16 @@ class KafkaLog:
                     raise
                 self._until_known(topic)
 
-    def _until_known(self, topic: str) -> None:
-        """A new topic is made before every broker tells of it: waits until it is told with its leaders."""
+    def _until_known(self, topic: str, partitions: int = 1) -> None:
+        """A topic is there, or has grown, before every broker tells of it: waits for its leaders."""
         deadline = monotonic() + SECONDS
         while monotonic() < deadline:
             found = self._admin.list_topics(topic, timeout=SECONDS).topics[topic]
-            if found.error is None and all(
-                p.leader >= 0 and p.error is None for p in found.partitions.values()
+            leaders = [p.leader for p in found.partitions.values() if p.error is None]
+            if (
+                found.error is None
+                and len(leaders) == len(found.partitions) >= partitions
+                and min(leaders) >= 0
             ):
                 return
             sleep(0.02)

@@ -23,6 +23,7 @@ __all__ = ["KafkaMember"]
 
 SESSION_MS = 10_000  # how long a member may be silent before its share goes to the others
 LONGEST_MS = 300_000  # how long it may not ask for its share
+REFRESH_MS = 10_000  # how long new log partitions of the topic may stay unnoticed
 LEAVE_SECONDS = 5.0  # how long the goodbye may take
 NAMESAKE_SECONDS = 60.0  # who loses its name sooner than this after joining has a namesake
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class KafkaMember:
             # Each division names every log partition. The cooperative one leaves out what moves until the
             # member that gave it up asks again; a fixed name that dies in between leaves it to nobody.
             "partition.assignment.strategy": "range",
+            "topic.metadata.refresh.interval.ms": REFRESH_MS,
             "enable.auto.commit": False,
             "allow.auto.create.topics": False,
         }

@@ -84,14 +84,8 @@ class Writer:
         producer = self._producer
         producer.begin_transaction()
         try:
-            for n, (topic, partition, value, key, headers) in enumerate(records):
-                given = None if headers is None else list(headers.items())
-                while True:
-                    try:
-                        producer.produce(topic, value, key, partition, on_delivery=delivered(n), headers=given)
-                        break
-                    except BufferError:  # the queue is full: let some of it go out
-                        producer.poll(0.1)
+            for n, record in enumerate(records):
+                self._produce(record, delivered(n))
             producer.commit_transaction(SECONDS)
         except ck.KafkaException:
             try:
@@ -100,6 +94,22 @@ class Writer:
                 self.broken = True  # the broker ends it; who appends next gets a writer of its own
             raise
         return positions
+
+    def _produce(self, record: Record, told: Any) -> None:
+        topic, partition, value, key, headers = record
+        given = None if headers is None else list(headers.items())
+        met = False
+        while True:
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=told, headers=given)
+                return
+            except BufferError:  # the queue is full: let some of it go out
+                self._producer.poll(0.1)
+            except ck.KafkaException as error:
+                if met or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
+                    raise
+                met = True
+                self._producer.list_topics(topic, SECONDS)  # the topic has got more: the client learns of them
 
     def close(self) -> None:
         """Ends it."""

@@ -10,8 +10,7 @@ import logging
 import re
 import socketserver
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -20,6 +19,7 @@ import msgspec
 import pytest
 from services.server import free_port
 from tests.servers import Endpoint, Serving
+from tests.until import until
 
 from headrace.config.settings import Settings
 from headrace.events.alerts.alerts import TOPIC, Alert
@@ -125,13 +125,6 @@ def delivering(settings: Settings, log: Log) -> Iterator[Path]:
     finally:
         stop.set()
         thread.join(60)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_webhook_gets_signed_json_and_slack_its_own(

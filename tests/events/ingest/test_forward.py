@@ -11,17 +11,19 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from services.kafka import Broker
 from tests.events.clicks import click
+from tests.until import until
 
 from headrace import log
 from headrace.declare.event import Contract
 from headrace.events.ingest import forward as forwarding
 from headrace.events.ingest.forward import AGAIN, AT, ForwardSink
-from headrace.events.ingest.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.ingest.raw import read_events
 from headrace.events.quarantine import Choice, replay
 from headrace.events.verdicts.judge import FIRST
@@ -29,7 +31,8 @@ from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
-from headrace.log import Batch, Log
+from headrace.log import Batch, Log, kafka_member
+from headrace.log.kafka import KafkaLog
 
 
 @pytest.fixture
@@ -176,6 +179,36 @@ def test_workers_that_divide_a_topic_forward_each_event_once(
             done.result(120)
     valid, invalid = (at(kafka, topic) for topic in forwarded.forward)
     assert sorted(valid + invalid) == places(positions)
+
+
+@pytest.mark.parametrize("within", [None, timedelta(hours=1)], ids=["divided", "undivided"])
+def test_log_partitions_that_the_topic_gets_meanwhile_are_ingested_and_forwarded(
+    forwarded: Contract, kafka: Log, lake: Lake, within: timedelta | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_member, "REFRESH_MS", 200)
+    assert isinstance(kafka, KafkaLog)
+    assert forwarded.forward is not None
+    contract = replace(forwarded, within=within, key=forwarded.key if within is None else None)
+    stop = threading.Event()
+    told: list[Progress] = []
+    ingest = Ingest(contract, kafka, lake, [ForwardSink(contract, kafka)])
+    keys = [b"%d" % n for n in range(40)]
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(ingest.run, False, stop, told.append)
+        try:
+            first = kafka.append(contract.topic, [click(n) for n in range(40)], keys)
+            until(lambda: sum(one.good for one in told) == 40)
+            kafka.grow(contract.topic, 5)
+            second = kafka.append(contract.topic, [click(n) for n in range(40, 80)], keys)
+            assert {partition for partition, _ in second} == set(range(5))
+            until(lambda: sum(one.good for one in told) == 80)
+        finally:
+            stop.set()
+        running.result(60)
+    assert at(kafka, forwarded.forward[0]) == places(first + second)
+    # A new process finds the positions of all five.
+    ingested(contract, kafka, lake)
+    assert at(kafka, forwarded.forward[0]) == places(first + second)
 
 
 def test_who_hangs_and_wakes_up_can_forward_nothing_more(forwarded: Contract, kafka: Log, lake: Lake) -> None:

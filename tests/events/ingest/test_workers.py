@@ -7,11 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from time import monotonic, sleep
+from time import sleep
 
 import polars as pl
 import pytest
 from tests.events.clicks import click
+from tests.until import until
 
 from headrace import log
 from headrace.config.settings import Settings
@@ -76,13 +77,6 @@ def start(url: str, settings: Settings) -> Iterator[Start]:
     yield started
     for one in workers:
         one.end()
-
-
-def until(held: Callable[[], bool]) -> None:
-    deadline = monotonic() + 90
-    while not held():
-        assert monotonic() < deadline
-        sleep(0.05)
 
 
 def append(opened: Log, numbers: Sequence[int], **fields: object) -> int:

@@ -9,6 +9,7 @@ of the topic. What was seen is in memory alone: it is read back from the topic's
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,8 @@ __all__ = ["Seen", "hashes"]
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
 Hash = tuple[int, int]
+Run = tuple[UInt64s, UInt64s, Int64s]
+"""Of identities, sorted by the first: both hashes, and the event's time."""
 
 _SEEDS = (0x5DEECE66D, 0xB5026F5AA96619E9)
 _NEVER = np.iinfo(np.int64).min
@@ -41,7 +44,7 @@ class Seen:
     def __init__(self, within: timedelta) -> None:
         self._within = within // timedelta(microseconds=1)
         self._watermark = int(_NEVER)
-        self._runs: list[tuple[UInt64s, UInt64s, Int64s]] = []  # each sorted by its first hash; sizes fall
+        self._runs: list[Run] = []  # sizes fall
 
     def __len__(self) -> int:
         """How many identities are held."""
@@ -110,11 +113,26 @@ class Seen:
         """Adds a sorted run; merges runs so that each is at least twice as long as the next, and forgets."""
         run = (first, second, times)
         while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
-            older = self._runs.pop()
-            joined = tuple(np.concatenate(pair) for pair in zip(older, run, strict=True))
-            recent = joined[2] >= self._watermark - self._within
-            order = np.argsort(joined[0], kind="stable")
-            order = order[recent[order]]
-            run = (joined[0][order], joined[1][order], joined[2][order])
+            run = self._recent(_merged(self._runs.pop(), run))
         if len(run[0]):
             self._runs.append(run)
+
+    def _recent(self, run: Run) -> Run:
+        first, second, times = run
+        recent = times >= self._watermark - self._within
+        return run if recent.all() else (first[recent], second[recent], times[recent])
+
+
+def _merged(one: Run, other: Run) -> Run:
+    """Both in one, sorted. No more is held meanwhile than the two and what they become."""
+    from_other = np.searchsorted(one[0], other[0], "right") + np.arange(len(other[0]))
+    from_one = np.ones(len(one[0]) + len(other[0]), bool)
+    from_one[from_other] = False
+
+    def column(of_one: Any, of_other: Any) -> Any:
+        made = np.empty(len(from_one), of_one.dtype)
+        made[from_one], made[from_other] = of_one, of_other
+        return made
+
+    first, second, times = (column(*pair) for pair in zip(one, other, strict=True))
+    return first, second, times
