@@ -10,10 +10,13 @@ import msgspec
 from headrace import lineage
 from headrace import log as logs
 from headrace.config.settings import Profile, Settings
+from headrace.events.alerts.alerts import TOPIC, Alert
 from headrace.flows.doctor import doctor
 from headrace.flows.status import status
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.ids import new_id
 from headrace.kernel.run import recorder_added, run
+from headrace.kernel.time import now
 from headrace.serving.prediction_log import Spool, ship
 
 
@@ -60,3 +63,22 @@ def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny
     assert "3 dropped" in told
     assert "opensesame" not in told
     assert b"opensesame" not in b"".join(one.read_bytes() for one in settings.state.glob("lineage.db*"))
+
+
+def test_open_alerts_are_told(tiny: Settings) -> None:
+    assert status(tiny).alerts == ()
+    one = Alert(
+        id=new_id(), alert="a", number=1, at=now(), topic="clicks", code="missing", field="user",
+        state="raised", severity="critical", refused=50, events=100, share=0.5, before=0.01, window=300.0,
+        why="50.00% of 100 events in 5m refused",
+    )  # fmt: skip
+    over = msgspec.structs.replace(one, id=new_id(), alert="b", code="late", state="resolved")
+    log = logs.open(tiny.log_url)
+    log.create(TOPIC)
+    log.append(TOPIC, [msgspec.json.encode(change) for change in (one, over)])
+    log.close()
+    assert [found.alert for found in status(tiny).alerts] == ["a"]
+    said = shown(tiny, "status")
+    assert "critical" in said
+    assert one.why in said
+    assert "late" not in said

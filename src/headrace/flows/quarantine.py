@@ -9,7 +9,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import load_project
 from headrace.events import quarantine
-from headrace.events.alerts.alerts import Alert, Changes, from_table
+from headrace.events.alerts.alerts import Alert, open_alerts
 from headrace.events.quarantine import Choice, Group, Replay, Waiting
 from headrace.flows.ingest import registry_of
 
@@ -56,9 +56,7 @@ def alerts(settings: Settings) -> list[Alert]:
     """The alerts that are not over, each as it last changed, the oldest first."""
     opened = log.open(settings.log_url)
     try:
-        changes = Changes(opened, from_table(lake.open(settings)))
-        changes.poll()
-        return changes.open
+        return open_alerts(opened, lake.open(settings))
     finally:
         opened.close()
 

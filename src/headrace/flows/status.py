@@ -12,6 +12,7 @@ from headrace import lineage
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
+from headrace.events.alerts.alerts import Alert, open_alerts
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
@@ -75,6 +76,7 @@ class Status:
         blocked: why that cannot be said yet (no events, ...), or None.
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
+        alerts: what is refused at too high a rate now, the oldest first.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
@@ -89,6 +91,7 @@ class Status:
     held: dict[str, datetime]
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
+    alerts: tuple[Alert, ...]
     moved: tuple[Moved, ...]
     lineage: Health | None
     building: int | None
@@ -117,6 +120,7 @@ def status(settings: Settings) -> Status:
     log = logs.open(settings.log_url)
     try:
         topics = tuple(_topic(project, lake, log, name) for name in project.contracts)
+        alerts = tuple(open_alerts(log, lake))
     finally:
         log.close()
     return Status(
@@ -127,6 +131,7 @@ def status(settings: Settings) -> Status:
         held=_held(settings),
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
+        alerts=alerts,
         moved=_moved(settings, list(project.models)),
         lineage=_lineage(settings),
         building=_building(settings),

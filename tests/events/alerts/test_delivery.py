@@ -9,14 +9,16 @@ import json
 import logging
 import re
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
 from pathlib import Path
 
 import msgspec
 import pytest
+from services.kafka import certificates
 from services.server import free_port
 from tests.servers import Endpoint, Serving
 from tests.until import until
@@ -35,21 +37,50 @@ SECRET = "T0SECRET/B0/x1y2z3"
 
 
 class Mails(Serving):
-    """A mail server: as much of SMTP as a client needs, with AUTH PLAIN."""
+    """A mail server: as much of SMTP as a client needs, with AUTH PLAIN.
 
-    def __init__(self) -> None:
+    Args:
+        tls: `smtps` from the first byte on, `starttls` once asked; None: never.
+        identity: PEM file of its key and certificate, for `tls`.
+    """
+
+    def __init__(self, tls: str | None = None, identity: Path | None = None) -> None:
         self.got: list[tuple[str, list[str], bytes]] = []
         self.logins: list[bytes] = []
         outer = self
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if identity is not None:
+            context.load_cert_chain(identity)
 
         class Handler(socketserver.StreamRequestHandler):
+            def secured(self) -> bool:
+                self.request = context.wrap_socket(
+                    self.request, server_side=True, do_handshake_on_connect=False
+                )
+                super().setup()
+                with suppress(ssl.SSLError):
+                    self.request.do_handshake()
+                    return True
+                return False  # the client does not trust us
+
+            def finish(self) -> None:
+                super().finish()
+                self.request.close()
+
             def handle(self) -> None:
                 sender, to = "", list[str]()
+                if tls == "smtps" and not self.secured():
+                    return
                 self.say("220 here")
                 while line := self.rfile.readline().strip():
                     verb = line[:4].upper()
                     if verb == b"EHLO":
-                        self.say("250-here", "250 AUTH PLAIN")
+                        open_ = tls == "starttls" and not isinstance(self.request, ssl.SSLSocket)
+                        self.say("250-here", "250 STARTTLS" if open_ else "250 AUTH PLAIN")
+                    elif verb == b"STAR":
+                        self.say("220 go on")
+                        if not self.secured():
+                            return
                     elif verb == b"AUTH":
                         outer.logins.append(base64.b64decode(line.split()[2]))
                         self.say("235 in")
@@ -167,6 +198,28 @@ def test_a_mail_is_sent_with_a_login(
     assert message["Subject"] == "[scratch/local] warning: clicks out_of_range (price)"
     assert message["Message-ID"] == f"<{one.id}@headrace>"
     assert one.why in message.get_content()
+
+
+@pytest.mark.parametrize("tls", ["smtps", "starttls"])
+def test_a_mail_goes_by_tls_to_whom_is_trusted_alone(
+    settings: Settings, events_log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: str
+) -> None:
+    authority, identity = certificates(tmp_path)
+    mails = Mails(tls, identity)
+    scheme = "smtps" if tls == "smtps" else "smtp"
+    monkeypatch.setenv("HEADRACE_SMTP_URL", f"{scheme}://joe:secret@127.0.0.1:{mails.port}?from=a@example.com")
+    told(events_log, alert(1))
+    one = with_doors(settings, "mailto:ops@example.com")
+    try:
+        with delivering(one, events_log) as ledger:
+            until(lambda: "certificate" in (Ledger(ledger).of(doors(one)[0]).failure or "").lower())
+        assert (mails.logins, mails.got) == ([], [])
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        with delivering(one, events_log):
+            until(lambda: bool(mails.got))
+    finally:
+        mails.close()
+    assert mails.logins == [b"\0joe\0secret"]
 
 
 def test_what_is_away_is_tried_again_and_what_is_refused_is_counted(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headrace.lake import Lake
     from headrace.log import Log
 
-__all__ = ["TOPIC", "Alert", "Changes", "change", "from_table"]
+__all__ = ["TOPIC", "Alert", "Changes", "change", "from_table", "open_alerts"]
 
 TOPIC = "headrace.alerts"
 TABLE = "headrace_alerts"
@@ -176,3 +176,10 @@ def from_table(lake: Lake) -> dict[About, Alert]:
     )
     found = [msgspec.convert(row, Alert) for row in rows.iter_rows(named=True)]
     return {one.about: one for one in found}
+
+
+def open_alerts(log: Log, lake: Lake) -> list[Alert]:
+    """The alerts that are not over, each as it last changed, the oldest first."""
+    changes = Changes(log, from_table(lake))
+    changes.poll()
+    return changes.open
