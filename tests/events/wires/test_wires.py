@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -20,10 +22,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from services.kafka import Broker
 from services.registry import Registry
 from services.registry import registry as started_registry
+from tests.servers import Serving
 
-from headrace import Digits, Meta, Struct, event
+from headrace import Digits, Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import wires
 from headrace.events.contracts.shape import CODES, table_schema
@@ -336,6 +340,55 @@ def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
     assert (row["_code"], row["_field"]) == ("extra", "colour")
     row = row_of(judge, avro(native(GOOD), id=999_999))
     assert (row["_code"], row["_field"]) == ("unknown_schema", None)
+
+
+class Guard(Serving):
+    """A door before a registry that asks for a user and password."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                allowed = self.headers.get("Authorization") == wanted
+                answer = httpx.get(url + self.path, timeout=30) if allowed else httpx.Response(401, json={})
+                self.send_response(answer.status_code)
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+
+
+def test_avro_from_a_broker_by_a_registry_with_a_password(
+    registry: Registry, broker: Broker, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract = replace(of(Order), topic="orders-by-avro", wire="avro")
+    id_ = register(registry, "orders-by-avro-value", ORDER_SCHEMA)
+    events = log.open(broker.url)
+    events.create(contract.topic)
+    events.append(contract.topic, [avro(native(GOOD), id=id_), avro(native(GOOD), id=id_)[:-1]])
+    guard = Guard(registry.url, "me", "t0psecret")
+    monkeypatch.setenv("HEADRACE_REGISTRY_USER", "me")
+    try:
+        for password in ("t0psecres", "t0psecret"):
+            monkeypatch.setenv("HEADRACE_REGISTRY_PASSWORD", password)
+            there = SchemaRegistry(f"http://127.0.0.1:{guard.port}")
+            ingest = Ingest(contract, events, lake, registry=there)
+            if password == "t0psecres":
+                with pytest.raises(Unavailable, match="401") as refused:
+                    ingest.run(until_end=True, stop=threading.Event())
+                assert "t0psec" not in str(refused.value)
+            else:
+                ingest.run(until_end=True, stop=threading.Event())
+    finally:
+        guard.close()
+        events.close()
+    rows = lake.table(contract.table).scan().sort("_log_offset").select("_valid", "_code", "user").collect()
+    assert rows.rows() == [(True, None, 1), (False, "not_avro", None)]
 
 
 def test_a_registry_that_is_away_decides_nothing() -> None:
