@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.stopped import stopped_holding
 
 from headrace import lake
 from headrace.config.settings import Profile, Settings
@@ -151,6 +152,17 @@ def test_a_locked_catalog_is_said(
         with pytest.raises(Unavailable, match="locked by another process"):
             impatient.append(pa.table({"o": pa.array([1], pa.int64())}))
         holder.rollback()
+    assert rows_in(table) == []
+
+
+def test_a_catalog_that_a_stopped_process_holds_is_said(settings: Settings, table: LakeTable) -> None:
+    path = settings.place("lake", "catalog.db")
+    other = lake.open(settings).table("events")
+    with sqlite3.connect(path) as user:
+        user.execute("SELECT 1 FROM iceberg_tables").fetchall()
+        with stopped_holding(path), pytest.raises(Unavailable, match="locked by another process"):
+            other.append(pa.table({"o": pa.array([1], pa.int64())}))
+    user.close()
     assert rows_in(table) == []
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.stopped import stopped_holding
 
 from headrace.kernel.errors import Unavailable
 from headrace.log import sqlite
@@ -27,6 +28,16 @@ def test_a_file_locked_by_another_process_is_unavailable(
         assert raised.value.remedy
         other.execute("ROLLBACK")
     assert log.append("events", [b"a"]) == [(0, 0)]
+    log.close()
+
+
+def test_a_file_that_a_stopped_process_holds_is_unavailable(tmp_path: Path) -> None:
+    log = SqliteLog(str(tmp_path))
+    log.create("events")
+    assert log.append("events", [b"a"]) == [(0, 0)]
+    with stopped_holding(tmp_path / "events.db"), pytest.raises(Unavailable, match="locked"):
+        SqliteLog(str(tmp_path)).end("events")
+    assert log.append("events", [b"a"]) == [(0, 1)]
     log.close()
 
 

@@ -118,7 +118,7 @@ def _prepare(path: Path, settings: Settings) -> None:
             f"the catalog cannot be opened: {error}",
             where=str(path),
             remedy="End the process that holds it (a copy, a database browser?), and try again."
-            if "locked" in str(error)
+            if "lock" in str(error)
             else "Is it an SQLite file, is there room on the disk, and may this user write there?",
         ) from error
 

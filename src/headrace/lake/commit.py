@@ -39,7 +39,7 @@ __all__ = ["BATCH", "BRIEF", "LONG", "Change", "commit", "discard", "writing"]
 
 _logger = logging.getLogger(__name__)
 # What SQLite says of a transaction that it surely took back. After an I/O error nobody knows.
-_UNDONE = ("locked", "busy", "full")
+_UNDONE = ("lock", "busy", "full")
 BATCH = "headrace.batch"
 # Microseconds from a data file's beginning to its commit, at most: the sweep takes files for left behind
 # when they are twice as old, or a day. LONG is for writes whose rows are still being made meanwhile.

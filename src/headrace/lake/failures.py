@@ -88,7 +88,7 @@ def _without_secrets(error: Exception) -> str:
 
 def _sqlite(error: OperationalError, where: str) -> Unavailable:
     reason = str(error.orig)
-    if "locked" in reason or "busy" in reason:
+    if "lock" in reason or "busy" in reason:
         return Unavailable(
             "the catalog is locked by another process",
             where=where,

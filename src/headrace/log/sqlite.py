@@ -496,7 +496,7 @@ def _faults_named(path: Path) -> Iterator[None]:
         raise _damaged(path, str(error)) from error
     except sqlite3.DatabaseError as error:
         text = str(error)
-        if "locked" in text or "busy" in text:
+        if "lock" in text or "busy" in text:
             raise Unavailable(
                 f"another process has had the topic's file locked for {BUSY_SECONDS} s",
                 where=str(path),
