@@ -174,7 +174,7 @@ def certificates(folder: Path) -> tuple[Path, Path]:
 
     elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
     openssl("req", "-x509", *elliptic, "-keyout", "authority-key.pem", "-out", authority,
-            "-subj", "/CN=authority of a test")  # fmt: skip
+            "-subj", "/CN=authority of a test", "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
     openssl("req", "-x509", *elliptic, "-keyout", key, "-out", made, "-subj", "/CN=127.0.0.1",
             "-CA", authority, "-CAkey", "authority-key.pem",
             "-addext", "subjectAltName=IP:127.0.0.1",
