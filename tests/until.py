@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], otherwise: str = "it did not come to pass", seconds: float = 120.0) -> T:
+def until(condition: Callable[[], T], otherwise: str = "it did not come to pass", seconds: float = 60.0) -> T:
     """Asks again and again until it holds, and gives what it then said.
 
     Args:

@@ -15,7 +15,6 @@ import xgboost
 
 import headrace
 from headrace.declare.model import ByTime
-from headrace.flows.demo import MOVED
 from headrace.training.evaluation import metric
 from headrace.training.fit import prepare
 from headrace.training.split import by_time
@@ -29,13 +28,9 @@ HEADRACE = Path(sys.executable).with_name("headrace")
 def demo(folder: Path, *options: str) -> dict[str, Any]:
     command = [HEADRACE, "demo", "--json", "--folder", folder, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode in (0, 1), done.stderr + done.stdout
+    assert done.returncode == 0, done.stderr + done.stdout
     report: dict[str, Any] = json.loads(done.stdout)
-    missed = {check["what"] for check in report["checks"] if not check["held"]}
-    # That they moved is sure, or there were no report; how fast is for an idle machine to say.
-    assert missed <= {f"features move within {MOVED:g} s"}, done.stderr + done.stdout
-    assert done.returncode == bool(missed)
-    assert report["moved_ms"] is not None
+    assert all(check["held"] for check in report["checks"])
     return report
 
 

@@ -179,7 +179,7 @@ def test_told_to_stop_it_leaves_nothing(one, settings):
     one.process.send_signal(signal.SIGTERM)
     assert one.process.wait(60) == 0, one.said.read_text()
     assert one.said.read_text().endswith("ended\n")
-    assert until(lambda: marked(one.mark) == {} or None) is True
+    assert until(lambda: marked(one.mark) == {} or None, seconds=30) is True
     for port in ports:
         bind("127.0.0.1", port).close()
     assert running(settings) is None
@@ -195,9 +195,8 @@ def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
         answer = predict(settings, "purchase", ASKED)
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
-        until(
-            lambda: marked(killed.mark) == {}, seconds=180
-        )  # Ray's agent looks for its parent every half minute
+        # Ray's agent looks for its parent every half minute.
+        until(lambda: marked(killed.mark) == {}, seconds=180)
         assert running(settings) is None
     with ran(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])

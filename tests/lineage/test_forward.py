@@ -75,10 +75,10 @@ def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpo
     stop = threading.Event()
     loop = threading.Thread(target=forward, args=(store, [gone, server.url], stop), kwargs={"idle": 0.02})
     loop.start()
-    until(lambda: len(told(server)) == 2)
+    until(lambda: len(told(server)) == 2, seconds=20)
     recorded(store, "b")
-    until(lambda: len(told(server)) == 4)
-    until(lambda: store.health([gone]).endpoints[0].failure is not None)
+    until(lambda: len(told(server)) == 4, seconds=20)
+    until(lambda: store.health([gone]).endpoints[0].failure is not None, seconds=20)
     stop.set()
     loop.join(20)
 

@@ -117,7 +117,7 @@ def test_a_bad_request_names_its_field(client, project, path, body, status, fiel
 
 def test_a_release_is_taken_up_and_a_customer_stays_on_an_arm(client, project):
     made = put_release(project, Arm(1, 0.5), Arm(2, 0.5, name="challenger"))
-    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == made.id)
+    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == made.id, seconds=30)
     versions = {
         user: {
             client.post("/predict/purchase", json={**asked, "user_id": user}).json()["version"]
@@ -132,10 +132,10 @@ def test_a_release_is_taken_up_and_a_customer_stays_on_an_arm(client, project):
 
 def test_a_shadow_gets_copies_and_answers_nobody(client, project):
     made = put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
-    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == made.id)
+    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == made.id, seconds=30)
     body = client.post("/predict/purchase", json=ASKED).json()
     assert body["version"] == 1
-    until(lambda: len(kept(project)) == 2)
+    until(lambda: len(kept(project)) == 2, seconds=30)
     answer, copy = sorted(kept(project), key=lambda one: one.shadow)
     assert (copy.answers, copy.version, copy.shadow, copy.arm) == (answer.id, 2, True, "shadow")
     assert answer.score > 0.5 > copy.score
@@ -145,10 +145,10 @@ def test_a_release_that_cannot_be_put_in_place_leaves_the_one_before(client, pro
     broken = put_bundle(project, boosters, 5, plan_of(), slope=1)
     (broken / "plan.json").write_bytes((broken / "plan.json").read_bytes() + b" ")
     put_release(project, Arm(5))
-    until(lambda: "changed" in client.get("/models").json()["failed"].get("purchase", ""))
+    until(lambda: "changed" in client.get("/models").json()["failed"].get("purchase", ""), seconds=30)
     assert client.post("/predict/purchase", json=ASKED).json()["version"] == 1
     put_release(project, Arm(2))
-    until(lambda: client.post("/predict/purchase", json=ASKED).json()["version"] == 2)
+    until(lambda: client.post("/predict/purchase", json=ASKED).json()["version"] == 2, seconds=30)
     assert client.get("/models").json()["failed"] == {}
 
 
@@ -169,7 +169,7 @@ def test_without_a_release_it_is_up_and_says_so(tmp_path, boosters):
         put_bundle(settings, boosters, 1, plan_of())
         put_features(settings, plan_of(), {7: (9.5, 190)})
         put_release(settings, Arm(1))
-        until(lambda: client.post("/predict/purchase", json=ASKED).status_code == 200)
+        until(lambda: client.post("/predict/purchase", json=ASKED).status_code == 200, seconds=30)
 
 
 def test_off_loopback_the_token_is_asked_for(project, monkeypatch):

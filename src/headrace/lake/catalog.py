@@ -20,6 +20,7 @@ from sqlalchemy import NullPool, create_engine
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.sqlite import is_locked
 from headrace.lake.failures import failures
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
 from headrace.lake.table import LakeTable
@@ -118,7 +119,7 @@ def _prepare(path: Path, settings: Settings) -> None:
             f"the catalog cannot be opened: {error}",
             where=str(path),
             remedy="End the process that holds it (a copy, a database browser?), and try again."
-            if "lock" in str(error)
+            if is_locked(error)
             else "Is it an SQLite file, is there room on the disk, and may this user write there?",
         ) from error
 

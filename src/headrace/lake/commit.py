@@ -32,14 +32,13 @@ from sqlalchemy.exc import OperationalError
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
+from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
 
 __all__ = ["BATCH", "BRIEF", "LONG", "Change", "commit", "discard", "writing"]
 
 _logger = logging.getLogger(__name__)
-# What SQLite says of a transaction that it surely took back. After an I/O error nobody knows.
-_UNDONE = ("lock", "busy", "full")
 BATCH = "headrace.batch"
 # Microseconds from a data file's beginning to its commit, at most: the sweep takes files for left behind
 # when they are twice as old, or a day. LONG is for writes whose rows are still being made meanwhile.
@@ -125,7 +124,7 @@ def commit(load: Callable[[], Any], change: Change, *, where: str) -> IcebergSna
             landed = _after_unknown(load, batch)
             if landed is not None:
                 return landed
-            if isinstance(error, OperationalError) and any(word in str(error.orig) for word in _UNDONE):
+            if isinstance(error, OperationalError) and _was_undone(error.orig):
                 raise
             raise Unavailable(
                 f"the commit's outcome is unknown: {type(error).__name__}: {error}",
@@ -189,6 +188,11 @@ def writing(table: Any, properties: Mapping[str, str]) -> Any:
         changed["metadata_log"] = []  # the service deletes old metadata; so PyIceberg has none to delete
     table.metadata = metadata.model_copy(update=changed)
     return table
+
+
+def _was_undone(error: object) -> bool:
+    """Whether SQLite surely took the transaction back. After an I/O error nobody knows."""
+    return is_locked(error) or "full" in str(error)
 
 
 def _after_unknown(load: Callable[[], Any], batch: str) -> IcebergSnapshot | None:

@@ -19,6 +19,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.sqlite import is_locked
 
 __all__ = ["failures"]
 
@@ -88,7 +89,7 @@ def _without_secrets(error: Exception) -> str:
 
 def _sqlite(error: OperationalError, where: str) -> Unavailable:
     reason = str(error.orig)
-    if "lock" in reason or "busy" in reason:
+    if is_locked(reason):
         return Unavailable(
             "the catalog is locked by another process",
             where=where,

@@ -25,6 +25,7 @@ import numpy as np
 
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
 from headrace.log.port import Batch, Headers, check_lengths
@@ -496,7 +497,7 @@ def _faults_named(path: Path) -> Iterator[None]:
         raise _damaged(path, str(error)) from error
     except sqlite3.DatabaseError as error:
         text = str(error)
-        if "lock" in text or "busy" in text:
+        if is_locked(text):
             raise Unavailable(
                 f"another process has had the topic's file locked for {BUSY_SECONDS} s",
                 where=str(path),

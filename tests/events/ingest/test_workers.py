@@ -91,7 +91,7 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     opened.create("clicks", PARTITIONS)
     first = start(wide)
     sent = append(opened, range(300), color="red")
-    until(lambda: first.events == sent)
+    until(lambda: first.events == sent, seconds=90)
     second = start(wide)
     number = 300
     while not second.told:  # it gets its share once the group has settled
@@ -99,11 +99,11 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
         number += 50
         sleep(0.1)
     sent += append(opened, range(0, number, 3), size=1)  # the same again: duplicates, whoever saw the first
-    until(lambda: first.events + second.events == sent)
+    until(lambda: first.events + second.events == sent, seconds=90)
     first.end()  # its share is the other's now
     sent += append(opened, range(number, number + 200))
     number += 200
-    until(lambda: first.events + second.events == sent)
+    until(lambda: first.events + second.events == sent, seconds=90)
 
     rows = lake.table("clicks").scan().collect()
     assert len(rows) == sent
@@ -125,7 +125,7 @@ def test_until_end_waits_for_what_others_write(url: str, wide: Contract, start: 
     opened.create("clicks", PARTITIONS)
     first = start(wide)
     append(opened, range(100))
-    until(lambda: first.events == 100)
+    until(lambda: first.events == 100, seconds=90)
     append(opened, range(100, 1_000))
     second = start(wide, until_end=True)
     second.end(stop=False)
