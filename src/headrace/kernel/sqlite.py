@@ -1,12 +1,41 @@
-"""What SQLite's errors mean, as far as only their texts tell."""
+"""SQLite files that several processes share: how they are opened, and what SQLite's errors mean."""
 
 from __future__ import annotations
 
-__all__ = ["is_locked"]
+import sqlite3
+from pathlib import Path
+from time import monotonic, sleep
+
+__all__ = ["is_locked", "opened"]
+
+
+def opened(path: str | Path, *, timeout: float) -> sqlite3.Connection:
+    """A connection, without transactions of its own, to a file in WAL mode: a reader never waits for a writer.
+
+    Args:
+        path: the file; made if it was not there.
+        timeout: seconds to wait for another's lock, now and at each statement.
+
+    Raises:
+        sqlite3.Error: it is locked for longer, or cannot be opened.
+    """
+    deadline = monotonic() + timeout
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            # Of several that turn a new file into WAL mode at once, SQLite refuses some without waiting.
+            if not is_locked(error) or monotonic() > deadline:
+                connection.close()
+                raise
+            sleep(0.02)
+        else:
+            return connection
 
 
 def is_locked(error: object) -> bool:
-    """Whether another process has the file: its error, or the text of it.
+    """Whether another process has the file: SQLite's error, or the text of it.
 
     One that was stopped with the locks of the WAL index in its hand makes "locking protocol" of "locked".
     """

@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from contextlib import closing
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +19,7 @@ from sqlalchemy import NullPool, create_engine
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
-from headrace.kernel.sqlite import is_locked
+from headrace.kernel.sqlite import is_locked, opened
 from headrace.lake.failures import failures
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
 from headrace.lake.table import LakeTable
@@ -109,27 +107,19 @@ def _without_user(url: str) -> str:
 
 
 def _prepare(path: Path, settings: Settings) -> None:
-    """The catalog's file, in WAL mode: a reader then never waits for a writer."""
+    """Makes the catalog's file, in WAL mode."""
     settings.made_state()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    deadline = monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.Error as error:
-            # Of two that do this to a new file at once, SQLite refuses one without waiting.
-            if is_locked(error) and monotonic() < deadline:
-                sleep(0.02)
-                continue
-            raise Unavailable(
-                f"the catalog cannot be opened: {error}",
-                where=str(path),
-                remedy="End the process that holds it (a copy, a database browser?), and try again."
-                if is_locked(error)
-                else "Is it an SQLite file, is there room on the disk, and may this user write there?",
-            ) from error
+    try:
+        opened(path, timeout=BUSY_SECONDS).close()
+    except sqlite3.Error as error:
+        raise Unavailable(
+            f"the catalog cannot be opened: {error}",
+            where=str(path),
+            remedy="End the process that holds it (a copy, a database browser?), and try again."
+            if is_locked(error)
+            else "Is it an SQLite file, is there room on the disk, and may this user write there?",
+        ) from error
 
 
 def _object_store() -> dict[str, str]:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from headrace.http.answer import HttpError
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.process import alive, mark
+from headrace.kernel.sqlite import opened
 from headrace.kernel.time import now_micros
 from headrace.log import Log
 
@@ -64,6 +65,9 @@ class Requests:
     Args:
         path: the file; made (0600) if it was not there.
         log: where the events go.
+
+    Raises:
+        Unavailable: another process keeps the file locked, or it cannot be opened.
     """
 
     def __init__(self, path: Path, log: Log) -> None:
@@ -71,9 +75,9 @@ class Requests:
         path.touch(mode=0o600)
         self._log = log
         self._process = mark()
-        self._db = sqlite3.connect(path, timeout=20, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.executescript(_SCHEMA)
+        with _available():
+            self._db = opened(path, timeout=20)
+            self._db.executescript(_SCHEMA)
 
     def known(self, topic: str, key: Key) -> Answered | Positions | None:
         """What became of an earlier request under this key: its answer, or the positions of its events

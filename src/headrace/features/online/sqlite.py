@@ -27,6 +27,7 @@ from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, decode_position, encode_position
+from headrace.kernel.sqlite import opened
 from headrace.kernel.time import now_micros
 
 __all__ = ["SqliteStore"]
@@ -211,8 +212,7 @@ class SqliteStore:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             try:
-                db = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-                db.execute("pragma journal_mode = wal")
+                db = opened(self._path, timeout=_WAIT)
             except sqlite3.OperationalError as error:
                 raise Unavailable(
                     f"the online store cannot be opened: {error}", where=str(self._path)
