@@ -10,8 +10,8 @@ from services.kafka import Broker
 
 from headrace.kernel.errors import Conflict
 from headrace.kernel.ids import new_id
-from headrace.log.forward import Record
 from headrace.log.kafka import KafkaLog
+from headrace.log.kafka_writer import Record
 
 
 def test_who_is_fenced_in_the_midst_of_a_transaction_is_told_so(broker: Broker) -> None:
@@ -19,7 +19,7 @@ def test_who_is_fenced_in_the_midst_of_a_transaction_is_told_so(broker: Broker) 
     log = KafkaLog(broker.url.removeprefix("kafka://"))
     log.create(f"{name}.good")
     mine, others = log.forwarder(name, 1), log.forwarder(name, 1)
-    record: Record = (f"{name}.good", 0, b"value", None, [])
+    record: Record = (f"{name}.good", 0, b"value", None, None)
 
     def until_refused() -> Iterator[Record]:
         yield record

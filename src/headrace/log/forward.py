@@ -20,6 +20,7 @@ from confluent_kafka import admin as ck_admin
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.faults import reach
 from headrace.log.kafka_reader import COMMITTED, SECONDS
+from headrace.log.kafka_writer import Record, produce
 
 if TYPE_CHECKING:
     from headrace.log.kafka import KafkaLog
@@ -33,8 +34,6 @@ _FENCED = (
     ck.KafkaError.INVALID_PRODUCER_EPOCH,
     ck.KafkaError.INVALID_PRODUCER_ID_MAPPING,
 )
-Record = tuple[str, int, bytes, bytes | None, list[tuple[str, bytes]]]
-"""Topic, log partition, value, key, headers."""
 
 
 class Forwarder:
@@ -98,27 +97,17 @@ class Forwarder:
             Unavailable: the broker is away; what became of the transaction is told by `take`.
         """
         producer = self._producers[partition]
-
-        def produce(
-            topic: str, at: int, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]]
-        ) -> None:
-            while True:
+        try:
+            with _reached():
+                producer.begin_transaction()
                 try:
-                    producer.produce(topic, value, key, at, headers=headers)
-                    return
-                except BufferError:  # the queue is full: let some of it go out
-                    producer.poll(0.1)
+                    for record in records:
+                        produce(producer, record)
+                    produce(producer, (self._name, partition, position, b"position", None))
                 except ck.KafkaException as error:
                     if error.args[0].code() == ck.KafkaError._FATAL:
                         producer.commit_transaction(SECONDS)  # raises what made it fatal, which `error` hides
                     raise
-
-        try:
-            with _reached():
-                producer.begin_transaction()
-                for record in records:
-                    produce(*record)
-                produce(self._name, partition, position, b"position", [])
                 reach("forward.before_commit")
                 producer.commit_transaction(SECONDS)
         except BaseException:

@@ -1,10 +1,10 @@
-"""Writing to Kafka in transactions that threads share."""
+"""Writing to Kafka: a record to a producer, and transactions that threads share."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,12 +14,42 @@ from headrace.kernel.ids import new_id
 from headrace.log.kafka_reader import SECONDS
 from headrace.log.port import Headers
 
-__all__ = ["Record", "Writer"]
+__all__ = ["Record", "Writer", "produce"]
 
 TRANSACTION_MS = 25_000  # how long a killed writer's open transaction may hold readers up
 
 Record = tuple[str, int, bytes, bytes | None, Headers | None]
 """Topic, log partition, value, key, headers."""
+Told = Callable[[ck.KafkaError | None, ck.Message], None]
+
+
+def produce(producer: ck.Producer, record: Record, told: Told | None = None) -> None:
+    """Gives the record to the producer, once its queue has room, also for a log partition that the topic
+    has got since the producer looked.
+
+    Args:
+        producer: where to.
+        record: what.
+        told: is called with what became of it, by the producer's `poll` and `flush`.
+
+    Raises:
+        KafkaException: the producer does not take it.
+    """
+    topic, partition, value, key, headers = record
+    named: dict[str, Any] = {} if told is None else {"on_delivery": told}
+    given = None if headers is None else list(headers.items())
+    met = False
+    while True:
+        try:
+            producer.produce(topic, value, key, partition, headers=given, **named)
+            return
+        except BufferError:  # the queue is full: let some of it go out
+            producer.poll(0.1)
+        except ck.KafkaException as error:
+            if met or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
+                raise
+            met = True
+            producer.list_topics(topic, SECONDS)  # the producer learns of them
 
 
 class Writer:
@@ -74,7 +104,7 @@ class Writer:
     def _transaction(self, records: list[Record]) -> list[tuple[int, int]]:
         positions: list[tuple[int, int]] = [(-1, -1)] * len(records)
 
-        def delivered(n: int) -> Any:
+        def delivered(n: int) -> Told:
             def told(error: ck.KafkaError | None, message: ck.Message) -> None:
                 if error is None:
                     positions[n] = (message.partition(), message.offset())
@@ -85,7 +115,7 @@ class Writer:
         producer.begin_transaction()
         try:
             for n, record in enumerate(records):
-                self._produce(record, delivered(n))
+                produce(producer, record, delivered(n))
             producer.commit_transaction(SECONDS)
         except ck.KafkaException:
             try:
@@ -94,22 +124,6 @@ class Writer:
                 self.broken = True  # the broker ends it; who appends next gets a writer of its own
             raise
         return positions
-
-    def _produce(self, record: Record, told: Any) -> None:
-        topic, partition, value, key, headers = record
-        given = None if headers is None else list(headers.items())
-        met = False
-        while True:
-            try:
-                self._producer.produce(topic, value, key, partition, on_delivery=told, headers=given)
-                return
-            except BufferError:  # the queue is full: let some of it go out
-                self._producer.poll(0.1)
-            except ck.KafkaException as error:
-                if met or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
-                    raise
-                met = True
-                self._producer.list_topics(topic, SECONDS)  # the topic has got more: the client learns of them
 
     def close(self) -> None:
         """Ends it."""

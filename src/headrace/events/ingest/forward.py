@@ -25,7 +25,8 @@ from headrace.log import Log
 from headrace.log.partition import partition_of
 
 if TYPE_CHECKING:
-    from headrace.log.forward import Forwarder, Record
+    from headrace.log.forward import Forwarder
+    from headrace.log.kafka_writer import Record
 
 __all__ = ["AGAIN", "AT", "ForwardSink"]
 
@@ -117,11 +118,11 @@ class ForwardSink:
         count = self._counts[topic]
         columns = (rows[name].to_list() for name in _PLACES)
         for value, key, partition, offset, first_partition, first, again in zip(values, *columns, strict=True):
-            headers = [(AT, b"%d:%d" % (partition, offset))]
+            headers = {AT: b"%d:%d" % (partition, offset)}
             if first is not None:
-                headers.append((FIRST, b"%d:%d" % (first_partition, first)))
+                headers[FIRST] = b"%d:%d" % (first_partition, first)
             if again:
-                headers.append((AGAIN, b"table"))
+                headers[AGAIN] = b"table"
             yield topic, partition % count if key is None else partition_of(key, count), value, key, headers
 
     def _told(self, row: dict[str, Any], processed_at: Any) -> dict[str, Any]:
