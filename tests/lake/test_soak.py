@@ -89,6 +89,9 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
     assert (offsets.len(), offsets.n_unique()) == (events, events)
     assert missing(table) == set()
     assert used[-1] <= 1.5 * min(used[:2])  # the first commits also load what they need
+    before_end = slice(-ROUNDS - 10, -ROUNDS)
+    assert median(took[before_end]) <= 1.5 * min(took[:2])
+    assert median(used[before_end]) <= 1.5 * min(used[:2])
     assert len(fresh) == ROUNDS
     assert median(old) <= 1.5 * median(fresh)
     quarter = len(beyond) // 4
