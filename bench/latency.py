@@ -5,8 +5,9 @@
 `headrace ingest` runs on the shop's project in a process of its own, on each log. This process appends
 20,000 events a second, 500 at a time, and asks the catalog again and again how far the table has come:
 an event's latency runs from just before its append to the end of the first look that finds it committed.
-At the end every row is counted. Memory is the ingest's resident size, each second: its mean over the
-last quarter against its mean over the second.
+At the end every row is counted. Memory is the ingest's, each second: its mean over the last quarter
+against its mean over the second; all that is resident, and what of that is backed by no file, so that the
+machine cannot take it back.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Watch:
 
     def __init__(self, table: LakeTable, pid: int) -> None:
         self.looks: list[tuple[float, int]] = [(time.perf_counter(), self._end(table))]
-        self.memory: list[int] = []
+        self.memory: list[tuple[int, int]] = []
         self._table, self._pid = table, pid
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -64,14 +65,19 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
         while not self._stopped.wait(LOOK):
             end = self._end(self._table)
             now = time.perf_counter()
             if end > self.looks[-1][1]:
                 self.looks.append((now, end))
             if now - self.looks[0][0] > len(self.memory):
-                self.memory.append(int(Path(f"/proc/{self._pid}/statm").read_text().split()[1]) * page)
+                self.memory.append(self._memory())
+
+    def _memory(self) -> tuple[int, int]:
+        lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
+        found = {name: value for name, _, value in (line.partition(":") for line in lines)}
+        resident, anonymous = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon"))
+        return resident, anonymous
 
     @staticmethod
     def _end(table: LakeTable) -> int:
@@ -91,8 +97,9 @@ def ingesting(project: Path, environment: dict[str, str]) -> Iterator[int]:
             process.wait(DEADLINE)
 
 
-def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, list[int]]:
-    """Each event's latency in seconds, and the ingest's memory in bytes, second by second."""
+def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, np.ndarray]:
+    """Each event's latency in seconds; and the ingest's memory in bytes, a row a second: what is resident,
+    and what of it no file backs."""
     environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(project / url.partition(":")[0])}
     os.environ.update(environment)
     settings = load_settings(project)
@@ -124,7 +131,7 @@ def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, list[in
     offsets = np.array([offset for offset, _ in sent])
     times, ends = (np.array(one) for one in zip(*watch.looks, strict=True))
     latencies = times[np.searchsorted(ends, offsets + TOGETHER)] - np.array([at for _, at in sent])
-    return np.repeat(latencies, TOGETHER), watch.memory
+    return np.repeat(latencies, TOGETHER), np.array(watch.memory)
 
 
 def main(arguments: list[str]) -> None:
@@ -146,13 +153,14 @@ def main(arguments: list[str]) -> None:
             print(json.dumps({"work": f"{work}, {what}", "ours": value, "unit": unit}), flush=True)
 
 
-def _figures(latencies: np.ndarray, memory: list[int]) -> Iterator[tuple[str, float, str]]:
+def _figures(latencies: np.ndarray, memory: np.ndarray) -> Iterator[tuple[str, float, str]]:
     for what, share in (("p50", 50), ("p99", 99), ("the slowest", 100)):
         yield what, round(float(np.percentile(latencies, share)), 3), "s"
     quarter = max(1, len(memory) // 4)
-    second, last = float(np.mean(memory[quarter : 2 * quarter])), float(np.mean(memory[-quarter:]))
-    yield "memory, last quarter", round(last / 2**20), "MiB"
-    yield "memory, last quarter against the second", round(last / second, 3), "times"
+    second, last = memory[quarter : 2 * quarter].mean(axis=0), memory[-quarter:].mean(axis=0)
+    for at, what in enumerate(("memory", "memory that no file backs")):
+        yield f"{what}, last quarter", round(float(last[at]) / 2**20), "MiB"
+        yield f"{what}, last quarter against the second", round(float(last[at] / second[at]), 3), "times"
 
 
 if __name__ == "__main__":

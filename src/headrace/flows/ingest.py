@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from headrace import lake, lineage, log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
@@ -107,6 +109,7 @@ def ingest(
         Unavailable: log, lake or online store is away.
     """
     begun = perf_counter()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what an upkeep took for its seconds
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}

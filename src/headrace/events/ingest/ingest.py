@@ -317,10 +317,10 @@ class Ingest:
 
     def _made_judge(self) -> Judge:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
-        judge = Judge(self.contract, self._admitted, self._wire)
-        recent = recent_rows(self.table, self.contract, None if self._share.whole else self._share.partitions)
-        if recent is not None:
-            judge.remember(recent)
+        judge = Judge(self.contract, self._admitted, self._wire, self.table.folder / "seen")
+        share = None if self._share.whole else self._share.partitions
+        for rows in recent_rows(self.table, self.contract, share):
+            judge.remember(rows)
         return judge
 
     def _admitted(self, firsts: Collection[First]) -> set[First]:

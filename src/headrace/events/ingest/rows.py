@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime, time
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +13,8 @@ from headrace.events.contracts.shape import META, shape_of
 from headrace.lake import LakeTable
 
 __all__ = ["good_rows", "recent_rows"]
+
+_ROWS = 100_000
 
 
 def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
@@ -31,23 +34,32 @@ def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
 
 def recent_rows(
     table: LakeTable, contract: Contract, partitions: Collection[int] | None = None
-) -> pl.DataFrame | None:
-    """The identities and times of the good rows in which a duplicate would be found, in the order of their
-    times; None where the contract has no such rule, or the table no good row.
+) -> Iterator[pl.DataFrame]:
+    """The identities and times of the good rows in which a duplicate would be found, some at a time and in
+    no order; none where the contract has no such rule.
 
     Args:
         table: the topic's.
         contract: the topic's.
         partitions: only what came from these log partitions; None: from any.
     """
-    if contract.within is None:
-        return None
-    time = pl.col(contract.time)
+    head = table.head()
+    if contract.within is None or head is None:
+        return
+    days = table.days(contract.time, head.id, {"_valid": True})
+    if not days:
+        return
+    at = pl.col(contract.time)
     good = good_rows(table, pa.schema([*shape_of(contract).schema, META.field("_log_partition")]))
     if partitions is not None:
         good = good.filter(pl.col("_log_partition").is_in(sorted(partitions)))
-    latest = good.select(time.max()).collect().item()
-    if latest is None:
-        return None
-    recent = good.filter(time >= latest - contract.within)
-    return recent.select({*contract.identity, contract.time}).sort(time).collect()
+    newest = datetime.combine(max(days), time.min, UTC)
+    latest = _latest(good.filter(at >= newest), at) or _latest(good, at)
+    if latest is not None:
+        recent = good.filter(at >= latest - contract.within).select({*contract.identity, contract.time})
+        yield from recent.collect_batches(chunk_size=_ROWS, maintain_order=False)
+
+
+def _latest(rows: pl.LazyFrame, at: pl.Expr) -> datetime | None:
+    latest: datetime | None = rows.select(at.max()).collect(engine="streaming").item()
+    return latest

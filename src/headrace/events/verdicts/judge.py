@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,8 @@ class Judge:
         admitted: which of some first positions the topic's table already holds as good; by default
             all of them, since who does not know must not admit one twice.
         wire: how they lie in bytes; by default as the contract says.
+        folder: where identities seen lately are kept once they are many; by default the machine's
+            folder for temporary files.
     """
 
     def __init__(
@@ -83,24 +87,32 @@ class Judge:
         contract: Contract,
         admitted: Callable[[Collection[First]], Collection[First]] = frozenset,
         wire: Wire | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.contract = contract
         self._shape = shape_of(contract)
         self._decoder = Decoder(contract, self._shape, wire or wires.open(contract))
         self._admitted = admitted
-        self._seen = Seen(contract.within) if contract.within is not None else None
+        self._seen = None
+        if contract.within is not None:
+            self._seen = Seen(contract.within, folder or Path(tempfile.gettempdir()))
 
     def remember(self, good: pl.DataFrame) -> None:
-        """Takes good rows of the topic's table, in the order of their times, as admitted."""
+        """Takes good rows of the topic's table as admitted.
+
+        Raises:
+            Unavailable: there is no room on the disk for what is kept of them.
+        """
         if self._seen is not None:
             times = good[self.contract.time].to_physical().to_numpy()
-            self._seen.admit(good.select(self.contract.identity), times)
+            self._seen.remember(good.select(self.contract.identity), times)
 
     def judge(self, batch: Batch) -> Verdicts:
         """One verdict for each event of the batch. No event raises.
 
         Raises:
-            Unavailable: what the wire needs to know is not to be had now; nothing is decided.
+            Unavailable: what the wire needs to know is not to be had now, and nothing is decided; or there
+                is no room on the disk for identities, and nobody must go on with this judge.
 
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
         with this judge.

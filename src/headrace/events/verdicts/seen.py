@@ -2,18 +2,25 @@
 
 An identity is kept as 128 bits of hash with its event's time: 24 bytes. Among a billion different
 identities at once, two share a hash with a chance of about 1 in 10^21. Only those within `within` of
-the watermark (the latest event time admitted) are kept, so that memory follows the rate, not the age,
-of the topic. What was seen is in memory alone: it is read back from the topic's table at start.
+the watermark (the latest event time admitted) are kept, so that what is held follows the rate, not the
+age, of the topic. Where they are many they lie in files without a name, which are mapped: the machine
+keeps in memory what is used and it has room for. Nothing of that outlives the process: it is read back from the
+topic's table at start.
 """
 
 from __future__ import annotations
 
+import mmap
+import tempfile
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from headrace.kernel.errors import Unavailable
 
 __all__ = ["Seen", "hashes"]
 
@@ -23,6 +30,7 @@ Hash = tuple[int, int]
 Run = tuple[UInt64s, UInt64s, Int64s]
 """Of identities, sorted by the first: both hashes, and the event's time."""
 
+FEW = 262_144  # identities: a run of more than these lies in a file, and no more are merged in one go
 _SEEDS = (0x5DEECE66D, 0xB5026F5AA96619E9)
 _NEVER = np.iinfo(np.int64).min
 
@@ -39,10 +47,15 @@ class Seen:
     The verdicts do not depend on how the events fall into batches: an event is a duplicate if an
     admitted one has its identity, a time at most `within` away from its own, and that time is not
     more than `within` behind the watermark just before it.
+
+    Args:
+        within: how long.
+        folder: where the files of long runs are made; they have no name, and go with the process.
     """
 
-    def __init__(self, within: timedelta) -> None:
+    def __init__(self, within: timedelta, folder: Path) -> None:
         self._within = within // timedelta(microseconds=1)
+        self._folder = folder
         self._watermark = int(_NEVER)
         self._runs: list[Run] = []  # sizes fall
 
@@ -56,6 +69,9 @@ class Seen:
         Args:
             identity: the identity's columns, n rows in the order of the log.
             times: int64[n], the events' times in microseconds since 1970.
+
+        Raises:
+            Unavailable: there is no room on the disk. What is held now is not to be gone on with.
         """
         if not len(times):
             return np.zeros(0, bool)
@@ -75,8 +91,23 @@ class Seen:
             self._settle(np.flatnonzero(suspect), first, second, times, new)
         self._watermark = max(self._watermark, int(times[new].max(initial=_NEVER)))
         kept = order[new[order]]
-        self._remember(first[kept], second[kept], times[kept])
+        self._add((first[kept], second[kept], times[kept]))
         return new
+
+    def remember(self, identity: pl.DataFrame, times: Int64s) -> None:
+        """Takes rows as admitted that were found new before, in whatever order.
+
+        Args:
+            identity: as for `admit`.
+            times: as for `admit`.
+
+        Raises:
+            Unavailable: as for `admit`.
+        """
+        first, second = hashes(identity)
+        order = np.argsort(first, kind="stable")
+        self._watermark = max(self._watermark, int(times.max(initial=_NEVER)))
+        self._add((first[order], second[order], times[order]))
 
     def _settle(
         self, suspects: Int64s, first: UInt64s, second: UInt64s, times: Int64s, new: NDArray[np.bool_]
@@ -109,30 +140,63 @@ class Seen:
                     known.setdefault((int(run[at]), int(second[at])), []).append(int(times[at]))
         return known
 
-    def _remember(self, first: UInt64s, second: UInt64s, times: Int64s) -> None:
+    def _add(self, run: Run) -> None:
         """Adds a sorted run; merges runs so that each is at least twice as long as the next, and forgets."""
-        run = (first, second, times)
         while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
-            run = self._recent(_merged(self._runs.pop(), run))
+            run = self._merged(self._runs.pop(), run)
         if len(run[0]):
             self._runs.append(run)
+
+    def _merged(self, one: Run, other: Run) -> Run:
+        """Both in one, sorted, but for what lies more than `within` behind the watermark."""
+        most = len(one[0]) + len(other[0])
+        pieces = (self._recent(_sorted(*pair)) for pair in _side_by_side(one, other))
+        return next(pieces) if most <= FEW else self._stored(pieces, most)
 
     def _recent(self, run: Run) -> Run:
         first, second, times = run
         recent = times >= self._watermark - self._within
         return run if recent.all() else (first[recent], second[recent], times[recent])
 
+    def _stored(self, pieces: Iterator[Run], most: int) -> Run:
+        """The pieces, of so many identities at most, as one run that lies in a file."""
+        end = 0
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                for piece in pieces:
+                    for number, column in enumerate(piece):
+                        file.seek(8 * (number * most + end))
+                        file.write(column.data)
+                    end += len(piece[0])
+                file.truncate(24 * most)
+                columns = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint64)
+        except OSError as error:
+            raise Unavailable(
+                f"the identities seen lately cannot be kept: {error.strerror}",
+                where=str(self._folder),
+                remedy="See that there is room on the disk, and that this user may write there.",
+            ) from error
+        first, second, times = columns.reshape(3, most)
+        return first[:end], second[:end], times[:end].view(np.int64)
 
-def _merged(one: Run, other: Run) -> Run:
-    """Both in one, sorted. No more is held meanwhile than the two and what they become."""
-    from_other = np.searchsorted(one[0], other[0], "right") + np.arange(len(other[0]))
-    from_one = np.ones(len(one[0]) + len(other[0]), bool)
-    from_one[from_other] = False
 
-    def column(of_one: Any, of_other: Any) -> Any:
-        made = np.empty(len(from_one), of_one.dtype)
-        made[from_one], made[from_other] = of_one, of_other
-        return made
+def _side_by_side(one: Run, other: Run) -> Iterator[tuple[Run, Run]]:
+    """Pieces of both, at most some FEW in length; all hashes of a piece come before all of the next."""
+    longer, shorter = (one, other) if len(one[0]) >= len(other[0]) else (other, one)
+    cuts = range(0, len(longer[0]), FEW)
+    starts = [0, *np.searchsorted(shorter[0], longer[0][cuts[1:]], "left").tolist()]
+    ends = zip([*cuts[1:], len(longer[0])], [*starts[1:], len(shorter[0])], strict=True)
+    for cut, start, (cut_end, end) in zip(cuts, starts, ends, strict=True):
+        yield _part(longer, cut, cut_end), _part(shorter, start, end)
 
-    first, second, times = (column(*pair) for pair in zip(one, other, strict=True))
-    return first, second, times
+
+def _sorted(one: Run, other: Run) -> Run:
+    first, second, times = (np.concatenate(pair) for pair in zip(one, other, strict=True))
+    order = np.argsort(first, kind="stable")  # of two sorted runs: it merges them
+    return first[order], second[order], times[order]
+
+
+def _part(run: Run, begin: int, end: int) -> Run:
+    first, second, times = run
+    return first[begin:end], second[begin:end], times[begin:end]
