@@ -42,7 +42,8 @@ class Broker:
         """Args:
         folder: an existing folder.
         port: the port to listen on; a free one where none is named.
-        password: where given, the port speaks TLS and lets in only user `headrace` with it.
+        password: where given, the port speaks TLS and lets in with it only users `headrace`, who may do
+            everything, and `guest`, who may do what access control lists allow.
         """
         self.port = port or free_port()
         self.url = f"kafka://127.0.0.1:{self.port}"
@@ -108,7 +109,8 @@ class Broker:
             "HEADRACE_KAFKA_SASL_PASSWORD": password,
             "HEADRACE_KAFKA_SSL_CA_LOCATION": str(authority),
         }
-        users = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_headrace="{password}";'
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        users = " ".join(f'user_{user}="{password}"' for user in ("headrace", "guest"))
         return {
             **self._values(
                 {
@@ -117,7 +119,9 @@ class Broker:
                 }
             ),
             "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.sasl_ssl.plain.sasl.jaas.config": users,
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f"{module} {users};",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:headrace;User:ANONYMOUS",  # that is the broker itself
             "listener.name.sasl_ssl.ssl.keystore.type": "PEM",
             "listener.name.sasl_ssl.ssl.keystore.location": identity,
         }

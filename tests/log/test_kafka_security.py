@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
 from services.kafka import Broker, broker
+from tests.events.clicks import Click, click
+from tests.events.killed import settings_of
 
-from headrace import lineage, log
+from headrace import lake, lineage, log
 from headrace.config.settings import Profile, Settings
+from headrace.declare.event import contract_of
+from headrace.events.ingest.forward import ForwardSink
+from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.log.kafka import KafkaLog
 
 PASSWORD = "correct-horse-7431"
 WRONG = "battery-staple-8812"
@@ -51,6 +66,46 @@ def test_who_has_the_password_appends_reads_and_shares(secured: Broker, tmp_path
         pass
     member.close()
     opened.close()
+
+
+def allow(opened: KafkaLog, what: ResourceType, prefix: str, *operations: AclOperation) -> None:
+    """Lets user `guest` do these things with what begins so."""
+    lists = [
+        AclBinding(what, prefix, ResourcePatternType.PREFIXED, "User:guest", "*", one, AclPermissionType.ALLOW)
+        for one in operations
+    ]
+    for done in opened._admin.create_acls(lists).values():
+        done.result(20)
+
+
+def test_who_has_the_rights_that_the_guide_names_ingests_and_forwards_from_a_topic_of_others(
+    secured: Broker, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    contract = contract_of(Click)
+    assert contract is not None
+    contract = replace(contract, topic="given.clicks", forward=("given.good", "given.refused"))
+    admin = KafkaLog(secured.url.removeprefix("kafka://"))
+    for topic in (contract.topic, *contract.forward):
+        admin.create(topic, 2)
+    reading = (AclOperation.DESCRIBE, AclOperation.READ)
+    allow(admin, ResourceType.TOPIC, "given.", *reading, AclOperation.WRITE)
+    allow(admin, ResourceType.TOPIC, "headrace.", *reading, AclOperation.WRITE, AclOperation.CREATE)
+    allow(admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
+    allow(admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE)
+    environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
+    opened = log.open(secured.url)
+    ingest = Ingest(contract, opened, lake.open(settings_of(tmp_path)), [ForwardSink(contract, opened)])
+    opened.append(contract.topic, [click(1), b"no click", click(2)])
+    got: list[Progress] = []
+    ingest.run(until_end=True, stop=threading.Event(), tell=got.append)
+    assert sum(one.good for one in got) == 2
+    assert sorted(opened.read("given.good", {0: 0, 1: 0}, 10).values) == [click(1), click(2)]
+    assert len(opened.read("given.refused", {0: 0, 1: 0}, 10)) == 1
+    with pytest.raises(Unavailable, match="may not make topic 'others'") as refused:
+        opened.create("others", 3)
+    assert "log partitions (3?)" in str(refused.value)
+    for one in (opened, admin):
+        one.close()
 
 
 @pytest.mark.parametrize(

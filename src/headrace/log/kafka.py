@@ -37,7 +37,7 @@ except ImportError as missing:
         remedy="Install it: pip install 'headrace[kafka]'.",
     ) from missing
 
-from headrace.log.forward import Forwarder
+from headrace.log.kafka_forwarder import Forwarder
 from headrace.log.kafka_member import KafkaMember
 from headrace.log.kafka_reader import SECONDS, Reader, joined
 from headrace.log.kafka_writer import Writer
@@ -110,19 +110,31 @@ class KafkaLog:
         if partitions < 1:
             raise CallError(f"topic {topic!r} needs at least one log partition, not {partitions}")
         config = {"message.timestamp.type": "LogAppendTime", _RETENTION: _millis(retention)}
-        new = ck_admin.NewTopic(topic, partitions, replication_factor=-1, config=config)
+        made = self._make(topic, partitions, config)
+        if not made and retention is not None and self.retention(topic) != retention:
+            with self._reached():
+                self._keep(topic, retention)
+
+    def _make(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
+        """Makes the topic if it is not there; whether it was made."""
+        new = ck_admin.NewTopic(topic, partitions, replication_factor=-1, config=dict(config))
         with self._reached():
-            made = self._admin.create_topics([new], operation_timeout=SECONDS)[topic]
             try:
-                made.result(SECONDS)
+                self._admin.create_topics([new], operation_timeout=SECONDS)[topic].result(SECONDS)
+                made = True
             except ck.KafkaException as error:
-                if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
+                code = error.args[0].code()
+                if code == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED and topic not in self.topics():
+                    raise Unavailable(
+                        f"this user may not make topic {topic!r}",
+                        where=f"kafka://{self._brokers}",
+                        remedy=f"Have it made with log partitions ({partitions}?), or let this user make it.",
+                    ) from error
+                if code not in (ck.KafkaError.TOPIC_ALREADY_EXISTS, ck.KafkaError.TOPIC_AUTHORIZATION_FAILED):
                     raise
-                self._until_known(topic)
-                if retention is not None and self.retention(topic) != retention:
-                    self._keep(topic, retention)
-            else:
-                self._until_known(topic)
+                made = False
+            self._until_known(topic)
+        return made
 
     def grow(self, topic: str, partitions: int) -> None:
         """Gives a topic more log partitions, up to so many; keys then go to others than before.
@@ -250,7 +262,12 @@ class KafkaLog:
 
     def forwarder(self, name: str, partitions: int) -> Forwarder:
         """What forwards records to other topics in transactions that hold a position as well."""
-        return Forwarder(self, self._config, name, partitions)
+
+        def have(count: int) -> None:
+            self._make(name, count, {"cleanup.policy": "compact", "segment.ms": "3600000"})
+            self.grow(name, count)
+
+        return Forwarder(self._config, name, partitions, have)
 
     def close(self) -> None:
         with self._lock:

@@ -9,21 +9,17 @@ those who read committed records, whatever dies or hangs.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import confluent_kafka as ck
-from confluent_kafka import admin as ck_admin
 
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.faults import reach
 from headrace.log.kafka_reader import COMMITTED, SECONDS
 from headrace.log.kafka_writer import Record, produce
-
-if TYPE_CHECKING:
-    from headrace.log.kafka import KafkaLog
 
 __all__ = ["Forwarder"]
 
@@ -40,22 +36,24 @@ class Forwarder:
     """Forwards what comes from the log partitions of one topic. One thread at a time.
 
     Args:
-        log: where all lies.
         config: the clients' settings.
         name: of the forwarding, and of the topic of its positions; of two with the same name the later
             fences the earlier.
         partitions: how many log partitions are forwarded.
+        have: sees to it that the topic of the positions has so many log partitions.
     """
 
-    def __init__(self, log: KafkaLog, config: Mapping[str, Any], name: str, partitions: int) -> None:
-        self._log = log
+    def __init__(
+        self, config: Mapping[str, Any], name: str, partitions: int, have: Callable[[int], None]
+    ) -> None:
         self._config = config
+        self._have = have
         self._name = name
         self._partitions = range(partitions)
         self._producers: dict[int, ck.Producer] = {}
         self._positions: dict[int, bytes] = {}
         self._next: defaultdict[int, int] = defaultdict(int)
-        self._make_topic()
+        have(partitions)
         self._consumer = ck.Consumer({**config, **COMMITTED, "fetch.wait.max.ms": 20})
 
     def positions(self) -> dict[int, bytes]:
@@ -72,7 +70,7 @@ class Forwarder:
         """
         if partition not in self._partitions:  # the topic has got more of them meanwhile
             self._partitions = range(partition + 1)
-            self._log.grow(self._name, partition + 1)
+            self._have(partition + 1)
         if partition not in self._producers:
             producer = ck.Producer(
                 {
@@ -146,20 +144,6 @@ class Forwarder:
                 if waiting and monotonic() > deadline:
                     raise Unavailable(f"Kafka did not tell the positions in {SECONDS:g} s", where=self._name)
             self._consumer.unassign()
-
-    def _make_topic(self) -> None:
-        if self._name not in self._log.topics():
-            config = {"cleanup.policy": "compact", "segment.ms": "3600000"}
-            new = ck_admin.NewTopic(self._name, len(self._partitions), replication_factor=-1, config=config)
-            admin = ck_admin.AdminClient(dict(self._config))
-            with _reached():
-                try:
-                    admin.create_topics([new], operation_timeout=SECONDS)[self._name].result(SECONDS)
-                except ck.KafkaException as error:
-                    if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
-                        raise
-        self._log.create(self._name)  # waits until every broker knows it
-        self._log.grow(self._name, len(self._partitions))
 
 
 @contextmanager
