@@ -13,6 +13,8 @@ from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
+    AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
 )
@@ -27,7 +29,7 @@ from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.run import Dataset, recorder_added, run
-from headrace.log.kafka import KafkaLog
+from headrace.log.kafka_cluster import Cluster
 
 PASSWORD = "correct-horse-7431"
 WRONG = "battery-staple-8812"
@@ -68,13 +70,13 @@ def test_who_has_the_password_appends_reads_and_shares(secured: Broker, tmp_path
     opened.close()
 
 
-def allow(opened: KafkaLog, what: ResourceType, prefix: str, *operations: AclOperation) -> None:
+def allow(admin: AdminClient, what: ResourceType, prefix: str, *operations: AclOperation) -> None:
     """Lets user `guest` do these things with what begins so."""
     lists = [
         AclBinding(what, prefix, ResourcePatternType.PREFIXED, "User:guest", "*", one, AclPermissionType.ALLOW)
         for one in operations
     ]
-    for done in opened._admin.create_acls(lists).values():
+    for done in admin.create_acls(lists).values():
         done.result(20)
 
 
@@ -84,14 +86,14 @@ def test_who_has_the_rights_that_the_guide_names_ingests_and_forwards_from_a_top
     contract = contract_of(Click)
     assert contract is not None
     contract = replace(contract, topic="given.clicks", forward=("given.good", "given.refused"))
-    admin = KafkaLog(secured.url.removeprefix("kafka://"))
+    cluster = Cluster(secured.url.removeprefix("kafka://"))
     for topic in (contract.topic, *contract.forward):
-        admin.create(topic, 2)
+        cluster.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
     reading = (AclOperation.DESCRIBE, AclOperation.READ)
-    allow(admin, ResourceType.TOPIC, "given.", *reading, AclOperation.WRITE)
-    allow(admin, ResourceType.TOPIC, "headrace.", *reading, AclOperation.WRITE, AclOperation.CREATE)
-    allow(admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
-    allow(admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE)
+    allow(cluster.admin, ResourceType.TOPIC, "given.", *reading, AclOperation.WRITE)
+    allow(cluster.admin, ResourceType.TOPIC, "headrace.", *reading, AclOperation.WRITE, AclOperation.CREATE)
+    allow(cluster.admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
+    allow(cluster.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE)
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
     opened = log.open(secured.url)
     ingest = Ingest(contract, opened, lake.open(settings_of(tmp_path)), [ForwardSink(contract, opened)])
@@ -104,8 +106,7 @@ def test_who_has_the_rights_that_the_guide_names_ingests_and_forwards_from_a_top
     with pytest.raises(Unavailable, match="may not make topic 'others'") as refused:
         opened.create("others", 3)
     assert "log partitions (3?)" in str(refused.value)
-    for one in (opened, admin):
-        one.close()
+    opened.close()
 
 
 @pytest.mark.parametrize(

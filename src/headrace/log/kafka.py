@@ -1,8 +1,7 @@
 """The log on Kafka (see headrace.log.port.Log), through librdkafka.
 
 Appends are transactions: threads that append at the same time share one, so that the broker is
-waited for once. Readers are read_committed. What else the clients need (TLS, SASL) comes from the
-environment: HEADRACE_KAFKA_SECURITY_PROTOCOL is librdkafka's `security.protocol`, and so on.
+waited for once. Readers are read_committed.
 
 A record's arrival is the broker's append time where the topic says so (those made here do), else
 the time its producer gave it; either stays the same whenever the record is read again.
@@ -11,8 +10,6 @@ the time its producer gave it; either stays the same whenever the record is read
 from __future__ import annotations
 
 import itertools
-import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
-from headrace.kernel.errors import CallError, ProjectError, Unavailable
+from headrace.kernel.errors import CallError, Unavailable
 from headrace.log.partition import partition_of
 from headrace.log.port import Batch, Headers, check_lengths
 from headrace.log.slot import Slot
@@ -37,16 +34,16 @@ except ImportError as missing:
         remedy="Install it: pip install 'headrace[kafka]'.",
     ) from missing
 
+from headrace.log.kafka_cluster import SECONDS, Cluster
 from headrace.log.kafka_forwarder import Forwarder
 from headrace.log.kafka_member import KafkaMember
-from headrace.log.kafka_reader import SECONDS, Reader, joined
+from headrace.log.kafka_reader import Reader, joined
 from headrace.log.kafka_writer import Writer
 
 __all__ = ["KafkaLog"]
 
 READERS = 4  # consumers kept for each topic, each where its last batch ended
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_ENVIRONMENT = "HEADRACE_KAFKA_"
 # Nobody leads a log partition at the moment, or the client's picture of who does is older or newer
 # than the broker's, as when one comes or goes: ask again.
 _STALE = (
@@ -56,15 +53,7 @@ _STALE = (
     ck.KafkaError.UNKNOWN_LEADER_EPOCH,
     ck.KafkaError._NOENT,
 )
-_NOT_LET_IN = (
-    ck.KafkaError._AUTHENTICATION,
-    ck.KafkaError._SSL,
-    ck.KafkaError.SASL_AUTHENTICATION_FAILED,
-)
 _RETENTION = "retention.ms"
-_TRY = 1.0  # seconds for one try of the first contact
-_CONTACT = 10.0  # seconds that it may take
-_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -77,25 +66,7 @@ class KafkaLog:
     """
 
     def __init__(self, brokers: str) -> None:
-        self._brokers = brokers
-        self._config = {
-            "bootstrap.servers": brokers,
-            "logger": _logger,
-            "log_level": 2,  # what fails is raised here; each vain try to connect need not be told
-            "error_cb": self._hear,
-            **_from_environment(),
-        }
-        try:
-            self._admin = ck_admin.AdminClient(self._config)
-        except ck.KafkaException as error:
-            raise ProjectError(
-                f"Kafka's client does not take a setting: {_without_secrets(error.args[0].str())}",
-                where=f"the environment: {_ENVIRONMENT}*",
-                remedy="They are named after librdkafka's: HEADRACE_KAFKA_SASL_MECHANISM is sasl.mechanism.",
-            ) from None  # the client's own error may quote the setting
-        self._met = False
-        self._refused: str | None = None  # why the broker did not let us in
-        self._unreached: str | None = None  # why it was not reached, the last time
+        self._cluster = Cluster(brokers)
         self._counts: dict[str, int] = {}
         self._readers: dict[str, list[Reader]] = {}
         self._lock = threading.Lock()
@@ -112,22 +83,22 @@ class KafkaLog:
         config = {"message.timestamp.type": "LogAppendTime", _RETENTION: _millis(retention)}
         made = self._make(topic, partitions, config)
         if not made and retention is not None and self.retention(topic) != retention:
-            with self._reached():
+            with self._cluster.reached():
                 self._keep(topic, retention)
 
     def _make(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
         """Makes the topic if it is not there; whether it was made."""
         new = ck_admin.NewTopic(topic, partitions, replication_factor=-1, config=dict(config))
-        with self._reached():
+        with self._cluster.reached():
             try:
-                self._admin.create_topics([new], operation_timeout=SECONDS)[topic].result(SECONDS)
+                self._cluster.admin.create_topics([new], operation_timeout=SECONDS)[topic].result(SECONDS)
                 made = True
             except ck.KafkaException as error:
                 code = error.args[0].code()
                 if code == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED and topic not in self.topics():
                     raise Unavailable(
                         f"this user may not make topic {topic!r}",
-                        where=f"kafka://{self._brokers}",
+                        where=self._cluster.where,
                         remedy=f"Have it made with log partitions ({partitions}?), or let this user make it.",
                     ) from error
                 if code not in (ck.KafkaError.TOPIC_ALREADY_EXISTS, ck.KafkaError.TOPIC_AUTHORIZATION_FAILED):
@@ -146,8 +117,8 @@ class KafkaLog:
         self.identity(topic)
         if self.partitions(topic) >= partitions:
             return
-        with self._reached():
-            more = self._admin.create_partitions([ck_admin.NewPartitions(topic, partitions)])[topic]
+        with self._cluster.reached():
+            more = self._cluster.admin.create_partitions([ck_admin.NewPartitions(topic, partitions)])[topic]
             try:
                 more.result(SECONDS)
             except ck.KafkaException as error:
@@ -159,8 +130,8 @@ class KafkaLog:
     def retention(self, topic: str) -> timedelta | None:
         self.partitions(topic)
         of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic)
-        with self._reached():
-            found = self._admin.describe_configs([of])[of].result(SECONDS)[_RETENTION]
+        with self._cluster.reached():
+            found = self._cluster.admin.describe_configs([of])[of].result(SECONDS)[_RETENTION]
         millis = int(found.value)
         return None if millis < 0 else timedelta(milliseconds=millis)
 
@@ -169,33 +140,33 @@ class KafkaLog:
             _RETENTION, _millis(retention), incremental_operation=ck_admin.AlterConfigOpType.SET
         )
         of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-        self._admin.incremental_alter_configs([of])[of].result(SECONDS)
+        self._cluster.admin.incremental_alter_configs([of])[of].result(SECONDS)
 
     def topics(self) -> list[str]:
-        with self._reached():
-            names = self._admin.list_topics(timeout=SECONDS).topics
+        with self._cluster.reached():
+            names = self._cluster.admin.list_topics(timeout=SECONDS).topics
         return sorted(name for name in names if not name.startswith("__"))
 
     def identity(self, topic: str) -> str:
-        with self._reached():
+        with self._cluster.reached():
             try:
                 return str(self._told(topic, self._topic_id))
             except ck.KafkaException as error:
                 if error.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise _no_topic(topic, self._brokers) from error
+                    raise _no_topic(topic, self._cluster.where) from error
                 raise
 
     def _topic_id(self, topic: str) -> ck.Uuid:
-        told = self._admin.describe_topics(ck.TopicCollection([topic]))[topic].result(SECONDS)
+        told = self._cluster.admin.describe_topics(ck.TopicCollection([topic]))[topic].result(SECONDS)
         self._counts[topic] = len(told.partitions)  # it may have got more
         return told.topic_id
 
     def partitions(self, topic: str) -> int:
         if topic not in self._counts:
-            with self._reached():
-                found = self._admin.list_topics(timeout=SECONDS).topics.get(topic)
+            with self._cluster.reached():
+                found = self._cluster.admin.list_topics(timeout=SECONDS).topics.get(topic)
             if found is None or found.error is not None:
-                raise _no_topic(topic, self._brokers)
+                raise _no_topic(topic, self._cluster.where)
             self._counts[topic] = len(found.partitions)
         return self._counts[topic]
 
@@ -217,22 +188,22 @@ class KafkaLog:
                 values, keys or [None] * len(values), headers or [None] * len(values), strict=True
             )
         ]
-        with self._reached():
+        with self._cluster.reached():
             with self._lock:
                 if self._writer is None or self._writer.broken:
-                    self._writer = Writer(self._config)
+                    self._writer = Writer(self._cluster.config)
                 writer = self._writer
             return writer.append(records)
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
         self.partitions(topic)
-        with self._reached(), self._reader(topic, offsets) as reader:
+        with self._cluster.reached(), self._reader(topic, offsets) as reader:
             found = reader.kept(limit) or reader.read(self._ends(topic, offsets), limit)
             return joined(found, reader.next_offsets())
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
         self.partitions(topic)
-        with self._reached(), self._reader(topic, offsets) as reader:
+        with self._cluster.reached(), self._reader(topic, offsets) as reader:
             return reader.wait(self._ends(topic, offsets), timeout)
 
     def start(self, topic: str) -> dict[int, int]:
@@ -246,10 +217,10 @@ class KafkaLog:
         parts = [ck.TopicPartition(topic, p, offset) for p, offset in offsets.items()]
 
         def trimmed(_: str) -> None:
-            for one in self._admin.delete_records(parts, request_timeout=SECONDS).values():
+            for one in self._cluster.admin.delete_records(parts, request_timeout=SECONDS).values():
                 one.result(SECONDS)
 
-        with self._reached():
+        with self._cluster.reached():
             self._told(topic, trimmed)
 
     def join(
@@ -257,8 +228,8 @@ class KafkaLog:
     ) -> KafkaMember:
         self.partitions(topic)
         slot = Slot(folder, f"{group}-{topic}")
-        with self._reached():
-            return KafkaMember(self._config, topic, group, slot, settle)
+        with self._cluster.reached():
+            return KafkaMember(self._cluster.config, topic, group, slot, settle)
 
     def forwarder(self, name: str, partitions: int) -> Forwarder:
         """What forwards records to other topics in transactions that hold a position as well."""
@@ -267,7 +238,7 @@ class KafkaLog:
             self._make(name, count, {"cleanup.policy": "compact", "segment.ms": "3600000"})
             self.grow(name, count)
 
-        return Forwarder(self._config, name, partitions, have)
+        return Forwarder(self._cluster.config, name, partitions, have)
 
     def close(self) -> None:
         with self._lock:
@@ -289,10 +260,10 @@ class KafkaLog:
         asked = {ck.TopicPartition(topic, partition): which for partition in partitions}
 
         def bounds(_: str) -> dict[int, int]:
-            told = self._admin.list_offsets(asked, request_timeout=SECONDS)
+            told = self._cluster.admin.list_offsets(asked, request_timeout=SECONDS)
             return {one.partition: future.result(SECONDS).offset for one, future in told.items()}
 
-        with self._reached():
+        with self._cluster.reached():
             return self._told(topic, bounds)
 
     def _told(self, topic: str, ask: Callable[[str], T]) -> T:
@@ -310,7 +281,7 @@ class KafkaLog:
         """A topic is there, or has grown, before every broker tells of it: waits for its leaders."""
         deadline = monotonic() + SECONDS
         while monotonic() < deadline:
-            found = self._admin.list_topics(topic, timeout=SECONDS).topics[topic]
+            found = self._cluster.admin.list_topics(topic, timeout=SECONDS).topics[topic]
             leaders = [p.leader for p in found.partitions.values() if p.error is None]
             if (
                 found.error is None
@@ -319,7 +290,7 @@ class KafkaLog:
             ):
                 return
             sleep(0.02)
-        raise Unavailable(f"topic {topic!r} has no leader after {SECONDS:g} s", where=self._brokers)
+        raise Unavailable(f"topic {topic!r} has no leader after {SECONDS:g} s", where=self._cluster.where)
 
     @contextmanager
     def _reader(self, topic: str, offsets: Mapping[int, int]) -> Iterator[Reader]:
@@ -331,7 +302,7 @@ class KafkaLog:
             if reader is not None:
                 idle.remove(reader)
         if reader is None:
-            reader = Reader(self._config, topic)
+            reader = Reader(self._cluster.config, topic)
         try:
             reader.stand(offsets)
             yield reader
@@ -341,60 +312,10 @@ class KafkaLog:
         with self._lock:
             self._readers.setdefault(topic, []).append(reader)
 
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        try:
-            self._meet()
-            yield
-        except (ck.KafkaException, TimeoutError) as error:
-            said = error.args[0].str() if isinstance(error, ck.KafkaException) else "no answer in time"
-            self._admin.poll(0)
-            refused, self._refused = self._refused, None
-            why = refused or (None if self._met else self._unreached) or said
-            raise Unavailable(
-                f"Kafka {'did not do it' if self._met else 'is not reached'}: {_without_secrets(why)}",
-                where=f"kafka://{self._brokers}",
-                remedy="See that the broker runs, is reached from here, and lets this user in.",
-            ) from error
-
-    def _meet(self) -> None:
-        """The first contact: in short tries, so that a broker that does not let us in is told at once."""
-        deadline = monotonic() + _CONTACT
-        while not self._met:
-            try:
-                self._admin.list_topics(timeout=_TRY)
-                self._met = True
-            except ck.KafkaException:
-                self._admin.poll(0)
-                if self._refused is not None or monotonic() > deadline:
-                    raise
-
-    def _hear(self, error: ck.KafkaError) -> None:
-        if error.code() in _NOT_LET_IN:
-            self._refused = error.str()
-        elif error.code() in (ck.KafkaError._TRANSPORT, ck.KafkaError._RESOLVE):
-            self._unreached = error.str()
-
-
-def _from_environment() -> dict[str, str]:
-    """librdkafka's settings: HEADRACE_KAFKA_SASL_PASSWORD is `sasl.password`."""
-    return {
-        name.removeprefix(_ENVIRONMENT).lower().replace("_", "."): value
-        for name, value in os.environ.items()
-        if name.startswith(_ENVIRONMENT)
-    }
-
-
-def _without_secrets(text: str) -> str:
-    for name, value in _from_environment().items():
-        if any(word in name for word in ("password", "secret", "key", "token")):
-            text = text.replace(value, "***")
-    return text
-
 
 def _millis(retention: timedelta | None) -> str:
     return "-1" if retention is None else str(retention // timedelta(milliseconds=1))
 
 
-def _no_topic(topic: str, brokers: str) -> CallError:
-    return CallError(f"there is no topic {topic!r}", where=f"kafka://{brokers}")
+def _no_topic(topic: str, where: str) -> CallError:
+    return CallError(f"there is no topic {topic!r}", where=where)

@@ -18,7 +18,8 @@ import confluent_kafka as ck
 
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.faults import reach
-from headrace.log.kafka_reader import COMMITTED, SECONDS
+from headrace.log.kafka_cluster import SECONDS
+from headrace.log.kafka_reader import COMMITTED
 from headrace.log.kafka_writer import Record, produce
 
 __all__ = ["Forwarder"]

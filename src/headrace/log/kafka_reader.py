@@ -10,11 +10,11 @@ from typing import Any
 import confluent_kafka as ck
 import numpy as np
 
+from headrace.log.kafka_cluster import SECONDS
 from headrace.log.port import Batch
 
-__all__ = ["COMMITTED", "SECONDS", "Reader", "joined"]
+__all__ = ["COMMITTED", "Reader", "joined"]
 
-SECONDS = 30.0  # how long the broker may take to answer
 COMMITTED = {
     "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
     "enable.auto.commit": False,

@@ -11,7 +11,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from headrace.kernel.ids import new_id
-from headrace.log.kafka_reader import SECONDS
+from headrace.log.kafka_cluster import SECONDS
 from headrace.log.port import Headers
 
 __all__ = ["Record", "Writer", "produce"]
