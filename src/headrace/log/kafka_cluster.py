@@ -1,5 +1,9 @@
 """A Kafka cluster: how it is reached, and what is said where it is not.
 
+A broker that comes back may tell for a moment that there is no broker at all. librdkafka then forgets them
+all, and never finds one again (confluentinc/librdkafka#5301). So a client that got no answer is not
+gone on with: here, in the writer, the readers, the members and the forwarder.
+
 What the clients need beside its address (TLS, SASL) comes from the environment:
 HEADRACE_KAFKA_SECURITY_PROTOCOL is librdkafka's `security.protocol`, and so on.
 """
@@ -26,6 +30,7 @@ _NOT_LET_IN = (
     ck.KafkaError._SSL,
     ck.KafkaError.SASL_AUTHENTICATION_FAILED,
 )
+_NO_ANSWER = (ck.KafkaError._TRANSPORT, ck.KafkaError._TIMED_OUT, ck.KafkaError._ALL_BROKERS_DOWN)
 _TRY = 1.0  # seconds for one try of the first contact
 _CONTACT = 10.0  # seconds that it may take
 _logger = logging.getLogger(__name__)
@@ -78,6 +83,8 @@ class Cluster:
             self.admin.poll(0)
             refused, self._refused = self._refused, None
             why = refused or (None if self._met else self._unreached) or said
+            if self._met and (isinstance(error, TimeoutError) or error.args[0].code() in _NO_ANSWER):
+                self.admin = ck_admin.AdminClient(self.config)
             raise Unavailable(
                 f"Kafka {'did not do it' if self._met else 'is not reached'}: {_without_secrets(why)}",
                 where=self.where,

@@ -55,7 +55,7 @@ class Forwarder:
         self._positions: dict[int, bytes] = {}
         self._next: defaultdict[int, int] = defaultdict(int)
         have(partitions)
-        self._consumer = ck.Consumer({**config, **COMMITTED, "fetch.wait.max.ms": 20})
+        self._consumer = self._made_consumer()
 
     def positions(self) -> dict[int, bytes]:
         """Log partition → the position that was committed last, as far as that is known: of those that
@@ -127,24 +127,35 @@ class Forwarder:
 
     def _read(self, partitions: Sequence[int]) -> None:
         """Reads the positions of some log partitions, up to what is committed now."""
+        with _reached():
+            try:
+                self._read_to_end(partitions)
+            except BaseException:
+                self._consumer.close()
+                self._consumer = self._made_consumer()
+                raise
+
+    def _read_to_end(self, partitions: Sequence[int]) -> None:
         waiting = set(partitions)
         deadline = monotonic() + SECONDS
-        with _reached():
-            # Assigned anew each time: the end is told once an assignment.
-            self._consumer.assign([ck.TopicPartition(self._name, p, self._next[p]) for p in partitions])
-            while waiting:
-                for message in self._consumer.consume(10_000, 0.1):
-                    error = message.error()
-                    if error is None:
-                        self._positions[message.partition()] = message.value()
-                        self._next[message.partition()] = message.offset() + 1
-                    elif error.code() == ck.KafkaError._PARTITION_EOF:
-                        waiting.discard(message.partition())
-                    else:
-                        raise ck.KafkaException(error)
-                if waiting and monotonic() > deadline:
-                    raise Unavailable(f"Kafka did not tell the positions in {SECONDS:g} s", where=self._name)
-            self._consumer.unassign()
+        # Assigned anew each time: the end is told once an assignment.
+        self._consumer.assign([ck.TopicPartition(self._name, p, self._next[p]) for p in partitions])
+        while waiting:
+            for message in self._consumer.consume(10_000, 0.1):
+                error = message.error()
+                if error is None:
+                    self._positions[message.partition()] = message.value()
+                    self._next[message.partition()] = message.offset() + 1
+                elif error.code() == ck.KafkaError._PARTITION_EOF:
+                    waiting.discard(message.partition())
+                else:
+                    raise ck.KafkaException(error)
+            if waiting and monotonic() > deadline:
+                raise Unavailable(f"Kafka did not tell the positions in {SECONDS:g} s", where=self._name)
+        self._consumer.unassign()
+
+    def _made_consumer(self) -> ck.Consumer:
+        return ck.Consumer({**self._config, **COMMITTED, "fetch.wait.max.ms": 20})
 
 
 @contextmanager

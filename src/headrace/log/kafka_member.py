@@ -26,6 +26,7 @@ LONGEST_MS = 300_000  # how long it may not ask for its share
 REFRESH_MS = 10_000  # how long new log partitions of the topic may stay unnoticed
 LEAVE_SECONDS = 5.0  # how long the goodbye may take
 NAMESAKE_SECONDS = 60.0  # who loses its name sooner than this after joining has a namesake
+IDLE_SECONDS = 10.0  # how long it may have no share before it looks whether it still reaches the group
 _logger = logging.getLogger(__name__)
 
 
@@ -52,6 +53,7 @@ class KafkaMember:
         self._slot = slot
         self._settle = settle
         self._share: set[int] = set()
+        self._idle: float | None = None  # since when it has been looked at without a share
         self._name = {"group.instance.id": slot.name}
         self._consumer = self._subscribed()
 
@@ -68,7 +70,18 @@ class KafkaMember:
                 where=f"kafka://{self._config['bootstrap.servers']}",
             ) from error
         if fatal is not None:
+            # Another took its name. That may have been itself, twice, while a broker came back; or it
+            # is another machine of the same name and folder: then it goes on without a name that outlives it.
+            if monotonic() - self._joined < NAMESAKE_SECONDS:
+                self._name = {}
             self._join_again(fatal)
+        elif self._share:
+            self._idle = None
+        elif self._idle is None:
+            self._idle = monotonic()
+        elif monotonic() > self._idle + IDLE_SECONDS:
+            self._idle = None
+            self._look()
         return frozenset(self._share)
 
     def close(self) -> None:
@@ -81,14 +94,17 @@ class KafkaMember:
         self._consumer.close()
         self._slot.close()
 
-    def _join_again(self, fatal: str) -> None:
-        """After another took its name. That may have been itself, twice, while a broker came back; or it
-        is another machine of the same name and folder: then it goes on without a name that outlives it."""
-        _logger.warning("a member of %s joins again: %s", self._config["group.id"], fatal)
+    def _look(self) -> None:
+        """Joins again where no broker answers: the client may never find one (headrace.log.kafka_cluster)."""
+        try:
+            self._consumer.list_topics(self._topic, timeout=1.0)
+        except ck.KafkaException as error:
+            self._join_again(error.args[0].str())
+
+    def _join_again(self, why: str) -> None:
+        _logger.warning("a member of %s joins again: %s", self._config["group.id"], why)
         self._consumer.close()
         self._share.clear()
-        if monotonic() - self._joined < NAMESAKE_SECONDS:
-            self._name = {}
         self._consumer = self._subscribed()
 
     def _subscribed(self) -> ck.Consumer:

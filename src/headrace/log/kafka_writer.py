@@ -56,7 +56,8 @@ class Writer:
     """Appends in transactions: whoever comes first leads, and takes along those who came meanwhile.
 
     Attributes:
-        broken: a transaction could be neither committed nor aborted; nothing more goes through it.
+        broken: a transaction could not be committed, or what was begun not be aborted; nothing more goes
+            through it.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -116,14 +117,22 @@ class Writer:
         try:
             for n, record in enumerate(records):
                 produce(producer, record, delivered(n))
+        except ck.KafkaException:
+            self._abort()
+            raise
+        try:
             producer.commit_transaction(SECONDS)
         except ck.KafkaException:
-            try:
-                producer.abort_transaction(SECONDS)
-            except ck.KafkaException:
-                self.broken = True  # the broker ends it; who appends next gets a writer of its own
+            self.broken = True  # it may have lost the brokers for good (headrace.log.kafka_cluster)
+            self._abort()
             raise
         return positions
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(SECONDS)
+        except ck.KafkaException:
+            self.broken = True  # the broker ends it
 
     def close(self) -> None:
         """Ends it."""
