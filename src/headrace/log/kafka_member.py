@@ -53,7 +53,7 @@ class KafkaMember:
         self._slot = slot
         self._settle = settle
         self._share: set[int] = set()
-        self._idle: float | None = None  # since when it has been looked at without a share
+        self._served = monotonic()  # when it last had a share, or looked
         self._name = {"group.instance.id": slot.name}
         self._consumer = self._subscribed()
 
@@ -76,11 +76,9 @@ class KafkaMember:
                 self._name = {}
             self._join_again(fatal)
         elif self._share:
-            self._idle = None
-        elif self._idle is None:
-            self._idle = monotonic()
-        elif monotonic() > self._idle + IDLE_SECONDS:
-            self._idle = None
+            self._served = monotonic()
+        elif monotonic() > self._served + IDLE_SECONDS:
+            self._served = monotonic()
             self._look()
         return frozenset(self._share)
 
