@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from headrace.kernel.fingerprint import Sources, fingerprint
+from headrace.kernel.fingerprint import Sources, fingerprint, values_digest
 
 TABLES = '''
 """Tables."""
@@ -192,3 +195,202 @@ def test_it_is_the_same_in_another_process(shop: Path) -> None:
     )
     out = subprocess.run([sys.executable, "-c", script, str(shop)], capture_output=True, check=True, timeout=60)
     assert json.loads(out.stdout) == of(shop, "clean")
+
+
+IMPORT_EFFECTS = {
+    "__init__.py": "",
+    "base.py": """
+STAR = 1
+RATES = {"usd": 1}
+LIMIT = 5
+NAMES = []
+UNTOUCHED = {}
+
+class Registry:
+    def __init__(self):
+        self.functions = {}
+    def add(self, name):
+        def take_in(function):
+            self.functions[name] = function
+            return function
+        return take_in
+
+registry = Registry()
+HANDLERS = {}
+
+def handles(name):
+    def take_in(function):
+        HANDLERS[name] = function
+        return function
+    return take_in
+
+def set_limit(value):
+    global LIMIT
+    LIMIT = value
+
+def fill(names):
+    names.append("x")
+
+def fill_all():
+    fill_deeper()
+
+def fill_deeper():
+    NAMES.append("y")
+""",
+    "middle.py": "from shop.base import *\n",
+    "outer.py": "from shop.middle import *\n",
+    "patch.py": """
+from shop import base
+from shop.base import RATES, NAMES, fill, fill_all, handles, registry, set_limit
+RATES["eur"] = 2
+base.UNTOUCHED = {}
+fill(NAMES)
+set_limit(6)
+fill_all()
+if True:
+    RATES.update(chf=3)
+
+@registry.add("first")
+def first_rule(frame):
+    return frame + helper()
+
+def helper():
+    return 7
+
+@handles("second")
+def second_rule(frame):
+    return frame + 8
+""",
+    "tables.py": """
+from shop.outer import *
+from shop import base
+def star(): return STAR
+def rates(): return base.RATES["eur"]
+def limit(): return base.LIMIT
+def names(): return base.NAMES
+def rules(frame): return base.registry.functions["first"](frame)
+def handlers(frame): return base.HANDLERS["second"](frame)
+def nothing(): return 1
+""",
+}
+
+
+@pytest.fixture
+def effects(tmp_path: Path) -> Path:
+    for name, text in IMPORT_EFFECTS.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("function", "file", "old", "new"),
+    [
+        ("star", "base.py", "STAR = 1", "STAR = 2"),
+        ("rates", "patch.py", 'RATES["eur"] = 2', 'RATES["eur"] = 3'),
+        ("rates", "patch.py", "chf=3", "chf=4"),
+        ("limit", "patch.py", "set_limit(6)", "set_limit(7)"),
+        ("names", "patch.py", "fill(NAMES)", "fill(names=NAMES)"),
+        ("names", "base.py", 'names.append("x")', 'names.append("z")'),
+        ("names", "base.py", 'NAMES.append("y")', 'NAMES.append("z")'),
+        ("rules", "patch.py", "frame + helper()", "frame - helper()"),
+        ("rules", "patch.py", "return 7", "return 8"),
+        ("handlers", "patch.py", "frame + 8", "frame + 9"),
+    ],
+)
+def test_what_changes_an_object_when_a_module_is_imported_counts_for_it(
+    effects: Path, function: str, file: str, old: str, new: str
+) -> None:
+    functions = ("star", "rates", "limit", "names", "rules", "handlers", "nothing")
+    before = {name: of(effects, name) for name in functions}
+    edit(effects, file, old, new)
+    after = {name: of(effects, name) for name in functions}
+    assert {name for name in functions if before[name] != after[name]} == {function}
+
+
+def test_star_imports_in_a_circle_end(effects: Path) -> None:
+    (effects / "base.py").write_text("from shop.outer import *\n" + IMPORT_EFFECTS["base.py"])
+    assert "shop.base.STAR" in of(effects, "star")
+
+
+def load(folder: Path, name: str) -> tuple[ModuleType, Sources]:
+    """A module of one file, really imported, and its sources."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, Sources({name: folder / f"{name}.py"})
+
+
+FACTORY = """
+import functools
+import polars as pl
+
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+def make(number, expression, frame, scale, names, then):
+    def total(rows, extra=number):
+        return number, expression, frame, scale, names, then
+    return total
+
+def double(value):
+    return 2 * value
+
+VALUES = dict(
+    number=1,
+    expression=pl.col("a") + 1,
+    frame=pl.DataFrame({"a": [1] * 100}),
+    scale=Scale(2),
+    names={"x", "y", "z"},
+    then=functools.partial(double, 3),
+)
+plain = double
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("number", "2"),
+        ("expression", 'pl.col("a") + 2'),
+        ("frame", 'pl.DataFrame({"a": [1] * 99 + [2]})'),
+        ("scale", "Scale(3)"),
+        ("names", '{"x", "y"}'),
+        ("then", "functools.partial(double, 4)"),
+    ],
+)
+def test_the_values_that_a_function_was_made_with_count(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "factory.py").write_text(FACTORY)
+    module, sources = load(tmp_path, "factory")
+
+    def made(**changes: object) -> object:
+        return module.make(**{**module.VALUES, **changes})
+
+    before = fingerprint(made(), sources)
+    assert fingerprint(made(), sources) == before
+    changed = eval(value, vars(module))
+    assert fingerprint(made(**{name: changed}), sources) != before
+    assert values_digest(module.plain, sources) is None
+
+
+def test_the_values_are_told_alike_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "factory.py").write_text(FACTORY)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import factory, pathlib\n"
+        "from headrace.kernel.fingerprint import Sources, fingerprint\n"
+        "path = pathlib.Path(sys.argv[1]) / 'factory.py'\n"
+        "print(fingerprint(factory.make(**factory.VALUES), Sources({'factory': path})))"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from headrace.declare.event import Contract, contract_of
@@ -71,6 +72,9 @@ class Table:
         rowwise: f(a + b) = f(a) + f(b), so that it also runs on the stream.
         schema: a dataframely schema that every row published satisfies, or None.
         place: where it is declared.
+        reads_files: files that its code reads by itself, relative to the project's folder; another text
+            in one of them makes the table stale.
+        env: environment variables that its code reads; another value makes the table stale.
         current: it holds the current rows of the database's table that its contract is on; its function
             is not called (declare.changes.current).
     """
@@ -83,6 +87,8 @@ class Table:
     schema: type[dy.Schema] | None
     place: Place
     current: bool = False
+    reads_files: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
 
     def __call__(self, *frames: pl.LazyFrame, **options: Any) -> pl.LazyFrame:
         return self.function(*frames, **options)
@@ -99,12 +105,14 @@ def table(
     partition_by: Day | None = None,
     rowwise: bool = False,
     schema: type[dy.Schema] | None = None,
+    reads_files: str | Sequence[str] = (),
+    env: str | Sequence[str] = (),
 ) -> Callable[[Callable[..., pl.LazyFrame]], Table]:
     """Declares that the decorated function makes the table of its name (see Table for the arguments).
 
     Raises:
         ProjectError: `reads` names something that cannot be read, the function does not take one
-            frame for each, or a rowwise table reads several.
+            frame for each, a rowwise table reads several, or `reads_files` leads out of the project.
     """
 
     def declared(function: Callable[..., pl.LazyFrame]) -> Table:
@@ -118,9 +126,31 @@ def table(
             )
         if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
             raise ProjectError("a rowwise table reads one event or one table", where=str(place))
-        return Table(function.__name__, function, inputs, partition_by, rowwise, schema, place)
+        return Table(
+            function.__name__,
+            function,
+            inputs,
+            partition_by,
+            rowwise,
+            schema,
+            place,
+            reads_files=_files_in_project(reads_files, place),
+            env=(env,) if isinstance(env, str) else tuple(env),
+        )
 
     return declared
+
+
+def _files_in_project(paths: str | Sequence[str], place: Place) -> tuple[str, ...]:
+    listed = (paths,) if isinstance(paths, str) else tuple(paths)
+    for path in listed:
+        if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
+            raise ProjectError(
+                f"reads_files={path!r} leads out of the project",
+                where=str(place),
+                remedy="Name a file by its path from the folder of headrace.toml.",
+            )
+    return listed
 
 
 def _readable(one: Any, place: Place) -> Contract | Source | Table | str:

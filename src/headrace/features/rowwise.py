@@ -12,15 +12,25 @@ from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.fingerprint import Sources, fingerprint
+from headrace.kernel.fingerprint import Sources, fingerprint, outside_of
 
-__all__ = ["codes_of", "rows_of"]
+__all__ = ["code_of", "codes_of", "rows_of"]
 
 
 def codes_of(project: Project) -> dict[str, str]:
     """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
     sources = Sources(project_files(project.settings))
-    return {name: fingerprint(one.function, sources) for name, one in project.tables.items() if one.rowwise}
+    rowwise = [table for table in project.tables.values() if table.rowwise]
+    return {table.name: code_of(project, table, sources) for table in rowwise}
+
+
+def code_of(project: Project, table: Table, sources: Sources) -> str:
+    """The fingerprint of what a rowwise table's rows are made by: its function, and the files and variables
+    that it declares to read."""
+    if not (table.reads_files or table.env):
+        return fingerprint(table.function, sources)
+    outside = outside_of(project.settings.root, table.reads_files, table.env)
+    return fingerprint([table.function, outside], sources)
 
 
 def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.LazyFrame], pl.LazyFrame]:

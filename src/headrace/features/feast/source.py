@@ -19,8 +19,9 @@ from headrace.declare.place import Place
 from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.features.feast.types import declared_columns, of_arrow, value_type
+from headrace.features.rowwise import code_of
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.fingerprint import Sources, fingerprint
+from headrace.kernel.fingerprint import Sources
 
 __all__ = ["TableSource", "topics_of"]
 
@@ -114,7 +115,7 @@ class TableSource(DataSource):  # type: ignore[misc]
             declared = project.table(self.name)
         self.topics = topics_of(project, declared)
         if self.rowwise and isinstance(declared, Table):
-            self.code = fingerprint(declared.function, sources)
+            self.code = code_of(project, declared, sources)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableSource) and self._facts() == other._facts()

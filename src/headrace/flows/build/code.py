@@ -6,6 +6,7 @@ Each is a list of `piece digest` lines, so that a stage can name the function wh
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from headrace import __version__
@@ -15,40 +16,58 @@ from headrace.declare.event import Contract
 from headrace.declare.model import Model
 from headrace.declare.project import Project
 from headrace.declare.table import Table
-from headrace.kernel.fingerprint import Sources, digest, fingerprint
+from headrace.kernel.fingerprint import Sources, digest, fingerprint, outside_of, values_digest
 
 if TYPE_CHECKING:
     from headrace.features.plan import Plan
 
-__all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "text_digest"]
+__all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "is_current", "text_digest"]
 
 LOCKS = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
 
 
 def text_digest(settings: Settings) -> str:
-    """The digest of all that `code_of` is made from: the project's code without comments, its lock."""
+    """The digest of all that the project's modules are made from: their code without comments, the lock."""
     sources = Sources(project_files(settings))
     modules = {name: sources.pieces(name, "") for name in project_files(settings)}
     return digest([__version__, modules, _lock(settings)])
 
 
-def code_of(project: Project, settings: Settings) -> dict[str, Any]:
+def is_current(code: dict[str, Any], settings: Settings, text: str) -> bool:
+    """Whether fingerprints (code_of) are of this text and of the files and variables that tables now read."""
+    outside = code.get("outside", {})
+    return bool(code.get("text") == text and outside == outside_of(settings.root, **outside))
+
+
+def code_of(project: Project, settings: Settings, text: str) -> dict[str, Any]:
     """What pointers/code.json holds.
 
-    Its keys: `text` (text_digest), `lock`, `sources` (name → path), `topics` (topic → its table),
+    Args:
+        project: the project, loaded.
+        settings: whose project.
+        text: the text_digest of the files that it was loaded from.
+
+    Its keys: `text`, `outside` (outside_of), `lock`, `sources` (name → path), `topics` (topic → its table),
     `tables` (name → pieces), `reads` (table → [kind, name] of what it reads), `contracts` (table of the topic →
     fields), `features` (pieces), `models` (name → `labels`, `views`, `plan`, `refresh`, and
     the pieces `set`, `fit`, `gate`).
     """
     sources = Sources(project_files(settings))
     plans = _plans(project)
+    declared = project.tables.values()
+    outside = outside_of(
+        settings.root,
+        files=[path for table in declared for path in table.reads_files],
+        env=[name for table in declared for name in table.env],
+    )
     return {
-        "text": text_digest(settings),
+        "text": text,
+        "outside": outside,
         "lock": _lock(settings),
         "sources": {one.name: one.path for one in project.sources.values()},
         "topics": {one.topic: one.table for one in project.contracts.values()},
         "contracts": {one.table: _contract(one) for one in project.contracts.values()},
-        "tables": {name: _table(table, sources) for name, table in project.tables.items()},
+        "tables": {name: _table(project, table, sources, outside) for name, table in project.tables.items()},
         "reads": {name: [_read(one) for one in project.inputs(t)] for name, t in project.tables.items()},
         "features": _features(project, sources),
         "models": {
@@ -94,16 +113,30 @@ def _lines(pieces: dict[str, str]) -> list[str]:
     return [f"{name} {digest}" for name, digest in sorted(pieces.items())]
 
 
-def _table(table: Table, sources: Sources) -> list[str]:
-    function = table.function
-    module = function.__module__
-    pieces = sources.pieces(module, function.__qualname__.split(".")[0]) if sources.has(module) else {}
+def _table(project: Project, table: Table, sources: Sources, outside: dict[str, dict[str, str]]) -> list[str]:
+    module = table.function.__module__
+    pieces = sources.pieces(module, table.function.__qualname__.split(".")[0]) if sources.has(module) else {}
+    values = values_digest(table.function, sources)
+    if values is not None:
+        pieces[f"values that {table.name}() was made with"] = values
+    for module, name in _names_of(project, table, sources):
+        pieces |= sources.pieces(module, name)
     # What the decorator was given, also where the table was not made by a decorator.
     given: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:
-        given += [one.row_key for one in table.reads if isinstance(one, Contract)]
-    partition = fingerprint(given, sources)
-    return _lines({**pieces, f"@table of {table.name}": partition})
+        given += [contract.row_key for contract in table.reads if isinstance(contract, Contract)]
+    pieces[f"@table of {table.name}"] = fingerprint(given, sources)
+    pieces |= {f"file {path}": outside["files"][path] or "none" for path in table.reads_files}
+    pieces |= {f"variable {name}": outside["env"][name] or "none" for name in table.env}
+    return _lines(pieces)
+
+
+def _names_of(project: Project, table: Table, sources: Sources) -> Iterator[tuple[str, str]]:
+    """Where the table is bound to a name: `daily = make_daily(2)` is code of it as well."""
+    for module in project.modules:
+        for name, value in vars(module).items():
+            if value is table and sources.binds(module.__name__, name):
+                yield module.__name__, name
 
 
 def _model(model: Model, sources: Sources) -> dict[str, list[str]]:

@@ -19,11 +19,12 @@ __all__ = ["extra_files", "planned", "stages"]
 
 def stages(shop: Workshop) -> list[Stage]:
     """Every stage of the project as it now is."""
-    return stages_of(shop.code, shop.settings.project, extra_files(shop.settings))
+    read_by_tables = [name for name, held in shop.code["outside"]["files"].items() if held]
+    return stages_of(shop.code, shop.settings.project, (*extra_files(shop.settings), *read_by_tables))
 
 
 def extra_files(settings: Settings) -> tuple[str, ...]:
-    """What the code stage depends on beside the package: headrace.toml, and the locks there are."""
+    """What the code stage depends on beside the package and what tables read: headrace.toml, the locks."""
     from headrace.config.settings import FILE
     from headrace.flows.build.code import LOCKS
 

@@ -1,7 +1,8 @@
 """Nothing to do, decided by one digest before anything heavy is imported.
 
-The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, and
-the heads of the sources. A build that brought everything up to date keeps it in the state folder.
+The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, the
+files and environment variables that tables declare to read, and the heads of the sources. A build that
+brought everything up to date keeps it in the state folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from headrace.config.loader import project_files
 from headrace.config.settings import FILE, Settings
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
-from headrace.kernel.fingerprint import digest
+from headrace.kernel.fingerprint import digest, outside_of
 from headrace.kernel.time import now
 from headrace.lake.heads import heads
 
@@ -34,35 +35,41 @@ def nothing_new(settings: Settings) -> bool:
     if kept.get("due") is not None and now() >= datetime.fromisoformat(kept["due"]):
         return False
     found = heads(settings, kept["heads"])
-    return bool(found == kept["heads"] and digest_of(settings, kept["sources"]) == kept["digest"])
+    digest_now = digest_of(settings, kept["files"], kept["env"])
+    return bool(found == kept["heads"] and digest_now == kept["digest"])
 
 
-def remember(settings: Settings, used: dict[str, int], sources: list[str], due: datetime | None) -> None:
+def remember(
+    settings: Settings, used: dict[str, int], files: list[str], env: list[str], due: datetime | None
+) -> None:
     """Everything is up to date with these heads of the topics' tables and these sources.
 
     Args:
         settings: whose project.
         used: topic's table → the snapshot that was built on, which newer ones may have followed.
-        sources: the paths of the sources.
+        files: the paths of the sources, and of the files that tables read by themselves.
+        env: the environment variables that tables read.
         due: when inputs that are held back for `refresh` will be taken.
     """
     kept: dict[str, Any] = {
         "heads": used,
-        "sources": sources,
+        "files": files,
+        "env": env,
         "due": None if due is None else due.isoformat(),
-        "digest": digest_of(settings, sources),
+        "digest": digest_of(settings, files, env),
     }
     settings.made_state()
     write_whole(settings.place(_FILE), json.dumps(kept, sort_keys=True).encode())
 
 
-def digest_of(settings: Settings, sources: list[str]) -> str:
+def digest_of(settings: Settings, files: list[str], env: list[str]) -> str:
     """The digest of all but the heads."""
     from headrace.flows.build.code import LOCKS
 
     root = settings.root
     written = [root / name for name in (*_WRITTEN, *LOCKS) if (root / name).is_file()]
     texts = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
-    files = {str(path.relative_to(root)): path.read_text() for path in texts}
+    written_texts = {str(path.relative_to(root)): path.read_text() for path in texts}
     profile = [settings.profile_name, repr(settings.profile)]
-    return digest([__version__, profile, files, stamps(root, [*sources, "models"])])
+    outside = outside_of(root, env=env)
+    return digest([__version__, profile, written_texts, outside, stamps(root, [*files, "models"])])

@@ -69,7 +69,10 @@ def _step(shop: Workshop, pipeline: Pipeline, stage: Stage, progress: Progress) 
 
 
 def _due(shop: Workshop, stage: Stage) -> bool:
-    """Held-back inputs become due by the clock, which DVC does not look at."""
+    """What DVC does not look at: held-back inputs become due by the clock, fingerprints change with an
+    environment variable."""
+    if stage.kind == "code":
+        return shop.code != shop.pointers.read(stage.out)
     if stage.kind != "inputs":
         return False
     try:
@@ -94,8 +97,10 @@ def _drop_dangling(shop: Workshop) -> None:
 def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:
     used = {str(one["table"]): int(str(one["snapshot"])) for one in moved.values() if "table" in one}
     paths = sources.read_by_tables(shop.code)[1]
+    outside = shop.code["outside"]
     due = min((datetime.fromisoformat(one) for one in next_due(shop).values()), default=None)
-    remember(shop.settings, used, sorted(paths.values()), due)
+    read = sorted({*paths.values(), *outside["files"]})
+    remember(shop.settings, used, read, sorted(outside["env"]), due)
 
 
 @contextmanager

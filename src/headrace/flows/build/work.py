@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
 from headrace.flows.build import refresh
-from headrace.flows.build.code import code_of, fingerprint_of, text_digest
+from headrace.flows.build.code import code_of, fingerprint_of, is_current, text_digest
 from headrace.flows.build.graph import Stage, table_pointer
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.errors import ProjectError
@@ -57,9 +57,14 @@ class Workshop:
     def code(self) -> dict[str, Any]:
         """The project's fingerprints: those recorded, if its code is still the same, else anew."""
         recorded = self.pointers.read(CODE)
-        if recorded is not None and recorded.get("text") == text_digest(self.settings):
+        if recorded is not None and is_current(recorded, self.settings, self.text):
             return recorded
-        return code_of(self.project(), self.settings)
+        return code_of(self.project(), self.settings, self.text)
+
+    @cached_property
+    def text(self) -> str:
+        """The digest of the project's files when this process first looked at them."""
+        return text_digest(self.settings)
 
     @cached_property
     def lake(self) -> Lake:
@@ -69,13 +74,26 @@ class Workshop:
         return lake.open(self.settings)
 
     def project(self, *, features: bool = True) -> Project:
-        """The project; without features and models it loads 5 s faster."""
+        """The project; without features and models it loads 5 s faster.
+
+        Raises:
+            ProjectError: a file was edited since the fingerprints were taken, so that what is built would
+                be recorded as the work of another code.
+        """
         if True in self._projects:
             return self._projects[True]
         if features not in self._projects:
+            text = self.text  # before the modules are loaded
             if features:
                 import headrace.features.feast  # noqa: F401  (before the project's modules: quicker)
-            self._projects[features] = load_project(self.settings, without=() if features else ("feast",))
+            project = load_project(self.settings, without=() if features else ("feast",))
+            if text_digest(self.settings) != text:
+                raise ProjectError(
+                    "the project's code was edited while it was being read",
+                    where=str(self.settings.root / self.settings.project),
+                    remedy="Start again: nothing was built of half an edit.",
+                )
+            self._projects[features] = project
         return self._projects[features]
 
     def snapshot(self, table: str) -> int:

@@ -1,0 +1,137 @@
+"""Edits of code that a table reaches in other ways than by name: each makes the table stale, all of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.tiny import write
+
+from headrace import lake
+from headrace.config.settings import Settings, load_settings
+from headrace.flows.build.work import Workshop
+from headrace.kernel.errors import ProjectError
+
+TABLES = """
+import json, os
+from pathlib import Path
+import polars as pl
+from headrace import day, source, table
+from tiny import base
+
+prices = source("prices", "data/prices.csv")
+TAX = json.loads((Path(__file__).parents[1] / "tax.json").read_text())["tax"]
+
+def make(added):
+    @table(reads=prices)
+    def made_by_factory(prices):
+        return prices.select(pl.col("price").sum() + added)
+    return made_by_factory
+
+made_by_factory = make(1)
+
+@table(reads=prices)
+def patched(prices):
+    return prices.select(pl.col("price").sum() + base.ADDED["all"])
+
+@table(reads=prices, reads_files="tax.json")
+def taxed(prices):
+    return prices.select(pl.col("price").sum() + TAX)
+
+@table(reads=prices, env="TINY_ADDED")
+def from_environment(prices):
+    return prices.select(pl.col("price").sum() + int(os.environ.get("TINY_ADDED", "0")))
+"""
+NAMES = ("made_by_factory", "patched", "taxed", "from_environment")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Settings:
+    root = write(tmp_path / "project", TABLES)
+    (root / "tiny" / "base.py").write_text('ADDED = {"all": 0}\n')
+    (root / "tiny" / "patch.py").write_text('from tiny import base\nbase.ADDED["all"] = 10\n')
+    (root / "tiny" / "__init__.py").write_text("from tiny import patch\n")
+    (root / "tax.json").write_text('{"tax": 100}')
+    return load_settings(root)
+
+
+def build(settings: Settings, *arguments: str, **environment: str) -> list[str]:
+    """The tables that a build in a process of its own makes (or would make)."""
+    out = subprocess.run(
+        [sys.executable, "-m", "headrace.cli.main", "build", *arguments],
+        cwd=settings.root,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert out.returncode == 0, out.stderr
+    lines = [line.split()[0] for line in out.stdout.splitlines() if line.startswith("  ")]
+    return [line.removeprefix("table-") for line in lines]
+
+
+def totals(settings: Settings) -> dict[str, int]:
+    return {name: lake.open(settings).table(name).scan().collect().item() for name in NAMES}
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_each_way_to_reach_code_makes_its_table_stale_and_no_other(project: Settings) -> None:
+    assert sorted(build(project)) == sorted(NAMES)
+    assert totals(project) == {"made_by_factory": 4, "patched": 13, "taxed": 103, "from_environment": 3}
+    assert build(project) == []
+
+    edit(project.root / "tiny" / "tables.py", "make(1)", "make(1000)")
+    assert build(project, "--dry-run") == ["made_by_factory"]
+    assert build(project) == ["made_by_factory"]
+
+    edit(project.root / "tiny" / "patch.py", "= 10", "= 20")
+    assert build(project) == ["patched"]
+
+    (project.root / "tax.json").write_text('{"tax": 200}')
+    assert build(project, "--dry-run") == ["taxed"]
+    assert build(project) == ["taxed"]
+
+    assert build(project, "--dry-run", TINY_ADDED="7") == ["from_environment"]
+    assert build(project, TINY_ADDED="7") == ["from_environment"]
+    assert build(project, TINY_ADDED="7") == []
+    assert totals(project) == {"made_by_factory": 1003, "patched": 23, "taxed": 203, "from_environment": 10}
+
+
+def test_plain_dvc_repro_sees_a_file_that_a_table_reads(project: Settings) -> None:
+    build(project)
+    (project.root / "tax.json").write_text('{"tax": 300}')
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["dvc", "repro"], cwd=project.root, env={**os.environ, "PATH": path}, check=True, timeout=120
+    )
+    assert totals(project)["taxed"] == 303
+    assert build(project) == []
+
+
+def test_an_edit_between_the_fingerprint_and_the_import_stops_the_build(project: Settings) -> None:
+    context = Workshop(project)
+    assert context.text  # as a build does: what the files say is taken first
+    edit(project.root / "tiny" / "tables.py", "make(1)", "make(2)")
+    with pytest.raises(ProjectError, match="edited while it was being read"):
+        context.project(features=False)
+
+
+def test_a_file_outside_of_the_project_is_refused(project: Settings) -> None:
+    edit(project.root / "tiny" / "tables.py", '"tax.json")\ndef', '"../tax.json")\ndef')
+    out = subprocess.run(
+        [sys.executable, "-m", "headrace.cli.main", "build"],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert out.returncode != 0
+    assert "reads_files='../tax.json' leads out of the project" in out.stderr
