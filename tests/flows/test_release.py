@@ -1,14 +1,27 @@
 """release and rollback: arms as they are written, and aliases that follow."""
 
+import os
+from contextlib import contextmanager
+
 import pytest
-from tests.serving.small import make_project, plan_of
+from tests.serving.small import booster, make_project, plan_of, put_features, put_release
 
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
 from headrace.flows.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
-from headrace.kernel.errors import CallError, Refused
+from headrace.flows.running import Up, keep, locked
+from headrace.flows.status import status
+from headrace.http.serve import serve
+from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.time import now
+from headrace.registry.bundle import seal
+from headrace.registry.signing import signing_key
 from headrace.serving import release as releases
+from headrace.serving.endpoint import Endpoint
+from headrace.serving.models import Models
+from headrace.serving.release import Arm
+from headrace.training.trainers.xgboost import Encoding, Meta, save
 
 
 @pytest.mark.parametrize(
@@ -31,18 +44,24 @@ def test_what_is_no_arm_is_refused(text):
         parse_arm(text)
 
 
+def register(settings, folder, version, gate="passed", slope=1):
+    """A version of model purchase in the registry, its bundle real."""
+    (folder / "plan.json").write_bytes(encode_plan(plan_of()))
+    (folder / "training.json").write_text("{}")
+    columns = tuple(feature.column for feature in plan_of().features)
+    meta = Meta(encoding=Encoding(columns), parameters={"version": version}, rounds=5, base_rate=0.5)
+    save(folder / "model", booster(slope), meta)
+    registry = registries.open(settings)
+    assert registry.register("purchase", folder, metrics={}, params={}, tags={GATE: gate}) == version
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """A project with three versions of model purchase in its registry; the gate refused the third."""
     made = make_project(tmp_path_factory.mktemp("release") / "project")
-    registry = registries.open(made)
+    put_features(made, plan_of(), {7: (9.5, 190)})
     for version, gate in ((1, "passed"), (2, "passed"), (3, "refused")):
-        bundle = tmp_path_factory.mktemp("bundle")
-        (bundle / "plan.json").write_bytes(encode_plan(plan_of()))
-        (bundle / "model").mkdir()
-        (bundle / "model" / "model.ubj").write_bytes(b"%d" % version)
-        tags = {GATE: gate}
-        assert registry.register("purchase", bundle, metrics={}, params={}, tags=tags) == version
+        register(made, tmp_path_factory.mktemp("bundle"), version, gate)
     return made
 
 
@@ -61,12 +80,16 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     arms = [(arm.name, arm.version, round(arm.weight, 9), arm.shadow) for arm in canary.arms]
     assert arms == [("champion", 1, 0.9, False), ("challenger", 2, 0.1, False), ("shadow", 1, 0.0, True)]
     assert registry.version("purchase", "challenger").version == 2
-    assert moved_aliases(settings, ["purchase", "absent"]) == []
+    assert moved_aliases(settings) == []
 
     release(settings, "purchase", ["champion=2"], why="better")
     assert registry.version("purchase", "champion").version == 2
+    assert registry.alias("purchase", "challenger") is None  # the release has none
+    registry.set_alias("purchase", "challenger", 1)
+    assert moved_aliases(settings) == [Moved("purchase", "challenger", 1, None)]
+    registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert moved_aliases(settings, ["purchase"]) == [Moved("purchase", "champion", 1, 2)]
+    assert moved_aliases(settings) == [Moved("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -77,7 +100,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 
     back = rollback(settings, "purchase")
     assert (back.restores, back.arms) == (canary.id, canary.arms)
-    assert moved_aliases(settings, ["purchase"]) == []
+    assert moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
     log = logs.open(settings.log_url)
     assert len(releases.history(log, "purchase")) == 5
@@ -94,3 +117,96 @@ def test_a_share_is_needed_beside_the_champion(settings):
 def test_what_the_gate_refused_may_be_a_shadow_or_answer_by_override(settings):
     assert release(settings, "purchase", ["champion=1", "shadow=3"]).override is False
     assert release(settings, "purchase", ["champion=3"], why="we know better", override=True).override is True
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A project with real versions 1 (many views: yes) and 2 (few: yes), their features filled, 1 released."""
+    settings = make_project(tmp_path / "small")
+    for version, slope in ((1, 1), (2, -1)):
+        (tmp_path / str(version)).mkdir()
+        register(settings, tmp_path / str(version), version, slope=slope)
+    put_features(settings, plan_of(), {7: (9.5, 190), 8: (20.0, 10)})
+    put_release(settings, Arm(1))
+    return settings
+
+
+@contextmanager
+def running_endpoint(settings):
+    """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
+    endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
+    with locked(settings, os.getpid()), serve(endpoint.app, "127.0.0.1", 0) as served:
+        keep(settings, Up(os.getpid(), now(), served.url, "", "", {}))
+        yield
+    endpoint.close()
+
+
+def recorded(settings):
+    log = logs.open(settings.log_url)
+    try:
+        return releases.history(log, "purchase")
+    finally:
+        log.close()
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "said"),
+    [
+        (lambda bundle, key: (bundle / "plan.json").unlink(), Refused, "'plan.json' is missing"),
+        (lambda bundle, key: (bundle / "model" / "model.ubj").write_bytes(b"x"), Refused, "was changed"),
+        (
+            lambda bundle, key: ((bundle / "model" / "model.ubj").write_bytes(b"x"), seal(bundle, key)),
+            Refused,
+            "version 2 of model 'purchase' cannot answer requests: .*Invalid model format",
+        ),
+    ],
+)
+def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
+    harm(registries.open(small).place("purchase", 2), signing_key(small))
+    with pytest.raises(error, match=said):
+        release(small, "purchase", ["champion=2"])
+    assert len(recorded(small)) == 1
+
+
+def test_a_version_whose_features_were_never_filled_is_not_released(tmp_path):
+    settings = make_project(tmp_path / "empty")
+    (tmp_path / "bundle").mkdir()
+    register(settings, tmp_path / "bundle", 1)
+    with pytest.raises(Unavailable, match="version 1 of model 'purchase' cannot be tried"):
+        release(settings, "purchase", ["champion=1"])
+    assert recorded(settings) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
+    with running_endpoint(small):
+        made = release(small, "purchase", ["champion=2"])
+        found = status(small)
+        assert (found.failed, found.silent) == ({}, None)
+        assert rollback(small, "purchase").restores != made.id
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
+    release(small, "purchase", ["champion=2"])
+    with running_endpoint(small):
+        bundle = registries.open(small).place("purchase", 1)
+        (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
+        with pytest.raises(Refused, match="recorded, but the endpoint cannot take it up") as refused:
+            rollback(small, "purchase")
+        assert "was changed" in refused.value.what
+        failure = status(small).failed["purchase"]
+        assert failure.release == recorded(small)[-1].id
+        assert "was changed" in failure.why
+
+
+def test_status_tells_of_an_endpoint_that_does_not_answer(small):
+    with locked(small, os.getpid()):
+        keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
+        assert "does not answer" in status(small).silent
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_status_tells_an_alias_moved_by_hand_though_it_loads_no_models(small):
+    registries.open(small).set_alias("purchase", "champion", 2)
+    assert status(small).moved == (Moved("purchase", "champion", 2, 1),)

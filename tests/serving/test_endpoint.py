@@ -13,7 +13,7 @@ from tests.until import until
 from headrace import log
 from headrace.http.serve import serve
 from headrace.kernel.ids import id_time
-from headrace.serving import prediction_log
+from headrace.serving import prediction_log, release
 from headrace.serving.endpoint import Endpoint
 from headrace.serving.models import Models
 from headrace.serving.prediction_log import Prediction
@@ -145,11 +145,24 @@ def test_a_release_that_cannot_be_put_in_place_leaves_the_one_before(client, pro
     broken = put_bundle(project, boosters, 5, plan_of(), slope=1)
     (broken / "plan.json").write_bytes((broken / "plan.json").read_bytes() + b" ")
     put_release(project, Arm(5))
-    until(lambda: "changed" in client.get("/models").json()["failed"].get("purchase", ""), seconds=30)
+    until(lambda: "purchase" in client.get("/models").json()["failed"], seconds=30)
+    assert "changed" in client.get("/models").json()["failed"]["purchase"]["why"]
     assert client.post("/predict/purchase", json=ASKED).json()["version"] == 1
     put_release(project, Arm(2))
     until(lambda: client.post("/predict/purchase", json=ASKED).json()["version"] == 2, seconds=30)
     assert client.get("/models").json()["failed"] == {}
+
+
+def test_a_release_record_that_nothing_can_be_made_of_does_not_stop_the_following(client, project):
+    topics = log.open(project.log_url)
+    bad = msgspec.structs.replace(release.make("purchase", [Arm(2)], by="test", why=""), arms=[])
+    release.append(topics, bad)
+    topics.close()
+    until(lambda: "purchase" in client.get("/models").json()["failed"], seconds=30)
+    assert client.get("/models").json()["failed"]["purchase"]["release"] == bad.id
+    assert client.post("/predict/purchase", json=ASKED).json()["version"] == 1
+    put_release(project, Arm(2))
+    until(lambda: client.post("/predict/purchase", json=ASKED).json()["version"] == 2, seconds=30)
 
 
 def test_the_last_releases_are_kept_for_when_the_log_is_away(project):

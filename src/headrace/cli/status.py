@@ -38,10 +38,21 @@ def _print(found: Status) -> None:
         click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
     for moved in found.moved:
         stands = "is gone" if moved.stands_at is None else f"was moved to version {moved.stands_at}"
+        says = "has no such arm" if moved.released is None else f"says version {moved.released}"
+        share = ":0.1" if moved.alias == "challenger" else ""
         click.echo(
-            f"Alias {moved.alias} of {moved.model} {stands} by hand; the release in force says version"
-            f" {moved.released}.\n  To release what it stands for: headrace release {moved.model}"
-            f" {moved.alias}={moved.stands_at or moved.released}\n"
+            f"Alias {moved.alias} of {moved.model} {stands} by hand; the release in force {says}."
+            f"\n  To release what it stands for: headrace release {moved.model}"
+            f" {moved.alias}={moved.stands_at or moved.released}{share}\n"
+        )
+    if found.silent:
+        click.echo(
+            f"{found.silent}.\n  See what `headrace up` prints; start it again if it does not recover.\n"
+        )
+    for model, failure in found.failed.items():
+        click.echo(
+            f"Release {failure.release} of {model} could not be put in place; the one before it answers.\n"
+            f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
     _print_lineage(found)
     topics = [(one.topic, one.events, one.lag) for one in found.topics]

@@ -11,7 +11,9 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.events.ingest.facts import POSITION
-from headrace.kernel.errors import HeadraceError
+from headrace.flows.endpoint import describe
+from headrace.flows.running import running
+from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
@@ -67,12 +69,29 @@ def overview(settings: Settings, project: Project) -> Overview:
         made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.names()})]
         releases = Releases(log)
         releases.poll()
+        made.problems += _endpoint_problems(settings)
         made.releases = [releases.in_force[model] for model in sorted(releases.in_force)]
     except HeadraceError as error:
         made.problems.append(str(error))
     finally:
         log.close()
     return made
+
+
+def _endpoint_problems(settings: Settings) -> list[str]:
+    """What is wrong with the endpoint that runs: it does not answer, or could not take a release up."""
+    up = running(settings)
+    if up is None:
+        return []
+    try:
+        failed = describe(up).failed
+    except Unavailable as error:
+        return [str(error)]
+    return [
+        f"Release {failure.release} of {model} could not be put in place, the one before it answers:"
+        f" {failure.why}"
+        for model, failure in failed.items()
+    ]
 
 
 def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:

@@ -9,18 +9,26 @@ import getpass
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from headrace import lake
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.config.settings import Settings
+from headrace.features.plan import decode_plan
+from headrace.flows.endpoint import await_release
+from headrace.flows.running import running
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log
 from headrace.registry import Registry
 from headrace.serving import release as releases
-from headrace.serving.release import Arm, Release
+from headrace.serving.release import Arm, Release, Releases
+from headrace.serving.trial import try_release
+from headrace.training.training_set import TrainingSet
 
 __all__ = ["GATE", "Moved", "moved_aliases", "parse_arm", "release", "rollback"]
 
@@ -29,19 +37,26 @@ GATE = "headrace.gate"
 _SPEC = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<weight>[0-9.]+))?")
 
 
+_ROWS_TRIED = 20  # of each version
+
+
+class _TrainedOn(Struct):
+    training_set: TrainingSet | None = None
+
+
 class Moved(Struct, frozen=True):
     """An alias that somebody moved by hand.
 
     Attributes:
         model, alias: which.
         stands_at: the version it stands for now; None: it is gone.
-        released: the version that the release in force gave it.
+        released: the version that the release in force gave it; None: the release has no such arm.
     """
 
     model: str
     alias: str
     stands_at: int | None
-    released: int
+    released: int | None
 
 
 def parse_arm(text: str) -> tuple[str, int, float | None]:
@@ -73,7 +88,9 @@ def release(
     why: str = "",
     override: bool = False,
 ) -> Release:
-    """Puts a release of these arms in force; replicas take it up within a second.
+    """Puts a release of these arms in force, once every version of it has been tried on real rows.
+
+    Where the project's `up` runs, it returns when the endpoint answers by the release.
 
     Args:
         settings: of which project.
@@ -87,7 +104,9 @@ def release(
     Raises:
         CallError: an arm cannot be read, a version does not exist, there is no champion, or the
             shares do not add up to 1.
-        Refused: the gate refused a version that would answer.
+        Refused: the gate refused a version that would answer, or a version cannot answer: nothing is
+            recorded then. Or the endpoint that runs cannot take the release up.
+        Unavailable: the registry, the log or the online store is away, or a view holds no values yet.
     """
     log, registry = logs.open(settings.log_url), registries.open(settings)
     try:
@@ -96,7 +115,9 @@ def release(
         for arm in found:
             _check(registry, model, arm, override)
         made = releases.make(model, found, by=by or getpass.getuser(), why=why, override=override)
-        return _put(log, registry, made)
+        versions = {arm.version for arm in made.arms}
+        try_release(settings, made, {n: _real_requests(settings, registry, model, n) for n in versions})
+        return _put(settings, log, registry, made)
     finally:
         log.close()
 
@@ -106,24 +127,24 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
 
     Raises:
         CallError: there is none before.
+        Refused, Unavailable: the endpoint that runs cannot take it up.
     """
     log, registry = logs.open(settings.log_url), registries.open(settings)
     try:
         made = releases.going_back(log, model, by=by or getpass.getuser(), why=why or "rollback")
-        return _put(log, registry, made)
+        return _put(settings, log, registry, made)
     finally:
         log.close()
 
 
-def moved_aliases(settings: Settings, models: Sequence[str]) -> list[Moved]:
-    """The aliases that do not stand where the release in force put them."""
+def moved_aliases(settings: Settings) -> list[Moved]:
+    """The aliases that do not stand where the releases in force put them, of every model released."""
     log, registry = logs.open(settings.log_url), registries.open(settings)
     moved = []
     try:
-        for model in models:
-            present = releases.current(log, model)
-            if present is None:
-                continue
+        followed = Releases(log)
+        followed.poll()
+        for model, present in sorted(followed.in_force.items()):
             for alias, version in _aliases(present).items():
                 stands_at = registry.alias(model, alias)
                 if stands_at != version:
@@ -165,20 +186,41 @@ def _check(registry: Registry, model: str, arm: Arm, override: bool) -> None:
         )
 
 
-def _put(log: Log, registry: Registry, made: Release) -> Release:
+def _real_requests(settings: Settings, registry: Registry, model: str, version: int) -> list[dict[str, Any]]:
+    """Requests made of rows that the version was trained on; none where this lake does not have them."""
+    bundle = registry.bundle(model, version)
+    plan = decode_plan((bundle / "plan.json").read_bytes())
+    trained = msgspec.json.decode((bundle / "training.json").read_bytes(), type=_TrainedOn).training_set
+    if trained is None:
+        return []
+    names = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]
+    try:
+        rows = lake.open(settings).table(trained.table).scan(trained.snapshot)
+        return rows.select(names).drop_nulls().head(_ROWS_TRIED).collect().to_dicts()
+    except CallError:  # the version comes from another lake, or its rows have expired
+        return []
+
+
+def _put(settings: Settings, log: Log, registry: Registry, made: Release) -> Release:
     with run(f"release {made.model}") as this:
         partition, offset = releases.append(log, made)
         for alias, version in _aliases(made).items():
-            registry.set_alias(made.model, alias, version)
+            if version is None:
+                registry.delete_alias(made.model, alias)
+            else:
+                registry.set_alias(made.model, alias, version)
         for arm in made.arms:
             this.input(Dataset("model", f"{made.model}@{arm.version}"))
         this.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
         this.output(Dataset("endpoint", made.model))
         this.fact(release=made.id, by=made.by, why=made.why, override=made.override)
+    up = running(settings)
+    if up is not None:
+        await_release(up, made)
     return made
 
 
-def _aliases(made: Release) -> dict[str, int]:
-    """The aliases that a release sets: the champion, and the challenger where it has one."""
-    challengers = {arm.name: arm.version for arm in made.arms if arm.name == "challenger"}
-    return {"champion": releases.champion(made), **challengers}
+def _aliases(made: Release) -> dict[str, int | None]:
+    """The aliases that a release sets; None: it takes the alias away."""
+    challenger = next((arm.version for arm in made.arms if arm.name == "challenger"), None)
+    return {"champion": releases.champion(made), "challenger": challenger}

@@ -16,6 +16,7 @@ from headrace.events.alerts.alerts import Alert, open_alerts
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
+from headrace.flows.endpoint import describe
 from headrace.flows.release import Moved, moved_aliases
 from headrace.flows.running import Up, running
 from headrace.kernel.errors import ProjectError, Unavailable
@@ -24,6 +25,7 @@ from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.lineage.store import Health
 from headrace.log import Log
+from headrace.serving.models import Failure
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
 
@@ -78,6 +80,8 @@ class Status:
         topics, tables: how fresh they are.
         alerts: what is refused at too high a rate now, the oldest first.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
+        failed: model → the release that the running endpoint could not take up; the one before answers.
+        silent: why the endpoint of the running `up` cannot be asked, or None.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
         building: the process of a running build, or None.
@@ -93,6 +97,8 @@ class Status:
     tables: tuple[TableStatus, ...]
     alerts: tuple[Alert, ...]
     moved: tuple[Moved, ...]
+    failed: dict[str, Failure]
+    silent: str | None
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -116,6 +122,8 @@ def status(settings: Settings) -> Status:
         )
     except Unavailable as error:
         blocked = str(error)
+    up = running(settings)
+    failed, silent = _failed_releases(up)
     lake = lakes.open(settings)
     log = logs.open(settings.log_url)
     try:
@@ -132,10 +140,12 @@ def status(settings: Settings) -> Status:
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
         alerts=alerts,
-        moved=_moved(settings, list(project.models)),
+        moved=_moved(settings),
+        failed=failed,
+        silent=silent,
         lineage=_lineage(settings),
         building=_building(settings),
-        up=running(settings),
+        up=up,
     )
 
 
@@ -170,9 +180,19 @@ def _held(settings: Settings) -> dict[str, datetime]:
     return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
 
 
-def _moved(settings: Settings, models: list[str]) -> tuple[Moved, ...]:
+def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
+    """The releases that the endpoint could not take up; why it cannot be asked, or None."""
+    if up is None:
+        return {}, None
     try:
-        return tuple(moved_aliases(settings, models))
+        return describe(up).failed, None
+    except Unavailable as error:
+        return {}, error.what
+
+
+def _moved(settings: Settings) -> tuple[Moved, ...]:
+    try:
+        return tuple(moved_aliases(settings))
     except Unavailable:  # MLflow is away, which doctor tells; status is not to fail for it
         return ()
 

@@ -206,6 +206,12 @@ class Registry:
         with _reached(self._settings):
             self.client.set_registered_model_alias(model, alias, str(version))
 
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Takes an alias of the model away, where there is one."""
+        if self.alias(model, alias) is not None:
+            with _reached(self._settings):
+                self.client.delete_registered_model_alias(model, alias)
+
     def place(self, model: str, version: int) -> Path:
         """Where the bundle of the version lies on this machine, if it does."""
         return self._settings.place("bundles", model, str(version))

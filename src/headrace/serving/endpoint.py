@@ -20,7 +20,7 @@ import msgspec
 from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.door import Door
-from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.errors import Unavailable
 from headrace.serving.answering import Answering
 from headrace.serving.models import Models, Served
 
@@ -63,7 +63,7 @@ class Endpoint:
         while not self._stop.wait(_FOLLOW):
             try:
                 self._models.poll()
-            except HeadraceError as error:  # what is in force stays so, and the next look may do better
+            except Exception as error:  # what is in force stays so, and the next look may do better
                 _log.error("the releases cannot be followed: %s", error)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,9 +111,9 @@ class Endpoint:
     def _served(self, model: str) -> Served:
         served = self._models.served.get(model)
         if served is None:
-            why = self._models.failed.get(model)
-            if why is not None:
-                raise Unavailable(f"no release of model {model!r} could be put in place: {why}")
+            failure = self._models.failed.get(model)
+            if failure is not None:
+                raise Unavailable(f"no release of model {model!r} could be put in place: {failure.why}")
             raise HttpError(
                 404,
                 "no_such_model",

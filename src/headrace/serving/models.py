@@ -13,20 +13,23 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from headrace import log as logs
 from headrace import registry
 from headrace.config.settings import Settings
 from headrace.features import online
+from headrace.features.online import OnlineStore
 from headrace.features.online.serve import Lookup
 from headrace.features.plan import Plan, decode_plan
 from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.registry import Registry
 from headrace.serving.protocol import Requests
 from headrace.serving.release import Arm, Release, Releases
 from headrace.serving.split import Split
 from headrace.training.trainers import xgboost
 
-__all__ = ["Loaded", "Models", "Served"]
+__all__ = ["Failure", "Loaded", "Models", "Served", "load_version"]
 
 _log = logging.getLogger("headrace.serving")
 _AGAIN = 5.0  # seconds until a release that could not be put in place is tried once more
@@ -55,6 +58,18 @@ class Loaded:
     columns: tuple[str, ...]
     lookup: Lookup
     predictor: Predictor
+
+
+class Failure(Struct, frozen=True):
+    """A release that could not be put in place.
+
+    Attributes:
+        release: its id.
+        why: what went wrong.
+    """
+
+    release: str
+    why: str
 
 
 class Served:
@@ -93,7 +108,7 @@ class Models:
 
     Attributes:
         served: model → what answers. It is replaced, never changed: take it once a request.
-        failed: model → why its last release could not be put in place; the one before stays.
+        failed: model → its last release, where that could not be put in place; the one before stays.
     """
 
     def __init__(self, settings: Settings, names: Sequence[str] = ()) -> None:
@@ -107,7 +122,7 @@ class Models:
         self._kept = settings.place("serving", "releases.json")
         self._tried: dict[str, tuple[str, float]] = {}
         self.served: dict[str, Served] = {}
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, Failure] = {}
         if not self._polled():
             self._wanted = _read(self._kept)
         self._put_in_place()
@@ -150,8 +165,8 @@ class Models:
             self._tried[model] = (release.id, time.monotonic())
             try:
                 served = Served(release, self._loaded(release, now))
-            except (HeadraceError, OSError, ValueError) as error:
-                self.failed = {**self.failed, model: str(error)}
+            except Exception as error:  # whatever is wrong with one release, the others are followed
+                self.failed = {**self.failed, model: Failure(release.id, _say(error))}
                 _log.error("release %s of %s cannot be put in place: %s", release.id, model, error)
                 continue
             self.failed = {name: why for name, why in self.failed.items() if name != model}
@@ -165,17 +180,31 @@ class Models:
         """The versions of the release; those that answer already are taken over."""
         have = {one.version: one for _, one in (*now.answering, *now.shadows)} if now else {}
         return {
-            arm.version: have.get(arm.version) or self._load(release.model, arm.version) for arm in release.arms
+            arm.version: have.get(arm.version)
+            or load_version(self._registry, self._store, release.model, arm.version)
+            for arm in release.arms
         }
 
-    def _load(self, model: str, version: int) -> Loaded:
-        bundle = self._registry.bundle(model, version)
-        plan = decode_plan((bundle / "plan.json").read_bytes())
-        self._store.prepare(plan)
-        predictor = xgboost.load(bundle / "model")
-        columns = tuple(feature.column for feature in plan.features)
-        predictor.predict(np.full((1, len(columns)), np.nan))  # the first call is slow: not a customer's
-        return Loaded(version, plan, columns, Lookup(plan, self._store), predictor)
+
+def load_version(registry: Registry, store: OnlineStore, model: str, version: int) -> Loaded:
+    """One version of a model, checked and ready to answer.
+
+    Raises:
+        CallError: there is no such version.
+        Refused: its bundle is not what was registered.
+        ProjectError: its features cannot be served.
+    """
+    bundle = registry.bundle(model, version)
+    plan = decode_plan((bundle / "plan.json").read_bytes())
+    store.prepare(plan)
+    predictor = xgboost.load(bundle / "model")
+    columns = tuple(feature.column for feature in plan.features)
+    predictor.predict(np.full((1, len(columns)), np.nan))  # the first call is slow: not a customer's
+    return Loaded(version, plan, columns, Lookup(plan, store), predictor)
+
+
+def _say(error: Exception) -> str:
+    return str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
 def _read(path: Path) -> dict[str, Release]:
