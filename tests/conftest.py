@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
+import hypothesis
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
 from services.kafka import broker as started_broker
 from services.server import Missing
+
+# The same examples in every run, and no clock: a busy machine fails no test. With
+# `--hypothesis-profile=default` other examples are tried.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.hookimpl(wrapper=True)

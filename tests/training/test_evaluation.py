@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from headrace.declare.metrics import METRICS, better
 from headrace.kernel.errors import ProjectError
-from headrace.training.evaluation import METRICS, better, evaluate, metric
+from headrace.training.evaluation import evaluate, metric
 
 
 @st.composite

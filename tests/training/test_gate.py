@@ -1,6 +1,7 @@
 import pytest
 
 from headrace.declare.gate import at_least, at_most, not_worse_than_champion
+from headrace.declare.search import Tune, choice, integers, loguniform
 from headrace.kernel.errors import ProjectError
 from headrace.training.gate import judge
 
@@ -38,5 +39,43 @@ def test_the_first_version_has_no_champion_to_fear() -> None:
 
 def test_no_rules_and_a_wrong_one() -> None:
     assert judge([], METRICS, None).passed
-    with pytest.raises(ProjectError, match="no metric 'auc'"):
-        judge([at_least("auc", 0.5)], METRICS, None)
+    with pytest.raises(ProjectError, match="no metric 'auc'") as refused:
+        at_least("auc", 0.5)
+    assert __file__ in refused.value.where
+
+
+def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> None:
+    for unknown, passed in (("fail", False), ("pass", True)):
+        rule = not_worse_than_champion("pr_auc", unknown=unknown)
+        verdict = judge([rule], METRICS, None, lacking=["facts__n"])
+        assert verdict.passed is passed
+        (note,) = verdict.notes
+        assert note.endswith("not compared: the champion reads facts__n, which the test rows do not have")
+    first = judge([not_worse_than_champion("pr_auc")], METRICS, None)
+    assert first.passed
+    assert "no champion yet" in first.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (lambda: at_least("rocauc", 0.7), "no metric 'rocauc'"),
+        (lambda: at_least("log_loss", 0.1), "less is better"),
+        (lambda: at_most("roc_auc", 0.9), "more is better"),
+        (lambda: at_least("roc_auc", 1.5), "between 0 and 1"),
+        (lambda: at_most("brier", float("nan")), "decides nothing"),
+        (lambda: not_worse_than_champion("auc"), "no metric 'auc'"),
+        (lambda: not_worse_than_champion("roc_auc", -0.1), "must be 0 or more"),
+        (lambda: not_worse_than_champion("roc_auc", float("nan")), "must be 0 or more"),
+        (lambda: not_worse_than_champion("roc_auc", unknown="maybe"), "must be 'fail' or 'pass'"),
+        (lambda: Tune("auc"), "no metric 'auc'"),
+        (lambda: Tune("roc_auc", trials=0), "must be 1 or more"),
+        (lambda: Tune("roc_auc", space={"eta": choice(0.1, float("nan"))}), "holds nan"),
+        (lambda: Tune("roc_auc", space={"eta": loguniform(0, 1)}), "begins at 0"),
+        (lambda: Tune("roc_auc", space={"depth": integers(5, 2)}), "from 5 to 2"),
+    ],
+)
+def test_a_rule_or_a_search_that_decides_nothing_is_refused_where_it_is_declared(declare, said) -> None:
+    with pytest.raises(ProjectError, match=said) as refused:
+        declare()
+    assert __file__ in refused.value.where

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Rule", "at_least", "at_most", "not_worse_than_champion"]
+from headrace.declare.metrics import find_metric
+from headrace.declare.place import Place
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["Rule", "Unknown", "at_least", "at_most", "not_worse_than_champion"]
+
+Unknown = Literal["fail", "pass"]
 
 
 @dataclass(frozen=True)
@@ -15,25 +22,70 @@ class Rule:
     Attributes:
         kind: `at_least` and `at_most` compare with `bound`; `not_worse_than_champion` with the
             champion's metric on the same test rows, less `bound`.
-        metric: a name of training.evaluation.
+        metric: a name of METRICS.
         bound: the number to compare with, or the tolerance.
+        unknown: what a rule says that cannot be compared: there is a champion, but it reads features that
+            the test rows do not have.
     """
 
     kind: Literal["at_least", "at_most", "not_worse_than_champion"]
     metric: str
     bound: float
+    unknown: Unknown = "fail"
 
 
 def at_least(metric: str, bound: float) -> Rule:
-    """The metric is at least `bound`."""
+    """The metric is at least `bound`.
+
+    Raises:
+        ProjectError: there is no such metric, less of it is better, or it never reaches `bound`.
+    """
+    _check(metric, bound, more_is_better=True, other=f"at_most({metric!r}, ...)", place=Place.of_caller())
     return Rule("at_least", metric, bound)
 
 
 def at_most(metric: str, bound: float) -> Rule:
-    """The metric is at most `bound`."""
+    """The metric is at most `bound`.
+
+    Raises:
+        ProjectError: there is no such metric, more of it is better, or it is never as low as `bound`.
+    """
+    _check(metric, bound, more_is_better=False, other=f"at_least({metric!r}, ...)", place=Place.of_caller())
     return Rule("at_most", metric, bound)
 
 
-def not_worse_than_champion(metric: str, tolerance: float = 0.0) -> Rule:
-    """The metric is no worse than the champion's on the same test rows, but for `tolerance`."""
-    return Rule("not_worse_than_champion", metric, tolerance)
+def not_worse_than_champion(metric: str, tolerance: float = 0.0, *, unknown: Unknown = "fail") -> Rule:
+    """The metric is no worse than the champion's on the same test rows, but for `tolerance`.
+
+    Args:
+        metric: which.
+        tolerance: how much worse it may be, 0 or more.
+        unknown: what the rule says where the champion cannot be tried on the test rows, because it reads
+            features that they do not have: `fail` or `pass`. Without a champion the rule passes.
+
+    Raises:
+        ProjectError: there is no such metric, or `tolerance` or `unknown` is something else.
+    """
+    place = Place.of_caller()
+    find_metric(metric, place)
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ProjectError(f"tolerance={tolerance!r} must be 0 or more", where=str(place))
+    if unknown not in ("fail", "pass"):
+        raise ProjectError(f"unknown={unknown!r} must be 'fail' or 'pass'", where=str(place))
+    return Rule("not_worse_than_champion", metric, tolerance, unknown)
+
+
+def _check(name: str, bound: float, *, more_is_better: bool, other: str, place: Place) -> None:
+    metric = find_metric(name, place)
+    if metric.more_is_better is not more_is_better:
+        better = "more" if metric.more_is_better else "less"
+        raise ProjectError(
+            f"of {name} {better} is better: this rule lets worse versions pass and stops better ones",
+            where=str(place),
+            remedy=f"Write {other}.",
+        )
+    if not metric.low <= bound <= metric.high:
+        raise ProjectError(
+            f"{name} lies between {metric.low:g} and {metric.high:g}, so the bound {bound!r} decides nothing",
+            where=str(place),
+        )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from headrace.declare.metrics import find_metric
+from headrace.declare.place import Place
+from headrace.kernel.errors import ProjectError
 
 __all__ = ["Choice", "Floats", "Integers", "Space", "Tune", "choice", "integers", "loguniform", "uniform"]
 
@@ -61,13 +66,39 @@ class Tune:
     """How hyperparameters are searched.
 
     Attributes:
-        metric: what the search maximises on the validation part (a name of training.evaluation).
+        metric: what the search improves on the validation part (a name of declare.metrics.METRICS).
         trials: how many settings are tried.
         space: parameter → its space; the others stay as the trainer says.
         seed: makes the search repeatable.
+
+    Raises:
+        ProjectError: there is no such metric, no trial, or a space holds a number that is not finite.
     """
 
     metric: str
     trials: int = 10
     space: Mapping[str, Space] = field(default_factory=dict)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        place = Place.of_caller(3)  # of_caller, this, __init__, the project
+        find_metric(self.metric, place)
+        if self.trials < 1:
+            raise ProjectError(f"trials={self.trials!r} must be 1 or more", where=str(place))
+        for name, space in self.space.items():
+            numbers = space.values if isinstance(space, Choice) else (space.low, space.high)
+            if not numbers:
+                raise ProjectError(f"the space of {name!r} has no values", where=str(place))
+            for number in numbers:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ProjectError(f"the space of {name!r} holds {number}", where=str(place))
+            if not isinstance(space, Choice) and space.low > space.high:
+                raise ProjectError(
+                    f"the space of {name!r} goes from {space.low} to {space.high}", where=str(place)
+                )
+            if isinstance(space, Floats) and space.log and space.low <= 0:
+                raise ProjectError(
+                    f"the space of {name!r} is logarithmic and begins at {space.low}",
+                    where=str(place),
+                    remedy="Begin it above 0.",
+                )

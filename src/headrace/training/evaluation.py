@@ -12,21 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headrace.kernel.errors import ProjectError
+from headrace.declare.metrics import find_metric
 
-__all__ = ["METRICS", "Bin", "Curves", "Evaluation", "better", "evaluate", "metric"]
+__all__ = ["Bin", "Curves", "Evaluation", "evaluate", "metric"]
 
 Floats = npt.NDArray[np.float64]
-
-METRICS = {
-    "roc_auc": True,
-    "pr_auc": True,
-    "accuracy_at_base_rate": True,
-    "log_loss": False,
-    "brier": False,
-    "calibration_error": False,
-}
-"""The metrics, and whether more is better."""
 
 _BINS = 10
 _POINTS = 200
@@ -53,7 +43,7 @@ class Evaluation(Struct, frozen=True):
     Attributes:
         rows: how many rows.
         base_rate: the share of rows whose target is 1.
-        metrics: by the names of METRICS.
+        metrics: by the names of declare.metrics.METRICS.
         calibration: tenths of the rows, from the lowest scores to the highest.
         curves: for plots.
     """
@@ -99,20 +89,8 @@ def metric(name: str, target: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         return _pr_auc(_counted(truth, said))
     if name == "log_loss":
         return _log_loss(truth, said)
-    known(name)
+    find_metric(name)
     return evaluate(truth, said).metrics[name]
-
-
-def known(name: str) -> str:
-    """The name, if there is a metric of it. Raises ProjectError otherwise."""
-    if name not in METRICS:
-        raise ProjectError(f"there is no metric {name!r}", remedy=f"Metrics: {', '.join(METRICS)}.")
-    return name
-
-
-def better(name: str) -> str:
-    """`max` where more of the metric is better, else `min`. Raises ProjectError for no metric."""
-    return "max" if METRICS[known(name)] else "min"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from headrace.declare.gate import Rule
-from headrace.training.evaluation import METRICS, known
+from headrace.declare.metrics import find_metric
 
 __all__ = ["RuleResult", "Verdict", "judge"]
 
@@ -19,8 +19,9 @@ class RuleResult(Struct, frozen=True):
         rule: the rule, as a sentence.
         metric: the metric it looks at.
         value: what the version has.
-        bound: what it was compared with; None where there is no champion to compare with.
+        bound: what it was compared with; None where it could not be compared.
         passed: whether that is enough.
+        note: why it could not be compared, or empty.
     """
 
     rule: str
@@ -28,6 +29,7 @@ class RuleResult(Struct, frozen=True):
     value: float
     bound: float | None
     passed: bool
+    note: str = ""
 
 
 class Verdict(Struct, frozen=True):
@@ -41,32 +43,49 @@ class Verdict(Struct, frozen=True):
         """The rules that said no."""
         return tuple(one for one in self.results if not one.passed)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be compared, as sentences."""
+        return tuple(f"{result.rule}: {result.note}" for result in self.results if result.note)
 
-def judge(rules: Sequence[Rule], metrics: Mapping[str, float], champion: Mapping[str, float] | None) -> Verdict:
+
+def judge(
+    rules: Sequence[Rule],
+    metrics: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+    *,
+    lacking: Sequence[str] = (),
+) -> Verdict:
     """Judges a version by its metrics on the held-out test part.
 
     Args:
         rules: the model's gate.
         metrics: the version's.
-        champion: the champion's on the same rows, or None where there is no champion: a rule that
-            compares with it then passes.
+        champion: the champion's on the same rows, or None. Where there is no champion, a rule that compares
+            with it passes.
+        lacking: features that the champion reads and the test rows do not have, so that it could not be tried.
 
     Raises:
         ProjectError: a rule names no metric.
     """
-    results = tuple(_result(rule, metrics, champion) for rule in rules)
+    results = tuple(_result(rule, metrics, champion, lacking) for rule in rules)
     return Verdict(all(one.passed for one in results), results)
 
 
-def _result(rule: Rule, metrics: Mapping[str, float], champion: Mapping[str, float] | None) -> RuleResult:
-    name = known(rule.metric)
+def _result(
+    rule: Rule, metrics: Mapping[str, float], champion: Mapping[str, float] | None, lacking: Sequence[str]
+) -> RuleResult:
+    name, metric = rule.metric, find_metric(rule.metric)
     value = metrics[name]
     if rule.kind == "not_worse_than_champion":
         tolerance = f" by more than {rule.bound:g}" if rule.bound else ""
         text = f"{name} not worse than the champion's{tolerance}"
         if champion is None:
-            return RuleResult(text, name, value, None, True)
-        more = METRICS[name]
+            passed = not lacking or rule.unknown == "pass"
+            reads = f"not compared: the champion reads {', '.join(lacking)}, which the test rows do not have"
+            note = reads if lacking else "not compared: there is no champion yet"
+            return RuleResult(text, name, value, None, passed, note)
+        more = metric.more_is_better
         bound = champion[name] - rule.bound if more else champion[name] + rule.bound
         return RuleResult(text, name, value, bound, value >= bound if more else value <= bound)
     at_least = rule.kind == "at_least"

@@ -57,6 +57,8 @@ class Report(Struct, frozen=True, kw_only=True):
         trials: what the search tried, the best first.
         validation, test: metrics of the parts; the test part was held out.
         champion: the champion's metrics on the same test rows, or None.
+        champion_lacks: features that the champion reads and the test rows do not have, so that it could not be
+            tried on them.
         importance: feature → share of the gain.
         gate: what the gate said.
     """
@@ -77,6 +79,7 @@ class Report(Struct, frozen=True, kw_only=True):
     importance: dict[str, float]
     gate: Verdict
     commit: str | None = None
+    champion_lacks: list[str] = []
 
     @property
     def tags(self) -> dict[str, str]:
@@ -218,6 +221,7 @@ def _report(
 ) -> Report:
     test = evaluate(prepared.test[1], predictor.predict(prepared.test[0]))
     champions = None if champion is None else champion_metrics(champion, parts.test, model.target)
+    lacking = [] if champion is None else lacking_features(champion, parts.test)
     return Report(
         model=model.name,
         run=run_id,
@@ -233,7 +237,8 @@ def _report(
         test=test,
         champion=champions,
         importance=fitted.importance,
-        gate=judge(model.gate, test.metrics, champions),
+        champion_lacks=lacking,
+        gate=judge(model.gate, test.metrics, champions, lacking=lacking),
         commit=commit,
     )
 
@@ -245,13 +250,19 @@ def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[st
     """
     plan = decode_plan((champion / PLAN).read_bytes())
     columns = [one.column for one in plan.features]
-    if not set(columns) <= set(test.columns):
+    if lacking_features(champion, test):
         return None
     predictor = xgboost.load(champion / MODEL)
     if list(predictor.features) != columns:
         raise ProjectError("the model and the plan of the champion do not fit", where=str(champion))
     scores = predictor.predict(predictor.meta.encoding.matrix(test))
     return evaluate(test[target].cast(pl.Float64).to_numpy(), np.asarray(scores)).metrics
+
+
+def lacking_features(champion: Path, test: pl.DataFrame) -> list[str]:
+    """The features that the champion reads and these rows do not have, sorted."""
+    plan = decode_plan((champion / PLAN).read_bytes())
+    return sorted({feature.column for feature in plan.features} - set(test.columns))
 
 
 def _write(bundle: Path, plan: Plan, report: Report) -> None:

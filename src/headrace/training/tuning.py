@@ -11,11 +11,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from headrace.declare.metrics import better
 from headrace.declare.model import Model, XGBoost
 from headrace.declare.search import Choice, Floats, Integers, Space, Tune
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.run import run
-from headrace.training.evaluation import better, metric
+from headrace.training.evaluation import metric
 from headrace.training.fit import Prepared, Progress
 from headrace.training.trainers import xgboost
 

@@ -108,7 +108,7 @@ def release(shop: Workshop, stage: Stage) -> Done:
     model = shop.project().model(name)
     folder = settings.root / bundle_folder(name)
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=Report)
-    verdict = judge(model.gate, report.test.metrics, report.champion)
+    verdict = judge(model.gate, report.test.metrics, report.champion, lacking=report.champion_lacks)
     registry = registries.open(settings)
     version = _registered(shop, registry, name, folder, report, verdict)
     held = {"model": name, "version": version, "gate": msgspec.to_builtins(verdict)}
@@ -123,6 +123,7 @@ def release(shop: Workshop, stage: Stage) -> Done:
         put_in_force(settings, name, [f"champion={version}"], by=shop.by, why=why, override=not verdict.passed)
     shop.pointers.write(stage.out, held)
     how = "it passed the gate" if verdict.passed else f"by override ({shop.override})"
+    how += "".join(f"; {note}" for note in verdict.notes)
     return Done(f"version {version} is champion: {how}")
 
 
@@ -182,8 +183,9 @@ def _registered(
 
 def _failed(verdict: Verdict) -> str:
     return "\n".join(
-        f"  {one.rule}: it is {one.value:.4f}" + ("" if one.bound is None else f", the bound {one.bound:.4f}")
-        for one in verdict.failed
+        f"  {result.rule}: it is {result.value:.4f}, "
+        + (result.note if result.bound is None else f"the bound {result.bound:.4f}")
+        for result in verdict.failed
     )
 
 
