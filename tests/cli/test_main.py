@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from headrace.cli.call import Call, print_error
 from headrace.cli.main import VERBS, cli
 
 Headrace = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -124,3 +125,17 @@ def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, h
     stages = [one["stage"] for one in json.loads(before.stdout)["stages"]]
     assert stages == ["table-doubled", "table-total"]
     assert json.loads(after.stdout)["stages"] == json.loads(before.stdout)["stages"]
+
+
+def test_a_full_disk_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    for as_json in (False, True):
+        with pytest.raises(OSError, match="No space left") as error, full.open("w") as file:
+            file.write("x")
+        print_error(Call(json=as_json), error.value)
+        said = capsys.readouterr().err
+        assert "No space left on device" in said
+        assert "Make room on the disk" in said
+        assert "foresees" not in said

@@ -22,9 +22,9 @@ from headrace.features.fill import fill
 from headrace.features.functions import Function
 from headrace.features.plan import Aggregation, EntityKey, FeatureRef, Field, Plan, WindowedView
 from headrace.features.rowwise import codes_of
-from headrace.flows.ingest import ingest
+from headrace.flows.ingest import Renew, ingest
 from headrace.flows.ingest_workers import ingest_by_workers
-from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.time import from_micros, now_micros
 
 EVENTS = """
@@ -89,7 +89,9 @@ def plan_of(code: str) -> Plan:
     )
 
 
-def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(settings: Settings) -> None:
+def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     send(settings, 5)
     ingest(settings, until_end=True)
     opened, store = lake.open(settings), online.open(settings.online_url)
@@ -106,12 +108,45 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(settings: 
         edited = load_project(settings)
         fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
         try:
-            with pytest.raises(Unavailable, match="begins again with the new code"):
+            with pytest.raises(Renew, match="begins again with the new code"):
                 running.result(60)
         finally:
             stop.set()
     store.close()
+    caplog.clear()
+    send(settings, 1)
     ingest(settings, until_end=True)  # as the new process does
+    assert "does not follow" not in caplog.text  # the new view has taken the old one's place
+
+
+def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(settings: Settings) -> None:
+    send(settings, 5)
+    stop, at_work = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(ingest, settings, stop=stop, renew=True, progress=lambda _: at_work.set())
+        assert at_work.wait(60)
+        events = settings.root / "clicking" / "events.py"
+        events.write_text(EVENTS + "    channel: str | None = None\n")
+        said = call(settings, "status").stdout
+        assert "clicks: its contract was edited; ingest takes that up when it starts next" in said
+        send(settings, 1, channel="web")
+        assert call(settings, "ingest", "--until-end").returncode == 0
+        try:
+            with pytest.raises(Renew, match="contract of topic clicks was edited"):
+                running.result(60)
+        finally:
+            stop.set()
+    assert "was edited" not in call(settings, "status").stdout
+
+
+def test_status_tells_a_contract_that_ingest_refuses(settings: Settings) -> None:
+    send(settings, 1)
+    ingest(settings, until_end=True)
+    events = settings.root / "clicking" / "events.py"
+    events.write_text(EVENTS.replace("user: int", "user: str"))
+    said = call(settings, "status").stdout
+    assert "clicks: ingest refuses its contract" in said
+    assert "user" in said
 
 
 def test_unknown_fields_are_told(settings: Settings) -> None:

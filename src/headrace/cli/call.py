@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -16,6 +17,17 @@ from headrace.kernel.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.config.settings import Settings
+
+# What any verb may meet wherever it writes. Everything is written so that the next call goes on.
+_MACHINE = {
+    errno.ENOSPC: "Make room on the disk, then call it again: it goes on where it was.",
+    errno.EDQUOT: "This user's share of the disk is used up: make room, then call it again.",
+    errno.EROFS: "The file system is read-only.",
+    errno.EACCES: "This user may not read or write there.",
+    errno.EPERM: "This user may not read or write there.",
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n), then call it again.",
+    errno.ENFILE: "Too many files are open on this machine.",
+}
 
 __all__ = ["OPTIONS", "Call", "print_error", "verb"]
 
@@ -109,6 +121,10 @@ def print_error(call: Call, error: BaseException) -> None:
         import traceback
 
         click.echo(clean_text("".join(traceback.format_exception(error))), nl=False, err=True)
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        error = HeadraceError(
+            f"the machine refuses a file: {error.strerror}", where=error.filename, remedy=_MACHINE[error.errno]
+        )
     if isinstance(error, HeadraceError):
         what, remedy = clean_text(error.what), error.remedy
         where = None if error.where is None else clean_text(error.where)

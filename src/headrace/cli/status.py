@@ -59,6 +59,8 @@ def _print(found: Status) -> None:
     if topics:
         show.table("Topics", ["topic", "events", "not ingested"], topics)
         for one in found.topics:
+            if one.contract:
+                click.echo(f"  {one.topic}: {one.contract}")
             if one.extra:
                 counts = ", ".join(f"{name} {count:,}" for name, count in one.extra.items())
                 click.echo(f"  {one.topic}: fields that the contract does not name are in _extra: {counts}")

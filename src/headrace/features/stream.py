@@ -103,16 +103,20 @@ class OnlineSink:
         return rows.collect().to_arrow()
 
     def _followed(self) -> list[tuple[WindowedView, LogPosition]]:
-        found = []
+        followed, left = [], []
         for view in self._store.views():
             if isinstance(view, WindowedView) and view.topic == self._topic:
                 if is_of_other_code(view, self._codes):
-                    self._tell(view)
+                    left.append(view)
                     continue
                 position = self._store.position(view)
                 if isinstance(position, LogPosition):
-                    found.append((view, position))
-        return found
+                    followed.append((view, position))
+        names = {view.name for view, _ in followed}
+        for view in left:
+            if view.name not in names:  # else a build has put the new code's view in its place
+                self._tell(view)
+        return followed
 
     def _tell(self, view: WindowedView) -> None:
         if view.digest not in self._told:

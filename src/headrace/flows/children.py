@@ -77,6 +77,10 @@ class Child:
             return
         if time.monotonic() - self._since > _STEADY:
             self._pause = 0.5
+        if code == os.EX_TEMPFAIL:  # it asks for a new process: nothing is wrong
+            self._due = time.monotonic()
+            report(f"{self.name} starts again: {self.last_words}")
+            return
         self._due = time.monotonic() + self._pause
         report(f"{self.name} ended ({_said(code)}): {self.last_words}; again in {self._pause:g} s")
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from headrace import lake, lineage, log
+from headrace.config.loader import project_files
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
 from headrace.events.alerts.watch import Watch
+from headrace.events.contracts.description import described
+from headrace.events.ingest.adoption import kept
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Progress, Sink, ingest_all
 from headrace.features import online as online_stores
@@ -26,13 +30,14 @@ from headrace.features.rowwise import codes_of
 from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
+from headrace.lake import Lake
 from headrace.log import Log
 from headrace.serving.topics import own_contracts
 
 if TYPE_CHECKING:
     from headrace.events.wires.registry import SchemaRegistry
 
-__all__ = ["IngestReport", "Topic", "ingest", "registry_of"]
+__all__ = ["IngestReport", "Renew", "Topic", "ingest", "registry_of"]
 
 _LOOK = 2.0  # seconds between two looks for newer code
 
@@ -98,8 +103,8 @@ def ingest(
         topics: which.
         until_end: return when what the log held at the call is in the tables; else run until `stop`.
         stop: set from another thread, it ends the work after the batch that is being written.
-        renew: end with Unavailable when a build has filled a view with newer code than this process
-            has loaded: for a caller that starts a new process then.
+        renew: end with Renew when the project's files hold newer code, and a build has filled a view with
+            it or another ingest has taken a contract of it up: for a caller that starts a new process then.
         progress: is told of each commit, from the topics' threads.
 
     Raises:
@@ -107,6 +112,7 @@ def ingest(
         ProjectError: events are to be forwarded, and the log is not on Kafka.
         Refused: a topic was made again since its table last read it.
         Unavailable: log, lake or online store is away.
+        Renew: see `renew`.
     """
     begun = perf_counter()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what an upkeep took for its seconds
@@ -125,7 +131,7 @@ def ingest(
         sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
         stack.enter_context(recorder_added(store.recorder()))
         watch = stack.enter_context(Watch(contracts, opened, opened_lake))
-        new_code = stack.enter_context(_NewCode(project, online, stop, wanted=renew))
+        new_code = stack.enter_context(_NewCode(project, contracts, opened_lake, online, stop, wanted=renew))
 
         def tell(one: Progress) -> None:
             found.setdefault(one.topic, Topic(one.topic)).add(one)
@@ -170,13 +176,31 @@ def registry_of(settings: Settings) -> SchemaRegistry | None:
     return SchemaRegistry(settings.profile.registry)
 
 
-class _NewCode:
-    """Looks now and then whether the store has a view that was filled with newer code than is loaded, and
-    that the project's files now hold: then the work is stopped, for a new process to go on with."""
+class Renew(Unavailable):
+    """The work is to begin again in a new process, with the newer code."""
 
-    def __init__(self, project: Project, store: OnlineStore, stop: threading.Event, *, wanted: bool) -> None:
-        self._project, self._store, self._stop = project, store, stop
+    exit_code = os.EX_TEMPFAIL
+
+
+class _NewCode:
+    """Looks now and then whether the project's files hold newer code than is loaded, and a build has filled
+    a view with it, or another ingest has taken a contract of it up. Then the work is stopped, for a new process
+    to go on with."""
+
+    def __init__(
+        self,
+        project: Project,
+        contracts: Sequence[Contract],
+        opened_lake: Lake,
+        store: OnlineStore,
+        stop: threading.Event,
+        *,
+        wanted: bool,
+    ) -> None:
+        self._project, self._lake, self._store, self._stop = project, opened_lake, store, stop
         self._loaded = codes_of(project)
+        self._contracts = contracts
+        self._files = _stamps(project.settings)
         self._ended = threading.Event()
         self._found: str | None = None
         self._thread = threading.Thread(target=self._look, name="new-code", daemon=True) if wanted else None
@@ -192,20 +216,31 @@ class _NewCode:
             self._thread.join()
 
     def check(self) -> None:
-        """Raises Unavailable where newer code was found."""
+        """Raises Renew where newer code was found."""
         if self._found is not None:
-            raise Unavailable(f"{self._found}() was edited and built: ingest begins again with the new code")
+            raise Renew(self._found)
 
     def _look(self) -> None:
         while not self._ended.wait(_LOOK):
             try:
-                other = [view for view in self._store.views() if self._is_newer(view)]
-            except (Unavailable, ProjectError):  # asked again the next time
+                # Without an edit a new process would load the same, and end in the same way.
+                self._found = self._find() if _stamps(self._project.settings) != self._files else None
+            except (OSError, Unavailable, ProjectError):  # asked again the next time
                 continue
-            if other:
-                self._found = other[0].table
+            if self._found is not None:
                 self._stop.set()
                 return
+
+    def _find(self) -> str | None:
+        """What is newer, as a sentence; None: nothing."""
+        for view in self._store.views():
+            if self._is_newer(view):
+                return f"{view.table}() was edited and built: ingest begins again with the new code"
+        for contract in self._contracts:
+            had = kept(contract, self._lake)
+            if had is not None and had["fingerprint"] != described(contract)["fingerprint"]:
+                return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
+        return None
 
     def _is_newer(self, view: StoredView) -> bool:
         return (
@@ -214,3 +249,9 @@ class _NewCode:
             and not is_of_other_code(view, codes_of(self._project))
             and self._store.position(view) is not None
         )
+
+
+def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
+    """Name, size and time of the project's files."""
+    status = [(name, path.stat()) for name, path in project_files(settings).items()]
+    return [(name, one.st_size, one.st_mtime_ns) for name, one in status]

@@ -93,7 +93,12 @@ class _Worker:
         self.process: BaseProcess = spawning.Process(
             target=_work, args=(settings, tuple(topics), until_end, theirs), name=f"ingest worker {number}"
         )
-        self.process.start()
+        # The process inherits the mask: a Ctrl-C while it starts waits until it ignores it (_work).
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def ask_to_end(self) -> None:
@@ -122,6 +127,7 @@ class _Worker:
 
 def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Connection[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     stop, lock = threading.Event(), threading.Lock()
 
     def hear() -> None:

@@ -11,8 +11,11 @@ from headrace import lake as lakes
 from headrace import lineage
 from headrace import log as logs
 from headrace.config.settings import Settings
+from headrace.declare.event import Contract
 from headrace.declare.project import Project, load_project
 from headrace.events.alerts.alerts import Alert, open_alerts
+from headrace.events.contracts.description import described
+from headrace.events.ingest.adoption import kept, refusal
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
@@ -50,12 +53,14 @@ class TopicStatus:
     Attributes:
         topic, events, lag: as said.
         extra: field that the contract does not name, and that is kept in `_extra` → how many events carried it.
+        contract: what is to be known of an edited contract that ingest has not taken up, or None.
     """
 
     topic: str
     events: int
     lag: int
     extra: dict[str, int] = field(default_factory=dict)
+    contract: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,20 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
     extra = json.loads((None if made is None else made.property(EXTRA)) or "{}")
     read = position.offsets if isinstance(position, LogPosition) else {}
     lag = sum(logs.lag(log, name, read).values())
-    return TopicStatus(name, sum(log.end(name).values()), lag, extra)
+    return TopicStatus(
+        name, sum(log.end(name).values()), lag, extra, _contract_note(project.contracts[name], lake)
+    )
+
+
+def _contract_note(contract: Contract, lake: Lake) -> str | None:
+    """Whether the contract differs from the one that the topic's table last had, and what follows."""
+    old, new = kept(contract, lake), described(contract)
+    if old is None or old["fingerprint"] == new["fingerprint"]:
+        return None
+    error = refusal(contract, old, new)
+    if error is not None:
+        return f"ingest refuses its contract: {error}"
+    return "its contract was edited; ingest takes that up when it starts next: headrace ingest --until-end"
 
 
 def _tables(project: Project) -> list[str]:
