@@ -24,6 +24,24 @@ def marked(mark: str) -> dict[int, str]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """The process ids of what the process began, and of what those began."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found, waiting = [], [pid]
+    while waiting:
+        above = waiting.pop()
+        children = [child for child, parent in parents.items() if parent == above]
+        found += children
+        waiting += children
+    return found
+
+
 def pss(pid: int) -> int:
     """What the process holds of the memory, its share of what it shares, in bytes."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()

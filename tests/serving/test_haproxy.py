@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from headrace.serving import haproxy
+from headrace.serving.deployment import haproxy
 
 pytestmark = pytest.mark.skipif(haproxy.binary() is None, reason="HAProxy has no wheel for this platform")
 

@@ -12,10 +12,10 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from headrace.kernel.errors import ProjectError
 
@@ -40,6 +40,9 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         alerts: where alerts go out: `https://host/path`, `slack+https://...`, `mailto:ops@example.com`,
             or `env:NAME`, for an address that is a secret.
         ray: `local` (started for the project) or the address of a cluster.
+        serving: where the replicas of the predict endpoint run: `processes` (children of `headrace up`) or
+            `ray_serve`. By default as `ray` says: processes where it is local, else Ray Serve.
+        replicas: how many processes answer predictions.
         trust: versions (`MODEL@VERSION`) whose bundles are taken though they are unsigned or signed
             with another key.
         host: the address that doors listen on.
@@ -55,6 +58,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     lineage: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     ray: str = "local"
+    serving: Literal["", "processes", "ray_serve"] = ""
+    replicas: Annotated[int, Meta(ge=1)] = 1
     trust: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     predict_port: int = 8100
@@ -94,6 +99,11 @@ class Settings(Struct, frozen=True):
         """The state folder, made (0700) if it was not there."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.state
+
+    @property
+    def serving(self) -> str:
+        """Where the replicas run: `processes` or `ray_serve`."""
+        return self.profile.serving or ("processes" if self.profile.ray == "local" else "ray_serve")
 
     @property
     def log_url(self) -> str:

@@ -1,14 +1,11 @@
 """One of the processes that `up` runs: `python -m headrace.flows.child NAME ROOT PROFILE PORT`.
 
-It says `ready` on its standard output when it is at work, and ends on SIGTERM or when its standard
-input closes: then the process that made it is gone.
+It ends on SIGTERM, or when the process that started it is gone (kernel.child).
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
 import threading
 import traceback
@@ -19,18 +16,19 @@ from pathlib import Path
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import serve, signalled
+from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.errors import HeadraceError
 from headrace.lineage.secrets import clean_text
 
 __all__ = ["main"]
 
-_GRACE = 10.0  # seconds to end by itself once its maker is gone
+_GRACE = 10.0  # seconds that work beside has to end
 
 
 def main(name: str, root: str, profile: str, port: str) -> int:
     """Runs one child until it is told to stop. Returns the exit code."""
     stop = signalled()
-    threading.Thread(target=_follow_maker, name="maker", daemon=True).start()
+    end_with_parent()
     try:
         _WORK[name](load_settings(Path(root), profile), int(port), stop)
     except HeadraceError as error:
@@ -42,20 +40,6 @@ def main(name: str, root: str, profile: str, port: str) -> int:
     return 0
 
 
-def _follow_maker() -> None:
-    """Ends this process when the pipe from its maker closes, as it does however the maker ends."""
-    while os.read(sys.stdin.fileno(), 4096):  # not by sys.stdin: its lock, held here, would abort our own end
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    if threading.Event().wait(_GRACE):
-        return
-    os._exit(1)
-
-
-def _ready() -> None:
-    print("ready", flush=True)  # noqa: T201
-
-
 def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
     from headrace.declare.project import load_project
     from headrace.events.collector.collector import Collector
@@ -64,8 +48,8 @@ def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
     project = load_project(settings, without=["feast"])
     log = logs.open(settings.log_url)
     collector = Collector(project.contracts, log, settings.made_state() / "collector")
-    with serve(Door(collector, settings.profile.host), settings.profile.host, port):
-        _ready()
+    with serve(Door(collector, settings.profile.host), settings.profile.host, port, beat=report_alive):
+        report_ready()
         stop.wait()
     log.close()
 
@@ -73,8 +57,8 @@ def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
 def _console(settings: Settings, port: int, stop: threading.Event) -> None:
     # The console is a face above the flows: it is named here, not imported.
     console = importlib.import_module("headrace.console.app")
-    with serve(console.app(settings), settings.profile.host, port):
-        _ready()
+    with serve(console.app(settings), settings.profile.host, port, beat=report_alive):
+        report_ready()
         stop.wait()
 
 
@@ -82,7 +66,7 @@ def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # no
     from headrace.flows.ingest import ingest
 
     with _forwarding(settings), _delivering(settings), _upkeep(settings):
-        _ready()
+        report_ready()
         ingest(settings, stop=stop, renew=True)
 
 

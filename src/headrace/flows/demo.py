@@ -382,11 +382,10 @@ class _RayBeside:
             raise self._failed
 
     def _run(self) -> None:
-        from headrace.serving.predict import environment
         from headrace.training.cluster import joined
 
         try:
-            with joined(self._settings, environment=environment(self._settings)):
+            with joined(self._settings):
                 self._ready.set()
                 self._over.wait()
         except BaseException as error:

@@ -21,7 +21,7 @@ from headrace.features import online
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
 from headrace.lineage.secrets import clean_text
-from headrace.serving import haproxy
+from headrace.serving.deployment import haproxy
 from headrace.serving.prediction_log import spooled
 
 __all__ = ["Finding", "doctor"]
@@ -55,7 +55,9 @@ def doctor(settings: Settings | None) -> list[Finding]:
 
     Nothing raises: what fails is a finding.
     """
-    found = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings), _haproxy()]
+    found = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings)]
+    if settings is not None and settings.serving == "ray_serve":
+        found.append(_haproxy())
     if settings is None:
         return found
     looks: list[tuple[str, Callable[[], str]]] = [

@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
 from headrace.flows import running
-from headrace.flows.children import Children
 from headrace.flows.running import Up
-from headrace.http.serve import bind, signalled
+from headrace.http.serve import bind, signalled, url_of
 from headrace.http.token import token_for
+from headrace.kernel.children import Child, Children
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.time import now
 from headrace.serving.topics import own_contracts
+
+if TYPE_CHECKING:
+    from headrace.serving.deployment import Deployment
 
 __all__ = ["up"]
 
@@ -38,7 +42,8 @@ def up(
     build_every: timedelta | None = None,
     report: Callable[[str], None] = _logger.warning,
 ) -> None:
-    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends all that it began.
+    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends all that it began. SIGHUP puts a
+    new process in the place of each replica, one after the other.
 
     Args:
         settings: of which project.
@@ -58,41 +63,63 @@ def up(
         running.forget(settings)  # what a killed one may have left
         ports = _ports(settings)
         stack.enter_context(_hearing(stop))
+        rolling = threading.Event()
+        stack.enter_context(_on_hangup(rolling))
         _make_topics(settings)
         children = Children()
         stack.callback(children.end)
-        children.start("ingest", settings)
-        children.start("collector", settings, ports["collector_port"])
-        children.start("console", settings, ports["console_port"])
+        children.add(_child("ingest", settings))
+        children.add(_child("collector", settings, ports["collector_port"]))
+        children.add(_child("console", settings, ports["console_port"]))
 
-        from headrace.serving import predict  # after the children's start: Ray takes its time
+        from headrace.serving import deployment  # after the children's start: it takes its time
 
-        endpoint = predict.start(settings, port=ports["predict_port"])
+        endpoint = deployment.start(settings, port=ports["predict_port"])
         stack.callback(endpoint.stop)
-        stack.enter_context(_hearing(stop))  # Ray has put its own handler in place
+        stack.enter_context(_hearing(stop))  # Ray may have put its own handler in place
         children.await_ready(_START)
         stack.callback(running.forget, settings)
-        state = _written(settings, endpoint.url, ports, children)
+        state = _written(settings, endpoint, ports, children)
         if ready is not None:
             ready(state)
         builds = _Builds(settings, build_every, report)
         stack.callback(builds.end)
         while not stop.wait(_LOOK):
             children.look(report)
-            if children.processes != state.processes:
-                state = _written(settings, endpoint.url, ports, children)
+            endpoint.look(report)
+            if rolling.is_set():
+                rolling.clear()
+                endpoint.roll(report)
+            if children.processes | endpoint.processes != state.processes:
+                state = _written(settings, endpoint, ports, children)
             builds.look()
 
 
-def _written(settings: Settings, predict_url: str, ports: Mapping[str, int], children: Children) -> Up:
+def _child(name: str, settings: Settings, port: int = 0) -> Child:
+    """One of flows.child's processes, started."""
+    command = [
+        sys.executable,
+        "-m",
+        "headrace.flows.child",
+        name,
+        str(settings.root),
+        settings.profile_name,
+        str(port),
+    ]
+    environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
+    return Child(name, command, settings.place("up", f"{name}.log"), environment)
+
+
+def _written(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
     """What runs, written down for the other verbs."""
+    host = settings.profile.host
     state = Up(
         pid=os.getpid(),
         started=now(),
-        predict=predict_url,
-        collector=_url(settings, ports["collector_port"]),
-        console=_url(settings, ports["console_port"]),
-        processes=children.processes,
+        predict=endpoint.url,
+        collector=url_of(host, ports["collector_port"]),
+        console=url_of(host, ports["console_port"]),
+        processes=children.processes | endpoint.processes,
     )
     running.keep(settings, state)
     return state
@@ -106,7 +133,6 @@ def _make_topics(settings: Settings) -> None:
             log.create(contract.topic, contract.partitions, contract.retention)
     finally:
         log.close()
-    log.close()
 
 
 def _ports(settings: Settings) -> dict[str, int]:
@@ -130,11 +156,6 @@ def _ports(settings: Settings) -> dict[str, int]:
     return ports
 
 
-def _url(settings: Settings, port: int) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.profile.host, settings.profile.host)  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 @contextmanager
 def _hearing(stop: threading.Event) -> Iterator[None]:
     """While the block runs, signals set `stop`, where this is the main thread."""
@@ -150,6 +171,21 @@ def _hearing(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _on_hangup(rolling: threading.Event) -> Iterator[None]:
+    """While the block runs, SIGHUP sets `rolling`, where this is the main thread."""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: rolling.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class _Builds:

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,7 +20,7 @@ from headrace.http.answer import HttpError, error_body
 from headrace.http.asgi import App
 from headrace.kernel.errors import HeadraceError, Unavailable
 
-__all__ = ["Served", "bind", "serve", "signalled"]
+__all__ = ["Served", "bind", "serve", "signalled", "url_of"]
 
 _log = logging.getLogger("headrace.http")
 _HEAD_SECONDS = 10.0  # a request line and headers must be whole within this
@@ -61,6 +62,12 @@ def bind(host: str, port: int) -> socket.socket:
     return one
 
 
+def url_of(host: str, port: int) -> str:
+    """The address at which this machine reaches what listens there."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
 class Served:
     """An application being served.
 
@@ -68,13 +75,20 @@ class Served:
         host, port: where it listens. url: the same as an address.
     """
 
-    def __init__(self, app: App, listening: socket.socket, limit_concurrency: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        listening: socket.socket,
+        limit_concurrency: int,
+        beat: Callable[[], None] | None,
+        drain: float,
+    ) -> None:
         self.host, self.port = listening.getsockname()[:2]
-        self.url = f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        self.url = url_of(self.host, self.port)
         self._socket = listening
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._server = _Server(_config(app, limit_concurrency), self._ready)
+        self._server = _Server(_config(app, limit_concurrency, beat), self._ready, drain)
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
     def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
@@ -119,7 +133,14 @@ class Served:
 
 
 def serve(
-    app: App, host: str, port: int, *, bound: socket.socket | None = None, limit_concurrency: int = 1000
+    app: App,
+    host: str,
+    port: int,
+    *,
+    bound: socket.socket | None = None,
+    limit_concurrency: int = 1000,
+    beat: Callable[[], None] | None = None,
+    drain: float = 0.0,
 ) -> Served:
     """Serves the application in a thread and returns when it takes requests.
 
@@ -128,12 +149,15 @@ def serve(
         host, port: where to listen; port 0 takes a free one.
         bound: a socket that `bind` gave earlier.
         limit_concurrency: requests at once; more are answered 503.
+        beat: called by the event loop every second, for who must know that it goes round.
+        drain: how long it goes on with the connections it has when it is stopped, in seconds: for one of
+            several that share the socket, so that a request which has just come in is answered.
 
     Raises:
         Unavailable: the port is in use.
         HeadraceError: the application failed to start.
     """
-    return Served(app, bound or bind(host, port), limit_concurrency)._start()
+    return Served(app, bound or bind(host, port), limit_concurrency, beat, drain)._start()
 
 
 def signalled(stop: threading.Event | None = None) -> threading.Event:
@@ -151,7 +175,11 @@ def signalled(stop: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _config(app: App, limit_concurrency: int) -> uvicorn.Config:
+def _config(app: App, limit_concurrency: int, beat: Callable[[], None] | None) -> uvicorn.Config:
+    async def notify() -> None:
+        if beat is not None:
+            beat()
+
     return uvicorn.Config(
         app,
         http=_Protocol,
@@ -165,22 +193,32 @@ def _config(app: App, limit_concurrency: int) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        callback_notify=None if beat is None else notify,
+        timeout_notify=1,  # seconds
         limit_concurrency=limit_concurrency,
     )
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready."""
+    """Says when it is ready, and goes on for a while with the connections it has when it is stopped."""
 
-    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, ready: threading.Event, drain: float) -> None:
         super().__init__(config)
         self._ready = ready
+        self._drain = drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.should_exit:
             raise HeadraceError("the application refused to start")
         self._ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._drain:
+            for server in self.servers:
+                server.close()
+            await asyncio.sleep(self._drain)
+        await super().shutdown(sockets)
 
 
 class _Protocol(HttpToolsProtocol):

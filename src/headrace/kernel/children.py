@@ -1,95 +1,126 @@
-"""Children: the processes that `up` runs beside Ray, started together, watched, started again."""
+"""Children: processes that run as long as this one, watched, and started again where they die or hang."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
-from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
 
 __all__ = ["Child", "Children"]
 
-_LONGEST_PAUSE = 30.0  # seconds between two starts of a child that keeps dying
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a child that keeps dying
 _STEADY = 60.0  # seconds of life after which its next start is at once again
+_SILENT = 20.0  # seconds without a sign of life, of a child that gives them, after which it hangs
 _GRACE = 10.0  # seconds that a child has to end
 
 
 class Child:
-    """One process, `python -m headrace.flows.child NAME`, and its log.
+    """One process, and its log. Its program calls kernel.child.
 
     It ends with the process that made it, however that ends: its standard input is a pipe from here.
+
+    Args:
+        name: what it does.
+        command: the program and its arguments.
+        log: the file that gets its standard error; what it holds is cleared.
+        environment: its variables.
+        files: file descriptors that it inherits.
 
     Attributes:
         name: what it does.
         process: as it runs now.
     """
 
-    def __init__(self, name: str, settings: Settings, port: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        files: Sequence[int] = (),
+    ) -> None:
         self.name = name
-        self._command = [
-            sys.executable, "-m", "headrace.flows.child",
-            name, str(settings.root), settings.profile_name, str(port or 0),
-        ]  # fmt: skip
-        self._log = settings.place("up", f"{name}.log")
-        self._log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._log.write_bytes(b"")
-        self._environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
-        self._pause = 0.5
+        self._command, self._files, self._environment = list(command), tuple(files), dict(environment)
+        self._log = log
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        self._pause = 0.0
         self._due: float | None = None
-        self._ready = False
-        self.process = self._started()
+        self.process = self._start()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         self._since = time.monotonic()
         self._due = None
         self._ready = False
+        self._beat: float | None = None
+        self._log_start = self._log.stat().st_size
         with self._log.open("ab") as log:
-            # A session of its own: Ctrl-C reaches `up` alone, which ends its children in order.
+            # A session of its own: Ctrl-C reaches the parent alone, which ends its children in order.
             process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                env=self._environment, start_new_session=True,
-            )  # fmt: skip
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                pass_fds=self._files,
+                start_new_session=True,
+            )
         os.set_blocking(_pipe(process.stdout).fileno(), False)
         return process
 
     @property
     def ready(self) -> bool:
-        """Whether it has said that it is at work."""
-        if not self._ready:
-            self._ready = bool(_pipe(self.process.stdout).read())
-        return self._ready
+        """Whether it runs and has said that it is at work."""
+        self._listen()
+        return self._ready and self.process.poll() is None
+
+    def _listen(self) -> None:
+        said = _pipe(self.process.stdout).read()
+        if said:
+            self._ready = True
+            if b"." in said:
+                self._beat = time.monotonic()
 
     def look(self, report: Callable[[str], None]) -> None:
-        """Starts it again if it has died, a while after: longer each time it dies soon."""
+        """Starts it again if it has died: at once, and after longer each time it dies soon. Kills it first
+        if it gave signs of life and gives none any more."""
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
-                self.process = self._started()
+                self.process = self._start()
             return
+        self._listen()
         code = self.process.poll()
         if code is None:
+            if self._beat is not None and time.monotonic() - self._beat > _SILENT:
+                report(f"{self.name} hangs: it gave no sign of life for {_SILENT:g} s, and is killed")
+                self.process.kill()
+                self.process.wait()
             return
         if time.monotonic() - self._since > _STEADY:
-            self._pause = 0.5
+            self._pause = 0.0
         if code == os.EX_TEMPFAIL:  # it asks for a new process: nothing is wrong
             self._due = time.monotonic()
             report(f"{self.name} starts again: {self.last_words}")
             return
         self._due = time.monotonic() + self._pause
-        report(f"{self.name} ended ({_said(code)}): {self.last_words}; again in {self._pause:g} s")
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
+        report(f"{self.name} ended ({_describe_end(code)}): {self.last_words}; {again}")
+        self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     @property
     def last_words(self) -> str:
-        """The last line of its log, and where the rest is."""
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1].strip()} ({self._log})" if lines else str(self._log)
+        """The last line that it wrote to its log since its start, and where the log is."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        return f"{lines[-1].strip()} ({self._log})" if lines else f"it said nothing ({self._log})"
 
     def ask_to_end(self) -> None:
         """Asks it to end; `end` then waits."""
@@ -117,9 +148,14 @@ class Children:
     def __init__(self) -> None:
         self._children: list[Child] = []
 
-    def start(self, name: str, settings: Settings, port: int | None = None) -> None:
-        """Starts a child and does not wait for it."""
-        self._children.append(Child(name, settings, port))
+    def add(self, child: Child) -> None:
+        """Takes a child that was started."""
+        self._children.append(child)
+
+    @property
+    def ready(self) -> int:
+        """How many of them are at work."""
+        return sum(child.ready for child in self._children)
 
     @property
     def processes(self) -> dict[str, int]:
@@ -137,7 +173,8 @@ class Children:
             while not child.ready:
                 code = child.process.poll()
                 if code is not None:
-                    raise Unavailable(f"{child.name} does not start ({_said(code)}): {child.last_words}")
+                    end = _describe_end(code)
+                    raise Unavailable(f"{child.name} does not start ({end}): {child.last_words}")
                 if time.monotonic() > deadline:
                     raise Unavailable(f"{child.name} did not start within {seconds:g} s: {child.last_words}")
                 time.sleep(0.02)
@@ -161,5 +198,5 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _said(code: int) -> str:
+def _describe_end(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit {code}"

@@ -1,0 +1,48 @@
+"""Child: what a supervised process does for the one that started it (kernel.children).
+
+It says that it is at work, and goes on saying so; it ends when the pipe from its parent closes, as that
+does however the parent ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+__all__ = ["end_with_parent", "report_alive", "report_ready"]
+
+_GRACE = 10.0  # seconds to end by itself once its parent is gone
+
+
+def report_ready() -> None:
+    """Says that this process is at work."""
+    _say(b"ready\n")
+
+
+def report_alive() -> None:
+    """Says that this process goes on; to be called every second or so, by what must not stand still."""
+    _say(b".\n")
+
+
+def end_with_parent() -> None:
+    """Starts a thread that ends this process by SIGTERM when its standard input closes, and by force where
+    that takes longer than 10 s."""
+    threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
+
+
+def _follow_parent() -> None:
+    while os.read(sys.stdin.fileno(), 4096):  # not by sys.stdin: its lock, held here, would abort our own end
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    if threading.Event().wait(_GRACE):
+        return
+    os._exit(1)
+
+
+def _say(text: bytes) -> None:
+    try:
+        os.write(sys.stdout.fileno(), text)
+    except (BlockingIOError, BrokenPipeError):  # the parent has not read for long, or is gone: see above
+        return

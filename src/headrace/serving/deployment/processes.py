@@ -1,0 +1,157 @@
+"""Replicas as child processes of this one, which share one listening socket.
+
+The socket is this process': while a replica is down, those that connect wait for another or are answered 503
+here, and nobody is refused. The kernel hands each connection to a replica that is free to take it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from headrace import log as logs
+from headrace.config.settings import Settings
+from headrace.http.answer import HttpError, send_error
+from headrace.http.asgi import Receive, Scope, Send
+from headrace.http.serve import Served, bind, serve, url_of
+from headrace.http.token import token_for
+from headrace.kernel.children import Child
+from headrace.kernel.errors import Unavailable
+from headrace.serving import prediction_log, release
+from headrace.serving.prediction_log import Shipper
+
+__all__ = ["Processes", "start"]
+
+_READY = 60.0  # seconds until a replica must be at work
+_END = 10.0  # seconds that a replica has to end
+_LOOK = 0.02
+
+
+class Processes:
+    """Replicas in processes of their own (serving.deployment.Deployment).
+
+    Attributes:
+        url: the endpoint's address.
+        shipper: moves its predictions to the log.
+    """
+
+    def __init__(self, settings: Settings, models: Sequence[str], port: int, stack: ExitStack) -> None:
+        self._settings, self._models, self._stack = settings, tuple(models), stack
+        self._socket = bind(settings.profile.host, port)
+        stack.callback(self._socket.close)
+        self.url = url_of(*self._socket.getsockname()[:2])
+        self._stand_in: Served | None = None
+        stack.callback(self._stand_down)
+        log = logs.open(settings.log_url)
+        stack.callback(log.close)
+        for topic in (release.TOPIC, prediction_log.TOPIC):
+            log.create(topic)
+        self.shipper = Shipper(settings.place("serving", "spool"), log)
+        stack.callback(self.shipper.stop)
+        self._replicas: list[Child] = []
+        stack.callback(self._end_replicas)
+        self._stand_by()
+        for number in range(1, settings.profile.replicas + 1):
+            self._replicas.append(self._start_replica(f"replica-{number}"))
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Name → process id of the replicas."""
+        return {replica.name: replica.process.pid for replica in self._replicas}
+
+    def look(self, report: Callable[[str], None]) -> None:
+        """Starts again what has died or hangs; answers 503 from here while no replica is at work."""
+        for replica in self._replicas:
+            replica.look(report)
+        if any(replica.ready for replica in self._replicas):
+            self._stand_down()
+        else:
+            self._stand_by()
+
+    def roll(self, report: Callable[[str], None]) -> None:
+        """Puts a new process in the place of each replica, one after the other: the new one is at work before
+        the old one is asked to end, which it does when it has answered what it has taken."""
+        for place, old in enumerate(self._replicas):
+            new = self._start_replica(old.name)
+            self._await_ready(new)
+            self._replicas[place] = new
+            old.ask_to_end()
+            old.end(time.monotonic() + _END)
+            report(f"{new.name} was replaced")
+
+    def stop(self) -> None:
+        """Ends the replicas, and ships the predictions that they have left."""
+        self._stack.close()
+
+    def await_ready(self) -> None:
+        """Returns when a replica is at work.
+
+        Raises:
+            Unavailable: the first one died, or took too long.
+        """
+        self._await_ready(self._replicas[0])
+        self._stand_down()
+
+    def _start_replica(self, name: str) -> Child:
+        settings = self._settings
+        descriptor = self._socket.fileno()
+        command = [
+            sys.executable,
+            "-m",
+            "headrace.serving.deployment.replica",
+            str(settings.root),
+            settings.profile_name,
+            str(descriptor),
+            *self._models,
+        ]
+        environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
+        return Child(name, command, settings.place("up", f"{name}.log"), environment, [descriptor])
+
+    def _await_ready(self, replica: Child) -> None:
+        deadline = time.monotonic() + _READY
+        while not replica.ready:
+            code = replica.process.poll()
+            if code is not None:
+                raise Unavailable(f"a replica does not start (exit {code}): {replica.last_words}")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"a replica did not start within {_READY:g} s: {replica.last_words}")
+            time.sleep(_LOOK)
+
+    def _end_replicas(self) -> None:
+        for replica in self._replicas:
+            replica.ask_to_end()
+        deadline = time.monotonic() + _END
+        for replica in self._replicas:
+            replica.end(deadline)
+
+    def _stand_by(self) -> None:
+        """Answers 503 on the shared socket."""
+        if self._stand_in is None:
+            shared = socket.socket(fileno=os.dup(self._socket.fileno()))
+            shared.setblocking(False)
+            self._stand_in = serve(_answer_unavailable, "", 0, bound=shared)
+
+    def _stand_down(self) -> None:
+        if self._stand_in is not None:
+            self._stand_in.stop()
+            self._stand_in = None
+
+
+def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Processes:
+    """Starts the replicas and returns when one answers; see serving.deployment.start."""
+    token_for(settings.profile.host)
+    with ExitStack() as stack:
+        deployment = Processes(settings, models, port, stack)
+        deployment.await_ready()
+        deployment._stack = stack.pop_all()
+        return deployment
+
+
+async def _answer_unavailable(scope: Scope, _receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        what = "No replica of the predict endpoint is at work just now; ask again in a moment."
+        await send_error(send, HttpError(503, "unavailable", what, headers={"Retry-After": "1"}, close=True))
