@@ -7,7 +7,17 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.features.views import DAY, HOUR, MINUTE, events_around, frame, instant, windowed
+from tests.features.views import (
+    DAY,
+    HOUR,
+    MINUTE,
+    events_around,
+    frame,
+    instant,
+    wild_amounts,
+    wild_numbers,
+    windowed,
+)
 
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.sqlite import SqliteStore
@@ -91,7 +101,10 @@ def exactly(rows):
 def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, tmp_path_factory, data):
     clock = Clock()
     stores = kind(tmp_path_factory.mktemp("online"), clock)
-    events = data.draw(events_around(NOW), label="events, in the order of the log")
+    kinds = st.sampled_from(
+        [events_around(NOW), events_around(NOW, amounts=wild_amounts, numbers=wild_numbers)]
+    )
+    events = data.draw(data.draw(kinds), label="events, in the order of the log")
     cuts = sorted(data.draw(st.sets(st.integers(0, len(events)), max_size=4), label="batches end at"))
     clocks = sorted(
         data.draw(st.lists(st.integers(NOW - 3 * HOUR, NOW), min_size=len(cuts) + 1, max_size=len(cuts) + 1),
