@@ -71,7 +71,7 @@ def float_sums(values: Floats) -> ExactSums:
         return [_band(None, values, top)]
     exponents = np.frexp(sizes)[1]
     exponents[sizes == 0] = top
-    bands = []
+    bands: ExactSums = []
     for exponent in sorted(set(exponents.tolist()), reverse=True):
         if not bands or exponent <= top - _BAND:
             top = exponent

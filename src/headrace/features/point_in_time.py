@@ -65,8 +65,11 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
 
     A row without a key or a time is never seen. Of several with one key and time, the one is taken
     that is last in the order of its features (null first), whatever order the table has them in; of the
-    changes of a database's row, the last, and a row that is deleted is one of nulls from then on.
+    changes of a database's row, the last, and a row that is deleted is one of nulls from then on. Of a
+    topic's own table, the good rows.
     """
+    if "_valid" in table.collect_schema():
+        table = table.filter("_valid")
     if is_changelog(table):
         table = history(table, view.keys)
     keys, features = list(view.keys), [one.name for one in view.features]

@@ -120,21 +120,19 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
             )
             row |= {one.name: feast_value_type_to_python_type(values[one.name]) for one in view.features}
             rows.append(row | {view.time: time.replace(tzinfo=UTC) if time.tzinfo is None else time})
-        self.load(config, table, pl.DataFrame(rows, infer_schema_length=None), None)
+        self.push(config, table, pl.DataFrame(rows, infer_schema_length=None))
         if progress is not None:
             progress(len(rows))
 
-    def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int | None) -> int:
-        """Loads rows of an as-of view's table; returns how many entities. Without a snapshot the
-        view stays at the one it stood at."""
-        plan = self._plan(config, table)
-        view, store = plan.as_of[0], self._opened(config)
-        stands = store.position(view)
-        if snapshot is not None:
-            stands = SnapshotPosition(view.table, snapshot)
-        elif not isinstance(stands, SnapshotPosition):
-            stands = SnapshotPosition(view.table, 0)  # of no snapshot: the next fill reads them all
-        return store.load(view, _typed(rows, view), stands)
+    def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int) -> int:
+        """Makes an as-of view what a snapshot of its table says; returns how many entities that has."""
+        view = self.as_of(config, table)
+        return self._opened(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
+
+    def push(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
+        """Adds rows of no snapshot to an as-of view; returns how many entities got any."""
+        view = self.as_of(config, table)
+        return self._opened(config).push(view, _typed(rows, view))
 
     def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
         """Nothing: state is made room for when a plan or a read needs it."""

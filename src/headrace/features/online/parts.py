@@ -128,9 +128,10 @@ def _whole_total(totals: list[Any], values: list[Any]) -> int:
     """The true sum of whole numbers and of what `_kept` wrote."""
     added: int = sum(values)
     try:
-        return added + sum(totals)
+        added += sum(totals)
     except TypeError:  # one is a text
-        return added + sum(int(total, 16) if isinstance(total, str) else total for total in totals)
+        added += sum(int(total, 16) if isinstance(total, str) else total for total in totals)
+    return added
 
 
 def _kept(total: int) -> int | str:
