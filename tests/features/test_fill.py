@@ -1,14 +1,12 @@
 """What a build puts into the online store, from a real lake."""
 
-import json
-
 import polars as pl
 from tests.features.test_stream import FACTS, ingest, plan_of, send, served
 from tests.features.views import DAY, HOUR, MINUTE
 
 from headrace.features.fill import fill
 from headrace.features.functions import Function
-from headrace.features.plan import Aggregation, AsOfView, Field, WindowedView
+from headrace.features.plan import Aggregation, Field, WindowedView
 from headrace.features.point_in_time import join
 from headrace.features.stream import OnlineSink
 from headrace.kernel.time import from_micros, now_micros
@@ -48,19 +46,6 @@ def test_rows_that_a_rebuild_removed_or_set_back_leave_the_store(project, lake, 
         one["facts"].snapshot for one in store.lookup(plan, [{"user": 1}, {"user": 2}], now).positions
     }
     assert position == table.head().id
-
-
-def test_an_as_of_view_of_a_topics_own_table_sees_its_good_rows(project, log, lake, store):
-    view = AsOfView("clicked", ("user",), "clicks", "at", (Field("price", "float64"),))
-    plan, now = plan_of(view), now_micros()
-    log.create("clicks", 2)
-    send(log, [(1, now - HOUR, 5.0)])
-    later = {"at": from_micros(now - MINUTE).isoformat(), "user": 1, "price": "no number"}
-    log.append("clicks", [json.dumps(later).encode()], [b"1"])
-    ingest(project, log, lake)
-    assert lake.table("clicks").scan().filter(~pl.col("_valid")).collect().height == 1
-    fill(project, lake, plan, store)
-    assert served(store, plan, [1], now) == [[5.0]] == offline(lake, plan, [1], now)
 
 
 def test_values_at_the_end_of_the_range_hold_up_no_other_user(project, log, lake, store):

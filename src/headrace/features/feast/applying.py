@@ -13,7 +13,9 @@ from typing import Any
 
 from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
 from feast.errors import FeastError, SpecifiedFeaturesNotPresentError
+from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 
 from headrace.declare.project import Project
 from headrace.features.feast.by_value import carried
@@ -28,6 +30,9 @@ __all__ = ["Applied", "apply", "fingerprints"]
 _APPLIED = "applied.txt"
 # What Feast writes into its protos that is not what the user wrote.
 _NOT_CONTENT = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "bodyText"})
+_REGISTERED = (
+    "entities", "featureViews", "streamFeatureViews", "onDemandFeatureViews", "featureServices", "dataSources",
+)  # fmt: skip
 
 
 class Applied:
@@ -46,7 +51,8 @@ class Applied:
 
 
 def apply(project: Project) -> Applied:
-    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared.
+    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared: also
+    where Feast itself took something away (`feast apply`, `teardown`, a deleted view).
 
     The registry is written beside the old one and takes its place in one step, so a reader, or a
     process killed at any point, finds the old or the new one, whole.
@@ -61,7 +67,7 @@ def apply(project: Project) -> Applied:
     wanted = _digest([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())])
     count = len(found.everything())
     mark = place / _APPLIED
-    if mark.is_file() and mark.read_text() == wanted and (place / REGISTRY).is_file():
+    if mark.is_file() and mark.read_text() == _mark(wanted, place / REGISTRY):
         return Applied(place, False, count)
     project.settings.made_state()
     place.mkdir(mode=0o700, exist_ok=True)
@@ -69,7 +75,7 @@ def apply(project: Project) -> Applied:
     _register(project, found, place)
     faults.reach("feast.apply.registry")
     _write(place / YAML, text)
-    _write(mark, wanted)
+    _write(mark, _mark(wanted, place / REGISTRY))
     return Applied(place, True, count)
 
 
@@ -109,7 +115,7 @@ def _register(project: Project, found: Objects, place: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     old, new = place / REGISTRY, scratch / REGISTRY
-    if old.is_file():
+    if _read(old) is not None:
         shutil.copyfile(old, new)  # what Feast knows of materializations stays
     (scratch / YAML).write_text(described(project.settings, new))
     store = FeatureStore(repo_path=str(scratch))
@@ -164,6 +170,31 @@ def _gone(store: FeatureStore, found: Objects) -> list[Any]:
         *(one for one in store.list_all_feature_views() if one.name not in found.views),
         *(one for one in store.list_feature_services() if one.name not in found.services),
     ]
+
+
+def _mark(declared: str, registry: Path) -> str:
+    """What is declared and what the registry holds, as a digest; "" where there is no registry to read.
+
+    Feast writes the registry too: what it notes of materializations is no content.
+    """
+    message = _read(registry)
+    if message is None:
+        return ""
+    held = []
+    for kind in _REGISTERED:
+        for one in MessageToDict(message).get(kind, []):
+            content = _content(one)
+            if kind == "streamFeatureViews":  # Feast writes its fields in no order
+                content["spec"]["features"].sort(key=lambda field: field["name"])
+            held.append(json.dumps([kind, content], sort_keys=True))
+    return _digest([declared, *sorted(held)])
+
+
+def _read(registry: Path) -> Registry | None:
+    try:
+        return Registry.FromString(registry.read_bytes())
+    except (FileNotFoundError, DecodeError):
+        return None
 
 
 def _content(value: Any) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from feast import Entity, FeatureView, StreamFeatureView
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.registry import Registry
@@ -19,7 +18,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from pydantic import StrictStr
 
 from headrace.features import online
-from headrace.features.counted import POLARS
+from headrace.features.feast.frames import rows_of_view
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.types import value_type
 from headrace.features.feast.views import entity_key, stored
@@ -130,9 +129,14 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         return self._opened(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
 
     def push(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
-        """Adds rows of no snapshot to an as-of view; returns how many entities got any."""
-        view = self.as_of(config, table)
-        return self._opened(config).push(view, _typed(rows, view))
+        """Adds rows of no snapshot to an as-of view; returns how many entities got any.
+
+        Raises:
+            CallError: the rows are not of the view's columns and types, or one has no key or time.
+        """
+        plan = self._plan(config, table)
+        view, keys = plan.as_of[0], {one.join_key: one.dtype for one in plan.entities}
+        return self._opened(config).push(view, rows_of_view(rows, view, keys).to_arrow())
 
     def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
         """Nothing: state is made room for when a plan or a read needs it."""
@@ -166,17 +170,11 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         if view.digest not in self._plans:
             self._plans[view.digest] = Plan(
                 model="",
-                entities=tuple(entity_key(self._entities[name], None, where) for name in table.entities),
+                entities=tuple(
+                    entity_key(self._entities[name], [table], None, where) for name in table.entities
+                ),
                 views=(view,),
                 features=tuple(FeatureRef(view.name, one.name, one.dtype) for one in view.features),
             )
             self._opened(config).prepare(self._plans[view.digest])
         return self._plans[view.digest]
-
-
-def _typed(rows: pl.DataFrame, view: AsOfView) -> pa.Table:
-    return rows.select(
-        *view.keys,
-        pl.col(view.time).cast(pl.Datetime("us", "UTC")),
-        *(pl.col(one.name).cast(POLARS[one.dtype]) for one in view.features),
-    ).to_arrow()

@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 import pandas as pd
-import polars as pl
 from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.repo_config import RepoConfig
 
 from headrace import lake
+from headrace.features.feast.frames import polars_of
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
 from headrace.features.point_in_time import as_of_rows
@@ -54,11 +54,8 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         """What push and write_to_online_store end in.
 
         Raises:
-            CallError: the view is windowed.
+            CallError: the view is windowed, or the rows are not of its columns and types.
         """
         refuse_windowed(feature_view)
-        rows = pl.from_pandas(df)
-        time = feature_view.batch_source.timestamp_field
-        if rows.schema[time].time_zone is None:  # type: ignore[attr-defined]
-            rows = rows.with_columns(pl.col(time).dt.replace_time_zone("UTC"))
+        rows = polars_of(df, f"the rows for feature view {feature_view.name!r}")
         self.online_store.push(self.repo_config, feature_view, rows)

@@ -9,6 +9,7 @@ import yaml
 from feast.repo_config import RepoConfig
 
 from headrace.config.settings import Settings, load_settings
+from headrace.kernel.errors import ProjectError
 
 __all__ = ["REGISTRY", "YAML", "described", "folder", "settings_of"]
 
@@ -47,8 +48,15 @@ def settings_of(config: RepoConfig) -> Settings:
     """The settings of the project that a feature_store.yaml was written for.
 
     Raises:
-        ProjectError: the project, or its profile, is no longer there.
+        ProjectError: the project, or its profile, is no longer there, or feature_store.yaml does not name
+            Headrace's offline store.
     """
     address = config.offline_store
+    if not hasattr(address, "root"):
+        raise ProjectError(
+            f"feature_store.yaml has the offline store {address.type}, which does not say whose project it is",
+            where=str(config.repo_path),
+            remedy="Take the feature_store.yaml that a build writes: Headrace's stores work together.",
+        )
     settings = load_settings(Path(address.root), address.profile)
     return msgspec.structs.replace(settings, state=Path(address.state))
