@@ -81,7 +81,7 @@ def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Proje
         assert not apply(project).changed
 
 
-def test_what_feast_notes_of_a_materialization_changes_nothing(small: Callable[..., Project]) -> None:
+def test_what_feast_notes_of_a_materialization_stays(small: Callable[..., Project]) -> None:
     project = small()
     store = opened(project)
     now = datetime.now(UTC)
@@ -89,8 +89,9 @@ def test_what_feast_notes_of_a_materialization_changes_nothing(small: Callable[.
         store.registry.apply_materialization(
             store.registry.get_any_feature_view(view, store.project), store.project, now, now
         )
-    assert not apply(project).changed
+    store = opened(project)
     assert store.get_feature_view("facts").materialization_intervals
+    assert not apply(project).changed
 
 
 def test_what_is_no_longer_declared_leaves_the_registry(small: Callable[..., Project]) -> None:

@@ -11,16 +11,10 @@ from feast.repo_config import RepoConfig
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["REGISTRY", "YAML", "described", "folder", "settings_of"]
+__all__ = ["YAML", "described", "settings_of"]
 
 YAML = "feature_store.yaml"
-REGISTRY = "registry.db"
 _HERE = "headrace.features.feast"
-
-
-def folder(settings: Settings) -> Path:
-    """The folder that stock Feast opens: `FeatureStore(repo_path=folder(settings))`."""
-    return settings.place("feast")
 
 
 def described(settings: Settings, registry: Path) -> str:

@@ -275,7 +275,7 @@ def entity_key(
 def _key_dtype(entity: Entity, view: FeatureView, source: TableSource) -> str | None:
     """The type of a view's key: as the entity, the table or the view's schema says; None: none does."""
     if entity.value_type != ValueType.UNKNOWN:
-        return _KEYS.get(entity.value_type, entity.value_type.name)
+        return _KEYS.get(entity.value_type) or str(entity.value_type.name)
     listed = {field.name: word(field.dtype) for field in view.entity_columns}
     return (source.columns or {}).get(entity.join_key) or listed.get(entity.join_key)
 

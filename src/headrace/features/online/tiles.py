@@ -184,7 +184,7 @@ def unpack(packed: bytes) -> State:
         reason = _decode_any(packed)[0] if packed[:1] == BROKEN else error
         raise Unavailable(
             f"an entity's online state is broken: {reason}",
-            remedy="Remove pointers/online.json; headrace build then makes the view's state anew.",
+            remedy="A headrace build that brings the online state up to date makes the view's state anew.",
         ) from error
 
 

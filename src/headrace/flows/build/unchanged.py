@@ -1,7 +1,7 @@
 """Nothing to do, decided by one digest before anything heavy is imported.
 
-The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, and
-the heads of the sources. A build that brought everything up to date keeps it in the state folder.
+The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, Feast's
+registry, and the heads of the sources. A build that brought everything up to date keeps it in the state folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from headrace import __version__
 from headrace.config.loader import project_files
 from headrace.config.settings import FILE, Settings
+from headrace.features.applied import registry_digest
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
 from headrace.kernel.fingerprint import digest
@@ -64,5 +65,5 @@ def digest_of(settings: Settings, sources: list[str]) -> str:
     written = [root / name for name in (*_WRITTEN, *LOCKS) if (root / name).is_file()]
     texts = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
     files = {str(path.relative_to(root)): path.read_text() for path in texts}
-    profile = [settings.profile_name, repr(settings.profile)]
+    profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
     return digest([__version__, profile, files, stamps(root, [*sources, "models"])])

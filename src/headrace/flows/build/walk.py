@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from time import perf_counter
 
 from headrace.config.settings import Settings
+from headrace.features import online
+from headrace.features.applied import is_filled, is_registry_as_applied
+from headrace.features.plan import decode_plan
 from headrace.flows.build import sources
 from headrace.flows.build.graph import Stage, dvc_yaml, stages_for, table_pointer
 from headrace.flows.build.pipeline import Pipeline, init
@@ -79,7 +82,8 @@ def _due(shop: Workshop, stage: Stage) -> bool:
 
 
 def _drop_dangling(shop: Workshop) -> None:
-    """A pointer to a snapshot that this lake does not have (a fresh clone, another profile) is none."""
+    """A pointer to what is not there is none: to a snapshot that this lake does not have (a fresh clone,
+    another profile), to a registry or an online state that is not as the build left it."""
     held = {name: shop.pointers.read(table_pointer(shop.code, name)) for name in shop.code["tables"]}
     named = {name: int(one["snapshot"]) for name, one in held.items() if one is not None}
     for name in missing(shop.settings, named):
@@ -89,6 +93,21 @@ def _drop_dangling(shop: Workshop) -> None:
         taken = shop.pointers.read(path)
         if taken is not None and missing(shop.settings, taken["snapshots"]):
             shop.pointers.remove(path)
+    if shop.code["models"]:
+        # Feast's own commands write both: apply, teardown, materialize.
+        if not is_registry_as_applied(shop.settings):
+            shop.pointers.remove("pointers/features.json")
+        if not _is_online_filled(shop):
+            shop.pointers.remove("pointers/online.json")
+
+
+def _is_online_filled(shop: Workshop) -> bool:
+    """Whether the online store holds every view of the plans; of one that was never compiled it does not."""
+    files = [shop.settings.root / Pointers.path("plans", model) for model in shop.code["models"]]
+    if not all(file.is_file() for file in files):
+        return False
+    with closing(online.open(shop.settings.online_url)) as store:
+        return is_filled(store, [decode_plan(file.read_bytes()) for file in files])
 
 
 def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:
