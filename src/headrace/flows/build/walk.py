@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from time import perf_counter
+
+import msgspec
 
 from headrace.config.settings import Settings
 from headrace.features import online
@@ -37,7 +39,7 @@ def walk(shop: Workshop, targets: tuple[str, ...], progress: Progress) -> list[S
     with recorded_runs(settings), run("build") as this:
         for path, held in moved.items():
             shop.pointers.write(path, held)
-        _drop_dangling(shop)
+        _drop_dangling(shop, {stage.kind for stage in chosen})
         write_whole(settings.root / "dvc.yaml", dvc_yaml(every).encode())
         pipeline = Pipeline(settings.root)
         done: list[StageReport] = []
@@ -81,7 +83,7 @@ def _due(shop: Workshop, stage: Stage) -> bool:
         return False
 
 
-def _drop_dangling(shop: Workshop) -> None:
+def _drop_dangling(shop: Workshop, kinds: Collection[str]) -> None:
     """A pointer to what is not there is none: to a snapshot that this lake does not have (a fresh clone,
     another profile), to a registry or an online state that is not as the build left it."""
     held = {name: shop.pointers.read(table_pointer(shop.code, name)) for name in shop.code["tables"]}
@@ -93,21 +95,22 @@ def _drop_dangling(shop: Workshop) -> None:
         taken = shop.pointers.read(path)
         if taken is not None and missing(shop.settings, taken["snapshots"]):
             shop.pointers.remove(path)
-    if shop.code["models"]:
-        # Feast's own commands write both: apply, teardown, materialize.
-        if not is_registry_as_applied(shop.settings):
-            shop.pointers.remove("pointers/features.json")
-        if not _is_online_filled(shop):
-            shop.pointers.remove("pointers/online.json")
+    # Feast's own commands write both: apply, teardown, materialize.
+    if "features" in kinds and not is_registry_as_applied(shop.settings):
+        shop.pointers.remove("pointers/features.json")
+    if "online" in kinds and not _is_online_filled(shop):
+        shop.pointers.remove("pointers/online.json")
 
 
 def _is_online_filled(shop: Workshop) -> bool:
     """Whether the online store holds every view of the plans; of one that was never compiled it does not."""
     files = [shop.settings.root / Pointers.path("plans", model) for model in shop.code["models"]]
-    if not all(file.is_file() for file in files):
+    try:
+        plans = [decode_plan(file.read_bytes()) for file in files]
+    except (FileNotFoundError, msgspec.DecodeError):
         return False
     with closing(online.open(shop.settings.online_url)) as store:
-        return is_filled(store, [decode_plan(file.read_bytes()) for file in files])
+        return is_filled(store, plans)
 
 
 def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:
