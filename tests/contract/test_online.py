@@ -1,13 +1,24 @@
 """One suite for every online store: what it serves is what the offline kernel and join compute."""
 
+import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.features.views import DAY, HOUR, MINUTE, events_around, frame, instant, windowed
+from tests.features.views import (
+    DAY,
+    HOUR,
+    MINUTE,
+    events_around,
+    frame,
+    instant,
+    wild_amounts,
+    wild_numbers,
+    windowed,
+)
 
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.sqlite import SqliteStore
@@ -91,7 +102,10 @@ def exactly(rows):
 def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, tmp_path_factory, data):
     clock = Clock()
     stores = kind(tmp_path_factory.mktemp("online"), clock)
-    events = data.draw(events_around(NOW), label="events, in the order of the log")
+    kinds = st.sampled_from(
+        [events_around(NOW), events_around(NOW, amounts=wild_amounts, numbers=wild_numbers)]
+    )
+    events = data.draw(data.draw(kinds), label="events, in the order of the log")
     cuts = sorted(data.draw(st.sets(st.integers(0, len(events)), max_size=4), label="batches end at"))
     clocks = sorted(
         data.draw(st.lists(st.integers(NOW - 3 * HOUR, NOW), min_size=len(cuts) + 1, max_size=len(cuts) + 1),
@@ -168,41 +182,142 @@ fact = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rows=st.lists(fact, max_size=12),
-    later=st.lists(fact, max_size=6),
+    tables=st.lists(st.tuples(st.lists(fact, max_size=10), st.integers(0, 3 * HOUR)), min_size=1, max_size=5),
+    grows=st.booleans(),
     strict=st.booleans(),
-    wait=st.integers(0, 3 * HOUR),
 )
-def test_as_of_views_follow_the_join(kind, tmp_path_factory, rows, later, strict, wait):
-    """Each snapshot holds the rows of the one before, and more; time goes on between loads."""
+def test_as_of_views_follow_the_join_however_their_table_is_rewritten(
+    kind, tmp_path_factory, tables, grows, strict
+):
+    """Each snapshot holds any rows (or those before and more); time goes on between loads."""
     view = AsOfView("facts", ("user_id",), "facts", "time", FACTS.features, 2 * HOUR, ("clicks",))
     plan = plan_of(view, labels_topics=("clicks",) if strict else ())
-    clock = Clock()
+    clock, table = Clock(), []
     with kind(tmp_path_factory.mktemp("online"), clock).open() as store:
         store.prepare(plan)
-        tables = {1: facts(rows), 2: facts(rows + later)}
-        for snapshot, now in ((1, NOW), (2, NOW + wait)):
-            clock.now = now
-            store.load(view, tables[snapshot], SnapshotPosition("facts", snapshot))
-            for at in (now, now - 2 * MINUTE, now + 30 * MINUTE):
+        for snapshot, (rows, wait) in enumerate(tables, 1):
+            clock.now += wait
+            table = table + rows if grows else rows
+            store.load(view, facts(table), SnapshotPosition("facts", snapshot))
+            assert store.position(view) == SnapshotPosition("facts", snapshot)
+            for at in (clock.now, clock.now - 2 * MINUTE, clock.now + 30 * MINUTE):
                 looked = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
-                for user, row, position in zip((1, 2, 3, 4), looked.rows, looked.positions, strict=True):
-                    label = pl.DataFrame({"user_id": [user], "event_timestamp": [instant(at)]})
-                    read = pl.DataFrame(tables[position["facts"].snapshot]).lazy()
-                    assert [tuple(row)] == join(label, plan, lambda _, read=read: read)[:, 2:].rows()
-                    assert position["facts"].snapshot == 2 or snapshot == 1 or row[0] is None
+                labels = pl.DataFrame({"user_id": [1, 2, 3, 4], "event_timestamp": [instant(at)] * 4})
+                made = join(labels, plan, lambda _, table=table: pl.DataFrame(facts(table)).lazy())
+                assert [tuple(row) for row in looked.rows] == made[:, 2:].rows()
+                assert {position["facts"].snapshot for position in looked.positions} == {snapshot}
 
 
-def test_an_old_row_never_hides_a_newer_one(store):
-    plan = plan_of(FACTS)
+def test_a_row_that_left_the_table_leaves_the_store(store):
+    plan, keys = plan_of(FACTS), [{"user_id": user} for user in (1, 2, 3)]
     store.prepare(plan)
-    store.load(FACTS, facts([(1, NOW - MINUTE * 10, 1, 0.1)]), SnapshotPosition("facts", 1))
-    store.load(FACTS, facts([(1, NOW - MINUTE * 20, 2, 0.2)]), SnapshotPosition("facts", 2))
-    looked = store.lookup(plan, [{"user_id": 1}], NOW)
-    assert looked.rows == [[1, 0.1]]
-    assert looked.positions == [{"facts": RowPosition(1, NOW - MINUTE * 10)}]
+    newest = NOW - MINUTE * 10
+    store.load(FACTS, facts([(user, newest, user, 0.1) for user in (1, 2, 3)]), SnapshotPosition("facts", 1))
+    rows = facts([(2, newest - HOUR, 7, 0.2), (3, newest, 3, 0.1)])  # 1 is gone, 2 was an hour earlier
+    assert store.load(FACTS, rows, SnapshotPosition("facts", 2)) == 2
+    looked = store.lookup(plan, keys, NOW)
+    assert looked.rows == [[None, None], [7, 0.2], [3, 0.1]]
+    assert [position["facts"] for position in looked.positions] == [
+        RowPosition(2, None),
+        RowPosition(2, newest - HOUR),
+        RowPosition(2, newest),
+    ]
+
+
+def test_a_pushed_row_is_one_more_row_beside_the_snapshots(store):
+    plan, key = plan_of(FACTS), [{"user_id": 1}]
+    store.prepare(plan)
+
+    def served():
+        looked = store.lookup(plan, key, NOW)
+        return looked.rows[0][0], looked.positions[0]["facts"]
+
+    assert store.push(FACTS, facts([(1, NOW - HOUR, 5, 0.5)])) == 1
+    assert store.position(FACTS) == SnapshotPosition("facts", 0)
+    # Beside a snapshot that lacks the entity, or has an earlier row of it, the pushed one stays.
+    for number, rows in enumerate(([], [(1, NOW - HOUR - 1, 1, 0.1)], [(1, NOW + HOUR, 1, 0.1)]), 1):
+        store.load(FACTS, facts(rows), SnapshotPosition("facts", number))
+        assert served() == (5, RowPosition(None, NOW - HOUR))
+    # It never hides a newer one, and a pushed one of the same time takes the place until the next load.
+    store.load(FACTS, facts([(1, NOW - MINUTE * 30, 2, 0.2)]), SnapshotPosition("facts", 4))
+    assert served() == (2, RowPosition(4, NOW - MINUTE * 30))
+    store.push(FACTS, facts([(1, NOW - HOUR, 5, 0.5)]))
+    assert served() == (2, RowPosition(4, NOW - MINUTE * 30))
+    store.push(FACTS, facts([(1, NOW - MINUTE * 30, 6, 0.6)]))
+    assert served() == (6, RowPosition(None, NOW - MINUTE * 30))
+    assert store.position(FACTS) == SnapshotPosition("facts", 4)
+    store.load(FACTS, facts([(1, NOW - MINUTE * 30, 2, 0.2)]), SnapshotPosition("facts", 5))
+    assert served() == (2, RowPosition(5, NOW - MINUTE * 30))
+
+
+def test_pushed_rows_of_an_entity_with_several_keys_stay(store):
+    view = AsOfView("facts", ("shop", "user_id"), "facts", "time", FACTS.features)
+    plan = plan_of(view, entities=(USER, EntityKey("shop", "shop", "string")))
+    store.prepare(plan)
+    rows = pl.DataFrame(facts([(1, NOW - HOUR, 5, 0.5)])).with_columns(shop=pl.lit("é"))
+    store.push(view, rows.to_arrow())
+    store.load(view, rows[:0].to_arrow(), SnapshotPosition("facts", 1))
+    assert store.lookup(plan, [{"shop": "é", "user_id": 1}], NOW).rows == [[5, 0.5]]
+
+
+def test_readers_beside_a_load_see_one_snapshot_or_the_other(kind, clock, tmp_path):
+    plan, seen, done = plan_of(FACTS), set(), threading.Event()
+    users = [{"user_id": user} for user in range(20)]
+    with kind(tmp_path, clock).open() as store:
+        store.prepare(plan)
+        # An odd snapshot lacks the odd users, and says another value of the even ones.
+        tables = [
+            facts([(user, NOW - HOUR, number, 0.5) for user in range(0, 20, 1 + number)]) for number in (0, 1)
+        ]
+        store.load(FACTS, tables[0], SnapshotPosition("facts", 0))
+
+        def read():
+            while not done.is_set():
+                seen.add(tuple(row[0] for row in store.lookup(plan, users, NOW).rows))
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for snapshot in range(1, 60):
+            store.load(FACTS, tables[snapshot % 2], SnapshotPosition("facts", snapshot))
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert seen
+    assert seen <= {(0,) * 20, (1, None) * 10}
+
+
+def test_an_entity_whose_state_is_broken_holds_up_no_other(store, tmp_path, caplog):
+    """A state that cannot be read stands for whatever makes one entity's update fail."""
+    plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
+    events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2)]
+    store.prepare(plan)
+    store.fill(ACTIVITY, frame(events).to_arrow(), at_offset(2))
+    assert store.broken(ACTIVITY) == 0
+    SPOILERS[type(store)](tmp_path, ACTIVITY, 1)
+    for offset in (2, 4):
+        store.apply([ACTIVITY], frame(events).to_arrow(), at_offset(offset + 2), after=at_offset(offset))
+    assert store.position(ACTIVITY) == at_offset(6)
+    assert store.lookup(plan, users[1:], NOW).rows[0][0] == 3
+    with pytest.raises(Unavailable, match=r"broken: view 'activity', entity \(1,\)"):
+        store.lookup(plan, users[:1], NOW)
+    assert store.broken(ACTIVITY) == 1
+    assert sum("is broken" in one.message for one in caplog.records) == 1
+    store.fill(ACTIVITY, frame(events * 3).to_arrow(), at_offset(6))
+    assert store.broken(ACTIVITY) == 0
+    assert [row[0] for row in store.lookup(plan, users, NOW).rows] == [3, 3]
+
+
+def spoil_sqlite(folder, view, key):
+    """Writes nonsense in the place of an entity's state."""
+    with closing(sqlite3.connect(folder / "online.db")) as db, db:
+        (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
+        db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
+
+
+SPOILERS = {SqliteStore: spoil_sqlite}
 
 
 def test_a_row_of_the_future_waits_for_its_time(store):

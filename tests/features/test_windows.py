@@ -1,13 +1,28 @@
 import random
 from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.features.views import DAY, HOUR, MINUTE, SECOND, events_around, frame, instant, windowed
-from tests.features.window_oracle import expected
+from tests.features.views import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    events_around,
+    frame,
+    instant,
+    wild_amounts,
+    wild_numbers,
+    windowed,
+)
+from tests.features.window_oracle import expected, rounded
 
+from headrace.features.exact import float_sums, range_sums, sum_of, total_of
 from headrace.features.functions import Function
 from headrace.features.plan import Aggregation, Field, WindowedView
 from headrace.features.windows import aggregate
@@ -115,8 +130,14 @@ class Case:
     [
         Case([0.1] * 10, 1.0),
         Case([1e16, 1.0, -1e16], 1.0),
-        Case([1e300, 1e-300, -1e300], 0.0),  # beyond 106 bits the small one is lost
+        Case([1e300, 1e-300, -1e300], 1e-300),
         Case([5e-324, 5e-324], 1e-323),
+        Case([1e308, 1e308, -1e308], 1e308),
+        Case([1e308, 1e308], float("inf")),
+        Case([-1e308, -1e308, 5e-324], float("-inf")),
+        # Exactly between two doubles but for one that is 2^-1074.
+        Case([1.0, 2.0**-53, 5e-324], 1.0 + 2.0**-52),
+        Case([1.0, 2.0**-53, -5e-324], 1.0),
     ],
 )
 def test_sums_are_rounded_once(case):
@@ -125,11 +146,53 @@ def test_sums_are_rounded_once(case):
     assert made["sum_amount_60"].to_list() == [case.total]
 
 
-def test_a_sum_is_not_disturbed_by_other_entities():
-    events = [(1, NOW - i - 1, None, 0.1, None, None) for i in range(3)]
-    events += [(2, NOW - i - 1, None, 1e15 + 0.3, None, None) for i in range(3)]
+@pytest.mark.parametrize("other", [1e15 + 0.3, 1e40, 1e52, 1e60, 1.7e308, 5e-324])
+def test_a_sum_is_not_disturbed_by_other_entities(other):
+    events = [(1, NOW - i - 1, None, 19.99, None, None) for i in range(3)]
+    events += [(2, NOW - i - 1, None, other, None, None) for i in range(3)]
+    events += [(3, NOW - i - 1, None, float(i), None, None) for i in range(1000)]
     made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
-    assert made["sum_amount_60"].to_list() == [0.30000000000000004]
+    assert made["sum_amount_60"].to_list() == [59.97]
+    assert made["mean_amount_60"].to_list() == [59.97 / 3]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    events=events_around(NOW, amounts=wild_amounts, numbers=wild_numbers),
+    rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8),
+)
+def test_values_of_every_size_are_what_the_definition_says(events, rows):
+    made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
+    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(
+        st.one_of(wild_amounts, st.floats(1e-9, 1e9)).filter(lambda v: v is not None and isfinite(v))
+    ),
+    data=st.data(),
+)
+def test_range_sums_and_totals_are_the_true_sum_rounded_once(values, data):
+    cut = st.integers(0, len(values))
+    ranges = [sorted(pair) for pair in data.draw(st.lists(st.tuples(cut, cut), min_size=1, max_size=5))]
+    low, high = (np.array(ends, dtype=np.int64) for ends in zip(*ranges, strict=True))
+    truth = [rounded(sum(map(Fraction, values[start:end]), Fraction(0))) for start, end in ranges]
+    assert range_sums(float_sums(np.array(values, dtype=np.float64)), low, high).tolist() == truth
+    # The same of totals that were merged in any order, kept in between.
+    for (start, end), total in zip(ranges, truth, strict=True):
+        some = data.draw(st.permutations(values[start:end]))
+        half = data.draw(st.integers(0, len(some)))
+        merged = total_of([*total_of(some[:half]), *total_of(some[half:])])
+        assert merged == total_of(some)
+        assert sum_of(merged) == sum_of(some) == total
+
+
+def test_a_mean_of_whole_numbers_is_not_of_the_sum_that_wrapped():
+    numbers = [2**63 - 1, 2**53, 2**63 - 1]
+    events = [(1, NOW - i - 1, number, None, None, None) for i, number in enumerate(numbers)]
+    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
+    assert made["mean_number_60"].to_list() == [float(sum(numbers)) / 3]
 
 
 def test_keys_of_several_columns_and_rows_without_a_key():

@@ -71,8 +71,19 @@ amounts = st.one_of(
     st.integers(-100_000, 100_000).map(lambda cents: cents / 100),
 )
 
+numbers = st.one_of(st.none(), st.integers(-5, 5))
+wild_amounts = st.one_of(
+    st.sampled_from(
+        [None, 19.99, 0.1, -0.0, 1e52, -1e52, 1.7e308, -1.7e308, 9e307, 5e-324, -2.2e-308, 1e16, 1.0]
+    ),
+    st.floats(),
+)
+wild_numbers = st.one_of(
+    st.sampled_from([None, 2**63 - 1, -(2**63), 2**53, 2**53 + 1, -1]), st.integers(-(2**63), 2**63 - 1)
+)
 
-def events_around(now, *, users=3, size=40):
+
+def events_around(now, *, users=3, size=40, amounts=amounts, numbers=numbers):
     """Random events about `now`: equal times, at hop edges, late, in the future, with nulls."""
     edge = now - now % HOUR
     times = st.one_of(
@@ -82,7 +93,7 @@ def events_around(now, *, users=3, size=40):
         st.integers(0, 30).map(lambda steps: now - steps * 5 * MINUTE - now % (5 * MINUTE)),
     )
     one = st.tuples(
-        st.integers(1, users), times, st.one_of(st.none(), st.integers(-5, 5)), amounts,
+        st.integers(1, users), times, numbers, amounts,
         st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "z"])), st.one_of(st.none(), st.booleans()),
     )  # fmt: skip
     return st.lists(one, max_size=size)

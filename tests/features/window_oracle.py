@@ -1,11 +1,14 @@
 """Windows by brute force, from the definition alone. It shares no code with the kernel.
 
 The value of an aggregation at t: of the events of the entity with floor(t - W, hop) <= time < t whose
-value counts (not null, a finite number), the function. Equal times are ordered by value.
+value counts (not null, a finite number), the function. Equal times are ordered by value. A sum of floats
+is the true sum, rounded once, an infinity beyond the range of a double; a sum of whole numbers wraps
+around as int64. A mean is the true sum, rounded to a double, over the count; where that is an infinity,
+the true mean, rounded once.
 """
 
 from fractions import Fraction
-from math import isfinite
+from math import inf, isfinite
 
 
 def expected(function, n, window, hop, t, events):
@@ -22,12 +25,14 @@ def expected(function, n, window, hop, t, events):
         return len({0.0 if value == 0 and isinstance(value, float) else value for value in values})
     if not values:
         return None
-    if function == "sum":
+    if function in ("sum", "mean"):
         exact = sum((Fraction(value) for value in values), Fraction(0))
-        return float(exact) if isinstance(values[0], float) else int(exact)
-    if function == "mean":
-        exact = sum((Fraction(value) for value in values), Fraction(0))
-        return float(exact) / len(values)
+        if function == "sum" and not isinstance(values[0], float):
+            return (int(exact) + 2**63) % 2**64 - 2**63
+        total = rounded(exact)
+        if function == "sum":
+            return total
+        return total / len(values) if isfinite(total) else rounded(exact / len(values))
     if function == "min":
         return min(values)
     if function == "max":
@@ -39,3 +44,11 @@ def expected(function, n, window, hop, t, events):
     if function == "last_n":
         return values[-n:]
     raise AssertionError(function)
+
+
+def rounded(exact):
+    """The double nearest to a Fraction, as IEEE 754 has it."""
+    try:
+        return float(exact)
+    except OverflowError:
+        return inf if exact > 0 else -inf

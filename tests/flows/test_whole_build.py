@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,7 @@ from headrace import lake, lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
+from headrace.features.applied import is_registry_as_applied
 from headrace.lineage.graph import downstream, upstream
 from headrace.serving import release
 
@@ -155,6 +157,21 @@ def test_the_online_state_is_as_if_undisturbed(killed: Settings, undisturbed: Pa
         store.close()
     assert ends[0] == ends[1]
     assert not any(empty for _, empty in ends[0].values())
+
+
+def test_what_feasts_teardown_took_comes_back(undisturbed: Path) -> None:
+    done(undisturbed, "build", "online")
+    settings = load_settings(undisturbed)
+    program = f"import feast; feast.FeatureStore(repo_path={str(settings.place('feast'))!r}).teardown()"
+    subprocess.run([sys.executable, "-c", program], cwd=undisturbed, check=True, timeout=120)
+    assert not is_registry_as_applied(settings)
+    told = done(undisturbed, "build", "online")
+    assert {"features", "online"} <= set(told.split())
+    assert is_registry_as_applied(settings)
+    with closing(online.open(settings.online_url)) as store:
+        assert [view for view in store.views() if store.position(view) is None] == []
+        assert {view.name for view in store.views()} == {"user_activity", "product_facts"}
+    assert "online" not in done(undisturbed, "build", "online").split()
 
 
 def test_lineage_leads_from_the_version_to_topic_and_files_and_back(killed: Settings) -> None:

@@ -9,13 +9,13 @@ import polars as pl
 from headrace.declare.project import Project
 from headrace.features.online import OnlineStore
 from headrace.features.plan import AsOfView, Plan, WindowedView
+from headrace.features.point_in_time import as_of_rows
 from headrace.features.rowwise import rows_of
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
 from headrace.tables import read_input
-from headrace.tables.changelog import history, is_changelog
 
 __all__ = ["Filled", "fill"]
 
@@ -43,9 +43,10 @@ class Filled(NamedTuple):
 def fill(project: Project, lake: Lake, plan: Plan, store: OnlineStore) -> list[Filled]:
     """Brings every stored view of the plan up to the lake.
 
-    An as-of view is loaded from its table's newest snapshot. A windowed view that is not filled yet
-    gets the topic's good events up to where ingest stands, and is followed by ingest from there on;
-    one that is filled stays as it is. Idempotent; a killed one leaves each view as it was or done.
+    An as-of view becomes what its table's newest snapshot says. A windowed view that is not filled yet,
+    or has broken entities, gets the topic's good events up to where ingest stands, and is followed by
+    ingest from there on; any other stays as it is. Idempotent; a killed one leaves each view as it was
+    or done.
 
     Raises:
         CallError: a table is not there, or a topic was never ingested.
@@ -66,10 +67,7 @@ def _load(lake: Lake, view: AsOfView, store: OnlineStore) -> Filled:
     position = SnapshotPosition(view.table, head.id)
     if store.position(view) == position:
         return Filled(view.name, view.digest, 0, 0, position)
-    frame = table.scan(head.id)
-    if is_changelog(frame):
-        frame = history(frame.filter("_valid"), view.keys)
-    rows = frame.select(*view.keys, view.time, *(one.name for one in view.features)).collect()
+    rows = as_of_rows(view, table.scan(head.id)).collect()
     return Filled(view.name, view.digest, len(rows), store.load(view, rows.to_arrow(), position), position)
 
 
@@ -80,7 +78,8 @@ def _fill(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) 
     if not isinstance(position, LogPosition):
         raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")
     stands = store.position(view)
-    if isinstance(stands, LogPosition) and stands.log_id == position.log_id:
+    same_log = isinstance(stands, LogPosition) and stands.log_id == position.log_id
+    if isinstance(stands, LogPosition) and same_log and not store.broken(view):
         return Filled(view.name, view.digest, 0, 0, stands)
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)

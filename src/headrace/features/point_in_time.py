@@ -65,8 +65,11 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
 
     A row without a key or a time is never seen. Of several with one key and time, the one is taken
     that is last in the order of its features (null first), whatever order the table has them in; of the
-    changes of a database's row, the last, and a row that is deleted is one of nulls from then on.
+    changes of a database's row, the last, and a row that is deleted is one of nulls from then on. Of a
+    topic's own table, the good rows.
     """
+    if "_valid" in table.collect_schema():
+        table = table.filter("_valid")
     if is_changelog(table):
         table = history(table, view.keys)
     keys, features = list(view.keys), [one.name for one in view.features]
@@ -95,11 +98,12 @@ class _Ordered:
     def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
         """The view's features for each row, in the rows' own order."""
         keys = list(view.keys)
+        found = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
         joined = (
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
             .join_asof(
-                as_of_rows(view, table).sort(view.time),
+                found.sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys,
@@ -117,13 +121,14 @@ def _checked(labels: pl.DataFrame, plan: Plan) -> pl.DataFrame:
     wanted = {one.join_key: POLARS[one.dtype] for one in plan.entities}
     wanted |= {one.name: POLARS[one.dtype] for one in plan.request}
     wanted[MOMENT] = _INSTANT
+    whose = f"the labels of model {plan.model!r}" if plan.model else "the labels"
     lacking = [name for name in wanted if name not in labels.columns]
     if lacking:
         raise ProjectError(
-            f"the labels of model {plan.model!r} lack {', '.join(lacking)}",
+            f"{whose} lack {', '.join(lacking)}",
             remedy="They carry the keys, event_timestamp, and what on-demand views take of a request.",
         )
     rows = labels.select(pl.col(name).cast(dtype) for name, dtype in wanted.items())
     if rows[MOMENT].null_count():
-        raise ProjectError(f"the labels of model {plan.model!r} have rows without event_timestamp")
+        raise ProjectError(f"{whose} have rows without event_timestamp")
     return rows

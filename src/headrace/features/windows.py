@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from headrace.features.counted import POLARS, counted, micros_of
-from headrace.features.exact import ExactSums, exact_sums, range_sums
+from headrace.features.exact import ExactSums, float_sums, range_means, range_sums, whole_sums
 from headrace.features.plan import Aggregation, WindowedView
 from headrace.features.ranges import distinct, extremes, prefix_counts
 
@@ -171,10 +171,13 @@ class _Column:
         return (low, high) if self.before is None else (self.before[low], self.before[high])
 
     @cached_property
-    def sums(self) -> Ints | ExactSums:
-        """Prefix sums."""
-        if self.values.dtype == np.float64:
-            return exact_sums(self.values)
+    def sums(self) -> ExactSums:
+        """Prefix sums of the true values."""
+        return float_sums(self.values) if self.values.dtype == np.float64 else whole_sums(self.values)
+
+    @cached_property
+    def wrapped_sums(self) -> Ints:
+        """Prefix sums of whole numbers, wrapped around as int64."""
         return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.values)])
 
     @cached_property
@@ -211,12 +214,12 @@ def _aggregated(one: Aggregation, block: _Block) -> pl.Series:
         return pl.Series(distinct(column.same_before, low, high), dtype=pl.Int64)
     if kind == "last_n":
         return _last_n(one, column, low, high)
-    if kind in ("sum", "mean"):
-        sums = column.sums
-        result: Values = range_sums(sums, low, high) if isinstance(sums, ExactSums) else sums[high] - sums[low]
-        if kind == "mean":
-            result = result / np.maximum(high - low, 1)
-        return _series(result, some, None, one)
+    if kind == "mean":
+        return _series(range_means(column.sums, low, high), some, None, one)
+    if kind == "sum":
+        if one.dtype == "float64":
+            return _series(range_sums(column.sums, low, high), some, None, one)
+        return _series(column.wrapped_sums[high] - column.wrapped_sums[low], some, None, one)
     if kind in ("min", "max"):
         return _series(extremes(column.values, low, high, largest=kind == "max"), some, column.names, one)
     place = low if kind == "first" else high - 1

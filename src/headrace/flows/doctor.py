@@ -18,6 +18,7 @@ from headrace.events.alerts.delivery import Ledger
 from headrace.events.alerts.doors import doors
 from headrace.events.wires.registry import SchemaRegistry
 from headrace.features import online
+from headrace.features.plan import WindowedView
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
 from headrace.lineage.secrets import clean_text
@@ -166,7 +167,9 @@ def _warehouse(settings: Settings) -> str:
 def _online(settings: Settings) -> str:
     store = online.open(settings.online_url)
     try:
-        return f"{len(store.views())} feature views"
+        views = store.views()
+        broken = sum(store.broken(view) for view in views if isinstance(view, WindowedView))
+        return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
     finally:
         store.close()
 

@@ -208,7 +208,9 @@ def as_of(
         CallError: the table is gone.
     """
     if position.snapshot is None:
-        return Evidence({one.name: None for one in view.features}, notes=("the view had not been loaded",))
+        pushed = "the row was pushed through Feast, and is in no snapshot of the table"
+        note = "the view had not been loaded" if position.time is None else pushed
+        return Evidence({one.name: None for one in view.features}, notes=(note,))
     table = lake.table(view.table)
     notes: tuple[str, ...] = ()
     try:

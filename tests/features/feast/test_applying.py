@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,42 @@ def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:
         "feature_store.yaml",
         "registry.db",
     ]
+
+
+def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Project]) -> None:
+    project = small()
+    store = opened(project)
+    names = {one.name for one in store.list_all_feature_views()}
+
+    def empty(store: FeatureStore) -> None:  # as `feast apply` does where it finds no definitions
+        everything = [*store.list_feature_services(), *store.list_all_feature_views(), *store.list_entities()]
+        store.apply([], objects_to_delete=everything, partial=False)
+
+    def delete_view(store: FeatureStore) -> None:
+        store.delete_feature_view("facts")
+
+    def spoil(store: FeatureStore) -> None:
+        Path(store.config.registry.path).write_bytes(b"no registry")
+
+    for harm in (empty, delete_view, FeatureStore.teardown, spoil):
+        harm(store)
+        assert apply(project).changed
+        store = opened(project)
+        assert {one.name for one in store.list_all_feature_views()} == names
+        assert not apply(project).changed
+
+
+def test_what_feast_notes_of_a_materialization_stays(small: Callable[..., Project]) -> None:
+    project = small()
+    store = opened(project)
+    now = datetime.now(UTC)
+    for view in ("facts", "activity"):
+        store.registry.apply_materialization(
+            store.registry.get_any_feature_view(view, store.project), store.project, now, now
+        )
+    store = opened(project)
+    assert store.get_feature_view("facts").materialization_intervals
+    assert not apply(project).changed
 
 
 def test_what_is_no_longer_declared_leaves_the_registry(small: Callable[..., Project]) -> None:

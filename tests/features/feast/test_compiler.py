@@ -162,6 +162,16 @@ WRONG = {
         "column 'buyer', which scaled lacks",
         "user_id",
     ),
+    "whole numbers as the key of a text column": (
+        ('join_keys=["item"], value_type=ValueType.STRING', 'join_keys=["item"], value_type=ValueType.INT64'),
+        "entity 'item' is int64, but its key 'item' is string in item_facts, which feature view 'facts' reads",
+        "ValueType.STRING",
+    ),
+    "a key that is a boolean": (
+        ('join_keys=["item"], value_type=ValueType.STRING', 'join_keys=["item"], value_type=ValueType.BOOL'),
+        "entity 'item' is BOOL, but its key 'item' is string",
+        "ValueType.STRING",
+    ),
     "entity that has no name of its own": (
         ("entities=[item]", "entities=[Entity(name='x', value_type=ValueType.INT64)]"),
         "entity 'x' of feature view 'facts' is not at the top",

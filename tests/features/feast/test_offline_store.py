@@ -10,7 +10,7 @@ from feast import FeatureStore
 
 from headrace import lake
 from headrace.declare.project import Project
-from headrace.features.feast import apply
+from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.kernel.errors import CallError
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -41,12 +41,7 @@ def instants(rows: dict[str, list[object]]) -> pa.Table:
 @pytest.fixture
 def store(small: Callable[..., Project]) -> FeatureStore:
     """Stock Feast on the small project, its two tables filled."""
-    project = small()
-    opened = lake.open(project.settings)
-    for name, rows in (("scaled", EVENTS), ("item_facts", FACTS)):
-        made = instants(rows)
-        opened.ensure(name, made.schema).append(made)
-    return FeatureStore(repo_path=str(apply(project).folder))
+    return filled(small())
 
 
 def labels() -> pd.DataFrame:
@@ -141,3 +136,81 @@ def test_every_mode_of_an_on_demand_view(small: Callable[..., Project], mode: st
     store = FeatureStore(repo_path=str(apply(project).folder))
     found = store.get_historical_features(entity_df=labels(), features=["moment:ratio"]).to_df()
     assert found["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
+
+
+def filled(project: Project) -> FeatureStore:
+    """Stock Feast on a project, its two tables filled."""
+    opened = lake.open(project.settings)
+    for name, rows in (("scaled", EVENTS), ("item_facts", FACTS)):
+        made = instants(rows)
+        opened.ensure(name, made.schema).append(made)
+    return FeatureStore(repo_path=str(apply(project).folder))
+
+
+def clicks(store: FeatureStore, asked: pd.DataFrame) -> list[float]:
+    found = store.get_historical_features(entity_df=asked, features=["facts:clicks"]).to_df()
+    return [float(value) for value in found["clicks"].fillna(-1)]
+
+
+def test_times_of_the_labels_may_be_text(store: FeatureStore) -> None:
+    asked = labels()
+    text = [f"{time:%Y-%m-%dT%H:%M:%S}" for time in asked["event_timestamp"]]
+    assert clicks(store, asked.assign(event_timestamp=text)) == [3, 1, 1, -1]
+    with pytest.raises(CallError, match="'event_timestamp' of entity_df holds Int64, not times"):
+        clicks(store, asked.assign(event_timestamp=range(4)))
+
+
+def test_a_label_named_like_a_feature_is_refused_by_name(store: FeatureStore) -> None:
+    with pytest.raises(CallError, match="entity_df has a column 'clicks'"):
+        clicks(store, labels().assign(clicks=0))
+
+
+def test_lists_are_arrow_lists_as_feasts_own_stores_give_them(small: Callable[..., Project]) -> None:
+    seen = 'Aggregation(column="item", function="last(2)", time_window=DAY, name="seen")'
+    project = small(
+        ('name="spent")],', f'name="spent"), {seen}],'),
+        ('"spent", dtype=Float64)]', '"spent", dtype=Float64), Field(name="seen", dtype=Array(String))]'),
+        ("import Float64, Int64, String", "import Array, Float64, Int64, String"),
+    )
+    found = filled(project).get_historical_features(entity_df=labels(), features=["activity:seen"]).to_arrow()
+    assert pa.types.is_list(found.schema.field("seen").type)
+    assert found["seen"].to_pylist() == [["a", "b"], None, None, None]
+
+
+@pytest.mark.filterwarnings("ignore:Entity value_type will be mandatory:DeprecationWarning")
+def test_an_entity_without_a_type_has_that_of_its_column(small: Callable[..., Project]) -> None:
+    project = small((", value_type=ValueType.STRING", ""), (", value_type=ValueType.INT64", ""))
+    plan = compile(project, project.model("bought"))
+    assert [(one.name, one.dtype) for one in plan.entities] == [("user", "int64"), ("item", "string")]
+    store = filled(project)
+    assert clicks(store, labels()) == [3, 1, 1, -1]
+    store.materialize(NOON, NOON)
+    assert store.get_online_features(features=["facts:clicks"], entity_rows=[{"item": "z"}]).to_dict() == {
+        "item": ["z"],
+        "clicks": [None],
+    }
+
+
+def test_a_stream_feature_view_without_aggregations_is_an_as_of_view(small: Callable[..., Project]) -> None:
+    project = small(("facts = FeatureView(", "facts = StreamFeatureView(timestamp_field='event_timestamp', "))
+    store = filled(project)
+    assert clicks(store, labels()) == [3, 1, 1, -1]
+    now = datetime.now(UTC)
+    rows = {"item": ["a"], "event_timestamp": [now - HOUR], "clicks": [7], "mean_price": [1.0]}
+    store.push("facts_stream", pd.DataFrame(rows))
+    store.materialize(NOON, now)
+    found = store.get_online_features(features=["facts:clicks"], entity_rows=[{"item": "a"}]).to_dict()
+    assert found["clicks"] == [7]
+
+
+def test_a_key_column_of_32_bits_is_joined(small: Callable[..., Project]) -> None:
+    facts = "class Facts(dy.Schema):\n    "
+    project = small(
+        ('join_keys=["item"], value_type=ValueType.STRING', 'join_keys=["number"], value_type=ValueType.INT32'),
+        tables=((f"{facts}item = dy.String()", f"{facts}number = dy.Int32()"),),
+    )
+    rows = instants({**FACTS, "item": [7, 7, 8]}).rename_columns(["number", *list(FACTS)[1:]])
+    rows = rows.set_column(0, "number", rows["number"].cast(pa.int32()))
+    lake.open(project.settings).ensure("item_facts", rows.schema).append(rows)
+    store = FeatureStore(repo_path=str(apply(project).folder))
+    assert clicks(store, labels().assign(number=[7, 7, 7, 8])) == [3, 1, 1, -1]

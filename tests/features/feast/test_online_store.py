@@ -7,7 +7,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore
+from feast.data_source import PushMode
+from feast.feature_logging import LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination
 
 from headrace import lake
 from headrace.declare.project import Project
@@ -123,6 +126,78 @@ def test_push_before_any_load_leaves_the_next_fill_all_to_read(
     assert read(store, ["facts:clicks"], {"item": "c"})["clicks"] == [8]
     store.materialize_incremental(now)
     assert read(store, ["facts:clicks"], {"item": "a"}, {"item": "c"})["clicks"] == [3, 8]
+
+
+def test_materialize_loads_the_row_of_now_beside_one_of_the_future(
+    store: FeatureStore, project: Project, now: datetime
+) -> None:
+    table = lake.open(project.settings).table("item_facts")
+    table.append(facts(("a", now + 3 * HOUR, 22, 9.0)))
+    store.materialize_incremental(now)
+    assert read(store, ["facts:clicks"], {"item": "a"})["clicks"] == [3]
+
+
+def test_materialize_takes_away_what_the_table_lost_and_keeps_what_was_pushed(
+    store: FeatureStore, project: Project, now: datetime
+) -> None:
+    store.materialize(now - 24 * HOUR, now)
+    pushed = facts(("c", now - HOUR, 8, 1.0)).to_pandas()
+    store.push("facts_stream", pushed)
+    lake.open(project.settings).table("item_facts").replace(facts(("b", now - 2 * HOUR, 6, 1.0)))
+    store.materialize(now - 24 * HOUR, now)
+    assert read(store, ["facts:clicks"], *({"item": item} for item in "abc"))["clicks"] == [None, 6, 8]
+
+
+@pytest.mark.parametrize(
+    "form", ["{:%Y-%m-%dT%H:%M:%SZ}", "{:%Y-%m-%d %H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S+00:00}"]
+)
+def test_times_may_be_text_as_http_has_them(store: FeatureStore, now: datetime, form: str) -> None:
+    store.materialize(now - 24 * HOUR, now)
+    rows = {"item": ["a"], "event_timestamp": [form.format(now)], "clicks": [7], "mean_price": [None]}
+    store.push("facts_stream", pd.DataFrame(rows))
+    assert read(store, ["facts:clicks", "facts:mean_price"], {"item": "a"}) == {
+        "item": ["a"],
+        "clicks": [7],
+        "mean_price": [None],
+    }
+
+
+PUSHED_WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no time": ({"event_timestamp": [pd.NaT]}, "have no event_timestamp in row 0"),
+    "no key": ({"item": [None]}, "have no item in row 0"),
+    "text that is no time": ({"event_timestamp": ["yesterday"]}, "'yesterday', which is not a time"),
+    "a number for a time": ({"event_timestamp": [7]}, "'event_timestamp' .* holds Int64, not times"),
+    "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is no whole number"),
+    "text for a number": ({"mean_price": ["dear"]}, "'mean_price' .* is String, not float64"),
+}
+
+
+@pytest.mark.parametrize("case", PUSHED_WRONG)
+def test_a_wrong_pushed_row_is_refused_by_name(store: FeatureStore, now: datetime, case: str) -> None:
+    wrong, text = PUSHED_WRONG[case]
+    row = {"item": ["a"], "event_timestamp": [now], "clicks": [7], "mean_price": [1.0]}
+    with pytest.raises(CallError, match=text) as raised:
+        store.write_to_online_store("facts", pd.DataFrame({**row, **wrong}))
+    assert "'facts'" in raised.value.what
+    with pytest.raises(CallError, match="lack event_timestamp"):
+        store.write_to_online_store("facts", pd.DataFrame(row).drop(columns="event_timestamp"))
+
+
+def test_what_feast_would_write_elsewhere_is_refused_by_name(store: FeatureStore, now: datetime) -> None:
+    rows = facts(("a", now, 7, 1.0)).to_pandas()
+    with pytest.raises(CallError, match="'facts' can't be written to its table"):
+        store.push("facts_stream", rows, to=PushMode.OFFLINE)
+    with pytest.raises(CallError, match="'facts' can't be written to its table"):
+        store.write_to_offline_store("facts", rows)
+    labels = pd.DataFrame({"item": ["a"], "event_timestamp": [now]})
+    job = store.get_historical_features(entity_df=labels, features=["facts:clicks"])
+    for call in (job.to_sql, job.to_remote_storage, lambda: job.persist(None)):
+        with pytest.raises(CallError):
+            call()
+    logged = LoggingConfig(destination=FileLoggingDestination(path="logs"))
+    service = FeatureService(name="logged", features=[store.get_feature_view("facts")], logging_config=logged)
+    with pytest.raises(CallError, match="no feature logs"):
+        store._get_provider().write_feature_service_logs(service, pa.table({}), store.config, store.registry)
 
 
 def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: datetime) -> None:

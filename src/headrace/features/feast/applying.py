@@ -13,19 +13,21 @@ from typing import Any
 
 from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
 from feast.errors import FeastError, SpecifiedFeaturesNotPresentError
+from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 
 from headrace.declare.project import Project
+from headrace.features.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
 from headrace.features.feast.by_value import carried
 from headrace.features.feast.compiler import settled
 from headrace.features.feast.objects import Objects
-from headrace.features.feast.repository import REGISTRY, YAML, described, folder
+from headrace.features.feast.repository import YAML, described
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["Applied", "apply", "fingerprints"]
 
-_APPLIED = "applied.txt"
 # What Feast writes into its protos that is not what the user wrote.
 _NOT_CONTENT = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "bodyText"})
 
@@ -46,7 +48,8 @@ class Applied:
 
 
 def apply(project: Project) -> Applied:
-    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared.
+    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared: also
+    where Feast itself has written it since (`feast apply`, `teardown`, a deleted view).
 
     The registry is written beside the old one and takes its place in one step, so a reader, or a
     process killed at any point, finds the old or the new one, whole.
@@ -60,8 +63,8 @@ def apply(project: Project) -> Applied:
     text = described(project.settings, place / REGISTRY)
     wanted = _digest([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())])
     count = len(found.everything())
-    mark = place / _APPLIED
-    if mark.is_file() and mark.read_text() == wanted and (place / REGISTRY).is_file():
+    mark = place / APPLIED
+    if is_registry_as_applied(project.settings) and mark.read_text() == mark_of(project.settings, wanted):
         return Applied(place, False, count)
     project.settings.made_state()
     place.mkdir(mode=0o700, exist_ok=True)
@@ -69,7 +72,7 @@ def apply(project: Project) -> Applied:
     _register(project, found, place)
     faults.reach("feast.apply.registry")
     _write(place / YAML, text)
-    _write(mark, wanted)
+    _write(mark, mark_of(project.settings, wanted))
     return Applied(place, True, count)
 
 
@@ -109,7 +112,7 @@ def _register(project: Project, found: Objects, place: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     old, new = place / REGISTRY, scratch / REGISTRY
-    if old.is_file():
+    if _is_readable(old):
         shutil.copyfile(old, new)  # what Feast knows of materializations stays
     (scratch / YAML).write_text(described(project.settings, new))
     store = FeatureStore(repo_path=str(scratch))
@@ -164,6 +167,14 @@ def _gone(store: FeatureStore, found: Objects) -> list[Any]:
         *(one for one in store.list_all_feature_views() if one.name not in found.views),
         *(one for one in store.list_feature_services() if one.name not in found.services),
     ]
+
+
+def _is_readable(registry: Path) -> bool:
+    try:
+        Registry().ParseFromString(registry.read_bytes())
+    except (FileNotFoundError, DecodeError):
+        return False
+    return True
 
 
 def _content(value: Any) -> Any:

@@ -55,12 +55,11 @@ def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what t
     for one in on_demand_views:
         names |= dict.fromkeys(one.source_feature_view_projections)
     views: list[View] = []
-    keys: dict[str, None] = {}
-    for name in names:
-        view = _of_project(found, name, found.place(service))
+    read = [_of_project(found, name, found.place(service)) for name in names]
+    for view in read:
         with _readable(view, found.place(view)):
             views.append(stored(view, found.entities, found.place(view)))
-        keys |= dict.fromkeys(view.entities)
+    keys = dict.fromkeys(name for view in read for name in view.entities)
     for one in on_demand_views:
         with _readable(one, found.place(one)):
             views.append(on_demand(one, found.place(one)))
@@ -68,7 +67,7 @@ def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what t
     plan = Plan(
         model=model.name,
         entities=tuple(
-            entity_key(found.entities[key], columns, found.place(found.entities[key])) for key in keys
+            entity_key(found.entities[key], read, columns, found.place(found.entities[key])) for key in keys
         ),
         views=tuple(views),
         features=tuple(ref for _, refs in chosen for ref in refs),

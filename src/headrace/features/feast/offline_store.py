@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import StrictStr
 
 from headrace import lake
+from headrace.features.feast.frames import instants, polars_of
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import entity_key, on_demand, request_fields, stored
 from headrace.features.plan import FeatureRef, Plan
@@ -67,6 +68,23 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """What was asked for."""
         return self._metadata
 
+    def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Refused with a CallError, as is a saved dataset, which ends here."""
+        raise CallError(
+            "Headrace keeps no saved datasets of Feast",
+            remedy="Keep job.to_arrow() yourself; a model's training set is a table in the lake.",
+        )
+
+    def to_sql(self) -> str:
+        """Refused with a CallError: there is no SQL."""
+        raise CallError("features are not computed by SQL here", remedy="Take job.to_arrow() or job.to_df().")
+
+    def to_remote_storage(self) -> list[str]:
+        """Refused with a CallError."""
+        raise CallError(
+            "features are not exported to files here", remedy="Write job.to_arrow() where you want it."
+        )
+
 
 class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
     """Reads TableSources. A row's own features are never after its moment, as Feast has it: a
@@ -99,13 +117,12 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
         def rows() -> pa.Table:
             time = infer_event_timestamp_from_entity_df(dict(entities.dtypes))
-            labels = pl.from_pandas(entities).rename({time: MOMENT})
-            if labels.schema[MOMENT].time_zone is None:  # type: ignore[attr-defined]
-                labels = labels.with_columns(pl.col(MOMENT).dt.replace_time_zone("UTC"))
-            made = join(labels, plan, read).rename({MOMENT: time})
-            if not full_feature_names:
-                made = made.rename({one.column: one.name for one in plan.features})
-            return made.to_arrow()
+            labels = polars_of(entities, "entity_df")
+            labels = labels.with_columns(instants(labels[time], "entity_df")).rename({time: MOMENT})
+            named = {one.column: one.column if full_feature_names else one.name for one in plan.features}
+            _check_names(labels.columns, plan, named)
+            made = join(labels, plan, read).rename({**named, MOMENT: time})
+            return _with_short_lists(made.to_arrow())
 
         keys = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]
         return HeadraceRetrievalJob(rows, full_feature_names, RetrievalMetadata(feature_refs, keys))
@@ -147,6 +164,22 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         pulled = _between(reader(config)(data_source.name), timestamp_field, start_date, end_date)
         return HeadraceRetrievalJob(lambda: pulled.select(columns).collect().to_arrow(), False, None)
 
+    @staticmethod
+    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, *rows: Any, **more: Any) -> None:
+        """Refused with a CallError: what push to the offline store ends in."""
+        raise CallError(
+            f"rows of feature view {feature_view.name!r} can't be written to its table through Feast",
+            remedy="Send the events that the table is made from, or push to the online store alone.",
+        )
+
+    @staticmethod
+    def write_logged_features(*arguments: Any, **more: Any) -> None:
+        """Refused with a CallError."""
+        raise CallError(
+            "Headrace keeps no feature logs of Feast",
+            remedy="The predictions of a served model are logged, with their features.",
+        )
+
 
 def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
     """From the name of a table to its rows now; of a topic's own table, the good ones."""
@@ -157,6 +190,25 @@ def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
         return frame.filter("_valid") if "_valid" in frame.collect_schema() else frame
 
     return read
+
+
+def _check_names(labels: Sequence[str], plan: Plan, named: Mapping[str, str]) -> None:
+    """Raises CallError where a column of the labels has the name of a feature."""
+    keys = {one.join_key for one in plan.entities}
+    for name in [*named, *named.values()]:
+        if name in labels and name not in keys:
+            raise CallError(
+                f"entity_df has a column {name!r}, and so will the features",
+                remedy="Name the column otherwise, or ask for full_feature_names=True.",
+            )
+
+
+def _with_short_lists(rows: pa.Table) -> pa.Table:
+    """Arrow's lists as Feast's other stores give them, not large ones."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_large_list(field.type):
+            rows = rows.set_column(place, field.name, rows[field.name].cast(pa.list_(field.type.value_type)))
+    return rows
 
 
 def _between(frame: pl.LazyFrame, time: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
@@ -189,7 +241,7 @@ def _plan(
     needed = dict.fromkeys(name for one in views for name in one.entities)
     return Plan(
         model="",
-        entities=tuple(entity_key(entities[name], None, where) for name in needed),
+        entities=tuple(entity_key(entities[name], views, None, where) for name in needed),
         views=tuple(made),
         features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in asked),
         request=request_fields(computed, where),

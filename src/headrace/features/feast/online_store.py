@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from feast import Entity, FeatureView, StreamFeatureView
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.registry import Registry
@@ -19,7 +18,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from pydantic import StrictStr
 
 from headrace.features import online
-from headrace.features.counted import POLARS
+from headrace.features.feast.frames import rows_of_view
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.types import value_type
 from headrace.features.feast.views import entity_key, stored
@@ -120,21 +119,24 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
             )
             row |= {one.name: feast_value_type_to_python_type(values[one.name]) for one in view.features}
             rows.append(row | {view.time: time.replace(tzinfo=UTC) if time.tzinfo is None else time})
-        self.load(config, table, pl.DataFrame(rows, infer_schema_length=None), None)
+        self.push(config, table, pl.DataFrame(rows, infer_schema_length=None))
         if progress is not None:
             progress(len(rows))
 
-    def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int | None) -> int:
-        """Loads rows of an as-of view's table; returns how many entities. Without a snapshot the
-        view stays at the one it stood at."""
+    def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int) -> int:
+        """Makes an as-of view what a snapshot of its table says; returns how many entities that has."""
+        view = self.as_of(config, table)
+        return self._opened(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
+
+    def push(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
+        """Adds rows of no snapshot to an as-of view; returns how many entities got any.
+
+        Raises:
+            CallError: the rows are not of the view's columns and types, or one has no key or time.
+        """
         plan = self._plan(config, table)
-        view, store = plan.as_of[0], self._opened(config)
-        stands = store.position(view)
-        if snapshot is not None:
-            stands = SnapshotPosition(view.table, snapshot)
-        elif not isinstance(stands, SnapshotPosition):
-            stands = SnapshotPosition(view.table, 0)  # of no snapshot: the next fill reads them all
-        return store.load(view, _typed(rows, view), stands)
+        view, keys = plan.as_of[0], {one.join_key: one.dtype for one in plan.entities}
+        return self._opened(config).push(view, rows_of_view(rows, view, keys).to_arrow())
 
     def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
         """Nothing: state is made room for when a plan or a read needs it."""
@@ -168,17 +170,11 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         if view.digest not in self._plans:
             self._plans[view.digest] = Plan(
                 model="",
-                entities=tuple(entity_key(self._entities[name], None, where) for name in table.entities),
+                entities=tuple(
+                    entity_key(self._entities[name], [table], None, where) for name in table.entities
+                ),
                 views=(view,),
                 features=tuple(FeatureRef(view.name, one.name, one.dtype) for one in view.features),
             )
             self._opened(config).prepare(self._plans[view.digest])
         return self._plans[view.digest]
-
-
-def _typed(rows: pl.DataFrame, view: AsOfView) -> pa.Table:
-    return rows.select(
-        *view.keys,
-        pl.col(view.time).cast(pl.Datetime("us", "UTC")),
-        *(pl.col(one.name).cast(POLARS[one.dtype]) for one in view.features),
-    ).to_arrow()

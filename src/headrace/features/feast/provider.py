@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 import pandas as pd
-import polars as pl
 from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.repo_config import RepoConfig
 
 from headrace import lake
+from headrace.features.feast.frames import polars_of
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
 from headrace.features.point_in_time import as_of_rows
@@ -37,8 +37,8 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         """Nothing: state is made room for when a plan or a read needs it."""
 
     def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
-        """Loads the newest rows of an as-of view's table, whatever the dates: the state stands for a
-        snapshot. Windowed views are kept by ingest and passed over."""
+        """Loads an as-of view's table, whatever the dates: the state stands for a snapshot. Rows of the
+        future are in it, for they wait for their time. Windowed views are kept by ingest and passed over."""
         if is_windowed(feature_view):
             _log.info("%s is a windowed view: ingest keeps it, nothing to materialize", feature_view.name)
             return
@@ -47,18 +47,15 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         head = table.head()
         if head is None:
             return
-        newest = as_of_rows(view, table.scan(head.id)).sort(view.time).unique(list(view.keys), keep="last")
-        self.online_store.load(config, feature_view, newest.collect(), head.id)
+        rows = as_of_rows(view, table.scan(head.id)).collect()
+        self.online_store.load(config, feature_view, rows, head.id)
 
     def ingest_df(self, feature_view: FeatureView, df: pd.DataFrame, field_mapping: Any = None) -> None:
         """What push and write_to_online_store end in.
 
         Raises:
-            CallError: the view is windowed.
+            CallError: the view is windowed, or the rows are not of its columns and types.
         """
         refuse_windowed(feature_view)
-        rows = pl.from_pandas(df)
-        time = feature_view.batch_source.timestamp_field
-        if rows.schema[time].time_zone is None:  # type: ignore[attr-defined]
-            rows = rows.with_columns(pl.col(time).dt.replace_time_zone("UTC"))
-        self.online_store.load(self.repo_config, feature_view, rows, None)
+        rows = polars_of(df, f"the rows for feature view {feature_view.name!r}")
+        self.online_store.push(self.repo_config, feature_view, rows)

@@ -9,17 +9,12 @@ import yaml
 from feast.repo_config import RepoConfig
 
 from headrace.config.settings import Settings, load_settings
+from headrace.kernel.errors import ProjectError
 
-__all__ = ["REGISTRY", "YAML", "described", "folder", "settings_of"]
+__all__ = ["YAML", "described", "settings_of"]
 
 YAML = "feature_store.yaml"
-REGISTRY = "registry.db"
 _HERE = "headrace.features.feast"
-
-
-def folder(settings: Settings) -> Path:
-    """The folder that stock Feast opens: `FeatureStore(repo_path=folder(settings))`."""
-    return settings.place("feast")
 
 
 def described(settings: Settings, registry: Path) -> str:
@@ -47,8 +42,15 @@ def settings_of(config: RepoConfig) -> Settings:
     """The settings of the project that a feature_store.yaml was written for.
 
     Raises:
-        ProjectError: the project, or its profile, is no longer there.
+        ProjectError: the project, or its profile, is no longer there, or feature_store.yaml does not name
+            Headrace's offline store.
     """
     address = config.offline_store
+    if not hasattr(address, "root"):
+        raise ProjectError(
+            f"feature_store.yaml has the offline store {address.type}, which does not say whose project it is",
+            where=str(config.repo_path),
+            remedy="Take the feature_store.yaml that a build writes: Headrace's stores work together.",
+        )
     settings = load_settings(Path(address.root), address.profile)
     return msgspec.structs.replace(settings, state=Path(address.state))

@@ -29,7 +29,7 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["entity_key", "fields", "on_demand", "request_fields", "stored"]
 
 _MICROSECOND = timedelta(microseconds=1)
-_KEYS: dict[ValueType, Any] = {
+_KEYS: dict[ValueType, str] = {
     ValueType.INT64: "int64",
     ValueType.INT32: "int64",
     ValueType.STRING: "string",
@@ -43,7 +43,7 @@ def stored(view: FeatureView, entities: Mapping[str, Entity], where: str) -> Sto
         ProjectError: it reads no TableSource, has no entity, or what it aggregates or names is not
             there; see each message.
     """
-    source = view.batch_source
+    source = getattr(view, "batch_source", None)  # an on-demand view has none
     if not isinstance(source, TableSource):
         raise ProjectError(
             f"feature view {view.name!r} reads a {type(source).__name__}",
@@ -66,7 +66,8 @@ def stored(view: FeatureView, entities: Mapping[str, Entity], where: str) -> Sto
     keys = _keys(view, source, entities, where)
     if isinstance(view, StreamFeatureView) and aggregations:
         return _windowed(view, source, keys, where)
-    named = fields(view.features, where)
+    # Feast's registry lists the keys of a StreamFeatureView among its features.
+    named = tuple(one for one in fields(view.features, where) if one.name not in keys)
     if not named:
         raise ProjectError(
             f"feature view {view.name!r} has no schema",
@@ -243,16 +244,40 @@ def fields(feast_fields: Iterable[Any], where: str) -> tuple[Field, ...]:
     return tuple(made)
 
 
-def entity_key(entity: Entity, columns: Mapping[str, str] | None, where: str) -> EntityKey:
-    """The plan's key of an entity; its type from the labels' columns where Feast has none."""
-    dtype: Any = _KEYS.get(entity.value_type) or (columns or {}).get(entity.join_key)
-    if dtype not in ("int64", "string"):
+def entity_key(
+    entity: Entity, views: Iterable[FeatureView], labels: Mapping[str, str] | None, where: str
+) -> EntityKey:
+    """The plan's key of an entity; where it declares no type, the type that it has in the views of it or
+    in the labels.
+
+    Raises:
+        ProjectError: no type is known, it is no whole number or text, or two views differ in it.
+    """
+    dtypes = {}
+    for view in views:
+        if entity.name in view.entities and isinstance(view.batch_source, TableSource):
+            dtype = _key_dtype(entity, view, view.batch_source)
+            if dtype is not None:
+                dtypes[dtype] = view.name
+    if len(dtypes) > 1:
+        told = " and ".join(f"{dtype} in {name!r}" for dtype, name in dtypes.items())
+        raise ProjectError(f"the key of entity {entity.name!r} is {told}", where=where)
+    known = next(iter(dtypes), None) or (labels or {}).get(entity.join_key) or entity.value_type.name
+    if known not in ("int64", "string"):
         raise ProjectError(
-            f"entity {entity.name!r} has the type {entity.value_type.name}",
+            f"entity {entity.name!r} has the type {known}",
             where=where,
             remedy="A key is a whole number or text: value_type=ValueType.INT64 or ValueType.STRING.",
         )
-    return EntityKey(entity.name, entity.join_key, dtype)
+    return EntityKey(entity.name, entity.join_key, known)  # type: ignore[arg-type]
+
+
+def _key_dtype(entity: Entity, view: FeatureView, source: TableSource) -> str | None:
+    """The type of a view's key: as the entity, the table or the view's schema says; None: none does."""
+    if entity.value_type != ValueType.UNKNOWN:
+        return _KEYS.get(entity.value_type) or str(entity.value_type.name)
+    listed = {field.name: word(field.dtype) for field in view.entity_columns}
+    return (source.columns or {}).get(entity.join_key) or listed.get(entity.join_key)
 
 
 def _keys(
@@ -272,7 +297,16 @@ def _keys(
                 where=where,
                 remedy="Give it a name of its own there: user = Entity(...).",
             )
-        _column(source, entities[name].join_key, view.name, where)
+        entity = entities[name]
+        real = _column(source, entity.join_key, view.name, where)
+        dtype = _key_dtype(entity, view, source)
+        if real is not None and dtype != real:
+            raise ProjectError(
+                f"entity {name!r} is {dtype}, but its key {entity.join_key!r} is {real} in {source.name},"
+                f" which feature view {view.name!r} reads",
+                where=where,
+                remedy="Give the entity the value_type of the column: ValueType.INT64 or ValueType.STRING.",
+            )
     return tuple(entities[name].join_key for name in names)
 
 

@@ -32,7 +32,7 @@ class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
 
     Attributes:
         snapshot: the snapshot of the view's table that the row was read at; of a missing row, the
-            last one that was loaded; None: none was.
+            last one that was loaded; None: none was, or the row was pushed and is in no snapshot.
         time: the row's feature time, microseconds; None: there was no row.
     """
 
@@ -71,16 +71,31 @@ class OnlineStore(Protocol):
         """How far the view's state has come; None: it has not been filled."""
 
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
-        """Puts rows of the view's table in place, all of them or none; returns how many entities.
+        """Makes the view what a snapshot of its table says; returns how many entities that has.
 
-        A row never hides a newer one. `rows` has the view's keys, time and features.
+        An entity that the snapshot lacks has no values any more, and one whose newest row it lacks has
+        those of the row before. Only pushed rows stay: each is one row more beside the snapshot's. Readers
+        see the view as it was or as it is then. `rows` has the view's keys, time and features: every row
+        of the table.
+        """
+
+    def push(self, view: AsOfView, rows: pa.Table) -> int:
+        """Adds rows that are in no snapshot; returns how many entities got any.
+
+        A row never hides a newer one. One of the same time takes the other's place, until a snapshot is
+        loaded. The view's position stays where it is; of one that holds nothing yet it becomes a snapshot
+        0, so that the next fill reads the table.
         """
 
     def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
         """Makes the view's state anew from `rows`: its table up to `position`. Returns how many entities.
 
-        `rows` has the view's keys, time and columns. Nothing is seen before it is complete.
+        `rows` has the view's keys, time and columns. Nothing is seen before it is complete. An entity
+        whose state cannot be made is broken (see `apply`).
         """
+
+    def broken(self, view: WindowedView) -> int:
+        """How many entities of the view are broken, until a fill makes it anew."""
 
     def apply(
         self,
@@ -93,7 +108,9 @@ class OnlineStore(Protocol):
         """Adds rows to the state of views that stand at `after`, and moves them to `position`, in the log
         partitions in which the two differ: one transaction.
 
-        Others may have moved the views in other log partitions meanwhile.
+        Others may have moved the views in other log partitions meanwhile. An entity whose state cannot
+        take its rows is broken from then on: that is logged, and a lookup of it raises. It holds up no
+        other.
 
         Args:
             views: filled views of one table.
@@ -111,6 +128,7 @@ class OnlineStore(Protocol):
 
         Raises:
             CallError: the plan was not prepared here.
+            Unavailable: a view was not filled yet, or an entity is broken.
         """
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ __all__ = ["Entry", "Events", "entries_by_entity", "events_by_entity", "merged_e
 
 Key = tuple[Any, ...]
 Events = tuple[list[int], list[list[Any]]]
-Entry = tuple[int, int, list[Any]]
+Entry = tuple[int, int | None, list[Any]]
+"""A row of an as-of view: its time, the snapshot it was read at (None: it was pushed), its features."""
 _TIME = "__time"
 
 
@@ -48,7 +49,7 @@ def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[t
 
 
 def entries_by_entity(
-    view: AsOfView, rows: pa.Table, snapshot: int, now: int
+    view: AsOfView, rows: pa.Table, snapshot: int | None, now: int
 ) -> Iterator[tuple[Key, list[Entry]]]:
     """Each entity's rows that a lookup can still see, (time, snapshot, features) in order of time.
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import chain
-from math import fsum
 from typing import Any, NamedTuple
 
-from headrace.features.exact import merge_parts
+from headrace.features.exact import mean_of, sum_of, total_of
 from headrace.features.functions import Dtype
 from headrace.features.plan import Aggregation
 from headrace.kernel.time import from_micros
@@ -65,8 +64,8 @@ def parts_of(users: Iterable[Aggregation], dtype: Dtype) -> dict[str, Part]:
     return parts
 
 
-_FLOAT_SUM = Part(lambda _, values: merge_parts(values), lambda a, b: merge_parts([*a, *b]))
-_WHOLE_SUM = Part(lambda _, values: _int64(sum(values)), lambda a, b: _int64(a + b))
+_FLOAT_SUM = Part(lambda _, values: total_of(values), lambda a, b: total_of([*a, *b]))
+_WHOLE_SUM = Part(lambda _, values: _kept(sum(values)), lambda a, b: _kept(_whole_total([a, b], [])))
 
 
 def reader_of(one: Aggregation, places: dict[str, int], dtype: Dtype) -> Reader:
@@ -76,11 +75,11 @@ def reader_of(one: Aggregation, places: dict[str, int], dtype: Dtype) -> Reader:
         return _count(places["count"])
     if kind == "count_distinct":
         return _distinct(places["distinct"])
-    total = _float_total if dtype == "float64" else _whole_total
     if kind == "sum":
-        return _sum(places["sum"], total)
+        return _sum(places["sum"], _float_sum if dtype == "float64" else _whole_sum)
     if kind == "mean":
-        return _mean(places["sum"], _count(places["count"]), total)
+        mean = _float_mean if dtype == "float64" else _whole_mean
+        return _mean(places["sum"], _count(places["count"]), mean)
     plain = _PLAIN.get(dtype)
     if kind in ("min", "max"):
         return _extreme(places[kind], min if kind == "min" else max, plain)
@@ -107,12 +106,41 @@ def _distinct(place: int) -> Reader:
     return read
 
 
-def _float_total(parts: list[Any], values: list[Any]) -> float:
-    return fsum(chain(chain.from_iterable(parts), values))
+def _float_sum(totals: list[Any], values: list[Any]) -> float:
+    return sum_of(chain(chain.from_iterable(totals), values))
 
 
-def _whole_total(parts: list[Any], values: list[Any]) -> int:
-    return _int64(sum(parts) + sum(values))
+def _float_mean(totals: list[Any], values: list[Any], count: int) -> float:
+    return mean_of(chain(chain.from_iterable(totals), values), count)
+
+
+def _whole_sum(totals: list[Any], values: list[Any]) -> int:
+    """Whole sums wrap around as int64 does, offline and online alike."""
+    total = _whole_total(totals, values)
+    return total if _is_int64(total) else (total + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _whole_mean(totals: list[Any], values: list[Any], count: int) -> float:
+    return float(_whole_total(totals, values)) / count
+
+
+def _whole_total(totals: list[Any], values: list[Any]) -> int:
+    """The true sum of whole numbers and of what `_kept` wrote."""
+    added: int = sum(values)
+    try:
+        added += sum(totals)
+    except TypeError:  # one is a text
+        added += sum(int(total, 16) if isinstance(total, str) else total for total in totals)
+    return added
+
+
+def _kept(total: int) -> int | str:
+    """A whole number as MessagePack can hold it: beyond int64 as a text of hexadecimal digits."""
+    return total if _is_int64(total) else hex(total)
+
+
+def _is_int64(value: int) -> bool:
+    return -(1 << 63) <= value < 1 << 63
 
 
 def _sum(place: int, total: Callable[[list[Any], list[Any]], Any]) -> Reader:
@@ -123,10 +151,10 @@ def _sum(place: int, total: Callable[[list[Any], list[Any]], Any]) -> Reader:
     return read
 
 
-def _mean(place: int, count: Reader, total: Callable[[list[Any], list[Any]], Any]) -> Reader:
+def _mean(place: int, count: Reader, mean: Callable[[list[Any], list[Any], int], float]) -> Reader:
     def read(track: Track, first: int, times: list[int], raw: list[Any]) -> object:
         number: Any = count(track, first, times, raw)
-        return float(total(track[place][first:], _present(raw))) / number if number else None
+        return mean(track[place][first:], _present(raw), number) if number else None
 
     return read
 
@@ -179,11 +207,6 @@ def _pairs(times: list[int], raw: list[Any]) -> list[tuple[int, Any]]:
 
 def _present(raw: list[Any]) -> list[Any]:
     return [value for value in raw if value is not None] if raw else raw
-
-
-def _int64(value: int) -> int:
-    """Whole sums wrap around as int64 does, offline and online alike."""
-    return value if -(1 << 63) <= value < 1 << 63 else (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 _PLAIN: dict[Dtype, Callable[[Any], Any]] = {"bool": bool, "timestamp": from_micros}

@@ -62,7 +62,7 @@ class AsOfReader:
 
     def known(self, packed: bytes, at: int, row: list[object], positions: dict[str, ServedPosition]) -> None:
         newest = at - self._late
-        entries: list[tuple[int, int, list[Any]]] = _decode(packed)
+        entries: list[tuple[int, int | None, list[Any]]] = _decode(packed)
         for time, snapshot, values in reversed(entries):
             if time <= newest:
                 if self._ttl is not None and time < at - self._ttl:
@@ -70,7 +70,8 @@ class AsOfReader:
                 row[self._places] = values
                 positions[self._name] = RowPosition(snapshot, time)
                 return
-        positions[self._name] = RowPosition(entries[-1][1] if entries else None, None)
+        snapshots = [snapshot for _, snapshot, _ in entries if snapshot is not None]
+        positions[self._name] = RowPosition(snapshots[-1] if snapshots else None, None)
 
     def unknown(self, filled: Position, row: list[object], positions: dict[str, ServedPosition]) -> None:
         row[self._places] = self._nothing

@@ -20,9 +20,9 @@ import msgspec
 import pyarrow as pa
 
 from headrace.features.online import Looked, ServedPosition
-from headrace.features.online.batches import entries_by_entity, events_by_entity, merged_entries
+from headrace.features.online.batches import Entry, entries_by_entity, events_by_entity, merged_entries
 from headrace.features.online.readers import Reader, readers_of
-from headrace.features.online.tiles import Tiles, pack, unpack
+from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
@@ -112,13 +112,30 @@ class SqliteStore:
         entries = dict(entries_by_entity(view, rows, position.snapshot_id, now))
         with self._writing() as db:
             entities = _Entities(db, view)
-            old = entities.read(entries)
-            entities.write(
-                (key, _encode(merged_entries(_decode(old[key]), found, view, now) if key in old else found))
-                for key, found in entries.items()
-            )
+            states: dict[tuple[Any, ...], bytes | None] = {}
+            for key, packed in entities.every():
+                pushed = _pushed(packed)
+                kept = merged_entries(pushed, entries.get(key, []), view, now) if pushed else entries.get(key)
+                states[key] = _encode(kept) if kept else None
+            states |= {key: _encode(found) for key, found in entries.items() if key not in states}
+            entities.write(states.items())
             faults.reach("online.load.written")
             _move(db, view, position)
+        return len(entries)
+
+    def push(self, view: AsOfView, rows: pa.Table) -> int:
+        """See OnlineStore.push."""
+        now = self._clock()
+        entries = dict(entries_by_entity(view, rows, None, now))
+        with self._writing() as db:
+            entities = _Entities(db, view)
+            old = entities.read(entries)
+            entities.write(
+                (key, _encode(merged_entries(_decode(old[key]), pushed, view, now) if key in old else pushed))
+                for key, pushed in entries.items()
+            )
+            if _position(db, view) is None:
+                _move(db, view, SnapshotPosition(view.table, 0))
         return len(entries)
 
     def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
@@ -126,8 +143,8 @@ class SqliteStore:
         now = self._clock()
         tiles = self._tiles_of(view)
         packed = [
-            (key, pack(tiles.add(tiles.empty(), times, values, position.offsets, now)))
-            for key, (times, values) in events_by_entity(view, rows, now)
+            (key, tiles.grow(None, key, events, position.offsets, now))
+            for key, events in events_by_entity(view, rows, now)
         ]
         with self._writing() as db:
             entities = _Entities(db, view)
@@ -136,6 +153,10 @@ class SqliteStore:
             faults.reach("online.fill.written")
             _move(db, view, position)
         return len(packed)
+
+    def broken(self, view: WindowedView) -> int:
+        """See OnlineStore.broken."""
+        return _Entities(self._db(), view).count(BROKEN)
 
     def apply(
         self,
@@ -154,17 +175,9 @@ class SqliteStore:
                 tiles, entities = self._tiles_of(view), _Entities(db, view)
                 old = entities.read(events)
                 entities.write(
-                    (
-                        key,
-                        pack(
-                            tiles.add(
-                                unpack(old[key]) if key in old else tiles.empty(),
-                                times, values, moved.offsets, now,
-                            )
-                        ),
-                    )
-                    for key, (times, values) in events.items()
-                )  # fmt: skip
+                    (key, tiles.grow(old.get(key), key, added, moved.offsets, now))
+                    for key, added in events.items()
+                )
                 faults.reach("online.apply.written")
                 _move(db, view, moved)
         faults.reach("online.apply.committed")
@@ -246,8 +259,20 @@ class SqliteStore:
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[tuple[int, int, list[Any]]]).decode
+_decode = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_sources = msgspec.msgpack.Decoder(list[tuple[int, int | None, msgspec.Raw]]).decode
+_decode_any = msgspec.msgpack.Decoder().decode
 _view_decoder = msgspec.json.Decoder(StoredView)
+
+
+def _pushed(packed: bytes) -> list[Entry]:
+    """The pushed ones of an entity's rows. Of what cannot be read, which a load replaces, none."""
+    try:
+        if all(snapshot is not None for _, snapshot, _ in _decode_sources(packed)):
+            return []
+        return [entry for entry in _decode(packed) if entry[1] is None]
+    except msgspec.DecodeError:
+        return []
 
 
 class _Entities:
@@ -259,7 +284,19 @@ class _Entities:
         if found is None:
             raise _not_prepared(view)
         self._table, keys = found
-        self._stored = _key_form(msgspec.json.decode(keys))
+        names = msgspec.json.decode(keys)
+        self._stored, self._several = _key_form(names), len(names) > 1
+
+    def every(self) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+        """Every key of which something is known, and that."""
+        sql = f"select key, {self._column} from {self._table} where {self._column} is not null"
+        for key, packed in self._db.execute(sql):
+            yield (tuple(_decode_any(key)) if self._several else (key,)), packed
+
+    def count(self, begin: bytes) -> int:
+        """How many states begin with this byte."""
+        sql = f"select count(*) from {self._table} where substr({self._column}, 1, 1) = ?"
+        return int(self._db.execute(sql, (begin,)).fetchone()[0])
 
     def read(self, keys: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], bytes]:
         """What is known of each key; those of which nothing is known are left out."""
@@ -271,8 +308,8 @@ class _Entities:
                 found[key] = row[0]
         return found
 
-    def write(self, packed: Iterable[tuple[tuple[Any, ...], bytes]]) -> None:
-        """Puts states in place."""
+    def write(self, packed: Iterable[tuple[tuple[Any, ...], bytes | None]]) -> None:
+        """Puts states in place; None forgets one."""
         self._db.executemany(
             f"insert into {self._table} (key, {self._column}) values (?, ?) "
             f"on conflict (key) do update set {self._column} = excluded.{self._column}",

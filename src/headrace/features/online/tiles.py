@@ -8,10 +8,14 @@ reach any more is dropped, by the wall clock and never by the time of events.
 A track is the tiles of one column at one hop: parallel lists, the tiles' begins first, then one list
 for each part that the view's aggregations need of it. Everything here is plain lists, packed as
 MessagePack, and gives the same numbers as the offline kernel (windows.py), to the bit.
+
+An entity whose state cannot be made or read is broken: a text that says why stands in the place of its
+state, for a state that lacks events would be served as if it were whole.
 """
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,11 +24,17 @@ import msgspec
 
 from headrace.features.online.parts import Part, Reader, Track, parts_of, reader_of
 from headrace.features.plan import Aggregation, WindowedView
+from headrace.kernel.errors import Unavailable
 
-__all__ = ["SETTLED", "State", "Tiles", "pack", "unpack"]
+__all__ = ["BROKEN", "SETTLED", "State", "Tiles", "pack", "unpack"]
+
+_logger = logging.getLogger(__name__)
 
 SETTLED = 5 * 60 * 1_000_000
 """Microseconds after its time at which an event is settled."""
+
+BROKEN = b"\x91"
+"""The first byte of what stands in the place of a broken entity's state: a list of one text."""
 
 
 class State(NamedTuple):
@@ -116,6 +126,28 @@ class Tiles:
                     del part[:gone]
         return State(offsets, times[settled:], [column[settled:] for column in values], state.tracks)
 
+    def grow(
+        self,
+        packed: bytes | None,
+        key: tuple[Any, ...],
+        events: tuple[list[int], Sequence[list[Any]]],
+        offsets: dict[int, int],
+        now: int,
+    ) -> bytes:
+        """`add`, from a packed state (None: of an entity of which nothing is known) to a packed one.
+
+        Never raises because of one entity: where its state cannot be made, the entity is broken.
+        """
+        if packed is not None and packed[:1] == BROKEN:
+            return packed
+        try:
+            state = self.empty() if packed is None else unpack(packed)
+            return pack(self.add(state, *events, offsets, now))
+        except Exception as error:
+            reason = f"view {self.view.name!r}, entity {key}: {type(error).__name__}: {error}"
+            _logger.exception("an entity's online state cannot take its events, and is broken: %s", reason)
+            return _encode([reason])
+
     def values(self, state: State, at: int) -> list[object]:
         """The view's features at `at`, in their order."""
         _, times, raw, tracks = state
@@ -141,12 +173,24 @@ def pack(state: State) -> bytes:
 
 
 def unpack(packed: bytes) -> State:
-    """The state that `pack` wrote."""
-    return _decode(packed)
+    """The state that `pack` wrote.
+
+    Raises:
+        Unavailable: the entity is broken.
+    """
+    try:
+        return _decode(packed)
+    except msgspec.DecodeError as error:
+        reason = _decode_any(packed)[0] if packed[:1] == BROKEN else error
+        raise Unavailable(
+            f"an entity's online state is broken: {reason}",
+            remedy="A headrace build that brings the online state up to date makes the view's state anew.",
+        ) from error
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(State).decode
+_decode_any = msgspec.msgpack.Decoder().decode
 
 
 def _merged(

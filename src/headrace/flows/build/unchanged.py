@@ -1,8 +1,9 @@
 """Nothing to do, decided by one digest before anything heavy is imported.
 
-The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, the
-files and environment variables that tables declare to read, and the heads of the sources. A build that
-brought everything up to date keeps it in the state folder.
+written_texts = {str(path.relative_to(root)): path.read_text() for path in texts}
+profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
+outside = outside_of(root, env=env)
+return digest([__version__, profile, written_texts, outside, stamps(root, [*files, "models"])])
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from headrace import __version__
 from headrace.config.loader import project_files
 from headrace.config.settings import FILE, Settings
+from headrace.features.applied import registry_digest
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
 from headrace.kernel.fingerprint import digest, outside_of
@@ -70,6 +72,6 @@ def digest_of(settings: Settings, files: list[str], env: list[str]) -> str:
     written = [root / name for name in (*_WRITTEN, *LOCKS) if (root / name).is_file()]
     texts = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
     written_texts = {str(path.relative_to(root)): path.read_text() for path in texts}
-    profile = [settings.profile_name, repr(settings.profile)]
+    profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
     outside = outside_of(root, env=env)
     return digest([__version__, profile, written_texts, outside, stamps(root, [*files, "models"])])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from time import perf_counter
 
+import msgspec
+
 from headrace.config.settings import Settings
+from headrace.features import online
+from headrace.features.applied import is_filled, is_registry_as_applied
+from headrace.features.plan import decode_plan
 from headrace.flows.build import sources
 from headrace.flows.build.graph import Stage, dvc_yaml, stages_for, table_pointer
 from headrace.flows.build.pipeline import Pipeline, init
@@ -34,7 +39,7 @@ def walk(shop: Workshop, targets: tuple[str, ...], progress: Progress) -> list[S
     with recorded_runs(settings), run("build") as this:
         for path, held in moved.items():
             shop.pointers.write(path, held)
-        _drop_dangling(shop)
+        _drop_dangling(shop, {stage.kind for stage in chosen})
         write_whole(settings.root / "dvc.yaml", dvc_yaml(every).encode())
         pipeline = Pipeline(settings.root)
         done: list[StageReport] = []
@@ -81,8 +86,9 @@ def _due(shop: Workshop, stage: Stage) -> bool:
         return False
 
 
-def _drop_dangling(shop: Workshop) -> None:
-    """A pointer to a snapshot that this lake does not have (a fresh clone, another profile) is none."""
+def _drop_dangling(shop: Workshop, kinds: Collection[str]) -> None:
+    """A pointer to what is not there is none: to a snapshot that this lake does not have (a fresh clone,
+    another profile), to a registry or an online state that is not as the build left it."""
     held = {name: shop.pointers.read(table_pointer(shop.code, name)) for name in shop.code["tables"]}
     named = {name: int(one["snapshot"]) for name, one in held.items() if one is not None}
     for name in missing(shop.settings, named):
@@ -92,6 +98,22 @@ def _drop_dangling(shop: Workshop) -> None:
         taken = shop.pointers.read(path)
         if taken is not None and missing(shop.settings, taken["snapshots"]):
             shop.pointers.remove(path)
+    # Feast's own commands write both: apply, teardown, materialize.
+    if "features" in kinds and not is_registry_as_applied(shop.settings):
+        shop.pointers.remove("pointers/features.json")
+    if "online" in kinds and not _is_online_filled(shop):
+        shop.pointers.remove("pointers/online.json")
+
+
+def _is_online_filled(shop: Workshop) -> bool:
+    """Whether the online store holds every view of the plans; of one that was never compiled it does not."""
+    files = [shop.settings.root / Pointers.path("plans", model) for model in shop.code["models"]]
+    try:
+        plans = [decode_plan(file.read_bytes()) for file in files]
+    except (FileNotFoundError, msgspec.DecodeError):
+        return False
+    with closing(online.open(shop.settings.online_url)) as store:
+        return is_filled(store, plans)
 
 
 def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:

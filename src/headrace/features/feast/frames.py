@@ -1,0 +1,109 @@
+"""What Feast's callers hand over as frames, as rows of a plan's types: each refused by name if it can't be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+
+from headrace.features.counted import POLARS
+from headrace.features.plan import AsOfView
+from headrace.kernel.errors import CallError
+
+__all__ = ["instants", "polars_of", "rows_of_view"]
+
+
+def polars_of(frame: pd.DataFrame, what: str) -> pl.DataFrame:
+    """A pandas frame as a polars one; NaN and NaT become null.
+
+    Args:
+        frame: the frame.
+        what: what it is, for the error.
+
+    Raises:
+        CallError: a column holds values of several types.
+    """
+    try:
+        return pl.from_pandas(frame)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise CallError(f"{what} can't be read: {error}", remedy="Give each column one type.") from error
+
+
+def instants(column: pl.Series, what: str) -> pl.Series:
+    """A column of times as UTC microseconds: of datetimes, of dates, or of text in ISO 8601. Without a
+    zone a time is UTC.
+
+    Args:
+        column: the column.
+        what: the frame that it is in, for the error.
+
+    Raises:
+        CallError: it holds something else.
+    """
+    if column.dtype == pl.String:
+        column = pl.Series(column.name, [_instant(text, column.name, what) for text in column.to_list()],
+                           pl.Datetime("us", "UTC"))  # fmt: skip
+    if column.dtype in (pl.Date, pl.Null):
+        column = column.cast(pl.Datetime("us"))
+    if not isinstance(column.dtype, pl.Datetime):
+        raise CallError(
+            f"{column.name!r} of {what} holds {column.dtype}, not times",
+            remedy="Give datetimes, or text such as 2026-03-01T12:00:00Z.",
+        )
+    if column.dtype.time_zone is None:
+        column = column.dt.replace_time_zone("UTC")
+    return column.cast(pl.Datetime("us", "UTC"))
+
+
+def rows_of_view(given: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -> pl.DataFrame:
+    """Rows for an as-of view: its keys, time and features, of its types, none without a key or a time.
+
+    Args:
+        given: the rows, with the view's columns and any others.
+        view: the view.
+        keys: join key → its type in the plan's words.
+
+    Raises:
+        CallError: a column is missing, a value is not of its type, or a row has no key or time.
+    """
+    what = f"the rows for feature view {view.name!r}"
+    types = {**keys, view.time: "timestamp", **{one.name: one.dtype for one in view.features}}
+    lacking = [name for name in types if name not in given.columns]
+    if lacking:
+        raise CallError(f"{what} lack {', '.join(lacking)}", remedy=f"Its columns are {', '.join(types)}.")
+    rows = pl.DataFrame([_cast(given[name], dtype, what) for name, dtype in types.items()])
+    for name in (*keys, view.time):
+        if rows[name].null_count():
+            place = int(rows[name].is_null().arg_max() or 0)
+            raise CallError(
+                f"{what} have no {name} in row {place}", remedy="Leave the row out, or complete it."
+            )
+    return rows
+
+
+def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
+    if dtype == "timestamp":
+        return instants(column, what)
+    try:
+        cast = column.cast(POLARS[dtype])  # type: ignore[index]
+    except pl.exceptions.PolarsError as error:
+        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}") from error
+    if column.dtype.is_float() and dtype == "int64" and (cast != column).any():
+        value = column.filter(cast != column)[0]
+        raise CallError(f"{column.name!r} of {what} is int64, and {value} is no whole number")
+    return cast
+
+
+def _instant(text: str | None, name: str, what: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CallError(
+            f"{name!r} of {what} has {text!r}, which is not a time", remedy="Write it as 2026-03-01T12:00:00Z."
+        ) from error
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
