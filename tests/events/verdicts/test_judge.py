@@ -274,9 +274,18 @@ def test_bytes_changed_anywhere_are_one_verdict(data: st.DataObject) -> None:
     judged([bytes(raw), click(2)])
 
 
-def test_times_before_the_epoch_and_far_away_are_kept() -> None:
-    assert verdict(click(1, at="1901-01-01T00:00:00Z"))["at"] == datetime(1901, 1, 1, tzinfo=UTC)
-    assert verdict(click(1, at="0001-01-01T00:00:00Z"))["at"] == datetime(1, 1, 1, tzinfo=UTC)
+def test_an_event_is_no_older_than_its_contract_takes() -> None:
+    assert verdict(click(1, at="1970-01-01T00:00:00Z"))["_valid"]
+    row = verdict(click(1, at="1969-12-31T23:59:59.999999Z"))
+    assert (row["_code"], row["_field"]) == ("out_of_range", "at")
+    assert row["_reason"].endswith("lies before 1970-01-01 00:00:00+00:00, the oldest that the contract takes")
+    ancient = replace(of(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
+    assert verdict(click(1, at="1901-01-01T00:00:00Z"), ancient)["at"] == datetime(1901, 1, 1, tzinfo=UTC)
+    assert verdict(click(1, at="0001-01-01T00:00:00Z"), ancient)["at"] == datetime(1, 1, 1, tzinfo=UTC)
+    recent = replace(of(Click), oldest=NOON)
+    assert refusal(click(-1), recent) == ("out_of_range", "at")
+    assert refusal(click(1, at="soon"), recent) == ("bad_time", "at")
+    assert verdict(click(0), recent)["_valid"]
 
 
 def test_fields_that_the_contract_does_not_name_are_kept_and_counted() -> None:
