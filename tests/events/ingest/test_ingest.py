@@ -4,7 +4,7 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -12,14 +12,16 @@ import pyarrow as pa
 import pytest
 from tests.events.clicks import click
 
+from headrace import Struct, event
 from headrace.config.settings import Settings
-from headrace.declare.event import Contract
+from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.ingest.sinks import sink_schema
+from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import RunEvent, recorder_added
-from headrace.lake import Lake
+from headrace.lake import Lake, Unwritable
 from headrace.log import Log
 
 
@@ -250,6 +252,123 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
     assert this.job == "ingest clicks"
     assert this.inputs[0].position == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     assert this.outputs[0].facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
+
+
+SPOILING = "-" * 15 + "\ud7ff" + "."
+"""PyIceberg cannot make the upper bound of a column whose greatest text is this one."""
+
+
+@pytest.fixture
+def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are described as PyIceberg does it by itself."""
+    monkeypatch.setattr("headrace.lake.files.bound_texts", lambda statistics: None)
+
+
+def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1, note=SPOILING), click(2, note="\U0010ffff" * 20), click(3, note="x")])
+    to_end(contract, events_log, lake)
+    found = lake.table("clicks").scan().filter(pl.col("note") >= SPOILING).collect()
+    assert sorted(found["note"].to_list()) == sorted([SPOILING, "\U0010ffff" * 20, "x"])
+
+
+@pytest.mark.usefixtures("unmended")
+@pytest.mark.parametrize("steps", [False, True])
+def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch, steps: bool
+) -> None:
+    monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 100)
+    monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
+    events_log.create("clicks")
+    numbers = range(350)
+    spoilt = {7, 8, 120, 349}
+    values = [click(n, note=SPOILING) if n in spoilt else click(n) for n in numbers]
+    # Again, one after the other, and once more at the end: what is not stored makes no copy a duplicate.
+    values += [click(8, note=SPOILING), click(8), click(9)]
+    events_log.append("clicks", values)
+    kept = Kept()
+    if steps:
+        ingest = Ingest(contract, events_log, lake, [kept])
+        while ingest.step() is not None:
+            pass
+    else:
+        to_end(contract, events_log, lake, kept)
+    rows = rows_of(lake, contract)
+    assert rows["_log_offset"].to_list() == list(range(len(values)))
+    refused = rows.filter(~pl.col("_valid"))
+    assert dict(refused.select("_log_offset", "_code").iter_rows()) == dict.fromkeys(
+        [*sorted(spoilt), 350], "unwritable"
+    ) | {352: "duplicate"}
+    assert refused["_raw"].to_list() == [values[at] for at in refused["_log_offset"].to_list()]
+    assert "surrogates not allowed" in refused["_reason"][0]
+    assert refused.select(*contract.struct.__struct_fields__, "_field").null_count().row(0) == (6,) * 6
+    assert sorted(kept.users) == sorted({*numbers} - spoilt | {8})
+    position = lake.table("clicks").position(POSITION)
+    assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
+    # Mended, they are admitted when they are replayed.
+    monkeypatch.undo()
+    replay(contract, lake, events_log, Choice(code="unwritable"))
+    to_end(contract, events_log, lake, kept)
+    assert set(kept.users) == set(numbers)
+
+
+@pytest.mark.usefixtures("unmended")
+def test_who_has_taken_what_cannot_be_stored_gives_the_same_verdicts_as_a_new_process(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1), click(90_000, user=1, note=SPOILING, at="2026-03-20T12:00:00Z")])
+    assert ingest.step() is not None
+    events_log.append("clicks", [click(1)])
+    progress = ingest.step()
+    assert progress is not None
+    assert progress.refused == Counter(duplicate=1)
+
+
+def test_where_no_row_can_be_stored_no_event_is_accused(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(statistics: object) -> None:
+        raise ArithmeticError(f"{type(statistics)} is not what it was")
+
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1), click(2)])
+    monkeypatch.setattr("headrace.lake.files.bound_texts", fail)
+    with pytest.raises(Unwritable, match="is not what it was"):
+        ingest.step()
+    with pytest.raises(Unwritable, match="is not what it was"):
+        to_end(contract, events_log, lake)
+    assert lake.table("clicks").head() is None
+    monkeypatch.undo()
+    assert sum(one.good for one in to_end(contract, events_log, lake)) == 2
+
+
+def test_an_event_that_breaks_the_judge_goes_to_quarantine(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    class Unspeakable(ValueError):
+        def __str__(self) -> str:
+            raise KeyError("no words")
+
+    @event(topic="clicks", time="at", key="user")
+    class Fragile(Struct):
+        at: datetime
+        user: int
+        page: str
+
+        def __post_init__(self) -> None:
+            if self.user == 3:
+                raise Unspeakable
+
+    fragile = contract_of(Fragile)
+    assert fragile is not None
+    events_log.create("clicks")
+    events_log.append("clicks", [click(n) for n in range(6)])
+    (told,) = to_end(fragile, events_log, lake)
+    assert (told.good, told.refused) == (5, Counter(unwritable=1))
+    assert rows_of(lake, fragile)["_raw"].to_list() == [None, None, None, click(3), None, None]
 
 
 def test_two_topics_that_would_share_a_table_are_refused(
