@@ -15,7 +15,7 @@ from msgspec import Struct
 from headrace.declare.alerts import Alerts
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import duration, from_micros, micros
 
 __all__ = ["Contract", "contract_of", "event"]
 
@@ -152,14 +152,15 @@ def event(
 
 
 def _instant(value: str | date) -> datetime:
-    """A day's beginning in UTC, or an instant. Raises ValueError where it is neither."""
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value) if len(value) > 10 else date.fromisoformat(value)
-    if not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    if value.tzinfo is None:
-        raise ValueError(f"oldest={value} has no time zone")
-    return value.astimezone(UTC)
+    """The beginning of a day in UTC, or an instant. Raises ValueError where the value is neither."""
+    try:
+        instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(instant, datetime) or (isinstance(value, str) and len(value) == 10):
+            return datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
+        return from_micros(micros(instant))  # a naive one raises ValueError
+    except (ValueError, OverflowError) as error:
+        what = f"oldest={value!r} is not a day or an instant with a time zone, such as '1970-01-01'"
+        raise ValueError(what) from error
 
 
 def _check_fields(

@@ -21,8 +21,10 @@ from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import RunEvent, recorder_added
+from headrace.kernel.time import duration, now
 from headrace.lake import Lake, Unwritable
 from headrace.log import Log
+from headrace.log.partition import partition_of
 
 
 class Kept:
@@ -387,6 +389,65 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
     (told,) = to_end(replace(contract, within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
+
+
+@pytest.mark.parametrize("key", ["user", None])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_backlog_of_several_log_partitions_admits_no_copy(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch, key: str | None,
+    restarts: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
+    wide = replace(contract, key=key, partitions=3, within=timedelta(days=1))
+    events_log.create("clicks", 3)
+    hour = 3_600
+    for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
+        values = [click(n * hour, user=n) for n in range(begin, begin + 10)]
+        keys = None if key is None else [b"%d" % n for n in range(begin, begin + 10)]
+        events_log.append("clicks", values, keys)
+        events_log.append("clicks", values, keys)
+    ingest = Ingest(wide, events_log, lake)
+    good = 0
+    while (progress := ingest.step()) is not None:
+        good += progress.good
+        if restarts:
+            ingest = Ingest(wide, events_log, lake)
+    assert good == 600
+    users = lake.table("clicks").scan().filter("_valid").collect()["user"]
+    assert sorted(users.to_list()) == list(range(600))
+
+
+def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_process(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    def key_in(partition: int) -> bytes:
+        return next(b"%d" % n for n in range(99) if partition_of(b"%d" % n, 3) == partition)
+
+    wide = replace(contract, partitions=3)
+    events_log.create("clicks", 3)
+    day = 86_400
+    for partition in (0, 1):
+        events_log.append("clicks", [click(partition)], [key_in(partition)])
+    events_log.append("clicks", [click(n * day) for n in range(2, 50)], [key_in(2)] * 48)
+    to_end(wide, events_log, lake)
+    events_log.append("clicks", [click(0), click(49 * day)], [key_in(0), key_in(2)])
+    events_log.append("clicks", [click(7_200), click(1)], [key_in(1)] * 2)  # two hours later, then the first
+    (told,) = to_end(wide, events_log, lake)
+    assert (told.good, told.refused) == (2, Counter(duplicate=2))
+
+
+@pytest.mark.parametrize(("future", "within"), [("400d", "1h"), ("5m", "4m")])
+def test_an_event_dated_ahead_makes_nothing_forgotten(
+    contract: Contract, events_log: Log, lake: Lake, future: str, within: str
+) -> None:
+    ahead = replace(contract, future=duration(future), within=duration(within))
+    events_log.create("clicks")
+    present, later = now(), now() + ahead.future - timedelta(seconds=10)
+    first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
+    for values in ([first, first], [second, first], [first, second]):  # a process each
+        events_log.append("clicks", values)
+        to_end(ahead, events_log, lake)
+    assert rows_of(lake, ahead)["_code"].to_list() == [None, "duplicate", None, *["duplicate"] * 3]
 
 
 def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
