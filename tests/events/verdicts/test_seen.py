@@ -70,7 +70,6 @@ class Worker:
             self._watermarks.advance(self._table.behind())
         identity, times, arrived, partitions = columns(batch)
         new = self.seen.admit(identity, times, arrived, partitions)
-        self._watermarks.take(partitions[new], np.minimum(times, arrived)[new])
         self._table.watermarks = merge(self._table.watermarks, self._watermarks.text())
         return new.tolist()
 
@@ -228,14 +227,10 @@ class OnePartition:
     """Identities of one log partition, each at the time of its number."""
 
     def __init__(self, within: timedelta, folder: Path) -> None:
-        self.watermarks = Watermarks()
-        self.seen = Seen(within, folder, self.watermarks)
+        self.seen = Seen(within, folder, Watermarks())
 
     def admit(self, ids: np.ndarray) -> np.ndarray:
-        partitions = np.zeros(len(ids), np.int32)
-        new = self.seen.admit(pl.DataFrame({"id": ids}), ids, ids, partitions)
-        self.watermarks.take(partitions[new], ids[new])
-        return new
+        return self.seen.admit(pl.DataFrame({"id": ids}), ids, ids, np.zeros(len(ids), np.int32))
 
 
 def test_what_is_held_follows_the_rate_and_not_the_age(tmp_path: Path) -> None:

@@ -153,7 +153,8 @@ class Judge:
             self._refuse_replayed(firsts, places, keep, broken)
         if self._seen is not None:
             self._refuse_seen(self._seen, table, times, batch, places, keep, broken)
-        self.watermarks.take(batch.partitions[places][keep], np.minimum(times, arrived)[keep])
+        else:
+            self.watermarks.take(batch.partitions[places][keep], np.minimum(times, arrived)[keep])
         refused |= {int(places[at]): reason for at, reason in broken.items()}
         if broken:
             table = table.filter(pa.array(keep))

@@ -47,7 +47,7 @@ class Seen:
     Args:
         within: how long.
         folder: where the files of long runs are made; they have no name, and go with the process.
-        watermarks: the topic's. Whoever keeps them takes each batch in once it was asked for here.
+        watermarks: the topic's; `admit` moves them.
     """
 
     def __init__(self, within: timedelta, folder: Path, watermarks: Watermarks) -> None:
@@ -89,13 +89,14 @@ class Seen:
             at[at == len(run)] = 0
             suspect[order[run[at] == ordered]] = True
         new = ~suspect
+        capped = np.minimum(times, arrived)
         if suspect.any():
             known = self._known(first[suspect])
-            capped = np.minimum(times, arrived)
             for scope in np.unique(scopes[suspect]).tolist():
                 rows = np.flatnonzero(scopes == scope)
                 keys = (first[rows], second[rows])
                 new[rows] = self._settle(scope, suspect[rows], keys, times[rows], capped[rows], known)
+        self._watermarks.take(partitions[new], capped[new])
         kept = order[new[order]]
         self._add((first[kept], second[kept], times[kept]))
         return new
