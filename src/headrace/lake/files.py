@@ -96,11 +96,17 @@ def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFil
 
 
 def check_rows(rows: pa.Table, table: Any) -> None:
-    """Makes the data files of the rows (as `conform` gives them) in memory alone.
+    """Makes the data files of the rows in memory alone: nothing is written.
+
+    Args:
+        rows: as for `conform`.
+        table: the pyiceberg table.
 
     Raises:
+        CallError: as `conform`.
         Unwritable: a value that no data file can hold.
     """
+    rows = conform(rows, table)
     layout = _layout(rows, table, "")
     for _, part in _parts(rows, table) if rows.num_rows else ():
         _encode([part], pa.BufferOutputStream(), layout)

@@ -20,7 +20,7 @@ from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
 from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
-from headrace.lake.files import APPENDED, check_rows, conform, write_files
+from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
 from headrace.lake.refs import changed
 from headrace.lake.snapshot import Snapshot, snapshot_of
@@ -178,16 +178,6 @@ class LakeTable:
         return _stored_position(self.iceberg(), name)
 
     # --- writing -------------------------------------------------------------------------------
-
-    def check(self, rows: pa.Table) -> None:
-        """Whether the rows could be written; nothing is, and no disk is needed.
-
-        Raises:
-            CallError: a column the table lacks.
-            Unwritable: a value that the table cannot hold.
-        """
-        table = self.iceberg()
-        check_rows(conform(rows, table), table)
 
     def append(
         self,

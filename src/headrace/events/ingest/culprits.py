@@ -15,6 +15,7 @@ from headrace.events.wires import Wire
 from headrace.events.wires.reasons import LONGEST, Reason
 from headrace.kernel.errors import HeadraceError
 from headrace.lake import LakeTable, Unwritable
+from headrace.lake.files import check_rows
 from headrace.log import Batch
 
 __all__ = ["find_culprits", "judge_batch"]
@@ -48,12 +49,13 @@ def find_culprits(batch: Batch, contract: Contract, wire: Wire, table: LakeTable
         Unavailable: as Judge.judge.
     """
     judge = Judge(replace(contract, within=None), lambda _: (), wire)
+    stored = table.iceberg()
     culprits: dict[int, Reason] = {}
     spans = [(0, len(batch))]
     while spans:
         begin, end = spans.pop()
         try:
-            table.check(judge_batch(judge, batch[begin:end], {}).rows)
+            check_rows(judge_batch(judge, batch[begin:end], {}).rows, stored)
         except Unwritable as error:
             if end - begin > 1:
                 middle = (begin + end) // 2
@@ -62,5 +64,5 @@ def find_culprits(batch: Batch, contract: Contract, wire: Wire, table: LakeTable
             # It may quote the event, whose letters may be what cannot be stored.
             words = error.what[:LONGEST].encode("ascii", "backslashreplace").decode()
             culprits[begin] = Reason("unwritable", None, words)
-            table.check(judge_batch(judge, batch[begin:end], {0: culprits[begin]}).rows)
+            check_rows(judge_batch(judge, batch[begin:end], {0: culprits[begin]}).rows, stored)
     return culprits
