@@ -113,6 +113,9 @@ def too_few_frames() -> object:
         (lambda: click(identity=["at", "x"]), "identity='x'"),
         (lambda: click(within="1d"), "needs identity="),
         (lambda: click(identity=["at"], within="soon"), "'soon' is no duration"),
+        (lambda: click(oldest="long ago"), "oldest='long ago' is not a day or an instant with a time zone"),
+        (lambda: click(oldest="1970-01-01T00:00:00"), "oldest='1970-01-01T00:00:00' is not a day or"),
+        (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),
         (lambda: event(topic="t", time="at")(int), "derives from headrace.Struct"),  # type: ignore[type-var]
         (lambda: table(reads=42)(lambda a: a), "reads=42 can't be read"),
         (too_few_frames, "takes 1 frames but reads 2"),

@@ -19,7 +19,9 @@ _BLOCK = random.Random(1).randbytes(4096)
 def _click(number: int, **fields: object) -> bytes:
     # All lie within the hour in which a repeat is refused, however far apart their numbers are.
     at = NOON + timedelta(seconds=number % 3000)
-    given = {"at": at.isoformat(), "user": number, "page": "home", "note": f"#{number}#", **fields}
+    # Of some texts no upper bound can be made by adding one to their 16th letter.
+    note = f"#{number}#".ljust(15, "-") + "\ud7ff" * (number % 50 == 0) + "."
+    given = {"at": at.isoformat(), "user": number, "page": "home", "note": note, **fields}
     return json.dumps(given).encode()
 
 
@@ -33,6 +35,10 @@ POISON: dict[str, Callable[[int], bytes]] = {
     "1 MB of garbage": _garbage,
     "huge numbers": lambda n: b'{"note": "#%d#", "user": 1%s, "price": 1e999}' % (n, b"0" * 400),
     "lone surrogate": lambda n: _click(n, note=f"#{n}# \ud800"),
+    "year 0": lambda n: _click(n, at="0000-01-01T00:00:00Z"),
+    "year 1": lambda n: _click(n, at="0001-01-01T00:00:00Z"),
+    "before year 1 in UTC": lambda n: _click(n, at="0001-01-01T00:00:00+14:00"),
+    "after year 9999 in UTC": lambda n: _click(n, at="9999-12-31T23:59:59-12:00"),
     "null": lambda n: b"null ",
     "no bytes": lambda n: b"",
 }

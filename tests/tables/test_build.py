@@ -55,6 +55,21 @@ class TestIncremental:
         assert (clean.days, daily.days, visits.days) == (days(4), days(4), days(3, 4, 5))
         assert counted(opened, "daily") == 9
 
+    def test_the_first_and_the_last_day_of_all_are_built_and_built_again(
+        self, project: Project, opened: Lake, arrive: Arrive
+    ) -> None:
+        first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+        arrive((first, 1), (last, 1), (at(3), 1), arrived=last)
+        build(project, opened, "clean", "people", "daily")
+        assert counted(opened, "daily") == 3
+        # Each day of visits reads its neighbours, where there are any.
+        (visits,) = build(project, opened, "visits")
+        assert visits.rows == 2
+        assert opened.table("visits").scan().collect()["begin"].sort().to_list() == [first, at(3)]
+        arrive((last, 2), arrived=last)
+        *_, visits = build(project, opened, "clean", "visits")
+        assert visits.days == [date(9999, 12, 30), date.max]
+
     def test_refused_rows_make_nothing_stale(self, project: Project, opened: Lake, arrive: Arrive) -> None:
         arrive((at(1), 1), arrived=at(3))
         build(project, opened, "clean")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar, get_type_hints
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -15,11 +15,13 @@ from msgspec import Struct
 from headrace.declare.alerts import Alerts
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import duration, from_micros, micros
 
 __all__ = ["Contract", "contract_of", "event"]
 
 S = TypeVar("S", bound=type[Struct])
+
+OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Contract:
         time: the datetime field that says when it happened.
         key: the field whose value chooses the log partition, or None.
         identity: the fields that make two events the same one.
-        within: how long after an event the same one again is refused as a duplicate; None: never.
+        within: how far apart in time two events of one identity may lie to be the same one, the second of
+            which is refused as a duplicate (docs/guide/contracts.md says in full); None: none is refused.
         times: how a time may be spelled: `rfc3339`, strptime formats, and one of `epoch_s`, `epoch_ms`,
             `epoch_us` for a number since 1970. A time without a zone is refused as naive, unless its
             format has one as literal text (`UTC`), or `zone` says which.
@@ -40,6 +43,7 @@ class Contract:
         coerce: whether "35" is taken for 35.
         future: how far after its arrival an event's time may lie before it is refused.
         late: how far before its arrival an event's time may lie before it is refused; None: any.
+        oldest: an event whose time lies before this instant is refused.
         extra: what to do with fields the contract does not name: `keep` them as JSON in column `_extra`,
             or `refuse` the event.
         partitions: how many log partitions the topic is made with.
@@ -73,6 +77,7 @@ class Contract:
     place: Place
     zone: str | None = None
     late: timedelta | None = None
+    oldest: datetime = OLDEST
     alerts: Alerts | None = field(default_factory=Alerts)
     forward: tuple[str, str] | None = None
     version: int = 1
@@ -97,6 +102,7 @@ def event(
     coerce: bool = False,
     future: str | timedelta = "5m",
     late: str | timedelta | None = None,
+    oldest: str | date = OLDEST,
     extra: Literal["keep", "refuse"] = "keep",
     partitions: int = 1,
     alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
@@ -110,7 +116,7 @@ def event(
 
     Raises:
         ProjectError: a field that is named is not in the struct, `time` is no datetime, `within` is
-            without `identity`, a duration or a zone cannot be read, `times` has two kinds of number,
+            without `identity`, a duration, `oldest` or a zone cannot be read, `times` has two kinds of number,
             `version` is below 1, or the class or an older one is no msgspec Struct.
     """
 
@@ -129,8 +135,9 @@ def event(
             contract = Contract(
                 topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
                 times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
-                extra=extra, partitions=partitions, retention=windows[2], alerts=alerts,
-                forward=forward, wire=wire, version=version, upgrades=dict(upgrades or {}), place=place,
+                oldest=_instant(oldest), extra=extra, partitions=partitions, retention=windows[2],
+                alerts=alerts, forward=forward, wire=wire, version=version, upgrades=dict(upgrades or {}),
+                place=place,
             )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
@@ -142,6 +149,18 @@ def event(
         return struct
 
     return declared
+
+
+def _instant(value: str | date) -> datetime:
+    """The beginning of a day in UTC, or an instant. Raises ValueError where the value is neither."""
+    try:
+        instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(instant, datetime) or (isinstance(value, str) and len(value) == 10):
+            return datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
+        return from_micros(micros(instant))  # a naive one raises ValueError
+    except (ValueError, OverflowError) as error:
+        what = f"oldest={value!r} is not a day or an instant with a time zone, such as '1970-01-01'"
+        raise ValueError(what) from error
 
 
 def _check_fields(

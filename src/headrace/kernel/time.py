@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
-__all__ = ["duration", "format_duration", "from_micros", "micros", "now", "now_micros"]
+__all__ = ["add_days", "duration", "format_duration", "from_micros", "micros", "now", "now_micros"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000,
@@ -37,6 +37,12 @@ def micros(instant: datetime) -> int:
 def from_micros(value: int) -> datetime:
     """The instant, in UTC, of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=value)
+
+
+def add_days(day: date, span: timedelta) -> date:
+    """The day that lies so many whole days away; the first or the last of all where there is none."""
+    days = day.toordinal() + span // timedelta(days=1)
+    return date.fromordinal(min(max(days, date.min.toordinal()), date.max.toordinal()))
 
 
 def duration(value: str | timedelta) -> timedelta:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.lake.catalog import Lake, open  # noqa: A004
+    from headrace.lake.files import Unwritable
     from headrace.lake.snapshot import Snapshot
     from headrace.lake.table import LakeTable
     from headrace.lake.upkeep import Kept, keep
@@ -19,11 +20,12 @@ _HOMES = {
     "Lake": "headrace.lake.catalog",
     "LakeTable": "headrace.lake.table",
     "Snapshot": "headrace.lake.snapshot",
+    "Unwritable": "headrace.lake.files",
     "keep": "headrace.lake.upkeep",
     "open": "headrace.lake.catalog",
 }
 
-__all__ = ["Kept", "Lake", "LakeTable", "Snapshot", "keep", "open"]
+__all__ = ["Kept", "Lake", "LakeTable", "Snapshot", "Unwritable", "keep", "open"]
 
 
 def __getattr__(name: str) -> Any:

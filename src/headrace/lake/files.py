@@ -6,7 +6,9 @@ library for a day partition, and splits and encodes at twice the cost (bench/lak
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -26,11 +28,11 @@ from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.transforms import DayTransform
 from pyiceberg.typedef import Record
 
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
 
-__all__ = ["APPENDED", "DAY", "ROW_GROUP", "conform", "write_file", "write_files"]
+__all__ = ["APPENDED", "DAY", "ROW_GROUP", "Unwritable", "check_rows", "conform", "write_file", "write_files"]
 
 APPENDED = "appended-"
 DAY = 86_400_000_000  # microseconds
@@ -41,11 +43,16 @@ _FEW = 8  # partitions up to which a filter for each is cheaper than one sort
 _FILE_BYTES = 512 * 1024 * 1024  # Arrow's bytes; about a tenth of it on disk
 
 
+class Unwritable(CallError):
+    """Rows hold a value that no data file of their table can hold."""
+
+
 def conform(rows: pa.Table, table: Any) -> pa.Table:
     """The rows with the table's columns in its order and types; a column they lack is null.
 
     Raises:
-        CallError: the rows have a column that the table lacks, or a value that does not fit its type.
+        CallError: the rows have a column that the table lacks.
+        Unwritable: a value does not fit its column's type.
     """
     schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
     unknown = sorted(set(rows.column_names) - set(schema.names))
@@ -59,7 +66,7 @@ def conform(rows: pa.Table, table: Any) -> pa.Table:
         try:
             columns.append(rows.column(field.name).cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise CallError(
+            raise Unwritable(
                 f"column {field.name!r} does not fit type {field.type}: {error}",
                 where=f"table {table.name()[-1]}",
             ) from error
@@ -73,6 +80,9 @@ def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFil
         rows: no rows give no files.
         table: the pyiceberg table.
         prefix: put before each file's name: it tells the sweep how long the write may take.
+
+    Raises:
+        Unwritable: a value that no data file can hold.
     """
     if rows.num_rows == 0:
         return []
@@ -83,6 +93,23 @@ def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFil
     ]
     reach("lake.after_data_file")
     return files
+
+
+def check_rows(rows: pa.Table, table: Any) -> None:
+    """Makes the data files of the rows in memory alone: nothing is written.
+
+    Args:
+        rows: as for `conform`.
+        table: the pyiceberg table.
+
+    Raises:
+        CallError: as `conform`.
+        Unwritable: a value that no data file can hold.
+    """
+    rows = conform(rows, table)
+    layout = _layout(rows, table, "")
+    for _, part in _parts(rows, table) if rows.num_rows else ():
+        _encode([part], pa.BufferOutputStream(), layout)
 
 
 def write_file(pieces: Iterator[pa.Table], partition: Any, table: Any, *, prefix: str = "") -> DataFile:
@@ -199,20 +226,8 @@ def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layo
     table = layout.table
     path = table.location_provider().new_data_location(f"{layout.prefix}{new_id()}.parquet")
     output = table.io.new_output(path)
-    with (
-        output.create(overwrite=False) as stream,
-        pq.ParquetWriter(
-            stream, layout.schema, compression="zstd", compression_level=1, use_dictionary=layout.repeating,
-            store_decimal_as_integer=True,
-        ) as writer,
-    ):  # fmt: skip
-        for rows in pieces:
-            writer.write(rows, row_group_size=ROW_GROUP)
-    statistics = data_file_statistics_from_parquet_metadata(
-        parquet_metadata=writer.writer.metadata,
-        stats_columns=layout.statistics,
-        parquet_column_mapping=layout.columns,
-    )
+    with output.create(overwrite=False) as stream:
+        statistics = _encode(pieces, stream, layout)
     return DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=path,
@@ -223,8 +238,61 @@ def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layo
         spec_id=table.spec().spec_id,
         equality_ids=None,
         key_metadata=None,
-        **statistics.to_serialized_dict(),
+        **statistics,
     )
+
+
+def _encode(pieces: Iterable[pa.Table], stream: Any, layout: _Layout) -> dict[str, Any]:
+    """Writes a Parquet file to the stream, and gives what PyIceberg's DataFile says of its values."""
+    with pq.ParquetWriter(
+        stream, layout.schema, compression="zstd", compression_level=1, use_dictionary=layout.repeating,
+        store_decimal_as_integer=True,
+    ) as writer:  # fmt: skip
+        for rows in pieces:
+            with _naming_values(layout.table):
+                writer.write(rows, row_group_size=ROW_GROUP)
+    with _naming_values(layout.table):
+        statistics = data_file_statistics_from_parquet_metadata(
+            parquet_metadata=writer.writer.metadata,
+            stats_columns=layout.statistics,
+            parquet_column_mapping=layout.columns,
+        )
+        bound_texts(statistics)
+        return dict(statistics.to_serialized_dict())
+
+
+@contextmanager
+def _naming_values(table: Any) -> Iterator[None]:
+    """For the block, what is neither a disk's fault nor memory's is said of the rows."""
+    try:
+        yield
+    except (HeadraceError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise Unwritable(
+            f"rows hold a value that no data file can hold: {type(error).__name__}: {error}",
+            where=f"table {table.name()[-1]}",
+        ) from error
+
+
+def bound_texts(statistics: Any) -> None:
+    """Sets the upper bound of each text column whose greatest value is longer than what is kept of it.
+
+    PyIceberg makes it greater by one code point, and fails where that is none (a surrogate, U+D800 to U+DFFF).
+    """
+    for column in statistics.column_aggregates.values():
+        greatest, width = column.current_max, column.trunc_length
+        if isinstance(greatest, str) and width is not None and len(greatest) > width:
+            column.current_max = _above(greatest[:width])
+
+
+def _above(text: str) -> str | None:
+    """A text of at most this length that is greater than all that begin with it; None: there is none."""
+    kept = text.rstrip(chr(sys.maxunicode))
+    if not kept:
+        return None
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
 def _repeating(rows: pa.Table) -> list[str]:

@@ -203,7 +203,8 @@ class LakeTable:
         Raises:
             Conflict: the position is not where it was believed to be, for the log partitions that
                 move (those of other writers may have moved); nothing was written.
-            CallError: a column the table lacks, or a value that does not fit.
+            CallError: a column the table lacks.
+            Unwritable: a value that the table cannot hold; nothing was written.
             Unavailable: the catalog is locked or away. With a position it is safe to read that again
                 and go on; without one the rows may be in.
         """

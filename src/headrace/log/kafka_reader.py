@@ -28,6 +28,9 @@ TOGETHER = 500
 """Messages that are received at once. What is needed of them is taken out and they are let go: Python's
 garbage collector would walk through many that live, again and again, for a third of all the time."""
 
+_LAST_MILLISECOND = 253_402_300_799_999
+"""The end of the year 9999: on a topic with producers' timestamps a record may say anything."""
+
 # Methods of a message are asked for by map and not one by one: a million are received in a second.
 _error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
 
@@ -180,7 +183,7 @@ def _columns(messages: Sequence[ck.Message]) -> Batch:
     return Batch(
         np.fromiter(map(_partition, messages), np.int32, count),
         np.fromiter(map(_offset, messages), np.int64, count),
-        np.array(millis, np.int64) * 1_000,
+        np.array(millis, np.int64).clip(0, _LAST_MILLISECOND) * 1_000,
         values,
         list(map(ck.Message.key, messages)),
         headers,

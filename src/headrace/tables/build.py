@@ -16,7 +16,7 @@ from headrace.declare.table import Day, Table
 from headrace.kernel.errors import HeadraceError, ProjectError, Refused
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
-from headrace.kernel.time import from_micros
+from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.audit import audited
 from headrace.tables.current import keep_current
@@ -168,7 +168,7 @@ def _groups(plan: Plan, day: Day) -> Iterator[list[date]]:
 
 
 def _rows_read(plan: Plan, day: Day, group: Sequence[date]) -> int:
-    first, last = group[0] - day.before, group[-1] + day.after
+    first, last = add_days(group[0], -day.before), add_days(group[-1], day.after)
     return sum(rows for d, rows in plan.rows.items() if first <= d <= last)
 
 
@@ -190,7 +190,7 @@ def _days(
         return [
             frame
             if one.day_column is None
-            else between(frame, one.day_column, first - day.before, last + day.after)
+            else between(frame, one.day_column, add_days(first, -day.before), add_days(last, day.after))
             for frame, one in zip(sources, plan.inputs, strict=True)
         ]
 

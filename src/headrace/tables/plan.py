@@ -10,7 +10,7 @@ import msgspec
 from headrace.declare.project import Project
 from headrace.declare.table import Day, Table
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
-from headrace.kernel.time import from_micros
+from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.tables.read import Input, Readable, good_rows, input_name, newest
 
@@ -149,22 +149,23 @@ def _changed(
         days |= _spread(changed, day)
     then = expect[MADE_AT]
     if table.takes_now and clock is not None and then is not None and int(then) != clock:
-        still_open = {d for d in every if _closes(d, day) > from_micros(int(then))}
+        until = from_micros(int(then))
+        still_open = {d for d in every if datetime.combine(_last_read(d, day), time.max, UTC) >= until}
         if still_open - days:
             because.append(f"{_spell(still_open)} was still open")
         days |= still_open
     return days, because
 
 
-def _closes(output_day: date, day: Day) -> datetime:
-    """When nothing that comes in time can change an output day any more."""
-    return datetime.combine(output_day, time(), UTC) + ONE_DAY + day.after
+def _last_read(output_day: date, day: Day) -> date:
+    """The last input day that an output day reads: nothing that comes in time can change it after that."""
+    return add_days(output_day, day.after)
 
 
 def _spread(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
     """The output days that read any of these input days."""
     return {
-        d + timedelta(days=n)
+        add_days(d, timedelta(days=n))
         for d in input_days
         for n in range(-(day.after // ONE_DAY), day.before // ONE_DAY + 1)
     }

@@ -143,6 +143,8 @@ def between(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.Laz
     if isinstance(dtype, pl.Datetime):
         zone = None if dtype.time_zone is None else UTC
         begin = pl.lit(datetime.combine(first, time(), zone))
+        if last == date.max:  # no instant lies behind it
+            return frame.filter(pl.col(column) >= begin)
         end = pl.lit(datetime.combine(last + timedelta(days=1), time(), zone))
         if dtype.time_zone not in (None, "UTC"):
             begin, end = (e.dt.convert_time_zone(dtype.time_zone) for e in (begin, end))

@@ -124,6 +124,8 @@ def like(**annotations: Any) -> Contract:
         (declared(Visit, coerce=True), ("compatible", None)),
         (declared(Visit, extra="refuse"), ("tightens", None)),
         (declared(Visit, late="1d"), ("tightens", None)),
+        (declared(Visit, oldest="1970-01-01T00:00:01Z"), ("tightens", None)),
+        (declared(Visit, oldest="1900-01-01"), ("compatible", None)),
         (declared(Visit, future="1m"), ("tightens", None)),
         (declared(Visit, future="1h"), ("compatible", None)),
         (declared(Visit, identity=["user"]), ("tightens", None)),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.events.contracts.times import parse_one, parse_times
+from headrace.events.contracts.times import FIRST, LAST, parse_one, parse_times
 from headrace.kernel.time import micros
 
 SPELLINGS = (
@@ -58,6 +58,24 @@ def test_a_column_is_parsed_as_each_of_its_values(
 )  # fmt: skip
 def test_spellings(text: str, spelling: str) -> None:
     assert parse_one(text, (spelling,)) == micros(datetime(2026, 3, 1, 12, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0000-01-01T00:00:00Z", "0000-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00",
+     "0000-06-01 12:00:00 UTC", "0001-01-01T00:00:00+0100", -62_135_596_800_001, 253_402_300_800_000,
+     "253402300800000", 253_402_300_800_000.0,
+     datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+     datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-12)))],
+)  # fmt: skip
+def test_no_instant_lies_outside_of_what_can_be_stored(value: Any) -> None:
+    for values in ([value], [value, "2026-03-01T12:00:00Z"], [value, None, 0]):
+        parsed = parse_times(values, SPELLINGS)
+        assert list(parsed.broken) == [0]
+        assert parsed.micros[0] == 0
+    assert parse_one(value, SPELLINGS) == parsed.broken[0]
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    assert parse_times([first, last], SPELLINGS).micros.tolist() == [FIRST, LAST]
 
 
 def test_a_spelling_without_a_zone_is_naive() -> None:

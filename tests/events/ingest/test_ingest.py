@@ -4,7 +4,7 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -12,15 +12,19 @@ import pyarrow as pa
 import pytest
 from tests.events.clicks import click
 
+from headrace import Struct, event
 from headrace.config.settings import Settings
-from headrace.declare.event import Contract
+from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.ingest.sinks import sink_schema
+from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import RunEvent, recorder_added
-from headrace.lake import Lake
+from headrace.kernel.time import duration, now
+from headrace.lake import Lake, Unwritable
 from headrace.log import Log
+from headrace.log.partition import partition_of
 
 
 class Kept:
@@ -252,6 +256,123 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
     assert this.outputs[0].facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
 
 
+SPOILING = "-" * 15 + "\ud7ff" + "."
+"""PyIceberg cannot make the upper bound of a column whose greatest text is this one."""
+
+
+@pytest.fixture
+def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are described as PyIceberg does it by itself."""
+    monkeypatch.setattr("headrace.lake.files.bound_texts", lambda statistics: None)
+
+
+def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1, note=SPOILING), click(2, note="\U0010ffff" * 20), click(3, note="x")])
+    to_end(contract, events_log, lake)
+    found = lake.table("clicks").scan().filter(pl.col("note") >= SPOILING).collect()
+    assert sorted(found["note"].to_list()) == sorted([SPOILING, "\U0010ffff" * 20, "x"])
+
+
+@pytest.mark.usefixtures("unmended")
+@pytest.mark.parametrize("steps", [False, True])
+def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch, steps: bool
+) -> None:
+    monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 100)
+    monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
+    events_log.create("clicks")
+    numbers = range(350)
+    spoilt = {7, 8, 120, 349}
+    values = [click(n, note=SPOILING) if n in spoilt else click(n) for n in numbers]
+    # Again, one after the other, and once more at the end: what is not stored makes no copy a duplicate.
+    values += [click(8, note=SPOILING), click(8), click(9)]
+    events_log.append("clicks", values)
+    kept = Kept()
+    if steps:
+        ingest = Ingest(contract, events_log, lake, [kept])
+        while ingest.step() is not None:
+            pass
+    else:
+        to_end(contract, events_log, lake, kept)
+    rows = rows_of(lake, contract)
+    assert rows["_log_offset"].to_list() == list(range(len(values)))
+    refused = rows.filter(~pl.col("_valid"))
+    assert dict(refused.select("_log_offset", "_code").iter_rows()) == dict.fromkeys(
+        [*sorted(spoilt), 350], "unwritable"
+    ) | {352: "duplicate"}
+    assert refused["_raw"].to_list() == [values[at] for at in refused["_log_offset"].to_list()]
+    assert "surrogates not allowed" in refused["_reason"][0]
+    assert refused.select(*contract.struct.__struct_fields__, "_field").null_count().row(0) == (6,) * 6
+    assert sorted(kept.users) == sorted({*numbers} - spoilt | {8})
+    position = lake.table("clicks").position(POSITION)
+    assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
+    # Mended, they are admitted when they are replayed.
+    monkeypatch.undo()
+    replay(contract, lake, events_log, Choice(code="unwritable"))
+    to_end(contract, events_log, lake, kept)
+    assert set(kept.users) == set(numbers)
+
+
+@pytest.mark.usefixtures("unmended")
+def test_who_has_taken_what_cannot_be_stored_gives_the_same_verdicts_as_a_new_process(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1), click(90_000, user=1, note=SPOILING, at="2026-03-20T12:00:00Z")])
+    assert ingest.step() is not None
+    events_log.append("clicks", [click(1)])
+    progress = ingest.step()
+    assert progress is not None
+    assert progress.refused == Counter(duplicate=1)
+
+
+def test_where_no_row_can_be_stored_no_event_is_accused(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(statistics: object) -> None:
+        raise ArithmeticError(f"{type(statistics)} is not what it was")
+
+    ingest = Ingest(contract, events_log, lake)
+    events_log.append("clicks", [click(1), click(2)])
+    monkeypatch.setattr("headrace.lake.files.bound_texts", fail)
+    with pytest.raises(Unwritable, match="is not what it was"):
+        ingest.step()
+    with pytest.raises(Unwritable, match="is not what it was"):
+        to_end(contract, events_log, lake)
+    assert lake.table("clicks").head() is None
+    monkeypatch.undo()
+    assert sum(one.good for one in to_end(contract, events_log, lake)) == 2
+
+
+def test_an_event_that_breaks_the_judge_goes_to_quarantine(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    class Unspeakable(ValueError):
+        def __str__(self) -> str:
+            raise KeyError("no words")
+
+    @event(topic="clicks", time="at", key="user")
+    class Fragile(Struct):
+        at: datetime
+        user: int
+        page: str
+
+        def __post_init__(self) -> None:
+            if self.user == 3:
+                raise Unspeakable
+
+    fragile = contract_of(Fragile)
+    assert fragile is not None
+    events_log.create("clicks")
+    events_log.append("clicks", [click(n) for n in range(6)])
+    (told,) = to_end(fragile, events_log, lake)
+    assert (told.good, told.refused) == (5, Counter(unwritable=1))
+    assert rows_of(lake, fragile)["_raw"].to_list() == [None, None, None, click(3), None, None]
+
+
 def test_two_topics_that_would_share_a_table_are_refused(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
@@ -268,6 +389,65 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
     (told,) = to_end(replace(contract, within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
+
+
+@pytest.mark.parametrize("key", ["user", None])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_backlog_of_several_log_partitions_admits_no_copy(
+    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch, key: str | None,
+    restarts: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
+    wide = replace(contract, key=key, partitions=3, within=timedelta(days=1))
+    events_log.create("clicks", 3)
+    hour = 3_600
+    for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
+        values = [click(n * hour, user=n) for n in range(begin, begin + 10)]
+        keys = None if key is None else [b"%d" % n for n in range(begin, begin + 10)]
+        events_log.append("clicks", values, keys)
+        events_log.append("clicks", values, keys)
+    ingest = Ingest(wide, events_log, lake)
+    good = 0
+    while (progress := ingest.step()) is not None:
+        good += progress.good
+        if restarts:
+            ingest = Ingest(wide, events_log, lake)
+    assert good == 600
+    users = lake.table("clicks").scan().filter("_valid").collect()["user"]
+    assert sorted(users.to_list()) == list(range(600))
+
+
+def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_process(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    def key_in(partition: int) -> bytes:
+        return next(b"%d" % n for n in range(99) if partition_of(b"%d" % n, 3) == partition)
+
+    wide = replace(contract, partitions=3)
+    events_log.create("clicks", 3)
+    day = 86_400
+    for partition in (0, 1):
+        events_log.append("clicks", [click(partition)], [key_in(partition)])
+    events_log.append("clicks", [click(n * day) for n in range(2, 50)], [key_in(2)] * 48)
+    to_end(wide, events_log, lake)
+    events_log.append("clicks", [click(0), click(49 * day)], [key_in(0), key_in(2)])
+    events_log.append("clicks", [click(7_200), click(1)], [key_in(1)] * 2)  # two hours later, then the first
+    (told,) = to_end(wide, events_log, lake)
+    assert (told.good, told.refused) == (2, Counter(duplicate=2))
+
+
+@pytest.mark.parametrize(("future", "within"), [("400d", "1h"), ("5m", "4m")])
+def test_an_event_dated_ahead_makes_nothing_forgotten(
+    contract: Contract, events_log: Log, lake: Lake, future: str, within: str
+) -> None:
+    ahead = replace(contract, future=duration(future), within=duration(within))
+    events_log.create("clicks")
+    present, later = now(), now() + ahead.future - timedelta(seconds=10)
+    first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
+    for values in ([first, first], [second, first], [first, second]):  # a process each
+        events_log.append("clicks", values)
+        to_end(ahead, events_log, lake)
+    assert rows_of(lake, ahead)["_code"].to_list() == [None, "duplicate", None, *["duplicate"] * 3]
 
 
 def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(

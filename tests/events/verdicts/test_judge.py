@@ -274,9 +274,18 @@ def test_bytes_changed_anywhere_are_one_verdict(data: st.DataObject) -> None:
     judged([bytes(raw), click(2)])
 
 
-def test_times_before_the_epoch_and_far_away_are_kept() -> None:
-    assert verdict(click(1, at="1901-01-01T00:00:00Z"))["at"] == datetime(1901, 1, 1, tzinfo=UTC)
-    assert verdict(click(1, at="0001-01-01T00:00:00Z"))["at"] == datetime(1, 1, 1, tzinfo=UTC)
+def test_an_event_is_no_older_than_its_contract_takes() -> None:
+    assert verdict(click(1, at="1970-01-01T00:00:00Z"))["_valid"]
+    row = verdict(click(1, at="1969-12-31T23:59:59.999999Z"))
+    assert (row["_code"], row["_field"]) == ("out_of_range", "at")
+    assert row["_reason"].endswith("lies before 1970-01-01 00:00:00+00:00, the oldest that the contract takes")
+    ancient = replace(of(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
+    assert verdict(click(1, at="1901-01-01T00:00:00Z"), ancient)["at"] == datetime(1901, 1, 1, tzinfo=UTC)
+    assert verdict(click(1, at="0001-01-01T00:00:00Z"), ancient)["at"] == datetime(1, 1, 1, tzinfo=UTC)
+    recent = replace(of(Click), oldest=NOON)
+    assert refusal(click(-1), recent) == ("out_of_range", "at")
+    assert refusal(click(1, at="soon"), recent) == ("bad_time", "at")
+    assert verdict(click(0), recent)["_valid"]
 
 
 def test_fields_that_the_contract_does_not_name_are_kept_and_counted() -> None:
@@ -340,6 +349,8 @@ def nested(at: Any = "2026-03-01T12:00:00Z", **fields: Any) -> bytes:
         # The clocks go back at 3:00 on 26 October 2025 and show the hour before twice: the first counts.
         (nested(inner={"seenAt": "26.10.2025 02:30:00"}), "inner",
          {"seen_at": datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "size": 1.0}),
+        (nested(inner={"seenAt": "0001-01-01T00:00:00Z"}), "inner",
+         {"seen_at": datetime(1, 1, 1, tzinfo=UTC), "size": 1.0}),
         (nested(inner={"seenAt": 0, "size": "2"}), "inner",
          {"seen_at": datetime(1970, 1, 1, tzinfo=UTC), "size": 2.0}),
         (nested(tree={"name": "a", "below": [{"name": "b"}]}), "tree",
@@ -372,6 +383,8 @@ def test_what_lies_inside_is_stored_as_it_is(raw: bytes, column: str, value: obj
         (nested("29.03.2026 02:30:00"), "bad_time", "at"),
         (nested("2026-01-30T12:00:00Z"), "late", "at"),
         (nested(inner={"seenAt": "soon"}), "bad_time", "inner"),
+        (nested(inner={"seenAt": "0000-01-01T00:00:00Z"}), "bad_time", "inner"),
+        (nested(many=[{"seenAt": "9999-12-31T23:59:59-12:00"}]), "out_of_range", "many"),
         (nested(inner={"seenAt": 0, "size": 1}).replace(b": 1}", b": 1e999}"), "out_of_range", "inner"),
         (nested(inner={}), "missing", "inner"),
         (nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
@@ -420,6 +433,23 @@ class Ranges(Struct):
         if not self.open:
             raise ValueError("it is empty")
         1 // next(iter(self.open.values()))
+
+
+def test_a_refusal_in_words_that_cannot_be_stored_is_kept_all_the_same() -> None:
+    @event(topic="shy", time="at")
+    class Shy(Struct):
+        at: datetime
+
+        def __post_init__(self) -> None:
+            raise ValueError("no \ud800 here")
+
+    assert verdict(nested(), of(Shy))["_reason"] == r"no \ud800 here"
+
+
+def test_a_span_longer_than_all_of_time_bounds_nothing() -> None:
+    endless = replace(of(Click), future=timedelta.max, late=timedelta.max, within=timedelta.max)
+    assert verdict(click(1, at="9999-12-31T23:59:59Z"), endless)["_valid"]
+    assert verdict(click(1, at="1970-01-01T00:00:00Z"), endless)["_valid"]
 
 
 def test_checks_of_nested_structs_see_them_as_declared() -> None:

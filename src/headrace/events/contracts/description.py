@@ -44,6 +44,7 @@ def described(contract: Contract) -> dict[str, Any]:
         "coerce": contract.coerce,
         "future": _seconds(contract.future),
         "late": _seconds(contract.late),
+        "oldest": contract.oldest.isoformat(),
         "extra": contract.extra,
         "wire": contract.wire,
         "checks": {

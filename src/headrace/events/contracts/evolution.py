@@ -59,6 +59,9 @@ def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     for name, shorter in (("future", "tightens"), ("late", "tightens"), ("within", "compatible")):
         if differ(name):
             yield _window(name, old[name], new[name], shorter == "tightens")
+    if "oldest" in old and differ("oldest"):
+        level: Level = "tightens" if old["oldest"] < new["oldest"] else "compatible"
+        yield Change(level, None, f"oldest= is {new['oldest']}, was {old['oldest']}")
     gone = [one for one in old["times"] if one not in new["times"]]
     if gone:
         yield Change("tightens", None, f"times= takes no {', '.join(map(repr, gone))} any more")

@@ -47,7 +47,7 @@ is where a replayed event first stood on the log, null in all others."""
 CODES = (
     "not_json", "not_avro", "unknown_schema", "bad_utf8", "missing", "wrong_type", "out_of_range",
     "unknown_value", "bad_time", "naive_time", "future", "late", "duplicate", "too_deep", "extra",
-    "not_upgraded",
+    "not_upgraded", "unwritable",
 )  # fmt: skip
 """Why an event is refused."""
 

@@ -5,6 +5,8 @@ definition: RFC 3339 by msgspec, any other spelling by `datetime.strptime`.
 
 A text without a zone is a time in the contract's `zone`, if it has one. An hour that the clocks of that
 zone show twice is taken as the first of the two; one that they leave out is no time.
+
+An instant must lie in the years 1 to 9999 of UTC, whatever its own zone: no other can be stored.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from headrace.kernel.time import micros
 
-__all__ = ["EPOCHS", "Parsed", "has_zone", "parse_one", "parse_times"]
+__all__ = ["EPOCHS", "FIRST", "LAST", "Parsed", "has_zone", "parse_one", "parse_times"]
 
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Spellings of a time as a number since 1970 → microseconds in one of it."""
@@ -31,7 +33,8 @@ _DIRECTIVE = re.compile(r"%(.)")
 _WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 _ZONES = re.compile(r"(?<![A-Za-z])(UTC|GMT|Z)(?![A-Za-z])")
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,9})?")
-_FIRST, _LAST = (micros(one.replace(tzinfo=UTC)) for one in (datetime.min, datetime.max))
+FIRST, LAST = (micros(instant.replace(tzinfo=UTC)) for instant in (datetime.min, datetime.max))
+"""The first and the last instant that can be stored, microseconds since 1970: years 1 to 9999."""
 
 Wrong = tuple[str, str]
 
@@ -79,7 +82,9 @@ def parse_times(values: Sequence[Any], spellings: Sequence[str], zone: str | Non
             parsed if found.null_count() == len(column) else pl.select(pl.coalesce(found, parsed)).to_series()
         )
     result = found.to_physical().fill_null(0).to_numpy(writable=True)
-    left = np.flatnonzero(found.is_null().to_numpy() & ~null)
+    outside = (result < FIRST) | (result > LAST)  # polars takes the year 0
+    result[outside] = 0
+    left = np.flatnonzero((found.is_null().to_numpy() | outside) & ~null)
     return Parsed(result, null, _one_by_one(column, left.tolist(), result, spellings, zone))
 
 
@@ -95,7 +100,7 @@ def _mixed(values: Sequence[Any], spellings: Sequence[str], zone: str | None) ->
         except OverflowError:
             whole = None
         if whole is not None:
-            inside = (whole >= _FIRST // factor) & (whole <= _LAST // factor)
+            inside = (whole >= FIRST // factor) & (whole <= LAST // factor)
             result[inside] = whole[inside] * factor
             left = np.flatnonzero(~inside).tolist()
     return Parsed(result, null, _one_by_one(values, left, result, spellings, zone))
@@ -124,8 +129,8 @@ def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> 
     if not isinstance(value, (int, float)) or isinstance(value, bool) or factor is None:
         wanted = "a number or text" if factor is not None else "text (for a number see times=)"
         return "wrong_type", f"a time is given as {wanted}, not as {type(value).__name__}"
-    if not _FIRST <= value * factor <= _LAST:  # also of what is no number or infinite
-        return "out_of_range", f"{str(value)[:60]} lies outside the years 1 to 9999"
+    if not FIRST <= value * factor <= LAST:  # also of what is no number or infinite
+        return _outside(str(value))
     return round(value * factor)
 
 
@@ -159,7 +164,8 @@ def has_zone(spelling: str) -> bool:
 
 def _instant(instant: datetime, zone: str | None) -> int | Wrong:
     if instant.tzinfo is not None:
-        return micros(instant)
+        since = micros(instant)
+        return since if FIRST <= since <= LAST else _outside(str(instant))
     if zone is None:
         return "naive_time", f"{str(instant)!r} has no time zone"
     there = instant.replace(tzinfo=ZoneInfo(zone), fold=0)
@@ -168,7 +174,11 @@ def _instant(instant: datetime, zone: str | None) -> int | Wrong:
             return "bad_time", f"{str(instant)!r} does not exist in {zone}: the clocks pass over it"
         return micros(there.astimezone(UTC))
     except OverflowError:
-        return "out_of_range", f"{str(instant)!r} lies outside the years 1 to 9999"
+        return _outside(str(instant))
+
+
+def _outside(instant: str) -> Wrong:
+    return "out_of_range", f"{instant[:60]!r} lies outside the years 1 to 9999 in UTC"
 
 
 def _fast(

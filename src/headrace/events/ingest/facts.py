@@ -1,6 +1,6 @@
 """What an ingest keeps with its topic's table, by name. Who only reads it need not load the ingest."""
 
-__all__ = ["ARRIVED", "CLOCK", "CONTRACT", "EXTRA", "POSITION"]
+__all__ = ["ARRIVED", "CLOCK", "CONTRACT", "EXTRA", "POSITION", "WATERMARKS"]
 
 POSITION = "ingest"
 """The name under which the topic's table keeps how far it has read the log."""
@@ -18,3 +18,7 @@ refused, by reason (events.rates; JSON)."""
 
 CONTRACT = "headrace.contract"
 """The property of the topic's table with the contract that it last had (JSON, events.description)."""
+
+WATERMARKS = "headrace.watermarks"
+"""The property of the topic's table with how far its good rows have come in time, by log partition
+(events.verdicts.watermarks; JSON)."""

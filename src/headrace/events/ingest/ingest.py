@@ -26,7 +26,8 @@ import polars as pl
 from headrace.declare.event import Contract
 from headrace.events import wires
 from headrace.events.ingest.adoption import adopted
-from headrace.events.ingest.facts import CLOCK, EXTRA, POSITION
+from headrace.events.ingest.culprits import find_culprits, judge_batch
+from headrace.events.ingest.facts import CLOCK, EXTRA, POSITION, WATERMARKS
 from headrace.events.ingest.keeping import Keeping
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import arrivals
@@ -35,11 +36,13 @@ from headrace.events.ingest.share import Share
 from headrace.events.ingest.sinks import Feed, Sink
 from headrace.events.verdicts.decode import NAMES
 from headrace.events.verdicts.judge import First, Judge, Verdicts
+from headrace.events.verdicts.watermarks import Watermarks, merge
+from headrace.events.wires.reasons import Reason
 from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import Dataset, run
-from headrace.lake import Lake, LakeTable
+from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
 
 if TYPE_CHECKING:
@@ -102,6 +105,7 @@ class Ingest:
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
         self._pending: Future[Progress] | None = None
+        self._suspicious = False  # whether a batch could not be judged or stored, and is read once more
         self._begin()
 
     @property
@@ -116,12 +120,17 @@ class Ingest:
         Raises:
             Conflict: another process ingests this topic; call again, it goes on from the table.
             Unavailable: log, lake or a sink is away.
+            Unwritable: a batch cannot be stored, and that is no event's fault.
         """
         try:
             if not self._begun:
                 self._begin()
             judged = self._next()
             progress = None if judged is None else self._store(judged)
+        except Unwritable as error:
+            self._begin()
+            self._suspect(error)
+            return self.step()
         except HeadraceError:
             self._begin()
             raise
@@ -149,6 +158,7 @@ class Ingest:
 
         Raises:
             Unavailable: only with `until_end`; without, it tries again until it is stopped.
+            Unwritable: a batch cannot be stored, and that is no event's fault.
         """
         end = self._log.end(self.contract.topic) if until_end else None
         topic = Dataset("topic", self.contract.topic, self._read)
@@ -165,6 +175,9 @@ class Ingest:
                     if until_end:
                         keeping.ended()
                     return
+                except Unwritable as error:
+                    self._begun = False
+                    self._suspect(error)
                 except (Conflict, Unavailable) as error:
                     if isinstance(error, Unavailable) and until_end:
                         raise
@@ -204,6 +217,14 @@ class Ingest:
         finally:
             self._settle()
             self._pending = None
+
+    def _suspect(self, error: Unwritable) -> None:
+        """Has the events that could not be stored looked at one by one, once they are read again. Raises the
+        error where that was done, and none of them was to blame."""
+        if self._suspicious:
+            raise error
+        _logger.warning("topic %s: looking for the event: %s", self.contract.topic, error)
+        self._suspicious = True
 
     def _take_result(self, report: Report) -> None:
         """Waits for the batch that is being written, if any, and reports it."""
@@ -270,13 +291,26 @@ class Ingest:
         gaps = _gaps(asked, batch)
         if gaps:  # the log may have forgotten what lay there
             self._lost += self._forgotten(gaps, self._log.start(self.contract.topic))
+        behind = self._behind(asked)
         if self._judge is None:
-            self._judge = self._made_judge()
-        verdicts = self._judge.judge(batch)
+            self._judge = self._made_judge(behind)
+        else:
+            self._judge.watermarks.advance(behind)
+        culprits: dict[int, Reason] = {}
+        if self._suspicious:
+            culprits = find_culprits(batch, self.contract, self._wire, self.table)
+        verdicts = judge_batch(self._judge, batch, culprits)
         before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
         lost, self._lost = self._lost, 0
         kept = batch if any(feed.raw for feed in self._feeds) else None
         return _Judged(verdicts, before, self._read.within(batch.next), kept, lost)
+
+    def _behind(self, asked: Mapping[int, int]) -> frozenset[int]:
+        """The log partitions with events that are not judged yet; looked at where a mark depends on it."""
+        if not self._share.mixes_identities:
+            return frozenset()
+        ends = self._log.end(self.contract.topic)
+        return frozenset(p for p, offset in asked.items() if offset < ends.get(p, 0))
 
     def _store(self, judged: _Judged) -> Progress:
         verdicts = judged.verdicts
@@ -287,6 +321,7 @@ class Ingest:
             facts=facts,
             properties=properties,
         )
+        self._suspicious = False
         for feed in self._feeds:
             feed.follow(verdicts, judged.batch, judged.before, judged.after)
         return Progress(
@@ -315,11 +350,12 @@ class Ingest:
             if feed.behind is not None:
                 raise feed.behind
 
-    def _made_judge(self) -> Judge:
+    def _made_judge(self, behind: Collection[int]) -> Judge:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
-        judge = Judge(self.contract, self._admitted, self._wire, self.table.folder / "seen")
-        share = None if self._share.whole else self._share.partitions
-        for rows in recent_rows(self.table, self.contract, share):
+        watermarks = Watermarks(self.table.property(WATERMARKS), shared=self._share.mixes_identities)
+        watermarks.advance(behind)
+        judge = Judge(self.contract, self._admitted, self._wire, self.table.folder / "seen", watermarks)
+        for rows in recent_rows(self.table, self.contract, self._share.partitions, watermarks):
             judge.remember(rows)
         return judge
 
@@ -375,10 +411,11 @@ def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
         return {"headrace.arrived_at": clock(stored), **extra, **arrived}
 
     def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
+        moved = {CLOCK: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
         if not verdicts.extra:
-            return {CLOCK: clock(stored)}
+            return moved
         extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
-        return {CLOCK: clock(stored), EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
+        return {**moved, EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
 
     return facts, properties
 

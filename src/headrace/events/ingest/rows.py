@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime, time
+from datetime import timedelta
 
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META, shape_of
+from headrace.events.contracts.times import FIRST, LAST
+from headrace.events.verdicts.watermarks import Watermarks
+from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 
 __all__ = ["good_rows", "recent_rows"]
 
 _ROWS = 100_000
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
@@ -33,33 +37,45 @@ def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
 
 
 def recent_rows(
-    table: LakeTable, contract: Contract, partitions: Collection[int] | None = None
+    table: LakeTable, contract: Contract, partitions: Collection[int], watermarks: Watermarks
 ) -> Iterator[pl.DataFrame]:
-    """The identities and times of the good rows in which a duplicate would be found, some at a time and in
-    no order; none where the contract has no such rule.
+    """The identities, times and log partitions of the good rows that are not forgotten, some at a time and
+    in no order; none where the contract refuses no duplicates.
 
     Args:
         table: the topic's.
         contract: the topic's.
-        partitions: only what came from these log partitions; None: from any.
+        partitions: only what came from these log partitions.
+        watermarks: the topic's.
     """
-    head = table.head()
-    if contract.within is None or head is None:
+    if contract.within is None or table.head() is None:
         return
-    days = table.days(contract.time, head.id, {"_valid": True})
-    if not days:
-        return
-    at = pl.col(contract.time)
+    at, partition = pl.col(contract.time), pl.col("_log_partition")
     good = good_rows(table, pa.schema([*shape_of(contract).schema, META.field("_log_partition")]))
-    if partitions is not None:
-        good = good.filter(pl.col("_log_partition").is_in(sorted(partitions)))
-    newest = datetime.combine(max(days), time.min, UTC)
-    latest = _latest(good.filter(at >= newest), at) or _latest(good, at)
-    if latest is not None:
-        recent = good.filter(at >= latest - contract.within).select({*contract.identity, contract.time})
+    columns = {*contract.identity, contract.time, "_log_partition"}
+    for latest, oldest in _spans(contract, contract.within, partitions, watermarks):
+        span = at.is_between(from_micros(min(oldest.values())), from_micros(latest))
+        rows = good.filter(span, partition.is_in(sorted(oldest)))
+        floor = partition.replace_strict(oldest, return_dtype=pl.Int64)
+        recent = rows.filter(at.to_physical() >= floor).select(columns)
         yield from recent.collect_batches(chunk_size=_ROWS, maintain_order=False)
 
 
-def _latest(rows: pl.LazyFrame, at: pl.Expr) -> datetime | None:
-    latest: datetime | None = rows.select(at.max()).collect(engine="streaming").item()
-    return latest
+def _spans(
+    contract: Contract, within: timedelta, partitions: Collection[int], watermarks: Watermarks
+) -> list[tuple[int, dict[int, int]]]:
+    """The spans of time that hold all that is remembered, so that a log partition that got nothing for long
+    is read apart: of each its end, and log partition → its oldest time. Microseconds since 1970."""
+    before, ahead = within // _MICROSECOND, contract.future // _MICROSECOND
+    found: list[tuple[int, dict[int, int]]] = []
+    admitted = [partition for partition in partitions if partition in watermarks.marks]
+    for mark, partition in sorted((watermarks.mark(partition), partition) for partition in admitted):
+        oldest = max(FIRST, mark - before)
+        # A row lies after the watermark only as far as it lay after its arrival.
+        latest = LAST if watermarks.shared else min(LAST, mark + ahead)
+        if found and oldest <= found[-1][0]:
+            found[-1][1][partition] = oldest
+            found[-1] = (max(latest, found[-1][0]), found[-1][1])
+        else:
+            found.append((latest, {partition: oldest}))
+    return found

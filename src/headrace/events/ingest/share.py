@@ -18,7 +18,7 @@ __all__ = ["Share"]
 class Share:
     """All of the topic's log partitions; those that the group of its ingests gives, once it has joined.
 
-    Where a contract knows duplicates, the same event must always meet the same ingest. With a `key` it
+    Where a contract refuses duplicates, the same event must always meet the same ingest. With a `key` it
     lies in one log partition however often it is sent. Without, it may lie in any: then whoever has
     log partition 0 has them all.
 
@@ -35,9 +35,9 @@ class Share:
         self.partitions = self._all()
 
     @property
-    def whole(self) -> bool:
-        """Whether it is the whole topic."""
-        return self.partitions == self._all()
+    def mixes_identities(self) -> bool:
+        """Whether the same event may lie in any of several log partitions."""
+        return self._undivided and len(self.partitions) > 1
 
     @contextmanager
     def joined(self, settle: Callable[[], None]) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -121,16 +121,17 @@ class Decoder:
             self._older.append((_Reader(older, contract, wire), older, upgrade))
         self._upgraded = shape.struct(exact=True, instants=True)
 
-    def decode(self, values: list[bytes]) -> Decoded:
-        """Each event by itself.
+    def decode(self, values: list[bytes], refused: Mapping[int, Reason]) -> Decoded:
+        """Each event by itself, but for those that are `refused` already.
 
         Raises:
             Unavailable: what the wire needs is away; nothing is decided.
         """
-        made = Decoded(np.arange(len(values)), [], {})
+        made = Decoded(np.arange(len(values)), [], dict(refused))
         nothing: list[int] = []
         exact, add = self._reader.exact, made.events.append
-        for at, raw in enumerate(values):
+        unread = enumerate(values)
+        for at, raw in filter(lambda place: place[0] not in refused, unread) if refused else unread:
             try:
                 add(exact(raw))
             except REFUSES as error:

@@ -22,13 +22,16 @@ from headrace.declare.event import Contract
 from headrace.events import wires
 from headrace.events.contracts.fields import TIMESTAMP
 from headrace.events.contracts.shape import META, shape_of
+from headrace.events.contracts.times import FIRST as EARLIEST
+from headrace.events.contracts.times import LAST as LATEST
 from headrace.events.verdicts.columns import columns_of
 from headrace.events.verdicts.decode import Decoder
 from headrace.events.verdicts.instances import instance_of
 from headrace.events.verdicts.seen import Seen
+from headrace.events.verdicts.watermarks import Watermarks
 from headrace.events.wires import Wire
 from headrace.events.wires.reasons import LONGEST, Reason
-from headrace.kernel.time import from_micros
+from headrace.kernel.time import from_micros, micros
 from headrace.log.port import Batch, Headers
 
 __all__ = ["FIRST", "First", "Judge", "Verdicts", "first_of"]
@@ -54,6 +57,7 @@ class Verdicts:
         latest: the latest arrival, microseconds since 1970; 0 in an empty batch.
         extra: field that the contract does not name → how many events carry it; of an event's several
             the first counts, and beyond 20 names they count together. They are in column `_extra`.
+        watermarks: the topic's with this batch, as text (verdicts.watermarks).
     """
 
     rows: pa.Table
@@ -61,6 +65,7 @@ class Verdicts:
     refused: Counter[str]
     latest: int
     extra: Counter[str] = field(default_factory=Counter)
+    watermarks: str = "{}"
 
     @property
     def online(self) -> pa.Table:
@@ -80,6 +85,11 @@ class Judge:
         wire: how they lie in bytes; by default as the contract says.
         folder: where identities seen lately are kept once they are many; by default the machine's
             folder for temporary files.
+        watermarks: how far the topic's admitted events have come; by default there were none yet.
+
+    Attributes:
+        contract: the contract.
+        watermarks: as they now are.
     """
 
     def __init__(
@@ -88,27 +98,35 @@ class Judge:
         admitted: Callable[[Collection[First]], Collection[First]] = frozenset,
         wire: Wire | None = None,
         folder: Path | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
         self.contract = contract
+        self.watermarks = watermarks or Watermarks()
         self._shape = shape_of(contract)
         self._decoder = Decoder(contract, self._shape, wire or wires.open(contract))
         self._admitted = admitted
         self._seen = None
         if contract.within is not None:
-            self._seen = Seen(contract.within, folder or Path(tempfile.gettempdir()))
+            self._seen = Seen(contract.within, folder or Path(tempfile.gettempdir()), self.watermarks)
 
     def remember(self, good: pl.DataFrame) -> None:
-        """Takes good rows of the topic's table as admitted.
+        """Takes good rows of the topic's table as admitted: `_log_partition`, and the contract's time and
+        identity.
 
         Raises:
             Unavailable: there is no room on the disk for what is kept of them.
         """
         if self._seen is not None:
             times = good[self.contract.time].to_physical().to_numpy()
-            self._seen.remember(good.select(self.contract.identity), times)
+            partitions = good["_log_partition"].to_numpy()
+            self._seen.remember(good.select(self.contract.identity), times, partitions)
 
-    def judge(self, batch: Batch) -> Verdicts:
+    def judge(self, batch: Batch, unwritable: Mapping[int, Reason] | None = None) -> Verdicts:
         """One verdict for each event of the batch. No event raises.
+
+        Args:
+            batch: the events.
+            unwritable: place in the batch → why that event is refused unread.
 
         Raises:
             Unavailable: what the wire needs to know is not to be had now, and nothing is decided; or there
@@ -117,7 +135,7 @@ class Judge:
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
         with this judge.
         """
-        decoded = self._decoder.decode(batch.values)
+        decoded = self._decoder.decode(batch.values, unwritable or {})
         places, refused = decoded.places, decoded.refused
         made = columns_of(decoded.events, self._shape.fields, self.contract)
         table, broken = made.table, made.broken
@@ -134,7 +152,9 @@ class Judge:
         if firsts:
             self._refuse_replayed(firsts, places, keep, broken)
         if self._seen is not None:
-            self._refuse_seen(self._seen, table, times, keep, broken)
+            self._refuse_seen(self._seen, table, times, batch, places, keep, broken)
+        else:
+            self.watermarks.take(batch.partitions[places][keep], np.minimum(times, arrived)[keep])
         refused |= {int(places[at]): reason for at, reason in broken.items()}
         if broken:
             table = table.filter(pa.array(keep))
@@ -149,7 +169,8 @@ class Judge:
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
-        return Verdicts(rows, len(places), Counter([reason.code for reason in reasons]), latest, decoded.extra)
+        codes = Counter([reason.code for reason in reasons])
+        return Verdicts(rows, len(places), codes, latest, decoded.extra, self.watermarks.text())
 
     def _check(self, events: list[Struct], broken: dict[int, Reason]) -> None:
         """The declared structs' own `__post_init__`, for every event that is right so far."""
@@ -170,10 +191,15 @@ class Judge:
         replayed: NDArray[np.bool_],
         broken: dict[int, Reason],
     ) -> None:
-        """An event may lie so far after its arrival, and so far before it unless it is replayed."""
-        bounds = [("future", times > arrived + self.contract.future // _MICROSECOND, "after")]
+        """An event may not be older than the contract takes, and lie so far after its arrival, and so far
+        before it unless it is replayed."""
+        oldest = self.contract.oldest
+        for at in np.flatnonzero(times < micros(oldest)).tolist():
+            why = f"{from_micros(int(times[at]))} lies before {oldest}, the oldest that the contract takes"
+            broken.setdefault(at, Reason("out_of_range", self.contract.time, why))
+        bounds = [("future", times > arrived + _span(self.contract.future), "after")]
         if self.contract.late is not None:
-            early = times < arrived - self.contract.late // _MICROSECOND
+            early = times < arrived - _span(self.contract.late)
             bounds.append(("late", early & ~replayed, "before"))
         for code, outside, side in bounds:
             for at in np.flatnonzero(outside).tolist():
@@ -203,18 +229,26 @@ class Judge:
         seen: Seen,
         table: pa.Table,
         times: NDArray[np.int64],
+        batch: Batch,
+        places: NDArray[np.int64],
         keep: NDArray[np.bool_],
         broken: dict[int, Reason],
     ) -> None:
         identity = table.select(self.contract.identity)
         if broken:
-            identity, times = identity.filter(pa.array(keep)), times[keep]
-        new = seen.admit(pl.DataFrame(pl.from_arrow(identity)), times)
+            identity, times, places = identity.filter(pa.array(keep)), times[keep], places[keep]
+        frame = pl.DataFrame(pl.from_arrow(identity))
+        new = seen.admit(frame, times, batch.arrived_at[places], batch.partitions[places])
         again = np.flatnonzero(keep)[~new].tolist()
         keep[again] = False
         why = f"one with the same {', '.join(self.contract.identity)} was admitted"
         for at in again:
             broken[at] = Reason("duplicate", None, why)
+
+
+def _span(span: timedelta) -> int:
+    """A duration in microseconds; none is longer than all of time."""
+    return min(span // _MICROSECOND, LATEST - EARLIEST)
 
 
 def first_of(headers: Headers | None) -> First | None:
@@ -263,8 +297,8 @@ def _stamped(
     if reasons is not None:
         columns["_raw"] = [batch.values[at] for at in places.tolist()]
         columns["_code"] = [reason.code for reason in reasons]
-        columns["_field"] = [reason.field for reason in reasons]
-        columns["_reason"] = [reason.reason for reason in reasons]
+        columns["_field"] = [reason.field and _storable(reason.field) for reason in reasons]
+        columns["_reason"] = [_storable(reason.reason) for reason in reasons]
     if surplus:
         columns["_extra"] = [surplus.get(at) for at in places.tolist()]
     if firsts:
@@ -276,6 +310,11 @@ def _stamped(
         array = pa.nulls(count, one.type) if values is None else _typed(values, one.type)
         table = table.append_column(one, array)
     return table
+
+
+def _storable(text: str) -> str:
+    """The text, with lone surrogates spelled out: it may quote an event or the words of the contract's code."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _typed(values: Any, type_: pa.DataType) -> Any:

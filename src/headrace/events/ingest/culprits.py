@@ -1,0 +1,68 @@
+"""Culprits: the events of a batch that cannot be judged or stored, found by halving it.
+
+No event is known to be one: what a contract admits its table can hold. This is the net below, so that no
+single event stops its topic. A culprit goes to quarantine as `unwritable`, with its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from headrace.declare.event import Contract
+from headrace.events.verdicts.judge import Judge, Verdicts
+from headrace.events.wires import Wire
+from headrace.events.wires.reasons import LONGEST, Reason
+from headrace.kernel.errors import HeadraceError
+from headrace.lake import LakeTable, Unwritable
+from headrace.lake.files import check_rows
+from headrace.log import Batch
+
+__all__ = ["find_culprits", "judge_batch"]
+
+
+def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Reason]) -> Verdicts:
+    """The batch's verdicts; those of culprits (place in the batch → why) are known before.
+
+    Raises:
+        Unwritable: an event breaks the judge. Nobody must go on with it.
+        Unavailable: as Judge.judge.
+    """
+    try:
+        return judge.judge(batch, culprits)
+    except (HeadraceError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of whatever kind: it is no outage, so it comes of an event
+        raise Unwritable(
+            f"an event cannot be judged: {type(error).__name__}: {error}", where=f"topic {judge.contract.topic}"
+        ) from error
+
+
+def find_culprits(batch: Batch, contract: Contract, wire: Wire, table: LakeTable) -> dict[int, Reason]:
+    """Place in the batch → why that event cannot be judged or stored, while a refused row of it can.
+
+    Each is judged whatever was admitted before, and its row is made up as a data file in memory. So a disk
+    or a catalog that is away accuses nobody.
+
+    Raises:
+        Unwritable: not even a refused row of an event can be stored: then it is not the event's fault.
+        Unavailable: as Judge.judge.
+    """
+    judge = Judge(replace(contract, within=None), lambda _: (), wire)
+    stored = table.iceberg()
+    culprits: dict[int, Reason] = {}
+    spans = [(0, len(batch))]
+    while spans:
+        begin, end = spans.pop()
+        try:
+            check_rows(judge_batch(judge, batch[begin:end], {}).rows, stored)
+        except Unwritable as error:
+            if end - begin > 1:
+                middle = (begin + end) // 2
+                spans += [(begin, middle), (middle, end)]
+                continue
+            # It may quote the event, whose letters may be what cannot be stored.
+            words = error.what[:LONGEST].encode("ascii", "backslashreplace").decode()
+            culprits[begin] = Reason("unwritable", None, words)
+            check_rows(judge_batch(judge, batch[begin:end], {0: culprits[begin]}).rows, stored)
+    return culprits
