@@ -18,9 +18,10 @@ __all__ = ["send"]
 @click.argument("topic")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--rate", type=float, metavar="N", help="At most N events a second.")
+@click.option("--skip", type=int, default=0, metavar="N", help="Leave out the first N events.")
 @click.option("--shift-to-now", is_flag=True, help="Move the times so that the last event is now.")
-def send(call: Call, topic: str, file: Path, rate: float | None, shift_to_now: bool) -> None:
-    """Put the events of a CSV, NDJSON or Parquet FILE on TOPIC, as JSON, as they are.
+def send(call: Call, topic: str, file: Path, rate: float | None, skip: int, shift_to_now: bool) -> None:
+    """Put the events of a CSV, NDJSON or Parquet FILE on TOPIC, as JSON.
 
     Nothing is judged here: ingest does that.
     """
@@ -29,7 +30,9 @@ def send(call: Call, topic: str, file: Path, rate: float | None, shift_to_now: b
         if sys.stderr.isatty() and not call.json:
             click.echo(f"\r  {sent:,} events", nl=False, err=True)
 
-    report = send_file(call.settings(), topic, file, rate=rate, shift_to_now=shift_to_now, progress=told)
+    report = send_file(
+        call.settings(), topic, file, rate=rate, shift_to_now=shift_to_now, skip=skip, progress=told
+    )
     if sys.stderr.isatty() and not call.json:
         click.echo(err=True)
     if call.json:

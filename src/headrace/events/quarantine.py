@@ -20,7 +20,7 @@ from headrace.declare.event import Contract
 from headrace.events import wires
 from headrace.events.contracts.shape import CODES
 from headrace.events.verdicts.judge import FIRST, First
-from headrace.events.verdicts.keys import key_reader
+from headrace.events.verdicts.keys import digest_of, key_reader
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 from headrace.log import Log
@@ -183,12 +183,13 @@ def replay(
             remedy="Take some with --limit, let ingest judge them, and go on: what waits longest comes first.",
         )
     if found.events and not dry_run:
-        key = key_reader(contract, wires.open(contract, registry))
         events = _with_raw(contract, lake, chosen)
+        values = [one.raw for one in events]
+        keys = key_reader(contract, wires.open(contract, registry))(values)
         log.append(
             contract.topic,
-            [one.raw for one in events],
-            [key(one.raw) for one in events],
+            values,
+            [digest_of(raw) if key is None else key for raw, key in zip(values, keys, strict=True)],
             [{FIRST: b"%d:%d" % (one.partition, one.offset)} for one in events],
         )
     return found

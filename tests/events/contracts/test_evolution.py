@@ -268,3 +268,11 @@ def test_older_events_are_upgraded_and_judged(events_log: Log, lake: Lake) -> No
     assert rows[1]["at"] == datetime(2026, 3, 1, 11, tzinfo=UTC)
     assert "KeyError" in rows[3]["_reason"]
     assert rows[5]["_field"] == "page"
+
+
+def test_the_time_of_an_upgraded_event_need_not_be_spelled_again(events_log: Log, lake: Lake) -> None:
+    local = replace(UPGRADED, times=("%d.%m.%Y %H:%M",), zone="Europe/Paris")
+    events_log.create("visits")
+    events_log.append("visits", [b'{"when": "01.03.2026 12:00", "who": "7"}'])
+    (row,) = ingested(local, events_log, lake)
+    assert (row["_code"], row["at"]) == (None, datetime(2026, 3, 1, 11, tzinfo=UTC))

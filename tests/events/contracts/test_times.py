@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ LIKE_TIMES = st.from_regex(
     r"(\.[0-9]{1,7})?( UTC| GMT|Z|\+01:00|)",
     fullmatch=True,
 )
+ODD_NUMBERS = st.sampled_from([10**50, Decimal("1e300"), Decimal("1e-300"), Decimal("1e999999999999999999")])
 TRUE_TIMES = st.datetimes().flatmap(
     lambda at: st.sampled_from(
         [at.isoformat() + "Z", *(at.strftime(form).rjust(19, "0") for form in SPELLINGS[2:5]), at.isoformat()]
@@ -36,7 +38,15 @@ TRUE_TIMES = st.datetimes().flatmap(
 @settings(max_examples=500, deadline=None)
 @given(
     st.lists(LIKE_TIMES | TRUE_TIMES | st.text(max_size=25) | st.none(), max_size=6),
-    st.lists(st.integers() | st.floats() | st.booleans() | st.datetimes(), max_size=2),
+    st.lists(
+        st.integers()
+        | st.floats()
+        | st.booleans()
+        | st.datetimes()
+        | st.decimals(allow_nan=False)
+        | ODD_NUMBERS,
+        max_size=2,
+    ),
     st.sampled_from([None, "Europe/Paris", "America/New_York"]),
 )
 def test_a_column_is_parsed_as_each_of_its_values(
@@ -76,6 +86,11 @@ def test_no_instant_lies_outside_of_what_can_be_stored(value: Any) -> None:
     assert parse_one(value, SPELLINGS) == parsed.broken[0]
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     assert parse_times([first, last], SPELLINGS).micros.tolist() == [FIRST, LAST]
+
+
+@pytest.mark.parametrize("number", [Decimal("253370764800123.457"), "253370764800123.457"])
+def test_a_number_is_an_instant_to_the_microsecond(number: Decimal | str) -> None:
+    assert parse_one(number, ("epoch_ms",)) == micros(datetime(9999, 1, 1, 0, 0, 0, 123_457, UTC))
 
 
 def test_a_spelling_without_a_zone_is_naive() -> None:

@@ -390,7 +390,7 @@ def test_what_lies_inside_is_stored_as_it_is(raw: bytes, column: str, value: obj
         (nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
         (nested(grid=[[1], [2**63]]), "out_of_range", "grid"),
         (nested(clock="12:30:00Z"), "bad_time", "clock"),
-        (nested(open={"a": [7]}).replace(b"7", b"1e999"), "out_of_range", "open"),
+        (nested(open={"a": [7]}).replace(b"7", b"1e" + b"9" * 20), "out_of_range", None),
         (nested(days={"x": "2026-03-01T12:00:00"}), "naive_time", "days"),
         (nested(inner={"seenAt": 0, "x": 1}).replace(b'"x": 1', b'"x": "\xff"'), "bad_utf8", None),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -439,3 +440,16 @@ def test_a_registry_must_be_named_without_secrets() -> None:
     with pytest.raises(ProjectError) as error:
         SchemaRegistry("https://me:secret@registry.example")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("wire", ["json", "connect"])
+@pytest.mark.parametrize("name", ["note", "beside"])
+@pytest.mark.parametrize("half", [r"\ud800", r"\uDC00", r"\ud800\u0041", r"\\\ud83d", r"\ud83d\ude00\ude00"])
+def test_half_a_character_is_named(wire: str, name: str, half: str) -> None:
+    raw = ENCODE[wire](order(**{name: "HERE"})).replace(b"HERE", half.encode())
+    row = row_of(judge_of(replace(of(Order), wire=wire)), raw)
+    assert row["_code"] == "not_json"
+    assert re.match(r"\\u[dD]\w{3} is half of a character", row["_reason"]), row["_reason"]
+    whole = raw.replace(half.encode(), rb"\ud83d\ude00 \\ud800")
+    assert row_of(judge_of(replace(of(Order), wire=wire)), whole)["_valid"]
+    assert row_of(judge_of(replace(of(Order), wire=wire)), whole[:-1])["_reason"] == "Input data was truncated"

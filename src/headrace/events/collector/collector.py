@@ -16,6 +16,7 @@ import msgspec
 from headrace.declare.event import Contract
 from headrace.events.collector.intake import Intake
 from headrace.events.collector.requests import Key, Requests
+from headrace.events.wires.reasons import reason_of
 from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import Receive, Scope, Send, header
 from headrace.log import Log
@@ -105,7 +106,9 @@ def _events(scope: Scope, content: bytes) -> list[bytes]:
         try:
             values = [bytes(one) for one in _raw_list.decode(content)]
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise HttpError(400, "not_json", f"The body is no JSON: {error}.") from None
+            raise HttpError(
+                400, "not_json", f"The body is no JSON: {reason_of(error, content).reason}."
+            ) from None
         except RecursionError:
             raise HttpError(400, "too_deep", "The body is nested too deeply.") from None
     else:

@@ -53,7 +53,6 @@ CODES = (
 
 _INT64 = (-(2**63), 2**63 - 1)
 _AWARE = Annotated[dt.datetime, Meta(tz=True)]
-_TEXT_OR_NUMBER = str | int | float
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Shape:
     Attributes:
         declared: the contract's struct, or one of its older ones.
         fields: its fields, in its order.
-        texts: how a time comes in JSON: text, or also a number where the contract says so.
+        texts: how a time comes in JSON: text; or anything, where the contract says that it may be a number.
         refuses: whether a field that it does not name refuses the event.
         checks: whether a struct in it has a `__post_init__`, which an event must pass.
     """
@@ -101,7 +100,7 @@ def shape_of(contract: Contract, declared: type[Struct] | None = None) -> Shape:
     return Shape(
         declared,
         fields_of(declared),
-        _TEXT_OR_NUMBER if numbers else str,
+        Any if numbers else str,
         contract.extra == "refuse" or declared.__struct_config__.forbid_unknown_fields,
         any(hasattr(one, "__post_init__") for one in (declared, *structs_of(fields_of(declared)))),
     )

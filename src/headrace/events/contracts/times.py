@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
+from types import NoneType
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -32,6 +34,7 @@ EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 _DIRECTIVE = re.compile(r"%(.)")
 _WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 _ZONES = re.compile(r"(?<![A-Za-z])(UTC|GMT|Z)(?![A-Za-z])")
+_LONGEST = 20  # digits of a number that may be a time
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,9})?")
 FIRST, LAST = (micros(instant.replace(tzinfo=UTC)) for instant in (datetime.min, datetime.max))
 """The first and the last instant that can be stored, microseconds since 1970: years 1 to 9999."""
@@ -62,10 +65,9 @@ def parse_times(values: Sequence[Any], spellings: Sequence[str], zone: str | Non
         zone: of a text without one.
     """
     texts = [one for one in spellings if one not in EPOCHS]
-    try:
-        column = pl.Series(values, dtype=pl.String)
-    except TypeError:
+    if not set(map(type, values)) <= {str, NoneType}:  # polars panics over some other values
         return _mixed(values, spellings, zone)
+    column = pl.Series(values, dtype=pl.String)
     null = column.is_null().to_numpy()
     found = pl.Series([None], dtype=pl.Datetime("us")).new_from_index(0, len(column))
     for pattern, width, read in _fast(texts, zone):
@@ -123,6 +125,8 @@ def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> 
     """One time in microseconds since 1970, or the code and reason it is refused for."""
     if isinstance(value, str):
         return _text(value, spellings, zone)
+    if isinstance(value, Decimal):
+        return _number(value, spellings)
     if isinstance(value, datetime):
         return _instant(value, zone)
     factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
@@ -134,12 +138,19 @@ def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> 
     return round(value * factor)
 
 
+def _number(value: Decimal, spellings: Sequence[str]) -> int | Wrong:
+    factor = next((EPOCHS[spelling] for spelling in spellings if spelling in EPOCHS), None)
+    if factor is None or not value.is_finite() or value.adjusted() > _LONGEST:
+        return parse_one(float(value), spellings)
+    return parse_one(round(value * factor), ["epoch_us"])
+
+
 def _text(text: str, spellings: Sequence[str], zone: str | None) -> int | Wrong:
     wrong: Wrong | None = None
     for spelling in spellings:
         if spelling in EPOCHS:
             if _NUMBER.fullmatch(text):
-                return parse_one(int(text) if "." not in text else float(text), spellings)
+                return parse_one(int(text) if "." not in text else Decimal(text), spellings)
             continue
         try:
             if spelling == "rfc3339":

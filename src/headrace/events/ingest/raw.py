@@ -7,15 +7,18 @@ event that the log has forgotten, the fields that the table keeps are written as
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 import polars as pl
 import pyarrow as pa
+from msgspec import Raw
 
 from headrace.declare.event import Contract
+from headrace.events.contracts.fields import Field, Kind, fields_of
 from headrace.events.contracts.shape import META
 from headrace.events.verdicts.keys import key_of
+from headrace.events.wires import numbers
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 
@@ -91,12 +94,11 @@ def read_events(
 
 def _written_again(contract: Contract, rows: pl.DataFrame) -> pa.Table:
     """The rows of events that the log has forgotten."""
-    names = {one.name: one.encode_name for one in msgspec.structs.fields(contract.struct)}
+    fields = fields_of(contract.struct)
     raw: list[bytes] = []
     keys: list[bytes | None] = []
     for row in rows.iter_rows(named=True):
-        values = {key: row[name] for name, key in names.items() if row.get(name) is not None}
-        raw.append(row["_raw"] if row["_raw"] is not None else msgspec.json.encode(values))
+        raw.append(row["_raw"] if row["_raw"] is not None else numbers.encode(_object(row, fields)))
         keys.append(None if contract.key is None else key_of(row.get(contract.key)))
     made: dict[str, Any] = {
         "_raw": pl.Series(raw, dtype=pl.Binary),
@@ -104,6 +106,23 @@ def _written_again(contract: Contract, rows: pl.DataFrame) -> pa.Table:
         "_again": rows["_valid"],
     }
     return _cast(rows.with_columns(**made))
+
+
+def _object(row: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]:
+    """The values of a struct's columns under the names that they have in an event."""
+    return {
+        field.key: _value(row[field.name], field.kind) for field in fields if row.get(field.name) is not None
+    }
+
+
+def _value(value: Any, kind: Kind) -> Any:
+    if value is None:
+        return None
+    if kind.sort == "json":
+        return Raw(value)
+    if kind.sort == "struct":
+        return _object(value, kind.fields)
+    return value if kind.item is None else [_value(item, kind.item.kind) for item in value]
 
 
 def _cast(rows: pl.DataFrame) -> pa.Table:

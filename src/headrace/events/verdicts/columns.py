@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any
@@ -21,10 +22,13 @@ import pyarrow.compute as pc
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import TIMESTAMP, Field, Kind
 from headrace.events.contracts.times import parse_times
+from headrace.events.wires import numbers
 from headrace.events.wires.reasons import LONGEST, Reason
 
 __all__ = ["Columns", "columns_of"]
 
+# How a float that is not finite is written, and how such a Decimal is.
+_MAYBE_NOT_FINITE = (b"null", b"NaN", b"Infinity")
 _UNFIT = (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError, RecursionError)
 
 
@@ -139,8 +143,8 @@ class _Making:
         if kind.sort == "uuid":
             return str(value)
         try:
-            text = msgspec.json.encode(value)
-            if b"null" in text and not _finite(value):
+            text = numbers.encode(value)
+            if any(word in text for word in _MAYBE_NOT_FINITE) and not _finite(value):
                 raise ValueError("it holds a number that is not finite")
             return text.decode()
         except _UNFIT as error:
@@ -166,6 +170,8 @@ def _finite(value: Any) -> bool:
     """Whether every number in it is finite: in JSON text others would become null."""
     if isinstance(value, float):
         return math.isfinite(value)
+    if isinstance(value, Decimal):
+        return value.is_finite()
     if isinstance(value, dict):
         return all(map(_finite, value.values()))
     if isinstance(value, msgspec.Struct):

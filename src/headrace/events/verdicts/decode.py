@@ -7,14 +7,12 @@ or it may be right for an older struct of the contract, and be made a present on
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -25,14 +23,13 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field
 from headrace.events.contracts.shape import Shape, shape_of
 from headrace.events.verdicts.instances import instance_of
+from headrace.events.wires import numbers
 from headrace.events.wires.port import REFUSES, Nothing, Wire
 from headrace.events.wires.reasons import LONGEST, Broken, Reason, reason_of
 
 __all__ = ["NAMES", "Decoded", "Decoder"]
 
 NAMES, OTHERS = 20, "(others)"  # unknown fields are counted by name, up to so many
-
-_AS_THEY_ARE = (bytes, date, datetime, time, Decimal, UUID)
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,12 @@ class Decoded:
 
 
 class _Found(NamedTuple):
-    """An event that decodes, and the fields of it that its struct does not name."""
+    """An event that decodes, and the fields of it that its struct does not name: as JSON, and the first's
+    name; None where there are none."""
 
     event: Struct
-    surplus: Any
+    surplus: str | None = None
+    name: str | None = None
 
 
 class _Reader:
@@ -69,38 +68,39 @@ class _Reader:
         self._fields = shape.fields
         self._keeps = not shape.refuses
         self._config = shape.declared.__struct_config__
-        self._struct = shape.struct(exact=shape.refuses, instants=wire.instants)
+        struct = shape.struct(exact=shape.refuses, instants=wire.instants)
         # Exactly first: what msgspec passes over it does not tell, and most events hold no more.
         self.exact = wire.decoder(shape.struct(exact=True, instants=wire.instants), strict=strict)
-        self._kept = wire.decoder(self._struct, strict=strict)
+        self._kept = wire.decoder(struct, strict=strict)
         self._plain = wire.decoder(Any, strict=True)
         self._renamed = {one.key: one.name for one in shape.fields if one.key != one.name}
         self._empty_is_null = {
             one.key for one in shape.fields if contract.coerce and one.optional and one.kind.core is not str
         }
+        self._without_empty = wire.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
 
     def again(self, raw: bytes, reason: Reason) -> _Found | Reason:
         """An event that `exact` has refused for a reason: taken all the same, or why it is not."""
         try:
             if reason.code == "extra" and self._keeps:
-                event = self._kept(raw)
-                return _Found(event, _surplus(self._plain(raw), self._fields, self._config.tag_field))
+                return self._with_surplus(self._kept(raw), raw)
         except REFUSES as error:
-            reason = reason_of(error)
+            reason = reason_of(error, raw)
         try:
             if reason.code == "wrong_type" and reason.field in self._empty_is_null:
-                found = self._plain(raw)
-                for key in self._empty_is_null:
-                    if found.get(key) == "":
-                        found[key] = None
-                event = msgspec.convert(found, self._struct, strict=False)
-                surplus = _surplus(found, self._fields, self._config.tag_field) if self._keeps else {}
-                return _Found(event, surplus)
+                event = self._without_empty(raw)
+                return self._with_surplus(event, raw) if self._keeps else _Found(event)
         except REFUSES as error:
-            reason = reason_of(error)
+            reason = reason_of(error, raw)
         if reason.field in self._renamed:
             return Reason(reason.code, self._renamed[reason.field], reason.reason)
         return reason
+
+    def _with_surplus(self, event: Struct, raw: bytes) -> _Found:
+        surplus = _surplus(self._plain(raw), self._fields, self._config.tag_field)
+        if not surplus:
+            return _Found(event)
+        return _Found(event, numbers.encode(surplus).decode(), next(iter(surplus)))
 
 
 class Decoder:
@@ -135,13 +135,12 @@ class Decoder:
             try:
                 add(exact(raw))
             except REFUSES as error:
-                found = self._again(raw, reason_of(error))
+                found = self._again(raw, reason_of(error, raw))
                 if isinstance(found, Reason):
                     made.refused[at] = found
                 else:
                     add(found.event)
-                    if found.surplus:
-                        _keep(found.surplus, at, made)
+                    _keep(found, at, made)
             except Nothing:
                 nothing.append(at)
         if not made.refused and not nothing:
@@ -170,17 +169,17 @@ class Decoder:
         if not isinstance(made, self._contract.struct):
             return Reason("not_upgraded", None, f"{name} gave a {type(made).__name__}")
         try:
-            plain = msgspec.to_builtins(made)
+            plain = msgspec.to_builtins(made, builtin_types=(Decimal, datetime))
             event = msgspec.convert(plain, self._upgraded)
         except (*REFUSES, TypeError, ValueError) as error:
             reason = reason_of(error)
             return Reason("not_upgraded", reason.field, f"{name}: {reason.reason}")
-        return _Found(event, older.surplus)
+        return _Found(event, older.surplus, older.name)
 
 
 def _read(reader: _Reader, raw: bytes) -> _Found | None:
     try:
-        return _Found(reader.exact(raw), {})
+        return _Found(reader.exact(raw))
     except REFUSES as error:
         found = reader.again(raw, reason_of(error))
         return None if isinstance(found, Reason) else found
@@ -212,11 +211,9 @@ def _surplus(value: Any, fields: Sequence[Field], tag: str | None = None) -> Any
     return found
 
 
-def _keep(surplus: dict[str, Any], at: int, made: Decoded) -> None:
-    """The event's further fields as JSON; it is counted by the name of the first."""
-    try:
-        made.surplus[at] = msgspec.json.encode(surplus).decode()
-    except UnicodeEncodeError:
-        made.surplus[at] = json.dumps(surplus)
-    name = next(iter(surplus))
-    made.extra[name if name in made.extra or len(made.extra) < NAMES else OTHERS] += 1
+def _keep(found: _Found, at: int, made: Decoded) -> None:
+    """The event's further fields; it is counted by the name of the first."""
+    if found.surplus is not None and found.name is not None:
+        made.surplus[at] = found.surplus
+        name = found.name
+        made.extra[name if name in made.extra or len(made.extra) < NAMES else OTHERS] += 1

@@ -1,23 +1,23 @@
-"""Keys: an event's key on the log, which chooses its log partition, by the contract's `key`."""
+"""Keys: an event's key on the log, which chooses its log partition, by the contract's `key`.
+
+The key is the text of the value as its column holds it. So one value has one key, however it is written
+(1.10 and "1.1" of a float field) and whichever way the event takes to the log.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from headrace.declare.event import Contract
-from headrace.events.wires import REFUSES, Wire
+from headrace.events.contracts.shape import shape_of
+from headrace.events.verdicts.columns import columns_of
+from headrace.events.wires import REFUSES, Nothing, Wire
 
-__all__ = ["key_name", "key_of", "key_reader"]
-
-
-def key_name(contract: Contract) -> str | None:
-    """The name that the contract's key has in an event; None: events of this topic have no key."""
-    names = {f.name: f.encode_name for f in msgspec.structs.fields(contract.struct)}
-    return None if contract.key is None else names[contract.key]
+__all__ = ["digest_of", "key_of", "key_reader"]
 
 
 def key_of(value: Any) -> bytes | None:
@@ -25,27 +25,49 @@ def key_of(value: Any) -> bytes | None:
     return None if value is None else str(value).encode("utf-8", "surrogateescape")
 
 
-def key_reader(contract: Contract, wire: Wire) -> Callable[[bytes], bytes]:
-    """A function from an event's raw bytes, however broken, to a key that is always the same for them.
+def digest_of(raw: bytes) -> bytes:
+    """A key for an event that has none: always the same for the same bytes."""
+    return hashlib.sha256(raw).digest()[:16]
 
-    It is the key that `headrace send` gives the event, where the contract names one and the bytes, read as
-    the wire says, have it; else a digest of the bytes.
+
+def key_reader(contract: Contract, wire: Wire) -> Callable[[Sequence[bytes]], list[bytes | None]]:
+    """A function from raw events, however broken, to the key of each.
+
+    Of a key field that is not right, the key is the text of what stands there. None: the contract names no
+    key, or the event has no value there that could be read.
     """
-    name = key_name(contract)
-    if name is None:
-        return _digest
-    keyed = msgspec.defstruct("Keyed", [("value", Any, msgspec.field(name=name, default=None))])
-    decode = wire.decoder(keyed, strict=False)
+    if contract.key is None:
+        return lambda values: [None] * len(values)
+    shape = shape_of(contract)
+    field = next(field for field in shape.fields if field.name == contract.key)
+    fields = msgspec.structs.fields(shape.struct(exact=False, instants=wire.instants))
+    type_ = next(declared.type for declared in fields if declared.name == contract.key)
+    default = None if field.default is msgspec.NODEFAULT else field.default
+    decode = wire.decoder(_keyed(field.name, field.key, type_, default), strict=not contract.coerce)
+    decode_any = wire.decoder(_keyed(field.name, field.key, Any, None), strict=True)
 
-    def read(raw: bytes) -> bytes:
+    def key_of_any(raw: bytes) -> bytes | None:
         try:
-            key = key_of(decode(raw).value)
-        except REFUSES:
-            key = None
-        return _digest(raw) if key is None else key
+            return key_of(getattr(decode_any(raw), field.name))
+        except (*REFUSES, Nothing):
+            return None
+
+    def read(values: Sequence[bytes]) -> list[bytes | None]:
+        keys: list[bytes | None] = [None] * len(values)
+        places, events = [], []
+        for at, raw in enumerate(values):
+            try:
+                events.append(decode(raw))
+                places.append(at)
+            except (*REFUSES, Nothing):
+                keys[at] = key_of_any(raw)
+        columns = columns_of(events, [field], contract)
+        for row, (at, value) in enumerate(zip(places, columns.table[field.name].to_pylist(), strict=True)):
+            keys[at] = key_of_any(values[at]) if row in columns.broken else key_of(value)
+        return keys
 
     return read
 
 
-def _digest(raw: bytes) -> bytes:
-    return hashlib.sha256(raw).digest()[:16]
+def _keyed(name: str, key: str, type_: Any, default: Any) -> type[msgspec.Struct]:
+    return msgspec.defstruct("Keyed", [(name, type_, msgspec.field(name=key, default=default))])

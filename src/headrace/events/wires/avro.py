@@ -8,7 +8,7 @@ decimals and UUIDs.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -45,7 +45,9 @@ class Avro:
         self._registry = registry
         self._read: Callable[..., Any] = fastavro.schemaless_reader
 
-    def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
+    def decoder(
+        self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
+    ) -> Callable[[bytes], Any]:
         """See Wire."""
         read, schema_of = self._record, self._registry.schema
 
@@ -56,7 +58,11 @@ class Avro:
                 schema = schema_of(int.from_bytes(raw[1:_HEAD], "big"))
             except Unknown as error:
                 raise Broken(Reason("unknown_schema", None, str(error))) from None
-            return msgspec.convert(read(raw, schema), kind, strict=strict)
+            record = read(raw, schema)
+            if empty_is_null and isinstance(record, dict):
+                empty = [name for name in empty_is_null if record.get(name) == ""]
+                record |= dict.fromkeys(empty)
+            return msgspec.convert(record, kind, strict=strict)
 
         return decode
 

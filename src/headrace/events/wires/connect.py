@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
+from headrace.events.wires import numbers
 from headrace.events.wires.reasons import Broken, Reason
 
 __all__ = ["Connect"]
@@ -37,11 +37,13 @@ class Connect:
 
     instants = True
 
-    def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
+    def decoder(
+        self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
+    ) -> Callable[[bytes], Any]:
         """See Wire."""
         envelope = msgspec.json.Decoder(_Envelope).decode
-        event = msgspec.json.Decoder(kind, strict=strict).decode
-        plain = msgspec.json.Decoder().decode
+        event = numbers.decoder(kind, strict=strict)
+        plain = numbers.decoder(Any)
 
         def decode(raw: bytes) -> Any:
             try:
@@ -49,10 +51,13 @@ class Connect:
             except msgspec.ValidationError as error:
                 why = f"it is no envelope of schema and payload: {error}"
                 raise Broken(Reason("wrong_type", None, why)) from None
+            payload = bytes(whole.payload)
+            if empty_is_null:
+                payload = numbers.replace_empty_by_null(payload, empty_is_null)
             convert = _of_text(bytes(whole.schema))
             if convert is None:
-                return event(whole.payload)
-            return msgspec.convert(convert(plain(whole.payload)), kind, strict=strict)
+                return event(payload)
+            return numbers.convert(convert(plain(payload)), kind, strict=strict)
 
         return decode
 
@@ -133,6 +138,6 @@ def _decimal(scale: int) -> Converter:
             digits = base64.b64decode(value, validate=True) if isinstance(value, str) else None
         except binascii.Error:
             return value
-        return value if digits is None else Decimal(int.from_bytes(digits, "big", signed=True)).scaleb(-scale)
+        return value if digits is None else numbers.decimal_of(digits, scale)
 
     return convert

@@ -9,17 +9,18 @@ tombstone, which follows a delete where a topic is compacted) is no event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from headrace.declare.changes import CHANGE_FIELDS
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import fields_of
-from headrace.events.wires.port import Nothing
-from headrace.events.wires.reasons import Broken, Reason
+from headrace.events.wires import numbers
+from headrace.events.wires.port import REFUSES, Nothing
+from headrace.events.wires.reasons import LONGEST, Broken, Reason, reason_of
 from headrace.events.wires.row_types import LATEST, UNAVAILABLE_MARKS, is_unavailable, settled_type
 
 __all__ = ["Debezium"]
@@ -46,16 +47,19 @@ class Debezium:
         self._key = contract.row_key
         self._cores = {one.name: one.kind.core for one in fields_of(contract.struct)}
 
-    def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
-        """See Wire. `kind` is a struct of the contract's fields; or Any: the row after the change."""
+    def decoder(
+        self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
+    ) -> Callable[[bytes], Any]:
+        """See Wire. `kind` is a struct of the contract's fields; or Any: the row after the change. In a
+        database's row "" is a text."""
+        assert not empty_is_null
         if kind is Any:
             return _after
         kind, settled = self._as_written(kind)
-        envelope = _envelope(kind, self._key)
-        decode = msgspec.json.Decoder(envelope, strict=strict).decode
+        decode = numbers.decoder(_envelope(kind, self._key, kind), strict=strict)
         nulls = dict.fromkeys(kind.__struct_fields__)
         key = self._key
-        without = _Unavailable(kind, strict)
+        without = _Unavailable(kind, self._key, strict)
         text, base64, uuid, codes = UNAVAILABLE_MARKS
 
         def change(raw: bytes) -> Any:
@@ -64,7 +68,7 @@ class Debezium:
             unavailable: list[str] | None = None
             try:
                 if text in raw or base64 in raw or uuid in raw or codes in raw:
-                    one, unavailable = without(raw, envelope)
+                    one, unavailable = without(raw)
                 else:
                     one = decode(raw)
             except msgspec.ValidationError as error:
@@ -91,7 +95,7 @@ class Debezium:
                 if value is not None:
                     try:
                         setattr(row, name, settle(value))
-                    except (ValueError, RecursionError) as error:
+                    except (*REFUSES, ValueError) as error:
                         raise Broken(_reason(encoded, error)) from None
             _stamp(row, op, source, unavailable)
             return row
@@ -115,13 +119,17 @@ class Debezium:
         return made, settled
 
 
+_plain = numbers.decoder(Any)
+
+
 def _after(raw: bytes) -> Any:
-    found = msgspec.json.decode(raw)
+    found = _plain(raw)
     inner = found.get("payload", found) if isinstance(found, dict) else None
     return (inner.get("after") or {}) if isinstance(inner, dict) else {}
 
 
-def _envelope(kind: Any, key: tuple[str, ...]) -> type[Struct]:
+def _envelope(kind: Any, key: tuple[str, ...], after: Any) -> type[Struct]:
+    """An envelope of rows of a kind, whose row after the change is of another type."""
     fields = {one.name: one for one in msgspec.structs.fields(kind)}
     before = msgspec.defstruct(
         "Key",
@@ -133,7 +141,7 @@ def _envelope(kind: Any, key: tuple[str, ...]) -> type[Struct]:
         [
             ("op", str, ""),
             ("before", before | None, None),
-            ("after", kind | None, None),
+            ("after", after | None, None),
             ("source", _Source | None, None),
         ],
         gc=False,
@@ -165,43 +173,41 @@ def _stamp(row: Any, op: str, source: _Source | None, unavailable: list[str] | N
 class _Unavailable:
     """Reads the changes whose envelope lacks large values that did not change."""
 
-    def __init__(self, kind: Any, strict: bool) -> None:
-        self._strict = strict
+    def __init__(self, kind: Any, key: tuple[str, ...], strict: bool) -> None:
+        fields = msgspec.structs.fields(kind)
         self._kind = kind
-        self._fields = {one.encode_name: one.name for one in msgspec.structs.fields(kind)}
-        self._relaxed = msgspec.defstruct(
+        self._names = {field.encode_name: field.name for field in fields}
+        self._required = [field.encode_name for field in fields if field.required]
+        relaxed = msgspec.defstruct(
             kind.__name__,
             [
-                (one.name, one.type | None, msgspec.field(name=one.encode_name, default=None))
-                for one in msgspec.structs.fields(kind)
+                (field.name, field.type | None, msgspec.field(name=field.encode_name, default=None))
+                for field in fields
             ],
             kw_only=True,
             forbid_unknown_fields=kind.__struct_config__.forbid_unknown_fields,
             gc=False,
         )
+        self._envelope = numbers.decoder(_envelope(kind, key, dict[str, Raw]), strict=strict)
+        self._row = numbers.decoder(relaxed, strict=strict)
 
-    def __call__(self, raw: bytes, envelope: type[Struct]) -> tuple[Any, list[str] | None]:
+    def __call__(self, raw: bytes) -> tuple[Any, list[str] | None]:
         """The envelope with nulls in their place, and the fields' names."""
-        found = msgspec.json.decode(raw)
-        inner = found.get("payload", found) if isinstance(found, dict) else found
-        after = inner.get("after") if isinstance(inner, dict) else None
-        if not isinstance(after, dict):
-            return msgspec.convert(found, envelope, strict=self._strict), None
-        lacking = [name for name, value in after.items() if name in self._fields and is_unavailable(value)]
-        inner["after"] = None
-        one: Any = msgspec.convert(found, envelope, strict=self._strict)
-        rest = {name: value for name, value in after.items() if name not in lacking}
-        given = set(rest) | set(lacking)
-        for field in msgspec.structs.fields(self._kind):
-            if field.required and field.encode_name not in given:
-                raise msgspec.ValidationError(
-                    f"Object missing required field `{field.encode_name}` - at `$.after`"
-                )
-        row = msgspec.convert(rest, self._relaxed, strict=self._strict)
-        values = {name: getattr(row, name) for name in row.__struct_fields__}
-        target = one if one.payload is UNSET else one.payload
-        target.after = self._kind(**values)
-        return one, [self._fields[name] for name in lacking] or None
+        envelope = self._envelope(raw)
+        change = (
+            envelope.payload or envelope
+        )  # neither where it is UNSET nor where it is None is there a row in it
+        if change.after is None:
+            return envelope, None
+        names, row = self._names, change.after
+        lacking = [name for name in row if name in names and is_unavailable(_plain(row[name]))]
+        for name in self._required:
+            if name not in row:
+                raise msgspec.ValidationError(f"Object missing required field `{name}` - at `$.after`")
+        sent = {name: value for name, value in row.items() if name not in lacking}
+        values = self._row(numbers.encode(sent))
+        change.after = self._kind(**{name: getattr(values, name) for name in values.__struct_fields__})
+        return envelope, [names[name] for name in lacking] or None
 
 
 def _told_of_the_row(error: msgspec.ValidationError) -> msgspec.ValidationError:
@@ -219,7 +225,7 @@ def _no_change(op: str) -> Broken:
 
 
 def _reason(name: str, error: Exception) -> Reason:
-    if isinstance(error, RecursionError):
-        return Reason("too_deep", name, "it is nested too deeply")
-    code = "wrong_type" if isinstance(error, msgspec.MsgspecError) else "bad_time"
-    return Reason(code, name, str(error)[:300])
+    if isinstance(error, REFUSES):
+        code, _, why = reason_of(error)
+        return Reason("wrong_type" if code == "not_json" else code, name, why)
+    return Reason("bad_time", name, str(error)[:LONGEST])

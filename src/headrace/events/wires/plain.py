@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-import msgspec
+from headrace.events.wires import numbers
 
 __all__ = ["Plain"]
 
@@ -15,7 +15,11 @@ class Plain:
 
     instants = False
 
-    def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
+    def decoder(
+        self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
+    ) -> Callable[[bytes], Any]:
         """See Wire."""
-        decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind, strict=strict).decode
-        return decode
+        decode = numbers.decoder(kind, strict=strict)
+        if not empty_is_null:
+            return decode
+        return lambda raw: decode(numbers.replace_empty_by_null(raw, empty_is_null))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from decimal import InvalidOperation
 from typing import Any, Protocol
 
 import msgspec
@@ -11,7 +12,7 @@ from headrace.events.wires.reasons import Broken
 
 __all__ = ["REFUSES", "Nothing", "Wire"]
 
-REFUSES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Broken)
+REFUSES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation, Broken)
 """What a decoder may raise of an event that is not right; reasons.reason_of reads all of them."""
 
 
@@ -29,13 +30,16 @@ class Wire(Protocol):
 
     instants: bool
 
-    def decoder(self, kind: Any, *, strict: bool) -> Callable[[bytes], Any]:
+    def decoder(
+        self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
+    ) -> Callable[[bytes], Any]:
         """What makes an object of the raw bytes of one event.
 
         Args:
             kind: a struct, whose fields are found by their encoded names; or Any, which gives dicts,
-                lists and plain values.
+                lists and plain values, of which a number with a point or an exponent is a Decimal.
             strict: whether "35" is refused for 35.
+            empty_is_null: the fields of the event, not of what lies inside it, in which "" stands for null.
 
         Returns:
             A function that raises one of REFUSES where the bytes are no such object, Nothing where they

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import InvalidOperation
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +15,11 @@ LONGEST = 300  # an error may quote the event, and an event may be megabytes lon
 
 _PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$", re.DOTALL)
 _FIELD = re.compile(r"\.([^.\[]+)")
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\(u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
+"""An escape in JSON: a whole surrogate pair, one half alone (the group), any other."""
 _NAMED = re.compile(r"(?:required|unknown) field `(.*)`", re.DOTALL)
 
 
@@ -33,18 +39,33 @@ class Broken(Exception):
         self.reason = reason
 
 
-def reason_of(error: Exception) -> Reason:
-    """The reason that an error of a decoder stands for: msgspec's, or the wire's own (Broken)."""
+def reason_of(error: Exception, raw: bytes = b"") -> Reason:
+    """The reason that an error of a decoder stands for: msgspec's, or the wire's own (Broken).
+
+    Args:
+        error: one of wires.REFUSES.
+        raw: the event; of some errors msgspec does not say what is wrong with it.
+    """
     if isinstance(error, Broken):
         return error.reason
     if isinstance(error, UnicodeDecodeError):
         return Reason("bad_utf8", None, str(error)[:LONGEST])
     if isinstance(error, RecursionError):
         return Reason("too_deep", None, "it is nested too deeply")
+    if isinstance(error, InvalidOperation):
+        return Reason("out_of_range", None, "the exponent of a number in it is out of range")
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
-        return Reason("not_json", None, text[:LONGEST])
+        return Reason("not_json", None, _find_lone_surrogate(raw) or text[:LONGEST])
     return _by_text(text) if len(text) <= LONGEST else _by_text.__wrapped__(text)
+
+
+def _find_lone_surrogate(raw: bytes) -> str | None:
+    """What is wrong where one of two escapes that make a character stands alone; None where none does."""
+    alone = next((escape[1] for escape in _ESCAPE.finditer(raw) if escape[1]), None)
+    if alone is None:
+        return None
+    return f"\\{alone.decode()} is half of a character: of a surrogate pair the other half is missing"
 
 
 @lru_cache(maxsize=4096)  # what breaks events breaks many of them alike

@@ -18,8 +18,9 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-import msgspec
 from msgspec import Struct
+
+from headrace.events.wires.numbers import decimal_of, decoder
 
 __all__ = ["LATEST", "UNAVAILABLE_MARKS", "is_unavailable", "settled_type"]
 
@@ -78,7 +79,7 @@ def settled_type(kind: Any, core: Any) -> tuple[Any, Callable[[Any], Any] | None
             if optional
             else kind
         )
-        decode = msgspec.json.Decoder(inner).decode
+        decode = decoder(inner)
         # An array is an array; jsonb is its text.
         return made(str | inner), lambda value: decode(value) if isinstance(value, str) else value
     return kind, None
@@ -124,5 +125,4 @@ def _time(value: str | dt.time) -> dt.time:
 def _number(value: Decimal | _Scaled) -> Decimal:
     if isinstance(value, Decimal):
         return value
-    unscaled = int.from_bytes(value.value, "big", signed=True)
-    return Decimal((int(unscaled < 0), tuple(map(int, str(abs(unscaled)))), -value.scale))
+    return decimal_of(value.value, value.scale)

@@ -1,0 +1,85 @@
+"""JSON whose numbers keep every digit they were written with.
+
+Where a type says what a number is (float, int, Decimal), it is read as that. Where none does (Any, dicts,
+lists, a field that no contract names), a number with a point or an exponent is read as a Decimal, since a
+64-bit float would drop digits of it; and it is written as a number again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+__all__ = ["convert", "decimal_of", "decoder", "encode", "replace_empty_by_null"]
+
+encode = msgspec.json.Encoder(decimal_format="number").encode
+"""To JSON; a Decimal as a number, with its digits."""
+
+_raw_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_MOST = 2**63
+_EMPTY, _NULL = b'""', Raw(b"null")
+
+
+def decoder(kind: Any, *, strict: bool = True) -> Callable[[bytes | str], Any]:
+    """A function from JSON to this type. It raises one of wires.REFUSES."""
+    decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(kind, strict=strict, float_hook=Decimal).decode
+    return decode
+
+
+def convert(value: Any, kind: Any, *, strict: bool) -> Any:
+    """What a decoder of this type would have made of the JSON that gave these plain values.
+
+    Raises:
+        msgspec.ValidationError: it is not of the type.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError:
+        if strict:
+            raise
+        return msgspec.convert(_with_integers(value), kind, strict=False)
+
+
+def decimal_of(unscaled: bytes, scale: int) -> Decimal:
+    """The decimal of a whole number (big-endian, signed) over ten to the power of a scale, with all its digits.
+
+    Raises:
+        msgspec.ValidationError: no decimal has such a scale.
+    """
+    number = Decimal(int.from_bytes(unscaled, "big", signed=True))
+    try:
+        return Decimal((*number.as_tuple()[:2], -scale))
+    except (InvalidOperation, OverflowError):
+        raise msgspec.ValidationError(f"Decimal scale {str(scale)[:30]} is out of range") from None
+
+
+def _with_integers(value: Any) -> Any:
+    """The values with 35.0 as 35: msgspec takes it for an integer in JSON, but not as a Decimal."""
+    if isinstance(value, Decimal):
+        return int(value) if -_MOST <= value < _MOST and value == value.to_integral_value() else value
+    if isinstance(value, dict):
+        return {key: _with_integers(inner) for key, inner in value.items()}
+    return [_with_integers(inner) for inner in value] if isinstance(value, list) else value
+
+
+def replace_empty_by_null(raw: bytes, names: Collection[str]) -> bytes:
+    """The JSON object with null for "" in these fields; unchanged where it is no object, or holds a key
+    twice: what such a key stands for is for the decoder to judge.
+
+    Raises:
+        msgspec.DecodeError: it is no JSON.
+    """
+    try:
+        fields = _raw_fields(raw)
+    except msgspec.ValidationError:
+        return raw
+    if json.loads(raw, object_pairs_hook=len, parse_int=str, parse_float=str) != len(fields):
+        return raw
+    return encode(
+        {name: _NULL if name in names and bytes(value) == _EMPTY else value for name, value in fields.items()}
+    )

@@ -1,0 +1,257 @@
+"""The verb `send`: what it puts on the log, and what it refuses before it puts anything there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from headrace import lake, log
+from headrace.cli.main import _exit_code
+from headrace.config.settings import Settings, load_settings
+from headrace.flows.ingest import ingest
+from headrace.flows.send import send
+from headrace.kernel.errors import CallError, Unavailable
+from headrace.log.partition import partition_of
+from headrace.log.sqlite import SqliteLog
+
+EVENTS = """
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+import msgspec
+from headrace import Digits, Struct, event
+
+@event(topic="sales", time="at", key="total", identity=["total"], within="1d", partitions=4,
+       times=["rfc3339", "%d.%m.%Y %H:%M", "epoch_s"], zone="UTC", coerce=True)
+class Sale(Struct):
+    at: datetime = msgspec.field(name="Sold At")
+    total: Annotated[Decimal, Digits(38, 18)]
+    s: str | None = None
+    n: int | None = None
+    more: dict[str, Any] | None = None
+"""
+AT = b'"Sold At": "2026-03-01T12:00:00Z"'
+Write = Callable[[str, bytes], Path]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    root = tmp_path / "project"
+    (root / "selling").mkdir(parents=True)
+    (root / "headrace.toml").write_text('[project]\nname = "selling"\n')
+    (root / "selling" / "__init__.py").write_text("")
+    (root / "selling" / "events.py").write_text(EVENTS)
+    yield load_settings(root)
+    for name in [name for name in sys.modules if name.split(".")[0] == "selling"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(name: str, content: bytes) -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write_file
+
+
+def on_the_log(settings: Settings) -> list[bytes]:
+    """The values on the topic, in the order of their text."""
+    opened = log.open(settings.log_url)
+    try:
+        if "sales" not in opened.topics():
+            return []
+        return sorted(opened.read("sales", dict.fromkeys(range(4), 0), 1_000_000).values)
+    finally:
+        opened.close()
+
+
+def rows_of(settings: Settings) -> list[dict[str, Any]]:
+    ingest(settings, until_end=True)
+    rows = lake.open(settings).table("sales").scan().sort("_log_partition", "_log_offset").collect()
+    return rows.to_dicts()
+
+
+def test_the_lines_of_a_file_are_on_the_log_to_the_byte(settings: Settings, write: Write) -> None:
+    lines = [
+        b"{" + AT + b', "total": 12345678901234567890.123456789012345678}',
+        b"{" + AT + b', "total": 0.30000000000000001 }',
+        b"{" + AT + b', "total": 0.3, "n": ""}',
+        b"{" + AT + b',  "total":1.10, "s": "a", "s": 7}',
+        b"{" + AT + b', "total": "x", "total": 5}',
+        b'{"torn": ',
+        b"\xff\xfe\xfd",
+        b"[1.10]",
+    ]
+    file = write(
+        "sales.ndjson", b"\xef\xbb\xbf" + b"\r\n".join(lines[:4]) + b"\n\n  \n" + b"\n".join(lines[4:])
+    )
+    assert send(settings, "sales", file).events == len(lines)
+    assert on_the_log(settings) == sorted(lines)
+    rows = rows_of(settings)
+    good = {row["total"] for row in rows if row["_valid"]}
+    assert good == {
+        Decimal("12345678901234567890.123456789012345678"),
+        Decimal("0.30000000000000001"),
+        Decimal("0.3"),
+    }
+    assert sorted(row["_raw"] for row in rows if not row["_valid"]) == sorted(lines[3:])
+
+
+def test_lines_may_end_with_a_carriage_return_alone(settings: Settings, write: Write) -> None:
+    lines = [b"{" + AT + b', "total": %d}' % number for number in range(3)]
+    send(settings, "sales", write("a.ndjson", b"\r".join(lines) + b"\r"))
+    assert on_the_log(settings) == lines
+    send(settings, "sales", write("b.csv", b"Sold At,total\r2026-03-01T12:00:00Z,7\r2026-03-01T12:00:00Z,8\r"))
+    assert [row["total"] for row in rows_of(settings) if row["_valid"] and row["total"] > 5] == [7, 8]
+
+
+def test_one_value_has_one_key_however_it_is_written(settings: Settings, write: Write) -> None:
+    same = [b"1.1", b"1.10", b'"1.1"', b"11e-1", b'"1.1000"']
+    lines = [b"{" + AT + b', "total": ' + one + b"}" for one in same]
+    send(settings, "sales", write("a.ndjson", b"\n".join(lines)))
+    rows = rows_of(settings)
+    assert {row["_log_partition"] for row in rows} == {partition_of(b"1.100000000000000000", 4)}
+    assert sorted(row["_code"] or "" for row in rows) == ["", *["duplicate"] * 4]
+
+
+def test_parquet_rows_keep_their_digits(settings: Settings, tmp_path: Path) -> None:
+    total = Decimal("12345678901234567890.123456789012345678")
+    frame = pl.DataFrame(
+        {"Sold At": [datetime(2026, 3, 1, tzinfo=UTC)], "total": [total], "more": [{"x": 0.1}]},
+        schema_overrides={"total": pl.Decimal(38, 18)},
+    )
+    frame.write_parquet(tmp_path / "sales[1].parquet")
+    send(settings, "sales", tmp_path / "sales[1].parquet")
+    assert [(row["total"], row["more"]) for row in rows_of(settings)] == [(total, '{"x":0.1}')]
+
+
+HEADER = b"Sold At,total,s\n"
+GOOD = b"2026-03-01T12:00:00Z,1,a\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "where"),
+    [
+        ("a.csv", b"", "it has no header", "a.csv"),
+        ("a.csv", b"Sold At,s,s\n" + GOOD, "its header names the column 's' 2 times", "a.csv: line 1"),
+        ("a.csv", HEADER + GOOD * 25_000 + b"x,2,Cafe, black\n",
+         "row 25,001 has 4 cells, and the header names 3 columns", "a.csv: line 25002"),
+        ("a.csv", HEADER + b'x,1,"two\nlines"\n' + b'x,2,"open\n' + GOOD * 9,
+         "row 2 cannot be read: unexpected end of data", "a.csv: line 4"),
+        ("a.csv", HEADER + b'x,1,"open\n' + GOOD + b'x,3,"c"\n', "row 1 cannot be read", "a.csv: line 2"),
+        ("a.csv", b'Sold At,"s\n' + GOOD, "the header cannot be read: unexpected end of data", "a.csv: line 1"),
+        ("a.csv", "Sold At,total\n2026,1\n".encode("utf-16"), "it is written in UTF-16", "a.csv"),
+        ("a.ndjson", '{"total": 1}'.encode("utf-16"), "it is written in UTF-16", "a.ndjson"),
+        ("a.parquet", b"PAR1 no", "it cannot be read as Parquet after row 0: ", "a.parquet"),
+        ("a.json", b"{}", "a .json file cannot be sent", "a.json"),
+    ],
+)  # fmt: skip
+def test_a_file_whose_rows_cannot_be_read_sends_nothing(
+    settings: Settings, write: Write, name: str, content: bytes, what: str, where: str
+) -> None:
+    file = write(name, content)
+    for shift_to_now in (False, True):
+        with pytest.raises(CallError) as error:
+            send(settings, "sales", file, shift_to_now=shift_to_now)
+        assert error.value.what.startswith(what)
+        assert error.value.where == f"{file.parent}/{where}"
+        assert error.value.remedy.endswith(f"Nothing of {name} has been sent.")
+    assert on_the_log(settings) == []
+
+
+def test_a_row_may_lack_cells_or_have_empty_ones_too_many(settings: Settings, write: Write) -> None:
+    send(
+        settings,
+        "sales",
+        write("a.csv", HEADER + b'2026-03-01T12:00:00Z,1\n\n2026-03-01T12:00:00Z,2,"a ""b"" c",,\n'),
+    )
+    assert [json.loads(raw) for raw in on_the_log(settings)] == [
+        {"Sold At": "2026-03-01T12:00:00Z", "total": "1"},
+        {"Sold At": "2026-03-01T12:00:00Z", "total": "2", "s": 'a "b" c'},
+    ]
+
+
+def test_a_long_cell_is_sent_whole(settings: Settings, write: Write) -> None:
+    text = b"x" * 200_000
+    send(settings, "sales", write("a.csv", HEADER + b"2026-03-01T12:00:00Z,1," + text + b"\n"))
+    assert json.loads(on_the_log(settings)[0])["s"] == text.decode()
+
+
+def test_after_a_failure_of_the_log_the_error_says_how_to_go_on(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [b"{" + AT + b', "total": %d}' % number for number in range(50_000)]
+    file = write("sales.ndjson", b"\n".join(lines))
+    append = SqliteLog.append
+
+    def full(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
+        if len(values) < 20_000:
+            raise Unavailable("the disk is full")
+        return append(self, topic, values, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteLog, "append", full)
+        with pytest.raises(Unavailable) as error:
+            send(settings, "sales", file)
+    assert (
+        error.value.remedy
+        == "The first 40,000 events of sales.ndjson are on the topic: go on with --skip 40000."
+    )
+    arguments = ["send", "sales", str(file), "--skip", "40000", "--project", str(settings.root)]
+    assert _exit_code(arguments) == 0
+    assert "Sent 10,000 events to sales" in capsys.readouterr().out
+    assert on_the_log(settings) == sorted(lines)
+
+
+def test_times_of_a_renamed_field_are_moved_and_nothing_else(settings: Settings, write: Write) -> None:
+    old = [
+        b'{"Sold At":"2020-01-01T00:00:00.5Z",  "total": 1.10, "s": "a", "s": "b"}',
+        b'{"Sold At": "31.12.2019 23:59", "total": 2, "s": "31.12.2019 23:59"}',
+        b'{"Sold At": "31.12.2019 23:58", "total": 3, "more": {"Sold At": "31.12.2019 23:58", "y": 1.10}}',
+        b'{"Sold At": 1577836740, "total": 4}',
+        b'{"Sold At": 1577836740.25, "total": 5}',
+        b'{"Sold At": "1577836740.250", "total": 6}',
+        b'{"Sold At": "never", "total": 7}',
+        b"torn",
+    ]
+    begun = datetime.now(UTC)
+    report = send(settings, "sales", write("a.ndjson", b"\n".join(old)), shift_to_now=True)
+    assert report.shifted is not None
+    by = report.shifted
+    assert abs(datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + by - begun) < timedelta(minutes=1)
+    assert by.microseconds == 0
+    seconds = int(by.total_seconds())
+
+    def german(minute: int) -> bytes:
+        moved = datetime(2019, 12, 31, 23, minute, tzinfo=UTC) + by
+        return f"{moved:%d.%m.%Y %H:%M}".encode()
+
+    first = datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + by
+    assert on_the_log(settings) == sorted(
+        [
+            old[0].replace(b"2020-01-01T00:00:00.5Z", f"{first:%Y-%m-%dT%H:%M:%S}.500Z".encode()),
+            b'{"Sold At":"%b","total":2,"s":"31.12.2019 23:59"}' % german(59),
+            b'{"Sold At":"%b","total":3,"more":{"Sold At": "31.12.2019 23:58", "y": 1.10}}' % german(58),
+            b'{"Sold At": %d, "total": 4}' % (1577836740 + seconds),
+            b'{"Sold At": %d.25, "total": 5}' % (1577836740 + seconds),
+            b'{"Sold At": "%d.250", "total": 6}' % (1577836740 + seconds),
+            *old[6:],
+        ]
+    )
+
+
+def test_a_file_without_a_time_cannot_be_moved(settings: Settings, write: Write) -> None:
+    file = write("a.ndjson", b'{"Sold At": "never", "total": 1}')
+    with pytest.raises(CallError) as error:
+        send(settings, "sales", file, shift_to_now=True)
+    assert error.value.what == "no 'Sold At' in it can be read, so there is nothing to move to now"
+    assert error.value.where == str(file)
