@@ -314,9 +314,7 @@ def test_a_record_of_the_largest_size_is_taken_with_its_key_and_headers(bounded:
     value = os.urandom(largest)  # what no compression makes smaller
     header = {"h" * 20: os.urandom(1_000)}
     rest = largest - 500 - (20 + 1_000 + 10)
-    positions = bounded.append(
-        "events", [value, value[:rest]], [None, os.urandom(500)], [None, header]
-    )
+    positions = bounded.append("events", [value, value[:rest]], [None, os.urandom(500)], [None, header])
     found = everything(bounded, "events")
     assert [found[position] for position in positions] == [value, value[:rest]]
 

@@ -6,11 +6,9 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from confluent_kafka import admin as ck_admin
-from services.kafka import Broker, broker
+from services.kafka import Broker
 from tests.contract.test_log import configure, everything
 
 from headrace.kernel.errors import TooLarge
@@ -92,69 +90,3 @@ def test_topics_of_other_limits_do_not_meet(broker: Broker, log: KafkaLog, topic
     log.append(topic, [os.urandom(4_000_000), b"a"])
     log.append(other, [os.urandom(5_000) for _ in range(20)])
     assert (len(values_of(log, topic)), len(values_of(log, other))) == (2, 20)
-
-
-def test_who_may_not_ask_for_the_limit_still_loses_only_what_is_too_large(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with broker_with_guest(tmp_path_factory.mktemp("guest"), monkeypatch) as guest:
-        assert 1_048_588 - 200 < guest.largest("events") < 1_048_588  # what is usual: it is not told
-        sizes = [900, 30_000, 900, 25_000, 12_000, 900]
-        values = [os.urandom(size) for size in sizes]
-        positions = append_fitting(guest, "events", values)
-        assert [position is None for position in positions] == [False, True, False, True, False, False]
-        assert values_of(guest, "events") == [value for value in values if len(value) < 20_000]
-        many = [os.urandom(900) for _ in range(100)]
-        guest.append("events", many)
-        assert values_of(guest, "events")[4:] == many
-
-
-class broker_with_guest:  # noqa: N801 - a context manager
-    """A log of a user who may write to topic `events`, of 20,000 bytes a batch, but not read its settings."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._running = broker(folder, password="secret-" + new_id())
-        self._patch = monkeypatch
-
-    def __enter__(self) -> KafkaLog:
-        running = self._running.__enter__()
-        for name, value in running.environment.items():
-            if name.startswith("HEADRACE_KAFKA_"):
-                self._patch.setenv(name, value)
-        address = running.url.removeprefix("kafka://")
-        owner = KafkaLog(address)
-        owner.create("events")
-        entry = ck_admin.ConfigEntry(
-            "max.message.bytes", "20000", incremental_operation=ck_admin.AlterConfigOpType.SET
-        )
-        of = ck_admin.ConfigResource(
-            ck_admin.ConfigResource.Type.TOPIC, "events", incremental_configs=[entry]
-        )
-        owner._cluster.admin.incremental_alter_configs([of])[of].result(30)
-        may = [
-            (ck_admin.ResourceType.TOPIC, "events", operation)
-            for operation in (
-                ck_admin.AclOperation.DESCRIBE, ck_admin.AclOperation.READ, ck_admin.AclOperation.WRITE
-            )
-        ] + [
-            (ck_admin.ResourceType.TRANSACTIONAL_ID, "headrace", ck_admin.AclOperation.WRITE),
-            (ck_admin.ResourceType.TRANSACTIONAL_ID, "headrace", ck_admin.AclOperation.DESCRIBE),
-            (ck_admin.ResourceType.GROUP, "headrace", ck_admin.AclOperation.READ),
-        ]  # fmt: skip
-        rules = [
-            ck_admin.AclBinding(
-                kind, name, ck_admin.ResourcePatternType.PREFIXED, "User:guest", "*", operation,
-                ck_admin.AclPermissionType.ALLOW,
-            )
-            for kind, name, operation in may
-        ]  # fmt: skip
-        for done in owner._cluster.admin.create_acls(rules).values():
-            done.result(30)
-        owner.close()
-        self._patch.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
-        self._guest = KafkaLog(address)
-        return self._guest
-
-    def __exit__(self, *_: object) -> None:
-        self._guest.close()
-        self._running.__exit__(None, None, None)

@@ -65,7 +65,7 @@ def test_a_log_asks_and_appends_by_other_clients(
 def test_a_forwarder_reads_positions_by_another_client(
     own: Broker, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forwarder = log.forwarder("positions", 1)
+    forwarder = log.forwarder("positions", 1, ["events"])
     assert forwarder.take(0) is None
     forwarder.commit(0, [], b"here")
     forwarder._give_up(0)

@@ -141,7 +141,9 @@ class KafkaLog:
     def _settings(self, topic: str) -> dict[str, ck_admin.ConfigEntry]:
         """The topic's settings by name."""
         of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic)
-        settings: dict[str, ck_admin.ConfigEntry] = self._cluster.admin.describe_configs([of])[of].result(SECONDS)
+        settings: dict[str, ck_admin.ConfigEntry] = self._cluster.admin.describe_configs([of])[of].result(
+            SECONDS
+        )
         return settings
 
     def _keep(self, topic: str, retention: timedelta) -> None:

@@ -128,9 +128,7 @@ class SqliteLog:
     ) -> list[tuple[int, int]]:
         check_lengths(topic, values, keys, headers)
         sizes = record_sizes(values, keys, headers)
-        one = _Append(
-            values, list(keys or [None] * len(values)), list(headers or [None] * len(values)), sizes
-        )
+        one = _Append(values, list(keys or [None] * len(values)), list(headers or [None] * len(values)), sizes)
         if values:
             file = self._topic(topic)
             check_sizes(
