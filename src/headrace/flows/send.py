@@ -46,12 +46,17 @@ class SendReport:
         events: how many.
         seconds: wall time.
         shifted: by how much times were moved, or None.
+        too_large: the events that the topic does not take, by their number in the file, from 1 on. All
+            others were sent.
+        largest: how many bytes a record of the topic may have.
     """
 
     topic: str
     events: int
     seconds: float
     shifted: timedelta | None
+    too_large: tuple[int, ...]
+    largest: int
 
 
 def send(
@@ -66,7 +71,8 @@ def send(
     """Sends every row of the file; each batch is durable on the log before the next is read.
 
     An empty cell of a CSV file is a field that is not there; its values stay text. A line of it that is
-    cut off is sent with the columns that it has.
+    cut off is sent with the columns that it has. An event that is larger than the topic takes holds up no
+    other: the report names it.
 
     Args:
         settings: whose project.
@@ -95,6 +101,7 @@ def send(
     begun = time.perf_counter()
     shift = _shift(file, contract) if shift_to_now else None
     sent = 0
+    large: list[int] = []
     size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
     with run(f"send {topic}", [Dataset("file", file.name)]) as this:
         opened = log.open(settings.log_url)
@@ -104,16 +111,18 @@ def send(
                 if shift is not None:
                     _move(events, contract, shift)
                 keys = [_key(one, key) for one in events] if key else None
-                opened.append(topic, [_bytes(one) for one in events], keys)
+                positions = log.append_fitting(opened, topic, [_bytes(one) for one in events], keys)
+                large += [sent + at for at, position in enumerate(positions, 1) if position is None]
                 sent += len(events)
                 progress(sent)
                 if rate is not None:
                     time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
+            largest = opened.largest(topic)
         finally:
             opened.close()
-        this.output(Dataset("topic", topic, facts={"rows": sent}))
+        this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
     moved = None if shift is None else timedelta(microseconds=shift)
-    return SendReport(topic, sent, time.perf_counter() - begun, moved)
+    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large), largest)
 
 
 _encode = msgspec.json.Encoder().encode
