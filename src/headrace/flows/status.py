@@ -24,6 +24,7 @@ from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.lineage.store import Health
 from headrace.log import Log
+from headrace.serving.prediction_log import aside
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
 
@@ -77,6 +78,7 @@ class Status:
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
         alerts: what is refused at too high a rate now, the oldest first.
+        aside: predictions that were answered and that their topic does not take: how many.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
@@ -92,6 +94,7 @@ class Status:
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
     alerts: tuple[Alert, ...]
+    aside: int
     moved: tuple[Moved, ...]
     lineage: Health | None
     building: int | None
@@ -132,6 +135,7 @@ def status(settings: Settings) -> Status:
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
         alerts=alerts,
+        aside=len(aside(settings.place("serving", "spool"))),
         moved=_moved(settings, list(project.models)),
         lineage=_lineage(settings),
         building=_building(settings),

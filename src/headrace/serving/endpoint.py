@@ -21,6 +21,7 @@ from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.door import Door
 from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.serving import prediction_log
 from headrace.serving.answering import Answering
 from headrace.serving.models import Models, Served
 
@@ -47,6 +48,7 @@ class Endpoint:
         self._models = models
         self._answering = Answering(spool)
         self._metrics = self._answering.metrics
+        self._bound_predictions()
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="releases", daemon=True)
         self._follower.start()
@@ -65,6 +67,13 @@ class Endpoint:
                 self._models.poll()
             except HeadraceError as error:  # what is in force stays so, and the next look may do better
                 _log.error("the releases cannot be followed: %s", error)
+            self._bound_predictions()
+
+    def _bound_predictions(self) -> None:
+        """Learns how large a prediction may be: what nobody can ship is not answered."""
+        largest = self._models.largest(prediction_log.TOPIC)
+        if largest is not None:
+            self._answering.largest = min(largest, prediction_log.LARGEST)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
