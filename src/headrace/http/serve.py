@@ -1,4 +1,7 @@
-"""Serving: one application on one port, by uvicorn in a thread of this process."""
+"""Serving: one application on one port, by uvicorn in a thread of this process.
+
+How long a client may take, and how many may be connected, is headrace.http.connection's.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,19 @@ import logging
 import signal
 import socket
 import threading
+from functools import partial
 from types import FrameType, TracebackType
-from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from headrace.http.answer import HttpError, error_body
 from headrace.http.asgi import App
+from headrace.http.connection import Connection, Waiting, raise_file_limit
 from headrace.kernel.errors import HeadraceError, Unavailable
 
 __all__ = ["Served", "bind", "serve", "signalled"]
 
 _log = logging.getLogger("headrace.http")
-_HEAD_SECONDS = 10.0  # a request line and headers must be whole within this
-_HEAD_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _GRACE_SECONDS = 5
 _BACKLOG = 1024
@@ -68,13 +68,13 @@ class Served:
         host, port: where it listens. url: the same as an address.
     """
 
-    def __init__(self, app: App, listening: socket.socket, limit_concurrency: int) -> None:
+    def __init__(self, app: App, listening: socket.socket, most_connections: int) -> None:
         self.host, self.port = listening.getsockname()[:2]
         self.url = f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
         self._socket = listening
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._server = _Server(_config(app, limit_concurrency), self._ready)
+        self._server = _Server(_config(app, most_connections), self._ready)
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
     def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
@@ -119,21 +119,23 @@ class Served:
 
 
 def serve(
-    app: App, host: str, port: int, *, bound: socket.socket | None = None, limit_concurrency: int = 1000
+    app: App, host: str, port: int, *, bound: socket.socket | None = None, most_connections: int | None = None
 ) -> Served:
     """Serves the application in a thread and returns when it takes requests.
 
     Args:
-        app: an ASGI application, normally behind http.door.Door.
+        app: an ASGI application, normally behind http.door.Door, which limits the requests at once.
         host, port: where to listen; port 0 takes a free one.
         bound: a socket that `bind` gave earlier.
-        limit_concurrency: requests at once; more are answered 503.
+        most_connections: how many clients may be connected. One more closes the connection that has waited
+            longest for its client. Default: three quarters of the files that this process may open.
 
     Raises:
         Unavailable: the port is in use.
         HeadraceError: the application failed to start.
     """
-    return Served(app, bound or bind(host, port), limit_concurrency)._start()
+    files = raise_file_limit()
+    return Served(app, bound or bind(host, port), most_connections or files * 3 // 4)._start()
 
 
 def signalled(stop: threading.Event | None = None) -> threading.Event:
@@ -151,10 +153,10 @@ def signalled(stop: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _config(app: App, limit_concurrency: int) -> uvicorn.Config:
+def _config(app: App, most_connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_Protocol,
+        http=partial(Connection, waiting=Waiting(most_connections)),  # type: ignore[arg-type]  # it is called
         ws="none",
         lifespan="auto",
         log_config=None,
@@ -163,9 +165,7 @@ def _config(app: App, limit_concurrency: int) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        limit_concurrency=limit_concurrency,
     )
 
 
@@ -181,66 +181,3 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             raise HeadraceError("the application refused to start")
         self._ready.set()
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with what it lacks: a time and a size for the head of a request, without
-    which one slow or endless client holds a connection or fills the memory."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-    _head_bytes = 0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._await_head()
-
-    def data_received(self, data: bytes) -> None:
-        awaited = self._head_timer is not None
-        super().data_received(data)
-        if awaited and self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES:
-                self._give_up(431, "too_large", "The headers are too large.")
-
-    def on_message_begin(self) -> None:
-        if self._head_timer is None:
-            self._await_head()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._cancel_head()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_head()
-        super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - its text is for people alone
-        self._give_up(400, "bad_request", "This is no valid HTTP request.")
-
-    def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_late)
-
-    def _head_late(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._await_head()  # a pipelined request waits for the answer before it, not for its client
-        else:
-            self._give_up(408, "timeout", "The request did not arrive in time.")
-
-    def _cancel_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _give_up(self, status: int, code: str, message: str) -> None:
-        self._cancel_head()
-        if self.transport.is_closing():
-            return
-        content = error_body(HttpError(status, code, message))
-        head = (
-            f"HTTP/1.1 {status} {code}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + content)
-        self.transport.close()

@@ -29,6 +29,7 @@ __all__ = ["MAX_BODY", "Endpoint"]
 
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
+_JSON = frozenset({b"application/json"})
 _INLINE = 32  # more instances than this are answered in a thread: they would hold up the others
 _FOLLOW = 0.5  # seconds between two looks at the releases
 _encode = msgspec.json.Encoder().encode
@@ -52,7 +53,7 @@ class Endpoint:
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="releases", daemon=True)
         self._follower.start()
-        self.app: App = Door(self._answer, host, max_body=MAX_BODY)
+        self.app: App = Door(self._answer, host, max_body=MAX_BODY, content_types=_JSON)
 
     def close(self) -> None:
         """Ends the thread that follows the releases, and completes the spool file."""
@@ -100,7 +101,7 @@ class Endpoint:
         try:
             served = self._served(model)
             requests, several = served.requests.read((await receive())["body"])
-            explain = b"explain=1" in scope["query_string"].split(b"&")
+            explain = _explain(scope["query_string"])
             if len(requests) > _INLINE:
                 answers = await asyncio.to_thread(self._answering.predicted, served, requests, explain)
             else:
@@ -138,6 +139,13 @@ class Endpoint:
             fields = served.requests.fields
             models[name] = {"release": served.release, "fields": fields, "customer": served.customer}
         return {"models": models, "failed": self._models.failed}
+
+
+def _explain(query: bytes) -> bool:
+    """Whether the features are asked for too."""
+    if query not in (b"", b"explain=0", b"explain=1"):
+        raise HttpError(400, "query", "The query may say explain=1.")
+    return query == b"explain=1"
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
