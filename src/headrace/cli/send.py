@@ -44,8 +44,8 @@ def send(call: Call, topic: str, file: Path, rate: float | None, shift_to_now: b
         numbers = ", ".join(map(str, report.too_large[:_NAMED]))
         more = ", ..." if len(report.too_large) > _NAMED else ""
         raise Refused(
-            f"{len(report.too_large):,} events were not sent, since topic {topic!r} takes records of"
-            f" {report.largest:,} bytes at most: event {numbers}{more} of the file",
+            f"{len(report.too_large):,} events are larger than topic {topic!r} takes and were not sent:"
+            f" event {numbers}{more} of the file",
             where=str(file),
             remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
         )

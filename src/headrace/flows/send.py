@@ -48,7 +48,6 @@ class SendReport:
         shifted: by how much times were moved, or None.
         too_large: the events that the topic does not take, by their number in the file, from 1 on. All
             others were sent.
-        largest: how many bytes a record of the topic may have.
     """
 
     topic: str
@@ -56,7 +55,6 @@ class SendReport:
     seconds: float
     shifted: timedelta | None
     too_large: tuple[int, ...]
-    largest: int
 
 
 def send(
@@ -71,8 +69,7 @@ def send(
     """Sends every row of the file; each batch is durable on the log before the next is read.
 
     An empty cell of a CSV file is a field that is not there; its values stay text. A line of it that is
-    cut off is sent with the columns that it has. An event that is larger than the topic takes holds up no
-    other: the report names it.
+    cut off is sent with the columns that it has.
 
     Args:
         settings: whose project.
@@ -117,12 +114,11 @@ def send(
                 progress(sent)
                 if rate is not None:
                     time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
-            largest = opened.largest(topic)
         finally:
             opened.close()
         this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
-    moved = None if shift is None else timedelta(microseconds=shift)
-    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large), largest)
+    moved, took = None if shift is None else timedelta(microseconds=shift), time.perf_counter() - begun
+    return SendReport(topic, sent - len(large), took, moved, tuple(large))
 
 
 _encode = msgspec.json.Encoder().encode
