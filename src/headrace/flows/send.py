@@ -95,10 +95,8 @@ def send(
             where=str(contract.place),
             remedy="Put them on the log with a producer of that.",
         )
-    begun = time.perf_counter()
-    shift = _shift(file, contract) if shift_to_now else None
-    sent = 0
-    large: list[int] = []
+    begun, shift = time.perf_counter(), _shift(file, contract) if shift_to_now else None
+    sent, large = 0, list[int]()
     size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
     with run(f"send {topic}", [Dataset("file", file.name)]) as this:
         opened = log.open(settings.log_url)
@@ -117,8 +115,8 @@ def send(
         finally:
             opened.close()
         this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
-    moved, took = None if shift is None else timedelta(microseconds=shift), time.perf_counter() - begun
-    return SendReport(topic, sent - len(large), took, moved, tuple(large))
+    moved = None if shift is None else timedelta(microseconds=shift)
+    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large))
 
 
 _encode = msgspec.json.Encoder().encode
