@@ -116,6 +116,33 @@ def test_a_bad_request_names_its_field(client, project, path, body, status, fiel
     assert kept(project) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("", {"Content-Type": "application/x-ndjson"}, 415, "content_type"),
+        ("", {"Content-Type": "text/plain"}, 415, "content_type"),
+        ("", {"Content-Type": "application/json; charset=utf-16"}, 415, "charset"),
+        ("", {"Content-Encoding": "gzip"}, 415, "content_encoding"),
+        ("?nope=1", {}, 400, "query"),
+        ("?EXPLAIN=1", {}, 400, "query"),
+        ("?explain=1&explain=1", {}, 400, "query"),
+        ("?explain=yes", {}, 400, "query"),
+        ("", {"Host": "evil.example"}, 421, "host"),
+    ],
+)
+def test_a_request_that_is_not_plain_is_refused_as_json(client, project, path, headers, status, code):
+    answer = client.post(f"/predict/purchase{path}", json=ASKED, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert kept(project) == []
+
+
+def test_head_asks_for_health_without_a_body(client):
+    answer = client.head("/healthz")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert client.head("/predict/purchase").status_code == 405
+    assert client.head("/elsewhere").status_code == 404
+
+
 def test_a_release_is_taken_up_and_a_customer_stays_on_an_arm(client, project):
     made = put_release(project, Arm(1, 0.5), Arm(2, 0.5, name="challenger"))
     until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == made.id, seconds=30)
