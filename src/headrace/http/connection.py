@@ -54,7 +54,7 @@ class Waiting:
     def __init__(self, most: int) -> None:
         self._most = most
         self._connections: dict[Connection, None] = {}
-        self._said = False
+        self._has_warned = False
 
     def add(self, connection: Connection) -> None:
         """The connection waits for its client from now on."""
@@ -68,8 +68,8 @@ class Waiting:
     def make_room(self, count: int) -> None:
         """Closes the one that has waited longest where there are more connections than may be."""
         if count > self._most:
-            if not self._said:
-                self._said = True
+            if not self._has_warned:
+                self._has_warned = True
                 _log.warning("more than %d connections: those that wait longest are closed", self._most)
             longest = next(iter(self._connections))
             self.remove(longest)
