@@ -148,6 +148,8 @@ def test_with_a_token_a_browser_signs_in_once(shop: Traced, monkeypatch: pytest.
     monkeypatch.setenv("HEADRACE_TOKEN", TOKEN)
     with serve(app(shop.settings), "127.0.0.1", 0) as one, httpx.Client(base_url=one.url) as browser:
         assert browser.get("/").headers["location"] == "/login"
+        assert browser.head("/").headers["location"] == "/login"
+        assert (browser.head("/login").status_code, browser.head("/login").content) == (200, b"")
         assert browser.get("/login").status_code == 200
         assert browser.post("/login", data={"token": TOKEN + "x"}).status_code == 401
         assert browser.get("/", headers={"Cookie": f"{COOKIE}={TOKEN}"}).status_code == 303

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,13 +13,15 @@ from time import monotonic
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from tests.until import until
 
 from headrace import log
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, TooLarge
 from headrace.kernel.time import now_micros
 from headrace.log import Log
 from headrace.log.partition import partition_of
+from headrace.log.port import append_fitting
 
 
 @pytest.fixture
@@ -272,3 +275,72 @@ def test_lag_counts_what_lies_behind_a_position(opened: Log) -> None:
     start, end = opened.start("wide"), opened.end("wide")
     assert log.lag(opened, "wide", {1: 10}) == {0: end[0] - start[0], 1: end[1] - 10}
     assert log.lag(opened, "wide", end) == {0: 0, 1: 0}
+
+
+BOUND = 1_500_000
+
+
+@pytest.fixture
+def bounded(url: str) -> Iterator[Log]:
+    """A log whose topic `events` takes records of some 1.5 MB at most."""
+    one = log.open(url)
+    one.create("events", partitions=2)
+    if url.startswith("kafka"):
+        configure(url, "events", BOUND)
+    else:
+        # The file's own connection is told to take no longer rows, as SQLite may be built.
+        one._topic("events")._writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BOUND)  # type: ignore[attr-defined]
+    yield one
+    one.close()
+
+
+def configure(url: str, topic: str, size: int) -> None:
+    """Sets a topic's largest batch, and returns when the broker says so."""
+    admin = AdminClient({"bootstrap.servers": url.removeprefix("kafka://")})
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    of = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([of])[of].result(30)
+
+    def size_now() -> str:
+        settings = admin.describe_configs([of])[of].result(30)
+        return str(settings["max.message.bytes"].value)
+
+    until(lambda: size_now() == str(size))
+
+
+def test_a_record_of_the_largest_size_is_taken_with_its_key_and_headers(bounded: Log) -> None:
+    largest = bounded.largest("events")
+    assert BOUND - 200 < largest <= BOUND
+    value = os.urandom(largest)  # what no compression makes smaller
+    header = {"h" * 20: os.urandom(1_000)}
+    rest = largest - 500 - (20 + 1_000 + 10)
+    positions = bounded.append("events", [value, value[:rest]], [None, os.urandom(500)], [None, header])
+    found = everything(bounded, "events")
+    assert [found[position] for position in positions] == [value, value[:rest]]
+
+
+@pytest.mark.parametrize(
+    ("key", "header"), [(b"", None), (b"k", None), (b"", {"a": b""}), (b"k" * 200_000, None)]
+)
+def test_a_record_that_is_one_byte_larger_is_refused_for_good_and_alone(
+    bounded: Log, key: bytes, header: dict[str, bytes] | None
+) -> None:
+    largest = bounded.largest("events")
+    size = max(0, largest + 1 - len(key) - (11 if header else 0))
+    values = [b"first", os.urandom(size), b"last"]
+    with pytest.raises(TooLarge) as refused:
+        bounded.append("events", values, [b"1", key, b"2"], [None, header, None])
+    assert (refused.value.places, refused.value.retryable) == ((1,), False)
+    assert "events" in str(refused.value)
+    assert everything(bounded, "events") == {}
+    positions = append_fitting(bounded, "events", values, [b"1", key, b"2"], [None, header, None])
+    assert positions[1] is None
+    found = everything(bounded, "events")
+    assert [found[position] for position in positions if position is not None] == [b"first", b"last"]
+
+
+def test_many_records_that_are_larger_together_than_one_may_be_are_taken(bounded: Log) -> None:
+    values = [os.urandom(40_000) for _ in range(50)] + [b"%d" % n for n in range(3_000)]
+    positions = bounded.append("events", values, [b"%d" % (n % 7) for n in range(len(values))])
+    found = everything(bounded, "events")
+    assert [found[position] for position in positions] == values

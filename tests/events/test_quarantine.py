@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Annotated
 
 import pytest
 from services.kafka import Broker
+from tests.contract.test_log import configure
 from tests.events.clicks import click
 
 from headrace import Meta, Struct, event, log
@@ -181,4 +183,27 @@ def test_a_hundred_thousand_are_replayed_in_one_transaction_on_kafka(
     assert told.events == 100_000
     # One transaction: one marker a log partition beside the records.
     assert sum(kafka.end(wide.topic).values()) == before + 100_000 + 2
+    kafka.close()
+
+
+def test_what_the_topic_takes_no_longer_waits_on_and_the_others_are_replayed(
+    contract: Contract, mended: Contract, lake: Lake, broker: Broker
+) -> None:
+    kafka = log.open(broker.url)
+    topic = f"clicks-{new_id()}"
+    contract, mended = (replace(one, topic=topic, partitions=1) for one in (contract, mended))
+    kafka.create(topic)
+    large = click(2, page="attic", note=os.urandom(30_000).hex())
+    kafka.append(topic, [click(1, page="attic"), large, click(3, page="cellar")])
+    ingested(contract, kafka, lake)
+    configure(broker.url, topic, 20_000)
+    done = replay(mended, lake, kafka, Choice())
+    assert (done.events, done.reasons, done.too_large) == (2, (("unknown_value", "page", 2),), ((0, 1),))
+    assert ingested(mended, kafka, lake)["good"] == 2
+    assert [(one.partition, one.offset) for one in show(mended, lake, Choice())] == [(0, 1)]
+    configure(broker.url, topic, 1_000_000)
+    kafka.close()
+    kafka = log.open(broker.url)
+    assert replay(mended, lake, kafka, Choice()).events == 1
+    assert ingested(mended, kafka, lake)["good"] == 1
     kafka.close()

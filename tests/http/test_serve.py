@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from headrace.http import serve as serving
+from headrace.http import connection
 from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.door import Door
@@ -128,7 +128,7 @@ def test_a_body_that_does_not_arrive_is_a_408(served: Served) -> None:
 
 
 def test_a_head_that_does_not_arrive_is_a_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.5)
 
     assert talk(served, b"GET / HTTP/1.1\r\nHost: loc").startswith(b"HTTP/1.1 408 ")
     assert talk(served, b"").startswith(b"HTTP/1.1 408 ")

@@ -18,7 +18,7 @@ def test_who_is_fenced_in_the_midst_of_a_transaction_is_told_so(broker: Broker) 
     name = new_id()
     log = KafkaLog(broker.url.removeprefix("kafka://"))
     log.create(f"{name}.good")
-    mine, others = log.forwarder(name, 1), log.forwarder(name, 1)
+    mine, others = log.forwarder(name, 1, [f"{name}.good"]), log.forwarder(name, 1, [f"{name}.good"])
     record: Record = (f"{name}.good", 0, b"value", None, None)
 
     def until_refused() -> Iterator[Record]:

@@ -49,7 +49,7 @@ def test_a_log_asks_and_appends_by_other_clients(
     own: Broker, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert append(log)
-    asking, appending = log._cluster.admin, log._writer
+    asking, appending = log._cluster.admin, dict(log._writers)
     killed(own, monkeypatch)
     with pytest.raises(Unavailable):
         log.end("events")
@@ -58,13 +58,14 @@ def test_a_log_asks_and_appends_by_other_clients(
     assert log._cluster.admin is not asking
     own.start()
     until(lambda: append(log))
-    assert log._writer is not appending
+    assert log._writers.keys() == appending.keys()
+    assert all(log._writers[limit] is not writer for limit, writer in appending.items())
 
 
 def test_a_forwarder_reads_positions_by_another_client(
     own: Broker, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forwarder = log.forwarder("positions", 1)
+    forwarder = log.forwarder("positions", 1, ["events"])
     assert forwarder.take(0) is None
     forwarder.commit(0, [], b"here")
     forwarder._give_up(0)

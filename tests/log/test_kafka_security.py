@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from services.kafka import Broker, broker
+from tests.contract.test_log import everything
 from tests.events.clicks import Click, click
 from tests.events.killed import settings_of
 
@@ -106,6 +108,28 @@ def test_who_has_the_rights_that_the_guide_names_ingests_and_forwards_from_a_top
     with pytest.raises(Unavailable, match="may not make topic 'others'") as refused:
         opened.create("others", 3)
     assert "log partitions (3?)" in str(refused.value)
+    opened.close()
+
+
+def test_who_may_not_ask_for_the_limit_still_loses_only_what_is_too_large(
+    secured: Broker, environment: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(secured.url.removeprefix("kafka://"))
+    topic = NewTopic("bounded.events", 1, config={"max.message.bytes": "20000"})
+    cluster.admin.create_topics([topic])["bounded.events"].result(20)
+    reading = (AclOperation.DESCRIBE, AclOperation.READ)
+    allow(cluster.admin, ResourceType.TOPIC, "bounded.", *reading, AclOperation.WRITE)
+    allow(cluster.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE)
+    environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
+    opened = log.open(secured.url)
+    assert 1_048_588 - 200 < opened.largest("bounded.events") < 1_048_588  # what is usual: it is not told
+    values = [os.urandom(size) for size in (900, 30_000, 900, 25_000, 12_000, 900)]
+    positions = log.append_fitting(opened, "bounded.events", values)
+    assert [position is None for position in positions] == [False, True, False, True, False, False]
+    many = [os.urandom(900) for _ in range(100)]  # more, together, than the topic takes as one batch
+    opened.append("bounded.events", many)
+    found = everything(opened, "bounded.events")
+    assert [found[place] for place in sorted(found)] == [v for v in values if len(v) < 20_000] + many
     opened.close()
 
 

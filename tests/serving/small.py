@@ -27,13 +27,16 @@ FACTS = AsOfView(
 )
 
 
-def plan_of(missing="model"):
+PRICE = Field("price", "float64")
+
+
+def plan_of(missing="model", request=(PRICE,)):
     return Plan(
         model="purchase",
         entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
         views=(FACTS,),
         features=(FeatureRef("facts", "mean_price", "float64"), FeatureRef("facts", "views", "int64")),
-        request=(Field("price", "float64"),),
+        request=request,
         missing=missing,
     )
 

@@ -11,10 +11,11 @@ from tests.serving.small import make_project, plan_of, put_bundle, put_features,
 from tests.until import until
 
 from headrace import log
+from headrace.features.plan import Field
 from headrace.http.serve import serve
 from headrace.kernel.ids import id_time
 from headrace.serving import prediction_log, release
-from headrace.serving.endpoint import Endpoint
+from headrace.serving.endpoint import MAX_BODY, Endpoint
 from headrace.serving.models import Models
 from headrace.serving.prediction_log import Prediction
 from headrace.serving.release import Arm
@@ -113,6 +114,33 @@ def test_a_bad_request_names_its_field(client, project, path, body, status, fiel
     assert answer.status_code == status
     assert answer.json()["error"].get("field") == field
     assert kept(project) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("", {"Content-Type": "application/x-ndjson"}, 415, "content_type"),
+        ("", {"Content-Type": "text/plain"}, 415, "content_type"),
+        ("", {"Content-Type": "application/json; charset=utf-16"}, 415, "charset"),
+        ("", {"Content-Encoding": "gzip"}, 415, "content_encoding"),
+        ("?nope=1", {}, 400, "query"),
+        ("?EXPLAIN=1", {}, 400, "query"),
+        ("?explain=1&explain=1", {}, 400, "query"),
+        ("?explain=yes", {}, 400, "query"),
+        ("", {"Host": "evil.example"}, 421, "host"),
+    ],
+)
+def test_a_request_that_is_not_plain_is_refused_as_json(client, project, path, headers, status, code):
+    answer = client.post(f"/predict/purchase{path}", json=ASKED, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert kept(project) == []
+
+
+def test_head_asks_for_health_without_a_body(client):
+    answer = client.head("/healthz")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert client.head("/predict/purchase").status_code == 405
+    assert client.head("/elsewhere").status_code == 404
 
 
 def test_a_release_is_taken_up_and_a_customer_stays_on_an_arm(client, project):
@@ -215,6 +243,37 @@ def test_a_full_disk_gives_no_answer_that_nobody_could_trace(project, monkeypatc
         answer = client.post("/predict/purchase", json=ASKED)
         assert answer.status_code == 503
         assert "cannot be kept" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "kafka", "unknown"])
+def test_a_prediction_that_its_topic_does_not_take_is_no_answer(tmp_path, boosters, request, monkeypatch, kind):
+    if kind == "kafka":
+        monkeypatch.setenv("HEADRACE_LOG", request.getfixturevalue("empty_broker").url)
+    settings = make_project(tmp_path / "text")
+    plan = plan_of(request=(Field("event_type", "string"),))
+    put_bundle(settings, boosters, 1, plan)
+    put_features(settings, plan, {7: (9.5, 190)})
+    put_release(settings, Arm(1))
+    if kind != "unknown":  # without the topic nobody can say how much it takes: then what every one takes
+        topics = log.open(settings.log_url)
+        topics.create(prediction_log.TOPIC)
+        topics.close()
+
+    def ask(size, *others):
+        asked = [{"user_id": 1, "product_id": 7, "event_type": "x" * one} for one in (size, *others)]
+        return client.post("/predict/purchase", json={"instances": asked} if others else asked[0])
+
+    taken, refused = (2 << 20, MAX_BODY - 80) if kind == "sqlite" else (900_000, 1_048_400)
+    with answering(settings) as client:
+        assert ask(taken).status_code == 200
+        for answer, place in ((ask(refused), 0), (ask(MAX_BODY - 80), 0), (ask(4, MAX_BODY - 400), 1)):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["instance"]) == (413, "too_large", place)
+            assert "retry-after" not in answer.headers
+        assert ask(5).status_code == 200
+        assert 'headrace_predict_answers_total{status="413"} 3' in client.get("/metrics").text
+    assert [len(one.request["event_type"]) for one in kept(settings)] == [taken, 5]
+    assert prediction_log.aside(settings.place("serving", "spool")) == []
 
 
 def test_the_replica_loads_no_engine_that_it_does_not_need(project):

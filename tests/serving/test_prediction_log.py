@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 import pytest
+from tests.contract.test_log import configure
 
 from headrace import log
 from headrace.serving import prediction_log
@@ -112,3 +113,56 @@ for n in range(1_000_000):
 def test_a_prediction_is_json_that_its_contract_reads_back():
     struct = prediction_log.Prediction.__contract__.struct
     assert [field.name for field in msgspec.structs.fields(struct)][:3] == ["id", "model", "version"]
+
+
+@pytest.fixture
+def kafka(empty_broker):
+    opened = log.open(empty_broker.url)
+    opened.create(TOPIC)
+    yield opened
+    opened.close()
+
+
+def test_a_prediction_that_the_topic_does_not_take_is_put_aside_and_shipped_once_it_does(
+    folder, kafka, empty_broker, caplog
+):
+    spool = Spool(folder)
+    large = os.urandom(1_200_000)  # the largest that a spool takes is larger than what a broker does
+    for one in (b"one", large, b"two", os.urandom(prediction_log.LARGEST), b"three"):
+        spool.append(one)
+    done = ship(folder, kafka)
+    assert (done.predictions, done.aside) == (3, 2)
+    assert on_log(kafka) == [b"one", b"two", b"three"]
+    assert large in [path.read_bytes() for path in prediction_log.aside(folder)]
+    assert large in list(prediction_log.spooled(folder))
+    assert str(folder / "aside") in caplog.text
+    assert ship(folder, kafka) == prediction_log.Shipped()  # it is no retry that holds up or doubles anything
+    spool.append(b"four")
+    configure(empty_broker.url, TOPIC, 2_000_000)
+    kafka.close()
+    again = log.open(empty_broker.url)
+    assert ship(folder, again).predictions == 2
+    assert sorted(on_log(again), key=len)[-1] == large
+    assert len(prediction_log.aside(folder)) == 1
+    spool.close()
+    again.close()
+
+
+def test_a_kill_while_one_is_put_aside_leaves_one_file_of_it(folder, kafka, monkeypatch):
+    spool = Spool(folder)
+    spool.append(os.urandom(1_200_000))
+    keep = prediction_log._keep
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+
+            def dying(path, content):
+                if path.suffix == ".shipped":
+                    raise SystemExit
+                keep(path, content)
+
+            patch.setattr(prediction_log, "_keep", dying)
+            with pytest.raises(SystemExit):
+                ship(folder, kafka)
+    assert ship(folder, kafka).aside == 1
+    assert len(prediction_log.aside(folder)) == 1
+    spool.close()

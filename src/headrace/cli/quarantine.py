@@ -11,14 +11,16 @@ import click
 
 from headrace.cli import show as shown
 from headrace.cli.call import Call, verb
-from headrace.events.quarantine import Choice, Group, Waiting, text_of
+from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
 from headrace.events.verdicts.judge import First
 from headrace.flows import quarantine as flow
+from headrace.kernel.errors import Refused
 from headrace.kernel.time import duration, now
 
 __all__ = ["quarantine"]
 
 _POSITION = re.compile(r"(\d{1,9}):(\d{1,18})")
+_NAMED = 10  # events that are too large to be replayed are named, at most
 _LONGEST = 2_000  # characters of an event that are shown, unless the whole is asked for
 
 
@@ -125,9 +127,19 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: A
     done = flow.replay(call.settings(), topic, Choice(limit=limit, **chosen), dry_run=dry_run)
     if call.json:
         shown.json({"topic": topic, "replayed": 0 if dry_run else done.events, "chosen": done})
-        return
-    if not done.events:
-        click.echo("Nothing that waits is of these." if any(chosen.values()) else "Nothing was refused.")
+    else:
+        _print_replay(done, dry_run=dry_run, narrowed=any(chosen.values()))
+    if done.too_large:
+        raise Refused(
+            f"{len(done.too_large):,} of the chosen events are larger than the topic takes now; they wait on",
+            where=f"topic {topic}: {', '.join(f'{p}:{o}' for p, o in done.too_large[:_NAMED])}",
+            remedy="Raise the topic's max.message.bytes, then replay them.",
+        )
+
+
+def _print_replay(done: Replay, *, dry_run: bool, narrowed: bool) -> None:
+    if not done.events and not done.too_large:
+        click.echo("Nothing that waits is of these." if narrowed else "Nothing was refused.")
         return
     shown.table(None, ["code", "field", "events"], done.reasons)
     what = f"{done.events:,} events ({done.size:,} bytes)"

@@ -10,8 +10,11 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, verb
 from headrace.flows.send import send as send_file
+from headrace.kernel.errors import Refused
 
 __all__ = ["send"]
+
+_NAMED = 10  # events that are too large are named, at most
 
 
 @verb("send", example="headrace send user_behaviour events.csv --shift-to-now")
@@ -37,6 +40,15 @@ def send(call: Call, topic: str, file: Path, rate: float | None, skip: int, shif
         click.echo(err=True)
     if call.json:
         show.json(report)
-        return
-    moved = f", moved by {report.shifted}" if report.shifted is not None else ""
-    click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")
+    else:
+        moved = f", moved by {report.shifted}" if report.shifted is not None else ""
+        click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")
+    if report.too_large:
+        numbers = ", ".join(map(str, report.too_large[:_NAMED]))
+        more = ", ..." if len(report.too_large) > _NAMED else ""
+        raise Refused(
+            f"{len(report.too_large):,} events are larger than topic {topic!r} takes and were not sent:"
+            f" event {numbers}{more} of the file",
+            where=str(file),
+            remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
+        )

@@ -55,6 +55,8 @@ def _print(found: Status) -> None:
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
     _print_lineage(found)
+    if found.aside:
+        click.echo(f"Predictions: {found.aside:,} are larger than their topic takes; see headrace doctor.\n")
     topics = [(one.topic, one.events, one.lag) for one in found.topics]
     if topics:
         show.table("Topics", ["topic", "events", "not ingested"], topics)

@@ -23,7 +23,7 @@ from headrace.events.verdicts.judge import FIRST, First
 from headrace.events.verdicts.keys import digest_of, key_reader
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
-from headrace.log import Log
+from headrace.log import Log, append_fitting
 
 if TYPE_CHECKING:
     from headrace.events.wires.registry import SchemaRegistry
@@ -109,11 +109,13 @@ class Replay(Struct, frozen=True):
         events: how many.
         size: their bytes.
         reasons: (code, field, events) of each reason among them, the most frequent first.
+        too_large: where those first stood that the topic does not take (any more): they wait on.
     """
 
     events: int
     size: int
     reasons: tuple[tuple[str, str | None, int], ...]
+    too_large: tuple[First, ...] = ()
 
 
 def groups(contract: Contract, lake: Lake) -> list[Group]:
@@ -174,7 +176,7 @@ def replay(
     """
     rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset")
     chosen = (rows if choice.limit is None else rows.head(choice.limit)).collect()
-    found = Replay(len(chosen), int(chosen["size"].sum()), _reasons(chosen))
+    found = _replay(chosen)
     if found.events > MOST_EVENTS or found.size > MOST_BYTES:
         raise CallError(
             f"{found.events:,} events of {found.size / 1e6:,.0f} MB are chosen: a replay is one transaction,"
@@ -186,12 +188,16 @@ def replay(
         events = _with_raw(contract, lake, chosen)
         values = [one.raw for one in events]
         keys = key_reader(contract, wires.open(contract, registry))(values)
-        log.append(
+        positions = append_fitting(
+            log,
             contract.topic,
             values,
             [digest_of(raw) if key is None else key for raw, key in zip(values, keys, strict=True)],
             [{FIRST: b"%d:%d" % (one.partition, one.offset)} for one in events],
         )
+        is_large = pl.Series([position is None for position in positions])
+        large = chosen.filter(is_large).select("partition", "offset").rows()
+        found = _replay(chosen.filter(~is_large), tuple(large))
     return found
 
 
@@ -277,6 +283,10 @@ def _with_raw(contract: Contract, lake: Lake, rows: pl.DataFrame) -> list[Waitin
     )
     whole = rows.join(raw, on=_AT, how="left", maintain_order="left")
     return [Waiting(**one) for one in whole.select(Waiting.__struct_fields__).iter_rows(named=True)]
+
+
+def _replay(rows: pl.DataFrame, too_large: tuple[First, ...] = ()) -> Replay:
+    return Replay(len(rows), int(rows["size"].sum()), _reasons(rows), too_large)
 
 
 def _reasons(rows: pl.DataFrame) -> tuple[tuple[str, str | None, int], ...]:

@@ -23,7 +23,8 @@ from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
 from headrace.lineage.secrets import clean_text
 from headrace.serving.deployment import haproxy
-from headrace.serving.prediction_log import spooled
+from headrace.serving.prediction_log import TOPIC as PREDICTIONS
+from headrace.serving.prediction_log import aside, spooled
 
 __all__ = ["Finding", "doctor"]
 
@@ -206,11 +207,17 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _spool(settings: Settings) -> Iterator[Finding]:
-    """Predictions that no `up` is there to ship."""
+    """Predictions that the log does not take, or that no `up` is there to ship."""
+    folder = settings.place("serving", "spool")
+    large = len(aside(folder))
+    if large:
+        remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
+        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder / 'aside'}"
+        yield Finding("predictions", False, what, remedy)
     if running(settings) is not None:
         return
-    left = sum(1 for _ in spooled(settings.place("serving", "spool")))
-    if left:
+    left = sum(1 for _ in spooled(folder)) - large
+    if left > 0:
         remedy = "Nothing is lost: the next headrace up ships them."
         yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
 

@@ -72,7 +72,7 @@ def _answer(response: httpx.Response) -> dict[str, Any]:
         return body
     error = body.get("error", {})
     message = error.get("message", f"the endpoint answered {response.status_code}")
-    if response.status_code in (400, 404, 422):
+    if response.status_code in (400, 404, 413, 422):
         raise CallError(message, where=error.get("field"))
     if response.status_code == 503:
         raise Unavailable(message, where=str(response.url))

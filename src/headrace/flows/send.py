@@ -39,12 +39,15 @@ class SendReport:
         events: how many.
         seconds: wall time.
         shifted: by how much times were moved, or None.
+        too_large: the events that the topic does not take, by their number in the file, from 1 on. All
+            others were sent.
     """
 
     topic: str
     events: int
     seconds: float
     shifted: timedelta | None
+    too_large: tuple[int, ...]
 
 
 def send(
@@ -87,7 +90,7 @@ def send(
         )
     begun = time.perf_counter()
     keys_of = key_reader(contract, wires.open(contract))
-    sent, shift = 0, None
+    sent, shift, large = 0, None, list[int]()
     size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
     with run(f"send {topic}", [Dataset("file", file.name)]) as this, _say_how_far(lambda: skip + sent, file):
         check_file(file)
@@ -98,15 +101,17 @@ def send(
             opened.create(topic, contract.partitions, contract.retention)
             for events in _batches(islice(read_events(file), skip, None), size):
                 values = events if shift is None else shift.move(events)
-                opened.append(topic, values, keys_of(values))
+                positions = log.append_fitting(opened, topic, values, keys_of(values))
+                large += [skip + sent + at for at, position in enumerate(positions, 1) if position is None]
                 sent += len(values)
                 progress(sent)
                 if rate is not None:
                     time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
         finally:
             opened.close()
-        this.output(Dataset("topic", topic, facts={"rows": sent}))
-    return SendReport(topic, sent, time.perf_counter() - begun, None if shift is None else shift.by)
+        this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
+    moved = None if shift is None else shift.by
+    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large))
 
 
 def _batches(events: Iterator[bytes], size: int) -> Iterator[list[bytes]]:

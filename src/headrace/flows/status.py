@@ -29,6 +29,7 @@ from headrace.lake import Lake
 from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.serving.models import Failure
+from headrace.serving.prediction_log import aside
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
 
@@ -84,6 +85,7 @@ class Status:
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
         alerts: what is refused at too high a rate now, the oldest first.
+        aside: predictions that were answered and that their topic does not take: how many.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
         silent: why the endpoint of the running `up` cannot be asked, or None.
@@ -101,6 +103,7 @@ class Status:
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
     alerts: tuple[Alert, ...]
+    aside: int
     moved: tuple[Moved, ...]
     failed: dict[str, Failure]
     silent: str | None
@@ -145,6 +148,7 @@ def status(settings: Settings) -> Status:
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
         alerts=alerts,
+        aside=len(aside(settings.place("serving", "spool"))),
         moved=_moved(settings),
         failed=failed,
         silent=silent,

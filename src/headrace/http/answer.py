@@ -14,6 +14,7 @@ from headrace.kernel.errors import (
     HeadraceError,
     ProjectError,
     Refused,
+    TooLarge,
     Unavailable,
 )
 
@@ -22,6 +23,7 @@ __all__ = ["HttpError", "error_body", "from_error", "send_error", "send_json"]
 _encoder = msgspec.json.Encoder()
 _STATUS: dict[type[HeadraceError], tuple[int, str]] = {
     CallError: (404, "not_found"),
+    TooLarge: (413, "too_large"),
     Refused: (422, "refused"),
     Conflict: (409, "conflict"),
     Unavailable: (503, "unavailable"),

@@ -1,4 +1,7 @@
-"""Serving: one application on one port, by uvicorn in a thread of this process."""
+"""Serving: one application on one port, by uvicorn in a thread of this process.
+
+How long a client may take, and how many may be connected, is headrace.http.connection's.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
-from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from headrace.http.answer import HttpError, error_body
 from headrace.http.asgi import App
+from headrace.http.connection import Connection, Waiting, raise_file_limit
 from headrace.kernel.errors import HeadraceError, Unavailable
 
 __all__ = ["Served", "bind", "serve", "signalled", "url_of"]
 
 _log = logging.getLogger("headrace.http")
-_HEAD_SECONDS = 10.0  # a request line and headers must be whole within this
-_HEAD_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _GRACE_SECONDS = 5
 _BACKLOG = 1024
@@ -79,7 +79,7 @@ class Served:
         self,
         app: App,
         listening: socket.socket,
-        limit_concurrency: int,
+        most_connections: int,
         beat: Callable[[], None] | None,
         drain: float,
     ) -> None:
@@ -88,7 +88,7 @@ class Served:
         self._socket = listening
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._server = _Server(_config(app, limit_concurrency, beat), self._ready, drain)
+        self._server = _Server(_config(app, most_connections, beat), self._ready, drain)
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
     def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
@@ -138,17 +138,18 @@ def serve(
     port: int,
     *,
     bound: socket.socket | None = None,
-    limit_concurrency: int = 1000,
+    most_connections: int | None = None,
     beat: Callable[[], None] | None = None,
     drain: float = 0.0,
 ) -> Served:
     """Serves the application in a thread and returns when it takes requests.
 
     Args:
-        app: an ASGI application, normally behind http.door.Door.
+        app: an ASGI application, normally behind http.door.Door, which limits the requests at once.
         host, port: where to listen; port 0 takes a free one.
         bound: a socket that `bind` gave earlier.
-        limit_concurrency: requests at once; more are answered 503.
+        most_connections: how many clients may be connected. One more closes the connection that has waited
+            longest for its client. Default: three quarters of the files that this process may open.
         beat: called by the event loop every second, for who must know that it goes round.
         drain: how long it goes on with the connections it has when it is stopped, in seconds: for one of
             several that share the socket, so that a request which has just come in is answered.
@@ -157,7 +158,8 @@ def serve(
         Unavailable: the port is in use.
         HeadraceError: the application failed to start.
     """
-    return Served(app, bound or bind(host, port), limit_concurrency, beat, drain)._start()
+    most = most_connections or raise_file_limit() * 3 // 4
+    return Served(app, bound or bind(host, port), most, beat, drain)._start()
 
 
 def signalled(stop: threading.Event | None = None) -> threading.Event:
@@ -175,14 +177,14 @@ def signalled(stop: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _config(app: App, limit_concurrency: int, beat: Callable[[], None] | None) -> uvicorn.Config:
+def _config(app: App, most_connections: int, beat: Callable[[], None] | None) -> uvicorn.Config:
     async def notify() -> None:
         if beat is not None:
             beat()
 
     return uvicorn.Config(
         app,
-        http=_Protocol,
+        http=partial(Connection, waiting=Waiting(most_connections)),  # type: ignore[arg-type]  # it is called
         ws="none",
         lifespan="auto",
         log_config=None,
@@ -191,11 +193,9 @@ def _config(app: App, limit_concurrency: int, beat: Callable[[], None] | None) -
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         callback_notify=None if beat is None else notify,
         timeout_notify=1,  # seconds
-        limit_concurrency=limit_concurrency,
     )
 
 
@@ -219,66 +219,3 @@ class _Server(uvicorn.Server):
                 server.close()
             await asyncio.sleep(self._drain)
         await super().shutdown(sockets)
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with what it lacks: a time and a size for the head of a request, without
-    which one slow or endless client holds a connection or fills the memory."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-    _head_bytes = 0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._await_head()
-
-    def data_received(self, data: bytes) -> None:
-        awaited = self._head_timer is not None
-        super().data_received(data)
-        if awaited and self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES:
-                self._give_up(431, "too_large", "The headers are too large.")
-
-    def on_message_begin(self) -> None:
-        if self._head_timer is None:
-            self._await_head()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._cancel_head()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_head()
-        super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - its text is for people alone
-        self._give_up(400, "bad_request", "This is no valid HTTP request.")
-
-    def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_late)
-
-    def _head_late(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._await_head()  # a pipelined request waits for the answer before it, not for its client
-        else:
-            self._give_up(408, "timeout", "The request did not arrive in time.")
-
-    def _cancel_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _give_up(self, status: int, code: str, message: str) -> None:
-        self._cancel_head()
-        if self.transport.is_closing():
-            return
-        content = error_body(HttpError(status, code, message))
-        head = (
-            f"HTTP/1.1 {status} {code}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + content)
-        self.transport.close()

@@ -6,6 +6,7 @@ HeadraceError                 something failed                                ex
 ├── Unavailable               a service, a port or a lock is not to be had    exit 1, may be tried again
 ├── Conflict                  another writer moved the position first         exit 1, may be tried again
 └── Refused                   a rule said no: audit, gate, contract, digest   exit 1
+    └── TooLarge              a record is larger than its topic takes         exit 1
 
 Each says what went wrong, where, and what to do about it. The faces (command line, HTTP) decide
 how that is shown; no error here knows of a transport.
@@ -13,9 +14,11 @@ how that is shown; no error here knows of a transport.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
-__all__ = ["CallError", "Conflict", "HeadraceError", "ProjectError", "Refused", "Unavailable"]
+__all__ = ["CallError", "Conflict", "HeadraceError", "ProjectError", "Refused", "TooLarge", "Unavailable"]
 
 
 class HeadraceError(Exception):
@@ -75,3 +78,21 @@ class Conflict(HeadraceError):
 
 class Refused(HeadraceError):
     """A rule said no: an audit, a gate, a contract, a digest."""
+
+
+class TooLarge(Refused):
+    """Records are larger than their topic takes. To try again helps only once the topic takes more.
+
+    Args:
+        what, where, remedy: see HeadraceError.
+        places: which of the records that were given, counted from 0.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, remedy: str | None = None, places: Sequence[int] = ()
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.places = tuple(places)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (partial(TooLarge, where=self.where, remedy=self.remedy, places=self.places), (self.what,))

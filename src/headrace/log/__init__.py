@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from headrace.kernel.errors import ProjectError
-from headrace.log.port import Batch, Log, Member, lag
+from headrace.log.port import Batch, Log, Member, append_fitting, lag, record_sizes
 
-__all__ = ["Batch", "Log", "Member", "lag", "open"]
+__all__ = ["Batch", "Log", "Member", "append_fitting", "lag", "open", "record_sizes"]
 
 
 def open(url: str) -> Log:  # noqa: A001

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.log.partition import partition_of
-from headrace.log.port import Batch, Headers, check_lengths
+from headrace.log.port import Batch, Headers, check_lengths, check_sizes, record_sizes
 from headrace.log.slot import Slot
 
 try:
@@ -36,6 +36,7 @@ except ImportError as missing:
 
 from headrace.log.kafka_cluster import SECONDS, Cluster
 from headrace.log.kafka_forwarder import Forwarder
+from headrace.log.kafka_limits import Limit, Limits, RecordsRefused
 from headrace.log.kafka_member import KafkaMember
 from headrace.log.kafka_reader import Reader, joined
 from headrace.log.kafka_writer import Writer
@@ -54,6 +55,9 @@ _STALE = (
     ck.KafkaError._NOENT,
 )
 _RETENTION = "retention.ms"
+_SIZES = ("max.message.bytes", "segment.bytes")  # each is a limit of a batch
+_NOT_ALLOWED = (ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+_SMALLER = "Make the events smaller, or raise the topic's max.message.bytes."
 
 T = TypeVar("T")
 
@@ -70,7 +74,8 @@ class KafkaLog:
         self._counts: dict[str, int] = {}
         self._readers: dict[str, list[Reader]] = {}
         self._lock = threading.Lock()
-        self._writer: Writer | None = None
+        self._limits = Limits(self._ask_limit)
+        self._writers: dict[Limit, Writer] = {}
         self._turn = itertools.count()
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
@@ -129,11 +134,17 @@ class KafkaLog:
 
     def retention(self, topic: str) -> timedelta | None:
         self.partitions(topic)
-        of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic)
         with self._cluster.reached():
-            found = self._cluster.admin.describe_configs([of])[of].result(SECONDS)[_RETENTION]
-        millis = int(found.value)
+            millis = int(self._settings(topic)[_RETENTION].value)
         return None if millis < 0 else timedelta(milliseconds=millis)
+
+    def _settings(self, topic: str) -> dict[str, ck_admin.ConfigEntry]:
+        """The topic's settings by name."""
+        of = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, topic)
+        settings: dict[str, ck_admin.ConfigEntry] = self._cluster.admin.describe_configs([of])[of].result(
+            SECONDS
+        )
+        return settings
 
     def _keep(self, topic: str, retention: timedelta) -> None:
         entry = ck_admin.ConfigEntry(
@@ -188,12 +199,41 @@ class KafkaLog:
                 values, keys or [None] * len(values), headers or [None] * len(values), strict=True
             )
         ]
+        sizes = record_sizes(values, keys, headers)
+        where = f"{self._cluster.where}, topic {topic}"
         with self._cluster.reached():
-            with self._lock:
-                if self._writer is None or self._writer.broken:
-                    self._writer = Writer(self._cluster.config)
-                writer = self._writer
-            return writer.append(records)
+            while True:
+                limit = self._limits.of(topic)
+                check_sizes(topic, sizes, limit.largest, where, _SMALLER)
+                try:
+                    return self._writer(limit).append(records)
+                except RecordsRefused as refused:  # the limit was lowered, or is not told
+                    if limit.batch == 1 and refused.places:
+                        smallest = min(sizes[place] for place in refused.places)
+                        check_sizes(topic, sizes, smallest - 1, where, _SMALLER)
+                    self._limits.note_refusal([topic])
+
+    def largest(self, topic: str) -> int:
+        self.partitions(topic)
+        with self._cluster.reached():
+            return self._limits.of(topic).largest
+
+    def _ask_limit(self, topic: str) -> int | None:
+        try:
+            settings = self._settings(topic)
+        except ck.KafkaException as error:
+            if error.args[0].code() in _NOT_ALLOWED:
+                return None
+            raise
+        return min(int(settings[name].value) for name in _SIZES)
+
+    def _writer(self, limit: Limit) -> Writer:
+        """The producer for topics of this limit; a new one where the last one is broken."""
+        with self._lock:
+            writer = self._writers.get(limit)
+            if writer is None or writer.broken:
+                writer = self._writers[limit] = Writer(self._cluster.config, limit)
+            return writer
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
         self.partitions(topic)
@@ -231,23 +271,24 @@ class KafkaLog:
         with self._cluster.reached():
             return KafkaMember(self._cluster.config, topic, group, slot, settle)
 
-    def forwarder(self, name: str, partitions: int) -> Forwarder:
-        """What forwards records to other topics in transactions that hold a position as well."""
+    def forwarder(self, name: str, partitions: int, topics: Sequence[str]) -> Forwarder:
+        """What forwards records to these topics in transactions that hold a position as well."""
 
         def have(count: int) -> None:
             self._make(name, count, {"cleanup.policy": "compact", "segment.ms": "3600000"})
             self.grow(name, count)
 
-        return Forwarder(self._cluster.config, name, partitions, have)
+        return Forwarder(self._cluster.config, name, partitions, have, self._limits, topics)
 
     def close(self) -> None:
         with self._lock:
             readers = [one for some in self._readers.values() for one in some]
             self._readers.clear()
-            writer, self._writer = self._writer, None
+            writers = list(self._writers.values())
+            self._writers.clear()
         for reader in readers:
             reader.close()
-        if writer is not None:
+        for writer in writers:
             writer.close()
 
     def _ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:

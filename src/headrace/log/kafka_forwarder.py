@@ -16,11 +16,12 @@ from typing import Any
 
 import confluent_kafka as ck
 
-from headrace.kernel.errors import Conflict, Unavailable
+from headrace.kernel.errors import Conflict, TooLarge, Unavailable
 from headrace.kernel.faults import reach
 from headrace.log.kafka_cluster import SECONDS
+from headrace.log.kafka_limits import Limits, is_too_large
 from headrace.log.kafka_reader import COMMITTED
-from headrace.log.kafka_writer import Record, produce
+from headrace.log.kafka_writer import Record, Told, produce
 
 __all__ = ["Forwarder"]
 
@@ -42,13 +43,23 @@ class Forwarder:
             fences the earlier.
         partitions: how many log partitions are forwarded.
         have: sees to it that the topic of the positions has so many log partitions.
+        limits: how large records may be.
+        topics: where to they are forwarded.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], name: str, partitions: int, have: Callable[[int], None]
+        self,
+        config: Mapping[str, Any],
+        name: str,
+        partitions: int,
+        have: Callable[[int], None],
+        limits: Limits,
+        topics: Sequence[str],
     ) -> None:
         self._config = config
         self._have = have
+        self._limits = limits
+        self._topics = topics
         self._name = name
         self._partitions = range(partitions)
         self._producers: dict[int, ck.Producer] = {}
@@ -73,9 +84,12 @@ class Forwarder:
             self._partitions = range(partition + 1)
             self._have(partition + 1)
         if partition not in self._producers:
+            with _reached():
+                limit = self._limits.of_all([*self._topics, self._name])
             producer = ck.Producer(
                 {
                     **self._config,
+                    **limit.config,
                     "transactional.id": f"{self._name}-{partition}",
                     "transaction.timeout.ms": TRANSACTION_MS,
                     "compression.type": "lz4",
@@ -93,15 +107,18 @@ class Forwarder:
 
         Raises:
             Conflict: another has taken the log partition since.
+            TooLarge: a topic does not take the records that it names, if the broker told which these are.
+                The limits are asked anew; what is committed is undone: `take` it again.
             Unavailable: the broker is away; what became of the transaction is told by `take`.
         """
         producer = self._producers[partition]
+        refused: list[int] = []
         try:
             with _reached():
                 producer.begin_transaction()
                 try:
-                    for record in records:
-                        produce(producer, record)
+                    for place, record in enumerate(records):
+                        produce(producer, record, _note_refusal(refused, place))
                     produce(producer, (self._name, partition, position, b"position", None))
                 except ck.KafkaException as error:
                     if error.args[0].code() == ck.KafkaError._FATAL:
@@ -109,8 +126,17 @@ class Forwarder:
                     raise
                 reach("forward.before_commit")
                 producer.commit_transaction(SECONDS)
-        except BaseException:
+        except BaseException as error:
             self._give_up(partition)
+            if refused:
+                with _reached():
+                    alone = self._limits.of_all(self._topics).batch == 1
+                    self._limits.note_refusal(self._topics)
+                raise TooLarge(
+                    "records are too large for the topics they are forwarded to",
+                    where="forward= of the contract",
+                    places=sorted(refused) if alone else (),
+                ) from error
             raise
         reach("forward.after_commit")
         self._positions[partition] = position
@@ -156,6 +182,14 @@ class Forwarder:
 
     def _made_consumer(self) -> ck.Consumer:
         return ck.Consumer({**self._config, **COMMITTED, "fetch.wait.max.ms": 20})
+
+
+def _note_refusal(refused: list[int], place: int) -> Told:
+    def told(error: ck.KafkaError | None, _: ck.Message) -> None:
+        if error is not None and is_too_large(error):
+            refused.append(place)
+
+    return told
 
 
 @contextmanager

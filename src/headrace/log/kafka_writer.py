@@ -12,6 +12,7 @@ import confluent_kafka as ck
 
 from headrace.kernel.ids import new_id
 from headrace.log.kafka_cluster import SECONDS
+from headrace.log.kafka_limits import Limit, RecordsRefused, is_too_large
 from headrace.log.port import Headers
 
 __all__ = ["Record", "Writer", "produce"]
@@ -55,15 +56,20 @@ def produce(producer: ck.Producer, record: Record, told: Told | None = None) -> 
 class Writer:
     """Appends in transactions: whoever comes first leads, and takes along those who came meanwhile.
 
+    Args:
+        config: the clients' settings.
+        limit: of the topics that it writes to.
+
     Attributes:
         broken: a transaction could not be committed, or what was begun not be aborted; nothing more goes
             through it.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], limit: Limit) -> None:
         self._producer = ck.Producer(
             {
                 **config,
+                **limit.config,
                 "transactional.id": f"headrace-{new_id()}",
                 "transaction.timeout.ms": TRANSACTION_MS,
                 "enable.idempotence": True,
@@ -81,7 +87,11 @@ class Writer:
         self._leading = threading.Lock()
 
     def append(self, records: list[Record]) -> list[tuple[int, int]]:
-        """Appends the records in one transaction; their (log partition, offset)."""
+        """Appends the records in one transaction; their (log partition, offset).
+
+        Raises:
+            RecordsRefused: the broker refused records of the transaction, maybe none of these.
+        """
         mine: Future[list[tuple[int, int]]] = Future()
         with self._lock:
             self._waiting.append((records, mine))
@@ -97,6 +107,12 @@ class Writer:
             positions = iter(self._transaction([record for records, _ in group for record in records]))
             for records, future in group:
                 future.set_result(list(itertools.islice(positions, len(records))))
+        except RecordsRefused as refused:
+            start = 0
+            for records, future in group:
+                places = [place - start for place in refused.places if 0 <= place - start < len(records)]
+                future.set_exception(RecordsRefused(places))
+                start += len(records)
         except Exception as error:
             for _, future in group:
                 if not future.done():
@@ -104,11 +120,14 @@ class Writer:
 
     def _transaction(self, records: list[Record]) -> list[tuple[int, int]]:
         positions: list[tuple[int, int]] = [(-1, -1)] * len(records)
+        refused: list[int] = []
 
         def delivered(n: int) -> Told:
             def told(error: ck.KafkaError | None, message: ck.Message) -> None:
                 if error is None:
                     positions[n] = (message.partition(), message.offset())
+                elif is_too_large(error):
+                    refused.append(n)
 
             return told
 
@@ -125,6 +144,8 @@ class Writer:
         except ck.KafkaException:
             self.broken = True  # it may have lost the brokers for good (headrace.log.kafka_cluster)
             self._abort()
+            if refused:
+                raise RecordsRefused(refused) from None
             raise
         return positions
 

@@ -11,11 +11,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, TooLarge
 
-__all__ = ["Batch", "Headers", "Log", "Member", "check_lengths", "lag"]
+__all__ = [
+    "OVERHEAD", "Batch", "Headers", "Log", "Member", "append_fitting", "check_lengths", "check_sizes", "lag",
+    "record_sizes",
+]  # fmt: skip
 
 Headers = Mapping[str, bytes]
+
+OVERHEAD = 100
+"""Bytes, at most, that a log writes around one record beside what `record_sizes` counts."""
+_HEADER_OVERHEAD = 10  # the same around one header
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +132,15 @@ class Log(Protocol):
 
         Returns:
             each record's (log partition, offset), in the order given.
+
+        Raises:
+            TooLarge: the topic does not take some of them, which it names; none was appended.
         """
+        ...
+
+    def largest(self, topic: str) -> int:
+        """How many bytes (`record_sizes`) a record may have at most. A cluster's topic may get another
+        limit at any time: it is seen within a minute, and `append` raises TooLarge meanwhile."""
         ...
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
@@ -191,3 +206,68 @@ def check_lengths(
     for name, given in (("keys", keys), ("headers", headers)):
         if given is not None and len(given) != len(values):
             raise CallError(f"{len(values)} values but {len(given)} {name} were given for topic {topic!r}")
+
+
+def record_sizes(
+    values: Sequence[bytes],
+    keys: Sequence[bytes | None] | None = None,
+    headers: Sequence[Headers | None] | None = None,
+) -> list[int]:
+    """The bytes of each record, to be compared with `Log.largest`: value, key and headers."""
+    sizes = list(map(len, values))
+    if keys is not None:
+        sizes = [size + len(key or b"") for size, key in zip(sizes, keys, strict=True)]
+    if headers is not None:
+        sizes = [size + _header_size(given) for size, given in zip(sizes, headers, strict=True)]
+    return sizes
+
+
+def _header_size(headers: Headers | None) -> int:
+    if not headers:
+        return 0
+    return sum(len(name.encode()) + len(value) + _HEADER_OVERHEAD for name, value in headers.items())
+
+
+def check_sizes(topic: str, sizes: Sequence[int], largest: int, where: str, remedy: str) -> None:
+    """Raises TooLarge where records of these sizes are larger than `largest`; it names them."""
+    if max(sizes) > largest:
+        places = [place for place, size in enumerate(sizes) if size > largest]
+        raise TooLarge(
+            f"topic {topic!r} takes records of {largest:,} bytes at most, and {len(places):,} of"
+            f" {len(sizes):,} are larger, up to {max(sizes):,} bytes",
+            where=where,
+            remedy=remedy,
+            places=places,
+        )
+
+
+def append_fitting(
+    log: Log,
+    topic: str,
+    values: Sequence[bytes],
+    keys: Sequence[bytes | None] | None = None,
+    headers: Sequence[Headers | None] | None = None,
+) -> list[tuple[int, int] | None]:
+    """Appends all records that the topic takes, in one transaction (see Log.append).
+
+    Returns:
+        each record's (log partition, offset), in the order given; None: it is too large.
+    """
+    places = list(range(len(values)))
+    positions: list[tuple[int, int] | None] = [None] * len(values)
+    while places:
+        try:
+            appended = log.append(
+                topic,
+                [values[place] for place in places],
+                keys and [keys[place] for place in places],
+                headers and [headers[place] for place in places],
+            )
+        except TooLarge as error:
+            large = set(error.places)
+            places = [place for at, place in enumerate(places) if at not in large]
+            continue
+        for place, position in zip(places, appended, strict=True):
+            positions[place] = position
+        break
+    return positions

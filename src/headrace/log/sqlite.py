@@ -28,7 +28,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
-from headrace.log.port import Batch, Headers, check_lengths
+from headrace.log.port import OVERHEAD, Batch, Headers, check_lengths, check_sizes, record_sizes
 from headrace.log.sqlite_member import SqliteMember
 
 __all__ = ["SqliteLog"]
@@ -68,8 +68,10 @@ _body = msgspec.msgpack.Decoder(Body)
 class _Append:
     """One caller's records on their way into a transaction."""
 
-    def __init__(self, values: Sequence[bytes], keys: Keys, headers: list[Headers | None]) -> None:
-        self.values, self.keys, self.headers = values, keys, headers
+    def __init__(
+        self, values: Sequence[bytes], keys: Keys, headers: list[Headers | None], sizes: list[int]
+    ) -> None:
+        self.values, self.keys, self.headers, self.sizes = values, keys, headers, sizes
         self.positions: list[tuple[int, int]] = []
         self.error: Exception | None = None
         self.done = False
@@ -125,10 +127,18 @@ class SqliteLog:
         headers: Sequence[Headers | None] | None = None,
     ) -> list[tuple[int, int]]:
         check_lengths(topic, values, keys, headers)
-        one = _Append(values, list(keys or [None] * len(values)), list(headers or [None] * len(values)))
+        sizes = record_sizes(values, keys, headers)
+        one = _Append(values, list(keys or [None] * len(values)), list(headers or [None] * len(values)), sizes)
         if values:
-            self._topic(topic).append(one)
+            file = self._topic(topic)
+            check_sizes(
+                topic, sizes, file.largest, str(file.path), "Make the events smaller: SQLite takes no more."
+            )
+            file.append(one)
         return one.positions
+
+    def largest(self, topic: str) -> int:
+        return self._topic(topic).largest
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
         return self._topic(topic).read(offsets, limit)
@@ -219,6 +229,11 @@ class _Topic:
         columns = self._writer.execute("SELECT name FROM pragma_table_info('topic')").fetchall()
         return ("retention",) in columns
 
+    @property
+    def largest(self) -> int:
+        """How many bytes a record may have: a chunk of it alone must be no longer than a row may be."""
+        return self._writer.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - OVERHEAD
+
     def is_at_its_path(self) -> bool:
         """Whether the file that is open is still the topic's."""
         try:
@@ -288,7 +303,7 @@ class _Topic:
             chosen = lists  # type: ignore[assignment]
         positions: list[tuple[int, int]] = [(0, 0)] * len(one.values)
         for partition, places in chosen.items():
-            for part in _split(places, one.values):
+            for part in _split(places, one.sizes):
                 first = ends[partition]
                 ends[partition] = first + len(part)
                 for offset, at in enumerate(part, first):
@@ -422,14 +437,14 @@ def _joined(parts: list[_Part], offsets: Mapping[int, int]) -> Batch:
     )
 
 
-def _split(places: Sequence[int], values: Sequence[bytes]) -> Iterator[Sequence[int]]:
+def _split(places: Sequence[int], sizes: Sequence[int]) -> Iterator[Sequence[int]]:
     """The places in runs of one chunk each: by number, and by bytes where records are large."""
     begin, size = 0, 0
     for at, place in enumerate(places):
-        if at > begin and (at - begin == CHUNK_RECORDS or size + len(values[place]) > CHUNK_BYTES):
+        if at > begin and (at - begin == CHUNK_RECORDS or size + sizes[place] > CHUNK_BYTES):
             yield places[begin:at]
             begin, size = at, 0
-        size += len(values[place])
+        size += sizes[place]
     yield places[begin:]
 
 

@@ -15,7 +15,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Loaded, Served
-from headrace.serving.prediction_log import Prediction, Spool
+from headrace.serving.prediction_log import USUAL, Prediction, Spool
 from headrace.serving.release import Arm
 
 __all__ = ["Answering"]
@@ -32,10 +32,12 @@ class Answering:
 
     Attributes:
         metrics: what was answered.
+        largest: how many bytes a prediction may have on its way to its topic; a larger one is not answered.
     """
 
     def __init__(self, spool: Path) -> None:
         self._spool = Spool(spool)
+        self.largest = USUAL
         self.metrics = Metrics()
 
     def close(self) -> None:
@@ -121,9 +123,19 @@ class Answering:
         return predictions
 
     def _keep(self, predictions: Sequence[Prediction]) -> None:
+        encoded = [_encode(one) for one in predictions]
+        for place, one in enumerate(encoded):
+            if len(one) > self.largest:
+                raise HttpError(
+                    413,
+                    "too_large",
+                    f"The prediction's record, with the request in it, would have {len(one):,} bytes, and may"
+                    f" have {self.largest:,}.",
+                    more={"instance": place},
+                )
         try:
-            self._spool.append(*(_encode(one) for one in predictions))
-        except (OSError, ValueError) as error:  # an answer that nobody could trace is not given
+            self._spool.append(*encoded)
+        except OSError as error:  # an answer that nobody could trace is not given
             raise Unavailable(f"the prediction cannot be kept: {error}") from error
 
     def shadowed(self, served: Served, requests: Sequence[Mapping[str, Any]], answered: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.door import Door
 from headrace.kernel.errors import Unavailable
+from headrace.serving import prediction_log
 from headrace.serving.answering import Answering
 from headrace.serving.models import Models, Served
 
@@ -28,6 +29,7 @@ __all__ = ["MAX_BODY", "Endpoint"]
 
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
+_JSON = frozenset({b"application/json"})
 _INLINE = 32  # more instances than this are answered in a thread: they would hold up the others
 _FOLLOW = 0.5  # seconds between two looks at the releases
 _encode = msgspec.json.Encoder().encode
@@ -47,10 +49,11 @@ class Endpoint:
         self._models = models
         self._answering = Answering(spool)
         self._metrics = self._answering.metrics
+        self._bound_predictions()
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="releases", daemon=True)
         self._follower.start()
-        self.app: App = Door(self._answer, host, max_body=MAX_BODY)
+        self.app: App = Door(self._answer, host, max_body=MAX_BODY, content_types=_JSON)
 
     def close(self) -> None:
         """Ends the thread that follows the releases, and completes the spool file."""
@@ -63,8 +66,15 @@ class Endpoint:
         while not self._stop.wait(_FOLLOW):
             try:
                 self._models.poll()
+                self._bound_predictions()
             except Exception as error:  # what is in force stays so, and the next look may do better
                 _log.error("the releases cannot be followed: %s", error)
+
+    def _bound_predictions(self) -> None:
+        """Learns how large a prediction may be: what nobody can ship is not answered."""
+        largest = self._models.largest(prediction_log.TOPIC)
+        if largest is not None:
+            self._answering.largest = min(largest, prediction_log.LARGEST)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -91,7 +101,7 @@ class Endpoint:
         try:
             served = self._served(model)
             requests, several = served.requests.read((await receive())["body"])
-            explain = b"explain=1" in scope["query_string"].split(b"&")
+            explain = _explain(scope["query_string"])
             if len(requests) > _INLINE:
                 answers = await asyncio.to_thread(self._answering.predicted, served, requests, explain)
             else:
@@ -129,6 +139,13 @@ class Endpoint:
             fields = served.requests.fields
             models[name] = {"release": served.release, "fields": fields, "customer": served.customer}
         return {"models": models, "failed": self._models.failed}
+
+
+def _explain(query: bytes) -> bool:
+    """Whether the features are asked for too."""
+    if query not in (b"", b"explain=0", b"explain=1"):
+        raise HttpError(400, "query", "The query may say explain=1.")
+    return query == b"explain=1"
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

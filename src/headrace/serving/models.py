@@ -132,6 +132,13 @@ class Models:
         self._polled()
         return self._put_in_place()
 
+    def largest(self, topic: str) -> int | None:
+        """How many bytes a record of the topic may have; None where the log cannot say it now."""
+        try:
+            return None if self._log is None else self._log.largest(topic)
+        except HeadraceError:
+            return None
+
     def close(self) -> None:
         """Ends the connections."""
         self._store.close()

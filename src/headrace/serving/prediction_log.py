@@ -5,6 +5,9 @@ survives the process (a crash of the machine may take the last moments; the answ
 the disk). A shipper moves spool files to the log in batches and remembers how far it came. A batch
 that was appended just before a kill is appended again: ingest refuses the second by its id.
 
+A prediction that is larger than the topic takes is not answered. Where the topic came to take less after the
+answer, the shipper puts the prediction aside, as a file of its own, and ships it once the topic takes it.
+
 A frame is a length and a CRC-32 (both little-endian, 4 bytes), then the prediction as JSON.
 """
 
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import logging
 import os
 import struct
 import threading
@@ -27,17 +32,24 @@ from msgspec import Struct
 from headrace.declare.event import event
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
+from headrace.log import append_fitting
 
 if TYPE_CHECKING:
     from headrace.log import Log
 
-__all__ = ["TOPIC", "Prediction", "Shipped", "Shipper", "Spool", "ship", "spooled"]
+__all__ = [
+    "LARGEST", "TOPIC", "USUAL", "Prediction", "Shipped", "Shipper", "Spool", "aside", "ship", "spooled",
+]  # fmt: skip
 
 TOPIC = "headrace.predictions"
+_log = logging.getLogger("headrace.serving")
 _HEAD = struct.Struct("<II")
 _ROTATE = 8 << 20  # bytes: what a file holds before the next one begins
 _BATCH = 4 << 20  # bytes of frames that are shipped at once
-_LARGEST = _BATCH - _HEAD.size  # bytes: a longer frame is no frame
+LARGEST = _BATCH - _HEAD.size
+"""Bytes of a prediction, whatever the topic takes: a longer frame is no frame."""
+USUAL = 1_000_000
+"""Bytes of a prediction that every log takes unless it is told otherwise."""
 
 
 @event(topic=TOPIC, time="at", identity=["id"], within="1d")
@@ -98,8 +110,8 @@ class Spool:
             OSError: the disk does not take them.
             ValueError: one is larger than 4 MiB.
         """
-        if any(len(one) > _LARGEST for one in predictions):
-            raise ValueError(f"a prediction may have {_LARGEST} bytes at most")
+        if any(len(one) > LARGEST for one in predictions):
+            raise ValueError(f"a prediction may have {LARGEST} bytes at most")
         frames = b"".join(_HEAD.pack(len(one), zlib.crc32(one)) + one for one in predictions)
         with self._lock:
             if self._size + len(frames) > _ROTATE and self._size:
@@ -128,9 +140,11 @@ class Spool:
 
 
 class Shipped(Struct):
-    """What one pass over a spool folder did: predictions shipped, torn tails skipped, files removed."""
+    """What one pass over a spool folder did: predictions shipped, put aside as too large, torn tails skipped,
+    files removed."""
 
     predictions: int = 0
+    aside: int = 0
     torn: int = 0
     files: int = 0
 
@@ -138,7 +152,8 @@ class Shipped(Struct):
 def ship(folder: Path, log: Log) -> Shipped:
     """Moves what the folder's spool files hold to the log, and removes the files that are complete.
 
-    A file whose writer is gone is shipped to its end; a torn last frame there is skipped and counted.
+    A file whose writer is gone is shipped to its end; a torn last frame there is skipped and counted. A
+    prediction that the topic does not take is put aside; one that it takes by now is taken from there.
 
     Raises:
         Unavailable: the log is away; what was not shipped stays.
@@ -146,19 +161,48 @@ def ship(folder: Path, log: Log) -> Shipped:
     done = Shipped()
     if not folder.is_dir():
         return done
+    _ship_aside(folder, log, done)
     for path in sorted(folder.glob("*.spool")):  # names are UUIDv7: oldest first
         _ship_file(path, log, done)
     return done
 
 
+def aside(folder: Path) -> list[Path]:
+    """The files of the predictions that were put aside as too large for the topic, one each, encoded."""
+    return sorted(folder.joinpath("aside").glob("*.json"))
+
+
+def _put_aside(folder: Path, prediction: bytes) -> None:
+    place = folder / "aside"
+    place.mkdir(mode=0o700, exist_ok=True)
+    # By its content: put aside once more after a kill, it is the same file.
+    path = place / f"{hashlib.sha256(prediction).hexdigest()[:32]}.json"
+    _keep(path, prediction)
+    _log.error(
+        "a prediction of %d bytes is larger than topic %s takes; it is in %s", len(prediction), TOPIC, path
+    )
+
+
+def _ship_aside(folder: Path, log: Log, done: Shipped) -> None:
+    for path in aside(folder):
+        if path.stat().st_size <= log.largest(TOPIC):
+            (position,) = append_fitting(log, TOPIC, [path.read_bytes()])
+            if position is not None:
+                path.unlink()
+                done.predictions += 1
+
+
 def spooled(folder: Path) -> Iterator[bytes]:
-    """The predictions that the folder's spool files hold now, encoded; some may be on the log already."""
-    for path in sorted(folder.glob("*.spool")):
+    """What the folder holds now, encoded, and what was put aside; some may be on the log already."""
+    for path in [*sorted(folder.glob("*.spool")), *aside(folder)]:
         try:
             data = path.read_bytes()
         except FileNotFoundError:  # shipped meanwhile
             continue
-        yield from _frames(data)[0]
+        if path.suffix == ".spool":
+            yield from _frames(data)[0]
+        else:
+            yield data
 
 
 def _ship_file(path: Path, log: Log, done: Shipped) -> None:
@@ -172,10 +216,15 @@ def _ship_file(path: Path, log: Log, done: Shipped) -> None:
             frames, used = _frames(data)
             if not frames:
                 break
-            log.append(TOPIC, frames)
-            done.predictions += len(frames)
+            positions = append_fitting(log, TOPIC, frames)
+            for frame, position in zip(frames, positions, strict=True):
+                if position is None:
+                    _put_aside(path.parent, frame)
+                    done.aside += 1
+                else:
+                    done.predictions += 1
             start += used
-            _keep(mark, str(start))
+            _keep(mark, b"%d" % start)
             file.seek(start)
         if complete:
             done.torn += file.seek(0, os.SEEK_END) > start
@@ -199,7 +248,7 @@ def _frames(data: bytes) -> tuple[list[bytes], int]:
     while place + _HEAD.size <= len(data):
         length, crc = _HEAD.unpack_from(data, place)
         end = place + _HEAD.size + length
-        if length > _LARGEST or end > len(data):
+        if length > LARGEST or end > len(data):
             break
         frame = data[place + _HEAD.size : end]
         if zlib.crc32(frame) != crc:
@@ -209,11 +258,11 @@ def _frames(data: bytes) -> tuple[list[bytes], int]:
     return frames, place
 
 
-def _keep(path: Path, text: str) -> None:
+def _keep(path: Path, content: bytes) -> None:
     """Replaces the file as one step, on the disk before this returns."""
     fresh = path.with_suffix(".new")
-    with fresh.open("w") as file:
-        file.write(text)
+    with fresh.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

@@ -162,6 +162,22 @@ def test_hostile_bodies_get_an_answer_and_leave_nothing(
     assert post(served, json.dumps(click()).encode()).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Content-Encoding": "gzip"}, "content_encoding"),
+        ({"Content-Type": "application/x-ndjson; charset=utf-16"}, "charset"),
+        ({"Content-Type": "application/cloudevents+json"}, "content_type"),
+    ],
+)
+def test_a_body_that_is_not_plain_utf8_json_is_a_415(
+    served: Served, log: Log, headers: dict[str, str], code: str
+) -> None:
+    answer = post(served, json.dumps(click()).encode(), {**JSON, **headers})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, code)
+    assert kept(log) == {}
+
+
 def test_what_is_no_topic_no_post_and_no_known_query(served: Served) -> None:
     good = json.dumps(click()).encode()
 

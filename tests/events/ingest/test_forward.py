@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from services.kafka import Broker
+from tests.contract.test_log import configure
 from tests.events.clicks import click
 from tests.until import until
 
@@ -240,3 +242,80 @@ def test_who_hangs_and_wakes_up_can_forward_nothing_more(forwarded: Contract, ka
 def test_the_embedded_log_has_nobody_to_forward_to(contract: Contract, events_log: Log) -> None:
     with pytest.raises(ProjectError, match="needs a log on Kafka"):
         ForwardSink(replace(contract, forward=("clicks.valid", "clicks.invalid")), events_log)
+
+
+def test_a_good_event_that_is_too_large_is_told_of_and_holds_up_no_other(
+    forwarded: Contract, kafka: Log, broker: Broker, lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    kafka.create(forwarded.topic, 2)
+    assert forwarded.forward is not None
+    valid, invalid = forwarded.forward
+    configure(broker.url, forwarded.topic, 5_000_000)
+    large = click(2, note="x" * 2_000_000)
+    positions = kafka.append(
+        forwarded.topic, [click(1), large, click(3), click(4, price=-1)], [b"1", b"2", b"3", b"4"]
+    )
+    ingested(forwarded, kafka, lake)
+    assert at(kafka, valid) == places([positions[0], positions[2]])
+    assert at(kafka, invalid) == places([positions[1], positions[3]])
+    told = {one["offset"]: one for one in refused_of(kafka, invalid) if one["error_type"] == "too_large"}
+    (one,) = told.values()
+    assert (one["valid"], one["raw_bytes"], one["error_field"]) == (True, len(large), None)
+    assert one["raw"] == large[: forwarding._LONGEST].decode()
+    assert f"{positions[1][0]}:{positions[1][1]}" in caplog.text
+    rows = lake.table(forwarded.table).scan().collect()
+    assert rows["_valid"].sum() == 3  # it is a good event: only its way to others was too narrow
+
+
+def test_what_is_refused_is_cut_until_its_topic_takes_it(
+    forwarded: Contract, kafka: Log, broker: Broker, lake: Lake
+) -> None:
+    for topic in (forwarded.topic, *(forwarded.forward or ())):
+        kafka.create(topic, 2)
+    assert forwarded.forward is not None
+    valid, invalid = forwarded.forward
+    configure(broker.url, forwarded.topic, 5_000_000)
+    # As JSON each of these bytes takes six; a key that no record of the other topic holds; quotes.
+    values = [b"\x00" * 400_000, b"no JSON", b'"' * 600_000, click(9)]
+    keys = [b"a", b"k" * 1_200_000, None, b"9"]
+    positions = kafka.append(forwarded.topic, values, keys)
+    ingested(forwarded, kafka, lake)
+    assert at(kafka, valid) == places(positions[3:])
+    assert at(kafka, invalid) == places(positions[:3])
+    assert {one["raw_bytes"] for one in refused_of(kafka, invalid)} == {400_000, 7, 600_000}
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_limit_that_is_lowered_meanwhile_stops_no_forwarding(
+    forwarded: Contract,
+    kafka: Log,
+    broker: Broker,
+    lake: Lake,
+    monkeypatch: pytest.MonkeyPatch,
+    told: bool,
+) -> None:
+    ingested(forwarded, kafka, lake)
+    assert forwarded.forward is not None
+    valid, invalid = forwarded.forward
+    if not told:  # as where this user may not ask for a topic's settings
+        monkeypatch.setattr(KafkaLog, "_ask_limit", lambda self, topic: None)
+    sink = ForwardSink(forwarded, kafka)
+    kafka.largest(valid)
+    configure(broker.url, valid, 20_000)
+    configure(broker.url, invalid, 20_000)
+    values = [click(1), click(2, note=noise(30_000)), click(3), b"no" + noise(50_000).encode(), click(4)]
+    positions = kafka.append(forwarded.topic, values, [b"1"] * 5)
+    Ingest(forwarded, kafka, lake, [sink]).run(until_end=True, stop=threading.Event())
+    sink.close()
+    assert at(kafka, valid) == places([positions[0], positions[2], positions[4]])
+    assert at(kafka, invalid) == places([positions[1], positions[3]])
+    assert all(one["raw_bytes"] >= 30_000 > len(one["raw"]) for one in refused_of(kafka, invalid))
+
+
+def refused_of(kafka: Log, topic: str) -> list[dict[str, Any]]:
+    return [json.loads(value) for batch in everything(kafka, topic) for value in batch.values]
+
+
+def noise(size: int) -> str:
+    """Text that no compression makes much smaller."""
+    return os.urandom(size // 2).hex()

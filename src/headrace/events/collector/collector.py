@@ -24,7 +24,6 @@ from headrace.log import Log
 __all__ = ["Collector"]
 
 _MOST_WAITING = 64 * 1024 * 1024
-_LARGEST_EVENT = 1024 * 1024
 _LONGEST_KEY = 256
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -115,11 +114,6 @@ def _events(scope: Scope, content: bytes) -> list[bytes]:
         values = [content]
     if not values or not content.strip():
         raise HttpError(400, "empty", "There is no event in the body.")
-    for at, value in enumerate(values):
-        if len(value) > _LARGEST_EVENT:
-            raise HttpError(
-                413, "too_large", f"An event may have {_LARGEST_EVENT} bytes at most.", more={"index": at}
-            )
     return values
 
 

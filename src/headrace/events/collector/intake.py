@@ -18,15 +18,17 @@ from headrace.events.collector.requests import HEADER, Answered, Key, Requests
 from headrace.events.verdicts.judge import Judge
 from headrace.events.verdicts.keys import key_of
 from headrace.http.answer import HttpError
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.errors import TooLarge, Unavailable
 from headrace.kernel.time import now_micros
-from headrace.log import Batch, Log
+from headrace.log import Batch, Log, record_sizes
 
 __all__ = ["Intake", "Offered"]
 
 _log = logging.getLogger("headrace.events")
 _GROUP = 20_000  # events judged and appended at once
-_TOLD = 100  # refused rows that an answer lists
+_TOLD = 100  # refused events that an answer lists
+_TOO_LARGE = "too_large"
+_LARGEST = 1 << 20  # bytes of an event with its key, where the log takes more
 _encoder = msgspec.json.Encoder()
 
 
@@ -39,6 +41,7 @@ class Offered:
         partial: whether good events are taken where others are refused.
         key: its Idempotency-Key, if any.
         answer: set to the body of the 202, or to the HttpError.
+        refused: place of an event that is not taken → what the answer tells of it.
     """
 
     values: Sequence[bytes]
@@ -46,14 +49,26 @@ class Offered:
     key: Key | None
     answer: asyncio.Future[bytes]
     size: int = 0
-    refused: list[dict[str, Any]] = field(default_factory=list)
-    refused_rows: set[int] = field(default_factory=set)
+    refused: dict[int, dict[str, Any]] = field(default_factory=dict)
     keys: list[bytes | None] = field(default_factory=list)
 
     @property
     def good(self) -> list[int]:
-        """The places of the events that the contract takes."""
-        return [at for at in range(len(self.values)) if at not in self.refused_rows]
+        """The places of the events that the contract and the log take."""
+        return [at for at in range(len(self.values)) if at not in self.refused]
+
+    @property
+    def headers(self) -> dict[str, bytes] | None:
+        """The headers of its events."""
+        return None if self.key is None else {HEADER: self.key.key}
+
+    def refuse(self, at: int, code: str, field: str | None, reason: str) -> None:
+        """Notes that the event at this place is not taken, and why."""
+        self.refused[at] = {"index": at, "code": code, "field": field, "reason": reason}
+
+    def describe_refused(self) -> list[dict[str, Any]]:
+        """What the answer tells of the events that are not taken: of the first hundred."""
+        return [self.refused[at] for at in sorted(self.refused)[:_TOLD]]
 
 
 class Intake:
@@ -85,7 +100,7 @@ class Intake:
         """The body of the 202 once the events are durable on the log.
 
         Raises:
-            HttpError: 422 with the refused events, 429 where too much is waiting.
+            HttpError: 422 or 413 with the refused events, 429 where too much is waiting.
             HeadraceError: the log is away; the events may or may not have been appended.
         """
         size = sum(map(len, values)) + 1000
@@ -144,18 +159,19 @@ class Intake:
 
     def _take(self, group: list[Offered]) -> list[bytes | Exception]:
         """On the intake's thread: an answer for each request of the group."""
-        answers: dict[int, bytes | Exception] = {}
         self._judge_all(group)
-        fresh = []
-        for at, one in enumerate(group):
-            answer = self._at_once(one)
-            if answer is None:
-                fresh.append((at, one))
-            else:
-                answers[at] = answer
-        if fresh:
-            self._append(fresh, answers)
-        return [answers[at] for at in range(len(group))]
+        self._refuse_large(group)
+        while True:
+            answers: dict[int, bytes | Exception] = {}
+            fresh = []
+            for at, one in enumerate(group):
+                answer = self._at_once(one)
+                if answer is None:
+                    fresh.append((at, one))
+                else:
+                    answers[at] = answer
+            if not fresh or self._append(fresh, answers):
+                return [answers[at] for at in range(len(group))]
 
     def _judge_all(self, group: list[Offered]) -> None:
         values = [value for one in group for value in one.values]
@@ -172,11 +188,15 @@ class Intake:
         bad = rows.rows.slice(rows.good).select(["_log_offset", "_code", "_field", "_reason"])
         for row in bad.to_pylist():
             one, at = owner[row["_log_offset"]]
-            one.refused_rows.add(at)
-            if len(one.refused) < _TOLD:
-                one.refused.append(
-                    {"index": at, "code": row["_code"], "field": row["_field"], "reason": row["_reason"]}
-                )
+            one.refuse(at, row["_code"], row["_field"], row["_reason"])
+
+    def _refuse_large(self, group: list[Offered]) -> None:
+        largest = min(_LARGEST, self._log.largest(self._topic))
+        for one in group:
+            for at, size in enumerate(record_sizes(one.values, one.keys, [one.headers] * len(one.values))):
+                if size > largest:
+                    reason = f"it has {size:,} bytes with its key, and may have {largest:,}"
+                    one.refuse(at, _TOO_LARGE, None, reason)
 
     def _at_once(self, one: Offered) -> bytes | Exception | None:
         """The answer of a request that is refused, or that was answered before; else None."""
@@ -188,28 +208,29 @@ class Intake:
             return known.answer
         if known is not None:
             return _accepted(one, known)
-        if one.refused_rows and (not one.partial or len(one.refused_rows) == len(one.values)):
-            total, n = len(one.refused_rows), len(one.values)
-            return HttpError(
-                422, "refused", f"The contract refuses {total} of {n} events; none was appended.",
-                field=one.refused[0]["field"], more={"refused": total, "events": one.refused},
-            )  # fmt: skip
+        if one.refused and (not one.partial or len(one.refused) == len(one.values)):
+            return _refusal(one)
         return None
 
-    def _append(self, fresh: list[tuple[int, Offered]], answers: dict[int, bytes | Exception]) -> None:
+    def _append(self, fresh: list[tuple[int, Offered]], answers: dict[int, bytes | Exception]) -> bool:
+        """Appends them; False where the log took none, since it takes no longer what it took: these events are
+        refused now."""
         keyed = [(one.key, len(one.good)) for _, one in fresh if one.key is not None]
         if keyed:
             self._requests.intend(self._topic, keyed)
-        values: list[bytes] = []
-        keys: list[bytes | None] = []
-        headers: list[dict[str, bytes] | None] = []
-        for _, one in fresh:
-            head = None if one.key is None else {HEADER: one.key.key}
-            for at in one.good:
-                values.append(one.values[at])
-                keys.append(one.keys[at])
-                headers.append(head)
-        positions = self._log.append(self._topic, values, keys, headers)
+        events = [(one, at) for _, one in fresh for at in one.good]
+        try:
+            positions = self._log.append(
+                self._topic,
+                [one.values[at] for one, at in events],
+                [one.keys[at] for one, at in events],
+                [headers for _, one in fresh for headers in [one.headers] * len(one.good)],
+            )
+        except TooLarge as error:
+            for place in error.places:
+                one, at = events[place]
+                one.refuse(at, _TOO_LARGE, None, error.what)
+            return False
         start = 0
         for at, one in fresh:
             end = start + len(one.good)
@@ -221,12 +242,24 @@ class Intake:
                 self._requests.answered(self._topic, done)
             except Unavailable:  # the events are on the log, where their key is found again
                 _log.warning("the answers to %d requests could not be kept", len(done), exc_info=True)
+        return True
+
+
+def _refusal(one: Offered) -> HttpError:
+    """The answer of a request of which nothing is taken."""
+    total, events = len(one.refused), one.describe_refused()
+    more = {"refused": total, "events": events}
+    if all(event["code"] == _TOO_LARGE for event in one.refused.values()):
+        message = f"{total} of {len(one.values)} events are too large; none was appended."
+        return HttpError(413, _TOO_LARGE, message, more=more)
+    message = f"{total} of {len(one.values)} events are refused; none was appended."
+    return HttpError(422, "refused", message, field=events[0]["field"], more=more)
 
 
 def _accepted(one: Offered, positions: list[tuple[int, int]]) -> bytes:
     answer: dict[str, Any] = {"accepted": len(positions), "positions": positions}
     if one.refused:
-        answer |= {"refused": len(one.refused_rows), "events": one.refused}
+        answer |= {"refused": len(one.refused), "events": one.describe_refused()}
     return _encoder.encode(answer)
 
 

@@ -2,13 +2,15 @@
 other consumers; each exactly once (headrace.log.kafka_forwarder).
 
 A good event goes as it came, with its key. A refused one goes as JSON: `valid` (false), `error_type`,
-`error_field`, `error_message`, `processed_at`, where it stands, and `raw`.
+`error_field`, `error_message`, `processed_at`, where it stands, and `raw`. A good one that is larger than its
+topic takes goes there too, with `valid` true: nothing else waits for it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -18,10 +20,10 @@ import pyarrow as pa
 from headrace.declare.event import Contract
 from headrace.events.quarantine import text_of
 from headrace.events.verdicts.judge import FIRST
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, TooLarge, Unavailable
 from headrace.kernel.position import LogPosition, decode_position, encode_position
 from headrace.kernel.time import now
-from headrace.log import Log
+from headrace.log import Log, record_sizes
 from headrace.log.partition import partition_of
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ a replay also has FIRST, as on the log."""
 AGAIN = "headrace.again"
 """A header of a good event that the log had forgotten: its bytes were written again from the table."""
 
-_PLACES = ("_key", "_log_partition", "_log_offset", "_first_partition", "_first_offset", "_again")
-_LONGEST = 256 << 10  # bytes of a refused event that are forwarded: the rest would not fit into a record
+_LONGEST = 256 << 10  # bytes of a refused event that are forwarded, if a record of its topic takes them
+_LONGEST_WORDS = 500  # characters of a field's name, which may be an event's own, and of a reason
+_TOO_LARGE = "too_large"
+_logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,13 +71,15 @@ class ForwardSink:
         self.name = "topics {} and {}".format(*contract.forward)
         self._good, self._refused = contract.forward
         self._topic = contract.topic
+        self._place = contract.place
         for topic in (contract.topic, *contract.forward):
             log.create(topic, contract.partitions)
         self._counts = {topic: log.partitions(topic) for topic in contract.forward}
         # Of this very log, to these very topics: made again or named otherwise, it begins anew.
         whole = "/".join((contract.topic, log.identity(contract.topic), *contract.forward))
         name = f"headrace.forward.{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
-        self._forwarder: Forwarder = make(name, log.partitions(contract.topic))
+        self._log = log
+        self._forwarder: Forwarder = make(name, log.partitions(contract.topic), contract.forward)
 
     def position(self) -> LogPosition | None:
         """How far every log partition has been forwarded, by whichever process."""
@@ -94,45 +100,88 @@ class ForwardSink:
         """
         rows = pl.DataFrame(pl.from_arrow(events))
         for partition, end in position.offsets.items():
+            move = LogPosition(position.topic, position.log_id, {partition: end})
+            self._forward(rows.filter(pl.col("_log_partition") == partition), partition, move)
+
+    def _forward(self, rows: pl.DataFrame, partition: int, move: LogPosition) -> None:
+        large: set[int] = set()  # offsets of events that a broker refused, which does not tell its limit
+        while True:
             taken = self._forwarder.take(partition)
             at = 0 if taken is None else _position(taken).next_offset(partition)
-            if end > at:
-                new = rows.filter(pl.col("_log_partition") == partition, pl.col("_log_offset") >= at)
-                move = LogPosition(position.topic, position.log_id, {partition: end})
-                self._forwarder.commit(partition, self._records(new), encode_position(move).encode())
+            if move.offsets[partition] <= at:
+                return
+            new = rows.filter(pl.col("_log_offset") >= at)
+            records = self._records(new, large)
+            try:
+                self._forwarder.commit(partition, records, encode_position(move).encode())
+                return
+            except TooLarge as error:
+                refused = {new["_log_offset"][place] for place in error.places}
+                if refused and refused <= large:  # though nothing is left of them
+                    raise Unavailable(
+                        f"topic {self._refused!r} does not take a record of a thousand bytes",
+                        where=str(self._place),
+                        remedy="Raise the topic's max.message.bytes.",
+                    ) from error
+                large |= refused
 
     def close(self) -> None:
         """Ends it."""
         self._forwarder.close()
 
-    def _records(self, rows: pl.DataFrame) -> Iterator[Record]:
-        """The records that these rows (raw.RAW) become; of each topic in the order of the rows."""
-        valid = rows["_valid"]
-        good, refused = rows.filter(valid), rows.filter(~valid)
-        yield from self._addressed(self._good, good, good["_raw"].to_list())
+    def _records(self, rows: pl.DataFrame, large: Collection[int]) -> list[Record]:
+        """A record of each of these rows (raw.RAW), in their order.
+
+        Args:
+            large: offsets of events whose records, as they were, are too large for their topics.
+        """
         processed_at = now()
-        told = (_encode(self._told(row, processed_at)) for row in refused.iter_rows(named=True))
-        yield from self._addressed(self._refused, refused, told)
+        most_good, most_refused = self._log.largest(self._good), self._log.largest(self._refused)
+        records: list[Record] = []
+        for row in rows.iter_rows(named=True):
+            key, value, headers = row["_key"], row["_raw"], _headers(row)
+            is_large = row["_log_offset"] in large
+            if row["_valid"]:
+                (size,) = record_sizes([value], [key], [headers])
+                if size <= most_good and not is_large:
+                    records.append((self._good, self._partition(self._good, row), value, key, headers))
+                    continue
+                row["_code"], row["_reason"] = _TOO_LARGE, f"{size:,} bytes are too many for {self._good}"
+                _logger.warning(
+                    "the good event at %s of topic %s is not forwarded whole: %s; it is on topic %s, cut",
+                    headers[AT].decode(), self._topic, row["_reason"], self._refused,
+                )  # fmt: skip
+            value, key = self._cut(row, headers, processed_at, 0 if is_large else most_refused)
+            records.append((self._refused, self._partition(self._refused, row), value, key, headers))
+        return records
 
-    def _addressed(self, topic: str, rows: pl.DataFrame, values: Iterable[bytes]) -> Iterator[Record]:
+    def _cut(
+        self, row: dict[str, Any], headers: dict[str, bytes], processed_at: Any, largest: int
+    ) -> tuple[bytes, bytes | None]:
+        """Value and key of the record of an event that is not forwarded as it came, with as much of it as
+        `largest` bytes hold; where that is nothing, without its key too."""
+        longest = _LONGEST
+        while True:
+            value = _encode(self._told(row, processed_at, longest))
+            (size,) = record_sizes([value], [row["_key"]], [headers])
+            if size <= largest:
+                return value, row["_key"]
+            if longest == 0:
+                return value, None
+            longest //= 2
+
+    def _partition(self, topic: str, row: dict[str, Any]) -> int:
         count = self._counts[topic]
-        columns = (rows[name].to_list() for name in _PLACES)
-        for value, key, partition, offset, first_partition, first, again in zip(values, *columns, strict=True):
-            headers = {AT: b"%d:%d" % (partition, offset)}
-            if first is not None:
-                headers[FIRST] = b"%d:%d" % (first_partition, first)
-            if again:
-                headers[AGAIN] = b"table"
-            yield topic, partition % count if key is None else partition_of(key, count), value, key, headers
+        return row["_log_partition"] % count if row["_key"] is None else partition_of(row["_key"], count)
 
-    def _told(self, row: dict[str, Any], processed_at: Any) -> dict[str, Any]:
+    def _told(self, row: dict[str, Any], processed_at: Any, longest: int) -> dict[str, Any]:
         raw = row["_raw"]
-        text, encoding = text_of(raw[:_LONGEST])
+        text, encoding = text_of(raw[:longest])
         return {
-            "valid": False,
+            "valid": row["_valid"],
             "error_type": row["_code"],
-            "error_field": row["_field"],
-            "error_message": row["_reason"],
+            "error_field": row["_field"] and row["_field"][:_LONGEST_WORDS],
+            "error_message": row["_reason"] and row["_reason"][:_LONGEST_WORDS],
             "processed_at": processed_at,
             "topic": self._topic,
             "partition": row["_log_partition"],
@@ -142,6 +191,15 @@ class ForwardSink:
             "raw_encoding": encoding,
             "raw_bytes": len(raw),
         }
+
+
+def _headers(row: dict[str, Any]) -> dict[str, bytes]:
+    headers = {AT: b"%d:%d" % (row["_log_partition"], row["_log_offset"])}
+    if row["_first_offset"] is not None:
+        headers[FIRST] = b"%d:%d" % (row["_first_partition"], row["_first_offset"])
+    if row["_again"]:
+        headers[AGAIN] = b"table"
+    return headers
 
 
 def _position(value: bytes) -> LogPosition:

@@ -1,0 +1,143 @@
+"""Events about as large as a topic takes, at the collector's door: one that is too large is refused alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from services.kafka import Broker
+from tests.contract.test_log import configure, everything
+from tests.events.clicks import Click, click
+
+from headrace import log as logs
+from headrace.declare.event import Contract, contract_of
+from headrace.events.collector.collector import Collector
+from headrace.http.door import Door
+from headrace.http.serve import Served, serve
+from headrace.kernel.ids import new_id
+from headrace.log import Log
+
+JSON = {"Content-Type": "application/json"}
+PARTIAL = "?partial=accept"
+
+
+@pytest.fixture
+def contract() -> Contract:
+    one = contract_of(Click)
+    assert one is not None
+    return replace(one, topic=f"clicks-{new_id()}", partitions=2)
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    kafka = request.param == "kafka"
+    opened = logs.open(request.getfixturevalue("broker").url if kafka else f"sqlite://{tmp_path}/log")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def kafka(broker: Broker) -> Iterator[Log]:
+    opened = logs.open(broker.url)
+    yield opened
+    opened.close()
+
+
+def collecting(contract: Contract, log: Log, folder: Path) -> Served:
+    app = Collector({contract.topic: contract}, log, folder)
+    return serve(Door(app, "127.0.0.1"), "127.0.0.1", 0)
+
+
+def post(
+    served: Served, topic: str, content: bytes, query: str = "", headers: dict[str, str] | None = None
+) -> httpx.Response:
+    address = f"{served.url}/events/{topic}{query}"
+    return httpx.post(address, content=content, headers={**JSON, **(headers or {})}, timeout=60)
+
+
+def sized(number: int, size: int) -> bytes:
+    """A good click of so many bytes."""
+    return click(number, note="x" * (size - len(click(number, note=""))))
+
+
+def values_of(log: Log, contract: Contract) -> list[bytes]:
+    return sorted(everything(log, contract.topic).values())
+
+
+def test_the_largest_event_is_taken_and_one_byte_more_is_a_413(
+    contract: Contract, log: Log, tmp_path: Path
+) -> None:
+    with collecting(contract, log, tmp_path) as served:
+        largest = min(1 << 20, log.largest(contract.topic)) - len(b"7")  # its key is 7
+        taken = post(served, contract.topic, sized(7, largest))
+        refused = post(served, contract.topic, sized(7, largest + 1))
+        edge = post(served, contract.topic, sized(7, 1 << 20))
+    assert taken.status_code == 202
+    for answer in (refused, edge):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (413, "too_large")
+        assert [(event["index"], event["code"]) for event in error["events"]] == [(0, "too_large")]
+        assert "retry-after" not in answer.headers
+    assert values_of(log, contract) == [sized(7, largest)]
+
+
+def test_one_that_is_too_large_among_others_of_its_request(
+    contract: Contract, log: Log, tmp_path: Path
+) -> None:
+    events = [click(1), sized(2, 1_100_000), click(3, price=-1), click(4)]
+    body = b"[" + b",".join(events) + b"]"
+    with collecting(contract, log, tmp_path) as served:
+        whole = post(served, contract.topic, body)
+        assert values_of(log, contract) == []
+        without_bad = post(served, contract.topic, b"[" + b",".join(events[:2]) + b"]")
+        partial = post(served, contract.topic, body, PARTIAL)
+        only = post(served, contract.topic, events[1], PARTIAL)
+    codes = [(1, "too_large"), (2, "out_of_range")]
+    assert whole.status_code == 422
+    assert [(event["index"], event["code"]) for event in whole.json()["error"]["events"]] == codes
+    assert (without_bad.status_code, without_bad.json()["error"]["refused"]) == (413, 1)
+    assert partial.status_code == 202
+    assert (partial.json()["accepted"], partial.json()["refused"]) == (2, 2)
+    assert [(event["index"], event["code"]) for event in partial.json()["events"]] == codes
+    assert only.status_code == 413
+    assert values_of(log, contract) == [click(1), click(4)]
+
+
+def at_once(served: Served, topic: str, bodies: list[bytes], **more: Any) -> list[httpx.Response]:
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        return list(threads.map(lambda body: post(served, topic, body, **more), bodies))
+
+
+def test_small_neighbours_of_a_large_one_are_taken(contract: Contract, log: Log, tmp_path: Path) -> None:
+    bodies = [click(n) if n % 4 else sized(n, 1_048_580) for n in range(24)]
+    with collecting(contract, log, tmp_path) as served:
+        answers = at_once(served, contract.topic, bodies)
+    assert [answer.status_code for answer in answers] == [202 if n % 4 else 413 for n in range(24)]
+    assert values_of(log, contract) == sorted(click(n) for n in range(24) if n % 4)
+
+
+def test_a_limit_that_is_lowered_while_the_collector_runs(
+    contract: Contract, kafka: Log, broker: Broker, tmp_path: Path
+) -> None:
+    keyed = {"Idempotency-Key": "again"}
+    with collecting(contract, kafka, tmp_path) as served:
+        assert post(served, contract.topic, click(0)).status_code == 202
+        configure(broker.url, contract.topic, 20_000)
+        # What no compression makes small.
+        large = click(99, note=os.urandom(30_000).hex())
+        bodies = [click(n) if n % 4 else large for n in range(1, 13)]
+        answers = at_once(served, contract.topic, bodies)
+        mixed = b"[" + click(20) + b"," + large + b"]"
+        first = post(served, contract.topic, mixed, PARTIAL, keyed)
+        again = post(served, contract.topic, mixed, PARTIAL, keyed)
+    assert [answer.status_code for answer in answers] == [202 if n % 4 else 413 for n in range(1, 13)]
+    assert first.status_code == again.status_code == 202
+    assert json.loads(first.content) == json.loads(again.content)
+    assert len(values_of(kafka, contract)) == 1 + 9 + 1

@@ -1,0 +1,92 @@
+"""A real broker's limits: each topic's own, raised and lowered while it is written to."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from services.kafka import Broker
+from tests.contract.test_log import configure, everything
+
+from headrace.kernel.errors import TooLarge
+from headrace.kernel.ids import new_id
+from headrace.log import append_fitting, kafka_limits
+from headrace.log.kafka import KafkaLog
+
+
+@pytest.fixture
+def log(broker: Broker) -> Iterator[KafkaLog]:
+    one = KafkaLog(broker.url.removeprefix("kafka://"))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def topic(log: KafkaLog) -> str:
+    name = f"sized-{new_id()}"
+    log.create(name)
+    return name
+
+
+def values_of(log: KafkaLog, topic: str) -> list[bytes]:
+    found = everything(log, topic)
+    return [found[position] for position in sorted(found)]
+
+
+def test_a_topic_has_the_brokers_limit_until_it_gets_its_own(
+    broker: Broker, log: KafkaLog, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = log.largest(topic)
+    assert 1_048_588 - 200 < usual < 1_048_588
+    large = os.urandom(usual + 1)
+    with pytest.raises(TooLarge):
+        log.append(topic, [large])
+    configure(broker.url, topic, 3_000_000)
+    monkeypatch.setattr(kafka_limits, "monotonic", lambda: float("inf"))  # a minute later
+    log.append(topic, [large, os.urandom(2_000_000)])
+    assert [len(value) for value in values_of(log, topic)] == [usual + 1, 2_000_000]
+
+
+def test_a_limit_that_is_lowered_meanwhile_refuses_what_is_too_large_now(
+    broker: Broker, log: KafkaLog, topic: str
+) -> None:
+    log.append(topic, [b"before"])
+    configure(broker.url, topic, 20_000)
+    large = os.urandom(30_000)
+    with pytest.raises(TooLarge) as refused:
+        log.append(topic, [b"small", large, b"too"])
+    assert refused.value.places == (1,)
+    assert 19_000 < log.largest(topic) < 20_000
+    many = [os.urandom(900) for _ in range(200)]
+    log.append(topic, many)
+    assert values_of(log, topic) == [b"before", *many]
+
+
+def test_small_neighbours_go_through_while_a_limit_is_lowered(
+    broker: Broker, log: KafkaLog, topic: str
+) -> None:
+    log.append(topic, [b"before"])
+    configure(broker.url, topic, 20_000)
+    together = threading.Barrier(8)
+
+    def append(n: int) -> list[tuple[int, int] | None]:
+        together.wait(30)
+        return append_fitting(log, topic, [os.urandom(30_000) if n % 2 else b"%d" % n])
+
+    with ThreadPoolExecutor(8) as threads:
+        positions = [position for (position,) in threads.map(append, range(8))]
+    assert [position is None for position in positions] == [n % 2 == 1 for n in range(8)]
+    assert sorted(values_of(log, topic)) == [b"0", b"2", b"4", b"6", b"before"]
+
+
+def test_topics_of_other_limits_do_not_meet(broker: Broker, log: KafkaLog, topic: str) -> None:
+    other = f"{topic}-small"
+    log.create(other)
+    configure(broker.url, topic, 5_000_000)
+    configure(broker.url, other, 10_000)
+    log.append(topic, [os.urandom(4_000_000), b"a"])
+    log.append(other, [os.urandom(5_000) for _ in range(20)])
+    assert (len(values_of(log, topic)), len(values_of(log, other))) == (2, 20)
