@@ -19,12 +19,13 @@ from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
+from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
 from headrace.tables.plan import CODE, Plan
 from headrace.tables.read import read_input
 
 __all__ = ["keep_current"]
 
-_STANDS = "headrace.changes"
+_STANDS = "headrace.changelog"
 
 
 class _Stands(msgspec.Struct, frozen=True):
@@ -32,11 +33,13 @@ class _Stands(msgspec.Struct, frozen=True):
 
     Attributes:
         offsets: log partition → the first offset of the changelog that is not in it.
-        lsn: the highest LSN in it.
+        eras: where the database's log began anew (tables.order.find_eras).
+        lsn: the highest LSN of the last era.
         cuts: what took rows away (changelog.Cuts).
     """
 
     offsets: dict[int, int] = {}
+    eras: list[Era] = []
     lsn: int = -1
     cuts: Cuts = NO_CUTS
 
@@ -79,28 +82,40 @@ def _kept(
     """The current rows, and what they are made from."""
     key = list(contract.row_key)
     fresh = changelog.filter(_from(stands.offsets)).collect()
-    cuts = stands.cuts.later(cuts_of(fresh))
-    after = _Stands({**stands.offsets, **_offsets(fresh)}, max(stands.lsn, _highest(fresh)), cuts)
     if made is None or not stands.offsets:
-        return survivors(newest(fresh, key), cuts), after
+        return _made_whole(fresh, key, find_eras(fresh, key))
     held = made.scan().select(fresh.columns).collect()
+    placed = place(fresh, stands.eras)
     # Only its whole history tells what becomes of a key by a change that came late: it may be older than
     # the delete that took the row away, or have had a value that a newer one was sent without.
-    stood = held.select(*key, stood="_lsn")
-    late = (
-        fresh.join(stood, on=key, how="left")
-        .filter(pl.col("_lsn") <= pl.col("stood").fill_null(stands.lsn))
-        .select(key)
-        .unique()
-    )
+    stood = place(held, stands.eras).select(*key, stood_era=ERA, stood="_lsn")
+    before = pl.col("stood_era").fill_null(len(stands.eras)), pl.col("stood").fill_null(stands.lsn)
+    is_lower = (pl.col(ERA) < before[0]) | ((pl.col(ERA) == before[0]) & (pl.col("_lsn") <= before[1]))
+    lower = placed.join(stood, on=key, how="left").filter(is_lower)
+    late = lower.select(key).drop_nulls().unique()
+    if len(lower) or find_eras(fresh, key):
+        eras = find_eras(changelog.select(*key, *COLUMNS).collect(), key)
+        if eras != stands.eras:  # what stood by its LSN stands elsewhere now
+            return _made_whole(changelog.collect(), key, eras)
+    cuts = stands.cuts.later(cuts_of(fresh, stands.eras, stands.cuts))
+    highest = max(stands.lsn, _highest(placed.filter(pl.col(ERA) == len(stands.eras))))
+    after = _Stands({**stands.offsets, **_offsets(fresh)}, stands.eras, highest, cuts)
     known = [
         held.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
         fresh.join(late, on=key, how="anti"),
     ]
     if len(late):
         known.append(changelog.join(late.lazy(), on=key, how="semi").collect())
-    rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key)])
-    return survivors(rows, cuts), after
+    rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key, stands.eras)])
+    return survivors(rows, cuts, stands.eras), after
+
+
+def _made_whole(changes: pl.DataFrame, key: list[str], eras: list[Era]) -> tuple[pl.DataFrame, _Stands]:
+    """The current rows of a whole changelog."""
+    cuts = cuts_of(changes, eras)
+    highest = _highest(place(changes, eras).filter(pl.col(ERA) == len(eras)))
+    rows = survivors(newest(changes, key, eras), cuts, eras)
+    return rows, _Stands(_offsets(changes), eras, highest, cuts)
 
 
 def _from(offsets: Mapping[int, int]) -> pl.Expr:
