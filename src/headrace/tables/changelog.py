@@ -57,24 +57,26 @@ def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.Dat
     frame = changes.collect()
     eras = find_eras(frame, key)
     taken = pl.col(CHANGED_AT) <= moment
-    cuts = _latest(_cut_rows(place(frame, eras), {}).filter(taken))
+    cuts = _latest(_cut_rows(place(frame, eras)).filter(taken))
     return survivors(newest(frame.filter(taken), key, eras), cuts, eras)
 
 
-def cuts_of(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts = NO_CUTS) -> Cuts:
+def cuts_of(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = None) -> Cuts:
     """The last truncate and the last whole snapshot among these changes.
 
     Args:
-        changes: of a table.
+        changes: of a table, all of them; or those that came after the ones of `before`, no replay of a read
+            among them.
         eras: as tables.order.find_eras gives them.
         before: those of the changes before.
     """
     placed = place(changes, eras)
-    cuts = _latest(_cut_rows(placed, before.open))
-    last = _arrived(placed).unique(_PARTITION, keep="last", maintain_order=True)
-    open_ = {partition: at for partition, at in before.open.items() if partition not in set(last[_PARTITION])}
-    for row in last.filter(is_whole_read()).iter_rows(named=True):
-        open_[row[_PARTITION]] = (row[ERA], row["_lsn"], row["__time"])
+    open_ = {} if before is None else dict(before.open)
+    cuts = _latest(_cut_rows(placed, None if before is None else open_))
+    for row in _in_order(placed).unique(_PARTITION, keep="last", maintain_order=True).iter_rows(named=True):
+        open_.pop(row[_PARTITION], None)
+        if row["__whole"]:
+            open_[row[_PARTITION]] = (row[ERA], row["_lsn"], row["__time"])
     return cuts._replace(open=open_)
 
 
@@ -87,11 +89,14 @@ def newest(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era]) -> pl
 
 
 def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFrame:
-    """Of the last changes of keys those whose row is still there."""
+    """Of the last changes of keys those whose row is still there.
+
+    What an incremental snapshot read has the time at which Debezium got to it, which may be much later.
+    """
     era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT).to_physical()
     truncate, (read_era, read_lsn, read_at) = cuts.truncated, cuts.read
     truncated = (era < truncate[0]) | ((era == truncate[0]) & (lsn < truncate[1]))
-    unread = (era < read_era) | ((era == read_era) & (lsn < read_lsn) & (time <= read_at))
+    unread = (era < read_era) | ((era == read_era) & (lsn < read_lsn) & ((time <= read_at) | is_incremental()))
     return place(rows, eras).filter((pl.col("_op") != "d") & ~truncated & ~unread).select(rows.columns)
 
 
@@ -109,12 +114,11 @@ def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
         sent = ~pl.col("_unchanged").list.contains(name).fill_null(False)
         filled = pl.when(sent).then(pl.struct(name)).forward_fill().over(key, order_by=_ROW)
         ordered = ordered.with_columns(filled.struct.field(name).alias(name))
-    ordered = ordered.drop(_ROW)
-    cuts = _cut_rows(placed, {}).to_dicts()
+    cuts = _cut_rows(placed).to_dicts()
     gone = [_taken_by(ordered, key, cut, before) for before, cut in zip([None, *cuts], cuts, strict=False)]
     whole = pl.concat([ordered, *gone]) if gone else ordered
     return (
-        whole.sort(ERA, _AT, pl.col("_op") != "r", maintain_order=True)
+        whole.sort(_ROW, maintain_order=True)
         # A change counts at the latest from the time of the one after it.
         .with_columns(pl.col(CHANGED_AT).cum_min(reverse=True).over(key))
         .unique([*key, CHANGED_AT], keep="last", maintain_order=True)
@@ -182,31 +186,35 @@ def _carried(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> p
     return last
 
 
-def _arrived(placed: pl.DataFrame) -> pl.DataFrame:
-    """The changes as they arrived, replays aside, with their time as a number."""
+def _in_order(placed: pl.DataFrame, *, replays: bool = False) -> pl.DataFrame:
+    """The changes as they came onto the log."""
     return (
-        placed.filter(pl.col("_first_offset").is_null())
+        placed.filter(replays | pl.col("_first_offset").is_null())
         .sort(_PARTITION, POSITION)
-        .with_columns(pl.col(CHANGED_AT).to_physical().alias("__time"))
+        .with_columns(pl.col(CHANGED_AT).to_physical().alias("__time"), is_whole_read().alias("__whole"))
     )
 
 
-def _cut_rows(placed: pl.DataFrame, open_: Mapping[int, tuple[int, int, int]]) -> pl.DataFrame:
+def _cut_rows(placed: pl.DataFrame, open_: Mapping[int, tuple[int, int, int]] | None = None) -> pl.DataFrame:
     """Each truncate and each whole snapshot that was taken to its end, in order: one row of each.
 
     A snapshot's end is the row that says so; where it says something else (`first`), or was refused, it is
     followed by a change, since Debezium streams none before it.
+
+    Args:
+        placed: all changes; or those after others.
+        open_: of those others, changelog.Cuts.open.
     """
-    following = pl.col("_op").shift(-1).over(_PARTITION).is_not_null() & ~is_whole_read().shift(-1).over(_PARTITION)
-    arrived = _arrived(placed)
-    followed = arrived.filter(is_whole_read() & following).drop("__time")
+    came = _in_order(placed, replays=open_ is None)
     is_end = is_whole_read() & pl.col("_snapshot").is_in(SNAPSHOT_ENDS)
-    cuts = [placed.filter((pl.col("_op") == "t") | is_end), followed]
-    first = arrived.unique(_PARTITION, keep="first", maintain_order=True).filter(~is_whole_read()).drop("__time")
-    for partition, (era, lsn, time) in open_.items():
+    followed = pl.col("__whole") & ~pl.col("__whole").shift(-1).over(_PARTITION).fill_null(True)
+    cuts = [placed.filter((pl.col("_op") == "t") | is_end), came.filter(followed).select(placed.columns)]
+    first = came.unique(_PARTITION, keep="first", maintain_order=True).filter(~pl.col("__whole"))
+    for partition, (era, lsn, time) in (open_ or {}).items():
         end = {"_op": "r", ERA: era, "_lsn": lsn, CHANGED_AT: time}
         values = [pl.lit(value).cast(placed.schema[name]).alias(name) for name, value in end.items()]
-        cuts.append(first.filter(pl.col(_PARTITION) == partition).with_columns(values))
+        row = first.filter(pl.col(_PARTITION) == partition).select(placed.columns)
+        cuts.append(row.with_columns(values))
     order = [ERA, "_lsn", CHANGED_AT]
     return pl.concat(cuts).sort(order).unique([*order, "_op"], keep="first", maintain_order=True)
 
@@ -222,11 +230,11 @@ def _latest(cuts: pl.DataFrame) -> Cuts:
 def _taken_by(
     rows: pl.DataFrame, key: Sequence[str], cut: dict[str, Any], earlier: dict[str, Any] | None
 ) -> pl.DataFrame:
-    """A delete of each row that the truncate, or the snapshot without it, took away."""
+    """A delete of each row that the truncate, or the snapshot without it, took away, in the place of its last
+    change before."""
     era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT)
-    before = rows.filter(
-        (era < cut[ERA]) | ((era == cut[ERA]) & (lsn < cut["_lsn"]) & (time <= cut[CHANGED_AT]))
-    )
+    earlier_by_time = (time <= cut[CHANGED_AT]) | is_incremental() | (cut["_op"] == "t")
+    before = rows.filter((era < cut[ERA]) | ((era == cut[ERA]) & (lsn < cut["_lsn"]) & earlier_by_time))
     if earlier is not None:  # what that one left it saw, or came after it
         saw = (era == earlier[ERA]) & ((lsn >= earlier["_lsn"]) | (time > earlier[CHANGED_AT]))
         before = before.filter((era > earlier[ERA]) | saw)
@@ -237,7 +245,7 @@ def _taken_by(
     of_cut = (ERA, "_lsn", CHANGED_AT, "_transaction", "_log_partition", "_log_offset", _PARTITION, POSITION)
     nulls = [
         (pl.lit(cut[name]) if name in of_cut
-         else pl.lit(cut["_lsn"]) if name == _AT
+         else pl.col(name) if name == _ROW
          else pl.lit("d") if name == "_op" else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in rows.schema.items() if name not in key
     ]  # fmt: skip

@@ -84,6 +84,9 @@ def _kept(
     fresh = changelog.filter(_from(stands.offsets)).collect()
     if made is None or not stands.offsets:
         return _made_whole(fresh, key, find_eras(fresh, key))
+    if len(fresh.filter(pl.col("_op") == "r", pl.col("_first_offset").is_not_null())):
+        changes = changelog.collect()  # what a snapshot took away is seen anew
+        return _made_whole(changes, key, find_eras(changes, key))
     held = made.scan().select(fresh.columns).collect()
     placed = place(fresh, stands.eras)
     # Only its whole history tells what becomes of a key by a change that came late: it may be older than

@@ -70,7 +70,8 @@ def find_eras(changes: pl.DataFrame, key: Sequence[str]) -> list[Era]:
 
     That is so where a change with a lower LSN came later and is later by time, and one log can't have that:
     of two changes of one row, or one of them a truncate, since a row is locked until its change is
-    committed; and where a snapshot's LSN is lower than one that came before it. A change that came late is
+    committed, and a truncate waits for whoever reads; and where a snapshot's LSN is lower than one that came
+    before it. A change that came late is
     not later by time, and a clock that was set back has no lower LSN.
     """
     eras: list[Era] = []
@@ -87,6 +88,8 @@ def _next_era(rows: pl.DataFrame, key: Sequence[str]) -> Era | None:
     )
     log = [_PARTITION, ERA]
     streamed = pl.when(~pl.col("is_read")).then("_lsn")
+    # A truncate is a change of every row; a later window of an incremental snapshot is later than a whole one.
+    of_all = pl.col("is_whole") | (pl.col("_op") == "t")
     truncated = pl.when(pl.col("_op") == "t").then("_lsn")
     highest_of_row = (
         pl.when("is_read")
@@ -97,20 +100,21 @@ def _next_era(rows: pl.DataFrame, key: Sequence[str]) -> Era | None:
         pl.when("is_whole")
         .then(_highest_before(pl.col("_lsn"), log))
         .when(pl.col("_op") == "t")
-        .then(_highest_before(streamed, log))
+        .then(_highest_before(pl.when(~is_incremental()).then("_lsn"), log))
+        .when("is_read")
+        .then(pl.max_horizontal(highest_of_row, _highest_before(pl.when(of_all).then("_lsn"), log)))
         .otherwise(pl.max_horizontal(highest_of_row, _highest_before(truncated, log)))
     )
     lower = rows.filter(pl.col("_lsn") < limit).sort(CHANGED_AT, POSITION)
     if lower.is_empty():
         return None
-    of_all = pl.col("is_whole") | (pl.col("_op") == "t")
-    ofrow = _first_proof(lower.filter(~of_all), rows, [*log, *key])
-    others = [
-        # A truncate is a change of every row; a whole snapshot is compared with every change.
-        _first_proof(lower.filter(~of_all), rows.filter(pl.col("_op") == "t"), log),
-        _first_proof(lower.filter(of_all).unique([*log, "_lsn", CHANGED_AT], maintain_order=True), rows, log, 1),
+    each = [*log, "_lsn", CHANGED_AT]
+    found = [
+        _first_proof(lower.filter(~of_all), rows, [*log, *key]),
+        _first_proof(lower.filter(~of_all), rows.filter(of_all).unique(each, maintain_order=True), log),
+        _first_proof(lower.filter(of_all).unique(each, maintain_order=True), rows, log, 1),
     ]
-    proofs = [proof for proof in (ofrow, *others) if proof is not None]
+    proofs = [proof for proof in found if proof is not None]
     if not proofs:
         return None
     first = min(proofs, key=lambda proof: (proof[CHANGED_AT], proof[POSITION]))
@@ -137,7 +141,9 @@ def _first_proof(
                 pl.col(f"{POSITION}_before") < pl.col(POSITION),
                 pl.col(f"{CHANGED_AT}_before") < pl.col(CHANGED_AT),
                 pl.col("_lsn_before") > pl.col("_lsn"),
-                ~pl.col("is_read_before") | pl.col("is_read"),
+                ~pl.col("is_read_before")
+                | pl.col("is_read")
+                | ((pl.col("_op") == "t") & pl.col("is_whole_before")),
             )
         )
         if len(proofs):

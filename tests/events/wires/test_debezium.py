@@ -160,15 +160,16 @@ def test_a_number_is_an_instant_by_its_declared_unit_or_its_schema(
 
 def test_a_row_that_an_incremental_snapshot_read_stands_where_its_window_closed() -> None:
     # As Debezium 3.6.3 and PostgreSQL 15 write it.
-    at = {"lsn": None, "txId": None, "snapshot": "incremental", "sequence": '["22272800","22272801"]'}
-    row = pl.DataFrame(judged(change("r", 1, {"id": 1, "name": "n"}, **at)).rows).row(0, named=True)
+    source: dict[str, Any] = {"txId": None, "snapshot": "incremental"}
+
+    def read(sequence: str | None, **more: Any) -> bytes:
+        return change("r", None, {"id": 1, "name": "n"}, at=5, **{**source, "sequence": sequence, **more})
+
+    row = pl.DataFrame(judged(read('["22272800","22272801"]')).rows).row(0, named=True)
     assert (row["_op"], row["_lsn"], row["_snapshot"], row["_transaction"]) == ("r", 22272801, "incremental", None)
     for sequence in (None, "", "[]", "[null]", '["1", "x"]', "{}"):
-        assert refused(change("r", 1, {"id": 1, "name": "n"}, **{**at, "sequence": sequence})) == (
-            "missing",
-            "source",
-        )
-    assert refused(change("u", 1, {"id": 1, "name": "n"}, **{**at, "snapshot": "false"})) == ("missing", "source")
+        assert refused(read(sequence)) == ("missing", "source")
+    assert refused(read('["1","2"]', snapshot="false")) == ("missing", "source")
 
 
 def test_a_snapshot_may_end_without_a_row() -> None:
