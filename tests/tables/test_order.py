@@ -34,7 +34,9 @@ def changelog(log: list[Event], seed: int) -> pl.DataFrame:
         else:
             rows.append((*row, offset, None, None))
     chance.shuffle(replayed)
-    return pl.DataFrame([*rows, *replayed], schema=SCHEMA, orient="row").sample(fraction=1, shuffle=True, seed=seed)
+    return pl.DataFrame([*rows, *replayed], schema=SCHEMA, orient="row").sample(
+        fraction=1, shuffle=True, seed=seed
+    )
 
 
 def rows_of(frame: pl.DataFrame) -> dict[int, str]:

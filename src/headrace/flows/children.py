@@ -12,6 +12,7 @@ from typing import IO
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import make_private
 
 __all__ = ["Child", "Children"]
 
@@ -37,7 +38,7 @@ class Child:
             name, str(settings.root), settings.profile_name, str(port or 0),
         ]  # fmt: skip
         self._log = settings.place("up", f"{name}.log")
-        self._log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._log.parent)
         self._log.write_bytes(b"")
         self._environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
         self._pause = 0.5

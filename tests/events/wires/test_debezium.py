@@ -166,7 +166,12 @@ def test_a_row_that_an_incremental_snapshot_read_stands_where_its_window_closed(
         return change("r", None, {"id": 1, "name": "n"}, at=5, **{**source, "sequence": sequence, **more})
 
     row = pl.DataFrame(judged(read('["22272800","22272801"]')).rows).row(0, named=True)
-    assert (row["_op"], row["_lsn"], row["_snapshot"], row["_transaction"]) == ("r", 22272801, "incremental", None)
+    assert (row["_op"], row["_lsn"], row["_snapshot"], row["_transaction"]) == (
+        "r",
+        22272801,
+        "incremental",
+        None,
+    )
     for sequence in (None, "", "[]", "[null]", '["1", "x"]', "{}"):
         assert refused(read(sequence)) == ("missing", "source")
     assert refused(read('["1","2"]', snapshot="false")) == ("missing", "source")

@@ -22,6 +22,7 @@ from headrace.features.feast.objects import Objects
 from headrace.features.feast.repository import REGISTRY, YAML, described, folder
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.private import make_private
 
 __all__ = ["Applied", "apply", "fingerprints"]
 
@@ -63,8 +64,7 @@ def apply(project: Project) -> Applied:
     mark = place / _APPLIED
     if mark.is_file() and mark.read_text() == wanted and (place / REGISTRY).is_file():
         return Applied(place, False, count)
-    project.settings.made_state()
-    place.mkdir(mode=0o700, exist_ok=True)
+    make_private(place)
     faults.reach("feast.apply.begin")
     _register(project, found, place)
     faults.reach("feast.apply.registry")
@@ -107,7 +107,7 @@ def _fingerprints(found: Objects) -> dict[str, str]:
 def _register(project: Project, found: Objects, place: Path) -> None:
     scratch = place / f"new-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    make_private(scratch)
     old, new = place / REGISTRY, scratch / REGISTRY
     if old.is_file():
         shutil.copyfile(old, new)  # what Feast knows of materializations stays
