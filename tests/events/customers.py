@@ -27,8 +27,8 @@ class Customer(Struct):
 
 
 def change(
-    op: str, lsn: int | None, row: dict[str, Any] | None = None, *, at: int | None = None, wrapped: bool = False,
-    **source: Any,
+    op: str, lsn: int | None, row: dict[str, Any] | None = None, *, at: int | None = None,
+    wrapped: bool = False, **source: Any,
 ) -> bytes:  # fmt: skip
     """An envelope; `at`: seconds after NOON, by default the lsn."""
     seconds = lsn if at is None else at

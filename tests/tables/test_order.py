@@ -17,7 +17,8 @@ INSTANT = pl.Datetime("us", "UTC")
 SCHEMA = {
     "id": pl.Int64, "name": pl.String, "_op": pl.String, "_lsn": pl.Int64, "_changed_at": INSTANT,
     "_transaction": pl.Int64, "_snapshot": pl.String, "_unchanged": pl.List(pl.String),
-    "_log_partition": pl.Int32, "_log_offset": pl.Int64, "_first_partition": pl.Int32, "_first_offset": pl.Int64,
+    "_log_partition": pl.Int32, "_log_offset": pl.Int64,
+    "_first_partition": pl.Int32, "_first_offset": pl.Int64,
 }  # fmt: skip
 
 
@@ -26,9 +27,8 @@ def changelog(log: list[Event], seed: int) -> pl.DataFrame:
     chance = random.Random(seed)
     rows, replayed = [], []
     for offset, event in enumerate(log):
-        row = (
-            event.key, event.value, event.op, event.lsn, from_micros(NOON + event.time), None, event.snapshot, None, 0,
-        )  # fmt: skip
+        at = from_micros(NOON + event.time)
+        row = (event.key, event.value, event.op, event.lsn, at, None, event.snapshot, None, 0)
         if chance.random() < 0.1:
             replayed.append((*row[:-1], 0, len(log) + len(replayed), 0, offset))
         else:

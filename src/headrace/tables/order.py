@@ -21,7 +21,8 @@ __all__ = ["COLUMNS", "ERA", "POSITION", "Era", "find_eras", "is_incremental", "
 
 ERA, POSITION, _PARTITION = "__era", "__position", "__partition"
 COLUMNS = (
-    "_op", "_lsn", CHANGED_AT, "_snapshot", "_log_partition", "_log_offset", "_first_partition", "_first_offset",
+    "_op", "_lsn", CHANGED_AT, "_snapshot",
+    "_log_partition", "_log_offset", "_first_partition", "_first_offset",
 )  # fmt: skip
 """What `find_eras` and `place` need of a change, beside its key."""
 

@@ -146,8 +146,8 @@ def test_a_number_is_an_instant_by_its_declared_unit_or_its_schema(
 ) -> None:
     raw = change("c", 1, {"id": 1, "name": "n", "since": written})
     column = {"type": "int64", "name": name, "field": "since"}
-    schema = {"type": "struct", "fields": [{"field": "before", "fields": [{"field": "since", "name": "x"}]},
-                                           {"field": "after", "fields": [{"field": "id"}, column]}]}  # fmt: skip
+    before = {"field": "before", "fields": [{"field": "since", "name": "x"}]}
+    schema = {"type": "struct", "fields": [before, {"field": "after", "fields": [{"field": "id"}, column]}]}
     described = json.dumps({"schema": schema, "payload": json.loads(raw)}).encode()
     other = "ms" if unit != "ms" else "us"
     for event, declared in ((raw, unit), (described, None), (described, other)):
