@@ -319,7 +319,8 @@ def test_a_table_that_was_emptied_while_nobody_listened_has_no_rows(server: Post
         ingest(bank.settings, until_end=True)
         assert bank.current() == as_lake(bank.select())
         bank.db.execute("DELETE FROM accounts")
-        slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active"
+        slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+        slot += "WHERE NOT active AND database = current_database()"
         until(lambda: bank.db.execute(slot).rowcount == 1, "the slot's end")
         for offsets in (bank.settings.state / "capture").glob("*.offsets"):
             offsets.unlink()
