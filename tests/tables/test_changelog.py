@@ -172,7 +172,7 @@ def test_a_snapshot_without_rows_takes_all_away(shop: Shop) -> None:
     assert shop.joined(20, 1, 2) == [None, None]
 
 
-def test_another_server_has_lower_lsns(shop: Shop) -> None:
+def test_another_server_has_lower_lsns(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """After a failover or a restore, with a snapshot: LSNs of two servers are not compared."""
     shop.ingest(change("c", 9_000, row(1, "a"), at=1), change("u", 9_100, row(1, "b"), at=2))
     shop.ingest(change("c", 9_200, row(2, "x"), at=3))
@@ -180,6 +180,8 @@ def test_another_server_has_lower_lsns(shop: Shop) -> None:
     shop.ingest(change("r", 20, row(1, "c"), at=10, snapshot="first"))
     shop.ingest(change("r", 20, row(2, "x"), at=10, snapshot="last"))
     assert shop.rows() == [(1, "c", None), (2, "x", None)]
+    (told,) = [record.getMessage() for record in caplog.records if "another server" in record.getMessage()]
+    assert told.startswith("shop.public.customers: from 2026-03-01T12:00:10+00:00 on")
     shop.ingest(change("u", 21, row(1, "d"), at=11), change("d", 22, row(2, ""), at=12))
     assert shop.rows() == [(1, "d", None)]
     assert [shop.then(at) for at in (5, 10, 11)] == [

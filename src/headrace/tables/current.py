@@ -7,6 +7,7 @@ goes on from there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.declare.table import Table
+from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
 from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
@@ -26,6 +28,7 @@ from headrace.tables.read import read_input
 __all__ = ["keep_current"]
 
 _STANDS = "headrace.changelog"
+_logger = logging.getLogger(__name__)
 
 
 class _Stands(msgspec.Struct, frozen=True):
@@ -69,6 +72,14 @@ def keep_current(
     if told is not None and plan.expect[CODE] == properties[CODE]:
         stands = msgspec.json.decode(told, type=_Stands)
     rows, after = _kept(changelog, contract, made, stands)
+    for era in after.eras:
+        if era not in stands.eras:
+            _logger.warning(
+                "%s: from %s on the changes come from another server; its log positions are not compared with"
+                " those before",
+                contract.topic,
+                from_micros(era.time).isoformat(),
+            )
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
     said = {**properties, _STANDS: msgspec.json.encode(after).decode()}
