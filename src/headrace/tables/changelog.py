@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from headrace.declare.changes import CHANGED_AT, SNAPSHOT_ENDS
-from headrace.tables.order import ERA, POSITION, Era, find_eras, is_incremental, is_whole_read, place
+from headrace.tables.order import COLUMNS, ERA, POSITION, Era, find_eras, is_incremental, is_whole_read, place
 
 __all__ = ["NO_CUTS", "Cuts", "as_of", "cuts_of", "history", "is_changelog", "newest", "survivors"]
 
@@ -49,7 +49,7 @@ NO_CUTS = Cuts()
 
 def is_changelog(frame: pl.LazyFrame) -> bool:
     """Whether the frame has the columns of one."""
-    return {"_lsn", "_op", "_unchanged", "_snapshot", "_log_offset", CHANGED_AT} <= set(frame.collect_schema())
+    return {*COLUMNS, "_unchanged"} <= set(frame.collect_schema())
 
 
 def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.DataFrame:

@@ -11,7 +11,7 @@ A change's place on Headrace's log is where it first stood there: a replay from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -132,7 +132,7 @@ def _highest_before(lsn: pl.Expr, group: Sequence[str]) -> pl.Expr:
 
 def _first_proof(
     lower: pl.DataFrame, rows: pl.DataFrame, on: Sequence[str], chunk: int = _CHUNK
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """The first of the changes that is later than a row with a higher LSN, whose order is by its LSN."""
     for start in range(0, len(lower), chunk):
         proofs = (

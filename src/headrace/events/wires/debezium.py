@@ -115,7 +115,7 @@ class Debezium:
 
         return change
 
-    def _as_written(self, kind: Any) -> tuple[Any, list[tuple[str, str, Callable[[Any], Any]]]]:
+    def _as_written(self, kind: Any) -> tuple[Any, list[tuple[str, str, Callable[..., Any]]]]:
         """The struct with its values as Debezium writes them; and what settles those: name, key, function."""
         fields: list[tuple[str, Any, Any]] = []
         settled = []
