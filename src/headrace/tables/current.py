@@ -75,8 +75,8 @@ def keep_current(
     for era in after.eras:
         if era not in stands.eras:
             _logger.warning(
-                "%s: from %s on the changes come from another server; its log positions are not compared with"
-                " those before",
+                "%s: from %s on the database's log positions begin anew (another server, or a restore);"
+                " they are not compared with those before",
                 contract.topic,
                 from_micros(era.time).isoformat(),
             )
