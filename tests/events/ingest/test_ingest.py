@@ -16,7 +16,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.ingest.sinks import sink_schema
-from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
+from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import RunEvent, recorder_added
 from headrace.lake import Lake
@@ -250,14 +250,6 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
     assert this.job == "ingest clicks"
     assert this.inputs[0].position == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     assert this.outputs[0].facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
-
-
-def test_two_topics_that_would_share_a_table_are_refused(
-    contract: Contract, events_log: Log, lake: Lake
-) -> None:
-    one, other = replace(contract, topic="a.b"), replace(contract, topic="a-b")
-    with pytest.raises(ProjectError, match="share the table"):
-        ingest_all([one, other], events_log, lake, until_end=True, stop=threading.Event())
 
 
 def test_an_event_is_forgotten_when_the_watermark_has_passed(
