@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.tiny import write
 
 from headrace.cli.call import Call, print_error
 from headrace.cli.main import VERBS, cli
@@ -139,3 +140,22 @@ def test_a_full_disk_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
         assert "No space left on device" in said
         assert "Make room on the disk" in said
         assert "foresees" not in said
+
+
+def test_what_is_kept_is_for_this_user_alone(tmp_path: Path, headrace: Headrace) -> None:
+    event = (
+        "from datetime import datetime\nfrom headrace import Struct, event\n"
+        "@event(topic='clicks', time='at')\nclass Click(Struct):\n    at: datetime\n"
+    )
+    root = write(tmp_path / "project", event)
+    (root / "clicks.ndjson").write_text('{"at": "2026-01-01T00:00:00Z"}\n')
+    for arguments in (["send", "clicks", "clicks.ndjson"], ["ingest", "--until-end"], ["status"]):
+        out = headrace(*arguments, cwd=root)
+        assert out.returncode == 0, out.stderr
+    state = root / ".headrace"
+    assert (state / "local" / "log").is_dir()
+    assert [str(path) for path in (state, *state.rglob("*")) if path.stat().st_mode & 0o077] == []
+    assert "state folder" not in headrace("doctor", cwd=root).stdout
+    (state / "local").chmod(0o755)
+    told = headrace("doctor", cwd=root).stdout
+    assert f"chmod 700 {state / 'local'}" in told.replace("\n", "")

@@ -21,7 +21,7 @@ def test_the_contract_is_that_of_a_change() -> None:
     contract = contract_of(declared)
     assert contract is not None
     assert (contract.wire, contract.row_key, contract.time) == ("debezium", ("id",), "_changed_at")
-    assert contract.identity == ("id", "_lsn", "_op")
+    assert contract.identity == ("id", "_lsn", "_op", "_changed_at")
     assert contract.struct.__struct_fields__[:3] == ("id", "maybe", "_op")
     assert current(declared) is current(contract)
     assert current(declared).name == "shop_public_rows_current"
@@ -44,6 +44,12 @@ def test_what_is_no_row_is_refused(topic: str, key: Any, fields: dict[str, Any],
     struct = type("R", (Row,), {"__module__": __name__, **fields})
     with pytest.raises(ProjectError, match=said):
         changes(topic=topic, key=key)(struct)
+
+
+def test_a_unit_of_time_that_there_is_not_is_refused() -> None:
+    struct = type("R", (Row,), {"__module__": __name__})
+    with pytest.raises(ProjectError, match="time_unit='s' is not ms, us or ns"):
+        changes(topic="shop.public.rows", key=["id"], time_unit="s")(struct)  # type: ignore[arg-type]
 
 
 def test_only_a_class_under_changes_has_current_rows() -> None:

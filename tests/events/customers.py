@@ -27,11 +27,13 @@ class Customer(Struct):
 
 
 def change(
-    op: str, lsn: int, row: dict[str, Any] | None = None, *, at: int | None = None, wrapped: bool = False,
-    **source: Any,
+    op: str, lsn: int | None, row: dict[str, Any] | None = None, *, at: int | None = None,
+    wrapped: bool = False, **source: Any,
 ) -> bytes:  # fmt: skip
     """An envelope; `at`: seconds after NOON, by default the lsn."""
-    time = NOON + (lsn if at is None else at) * 1_000_000
+    seconds = lsn if at is None else at
+    assert seconds is not None
+    time = NOON + seconds * 1_000_000
     told = {"lsn": lsn, "ts_us": time, "ts_ms": time // 1000, "txId": lsn, "snapshot": "false", **source}
     one = {"op": op, "before": None, "after": None, "source": told, "ts_ms": time // 1000}
     one["before" if op == "d" else "after"] = row

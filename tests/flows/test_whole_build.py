@@ -124,6 +124,15 @@ def test_every_table_is_made_once_and_as_if_undisturbed(killed: Settings, undist
     assert len(lake.open(killed).table(name).history()) == 1
 
 
+def test_others_of_this_machine_may_enter_nothing_that_it_keeps(killed: Settings) -> None:
+    folders = [killed.state.parent, killed.state, *(path for path in killed.state.iterdir() if path.is_dir())]
+    assert {"bundles", "feast", "lake", "log", "mlflow", "release", "training"} <= {one.name for one in folders}
+    assert {one.name: oct(one.stat().st_mode & 0o777) for one in folders if one.stat().st_mode & 0o077} == {}
+    # What DVC and git take is the project's, of the user's own modes.
+    assert (killed.root / "dvc.yaml").stat().st_mode & 0o044 == 0o044
+    assert (killed.root / "models").stat().st_mode & 0o055 == 0o055
+
+
 def test_there_is_one_version_and_one_release(killed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_SIGNING_KEY", SECRETS["HEADRACE_SIGNING_KEY"])
     found = registry.open(killed)

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 from tests.events.customers import NOON, Customer, change
+from tests.tables.database import Database
 
 from headrace import log
 from headrace.config.settings import Profile, Settings
@@ -140,6 +141,137 @@ def test_a_transaction_that_a_snapshot_did_not_see_comes_after_it(shop: Shop) ->
     assert shop.rows() == [(1, "new", None), (2, "b", None), (3, "c", None)]
     assert shop.build("other code").select(KEPT).rows() == [(1, "new", None), (2, "b", None), (3, "c", None)]
     assert shop.then(22) == [(1, "old", None), (2, "b", None)]
+
+
+def test_a_snapshot_of_one_row_takes_away_the_others_once_a_change_follows(shop: Shop) -> None:
+    shop.ingest(*(change("c", n, row(n, "a")) for n in (1, 2, 3)))
+    assert len(shop.rows()) == 3
+    shop.ingest(change("r", 20, row(2, "b"), snapshot="first"))  # the first of several tables
+    assert shop.rows() == [(1, "a", None), (2, "b", None), (3, "a", None)]  # it may be killed in its midst
+    shop.ingest(change("u", 30, row(2, "c")))
+    assert shop.rows() == [(2, "c", None)]
+    assert shop.build("other code").select(KEPT).rows() == [(2, "c", None)]
+    assert shop.then(19) == [(1, "a", None), (2, "a", None), (3, "a", None)]
+    assert shop.then(20) == [(2, "b", None)]
+    assert shop.joined(25, 1, 2, 3) == [None, "b", None]
+
+
+def test_a_snapshot_that_was_killed_takes_nothing_away(shop: Shop) -> None:
+    shop.ingest(change("c", 1, row(1, "a")), change("c", 2, row(2, "b")), change("c", 3, row(3, "c")))
+    shop.ingest(change("r", 20, row(1, "a"), snapshot="first"), change("r", 20, row(2, "b"), snapshot="true"))
+    shop.ingest(change("r", 30, row(1, "a"), snapshot="first"), change("r", 30, row(3, "c"), snapshot="last"))
+    assert shop.rows() == [(1, "a", None), (3, "c", None)]
+    assert shop.then(25) == [(1, "a", None), (2, "b", None), (3, "c", None)]
+
+
+def test_a_snapshot_without_rows_takes_all_away(shop: Shop) -> None:
+    shop.ingest(*(change("c", n, row(n, "a")) for n in (1, 2)))
+    assert len(shop.rows()) == 2
+    shop.ingest(change("r", 20, snapshot="last"), change("c", 21, row(3, "b")))
+    assert shop.rows() == [(3, "b", None)]
+    assert shop.joined(20, 1, 2) == [None, None]
+
+
+def test_another_server_has_lower_lsns(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """After a failover or a restore, with a snapshot: LSNs of two servers are not compared."""
+    shop.ingest(change("c", 9_000, row(1, "a"), at=1), change("u", 9_100, row(1, "b"), at=2))
+    shop.ingest(change("c", 9_200, row(2, "x"), at=3))
+    assert shop.rows() == [(1, "b", None), (2, "x", None)]
+    shop.ingest(change("r", 20, row(1, "c"), at=10, snapshot="first"))
+    shop.ingest(change("r", 20, row(2, "x"), at=10, snapshot="last"))
+    assert shop.rows() == [(1, "c", None), (2, "x", None)]
+    (told,) = [record.getMessage() for record in caplog.records if "begin anew" in record.getMessage()]
+    assert told.startswith("shop.public.customers: from 2026-03-01T12:00:10+00:00 on")
+    shop.ingest(change("u", 21, row(1, "d"), at=11), change("d", 22, row(2, ""), at=12))
+    assert shop.rows() == [(1, "d", None)]
+    assert [shop.then(at) for at in (5, 10, 11)] == [
+        [(1, "b", None), (2, "x", None)], [(1, "c", None), (2, "x", None)], [(1, "d", None), (2, "x", None)],
+    ]  # fmt: skip
+    assert shop.joined(12, 1, 2) == ["d", None]
+    # One of the old server, from quarantine: it stands where it first stood.
+    shop.ingest(change("u", 9_050, row(1, "late"), at=2), headers={"headrace.first": b"0:0"})
+    assert shop.rows() == [(1, "d", None)]
+    assert shop.build("other code").select(KEPT).rows() == [(1, "d", None)]
+    # The snapshot of a restored server takes away what it lacks.
+    shop.ingest(change("r", 5, row(7, "z"), at=20, snapshot="last"))
+    assert shop.rows() == [(7, "z", None)]
+
+
+def test_another_server_without_a_snapshot(shop: Shop) -> None:
+    shop.ingest(change("c", 9_000, row(1, "a"), at=1), change("c", 9_100, row(2, "x"), at=2))
+    assert len(shop.rows()) == 2
+    shop.ingest(change("u", 21, row(1, "b"), at=10), change("d", 22, row(2, ""), at=11))
+    assert shop.rows() == [(1, "b", None)]
+    shop.ingest(change("t", 23, at=12), change("c", 24, row(3, "n"), at=13))
+    assert shop.rows() == [(3, "n", None)]
+    assert shop.then(12) == []
+    assert shop.joined(11, 1, 2) == ["b", None]
+
+
+def test_a_change_of_a_new_server_is_no_duplicate_of_the_old(shop: Shop) -> None:
+    shop.ingest(change("c", 10, row(1, "a"), at=1), change("u", 50, row(1, "b"), at=2))
+    shop.ingest(change("u", 50, row(1, "c"), at=20))
+    assert shop.lake.table(shop.contract.table).scan().collect()["_valid"].all()
+
+
+def test_a_clock_that_was_set_back_is_no_other_server(shop: Shop) -> None:
+    shop.ingest(change("c", 10, row(1, "a"), at=100), change("u", 20, row(1, "b"), at=90))
+    assert shop.rows() == [(1, "b", None)]
+    assert shop.then(95) == shop.then(100) == [(1, "b", None)]
+    assert shop.joined(95, 1) == shop.joined(100, 1) == ["b"]
+
+
+def test_rows_that_an_incremental_snapshot_reads(shop: Shop) -> None:
+    """Its rows have the LSN of their window's end; their time is when Debezium came to it."""
+
+    def read(lsn: int, id: int, name: str, at: int) -> bytes:
+        told = {"snapshot": "incremental", "sequence": f'["{lsn}","{lsn}"]', "txId": None}
+        return change("r", None, row(id, name), at=at, **told)
+
+    shop.ingest(change("c", 10, row(1, "a")), read(30, 1, "a", 500), read(30, 2, "was there", 500))
+    assert shop.rows() == [(1, "a", None), (2, "was there", None)]
+    # A transaction under way when the window closed: its LSN is lower, its commit earlier than Debezium came.
+    shop.ingest(change("u", 25, row(1, "b"), at=400), change("u", 28, row(2, "c"), at=401))
+    assert shop.rows() == [(1, "b", None), (2, "c", None)]
+    assert shop.build("other code").select(KEPT).rows() == [(1, "b", None), (2, "c", None)]
+    assert shop.joined(600, 1, 2) == ["b", "c"]
+    # A change that was refused before the window: what was read later stands after it.
+    shop.ingest(change("c", 5, row(1, "older"), at=5), headers={"headrace.first": b"0:0"})
+    assert shop.rows() == [(1, "b", None), (2, "c", None)]
+
+
+@pytest.mark.parametrize("seed", range(200, 203))
+def test_what_is_built_bit_by_bit_is_what_is_in_the_database(seed: int, shop: Shop) -> None:
+    database = Database(seed)
+    database.run(120)
+    chance = random.Random(seed)
+    waiting: list[tuple[bytes, dict[str, bytes]]] = []
+    raw: list[bytes] = []
+    headers: list[dict[str, bytes] | None] = []
+    for event in database.log:
+        told = {"snapshot": event.snapshot or "false"}
+        changed = None if event.key is None else row(event.key, event.value or "")
+        lsn: int | None = event.lsn
+        if event.snapshot == "incremental":
+            lsn, told["sequence"] = None, f'["1","{event.lsn}"]'
+        raw.append(change(event.op, lsn, changed, at=event.time, **told))
+        headers.append(None)
+        if chance.random() < 0.05:  # it takes this place, but is refused, and comes later
+            waiting.append((raw[-1], {"headrace.first": b"0:%d" % (len(raw) - 1)}))
+            raw[-1] = b"{}"
+        if waiting and chance.random() < 0.03:
+            again, first = waiting.pop()
+            raw.append(again)
+            headers.append(first)
+    raw += [again for again, _ in waiting]
+    headers += [first for _, first in waiting]
+    for start in range(0, len(raw), 60):
+        shop.log.append(shop.contract.topic, raw[start : start + 60], headers=headers[start : start + 60])
+        Ingest(shop.contract, shop.log, shop.lake).run(True, threading.Event())
+        folded = shop.rows()
+        assert folded == shop.build("other code").select(KEPT).rows()
+        shop.build()
+    assert folded == sorted((key, value, None) for key, value in database.rows.items())
 
 
 def test_truncate_and_a_snapshot_take_away_what_they_do_not_have(shop: Shop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import click
 
 from headrace.cli.call import OPTIONS, Call, print_error
 from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.private import set_private_umask
 
 __all__ = ["VERBS", "Verbs", "cli", "main"]
 
@@ -36,6 +38,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),
 }
 
+_OF_THE_PROJECT = {"demo", "init", "build", "run-stage", "export"}
+"""Verbs that write files of the project itself, which others of a group may read."""
+
 
 class Verbs(click.Group):
     """The group of verbs; it knows their names and one line of help without importing them."""
@@ -59,6 +64,8 @@ class Verbs(click.Group):
                 f"there is no verb {args[0]!r}",
                 remedy=f"Did you mean {near[0]!r}?" if near else "headrace --help lists them.",
             )
+        if args and args[0] not in _OF_THE_PROJECT:
+            set_private_umask()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -90,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _exit_code(arguments: list[str]) -> int:
     call = Call()
+    before = os.umask(0)
+    os.umask(before)
     try:
         # Not standalone: the errors are printed here, all in one way.
         outcome = cli.main(arguments, prog_name="headrace", obj=call, standalone_mode=False)
@@ -116,6 +125,8 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         print_error(call, error)
         return 1
+    finally:
+        os.umask(before)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.private import make_private
 
 __all__ = ["FILE", "Profile", "Settings", "find_root", "load_settings"]
 
@@ -97,8 +98,7 @@ class Settings(Struct, frozen=True):
 
     def made_state(self) -> Path:
         """The state folder, made (0700) if it was not there."""
-        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self.state
+        return make_private(self.state)
 
     @property
     def serving(self) -> str:

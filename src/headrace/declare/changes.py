@@ -22,7 +22,7 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import duration
 
-__all__ = ["CHANGED_AT", "CHANGE_FIELDS", "changes", "current"]
+__all__ = ["CHANGED_AT", "CHANGE_FIELDS", "SNAPSHOT_ENDS", "changes", "current"]
 
 S = TypeVar("S", bound=type[Struct])
 
@@ -39,6 +39,9 @@ CHANGE_FIELDS: list[tuple[str, Any, Any]] = [
 snapshot, `t`: truncated); where it stands in the database's log; when it was committed, and by which
 transaction; its place in a snapshot; the columns whose values the database did not send."""
 
+SNAPSHOT_ENDS = ("last", "last_in_data_collection")
+"""`_snapshot` of the row that ends the snapshot of its table."""
+
 _ANY_TIME = timedelta(days=36_500)  # the database's clock is not judged
 
 
@@ -48,6 +51,7 @@ def changes(
     key: Sequence[str],
     within: str | timedelta = "1d",
     extra: Literal["keep", "refuse"] = "keep",
+    time_unit: Literal["ms", "us", "ns"] | None = None,
     partitions: int = 1,
     retention: str | timedelta | None = None,
     version: int = 1,
@@ -60,13 +64,16 @@ def changes(
         within: how long after a change (by the source's clock) the same one again is refused as a
             duplicate; Debezium sends again what it had sent just before it was stopped.
         extra: what to do with columns that the struct does not name.
+        time_unit: what a number counts that stands for an instant, since 1970: milli-, micro- or nanoseconds.
+            A schema beside the row says so for itself. None: such a number is refused.
         partitions: how many log partitions the topic is made with.
         retention: how long the log keeps a change at least; None: what the topic has.
         version: raised when a column goes, or rows that were good are refused (see Contract).
 
     Raises:
         ProjectError: the topic is not of that form, the key is empty, names no field or one that may be
-            null, a field begins with `_` or the class is no msgspec Struct, or has a `__post_init__`.
+            null, a field begins with `_` or the class is no msgspec Struct, or has a `__post_init__`; there is
+            no such unit.
     """
 
     def declared(struct: S) -> S:
@@ -74,6 +81,8 @@ def changes(
         if not (inspect.isclass(struct) and issubclass(struct, Struct)):
             raise ProjectError("@changes needs a class that derives from headrace.Struct", where=str(place))
         _check(struct, topic, key, place)
+        if time_unit not in (None, "ms", "us", "ns"):
+            raise ProjectError(f"time_unit={time_unit!r} is not ms, us or ns", where=str(place))
         try:
             spans = duration(within), None if retention is None else duration(retention)
         except ValueError as error:
@@ -82,10 +91,10 @@ def changes(
             struct.__name__, CHANGE_FIELDS, bases=(struct,), module=struct.__module__, kw_only=True
         )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
-            topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op"),
+            topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op", CHANGED_AT),
             within=spans[0], times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
             partitions=partitions, retention=spans[1], wire="debezium", version=version, place=place,
-            row_key=tuple(key),
+            row_key=tuple(key), time_unit=time_unit,
             alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
         )  # fmt: skip
         return struct

@@ -59,6 +59,7 @@ class Contract:
         upgrades: older struct → what makes the present one of it, newest first.
         place: where it is declared.
         row_key: under @changes, the columns of the table's primary key; of an ordinary event none.
+        time_unit: under @changes, what numbers that stand for instants count: `ms`, `us` or `ns` since 1970.
     """
 
     topic: str
@@ -83,6 +84,7 @@ class Contract:
     version: int = 1
     upgrades: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
     row_key: tuple[str, ...] = ()
+    time_unit: Literal["ms", "us", "ns"] | None = None
 
     @property
     def table(self) -> str:

@@ -15,6 +15,7 @@ from headrace.config.settings import Settings
 from headrace.declare.changes import current
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.model import Model
+from headrace.declare.place import Place
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, ProjectError
@@ -22,6 +23,7 @@ from headrace.kernel.errors import CallError, ProjectError
 __all__ = ["Project", "load_project"]
 
 D = TypeVar("D")
+_OWN = "headrace_"  # what the tables of the product's own topics begin with
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
             out features and models and takes what ingest needs.
 
     Raises:
-        ProjectError: a module cannot be imported, two declarations share a name, a table reads what
-            does not exist, tables read each other in a circle, a target is not in the labels.
+        ProjectError: a module cannot be imported, two declarations share a name or a table of the lake, a
+            table reads what does not exist, tables read each other in a circle, a target is not in the labels.
     """
     modules = load_modules(settings, without=without)
     contracts: dict[str, Contract] = {}
@@ -90,11 +92,6 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     for contract in contracts.values():
         if contract.row_key and tables.get((one := current(contract)).name) is not one:
             _add(tables, one.name, one, "table")
-        if contract.table in tables:
-            raise ProjectError(
-                f"table {contract.table!r} has the name of topic {contract.topic!r}'s own table",
-                where=str(tables[contract.table].place),
-            )
     for name in sources.keys() & tables.keys():
         raise ProjectError(
             f"source {name!r} has the name of a table, and a table may read either",
@@ -103,6 +100,7 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
         )
     for model in models.values():
         _check_target(model)
+    _check_names(contracts.values(), tables.values(), models.values())
     return Project(settings, contracts, sources, _in_order(tables), models, tuple(modules))
 
 
@@ -122,6 +120,29 @@ def _add(found: dict[str, Any], name: str, declared: Any, kind: str) -> None:
             f"{kind} {name!r} is declared twice; the other is at {found[name].place}", where=str(declared.place)
         )
     found[name] = declared
+
+
+def _check_names(contracts: Iterable[Contract], tables: Iterable[Table], models: Iterable[Model]) -> None:
+    """Each table of the lake has a name of its own, also where the file system or SQL takes a for A."""
+    named = [(one.table, f"the table of topic {one.topic!r}", one.place) for one in contracts]
+    named += [(one.name, f"table {one.name!r}", one.place) for one in tables]
+    named += [(f"training_{one.name}", f"the training set of model {one.name!r}", one.place) for one in models]
+    own = [one.table for one in contracts if one.struct.__module__.split(".")[0] == "headrace"]
+    seen: dict[str, tuple[str, Place]] = {}
+    for name, what, place in named:
+        if name.lower().startswith(_OWN) and name not in own:
+            raise ProjectError(
+                f"{what} would be {name!r} in the lake, and names that begin with {_OWN} are Headrace's own",
+                where=str(place),
+                remedy="Give it another name.",
+            )
+        other, there = seen.setdefault(name.lower(), (what, place))
+        if other is not what:
+            raise ProjectError(
+                f"{what} would be {name!r} in the lake, as {other} is",
+                where=str(place),
+                remedy=f"Give one of them another name, in more than its case; the other is at {there}.",
+            )
 
 
 def _in_order(tables: dict[str, Table]) -> dict[str, Table]:

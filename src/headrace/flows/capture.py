@@ -19,11 +19,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from headrace import log as logs
 from headrace.config.settings import Settings
+from headrace.declare.changes import SNAPSHOT_ENDS
 from headrace.declare.project import load_project
 from headrace.events.connector import VARIABLES, Connector, connectors
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
+from headrace.kernel.private import make_private
 from headrace.lineage.secrets import clean_text
 from headrace.log import Log
 
@@ -78,8 +83,7 @@ def capture(
     contracts = load_project(settings, without=("feast",)).contracts
     wanted = connectors(settings.project, contracts.values())
     address = _address(os.environ)
-    folder = settings.made_state() / "capture"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = make_private(settings.place("capture"))
     counts: dict[str, int] = defaultdict(int)
 
     def told(topic: str, changes: int) -> None:
@@ -93,6 +97,8 @@ def capture(
             for topic in one.topics:
                 log.create(topic, contracts[topic].partitions)
             given = {"name": one.name, **one.settings, **address, **_offsets(one, log, folder)}
+            given |= {"notification.enabled.channels": "sink"}
+            given |= {"notification.sink.topic.name": f"{one.prefix}.notifications"}
             engines.append(_engine(given, set(one.topics), log, folder, told))
         _run(engines, stop, folder)
     finally:
@@ -123,6 +129,44 @@ def _offsets(connector: Connector, log: Log, folder: Path) -> dict[str, str]:
     }
 
 
+class _Notification(Struct):
+    type: str
+    aggregate_type: str
+    additional_data: dict[str, str] = {}
+
+
+class _Scan:
+    """Which tables a snapshot has read, and makes the end of those whose own rows may not say it.
+
+    A table without rows has none to say it, and the first row of a snapshot says no more than that.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._short: list[str] = []
+
+    def read(self, raw: bytes, offset: Mapping[str, Any]) -> dict[str, bytes]:
+        """Topic → the envelope of its snapshot's end, once the whole snapshot has been taken.
+
+        Args:
+            raw: one of Debezium's notifications.
+            offset: where Debezium stands: the snapshot's LSN and time.
+        """
+        told = msgspec.json.decode(raw, type=_Notification)
+        if told.aggregate_type != "Initial Snapshot":
+            return {}
+        if told.type == "STARTED":
+            self._short = []
+        is_table = told.type == "TABLE_SCAN_COMPLETED" and told.additional_data["status"] == "SUCCEEDED"
+        if is_table and int(told.additional_data["total_rows_scanned"]) < 2:
+            self._short.append(f"{self._prefix}.{told.additional_data['scanned_collection']}")
+        if told.type != "COMPLETED":
+            return {}
+        source = {"lsn": int(offset["lsn"]), "ts_us": int(offset["ts_usec"]), "snapshot": SNAPSHOT_ENDS[0]}
+        end = msgspec.json.encode({"op": "r", "before": None, "after": None, "source": source})
+        return dict.fromkeys(self._short, end)
+
+
 def _engine(
     properties: dict[str, str], topics: set[str], log: Log, folder: Path, told: Callable[[str, int], None]
 ) -> Any:
@@ -134,6 +178,8 @@ def _engine(
             remedy="Install it: pip install 'headrace[debezium]'. Or have Kafka Connect do it: see export.",
         ) from error
 
+    scan = _Scan(properties["topic.prefix"])
+
     class Appender(BasePythonChangeHandler):  # type: ignore[misc]
         """Puts each batch on the log; returning acknowledges it."""
 
@@ -141,7 +187,13 @@ def _engine(
             batches: dict[str, tuple[list[bytes], list[bytes | None]]] = defaultdict(lambda: ([], []))
             for record in records:
                 topic, key, value = str(record.destination()), record.key(), record.value()
-                if topic in topics and value is not None:  # else a heartbeat, or a tombstone
+                if topic == properties["notification.sink.topic.name"]:
+                    ends = scan.read(str(value).encode(), record.sourceRecord().sourceOffset())
+                    for ended in topics & ends.keys():
+                        values, keys = batches[ended]
+                        values.append(ends[ended])
+                        keys.append(None)
+                elif topic in topics and value is not None:  # else a heartbeat, or a tombstone
                     values, keys = batches[topic]
                     values.append(str(value).encode())
                     keys.append(None if key is None else str(key).encode())

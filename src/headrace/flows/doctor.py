@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.flows.running import running
 from headrace.kernel.errors import HeadraceError
+from headrace.kernel.private import is_open
 from headrace.lineage.secrets import clean_text
 from headrace.serving.deployment import haproxy
 from headrace.serving.prediction_log import TOPIC as PREDICTIONS
@@ -80,7 +83,21 @@ def doctor(settings: Settings | None) -> list[Finding]:
         if settings.profile.ray != "local"
         else []
     )
-    return [*found, *_ports(settings), *_spool(settings), *_lineage(settings), *_doors(settings)]
+    return [
+        *found,
+        *_state(settings),
+        *_ports(settings),
+        *_spool(settings),
+        *_lineage(settings),
+        *_doors(settings),
+    ]
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    if settings.state.is_dir() and is_open(settings.state):
+        mode = stat.S_IMODE(settings.state.stat().st_mode)
+        found = f"others on this machine may enter {settings.state} (mode {mode:o})"
+        yield Finding("state folder", False, found, f"chmod 700 {shlex.quote(str(settings.state))}")
 
 
 def _python() -> Finding:

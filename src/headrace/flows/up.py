@@ -21,6 +21,7 @@ from headrace.http.serve import bind, signalled, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child, Children
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import user_umask
 from headrace.kernel.time import now
 from headrace.serving.topics import own_contracts
 
@@ -211,7 +212,7 @@ class _Builds:
         with self._settings.place("up", "build.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "headrace.cli.main", "build", *options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, umask=user_umask(),
             )  # fmt: skip
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import make_private
 
 __all__ = ["Child", "Children"]
 
@@ -48,7 +49,7 @@ class Child:
         self.name = name
         self._command, self._files, self._environment = list(command), tuple(files), dict(environment)
         self._log = log
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(log.parent)
         log.write_bytes(b"")
         self._pause = 0.0
         self._due: float | None = None

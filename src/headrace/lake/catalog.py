@@ -19,6 +19,7 @@ from sqlalchemy import NullPool, create_engine
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import is_locked, opened
 from headrace.lake.failures import failures
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
@@ -109,7 +110,7 @@ def _without_user(url: str) -> str:
 def _prepare(path: Path, settings: Settings) -> None:
     """Makes the catalog's file, in WAL mode."""
     settings.made_state()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     try:
         opened(path, timeout=BUSY_SECONDS).close()
     except sqlite3.Error as error:

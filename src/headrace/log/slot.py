@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import make_private
 
 __all__ = ["Slot"]
 
@@ -28,7 +29,7 @@ class Slot:
     def __init__(self, folder: Path, group: str) -> None:
         """Raises Unavailable where the folder cannot be made or written."""
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             number, self._file = _taken(folder, group)
         except OSError as error:
             raise Unavailable(

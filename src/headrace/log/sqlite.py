@@ -25,6 +25,7 @@ import numpy as np
 
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
@@ -85,7 +86,7 @@ class SqliteLog:
         self._topics: dict[str, _Topic] = {}
         self._lock = threading.Lock()
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
         except OSError as error:
             raise Unavailable(
                 f"the log's folder cannot be made: {error.strerror}",

@@ -26,6 +26,7 @@ from headrace.config.settings import Settings
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.private import make_private
 from headrace.kernel.time import from_micros
 from headrace.lineage.secrets import clean_text
 from headrace.registry.bundle import MANIFEST, seal, verify
@@ -242,7 +243,7 @@ class Registry:
         half = self._beside(self.place(model, version))
         try:
             with _reached(self._settings):
-                fetched = Path(self.client.download_artifacts(one.run_id, _ARTIFACT, str(_made(half))))
+                fetched = Path(self.client.download_artifacts(one.run_id, _ARTIFACT, str(make_private(half))))
             self._verify(fetched, model, version)
             self._move(fetched, self.place(model, version))
         finally:
@@ -255,7 +256,7 @@ class Registry:
             return
         half = self._beside(place)
         try:
-            shutil.copytree(bundle, half / _ARTIFACT)
+            shutil.copytree(bundle, make_private(half) / _ARTIFACT)
             faults.reach("registry.before_place")
             self._move(half / _ARTIFACT, place)
         finally:
@@ -355,7 +356,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _lock(self, what: str) -> Iterator[None]:
-        path = _made(self._settings.made_state() / "mlflow") / f"{what}.lock"
+        path = make_private(self._settings.place("mlflow")) / f"{what}.lock"
         with path.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -405,11 +406,6 @@ def _version_in(file: Path, model: str, ref: int | str) -> Version | None:
             aliases=tuple(sorted(alias for (alias,) in aliases)),
             created=from_micros(created * 1000),
         )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _client(settings: Settings) -> MlflowClient:

@@ -23,6 +23,7 @@ from headrace.features.online import OnlineStore
 from headrace.features.online.serve import Lookup
 from headrace.features.plan import Plan, decode_plan
 from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.private import make_private
 from headrace.registry import Registry
 from headrace.serving.protocol import Requests
 from headrace.serving.release import Arm, Release, Releases
@@ -223,7 +224,7 @@ def _read(path: Path) -> dict[str, Release]:
 
 
 def _keep(path: Path, releases: Mapping[str, Release]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     fresh = path.with_suffix(f".{os.getpid()}")
     with fresh.open("wb") as file:
         file.write(msgspec.json.encode(releases))

@@ -32,6 +32,7 @@ from msgspec import Struct
 from headrace.declare.event import event
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
+from headrace.kernel.private import make_private
 from headrace.log import append_fitting
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         self._folder = folder
         self._file = -1
         self._size = 0

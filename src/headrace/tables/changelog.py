@@ -1,44 +1,47 @@
 """The changelog of a database's table, read: its rows as they were at some time, and how they came to be.
 
 Of a key's changes the order is that of the database's log (`_lsn`): a change that came late, from
-quarantine or from a second delivery, takes its own place. A snapshot's rows (`r`) are the one exception:
-a transaction that was under way while the snapshot was taken has lower LSNs than it, and is not in it. It
-was committed later, which its time tells (docs/decisions/0011-changes.md).
+quarantine or from a second delivery, takes its own place. LSNs of two servers are not compared
+(tables.order). Rows that a snapshot read (`r`) are an exception: a transaction that was under way then has
+lower LSNs, and is not in them (docs/decisions/0011-changes.md, 0018-eras.md).
 
 Frames here have the columns that tables.read.read_input gives of a contract under @changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from headrace.declare.changes import CHANGED_AT
+from headrace.declare.changes import CHANGED_AT, SNAPSHOT_ENDS
+from headrace.tables.order import COLUMNS, ERA, POSITION, Era, find_eras, is_incremental, is_whole_read, place
 
 __all__ = ["NO_CUTS", "Cuts", "as_of", "cuts_of", "history", "is_changelog", "newest", "survivors"]
 
-_AT, _ROW = "__at", "__row"
-_LAST = ("last", "last_in_data_collection")
+_AT, _ROW, _READ, _PARTITION = "__at", "__row", "__read", "__partition"
 
 
 class Cuts(NamedTuple):
-    """What takes away rows of many keys at once.
+    """What takes away rows of many keys at once; -1 where there was none.
 
     Attributes:
-        truncated: the LSN of the last TRUNCATE: a row whose last change is before it is gone.
-        read: LSN and time (microseconds since 1970) of the last snapshot that was taken to its end: a row
+        truncated: era and LSN of the last TRUNCATE: a row whose last change is before it is gone.
+        read: era, LSN and time (microseconds since 1970) of the last snapshot that was taken to its end: a row
             that is not in it and that was not changed since is gone; its delete was never sent.
+        open: log partition → era, LSN and time of a snapshot that stands last there; what follows tells
+            whether it was taken to its end.
     """
 
-    truncated: int = -1
-    read: tuple[int, int] = (-1, -1)
+    truncated: tuple[int, int] = (-1, -1)
+    read: tuple[int, int, int] = (-1, -1, -1)
+    open: dict[int, tuple[int, int, int]] = {}  # noqa: RUF012  never changed
 
     def later(self, other: Cuts) -> Cuts:
-        """The later ones of both."""
-        return Cuts(max(self.truncated, other.truncated), max(self.read, other.read))
+        """The later ones of both; `other` is of the changes that came after."""
+        return Cuts(max(self.truncated, other.truncated), max(self.read, other.read), other.open)
 
 
 NO_CUTS = Cuts()
@@ -46,36 +49,55 @@ NO_CUTS = Cuts()
 
 def is_changelog(frame: pl.LazyFrame) -> bool:
     """Whether the frame has the columns of one."""
-    return {"_lsn", "_op", "_unchanged", "_snapshot", "_log_offset", CHANGED_AT} <= set(frame.collect_schema())
+    return {*COLUMNS, "_unchanged"} <= set(frame.collect_schema())
 
 
 def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.DataFrame:
     """The table's rows as they were at a moment (aware), one a key, as their last change left them."""
-    known = changes.filter(pl.col(CHANGED_AT) <= moment).collect()
-    return survivors(newest(known, key), cuts_of(known))
+    frame = changes.collect()
+    eras = find_eras(frame, key)
+    taken = pl.col(CHANGED_AT) <= moment
+    cuts = _latest(_cut_rows(place(frame, eras)).filter(taken))
+    return survivors(newest(frame.filter(taken), key, eras), cuts, eras)
 
 
-def cuts_of(changes: pl.DataFrame) -> Cuts:
-    """The last truncate and the end of the last whole snapshot among these changes."""
-    ends = changes.filter((pl.col("_op") == "r") & pl.col("_snapshot").is_in(_LAST))
-    lsn, time = ends.select("_lsn", pl.col(CHANGED_AT).to_physical()).max().row(0)
-    truncated = changes.filter(pl.col("_op") == "t").select(pl.col("_lsn").max()).item()
-    return Cuts(-1 if truncated is None else truncated, (-1, -1) if lsn is None else (lsn, time))
+def cuts_of(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = None) -> Cuts:
+    """The last truncate and the last whole snapshot among these changes.
+
+    Args:
+        changes: of a table, all of them; or those that came after the ones of `before`, no replay of a read
+            among them.
+        eras: as tables.order.find_eras gives them.
+        before: those of the changes before.
+    """
+    placed = place(changes, eras)
+    open_ = {} if before is None else dict(before.open)
+    cuts = _latest(_cut_rows(placed, None if before is None else open_))
+    for row in _in_order(placed).unique(_PARTITION, keep="last", maintain_order=True).iter_rows(named=True):
+        open_.pop(row[_PARTITION], None)
+        if row["__whole"]:
+            open_[row[_PARTITION]] = (row[ERA], row["_lsn"], row["__time"])
+    return cuts._replace(open=open_)
 
 
-def newest(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+def newest(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era]) -> pl.DataFrame:
     """The last change of each key, deletes among them, whole: what the database did not send with it is taken
     from the changes before. Truncates, which have no key, are left out."""
-    ordered = _ordered(changes, key)
+    ordered = _ordered(place(changes, eras), key)
     last = ordered.unique(key, keep="last", maintain_order=True)
-    return _carried(last, ordered, key).drop(_AT)
+    return _carried(last, ordered, key).select(changes.columns)
 
 
-def survivors(rows: pl.DataFrame, cuts: Cuts) -> pl.DataFrame:
-    """Of the last changes of keys those whose row is still there."""
-    lsn, read_at = pl.col("_lsn"), pl.col(CHANGED_AT).to_physical()
-    gone = (lsn < cuts.truncated) | ((lsn < cuts.read[0]) & (read_at <= cuts.read[1]))
-    return rows.filter((pl.col("_op") != "d") & ~gone)
+def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFrame:
+    """Of the last changes of keys those whose row is still there.
+
+    What an incremental snapshot read has the time at which Debezium got to it, which may be much later.
+    """
+    era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT).to_physical()
+    truncate, (read_era, read_lsn, read_at) = cuts.truncated, cuts.read
+    truncated = (era < truncate[0]) | ((era == truncate[0]) & (lsn < truncate[1]))
+    unread = (era < read_era) | ((era == read_era) & (lsn < read_lsn) & ((time <= read_at) | is_incremental()))
+    return place(rows, eras).filter((pl.col("_op") != "d") & ~truncated & ~unread).select(rows.columns)
 
 
 def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
@@ -85,38 +107,52 @@ def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
     snapshot that lacks a row, become a delete of each row they took away.
     """
     frame = changes.collect()
-    ordered = _ordered(frame, key)
+    placed = place(frame, find_eras(frame, key))
+    ordered = _ordered(placed, key)
     columns = [name for name in _names_unchanged(ordered) if name in ordered.columns]
     for name in columns:
         sent = ~pl.col("_unchanged").list.contains(name).fill_null(False)
         filled = pl.when(sent).then(pl.struct(name)).forward_fill().over(key, order_by=_ROW)
         ordered = ordered.with_columns(filled.struct.field(name).alias(name))
-    ordered = ordered.drop(_AT, _ROW)
-    cuts = _cut_rows(frame)
-    gone = [_taken_by(ordered, key, one, before) for before, one in zip([None, *cuts], cuts, strict=False)]
+    cuts = _cut_rows(placed).to_dicts()
+    gone = [_taken_by(ordered, key, cut, before) for before, cut in zip([None, *cuts], cuts, strict=False)]
     whole = pl.concat([ordered, *gone]) if gone else ordered
     return (
-        whole.lazy()
-        .sort("_lsn", pl.col("_op") != "r", maintain_order=True)
+        whole.sort(_ROW, maintain_order=True)
+        # A change counts at the latest from the time of the one after it.
+        .with_columns(pl.col(CHANGED_AT).cum_min(reverse=True).over(key))
         .unique([*key, CHANGED_AT], keep="last", maintain_order=True)
+        .select(frame.columns)
+        .lazy()
     )
 
 
-def _ordered(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+def _ordered(placed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """The changes that have a key, in order, with `__row` to say so and `__at`, the LSN they stand at."""
-    rows = changes.drop_nulls(list(key)).with_row_index(_ROW)
-    reads = rows.filter(pl.col("_op") == "r").select(*key, _ROW, lsn="_lsn", read=CHANGED_AT)
-    others = rows.filter(pl.col("_op") != "r").select(*key, "_lsn", CHANGED_AT)
-    # A change that a snapshot did not see though its LSN is lower: the snapshot's row stands before it.
+    rows = placed.drop_nulls(list(key)).sort(_PARTITION, POSITION).with_row_index(_READ)
+    log = [*key, ERA]
+    streamed = pl.when(pl.col("_op") != "r").then("_lsn")
+    known = streamed.cum_max().forward_fill().shift(1).over([*log, _PARTITION]).fill_null(-1)
+    reads = rows.with_columns(known=known).filter(pl.col("_op") == "r").select(
+        *log, _READ, _PARTITION, POSITION, "known", lsn="_lsn", read=CHANGED_AT, incremental=is_incremental()
+    )  # fmt: skip
+    others = rows.filter(pl.col("_op") != "r").select(*log, _PARTITION, POSITION, "_lsn", CHANGED_AT)
+    # A change that the read did not see though its LSN is lower: what was read stands before it. Debezium puts
+    # a row of an incremental snapshot in its right place among the row's changes; its time says nothing.
+    later = (
+        pl.when(pl.col("incremental") & (pl.col(_PARTITION) == pl.col(f"{_PARTITION}_right")))
+        .then((pl.col(f"{POSITION}_right") > pl.col(POSITION)) & (pl.col("_lsn") > pl.col("known")))
+        .otherwise(pl.col(CHANGED_AT) > pl.col("read"))
+    )
     unseen = (
-        reads.join(others, on=list(key))
-        .filter((pl.col("_lsn") < pl.col("lsn")) & (pl.col(CHANGED_AT) > pl.col("read")))
-        .group_by(_ROW)
+        reads.join(others, on=log)
+        .filter((pl.col("_lsn") < pl.col("lsn")) & later)
+        .group_by(_READ)
         .agg(pl.col("_lsn").min().alias(_AT))
     )
-    rows = rows.join(unseen, on=_ROW, how="left").with_columns(pl.coalesce(_AT, "_lsn"))
-    order = [_AT, pl.col("_op") != "r", "_log_partition", "_log_offset"]
-    return rows.sort(order).drop(_ROW).with_row_index(_ROW)
+    rows = rows.join(unseen, on=_READ, how="left").with_columns(pl.coalesce(_AT, "_lsn"))
+    order = [ERA, _AT, pl.col("_op") != "r", _PARTITION, POSITION]
+    return rows.drop(_READ).sort(order).with_row_index(_ROW)
 
 
 def _names_unchanged(rows: pl.DataFrame) -> list[str]:
@@ -127,7 +163,7 @@ def _carried(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> p
     """The last changes with what they lack, from the changes before; `_unchanged` keeps what none had."""
     lacking = last.filter(pl.col("_unchanged").list.len() > 0)
     if lacking.is_empty():
-        return last.drop(_ROW)
+        return last
     before = ordered.join(lacking.select(key), on=list(key), how="semi")
     for name in _names_unchanged(lacking):
         sent = before.filter(~pl.col("_unchanged").list.contains(name).fill_null(False))
@@ -147,28 +183,69 @@ def _carried(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> p
             )
             .drop("__known")
         )
-    return last.drop(_ROW)
+    return last
 
 
-def _cut_rows(changes: pl.DataFrame) -> list[dict[str, Any]]:
-    """Each truncate and each end of a snapshot, in order."""
-    is_end = (pl.col("_op") == "r") & pl.col("_snapshot").is_in(_LAST)
-    return changes.filter((pl.col("_op") == "t") | is_end).sort("_lsn").to_dicts()
+def _in_order(placed: pl.DataFrame, *, replays: bool = False) -> pl.DataFrame:
+    """The changes as they came onto the log."""
+    return (
+        placed.filter(replays | pl.col("_first_offset").is_null())
+        .sort(_PARTITION, POSITION)
+        .with_columns(pl.col(CHANGED_AT).to_physical().alias("__time"), is_whole_read().alias("__whole"))
+    )
+
+
+def _cut_rows(placed: pl.DataFrame, open_: Mapping[int, tuple[int, int, int]] | None = None) -> pl.DataFrame:
+    """Each truncate and each whole snapshot that was taken to its end, in order: one row of each.
+
+    A snapshot's end is the row that says so; where it says something else (`first`), or was refused, it is
+    followed by a change, since Debezium streams none before it.
+
+    Args:
+        placed: all changes; or those after others.
+        open_: of those others, changelog.Cuts.open.
+    """
+    came = _in_order(placed, replays=open_ is None)
+    is_end = is_whole_read() & pl.col("_snapshot").is_in(SNAPSHOT_ENDS)
+    followed = pl.col("__whole") & ~pl.col("__whole").shift(-1).over(_PARTITION).fill_null(True)
+    cuts = [placed.filter((pl.col("_op") == "t") | is_end), came.filter(followed).select(placed.columns)]
+    first = came.unique(_PARTITION, keep="first", maintain_order=True).filter(~pl.col("__whole"))
+    for partition, (era, lsn, time) in (open_ or {}).items():
+        end = {"_op": "r", ERA: era, "_lsn": lsn, CHANGED_AT: time}
+        values = [pl.lit(value).cast(placed.schema[name]).alias(name) for name, value in end.items()]
+        row = first.filter(pl.col(_PARTITION) == partition).select(placed.columns)
+        cuts.append(row.with_columns(values))
+    order = [ERA, "_lsn", CHANGED_AT]
+    return pl.concat(cuts).sort(order).unique([*order, "_op"], keep="first", maintain_order=True)
+
+
+def _latest(cuts: pl.DataFrame) -> Cuts:
+    """The last truncate and the last snapshot of cuts that are in order."""
+    numbers = cuts.select("_op", ERA, "_lsn", pl.col(CHANGED_AT).to_physical()).rows()
+    truncated = [(era, lsn) for op, era, lsn, _ in numbers if op == "t"]
+    read = [(era, lsn, time) for op, era, lsn, time in numbers if op == "r"]
+    return Cuts(max(truncated, default=(-1, -1)), max(read, default=(-1, -1, -1)))
 
 
 def _taken_by(
     rows: pl.DataFrame, key: Sequence[str], cut: dict[str, Any], earlier: dict[str, Any] | None
 ) -> pl.DataFrame:
-    """A delete of each row that the truncate, or the snapshot without it, took away."""
-    before = rows.filter(pl.col("_lsn") < cut["_lsn"], pl.col(CHANGED_AT) <= cut[CHANGED_AT])
+    """A delete of each row that the truncate, or the snapshot without it, took away, in the place of its last
+    change before."""
+    era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT)
+    earlier_by_time = (time <= cut[CHANGED_AT]) | is_incremental() | (cut["_op"] == "t")
+    before = rows.filter((era < cut[ERA]) | ((era == cut[ERA]) & (lsn < cut["_lsn"]) & earlier_by_time))
     if earlier is not None:  # what that one left it saw, or came after it
-        before = before.filter((pl.col("_lsn") >= earlier["_lsn"]) | (pl.col(CHANGED_AT) > earlier[CHANGED_AT]))
+        saw = (era == earlier[ERA]) & ((lsn >= earlier["_lsn"]) | (time > earlier[CHANGED_AT]))
+        before = before.filter((era > earlier[ERA]) | saw)
     there = before.unique(key, keep="last", maintain_order=True).filter(pl.col("_op") != "d")
     if cut["_op"] == "r":
-        seen = rows.filter(pl.col("_lsn") == cut["_lsn"], pl.col("_op") == "r")
-        there = there.join(seen, on=list(key), how="anti")
+        same = (era == cut[ERA]) & (lsn == cut["_lsn"]) & (time == cut[CHANGED_AT])
+        there = there.join(rows.filter(is_whole_read() & same), on=list(key), how="anti")
+    of_cut = (ERA, "_lsn", CHANGED_AT, "_transaction", "_log_partition", "_log_offset", _PARTITION, POSITION)
     nulls = [
-        (pl.lit(cut[name]) if name in ("_lsn", CHANGED_AT, "_transaction", "_log_partition", "_log_offset")
+        (pl.lit(cut[name]) if name in of_cut
+         else pl.col(name) if name == _ROW
          else pl.lit("d") if name == "_op" else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in rows.schema.items() if name not in key
     ]  # fmt: skip

@@ -7,6 +7,7 @@ goes on from there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +18,17 @@ import pyarrow as pa
 from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.declare.table import Table
+from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
+from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
 from headrace.tables.plan import CODE, Plan
 from headrace.tables.read import read_input
 
 __all__ = ["keep_current"]
 
-_STANDS = "headrace.changes"
+_STANDS = "headrace.changelog"
+_logger = logging.getLogger(__name__)
 
 
 class _Stands(msgspec.Struct, frozen=True):
@@ -32,11 +36,13 @@ class _Stands(msgspec.Struct, frozen=True):
 
     Attributes:
         offsets: log partition → the first offset of the changelog that is not in it.
-        lsn: the highest LSN in it.
+        eras: where the database's log began anew (tables.order.find_eras).
+        lsn: the highest LSN of the last era.
         cuts: what took rows away (changelog.Cuts).
     """
 
     offsets: dict[int, int] = {}
+    eras: list[Era] = []
     lsn: int = -1
     cuts: Cuts = NO_CUTS
 
@@ -66,6 +72,14 @@ def keep_current(
     if told is not None and plan.expect[CODE] == properties[CODE]:
         stands = msgspec.json.decode(told, type=_Stands)
     rows, after = _kept(changelog, contract, made, stands)
+    for era in after.eras:
+        if era not in stands.eras:
+            _logger.warning(
+                "%s: from %s on the database's log positions begin anew (another server, or a restore);"
+                " they are not compared with those before",
+                contract.topic,
+                from_micros(era.time).isoformat(),
+            )
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
     said = {**properties, _STANDS: msgspec.json.encode(after).decode()}
@@ -79,28 +93,43 @@ def _kept(
     """The current rows, and what they are made from."""
     key = list(contract.row_key)
     fresh = changelog.filter(_from(stands.offsets)).collect()
-    cuts = stands.cuts.later(cuts_of(fresh))
-    after = _Stands({**stands.offsets, **_offsets(fresh)}, max(stands.lsn, _highest(fresh)), cuts)
     if made is None or not stands.offsets:
-        return survivors(newest(fresh, key), cuts), after
+        return _made_whole(fresh, key, find_eras(fresh, key))
+    if len(fresh.filter(pl.col("_op") == "r", pl.col("_first_offset").is_not_null())):
+        changes = changelog.collect()  # what a snapshot took away is seen anew
+        return _made_whole(changes, key, find_eras(changes, key))
     held = made.scan().select(fresh.columns).collect()
+    placed = place(fresh, stands.eras)
     # Only its whole history tells what becomes of a key by a change that came late: it may be older than
     # the delete that took the row away, or have had a value that a newer one was sent without.
-    stood = held.select(*key, stood="_lsn")
-    late = (
-        fresh.join(stood, on=key, how="left")
-        .filter(pl.col("_lsn") <= pl.col("stood").fill_null(stands.lsn))
-        .select(key)
-        .unique()
-    )
+    stood = place(held, stands.eras).select(*key, stood_era=ERA, stood="_lsn")
+    before = pl.col("stood_era").fill_null(len(stands.eras)), pl.col("stood").fill_null(stands.lsn)
+    is_lower = (pl.col(ERA) < before[0]) | ((pl.col(ERA) == before[0]) & (pl.col("_lsn") <= before[1]))
+    lower = placed.join(stood, on=key, how="left").filter(is_lower)
+    late = lower.select(key).drop_nulls().unique()
+    if len(lower) or find_eras(fresh, key):
+        eras = find_eras(changelog.select(*key, *COLUMNS).collect(), key)
+        if eras != stands.eras:  # what stood by its LSN stands elsewhere now
+            return _made_whole(changelog.collect(), key, eras)
+    cuts = stands.cuts.later(cuts_of(fresh, stands.eras, stands.cuts))
+    highest = max(stands.lsn, _highest(placed.filter(pl.col(ERA) == len(stands.eras))))
+    after = _Stands({**stands.offsets, **_offsets(fresh)}, stands.eras, highest, cuts)
     known = [
         held.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
         fresh.join(late, on=key, how="anti"),
     ]
     if len(late):
         known.append(changelog.join(late.lazy(), on=key, how="semi").collect())
-    rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key)])
-    return survivors(rows, cuts), after
+    rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key, stands.eras)])
+    return survivors(rows, cuts, stands.eras), after
+
+
+def _made_whole(changes: pl.DataFrame, key: list[str], eras: list[Era]) -> tuple[pl.DataFrame, _Stands]:
+    """The current rows of a whole changelog."""
+    cuts = cuts_of(changes, eras)
+    highest = _highest(place(changes, eras).filter(pl.col(ERA) == len(eras)))
+    rows = survivors(newest(changes, key, eras), cuts, eras)
+    return rows, _Stands(_offsets(changes), eras, highest, cuts)
 
 
 def _from(offsets: Mapping[int, int]) -> pl.Expr:

@@ -32,6 +32,7 @@ __all__ = [
 
 CLOCK = "headrace.arrived_at"  # in a snapshot's summary: the latest arrival so far, in microseconds
 _LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
+_FIRST_COLUMNS = ("_first_partition", "_first_offset")  # of a changelog: a replay stands where it first stood
 
 Readable = Contract | Source | Table
 
@@ -102,7 +103,8 @@ def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None
     """The rows of an input, not yet read.
 
     A topic gives its good rows: the contract's fields in their order, then `_log_partition` (Int32),
-    `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC). The order of rows is not fixed.
+    `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC); under @changes also `_first_partition` and
+    `_first_offset`, which only a replay has. The order of rows is not fixed.
 
     Args:
         project: whose files a source means.
@@ -123,6 +125,7 @@ def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None
     stored = frame.collect_schema()
     now = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
     columns = [*(f.name for f in msgspec.structs.fields(one.struct)), *_LOG_COLUMNS]
+    columns += _FIRST_COLUMNS if one.row_key else ()
     lost = [name for name in columns if name not in now]
     if lost:
         raise CallError(

@@ -23,6 +23,7 @@ from headrace.declare.project import Project
 from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
 from headrace.training import curves, training_set
@@ -163,7 +164,7 @@ def train(
         made = training_set.make(project, lake, model, plan, inputs=inputs)
         this.input(Dataset("table", made.table, SnapshotPosition(made.table, made.snapshot)))
         commit = commit_of(project.settings)  # as it stood when the work began
-        work = project.settings.place("training", model.name)
+        work = make_private(project.settings.place("training", model.name))
         bundle = work / f"{made.snapshot}-{code or this.id}"
         trained = _resumed(bundle, code)
         if trained is None:

@@ -18,7 +18,7 @@ from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
 from headrace.events.ingest.sinks import sink_schema
 from headrace.events.quarantine import Choice, replay
-from headrace.kernel.errors import Conflict, ProjectError, Refused, Unavailable
+from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import RunEvent, recorder_added
 from headrace.kernel.time import duration, now
@@ -371,14 +371,6 @@ def test_an_event_that_breaks_the_judge_goes_to_quarantine(
     (told,) = to_end(fragile, events_log, lake)
     assert (told.good, told.refused) == (5, Counter(unwritable=1))
     assert rows_of(lake, fragile)["_raw"].to_list() == [None, None, None, click(3), None, None]
-
-
-def test_two_topics_that_would_share_a_table_are_refused(
-    contract: Contract, events_log: Log, lake: Lake
-) -> None:
-    one, other = replace(contract, topic="a.b"), replace(contract, topic="a-b")
-    with pytest.raises(ProjectError, match="share the table"):
-        ingest_all([one, other], events_log, lake, until_end=True, stop=threading.Event())
 
 
 def test_an_event_is_forgotten_when_the_watermark_has_passed(

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from headrace.http.answer import HttpError
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import make_private
 from headrace.kernel.process import alive, mark
 from headrace.kernel.sqlite import opened
 from headrace.kernel.time import now_micros
@@ -71,7 +72,7 @@ class Requests:
     """
 
     def __init__(self, path: Path, log: Log) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         path.touch(mode=0o600)
         self._log = log
         self._process = mark()

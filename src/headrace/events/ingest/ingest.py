@@ -38,7 +38,7 @@ from headrace.events.verdicts.decode import NAMES
 from headrace.events.verdicts.judge import First, Judge, Verdicts
 from headrace.events.verdicts.watermarks import Watermarks, merge
 from headrace.events.wires.reasons import Reason
-from headrace.kernel.errors import Conflict, HeadraceError, ProjectError, Refused, Unavailable
+from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
 from headrace.kernel.run import Dataset, run
@@ -451,16 +451,6 @@ def ingest_all(
     Raises:
         HeadraceError: what one of them raised; the others have then stopped too.
     """
-    contracts = list(contracts)
-    tables: dict[str, str] = {}
-    for contract in contracts:
-        other = tables.setdefault(contract.table, contract.topic)
-        if other != contract.topic:
-            raise ProjectError(
-                f"topics {other!r} and {contract.topic!r} would share the table {contract.table!r}",
-                where=str(contract.place),
-                remedy="Name one of them otherwise.",
-            )
     ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), registry) for c in contracts]
 
     def one(ingest: Ingest) -> None:

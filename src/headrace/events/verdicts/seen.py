@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from headrace.events.verdicts.watermarks import NEVER, Watermarks
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import make_private
 
 __all__ = ["Seen"]
 
@@ -187,7 +188,7 @@ class Seen:
         """The pieces, of so many identities at most, as one run that lies in a file."""
         end = 0
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 for piece in pieces:
                     for number, column in enumerate(piece):

@@ -3,7 +3,8 @@
     {"op": "u", "before": ..., "after": {"id": 1, ...}, "source": {"lsn": ..., "ts_us": ...}, ...}
 
 It may stand within Kafka Connect's `{"schema": ..., "payload": ...}`. A change becomes the row after it
-with the change's own columns; a deleted row its key, and nulls. A record that holds nothing (a
+with the change's own columns; a deleted row its key, and nulls; the end of a snapshot that read no row is
+nulls alone (`headrace capture` writes it). A record that holds nothing (a
 tombstone, which follows a delete where a topic is compacted) is no event.
 """
 
@@ -15,13 +16,20 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from headrace.declare.changes import CHANGE_FIELDS
+from headrace.declare.changes import CHANGE_FIELDS, SNAPSHOT_ENDS
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import fields_of
 from headrace.events.wires import numbers
 from headrace.events.wires.port import REFUSES, Nothing
 from headrace.events.wires.reasons import LONGEST, Broken, Reason, reason_of
-from headrace.events.wires.row_types import LATEST, UNAVAILABLE_MARKS, is_unavailable, settled_type
+from headrace.events.wires.row_types import (
+    LATEST,
+    UNAVAILABLE_MARKS,
+    instant,
+    is_unavailable,
+    settled_type,
+    unit_of,
+)
 
 __all__ = ["Debezium"]
 
@@ -36,6 +44,7 @@ class _Source(Struct, gc=False):
     ts_ms: int | None = None
     transaction: int | None = msgspec.field(name="txId", default=None)
     snapshot: str | bool | None = None
+    sequence: str | None = None
 
 
 class Debezium:
@@ -45,6 +54,7 @@ class Debezium:
 
     def __init__(self, contract: Contract) -> None:
         self._key = contract.row_key
+        self._time_unit = contract.time_unit
         self._cores = {one.name: one.kind.core for one in fields_of(contract.struct)}
 
     def decoder(
@@ -58,7 +68,7 @@ class Debezium:
         kind, settled = self._as_written(kind)
         decode = numbers.decoder(_envelope(kind, self._key, kind), strict=strict)
         nulls = dict.fromkeys(kind.__struct_fields__)
-        key = self._key
+        key, unit = self._key, self._time_unit
         without = _Unavailable(kind, self._key, strict)
         text, base64, uuid, codes = UNAVAILABLE_MARKS
 
@@ -80,7 +90,9 @@ class Debezium:
             op, source = one.op, one.source
             if op in _AFTER:
                 row = one.after
-                if row is None:
+                if row is None and op == "r" and source is not None and source.snapshot in SNAPSHOT_ENDS:
+                    row = kind(**nulls)
+                elif row is None:
                     raise Broken(Reason("missing", "after", f"a change of kind {op!r} has no row after it"))
             elif op == "d":
                 if one.before is None:
@@ -94,7 +106,12 @@ class Debezium:
                 value = getattr(row, name)
                 if value is not None:
                     try:
-                        setattr(row, name, settle(value))
+                        if settle is not instant:
+                            setattr(row, name, settle(value))
+                        elif isinstance(value, int):
+                            setattr(row, name, instant(value, unit_of(raw, encoded) or unit))
+                        else:
+                            setattr(row, name, instant(value, None))
                     except (*REFUSES, ValueError) as error:
                         raise Broken(_reason(encoded, error)) from None
             _stamp(row, op, source, unavailable)
@@ -102,7 +119,7 @@ class Debezium:
 
         return change
 
-    def _as_written(self, kind: Any) -> tuple[Any, list[tuple[str, str, Callable[[Any], Any]]]]:
+    def _as_written(self, kind: Any) -> tuple[Any, list[tuple[str, str, Callable[..., Any]]]]:
         """The struct with its values as Debezium writes them; and what settles those: name, key, function."""
         fields: list[tuple[str, Any, Any]] = []
         settled = []
@@ -153,7 +170,10 @@ def _envelope(kind: Any, key: tuple[str, ...], after: Any) -> type[Struct]:
 
 def _stamp(row: Any, op: str, source: _Source | None, unavailable: list[str] | None) -> None:
     """The change's own columns."""
-    if source is None or source.lsn is None or not 0 <= source.lsn < _INT64:
+    lsn = None if source is None else source.lsn
+    if source is not None and lsn is None and source.snapshot == "incremental":
+        lsn = _last_seen(source.sequence)
+    if source is None or lsn is None or not 0 <= lsn < _INT64:
         raise Broken(Reason("missing", "source", "it does not say where in the database's log it stands (lsn)"))
     at = source.ts_us
     if at is None and source.ts_ms is not None:
@@ -163,11 +183,20 @@ def _stamp(row: Any, op: str, source: _Source | None, unavailable: list[str] | N
     if source.transaction is not None and not -_INT64 <= source.transaction < _INT64:
         raise Broken(Reason("out_of_range", "source", "its transaction's number does not fit 64 bits"))
     row._op = op
-    row._lsn = source.lsn
+    row._lsn = lsn
     row._changed_at = at
     row._transaction = source.transaction
     row._snapshot = None if source.snapshot in (None, False, "false") else str(source.snapshot).lower()
     row._unchanged = unavailable
+
+
+def _last_seen(sequence: str | None) -> int | None:
+    """The LSN of the change that Debezium had read last: an incrementally read row has none of its own."""
+    try:
+        lsns = msgspec.json.decode(sequence or "[]", type=list[int | None], strict=False)
+    except msgspec.MsgspecError:
+        return None
+    return lsns[-1] if lsns else None
 
 
 class _Unavailable:

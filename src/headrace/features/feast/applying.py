@@ -25,6 +25,7 @@ from headrace.features.feast.objects import Objects
 from headrace.features.feast.repository import YAML, described
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.private import make_private
 
 __all__ = ["Applied", "apply", "fingerprints"]
 
@@ -66,8 +67,7 @@ def apply(project: Project) -> Applied:
     mark = place / APPLIED
     if is_registry_as_applied(project.settings) and mark.read_text() == mark_of(project.settings, wanted):
         return Applied(place, False, count)
-    project.settings.made_state()
-    place.mkdir(mode=0o700, exist_ok=True)
+    make_private(place)
     faults.reach("feast.apply.begin")
     _register(project, found, place)
     faults.reach("feast.apply.registry")
@@ -110,7 +110,7 @@ def _fingerprints(found: Objects) -> dict[str, str]:
 def _register(project: Project, found: Objects, place: Path) -> None:
     scratch = place / f"new-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    make_private(scratch)
     old, new = place / REGISTRY, scratch / REGISTRY
     if _is_readable(old):
         shutil.copyfile(old, new)  # what Feast knows of materializations stays

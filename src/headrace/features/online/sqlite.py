@@ -27,6 +27,7 @@ from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, decode_position, encode_position
+from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import opened
 from headrace.kernel.time import now_micros
 
@@ -65,7 +66,7 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._tiles: dict[str, Tiles] = {}
         self._lookups: dict[str, _Lookup] = {}
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._path.parent)
         with self._writing() as db:
             db.execute(_SCHEMA)
 

@@ -21,6 +21,7 @@ from headrace.flows.release import release as put_in_force
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.fingerprint import digest
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run
 from headrace.registry import Registry
 from headrace.registry.source import write_source
@@ -160,7 +161,7 @@ def _registered(
     if not sealed.is_dir():
         for left in place.glob("*"):
             shutil.rmtree(left)
-        half = place / f".{report.run}"
+        half = make_private(place) / f".{report.run}"
         shutil.copytree(folder, half)
         write_source(shop.settings, half / "source.tar.gz")
         half.rename(sealed)
