@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
 
 import msgspec
 import polars as pl
@@ -13,15 +11,17 @@ import pyarrow as pa
 
 from headrace.declare.project import Project
 from headrace.declare.table import Day, Table
-from headrace.kernel.errors import HeadraceError, ProjectError, Refused
+from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.audit import audited
+from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
-from headrace.tables.plan import ONE_DAY, Plan, stale_days
-from headrace.tables.read import CLOCK, Input, between, read_input
+from headrace.tables.days import check_day, make_days, refuse_lost_rows
+from headrace.tables.plan import ONE_DAY, Plan, shift_day, stale_days
+from headrace.tables.read import CLOCK, Input, read_input
 
 __all__ = ["Built", "build_table"]
 
@@ -132,13 +132,14 @@ def _pieces(project: Project, lake: Lake, table: Table, plan: Plan) -> Iterator[
     ]
     options = _options(table, plan)
     if table.partition_by is None or not plan.days:
-        rows = _collected(table, [_called(table, frames, options)])[0]
+        rows = collect_frames(table, [call_function(table, frames, options)])[0]
         if table.partition_by is not None:
-            _check_day(table, table.partition_by, rows)
+            check_day(table, table.partition_by, rows)
+            refuse_lost_rows(table, table.partition_by, plan, rows)
         yield _arrow(audited(table, rows))
         return
     for group in _groups(plan, table.partition_by):
-        rows = _days(table, table.partition_by, plan, frames, options, group)
+        rows = make_days(table, table.partition_by, plan, frames, options, group)
         yield _arrow(audited(table, rows))
 
 
@@ -168,93 +169,8 @@ def _groups(plan: Plan, day: Day) -> Iterator[list[date]]:
 
 
 def _rows_read(plan: Plan, day: Day, group: Sequence[date]) -> int:
-    first, last = group[0] - day.before, group[-1] + day.after
+    first, last = shift_day(group[0], -day.before), shift_day(group[-1], day.after)
     return sum(rows for d, rows in plan.rows.items() if first <= d <= last)
-
-
-def _days(
-    table: Table,
-    day: Day,
-    plan: Plan,
-    frames: Sequence[pl.LazyFrame],
-    options: Mapping[str, datetime],
-    group: list[date],
-) -> pl.DataFrame:
-    """The rows of neighbouring output days.
-
-    Each day is made from its own input days alone, whichever others are made beside it: so a build in
-    steps gives the same rows as one from scratch. Only a rowwise table may be made in one go.
-    """
-
-    def read(first: date, last: date, sources: Sequence[pl.LazyFrame]) -> list[pl.LazyFrame]:
-        return [
-            frame
-            if one.day_column is None
-            else between(frame, one.day_column, first - day.before, last + day.after)
-            for frame, one in zip(sources, plan.inputs, strict=True)
-        ]
-
-    if table.rowwise:
-        lazies = [_called(table, read(group[0], group[-1], frames), options)]
-        made = _collected(table, lazies)[0]
-        return _of_days(table, day, made, group)
-    held = [f.lazy() for f in _collected(table, read(group[0], group[-1], frames))]
-    lazies = [_called(table, read(one, one, held), options) for one in group]
-    return pl.concat(
-        _of_days(table, day, made, [one]) for one, made in zip(group, _collected(table, lazies), strict=True)
-    )
-
-
-def _of_days(table: Table, day: Day, rows: pl.DataFrame, group: list[date]) -> pl.DataFrame:
-    _check_day(table, day, rows)
-    return between(rows.lazy(), day.column, group[0], group[-1]).collect()
-
-
-def _check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
-    """Every row must say to which day it belongs."""
-    where = f"table {table.name} ({table.place})"
-    if day.column not in rows.columns:
-        raise ProjectError(
-            f"it is partitioned by {day.column!r}, which its function does not give",
-            where=where,
-            remedy=f"It gives {', '.join(rows.columns)}.",
-        )
-    lost = rows[day.column].null_count()
-    if lost:
-        raise Refused(
-            f"{lost:,} of {rows.height:,} rows have no {day.column!r}, so they belong to no day",
-            where=where,
-            remedy="Fill it, or leave such rows out.",
-        )
-
-
-def _called(table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]) -> pl.LazyFrame:
-    try:
-        made: Any = table.function(*frames, **options)
-    except HeadraceError:
-        raise
-    except Exception as error:
-        raise _failed(table, error) from error
-    if isinstance(made, pl.DataFrame):
-        return made.lazy()
-    if not isinstance(made, pl.LazyFrame):
-        raise ProjectError(f"it gave a {type(made).__name__}, not a polars LazyFrame", where=str(table.place))
-    return made
-
-
-def _collected(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.DataFrame]:
-    try:
-        return pl.collect_all(frames)
-    except Exception as error:
-        raise _failed(table, error) from error
-
-
-def _failed(table: Table, error: Exception) -> ProjectError:
-    """User code failed: where in the project's file, and what it said."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
-    place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
-    said = str(error).partition("\n\nResolved plan")[0]
-    return ProjectError(f"{table.name} failed: {type(error).__name__}: {said}", where=place)
 
 
 def _arrow(rows: pl.DataFrame) -> pa.Table:

@@ -14,7 +14,7 @@ from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.tables.read import Input, Readable, good_rows, input_name, newest
 
-__all__ = ["CODE", "INPUT", "MADE_AT", "Plan", "stale_days"]
+__all__ = ["CODE", "INPUT", "MADE_AT", "ONE_DAY", "Plan", "shift_day", "spread_days", "stale_days"]
 
 CODE = "headrace.code"
 INPUT = "headrace.input."
@@ -90,7 +90,7 @@ def stale_days(
     because = _whole(made, code, expect, inputs, partitioned=day is not None)
     if day is None:
         return Plan(table.name, None, bool(because), because, inputs, clock, expect)
-    every = _spread(rows, day)
+    every = spread_days(rows, day)
     if not because:
         days, because = _changed(lake, table, day, reads, inputs, expect, clock, every)
         if days is not None:
@@ -146,7 +146,7 @@ def _changed(
             return None, [f"{one.name} changed, and what it was made from is no longer known"]
         if changed:
             because.append(f"{one.name} changed on {_spell(changed)}")
-        days |= _spread(changed, day)
+        days |= spread_days(changed, day)
     then = expect[MADE_AT]
     if table.takes_now and clock is not None and then is not None and int(then) != clock:
         still_open = {d for d in every if _closes(d, day) > from_micros(int(then))}
@@ -158,13 +158,19 @@ def _changed(
 
 def _closes(output_day: date, day: Day) -> datetime:
     """When nothing that comes in time can change an output day any more."""
-    return datetime.combine(output_day, time(), UTC) + ONE_DAY + day.after
+    return datetime.combine(shift_day(output_day, ONE_DAY + day.after), time(), UTC)
 
 
-def _spread(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
-    """The output days that read any of these input days."""
+def shift_day(day: date, span: timedelta) -> date:
+    """The day a span later, within the years 1 to 9999."""
+    number = day.toordinal() + span // ONE_DAY
+    return date.fromordinal(min(max(number, date.min.toordinal()), date.max.toordinal()))
+
+
+def spread_days(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
+    """The output days that read any of these input days: from d - after to d + before for each d."""
     return {
-        d + timedelta(days=n)
+        shift_day(d, n * ONE_DAY)
         for d in input_days
         for n in range(-(day.after // ONE_DAY), day.before // ONE_DAY + 1)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 import msgspec
@@ -143,10 +143,10 @@ def between(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.Laz
     if isinstance(dtype, pl.Datetime):
         zone = None if dtype.time_zone is None else UTC
         begin = pl.lit(datetime.combine(first, time(), zone))
-        end = pl.lit(datetime.combine(last + timedelta(days=1), time(), zone))
+        end = pl.lit(datetime.combine(last, time.max, zone))
         if dtype.time_zone not in (None, "UTC"):
             begin, end = (e.dt.convert_time_zone(dtype.time_zone) for e in (begin, end))
-        return frame.filter((pl.col(column) >= begin) & (pl.col(column) < end))
+        return frame.filter((pl.col(column) >= begin) & (pl.col(column) <= end))
     return frame.filter((pl.col(column) >= first) & (pl.col(column) <= last))
 
 
