@@ -14,6 +14,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model
 from headrace.declare.project import Project
+from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.kernel.fingerprint import Sources, digest, fingerprint
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "text_digest"]
 
 LOCKS = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
+_READING = 2  # how files are read; another number makes what reads them stale
 
 
 def text_digest(settings: Settings) -> str:
@@ -102,8 +104,12 @@ def _table(table: Table, sources: Sources) -> list[str]:
     given: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:
         given += [one.row_key for one in table.reads if isinstance(one, Contract)]
-    partition = fingerprint(given, sources)
-    return _lines({**pieces, f"@table of {table.name}": partition})
+    pieces = {**pieces, f"@table of {table.name}": fingerprint(given, sources)}
+    for one in table.reads:
+        if isinstance(one, Source):
+            types = {column: repr(dtype) for column, dtype in one.schema.items()}
+            pieces[f"source({one.name})"] = digest([_READING, types, one.encoding])
+    return _lines(pieces)
 
 
 def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
