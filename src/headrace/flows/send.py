@@ -138,7 +138,7 @@ def _events(file: Path) -> Iterator[Event]:
     elif kind in (".ndjson", ".jsonl"):
         yield from _ndjson(file)
     elif kind == ".parquet":
-        for frame in pl.scan_parquet(file).collect_batches(chunk_size=_BATCH):
+        for frame in pl.scan_parquet(file, glob=False).collect_batches(chunk_size=_BATCH):
             yield from frame.to_dicts()
     else:
         raise CallError(

@@ -234,11 +234,8 @@ class _Scan:
         ragged = cells != wide
         if ragged.any():
             first = int(np.argmax(ragged))
-            yield (
-                int(begins[first]),
-                f"it has {cells[first]} cell{'s' * (cells[first] != 1)}, and the header {wide}",
-                _RAGGED,
-            )
+            count = f"{cells[first]} cell" if cells[first] == 1 else f"{cells[first]} cells"
+            yield int(ends[first]), f"it has {count}, and the header {wide}", _RAGGED
 
     def _drop(self, empty: Places, begins: Places, ends: Places) -> None:
         for index in empty.tolist():

@@ -30,6 +30,7 @@ _TYPES: dict[Kind, pl.DataType] = {
 }
 _EVERY: Kinds = frozenset(_TYPES)
 _SAMPLE = 1_000
+_YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999, in microseconds since 1970
 
 _WHOLE = r"0|-?[1-9][0-9]{0,14}"  # a 64-bit float holds each of them
 _FRACTION = r"-?(0|[1-9][0-9]*)\.[0-9]+"
@@ -37,8 +38,7 @@ _POWER = r"-?[1-9](\.[0-9]+)?e[+-]?[0-9]+"
 _DECIMAL = f"^({_WHOLE}|{_FRACTION}|{_POWER}|NaN|-?inf)$"
 _DAY = r"([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}"
 _TIME = r"[T ][0-9]{2}:[0-9]{2}(:[0-5][0-9](\.[0-9]{1,6})?)?"
-_BEYOND = r"^(0001-01-01|9999-12-31).*[+-][0-9:]*[1-9][0-9:]*$"  # in UTC it may be another year than 1 to 9999
-_ZONE = r"(Z|[+-][0-9]{2}:?[0-5][0-9])"
+_ZONE = r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
 
 
 def type_of_kinds(kinds: Iterable[Kinds]) -> pl.DataType:
@@ -184,9 +184,9 @@ def _instants(text: pl.Expr) -> pl.Expr:
     zone = text.str.tail(6).str.replace(r"^.*?([+-])([0-9]{2}):?([0-9]{2})$", "$1$2$3")
     offset = zone.cast(pl.Int64, strict=False).fill_null(0)  # +0230 as 230
     east = offset - (offset / 100).cast(pl.Int64) * 40
-    times = (_minutes(text) + _seconds(text) - east * 60_000_000).cast(pl.Datetime("us", "UTC"))
-    shape = text.str.contains(f"^{_DAY}{_TIME}{_ZONE}$") & ~text.str.contains(_BEYOND)
-    return pl.when(shape).then(times)
+    micros = _minutes(text) + _seconds(text) - east * 60_000_000
+    shape = text.str.contains(f"^{_DAY}{_TIME}{_ZONE}$")
+    return pl.when(shape & micros.is_between(*_YEARS)).then(micros).cast(pl.Datetime("us", "UTC"))
 
 
 def _minutes(text: pl.Expr) -> pl.Expr:
