@@ -97,7 +97,7 @@ def test_parquet_columns_are_put_together_by_name(project: Project, folder: Path
 def test_parquet_types_that_do_not_go_together_are_named(project: Project, folder: Path) -> None:
     pl.DataFrame({"id": [1]}).write_parquet(folder / "a.parquet")
     pl.DataFrame({"id": [1.5]}).write_parquet(folder / "b.parquet")
-    with pytest.raises(ProjectError, match=r"column 'id' is Float64 here, and Int64 in .*a\.parquet") as refused:
+    with pytest.raises(ProjectError, match=r"is Float64 here, and Int64 in .*a\.parquet") as refused:
         read_files(project, declare(project))
     assert refused.value.where == str(folder / "b.parquet")
     rows = read_files(project, declare(project, schema={"id": pl.Float64()})).collect()

@@ -57,6 +57,7 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
     if path.startswith("/") or ".." in path.split("/"):
         raise ProjectError(f"path={path!r} must lie in the project", where=str(place))
     try:
+        "".encode(encoding)  # codecs that are not of text (base64) are refused here
         codec = codecs.lookup(encoding).name
     except (LookupError, TypeError) as error:
         raise ProjectError(
@@ -64,6 +65,10 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
             where=str(place),
             remedy='For example "utf-8", "latin-1", "cp1252" or "utf-16".',
         ) from error
+    if schema is not None and not isinstance(schema, Mapping):
+        raise ProjectError(
+            f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
+        )
     types = {column: _type_of(column, given, place) for column, given in (schema or {}).items()}
     return Source(name, path, place, types, codec)
 
