@@ -118,6 +118,23 @@ def test_with_json_an_error_is_one_object(tmp_path: Path, headrace: Headrace) ->
     assert set(json.loads(out.stderr)) == {"error", "where", "remedy"}
 
 
+def test_a_panic_of_polars_is_one_object_too(project: Path, headrace: Headrace) -> None:
+    (project / "tiny" / "tables.py").write_text(
+        "import polars\nraise polars.exceptions.PanicException('Rust')\n"
+    )
+    out = headrace("build", "--json", cwd=project)
+    assert out.returncode == 1
+    assert json.loads(out.stderr)["error"] == "PanicException: Rust"
+
+
+def test_status_shows_the_rest_where_a_source_has_no_file(project: Path, headrace: Headrace) -> None:
+    (project / "data" / "prices.csv").unlink()
+    out = headrace("status", cwd=project)
+    assert out.returncode == 0
+    assert "source 'prices' has no files" in out.stdout
+    assert "doubled" in out.stdout
+
+
 def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, headrace: Headrace) -> None:
     before = headrace("--json", "--project", str(project), "build", "--dry-run", cwd=tmp_path)
     after = headrace("build", "--dry-run", "--json", "--project", str(project), cwd=tmp_path)

@@ -113,7 +113,10 @@ def _exit_code(arguments: list[str]) -> int:
     except HeadraceError as error:
         print_error(call, error)
         return error.exit_code
-    except Exception as error:
+    except BaseException as error:
+        # A panic in polars' Rust is no Exception. Its class is known by name: polars need not be imported here.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         print_error(call, error)
         return 1
 

@@ -9,6 +9,7 @@ import polars as pl
 from headrace.declare.project import Project
 from headrace.features.online import OnlineStore
 from headrace.features.plan import AsOfView, Plan, WindowedView
+from headrace.features.point_in_time import check_columns
 from headrace.features.rowwise import rows_of
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
@@ -69,6 +70,7 @@ def _load(lake: Lake, view: AsOfView, store: OnlineStore) -> Filled:
     frame = table.scan(head.id)
     if is_changelog(frame):
         frame = history(frame.filter("_valid"), view.keys)
+    check_columns(view, frame)
     rows = frame.select(*view.keys, view.time, *(one.name for one in view.features)).collect()
     return Filled(view.name, view.digest, len(rows), store.load(view, rows.to_arrow(), position), position)
 

@@ -73,7 +73,7 @@ class Status:
     Attributes:
         project, profile: which.
         stale: what a build would run, in order.
-        blocked: why that cannot be said yet (no events, ...), or None.
+        blocked: why that cannot be said (no events yet, a source's file is gone, ...), or None.
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
         alerts: what is refused at too high a rate now, the oldest first.
@@ -114,7 +114,7 @@ def status(settings: Settings) -> Status:
             for one in planned(settings)
             if one.reasons
         )
-    except Unavailable as error:
+    except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
         blocked = str(error)
     lake = lakes.open(settings)
     log = logs.open(settings.log_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
+from typing import Literal
 
 import msgspec
 import polars as pl
@@ -106,10 +107,10 @@ def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) 
     """Computes, audits and commits; the table is made, or its columns are, with the first rows."""
     if table.current:
         return keep_current(project, lake, table, plan, plan.properties(code))
+    partition_by = _partition_by(lake, table)
     pieces = _pieces(project, lake, table, plan)
     first = next(pieces)
-    partition_by = () if table.partition_by is None else ((table.partition_by.column, "day"),)
-    made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)  # type: ignore[arg-type]
+    made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
     facts = dict(properties) if plan.clock is None else {**properties, CLOCK: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
@@ -117,6 +118,29 @@ def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) 
         _chained(first, pieces), days=days, facts=facts, properties=properties, expect=plan.expect
     )
     return snapshot, first.schema
+
+
+def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"]]]:
+    """The table's partition, as the lake takes it.
+
+    Raises:
+        ProjectError: the table in the lake is partitioned otherwise.
+    """
+    declared: tuple[tuple[str, Literal["day"]], ...] = ()
+    if table.partition_by is not None:
+        declared = ((table.partition_by.column, "day"),)
+    stored = lake.table(table.name).partition_by() if lake.exists(table.name) else declared
+    if stored != declared:
+        was, now = (
+            " and ".join(f"by the {kind} of {column!r}" for column, kind in one) or "not at all"
+            for one in (stored, declared)
+        )
+        raise ProjectError(
+            f"table {table.name!r} is partitioned {was} in the lake, and now declared {now}",
+            where=str(table.place),
+            remedy=f"headrace drop-table {table.name}, then headrace build; or give the table another name.",
+        )
+    return declared
 
 
 def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
