@@ -16,6 +16,7 @@ from headrace.events.alerts.alerts import Alert, open_alerts
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
+from headrace.flows.drop_table import undeclared_tables
 from headrace.flows.release import Moved, moved_aliases
 from headrace.flows.running import Up, running
 from headrace.kernel.errors import ProjectError, Unavailable
@@ -76,6 +77,7 @@ class Status:
         blocked: why that cannot be said (no events yet, a source's file is gone, ...), or None.
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
+        undeclared: tables that a build made and that nothing declares any more.
         alerts: what is refused at too high a rate now, the oldest first.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
@@ -91,6 +93,7 @@ class Status:
     held: dict[str, datetime]
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
+    undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
     moved: tuple[Moved, ...]
     lineage: Health | None
@@ -131,6 +134,7 @@ def status(settings: Settings) -> Status:
         held=_held(settings),
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
+        undeclared=tuple(undeclared_tables(project, lake)),
         alerts=alerts,
         moved=_moved(settings, list(project.models)),
         lineage=_lineage(settings),

@@ -24,7 +24,7 @@ from headrace.tables.days import check_day, make_days, refuse_lost_rows
 from headrace.tables.plan import ONE_DAY, Plan, shift_day, stale_days
 from headrace.tables.read import CLOCK, Input, read_input
 
-__all__ = ["Built", "build_table"]
+__all__ = ["Built", "build_table", "unpin_inputs"]
 
 _ROWS = 2_000_000  # input rows that are held at once
 
@@ -222,3 +222,12 @@ def _unpin_older(lake: Lake, plan: Plan) -> None:
         for name, snapshot in read.pins().items():
             if name == _pin(plan.table, snapshot) and snapshot != one.snapshot:
                 read.unpin(name)
+
+
+def unpin_inputs(lake: Lake, table: str) -> None:
+    """Lets go of the inputs that a table which is about to be dropped was made from."""
+    for name in lake.names():
+        read = lake.table(name)
+        for pin, snapshot in read.pins().items():
+            if pin == _pin(table, snapshot):
+                read.unpin(pin)

@@ -55,29 +55,28 @@ def as_type(column: str, dtype: pl.DataType) -> pl.Expr:
     Booleans are true and false, dates and times ISO 8601 (a time without a zone is UTC where the type has
     one); numbers are written with a point.
     """
+    return _value(pl.col(column), dtype).alias(column)
+
+
+def _value(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.String:
-        return pl.col(column)
-    text = pl.col(column)
+        return text
     if dtype == pl.Boolean:
         lower = text.str.to_lowercase()
-        value = pl.when(lower == "true").then(True).when(lower == "false").then(False)
-    elif dtype == pl.Date:
-        value = _days(text)
-    elif isinstance(dtype, pl.Datetime):
-        value = _instants(text) if dtype.time_zone else _datetimes(text)
-        if dtype.time_zone:
-            value = pl.coalesce(value, _datetimes(text).dt.replace_time_zone("UTC"))
-    elif isinstance(dtype, pl.Decimal):
-        fits = text.str.contains(rf"^[+-]?[0-9]+(\.[0-9]{{1,{max(dtype.scale, 1)}}}0*)?$")
-        if not dtype.scale:
-            fits = text.str.contains(r"^[+-]?[0-9]+(\.0*)?$")
-        value = pl.when(fits).then(text.cast(dtype, strict=False))
-    elif dtype.is_float():
-        number = text.cast(dtype, strict=False)
-        value = pl.when(number.is_finite() | text.str.contains("(?i)^[+-]?(nan|inf)")).then(number)
-    else:
-        value = text.cast(dtype, strict=False)
-    return value.alias(column)
+        return pl.when(lower == "true").then(True).when(lower == "false").then(False)
+    if dtype == pl.Date:
+        return _days(text)
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is None:
+            return _datetimes(text)
+        return pl.coalesce(_instants(text), _datetimes(text).dt.replace_time_zone("UTC"))
+    number = text.cast(dtype, strict=False)
+    if isinstance(dtype, pl.Decimal):
+        digits = rf"\.[0-9]{{1,{dtype.scale}}}0*" if dtype.scale else r"\.0*"  # more would be rounded away
+        return pl.when(text.str.contains(f"^[+-]?[0-9]+({digits})?$")).then(number)
+    if dtype.is_float():
+        return pl.when(number.is_finite() | text.str.contains("(?i)^[+-]?(nan|inf)")).then(number)
+    return number
 
 
 def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:

@@ -206,11 +206,12 @@ def _refusal(table: Table, day: Day, plan: Plan, lost: Mapping[tuple[_Call, date
             before, after = max(before, distance), max(after, -distance)
     remedies = []
     if (before, after) != (day.before, day.after):
-        spans = {"before": before, "after": after}
-        wider = "".join(f', {name}="{span // ONE_DAY}d"' for name, span in spans.items() if span)
+        spans = {name: span // ONE_DAY for name, span in (("before", before), ("after", after)) if span}
+        given = "".join(f', {name}="{days}d"' for name, days in spans.items())
+        reads = " and ".join(f"{days} day{'s' * (days > 1)} {name}" for name, days in spans.items())
         remedies.append(
-            f'To keep them: partition_by=day("{day.column}"{wider}), which makes each day from'
-            f" {before // ONE_DAY} input days before it and {after // ONE_DAY} after it as well."
+            f'To keep them: partition_by=day("{day.column}"{given}). Each day is then made from the input of'
+            f" {reads} it as well."
         )
     undated = [one.name for one in plan.inputs if one.day_column is None]
     if undated:
