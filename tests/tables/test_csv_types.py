@@ -111,6 +111,7 @@ def expected(cells: list[str]) -> tuple[pl.DataType, list[Any]]:
 @example(cells=["0870", "00123"], earlier=0)
 @example(cells=["12345678901234567890.12345"], earlier=0)
 @example(cells=["1.5", "12345678901234567890"], earlier=1)
+@example(cells=["2024-02-29T10:00", "2024-02-29T10:00Z"], earlier=0)
 @example(cells=["9999-12-31T23:59:59-01:00"], earlier=0)
 @example(cells=["0.30000000000000004", "1e-07", "100000000000000000000.0"], earlier=0)
 def test_a_column_has_the_type_that_all_its_cells_are_written_as(

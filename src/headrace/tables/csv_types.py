@@ -146,6 +146,8 @@ def _all_are(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
         fits = value.cast(pl.String) == text
     elif kind == "float":
         fits &= text.str.contains(_DECIMAL)
+    elif kind == "instant":
+        fits &= text.str.contains(f"{_ZONE}$")
     every = (fits.fill_null(False) | text.is_null() | (text == "")).all()
     return every & _digits_agree(text, value) & _has_point(text) if kind == "float" else every
 

@@ -7,7 +7,7 @@ that the row was made from would be made again by nobody, so it is refused, not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import NamedTuple
 
@@ -66,26 +66,8 @@ def make_days(
         ProjectError: the function failed, or does not give the column of the day.
         Refused: rows have no day, or lie on a day that is not made from the input they come from.
     """
-    columns = [one.day_column for one in plan.inputs]
     begin, end = shift_day(group[0], -day.before), shift_day(group[-1], day.after)
-    inputs = collect_frames(
-        table,
-        [
-            frame if column is None else between(frame, column, begin, end)
-            for frame, column in zip(frames, columns, strict=True)
-        ],
-    )
-    split = [
-        None if column is None else _split_by_day(rows, column)
-        for rows, column in zip(inputs, columns, strict=True)
-    ]
-
-    def read(call: _Call) -> list[pl.LazyFrame]:
-        return [
-            (rows if days is None else _join_days(rows, days, call)).lazy()
-            for rows, days in zip(inputs, split, strict=True)
-        ]
-
+    read = _read_inputs(table, plan, frames, begin, end)
     calls = _rowwise_calls(day, plan, group, begin, end) if table.rowwise else _day_calls(day, group)
     lazies = [call_function(table, read(call), options) for call in calls]
     results = collect_frames(table, lazies)
@@ -101,6 +83,30 @@ def make_days(
     if lost:
         raise _refusal(table, day, plan, lost, sum(len(rows) for rows in kept))
     return pl.concat(kept)
+
+
+def _read_inputs(
+    table: Table, plan: Plan, frames: Sequence[pl.LazyFrame], begin: date, end: date
+) -> Callable[[_Call], list[pl.LazyFrame]]:
+    """From a call to what it reads, held in memory: its days of each input that has days, all of the others."""
+    columns = [one.day_column for one in plan.inputs]
+    lazies = [
+        frame if column is None else between(frame, column, begin, end)
+        for frame, column in zip(frames, columns, strict=True)
+    ]
+    inputs = collect_frames(table, lazies)
+    split = [
+        None if column is None else _split_by_day(rows, column)
+        for rows, column in zip(inputs, columns, strict=True)
+    ]
+
+    def read(call: _Call) -> list[pl.LazyFrame]:
+        return [
+            (rows if days is None else _join_days(rows, days, call)).lazy()
+            for rows, days in zip(inputs, split, strict=True)
+        ]
+
+    return read
 
 
 def refuse_lost_rows(table: Table, day: Day, plan: Plan, rows: pl.DataFrame) -> None:
