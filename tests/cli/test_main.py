@@ -120,6 +120,49 @@ def test_with_json_an_error_is_one_object(tmp_path: Path, headrace: Headrace) ->
     assert set(json.loads(out.stderr)) == {"error", "where", "remedy"}
 
 
+def test_a_panic_of_polars_is_one_object_too(project: Path, headrace: Headrace) -> None:
+    (project / "tiny" / "tables.py").write_text(
+        "import polars\nraise polars.exceptions.PanicException('Rust')\n"
+    )
+    out = headrace("build", "--json", cwd=project)
+    assert out.returncode == 1
+    assert json.loads(out.stderr)["error"] == "PanicException: Rust"
+
+
+def test_status_shows_the_rest_where_a_source_has_no_file(project: Path, headrace: Headrace) -> None:
+    (project / "data" / "prices.csv").unlink()
+    out = headrace("status", cwd=project)
+    assert out.returncode == 0
+    assert "source 'prices' has no files" in out.stdout
+    assert "doubled" in out.stdout
+
+
+def test_a_table_is_dropped_once_nothing_reads_it(project: Path, headrace: Headrace) -> None:
+    assert headrace("build", cwd=project).returncode == 0
+    read = headrace("drop-table", "doubled", "--yes", cwd=project)
+    assert (read.returncode, "table 'doubled' is read by table total" in read.stderr) == (1, True)
+    lost = headrace("drop-table", "nothing", "--yes", cwd=project)
+    assert (lost.returncode, "There are: doubled, total." in lost.stderr) == (2, True)
+
+    tables = project / "tiny" / "tables.py"
+    tables.write_text(tables.read_text().replace("def total", "def whole"))
+    assert headrace("build", cwd=project).returncode == 0
+    assert json.loads(headrace("status", "--json", cwd=project).stdout)["undeclared"] == ["total"]
+    assert "headrace drop-table total" in headrace("status", cwd=project).stdout
+    assert headrace("drop-table", "total", cwd=project).returncode == 130  # it asks, and nobody answers
+    dropped = headrace("drop-table", "total", "--yes", "--json", cwd=project)
+    assert (dropped.returncode, json.loads(dropped.stdout)) == (0, {"dropped": "total"})
+    assert json.loads(headrace("status", "--json", cwd=project).stdout)["undeclared"] == []
+    assert not (project / "pointers" / "tables" / "total.json").exists()
+    assert "table-total" not in (project / "dvc.lock").read_text()
+    assert "table-doubled" in (project / "dvc.lock").read_text()
+    assert "Nothing to do" in headrace("build", cwd=project).stdout
+
+    # One that is still declared is made again.
+    assert headrace("drop-table", "whole", "--yes", cwd=project).returncode == 0
+    assert "table-whole" in headrace("build", cwd=project).stdout
+
+
 def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, headrace: Headrace) -> None:
     before = headrace("--json", "--project", str(project), "build", "--dry-run", cwd=tmp_path)
     after = headrace("build", "--dry-run", "--json", "--project", str(project), cwd=tmp_path)

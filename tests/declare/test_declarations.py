@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -54,6 +54,29 @@ def test_a_class_that_inherits_a_contract_has_none_of_its_own() -> None:
         pass
 
     assert contract_of(Child) is None
+
+
+def test_a_source_holds_its_types_and_encoding() -> None:
+    types = {
+        "a": str,
+        "b": int,
+        "c": float,
+        "d": bool,
+        "e": date,
+        "f": datetime,
+        "g": pl.Decimal(9, 2),
+        "h": pl.Int8,
+    }
+    declared = source("s", "x.csv", schema=types, encoding="Latin-1")
+    assert declared.schema == {
+        "a": pl.String(), "b": pl.Int64(), "c": pl.Float64(), "d": pl.Boolean(), "e": pl.Date(),
+        "f": pl.Datetime("us"), "g": pl.Decimal(9, 2), "h": pl.Int8(),
+    }  # fmt: skip
+    assert (declared.encoding, source("s", "x.csv").encoding, source("s", "x.csv").schema) == (
+        "iso8859-1",
+        "utf-8",
+        {},
+    )
 
 
 def test_a_table_holds_what_it_reads_and_calls_its_function() -> None:
@@ -122,7 +145,31 @@ def too_few_frames() -> object:
         (rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
         (lambda: day("at", after="x"), "after: 'x' is no duration"),
+        (lambda: day("at", after=7), 'after: 7 is not a duration: write a text such as "7d"'),  # type: ignore[arg-type]
+        (lambda: day("at", before="9999999999w"), "longer than a duration can be"),
+        (
+            lambda: day("at", before=timedelta(days=-1)),
+            "before=datetime.timedelta(days=-1) must not be negative",
+        ),
+        (lambda: day(7), "day(7): name the column"),  # type: ignore[arg-type]
         (lambda: source("s", "/etc"), "must lie in the project"),
+        (lambda: source("a/b", "x.csv"), "'a/b' is not a valid source name"),
+        (lambda: source("s", "x.csv", encoding="utf-9"), "encoding='utf-9' is not an encoding"),
+        (lambda: source("s", "x.csv", encoding="base64"), "encoding='base64' is not an encoding"),
+        (lambda: source("s", "x.csv", schema={"a": "int"}), "schema={'a': 'int'}: a file's column cannot"),
+        (
+            lambda: source("s", "x.csv", schema={"a": pl.List(pl.Int64)}),
+            "a file's column cannot be read as that",
+        ),
+        (
+            lambda: source("s", "x.csv", schema={"a": pl.Datetime("ns")}),
+            "a file's column cannot be read as that",
+        ),
+        (
+            lambda: source("s", "x.csv", schema={"a": pl.Datetime("us", "Europe/Paris")}),
+            "cannot be read as that",
+        ),
+        (lambda: source("s", "x.csv", schema=["a"]), "schema=['a'] is not a dict"),  # type: ignore[arg-type]
         (lambda: source("s", "../up.csv"), "must lie in the project"),
         (lambda: ByTime(validation=0.6, test=0.6), "must lie in 0..1"),
     ],

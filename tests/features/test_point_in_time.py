@@ -151,3 +151,14 @@ def test_labels_without_a_column_are_refused():
             plan_of(facts_view(), request=(Field("price", "float64"),)),
             lambda _: facts_of([]),
         )
+
+
+@pytest.mark.parametrize(
+    ("column", "what"), [("time", "timestamp_field"), ("user_id", "join key"), ("y", "feature")]
+)
+def test_a_column_that_the_table_lacks_is_named(column, what):
+    facts = facts_of([(1, 0, 1, 1.0)]).drop(column)
+    with pytest.raises(
+        ProjectError, match=f"'facts' has the {what} '{column}', a column that table facts lacks"
+    ):
+        join(labels_of([(1, 1)]), plan_of(facts_view()), {"facts": facts}.__getitem__)

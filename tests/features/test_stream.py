@@ -37,7 +37,7 @@ from headrace.features.plan import (
 from headrace.features.point_in_time import join
 from headrace.features.rowwise import codes_of
 from headrace.features.stream import OnlineSink
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.fingerprint import Sources
 from headrace.kernel.time import from_micros, now_micros
 from headrace.tables import build_table
@@ -327,3 +327,13 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
         later = lake.table("clicks").scan().filter(pl.col("user") == user, pl.col("price") > 1, after)
         assert later.select(pl.len()).collect().item() == 0
     sender.close()
+
+
+def test_a_view_whose_time_its_table_lacks_is_named(project, lake, store):
+    rows = pl.DataFrame({"user": [1], "at": [from_micros(0)], "x": [1]}).to_arrow()
+    lake.ensure("customers", rows.schema).append(rows)
+    view = AsOfView("facts", ("user",), "customers", "known", (Field("x", "int64"),))
+    with pytest.raises(
+        ProjectError, match="'facts' has the timestamp_field 'known', a column that table customers"
+    ):
+        fill(project, lake, plan_of(view), store)

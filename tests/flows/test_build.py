@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from headrace import lake
@@ -80,6 +81,18 @@ def test_only_what_is_stale_is_built_and_dvc_agrees(tiny: Settings) -> None:
     assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 18
     assert dvc_agrees(tiny)
+
+
+def test_what_a_source_declares_makes_its_readers_stale(tiny: Settings) -> None:
+    ran(tiny)
+    old = 'source("prices", "data/prices.csv")'
+    edit(tiny, old, old.replace(")", ', schema={"price": float})'))
+    assert "source(prices)" in call(tiny, "build", "--dry-run").stdout
+    assert "table-doubled" in ran(tiny)
+    assert lake.open(tiny).table("doubled").scan().collect_schema()["price"] == pl.Float64
+    edit(tiny, "float})", 'float}, encoding="latin-1")')
+    assert "table-doubled" in ran(tiny)
+    assert ran(tiny) == []
 
 
 def test_plain_dvc_repro_does_the_same(tiny: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,17 @@ def test_durations_are_read(text: str, expected: timedelta) -> None:
 def test_other_text_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
         duration(text)
+
+
+@pytest.mark.parametrize("value", [7, 7.0, None, b"7d"])
+def test_what_is_no_text_is_refused_with_the_way_to_write_it(value: Any) -> None:
+    with pytest.raises(ValueError, match='is not a duration: write a text such as "7d"'):
+        duration(value)
+
+
+def test_a_duration_has_an_end() -> None:
+    with pytest.raises(ValueError, match="longer than a duration can be"):
+        duration("9999999999w")
 
 
 @given(st.integers(0, 10**12).map(lambda n: timedelta(milliseconds=n)))

@@ -121,6 +121,16 @@ class TestAudit:
         files = list(project.settings.place("lake", "warehouse").rglob("clean/data/*.parquet"))
         assert len(files) == 1
 
+    def test_a_column_that_the_schema_does_not_name_is_refused(
+        self, project: Project, opened: Lake, arrive: Arrive
+    ) -> None:
+        arrive((at(1), 1), arrived=at(6))
+        wider = lambda clicks: clicks.select("at", "user", "price", cents="price", paid="price")  # noqa: E731
+        object.__setattr__(project.table("clean"), "function", wider)
+        with pytest.raises(Refused, match="its schema Clean does not name: cents, paid"):
+            build(project, opened, "clean")
+        assert not opened.exists("clean")
+
 
 class TestUserCode:
     @pytest.mark.parametrize(
@@ -130,6 +140,7 @@ class TestUserCode:
             ("return 5", "gave a int, not a polars LazyFrame"),
             ("return clicks.select('user')", "partitioned by 'at', which its function does not give"),
             ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
+            ("raise pl.exceptions.PanicException('Rust')", "clean failed: PanicException: Rust"),
         ],
     )
     def test_that_fails_is_named_with_its_line(
@@ -210,3 +221,20 @@ def test_a_column_that_changes_its_type_is_made_anew(project: Project, opened: L
     frame = opened.table("people").scan().sort("user").collect()
     assert frame.schema == {"user": pl.String}
     assert frame["user"].to_list() == ["1", "2"]
+
+
+def test_a_table_cannot_be_partitioned_otherwise(project: Project, opened: Lake, arrive: Arrive) -> None:
+    arrive((at(1), 1), arrived=at(6))
+    build(project, opened, "clean", "people")
+    declared = project.table("clean").partition_by
+    object.__setattr__(project.table("clean"), "partition_by", None)
+    with pytest.raises(
+        ProjectError, match="is partitioned by the day of 'at' in the lake, and now declared not at all"
+    ):
+        build(project, opened, "clean", code="2")
+    object.__setattr__(project.table("people"), "partition_by", declared)
+    with pytest.raises(
+        ProjectError, match="is partitioned not at all in the lake, and now declared by the day of"
+    ):
+        build(project, opened, "people", code="2")
+    assert counted(opened, "clean") == 1

@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "why": ("headrace.cli.why", "Say what a prediction was made from, or what became of an event."),
     "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
     "export": ("headrace.cli.export", "Write what another tool needs: airflow, debezium."),
+    "drop-table": ("headrace.cli.drop_table", "Take a table away that a build made."),
     "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),
 }
 
@@ -122,7 +123,10 @@ def _exit_code(arguments: list[str]) -> int:
     except HeadraceError as error:
         print_error(call, error)
         return error.exit_code
-    except Exception as error:
+    except BaseException as error:
+        # A panic in polars' Rust is no Exception. Its class is known by name: polars need not be imported here.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         print_error(call, error)
         return 1
     finally:

@@ -74,6 +74,9 @@ def _print(found: Status) -> None:
     tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
     if tables:
         show.table("Tables", ["table", "rows", "made"], tables)
+    if found.undeclared:
+        click.echo(f"\nTables that nothing declares any more: {', '.join(found.undeclared)}")
+        click.echo(f"  headrace drop-table {found.undeclared[0]} takes one away.")
 
 
 def _print_lineage(found: Status) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Source", "source"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Source", "list_files", "source"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,20 +25,85 @@ class Source:
         name: its name.
         path: a file, or a folder of them, relative to the project; CSV or Parquet by their ending.
         place: where it is declared.
+        schema: column → polars type, for the columns whose type is declared; the others' is detected.
+        encoding: of CSV files, as Python names it.
     """
 
     name: str
     path: str
     place: Place
+    schema: Mapping[str, pl.DataType] = field(default_factory=dict)
+    encoding: str = "utf-8"
 
 
-def source(name: str, path: str) -> Source:
-    """Declares files as a source: `source("catalogue", "data/catalogue.csv")`.
+def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, encoding: str = "utf-8") -> Source:
+    """Declares files as a source: `source("catalogue", "data/catalogue.csv", schema={"code": str})`.
+
+    Args:
+        name: its name, which errors and lineage use.
+        path: a file, or a folder of them, relative to the project; CSV or Parquet by their ending.
+        schema: column → its type: a polars type, or `str`, `int`, `float`, `bool`, `date` or `datetime`. It
+            may name some of the columns: the types of the others are detected (CSV) or the files' own
+            (Parquet).
+        encoding: of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python knows.
 
     Raises:
-        ProjectError: the path is absolute or leads out of the project.
+        ProjectError: the path is absolute or leads out of the project, a type is not one that a file can be
+            read as, or there is no such encoding.
     """
     place = Place.of_caller()
+    if not name or "/" in name:
+        raise ProjectError(f"{name!r} is not a valid source name", where=str(place))
     if path.startswith("/") or ".." in path.split("/"):
         raise ProjectError(f"path={path!r} must lie in the project", where=str(place))
-    return Source(name, path, place)
+    try:
+        "".encode(encoding)  # codecs that are not of text (base64) are refused here
+        codec = codecs.lookup(encoding).name
+    except (LookupError, TypeError) as error:
+        raise ProjectError(
+            f"encoding={encoding!r} is not an encoding that Python knows",
+            where=str(place),
+            remedy='For example "utf-8", "latin-1", "cp1252" or "utf-16".',
+        ) from error
+    if schema is not None and not isinstance(schema, Mapping):
+        raise ProjectError(
+            f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
+        )
+    types = {column: _type_of(column, given, place) for column, given in (schema or {}).items()}
+    return Source(name, path, place, types, codec)
+
+
+def list_files(path: Path) -> list[Path]:
+    """The file, or every file under the folder, sorted. Names that begin with `.` or `_` are left out."""
+    if path.is_file():
+        return [path]
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    )
+
+
+def _type_of(column: str, given: Any, place: Place) -> pl.DataType:
+    import polars as pl
+
+    try:
+        dtype = pl.Schema({column: given})[column]
+    except Exception as error:
+        raise _not_a_type(column, given, place) from error
+    plain = (pl.String, pl.Boolean, pl.Date)
+    sized = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.Float32, pl.Float64)
+    instant = isinstance(dtype, pl.Datetime) and dtype.time_unit == "us" and dtype.time_zone in (None, "UTC")
+    decimal = isinstance(dtype, pl.Decimal) and dtype.precision is not None
+    if not (instant or decimal or isinstance(dtype, (*plain, *sized))):
+        raise _not_a_type(column, given, place)
+    return dtype
+
+
+def _not_a_type(column: str, given: Any, place: Place) -> ProjectError:
+    return ProjectError(
+        f"schema={{{column!r}: {given!r}}}: a file's column cannot be read as that",
+        where=str(place),
+        remedy="Use str, int, float, bool, date, datetime, or a polars type: pl.String, pl.Int64, pl.Float64,"
+        ' pl.Decimal(18, 2), pl.Boolean, pl.Date, pl.Datetime("us", "UTC").',
+    )

@@ -43,8 +43,10 @@ def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta =
     """Partition by the UTC day of `column`, reading whole days `before` and `after` as well.
 
     Raises:
-        ProjectError: `before` or `after` is no whole number of days.
+        ProjectError: `before` or `after` is no whole number of days, or is negative.
     """
+    if not isinstance(column, str):
+        raise ProjectError(f"day({column!r}): name the column", where=str(Place.of_caller()))
     spans = []
     for name, value in (("before", before), ("after", after)):
         try:
@@ -53,6 +55,8 @@ def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta =
             raise ProjectError(f"{name}: {error}", where=str(Place.of_caller())) from error
         if span % ONE_DAY:
             raise ProjectError(f"{name}={value!r} must be whole days", where=str(Place.of_caller()))
+        if span < timedelta(0):
+            raise ProjectError(f"{name}={value!r} must not be negative", where=str(Place.of_caller()))
         spans.append(span)
     return Day(column, *spans)
 

@@ -14,7 +14,7 @@ from headrace.features.windows import aggregate
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
 
-__all__ = ["MOMENT", "as_of_rows", "join", "join_as_of"]
+__all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of"]
 
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
@@ -67,12 +67,16 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     that is last in the order of its features (null first), whatever order the table has them in; of the
     changes of a database's row, the last, and a row that is deleted is one of nulls from then on. Of a
     topic's own table, the good rows.
+
+    Raises:
+        ProjectError: as `check_columns`.
     """
     if "_valid" in table.collect_schema():
         table = table.filter("_valid")
     if is_changelog(table):
         table = history(table, view.keys)
     keys, features = list(view.keys), [one.name for one in view.features]
+    check_columns(view, table)
     rows = table.select(
         *keys,
         pl.col(view.time).cast(_INSTANT),
@@ -82,6 +86,27 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     if frame.select(pl.struct(*keys, view.time).is_duplicated().any()).item():
         frame = frame.sort(features, nulls_last=False).unique([*keys, view.time], keep="last")
     return frame.lazy()
+
+
+def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
+    """The table has the columns that the view reads. Before it is built only its schema, if it has one, tells.
+
+    Raises:
+        ProjectError: it lacks one: the time, a key or a feature.
+    """
+    there = table.collect_schema().names()
+    for what, names in (
+        ("timestamp_field", [view.time]),
+        ("join key", view.keys),
+        ("feature", [field.name for field in view.features]),
+    ):
+        for name in names:
+            if name not in there:
+                raise ProjectError(
+                    f"{view.name!r} has the {what} {name!r}, a column that table {view.table} lacks",
+                    where=f"feature view {view.name}",
+                    remedy=f"Columns of {view.table}: {', '.join(there)}.",
+                )
 
 
 def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:

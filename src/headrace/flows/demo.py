@@ -269,7 +269,9 @@ class _Demo:
             .select(*keys, "is_purchased")
             .collect()
         )
-        truth = pl.read_parquet(settings.root / "data" / "truth.parquet").drop("is_purchased", "user_session")
+        truth = pl.read_parquet(settings.root / "data" / "truth.parquet", glob=False).drop(
+            "is_purchased", "user_session"
+        )
         joined = test.join(truth, on=keys, how="inner")
         self.check("each test label is one the generator knows", joined.height == test.height)
         best = metric("roc_auc", joined["is_purchased"], joined["probability"])

@@ -19,6 +19,7 @@ from headrace.events.ingest.adoption import kept, refusal
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
+from headrace.flows.drop_table import undeclared_tables
 from headrace.flows.endpoint import describe
 from headrace.flows.release import Moved, moved_aliases
 from headrace.flows.running import Up, running
@@ -81,9 +82,10 @@ class Status:
     Attributes:
         project, profile: which.
         stale: what a build would run, in order.
-        blocked: why that cannot be said yet (no events, ...), or None.
+        blocked: why that cannot be said (no events yet, a source's file is gone, ...), or None.
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
+        undeclared: tables that a build made and that nothing declares any more.
         alerts: what is refused at too high a rate now, the oldest first.
         aside: predictions that were answered and that their topic does not take: how many.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
@@ -102,6 +104,7 @@ class Status:
     held: dict[str, datetime]
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
+    undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
     aside: int
     moved: tuple[Moved, ...]
@@ -128,7 +131,7 @@ def status(settings: Settings) -> Status:
             for one in planned(settings)
             if one.reasons
         )
-    except Unavailable as error:
+    except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
         blocked = str(error)
     up = running(settings)
     failed, silent = _failed_releases(up)
@@ -147,6 +150,7 @@ def status(settings: Settings) -> Status:
         held=_held(settings),
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
+        undeclared=tuple(undeclared_tables(project, lake)),
         alerts=alerts,
         aside=len(aside(settings.place("serving", "spool"))),
         moved=_moved(settings),

@@ -49,14 +49,19 @@ def duration(value: str | timedelta) -> timedelta:
     """A duration: a timedelta, or text such as `30m`, `1d`, `1h30m`, `250ms`.
 
     Raises:
-        ValueError: the text is no duration.
+        ValueError: it is something else, or the text is no duration.
     """
     if isinstance(value, timedelta):
         return value
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is not a duration: write a text such as "7d", "30m" or "1h30m"')
     terms = _TERM.findall(value)
     if not terms or "".join(number + unit for number, unit in terms) != value:
         raise ValueError(f"{value!r} is no duration: write it as 30m, 1d or 1h30m")
-    return timedelta(microseconds=sum(int(number) * _UNITS[unit] for number, unit in terms))
+    try:
+        return timedelta(microseconds=sum(int(number) * _UNITS[unit] for number, unit in terms))
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is longer than a duration can be") from error
 
 
 def format_duration(value: timedelta) -> str:

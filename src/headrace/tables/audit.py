@@ -22,13 +22,20 @@ def audited(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
         rows: what its function made.
 
     Raises:
-        Refused: a column is missing or of another type, or rows break a rule. It names the rule, how
-            many rows break it, and some of them.
+        Refused: a column is missing, of another type or not in the schema, or rows break a rule. It names
+            the column; or the rule, how many rows break it, and some of them.
     """
     if table.schema is None:
         return rows
     where = f"table {table.name} ({table.place})"
     schema: type[dy.Schema] = table.schema
+    unnamed = [name for name in rows.columns if name not in schema.column_names()]
+    if unnamed:
+        raise Refused(
+            f"its function makes columns that its schema {schema.__name__} does not name: {', '.join(unnamed)}",
+            where=where,
+            remedy="Add them to the schema, or leave them out in the function.",
+        )
     try:
         good, failure = schema.filter(rows)
     except SchemaError as error:

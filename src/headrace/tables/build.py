@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
+from typing import Literal
 
 import msgspec
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.project import Project
-from headrace.declare.table import Day, Table
-from headrace.kernel.errors import HeadraceError, ProjectError, Refused
+from headrace.declare.table import ONE_DAY, Day, Table
+from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.tables.audit import audited
+from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
-from headrace.tables.plan import ONE_DAY, Plan, stale_days
-from headrace.tables.read import CLOCK, Input, between, read_input
+from headrace.tables.days import check_day, make_days, refuse_lost_rows
+from headrace.tables.plan import Plan, stale_days
+from headrace.tables.read import CLOCK, Input, read_input
 
-__all__ = ["Built", "build_table"]
+__all__ = ["Built", "build_table", "unpin_inputs"]
 
 _ROWS = 2_000_000  # input rows that are held at once
 
@@ -106,10 +107,10 @@ def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) 
     """Computes, audits and commits; the table is made, or its columns are, with the first rows."""
     if table.current:
         return keep_current(project, lake, table, plan, plan.properties(code))
+    partition_by = _partition_by(lake, table)
     pieces = _pieces(project, lake, table, plan)
     first = next(pieces)
-    partition_by = () if table.partition_by is None else ((table.partition_by.column, "day"),)
-    made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)  # type: ignore[arg-type]
+    made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
     facts = dict(properties) if plan.clock is None else {**properties, CLOCK: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
@@ -117,6 +118,29 @@ def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) 
         _chained(first, pieces), days=days, facts=facts, properties=properties, expect=plan.expect
     )
     return snapshot, first.schema
+
+
+def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"]]]:
+    """The table's partition, as the lake takes it.
+
+    Raises:
+        ProjectError: the table in the lake is partitioned otherwise.
+    """
+    declared: tuple[tuple[str, Literal["day"]], ...] = ()
+    if table.partition_by is not None:
+        declared = ((table.partition_by.column, "day"),)
+    stored = lake.table(table.name).partition_by() if lake.exists(table.name) else declared
+    if stored != declared:
+        was, now = (
+            " and ".join(f"by the {kind} of {column!r}" for column, kind in one) or "not at all"
+            for one in (stored, declared)
+        )
+        raise ProjectError(
+            f"table {table.name!r} is partitioned {was} in the lake, and now declared {now}",
+            where=str(table.place),
+            remedy=f"headrace drop-table {table.name}, then headrace build; or give the table another name.",
+        )
+    return declared
 
 
 def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -132,13 +156,14 @@ def _pieces(project: Project, lake: Lake, table: Table, plan: Plan) -> Iterator[
     ]
     options = _options(table, plan)
     if table.partition_by is None or not plan.days:
-        rows = _collected(table, [_called(table, frames, options)])[0]
+        rows = collect_frames(table, [call_function(table, frames, options)])[0]
         if table.partition_by is not None:
-            _check_day(table, table.partition_by, rows)
+            check_day(table, table.partition_by, rows)
+            refuse_lost_rows(table, table.partition_by, plan, rows)
         yield _arrow(audited(table, rows))
         return
     for group in _groups(plan, table.partition_by):
-        rows = _days(table, table.partition_by, plan, frames, options, group)
+        rows = make_days(table, table.partition_by, plan, frames, options, group)
         yield _arrow(audited(table, rows))
 
 
@@ -172,91 +197,6 @@ def _rows_read(plan: Plan, day: Day, group: Sequence[date]) -> int:
     return sum(rows for d, rows in plan.rows.items() if first <= d <= last)
 
 
-def _days(
-    table: Table,
-    day: Day,
-    plan: Plan,
-    frames: Sequence[pl.LazyFrame],
-    options: Mapping[str, datetime],
-    group: list[date],
-) -> pl.DataFrame:
-    """The rows of neighbouring output days.
-
-    Each day is made from its own input days alone, whichever others are made beside it: so a build in
-    steps gives the same rows as one from scratch. Only a rowwise table may be made in one go.
-    """
-
-    def read(first: date, last: date, sources: Sequence[pl.LazyFrame]) -> list[pl.LazyFrame]:
-        return [
-            frame
-            if one.day_column is None
-            else between(frame, one.day_column, add_days(first, -day.before), add_days(last, day.after))
-            for frame, one in zip(sources, plan.inputs, strict=True)
-        ]
-
-    if table.rowwise:
-        lazies = [_called(table, read(group[0], group[-1], frames), options)]
-        made = _collected(table, lazies)[0]
-        return _of_days(table, day, made, group)
-    held = [f.lazy() for f in _collected(table, read(group[0], group[-1], frames))]
-    lazies = [_called(table, read(one, one, held), options) for one in group]
-    return pl.concat(
-        _of_days(table, day, made, [one]) for one, made in zip(group, _collected(table, lazies), strict=True)
-    )
-
-
-def _of_days(table: Table, day: Day, rows: pl.DataFrame, group: list[date]) -> pl.DataFrame:
-    _check_day(table, day, rows)
-    return between(rows.lazy(), day.column, group[0], group[-1]).collect()
-
-
-def _check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
-    """Every row must say to which day it belongs."""
-    where = f"table {table.name} ({table.place})"
-    if day.column not in rows.columns:
-        raise ProjectError(
-            f"it is partitioned by {day.column!r}, which its function does not give",
-            where=where,
-            remedy=f"It gives {', '.join(rows.columns)}.",
-        )
-    lost = rows[day.column].null_count()
-    if lost:
-        raise Refused(
-            f"{lost:,} of {rows.height:,} rows have no {day.column!r}, so they belong to no day",
-            where=where,
-            remedy="Fill it, or leave such rows out.",
-        )
-
-
-def _called(table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]) -> pl.LazyFrame:
-    try:
-        made: Any = table.function(*frames, **options)
-    except HeadraceError:
-        raise
-    except Exception as error:
-        raise _failed(table, error) from error
-    if isinstance(made, pl.DataFrame):
-        return made.lazy()
-    if not isinstance(made, pl.LazyFrame):
-        raise ProjectError(f"it gave a {type(made).__name__}, not a polars LazyFrame", where=str(table.place))
-    return made
-
-
-def _collected(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.DataFrame]:
-    try:
-        return pl.collect_all(frames)
-    except Exception as error:
-        raise _failed(table, error) from error
-
-
-def _failed(table: Table, error: Exception) -> ProjectError:
-    """User code failed: where in the project's file, and what it said."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
-    place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
-    said = str(error).partition("\n\nResolved plan")[0]
-    return ProjectError(f"{table.name} failed: {type(error).__name__}: {said}", where=place)
-
-
 def _arrow(rows: pl.DataFrame) -> pa.Table:
     return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
 
@@ -282,3 +222,12 @@ def _unpin_older(lake: Lake, plan: Plan) -> None:
         for name, snapshot in read.pins().items():
             if name == _pin(plan.table, snapshot) and snapshot != one.snapshot:
                 read.unpin(name)
+
+
+def unpin_inputs(lake: Lake, table: str) -> None:
+    """Lets go of the inputs that a table which is about to be dropped was made from."""
+    for name in lake.names():
+        read = lake.table(name)
+        for pin, snapshot in read.pins().items():
+            if pin == _pin(table, snapshot):
+                read.unpin(pin)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 
 import msgspec
 
 from headrace.declare.project import Project
-from headrace.declare.table import Day, Table
+from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.tables.read import Input, Readable, good_rows, input_name, newest
 
-__all__ = ["CODE", "INPUT", "MADE_AT", "Plan", "stale_days"]
+__all__ = ["CODE", "INPUT", "MADE_AT", "Plan", "spread_days", "stale_days"]
 
 CODE = "headrace.code"
 INPUT = "headrace.input."
 MADE_AT = "headrace.clock"
-ONE_DAY = timedelta(days=1)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -90,7 +89,7 @@ def stale_days(
     because = _whole(made, code, expect, inputs, partitioned=day is not None)
     if day is None:
         return Plan(table.name, None, bool(because), because, inputs, clock, expect)
-    every = _spread(rows, day)
+    every = spread_days(rows, day)
     if not because:
         days, because = _changed(lake, table, day, reads, inputs, expect, clock, every)
         if days is not None:
@@ -146,7 +145,7 @@ def _changed(
             return None, [f"{one.name} changed, and what it was made from is no longer known"]
         if changed:
             because.append(f"{one.name} changed on {_spell(changed)}")
-        days |= _spread(changed, day)
+        days |= spread_days(changed, day)
     then = expect[MADE_AT]
     if table.takes_now and clock is not None and then is not None and int(then) != clock:
         until = from_micros(int(then))
@@ -162,10 +161,10 @@ def _last_read(output_day: date, day: Day) -> date:
     return add_days(output_day, day.after)
 
 
-def _spread(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
-    """The output days that read any of these input days."""
+def spread_days(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
+    """The output days that read any of these input days: from d - after to d + before for each d."""
     return {
-        add_days(d, timedelta(days=n))
+        add_days(d, n * ONE_DAY)
         for d in input_days
         for n in range(-(day.after // ONE_DAY), day.before // ONE_DAY + 1)
     }

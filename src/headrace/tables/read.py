@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
+from datetime import UTC, date, datetime, time
 
 import msgspec
 import polars as pl
@@ -12,22 +10,22 @@ import polars as pl
 from headrace.declare.event import Contract
 from headrace.declare.project import Project
 from headrace.declare.source import Source
-from headrace.declare.table import Table
-from headrace.kernel.errors import CallError, ProjectError
+from headrace.declare.table import ONE_DAY, Table
+from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.time import add_days
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.tables.files import digest_of, read_files
 
 __all__ = [
     "CLOCK",
     "Input",
     "Readable",
     "between",
-    "digest_of",
     "good_rows",
     "input_name",
     "newest",
     "read_input",
-    "source_files",
 ]
 
 CLOCK = "headrace.arrived_at"  # in a snapshot's summary: the latest arrival so far, in microseconds
@@ -117,7 +115,7 @@ def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None
         ProjectError: a source's files are not there.
     """
     if isinstance(one, Source):
-        return _files(project, one)
+        return read_files(project, one)
     table = lake.table(input_name(one))
     frame = table.scan(snapshot)
     if isinstance(one, Table):
@@ -145,56 +143,15 @@ def between(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.Laz
     dtype = frame.collect_schema()[column]
     if isinstance(dtype, pl.Datetime):
         zone = None if dtype.time_zone is None else UTC
-        begin = pl.lit(datetime.combine(first, time(), zone))
-        if last == date.max:  # no instant lies behind it
-            return frame.filter(pl.col(column) >= begin)
-        end = pl.lit(datetime.combine(last + timedelta(days=1), time(), zone))
-        if dtype.time_zone not in (None, "UTC"):
-            begin, end = (e.dt.convert_time_zone(dtype.time_zone) for e in (begin, end))
-        return frame.filter((pl.col(column) >= begin) & (pl.col(column) < end))
+        bounds = [pl.col(column) >= _local(datetime.combine(first, time(), zone), dtype)]
+        if last < date.max:  # no instant lies behind that
+            next_day = datetime.combine(add_days(last, ONE_DAY), time(), zone)
+            bounds.append(pl.col(column) < _local(next_day, dtype))
+        return frame.filter(bounds)
     return frame.filter((pl.col(column) >= first) & (pl.col(column) <= last))
 
 
-def source_files(project: Project, one: Source) -> list[Path]:
-    """The files of a source, sorted: CSV or Parquet, of one kind.
-
-    Raises:
-        ProjectError: there are none, or they are of several kinds or of another kind.
-    """
-    path = project.settings.root / one.path
-    where = f"{one.place}: source {one.name!r}"
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
-    if not files:
-        raise ProjectError(f"there is nothing at {one.path}", where=where, remedy=f"Put its files at {path}.")
-    kinds = {p.suffix.lower() for p in files}
-    if len(kinds) > 1 or not kinds <= {".csv", ".parquet"}:
-        raise ProjectError(
-            f"{one.path} holds {', '.join(sorted(kinds))}",
-            where=where,
-            remedy="Keep only .csv or only .parquet there.",
-        )
-    return files
-
-
-def digest_of(project: Project, one: Source) -> str:
-    """`sha256:` and the digest of the files' paths and contents.
-
-    Raises:
-        ProjectError: as `source_files`.
-    """
-    whole = hashlib.sha256()
-    for path in source_files(project, one):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        whole.update(path.relative_to(project.settings.root).as_posix().encode() + b"\0" + content)
-    return f"sha256:{whole.hexdigest()}"
-
-
-def _files(project: Project, one: Source) -> pl.LazyFrame:
-    files = source_files(project, one)
-    if files[0].suffix.lower() == ".parquet":
-        return pl.scan_parquet(files)
-    return pl.scan_csv(files, try_parse_dates=True, infer_schema_length=10_000)
+def _local(instant: datetime, dtype: pl.Datetime) -> pl.Expr:
+    """The instant in the column's own zone."""
+    literal = pl.lit(instant)
+    return literal if dtype.time_zone in (None, "UTC") else literal.dt.convert_time_zone(str(dtype.time_zone))

@@ -18,7 +18,7 @@ from headrace.flows.build.report import BuildReport, Progress, StageReport, sile
 from headrace.flows.build.unchanged import nothing_new
 from headrace.kernel.errors import CallError, Unavailable
 
-__all__ = ["BuildReport", "Progress", "StageReport", "build", "run_stage"]
+__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage"]
 
 
 def build(
@@ -59,7 +59,7 @@ def build(
             if one.reasons
         ]
         return BuildReport(tuple(would), perf_counter() - begun, dry_run=True)
-    with _alone(settings):
+    with hold_build_lock(settings):
         from headrace.flows.build.walk import walk
         from headrace.flows.build.work import Workshop
 
@@ -74,7 +74,7 @@ def run_stage(settings: Settings, name: str) -> str:
         CallError: there is no such stage.
         HeadraceError: as the stage's work.
     """
-    with _alone(settings):
+    with hold_build_lock(settings):
         from headrace.flows.build.planning import stages as every_stage
         from headrace.flows.build.walk import recorded_runs
         from headrace.flows.build.work import Workshop, work
@@ -96,8 +96,12 @@ def _check_targets(settings: Settings, targets: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One build a project and profile at a time; the lock goes with the process that holds it."""
+def hold_build_lock(settings: Settings) -> Iterator[None]:
+    """One build a project and profile at a time; the lock goes with the process that holds it.
+
+    Raises:
+        Unavailable: another process holds it.
+    """
     path = settings.made_state() / "build.lock"
     with ExitStack() as stack:
         file = stack.enter_context(path.open("a+"))

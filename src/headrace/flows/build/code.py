@@ -15,6 +15,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model
 from headrace.declare.project import Project
+from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.kernel.fingerprint import Sources, digest, fingerprint, outside_of, values_digest
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "is_current", "text_digest"]
 
 LOCKS = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
+_READING = 2  # how files are read; another number makes what reads them stale
 
 
 def text_digest(settings: Settings) -> str:
@@ -128,6 +130,10 @@ def _table(project: Project, table: Table, sources: Sources, outside: dict[str, 
     pieces[f"@table of {table.name}"] = fingerprint(given, sources)
     pieces |= {f"file {path}": outside["files"][path] or "none" for path in table.reads_files}
     pieces |= {f"variable {name}": outside["env"][name] or "none" for name in table.env}
+    for read in table.reads:
+        if isinstance(read, Source):
+            types = {column: repr(dtype) for column, dtype in read.schema.items()}
+            pieces[f"source({read.name})"] = digest([_READING, types, read.encoding])
     return _lines(pieces)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
-from dvc.utils.serialize import load_yaml
+from dvc.utils.serialize import dump_yaml, load_yaml
 
 from headrace.flows.build.pointers import CODE
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 
-__all__ = ["Pipeline", "Recorded", "init", "recorded"]
+__all__ = ["Pipeline", "Recorded", "forget", "init", "recorded"]
 
 logging.getLogger("dvc").setLevel(logging.ERROR)  # it tells of every file that it writes
 _IGNORED = ".headrace\n__pycache__\n*.pyc\n"
@@ -102,6 +102,17 @@ def recorded(root: Path) -> dict[str, Recorded]:
         )
         for name, stage in stages.items()
     }
+
+
+def forget(root: Path, stage: str) -> None:
+    """Takes a stage out of dvc.lock, as if it had never run; nothing happens where it is not there."""
+    file = root / "dvc.lock"
+    if not file.is_file():
+        return
+    with _told(root):
+        lock = load_yaml(str(file))
+        if lock.get("stages", {}).pop(stage, None) is not None:
+            dump_yaml(str(file), lock)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.config.settings import Settings
+from headrace.declare.source import list_files
 from headrace.flows.build.pointers import Pointers
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.lake.heads import heads
@@ -53,23 +54,17 @@ def stamps(root: Path, paths: Iterable[str]) -> list[Any]:
     """Path, size and modification time of every file under `paths`: cheap, and enough to see a change."""
     found = []
     for path in sorted(paths):
-        for file in _under(root / path):
+        for file in list_files(root / path):
             status = file.stat()
             found.append([str(file.relative_to(root)), status.st_size, status.st_mtime_ns])
     return found
 
 
 def _files(root: Path, name: str, path: str) -> list[str]:
-    found = [one.relative_to(root).as_posix() for one in _under(root / path)]
+    found = [one.relative_to(root).as_posix() for one in list_files(root / path)]
     if not found:
         raise ProjectError(f"source {name!r} has no files", where=str(root / path), remedy="Put them there.")
     return found
-
-
-def _under(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
 
 
 def _sha256(path: Path) -> str:

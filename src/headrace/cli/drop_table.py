@@ -1,0 +1,33 @@
+"""headrace drop-table"""
+
+from __future__ import annotations
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, verb
+from headrace.flows.drop_table import check_droppable
+from headrace.flows.drop_table import drop_table as drop
+from headrace.kernel.errors import CallError
+
+__all__ = ["drop_table"]
+
+
+@verb("drop-table", example="headrace drop-table old_facts\nheadrace drop-table old_facts --yes")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def drop_table(call: Call, name: str, yes: bool) -> None:
+    """Take a table away that a build made: its rows with their history, its pointer, its stage."""
+    settings = call.settings()
+    if not yes:
+        if call.json:
+            raise CallError(
+                "drop-table asks before it takes a table away", remedy="With --json, say --yes as well."
+            )
+        check_droppable(settings, name)
+        click.confirm(f"Drop table {name} with all its snapshots?", abort=True)
+    drop(settings, name)
+    if call.json:
+        show.json({"dropped": name})
+    else:
+        click.echo(f"Dropped {name}.")

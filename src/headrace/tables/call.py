@@ -1,0 +1,59 @@
+"""Calls a table's function; what fails in it is an error that names the place in the project's code."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+from polars.exceptions import PanicException
+
+from headrace.declare.table import Table
+from headrace.kernel.errors import HeadraceError, ProjectError
+
+__all__ = ["call_function", "collect_frames"]
+
+
+def call_function(
+    table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]
+) -> pl.LazyFrame:
+    """What the table's function makes of the frames, not yet collected.
+
+    Raises:
+        ProjectError: the function failed, or returned something else than a frame.
+    """
+    try:
+        rows: Any = table.function(*frames, **options)
+    except HeadraceError:
+        raise
+    except (Exception, PanicException) as error:
+        raise _failure(table, error) from error
+    if isinstance(rows, pl.DataFrame):
+        return rows.lazy()
+    if not isinstance(rows, pl.LazyFrame):
+        raise ProjectError(f"it gave a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place))
+    return rows
+
+
+def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.DataFrame]:
+    """The rows of the frames.
+
+    Raises:
+        ProjectError: polars failed on them, or the function's own code within them did.
+    """
+    try:
+        return pl.collect_all(frames)
+    except HeadraceError:
+        raise
+    except (Exception, PanicException) as error:
+        raise _failure(table, error) from error
+
+
+def _failure(table: Table, error: BaseException) -> ProjectError:
+    """User code failed: where in the project's file, and the error's own words."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
+    place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
+    words = str(error).partition("\n\nResolved plan")[0]
+    return ProjectError(f"{table.name} failed: {type(error).__name__}: {words}", where=place)

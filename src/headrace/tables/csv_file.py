@@ -1,0 +1,269 @@
+"""A CSV file, checked byte by byte before its cells are read: what cannot be read rightly is refused.
+
+The rules are RFC 4180's: rows end with LF or CRLF, or all of them with CR; a cell that holds a comma, a quote
+or a line end stands in quotes, and a quote in it is doubled; every row has as many cells as the header.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["CsvFile", "check_csv"]
+
+_CHUNK = 4 << 20
+_QUOTE, _COMMA, _LF, _CR, _NUL = (ord(c) for c in '",\n\r\0')
+_STRUCTURAL = np.zeros(256, bool)
+_STRUCTURAL[[_QUOTE, _COMMA, _LF, _CR, _NUL]] = True
+
+_RAGGED = "A cell that holds a comma stands in quotes."
+_DOUBLED = 'A cell that holds a quote stands in quotes, and the quote is doubled: "5"" pipe".'
+_OPEN = "a quote opens in this row and text follows the next one: it is not closed, or one in it is not doubled"
+
+Bytes = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+
+
+class CsvFile(NamedTuple):
+    """A CSV file whose structure is sound.
+
+    Attributes:
+        path: where it lies.
+        columns: the names in its header, each once.
+        rows: how many rows follow the header.
+        content: the file, or its text as UTF-8 where that is not what the file holds.
+        eol: the byte that ends a row.
+        empty_lines: the numbers of lines without a cell, which are no rows (row 1 is the header).
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: int
+    content: Path | bytes
+    eol: str
+    empty_lines: tuple[int, ...]
+
+    def scan(self) -> pl.LazyFrame:
+        """Its rows in order, each column as text; an empty cell is null, `""` the empty text."""
+        return pl.scan_csv(
+            self.content,
+            infer_schema=False,
+            glob=False,
+            eol_char=self.eol,
+            with_column_names=lambda _: list(self.columns),
+        )
+
+    def row_number(self, index: int) -> int:
+        """The number, in the file, of the row at this index of `scan`: the header is row 1."""
+        number = index + 2
+        for line in self.empty_lines:
+            number += line <= number
+        return number
+
+
+def check_csv(path: Path, encoding: str) -> CsvFile:
+    """The file, once every byte of it has been looked at.
+
+    Args:
+        path: the file.
+        encoding: as Python names it; UTF-8 may begin with a byte order mark.
+
+    Raises:
+        ProjectError: it has no header or two columns of one name; a row has more or fewer cells than the
+            header; a quote is not closed or stands within a cell; a byte is not of the encoding.
+    """
+    if path.stat().st_size == 0:
+        raise ProjectError("it is empty", where=str(path), remedy="Its first row names the columns.")
+    if encoding == "utf-8":
+        return _Scan(path, np.memmap(path, np.uint8, mode="r")).result(path)
+    text = _decoded(path, encoding)
+    return _Scan(path, np.frombuffer(text, np.uint8)).result(text)
+
+
+def _decoded(path: Path, encoding: str) -> bytes:
+    raw = path.read_bytes()
+    try:
+        return raw.decode(encoding).removeprefix("\ufeff").encode()
+    except UnicodeDecodeError as error:
+        row = raw.count(b"\n", 0, error.start) + 1
+        raise ProjectError(
+            f"byte {raw[error.start : error.start + 1].hex()} at offset {error.start:,} is not {encoding}",
+            where=f"{path}, line {row}",
+            remedy="Say what it is: source(..., encoding=...).",
+        ) from error
+    except UnicodeEncodeError as error:
+        raise ProjectError(f"it is not {encoding}: {error.reason}", where=str(path)) from error
+
+
+class _Scan:
+    """One walk through the bytes, a chunk at a time."""
+
+    def __init__(self, path: Path, content: Bytes) -> None:
+        self._path = path
+        self._content = content
+        self._begin = 3 if content[:3].tobytes() == codecs.BOM_UTF8 else 0
+        self._refuse_utf16()
+        self._eol = 0  # known when the first row ends
+        self._row = 1  # the row that is being read
+        self._row_begin = self._begin
+        self._cells = 0  # commas so far in it
+        self._quoted = False
+        self._header: tuple[str, ...] = ()
+        self._empty: list[int] = []
+        self._dropped: list[tuple[int, int]] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        for start in range(self._begin, len(content), _CHUNK):
+            self._chunk(start, min(start + _CHUNK, len(content)))
+        self._end()
+
+    def result(self, content: Path | bytes) -> CsvFile:
+        """What was found; the content without its empty lines, where there are some."""
+        if self._dropped:
+            keep = np.ones(len(self._content), bool)
+            for begin, end in self._dropped:
+                keep[begin:end] = False
+            content = self._content[keep].tobytes()
+        rows = self._row - 2 - len(self._empty)
+        return CsvFile(self._path, self._header, rows, content, chr(self._eol or _LF), tuple(self._empty))
+
+    def _refuse_utf16(self) -> None:
+        first = self._content[:2].tobytes()
+        if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            self._refuse("it is UTF-16, not UTF-8", 1, 'Say so: source(..., encoding="utf-16").')
+
+    def _chunk(self, start: int, end: int) -> None:
+        chunk = self._content[start:end]
+        faults = list(self._undecodable(chunk, start, final=end == len(self._content)))
+        at = np.flatnonzero(_STRUCTURAL[chunk])
+        kinds = chunk[at]
+        at = at + start
+        quotes = kinds == _QUOTE
+        inside = (np.cumsum(quotes) + self._quoted) & 1 == 1  # after each of them
+        outside = ~quotes & ~inside
+        if not self._eol:
+            self._eol = self._row_end_of(at[outside & ((kinds == _LF) | (kinds == _CR))])
+        ends = outside & (kinds == (self._eol or _LF))
+        end_at = at[ends]
+        faults += self._structure(at, kinds, inside, outside)
+        marks = ends[ends | (outside & (kinds == _COMMA))]
+        faults += self._rows(end_at, marks)
+        if faults:
+            position, what, remedy = min(faults)
+            self._refuse(what, self._row + int(np.searchsorted(end_at, position)), remedy)
+        self._row += len(end_at)
+        self._row_begin = int(end_at[-1]) + 1 if len(end_at) else self._row_begin
+        if quotes.any():
+            self._quoted = bool(inside[-1])
+
+    def _undecodable(self, chunk: Bytes, start: int, *, final: bool) -> Iterator[tuple[int, str, str]]:
+        waiting = len(self._decoder.getstate()[0])
+        try:
+            self._decoder.decode(chunk.tobytes(), final)
+        except UnicodeDecodeError as error:
+            position = start - waiting + error.start
+            remedy = 'Save it as UTF-8, or say what it is: source(..., encoding="latin-1").'
+            value = int(self._content[position])
+            yield position, f"byte {value:02x} at offset {position:,} is not UTF-8", remedy
+
+    def _row_end_of(self, ends: Places) -> int:
+        """LF or CR, whichever ends the first row; 0: it has not ended yet."""
+        if not len(ends):
+            return 0
+        first = int(ends[0])
+        if self._content[first] == _LF:
+            return _LF
+        followed = first + 1 < len(self._content) and self._content[first + 1] == _LF
+        return _LF if followed else _CR
+
+    def _structure(
+        self,
+        at: Places,
+        kinds: Bytes,
+        inside: Flags,
+        outside: Flags,
+    ) -> Iterator[tuple[int, str, str]]:
+        """The first of each kind of byte that stands where it may not."""
+        last = len(self._content) - 1
+        before = np.where(at > self._begin, self._content[np.maximum(at, 1) - 1], _LF)
+        after = np.where(at < last, self._content[np.minimum(at + 1, last)], _LF)
+        borders = [_COMMA, _LF, _CR, _QUOTE]
+        opening, closing = (kinds == _QUOTE) & inside, (kinds == _QUOTE) & ~inside
+        mixed = outside & (kinds == _LF)
+        if self._eol == _LF:
+            mixed = outside & (kinds == _CR) & ((after != _LF) | (at == last))
+        for wrong, what, remedy in (
+            (kinds == _NUL, "it holds a zero byte", 'If it is UTF-16: source(..., encoding="utf-16").'),
+            (opening & ~np.isin(before, borders), "a quote stands within a cell", _DOUBLED),
+            (closing & ~np.isin(after, borders), _OPEN, _DOUBLED),
+            (mixed, "this row ends otherwise than the first one", "End all rows alike: LF, CRLF or CR."),
+        ):
+            if wrong.any():
+                yield int(at[np.argmax(wrong)]), what, remedy
+
+    def _rows(self, ends: Places, marks: Flags) -> Iterator[tuple[int, str, str]]:
+        """Counts the cells of the rows that end in this chunk.
+
+        Args:
+            ends: where they end.
+            marks: of the commas and row ends of the chunk, in order: whether it is a row end.
+        """
+        places = np.flatnonzero(marks)
+        cells = np.diff(places, prepend=-1 - self._cells)
+        self._cells = self._cells + len(marks) if not len(places) else len(marks) - int(places[-1]) - 1
+        if not len(ends):
+            return
+        begins = np.concatenate(([self._row_begin], ends[:-1] + 1))
+        if not self._header:
+            self._header = self._names(int(begins[0]), int(ends[0]))
+        wide = len(self._header)
+        lengths = ends - begins
+        empty = (cells == 1) & ((lengths == 0) | ((lengths == 1) & (self._content[begins] == _CR)))
+        if wide > 1:
+            self._drop(np.flatnonzero(empty), begins, ends)
+            cells = np.where(empty, wide, cells)
+        ragged = cells != wide
+        if ragged.any():
+            first = int(np.argmax(ragged))
+            count = f"{cells[first]} cell" if cells[first] == 1 else f"{cells[first]} cells"
+            yield int(ends[first]), f"it has {count}, and the header {wide}", _RAGGED
+
+    def _drop(self, empty: Places, begins: Places, ends: Places) -> None:
+        for index in empty.tolist():
+            self._empty.append(self._row + index)
+            self._dropped.append((int(begins[index]), int(ends[index]) + 1))
+
+    def _names(self, begin: int, end: int) -> tuple[str, ...]:
+        text = self._content[begin:end].tobytes().decode("utf-8", "replace").removesuffix("\r")
+        names = next(csv.reader([text]), [])
+        for name in names:
+            if names.count(name) > 1:
+                self._refuse(f"its header names the column {name!r} twice", 1, "Give each column its own name.")
+        if not any(names):
+            self._refuse("its header names no column", 1, "Its first row names the columns.")
+        return tuple(names)
+
+    def _end(self) -> None:
+        """The last row may lack its end."""
+        size = len(self._content)
+        if self._quoted:
+            self._refuse("a quote opens in this row and is never closed", self._row, "Close it.")
+        if self._row_begin < size:
+            at = np.array([size])
+            for _, what, remedy in self._rows(at, np.array([True])):
+                self._refuse(what, self._row, remedy)
+            self._row += 1
+        if not self._header:
+            self._refuse("it has no header", 1, "Its first row names the columns.")
+
+    def _refuse(self, what: str, row: int, remedy: str) -> NoReturn:
+        raise ProjectError(what, where=f"{self._path}, row {row:,}", remedy=remedy)

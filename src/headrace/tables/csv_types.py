@@ -1,0 +1,205 @@
+"""The types of a CSV file's columns: declared ones are checked, the others detected over the whole file.
+
+A column gets another type than text only if every cell in it is written as that type is written, so that
+nothing is lost: `0870`, `+1` and a number that 64 bits cannot hold stay text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from headrace.kernel.errors import ProjectError
+from headrace.tables.csv_file import CsvFile
+
+__all__ = ["Kinds", "as_type", "check_types", "detect_kinds", "type_of_kinds"]
+
+Kind = Literal["boolean", "integer", "float", "date", "datetime", "instant"]
+Kinds = frozenset[Kind]
+"""What all cells of a column can be read as; empty: as text alone."""
+
+_TYPES: dict[Kind, pl.DataType] = {
+    "boolean": pl.Boolean(),
+    "integer": pl.Int64(),
+    "float": pl.Float64(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+    "instant": pl.Datetime("us", "UTC"),
+}
+_EVERY: Kinds = frozenset(_TYPES)
+_SAMPLE = 1_000
+_YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999, in microseconds since 1970
+
+_WHOLE = r"0|-?[1-9][0-9]{0,14}"  # a 64-bit float holds each of them
+_FRACTION = r"-?(0|[1-9][0-9]*)\.[0-9]+"
+_POWER = r"-?[1-9](\.[0-9]+)?e[+-]?[0-9]+"
+_DECIMAL = f"^({_WHOLE}|{_FRACTION}|{_POWER}|NaN|-?inf)$"
+_DAY = r"([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}"
+_TIME = r"[T ][0-9]{2}:[0-9]{2}(:[0-5][0-9](\.[0-9]{1,6})?)?"
+_ZONE = r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
+
+
+def type_of_kinds(kinds: Iterable[Kinds]) -> pl.DataType:
+    """The type of a column from what it can be read as in each file; text where it has no cell at all."""
+    common = _EVERY.intersection(*kinds)
+    if common in (_EVERY, frozenset()):
+        return pl.String()
+    return next(dtype for kind, dtype in _TYPES.items() if kind in common)
+
+
+def as_type(column: str, dtype: pl.DataType) -> pl.Expr:
+    """The column's text as that type; null where it is empty or cannot be read so.
+
+    Booleans are true and false, dates and times ISO 8601 (a time without a zone is UTC where the type has
+    one); numbers are written with a point.
+    """
+    return _value(pl.col(column), dtype).alias(column)
+
+
+def _value(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    if dtype == pl.String:
+        return text
+    if dtype == pl.Boolean:
+        lower = text.str.to_lowercase()
+        return pl.when(lower == "true").then(True).when(lower == "false").then(False)
+    if dtype == pl.Date:
+        return _days(text)
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is None:
+            return _datetimes(text)
+        return pl.coalesce(_instants(text), _datetimes(text).dt.replace_time_zone("UTC"))
+    number = text.cast(dtype, strict=False)
+    if isinstance(dtype, pl.Decimal):
+        digits = rf"\.[0-9]{{1,{dtype.scale}}}0*" if dtype.scale else r"\.0*"  # more would be rounded away
+        return pl.when(text.str.contains(f"^[+-]?[0-9]+({digits})?$")).then(number)
+    if dtype.is_float():
+        return pl.when(number.is_finite() | text.str.contains("(?i)^[+-]?(nan|inf)")).then(number)
+    return number
+
+
+def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
+    """Every cell of the declared columns can be read as it is declared.
+
+    Raises:
+        ProjectError: one cannot; it names the file, the row and the value.
+    """
+    typed = {name: dtype for name, dtype in declared.items() if dtype != pl.String}
+    if not typed:
+        return
+    unread = {
+        name: pl.col(name).is_not_null() & (pl.col(name) != "") & as_type(name, dtype).is_null()
+        for name, dtype in typed.items()
+    }
+    first = file.scan().select(wrong.arg_true().first().alias(name) for name, wrong in unread.items())
+    rows = first.collect().row(0, named=True)
+    wrong = {name: row for name, row in rows.items() if row is not None}
+    if wrong:
+        name = min(wrong, key=lambda column: wrong[column])
+        value = file.scan().select(name).slice(wrong[name], 1).collect().item()
+        raise ProjectError(
+            f"column {name!r} is declared as {typed[name]}, and {value!r} is not that",
+            where=f"{file.path}, row {file.row_number(wrong[name]):,}",
+            remedy="Correct the file or the schema= of its source; a String column takes any text.",
+        )
+
+
+class _Test(NamedTuple):
+    """A kind that a column may be of, as seen from its first rows."""
+
+    column: str
+    kind: Kind
+
+
+def detect_kinds(file: CsvFile, columns: Iterable[str]) -> dict[str, Kinds]:
+    """What all cells of each column can be read as, over the whole file."""
+    names = list(columns)
+    if not names:
+        return {}
+    sample = file.scan().select(names).head(_SAMPLE).collect().lazy()
+    likely = _passed(sample, [_Test(name, kind) for name in names for kind in _TYPES])
+    passed = _passed(file.scan(), likely)
+    return {name: frozenset(test.kind for test in passed if test.column == name) for name in names}
+
+
+def _passed(rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
+    """The tests that every cell passes."""
+    if not tests:
+        return []
+    # Each value is a column of its own, so that it is read once, however often its test looks at it.
+    values = {f"value {number}": test for number, test in enumerate(tests)}
+    typed = rows.with_columns(as_type(t.column, _TYPES[t.kind]).alias(name) for name, t in values.items())
+    results = typed.select(
+        _all_are(test.kind, pl.col(test.column), pl.col(name)).alias(name) for name, test in values.items()
+    )
+    row = results.collect(engine="streaming").row(0)
+    return [test for test, passed in zip(tests, row, strict=True) if passed]
+
+
+def _all_are(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """Whether every cell is empty or written as values of that kind are."""
+    fits = value.is_not_null()
+    if kind == "boolean":
+        fits = text.is_in(["true", "false"])
+    elif kind == "integer":
+        fits = value.cast(pl.String) == text
+    elif kind == "float":
+        fits &= text.str.contains(_DECIMAL)
+    elif kind == "instant":
+        fits &= text.str.contains(f"{_ZONE}$")
+    every = (fits.fill_null(False) | text.is_null() | (text == "")).all()
+    return every & _digits_agree(text, value) & _has_point(text) if kind == "float" else every
+
+
+def _digits_agree(text: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """Whether the shortest way to write each 64-bit number has the digits of its text."""
+
+    def digits(number: pl.Expr) -> pl.Expr:
+        bare = number.str.replace_all(r"e.*$|[-.]", "")
+        return bare.str.strip_chars_start("0").str.strip_chars_end("0")
+
+    # At most 15 digits: each such number has a 64-bit one of its own.
+    short = (text.str.len_bytes() <= 16) & ~text.str.contains("e", literal=True)
+    shortest = value.cast(pl.String)
+    doubtful = ~short & (shortest != text)
+    return (digits(text.filter(doubtful)) == digits(shortest.filter(doubtful))).all()
+
+
+def _has_point(text: pl.Expr) -> pl.Expr:
+    """Codes such as 1e5 and 2e3 are numbers only beside one that is written with a point."""
+    return ~text.str.contains("e", literal=True).any() | text.str.contains(".", literal=True).any()
+
+
+def _days(text: pl.Expr) -> pl.Expr:
+    days = text.str.to_date("%Y-%m-%d", strict=False)
+    return pl.when(text.str.contains(f"^{_DAY}$")).then(days)
+
+
+def _datetimes(text: pl.Expr) -> pl.Expr:
+    times = (_minutes(text) + _seconds(text)).cast(pl.Datetime("us"))
+    return pl.when(text.str.contains(f"^{_DAY}{_TIME}$")).then(times)
+
+
+def _instants(text: pl.Expr) -> pl.Expr:
+    zone = text.str.tail(6).str.replace(r"^.*?([+-])([0-9]{2}):?([0-9]{2})$", "$1$2$3")
+    offset = zone.cast(pl.Int64, strict=False).fill_null(0)  # +0230 as 230
+    east = offset - (offset / 100).cast(pl.Int64) * 40
+    micros = _minutes(text) + _seconds(text) - east * 60_000_000
+    shape = text.str.contains(f"^{_DAY}{_TIME}{_ZONE}$")
+    return pl.when(shape & micros.is_between(*_YEARS)).then(micros).cast(pl.Datetime("us", "UTC"))
+
+
+def _minutes(text: pl.Expr) -> pl.Expr:
+    """Microseconds since 1970 of `2024-01-31T10:30` at the beginning of a text: to read a time in parts is far
+    quicker than to read it whole."""
+    day = text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
+    hour, minute = (text.str.slice(at, 2).cast(pl.Int64, strict=False) for at in (11, 14))
+    return pl.when((hour < 24) & (minute < 60)).then((day * 1_440 + hour * 60 + minute) * 60_000_000)
+
+
+def _seconds(text: pl.Expr) -> pl.Expr:
+    """Microseconds of what follows the minutes: `:59.25`, or nothing."""
+    whole = pl.when(text.str.slice(16, 1) == ":").then(text.str.slice(17, 2).cast(pl.Int64, strict=False))
+    fraction = text.str.slice(19).str.extract(r"^\.([0-9]{1,6})").str.pad_end(6, "0").cast(pl.Int64)
+    return whole.fill_null(0) * 1_000_000 + fraction.fill_null(0)

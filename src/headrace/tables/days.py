@@ -1,0 +1,241 @@
+"""The rows of output days, and the proof that none is lost.
+
+A function is called with a window of input days, and only the rows of the days asked for are kept: the
+others are made again by the calls for their own days. A row whose own day's call does not read the input
+that the row was made from would be made again by nobody, so it is refused, not dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import NamedTuple
+
+import polars as pl
+
+from headrace.declare.table import ONE_DAY, Day, Table
+from headrace.kernel.errors import ProjectError, Refused
+from headrace.kernel.time import add_days
+from headrace.tables.call import call_function, collect_frames
+from headrace.tables.plan import Plan, spread_days
+from headrace.tables.read import between
+
+__all__ = ["check_day", "make_days", "refuse_lost_rows"]
+
+_NAMED_DAYS = 3
+
+
+class _Call(NamedTuple):
+    """One call of the function.
+
+    Attributes:
+        first, last: the input days that it reads.
+        earliest, latest: the days that its rows may lie on: the calls for these read some of the same input.
+        keep: the first and the last day whose rows are kept.
+    """
+
+    first: date
+    last: date
+    earliest: date
+    latest: date
+    keep: tuple[date, date]
+
+
+def make_days(
+    table: Table,
+    day: Day,
+    plan: Plan,
+    frames: Sequence[pl.LazyFrame],
+    options: Mapping[str, datetime],
+    group: Sequence[date],
+) -> pl.DataFrame:
+    """The rows of neighbouring output days.
+
+    Each day is made from its own input days alone, whichever others are made beside it: so a build in
+    steps gives the same rows as one from scratch. A rowwise function is called once for each input day,
+    any other once for each output day.
+
+    Args:
+        table: the declared table, partitioned by `day`.
+        day: its partition.
+        plan: what is to be made, from which input days.
+        frames: what the function reads, in the order of `plan.inputs`.
+        options: `now`, where the function takes it.
+        group: the output days, in order, without a gap.
+
+    Raises:
+        ProjectError: the function failed, or does not give the column of the day.
+        Refused: rows have no day, or lie on a day that is not made from the input they come from.
+    """
+    begin, end = add_days(group[0], -day.before), add_days(group[-1], day.after)
+    read = _read_inputs(table, plan, frames, begin, end)
+    calls = _rowwise_calls(day, plan, group, begin, end) if table.rowwise else _day_calls(day, group)
+    lazies = [call_function(table, read(call), options) for call in calls]
+    results = collect_frames(table, lazies)
+    made_days = spread_days(plan.rows, day)
+    lost: dict[tuple[_Call, date], int] = {}
+    kept = []
+    for call, rows in zip(calls, results, strict=True):
+        check_day(table, day, rows)
+        for row_day, count in _count_days(rows, day.column).items():
+            if not call.earliest <= row_day <= call.latest or row_day not in made_days:
+                lost[call, row_day] = count
+        kept.append(between(rows.lazy(), day.column, *call.keep).collect())
+    if lost:
+        raise _refusal(table, day, plan, lost, sum(len(rows) for rows in kept))
+    return pl.concat(kept)
+
+
+def _read_inputs(
+    table: Table, plan: Plan, frames: Sequence[pl.LazyFrame], begin: date, end: date
+) -> Callable[[_Call], list[pl.LazyFrame]]:
+    """From a call to what it reads, held in memory: its days of each input that has days, all of the others."""
+    columns = [one.day_column for one in plan.inputs]
+    lazies = [
+        frame if column is None else between(frame, column, begin, end)
+        for frame, column in zip(frames, columns, strict=True)
+    ]
+    inputs = collect_frames(table, lazies)
+    split = [
+        None if column is None else _split_by_day(rows, column)
+        for rows, column in zip(inputs, columns, strict=True)
+    ]
+
+    def read(call: _Call) -> list[pl.LazyFrame]:
+        return [
+            (rows if days is None else _join_days(rows, days, call)).lazy()
+            for rows, days in zip(inputs, split, strict=True)
+        ]
+
+    return read
+
+
+def refuse_lost_rows(table: Table, day: Day, plan: Plan, rows: pl.DataFrame) -> None:
+    """Refuses rows that were made while the inputs with days hold none: no day is made from them.
+
+    A table that reads no input with days is replaced whole, whatever days its rows lie on.
+
+    Raises:
+        Refused: there are such rows.
+    """
+    if rows.height and any(one.day_column is not None for one in plan.inputs):
+        call = _Call(date.min, date.min, date.min, date.min, (date.min, date.min))
+        counts = {(call, row_day): count for row_day, count in _count_days(rows, day.column).items()}
+        raise _refusal(table, day, plan, counts, 0)
+
+
+def check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
+    """Every row must say to which day it belongs.
+
+    Raises:
+        ProjectError: the function does not give the column of the day, or it holds no days.
+        Refused: rows have no value in it.
+    """
+    where = f"table {table.name} ({table.place})"
+    if day.column not in rows.columns:
+        raise ProjectError(
+            f"it is partitioned by {day.column!r}, which its function does not give",
+            where=where,
+            remedy=f"It gives {', '.join(rows.columns)}.",
+        )
+    dtype = rows.schema[day.column]
+    if dtype != pl.Date and not isinstance(dtype, pl.Datetime):
+        raise ProjectError(
+            f"it is partitioned by the day of {day.column!r}, which is {dtype}, neither a date nor a time",
+            where=where,
+            remedy="Cast it to pl.Date or pl.Datetime in the function.",
+        )
+    without = rows[day.column].null_count()
+    if without:
+        raise Refused(
+            f"{without:,} of {rows.height:,} rows have no {day.column!r}, so they belong to no day",
+            where=where,
+            remedy="Fill it, or leave such rows out.",
+        )
+
+
+def _day_calls(day: Day, group: Sequence[date]) -> list[_Call]:
+    """One call an output day. Two days further apart than before + after read no input day in common."""
+    reach = day.before + day.after
+    return [
+        _Call(
+            add_days(d, -day.before),
+            add_days(d, day.after),
+            add_days(d, -reach),
+            add_days(d, reach),
+            (d, d),
+        )
+        for d in group
+    ]
+
+
+def _rowwise_calls(day: Day, plan: Plan, group: Sequence[date], begin: date, end: date) -> list[_Call]:
+    """One call an input day, so that the day each row comes from is known."""
+    calls = []
+    for d in [d for d in sorted(plan.rows) if begin <= d <= end] or [begin]:
+        earliest, latest = add_days(d, -day.after), add_days(d, day.before)
+        calls.append(_Call(d, d, earliest, latest, (max(earliest, group[0]), min(latest, group[-1]))))
+    return calls
+
+
+def _day_of(rows: pl.DataFrame, column: str) -> pl.Expr:
+    dtype = rows.schema[column]
+    zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
+    return (pl.col(column).dt.convert_time_zone("UTC") if zoned else pl.col(column)).cast(pl.Date)
+
+
+def _count_days(rows: pl.DataFrame, column: str) -> dict[date, int]:
+    counts = rows.group_by(_day_of(rows, column).alias("day")).agg(pl.len().alias("rows"))
+    return dict(counts.select("day", "rows").iter_rows())
+
+
+def _split_by_day(rows: pl.DataFrame, column: str) -> dict[date, pl.DataFrame]:
+    parts = rows.with_columns(_day_of(rows, column).alias("__day")).partition_by(
+        "__day", include_key=False, as_dict=True
+    )
+    return {key[0]: part for key, part in parts.items()}
+
+
+def _join_days(rows: pl.DataFrame, days: Mapping[date, pl.DataFrame], call: _Call) -> pl.DataFrame:
+    wanted = [days[d] for d in sorted(days) if call.first <= d <= call.last]
+    return pl.concat(wanted) if wanted else rows.clear()
+
+
+def _refusal(table: Table, day: Day, plan: Plan, lost: Mapping[tuple[_Call, date], int], kept: int) -> Refused:
+    """What would be lost, and which `before=` and `after=` would keep it."""
+    rows: dict[date, int] = {}
+    before, after = day.before, day.after
+    for (call, row_day), count in lost.items():
+        rows[row_day] = max(count, rows.get(row_day, 0))  # calls whose windows overlap make a row twice
+        distances = [row_day - d for d in plan.rows if call.first <= d <= call.last]
+        if distances:
+            distance = min(distances, key=abs)
+            before, after = max(before, distance), max(after, -distance)
+    remedies = []
+    if (before, after) != (day.before, day.after):
+        spans = {name: span // ONE_DAY for name, span in (("before", before), ("after", after)) if span}
+        given = "".join(f', {name}="{days}d"' for name, days in spans.items())
+        reads = " and ".join(f"{days} day{'s' * (days > 1)} {name}" for name, days in spans.items())
+        remedies.append(
+            f'To keep them: partition_by=day("{day.column}"{given}). Each day is then made from the input of'
+            f" {reads} it as well."
+        )
+    undated = [one.name for one in plan.inputs if one.day_column is None]
+    if undated:
+        remedies.append(
+            f"If they come from {', '.join(undated)}, which is read whole for each day: keep only rows of days"
+            " that the other inputs have, or take partition_by= away."
+        )
+    remedies.append("If they are not wanted, leave them out in the function.")
+    return Refused(
+        f"{sum(rows.values()):,} rows of its function lie on days that are not made from the input they come"
+        f" from, and would be lost ({kept:,} rows would be kept): {_spell_counts(rows)}",
+        where=f"table {table.name} ({table.place})",
+        remedy="\n".join(remedies),
+    )
+
+
+def _spell_counts(counts: Mapping[date, int]) -> str:
+    days = sorted(counts)
+    named = ", ".join(f"{d} ({counts[d]:,})" for d in days[:_NAMED_DAYS])
+    return named if len(days) <= _NAMED_DAYS else f"{named} and {len(days) - _NAMED_DAYS:,} more days"

@@ -1,0 +1,173 @@
+"""The files of a source: which they are, their digest, and their rows as one frame."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from headrace.declare.project import Project
+from headrace.declare.source import Source, list_files
+from headrace.kernel.errors import ProjectError
+from headrace.tables.csv_file import CsvFile, check_csv
+from headrace.tables.csv_types import Kinds, as_type, check_types, detect_kinds, type_of_kinds
+
+__all__ = ["digest_of", "read_files", "source_files"]
+
+
+def source_files(project: Project, source: Source) -> list[Path]:
+    """The files of a source, sorted: CSV or Parquet, of one kind.
+
+    Raises:
+        ProjectError: there are none, or they are of several kinds or of another kind.
+    """
+    path = project.settings.root / source.path
+    where = f"{source.place}: source {source.name!r}"
+    files = list_files(path)
+    if not files:
+        raise ProjectError(f"there is nothing at {source.path}", where=where, remedy=f"Put its files at {path}")
+    kinds = {file.suffix.lower() for file in files}
+    if len(kinds) > 1 or not kinds <= {".csv", ".parquet"}:
+        raise ProjectError(
+            f"{source.path} holds {', '.join(sorted(kinds))}",
+            where=where,
+            remedy="Keep only .csv or only .parquet there.",
+        )
+    return files
+
+
+def digest_of(project: Project, source: Source) -> str:
+    """`sha256:` and the digest of the files' paths and contents.
+
+    Raises:
+        ProjectError: as `source_files`.
+    """
+    whole = hashlib.sha256()
+    for path in source_files(project, source):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        whole.update(path.relative_to(project.settings.root).as_posix().encode() + b"\0" + content)
+    return f"sha256:{whole.hexdigest()}"
+
+
+def read_files(project: Project, source: Source) -> pl.LazyFrame:
+    """The rows of a source's files, not yet read; checked, and their columns put together by name.
+
+    A column that a file does not have is null in its rows. The types are those that the source declares;
+    else those of the Parquet files, or those that all CSV files' cells are written as.
+
+    Raises:
+        ProjectError: a file is broken, a value is not of its declared type, a declared column is in no
+            file, or Parquet files have a column with types that do not go together. It names the file, and
+            for CSV the row.
+    """
+    files = source_files(project, source)
+    parquet = files[0].suffix.lower() == ".parquet"
+    frames = _parquet_frames(source, files) if parquet else _csv_frames(source, files)
+    return pl.concat(frames)
+
+
+def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
+    files = [check_csv(path, source.encoding) for path in paths]
+    columns = list(dict.fromkeys(name for file in files for name in file.columns))
+    _check_declared(source, columns)
+    kinds: dict[str, list[Kinds]] = {name: [] for name in columns}
+    for file in files:
+        with _reading(file.path):
+            check_types(file, {n: t for n, t in source.schema.items() if n in file.columns})
+            for name, own in detect_kinds(file, [n for n in file.columns if n not in source.schema]).items():
+                kinds[name].append(own)
+    types = {name: source.schema.get(name) or type_of_kinds(kinds[name]) for name in columns}
+
+    def typed(file: CsvFile) -> pl.LazyFrame:
+        return file.scan().select(
+            as_type(name, dtype) if name in file.columns else pl.lit(None, dtype).alias(name)
+            for name, dtype in types.items()
+        )
+
+    return [typed(file) for file in files]
+
+
+def _parquet_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
+    schemas: dict[Path, pl.Schema] = {}
+    for path in paths:
+        with _reading(path):
+            schemas[path] = pl.scan_parquet(path, glob=False).collect_schema()
+    columns = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
+    _check_declared(source, columns)
+    types = {name: _common_type(name, source.schema.get(name), schemas) for name in columns}
+
+    def typed(path: Path) -> pl.LazyFrame:
+        return pl.scan_parquet(path, glob=False).select(
+            (pl.col(name).cast(dtype) if name in schemas[path] else pl.lit(None, dtype)).alias(name)
+            for name, dtype in types.items()
+        )
+
+    return [typed(path) for path in paths]
+
+
+def _common_type(name: str, declared: pl.DataType | None, schemas: Mapping[Path, pl.Schema]) -> pl.DataType:
+    """The type of a column in all files: the declared one, else the widest of theirs."""
+    common, first = declared, "the schema= of its source"
+    for path, schema in schemas.items():
+        own = schema.get(name)
+        if own is None:
+            continue
+        if common is None or (declared is None and _holds(own, common)):
+            common, first = own, str(path)
+        elif not (_holds(common, own) or (declared is not None and _takes(common, own))):
+            raise ProjectError(
+                f"column {name!r} is {own} here, and {common} in {first}",
+                where=str(path),
+                remedy="Write the files alike, or declare a type that takes both: source(..., schema=...).",
+            )
+    assert common is not None
+    return common
+
+
+def _holds(wide: pl.DataType, narrow: pl.DataType) -> bool:
+    """Whether a column of one type can take every value of the other as it is."""
+    if narrow in (wide, pl.Null):
+        return True
+    if wide.is_integer() and narrow.is_integer():
+        return _bits(wide) > _bits(narrow) and (wide.is_signed_integer() or narrow.is_unsigned_integer())
+    if wide.is_float() and narrow.is_float():
+        return _bits(wide) > _bits(narrow)
+    return wide == pl.String and isinstance(narrow, (pl.Categorical, pl.Enum))
+
+
+def _takes(declared: pl.DataType, own: pl.DataType) -> bool:
+    """Whether a column may be declared as another type than the file's: a wider number, another unit."""
+    if isinstance(declared, pl.Datetime) and isinstance(own, pl.Datetime):
+        return declared.time_zone == own.time_zone
+    if isinstance(declared, pl.Decimal) and isinstance(own, pl.Decimal):
+        return declared.scale >= own.scale
+    return own.is_integer() and (declared.is_float() or declared.is_decimal())
+
+
+def _bits(dtype: pl.DataType) -> int:
+    return int(str(dtype).lstrip("UIntFloa"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What polars says of a broken file, with the file's name."""
+    try:
+        yield
+    except (PolarsError, PanicException, OSError) as error:
+        words = str(error).partition("\n")[0]
+        raise ProjectError(f"it cannot be read: {words}", where=str(path)) from error
+
+
+def _check_declared(source: Source, columns: list[str]) -> None:
+    for name in source.schema:
+        if name not in columns:
+            raise ProjectError(
+                f"schema= names the column {name!r}, which no file of source {source.name!r} has",
+                where=str(source.place),
+                remedy=f"Their columns are {', '.join(columns)}.",
+            )

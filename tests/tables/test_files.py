@@ -1,0 +1,124 @@
+"""A source's files as one frame: which they are, and how their columns go together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from headrace.declare.place import Place
+from headrace.declare.project import Project
+from headrace.declare.source import Source
+from headrace.kernel.errors import ProjectError
+from headrace.tables.files import digest_of, read_files
+
+HERE = Place("tables.py", 1)
+
+
+def declare(project: Project, path: str = "data/more", **options: Any) -> Source:
+    return Source("more", path, HERE, **options)
+
+
+@pytest.fixture
+def folder(project: Project) -> Path:
+    folder = project.settings.root / "data" / "more"
+    folder.mkdir()
+    return folder
+
+
+def test_the_name_of_a_file_is_not_a_pattern(project: Project, folder: Path) -> None:
+    (folder / "c[1].csv").write_text("x\n100\n")
+    (folder / "c1.csv").write_text("x\n1\n")
+    (folder / "p*.csv").write_text("x\n7\n")
+    assert read_files(project, declare(project)).collect()["x"].to_list() == [1, 100, 7]
+    assert read_files(project, declare(project, "data/more/c[1].csv")).collect()["x"].to_list() == [100]
+    for file in folder.iterdir():
+        pl.read_csv(file, glob=False).write_parquet(file.with_suffix(".parquet"))
+        file.unlink()
+    assert read_files(project, declare(project)).collect()["x"].to_list() == [1, 100, 7]
+    assert read_files(project, declare(project, "data/more/p*.parquet")).collect()["x"].to_list() == [7]
+
+
+def test_files_in_hidden_folders_are_left_out(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text("x\n1\n")
+    digest = digest_of(project, declare(project))
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "a.csv").write_text("x\n1\n")
+    (folder / "_old").mkdir()
+    (folder / "_old" / "a.csv").write_text("x\n1\n")
+    assert digest_of(project, declare(project)) == digest
+    assert read_files(project, declare(project)).collect().height == 1
+
+
+def test_csv_columns_are_put_together_by_name(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text("id,v\n1,2\n")
+    (folder / "b.csv").write_text("id,v\n")
+    (folder / "c.csv").write_text("v,id,note\n0.5,3,x\n")
+    (folder / "d.csv").write_text("id,v\n4,\n")
+    rows = read_files(project, declare(project)).collect()
+    assert dict(rows.schema) == {"id": pl.Int64, "v": pl.Float64, "note": pl.String}
+    assert rows.rows() == [(1, 2.0, None), (3, 0.5, "x"), (4, None, None)]
+
+
+def test_a_declared_type_holds_in_all_files(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_bytes("Prénom,code\nRené,12\n".encode("latin-1"))
+    (folder / "b.csv").write_bytes("Prénom\nZoë\n".encode("latin-1"))
+    latin = declare(project, schema={"code": pl.String()}, encoding="iso8859-1")
+    assert read_files(project, latin).collect().to_dict(as_series=False) == {
+        "Prénom": ["René", "Zoë"],
+        "code": ["12", None],
+    }
+    with pytest.raises(ProjectError, match="schema= names the column 'kode', which no file"):
+        read_files(project, declare(project, schema={"kode": pl.String()}, encoding="iso8859-1"))
+    with pytest.raises(ProjectError, match=r"'René' is not that") as refused:
+        read_files(project, declare(project, schema={"Prénom": pl.Int64()}, encoding="iso8859-1"))
+    assert refused.value.where == f"{folder}/a.csv, row 2"
+
+
+def test_parquet_columns_are_put_together_by_name(project: Project, folder: Path) -> None:
+    pl.DataFrame({"id": [1], "v": [1.5]}, schema={"id": pl.Int32, "v": pl.Float32}).write_parquet(
+        folder / "a.parquet"
+    )
+    pl.DataFrame({"v": [None], "id": [2**40]}, schema={"v": pl.Null, "id": pl.Int64}).write_parquet(
+        folder / "b.parquet"
+    )
+    pl.DataFrame({"id": [3], "kind": ["x"]}, schema_overrides={"kind": pl.Categorical}).write_parquet(
+        folder / "c.parquet"
+    )
+    pl.DataFrame({"kind": ["y"]}).write_parquet(folder / "d.parquet")
+    rows = read_files(project, declare(project)).collect()
+    assert dict(rows.schema) == {"id": pl.Int64, "v": pl.Float32, "kind": pl.String}
+    assert rows.rows() == [(1, 1.5, None), (2**40, None, None), (3, None, "x"), (None, None, "y")]
+
+
+def test_parquet_types_that_do_not_go_together_are_named(project: Project, folder: Path) -> None:
+    pl.DataFrame({"id": [1]}).write_parquet(folder / "a.parquet")
+    pl.DataFrame({"id": [1.5]}).write_parquet(folder / "b.parquet")
+    with pytest.raises(ProjectError, match=r"is Float64 here, and Int64 in .*a\.parquet") as refused:
+        read_files(project, declare(project))
+    assert refused.value.where == str(folder / "b.parquet")
+    rows = read_files(project, declare(project, schema={"id": pl.Float64()})).collect()
+    assert rows["id"].to_list() == [1.0, 1.5]
+    with pytest.raises(
+        ProjectError, match="column 'id' is Float64 here, and Int64 in the schema= of its source"
+    ):
+        read_files(project, declare(project, schema={"id": pl.Int64()}))
+
+
+def test_instants_of_parquet_files_keep_their_zone(project: Project, folder: Path) -> None:
+    stamps = pl.Series("at", [datetime(2024, 1, 1)], pl.Datetime("ns", "UTC"))
+    pl.DataFrame([stamps]).write_parquet(folder / "a.parquet")
+    typed = read_files(project, declare(project, schema={"at": pl.Datetime("us", "UTC")}))
+    assert typed.collect_schema()["at"] == pl.Datetime("us", "UTC")
+    with pytest.raises(ProjectError, match="column 'at' is Datetime"):
+        read_files(project, declare(project, schema={"at": pl.Datetime("us")}))
+
+
+def test_a_file_that_is_not_parquet_is_named(project: Project, folder: Path) -> None:
+    (folder / "a.parquet").write_bytes(b"id\n1\n")
+    with pytest.raises(ProjectError, match="it cannot be read") as refused:
+        read_files(project, declare(project))
+    assert refused.value.where == str(folder / "a.parquet")
