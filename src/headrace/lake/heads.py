@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from headrace.config.settings import Settings
+from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import Unavailable
+from headrace.lake.home import is_home
 
 __all__ = ["heads", "missing"]
 
@@ -52,16 +53,20 @@ def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
 
 
 def _embedded(settings: Settings) -> bool:
-    return settings.catalog_url.startswith("sqlite:") and settings.warehouse_url.startswith("file:")
+    return settings.profile.catalog == "sqlite" and settings.profile.warehouse == "file"
 
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = Path(urlsplit(settings.catalog_url).path)
+    path = path_of(settings.catalog_url)
     if not path.is_file():
         return {}
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            if not is_home(connection, path.parent):  # opening it makes it so
+                from headrace.lake.catalog import open as open_lake
+
+                open_lake(settings)
             return dict(
                 connection.execute(
                     "SELECT table_name, metadata_location FROM iceberg_tables WHERE table_namespace = ?",
@@ -84,7 +89,7 @@ def _kept(location: str) -> set[int]:
 
 
 def _metadata(location: str) -> dict[str, Any]:
-    metadata: dict[str, Any] = json.loads(Path(unquote(urlsplit(location).path)).read_bytes())
+    metadata: dict[str, Any] = json.loads(Path(location).read_bytes())
     return metadata
 
 
