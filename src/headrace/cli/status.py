@@ -43,6 +43,11 @@ def _print(found: Status) -> None:
             f" {moved.released}.\n  To release what it stands for: headrace release {moved.model}"
             f" {moved.alias}={moved.stands_at or moved.released}\n"
         )
+    for other in found.released:
+        click.echo(
+            f"Version {other.champion} of {other.model} answers; the last build of this commit released version"
+            f" {other.built}.\n  To put that in force: headrace release {other.model} champion={other.built}\n"
+        )
     _print_lineage(found)
     topics = [(one.topic, one.events, one.lag) for one in found.topics]
     if topics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import polars as pl
@@ -40,33 +41,38 @@ class Filled(NamedTuple):
     position: Position
 
 
-def fill(project: Project, lake: Lake, plan: Plan, store: OnlineStore) -> list[Filled]:
+def fill(
+    project: Project, lake: Lake, plan: Plan, store: OnlineStore, *, at: Mapping[str, int] | None = None
+) -> list[Filled]:
     """Brings every stored view of the plan up to the lake.
 
-    An as-of view is loaded from its table's newest snapshot. A windowed view that is not filled yet
-    gets the topic's good events up to where ingest stands, and is followed by ingest from there on;
-    one that is filled stays as it is. Idempotent; a killed one leaves each view as it was or done.
+    An as-of view is loaded from the snapshot of its table that `at` names, else from its newest one. A
+    windowed view that is not filled yet gets the topic's good events up to where ingest stands, and is
+    followed by ingest from there on; one that is filled stays as it is. Idempotent; a killed one leaves each
+    view as it was or done.
 
     Raises:
-        CallError: a table is not there, or a topic was never ingested.
+        CallError: a table or snapshot is not there, or a topic was never ingested.
         Unavailable: the store is locked.
     """
     store.prepare(plan)
     return [
-        _fill(project, lake, view, store) if isinstance(view, WindowedView) else _load(lake, view, store)
+        _fill(project, lake, view, store)
+        if isinstance(view, WindowedView)
+        else _load(lake, view, store, (at or {}).get(view.table))
         for view in plan.stored
     ]
 
 
-def _load(lake: Lake, view: AsOfView, store: OnlineStore) -> Filled:
+def _load(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> Filled:
     table = lake.table(view.table)
-    head = table.head()
-    if head is None:
+    snapshot = table.head() if wanted is None else table.snapshot(wanted)
+    if snapshot is None:
         raise CallError(f"table {view.table!r} has no rows yet", remedy=f"headrace build {view.table}")
-    position = SnapshotPosition(view.table, head.id)
+    position = SnapshotPosition(view.table, snapshot.id)
     if store.position(view) == position:
         return Filled(view.name, view.digest, 0, 0, position)
-    frame = table.scan(head.id)
+    frame = table.scan(snapshot.id)
     if is_changelog(frame):
         frame = history(frame.filter("_valid"), view.keys)
     rows = frame.select(*view.keys, view.time, *(one.name for one in view.features)).collect()

@@ -16,7 +16,7 @@ from headrace.events.alerts.alerts import Alert, open_alerts
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.work import Workshop
-from headrace.flows.release import Moved, moved_aliases
+from headrace.flows.release import Moved, OtherChampion, moved_aliases, other_champions
 from headrace.flows.running import Up, running
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.position import LogPosition
@@ -34,7 +34,8 @@ class Stale:
 
     Attributes:
         stage: its name.
-        reasons: (kind, what) of each: code, input, parameter, contract, lock, output, upstream, new.
+        reasons: (kind, what) of each: code, input, parameter, contract, lock, output, upstream,
+            state, new.
     """
 
     stage: str
@@ -78,6 +79,7 @@ class Status:
         topics, tables: how fresh they are.
         alerts: what is refused at too high a rate now, the oldest first.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
+        released: champions that are other versions than the last build released, by hand or for another commit.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
         building: the process of a running build, or None.
@@ -93,6 +95,7 @@ class Status:
     tables: tuple[TableStatus, ...]
     alerts: tuple[Alert, ...]
     moved: tuple[Moved, ...]
+    released: tuple[OtherChampion, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -133,6 +136,7 @@ def status(settings: Settings) -> Status:
         tables=tuple(_table(lake, name) for name in _tables(project)),
         alerts=alerts,
         moved=_moved(settings, list(project.models)),
+        released=other_champions(settings, list(project.models)),
         lineage=_lineage(settings),
         building=_building(settings),
         up=running(settings),

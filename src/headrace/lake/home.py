@@ -28,7 +28,10 @@ __all__ = ["WAREHOUSE", "is_home", "settle"]
 WAREHOUSE = "warehouse"  # beside the catalog's file
 _BUSY_SECONDS = 15
 _PATHS = ("manifest_path", "file_path", "referenced_data_file")  # of manifests and their lists
-_ROWS = "SELECT catalog_name, table_namespace, table_name, metadata_location, previous_metadata_location FROM iceberg_tables"
+_ROWS = (
+    "SELECT catalog_name, table_namespace, table_name, metadata_location, previous_metadata_location"
+    " FROM iceberg_tables"
+)
 _UPDATE = (
     "UPDATE iceberg_tables SET metadata_location = ?, previous_metadata_location = ?"
     " WHERE catalog_name = ? AND table_namespace = ? AND table_name = ?"
@@ -62,7 +65,9 @@ def settle(catalog: Path) -> Path:
     """
     here = catalog.parent
     with closing(sqlite3.connect(catalog, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS headrace_home (folder TEXT NOT NULL, lake TEXT NOT NULL)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS headrace_home (folder TEXT NOT NULL, lake TEXT NOT NULL)"
+        )
         folders, lake = _recorded(connection)
         if len(folders) == 1 and _is_same(Path(folders[0]), here):
             return Path(folders[0])
@@ -112,8 +117,8 @@ def _check_files_outside(connection: sqlite3.Connection, folders: list[str], lak
     original = next((folder for folder in folders[:-1] if _lake_in(Path(folder)) == lake), None)
     if original is not None:
         raise ProjectError(
-            f"this lake is a copy of the one in {original}, and files of {', '.join(outside)} lie outside of both:"
-            " each would delete what the other writes there",
+            f"this lake is a copy of the one in {original}, and files of {', '.join(outside)} lie outside of"
+            " both: each would delete what the other writes there",
             where=folders[-1],
             remedy="Take away the state of the one that is not wanted: headrace clean. To share tables between "
             "two projects, name one catalog in both profiles.",
@@ -191,7 +196,9 @@ def _rewrite_avro(path: Path, old: Mapping[str, str]) -> None:
         _move_paths(record, source.schema, old)
     half = _half(path)
     name = json.loads(source.header.meta["avro.schema"])["name"]
-    with AvroOutputFile[Any](io.new_output(str(half)), source.schema, name, metadata=source.header.meta) as output:
+    with AvroOutputFile[Any](
+        io.new_output(str(half)), source.schema, name, metadata=source.header.meta
+    ) as output:
         output.write_block(records)
     half.replace(path)
 

@@ -22,7 +22,7 @@ from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
-from headrace.lake.refs import changed
+from headrace.lake.refs import changed, set_head
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
@@ -263,6 +263,26 @@ class LakeTable:
 
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
+
+    def roll_back(self, snapshot: int) -> Snapshot:
+        """Makes a snapshot that is kept the current one again: its rows, its columns, and of the properties
+        those that were committed with it. What was current stays as a snapshot.
+
+        Raises:
+            CallError: the snapshot is not there (any more).
+            Conflict: other writers kept changing the table.
+        """
+        for _ in range(_TRIES):
+            with failures(self.where, self.name):
+                table = self.iceberg()
+                former = table.snapshot_by_id(snapshot)
+                if former is None:
+                    return self.snapshot(snapshot)  # says what is there instead
+                facts = former.summary.additional_properties
+                properties = {name: facts[name] for name in facts if name in table.properties}
+                if set_head(self.catalog, table, former, properties, keep=f"{expiry.KEEP}{snapshot}"):
+                    return snapshot_of(former)
+        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `replace`.

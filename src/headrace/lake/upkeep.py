@@ -29,6 +29,7 @@ from headrace.lake.failures import failures
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
 from headrace.lake.pins import forget_keeps
+from headrace.lake.snapshot import ROWS_OF
 from headrace.lake.sweep import is_due, sweep
 from headrace.lake.table import LakeTable
 
@@ -212,7 +213,8 @@ def _facts(kind: str) -> Any:
         head = iceberg.current_snapshot()
         said = head.summary.additional_properties if head is not None and head.summary is not None else {}
         kept = {n: v for n, v in said.items() if n.startswith("headrace.") and n != BATCH}
-        return {**kept, "headrace.upkeep": kind}
+        same = {} if head is None else {ROWS_OF: kept.get(ROWS_OF, str(head.snapshot_id))}
+        return {**kept, **same, "headrace.upkeep": kind}
 
     return carried
 

@@ -21,7 +21,7 @@ def open(url: str) -> Log:  # noqa: A001
     if separator and scheme == "sqlite":
         from headrace.log.sqlite import SqliteLog
 
-        return SqliteLog(path_of(url))
+        return SqliteLog(str(path_of(url)))
     if separator and scheme == "kafka":
         if "@" in rest:
             raise ProjectError(

@@ -1,4 +1,4 @@
-"""The embedded MLflow store after its folder was moved or copied: its tables hold absolute addresses of artifacts.
+"""The embedded MLflow store after its folder was moved or copied: it holds absolute addresses of artifacts.
 
 A moved store would not find them, and runs of a copied project would write theirs into the original.
 """
@@ -26,7 +26,7 @@ _ADDRESSES = (
 
 
 def settle(store: Path, experiment: str, artifacts: Path) -> None:
-    """Lets every address in the store that lay in the experiment's folder lie in `artifacts`, in one transaction.
+    """Lets every address that lay in the experiment's folder lie in `artifacts`, in one transaction.
 
     Args:
         store: MLflow's SQLite file; nothing is done where there is none.

@@ -75,6 +75,17 @@ class Pipeline:
         with _told(self._root):
             return bool(self._stage(name).changed())
 
+    def restore(self, name: str) -> bool:
+        """Takes the stage's files from DVC's cache where they alone differ from dvc.lock, as after a checkout
+        of another commit. Returns whether nothing of the stage is changed any more.
+        """
+        with _told(self._root):
+            stage = self._stage(name)
+            if stage.changed_deps():
+                return False
+            stage.checkout(force=True, allow_missing=True)
+            return not self._stage(name).changed()
+
     def record(self, name: str) -> None:
         """The stage has run: its dependencies and outputs, as they are now, go to dvc.lock."""
         with _told(self._root):

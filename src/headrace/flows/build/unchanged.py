@@ -1,7 +1,8 @@
 """Nothing to do, decided by one digest before anything heavy is imported.
 
-The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, and
-the heads of the sources. A build that brought everything up to date keeps it in the state folder.
+The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, and the profile. With
+it the lake is looked at: the sources' newest snapshots, and whether each table stands where its pointer says.
+A build that brought everything up to date keeps both in the state folder.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from headrace.config.loader import project_files
 from headrace.config.settings import FILE, Settings
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
+from headrace.flows.build.standing import FILE as STANDING
 from headrace.kernel.fingerprint import digest
 from headrace.kernel.time import now
-from headrace.lake.heads import heads
+from headrace.lake.heads import heads, snapshots_made
 
 __all__ = ["nothing_new", "remember"]
 
@@ -29,25 +31,33 @@ def nothing_new(settings: Settings) -> bool:
     """Whether everything is as the last whole build left it, and no model's refresh has fallen due."""
     try:
         kept = json.loads(settings.place(_FILE).read_bytes())
-    except (FileNotFoundError, ValueError):
+        used, made, due = kept["heads"], kept["made"], kept["due"]
+    except (FileNotFoundError, ValueError, KeyError):  # there is none, or it is another version's
         return False
-    if kept.get("due") is not None and now() >= datetime.fromisoformat(kept["due"]):
+    if due is not None and now() >= datetime.fromisoformat(due):
         return False
-    found = heads(settings, kept["heads"])
-    return bool(found == kept["heads"] and digest_of(settings, kept["sources"]) == kept["digest"])
+    return bool(
+        heads(settings, used) == used
+        and snapshots_made(settings, made) == made
+        and digest_of(settings, kept["sources"]) == kept["digest"]
+    )
 
 
-def remember(settings: Settings, used: dict[str, int], sources: list[str], due: datetime | None) -> None:
+def remember(
+    settings: Settings, used: dict[str, int], made: dict[str, int], sources: list[str], due: datetime | None
+) -> None:
     """Everything is up to date with these heads of the topics' tables and these sources.
 
     Args:
         settings: whose project.
         used: topic's table → the snapshot that was built on, which newer ones may have followed.
+        made: table → the snapshot that its pointer names.
         sources: the paths of the sources.
         due: when inputs that are held back for `refresh` will be taken.
     """
     kept: dict[str, Any] = {
         "heads": used,
+        "made": made,
         "sources": sources,
         "due": None if due is None else due.isoformat(),
         "digest": digest_of(settings, sources),
@@ -57,12 +67,14 @@ def remember(settings: Settings, used: dict[str, int], sources: list[str], due: 
 
 
 def digest_of(settings: Settings, sources: list[str]) -> str:
-    """The digest of all but the heads."""
+    """The digest of all but what stands in the lake."""
     from headrace.flows.build.code import LOCKS
 
     root = settings.root
     written = [root / name for name in (*_WRITTEN, *LOCKS) if (root / name).is_file()]
     texts = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
     files = {str(path.relative_to(root)): path.read_text() for path in texts}
+    notes = settings.place(STANDING)
+    files[STANDING] = notes.read_text() if notes.is_file() else ""
     profile = [settings.profile_name, repr(settings.profile)]
     return digest([__version__, profile, files, stamps(root, [*sources, "models"])])
