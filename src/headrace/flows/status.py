@@ -15,6 +15,7 @@ from headrace.declare.project import Project, load_project
 from headrace.events.alerts.alerts import Alert, open_alerts
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
+from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.work import Workshop
 from headrace.flows.release import Moved, OtherChampion, moved_aliases, other_champions
 from headrace.flows.running import Up, running
@@ -108,7 +109,8 @@ def status(settings: Settings) -> Status:
         ProjectError: the project is wrong.
         Unavailable: the catalog or the log is away.
     """
-    project = load_project(settings, without=("feast",))
+    project = load_project(settings, without=("feast",))  # so without its models
+    models = list((Pointers(settings.root).read(CODE) or {}).get("models", {}))
     stale: tuple[Stale, ...] = ()
     blocked = None
     try:
@@ -135,8 +137,8 @@ def status(settings: Settings) -> Status:
         topics=topics,
         tables=tuple(_table(lake, name) for name in _tables(project)),
         alerts=alerts,
-        moved=_moved(settings, list(project.models)),
-        released=other_champions(settings, list(project.models)),
+        moved=_moved(settings, models),
+        released=other_champions(settings, models),
         lineage=_lineage(settings),
         building=_building(settings),
         up=running(settings),
