@@ -249,3 +249,19 @@ def test_a_pointer_that_a_merge_broke_is_named(tiny: Settings) -> None:
     (tiny.root / "pointers" / "code.json").write_text("<<<<<<< HEAD\n")
     with pytest.raises(ProjectError, match="not JSON"):
         build(tiny)
+
+
+def test_git_that_comes_later_finds_only_what_is_to_be_committed(tiny: Settings) -> None:
+    ran(tiny)
+    git(tiny, "init", "-q")
+    git(tiny, "add", "-A")
+    added = git(tiny, "ls-files").splitlines()
+    assert [path for path in added if path.startswith((".dvc/cache", ".dvc/tmp", ".dvc/config.local"))] == []
+    assert "no_scm" not in git(tiny, "show", ":.dvc/config")
+    edit(tiny, "FACTOR = 2", "FACTOR = 3")
+    ran(tiny)
+    changed = [path for path in git(tiny, "diff", "--name-only").splitlines() if path.startswith(".dvc")]
+    assert changed == []
+    assert dvc_agrees(tiny)
+    out = call(tiny, "dvc", "params", "diff")
+    assert out.returncode == 0 or "no_scm" not in out.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from headrace.flows.build.work import Workshop
 from headrace.flows.release import Moved, OtherChampion, moved_aliases, other_champions
 from headrace.flows.running import Up, running
 from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.lock import find_holder
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
@@ -195,13 +195,5 @@ def _lineage(settings: Settings) -> Health | None:
 
 def _building(settings: Settings) -> int | None:
     """The process that holds the build's lock."""
-    path = settings.place("build.lock")
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        text = path.read_text().strip()
-        return int(text) if text.isdigit() else None
+    text = find_holder(settings.place("build.lock"))
+    return int(text) if text else None

@@ -7,18 +7,17 @@ decided first.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 
 from headrace.config.settings import Settings
 from headrace.flows.build.report import BuildReport, Progress, StageReport, silent
 from headrace.flows.build.unchanged import nothing_new
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.lock import find_holder, take
 
-__all__ = ["BuildReport", "Progress", "StageReport", "build", "run_stage"]
+__all__ = ["BuildReport", "Progress", "StageReport", "alone", "build", "run_stage"]
 
 
 def build(
@@ -59,7 +58,7 @@ def build(
             if one.reasons
         ]
         return BuildReport(tuple(would), perf_counter() - begun, dry_run=True)
-    with _alone(settings):
+    with alone(settings):
         from headrace.flows.build.walk import walk
         from headrace.flows.build.work import Workshop
 
@@ -74,7 +73,7 @@ def run_stage(settings: Settings, name: str) -> str:
         CallError: there is no such stage.
         HeadraceError: as the stage's work.
     """
-    with _alone(settings):
+    with alone(settings):
         from headrace.flows.build.planning import stages as every_stage
         from headrace.flows.build.walk import recorded_runs
         from headrace.flows.build.work import Workshop, work
@@ -96,21 +95,19 @@ def _check_targets(settings: Settings, targets: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One build a project and profile at a time; the lock goes with the process that holds it."""
+def alone(settings: Settings) -> Iterator[None]:
+    """One build a project and profile at a time; the lock goes with the process that holds it.
+
+    Raises:
+        Unavailable: another process builds.
+    """
     path = settings.made_state() / "build.lock"
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("a+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Unavailable(
-                f"another build works on this project (process {file.read().strip() or '?'})",
-                where=str(path),
-                remedy="Wait for its end; or end it: the next build goes on where it was.",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    file = take(path)
+    if file is None:
+        raise Unavailable(
+            f"another build works on this project (process {find_holder(path) or '?'})",
+            where=str(path),
+            remedy="Wait for its end; or end it: the next build goes on where it was.",
+        )
+    with file:
         yield

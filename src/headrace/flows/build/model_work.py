@@ -194,3 +194,6 @@ def _copied(bundle: Path, to: Path) -> None:
     if to.exists():
         shutil.rmtree(to)
     half.rename(to)
+    ignore = to.with_name(".gitignore")  # DVC has them; it tells git so only where there is git already
+    if not ignore.is_file():
+        ignore.write_text("/*\n!/.gitignore\n")
