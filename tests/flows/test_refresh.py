@@ -14,7 +14,7 @@ from headrace.flows.build.refresh import due_at, taken_because
 def test_a_daily_run_that_is_seconds_earlier_than_the_last_takes_newer_inputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    jitter = random.Random(5)  # noqa: S311
+    jitter = random.Random(5)
     start, day = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=1)
     held = None
     for run in range(30):

@@ -93,7 +93,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(undisturbed: Path) -> Settings:
     """The same, killed at each point in turn, then built to its end. The other is built to the training set."""
     root = undisturbed.with_name("killed")
-    # Iceberg's metadata holds absolute paths, so each copy reads its own events in.
     shutil.copytree(undisturbed, root)  # a copy is a project of its own
     for point in BEFORE_TRAINING:
         out = call(root, "build", "training_set-purchase", "online", fault=point)
@@ -162,6 +161,23 @@ def test_lineage_leads_from_the_version_to_topic_and_files_and_back(killed: Sett
     store.close()
     assert {("topic", "user_behaviour"), ("file", "data/departments.csv"), ("table", "clean_events")} <= up
     assert {("model", "purchase@1"), ("endpoint", "purchase"), ("table", "view_outcomes")} <= down
+
+
+def test_nothing_that_is_read_or_written_in_the_copy_names_the_original(
+    killed: Settings, undisturbed: Path
+) -> None:
+    named = [
+        path
+        for path in killed.state.rglob("*")
+        if path.is_file() and f"{undisturbed}/".encode() in path.read_bytes()
+    ]
+    # Feast's functions say where they were written, for tracebacks.
+    assert {path.name for path in named} <= {"registry.db"}
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(killed.place("feast")))
+    assert Path(store.config.registry.path).name == "registry.db"
+    assert store.list_feature_services()
 
 
 def test_no_secret_lies_anywhere(killed: Settings) -> None:
