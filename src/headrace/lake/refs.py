@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyiceberg.exceptions import BadRequestError, CommitFailedException
-from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.update import (
     AssertRefSnapshotId,
     AssertTableUUID,
     RemoveSnapshotRefUpdate,
-    SetCurrentSchemaUpdate,
     SetPropertiesUpdate,
     SetSnapshotRefUpdate,
 )
 
-__all__ = ["changed", "set_head"]
+__all__ = ["changed"]
 
 
 def changed(
@@ -59,36 +57,4 @@ def changed(
         )
     except (CommitFailedException, BadRequestError, ValueError):
         return False  # the latter two where a snapshot was expired since the table was loaded
-    return True
-
-
-def set_head(catalog: Any, table: Any, snapshot: Any, properties: Mapping[str, str], *, keep: str) -> bool:
-    """Makes a snapshot the current one again, with the schema it was written in, in one commit.
-
-    Args:
-        catalog, table: PyIceberg's.
-        snapshot: which; the table has it.
-        properties: set in the same commit.
-        keep: a tag that is set on it, so that an expiry under way leaves it.
-
-    Returns:
-        False where another commit was faster: look again.
-    """
-    current = table.current_snapshot()
-    try:
-        catalog.commit_table(
-            table,
-            (
-                AssertTableUUID(uuid=table.metadata.table_uuid),
-                AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=current and current.snapshot_id),
-            ),
-            (
-                SetSnapshotRefUpdate(ref_name=MAIN_BRANCH, type="branch", snapshot_id=snapshot.snapshot_id),
-                SetSnapshotRefUpdate(ref_name=keep, type="tag", snapshot_id=snapshot.snapshot_id),
-                SetCurrentSchemaUpdate(schema_id=snapshot.schema_id),
-                SetPropertiesUpdate(updates=dict(properties)),
-            ),
-        )
-    except (CommitFailedException, BadRequestError, ValueError):
-        return False
     return True
