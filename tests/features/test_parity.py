@@ -58,6 +58,18 @@ def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, serv
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
 
 
+def test_a_fill_at_an_older_snapshot_serves_its_rows_again(project, lake, store, plan, served):
+    older = lake.table("facts").head().id
+    lookup, at = Lookup(plan, store), now_micros()
+    before = str([one.values for one in answered(lookup, at)])
+    build_table(project, lake, project.table("facts"), code="2")  # there are more events since
+    fill(project, lake, plan, store)
+    assert str([one.values for one in answered(lookup, at)]) != before
+    fill(project, lake, plan, store, at={"facts": older})
+    assert str([one.values for one in answered(lookup, at)]) == before
+    assert store.position(plan.as_of[0]).snapshot_id == older
+
+
 def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, served):
     last = served[-7]
     wrong = Served(
