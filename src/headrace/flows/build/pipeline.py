@@ -55,9 +55,12 @@ def _note_git(root: Path, is_there: bool) -> None:
     if "no_scm" in config.read("repo").get("core", {}):
         with config.edit("repo") as committed:
             del committed["core"]["no_scm"]
-    if is_there == config.read("local").get("core", {}).get("no_scm", False):
+    if is_there == ("no_scm" in config.read("local").get("core", {})):
         with config.edit("local") as own:
-            own.setdefault("core", {})["no_scm"] = not is_there
+            if is_there:
+                del own["core"]["no_scm"]
+            else:
+                own.setdefault("core", {})["no_scm"] = True
 
 
 @dataclass(frozen=True)
