@@ -27,7 +27,7 @@ def test_an_empty_profile_is_all_embedded(tmp_path: Path) -> None:
     assert (settings.project, settings.profile_name, settings.state) == ("shop", "local", state)
     assert settings.log_url == f"sqlite://{state}/log"
     assert settings.catalog_url == f"sqlite://{state}/lake/catalog.db"
-    assert settings.warehouse_url == f"file://{state}/lake/warehouse"
+    assert settings.warehouse_url == f"{state}/lake/warehouse"
     assert settings.online_url == f"sqlite://{state}/online.db"
     assert settings.profile.host == "127.0.0.1"
     assert not state.exists()

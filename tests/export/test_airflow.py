@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
+import jinja2
 import pytest
 
 from headrace.export.airflow import Task, dag_file
@@ -34,8 +35,12 @@ def loaded(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], 
             pass
 
     class Bash:
+        template_fields = ("bash_command", "env", "cwd")
+
         def __init__(self, **options: Any) -> None:
             self.id, self.after = options.pop("task_id"), set[str]()
+            for name in self.template_fields:  # as Airflow does before it runs a task
+                options |= {name: jinja2.Template(options[name]).render()} if name in options else {}
             tasks[self.id] = (options, self.after)
 
         def __rshift__(self, other: Bash) -> Bash:
@@ -63,6 +68,21 @@ def test_it_has_a_task_a_stage_and_their_order(monkeypatch: pytest.MonkeyPatch) 
     }  # fmt: skip
     assert tasks["release-m"][0]["bash_command"] == "headrace build 'release-m'"
     assert tasks["release-m"][0]["cwd"] == '/srv/it\'s "here"'
+
+
+@pytest.mark.parametrize(
+    "folder", ["/srv/{{x}}", "/srv/{% raw %}", "/srv/{#", "/srv/\U0001f600 ü", "/srv/\\n\"'"]
+)
+def test_a_folder_of_any_name_is_taken_as_it_is(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = dag_file("shop", folder, TASKS, None)
+    _, tasks = loaded(text.encode().decode(), monkeypatch)
+    assert {options["cwd"] for options, _ in tasks.values()} == {folder}
+    assert tasks["code"][0]["bash_command"] == "headrace build code"
+
+
+def test_a_task_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    dag, _ = loaded(dag_file("shop", "/srv", TASKS, None), monkeypatch)
+    assert dag["default_args"] == {"retries": 2, "retry_delay": timedelta(minutes=5)}
 
 
 def test_without_a_refresh_it_waits_to_be_triggered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Predictions that were served are computed again from the lake, at their moment and position."""
 
+import polars as pl
 import pytest
 from tests.features.test_stream import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
 from tests.features.views import DAY, MINUTE
@@ -56,6 +57,19 @@ def served(project, log, lake, store, plan):
 def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, served):
     report = check(project, lake, plan, served)
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
+
+
+def test_a_fill_at_an_older_snapshot_serves_its_rows_again(project, lake, store, plan, served):
+    older = lake.table("facts").head().id
+    lookup, at = Lookup(plan, store), now_micros()
+    before = str([one.values for one in answered(lookup, at)])
+    rows = lake.table("facts").scan().with_columns(pl.col("most") + 1000).collect()
+    lake.table("facts").replace(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    fill(project, lake, plan, store)
+    assert str([one.values for one in answered(lookup, at)]) != before
+    fill(project, lake, plan, store, at={"facts": older})
+    assert str([one.values for one in answered(lookup, at)]) == before
+    assert store.position(plan.as_of[0]).snapshot_id == older
 
 
 def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, served):

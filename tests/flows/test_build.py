@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -184,8 +185,97 @@ def test_a_function_that_fails_leaves_what_was_there(tiny: Settings) -> None:
     assert ran(tiny) == []
 
 
+def git(settings: Settings, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments]
+    return subprocess.run(
+        command, cwd=settings.root, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def commit(settings: Settings, tag: str) -> None:
+    git(settings, "add", "-A")
+    git(settings, "commit", "-qm", tag)
+    git(settings, "tag", tag)
+
+
+def two_versions(settings: Settings) -> None:
+    """v1: 2 and 4, 6 in all; v2: other rows, under another column's name too."""
+    git(settings, "init", "-q")
+    (settings.root / ".gitignore").write_text(".headrace/\n__pycache__/\n")
+    ran(settings)
+    commit(settings, "v1")
+    edit(settings, "FACTOR = 2", "FACTOR = 5")
+    edit(settings, "rows=pl.len()", "n=pl.len()")
+    assert ran(settings) == ["table-doubled", "table-total", "table-count"]
+    commit(settings, "v2")
+
+
+def test_an_older_commit_brings_back_its_rows_and_a_newer_one_its_own(tiny: Settings) -> None:
+    two_versions(tiny)
+    for tag, sum_of_prices, column in (("v1", 6, "rows"), ("v2", 15, "n"), ("v1", 6, "rows")):
+        git(tiny, "checkout", "-q", tag)
+        assert "total in the lake holds other rows" in call(tiny, "status").stdout
+        assert call(tiny, "build", "--dry-run").stdout.count("in the lake holds other rows") == 3
+        assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+        assert total(tiny) == sum_of_prices
+        count = lake.open(tiny).table("count")
+        assert count.scan().collect().to_dicts() == [{column: 2}]
+        assert count.schema().names == [column]
+        assert git(tiny, "status", "--short") == ""
+        assert dvc_agrees(tiny)
+        assert ran(tiny) == []
+    edit(tiny, "FACTOR = 2", "FACTOR = 7")  # and on from there
+    assert ran(tiny) == ["table-doubled", "table-total"]
+    assert total(tiny) == 21
+
+
+def test_rows_of_an_older_commit_that_have_expired_are_made_again(tiny: Settings) -> None:
+    two_versions(tiny)
+    opened = lake.open(tiny)
+    for name in opened.names():
+        table = opened.table(name)
+        for pin in table.pins():
+            table.unpin(pin)
+        lake.keep(table, older_than=timedelta(microseconds=-1))
+        assert len(table.history()) == 1
+    git(tiny, "checkout", "-q", "v1")
+    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert total(tiny) == 6
+    assert ran(tiny) == []
+
+
+def test_a_build_of_one_table_under_other_code_is_noticed_after_the_way_back(tiny: Settings) -> None:
+    ran(tiny)
+    edit(tiny, "FACTOR = 2", "FACTOR = 5")
+    before = {path: path.read_bytes() for path in (tiny.root / "pointers").rglob("*.json")}
+    before[tiny.root / "dvc.lock"] = (tiny.root / "dvc.lock").read_bytes()
+    assert ran(tiny, "doubled") == ["table-doubled"]
+    edit(tiny, "FACTOR = 5", "FACTOR = 2")
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert ran(tiny) == ["table-doubled"]
+    assert sorted(lake.open(tiny).table("doubled").scan().collect()["price"]) == [2, 4]
+
+
 def test_a_pointer_that_a_merge_broke_is_named(tiny: Settings) -> None:
     ran(tiny)
     (tiny.root / "pointers" / "code.json").write_text("<<<<<<< HEAD\n")
     with pytest.raises(ProjectError, match="not JSON"):
         build(tiny)
+
+
+def test_git_that_comes_later_finds_only_what_is_to_be_committed(tiny: Settings) -> None:
+    ran(tiny)
+    git(tiny, "init", "-q")
+    git(tiny, "add", "-A")
+    added = git(tiny, "ls-files").splitlines()
+    assert [path for path in added if path.startswith((".dvc/cache", ".dvc/tmp", ".dvc/config.local"))] == []
+    assert "no_scm" not in git(tiny, "show", ":.dvc/config")
+    edit(tiny, "FACTOR = 2", "FACTOR = 3")
+    ran(tiny)
+    changed = [path for path in git(tiny, "diff", "--name-only").splitlines() if path.startswith(".dvc")]
+    assert changed == []
+    assert dvc_agrees(tiny)
+    commit(tiny, "first")
+    out = call(tiny, "dvc", "params", "diff")  # it asks for git
+    assert out.returncode == 0, out.stderr

@@ -135,7 +135,7 @@ def small(tmp_path):
 def running_endpoint(settings):
     """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
-    with locked(settings, os.getpid()), serve(endpoint.app, "127.0.0.1", 0) as served:
+    with locked(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
         keep(settings, Up(os.getpid(), now(), served.url, "", "", {}))
         yield
     endpoint.close()
@@ -201,7 +201,7 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
 
 
 def test_status_tells_of_an_endpoint_that_does_not_answer(small):
-    with locked(small, os.getpid()):
+    with locked(small):
         keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
         assert "does not answer" in status(small).silent
 

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -95,10 +96,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(undisturbed: Path) -> Settings:
     """The same, killed at each point in turn, then built to its end. The other is built to the training set."""
     root = undisturbed.with_name("killed")
-    # Iceberg's metadata holds absolute paths, so each copy reads its own events in.
-    shutil.copytree(undisturbed, root, ignore=shutil.ignore_patterns(".headrace"))
-    done(root, "send", "user_behaviour", "data/events.ndjson")
-    done(root, "ingest", "--until-end")
+    shutil.copytree(undisturbed, root)  # a copy is a project of its own
     for point in BEFORE_TRAINING:
         out = call(root, "build", "training_set-purchase", "online", fault=point)
         assert out.returncode == -signal.SIGKILL, f"{point} was never reached: {out.stdout}{out.stderr}"
@@ -190,6 +188,24 @@ def test_lineage_leads_from_the_version_to_topic_and_files_and_back(killed: Sett
     store.close()
     assert {("topic", "user_behaviour"), ("file", "data/departments.csv"), ("table", "clean_events")} <= up
     assert {("model", "purchase@1"), ("endpoint", "purchase"), ("table", "view_outcomes")} <= down
+
+
+def test_nothing_in_the_copy_names_the_original(killed: Settings, undisturbed: Path) -> None:
+    original = f"{undisturbed}/"
+    for path in killed.state.rglob("*"):
+        if path.is_file() and ".db" not in path.name:
+            assert original.encode() not in path.read_bytes(), path
+    for name in ("lake/catalog.db", "mlflow/mlflow.db", "lineage.db", "online.db"):
+        with closing(sqlite3.connect(killed.place(name))) as db:
+            assert not any(original in line for line in db.iterdump()), name
+
+
+def test_stock_feast_opens_the_copy_as_its_own(killed: Settings) -> None:
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(killed.place("feast")))
+    assert [service.name for service in store.list_feature_services()]
+    assert not Path(store.config.offline_store.root).is_absolute()
 
 
 def test_no_secret_lies_anywhere(killed: Settings) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -126,6 +127,22 @@ def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table:
         by_path = pl.scan_iceberg(iceberg.metadata_location, snapshot_id=snapshot, storage_options=keys())
         assert plain(by_path.collect()) == expected[snapshot]
     assert java(settings, table) == expected
+
+
+def test_other_readers_find_a_moved_lake(local: Settings, tmp_path: Path) -> None:
+    table = lake.open(local).ensure("events", rows(1, 1, 0).schema, PARTITIONS)
+    table.append(rows(3, 1, 0), position=("ingest", START, START.advanced({0: 3})))
+    table.append(rows(3, 2, 3, valid=False))
+    expected = ours(table)
+    place = tmp_path / "elsewhere" / "state"
+    place.parent.mkdir()
+    local.state.rename(place)
+    moved = msgspec.structs.replace(local, state=place)
+    table = lake.open(moved).table("events")
+    assert ours(table) == expected
+    assert java(moved, table) == expected
+    by_path = pl.scan_iceberg(table.iceberg().metadata_location)
+    assert plain(by_path.collect()) == expected[table.history()[-1].id]
 
 
 def keys() -> dict[str, str]:

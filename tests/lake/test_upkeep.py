@@ -20,7 +20,7 @@ from headrace import lake
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.time import now_micros
-from headrace.lake import Lake, LakeTable, commit, expiry, lease, sweep
+from headrace.lake import Lake, LakeTable, commit, expiry, heads, lease, sweep
 from headrace.lake import files as lake_files
 from headrace.lake import upkeep as steps
 from headrace.lake.files import APPENDED, conform, write_files
@@ -520,3 +520,49 @@ class TestLease:
         assert values(table) == list(range(18))
         if table.pins():
             assert values(table, first.id) == [0]
+
+
+def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
+    settings: Settings, table: LakeTable
+) -> None:
+    for x in range(9):
+        made_last = table.append(rows(1, x))
+    for _ in range(2):  # the second compacts what the first made, with what came since
+        assert lake.keep(table, older_than=AT_ONCE).compacted
+        head = table.head()
+        assert head is not None
+        assert head.id != made_last.id
+        assert heads.snapshots_made(settings, ["kept", "none"]) == {"kept": made_last.id, "none": None}
+        for x in range(30):
+            made_last = table.append(rows(1, x))
+        assert heads.snapshots_made(settings, ["kept"]) == {"kept": made_last.id}
+
+
+def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, table: LakeTable) -> None:
+    first = table.replace(rows(1, 1), properties={"headrace.code": "a"}, facts={"headrace.code": "a"})
+    wide = rows(2, 2).append_column("more", pa.array([1.5]))
+    opened.ensure("kept", wide.schema)
+    second = table.replace(wide, properties={"headrace.code": "b"}, facts={"headrace.code": "b"})
+    assert table.roll_back(first.id).id == first.id
+    assert table.scan().collect().columns == table.schema().names == ["at", "x"]
+    assert values(table) == [1]
+    assert table.property("headrace.code") == "a"
+    lake.keep(table, older_than=AT_ONCE)
+    assert {one.id for one in table.history()} >= {first.id}
+    third = table.append(rows(3, 3))
+    assert third.parent == first.id
+    assert values(table) == [1, 3]
+    table.roll_back(second.id)
+    assert table.scan().collect()["more"].to_list() == [1.5]
+    with pytest.raises(CallError, match="there is no snapshot"):
+        table.roll_back(7)
+
+
+def test_an_expiry_under_way_leaves_what_is_rolled_back_to(
+    table: LakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = table.append(rows(1, 1))
+    table.append(rows(1, 2))
+    at_point(monkeypatch, expiry, "upkeep.expire", lambda: table.roll_back(first.id))
+    lake.keep(table, older_than=AT_ONCE)
+    assert values(table) == [1]

@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from headrace import registry
-from headrace.config.settings import Settings
+from headrace.config.settings import Settings, load_settings
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.registry.store import DIGEST
@@ -31,6 +32,33 @@ def bundle(tmp_path: Path) -> Path:
     (folder / "plan.json").write_text("{}")
     (folder / "model" / "model.ubj").write_bytes(b"\x00\x01")
     return folder
+
+
+@pytest.mark.parametrize("name", ["moved", "%41 ü#?[a]{{x}}"])
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_store_that_was_moved_or_copied_has_its_own_files(
+    settings: Settings, bundle: Path, name: str, copied: bool
+) -> None:
+    registry.open(settings).register("purchase", bundle, metrics={}, params={}, tags={})
+    there = settings.root.with_name(name)
+    (shutil.copytree if copied else shutil.move)(settings.root, there)
+    before = {path for path in settings.root.rglob("*") if path.is_file()}
+    moved = load_settings(there)
+    opened = registry.open(moved)
+    shutil.rmtree(opened.place("purchase", 1))
+    assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
+    (bundle / "plan.json").write_text("{ }")
+    version = opened.register("purchase", bundle, metrics={}, params={}, tags={})
+    source = opened.client.get_model_version("purchase", str(version)).source
+    assert source.startswith(moved.place("mlflow", "artifacts").as_uri())
+    with sqlite3.connect(moved.place("mlflow", "mlflow.db")) as db:
+        text = "\n".join(db.iterdump())
+    db.close()
+    assert f"{settings.root}/" not in text
+    assert {path for path in settings.root.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in settings.root.parent.iterdir() if path != settings.root) == sorted(
+        ["bundle", name]
+    )
 
 
 def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) -> None:

@@ -50,7 +50,7 @@ def export(call: Call, target: str, out: Path | None, prefix: str | None, engine
         click.echo(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    out.write_text(text, encoding="utf-8")
     click.echo(f"Wrote {out}: {what}.")
 
 

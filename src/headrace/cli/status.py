@@ -54,6 +54,11 @@ def _print(found: Status) -> None:
             f"Release {failure.release} of {model} could not be put in place; the one before it answers.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
+    for other in found.released:
+        click.echo(
+            f"Version {other.champion} of {other.model} answers; the last build of this commit released version"
+            f" {other.built}.\n  To put that in force: headrace release {other.model} champion={other.built}\n"
+        )
     _print_lineage(found)
     if found.aside:
         click.echo(f"Predictions: {found.aside:,} are larger than their topic takes; see headrace doctor.\n")

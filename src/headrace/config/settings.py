@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.kernel.addresses import sqlalchemy_url, sqlite_address
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
 
@@ -108,27 +109,30 @@ class Settings(Struct, frozen=True):
     @property
     def log_url(self) -> str:
         """The log's address: `sqlite:///...` (a folder) or as the profile says."""
-        return _embedded(self.profile.log, "sqlite", f"sqlite://{self.place('log')}")
+        return _embedded(self.profile.log, "sqlite", sqlite_address(self.place("log")))
 
     @property
     def catalog_url(self) -> str:
         """The Iceberg catalog's address: `sqlite:///...` (a file) or as the profile says."""
-        return _embedded(self.profile.catalog, "sqlite", f"sqlite://{self.place('lake', 'catalog.db')}")
+        return _embedded(self.profile.catalog, "sqlite", sqlite_address(self.place("lake", "catalog.db")))
 
     @property
     def warehouse_url(self) -> str:
-        """Where tables' files lie: `file:///...` or as the profile says."""
-        return _embedded(self.profile.warehouse, "file", f"file://{self.place('lake', 'warehouse')}")
+        """Where tables' files lie: a folder's path or as the profile says.
+
+        The path is no `file://` URL: in such a one PyIceberg ends a path at `#` and `?`.
+        """
+        return _embedded(self.profile.warehouse, "file", str(self.place("lake", "warehouse")))
 
     @property
     def online_url(self) -> str:
         """The online store's address: `sqlite:///...` (a file) or as the profile says."""
-        return _embedded(self.profile.online, "sqlite", f"sqlite://{self.place('online.db')}")
+        return _embedded(self.profile.online, "sqlite", sqlite_address(self.place("online.db")))
 
     @property
     def mlflow_url(self) -> str:
         """MLflow's tracking and registry address: `sqlite:////...` (SQLAlchemy's form) or as it says."""
-        return _embedded(self.profile.mlflow, "sqlite", f"sqlite:///{self.place('mlflow', 'mlflow.db')}")
+        return _embedded(self.profile.mlflow, "sqlite", sqlalchemy_url(self.place("mlflow", "mlflow.db")))
 
 
 def _embedded(value: str, word: str, address: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +19,11 @@ from airflow.sdk import DAG
 PROJECT = {folder}
 TASKS = {tasks}
 
+
+class Stage(BashOperator):
+    template_fields = ()  # a path may hold what Jinja would take for a template
+
+
 with DAG(
     dag_id={dag},
     schedule={schedule},
@@ -27,9 +31,11 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     max_active_tasks=1,  # one build of a project at a time
+    # A build by hand may be under way.
+    default_args={{"retries": 2, "retry_delay": timedelta(minutes=5)}},
 ) as dag:
     made = {{
-        stage: BashOperator(task_id=stage, bash_command=command, cwd=PROJECT, append_env=True)
+        stage: Stage(task_id=stage, bash_command=command, cwd=PROJECT, append_env=True)
         for stage, (command, _) in TASKS.items()
     }}
     for stage, (_, needs) in TASKS.items():
@@ -70,4 +76,4 @@ def dag_file(project: str, folder: str, tasks: Sequence[Task], every: timedelta 
 
 
 def _text(value: str) -> str:
-    return json.dumps(value)
+    return ascii(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import polars as pl
@@ -40,34 +41,38 @@ class Filled(NamedTuple):
     position: Position
 
 
-def fill(project: Project, lake: Lake, plan: Plan, store: OnlineStore) -> list[Filled]:
+def fill(
+    project: Project, lake: Lake, plan: Plan, store: OnlineStore, *, at: Mapping[str, int] | None = None
+) -> list[Filled]:
     """Brings every stored view of the plan up to the lake.
 
-    An as-of view becomes what its table's newest snapshot says. A windowed view that is not filled yet,
-    or has broken entities, gets the topic's good events up to where ingest stands, and is followed by
-    ingest from there on; any other stays as it is. Idempotent; a killed one leaves each view as it was
-    or done.
+    An as-of view becomes what the snapshot of its table says that `at` names, else its newest one. A windowed
+    view that is not filled yet, or has broken entities, gets the topic's good events up to where ingest
+    stands, and is followed by ingest from there on; any other stays as it is. Idempotent; a killed one leaves
+    each view as it was or done.
 
     Raises:
-        CallError: a table is not there, or a topic was never ingested.
+        CallError: a table or snapshot is not there, or a topic was never ingested.
         Unavailable: the store is locked.
     """
     store.prepare(plan)
     return [
-        _fill(project, lake, view, store) if isinstance(view, WindowedView) else _load(lake, view, store)
+        _fill(project, lake, view, store)
+        if isinstance(view, WindowedView)
+        else _load(lake, view, store, (at or {}).get(view.table))
         for view in plan.stored
     ]
 
 
-def _load(lake: Lake, view: AsOfView, store: OnlineStore) -> Filled:
+def _load(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> Filled:
     table = lake.table(view.table)
-    head = table.head()
-    if head is None:
+    snapshot = table.head() if wanted is None else table.snapshot(wanted)
+    if snapshot is None:
         raise CallError(f"table {view.table!r} has no rows yet", remedy=f"headrace build {view.table}")
-    position = SnapshotPosition(view.table, head.id)
+    position = SnapshotPosition(view.table, snapshot.id)
     if store.position(view) == position:
         return Filled(view.name, view.digest, 0, 0, position)
-    rows = as_of_rows(view, table.scan(head.id)).collect()
+    rows = as_of_rows(view, table.scan(snapshot.id)).collect()
     return Filled(view.name, view.digest, len(rows), store.load(view, rows.to_arrow(), position), position)
 
 

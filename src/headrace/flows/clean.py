@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config.settings import Settings
-from headrace.flows.running import running
-from headrace.kernel.errors import Unavailable
+from headrace.flows.build import hold_build_lock
+from headrace.flows.running import locked
+from headrace.kernel.faults import reach
 
 __all__ = ["Found", "clean", "what"]
 
@@ -26,39 +26,40 @@ class Found:
 
 def what(settings: Settings) -> Found:
     """What `clean` would take away."""
-    paths = tuple(
-        path for path in (settings.state, *(settings.root / one for one in _POINTERS)) if path.exists()
-    )
+    places = (*(settings.root / one for one in _POINTERS), settings.state, _trash(settings))
+    paths = tuple(path for path in places if path.exists())
     return Found(paths, sum(_size(path) for path in paths))
 
 
 def clean(settings: Settings) -> Found:
     """Takes it away: the state folder of this profile, and the pointers to what was in it.
 
-    What lies on servers (a catalog, a bucket, an MLflow server) stays.
+    What lies on servers (a catalog, a bucket, an MLflow server) stays. No build and no `up` begins before
+    all is gone.
 
     Raises:
         Unavailable: `up` or a build is running on it.
     """
-    up = running(settings)
-    if up is not None:
-        raise Unavailable(
-            f"`headrace up` runs here, as process {up.pid}", remedy=f"End it first: kill {up.pid}"
-        )
-    lock = settings.place("build.lock")
-    if lock.is_file():
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Unavailable("a build runs here", where=str(lock), remedy="Wait for its end.") from None
-    found = what(settings)
-    for path in found.paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    if not what(settings).paths:
+        return Found((), 0)
+    with locked(settings), hold_build_lock(settings):
+        found = what(settings)
+        for path in found.paths:
+            if path == settings.state:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        reach("clean.state")
+        # In one step, with the locks in it: what begins from now on begins anew.
+        settings.state.rename(_trash(settings))
+    shutil.rmtree(_trash(settings))
     return found
+
+
+def _trash(settings: Settings) -> Path:
+    return settings.state.with_name(f".{settings.state.name}.gone")
 
 
 def _size(path: Path) -> int:

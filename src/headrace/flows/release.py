@@ -19,6 +19,7 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
+from headrace.flows.build.pointers import Pointers
 from headrace.flows.endpoint import await_release
 from headrace.flows.running import running
 from headrace.kernel.errors import CallError, Refused
@@ -30,7 +31,16 @@ from headrace.serving.release import Arm, Release, Releases
 from headrace.serving.trial import try_release
 from headrace.training.training_set import TrainingSet
 
-__all__ = ["GATE", "Moved", "moved_aliases", "parse_arm", "release", "rollback"]
+__all__ = [
+    "GATE",
+    "Moved",
+    "OtherChampion",
+    "moved_aliases",
+    "other_champions",
+    "parse_arm",
+    "release",
+    "rollback",
+]
 
 GATE = "headrace.gate"
 """The tag of a version that says what the gate said: `passed` or `refused`."""
@@ -57,6 +67,20 @@ class Moved(Struct, frozen=True):
     alias: str
     stands_at: int | None
     released: int | None
+
+
+class OtherChampion(Struct, frozen=True):
+    """A champion that is another version than the project's pointer says.
+
+    Attributes:
+        model: which.
+        champion: the version in force.
+        built: the version that the build released which wrote the pointer.
+    """
+
+    model: str
+    champion: int
+    built: int
 
 
 def parse_arm(text: str) -> tuple[str, int, float | None]:
@@ -152,6 +176,22 @@ def moved_aliases(settings: Settings) -> list[Moved]:
     finally:
         log.close()
     return moved
+
+
+def other_champions(settings: Settings, models: Sequence[str]) -> tuple[OtherChampion, ...]:
+    """The champions that are other versions than pointers/release/ says: after `git checkout` of another
+    commit, which moves no traffic, or after a release by hand.
+    """
+    log, pointers = logs.open(settings.log_url), Pointers(settings.root)
+    try:
+        found = []
+        for model in models:
+            present, held = releases.current(log, model), pointers.read(Pointers.path("release", model))
+            if present is not None and held is not None and releases.champion(present) != held["version"]:
+                found.append(OtherChampion(model, releases.champion(present), int(held["version"])))
+    finally:
+        log.close()
+    return tuple(found)
 
 
 def _arms(model: str, texts: Sequence[str], present: Release | None) -> list[Arm]:

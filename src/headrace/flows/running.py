@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from datetime import datetime
 from typing import IO
 
@@ -11,6 +10,7 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.lock import find_holder, take
 
 __all__ = ["Up", "forget", "keep", "locked", "running"]
 
@@ -35,7 +35,7 @@ class Up(Struct, frozen=True):
 
 def running(settings: Settings) -> Up | None:
     """The project's `up`, where one runs and has come up."""
-    if _holder(settings) is None:
+    if find_holder(settings.place("up.lock")) is None:
         return None
     try:
         return msgspec.json.decode(settings.place("up.json").read_bytes(), type=Up)
@@ -43,27 +43,21 @@ def running(settings: Settings) -> Up | None:
         return None
 
 
-def locked(settings: Settings, pid: int) -> IO[str]:
+def locked(settings: Settings) -> IO[str]:
     """The lock that says that this process is the project's `up`; it goes with the file or the process.
 
     Raises:
         Unavailable: another `up` has it.
     """
     path = settings.made_state() / "up.lock"
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        other = path.read_text().strip() or "unknown"
+    file = take(path)
+    if file is None:
+        other = find_holder(path) or "unknown"
         raise Unavailable(
             f"`headrace up` runs here already, as process {other}",
             where=str(settings.root),
             remedy=f"Use it, or end it first: kill {other}",
-        ) from None
-    file.truncate(0)
-    file.write(str(pid))
-    file.flush()
+        )
     return file
 
 
@@ -77,16 +71,3 @@ def keep(settings: Settings, up: Up) -> None:
 def forget(settings: Settings) -> None:
     """Takes it away."""
     settings.place("up.json").unlink(missing_ok=True)
-
-
-def _holder(settings: Settings) -> str | None:
-    """The process that holds the lock, if one does."""
-    path = settings.place("up.lock")
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        return path.read_text()
-    return None

@@ -77,10 +77,7 @@ def send(
             or the topic's events are not written as JSON. Nothing was sent.
         HeadraceError: the log failed; the remedy says how many events of the file it has.
     """
-    if rate is not None and rate <= 0:
-        raise CallError("--rate must be greater than 0", where=f"--rate {rate:g}")
-    if skip < 0:
-        raise CallError("--skip must not be negative", where=f"--skip {skip}")
+    _check_options(rate, skip)
     contract = load_project(settings, without=("feast",)).contract(topic)
     if contract.wire != "json":
         raise CallError(
@@ -112,6 +109,13 @@ def send(
         this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
     moved = None if shift is None else shift.by
     return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large))
+
+
+def _check_options(rate: float | None, skip: int) -> None:
+    if rate is not None and rate <= 0:
+        raise CallError("--rate must be greater than 0", where=f"--rate {rate:g}")
+    if skip < 0:
+        raise CallError("--skip must not be negative", where=f"--skip {skip}")
 
 
 def _batches(events: Iterator[bytes], size: int) -> Iterator[list[bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,12 +17,14 @@ from headrace.events.contracts.description import described
 from headrace.events.ingest.adoption import kept, refusal
 from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
+from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.work import Workshop
 from headrace.flows.drop_table import undeclared_tables
 from headrace.flows.endpoint import describe
-from headrace.flows.release import Moved, moved_aliases
+from headrace.flows.release import Moved, OtherChampion, moved_aliases, other_champions
 from headrace.flows.running import Up, running
 from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.lock import find_holder
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
@@ -41,7 +42,8 @@ class Stale:
 
     Attributes:
         stage: its name.
-        reasons: (kind, what) of each: code, input, parameter, contract, lock, output, upstream, new.
+        reasons: (kind, what) of each: code, input, parameter, contract, lock, output, upstream,
+            state, new.
     """
 
     stage: str
@@ -91,6 +93,7 @@ class Status:
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
         silent: why the endpoint of the running `up` cannot be asked, or None.
+        released: champions that are other versions than the last build released, by hand or for another commit.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
         building: the process of a running build, or None.
@@ -110,6 +113,7 @@ class Status:
     moved: tuple[Moved, ...]
     failed: dict[str, Failure]
     silent: str | None
+    released: tuple[OtherChampion, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -122,7 +126,8 @@ def status(settings: Settings) -> Status:
         ProjectError: the project is wrong.
         Unavailable: the catalog or the log is away.
     """
-    project = load_project(settings, without=("feast",))
+    project = load_project(settings, without=("feast",))  # so without its models
+    models = list((Pointers(settings.root).read(CODE) or {}).get("models", {}))
     stale: tuple[Stale, ...] = ()
     blocked = None
     try:
@@ -156,6 +161,7 @@ def status(settings: Settings) -> Status:
         moved=_moved(settings),
         failed=failed,
         silent=silent,
+        released=other_champions(settings, models),
         lineage=_lineage(settings),
         building=_building(settings),
         up=up,
@@ -235,13 +241,5 @@ def _lineage(settings: Settings) -> Health | None:
 
 def _building(settings: Settings) -> int | None:
     """The process that holds the build's lock."""
-    path = settings.place("build.lock")
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        text = path.read_text().strip()
-        return int(text) if text.isdigit() else None
+    text = find_holder(settings.place("build.lock"))
+    return int(text) if text else None

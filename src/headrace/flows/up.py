@@ -60,7 +60,7 @@ def up(
     """
     stop = stop or threading.Event()
     token_for(settings.profile.host)
-    with running.locked(settings, os.getpid()), ExitStack() as stack:
+    with running.locked(settings), ExitStack() as stack:
         running.forget(settings)  # what a killed one may have left
         ports = _ports(settings)
         stack.enter_context(_hearing(stop))

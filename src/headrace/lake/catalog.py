@@ -17,11 +17,13 @@ from pyiceberg.io import load_file_io
 from sqlalchemy import NullPool, create_engine
 
 from headrace.config.settings import Settings
+from headrace.kernel.addresses import path_of, sqlalchemy_url
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import is_locked, opened
 from headrace.lake.failures import failures
+from headrace.lake.home import WAREHOUSE, settle
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
 from headrace.lake.table import LakeTable
 
@@ -67,14 +69,17 @@ def open(settings: Settings) -> Lake:  # noqa: A001
 
 
 def _sqlite(settings: Settings) -> Any:
-    path = Path(urlsplit(settings.catalog_url).path)
+    path = path_of(settings.catalog_url)
     _prepare(path, settings)
-    uri = f"sqlite:///{path}?timeout={BUSY_SECONDS}"
+    uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
+    warehouse = settings.warehouse_url
     with path.with_name(f"{path.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two that are first at once, one would find half of its tables
-        catalog: Any = load_catalog(
-            "headrace", type="sql", uri=uri, warehouse=settings.warehouse_url, **_object_store()
-        )
+        if settings.profile.catalog == "sqlite":
+            folder = settle(path)
+            if settings.profile.warehouse == "file":
+                warehouse = str(folder / WAREHOUSE)
+        catalog: Any = load_catalog("headrace", type="sql", uri=uri, warehouse=warehouse, **_object_store())
         catalog.create_namespace_if_not_exists(settings.project)
     # A kept connection would be closed by nobody: a lake has no end. Opening one is quick.
     catalog.engine.dispose()

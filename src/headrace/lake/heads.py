@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from headrace.config.settings import Settings
+from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import Unavailable
+from headrace.lake.home import is_home
+from headrace.lake.snapshot import ROWS_OF
 
-__all__ = ["heads", "missing"]
+__all__ = ["heads", "missing", "snapshots_made"]
 
 _BUSY_SECONDS = 15
 
@@ -33,6 +35,29 @@ def heads(settings: Settings, tables: Iterable[str]) -> dict[str, int | None]:
         return _asked(settings, wanted)
     found = _locations(settings)
     return {name: _current(found[name]) if name in found else None for name in wanted}
+
+
+def snapshots_made(settings: Settings, tables: Iterable[str]) -> dict[str, int | None]:
+    """Table → the id of the snapshot in which its present rows were made; None as for `heads`.
+
+    It is the newest one, or the one that upkeep's newer ones have the rows of.
+
+    Raises:
+        Unavailable: the catalog is locked or away.
+    """
+    names = sorted(tables)
+    if not _embedded(settings):
+        from headrace.lake.catalog import open as open_lake
+
+        lake = open_lake(settings)
+        there = set(lake.names())
+        current = {name: lake.table(name).head() if name in there else None for name in names}
+        return {
+            name: None if head is None else int(head.summary.get(ROWS_OF, head.id))
+            for name, head in current.items()
+        }
+    locations = _locations(settings)
+    return {name: _made(_metadata(locations[name])) if name in locations else None for name in names}
 
 
 def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
@@ -52,16 +77,20 @@ def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
 
 
 def _embedded(settings: Settings) -> bool:
-    return settings.catalog_url.startswith("sqlite:") and settings.warehouse_url.startswith("file:")
+    return settings.profile.catalog == "sqlite" and settings.profile.warehouse == "file"
 
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = Path(urlsplit(settings.catalog_url).path)
+    path = path_of(settings.catalog_url)
     if not path.is_file():
         return {}
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            if not is_home(connection, path.parent):  # opening it makes it so
+                from headrace.lake.catalog import open as open_lake
+
+                open_lake(settings)
             return dict(
                 connection.execute(
                     "SELECT table_name, metadata_location FROM iceberg_tables WHERE table_namespace = ?",
@@ -83,8 +112,16 @@ def _kept(location: str) -> set[int]:
     return {int(one["snapshot-id"]) for one in _metadata(location).get("snapshots", ())}
 
 
+def _made(metadata: dict[str, Any]) -> int | None:
+    current = metadata.get("current-snapshot-id")
+    for snapshot in metadata.get("snapshots", ()):
+        if snapshot["snapshot-id"] == current:
+            return int(snapshot.get("summary", {}).get(ROWS_OF, current))
+    return None
+
+
 def _metadata(location: str) -> dict[str, Any]:
-    metadata: dict[str, Any] = json.loads(Path(unquote(urlsplit(location).path)).read_bytes())
+    metadata: dict[str, Any] = json.loads(Path(location).read_bytes())
     return metadata
 
 

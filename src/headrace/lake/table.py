@@ -23,6 +23,7 @@ from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
 from headrace.lake.refs import changed
+from headrace.lake.rollback import roll_back
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
@@ -246,9 +247,8 @@ class LakeTable:
             current = table.current_snapshot()
             if current is None:
                 return []
-            return [
-                f for f in changes.live_files(table, current) if where is None or f.partition[where] in wanted
-            ]
+            files = changes.live_files(table, current)
+            return [f for f in files if where is None or f.partition[where] in wanted]
 
         def check(files: list[DataFile]) -> None:
             for data_file in files:
@@ -264,6 +264,15 @@ class LakeTable:
 
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
+
+    def roll_back(self, snapshot: int) -> Snapshot:
+        """Makes a kept snapshot current again: rows, columns, and the properties committed with it.
+
+        Raises CallError as `snapshot`, and Conflict as `pin`.
+        """
+        with failures(self.where, self.name):
+            former = roll_back(self.catalog, self.iceberg, snapshot)
+        return self.snapshot(snapshot) if former is None else snapshot_of(former)  # it says what is there
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
@@ -330,11 +339,7 @@ class LakeTable:
             self.snapshot(snapshot)  # says what is there instead
 
     def unpin(self, name: str) -> None:
-        """Takes a pin away; nothing happens where there is none.
-
-        Raises:
-            Conflict: other writers kept changing the table.
-        """
+        """Takes a pin away; nothing happens where there is none. Raises Conflict as `pin`."""
         with failures(self.where, self.name):
             take_pin(self.catalog, self.iceberg, name)
 

@@ -19,7 +19,7 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile, ManifestEntry
 from pyiceberg.table import FileScanTask
 
-from headrace.kernel.errors import Conflict
+from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.faults import reach
 from headrace.kernel.time import now_micros
 from headrace.lake import expiry
@@ -29,6 +29,7 @@ from headrace.lake.failures import failures
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
 from headrace.lake.pins import forget_keeps
+from headrace.lake.snapshot import ROWS_OF
 from headrace.lake.sweep import is_due, sweep
 from headrace.lake.table import LakeTable
 
@@ -76,11 +77,12 @@ def keep(
         small: bytes; files below, and below a row group, are put together, a partition's.
 
     Raises:
-        CallError: the table is gone.
+        CallError: the table is gone, or its files lie outside of the warehouse of an SQLite catalog.
         Unavailable: the catalog is locked or away.
     """
     kept = Kept()
     with failures(table.where, table.name):
+        _check_place(table)
         lease = Lease(table.catalog, table.iceberg)
         if table.iceberg().current_snapshot() is None:
             return kept
@@ -92,6 +94,19 @@ def keep(
         except Conflict:
             kept.busy = True  # what was done is done
     return kept
+
+
+def _check_place(table: LakeTable) -> None:
+    """Of a catalog that is a file there may be a copy: what another one's tables need must not be deleted."""
+    iceberg = table.iceberg()
+    warehouse = table.catalog.properties.get("warehouse", "").rstrip("/")
+    if table.catalog.properties.get("type") != "sql" or iceberg.location().startswith(f"{warehouse}/"):
+        return
+    raise CallError(
+        f"its files lie outside of the warehouse {warehouse}, and may be another project's",
+        where=f"table {table.name}: {iceberg.location()}",
+        remedy="Nothing of it is cleaned up. Name its warehouse in the profile, or make the table again.",
+    )
 
 
 def _keep(
@@ -198,7 +213,8 @@ def _facts(kind: str) -> Any:
         head = iceberg.current_snapshot()
         said = head.summary.additional_properties if head is not None and head.summary is not None else {}
         kept = {n: v for n, v in said.items() if n.startswith("headrace.") and n != BATCH}
-        return {**kept, "headrace.upkeep": kind}
+        same = {} if head is None else {ROWS_OF: kept.get(ROWS_OF, str(head.snapshot_id))}
+        return {**kept, **same, "headrace.upkeep": kind}
 
     return carried
 

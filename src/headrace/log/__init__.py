@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import ProjectError
 from headrace.log.port import Batch, Log, Member, append_fitting, lag, record_sizes
 
@@ -20,7 +21,7 @@ def open(url: str) -> Log:  # noqa: A001
     if separator and scheme == "sqlite":
         from headrace.log.sqlite import SqliteLog
 
-        return SqliteLog(rest)
+        return SqliteLog(str(path_of(url)))
     if separator and scheme == "kafka":
         if "@" in rest:
             raise ProjectError(

@@ -24,12 +24,14 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel import faults
+from headrace.kernel.addresses import path_of_sqlalchemy
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.time import from_micros
 from headrace.lineage.secrets import clean_text
 from headrace.registry.bundle import MANIFEST, seal, verify
+from headrace.registry.home import settle
 from headrace.registry.signing import signing_key
 
 if TYPE_CHECKING:
@@ -64,7 +66,13 @@ class Version(Struct, frozen=True, kw_only=True):
 
 
 def open(settings: Settings) -> Registry:  # noqa: A001
-    """The registry of the profile. MLflow is loaded and reached when it is first asked."""
+    """The registry of the profile. MLflow is loaded and reached when it is first asked.
+
+    Raises:
+        Unavailable: the embedded store was moved or copied, and is locked.
+    """
+    if settings.profile.mlflow == "sqlite":
+        settle(settings.place("mlflow", "mlflow.db"), settings.project, settings.place("mlflow", "artifacts"))
     return Registry(settings)
 
 
@@ -94,7 +102,7 @@ class Registry:
         if found is not None:
             return str(found.experiment_id)
         place = None
-        if self._settings.mlflow_url.startswith("sqlite:"):
+        if path_of_sqlalchemy(self._settings.mlflow_url) is not None:
             place = self._settings.place("mlflow", "artifacts").as_uri()
         return str(self.client.create_experiment(self._settings.project, artifact_location=place))
 
@@ -189,9 +197,7 @@ class Registry:
         `status` and `why` ask for little else. Where MLflow's tables have changed, it is asked itself.
         """
         url = self._settings.mlflow_url
-        if self._made is not None or not url.startswith("sqlite:///"):
-            return None
-        return Path(url.removeprefix("sqlite:///"))
+        return None if self._made is not None else path_of_sqlalchemy(url)
 
     def versions(self, model: str) -> list[Version]:
         """All versions of the model, the newest first; none where it has none."""
@@ -413,7 +419,7 @@ def _client(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", settings.place("mlflow", "artifacts").as_uri())
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = settings.place("mlflow", "artifacts").as_uri()
     from mlflow import MlflowClient
 
     # MLflow's own way to ask SQLAlchemy, which nobody here can change.
@@ -427,7 +433,7 @@ def _client(settings: Settings) -> MlflowClient:
 
 def _answers(url: str) -> None:
     """Raises where a database of another server does not answer: MLflow tries for 100 s before it says so."""
-    if url.partition(":")[0] not in ("sqlite", "http", "https", "file"):
+    if path_of_sqlalchemy(url) is None and url.partition(":")[0] not in ("http", "https", "file"):
         import sqlalchemy
 
         sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect().close()

@@ -106,12 +106,10 @@ class Debezium:
                 value = getattr(row, name)
                 if value is not None:
                     try:
-                        if settle is not instant:
-                            setattr(row, name, settle(value))
-                        elif isinstance(value, int):
+                        if settle is instant and isinstance(value, int):
                             setattr(row, name, instant(value, unit_of(raw, encoded) or unit))
                         else:
-                            setattr(row, name, instant(value, None))
+                            setattr(row, name, settle(value))
                     except (*REFUSES, ValueError) as error:
                         raise Broken(_reason(encoded, error)) from None
             _stamp(row, op, source, unavailable)

@@ -139,7 +139,7 @@ def _units(schema: bytes) -> dict[str, str]:
     return {field: _UNITS[name] for field, name in names if isinstance(field, str) and name in _UNITS}
 
 
-def instant(value: Any, unit: str | None) -> Any:
+def instant(value: Any, unit: str | None = None) -> Any:
     """A number as microseconds since 1970; text, and the field's default, as they are."""
     if isinstance(value, dt.datetime):
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -18,17 +19,23 @@ _HERE = "headrace.features.feast"
 
 
 def described(settings: Settings, registry: Path) -> str:
-    """The text of feature_store.yaml."""
+    """The text of feature_store.yaml beside the registry.
+
+    Its paths are relative where the state folder lies in the project's: so they stay right when that moves.
+    """
+    place, root, state = registry.parent, settings.root, settings.state
+    if state.is_relative_to(root):
+        root, state = (Path(os.path.relpath(path, place)) for path in (root, state))
     text: str = yaml.safe_dump(
         {
             "project": settings.project,
             "provider": f"{_HERE}.provider.HeadraceProvider",
-            "registry": {"path": str(registry), "cache_ttl_seconds": 60},
+            "registry": {"path": registry.name, "cache_ttl_seconds": 60},
             "offline_store": {
                 "type": f"{_HERE}.offline_store.HeadraceOfflineStore",
-                "root": str(settings.root),
+                "root": str(root),
                 "profile": settings.profile_name,
-                "state": str(settings.state),
+                "state": str(state),
             },
             "online_store": {"type": f"{_HERE}.online_store.HeadraceOnlineStore"},
             "entity_key_serialization_version": 3,
@@ -52,5 +59,6 @@ def settings_of(config: RepoConfig) -> Settings:
             where=str(config.repo_path),
             remedy="Take the feature_store.yaml that a build writes: Headrace's stores work together.",
         )
-    settings = load_settings(Path(address.root), address.profile)
-    return msgspec.structs.replace(settings, state=Path(address.state))
+    here = "" if config.repo_path is None else str(config.repo_path)
+    root, state = (Path(os.path.abspath(os.path.join(here, path))) for path in (address.root, address.state))
+    return msgspec.structs.replace(load_settings(root, address.profile), state=state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import feast  # before the filter below: its own import puts one in front
@@ -179,10 +178,9 @@ class TableSource(DataSource):  # type: ignore[misc]
         if self.columns is not None:
             return self.columns.items()
         from headrace import lake
-        from headrace.config.settings import load_settings
+        from headrace.features.feast.repository import settings_of
 
-        settings = load_settings(Path(config.offline_store.root), config.offline_store.profile)
-        return of_arrow(lake.open(settings).table(self.name).schema()).items()
+        return of_arrow(lake.open(settings_of(config)).table(self.name).schema()).items()
 
 
 def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: Place | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from msgspec import Struct
 
 from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
+from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 
@@ -144,7 +145,7 @@ def open(url: str) -> OnlineStore:  # noqa: A001
     if url.startswith("sqlite://"):
         from headrace.features.online.sqlite import SqliteStore
 
-        return SqliteStore(url.removeprefix("sqlite://"))
+        return SqliteStore(path_of(url))
     raise ProjectError(
         f"there is no online store at {url!r}", remedy="Use sqlite:///absolute/path/of/a/file.db."
     )

@@ -7,16 +7,15 @@ decided first.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 
 from headrace.config.settings import Settings
 from headrace.flows.build.report import BuildReport, Progress, StageReport, silent
 from headrace.flows.build.unchanged import nothing_new
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.lock import find_holder, take
 
 __all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage"]
 
@@ -100,21 +99,15 @@ def hold_build_lock(settings: Settings) -> Iterator[None]:
     """One build a project and profile at a time; the lock goes with the process that holds it.
 
     Raises:
-        Unavailable: another process holds it.
+        Unavailable: another process builds.
     """
     path = settings.made_state() / "build.lock"
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("a+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Unavailable(
-                f"another build works on this project (process {file.read().strip() or '?'})",
-                where=str(path),
-                remedy="Wait for its end; or end it: the next build goes on where it was.",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    file = take(path)
+    if file is None:
+        raise Unavailable(
+            f"another build works on this project (process {find_holder(path) or '?'})",
+            where=str(path),
+            remedy="Wait for its end; or end it: the next build goes on where it was.",
+        )
+    with file:
         yield

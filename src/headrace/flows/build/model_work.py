@@ -50,14 +50,14 @@ def features(shop: Workshop, stage: Stage) -> Done:
 
 
 def online(shop: Workshop, stage: Stage) -> Done:
-    """The online state of every plan, filled up to the lake; ingest follows from there on."""
+    """The online state of every plan, filled up to the tables' pointers; ingest follows from there on."""
+    plans = [plan_of(shop, name) for name in shop.project().models]
+    # A topic's own table goes on meanwhile, and its older snapshots expire.
+    tables = {view.table for plan in plans for view in plan.stored} & shop.code["tables"].keys()
+    at = {name: shop.snapshot(name) for name in tables}
     store = online_stores.open(shop.settings.online_url)
     try:
-        filled = [
-            one
-            for name in shop.project().models
-            for one in fill(shop.project(), shop.lake, plan_of(shop, name), store)
-        ]
+        filled = [one for plan in plans for one in fill(shop.project(), shop.lake, plan, store, at=at)]
     finally:
         store.close()
     shop.pointers.write(stage.out, {one.view: msgspec.to_builtins(one.position) for one in filled})
@@ -197,3 +197,6 @@ def _copied(bundle: Path, to: Path) -> None:
     if to.exists():
         shutil.rmtree(to)
     half.rename(to)
+    ignore = to.with_name(".gitignore")  # DVC has them; it tells git so only where there is git already
+    if not ignore.is_file():
+        ignore.write_text("/*\n!/.gitignore\n")

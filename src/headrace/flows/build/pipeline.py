@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dvc.config import Config
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
@@ -22,21 +23,44 @@ __all__ = ["Pipeline", "Recorded", "forget", "init", "recorded"]
 
 logging.getLogger("dvc").setLevel(logging.ERROR)  # it tells of every file that it writes
 _IGNORED = ".headrace\n__pycache__\n*.pyc\n"
+# DVC itself writes this, but only where there is a git repository already.
+_NOT_IN_GIT = "/config.local\n/tmp\n/cache\n"
 
 
 def init(root: Path) -> None:
-    """Makes the folder a DVC repository, within the git one around it if there is one."""
-    if (root / ".dvc" / "config").is_file():
-        return
+    """Makes the folder a DVC repository, within the git one around it if there is one.
+
+    The git repository may be made later: what must not be committed is left out from the beginning, and
+    that there is none is noted where it is not committed, until a build finds one.
+    """
     git = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    is_new = not (root / ".dvc" / "config").is_file()
     with _told(root):
-        # `force` clears what a kill left of an earlier attempt.
-        repo = Repo.init(str(root), no_scm=git is None, subdir=git not in (None, root), force=True)
-        repo.close()
+        if is_new:
+            # `force` clears what a kill left of an earlier attempt.
+            Repo.init(str(root), no_scm=git is None, subdir=git not in (None, root), force=True).close()
+        _note_git(root, git is not None)
+    if not (root / ".dvc" / ".gitignore").is_file():
+        (root / ".dvc" / ".gitignore").write_text(_NOT_IN_GIT)
+    if not is_new:
+        return
     ignore = root / ".dvcignore"
     kept = ignore.read_text() if ignore.is_file() else ""
     if ".headrace" not in kept.split():
         ignore.write_text(kept + _IGNORED)
+
+
+def _note_git(root: Path, is_there: bool) -> None:
+    config = Config(dvc_dir=str(root / ".dvc"), validate=False)
+    if "no_scm" in config.read("repo").get("core", {}):
+        with config.edit("repo") as committed:
+            del committed["core"]["no_scm"]
+    if is_there == ("no_scm" in config.read("local").get("core", {})):
+        with config.edit("local") as own:
+            if is_there:
+                del own["core"]["no_scm"]
+            else:
+                own.setdefault("core", {})["no_scm"] = True
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,17 @@ class Pipeline:
         """Whether DVC would run the stage: its command, a dependency, a parameter or an output changed."""
         with _told(self._root):
             return bool(self._stage(name).changed())
+
+    def restore(self, name: str) -> bool:
+        """Takes the stage's files from DVC's cache where they alone differ from dvc.lock, as after a checkout
+        of another commit. Returns whether nothing of the stage is changed any more.
+        """
+        with _told(self._root):
+            stage = self._stage(name)
+            if stage.changed_deps():
+                return False
+            stage.checkout(force=True, allow_missing=True)
+            return not self._stage(name).changed()
 
     def record(self, name: str) -> None:
         """The stage has run: its dependencies and outputs, as they are now, go to dvc.lock."""

@@ -11,6 +11,7 @@ from headrace.flows.build.pipeline import recorded
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.reasons import Planned, plan
 from headrace.flows.build.sources import current
+from headrace.flows.build.standing import displaced
 from headrace.flows.build.work import Workshop
 from headrace.kernel.errors import ProjectError
 
@@ -54,6 +55,7 @@ def planned(settings: Settings, targets: tuple[str, ...] = ()) -> list[Planned]:
         recorded(settings.root),
         shop.code,
         current(settings, shop.code),
+        displaced(settings, stages(shop)),
         taken,
     )
 

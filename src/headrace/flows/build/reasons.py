@@ -15,7 +15,7 @@ from headrace.flows.build.pointers import pointer_text
 
 __all__ = ["Planned", "Reason", "plan"]
 
-Kind = Literal["new", "code", "input", "parameter", "contract", "lock", "output", "upstream"]
+Kind = Literal["new", "code", "input", "parameter", "contract", "lock", "output", "upstream", "state"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def plan(
     recorded: Mapping[str, Recorded],
     code: dict[str, Any],
     sources: Mapping[str, dict[str, Any]],
+    displaced: Mapping[str, str],
     taken: Callable[[str, bool], str | None],
 ) -> list[Planned]:
     """What a build would run, in order; nothing is written.
@@ -55,6 +56,7 @@ def plan(
         recorded: what dvc.lock says.
         code: the fingerprints as they are now.
         sources: source pointer → what it would hold now.
+        displaced: stage → what of it, outside of git, stands elsewhere than its pointer says.
         taken: (model, whether its tables are stale) → why newer inputs would be taken, or None.
     """
     planned: list[Planned] = []
@@ -69,6 +71,8 @@ def plan(
             reasons = [] if why is None else [Reason("input", why)]
         if reasons:
             stale[stage.out] = stage.name
+        elif stage.name in displaced:  # it is brought back, and its pointer stays as it is
+            reasons = [Reason("state", displaced[stage.name])]
         planned.append(Planned(stage, tuple(reasons)))
     return planned
 

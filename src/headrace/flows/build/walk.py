@@ -14,17 +14,17 @@ from headrace.features import online
 from headrace.features.applied import is_filled, is_registry_as_applied
 from headrace.features.plan import decode_plan
 from headrace.flows.build import sources
-from headrace.flows.build.graph import Stage, dvc_yaml, stages_for, table_pointer
+from headrace.flows.build.graph import Stage, dvc_yaml, stages_for
 from headrace.flows.build.pipeline import Pipeline, init
 from headrace.flows.build.planning import next_due, stages
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.report import Progress, StageReport
+from headrace.flows.build.standing import IN_LAKE, displaced, drop_dangling, tables_standing
 from headrace.flows.build.unchanged import remember
-from headrace.flows.build.work import Workshop, work
+from headrace.flows.build.work import Workshop, bring_back, work
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.faults import reach
 from headrace.kernel.run import recorder_added, run
-from headrace.lake.heads import missing
 
 __all__ = ["recorded_runs", "walk"]
 
@@ -39,21 +39,29 @@ def walk(shop: Workshop, targets: tuple[str, ...], progress: Progress) -> list[S
     with recorded_runs(settings), run("build") as this:
         for path, held in moved.items():
             shop.pointers.write(path, held)
-        _drop_dangling(shop, {stage.kind for stage in chosen})
+        drop_dangling(settings, every)
+        _drop_what_feast_took(shop, {stage.kind for stage in chosen})
+        elsewhere = displaced(settings, every)
         write_whole(settings.root / "dvc.yaml", dvc_yaml(every).encode())
         pipeline = Pipeline(settings.root)
         done: list[StageReport] = []
         with pipeline.held():
             for stage in chosen:
-                done += _step(shop, pipeline, stage, progress)
+                done += _step(shop, pipeline, stage, progress, elsewhere.get(stage.name))
         this.fact(stages=[one.stage for one in done])
     if not targets:
-        _remember(shop, moved)
+        _remember(shop, moved, every)
     return done
 
 
-def _step(shop: Workshop, pipeline: Pipeline, stage: Stage, progress: Progress) -> list[StageReport]:
-    if not pipeline.changed(stage.name) and not _due(shop, stage):
+def _step(
+    shop: Workshop, pipeline: Pipeline, stage: Stage, progress: Progress, elsewhere: str | None
+) -> list[StageReport]:
+    """Runs a stage where it must; `elsewhere`: what of it stands elsewhere than its pointer says, or None."""
+    changed = pipeline.changed(stage.name)
+    if changed and stage.files and pipeline.restore(stage.name):
+        changed, elsewhere = False, elsewhere or "its files were those of another commit"
+    if not changed and elsewhere is None and not _due(shop, stage):
         return []
     begun = perf_counter()
     book = stage.kind in ("code", "inputs")  # bookkeeping: it is told only where it changes something
@@ -61,7 +69,7 @@ def _step(shop: Workshop, pipeline: Pipeline, stage: Stage, progress: Progress) 
     if not book:
         progress(StageReport(stage.name, "begins"))
     with run(f"stage {stage.name}") as this:
-        made = work(shop, stage)
+        made = work(shop, stage) if changed or elsewhere is None else bring_back(shop, stage)
         this.fact(what=made.what, rows=made.rows)
     reach("build.before_record")
     pipeline.record(stage.name)
@@ -86,19 +94,9 @@ def _due(shop: Workshop, stage: Stage) -> bool:
         return False
 
 
-def _drop_dangling(shop: Workshop, kinds: Collection[str]) -> None:
-    """A pointer to what is not there is none: to a snapshot that this lake does not have (a fresh clone,
-    another profile), to a registry or an online state that is not as the build left it."""
-    held = {name: shop.pointers.read(table_pointer(shop.code, name)) for name in shop.code["tables"]}
-    named = {name: int(one["snapshot"]) for name, one in held.items() if one is not None}
-    for name in missing(shop.settings, named):
-        shop.pointers.remove(table_pointer(shop.code, name))
-    for model in shop.code["models"]:
-        path = Pointers.path("inputs", model)
-        taken = shop.pointers.read(path)
-        if taken is not None and missing(shop.settings, taken["snapshots"]):
-            shop.pointers.remove(path)
-    # Feast's own commands write both: apply, teardown, materialize.
+def _drop_what_feast_took(shop: Workshop, kinds: Collection[str]) -> None:
+    """A pointer to a registry or an online state that is not as the build left it is none. Feast's own commands
+    write both: apply, teardown, materialize."""
     if "features" in kinds and not is_registry_as_applied(shop.settings):
         shop.pointers.remove("pointers/features.json")
     if "online" in kinds and not _is_online_filled(shop):
@@ -116,13 +114,15 @@ def _is_online_filled(shop: Workshop) -> bool:
         return is_filled(store, plans)
 
 
-def _remember(shop: Workshop, moved: dict[str, dict[str, object]]) -> None:
+def _remember(shop: Workshop, moved: dict[str, dict[str, object]], every: list[Stage]) -> None:
     used = {str(one["table"]): int(str(one["snapshot"])) for one in moved.values() if "table" in one}
+    in_lake = [stage for stage in every if stage.kind in IN_LAKE]
+    made = {table: snapshot for table, snapshot, _ in tables_standing(shop.settings, in_lake).values()}
     paths = sources.read_by_tables(shop.code)[1]
     outside = shop.code["outside"]
     due = min((datetime.fromisoformat(one) for one in next_due(shop).values()), default=None)
     read = sorted({*paths.values(), *outside["files"]})
-    remember(shop.settings, used, read, sorted(outside["env"]), due)
+    remember(shop.settings, used, made, read, sorted(outside["env"]), due)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from headrace.flows.build import refresh
 from headrace.flows.build.code import code_of, fingerprint_of, is_current, text_digest
 from headrace.flows.build.graph import Stage, table_pointer
 from headrace.flows.build.pointers import CODE, Pointers
+from headrace.flows.build.standing import IN_LAKE, note
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.fingerprint import digest
 from headrace.kernel.time import now
@@ -22,7 +23,7 @@ from headrace.kernel.time import now
 if TYPE_CHECKING:
     from headrace.lake import Lake
 
-__all__ = ["Done", "Workshop", "inputs_code", "work"]
+__all__ = ["Done", "Workshop", "bring_back", "inputs_code", "work"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,26 @@ def work(shop: Workshop, stage: Stage) -> Done:
     Raises:
         HeadraceError: as the room that does it.
     """
-    return _WORK[stage.kind](shop, stage)
+    done = _WORK[stage.kind](shop, stage)
+    note(shop.settings, stage)
+    return done
+
+
+def bring_back(shop: Workshop, stage: Stage) -> Done:
+    """Makes what the stage keeps outside of git what its pointer says; nothing else of it has changed.
+
+    Raises:
+        HeadraceError: as the room that does it.
+    """
+    if stage.kind == "train":  # DVC has put its files back
+        note(shop.settings, stage)
+        return Done("its files are back, from DVC's cache")
+    if stage.kind not in IN_LAKE:
+        return work(shop, stage)
+    held = shop.pointers.read(stage.out)
+    assert held is not None
+    snapshot = shop.lake.table(held["table"]).roll_back(int(held["snapshot"]))
+    return Done(f"back at the rows of {snapshot.at:%Y-%m-%d %H:%M:%S} UTC", snapshot.rows)
 
 
 def _code(shop: Workshop, stage: Stage) -> Done:

@@ -1,0 +1,37 @@
+"""When a model takes newer inputs."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace.flows.build import refresh
+from headrace.flows.build.refresh import due_at, taken_because
+
+
+def test_a_daily_run_that_is_seconds_earlier_than_the_last_takes_newer_inputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jitter = random.Random(5)
+    start, day = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=1)
+    held = None
+    for run in range(30):
+        now = start + run * day + timedelta(seconds=jitter.uniform(-300, 300))
+        monkeypatch.setattr(refresh, "now", lambda now=now: now)
+        assert taken_because(held, {"events": run}, "code", day, trained=True), run
+        held = {"snapshots": {"events": run}, "taken": now.isoformat(), "code": "code"}
+
+
+@pytest.mark.parametrize(("refreshed", "after"), [("1d", timedelta(hours=23)), ("1h", timedelta(minutes=54))])
+def test_until_then_it_keeps_those_it_has(
+    monkeypatch: pytest.MonkeyPatch, refreshed: str, after: timedelta
+) -> None:
+    taken = datetime(2024, 1, 1, tzinfo=UTC)
+    every = {"1d": timedelta(days=1), "1h": timedelta(hours=1)}[refreshed]
+    held = {"snapshots": {"events": 1}, "taken": taken.isoformat(), "code": "code"}
+    assert due_at(held, {"events": 2}, every) == taken + after
+    for moment, takes in ((taken + after - timedelta(seconds=1), False), (taken + after, True)):
+        monkeypatch.setattr(refresh, "now", lambda moment=moment: moment)
+        assert bool(taken_because(held, {"events": 2}, "code", every, trained=True)) is takes

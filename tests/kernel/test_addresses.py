@@ -1,0 +1,28 @@
+"""A path, the address made of it, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+
+from headrace.kernel.addresses import path_of, path_of_sqlalchemy, sqlalchemy_url, sqlite_address
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "h#1", "q?x", "%41", "%", "a%20b?c", "br[a]", "{{x}}", "a b+c", "ü", "\U0001f600", "'\";&:@"],
+)
+def test_sqlite_opens_the_very_file_and_the_path_comes_back(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "file.db"
+    path.parent.mkdir()
+    create_engine(sqlalchemy_url(path), poolclass=NullPool).connect().close()
+    assert [str(found) for found in tmp_path.rglob("*")] == [str(path.parent), str(path)]
+    assert path_of_sqlalchemy(sqlalchemy_url(path)) == path
+    assert path_of(sqlite_address(path)) == path
+
+
+def test_another_database_is_no_file() -> None:
+    assert path_of_sqlalchemy("postgresql://anna@host/mlflow") is None
+    assert path_of_sqlalchemy("https://mlflow.example") is None

@@ -1,0 +1,254 @@
+"""A lake whose folder was moved or copied, and folders with any name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pytest
+from tests.lake.folder import missing
+
+from headrace import lake
+from headrace.config.settings import Profile, Settings
+from headrace.kernel.errors import CallError, ProjectError
+from headrace.lake import LakeTable
+from headrace.lake.heads import heads
+
+AT_ONCE = timedelta(microseconds=-1)
+STAMP = pa.timestamp("us", "UTC")
+OPEN = """
+import sys
+from pathlib import Path
+from headrace import lake
+from headrace.config.settings import Profile, Settings
+root = Path(sys.argv[1])
+lake.open(Settings(root, "shop", "local", Profile(), root / ".headrace" / "local"))
+"""
+
+
+def settings_in(root: Path, profile: Profile | None = None) -> Settings:
+    return Settings(root, "shop", "local", profile or Profile(), root / ".headrace" / "local")
+
+
+def rows(day: int, x: int) -> pa.Table:
+    return pa.table(
+        {"at": pa.array([datetime(2024, 1, day, 12, tzinfo=UTC)], STAMP), "x": pa.array([x], pa.int64())}
+    )
+
+
+def write(settings: Settings, name: str = "events") -> LakeTable:
+    """A table of several snapshots, one pinned, with a compaction and a replaced day."""
+    table = lake.open(settings).ensure(name, rows(1, 0).schema, [("at", "day")])
+    pinned = table.append(rows(1, 0))
+    table.pin("early", pinned.id)
+    for x in range(1, 10):
+        table.append(rows(1, x))
+    lake.keep(table)
+    table.replace(rows(2, 10), days=("at", [date(2024, 1, 2)]))
+    return table
+
+
+def snapshots(settings: Settings, name: str = "events") -> dict[int, list[int]]:
+    table = lake.open(settings).table(name)
+    return {one.id: sorted(table.scan(one.id).collect()["x"].to_list()) for one in table.history()}
+
+
+def tree(root: Path) -> dict[str, tuple[int, str]]:
+    """Path → when it was changed, and what it holds."""
+    return {
+        str(path.relative_to(root)): (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        for path in [root, *root.rglob("*")]
+    }
+
+
+def paths(table: LakeTable) -> set[str]:
+    """Every path that the table's metadata name."""
+    iceberg = table.iceberg()
+    named = {iceberg.location(), iceberg.metadata_location}
+    named |= {entry.metadata_file for entry in iceberg.metadata.metadata_log}
+    for snapshot in iceberg.snapshots():
+        named.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(iceberg.io):
+            named.add(manifest.manifest_path)
+            assert manifest.manifest_length == Path(manifest.manifest_path).stat().st_size
+            named |= {
+                e.data_file.file_path for e in manifest.fetch_manifest_entry(iceberg.io, discard_deleted=False)
+            }
+    return named
+
+
+def test_a_moved_lake_is_read_and_written_where_it_is(tmp_path: Path) -> None:
+    before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "deeper" / "after")
+    write(before)
+    expected = snapshots(before)
+    head = heads(before, ["events"])
+    after.root.parent.mkdir()
+    before.root.rename(after.root)
+
+    assert heads(after, ["events"]) == head
+    assert snapshots(after) == expected
+    table = lake.open(after).table("events")
+    assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in paths(table))
+    assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
+    table.append(rows(3, 11))
+    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    assert missing(table) == set()
+    assert snapshots(after)[table.pins()["early"]] == [0]
+    assert not before.root.exists()
+
+
+def test_a_copy_becomes_a_lake_of_its_own_and_leaves_the_original_alone(tmp_path: Path) -> None:
+    original, copy = settings_in(tmp_path / "original"), settings_in(tmp_path / "original" / "copy")
+    write(original)
+    expected = snapshots(original)
+    shutil.copytree(original.state, copy.state)
+    before = tree(original.state)
+
+    table = lake.open(copy).table("events")
+    table.replace(rows(1, 99))
+    for _ in range(2):  # what the first finds unreferenced, the second deletes
+        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    assert all(path.startswith(f"{copy.state}/") for path in paths(table))
+    assert tree(original.state) == before
+
+    table = lake.open(original).table("events")
+    table.append(rows(4, 12))
+    for _ in range(2):
+        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    assert missing(lake.open(copy).table("events")) == set()
+    assert sorted(table.scan().collect()["x"].to_list()) == [*range(11), 12]
+    assert expected[table.pins()["early"]] == snapshots(original)[table.pins()["early"]]
+
+
+@pytest.mark.parametrize("point", ["lake.home_snapshot:1", "lake.home_snapshot:7", "lake.home_rewritten:1"])
+def test_killed_amid_it_and_moved_once_more(tmp_path: Path, point: str) -> None:
+    first, second, third = (settings_in(tmp_path / name) for name in ("first", "second", "third"))
+    write(first)
+    write(first, "others")
+    expected = snapshots(first), snapshots(first, "others")
+    first.root.rename(second.root)
+    killed = subprocess.run(
+        [sys.executable, "-c", OPEN, str(second.root)],
+        env={**os.environ, "HEADRACE_FAULT": point},
+        timeout=60,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    second.root.rename(third.root)
+
+    assert (snapshots(third), snapshots(third, "others")) == expected
+    for name in ("events", "others"):
+        assert all(path.startswith(f"{third.state}/") for path in paths(lake.open(third).table(name)))
+
+
+def test_a_commit_that_comes_amid_it_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.lake import home
+
+    before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "after")
+    table = write(before)
+    before.root.rename(after.root)
+    before.root.symlink_to(after.root)  # by this path a process still writes to it
+    calls = []
+
+    def reach(point: str) -> None:
+        if point == "lake.home_rewritten" and not calls:
+            calls.append(point)
+            table.append(rows(5, 77))
+
+    monkeypatch.setattr(home, "reach", reach)
+    monkeypatch.setattr(home, "_is_same", lambda folder, other: folder == other)
+    assert 77 in lake.open(after).table("events").scan().collect()["x"].to_list()
+    assert calls
+    assert all(path.startswith(f"{after.state}/") for path in paths(lake.open(after).table("events")))
+
+
+def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
+    real, link = settings_in(tmp_path / "real"), settings_in(tmp_path / "link")
+    write(real)
+    expected = snapshots(real)
+    link.root.symlink_to(real.root)
+    assert snapshots(link) == expected
+    table = lake.open(link).table("events")
+    table.append(rows(6, 13))
+    write(link, "more")
+    lake.keep(lake.open(link).table("more"))
+    assert all(
+        path.startswith(f"{real.state}/")
+        for name in ("events", "more")
+        for path in paths(lake.open(real).table(name))
+    )
+
+
+def test_a_copy_that_shares_files_outside_with_the_original_is_refused(tmp_path: Path) -> None:
+    profile = Profile(warehouse=str(tmp_path / "shared"))
+    original, copy = (settings_in(tmp_path / name, profile) for name in ("original", "copy"))
+    write(original)
+    expected = snapshots(original)
+    shutil.copytree(original.root, copy.root)
+    with pytest.raises(ProjectError, match="is a copy of the one in") as refused:
+        lake.open(copy)
+    assert "events" in str(refused.value)
+    shutil.rmtree(copy.root)
+    original.root.rename(copy.root)  # moved, it is the only one
+    assert snapshots(copy) == expected
+
+
+def test_upkeep_does_not_touch_what_lies_outside_of_the_warehouse(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "project")
+    table = write(settings)
+    before = tree(settings.place("lake", "warehouse"))
+    elsewhere = msgspec.structs.replace(settings, profile=Profile(warehouse=str(tmp_path / "elsewhere")))
+    with pytest.raises(CallError, match="outside of the warehouse"):
+        lake.keep(
+            lake.open(elsewhere).table("events"), older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE
+        )
+    assert tree(settings.place("lake", "warehouse")) == before
+    assert not lake.keep(table).busy  # no lease was left
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "h#1",
+        "q?x",
+        "p%20q",
+        "%41",
+        "%",
+        "br[a]",
+        "{{x}}",
+        "a b",
+        "ü",
+        "\U0001f600",
+        "'\"",
+        "a*b",
+        "a:b;c&d",
+        "$HOME",
+    ],
+)
+def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
+    settings = settings_in(tmp_path / name)
+    table = write(settings)
+    expected = snapshots(settings)
+    head = table.head()
+    assert head is not None
+    assert heads(settings, ["events"]) == {"events": head.id}
+    assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
+    lake.open(settings).try_warehouse(settings.warehouse_url)
+    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    assert missing(table) == set()
+    settings.root.rename(tmp_path / f"moved {name}")
+    moved = settings_in(tmp_path / f"moved {name}")
+    assert snapshots(moved).items() <= expected.items()
+    assert [path.name for path in tmp_path.iterdir()] == [f"moved {name}"]
