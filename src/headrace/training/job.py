@@ -20,6 +20,7 @@ from msgspec import Struct
 from headrace.config.checkout import commit_of
 from headrace.declare.model import Model
 from headrace.declare.project import Project
+from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
@@ -28,17 +29,17 @@ from headrace.lake import Lake
 from headrace.training import curves, training_set
 from headrace.training.cluster import joined
 from headrace.training.evaluation import Evaluation, evaluate
-from headrace.training.fit import Fit, Prepared, Progress, final_fit, prepare
+from headrace.training.fit import Fit, Prepared, Progress, final_fit, matrix_of, prepare
 from headrace.training.gate import Verdict, judge
-from headrace.training.pyfunc import write_mlmodel
+from headrace.training.pyfunc import PLAN, write_mlmodel
 from headrace.training.split import Parts, by_time
 from headrace.training.trainers import xgboost
-from headrace.training.training_set import TrainingSet
+from headrace.training.training_set import Rows, TrainingSet
 from headrace.training.tuning import Trial, search
 
 __all__ = ["PLAN", "Report", "Trained", "train"]
 
-PLAN, REPORT, MODEL = "plan.json", "training.json", "model"
+REPORT, MODEL = "training.json", "model"
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -59,6 +60,8 @@ class Report(Struct, frozen=True, kw_only=True):
         champion: the champion's metrics on the same test rows, or None.
         importance: feature → share of the gain.
         gate: what the gate said.
+        incomplete: rows that were left out, because serving would refuse to answer them (`missing="refuse"`).
+        infinite: feature → in how many rows it was infinite, and so missing.
     """
 
     model: str
@@ -77,6 +80,8 @@ class Report(Struct, frozen=True, kw_only=True):
     importance: dict[str, float]
     gate: Verdict
     commit: str | None = None
+    incomplete: int = 0
+    infinite: dict[str, int] = {}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -167,12 +172,12 @@ def train(
             for left in work.glob("*"):  # of trainings before this one
                 shutil.rmtree(left)
             rows = training_set.read(lake, made, plan, model.target)
-            parts = by_time(rows, model.split, model.target)
-            prepared = prepare(parts, model.target, [one.column for one in plan.features])
+            parts = by_time(rows.frame, model.split, model.target)
+            prepared = prepare(parts, model.target, plan)
             fitted, trials = _fitted(project, model, prepared, work / "ray", progress)
             predictor = fitted.save(bundle / MODEL, prepared)
             report = _report(
-                model, this.id, code, made, parts, prepared, fitted, trials, predictor, champion, commit
+                model, this.id, code, made, rows, parts, prepared, fitted, trials, predictor, champion, commit
             )
             _write(bundle, plan, report)
             trained = Trained(bundle, report, False)
@@ -208,6 +213,7 @@ def _report(
     run_id: str,
     code: str,
     made: TrainingSet,
+    rows: Rows,
     parts: Parts,
     prepared: Prepared,
     fitted: Fit,
@@ -235,13 +241,16 @@ def _report(
         importance=fitted.importance,
         gate=judge(model.gate, test.metrics, champions),
         commit=commit,
+        incomplete=rows.incomplete,
+        infinite=rows.infinite,
     )
 
 
 def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[str, float] | None:
     """The champion's metrics on these rows, by the columns of its own plan.
 
-    None where it takes a feature that the rows do not have: it can't be tried on them.
+    None where it takes a feature that the rows do not have: it can't be tried on them. A row that it would refuse to
+    answer is one with missing features here: both versions are tried on the same rows.
     """
     plan = decode_plan((champion / PLAN).read_bytes())
     columns = [one.column for one in plan.features]
@@ -250,7 +259,7 @@ def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[st
     predictor = xgboost.load(champion / MODEL)
     if list(predictor.features) != columns:
         raise ProjectError("the model and the plan of the champion do not fit", where=str(champion))
-    scores = predictor.predict(predictor.meta.encoding.matrix(test))
+    scores = predictor.predict(matrix_of(test, Matrix(plan, predictor.meta.encoding)))
     return evaluate(test[target].cast(pl.Float64).to_numpy(), np.asarray(scores)).metrics
 
 
