@@ -1,7 +1,7 @@
 """Values of a declared dtype: from JSON, to an on-demand function, and from one. Nothing is lost or guessed.
 
-A value is **missing** if it is null, NaN or infinite. Infinity comes of a division by zero, and no model can learn
-from it: XGBoost refuses it in training and would score it when serving.
+A value is **missing** if it is null, NaN or infinite. Infinity comes of a division by zero, and no model can
+learn from it: XGBoost refuses it in training and would score it when serving.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def converter(dtype: Dtype) -> Callable[[Any], Any]:
     """What turns a value that a function returned into one of this dtype: None, int, float, bool, str, a UTC
     datetime, or a list of them.
 
-    None, NaN and pandas' NA and NaT become None. Numbers convert where nothing is lost: 3.0 is a whole number, 3.5
-    is not; 0 is a float; 1 is true. Infinity stays infinity among floats.
+    None, NaN and pandas' NA and NaT become None. Numbers convert where nothing is lost: 3.0 is a whole
+    number, 3.5 is not; 0 is a float; 1 is true. Infinity stays infinity among floats.
 
     The converter raises ValueError for any other value.
     """

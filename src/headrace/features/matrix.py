@@ -1,8 +1,8 @@
 """Matrix: the one way from feature values to what a model sees, for training and for serving.
 
-Numbers become float64 and then float32. Text becomes the place of its value among those that the train part had.
-What is missing follows the plan's policy. A value is **missing** if it is null, NaN, infinite, or larger than float32
-can hold (3.4e38), which to a model is infinite.
+Numbers become float64 and then float32. Text becomes the place of its value among those that the train part
+had. What is missing follows the plan's policy. A value is **missing** if it is null, NaN, infinite, or larger
+than float32 can hold (3.4e38), which to a model is infinite.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Rows(NamedTuple):
     """n rows as a model sees them.
 
     Attributes:
-        matrix: float32 [n, features], C-contiguous, in the order of `plan.features`; NaN where a feature is missing
-            and has no default, or is a text that the train part did not have.
+        matrix: float32 [n, features], C-contiguous, in the order of `plan.features`; NaN where a feature is
+            missing and has no default, or is a text that the train part did not have.
         numbers: float64 [n, features]: the same before it was rounded; codes in the columns of text.
         missing: bool [n, features]: which features were missing, defaults or not; None: none was.
     """
@@ -110,7 +110,8 @@ class Matrix:
         """The matrix of rows of Python's values, as a lookup and on-demand views give them.
 
         Args:
-            rows: at least one; each has the values of `columns`: None, int, float, bool, or str where it is text.
+            rows: at least one; each has the values of `columns`: None, int, float, bool, or str where it is
+                text.
         """
         if self._codes:
             rows = [list(row) for row in rows]
@@ -129,7 +130,8 @@ class Matrix:
             yield self.of_frame(frame[first : first + _SLICE])
 
     def values(self, rows: Rows, text: Mapping[str, Sequence[str | None]]) -> list[list[float | str | None]]:
-        """The rows as answers and the log tell them: numbers as float64, text as it is, NaN or None where missing.
+        """The rows as answers and the log tell them: numbers as float64, text as it is, NaN or None where
+        missing.
 
         Args:
             rows: what `of_rows` or `of_frame` made.

@@ -12,8 +12,8 @@ from headrace.kernel.errors import HeadraceError
 
 __all__ = ["OnDemand", "OnDemandError"]
 
-# A frame's dtypes are the plan's, not guessed from its rows: else one row alone would differ from the same row in
-# company. Those of integers and booleans can hold a missing value.
+# A frame's dtypes are the plan's, not guessed from its rows: else one row alone would differ from the same
+# row in company. Those of integers and booleans can hold a missing value.
 _PANDAS: dict[str, str] = {
     "int64": "Int64",
     "float64": "float64",
@@ -35,10 +35,10 @@ class OnDemandError(HeadraceError):
 class OnDemand:
     """One on-demand view, ready to be called.
 
-    A function's input is known to it by its name, and a feature also as `view__name`. A missing input (null, NaN or
-    infinity) reaches the function as None; in a DataFrame, whose dtypes are Int64, float64, boolean, object and
-    datetime64[us, UTC], as NA, NaN, NA, None and NaT. What it returns becomes the declared dtype where nothing is lost
-    (`conversion.converter`), and is an error elsewhere.
+    A function's input is known to it by its name, and a feature also as `view__name`. A missing input (null,
+    NaN or infinity) reaches the function as None; in a DataFrame, whose dtypes are Int64, float64, boolean,
+    object and datetime64[us, UTC], as NA, NaN, NA, None and NaT. What it returns becomes the declared dtype
+    where nothing is lost (`conversion.converter`), and is an error elsewhere.
 
     Args:
         view: what it is. Its text is run: the plan must be trusted.

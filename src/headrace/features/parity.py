@@ -77,8 +77,8 @@ class ParityReport(Struct, frozen=True):
         equal: those of them of which every value is the same, to the bit.
         differing: the values that are not.
         not_checkable: why a prediction could not be computed again → how many.
-        code_changed: predictions of which some values could not be computed again, because a rowwise function was
-            edited since their version was trained. Their other values were compared.
+        code_changed: predictions of which some values could not be computed again, because a rowwise function
+            was edited since their version was trained. Their other values were compared.
     """
 
     checked: int
@@ -168,9 +168,7 @@ def _seen_in_training(
     matrix = Matrix(plan)
     text = {one.column: frame[one.column].to_list() for one in plan.features if one.dtype == "string"}
     rows = matrix.values(matrix.of_frame(frame), text)
-    return {
-        place: dict(zip(matrix.columns, row, strict=True)) for place, row in zip(places, rows, strict=True)
-    }
+    return {place: dict(zip(matrix.columns, row, strict=True)) for place, row in zip(places, rows, strict=True)}
 
 
 def _nothing(view: StoredView, count: int) -> dict[str, pl.Series]:
@@ -251,7 +249,8 @@ def _windowed(
         made.append(aggregate(by_row, rows[first : first + _TOGETHER], seen, at=_AT))
     if not made:
         return _nothing(view, 0)
-    return {f"{view.name}__{one.name}": pl.concat([part[one.name] for part in made]) for one in view.aggregations}
+    every = pl.concat(made)
+    return {f"{view.name}__{one.name}": every[one.name] for one in view.aggregations}
 
 
 def _placed(project: Project, lake: Lake, view: WindowedView, ends: set[tuple[int, int]]) -> pl.DataFrame:

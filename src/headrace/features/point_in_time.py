@@ -37,8 +37,8 @@ def join(labels: pl.DataFrame | pa.Table, plan: Plan, read: Callable[[str], pl.L
         older than the ttl; windowed views as in `windows.aggregate`.
 
     Raises:
-        ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request that is
-            not of its dtype.
+        ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
+            that is not of its dtype.
         OnDemandError: an on-demand function failed.
     """
     if isinstance(labels, pa.Table):
@@ -62,7 +62,8 @@ def add_on_demand(plan: Plan, rows: pl.DataFrame, made: dict[str, pl.Series]) ->
     Args:
         plan: the views.
         rows: the fields of `plan.request`, of their dtypes, and at least one other column.
-        made: column (`view__feature`) → the stored views' features for these rows; the on-demand views' are added.
+        made: column (`view__feature`) → the stored views' features for these rows; the on-demand views' are
+            added.
 
     Raises:
         OnDemandError: a function failed; `row` says on which of the rows.
@@ -147,8 +148,8 @@ def _checked(labels: pl.DataFrame, plan: Plan) -> pl.DataFrame:
 
 
 def _converted(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
-    """The column as this dtype; NaN becomes null. What a request could not say is refused: text for a number, 2.5 for
-    a whole number."""
+    """The column as this dtype; NaN becomes null. What a request could not say is refused: text for a number,
+    2.5 for a whole number."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
     if column.null_count() == len(column):
@@ -163,7 +164,7 @@ def _converted(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
         if wrong.is_empty():
             return converted
     raise ProjectError(
-        f"the labels of model {model!r} have {wrong[0]!r} in {column.name!r}, which is declared as {_words[dtype]}",
+        f"{column.name!r} is declared as {_words[dtype]}, and the labels of model {model!r} have {wrong[0]!r}",
         remedy="Give the request's field, or the entity, the type that the column has, or convert the column.",
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, Refused
 
 __all__ = ["METRICS", "Bin", "Curves", "Evaluation", "better", "evaluate", "metric"]
 
@@ -71,8 +71,11 @@ def evaluate(target: npt.ArrayLike, scores: npt.ArrayLike) -> Evaluation:
     Args:
         target: shape (n,), 0 or 1, both present.
         scores: shape (n,), probabilities that the target is 1.
+
+    Raises:
+        Refused: a score is not a finite number.
     """
-    truth, said = np.asarray(target, np.float64), np.asarray(scores, np.float64)
+    truth, said = np.asarray(target, np.float64), _finite(scores)
     counted = _counted(truth, said)
     calibration = _calibration(truth, said)
     metrics = {
@@ -91,8 +94,9 @@ def metric(name: str, target: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     Raises:
         ProjectError: there is no metric of this name.
+        Refused: a score is not a finite number.
     """
-    truth, said = np.asarray(target, np.float64), np.asarray(scores, np.float64)
+    truth, said = np.asarray(target, np.float64), _finite(scores)
     if name == "roc_auc":
         return _roc_auc(_counted(truth, said))
     if name == "pr_auc":
@@ -101,6 +105,18 @@ def metric(name: str, target: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         return _log_loss(truth, said)
     known(name)
     return evaluate(truth, said).metrics[name]
+
+
+def _finite(scores: npt.ArrayLike) -> Floats:
+    """The scores. A metric of NaN would be a number that rests on the order of the rows."""
+    values = np.asarray(scores, np.float64)
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        raise Refused(
+            f"{wrong:,} of the model's {len(values):,} answers are NaN or infinite",
+            remedy="Look at the trainer's parameters: one that is NaN or very large does this.",
+        )
+    return values
 
 
 def known(name: str) -> str:

@@ -88,7 +88,7 @@ def prepare(parts: Parts, target: str, plan: Plan) -> Prepared:
 
 
 def matrix_of(rows: pl.DataFrame, matrix: Matrix) -> npt.NDArray[np.float32]:
-    """The rows as a model sees them, float32 (rows, features). Only some of them are held as float64 at a time."""
+    """The rows as a model sees them, float32 (rows, features); some of them at a time are held as float64."""
     seen = np.empty((len(rows), len(matrix.columns)), dtype=np.float32)
     first = 0
     for part in matrix.slices(rows):

@@ -249,7 +249,8 @@ def _report(
 def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[str, float] | None:
     """The champion's metrics on these rows, by the columns of its own plan.
 
-    None where it takes a feature that the rows do not have: it can't be tried on them. A row that it would refuse to
+    None where it takes a feature that the rows do not have: it can't be tried on them. A row that it would
+        refuse to
     answer is one with missing features here: both versions are tried on the same rows.
     """
     plan = decode_plan((champion / PLAN).read_bytes())

@@ -1,8 +1,8 @@
 """The face that a bundle has for stock MLflow: `mlflow.pyfunc.load_model("models:/purchase@champion")`.
 
 Its input is a frame with the plan's feature columns (`view__feature`), not a request: what looks
-features up is Headrace's endpoint. What is missing in it, columns that are left out included, means what it means when
-serving.
+features up is Headrace's endpoint. What is missing in it, columns that are left out included, means what it
+means when serving.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ["PLAN", "write_mlmodel"]
 
 PLAN = "plan.json"
 """The plan's file in a bundle, beside the model's folder."""
+
 
 def write_mlmodel(bundle: Path, plan: Plan) -> None:
     """Writes `MLmodel`, which tells MLflow how to load the bundle. The same plan gives the same file."""
@@ -69,7 +70,8 @@ class _Loaded:
         """Probabilities for a frame of features, shape (n,).
 
         Raises:
-            CallError: a column is not of its feature's dtype, or a feature is missing and the model refuses that.
+            CallError: a column is not of its feature's dtype, or a feature is missing and the model refuses
+                that.
         """
         import polars as pl
 

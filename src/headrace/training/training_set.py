@@ -114,7 +114,8 @@ class Rows(Struct, frozen=True):
 
     Attributes:
         frame: `event_timestamp`, the target, and the plan's features.
-        incomplete: how many rows were left out, because serving would refuse to answer them (`missing="refuse"`).
+        incomplete: how many rows were left out, because serving would refuse to answer them
+            (`missing="refuse"`).
         infinite: feature → in how many of the frame's rows it is infinite, and so missing.
     """
 
@@ -139,9 +140,9 @@ def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
     complete = frame.filter(matrix.complete(frame)) if plan.missing == "refuse" else frame
     if complete.is_empty() and len(frame):
         raise Refused(
-            f'each of the {len(frame):,} labelled rows lacks a feature, and missing="refuse" answers none of them',
+            f'each of the {len(frame):,} labelled rows lacks a feature, and missing="refuse" answers none',
             where=f"model {made.model}",
-            remedy='Bring in the data that the features are made from, or declare missing="model" or defaults.',
+            remedy='Bring in the data that the features are made of, or declare missing="model" or defaults.',
         )
     return Rows(complete, len(frame) - len(complete), infinite)
 

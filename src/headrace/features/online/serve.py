@@ -21,10 +21,10 @@ class Answers(NamedTuple):
     """The features of n requests.
 
     Attributes:
-        matrix: float32 [n, features], in the order of `plan.features`: what the model sees. NaN is missing; where the
-            plan has defaults, they are in it.
-        values: for each request, the features as they are logged: float64 before the model rounds them, or text; NaN
-            or None is missing.
+        matrix: float32 [n, features], in the order of `plan.features`: what the model sees. NaN is missing;
+            where the plan has defaults, they are in it.
+        values: for each request, the features as they are logged: float64 before the model rounds them, or
+            text; NaN or None is missing.
         missing: for each request, the columns (`view__feature`) that were missing, defaults or not.
         positions: for each request, view → the position its values stand for.
     """
@@ -83,9 +83,7 @@ class Lookup:
             for field in view.features:
                 found[f"{view.name}__{field.name}"] = len(found)
         self._places = [found[column] for column in self.columns]
-        self._text = {
-            one.column: place for place, one in zip(self._places, plan.features, strict=True) if one.dtype == "string"
-        }
+        self._text = {one.column: found[one.column] for one in plan.features if one.dtype == "string"}
 
     def features(self, requests: Sequence[Mapping[str, Any]], at: int) -> Answers:
         """The features of each request at `at` (microseconds, about now).
