@@ -23,7 +23,7 @@ def answered(lookup, at):
             f"{at}-{request['user']}", at, {"user": request["user"]},
             dict(zip(lookup.columns, values, strict=True)), positions, {"price": request["price"]},
         )
-        for request, values, positions in zip(requests, answers.matrix.tolist(), answers.positions, strict=True)
+        for request, values, positions in zip(requests, answers.values, answers.positions, strict=True)
     ]  # fmt: skip
 
 

@@ -52,7 +52,8 @@ def booster(slope: int) -> bytes:
 
 def put_bundle(settings, boosters, version, plan, slope=None):
     """A version's bundle where a replica looks for it, sealed with the project's key."""
-    from headrace.training.trainers.xgboost import Encoding, Meta, save
+    from headrace.features.matrix import Encoding
+    from headrace.training.trainers.xgboost import Meta, save
 
     place = registry.open(settings).place("purchase", version)
     place.mkdir(parents=True)

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pandas as pd
 import pytest
 
 from headrace import registry
 from headrace.declare.model import Model
 from headrace.declare.project import Project
+from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan, decode_plan
 from headrace.kernel.run import recorder_added, run
 from headrace.lake import Lake
@@ -51,7 +51,8 @@ def test_a_training_from_the_lake_to_mlflow(
     assert decode_plan((bundle / "plan.json").read_bytes()).digest == plan.digest
     predictor = xgboost.load(bundle / "model")
     assert predictor.features == ("facts__mood", "facts__kind")
-    low, high = predictor.predict(np.array([[-2.0, "old"], [2.0, "old"]], dtype=object))
+    asked = Matrix(plan, predictor.meta.encoding).of_rows([[-2.0, "old"], [2.0, "old"]])
+    low, high = predictor.predict(asked.matrix)
     assert low < 0.2 < 0.8 < high
 
     again = job.train(project, filled, model, plan, code="c1")
@@ -60,7 +61,7 @@ def test_a_training_from_the_lake_to_mlflow(
 
     # Its own rival: the champion on the same rows has the same metrics, so the gate lets it pass.
     rows = job.training_set.read(filled, report.training_set, plan, model.target)
-    test = job.by_time(rows, model.split, model.target).test
+    test = job.by_time(rows.frame, model.split, model.target).test
     assert job.champion_metrics(bundle, test, model.target) == report.test.metrics
 
     _stock_mlflow(project, version)
@@ -74,6 +75,14 @@ def _stock_mlflow(project: Project, version: int) -> None:
     loaded = mlflow.pyfunc.load_model("models:/purchase@champion")
     scores = loaded.predict(pd.DataFrame({"facts__mood": [-2.0, 2.0], "facts__kind": ["old", "unseen"]}))
     assert scores[0] < 0.2 < 0.8 < scores[1]
+    # The product's own rows, with what may be missing in them: null, a column that is left out, whole numbers.
+    nulls = loaded.predict(pd.DataFrame({"facts__mood": [None, 2.0], "facts__kind": [None, "old"]}))
+    without = loaded.predict(pd.DataFrame({"facts__mood": [float("nan"), 2.0]}))
+    whole = loaded.predict(pd.DataFrame({"facts__mood": [-2, 2], "facts__kind": ["old", "unseen"]}))
+    nullable = loaded.predict(pd.DataFrame({"facts__mood": pd.array([None, 2], "Int64")}))
+    assert nulls[0] == without[0] == nullable[0]
+    assert without[1] == nullable[1]
+    assert list(whole) == list(scores)
 
 
 def _nested_runs(opened: registry.Registry, trained: job.Trained) -> None:

@@ -30,7 +30,7 @@ def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
     for name, snapshot in heads.items():
         assert snapshot in filled.table(name).pins().values()
 
-    rows = training_set.read(filled, made, plan, "bought")
+    rows = training_set.read(filled, made, plan, "bought").frame
     assert rows.columns == ["event_timestamp", "bought", "facts__mood", "facts__kind"]
     assert rows["bought"].null_count() == 0
     users = filled.table("training_purchase").scan(made.snapshot).collect()
@@ -54,13 +54,13 @@ def test_the_same_inputs_make_the_same_training_set(
     facts.replace(facts.scan().with_columns(mood=pl.lit(0.0)).collect().to_arrow())
     second = training_set.make(project, filled, model, plan)
     assert second.snapshot != first.snapshot
-    assert training_set.read(filled, second, plan, "bought")["facts__mood"].to_list() == [0.0] * 2970
-    assert training_set.read(filled, first, plan, "bought")["facts__mood"].n_unique() > 100
+    assert training_set.read(filled, second, plan, "bought").frame["facts__mood"].to_list() == [0.0] * 2970
+    assert training_set.read(filled, first, plan, "bought").frame["facts__mood"].n_unique() > 100
 
     then = training_set.make(project, filled, model, plan, inputs=first.inputs)
     assert then.inputs == first.inputs
-    assert training_set.read(filled, then, plan, "bought").equals(
-        training_set.read(filled, first, plan, "bought")
+    assert training_set.read(filled, then, plan, "bought").frame.equals(
+        training_set.read(filled, first, plan, "bought").frame
     )
 
 

@@ -119,7 +119,8 @@ def _to_int(value: Any) -> int | None:
         if not isinstance(value, (int, float)):
             _refuse(value)
         value = int(value)
-    return value if -(2**63) <= value < 2**63 else _refuse(value)
+    number: int = value
+    return number if -(2**63) <= number < 2**63 else _refuse(value)
 
 
 def _to_float(value: Any) -> float | None:
@@ -153,9 +154,9 @@ def _to_timestamp(value: Any) -> datetime | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         _refuse(value)
-    if hasattr(value, "to_pydatetime"):  # pandas' own, which may hold nanoseconds
-        value = value.to_pydatetime(warn=False)
-    return value.astimezone(UTC)
+    # pandas' own has nanoseconds, which no timestamp here has.
+    plain: datetime = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
+    return plain.astimezone(UTC)
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {

@@ -114,10 +114,11 @@ class Matrix:
                 text.
         """
         if self._codes:
-            rows = [list(row) for row in rows]
-            for row in rows:
+            coded = [list(row) for row in rows]
+            for row in coded:
                 for place in self._codes:
                     row[place] = self._code(place, row[place])
+            rows = coded
         return self._fill(np.array(rows, dtype=np.float64))
 
     def of_frame(self, frame: pl.DataFrame) -> Rows:

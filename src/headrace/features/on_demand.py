@@ -122,16 +122,16 @@ class OnDemand:
                 column.append(value)
         return columns
 
-    def _call_columns(self, given: Sequence[Sequence[object]]) -> Any:
+    def _call_columns(self, given: Sequence[Sequence[Any]]) -> Any:
         if self.view.mode == "pandas":
             return self._call(self._frame(given))
         return self._call({name: given[place] for name, place in self._names})
 
-    def _frame(self, values: Sequence[Sequence[object]]) -> Any:
+    def _frame(self, values: Sequence[Sequence[Any]]) -> Any:
         import pandas as pd
 
         series = [
-            pd.Series(column, dtype=_PANDAS.get(dtype, "object"))
+            pd.Series(list(column), dtype=_PANDAS.get(dtype, "object"))
             for column, dtype in zip(values, self._dtypes, strict=True)
         ]
         return pd.DataFrame({name: series[place] for name, place in self._names})

@@ -250,8 +250,7 @@ def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[st
     """The champion's metrics on these rows, by the columns of its own plan.
 
     None where it takes a feature that the rows do not have: it can't be tried on them. A row that it would
-        refuse to
-    answer is one with missing features here: both versions are tried on the same rows.
+    refuse to answer is one with missing features here: both versions are tried on the same rows.
     """
     plan = decode_plan((champion / PLAN).read_bytes())
     columns = [one.column for one in plan.features]
