@@ -10,7 +10,7 @@ from headrace.features.functions import Dtype
 from headrace.features.plan import Input, OnDemandView
 from headrace.kernel.errors import HeadraceError
 
-__all__ = ["OnDemand", "OnDemandError"]
+__all__ = ["OnDemand", "OnDemandError", "ReturnError"]
 
 # A frame's dtypes are the plan's, not guessed from its rows: else one row alone would differ from the same
 # row in company. Those of integers and booleans can hold a missing value.
@@ -30,6 +30,10 @@ class OnDemandError(HeadraceError):
     """
 
     row: int | None = None
+
+
+class ReturnError(OnDemandError):
+    """An on-demand function returned something else than its features."""
 
 
 class OnDemand:
@@ -142,9 +146,9 @@ class OnDemand:
         try:
             values = list(self._named(returned, name))
         except TypeError as error:
-            raise self._error(f"{name} is not a column of values") from error
+            raise self._error(ReturnError, f"{name} is not a column of values") from error
         if len(values) != count:
-            raise self._error(f"{name} has {len(values)} values for {count} rows")
+            raise self._error(ReturnError, f"{name} has {len(values)} values for {count} rows")
         column = []
         for place, value in enumerate(values):
             try:
@@ -176,21 +180,21 @@ class OnDemand:
         try:
             return self._function(inputs)
         except Exception as error:
-            raise self._error(f"{type(error).__name__}: {error}") from error
+            raise self._error(OnDemandError, f"{type(error).__name__}: {error}") from error
 
     def _named(self, returned: Any, name: str) -> Any:
         try:
             return returned[name]
         except (KeyError, TypeError, IndexError) as error:
-            raise self._error(f"it returned no {name!r}") from error
+            raise self._error(ReturnError, f"it returned no {name!r}") from error
 
     def _wrong_value(self, name: str, dtype: Dtype, error: ValueError, row: int | None = None) -> OnDemandError:
-        wrong = self._error(f"it returned {error} as {name!r}, which is declared as {dtype}")
+        wrong = self._error(ReturnError, f"it returned {error} as {name!r}, which is declared as {dtype}")
         wrong.row = row
         return wrong
 
-    def _error(self, what: str) -> OnDemandError:
-        return OnDemandError(
+    def _error(self, kind: type[OnDemandError], what: str) -> OnDemandError:
+        return kind(
             f"the on-demand view failed: {what}",
             where=self.view.name,
             remedy="Its function must return each of its features, of its type; an input may be missing.",
