@@ -156,7 +156,7 @@ def _registered(found: Objects) -> list[Any]:
             if _is_supported(original):
                 _check_sample(original, found.place(original))
                 # Feast would call it with a sample of its own and refuse what is right: None for a missing
-                # feature, a whole number for a float. The schema says what it returns: nothing is to be inferred.
+                # feature, a whole number for a float. The schema says what it returns.
                 one.infer_features = _infer_nothing
     return taken
 
@@ -187,7 +187,7 @@ def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
         OnDemand(view, dtypes).columns([[_sample(dtypes[one])] for one in view.inputs], 1)
     except ReturnError as error:
         raise ProjectError(
-            f"on-demand view {view.name!r} returns other features, or other types, than its schema: {error.what}",
+            f"on-demand view {view.name!r} does not return what its schema says: {error.what}",
             where=where,
             remedy="It was called with a sample of its inputs: let names and types of what it returns agree.",
         ) from error

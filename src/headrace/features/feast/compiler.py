@@ -213,6 +213,6 @@ def _labels_suffice(model: Model, plan: Plan, columns: Mapping[str, str] | None)
 
 
 def _alike(column: str, dtype: str) -> bool:
-    """Whether a column can hold values of the dtype; of two kinds of numbers, its rows decide (point_in_time)."""
+    """Whether a column can hold values of the dtype. Among numbers the rows decide (point_in_time.join)."""
     numbers = ("int64", "float64", "bool")
     return column == dtype or (column in numbers and dtype in numbers)
