@@ -180,5 +180,5 @@ def test_labels_that_no_request_could_say_are_refused(field, values, says):
 
 def test_a_key_with_a_fraction_joins_no_other_entity():
     labels = labels_of([(1, 5)]).with_columns(user_id=pl.Series([1.9]))
-    with pytest.raises(ProjectError, match="'user_id' is declared as int64, .* 1.9"):
+    with pytest.raises(ProjectError, match=r"'user_id' is declared as int64, .* 1\.9"):
         join(labels, plan_of(facts_view()), lambda _: facts_of([(1, 1, 21, None)]))

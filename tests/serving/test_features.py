@@ -25,14 +25,13 @@ ROWS = {
 }
 SHARE = OnDemandView(
     "share", (Input("rate", "words"), Input("price")), (Field("of_rate", "float64"),), "row", "share",
-    "def share(given):\n    return {'of_rate': given['price'] / (given['rate'] or 1.0) if given['price'] else 1 / 0}\n",
+    "def share(given):\n    1 / given['price']\n    return {'of_rate': given['price'] / (given['rate'] or 1.0)}\n",
 )  # fmt: skip
+RATE, KIND, OF_RATE = ("words", "rate", "float64"), ("words", "kind", "string"), ("share", "of_rate", "float64")
 EXPLAINED = "/predict/purchase?explain=1"
 
 
-def plan_of(
-    missing="model", views=(FACTS,), features=(("words", "rate", "float64"), ("words", "kind", "string"))
-):
+def plan_of(missing="model", views=(FACTS,), features=(RATE, KIND)):
     return Plan(
         "purchase", (EntityKey("item", "item", "int64"),), views,
         tuple(FeatureRef(*one) for one in features), request=(Field("price", "float64"),), missing=missing,
@@ -104,8 +103,7 @@ def test_a_refusal_names_the_instances(asked):
 
 @pytest.mark.parametrize("several", [True, False])
 def test_a_function_that_fails_names_its_view_and_the_instance(asked, several):
-    features = (("share", "of_rate", "float64"), ("words", "kind", "string"))
-    plan = plan_of(views=(FACTS, SHARE), features=features)
+    plan = plan_of(views=(FACTS, SHARE), features=(OF_RATE, KIND))
     right, wrong = ({"item": 1, "price": price} for price in (1.0, 0.0))
     answer = asked(plan, {"instances": [right, right, wrong]} if several else wrong)
     assert answer.status_code == 422
@@ -115,8 +113,7 @@ def test_a_function_that_fails_names_its_view_and_the_instance(asked, several):
 
 
 def test_what_is_infinite_to_the_model_is_missing_in_the_answer_and_the_log(asked, project):
-    features = (("share", "of_rate", "float64"), ("words", "kind", "string"))
-    plan = plan_of(views=(FACTS, SHARE), features=features)
+    plan = plan_of(views=(FACTS, SHARE), features=(OF_RATE, KIND))
     body = {"instances": [{"item": 1, "price": price} for price in (1e39, 1.0)]}
     first, second = asked(plan, body, EXPLAINED).json()["predictions"]
     assert (first["missing"], second["missing"]) == (["share__of_rate"], [])
