@@ -12,7 +12,7 @@ from headrace.features.fill import fill
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.serve import Lookup
 from headrace.features.parity import Served, behind, check
-from headrace.features.plan import Field, Input, OnDemandView, WindowedView
+from headrace.features.plan import Field, Input, OnDemandView
 from headrace.features.stream import OnlineSink
 from headrace.kernel.time import now_micros
 from headrace.tables import build_table
@@ -95,24 +95,22 @@ def test_what_cannot_be_checked_says_why(project, lake, plan, served):
 
 
 def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(project, lake, store, plan, served):
-    request = {"user": 1, "price": 1e40}  # finite as float64, infinite as float32
+    request = {"user": 1, "price": 1e45}  # finite as float64, infinite as float32
     at = now_micros()
     answers = Lookup(plan, store).features([request], at)
     assert "ratio__of_most" in answers.missing[0]
     values = dict(zip(Lookup(plan, store).columns, answers.values[0], strict=True))
-    one = Served("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e40})
+    one = Served("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e45})
     assert check(project, lake, plan, [one]).differing == []
-    as_infinity = Served("two", at, {"user": 1}, {**values, "ratio__of_most": 1e40}, one.positions, one.request)
+    as_infinity = Served("two", at, {"user": 1}, {**values, "ratio__of_most": 1e45}, one.positions, one.request)
     (difference,) = check(project, lake, plan, [as_infinity]).differing
     assert (difference.column, difference.recomputed) == ("ratio__of_most", None)
 
 
 def test_what_an_edited_rowwise_function_made_is_counted_apart(project, lake, plan, served):
     views = [
-        msgspec.structs.replace(one, code="another")
-        if isinstance(one, WindowedView) and one.name == "activity"
-        else one
-        for one in plan.views
+        msgspec.structs.replace(view, code="another") if view.name == "activity" else view
+        for view in plan.views
     ]
     edited = msgspec.structs.replace(plan, views=tuple(views))
     wrong = msgspec.structs.replace(served[0], id="wrong", values={**served[0].values, "activity__n_1h": 99.0})
@@ -135,12 +133,8 @@ def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project,
 
 
 def test_a_logged_request_is_read_by_its_declared_types():
-    fields = (
-        Field("when", "timestamp"),
-        Field("price", "float64"),
-        Field("ids", "list[int64]"),
-        Field("old", "bool"),
-    )
+    dtypes = {"when": "timestamp", "price": "float64", "ids": "list[int64]", "old": "bool"}
+    fields = [Field(name, dtype) for name, dtype in dtypes.items()]
     logged = msgspec.json.decode(b'{"when": "2026-01-01T12:00:00Z", "price": 3, "ids": [1]}')
     assert decode_fields(fields, logged) == {
         "when": datetime(2026, 1, 1, 12, tzinfo=UTC), "price": 3.0, "ids": [1], "old": None,
