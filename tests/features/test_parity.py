@@ -108,10 +108,8 @@ def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(project
 
 
 def test_what_an_edited_rowwise_function_made_is_counted_apart(project, lake, plan, served):
-    views = [
-        msgspec.structs.replace(view, code="another") if view.name == "activity" else view
-        for view in plan.views
-    ]
+    activity_view = msgspec.structs.replace(plan.view("activity"), code="another")
+    views = [activity_view if view.name == "activity" else view for view in plan.views]
     edited = msgspec.structs.replace(plan, views=tuple(views))
     wrong = msgspec.structs.replace(served[0], id="wrong", values={**served[0].values, "activity__n_1h": 99.0})
     report = check(project, lake, edited, [*served, wrong])

@@ -143,7 +143,7 @@ print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r
 
 def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
     project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
-    with pytest.raises(ProjectError, match="on-demand view 'moment' returns other features"):
+    with pytest.raises(ProjectError, match="'moment' does not return what its schema says"):
         apply(project)
 
 
