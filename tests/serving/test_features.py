@@ -25,7 +25,7 @@ ROWS = {
 }
 SHARE = OnDemandView(
     "share", (Input("rate", "words"), Input("price")), (Field("of_rate", "float64"),), "row", "share",
-    "def share(given):\n    1 / given['price']\n    return {'of_rate': given['price'] / (given['rate'] or 1)}\n",
+    "def share(given):\n    1 / given['price']\n    return {'of_rate': given['price'] / (given['rate'] or 1)}",
 )  # fmt: skip
 RATE, KIND, OF_RATE = ("words", "rate", "float64"), ("words", "kind", "string"), ("share", "of_rate", "float64")
 EXPLAINED = "/predict/purchase?explain=1"
