@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +17,7 @@ from headrace.kernel.time import duration
 __all__ = ["ByTime", "Missing", "Model", "XGBoost"]
 
 Missing = Literal["model", "refuse"] | Mapping[str, Any]
+_LARGEST = 3.4028234663852886e38  # of float32: what is beyond is infinite to a model
 
 
 @dataclass(frozen=True)
@@ -146,4 +146,4 @@ def _checked_missing(model: str, missing: Missing) -> Missing:
 
 
 def _is_default(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, (bool, int, float)) and math.isfinite(value))
+    return isinstance(value, str) or (isinstance(value, (bool, int, float)) and abs(value) <= _LARGEST)

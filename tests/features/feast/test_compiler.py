@@ -293,7 +293,7 @@ feast.Entity(name=3, value_type=feast.ValueType.INT64)  # what typeguard would r
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("wrong", ["None", "float('nan')", "float('inf')", "[1]"])
+@pytest.mark.parametrize("wrong", ["None", "float('nan')", "float('inf')", "10**400", "[1]"])
 def test_a_default_that_is_not_a_value_is_refused_where_it_is_declared(
     small: Callable[..., Project], wrong: str
 ) -> None:
