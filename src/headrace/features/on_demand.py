@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.features.conversion import converter, input_cleaner
@@ -143,19 +143,19 @@ class OnDemand:
     def _column(
         self, returned: Any, name: str, dtype: Dtype, convert: Callable[[Any], Any], count: int
     ) -> list[object]:
-        try:
-            values = list(self._named(returned, name))
-        except TypeError as error:
-            raise self._error(ReturnError, f"{name} is not a column of values") from error
+        column = self._named(returned, name)
+        if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
+            raise self._error(ReturnError, f"{name} is not a column of values")
+        values = list(column)
         if len(values) != count:
             raise self._error(ReturnError, f"{name} has {len(values)} values for {count} rows")
-        column = []
+        converted = []
         for place, value in enumerate(values):
             try:
-                column.append(convert(value))
+                converted.append(convert(value))
             except ValueError as error:
                 raise self._wrong_value(name, dtype, error, place) from error
-        return column
+        return converted
 
     def _failing_row(self, given: Sequence[Sequence[object]], count: int) -> int | None:
         """The place of a row that the function fails on alone, found by halves; None where it needs company."""
