@@ -182,3 +182,11 @@ def test_a_key_with_a_fraction_joins_no_other_entity():
     labels = labels_of([(1, 5)]).with_columns(user_id=pl.Series([1.9]))
     with pytest.raises(ProjectError, match=r"'user_id' is declared as int64, .* 1\.9"):
         join(labels, plan_of(facts_view()), lambda _: facts_of([(1, 1, 21, None)]))
+
+
+def test_the_label_that_an_on_demand_function_fails_on_is_told():
+    view = OnDemandView("share", (Input("price"),), (Field("of", "float64"),), "row", "f",
+                        "def f(inputs):\n    return {'of': 1 / inputs['price']}\n")  # fmt: skip
+    plan = plan_of(facts_view(), view, request=(Field("price", "float64"),))
+    with pytest.raises(HeadraceError, match=r"ZeroDivisionError.*'user_id': 2, 'price': 0\.0"):
+        join(labels_of([(1, 5), (2, 5)], price=[1.0, 0.0]), plan, lambda _: facts_of([]))

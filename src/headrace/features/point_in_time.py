@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.counted import POLARS
-from headrace.features.on_demand import OnDemand
+from headrace.features.on_demand import OnDemand, OnDemandError
 from headrace.features.plan import AsOfView, Plan
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import ProjectError
@@ -52,7 +52,12 @@ def join(labels: pl.DataFrame | pa.Table, plan: Plan, read: Callable[[str], pl.L
     for windowed in plan.windowed:
         found = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
         made.update({f"{windowed.name}__{one.name}": found[one.name] for one in windowed.aggregations})
-    add_on_demand(plan, rows, made)
+    try:
+        add_on_demand(plan, rows, made)
+    except OnDemandError as error:
+        if error.row is not None:
+            error.what += f"; the label's row is {rows.row(error.row, named=True)}"
+        raise
     return labels.with_columns(made[one.column].alias(one.column) for one in plan.features)
 
 
