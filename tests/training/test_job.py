@@ -67,9 +67,8 @@ def test_a_training_from_the_lake_to_mlflow(
 
     again = job.train(project, filled, model, plan, code="c1")
     assert again.resumed
-    written = msgspec.json.decode(
-        msgspec.json.encode(report), type=job.Report
-    )  # a parameter of NaN is null there
+    # As it is written: a parameter of NaN is null there.
+    written = msgspec.json.decode(msgspec.json.encode(report), type=job.Report)
     assert again.report == written
 
     # Its own rival: the champion on the same rows has the same metrics, so the gate lets it pass.
