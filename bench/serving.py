@@ -32,6 +32,7 @@ import pyarrow as pa
 from headrace import log, registry
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
+from headrace.features.matrix import Encoding
 from headrace.features.online.serve import Lookup
 from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan, decode_plan, encode_plan
 from headrace.http.serve import serve
@@ -107,7 +108,7 @@ def made(root: Path) -> Settings:
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(one.column for one in plan.features)
-    meta = trainer.Meta(encoding=trainer.Encoding(columns), parameters={}, rounds=100, base_rate=0.5)
+    meta = trainer.Meta(encoding=Encoding(columns), parameters={}, rounds=100, base_rate=0.5)
     trainer.save(place / "model", bytes(booster.save_raw("ubj")), meta)
     seal(place, signing_key(settings))
     store = online.open(settings.online_url)

@@ -15,6 +15,7 @@ import xgboost
 
 import headrace
 from headrace.declare.model import ByTime
+from headrace.features.plan import decode_plan
 from headrace.training.evaluation import metric
 from headrace.training.fit import prepare
 from headrace.training.split import by_time
@@ -85,13 +86,13 @@ def test_what_it_made_is_there_to_go_on_with(generated: dict[str, Any]) -> None:
 def test_shuffled_labels_teach_nothing(generated: dict[str, Any]) -> None:
     opened = headrace.project(generated["folder"])
     rows = opened.training_set("purchase").to_polars()
-    features = [name for name in rows.columns if "__" in name]
+    plan = decode_plan(Path(generated["folder"], "pointers", "plans", "purchase.json").read_bytes())
     scores = {}
     for shuffled in (False, True):
         if shuffled:
             rows = rows.with_columns(pl.col("is_purchased").shuffle(seed=1))
         parts = by_time(rows, ByTime(0.15, 0.15, gap="30m"), "is_purchased")
-        made = prepare(parts, "is_purchased", features)
+        made = prepare(parts, "is_purchased", plan)
         known = {"max_depth": 4, "learning_rate": 0.1, "objective": "binary:logistic"}
         booster, *_ = fit(made.train, made.validation, known, rounds=100, early_stopping=10)
         answers = xgboost.Booster(model_file=bytearray(booster)).inplace_predict(made.test[0])

@@ -1,15 +1,19 @@
 """Predictions that were served are computed again from the lake, at their moment and position."""
 
+from datetime import UTC, datetime
+
+import msgspec
 import polars as pl
 import pytest
 from tests.features.test_stream import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
 from tests.features.views import DAY, MINUTE
 
+from headrace.features.conversion import decode_fields
 from headrace.features.fill import fill
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.serve import Lookup
 from headrace.features.parity import Served, behind, check
-from headrace.features.plan import Field
+from headrace.features.plan import Field, Input, OnDemandView
 from headrace.features.stream import OnlineSink
 from headrace.kernel.time import now_micros
 from headrace.tables import build_table
@@ -24,7 +28,7 @@ def answered(lookup, at):
             f"{at}-{request['user']}", at, {"user": request["user"]},
             dict(zip(lookup.columns, values, strict=True)), positions, {"price": request["price"]},
         )
-        for request, values, positions in zip(requests, answers.matrix.tolist(), answers.positions, strict=True)
+        for request, values, positions in zip(requests, answers.values, answers.positions, strict=True)
     ]  # fmt: skip
 
 
@@ -102,6 +106,51 @@ def test_what_cannot_be_checked_says_why(project, lake, plan, served):
     assert (report.checked, report.equal) == (1, 1)
     assert sorted(report.not_checkable.values()) == [1, 1]
     assert any("12345" in reason for reason in report.not_checkable)
+
+
+def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(project, lake, store, plan, served):
+    request = {"user": 1, "price": 1e45}  # finite as float64, infinite as float32
+    at = now_micros()
+    answers = Lookup(plan, store).features([request], at)
+    assert "ratio__of_most" in answers.missing[0]
+    values = dict(zip(Lookup(plan, store).columns, answers.values[0], strict=True))
+    one = Served("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e45})
+    assert check(project, lake, plan, [one]).differing == []
+    as_infinity = Served("two", at, {"user": 1}, {**values, "ratio__of_most": 1e45}, one.positions, one.request)
+    (difference,) = check(project, lake, plan, [as_infinity]).differing
+    assert (difference.column, difference.recomputed) == ("ratio__of_most", None)
+
+
+def test_what_an_edited_rowwise_function_made_is_counted_apart(project, lake, plan, served):
+    activity_view = msgspec.structs.replace(plan.view("activity"), code="another")
+    views = [activity_view if view.name == "activity" else view for view in plan.views]
+    edited = msgspec.structs.replace(plan, views=tuple(views))
+    wrong = msgspec.structs.replace(served[0], id="wrong", values={**served[0].values, "activity__n_1h": 99.0})
+    report = check(project, lake, edited, [*served, wrong])
+    assert (report.code_changed, report.checked, report.differing, report.not_checkable) == (29, 0, [], {})
+    # What it did not make is compared all the same.
+    other = msgspec.structs.replace(served[0], id="other", values={**served[0].values, "facts__most": 99.0})
+    assert [one.column for one in check(project, lake, edited, [other]).differing] == ["facts__most"]
+
+
+def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project, lake, plan, served):
+    failing = OnDemandView(
+        "ratio", (Input("price"),), (Field("of_most", "float64"),), "python", "f",
+        "def f(given):\n    return {'of_most': [1 / (one - 4.0) and None for one in given['price']]}\n",
+    )  # fmt: skip
+    other = msgspec.structs.replace(plan, views=(*plan.views[:-1], failing))
+    report = check(project, lake, other, served)
+    assert (sum(report.not_checkable.values()), report.checked) == (4, 24)  # user 1 of each round asks for 4.0
+    assert all("ratio" in reason and "ZeroDivisionError" in reason for reason in report.not_checkable)
+
+
+def test_a_logged_request_is_read_by_its_declared_types():
+    dtypes = {"when": "timestamp", "price": "float64", "ids": "list[int64]", "old": "bool"}
+    fields = [Field(name, dtype) for name, dtype in dtypes.items()]
+    logged = msgspec.json.decode(b'{"when": "2026-01-01T12:00:00Z", "price": 3, "ids": [1]}')
+    assert decode_fields(fields, logged) == {
+        "when": datetime(2026, 1, 1, 12, tzinfo=UTC), "price": 3.0, "ids": [1], "old": None,
+    }  # fmt: skip
 
 
 def test_the_events_behind_a_value(project, log, lake, store):

@@ -162,3 +162,42 @@ def test_a_column_that_the_table_lacks_is_named(column, what):
         ProjectError, match=f"'facts' has the {what} '{column}', a column that table facts lacks"
     ):
         join(labels_of([(1, 1)]), plan_of(facts_view()), {"facts": facts}.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "says"),
+    [
+        ("count", [1.0, 2.7], "declared as int64, .* 2.7"),
+        ("count", ["1", "2"], "declared as int64, .* '1'"),
+        ("word", [1, 2], "declared as string, .* 1"),
+        ("flag", [0, 2], "declared as bool, .* 2"),
+        ("when", [1, 2], "declared as timestamp, .* 1"),
+    ],
+)
+def test_labels_that_no_request_could_say_are_refused(field, values, says):
+    request = (
+        Field("count", "int64"),
+        Field("word", "string"),
+        Field("flag", "bool"),
+        Field("when", "timestamp"),
+    )
+    more = {"count": [1, 2], "word": ["a", None], "flag": [1.0, float("nan")], "when": [instant(1), None]}
+    labels = labels_of([(1, 5), (2, 5)], **more)
+    plan = plan_of(facts_view(), request=request)
+    assert len(join(labels, plan, lambda _: facts_of([]))) == 2
+    with pytest.raises(ProjectError, match=says):
+        join(labels.with_columns(pl.Series(field, values)), plan, lambda _: facts_of([]))
+
+
+def test_a_key_with_a_fraction_joins_no_other_entity():
+    labels = labels_of([(1, 5)]).with_columns(user_id=pl.Series([1.9]))
+    with pytest.raises(ProjectError, match=r"'user_id' is declared as int64, .* 1\.9"):
+        join(labels, plan_of(facts_view()), lambda _: facts_of([(1, 1, 21, None)]))
+
+
+def test_the_label_that_an_on_demand_function_fails_on_is_told():
+    view = OnDemandView("share", (Input("price"),), (Field("of", "float64"),), "row", "f",
+                        "def f(inputs):\n    return {'of': 1 / inputs['price']}\n")  # fmt: skip
+    plan = plan_of(facts_view(), view, request=(Field("price", "float64"),))
+    with pytest.raises(HeadraceError, match=r"ZeroDivisionError.*'user_id': 2, 'price': 0\.0"):
+        join(labels_of([(1, 5), (2, 5)], price=[1.0, 0.0]), plan, lambda _: facts_of([]))

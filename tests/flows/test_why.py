@@ -174,6 +174,21 @@ def test_the_answer_is_plain_json(answer: Why) -> None:
     assert json.loads(text)["prediction"]["entity"] == {"user_id": USER, "product_id": PRODUCT}
 
 
+def test_after_an_edit_of_the_rowwise_function_nothing_of_it_is_called_a_difference(shop: Traced) -> None:
+    file = shop.settings.root / "shop" / "tables.py"
+    text = file.read_text()
+    file.write_text(text.replace('pl.col("brand") != ""', 'pl.col("brand") != "none"'))
+    try:
+        edited = why(shop.settings, shop.prediction.id)
+    finally:
+        file.write_text(text)
+    activity = view(edited, "user_activity")
+    assert {f.equal for f in activity.features} == {None}
+    assert any(note.startswith("code changed: clean_events() was edited") for note in activity.notes)
+    assert [e.offset for e in activity.events] == shop.behind[::-1]
+    assert {f.equal for f in view(edited, "product_facts").features} == {True}
+
+
 def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Traced) -> None:
     lake, log = lakes.open(shop.settings), logs.open(shop.settings.log_url)
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())

@@ -6,7 +6,6 @@ import shutil
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import isnan
 from pathlib import Path
 
 import msgspec
@@ -108,7 +107,7 @@ def _prediction(settings: Settings, plan: Plan) -> Prediction:
     at = datetime.now(UTC)
     entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}
     found = _filled(settings, plan, log).features([{**entity, **request}], micros(at))
-    values = [None if isnan(one) else one for one in found.matrix[0].tolist()]
+    values = [None if value != value else value for value in found.values[0]]
     made = release.make("purchase", [release.Arm(1)], by="tests", why="the first version")
     release.append(log, made)
     prediction = Prediction(

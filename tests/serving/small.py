@@ -53,15 +53,16 @@ def booster(slope: int) -> bytes:
     return bytes(made.save_raw("ubj"))
 
 
-def put_bundle(settings, boosters, version, plan, slope=None):
+def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
     """A version's bundle where a replica looks for it, sealed with the project's key."""
-    from headrace.training.trainers.xgboost import Encoding, Meta, save
+    from headrace.features.matrix import Encoding
+    from headrace.training.trainers.xgboost import Meta, save
 
     place = registry.open(settings).place("purchase", version)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(feature.column for feature in plan.features)
-    meta = Meta(encoding=Encoding(columns), parameters={}, rounds=5, base_rate=0.5)
+    meta = Meta(encoding=Encoding(columns, categories or {}), parameters={}, rounds=5, base_rate=0.5)
     save(place / "model", boosters[slope or 1 + (version + 1) % 2], meta)
     (place / "training.json").write_text(json.dumps({}))
     seal(place, signing_key(settings))

@@ -71,3 +71,14 @@ def test_text_that_looks_like_instances_is_a_value():
         [{"user_id": 1, "brand": '"instances"'}],
         False,
     )
+
+
+def test_a_timestamp_names_its_offset_and_becomes_utc():
+    requests = Requests([plan(Field("when", "timestamp"))])
+    asked = {"user_id": 1, "when": "2026-01-01T12:00:00+02:00"}
+    (request,), _ = requests.read(msgspec.json.encode(asked))
+    assert request["when"].isoformat() == "2026-01-01T10:00:00+00:00"
+    for wrong in ("2026-01-01T12:00:00", "0001-01-01T00:00:00+02:00"):
+        with pytest.raises(HttpError) as raised:
+            requests.read(msgspec.json.encode(asked | {"when": wrong}))
+        assert (raised.value.status, raised.value.field) == (422, "when")

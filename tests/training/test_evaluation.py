@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from headrace.declare.metrics import METRICS, better
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, Refused
 from headrace.training.evaluation import evaluate, metric
 
 
@@ -62,3 +62,13 @@ def test_names_of_metrics() -> None:
     for use in (better, lambda name: metric(name, [0, 1], [0, 1])):
         with pytest.raises(ProjectError, match="no metric 'auc'"):
             use("auc")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_answers_that_are_not_finite_have_no_metric(wrong: float) -> None:
+    target, scores = [1, 1, 0, 0], [wrong] * 2 + [0.1, 0.2]
+    with pytest.raises(Refused, match="2 of the model's 4 answers are NaN or infinite"):
+        evaluate(target, scores)
+    for name in METRICS:
+        with pytest.raises(Refused):
+            metric(name, target, scores)

@@ -1,5 +1,9 @@
+import dataclasses
+
+import msgspec
 import polars as pl
 import pytest
+from tests.training.conftest import START
 
 from headrace.declare.model import Model
 from headrace.declare.project import Project
@@ -8,6 +12,8 @@ from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import RunEvent, recorder_added
 from headrace.lake import Lake
 from headrace.training import training_set
+from headrace.training.fit import prepare
+from headrace.training.split import Parts
 
 
 class Heard:
@@ -30,7 +36,7 @@ def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
     for name, snapshot in heads.items():
         assert snapshot in filled.table(name).pins().values()
 
-    rows = training_set.read(filled, made, plan, "bought")
+    rows = training_set.read(filled, made, plan, "bought").frame
     assert rows.columns == ["event_timestamp", "bought", "facts__mood", "facts__kind"]
     assert rows["bought"].null_count() == 0
     users = filled.table("training_purchase").scan(made.snapshot).collect()
@@ -54,13 +60,13 @@ def test_the_same_inputs_make_the_same_training_set(
     facts.replace(facts.scan().with_columns(mood=pl.lit(0.0)).collect().to_arrow())
     second = training_set.make(project, filled, model, plan)
     assert second.snapshot != first.snapshot
-    assert training_set.read(filled, second, plan, "bought")["facts__mood"].to_list() == [0.0] * 2970
-    assert training_set.read(filled, first, plan, "bought")["facts__mood"].n_unique() > 100
+    assert training_set.read(filled, second, plan, "bought").frame["facts__mood"].to_list() == [0.0] * 2970
+    assert training_set.read(filled, first, plan, "bought").frame["facts__mood"].n_unique() > 100
 
     then = training_set.make(project, filled, model, plan, inputs=first.inputs)
     assert then.inputs == first.inputs
-    assert training_set.read(filled, then, plan, "bought").equals(
-        training_set.read(filled, first, plan, "bought")
+    assert training_set.read(filled, then, plan, "bought").frame.equals(
+        training_set.read(filled, first, plan, "bought").frame
     )
 
 
@@ -105,3 +111,47 @@ def test_what_no_version_was_made_of_is_let_go(
     newest = again(2.0)
     assert newest.snapshot in rows.pins().values()
     assert rows.pins()["version.purchase.1"] == first.snapshot
+
+
+def test_a_text_target_is_refused(project: Project, filled: Lake, model: Model, plan: Plan) -> None:
+    outcomes = filled.table("outcomes").scan().collect()
+    rows = outcomes.with_columns(bought=pl.lit("yes")).to_arrow()
+    filled.ensure("words", rows.schema).replace(rows)
+    labels = dataclasses.replace(model.labels, name="words")
+    object.__setattr__(model, "labels", labels)
+    with pytest.raises(Refused, match="is 0 or 1; there is 'yes'"):
+        training_set.make(project, filled, model, plan)
+
+
+def test_rows_that_serving_would_refuse_are_left_out_and_infinity_is_named(
+    project: Project, filled: Lake, model: Model, plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = filled.table("facts")
+    mood = pl.when(pl.col("user_id") == 1).then(float("inf")).when(pl.col("user_id") == 2).then(None)
+    facts.replace(facts.scan().with_columns(mood=mood.otherwise("mood")).collect().to_arrow())
+    made = training_set.make(project, filled, model, plan)
+    labels = filled.table("outcomes").scan().drop_nulls("bought").collect()
+    counts = [len(labels.filter(pl.col("user_id") == user)) for user in (1, 2)]
+
+    rows = training_set.read(filled, made, plan, "bought")
+    assert (len(rows.frame), rows.incomplete, rows.infinite) == (2970, 0, {"facts__mood": counts[0]})
+    assert f"facts__mood in {counts[0]:,} rows" in caplog.text
+    refusing = msgspec.structs.replace(plan, missing="refuse")
+    rows = training_set.read(filled, made, refusing, "bought")
+    assert (len(rows.frame), rows.incomplete) == (2970 - sum(counts), sum(counts))
+    assert rows.frame["facts__mood"].is_finite().all()
+
+    facts.replace(facts.scan().with_columns(mood=pl.lit(None, pl.Float64)).collect().to_arrow())
+    made = training_set.make(project, filled, model, plan)
+    with pytest.raises(Refused, match="each of the 2,970 labelled rows lacks a feature"):
+        training_set.read(filled, made, refusing, "bought")
+
+
+def test_a_default_is_what_the_model_learns_from(filled: Lake, plan: Plan) -> None:
+    part = pl.DataFrame({"facts__mood": [None, 2.0], "facts__kind": [None, "old"], "bought": [0, 1]})
+    parts = Parts(part, part, part, START, START, 0)
+    defaults = msgspec.structs.replace(plan, missing={"facts__mood": -7, "facts__kind": "none"})
+    prepared = prepare(parts, "bought", defaults)
+    assert prepared.encoding.categories == {"facts__kind": ("none", "old")}
+    for matrix, _ in (prepared.train, prepared.validation, prepared.test):
+        assert matrix.tolist() == [[-7.0, 0.0], [2.0, 1.0]]

@@ -25,17 +25,22 @@ def check() -> None:
 def parity(call: Call, model: str | None, limit: int) -> int:
     """Make the features of logged predictions again, at their moments and positions, and compare.
 
-    Exit code 1 where any value differs.
+    Exit code 1 where any value differs. Values that an edited rowwise function made are not compared: they are
+    counted as "code changed".
     """
     found = check_parity(call.settings(), model, limit=limit)
     if call.json:
         show.json(found)
     else:
         rows = [
-            (name, one.checked, one.equal, len(one.differing), sum(one.not_checkable.values()))
+            (
+                *(name, one.checked, one.equal, len(one.differing)),
+                *(one.code_changed, sum(one.not_checkable.values())),
+            )
             for name, one in found.items()
         ]
-        show.table(None, ["version", "checked", "equal", "values that differ", "not checkable"], rows)
+        headings = ["version", "checked", "equal", "values that differ", "code changed", "not checkable"]
+        show.table(None, headings, rows)
         for name, one in found.items():
             for other in one.differing[:10]:
                 click.echo(
@@ -43,6 +48,11 @@ def parity(call: Call, model: str | None, limit: int) -> int:
                 )
             for reason, count in one.not_checkable.items():
                 click.echo(f"  {name}: {count:,} not checkable: {reason}")
+            if one.code_changed:
+                click.echo(
+                    f"  {name}: a rowwise function was edited since this version was trained; what it made for"
+                    f" {one.code_changed:,} predictions is not compared"
+                )
     return 1 if any(one.differing for one in found.values()) else 0
 
 

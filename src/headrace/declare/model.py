@@ -17,6 +17,7 @@ from headrace.kernel.time import duration
 __all__ = ["ByTime", "Missing", "Model", "XGBoost"]
 
 Missing = Literal["model", "refuse"] | Mapping[str, Any]
+_LARGEST = 3.4028234663852886e38  # of float32: what is beyond is infinite to a model
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ class Model:
         trainer: how it is fitted.
         tune: how its parameters are searched, or None.
         split: how rows are divided.
-        missing: what a missing feature means: `model` (the model sees null), `refuse` (the request
-            is answered 422), or defaults, feature → value.
+        missing: what a missing feature means, in training and serving alike: `model` (the model sees null),
+            `refuse` (the request is answered 422, and training leaves such rows out), or defaults, feature →
+            value.
         refresh: how old its inputs may grow before that alone makes it stale.
         gate: what a version must pass before it becomes champion.
         place: where it is declared.
@@ -118,10 +120,30 @@ class Model:
             "trainer": trainer,
             "tune": tune,
             "split": split or ByTime(),
-            "missing": missing,
+            "missing": _checked_missing(name, missing),
             "refresh": duration(refresh),
             "gate": tuple(gate),
             "place": Place.of_caller(),
         }
         for field_name, value in values.items():
             object.__setattr__(self, field_name, value)
+
+
+def _checked_missing(model: str, missing: Missing) -> Missing:
+    if missing in ("model", "refuse"):
+        return missing
+    wrong = repr(missing)
+    if isinstance(missing, Mapping):
+        values = [one for one in missing.items() if not _is_default(one[1])]
+        if not values:
+            return missing
+        wrong = f"{{{values[0][0]!r}: {values[0][1]!r}}}"
+    raise ProjectError(
+        f"missing={wrong} of model {model!r} is not a policy",
+        where=str(Place.of_caller(3)),
+        remedy='Give it "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
+    )
+
+
+def _is_default(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, (bool, int, float)) and abs(value) <= _LARGEST)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -16,12 +18,14 @@ import pyarrow as pa
 from msgspec import Struct
 
 from headrace.declare.project import Project
-from headrace.features.counted import micros_of
-from headrace.features.on_demand import OnDemand
+from headrace.features.counted import POLARS, micros_of
+from headrace.features.matrix import Matrix
+from headrace.features.on_demand import OnDemandError
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
-from headrace.features.plan import AsOfView, Plan, WindowedView
-from headrace.features.point_in_time import MOMENT, join_as_of
-from headrace.features.rowwise import rows_of
+from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
+from headrace.features.point_in_time import MOMENT, add_on_demand, join_as_of
+from headrace.features.rowwise import codes_of, rows_of
+from headrace.features.stream import is_of_other_code
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import from_micros
@@ -43,26 +47,26 @@ class Served(Struct, frozen=True):
         id: its id.
         at: its moment, microseconds.
         keys: join key → value.
-        request: what else the request carried.
         values: column (`view__feature`) → the value the model saw; None or NaN is missing.
         positions: view → the position its values stand for.
+        request: what else the request carried, by the plan's dtypes (`conversion.decode_fields`).
     """
 
     id: str
     at: int
     keys: dict[str, int | str]
-    values: dict[str, float | None]
+    values: dict[str, float | str | None]
     positions: dict[str, ServedPosition]
-    request: dict[str, object] = {}
+    request: dict[str, Any] = {}
 
 
 class Difference(Struct, frozen=True):
-    """A value that was served, and another that comes out of the lake."""
+    """A value that was served, and another that training would have computed."""
 
     id: str
     column: str
-    served: float | None
-    recomputed: float | None
+    served: float | str | None
+    recomputed: float | str | None
 
 
 class ParityReport(Struct, frozen=True):
@@ -73,12 +77,15 @@ class ParityReport(Struct, frozen=True):
         equal: those of them of which every value is the same, to the bit.
         differing: the values that are not.
         not_checkable: why a prediction could not be computed again → how many.
+        code_changed: predictions of which some values could not be computed again, because a rowwise function
+            was edited since their version was trained. Their other values were compared.
     """
 
     checked: int
     equal: int
     differing: list[Difference]
     not_checkable: dict[str, int]
+    code_changed: int = 0
 
 
 def check(project: Project, lake: Lake, plan: Plan, served: Iterable[Served]) -> ParityReport:
@@ -89,41 +96,85 @@ def check(project: Project, lake: Lake, plan: Plan, served: Iterable[Served]) ->
         lake: it holds the topics' tables, and the snapshots that as-of values came from.
         plan: the plan that was served.
         served: the predictions.
+
+    Returns:
+        The report. The features are computed by the path that training takes: the offline join, the on-demand
+        functions over whole columns, and the matrix that the model learns from.
     """
     every = list(served)
     reasons: dict[int, str] = {}
-    found: dict[str, list[object]] = {}
+    made: dict[str, pl.Series] = {}
+    codes = codes_of(project)
+    changed = {view.name for view in plan.windowed if is_of_other_code(view, codes)}
     for view in plan.windowed:
-        found |= _windowed(project, lake, view, every, reasons)
+        if view.name in changed:
+            made |= _nothing(view, len(every))
+        else:
+            made |= _windowed(project, lake, view, every, reasons)
     for as_of_view in plan.as_of:
-        found |= _as_of(lake, plan, as_of_view, every, reasons)
+        made |= _as_of(lake, plan, as_of_view, every, reasons)
     for computed in plan.on_demand:
-        on_demand = OnDemand(computed)
-        inputs: dict[str, list[object]] = {
-            name: [one.request.get(given.name) for one in every]
-            if given.view is None
-            else found[f"{given.view}__{given.name}"]
-            for name, given in on_demand.inputs
-        }
-        columns = on_demand.columns(inputs, len(every))
-        found |= {
-            f"{computed.name}__{name}": column for name, column in zip(on_demand.names, columns, strict=True)
-        }
-    defaults = plan.missing if isinstance(plan.missing, dict) else {}
-    differing = []
-    for place, one in enumerate(every):
-        if place not in reasons:
-            for column in (feature.column for feature in plan.features):
-                again = found[column][place]
-                again = defaults.get(column) if again is None else again
-                if _number(one.values.get(column)) != _number(again):
-                    differing.append(
-                        Difference(one.id, column, _number(one.values.get(column)), _number(again))
-                    )
-    checked = len(every) - len(reasons)
-    return ParityReport(
-        checked, checked - len({one.id for one in differing}), differing, dict(Counter(reasons.values()))
+        if changed & {one.view for one in computed.inputs}:
+            changed.add(computed.name)
+    again = _seen_in_training(plan, every, made, changed, reasons)
+    compared = [one.column for one in plan.features if one.view not in changed]
+    differing = [
+        Difference(one.id, column, _value(one.values.get(column)), _value(again[place][column]))
+        for place, one in enumerate(every)
+        if place not in reasons
+        for column in compared
+        if _value(one.values.get(column)) != _value(again[place][column])
+    ]
+    count = len(every) - len(reasons)
+    code_changed = count if changed else 0
+    checked = count - code_changed
+    equal = checked - len({one.id for one in differing}) if not changed else 0
+    return ParityReport(checked, equal, differing, dict(Counter(reasons.values())), code_changed)
+
+
+def _seen_in_training(
+    plan: Plan,
+    served: Sequence[Served],
+    made: dict[str, pl.Series],
+    changed: AbstractSet[str],
+    reasons: dict[int, str],
+) -> dict[int, dict[str, float | str | None]]:
+    """Place of a prediction → column → the value that training gives the model, for those without a reason.
+
+    A prediction that an on-demand function fails on gets one.
+    """
+    kept = msgspec.structs.replace(plan, views=tuple(one for one in plan.views if one.name not in changed))
+    request = pl.DataFrame(
+        [[one.id, *(one.request.get(field.name) for field in plan.request)] for one in served],
+        {_ROW: pl.String, **{field.name: POLARS[field.dtype] for field in plan.request}},
+        orient="row",
     )
+    columns = None
+    while columns is None:
+        places = [place for place in range(len(served)) if place not in reasons]
+        if not places:
+            return {}
+        columns = {name: column.gather(places) for name, column in made.items()}
+        try:
+            add_on_demand(kept, request[places], columns)
+        except OnDemandError as error:
+            failed = places if error.row is None else [places[error.row]]
+            reasons.update((place, f"{error.where}: {error.what}") for place in failed)
+            columns = None
+    for one in plan.features:
+        if one.column not in columns:  # of an on-demand view that could not be computed
+            columns[one.column] = pl.Series(one.column, [None] * len(places), POLARS[one.dtype])
+    frame = pl.DataFrame({one.column: columns[one.column] for one in plan.features})
+    matrix = Matrix(plan)
+    text = {one.column: frame[one.column].to_list() for one in plan.features if one.dtype == "string"}
+    rows = matrix.values(matrix.of_frame(frame), text)
+    return {place: dict(zip(matrix.columns, row, strict=True)) for place, row in zip(places, rows, strict=True)}
+
+
+def _nothing(view: StoredView, count: int) -> dict[str, pl.Series]:
+    return {
+        f"{view.name}__{one.name}": pl.Series([None] * count, dtype=POLARS[one.dtype]) for one in view.features
+    }
 
 
 def behind(
@@ -165,7 +216,7 @@ def behind(
 
 def _windowed(
     project: Project, lake: Lake, view: WindowedView, served: Sequence[Served], reasons: dict[int, str]
-) -> dict[str, list[object]]:
+) -> dict[str, pl.Series]:
     """Column → the view's values again, for each prediction; why not, into `reasons`."""
     moments = []
     asked: list[tuple[object, ...]] = []  # prediction, log partition, its end, keys
@@ -196,7 +247,10 @@ def _windowed(
         some = table.filter(pl.col(_ROW).is_between(first, first + _TOGETHER, closed="left"))
         seen = some.join(events, on=[*view.keys, _PARTITION]).filter(pl.col(_OFFSET) < pl.col(_UNTIL))
         made.append(aggregate(by_row, rows[first : first + _TOGETHER], seen, at=_AT))
-    return {f"{view.name}__{one.name}": _listed(made, one.name) for one in view.aggregations}
+    if not made:
+        return _nothing(view, 0)
+    every = pl.concat(made)
+    return {f"{view.name}__{one.name}": every[one.name] for one in view.aggregations}
 
 
 def _placed(project: Project, lake: Lake, view: WindowedView, ends: set[tuple[int, int]]) -> pl.DataFrame:
@@ -227,7 +281,7 @@ def _marked(rows: pl.LazyFrame, partition: int, offset: int) -> pl.LazyFrame:
 
 def _as_of(
     lake: Lake, plan: Plan, view: AsOfView, served: Sequence[Served], reasons: dict[int, str]
-) -> dict[str, list[object]]:
+) -> dict[str, pl.Series]:
     """As `_windowed`, from the snapshots that the rows came from."""
     values: dict[str, list[object]] = {
         f"{view.name}__{one.name}": [None] * len(served) for one in view.features
@@ -259,7 +313,10 @@ def _as_of(
             column = values[f"{view.name}__{one_feature.name}"]
             for place, value in zip(places, made[one_feature.name].to_list(), strict=True):
                 column[place] = value
-    return values
+    return {
+        f"{view.name}__{one.name}": pl.Series(values[f"{view.name}__{one.name}"], dtype=POLARS[one.dtype])
+        for one in view.features
+    }
 
 
 def _until(position: StreamPosition) -> pl.Expr:
@@ -267,13 +324,6 @@ def _until(position: StreamPosition) -> pl.Expr:
     return pl.col(_PARTITION).replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
 
 
-def _listed(parts: list[pl.DataFrame], name: str) -> list[object]:
-    return [value for part in parts for value in part[name].to_list()]
-
-
-def _number(value: object) -> float | None:
-    """A value as the matrix held it: a float, None for missing."""
-    if value is None or not isinstance(value, (int, float)):
-        return None
-    number = float(value)
-    return None if number != number else number
+def _value(value: Any) -> Any:
+    """A value as it is compared: None for NaN."""
+    return None if value != value else value

@@ -235,6 +235,12 @@ class Plan(Struct, frozen=True, dict=True):
             FeatureRef(view.name, field.name, field.dtype) for view in self.stored for field in view.features
         )
 
+    @cached_property
+    def input_dtypes(self) -> dict[Input, Dtype]:
+        """The dtype of whatever an on-demand view of this plan is given."""
+        dtypes = {Input(one.name): one.dtype for one in self.request}
+        return dtypes | {Input(one.name, view.name): one.dtype for view in self.views for one in view.features}
+
     def view(self, name: str) -> View:
         """The view of this name. Raises KeyError where there is none."""
         return {view.name: view for view in self.views}[name]

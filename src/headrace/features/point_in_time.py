@@ -8,17 +8,18 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.counted import POLARS
-from headrace.features.on_demand import OnDemand
+from headrace.features.on_demand import OnDemand, OnDemandError
 from headrace.features.plan import AsOfView, Plan
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
 
-__all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of"]
+__all__ = ["MOMENT", "add_on_demand", "as_of_rows", "check_columns", "join", "join_as_of"]
 
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
 _PLACE = "__place"
+_words = {dtype: word for word, dtype in POLARS.items()}
 
 
 def join(labels: pl.DataFrame | pa.Table, plan: Plan, read: Callable[[str], pl.LazyFrame]) -> pl.DataFrame:
@@ -36,7 +37,9 @@ def join(labels: pl.DataFrame | pa.Table, plan: Plan, read: Callable[[str], pl.L
         older than the ttl; windowed views as in `windows.aggregate`.
 
     Raises:
-        ProjectError: the labels lack a column, or have a row without a time.
+        ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
+            that is not of its dtype.
+        OnDemandError: an on-demand function failed.
     """
     if isinstance(labels, pa.Table):
         labels = pl.DataFrame(labels)
@@ -49,15 +52,35 @@ def join(labels: pl.DataFrame | pa.Table, plan: Plan, read: Callable[[str], pl.L
     for windowed in plan.windowed:
         found = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
         made.update({f"{windowed.name}__{one.name}": found[one.name] for one in windowed.aggregations})
-    for computed in plan.on_demand:
-        on_demand = OnDemand(computed)
-        inputs = {
-            name: (rows[one.name] if one.view is None else made[f"{one.view}__{one.name}"]).to_list()
-            for name, one in on_demand.inputs
-        }
-        for field, values in zip(computed.features, on_demand.columns(inputs, len(rows)), strict=True):
-            made[f"{computed.name}__{field.name}"] = pl.Series(values, dtype=POLARS[field.dtype], strict=False)
+    try:
+        add_on_demand(plan, rows, made)
+    except OnDemandError as error:
+        if error.row is not None:
+            error.what += f"; the label's row is {rows.row(error.row, named=True)}"
+        raise
     return labels.with_columns(made[one.column].alias(one.column) for one in plan.features)
+
+
+def add_on_demand(plan: Plan, rows: pl.DataFrame, made: dict[str, pl.Series]) -> None:
+    """Adds the features of the plan's on-demand views.
+
+    Args:
+        plan: the views.
+        rows: the fields of `plan.request`, of their dtypes, and at least one other column.
+        made: column (`view__feature`) → the stored views' features for these rows; the on-demand views' are
+            added.
+
+    Raises:
+        OnDemandError: a function failed; `row` says on which of the rows.
+    """
+    for view in plan.on_demand:
+        values = [
+            (rows[one.name] if one.view is None else made[f"{one.view}__{one.name}"]).to_list()
+            for one in view.inputs
+        ]
+        columns = OnDemand(view, plan.input_dtypes).columns(values, len(rows))
+        for field, column in zip(view.features, columns, strict=True):
+            made[f"{view.name}__{field.name}"] = pl.Series(column, dtype=POLARS[field.dtype])
 
 
 def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
@@ -153,7 +176,35 @@ def _checked(labels: pl.DataFrame, plan: Plan) -> pl.DataFrame:
             f"{whose} lack {', '.join(lacking)}",
             remedy="They carry the keys, event_timestamp, and what on-demand views take of a request.",
         )
-    rows = labels.select(pl.col(name).cast(dtype) for name, dtype in wanted.items())
+    rows = labels.select(_converted(labels[name], dtype, plan.model) for name, dtype in wanted.items())
     if rows[MOMENT].null_count():
         raise ProjectError(f"{whose} have rows without event_timestamp")
     return rows
+
+
+def _converted(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
+    """The column as this dtype; NaN becomes null. What a request could not say is refused: text for a number,
+    2.5 for a whole number."""
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+    if column.null_count() == len(column):
+        return column.clear(len(column)).cast(dtype)
+    wrong = column.drop_nulls()
+    if _kind(column.dtype) == _kind(dtype):
+        converted = column.cast(dtype, strict=False)
+        if _kind(dtype) != "number" or dtype.is_float():
+            return converted  # a whole number too large for a float is rounded, as it is in a request
+        back = converted.cast(column.dtype)
+        wrong = column.filter((back != column).fill_null(converted.is_null() & column.is_not_null()))
+        if wrong.is_empty():
+            return converted
+    raise ProjectError(
+        f"{column.name!r} is declared as {_words[dtype]}, and the labels of model {model!r} have {wrong[0]!r}",
+        remedy="Give the request's field, or the entity, the type that the column has, or convert the column.",
+    )
+
+
+def _kind(dtype: pl.DataType) -> str:
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "number"
+    return "time" if dtype.is_temporal() else "list" if dtype.is_nested() else "text"

@@ -12,10 +12,11 @@ from headrace import lake as lakes
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.declare.project import load_project
+from headrace.features.conversion import decode_fields
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.parity import ParityReport, Served
 from headrace.features.parity import check as check_plan
-from headrace.features.plan import decode_plan
+from headrace.features.plan import Plan, decode_plan
 from headrace.flows.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
@@ -41,14 +42,15 @@ def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) 
     project = load_project(settings, without=("feast",))
     lake = lakes.open(settings)
     versions = registries.open(settings)
-    groups: dict[tuple[str, int], list[Served]] = {}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in _rows(lake, model, limit):
-        groups.setdefault((row["model"], row["version"]), []).append(_served(row))
-    found = {}
-    for (name, version), served in sorted(groups.items()):
+        groups.setdefault((row["model"], row["version"]), []).append(row)
+    reports = {}
+    for (name, version), rows in sorted(groups.items()):
         plan = decode_plan((versions.bundle(name, version) / "plan.json").read_bytes())
-        found[f"{name}@{version}"] = check_plan(project, lake, plan, served)
-    return found
+        served = [_served(row, plan) for row in rows]
+        reports[f"{name}@{version}"] = check_plan(project, lake, plan, served)
+    return reports
 
 
 def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
@@ -65,7 +67,7 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
     return found.iter_rows(named=True)
 
 
-def _served(row: dict[str, Any]) -> Served:
+def _served(row: dict[str, Any], plan: Plan) -> Served:
     """What is no plain value is kept in the table as JSON text."""
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
@@ -76,5 +78,5 @@ def _served(row: dict[str, Any]) -> Served:
         keys=msgspec.json.decode(row["entity"]),
         values=msgspec.json.decode(row["features"]),
         positions=positions,
-        request=msgspec.json.decode(row["request"]),
+        request=decode_fields(plan.request, msgspec.json.decode(row["request"])),
     )

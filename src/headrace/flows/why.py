@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
+import polars as pl
 from msgspec import Struct
 
 from headrace import lake as lakes
@@ -16,9 +16,14 @@ from headrace import lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.project import Project, load_project
-from headrace.features.on_demand import OnDemand
+from headrace.features.conversion import decode_fields
+from headrace.features.counted import POLARS
+from headrace.features.matrix import Matrix
+from headrace.features.on_demand import OnDemand, OnDemandError
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
-from headrace.features.plan import AsOfView, OnDemandView, Plan, StoredView, decode_plan
+from headrace.features.plan import AsOfView, OnDemandView, Plan, StoredView, WindowedView, decode_plan
+from headrace.features.rowwise import codes_of
+from headrace.features.stream import is_of_other_code
 from headrace.flows.evidence import Evidence, RawEvent, Row, as_of, windowed
 from headrace.flows.predictions import Place, find
 from headrace.kernel.errors import CallError, Refused, Unavailable
@@ -43,7 +48,8 @@ class FeatureWhy(Struct, frozen=True):
     Attributes:
         name: `view__feature`.
         served: the value that the model saw; None: missing.
-        again: the value made again by the offline path from exactly what the online one had read.
+        again: the value that training would have given the model, made by the offline path from exactly what
+            the online one had read.
         equal: whether they are the same; None where it could not be made again.
         events: how many raw events it counts; None where it is no windowed feature.
     """
@@ -213,33 +219,81 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
     return Why(prediction, found, release, views, equal, version, graph, tuple(notes))
 
 
+class _Made(Struct):
+    """One view's part of the answer, before its features are compared.
+
+    Attributes:
+        view: the answer's part, without features.
+        counted: feature → how many raw events it counts.
+        comparable: whether its values could be made again by the code that made the served ones.
+    """
+
+    view: ViewWhy
+    counted: dict[str, int] = {}
+    comparable: bool = True
+
+
 def _views(project: Project, lake: Lake, plan: Plan, prediction: Prediction, most: int) -> tuple[ViewWhy, ...]:
     known: dict[str, Any] = {}
-    made: list[ViewWhy] = []
+    parts: list[_Made] = []
     for view in plan.views:
         if isinstance(view, OnDemandView):
-            made.append(_on_demand(plan, view, prediction, known))
-            continue
-        position = _position(view.name, prediction)
-        try:
-            evidence = _evidence(project, lake, plan, view, prediction, position, most)
-        except (CallError, Unavailable) as error:
-            made.append(_unknown(plan, view, prediction, position, str(error)))
-            continue
-        known |= {f"{view.name}__{name}": value for name, value in evidence.values.items()}
-        features = tuple(
-            _feature(plan, one.column, prediction, evidence.values[one.name], evidence.counted.get(one.name))
-            for one in plan.features
-            if one.view == view.name
+            parts.append(_on_demand(plan, view, prediction, known))
+        else:
+            parts.append(_stored(project, lake, plan, view, prediction, known, most))
+    again = _seen_in_training(plan, known)
+    return tuple(
+        msgspec.structs.replace(
+            part.view,
+            features=tuple(
+                _feature(one.column, prediction, again.get(one.column), part, one.name)
+                for one in plan.features
+                if one.view == part.view.name
+            ),
         )
-        kind = "as_of" if isinstance(view, AsOfView) else "windowed"
-        made.append(
-            ViewWhy(
-                view.name, kind, position, features, evidence.events, evidence.total, evidence.row,
-                notes=evidence.notes,
-            )
-        )  # fmt: skip
-    return tuple(made)
+        for part in parts
+    )
+
+
+def _stored(
+    project: Project,
+    lake: Lake,
+    plan: Plan,
+    view: StoredView,
+    prediction: Prediction,
+    known: dict[str, Any],
+    most: int,
+) -> _Made:
+    """A stored view's values again, which are added to `known`."""
+    position = _position(view.name, prediction)
+    kind = "as_of" if isinstance(view, AsOfView) else "windowed"
+    try:
+        evidence = _evidence(project, lake, plan, view, prediction, position, most)
+    except (CallError, Unavailable) as error:
+        return _Made(ViewWhy(view.name, kind, position, (), notes=(str(error),)), comparable=False)
+    notes, changed = evidence.notes, False
+    if isinstance(view, WindowedView) and is_of_other_code(view, codes_of(project)):
+        changed = True
+        note = f"{view.rowwise}() was edited since version {prediction.version} was trained"
+        notes += (f"code changed: {note}. The events are shown as it sees them now; nothing is compared",)
+    else:
+        known |= {f"{view.name}__{name}": value for name, value in evidence.values.items()}
+    return _Made(
+        ViewWhy(view.name, kind, position, (), evidence.events, evidence.total, evidence.row, notes=notes),
+        evidence.counted,
+        not changed,
+    )
+
+
+def _seen_in_training(plan: Plan, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Column → the value that training gives the model; None: missing."""
+    frame = pl.DataFrame(
+        {one.column: pl.Series([known.get(one.column)], dtype=POLARS[one.dtype]) for one in plan.features}
+    )
+    matrix = Matrix(plan)
+    text = {one.column: frame[one.column].to_list() for one in plan.features if one.dtype == "string"}
+    (row,) = matrix.values(matrix.of_frame(frame), text)
+    return {name: None if value != value else value for name, value in zip(matrix.columns, row, strict=True)}
 
 
 def _position(view: str, prediction: Prediction) -> ServedPosition | None:
@@ -264,64 +318,39 @@ def _evidence(
     raise CallError(f"the prediction carries no position of view {view.name!r}")
 
 
-def _unknown(
-    plan: Plan, view: StoredView, prediction: Prediction, position: ServedPosition | None, note: str
-) -> ViewWhy:
-    features = tuple(
-        FeatureWhy(one.column, _present(prediction.features.get(one.column)), None, None)
-        for one in plan.features
-        if one.view == view.name
-    )
-    kind = "as_of" if isinstance(view, AsOfView) else "windowed"
-    return ViewWhy(view.name, kind, position, features, notes=(note,))
-
-
-def _on_demand(plan: Plan, view: OnDemandView, prediction: Prediction, known: dict[str, Any]) -> ViewWhy:
-    """An on-demand view again, from the request and from the other views' values, made again too."""
-    function = OnDemand(view)
+def _on_demand(plan: Plan, view: OnDemandView, prediction: Prediction, known: dict[str, Any]) -> _Made:
+    """An on-demand view again, from the request and from the other views' values, made again too; its values
+    are added to `known`."""
+    request = decode_fields(plan.request, prediction.request)
     inputs: dict[str, Any] = {}
     lacking = []
-    for name, one in function.inputs:
+    for one in view.inputs:
         source = one.name if one.view is None else f"{one.view}__{one.name}"
-        values = prediction.request if one.view is None else known
-        if one.view is not None and source not in known:
+        values = request if one.view is None else known
+        if source not in values:
             lacking.append(source)
-        inputs[name] = values.get(source)
-    again = [None] * len(function.names) if lacking else function.row(inputs)
-    made = dict(zip(function.names, again, strict=True))
+        inputs[source] = values.get(source)
+    named = {one.name: inputs[f"{one.view}__{one.name}"] for one in view.inputs if one.view is not None}
+    made = ViewWhy(view.name, "on_demand", None, (), inputs=inputs | named)
+    note = f"{', '.join(lacking)} could not be made again"
     if not lacking:
-        # What could not be made again stays unknown to the views that read it.
-        known |= {f"{view.name}__{name}": value for name, value in made.items()}
-    features = tuple(
-        FeatureWhy(one.column, _present(prediction.features.get(one.column)), None, None)
-        if lacking
-        else _feature(plan, one.column, prediction, made[one.name], None)
-        for one in plan.features
-        if one.view == view.name
-    )
-    notes = (f"{', '.join(lacking)} could not be made again",) if lacking else ()
-    return ViewWhy(view.name, "on_demand", None, features, inputs=inputs, notes=notes)
+        try:
+            columns = OnDemand(view, plan.input_dtypes).columns([[value] for value in inputs.values()], 1)
+        except OnDemandError as error:
+            note = error.what
+        else:
+            names = [f"{view.name}__{one.name}" for one in view.features]
+            known |= {name: column[0] for name, column in zip(names, columns, strict=True)}
+            return _Made(made)
+    # What could not be made again stays unknown to the views that read it.
+    return _Made(msgspec.structs.replace(made, notes=(note,)), comparable=False)
 
 
-def _feature(plan: Plan, column: str, prediction: Prediction, again: Any, events: int | None) -> FeatureWhy:
-    served = _present(prediction.features.get(column))
-    again = _present(again)
-    if again is None and isinstance(plan.missing, dict):
-        again = plan.missing.get(column)
-    return FeatureWhy(column, served, again, _equal(served, again), events)
-
-
-def _present(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _equal(served: Any, again: Any) -> bool:
-    """Whether both are the same number as a model sees it: in its matrix, as float64 or as float32."""
-    if served is None or again is None:
-        return served is None and again is None
-    if isinstance(again, (bool, int, float)) and isinstance(served, (bool, int, float)):
-        return float(served) == float(again) or float(served) == float(np.float32(again))
-    return bool(served == again)
+def _feature(column: str, prediction: Prediction, again: Any, part: _Made, name: str) -> FeatureWhy:
+    served = prediction.features.get(column)
+    if not part.comparable:
+        return FeatureWhy(column, served, None, None)
+    return FeatureWhy(column, served, again, served == again, part.counted.get(name))
 
 
 def _release(log: Log, prediction: Prediction, notes: list[str]) -> Release | None:

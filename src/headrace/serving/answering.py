@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.features.on_demand import OnDemandError
 from headrace.http.answer import HttpError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
@@ -58,7 +59,7 @@ class Answering:
                 groups.setdefault(arm.name, (arm, loaded, []))[2].append(place)
             placed: dict[int, Prediction] = {}
             for arm, loaded, places in groups.values():
-                scored = self._scored(served, arm, loaded, [requests[place] for place in places])
+                scored = self._scored(served, arm, loaded, [requests[place] for place in places], places)
                 placed.update(zip(places, scored, strict=True))
             predictions = [placed[place] for place in range(len(requests))]
         self._keep(predictions)
@@ -83,23 +84,31 @@ class Answering:
         arm: Arm,
         loaded: Loaded,
         requests: Sequence[Mapping[str, Any]],
+        places: Sequence[int] | None = None,
         answered: Sequence[str] | None = None,
     ) -> list[Prediction]:
-        """One arm's predictions. `answered`: for a shadow, the ids of the answers they are copies of."""
+        """One arm's predictions.
+
+        Args:
+            places: where each request stands among the instances that were sent; None: there is only one.
+            answered: for a shadow, the ids of the answers they are copies of.
+
+        Raises:
+            HttpError: 422: the model refuses what is missing, or an on-demand function failed. It names the
+                instance.
+        """
         at = now_micros()
-        found = loaded.lookup.features(requests, at)
+        try:
+            found = loaded.lookup.features(requests, at)
+        except OnDemandError as error:
+            _log.warning("model %s version %d: %s", served.release.model, arm.version, error)
+            raise _failed(error, places) from error
         if loaded.plan.missing == "refuse" and any(found.missing):
-            missing = sorted({name for names in found.missing for name in names})
-            raise HttpError(
-                422,
-                "missing_features",
-                f"The model refuses to answer without {', '.join(missing)}.",
-                more={"missing": missing},
-            )
+            raise _refused(found.missing, places)
         scores = loaded.predictor.predict(found.matrix).tolist()
         moment, model, entities = from_micros(at), served.release.model, served.entities
         predictions = []
-        for place, (request, values) in enumerate(zip(requests, found.matrix.tolist(), strict=True)):
+        for place, (request, values) in enumerate(zip(requests, found.values, strict=True)):
             missing = found.missing[place]
             self.metrics.predicted(model, arm.version, arm.name, missing)
             predictions.append(
@@ -141,7 +150,25 @@ class Answering:
     def shadowed(self, served: Served, requests: Sequence[Mapping[str, Any]], answered: Sequence[str]) -> None:
         for arm, loaded in served.shadows:
             try:
-                self._keep(self._scored(served, arm, loaded, requests, answered))
+                self._keep(self._scored(served, arm, loaded, requests, answered=answered))
             except (HeadraceError, HttpError, ArithmeticError, LookupError, TypeError, ValueError) as error:
                 self.metrics.shadow_failed()
                 _log.warning("shadow %s of %s: %s", arm.version, served.release.model, error)
+
+
+def _refused(missing: Sequence[Sequence[str]], places: Sequence[int] | None) -> HttpError:
+    rows = [row for row, names in enumerate(missing) if names]
+    more: dict[str, Any] = {"missing": sorted({name for names in missing for name in names})}
+    text, field = f"The model refuses to answer without {', '.join(missing[rows[0]])}.", None
+    if places is not None:
+        text, field = f"Instance {places[rows[0]]}: {text}", f"instances[{places[rows[0]]}]"
+        more["instances"] = [places[row] for row in rows]
+    return HttpError(422, "missing_features", text, field=field, more=more)
+
+
+def _failed(error: OnDemandError, places: Sequence[int] | None) -> HttpError:
+    """What the caller may see of it: which function, on which instance, and no value."""
+    text, field = f"The on-demand view {error.where!r} failed; the log of the process says why.", None
+    if places is not None and error.row is not None:
+        text, field = f"Instance {places[error.row]}: {text}", f"instances[{places[error.row]}]"
+    return HttpError(422, "feature_failed", text, field=field, more={"view": error.where})

@@ -207,8 +207,9 @@ def load_version(registry: Registry, store: OnlineStore, model: str, version: in
     store.prepare(plan)
     predictor = xgboost.load(bundle / "model")
     columns = tuple(feature.column for feature in plan.features)
-    predictor.predict(np.full((1, len(columns)), np.nan))  # the first call is slow: not a customer's
-    return Loaded(version, plan, columns, Lookup(plan, store), predictor)
+    # The first call is slow: not a customer's.
+    predictor.predict(np.full((1, len(columns)), np.nan, np.float32))
+    return Loaded(version, plan, columns, Lookup(plan, store, predictor.meta.encoding), predictor)
 
 
 def _say(error: Exception) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
-from types import GenericAlias
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from headrace.features.conversion import input_cleaner, json_type
+from headrace.features.functions import Dtype
 from headrace.features.plan import Plan
 from headrace.http.answer import HttpError
 
@@ -18,8 +18,6 @@ __all__ = ["MOST_INSTANCES", "Requests"]
 
 MOST_INSTANCES = 1_000
 
-_INT64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-_TYPES: dict[str, Any] = {"int64": _INT64, "float64": float, "string": str, "bool": bool, "timestamp": datetime}
 _NAMED = re.compile(r"`([^`]+)`")
 
 
@@ -31,7 +29,7 @@ class Requests:
     """Reads the body of a prediction request: one object, or `{"instances": [object, ...]}`.
 
     An object has every entity key and every request field of the plans, by its name and type, and
-    nothing else: a misspelt field is refused, not ignored.
+    nothing else: a misspelt field is refused, not ignored. A timestamp names its offset and becomes UTC.
 
     Args:
         plans: those of the versions that answer.
@@ -44,14 +42,19 @@ class Requests:
     def __init__(self, plans: Sequence[Plan], shadows: Sequence[Plan] = ()) -> None:
         needed = {name: dtype for plan in plans for name, dtype in _asked(plan)}
         optional = {name: dtype for plan in shadows for name, dtype in _asked(plan) if name not in needed}
-        self.fields: dict[str, str] = needed
+        self.fields: dict[str, Dtype] = needed
         self._names = (*needed, *optional)
+        self._cleaners = [
+            (name, cleaner)
+            for name, dtype in (*needed.items(), *optional.items())
+            if "timestamp" in dtype and (cleaner := input_cleaner(dtype)) is not None
+        ]
         fields: list[tuple[str, Any, Any]] = [
-            (f"f{place}", _kind(dtype), msgspec.field(name=name))
+            (f"f{place}", json_type(dtype), msgspec.field(name=name))
             for place, (name, dtype) in enumerate(needed.items())
         ]
         fields += [
-            (f"f{place}", _kind(dtype) | UnsetType, msgspec.field(name=name, default=UNSET))
+            (f"f{place}", json_type(dtype) | UnsetType, msgspec.field(name=name, default=UNSET))
             for place, (name, dtype) in enumerate(optional.items(), len(needed))
         ]
         one = msgspec.defstruct("Request", fields, forbid_unknown_fields=True, gc=False)
@@ -80,20 +83,22 @@ class Requests:
         return [self._plain(one) for one in found], several
 
     def _plain(self, one: Struct) -> dict[str, Any]:
-        values = zip(self._names, msgspec.structs.astuple(one), strict=True)
-        return {name: value for name, value in values if value is not UNSET}
+        pairs = zip(self._names, msgspec.structs.astuple(one), strict=True)
+        values = {name: value for name, value in pairs if value is not UNSET}
+        for name, clean in self._cleaners:  # timestamps become UTC, as training has them
+            if name in values:
+                try:
+                    values[name] = clean(values[name])
+                except OverflowError as error:
+                    raise HttpError(422, "wrong_value", "The timestamp is out of range.", field=name) from error
+        return values
 
 
-def _asked(plan: Plan) -> list[tuple[str, str]]:
+def _asked(plan: Plan) -> list[tuple[str, Dtype]]:
     return [
         *((key.join_key, key.dtype) for key in plan.entities),
         *((field.name, field.dtype) for field in plan.request),
     ]
-
-
-def _kind(dtype: str) -> Any:
-    inner = dtype.removeprefix("list[").removesuffix("]")
-    return GenericAlias(list, (_TYPES[inner],)) if inner != dtype else _TYPES[dtype]
 
 
 def _invalid(text: str) -> HttpError:

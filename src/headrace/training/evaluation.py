@@ -13,6 +13,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headrace.declare.metrics import find_metric
+from headrace.kernel.errors import Refused
 
 __all__ = ["Bin", "Curves", "Evaluation", "evaluate", "metric"]
 
@@ -61,8 +62,11 @@ def evaluate(target: npt.ArrayLike, scores: npt.ArrayLike) -> Evaluation:
     Args:
         target: shape (n,), 0 or 1, both present.
         scores: shape (n,), probabilities that the target is 1.
+
+    Raises:
+        Refused: a score is not a finite number.
     """
-    truth, said = np.asarray(target, np.float64), np.asarray(scores, np.float64)
+    truth, said = np.asarray(target, np.float64), _finite(scores)
     counted = _counted(truth, said)
     calibration = _calibration(truth, said)
     metrics = {
@@ -81,8 +85,9 @@ def metric(name: str, target: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     Raises:
         ProjectError: there is no metric of this name.
+        Refused: a score is not a finite number.
     """
-    truth, said = np.asarray(target, np.float64), np.asarray(scores, np.float64)
+    truth, said = np.asarray(target, np.float64), _finite(scores)
     if name == "roc_auc":
         return _roc_auc(_counted(truth, said))
     if name == "pr_auc":
@@ -91,6 +96,18 @@ def metric(name: str, target: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         return _log_loss(truth, said)
     find_metric(name)
     return evaluate(truth, said).metrics[name]
+
+
+def _finite(scores: npt.ArrayLike) -> Floats:
+    """The scores. A metric of NaN would be a number that rests on the order of the rows."""
+    values = np.asarray(scores, np.float64)
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        raise Refused(
+            f"{wrong:,} of the model's {len(values):,} answers are NaN or infinite",
+            remedy="Look at the trainer's parameters: one that is NaN or very large does this.",
+        )
+    return values
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.declare.model import Model, XGBoost
+from headrace.features.matrix import Encoding, Matrix
+from headrace.features.plan import Plan
 from headrace.kernel.run import run
 from headrace.training.split import Parts
 from headrace.training.trainers import xgboost
 
-__all__ = ["Fit", "Prepared", "Progress", "final_fit", "prepare"]
+__all__ = ["Fit", "Prepared", "Progress", "final_fit", "matrix_of", "prepare"]
 
 Part = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Progress = Callable[[str, int, int], None]
@@ -33,7 +35,7 @@ class Prepared:
         train, validation, test: matrix float32 (n, features) and target float32 (n,).
     """
 
-    encoding: xgboost.Encoding
+    encoding: Encoding
     train: Part
     validation: Part
     test: Part
@@ -74,14 +76,25 @@ class Fit:
         return xgboost.load(folder)
 
 
-def prepare(parts: Parts, target: str, features: Sequence[str]) -> Prepared:
+def prepare(parts: Parts, target: str, plan: Plan) -> Prepared:
     """The parts as matrices; what there is to learn of an encoding comes from the train part alone."""
-    encoding = xgboost.Encoding.learnt(parts.train, features)
+    encoding = Encoding.learn(parts.train, plan)
+    matrix = Matrix(plan, encoding)
 
     def part(rows: pl.DataFrame) -> Part:
-        return encoding.matrix(rows), rows[target].cast(pl.Float32).to_numpy()
+        return matrix_of(rows, matrix), rows[target].cast(pl.Float32).to_numpy()
 
     return Prepared(encoding, part(parts.train), part(parts.validation), part(parts.test))
+
+
+def matrix_of(rows: pl.DataFrame, matrix: Matrix) -> npt.NDArray[np.float32]:
+    """The rows as a model sees them, float32 (rows, features); some of them at a time are held as float64."""
+    seen = np.empty((len(rows), len(matrix.columns)), dtype=np.float32)
+    first = 0
+    for part in matrix.slices(rows):
+        seen[first : first + len(part.matrix)] = part.matrix
+        first += len(part.matrix)
+    return seen
 
 
 def final_fit(

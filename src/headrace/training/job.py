@@ -20,6 +20,7 @@ from msgspec import Struct
 from headrace.config.checkout import commit_of
 from headrace.declare.model import Model
 from headrace.declare.project import Project
+from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
@@ -29,17 +30,17 @@ from headrace.lake import Lake
 from headrace.training import curves, training_set
 from headrace.training.cluster import joined
 from headrace.training.evaluation import Evaluation, evaluate
-from headrace.training.fit import Fit, Prepared, Progress, final_fit, prepare
+from headrace.training.fit import Fit, Prepared, Progress, final_fit, matrix_of, prepare
 from headrace.training.gate import Verdict, judge
-from headrace.training.pyfunc import write_mlmodel
+from headrace.training.pyfunc import PLAN, write_mlmodel
 from headrace.training.split import Parts, by_time
 from headrace.training.trainers import xgboost
-from headrace.training.training_set import TrainingSet
+from headrace.training.training_set import Rows, TrainingSet
 from headrace.training.tuning import Trial, search
 
 __all__ = ["PLAN", "Report", "Trained", "train"]
 
-PLAN, REPORT, MODEL = "plan.json", "training.json", "model"
+REPORT, MODEL = "training.json", "model"
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -62,6 +63,8 @@ class Report(Struct, frozen=True, kw_only=True):
             tried on them.
         importance: feature → share of the gain.
         gate: what the gate said.
+        incomplete: rows that were left out, because serving would refuse to answer them (`missing="refuse"`).
+        infinite: feature → in how many rows it was infinite, and so missing.
     """
 
     model: str
@@ -81,6 +84,8 @@ class Report(Struct, frozen=True, kw_only=True):
     gate: Verdict
     commit: str | None = None
     champion_lacks: list[str] = []
+    incomplete: int = 0
+    infinite: dict[str, int] = {}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -171,12 +176,12 @@ def train(
             for left in work.glob("*"):  # of trainings before this one
                 shutil.rmtree(left)
             rows = training_set.read(lake, made, plan, model.target)
-            parts = by_time(rows, model.split, model.target)
-            prepared = prepare(parts, model.target, [one.column for one in plan.features])
+            parts = by_time(rows.frame, model.split, model.target)
+            prepared = prepare(parts, model.target, plan)
             fitted, trials = _fitted(project, model, prepared, work / "ray", progress)
             predictor = fitted.save(bundle / MODEL, prepared)
             report = _report(
-                model, this.id, code, made, parts, prepared, fitted, trials, predictor, champion, commit
+                model, this.id, code, made, rows, parts, prepared, fitted, trials, predictor, champion, commit
             )
             _write(bundle, plan, report)
             trained = Trained(bundle, report, False)
@@ -212,6 +217,7 @@ def _report(
     run_id: str,
     code: str,
     made: TrainingSet,
+    rows: Rows,
     parts: Parts,
     prepared: Prepared,
     fitted: Fit,
@@ -241,13 +247,16 @@ def _report(
         champion_lacks=lacking,
         gate=judge(model.gate, test.metrics, champions, lacking=lacking),
         commit=commit,
+        incomplete=rows.incomplete,
+        infinite=rows.infinite,
     )
 
 
 def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[str, float] | None:
     """The champion's metrics on these rows, by the columns of its own plan.
 
-    None where it takes a feature that the rows do not have: it can't be tried on them.
+    None where it takes a feature that the rows do not have: it can't be tried on them. A row that it would
+    refuse to answer is one with missing features here: both versions are tried on the same rows.
     """
     plan = decode_plan((champion / PLAN).read_bytes())
     columns = [one.column for one in plan.features]
@@ -256,7 +265,7 @@ def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[st
     predictor = xgboost.load(champion / MODEL)
     if list(predictor.features) != columns:
         raise ProjectError("the model and the plan of the champion do not fit", where=str(champion))
-    scores = predictor.predict(predictor.meta.encoding.matrix(test))
+    scores = predictor.predict(matrix_of(test, Matrix(plan, predictor.meta.encoding)))
     return evaluate(test[target].cast(pl.Float64).to_numpy(), np.asarray(scores)).metrics
 
 

@@ -1,7 +1,8 @@
 """The face that a bundle has for stock MLflow: `mlflow.pyfunc.load_model("models:/purchase@champion")`.
 
 Its input is a frame with the plan's feature columns (`view__feature`), not a request: what looks
-features up is Headrace's endpoint.
+features up is Headrace's endpoint. What is missing in it, columns that are left out included, means what it
+means when serving.
 """
 
 from __future__ import annotations
@@ -12,24 +13,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.features.plan import Plan
+from headrace.features.matrix import Matrix
+from headrace.features.plan import FeatureRef, Plan, decode_plan
+from headrace.kernel.errors import CallError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
+    import polars as pl
 
-__all__ = ["write_mlmodel"]
+__all__ = ["PLAN", "write_mlmodel"]
 
-_TYPES = {"int64": "long", "float64": "double", "string": "string", "bool": "boolean"}
+PLAN = "plan.json"
+"""The plan's file in a bundle, beside the model's folder."""
 
 
 def write_mlmodel(bundle: Path, plan: Plan) -> None:
     """Writes `MLmodel`, which tells MLflow how to load the bundle. The same plan gives the same file."""
-    inputs = [
-        {"name": one.column, "type": _TYPES.get(one.dtype, "double"), "required": False}
-        for one in plan.features
-    ]
+    # MLflow's "long" can't be missing, and its "double" takes no int64. So the columns are of any type, and are
+    # converted here (_Loaded).
+    inputs = [{"name": one.column, "type": "any", "required": False} for one in plan.features]
     text = {
         "flavors": {
             "python_function": {
@@ -58,11 +62,43 @@ class _Loaded:
     def __init__(self, folder: Path) -> None:
         from headrace.training.trainers import xgboost
 
+        self._plan = decode_plan((folder.parent / PLAN).read_bytes())
         self._predictor = xgboost.load(folder)
+        self._matrix = Matrix(self._plan, self._predictor.meta.encoding)
 
     def predict(self, rows: pd.DataFrame) -> npt.NDArray[np.float64]:
-        """Probabilities for a frame of features, shape (n,)."""
+        """Probabilities for a frame of features, shape (n,).
+
+        Raises:
+            CallError: a column is not of its feature's dtype, or a feature is missing and the model refuses
+                that.
+        """
         import polars as pl
 
         frame = pl.from_pandas(rows)
-        return self._predictor.predict(self._predictor.meta.encoding.matrix(frame))
+        nothing = pl.Series([None] * len(frame))
+        features = pl.DataFrame(
+            {
+                one.column: _converted(frame[one.column] if one.column in frame.columns else nothing, one)
+                for one in self._plan.features
+            }
+        )
+        seen = self._matrix.of_frame(features)
+        if self._plan.missing == "refuse" and seen.missing is not None:
+            row, missing = next((n, names) for n, names in enumerate(self._matrix.missing(seen)) if names)
+            raise CallError(f"the model refuses to answer without {', '.join(missing)}", where=f"row {row}")
+        return self._predictor.predict(seen.matrix)
+
+
+def _converted(column: pl.Series, feature: FeatureRef) -> pl.Series:
+    import polars as pl
+
+    dtype = pl.String() if feature.dtype == "string" else pl.Float64()
+    if (column.dtype in (pl.String, pl.Categorical)) == (dtype == pl.String) or column.dtype == pl.Null:
+        return column.cast(dtype)
+    if column.null_count() == len(column):
+        return pl.Series([None] * len(column), dtype=dtype)
+    raise CallError(
+        f"column {feature.column!r} is {column.dtype}, and the feature is {feature.dtype}",
+        remedy="Give each column the type that the training set has.",
+    )

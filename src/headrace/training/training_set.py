@@ -7,6 +7,7 @@ read: a version's data can be read again for as long as the pins stand.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 
 import polars as pl
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from headrace.declare.model import Model
 from headrace.declare.project import Project
+from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan
 from headrace.features.point_in_time import join
 from headrace.kernel.errors import Refused
@@ -22,8 +24,9 @@ from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.training.split import MOMENT
 
-__all__ = ["TrainingSet", "keep_for", "make", "read"]
+__all__ = ["Rows", "TrainingSet", "keep_for", "make", "read"]
 
+_logger = logging.getLogger(__name__)
 _MADE_FROM = "headrace.made_from"
 _REFUSED = "headrace.refused"
 
@@ -106,10 +109,42 @@ def keep_for(lake: Lake, made: TrainingSet, version: int) -> None:
                 table.unpin(pin)
 
 
-def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> pl.DataFrame:
-    """The rows of the training set: `event_timestamp`, the target, and the plan's features."""
+class Rows(Struct, frozen=True):
+    """The rows of a training set that a model learns from and is tried on.
+
+    Attributes:
+        frame: `event_timestamp`, the target, and the plan's features.
+        incomplete: how many rows were left out, because serving would refuse to answer them
+            (`missing="refuse"`).
+        infinite: feature → in how many of the frame's rows it is infinite, and so missing.
+    """
+
+    frame: pl.DataFrame
+    incomplete: int
+    infinite: dict[str, int]
+
+
+def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
+    """The rows of the training set that serving would answer.
+
+    Raises:
+        Refused: the plan refuses missing features, and every row lacks one.
+    """
     columns = [MOMENT, target, *(one.column for one in plan.features)]
-    return lake.table(made.table).scan(made.snapshot).select(list(dict.fromkeys(columns))).collect()
+    frame = lake.table(made.table).scan(made.snapshot).select(list(dict.fromkeys(columns))).collect()
+    matrix = Matrix(plan)
+    infinite = matrix.count_infinite(frame)
+    if infinite:
+        counts = ", ".join(f"{name} in {count:,} rows" for name, count in infinite.items())
+        _logger.warning("model %s: infinite, and so taken as missing: %s", made.model, counts)
+    complete = frame.filter(matrix.complete(frame)) if plan.missing == "refuse" else frame
+    if complete.is_empty() and len(frame):
+        raise Refused(
+            f'each of the {len(frame):,} labelled rows lacks a feature, and missing="refuse" answers none',
+            where=f"model {made.model}",
+            remedy='Bring in the data that the features are made of, or declare missing="model" or defaults.',
+        )
+    return Rows(complete, len(frame) - len(complete), infinite)
 
 
 def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -172,9 +207,10 @@ def _check(labelled: pl.DataFrame, model: Model) -> None:
             where=f"model {model.name}",
             remedy="A label may need time to be known; send more events, or build again later.",
         )
-    other = labelled.filter(~pl.col(model.target).cast(pl.Float64, strict=False).is_in([0.0, 1.0]))
-    if len(other):
+    target = labelled[model.target]
+    if target.dtype.is_numeric() or target.dtype == pl.Boolean:
+        target = target.filter(~target.cast(pl.Float64).is_in([0.0, 1.0]))
+    if len(target):
         raise Refused(
-            f"the target {model.target!r} is 0 or 1; there is {other[model.target][0]!r}",
-            where=f"table {model.labels.name}",
+            f"the target {model.target!r} is 0 or 1; there is {target[0]!r}", where=f"table {model.labels.name}"
         )

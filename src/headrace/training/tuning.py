@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from msgspec import Struct
 from headrace.declare.metrics import better
 from headrace.declare.model import Model, XGBoost
 from headrace.declare.search import Choice, Floats, Integers, Space, Tune
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.run import run
 from headrace.training.evaluation import metric
 from headrace.training.fit import Prepared, Progress
@@ -30,13 +31,13 @@ class Trial(Struct, frozen=True):
 
     Attributes:
         parameters: the setting.
-        value: the metric on the validation part.
+        value: the metric on the validation part; None: the fitted model's answers were not finite numbers.
         rounds: where the fit stopped.
         seconds: how long it took.
     """
 
     parameters: dict[str, Any]
-    value: float
+    value: float | None
     rounds: int
     seconds: float
 
@@ -57,16 +58,27 @@ def search(
 
     Raises:
         ProjectError: the metric does not exist.
+        Refused: no trial's answers were finite numbers.
         HeadraceError: a trial failed.
     """
     mode = better(tune.metric)
     with run(f"tuning {model.name}") as this:
         trials = _by_ray_tune(prepared, model.trainer, tune, mode, folder, progress)
-        trials.sort(key=lambda one: -one.value if mode == "max" else one.value)
+        trials.sort(key=lambda trial: _rank(trial, mode))
         this.fact(
             metric=tune.metric,
-            trials=[{"parameters": t.parameters, tune.metric: t.value, "rounds": t.rounds} for t in trials],
+            trials=[
+                {"parameters": t.parameters, "rounds": t.rounds}
+                | ({} if t.value is None else {tune.metric: t.value})
+                for t in trials
+            ],
         )
+        if not trials or trials[0].value is None:
+            raise Refused(
+                f"the answers of all {len(trials)} trials are NaN or infinite",
+                where=f"model {model.name}",
+                remedy="Look at the trainer's parameters and at the search space: a NaN there does this.",
+            )
     return trials
 
 
@@ -112,10 +124,22 @@ def _by_ray_tune(
     if results.errors:
         raise HeadraceError(f"a trial failed: {results.errors[0]}") from results.errors[0]
     return [
-        Trial(dict(one.config or {}), m["value"], m["rounds"], m["time_total_s"])
+        Trial(
+            dict(one.config or {}),
+            None if math.isnan(m["value"]) else m["value"],
+            m["rounds"],
+            m["time_total_s"],
+        )
         for one in results
         for m in [_reported(one.metrics)]
     ]
+
+
+def _rank(trial: Trial, mode: str) -> float:
+    """The best first; those without a value last."""
+    if trial.value is None:
+        return math.inf
+    return -trial.value if mode == "max" else trial.value
 
 
 def _reported(metrics: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -151,7 +175,10 @@ def _trainable(told: dict[str, Any]) -> Any:
                 early_stopping=trainer.early_stopping,
                 matrices=self._matrices,
             )
-            value = metric(told["metric"], self._validation[1], answers)
+            try:
+                value = metric(told["metric"], self._validation[1], answers)
+            except Refused:  # NaN tells the search that this setting is not to be chosen
+                value = math.nan
             return {"value": value, "rounds": rounds, "done": True}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:

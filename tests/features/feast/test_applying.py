@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from feast import FeatureStore
+from feast.types import Float64
 
 from headrace.declare.project import Project
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
@@ -179,7 +180,7 @@ print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r
 
 def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
     project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
-    with pytest.raises(ProjectError, match="on-demand view 'moment' returns other features"):
+    with pytest.raises(ProjectError, match="'moment' does not return what its schema says"):
         apply(project)
 
 
@@ -191,3 +192,30 @@ def test_two_views_may_each_make_the_source_of_one_table(small: Callable[..., Pr
     assert (
         store.get_feature_view("other").batch_source == store.get_stream_feature_view("activity").batch_source
     )
+
+
+RIGHT = [
+    "None",  # missing, as at run time
+    "0",  # a whole number is a float
+    "1 / (inputs['price'] - inputs['price'])",  # it fails on the sample, and need not on real inputs
+]
+
+
+@pytest.mark.parametrize("returned", RIGHT)
+def test_a_function_may_return_what_serving_takes(small: Callable[..., Project], returned: str) -> None:
+    project = small(("def moment(inputs):", f"def moment(inputs):\n    return {{'ratio': {returned}}}"))
+    assert apply(project).changed
+    (field,) = opened(project).get_on_demand_feature_view("moment").features
+    assert (field.name, field.dtype) == ("ratio", Float64)
+
+
+@pytest.mark.parametrize("returned", ["'other': 1.0", "'ratio': 'text'"])
+def test_a_function_that_returns_something_else_is_named_with_its_place(
+    small: Callable[..., Project], returned: str
+) -> None:
+    project = small(("def moment(inputs):", f"def moment(inputs):\n    return {{{returned}}}"))
+    with pytest.raises(
+        ProjectError, match="on-demand view 'moment' does not return what its schema says"
+    ) as raised:
+        apply(project)
+    assert "features.py:" in (raised.value.where or "")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.declare.project import Project
-from headrace.features.feast import compile  # noqa: A004
+from headrace.features.feast import compile, fingerprints  # noqa: A004
 from headrace.features.plan import (
     AsOfView,
     FeatureRef,
@@ -202,13 +202,60 @@ WRONG = {
         "names no feature",
         "activity__spent",
     ),
+    "default of another kind": (
+        ("trainer=XGBoost()", "trainer=XGBoost(), missing={'spent': 'abc'}"),
+        "the feature is float64",
+        "a number",
+    ),
+    "name that XGBoost refuses": (
+        ('Field(name="ratio"', 'Field(name="ratio_<1"'),
+        "'moment__ratio_<1' is not a valid feature name",
+        "another name",
+    ),
+    "feature that no matrix can hold": (
+        ("features=[activity, facts, moment]", "features=[activity, listed]"),
+        "listed__several is list[float64]",
+        "Turn it into numbers",
+    ),
+    "request field with a key's name": (
+        (
+            'schema=[Field(name="price", dtype=Float64)])',
+            'schema=[Field(name="price", dtype=Float64), Field(name="user_id", dtype=Int64)])',
+        ),
+        "has the name of entity 'user''s key",
+        "another name",
+    ),
+    "request field of another type than the labels": (
+        ('schema=[Field(name="price", dtype=Float64)])', 'schema=[Field(name="price", dtype=String)])'),
+        "is declared as string, and labels 'labels' of model 'bought' have float64",
+        "one type",
+    ),
+    "text target": (
+        ('target="bought"', 'target="item"'),
+        "the target 'item' of model 'bought' is string",
+        "0 and 1",
+    ),
 }
+
+
+LISTED = """
+@on_demand_feature_view(sources=[facts], schema=[Field(name="several", dtype=Array(Float64))], mode="python",
+    singleton=True)
+def listed(inputs):
+    return {"several": [1.0]}
+
+bought_features = """
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_said_with_its_place(small: Callable[..., Project], case: str) -> None:
     change, what, remedy = WRONG[case]
-    project = small(change)
+    more = (
+        [("import Float64,", "import Array, Float64,"), ("bought_features = ", LISTED)]
+        if "listed" in change[1]
+        else []
+    )
+    project = small(*more, change)
     with pytest.raises(ProjectError) as raised:
         compile(project, project.model("bought"))
     assert what in raised.value.what
@@ -254,3 +301,24 @@ feast.Entity(name=3, value_type=feast.ValueType.INT64)  # what typeguard would r
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["None", "float('nan')", "float('inf')", "10**400", "[1]"])
+def test_a_default_that_is_not_a_value_is_refused_where_it_is_declared(
+    small: Callable[..., Project], wrong: str
+) -> None:
+    with pytest.raises(ProjectError, match="is not a policy") as raised:
+        small(("trainer=XGBoost()", f"trainer=XGBoost(), missing={{'spent': {wrong}}}"))
+    assert "features.py:" in (raised.value.where or "")
+    with pytest.raises(ProjectError, match="missing='zero'"):
+        small(("trainer=XGBoost()", "trainer=XGBoost(), missing='zero'"), name="word")
+
+
+def test_a_service_may_be_written_within_its_model(small: Callable[..., Project]) -> None:
+    project = small(
+        ('bought_features = FeatureService(name="bought", features=[activity, facts, moment])\n', ""),
+        ("features=bought_features", 'features=FeatureService(name="within", features=[facts])'),
+    )
+    plan = compile(project, project.model("bought"))
+    assert [ref.column for ref in plan.features] == ["facts__clicks", "facts__mean_price"]
+    assert "feature_service:within" in fingerprints(project)

@@ -4,13 +4,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import xgboost as stock
 
+from headrace.features.matrix import Encoding
 from headrace.kernel.errors import HeadraceError
 from headrace.training.evaluation import metric
-from headrace.training.trainers.xgboost import Encoding, Meta, Predictor, fit, load, save
+from headrace.training.trainers.xgboost import Meta, Predictor, fit, load, save
 
 FEATURES = tuple(f"f{n}" for n in range(5))
 
@@ -75,19 +75,6 @@ def test_shuffled_labels_teach_nothing() -> None:
         scores[shuffled] = metric("roc_auc", y[9000:], model.inplace_predict(x[9000:]))
     assert scores[False] > 0.8
     assert scores[True] == pytest.approx(0.5, abs=0.03)  # two standard deviations of 3,000 rows
-
-
-def test_text_is_encoded_as_the_train_part_had_it() -> None:
-    train = pl.DataFrame({"kind": ["b", "a", None, "b"], "price": [1.0, None, 3.0, 4.0], "n": [1, 2, 3, 4]})
-    encoding = Encoding.learnt(train, ["price", "kind", "n"])
-    assert encoding.categories == {"kind": ("a", "b")}
-    later = pl.DataFrame({"n": [9, 9, None], "kind": ["a", "new", None], "price": [1.0, 2.0, None]})
-    nan = np.nan
-    expected = np.array([[1, 0, 9], [2, nan, 9], [nan, nan, nan]], np.float32)
-    np.testing.assert_array_equal(encoding.matrix(later), expected)
-    # A row as the online store gives it means the same.
-    looked_up = np.array([[1.0, "a", 9], [2.0, "new", 9], [None, None, None]], dtype=object)
-    np.testing.assert_array_equal(encoding.encoded(looked_up), expected)
 
 
 def test_what_is_no_model_and_what_does_not_fit(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
-from feast.errors import FeastError, SpecifiedFeaturesNotPresentError
+from feast.errors import FeastError
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
@@ -23,12 +24,23 @@ from headrace.features.feast.by_value import carried
 from headrace.features.feast.compiler import settled
 from headrace.features.feast.objects import Objects
 from headrace.features.feast.repository import YAML, described
+from headrace.features.feast.views import fields, on_demand, request_fields
+from headrace.features.functions import Dtype
+from headrace.features.on_demand import OnDemand, OnDemandError, ReturnError
+from headrace.features.plan import Input
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
 
 __all__ = ["Applied", "apply", "fingerprints"]
 
+_SAMPLE = {
+    "int64": 1,
+    "float64": 1.0,
+    "string": "text",
+    "bool": True,
+    "timestamp": datetime(2026, 1, 1, tzinfo=UTC),
+}
 # What Feast writes into its protos that is not what the user wrote.
 _NOT_CONTENT = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "bodyText"})
 
@@ -124,13 +136,6 @@ def _register(project: Project, found: Objects, place: Path) -> None:
                 "ignore", "On demand feature view is an experimental feature", RuntimeWarning
             )
             store.apply(objects, objects_to_delete=gone, partial=False)
-    except SpecifiedFeaturesNotPresentError as error:
-        _, _, name = str(error).rpartition(" for ")
-        raise ProjectError(
-            f"the function of on-demand view {name} returns other features, or of other types, than its schema",
-            where=str(project.settings.root),
-            remedy="Feast calls it with a sample of its inputs: let names and types of what it returns agree.",
-        ) from error
     except (ValueError, TypeError, FeastError) as error:
         raise ProjectError(
             f"Feast refuses the project's feature definitions: {error}", where=str(project.settings.root)
@@ -151,7 +156,50 @@ def _registered(found: Objects) -> list[Any]:
     for original, one in zip(found.everything(), taken, strict=True):
         if isinstance(one, OnDemandFeatureView) and one.feature_transformation is not None:
             one.feature_transformation.udf_string = _text(original)
+            if _is_supported(original):
+                _check_sample(original, found.place(original))
+                # Feast would call it with a sample of its own and refuse what is right: None for a missing
+                # feature, a whole number for a float. The schema says what it returns.
+                one.infer_features = _infer_nothing
     return taken
+
+
+def _infer_nothing() -> None:
+    """In the place of Feast's own inference."""
+
+
+def _is_supported(view: OnDemandFeatureView) -> bool:
+    """Whether a model may use it (views.on_demand); others are in Feast's registry alone."""
+    kept = view.write_to_online_store or view.aggregations
+    return view.mode in ("python", "pandas") and bool(view.features) and not kept
+
+
+def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
+    """Calls the function with a made-up row: what it returns must be the features it declares.
+
+    A function that fails on the sample is not wrong by that: its real inputs may never be such.
+
+    Raises:
+        ProjectError: it returns other features, or of other types, than its schema.
+    """
+    view = on_demand(declared, where)
+    dtypes: dict[Input, Dtype] = {Input(one.name): one.dtype for one in request_fields([declared], where)}
+    for name, projection in declared.source_feature_view_projections.items():
+        dtypes |= {Input(one.name, name): one.dtype for one in fields(projection.features, where)}
+    try:
+        OnDemand(view, dtypes).columns([[_sample(dtypes[one])] for one in view.inputs], 1)
+    except ReturnError as error:
+        raise ProjectError(
+            f"on-demand view {view.name!r} does not return what its schema says: {error.what}",
+            where=where,
+            remedy="It was called with a sample of its inputs: let names and types of what it returns agree.",
+        ) from error
+    except OnDemandError:
+        return
+
+
+def _sample(dtype: Dtype) -> Any:
+    return [_SAMPLE[dtype[5:-1]]] if dtype.startswith("list[") else _SAMPLE[dtype]
 
 
 def _text(one: OnDemandFeatureView) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from headrace.features.feast.objects import Objects, find
 from headrace.features.feast.source import TableSource, topics_of
 from headrace.features.feast.types import declared_columns
 from headrace.features.feast.views import entity_key, fields, on_demand, request_fields, stored
+from headrace.features.matrix import check_dtypes
 from headrace.features.plan import FeatureRef, Plan, View
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.fingerprint import Sources
@@ -25,7 +26,8 @@ __all__ = ["compile", "settled"]
 
 def settled(project: Project) -> Objects:
     """The project's Feast objects, their table sources told what the whole project knows."""
-    found, sources = find(project.modules), Sources(project_files(project.settings))
+    found = find(project.modules, project.models.values())
+    sources = Sources(project_files(project.settings))
     for view in found.views.values():
         source = getattr(view, "batch_source", None)
         if isinstance(source, TableSource):
@@ -64,15 +66,18 @@ def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what t
         with _readable(one, found.place(one)):
             views.append(on_demand(one, found.place(one)))
     columns = declared_columns(model.labels)
+    features = tuple(ref for _, refs in chosen for ref in refs)
+    check_dtypes(features, where=found.place(service))
+    _check_names(features, found.place(service))
     plan = Plan(
         model=model.name,
         entities=tuple(
             entity_key(found.entities[key], read, columns, found.place(found.entities[key])) for key in keys
         ),
         views=tuple(views),
-        features=tuple(ref for _, refs in chosen for ref in refs),
+        features=features,
         request=request_fields(on_demand_views, found.place(service)),
-        missing=_missing(model, [ref for _, refs in chosen for ref in refs]),
+        missing=_missing(model, features),
         labels_topics=topics_of(project, model.labels),
     )
     _labels_suffice(model, plan, columns)
@@ -132,7 +137,7 @@ def _of_project(found: Objects, name: str, where: str) -> Any:
     return view
 
 
-def _missing(model: Model, features: list[FeatureRef]) -> Any:
+def _missing(model: Model, features: Sequence[FeatureRef]) -> Any:
     """The policy; defaults may name a feature by its name alone where only one has it."""
     if not isinstance(model.missing, Mapping):
         return model.missing
@@ -146,20 +151,67 @@ def _missing(model: Model, features: list[FeatureRef]) -> Any:
                 where=str(model.place),
                 remedy=f"Its features are {', '.join(ref.column for ref in features)}.",
             )
-        defaults[columns[0]] = value
+        (ref,) = [ref for ref in features if ref.column == columns[0]]
+        if isinstance(value, str) != (ref.dtype == "string"):
+            raise ProjectError(
+                f"missing={{{given!r}: {value!r}}} of model {model.name!r}: the feature is {ref.dtype}",
+                where=str(model.place),
+                remedy="Text has a default of text, and all other features a number, True or False.",
+            )
+        defaults[ref.column] = value
     return defaults
 
 
+def _check_names(features: Sequence[FeatureRef], where: str) -> None:
+    """XGBoost refuses these signs, and does so after the search."""
+    for ref in features:
+        if any(sign in ref.column for sign in "[]<"):
+            raise ProjectError(
+                f"{ref.column!r} is not a valid feature name: it has one of the signs [, ] and <",
+                where=where,
+                remedy="Give the feature another name.",
+            )
+
+
 def _labels_suffice(model: Model, plan: Plan, columns: Mapping[str, str] | None) -> None:
-    """The labels carry every entity's key and every field of the request."""
+    """The labels carry every entity's key and every field of the request, of its type, and a numeric target."""
+    keys = {key.join_key: key.name for key in plan.entities}
+    for field in plan.request:
+        if field.name in keys:
+            raise ProjectError(
+                f"the request field {field.name!r} of model {model.name!r} has the name of entity"
+                f" {keys[field.name]!r}'s key, and a request names both in one object",
+                where=str(model.place),
+                remedy="Give the field of the RequestSource another name.",
+            )
     if columns is None:
         return
-    needed = [(key.join_key, f"the key of entity {key.name!r}") for key in plan.entities]
-    needed += [(field.name, "a field of the request") for field in plan.request]
-    for name, role in needed:
+    if columns.get(model.target, "bool") not in ("int64", "float64", "bool"):
+        raise ProjectError(
+            f"the target {model.target!r} of model {model.name!r} is {columns[model.target]}; it is 0 or 1",
+            where=str(model.place),
+            remedy=f"Make a column of 0 and 1 of it in {model.labels.name}.",
+        )
+    needed: list[tuple[str, str, str]]
+    needed = [(key.join_key, key.dtype, f"the key of entity {key.name!r}") for key in plan.entities]
+    needed += [(field.name, field.dtype, "a field of the request") for field in plan.request]
+    for name, dtype, role in needed:
+        if name in columns and not _alike(columns[name], dtype):
+            raise ProjectError(
+                f"{name!r}, {role}, is declared as {dtype}, and labels {model.labels.name!r} of model"
+                f" {model.name!r} have {columns[name]}",
+                where=str(model.place),
+                remedy="Give both one type.",
+            )
         if name not in columns:
             raise ProjectError(
                 f"labels {model.labels.name!r} of model {model.name!r} lack {name!r}, {role}",
                 where=str(model.place),
                 remedy=f"Columns of {model.labels.name}: {', '.join(columns)}.",
             )
+
+
+def _alike(column: str, dtype: str) -> bool:
+    """Whether a column can hold values of the dtype. Among numbers the rows decide (point_in_time.join)."""
+    numbers = ("int64", "float64", "bool")
+    return column == dtype or (column in numbers and dtype in numbers)

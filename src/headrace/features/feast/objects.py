@@ -13,6 +13,7 @@ from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
 
+from headrace.declare.model import Model
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["Objects", "find"]
@@ -27,6 +28,7 @@ class Objects:
         views: feature views of every kind, on-demand ones included.
         sources: data sources that are module-level objects themselves.
         homes: id of an object → the module and the name that it has there.
+        places: id of a service that is written within a model → the model's place.
     """
 
     entities: dict[str, Entity] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class Objects:
     services: dict[str, FeatureService] = field(default_factory=dict)
     sources: dict[str, DataSource] = field(default_factory=dict)
     homes: dict[int, tuple[ModuleType, str]] = field(default_factory=dict)
+    places: dict[int, str] = field(default_factory=dict)
 
     def everything(self) -> list[Any]:
         """All of them."""
@@ -49,13 +52,13 @@ class Objects:
         """File and line of an object's declaration, for errors."""
         home = self.homes.get(id(one))
         if home is None:
-            return f"Feast's {type(one).__name__} {one.name!r}"
+            return self.places.get(id(one)) or f"Feast's {type(one).__name__} {one.name!r}"
         module, name = home
         return f"{module.__file__}:{_line(module, name)}"
 
 
-def find(modules: Iterable[ModuleType]) -> Objects:
-    """The module-level Feast objects of a project's modules.
+def find(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> Objects:
+    """The module-level Feast objects of a project's modules, and the services written within its models.
 
     Raises:
         ProjectError: two objects of one kind share a name.
@@ -79,6 +82,16 @@ def find(modules: Iterable[ModuleType]) -> Objects:
                     f"{type(value).__name__} {value.name!r} is declared twice;"
                     f" the other is at {found.place(other)}",
                     where=found.place(value),
+                )
+    for model in models:
+        service = model.features
+        if isinstance(service, FeatureService) and id(service) not in found.homes:
+            found.places[id(service)] = str(model.place)
+            other = found.services.setdefault(service.name, service)
+            if other is not service:
+                raise ProjectError(
+                    f"FeatureService {service.name!r} is declared twice; the other is at {found.place(other)}",
+                    where=str(model.place),
                 )
     return found
 

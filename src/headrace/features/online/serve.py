@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.features.matrix import Encoding, Matrix
 from headrace.features.on_demand import OnDemand
 from headrace.features.online import OnlineStore, ServedPosition
 from headrace.features.plan import Plan
-from headrace.kernel.errors import CallError, ProjectError
+from headrace.kernel.errors import CallError
 
 __all__ = ["Answers", "Lookup"]
 
@@ -20,64 +21,69 @@ class Answers(NamedTuple):
     """The features of n requests.
 
     Attributes:
-        matrix: float64 [n, features], in the order of `plan.features`; NaN is missing. Where the
-            plan has defaults, they are in it.
+        matrix: float32 [n, features], in the order of `plan.features`: what the model sees. NaN is missing;
+            where the plan has defaults, they are in it.
+        values: for each request, the features as they are logged: float64 before the model rounds them, or
+            text; NaN or None is missing.
         missing: for each request, the columns (`view__feature`) that were missing, defaults or not.
         positions: for each request, view → the position its values stand for.
     """
 
-    matrix: NDArray[np.float64]
+    matrix: NDArray[np.float32]
+    values: list[list[float | str | None]]
     missing: list[list[str]]
     positions: list[dict[str, ServedPosition]]
 
 
 class _Computed(NamedTuple):
-    """An on-demand view, and where its inputs are: (name, place in the row), (name, request's field)."""
+    """An on-demand view, and where each of its inputs is: a place in the row, or a field of the request."""
 
     on_demand: OnDemand
-    looked_up: list[tuple[str, int]]
-    asked: list[tuple[str, str]]
+    inputs: list[int | str]
 
-    def extend(self, requests: Sequence[Mapping[str, Any]], rows: list[list[object]]) -> None:
+    def extend(self, requests: Sequence[Mapping[str, Any]], rows: list[list[Any]]) -> None:
         """Puts the view's features at the end of the rows."""
-        if len(rows) == 1 or self.on_demand.view.mode == "row":
-            for request, row in zip(requests, rows, strict=True):
-                inputs = {name: row[place] for name, place in self.looked_up}
-                inputs.update((name, request[field]) for name, field in self.asked)
-                row.extend(self.on_demand.row(inputs))
+        if len(rows) == 1:
+            (request,), (row,) = requests, rows
+            values = [request[one] if isinstance(one, str) else row[one] for one in self.inputs]
+            row.extend(self.on_demand.row(values))
             return
-        columns = {name: [row[place] for row in rows] for name, place in self.looked_up}
-        columns.update((name, [request[field] for request in requests]) for name, field in self.asked)
-        for values, row in zip(
+        columns = [
+            [request[one] for request in requests] if isinstance(one, str) else [row[one] for row in rows]
+            for one in self.inputs
+        ]
+        for features, row in zip(
             zip(*self.on_demand.columns(columns, len(rows)), strict=True), rows, strict=True
         ):
-            row.extend(values)
+            row.extend(features)
 
 
 class Lookup:
-    """One plan on one store. Threads may share it."""
+    """One plan on one store. Threads may share it.
 
-    def __init__(self, plan: Plan, store: OnlineStore) -> None:
-        """Defines the plan's on-demand functions: the plan must be trusted.
+    Args:
+        plan: the features. Its on-demand functions are defined here: it must be trusted.
+        store: where the stored views are kept.
+        encoding: how the model's text becomes numbers.
 
-        Raises:
-            ProjectError: a feature is no number, so no matrix can hold it.
-        """
-        for one in plan.features:
-            if one.dtype not in ("int64", "float64", "bool"):
-                raise ProjectError(
-                    f"feature {one.column} is {one.dtype}, and a model's matrix holds numbers",
-                    where=f"model {plan.model}",
-                    remedy="Turn it into numbers in an on-demand view, and name that in the feature service.",
-                )
+    Raises:
+        ProjectError: a feature is neither a number nor text.
+    """
+
+    def __init__(self, plan: Plan, store: OnlineStore, encoding: Encoding | None = None) -> None:
         self.plan = plan
-        self.columns = tuple(one.column for one in plan.features)
+        self._matrix = Matrix(plan, encoding)
+        self.columns = self._matrix.columns
         self._store = store
         found = {one.column: place for place, one in enumerate(plan.looked_up)}
-        self._computed = [_placed(OnDemand(view), found) for view in plan.on_demand]
+        self._computed = []
+        for view in plan.on_demand:
+            inputs = [one.name if one.view is None else found[f"{one.view}__{one.name}"] for one in view.inputs]
+            self._computed.append(_Computed(OnDemand(view, plan.input_dtypes), inputs))
+            for field in view.features:
+                found[f"{view.name}__{field.name}"] = len(found)
         self._places = [found[column] for column in self.columns]
-        defaults = plan.missing if isinstance(plan.missing, dict) else {}
-        self._defaults = [float(defaults.get(column, np.nan)) for column in self.columns]
+        self._text = {one.column: found[one.column] for one in plan.features if one.dtype == "string"}
 
     def features(self, requests: Sequence[Mapping[str, Any]], at: int) -> Answers:
         """The features of each request at `at` (microseconds, about now).
@@ -88,7 +94,7 @@ class Lookup:
 
         Raises:
             CallError: a request lacks a field.
-            HeadraceError: an on-demand function failed.
+            OnDemandError: an on-demand function failed; `row` says on which request.
             Unavailable: a view was not filled yet.
         """
         try:
@@ -100,31 +106,9 @@ class Lookup:
                 f"the request lacks {error.args[0]!r}",
                 remedy=f"It carries {', '.join(self._wanted())}.",
             ) from error
-        matrix = np.empty((len(rows), len(self.columns)), dtype=np.float64)
-        missing: list[list[str]] = []
-        for at_row, row in enumerate(rows):
-            values = [row[place] for place in self._places]
-            if None in values:
-                missing.append(
-                    [name for name, value in zip(self.columns, values, strict=True) if value is None]
-                )
-                values = [
-                    default if value is None else value
-                    for value, default in zip(values, self._defaults, strict=True)
-                ]
-            else:
-                missing.append([])
-            matrix[at_row] = values
-        return Answers(matrix, missing, positions)
+        seen = self._matrix.of_rows([[row[place] for place in self._places] for row in rows])
+        text = {name: [row[place] for row in rows] for name, place in self._text.items()}
+        return Answers(seen.matrix, self._matrix.values(seen, text), self._matrix.missing(seen), positions)
 
     def _wanted(self) -> list[str]:
         return [one.join_key for one in self.plan.entities] + [one.name for one in self.plan.request]
-
-
-def _placed(on_demand: OnDemand, found: dict[str, int]) -> _Computed:
-    """Where the view's inputs are; its own features get the next places of a row."""
-    inputs = on_demand.inputs
-    looked_up = [(name, found[f"{one.view}__{one.name}"]) for name, one in inputs if one.view is not None]
-    for name in on_demand.names:
-        found[f"{on_demand.view.name}__{name}"] = len(found)
-    return _Computed(on_demand, looked_up, [(name, one.name) for name, one in inputs if one.view is None])

@@ -74,7 +74,9 @@ def stages_of(code: dict[str, Any], project: str, extra: tuple[str, ...] = ()) -
         return stages
     features = "pointers/features.json"
     views = sorted({view for model in code["models"].values() for view in model["views"]})
-    stages.append(Stage("features", "features", "", (), ("lock", "features"), features))
+    # The stage writes the plans, which depend on the models as well as on Feast's objects.
+    plans = tuple(f"models.{name}.plan" for name in code["models"])
+    stages.append(Stage("features", "features", "", (), ("lock", "features", *plans), features))
     online = (features, *(table_pointer(code, view) for view in views))
     stages.append(Stage("online", "online", "", online, (), "pointers/online.json"))
     for name, model in code["models"].items():

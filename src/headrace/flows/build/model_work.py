@@ -95,8 +95,17 @@ def train(shop: Workshop, stage: Stage) -> Done:
         stage.out,
         {"model": name, "run": report.run, "metrics": report.test.metrics, "base_rate": report.test.base_rate},
     )
-    told = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
-    return Done(f"{told} (base rate {report.test.base_rate:.3f})", report.test.rows)
+    metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
+    return Done(f"{metrics} (base rate {report.test.base_rate:.3f}){_left_out(report)}", report.test.rows)
+
+
+def _left_out(report: Report) -> str:
+    """What of the training set the model did not see as it is."""
+    text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
+    if report.infinite:
+        counts = ", ".join(f"{name} in {count:,} rows" for name, count in report.infinite.items())
+        text += f"; infinite, and so missing: {counts}"
+    return text
 
 
 def release(shop: Workshop, stage: Stage) -> Done:

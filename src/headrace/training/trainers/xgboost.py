@@ -10,73 +10,20 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from headrace.features.matrix import Encoding
 from headrace.kernel.errors import HeadraceError
 from headrace.training.trainers.libxgboost import Booster
 
-if TYPE_CHECKING:
-    import polars as pl
-
-__all__ = ["MODEL", "Encoding", "Meta", "Predictor", "fit", "import_alone", "load", "matrices_of", "save"]
+__all__ = ["MODEL", "Meta", "Predictor", "fit", "import_alone", "load", "matrices_of", "save"]
 
 MODEL = "model.ubj"
 META = "meta.json"
-
-
-class Encoding(msgspec.Struct, frozen=True):
-    """How a table of features becomes a matrix, learnt from the train part alone.
-
-    Attributes:
-        features: the columns, in the model's order.
-        categories: for each column of text, its values in the train part, sorted. A value's code is
-            its place; a value that the train part did not have is missing.
-    """
-
-    features: tuple[str, ...]
-    categories: dict[str, tuple[str, ...]] = {}
-
-    @staticmethod
-    def learnt(train: pl.DataFrame, features: Sequence[str]) -> Encoding:
-        """The encoding of these columns of the train part."""
-        import polars as pl
-
-        text = [name for name in features if train.schema[name] in (pl.String, pl.Categorical, pl.Enum)]
-        return Encoding(
-            tuple(features),
-            {name: tuple(train[name].cast(pl.String).drop_nulls().unique().sort()) for name in text},
-        )
-
-    def matrix(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
-        """The rows as float32, shape (rows, features), C-contiguous; null and unknown text are NaN."""
-        import polars as pl
-
-        columns = []
-        for name in self.features:
-            column = pl.col(name)
-            if name in self.categories:
-                values = list(self.categories[name])
-                column = column.cast(pl.String).replace_strict(values, range(len(values)), default=None)
-            columns.append(column.cast(pl.Float32).fill_null(float("nan")))
-        return np.ascontiguousarray(rows.select(columns).to_numpy(), dtype=np.float32)
-
-    def encoded(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """A matrix of values as they were looked up (objects where there is text) as float32."""
-        if matrix.dtype != object:
-            return np.ascontiguousarray(matrix, dtype=np.float32)
-        out = np.empty(matrix.shape, np.float32)
-        for place, name in enumerate(self.features):
-            column = matrix[:, place].tolist()
-            if name in self.categories:
-                code = {value: float(n) for n, value in enumerate(self.categories[name])}
-                out[:, place] = [code.get(value, np.nan) for value in column]
-            else:
-                out[:, place] = [np.nan if value is None else value for value in column]
-        return out
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +56,7 @@ class Predictor:
         """The model's answer for each row.
 
         Args:
-            matrix: shape (n, features), the columns in the order of `features`; floats with NaN where
-                a value is missing, or objects where some features are text.
+            matrix: float32 (n, features), as `features.matrix.Matrix` makes it.
 
         Returns:
             float64, shape (n,): the probability that the target is 1.
@@ -122,7 +68,7 @@ class Predictor:
             raise HeadraceError(
                 f"the model takes {len(self.features)} features; the matrix has the shape {matrix.shape}"
             )
-        return self._booster.predict(self.meta.encoding.encoded(matrix)).astype(np.float64)
+        return self._booster.predict(np.ascontiguousarray(matrix, np.float32)).astype(np.float64)
 
 
 def load(folder: Path) -> Predictor:
