@@ -22,6 +22,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from headrace import log as logs
+from headrace.config.settings import Settings
 from headrace.declare.event import event
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
     from headrace.log import Log
 
 __all__ = [
-    "LARGEST", "TOPIC", "USUAL", "Prediction", "Shipped", "Shipper", "Spool", "aside", "ship", "spooled",
+    "LARGEST", "TOPIC", "USUAL", "Prediction", "Shipped", "Shipper", "Spool", "aside", "run_shipper", "ship",
+    "spooled",
 ]  # fmt: skip
 
 TOPIC = "headrace.predictions"
@@ -267,6 +271,17 @@ def _keep(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+@contextmanager
+def run_shipper(settings: Settings) -> Iterator[Shipper]:
+    """While the block runs, the project's predictions are shipped to the log; what is left, at its end."""
+    with closing(logs.open(settings.log_url)) as log:
+        shipper = Shipper(settings.place("serving", "spool"), log)
+        try:
+            yield shipper
+        finally:
+            shipper.stop()
 
 
 class Shipper:

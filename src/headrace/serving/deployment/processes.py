@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.http.answer import HttpError, send_error
 from headrace.http.asgi import Receive, Scope, Send
@@ -21,8 +20,7 @@ from headrace.http.serve import Served, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
-from headrace.serving import prediction_log, release
-from headrace.serving.prediction_log import Shipper
+from headrace.serving.prediction_log import run_shipper
 
 __all__ = ["Processes", "start"]
 
@@ -36,7 +34,6 @@ class Processes:
 
     Attributes:
         url: the endpoint's address.
-        shipper: moves its predictions to the log.
     """
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int, stack: ExitStack) -> None:
@@ -46,12 +43,7 @@ class Processes:
         self.url = url_of(*self._socket.getsockname()[:2])
         self._stand_in: Served | None = None
         stack.callback(self._stand_down)
-        log = logs.open(settings.log_url)
-        stack.callback(log.close)
-        for topic in (release.TOPIC, prediction_log.TOPIC):
-            log.create(topic)
-        self.shipper = Shipper(settings.place("serving", "spool"), log)
-        stack.callback(self.shipper.stop)
+        stack.enter_context(run_shipper(settings))
         self._replicas: list[Child] = []
         stack.callback(self._end_replicas)
         self._stand_by()

@@ -12,16 +12,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.http.asgi import App
 from headrace.http.serve import url_of
 from headrace.http.token import is_loopback, token_for
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
-from headrace.serving import prediction_log, release
 from headrace.serving.deployment import haproxy
-from headrace.serving.prediction_log import Shipper
+from headrace.serving.prediction_log import run_shipper
 from headrace.training import cluster
 
 __all__ = ["RayServe", "Replica", "environment", "start"]
@@ -83,7 +81,6 @@ class RayServe:
 
     Attributes:
         url: the endpoint's address.
-        shipper: moves its predictions to the log.
     """
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int) -> None:
@@ -92,12 +89,7 @@ class RayServe:
         self.url = url_of(settings.profile.host, port)
         self._stack = ExitStack()
         with ExitStack() as stack:
-            log = logs.open(settings.log_url)
-            stack.callback(log.close)
-            for topic in (release.TOPIC, prediction_log.TOPIC):
-                log.create(topic)
-            self.shipper = Shipper(settings.place("serving", "spool"), log)
-            stack.callback(self.shipper.stop)
+            stack.enter_context(run_shipper(settings))
             self._ray = stack.enter_context(ExitStack())
             self._start()
             self._answered = time.monotonic()
