@@ -1,9 +1,11 @@
 import os
 import shutil
 import signal
+import socketserver
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,7 @@ from headrace.registry.store import DIGEST
 
 REGISTER = """
 import sys
+import threading
 from pathlib import Path
 from headrace import registry
 from headrace.config.settings import load_settings
@@ -146,3 +149,27 @@ def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle
     opened = registry.open(msgspec.structs.replace(settings, profile=wrong))
     with pytest.raises(Unavailable, match="MLflow"):
         opened.register("purchase", bundle, metrics={}, params={}, tags={})
+
+
+class _Refusing(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.server.asked += 1
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_server_that_is_away_is_told_at_once(settings, answers):
+    """A port where nothing listens, and one that takes connections and says nothing."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing) as server:
+        server.asked = 0
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        if answers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        else:
+            server.server_close()
+        away = msgspec.structs.replace(settings, profile=msgspec.structs.replace(settings.profile, mlflow=url))
+        with pytest.raises(Unavailable, match="MLflow failed") as error:
+            registry.open(away).client  # noqa: B018  it connects
+        assert url in error.value.where
+        if answers:
+            server.shutdown()
+            assert server.asked == 1  # MLflow itself, which asks again and again, was not started

@@ -41,6 +41,8 @@ __all__ = ["DIGEST", "Registry", "Version", "open"]
 
 DIGEST = "headrace.bundle_digest"
 _ARTIFACT = "bundle"
+_FOREIGN = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors are MLflow's
+_ANSWER = 5.0  # seconds that an MLflow server has to answer at all
 
 
 class Version(Struct, frozen=True, kw_only=True):
@@ -419,6 +421,9 @@ def _client(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A server that goes away meanwhile is waited for some 15 s, not six minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = settings.place("mlflow", "artifacts").as_uri()
     from mlflow import MlflowClient
 
@@ -432,8 +437,16 @@ def _client(settings: Settings) -> MlflowClient:
 
 
 def _answers(url: str) -> None:
-    """Raises where a database of another server does not answer: MLflow tries for 100 s before it says so."""
-    if path_of_sqlalchemy(url) is None and url.partition(":")[0] not in ("http", "https", "file"):
+    """Raises where another server does not answer: MLflow tries for 100 s (a database) to 380 s (its own
+    server) before it says so."""
+    scheme = url.partition(":")[0]
+    if scheme in ("http", "https"):
+        import httpx
+
+        httpx.get(
+            f"{url.rstrip('/')}/health", timeout=_ANSWER
+        )  # any answer will do: a proxy may know no /health
+    elif path_of_sqlalchemy(url) is None and scheme != "file":
         import sqlalchemy
 
         sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect().close()
@@ -447,7 +460,13 @@ def _reached(settings: Settings) -> Iterator[None]:
     except HeadraceError:
         raise
     except Exception as error:
-        foreign = type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy", "requests", "urllib3")
+        foreign = type(error).__module__.split(".")[0] in (
+            "mlflow",
+            "sqlalchemy",
+            "requests",
+            "urllib3",
+            "httpx",
+        )
         if not foreign and not isinstance(error, OSError):
             raise
         raise Unavailable(
