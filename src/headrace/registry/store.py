@@ -443,9 +443,8 @@ def _answers(url: str) -> None:
     if scheme in ("http", "https"):
         import httpx
 
-        httpx.get(
-            f"{url.rstrip('/')}/health", timeout=_ANSWER
-        )  # any answer will do: a proxy may know no /health
+        # Any answer will do: a proxy in front may know no /health.
+        httpx.get(f"{url.rstrip('/')}/health", timeout=_ANSWER)
     elif path_of_sqlalchemy(url) is None and scheme != "file":
         import sqlalchemy
 
@@ -460,13 +459,7 @@ def _reached(settings: Settings) -> Iterator[None]:
     except HeadraceError:
         raise
     except Exception as error:
-        foreign = type(error).__module__.split(".")[0] in (
-            "mlflow",
-            "sqlalchemy",
-            "requests",
-            "urllib3",
-            "httpx",
-        )
+        foreign = type(error).__module__.split(".")[0] in _FOREIGN
         if not foreign and not isinstance(error, OSError):
             raise
         raise Unavailable(
