@@ -141,7 +141,7 @@ def test_no_request_is_lost_while_the_replicas_are_rolled(watched: Watched, way:
     watched.roll.set()
     asked = 0
     if way != "processes":  # HAProxy closes connections when it learns of another replica
-        until(lambda: "the replicas were deployed anew" in watched.said)
+        until(lambda: "the replicas are deployed anew" in watched.said)
         until(lambda: answered(watched))
         return
     while "replica-2 was replaced" not in watched.said:
@@ -210,12 +210,14 @@ def test_a_replica_that_hangs_is_killed_and_replaced(
 def test_ray_that_died_is_started_again(watched: Watched, way: str) -> None:
     if way != "ray_serve":
         pytest.skip("there is no Ray")
-    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(os.getpid())}
-    for pid, name in names.items():
-        if b"raylet/raylet" in name or name.startswith((b"ray::ServeReplica", b"ray::Replica")):
+    ((name, driver),) = watched.deployment.processes.items()
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(driver)}
+    for pid, command in commands.items():
+        if b"raylet/raylet" in command or command.startswith((b"ray::ServeReplica", b"ray::Replica")):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: any("Ray Serve is started again" in line for line in watched.said), seconds=120)
-    until(lambda: answered(watched), seconds=120)
+    until(lambda: watched.deployment.processes[name] != driver, seconds=120)
+    assert any(line.startswith(("ray-serve hangs", "ray-serve ended")) for line in watched.said)
+    until(lambda: answered(watched), seconds=180)
 
 
 def test_it_listens_on_loopback_alone(watched: Watched, way: str) -> None:

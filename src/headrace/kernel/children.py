@@ -17,6 +17,8 @@ __all__ = ["Child", "Children"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a child that keeps dying
 _STEADY = 60.0  # seconds of life after which its next start is at once again
+_LOOK = 0.02  # seconds between two looks for a sign of life
+_LONGEST_START = 180.0  # seconds that a child has to be at work
 _SILENT = 20.0  # seconds without a sign of life, of a child that gives them, after which it hangs
 _GRACE = 10.0  # seconds that a child has to end
 
@@ -81,6 +83,22 @@ class Child:
         self._listen()
         return self._ready and self.process.poll() is None
 
+    def await_ready(self, seconds: float) -> None:
+        """Returns when it is at work.
+
+        Raises:
+            Unavailable: it died, or took too long.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.ready:
+            code = self.process.poll()
+            if code is not None:
+                end = _describe_end(code)
+                raise Unavailable(f"{self.name} does not start ({end}): {self.last_words}")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{self.name} is not at work in time: {self.last_words}")
+            time.sleep(_LOOK)
+
     def _listen(self) -> None:
         said = _pipe(self.process.stdout).read()
         if said:
@@ -99,10 +117,15 @@ class Child:
         self._listen()
         code = self.process.poll()
         if code is None:
-            if self._beat is not None and time.monotonic() - self._beat > _SILENT:
+            now = time.monotonic()
+            if self._beat is not None and now - self._beat > _SILENT:
                 report(f"{self.name} hangs: it gave no sign of life for {_SILENT:g} s, and is killed")
-                self.process.kill()
-                self.process.wait()
+            elif not self._ready and now - self._since > _LONGEST_START:
+                report(f"{self.name} is not at work after {_LONGEST_START:g} s, and is killed")
+            else:
+                return
+            self.process.kill()
+            self.process.wait()
             return
         if time.monotonic() - self._since > _STEADY:
             self._pause = 0.0
@@ -171,14 +194,7 @@ class Children:
         """
         deadline = time.monotonic() + seconds
         for child in self._children:
-            while not child.ready:
-                code = child.process.poll()
-                if code is not None:
-                    end = _describe_end(code)
-                    raise Unavailable(f"{child.name} does not start ({end}): {child.last_words}")
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"{child.name} did not start within {seconds:g} s: {child.last_words}")
-                time.sleep(0.02)
+            child.await_ready(deadline - time.monotonic())
 
     def look(self, report: Callable[[str], None]) -> None:
         """Starts again what has died, and reports it."""

@@ -19,14 +19,12 @@ from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.serve import Served, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
-from headrace.kernel.errors import Unavailable
 from headrace.serving.prediction_log import run_shipper
 
 __all__ = ["Processes", "start"]
 
 _READY = 60.0  # seconds until a replica must be at work
 _END = 10.0  # seconds that a replica has to end
-_LOOK = 0.02
 
 
 class Processes:
@@ -69,7 +67,7 @@ class Processes:
         the old one is asked to end, which it does when it has answered what it has taken."""
         for place, old in enumerate(self._replicas):
             new = self._start_replica(old.name)
-            self._await_ready(new)
+            new.await_ready(_READY)
             self._replicas[place] = new
             old.ask_to_end()
             old.end(time.monotonic() + _END)
@@ -85,7 +83,7 @@ class Processes:
         Raises:
             Unavailable: the first one died, or took too long.
         """
-        self._await_ready(self._replicas[0])
+        self._replicas[0].await_ready(_READY)
         self._stand_down()
 
     def _start_replica(self, name: str) -> Child:
@@ -102,16 +100,6 @@ class Processes:
         ]
         environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
         return Child(name, command, settings.place("up", f"{name}.log"), environment, [descriptor])
-
-    def _await_ready(self, replica: Child) -> None:
-        deadline = time.monotonic() + _READY
-        while not replica.ready:
-            code = replica.process.poll()
-            if code is not None:
-                raise Unavailable(f"a replica does not start (exit {code}): {replica.last_words}")
-            if time.monotonic() > deadline:
-                raise Unavailable(f"a replica did not start within {_READY:g} s: {replica.last_words}")
-            time.sleep(_LOOK)
 
     def _end_replicas(self) -> None:
         for replica in self._replicas:
