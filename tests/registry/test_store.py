@@ -64,6 +64,27 @@ def test_a_store_that_was_moved_or_copied_has_its_own_files(
     )
 
 
+def test_an_alias_that_is_set_without_mlflow_is_mlflows_own(settings: Settings, bundle: Path) -> None:
+    opened = registry.open(settings)
+    opened.register("purchase", bundle, metrics={}, params={}, tags={})
+    (bundle / "plan.json").write_text("{ }")
+    opened.register("purchase", bundle, metrics={}, params={}, tags={})
+    fresh = registry.open(settings)  # it has not loaded MLflow
+    for version in (1, 2):
+        fresh.set_alias("purchase", "champion", version)
+        assert int(opened.client.get_model_version_by_alias("purchase", "champion").version) == version
+    opened.client.set_registered_model_alias("purchase", "champion", "1")
+    assert opened.client.get_registered_model("purchase").aliases == {"champion": 1}
+    fresh.set_alias("purchase", "challenger", 2)
+    fresh.delete_alias("purchase", "champion")
+    fresh.delete_alias("purchase", "champion")
+    assert opened.client.get_registered_model("purchase").aliases == {"challenger": 2}
+    assert fresh._made is None
+    for other in (fresh, opened):
+        with pytest.raises(CallError, match="no version 3"):
+            other.set_alias("purchase", "champion", 3)
+
+
 def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) -> None:
     opened = registry.open(settings)
     first = opened.register(

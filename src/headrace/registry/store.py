@@ -211,12 +211,28 @@ class Registry:
             ]
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        """Points the alias at the version."""
+        """Points the alias at the version.
+
+        Raises:
+            CallError: there is no such version.
+            Unavailable: MLflow cannot be reached.
+        """
+        file = self._unopened
+        if file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                if _set_alias_in(file, model, alias, version):
+                    return
+        self.version(model, version)
         with _reached(self._settings):
             self.client.set_registered_model_alias(model, alias, str(version))
 
     def delete_alias(self, model: str, alias: str) -> None:
         """Takes an alias of the model away, where there is one."""
+        file = self._unopened
+        if file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                _delete_alias_in(file, model, alias)
+                return
         if self.alias(model, alias) is not None:
             with _reached(self._settings):
                 self.client.delete_registered_model_alias(model, alias)
@@ -376,12 +392,35 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction on the store's file, which must be there."""
+    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=15)) as db, db:
+        yield db
+
+
 def _alias_in(file: Path, model: str, alias: str) -> int | None:
     with _reading(file) as db:
         row = db.execute(
             "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias]
         ).fetchone()
     return None if row is None else int(row[0])
+
+
+def _set_alias_in(file: Path, model: str, alias: str, version: int) -> bool:
+    """Whether the version is there; the alias stands for it then. A rollback does not wait for an import so."""
+    with _writing(file) as db:
+        done = db.execute(
+            "INSERT OR REPLACE INTO registered_model_aliases (alias, version, name, workspace)"
+            " SELECT ?, version, name, workspace FROM model_versions WHERE name = ? AND version = ?",
+            [alias, model, version],
+        )
+        return done.rowcount == 1
+
+
+def _delete_alias_in(file: Path, model: str, alias: str) -> None:
+    with _writing(file) as db:
+        db.execute("DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias])
 
 
 def _version_in(file: Path, model: str, ref: int | str) -> Version | None:
