@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import shutil
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel import faults
@@ -30,9 +26,11 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.time import from_micros
 from headrace.lineage.secrets import clean_text
+from headrace.registry import tables
 from headrace.registry.bundle import MANIFEST, seal, verify
 from headrace.registry.home import settle
 from headrace.registry.signing import signing_key
+from headrace.registry.tables import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,28 +41,6 @@ DIGEST = "headrace.bundle_digest"
 _ARTIFACT = "bundle"
 _FOREIGN = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors are MLflow's
 _ANSWER = 5.0  # seconds that an MLflow server has to answer at all
-
-
-class Version(Struct, frozen=True, kw_only=True):
-    """One registered version of one model.
-
-    Attributes:
-        model, version: its name and number.
-        run_id: the MLflow run it came from.
-        tags: MLflow's and Headrace's (`headrace.*`).
-        metrics, params: those of the run.
-        aliases: such as `champion` and `challenger`.
-        created: when it was registered.
-    """
-
-    model: str
-    version: int
-    run_id: str
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    params: dict[str, str]
-    aliases: tuple[str, ...]
-    created: datetime
 
 
 def open(settings: Settings) -> Registry:  # noqa: A001
@@ -157,7 +133,7 @@ class Registry:
         file = self._unopened
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
-                found = _version_in(file, model, ref)
+                found = tables.read_version(file, model, ref)
                 if found is not None:
                     return found
         from mlflow.exceptions import MlflowException
@@ -186,7 +162,7 @@ class Registry:
         file = self._unopened
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
-                return _alias_in(file, model, alias)
+                return tables.read_alias(file, model, alias)
         try:
             return self.version(model, alias).version
         except CallError:
@@ -220,7 +196,7 @@ class Registry:
         file = self._unopened
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
-                if _set_alias_in(file, model, alias, version):
+                if tables.write_alias(file, model, alias, version):
                     return
         self.version(model, version)
         with _reached(self._settings):
@@ -231,7 +207,7 @@ class Registry:
         file = self._unopened
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
-                _delete_alias_in(file, model, alias)
+                tables.delete_alias(file, model, alias)
                 return
         if self.alias(model, alias) is not None:
             with _reached(self._settings):
@@ -264,12 +240,12 @@ class Registry:
 
     def _fetch(self, model: str, version: int) -> None:
         one = self.version(model, version)
-        half = self._beside(self.place(model, version))
+        half = _beside(self.place(model, version))
         try:
             with _reached(self._settings):
                 fetched = Path(self.client.download_artifacts(one.run_id, _ARTIFACT, str(make_private(half))))
             self._verify(fetched, model, version)
-            self._move(fetched, self.place(model, version))
+            _move(fetched, self.place(model, version))
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
@@ -278,24 +254,13 @@ class Registry:
         place = self.place(model, version)
         if (place / MANIFEST).is_file():
             return
-        half = self._beside(place)
+        half = _beside(place)
         try:
             shutil.copytree(bundle, make_private(half) / _ARTIFACT)
             faults.reach("registry.before_place")
-            self._move(half / _ARTIFACT, place)
+            _move(half / _ARTIFACT, place)
         finally:
             shutil.rmtree(half, ignore_errors=True)
-
-    def _beside(self, place: Path) -> Path:
-        # What a kill left of an earlier copy goes first: only one process at a time comes here.
-        for old in place.parent.glob(f".{place.name}.*"):
-            shutil.rmtree(old)
-        return place.parent / f".{place.name}.{new_id()}"
-
-    def _move(self, folder: Path, place: Path) -> None:
-        if place.exists():
-            shutil.rmtree(place)
-        folder.rename(place)
 
     def _registered(self, model: str, digest: str) -> int | None:
         found = [one for one in self._found(model) if one.tags.get(DIGEST) == digest]
@@ -386,73 +351,17 @@ class Registry:
             yield
 
 
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as db:
-        yield db
+def _beside(place: Path) -> Path:
+    # What a kill left of an earlier copy goes first: only one process at a time comes here.
+    for old in place.parent.glob(f".{place.name}.*"):
+        shutil.rmtree(old)
+    return place.parent / f".{place.name}.{new_id()}"
 
 
-@contextlib.contextmanager
-def _writing(file: Path) -> Iterator[sqlite3.Connection]:
-    """One transaction on the store's file, which must be there."""
-    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=15)) as db, db:
-        yield db
-
-
-def _alias_in(file: Path, model: str, alias: str) -> int | None:
-    with _reading(file) as db:
-        row = db.execute(
-            "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias]
-        ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _set_alias_in(file: Path, model: str, alias: str, version: int) -> bool:
-    """Whether the version is there; the alias stands for it then. A rollback does not wait for an import so."""
-    with _writing(file) as db:
-        done = db.execute(
-            "INSERT OR REPLACE INTO registered_model_aliases (alias, version, name, workspace)"
-            " SELECT ?, version, name, workspace FROM model_versions WHERE name = ? AND version = ?",
-            [alias, model, version],
-        )
-        return done.rowcount == 1
-
-
-def _delete_alias_in(file: Path, model: str, alias: str) -> None:
-    with _writing(file) as db:
-        db.execute("DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias])
-
-
-def _version_in(file: Path, model: str, ref: int | str) -> Version | None:
-    number = int(ref) if isinstance(ref, int) or ref.isdecimal() else _alias_in(file, model, ref)
-    with _reading(file) as db:
-        db.execute("BEGIN")  # one moment for all that is read
-        row = db.execute(
-            "SELECT run_id, creation_time FROM model_versions WHERE name = ? AND version = ?"
-            " AND current_stage <> 'Deleted_Internal'",
-            [model, number],
-        ).fetchone()
-        if row is None or number is None:
-            return None
-        run, created = row
-        tags = db.execute(
-            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", [model, number]
-        )
-        aliases = db.execute(
-            "SELECT alias FROM registered_model_aliases WHERE name = ? AND version = ?", [model, number]
-        )
-        metrics = db.execute("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", [run])
-        params = db.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run])
-        return Version(
-            model=model,
-            version=number,
-            run_id=run,
-            tags=dict(tags),
-            metrics={key: math.nan if is_nan else value for key, value, is_nan in metrics},
-            params=dict(params),
-            aliases=tuple(sorted(alias for (alias,) in aliases)),
-            created=from_micros(created * 1000),
-        )
+def _move(folder: Path, place: Path) -> None:
+    if place.exists():
+        shutil.rmtree(place)
+    folder.rename(place)
 
 
 def _client(settings: Settings) -> MlflowClient:
