@@ -37,7 +37,19 @@ def test_an_arm_is_read(text, arm):
 
 
 @pytest.mark.parametrize(
-    "text", ["champion", "champion=", "champion=0", "champion=x", "=3", "c=3:", "c=3:1.2.3", "shadow=5:0.5"]
+    "text",
+    [
+        "champion",
+        "champion=",
+        "champion=0",
+        "champion=x",
+        "=3",
+        "c=3:",
+        "c=3:1.2.3",
+        "c=3:2",
+        "c=3:0",
+        "shadow=5:0.5",
+    ],
 )
 def test_what_is_no_arm_is_refused(text):
     with pytest.raises(CallError):
@@ -110,7 +122,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 def test_a_share_is_needed_beside_the_champion(settings):
     with pytest.raises(CallError, match="needs a share"):
         release(settings, "purchase", ["champion=1", "challenger=2"])
-    with pytest.raises(CallError, match="has weight"):
+    with pytest.raises(CallError, match="is no share"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 

@@ -249,6 +249,28 @@ def test_times_of_a_renamed_field_are_moved_and_nothing_else(settings: Settings,
     )
 
 
+def test_times_moved_into_an_hour_shown_twice_are_counted(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declared = settings.root / "selling" / "events.py"
+    declared.write_text(EVENTS.replace('zone="UTC"', 'zone="Europe/London"'))
+    # The last is now, 12:00 UTC of 25 October 2026. That night London showed 1:30 at 0:30 and at 1:30 UTC.
+    now = datetime(2026, 10, 25, 12, tzinfo=UTC)
+    monkeypatch.setattr("headrace.events.shift.now_micros", lambda: int(now.timestamp()) * 1_000_000)
+    written = [b"10.01.2026 00:30", b"10.01.2026 01:30", b"10.01.2026 02:30", b"10.01.2026 12:00"]
+    moved = [b"25.10.2026 01:30", b"25.10.2026 01:30", b"25.10.2026 02:30", b"25.10.2026 12:00"]
+    file = write("a.ndjson", b"\n".join(b'{"Sold At":"%b","total":1}' % time for time in written))
+    assert _exit_code(["send", "sales", str(file), "--shift-to-now", "--project", str(settings.root)]) == 0
+    assert "1 of them lie in an hour that the clocks show twice" in capsys.readouterr().out
+    assert on_the_log(settings) == sorted(b'{"Sold At":"%b","total":1}' % time for time in moved)
+
+
+def test_a_folder_is_no_file(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(CallError) as error:
+        send(settings, "sales", tmp_path)
+    assert error.value.what == "it is a folder"
+
+
 def test_a_file_without_a_time_cannot_be_moved(settings: Settings, write: Write) -> None:
     file = write("a.ndjson", b'{"Sold At": "never", "total": 1}')
     with pytest.raises(CallError) as error:

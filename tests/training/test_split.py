@@ -48,6 +48,10 @@ def test_parts_that_cannot_be() -> None:
         by_time(labels([5] * 100), split, "bought")
     with pytest.raises(Refused, match=r"train part .* one class only: bought is always 0"):
         by_time(labels(list(range(100)), [0] * 90 + [0, 1] * 5), split, "bought")
+    with pytest.raises(Refused) as error:
+        by_time(labels([5] * 100), ByTime(), "bought")
+    assert error.value.remedy is not None
+    assert "give them times of their own" in error.value.remedy
     with pytest.raises(Refused, match="2 labelled rows"):
         by_time(labels([1, 2]), split, "bought")
 

@@ -43,6 +43,11 @@ def send(call: Call, topic: str, file: Path, rate: float | None, skip: int, shif
     else:
         moved = f", moved by {report.shifted}" if report.shifted is not None else ""
         click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")
+        if report.early:
+            click.echo(
+                f"  {report.early:,} of them lie in an hour that the clocks show twice, and their times have"
+                " no zone: they will be read as an hour earlier."
+            )
     if report.too_large:
         numbers = ", ".join(map(str, report.too_large[:_NAMED]))
         more = ", ..." if len(report.too_large) > _NAMED else ""

@@ -72,7 +72,8 @@ class Tune:
         seed: makes the search repeatable.
 
     Raises:
-        ProjectError: there is no such metric, no trial, or a space holds a number that is not finite.
+        ProjectError: there is no such metric, no trial, or a space is none or holds a number that
+            is not finite.
     """
 
     metric: str
@@ -86,6 +87,12 @@ class Tune:
         if self.trials < 1:
             raise ProjectError(f"trials={self.trials!r} must be 1 or more", where=str(place))
         for name, space in self.space.items():
+            if not isinstance(space, Space):
+                raise ProjectError(
+                    f"the space of {name!r} is {space!r}, which is none",
+                    where=str(place),
+                    remedy="Write integers(3, 6), uniform(0, 1), loguniform(0.01, 1) or choice(1, 2).",
+                )
             numbers = space.values if isinstance(space, Choice) else (space.low, space.high)
             if not numbers:
                 raise ProjectError(f"the space of {name!r} has no values", where=str(place))

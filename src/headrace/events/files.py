@@ -59,6 +59,10 @@ def read_events(file: Path) -> Iterator[bytes]:
 
 
 def _kind(file: Path) -> str:
+    if file.is_dir():
+        raise CallError(
+            "it is a folder", where=str(file), remedy="Give a file; send those of a folder one by one."
+        )
     if not file.is_file():
         raise CallError("there is no such file", where=str(file))
     kind = file.suffix.lower()

@@ -38,9 +38,12 @@ class TimeShift:
 
     Attributes:
         by: how far.
+        early: how many moved times lie in an hour that the zone's clocks show for the second time. Written
+            without a zone they are read as the first: an hour too early.
     """
 
     by: timedelta
+    early: int
 
     def __init__(self, contract: Contract, batches: Iterable[Sequence[bytes]], where: str) -> None:
         self._name = next(field.key for field in fields_of(contract.struct) if field.name == contract.time)
@@ -62,6 +65,7 @@ class TimeShift:
             )
         self._seconds = (now_micros() - last) // _SECOND
         self.by = timedelta(seconds=self._seconds)
+        self.early = 0
 
     def move(self, events: Sequence[bytes]) -> list[bytes]:
         """The events with their times moved; one whose time cannot be read stays as it is."""
@@ -77,7 +81,9 @@ class TimeShift:
                     for instant, time in zip(instants.to_list(), times, strict=True)
                 ]
             else:
-                texts = _spell(instants + self._seconds * _SECOND, spelling, self._zone)
+                local = _local(instants + self._seconds * _SECOND, spelling, self._zone)
+                self.early += _count_second_showings(local)
+                texts = local.dt.strftime(_pattern(spelling)).to_list()
             for at, text in enumerate(texts):
                 if text is not None:
                     moved[at] = self._replace(events[at], raws[at], numbers.encode(text))
@@ -125,9 +131,21 @@ def _add(time: Time | None, ahead: int) -> Time:
     return time + ahead
 
 
-def _spell(instants: pl.Series, spelling: str, zone: str | None) -> list[str | None]:
-    pattern = "%Y-%m-%dT%H:%M:%S%.fZ" if spelling == "rfc3339" else spelling
+def _pattern(spelling: str) -> str:
+    return "%Y-%m-%dT%H:%M:%S%.fZ" if spelling == "rfc3339" else spelling
+
+
+def _local(instants: pl.Series, spelling: str, zone: str | None) -> pl.Series:
+    """The times to be written: in the contract's zone where the spelling names none."""
     times = instants.cast(pl.Datetime("us"))
-    if zone is not None and not has_zone(pattern):
+    if zone is not None and not has_zone(_pattern(spelling)):
         times = times.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
-    return times.dt.strftime(pattern).to_list()
+    return times
+
+
+def _count_second_showings(times: pl.Series) -> int:
+    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
+    if zone is None:
+        return 0
+    read = times.dt.replace_time_zone(None).dt.replace_time_zone(zone, ambiguous="earliest")
+    return int((read != times).sum())

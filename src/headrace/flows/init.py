@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 import shutil
 from dataclasses import dataclass
@@ -109,6 +111,18 @@ def _empty(folder: Path) -> None:
             where=str(folder),
             remedy="Use letters, digits and _, beginning with a letter.",
         )
+    if keyword.iskeyword(name) or _is_another_package(name):
+        raise CallError(
+            f"a project's package can't be named {name!r}: Python has that name for something else",
+            where=str(folder),
+            remedy=f"Choose another name, such as {name}_project.",
+        )
     (folder / name).mkdir(parents=True)
     (folder / FILE).write_text(_SETTINGS.format(name=name))
     (folder / name / "__init__.py").write_text(_PACKAGE.format(name=name))
+
+
+def _is_another_package(name: str) -> bool:
+    """Whether an import finds something of this name already, which the project's package would hide."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # a mere folder has no origin

@@ -97,7 +97,9 @@ def parse_arm(text: str) -> tuple[str, int, float | None]:
     try:
         weight = None if found["weight"] is None else float(found["weight"])
     except ValueError:
-        raise CallError(f"{found['weight']!r} is no share", where=text, remedy="0 < share ≤ 1.") from None
+        weight = math.nan
+    if weight is not None and not 0 < weight <= 1:
+        raise CallError(f"{found['weight']!r} is no share", where=text, remedy="0 < share ≤ 1.")
     if weight is not None and found["name"] == "shadow":
         raise CallError("a shadow has no share: it gets a copy of every request", where=text)
     return found["name"], int(found["version"]), weight

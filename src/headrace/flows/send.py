@@ -41,6 +41,8 @@ class SendReport:
         shifted: by how much times were moved, or None.
         too_large: the events that the topic does not take, by their number in the file, from 1 on. All
             others were sent.
+        early: how many moved times are read an hour too early: without a zone an hour that the clocks
+            show twice is read as the first.
     """
 
     topic: str
@@ -48,6 +50,7 @@ class SendReport:
     seconds: float
     shifted: timedelta | None
     too_large: tuple[int, ...]
+    early: int
 
 
 def send(
@@ -107,8 +110,8 @@ def send(
         finally:
             opened.close()
         this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
-    moved = None if shift is None else shift.by
-    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large))
+    moved, early = (None, 0) if shift is None else (shift.by, shift.early)
+    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large), early)
 
 
 def _check_options(rate: float | None, skip: int) -> None:
@@ -133,6 +136,6 @@ def _say_how_far(sent: Callable[[], int], file: Path) -> Iterator[None]:
         if count:
             state = f"The first {count:,} events of {file.name} are on the topic: go on with --skip {count}."
         else:
-            state = f"Nothing of {file.name} has been sent."
+            state = f"Nothing of {file.absolute().name} has been sent."
         error.remedy = state if error.remedy is None else f"{error.remedy}\n{state}"
         raise

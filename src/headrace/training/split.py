@@ -58,7 +58,10 @@ def by_time(rows: pl.DataFrame, split: ByTime, target: str) -> Parts:
     """
     rows = rows.sort(MOMENT, maintain_order=True)
     if len(rows) < 3:
-        raise Refused(f"{len(rows)} labelled rows can't be split in three", remedy="Send more events first.")
+        raise Refused(
+            f"{len(rows)} labelled rows can't be split in three",
+            remedy="Three are the least, at different times.",
+        )
     at = [int(len(rows) * (1 - split.validation - split.test)), int(len(rows) * (1 - split.test))]
     wanted = _parts(rows, rows[MOMENT][at[0]], rows[MOMENT][at[1]], split)
     if _whole(wanted, target):
@@ -118,10 +121,12 @@ def _check(name: str, part: pl.DataFrame, rows: pl.DataFrame, split: ByTime, tar
     if part.is_empty():
         raise Refused(
             f"the {name} part of {span} would be empty with a gap of {format_duration(split.gap)}",
-            remedy="Send events over a longer time, or make the gap or the other parts smaller.",
+            remedy="It needs labels of a longer time, or a smaller gap or other parts."
+            if rows[MOMENT][0] != rows[MOMENT][-1]
+            else "A model is tried on labels later than those it learnt from: give them times of their own.",
         )
     if part[target].n_unique() < 2:
         raise Refused(
             f"the {name} part of {span} has one class only: {target} is always {part[target][0]}",
-            remedy="Send more events, or give this part a larger share.",
+            remedy="It needs more labels, or a larger share for this part.",
         )

@@ -141,6 +141,25 @@ def test_each_change_has_its_level(new: Contract, expected: tuple[str, str | Non
     assert levels(VISIT, new) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "level"),
+    [
+        (Meta(gt=0), Meta(ge=0), "compatible"),
+        (Meta(gt=0), Meta(ge=-1), "compatible"),
+        (Meta(ge=0), Meta(gt=-1), "compatible"),
+        (Meta(lt=9), Meta(le=9), "compatible"),
+        (Meta(le=9), Meta(lt=10), "compatible"),
+        (Meta(ge=0), Meta(gt=0), "tightens"),
+        (Meta(gt=0), Meta(ge=1), "tightens"),
+        (Meta(le=9), Meta(lt=9), "tightens"),
+        (Meta(lt=9), Meta(le=8), "tightens"),
+    ],
+)
+def test_a_bound_with_and_one_without_its_number(old: Meta, new: Meta, level: str) -> None:
+    before, after = (like(price=Annotated[float, bound] | None) for bound in (old, new))
+    assert ("tightens" in {one for one, _ in levels(before, after)}) == (level == "tightens")
+
+
 def test_a_check_of_the_structs_own_counts_by_its_code() -> None:
     class Checked(Visit):
         def __post_init__(self) -> None:

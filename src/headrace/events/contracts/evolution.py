@@ -14,7 +14,8 @@ __all__ = ["Change", "Level", "changes"]
 
 Level = Literal["compatible", "tightens", "breaks", "cannot be stored"]
 
-_LOWER, _UPPER = ("gt", "ge", "min_length"), ("lt", "le", "max_length")
+# The bounds of one end; of equal numbers the later one lies higher: 0 itself is not above 0.
+_LOWER, _UPPER = (("ge", "gt"), ("min_length",)), (("lt", "le"), ("max_length",))
 
 
 class Change(NamedTuple):
@@ -177,9 +178,22 @@ def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterat
         before, after = old.get(name), new.get(name)
         if before == after:
             continue
-        looser = after is None
-        if before is not None and after is not None:
-            looser = (name in _LOWER and after < before) or (name in _UPPER and after > before)
+        looser = after is None or _implies(old, name, after)
         said = f"no {name} any more" if after is None else f"{name}={after!r}"
         was = "" if before is None else f", was {before!r}"
         yield Change("compatible" if looser else "tightens", here, said + was)
+
+
+def _implies(bounds: Mapping[str, Any], name: str, limit: Any) -> bool:
+    """Whether whatever keeps the bounds keeps this one too: all above 0 is at least 0."""
+    for end in _LOWER:
+        if name in end:
+            return any(
+                (bounds[one], end.index(one)) >= (limit, end.index(name)) for one in end if one in bounds
+            )
+    for end in _UPPER:
+        if name in end:
+            return any(
+                (bounds[one], end.index(one)) <= (limit, end.index(name)) for one in end if one in bounds
+            )
+    return False
