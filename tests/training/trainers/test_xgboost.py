@@ -8,7 +8,7 @@ import pytest
 import xgboost as stock
 
 from headrace.features.matrix import Encoding
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.training.evaluation import metric
 from headrace.training.trainers.xgboost import Meta, Predictor, fit, load, save
 
@@ -100,3 +100,11 @@ def test_prediction_needs_no_python_package_of_xgboost(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_parameter_that_xgboost_does_not_know_is_an_error() -> None:
+    x, y = synthetic(400)
+    parts = (x[:300], y[:300]), (x[300:], y[300:])
+    with pytest.raises(ProjectError, match="does not use the parameter 'max_dept'"):
+        fit(*parts, {"max_dept": 3, "learning_rate": 0.2}, rounds=5, early_stopping=2)
+    fit(*parts, {"booster": "dart", "rate_drop": 0.1, "max_depth": 3}, rounds=5, early_stopping=2)

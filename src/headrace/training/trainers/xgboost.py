@@ -7,7 +7,9 @@ columns and how text was encoded).
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.features.matrix import Encoding
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.training.trainers.libxgboost import Booster
 
 __all__ = ["MODEL", "Meta", "Predictor", "fit", "import_alone", "load", "matrices_of", "save"]
@@ -117,15 +119,25 @@ def fit(
         The booster cut after its best round, as bytes of its `.ubj` form; how many rounds that are;
         its answers on the validation part, float64 (n,); and, by column, the share of the total gain
         of its splits, the largest first.
+
+    Raises:
+        ProjectError: XGBoost does not use one of the parameters: it is misspelt, or not of this booster.
     """
     import xgboost
 
     options = {"objective": "binary:logistic", "tree_method": "hist", **parameters, "nthread": threads}
     data, held = matrices or matrices_of(train, validation, threads=threads, features=features)
-    booster = xgboost.train(
-        options, data, rounds, evals=[(held, "validation")], early_stopping_rounds=early_stopping,
-        verbose_eval=False,
-    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        booster = xgboost.train(
+            options,
+            data,
+            rounds,
+            evals=[(held, "validation")],
+            early_stopping_rounds=early_stopping,
+            verbose_eval=False,
+        )
+    _check_used(parameters, [str(warning.message) for warning in caught])
     best = booster.best_iteration + 1
     cut = booster[:best]
     answers = cut.predict(held).astype(np.float64)
@@ -133,6 +145,18 @@ def fit(
     total = sum(gains.values()) or 1.0
     importance = {name: gain / total for name, gain in sorted(gains.items(), key=lambda one: -one[1])}
     return bytes(cut.save_raw("ubj")), best, answers, importance
+
+
+def _check_used(parameters: Mapping[str, Any], told: Sequence[str]) -> None:
+    """XGBoost only warns of a parameter that it does not know: a search over it would try one model again
+    and again."""
+    unused = {name for text in told if "are not used" in text for name in re.findall(r'"(\w+)"', text)}
+    mistaken = sorted(unused & set(parameters))
+    if mistaken:
+        raise ProjectError(
+            f"XGBoost does not use the parameter {', '.join(map(repr, mistaken))}",
+            remedy="See how XGBoost spells it, and whether this booster has it; else leave it out.",
+        )
 
 
 def matrices_of(
