@@ -11,6 +11,7 @@ from feast import FeatureStore
 from feast.types import Float64
 
 from headrace.declare.project import Project
+from headrace.features.applied import REGISTRY, folder
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
 from headrace.features.feast.views import stored
 from headrace.kernel.errors import ProjectError
@@ -72,7 +73,7 @@ def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Proje
         store.delete_feature_view("facts")
 
     def spoil(store: FeatureStore) -> None:
-        Path(store.config.registry.path).write_bytes(b"no registry")
+        (folder(project.settings) / REGISTRY).write_bytes(b"no registry")
 
     for harm in (empty, delete_view, FeatureStore.teardown, spoil):
         harm(store)
