@@ -61,7 +61,7 @@ def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
     if dtype == "timestamp":
         return lambda value: None if value is None else value.astimezone(UTC)
     if dtype == "list[timestamp]":
-        return lambda value: None if value is None else [one.astimezone(UTC) for one in value]
+        return lambda value: None if value is None else [one and one.astimezone(UTC) for one in value]
     return None
 
 
@@ -156,7 +156,10 @@ def _to_timestamp(value: Any) -> datetime | None:
         _refuse(value)
     # pandas' own has nanoseconds, which no timestamp here has.
     plain: datetime = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
-    return plain.astimezone(UTC)
+    try:
+        return plain.astimezone(UTC)
+    except OverflowError:  # beyond the first or the last year there
+        _refuse(value)
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {

@@ -100,3 +100,12 @@ def test_prediction_needs_no_python_package_of_xgboost(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_number_of_bins_is_a_parameter() -> None:
+    x, y = synthetic(400)
+    splits = []
+    for bins in (2, 64):
+        booster = fit((x, y), (x, y), {"max_bin": bins}, rounds=2, early_stopping=2)[0]
+        splits.append(stock.Booster(model_file=bytearray(booster)).trees_to_dataframe()["Split"].nunique())
+    assert splits[0] <= 2 * len(FEATURES) < splits[1]
