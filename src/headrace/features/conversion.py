@@ -54,7 +54,8 @@ def decode_fields(fields: Iterable[Field], values: Mapping[str, Any]) -> dict[st
 def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
     """What brings an input of an on-demand function to its one form; None where it always has it.
 
-    A float that is NaN or infinite becomes None. A timestamp becomes UTC.
+    A float that is NaN or infinite becomes None. A timestamp becomes UTC. A list is the function's own: what it
+    does to it, the next function and the log do not see.
     """
     if dtype == "float64":
         return _finite
@@ -62,6 +63,8 @@ def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
         return lambda value: None if value is None else value.astimezone(UTC)
     if dtype == "list[timestamp]":
         return lambda value: None if value is None else [one and one.astimezone(UTC) for one in value]
+    if dtype.startswith("list["):
+        return lambda value: None if value is None else list(value)
     return None
 
 
