@@ -72,7 +72,7 @@ def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Proje
         store.delete_feature_view("facts")
 
     def spoil(store: FeatureStore) -> None:
-        Path(store.config.registry.path).write_bytes(b"no registry")
+        Path(store.repo_path, store.config.registry.path).write_bytes(b"no registry")
 
     for harm in (empty, delete_view, FeatureStore.teardown, spoil):
         harm(store)
