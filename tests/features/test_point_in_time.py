@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -232,8 +234,8 @@ def test_the_items_of_lists_that_no_request_could_say_are_refused(dtype, values,
     ("column", "values", "what"),
     [
         ("x", [0.85], "feature facts:x is declared as int64, but the column is Float64"),
-        ("x", ["7"], "feature facts:x is declared as int64, but the column is String"),
-        ("y", ["7"], "feature facts:y is declared as float64, but the column is String"),
+        ("x", [timedelta(hours=1)], "feature facts:x is declared as int64, but the column is Duration"),
+        ("y", [b"7"], "feature facts:y is declared as float64, but the column is Binary"),
         ("y", [2], None),
         ("y", pl.Series([None]), None),
         ("x", [True], None),

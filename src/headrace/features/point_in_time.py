@@ -155,7 +155,12 @@ def _holds(dtype: pl.DataType, column: pl.DataType) -> bool:
     if isinstance(dtype, pl.List):
         return isinstance(column, (pl.List, pl.Array)) and _holds(dtype.inner, column.inner)  # type: ignore[arg-type]
     if dtype.is_numeric():
-        return column.is_integer() or column == pl.Boolean or (dtype.is_float() and column.is_numeric())
+        # Text is how a database's decimals come; what is no number is an error when it is read.
+        return (
+            column.is_integer()
+            or column in (pl.Boolean, pl.String)
+            or (dtype.is_float() and column.is_numeric())
+        )
     if dtype == pl.String:
         return column in (pl.Categorical, pl.Enum)
     return dtype.is_temporal() and column in (pl.Datetime, pl.Date)
