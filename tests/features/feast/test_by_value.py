@@ -193,3 +193,11 @@ def test_what_would_have_another_value_elsewhere_is_refused(goods, statements, w
     module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
     with pytest.raises(ProjectError, match=what):
         carried(module.wanted)
+
+
+def test_a_function_that_remembers_its_answers_can_be_carried_after_a_call(goods):
+    statements = "KNOWN = {}\ndef wanted(inputs):\n    return KNOWN.setdefault(inputs['p'], len(KNOWN))\n"
+    module = goods(statements)
+    text = carried(module.wanted)
+    assert module.wanted({"p": 1}) == 0
+    assert carried(module.wanted) == text
