@@ -40,6 +40,12 @@ def test_results_have_a_dtype_and_sums_need_numbers():
         result_dtype(Function("sum"), "string")
 
 
+@pytest.mark.parametrize("kind", ["count", "count_distinct", "max", "last"])
+def test_no_function_takes_a_column_of_lists(kind):
+    with pytest.raises(ProjectError, match=f"{kind} takes no column of list"):
+        result_dtype(Function(kind), "list[int64]")
+
+
 @pytest.mark.parametrize(
     ("window", "options", "hop"),
     [

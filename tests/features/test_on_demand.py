@@ -137,3 +137,41 @@ def test_a_function_that_only_fails_in_company_names_no_row():
     with pytest.raises(OnDemandError, match="too many") as raised:
         view.columns([[1, 2, 3]], 3)
     assert raised.value.row is None
+
+
+def test_a_sorted_frame_still_says_which_row_is_which():
+    view = on_demand("int64", "return inputs.sort_values('value').assign(out=inputs['value'] * 2)", "pandas")
+    assert view.columns([[3, 1, 2]], 3) == [[6, 2, 4]]
+
+
+@pytest.mark.parametrize(("mode", "body"), [
+    ("pandas", "return inputs.rename(columns={'value': 'out'}).to_dict()"),
+    ("python", "return {'out': dict(enumerate(value))}"),
+    ("python", "return {'out': set(value)}"),
+])  # fmt: skip
+def test_what_has_no_order_is_no_column(mode, body):
+    with pytest.raises(OnDemandError, match="out is not a column of values"):
+        on_demand("int64", body, mode).columns([[30, 10]], 2)
+
+
+@pytest.mark.parametrize("mode", ["row", "python", "pandas"])
+def test_a_function_that_changes_a_list_changes_its_own(mode):
+    shrink = "[value.pop()]" if mode == "row" else "[one.pop() for one in value]"
+    view = on_demand("list[int64]", f"return {{'out': {shrink}}}".replace("[one.pop()", "[[one.pop()]"), mode,
+        given="list[int64]")  # fmt: skip
+    given = [1, 2]
+    assert view.row([given]) == [[2]]
+    assert given == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", ["timestamp", "list[timestamp]"])
+def test_a_timestamp_beyond_the_first_year_in_utc_is_refused(dtype):
+    early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+    view = on_demand(dtype, "return {'out': value}", given="int64")
+    with pytest.raises(OnDemandError, match="declared as"):
+        view.row([early if dtype == "timestamp" else [early]])
+
+
+def test_a_list_of_timestamps_may_have_a_missing_one():
+    view = on_demand("int64", "return {'out': value.index(None)}", given="list[timestamp]")
+    assert view.row([[MOMENT, None]]) == [1]

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -201,3 +203,50 @@ def test_the_label_that_an_on_demand_function_fails_on_is_told():
     plan = plan_of(facts_view(), view, request=(Field("price", "float64"),))
     with pytest.raises(HeadraceError, match=r"ZeroDivisionError.*'user_id': 2, 'price': 0\.0"):
         join(labels_of([(1, 5), (2, 5)], price=[1.0, 0.0]), plan, lambda _: facts_of([]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "says"),
+    [
+        ("list[int64]", [[1.0], [2.5]], "2.5"),
+        ("list[int64]", [["7"], []], "'7'"),
+        ("list[bool]", [[1], [2]], "2"),
+        ("list[float64]", [[0.5, None], None], None),
+        ("list[float64]", [[1], []], None),
+    ],
+)
+def test_the_items_of_lists_that_no_request_could_say_are_refused(dtype, values, says):
+    view = OnDemandView(
+        "asked", (Input("ids"),), (Field("n", "int64"),), "row", "f",
+        "def f(given):\n    return {'n': None if given['ids'] is None else len(given['ids'])}\n",
+    )  # fmt: skip
+    plan = Plan("m", (USER,), (view,), (FeatureRef("asked", "n", "int64"),), (Field("ids", dtype),))
+    labels = labels_of([(1, HOUR), (2, HOUR)], ids=values)
+    if says is None:
+        lengths = [None if value is None else len(value) for value in values]
+        assert join(labels, plan, {}.get)["asked__n"].to_list() == lengths
+    else:
+        with pytest.raises(ProjectError, match=f"'ids' is declared as {dtype[5:-1]}, .* have {says}"):
+            join(labels, plan, {}.get)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "what"),
+    [
+        ("x", [0.85], "feature facts:x is declared as int64, but the column is Float64"),
+        ("x", [timedelta(hours=1)], "feature facts:x is declared as int64, but the column is Duration"),
+        ("y", [b"7"], "feature facts:y is declared as float64, but the column is Binary"),
+        ("y", [2], None),
+        ("y", pl.Series([None]), None),
+        ("x", [True], None),
+        ("user_id", [1.0], "the key 'user_id' of 'facts' is a whole number or text, and Float64"),
+    ],
+)
+def test_a_column_of_another_type_than_its_feature_is_named(column, values, what):
+    facts = facts_of([(1, HOUR, 1, 1.0)]).with_columns(pl.Series(column, values))
+    labels, plan = labels_of([(1, HOUR)]), plan_of(facts_view())
+    if what is None:
+        assert join(labels, plan, lambda _: facts)[f"facts__{column}"].to_list() == list(values)
+    else:
+        with pytest.raises(ProjectError, match=what):
+            join(labels, plan, lambda _: facts)

@@ -36,7 +36,9 @@ def test_a_training_from_the_lake_to_mlflow(
     # With NaN there XGBoost's answers are NaN: no metric, never the best, and never in a report as a number.
     assert model.tune is not None
     space = {**model.tune.space, "scale_pos_weight": choice(float("nan"), 1.0)}
-    object.__setattr__(model, "tune", Tune("roc_auc", trials=TRIALS, space=space))
+    tune = Tune("roc_auc", trials=TRIALS, space=model.tune.space)
+    object.__setattr__(tune, "space", space)  # a space refuses NaN; other settings may lead to it all the same
+    object.__setattr__(model, "tune", tune)
     opened = registry.open(project.settings)
     with recorder_added(MlflowRecorder(opened)), run("build"):
         trained = job.train(project, filled, model, plan, code="c1", progress=lambda *one: told.append(one))

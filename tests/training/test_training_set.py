@@ -37,7 +37,7 @@ def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
         assert snapshot in filled.table(name).pins().values()
 
     rows = training_set.read(filled, made, plan, "bought").frame
-    assert rows.columns == ["event_timestamp", "bought", "facts__mood", "facts__kind"]
+    assert rows.columns == ["user_id", "event_timestamp", "bought", "facts__mood", "facts__kind"]
     assert rows["bought"].null_count() == 0
     users = filled.table("training_purchase").scan(made.snapshot).collect()
     facts = filled.table("facts").scan().select("user_id", "mood", "kind").collect()

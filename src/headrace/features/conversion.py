@@ -54,14 +54,17 @@ def decode_fields(fields: Iterable[Field], values: Mapping[str, Any]) -> dict[st
 def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
     """What brings an input of an on-demand function to its one form; None where it always has it.
 
-    A float that is NaN or infinite becomes None. A timestamp becomes UTC.
+    A float that is NaN or infinite becomes None. A timestamp becomes UTC. A list is the function's own: what it
+    does to it, the next function and the log do not see.
     """
     if dtype == "float64":
         return _finite
     if dtype == "timestamp":
         return lambda value: None if value is None else value.astimezone(UTC)
     if dtype == "list[timestamp]":
-        return lambda value: None if value is None else [one.astimezone(UTC) for one in value]
+        return lambda value: None if value is None else [one and one.astimezone(UTC) for one in value]
+    if dtype.startswith("list["):
+        return lambda value: None if value is None else list(value)
     return None
 
 
@@ -156,7 +159,10 @@ def _to_timestamp(value: Any) -> datetime | None:
         _refuse(value)
     # pandas' own has nanoseconds, which no timestamp here has.
     plain: datetime = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
-    return plain.astimezone(UTC)
+    try:
+        return plain.astimezone(UTC)
+    except OverflowError:  # beyond the first or the last year there
+        _refuse(value)
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {

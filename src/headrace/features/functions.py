@@ -63,10 +63,14 @@ def result_dtype(function: Function, column: Dtype, *, where: str | None = None)
         ProjectError: the function does not take such a column.
     """
     kind = function.kind
+    if column.startswith("list["):
+        raise ProjectError(
+            f"{kind} takes no column of {column}",
+            where=where,
+            remedy="Give the table a column that says what is counted, and is null in the other rows.",
+        )
     if kind in ("count", "count_distinct"):
         return "int64"
-    if column.startswith("list["):
-        raise ProjectError(f"{kind} takes no column of {column}", where=where)
     if kind == "mean" or kind == "sum":
         if column not in ("int64", "float64", "bool"):
             raise ProjectError(f"{kind} needs numbers, but the column is {column}", where=where)

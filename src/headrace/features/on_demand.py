@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from headrace.features.conversion import converter, input_cleaner
@@ -144,8 +144,11 @@ class OnDemand:
         self, returned: Any, name: str, dtype: Dtype, convert: Callable[[Any], Any], count: int
     ) -> list[object]:
         column = self._named(returned, name)
-        if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
+        if isinstance(column, (str, bytes, Mapping, Set)) or not isinstance(column, Iterable):
             raise self._error(ReturnError, f"{name} is not a column of values")
+        if self.view.mode == "pandas" and hasattr(column, "sort_index"):
+            by_row = column.sort_index()  # a frame that was sorted still says which row is which
+            column = by_row if list(by_row.index) == list(range(count)) else column
         values = list(column)
         if len(values) != count:
             raise self._error(ReturnError, f"{name} has {len(values)} values for {count} rows")

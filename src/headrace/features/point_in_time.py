@@ -115,9 +115,9 @@ def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
     """The table has the columns that the view reads. Before it is built only its schema, if it has one, tells.
 
     Raises:
-        ProjectError: it lacks one: the time, a key or a feature.
+        ProjectError: it lacks one: the time, a key or a feature; or a key or a feature is of another type.
     """
-    there = table.collect_schema().names()
+    there = table.collect_schema()
     for what, names in (
         ("timestamp_field", [view.time]),
         ("join key", view.keys),
@@ -130,6 +130,40 @@ def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
                     where=f"feature view {view.name}",
                     remedy=f"Columns of {view.table}: {', '.join(there)}.",
                 )
+    for field in view.features:
+        if not _holds(POLARS[field.dtype], there[field.name]):
+            raise ProjectError(
+                f"feature {view.name}:{field.name} is declared as {field.dtype}, but the column is"
+                f" {there[field.name]} in table {view.table}",
+                where=f"feature view {view.name}",
+                remedy="Give its Field the type that the values have.",
+            )
+    for key in view.keys:
+        if not (there[key].is_integer() or _holds(pl.String(), there[key])):
+            raise ProjectError(
+                f"the key {key!r} of {view.name!r} is a whole number or text, and {there[key]} in table"
+                f" {view.table}",
+                where=f"feature view {view.name}",
+                remedy="Convert the column in the table's function.",
+            )
+
+
+def _holds(dtype: pl.DataType, column: pl.DataType) -> bool:
+    """Whether every value of a column of this type is one of the dtype, or the number nearest to it."""
+    if column in (dtype, pl.Null()):
+        return True
+    if isinstance(dtype, pl.List):
+        return isinstance(column, (pl.List, pl.Array)) and _holds(dtype.inner, column.inner)  # type: ignore[arg-type]
+    if dtype.is_numeric():
+        # Text is how a database's decimals come; what is no number is an error when it is read.
+        return (
+            column.is_integer()
+            or column in (pl.Boolean, pl.String)
+            or (dtype.is_float() and column.is_numeric())
+        )
+    if dtype == pl.String:
+        return column in (pl.Categorical, pl.Enum)
+    return dtype.is_temporal() and column in (pl.Datetime, pl.Date)
 
 
 def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
@@ -185,12 +219,16 @@ def _checked(labels: pl.DataFrame, plan: Plan) -> pl.DataFrame:
 def _converted(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
     """The column as this dtype; NaN becomes null. What a request could not say is refused: text for a number,
     2.5 for a whole number."""
+    if isinstance(dtype, pl.List) and isinstance(column.dtype, pl.List):
+        items = column.explode(empty_as_null=False, keep_nulls=False).rename(column.name)
+        _converted(items, dtype.inner, model)  # type: ignore[arg-type]  # refuses what they can't be
+        return column.cast(dtype)
     if column.dtype.is_float():
         column = column.fill_nan(None)
     if column.null_count() == len(column):
         return column.clear(len(column)).cast(dtype)
     wrong = column.drop_nulls()
-    if _kind(column.dtype) == _kind(dtype):
+    if _kind(column.dtype) == _kind(dtype) != "list":
         converted = column.cast(dtype, strict=False)
         if _kind(dtype) != "number" or dtype.is_float():
             return converted  # a whole number too large for a float is rounded, as it is in a request

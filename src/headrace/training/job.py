@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
 from headrace.training import curves, training_set
+from headrace.training.champion import as_champion_reads
 from headrace.training.cluster import joined
 from headrace.training.evaluation import Evaluation, evaluate
 from headrace.training.fit import Fit, Prepared, Progress, final_fit, matrix_of, prepare
@@ -180,8 +181,9 @@ def train(
             prepared = prepare(parts, model.target, plan)
             fitted, trials = _fitted(project, model, prepared, work / "ray", progress)
             predictor = fitted.save(bundle / MODEL, prepared)
+            rival = _try_champion(project, lake, champion, plan, parts.test, model.target, made)
             report = _report(
-                model, this.id, code, made, rows, parts, prepared, fitted, trials, predictor, champion, commit
+                model, this.id, code, made, rows, parts, prepared, fitted, trials, predictor, rival, commit
             )
             _write(bundle, plan, report)
             trained = Trained(bundle, report, False)
@@ -223,12 +225,10 @@ def _report(
     fitted: Fit,
     trials: list[Trial],
     predictor: xgboost.Predictor,
-    champion: Path | None,
+    rival: _Rival,
     commit: str | None,
 ) -> Report:
     test = evaluate(prepared.test[1], predictor.predict(prepared.test[0]))
-    champions = None if champion is None else champion_metrics(champion, parts.test, model.target)
-    lacking = [] if champion is None else lacking_features(champion, parts.test)
     return Report(
         model=model.name,
         run=run_id,
@@ -242,14 +242,37 @@ def _report(
         trials=trials,
         validation=evaluate(prepared.validation[1], fitted.validation),
         test=test,
-        champion=champions,
+        champion=rival.metrics,
         importance=fitted.importance,
-        champion_lacks=lacking,
-        gate=judge(model.gate, test.metrics, champions, lacking=lacking),
+        champion_lacks=rival.lacking,
+        gate=judge(model.gate, test.metrics, rival.metrics, lacking=rival.lacking),
         commit=commit,
         incomplete=rows.incomplete,
         infinite=rows.infinite,
     )
+
+
+class _Rival(NamedTuple):
+    """The champion on the test rows: its metrics, and the features that it lacks there."""
+
+    metrics: dict[str, float] | None
+    lacking: list[str]
+
+
+def _try_champion(
+    project: Project,
+    lake: Lake,
+    champion: Path | None,
+    plan: Plan,
+    test: pl.DataFrame,
+    target: str,
+    made: TrainingSet,
+) -> _Rival:
+    if champion is None:
+        return _Rival(None, [])
+    own = decode_plan((champion / PLAN).read_bytes())
+    rows = as_champion_reads(own, plan, test, made.inputs, training_set.reader(project, lake, made.inputs))
+    return _Rival(champion_metrics(champion, rows, target), lacking_features(champion, rows))
 
 
 def champion_metrics(champion: Path, test: pl.DataFrame, target: str) -> dict[str, float] | None:

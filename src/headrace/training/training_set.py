@@ -24,7 +24,7 @@ from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.training.split import MOMENT
 
-__all__ = ["Rows", "TrainingSet", "keep_for", "make", "read"]
+__all__ = ["Rows", "TrainingSet", "keep_for", "make", "read", "reader"]
 
 _logger = logging.getLogger(__name__)
 _MADE_FROM = "headrace.made_from"
@@ -113,7 +113,7 @@ class Rows(Struct, frozen=True):
     """The rows of a training set that a model learns from and is tried on.
 
     Attributes:
-        frame: `event_timestamp`, the target, and the plan's features.
+        frame: what a request carries, `event_timestamp`, the target, and the plan's features.
         incomplete: how many rows were left out, because serving would refuse to answer them
             (`missing="refuse"`).
         infinite: feature → in how many of the frame's rows it is infinite, and so missing.
@@ -130,7 +130,8 @@ def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
     Raises:
         Refused: the plan refuses missing features, and every row lacks one.
     """
-    columns = [MOMENT, target, *(one.column for one in plan.features)]
+    asked = [*(one.join_key for one in plan.entities), *(one.name for one in plan.request)]
+    columns = [*asked, MOMENT, target, *(one.column for one in plan.features)]
     frame = lake.table(made.table).scan(made.snapshot).select(list(dict.fromkeys(columns))).collect()
     matrix = Matrix(plan)
     infinite = matrix.count_infinite(frame)
@@ -169,7 +170,7 @@ def _made_from(model: Model, plan: Plan, inputs: dict[str, int]) -> str:
 def _made(
     project: Project, lake: Lake, model: Model, plan: Plan, inputs: dict[str, int], made_from: str
 ) -> Snapshot:
-    read_table = _reader(project, lake, inputs)
+    read_table = reader(project, lake, inputs)
     labels = _labels(read_table(model.labels.name), model, plan)
     labelled = labels.drop_nulls(model.target)
     _check(labelled, model)
@@ -183,7 +184,8 @@ def _made(
     return table.replace(rows, facts=facts)
 
 
-def _reader(project: Project, lake: Lake, inputs: dict[str, int]) -> Callable[[str], pl.LazyFrame]:
+def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:
+    """From the name of a table among the inputs (table → snapshot) to its rows; of a topic's, the good ones."""
     topics = {contract.table for contract in project.contracts.values()}
 
     def read_table(name: str) -> pl.LazyFrame:

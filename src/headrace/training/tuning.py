@@ -158,7 +158,7 @@ def _trainable(told: dict[str, Any]) -> Any:
             os.nice(_NICENESS)
             xgboost.import_alone()
             self._train, self._validation = ray.get(told["data"])
-            self._matrices = xgboost.matrices_of(self._train, self._validation)
+            self._matrices: dict[int | None, tuple[Any, Any]] = {}
             self._config = config
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -167,13 +167,17 @@ def _trainable(told: dict[str, Any]) -> Any:
 
         def step(self) -> dict[str, Any]:
             trainer: XGBoost = told["trainer"]
+            parameters = {**trainer.parameters, **self._config}
+            bins = parameters.get("max_bin")
+            if bins not in self._matrices:
+                self._matrices = {bins: xgboost.matrices_of(self._train, self._validation, max_bin=bins)}
             _, rounds, answers, _ = xgboost.fit(
                 self._train,
                 self._validation,
-                {**trainer.parameters, **self._config},
+                parameters,
                 rounds=trainer.rounds,
                 early_stopping=trainer.early_stopping,
-                matrices=self._matrices,
+                matrices=self._matrices[bins],
             )
             try:
                 value = metric(told["metric"], self._validation[1], answers)

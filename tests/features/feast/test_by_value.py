@@ -147,3 +147,57 @@ def test_two_things_of_one_name_are_refused(goods: Callable[..., ModuleType]) ->
     module = goods(FEATURES.replace("LIMIT = 3", "WORD = 3\nLIMIT = WORD"))
     with pytest.raises(ProjectError, match="two things called WORD"):
         carried(module.wanted)
+
+
+@pytest.mark.parametrize(
+    ("statements", "value"),
+    [
+        ("X = {}\nX['a'] = 1", {"a": 1}),
+        ("X = {'a': 1, 'b': 2}\ndel X['a']", {"b": 2}),
+        ("X = {}\nX.setdefault('a', []).append(1)", {"a": [1]}),
+        ("X = []\nfor one in range(3):\n    if one:\n        X.append(one)", [1, 2]),
+        ("X = [1, 2]\nX[0] += 5", [6, 2]),
+        ("A = 1\nX = A + 1\nA = 5", 2),
+        ("X = 0\nX += 1\nX += 1", 2),
+        ("X = 1; Y = 2; X = X + Y", 3),
+        ("X, Y = 1, 2\nX, Y = Y, X", 2),
+        ("A = 1\ndef made(a=A):\n    return a\nA = 2\nX = [made(), A]", [1, 2]),
+        ("from goods.text import FOUND\nFOUND.append(2)\nX = FOUND", [1, 2]),
+    ],
+)
+def test_a_value_is_what_all_statements_make_of_it_in_their_order(goods, monkeypatch, statements, value):
+    monkeypatch.setattr(sys.modules[__name__], "TEXT", "FOUND = []\nFOUND.append(1)\n")
+    module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
+    assert module.wanted({}) == value
+    text = carried(module.wanted)
+    module.X = None
+    assert run(text, "wanted")({}) == value
+
+
+@pytest.mark.parametrize(
+    ("statements", "what"),
+    [
+        ("X = {}\ndef put(key):\n    X[key] = 1\nput('a')", "X of goods.features has another value"),
+        ("X = None\ndef make():\n    global X\n    X = 3\nmake()", "X of goods.features has another value"),
+        ("import random\nX = [random.random()]", "X of goods.features has another value"),
+        (
+            "try:\n    from goods.text import WORD as X\nexcept ImportError:\n    X = 0",
+            "imports goods.text within",
+        ),
+        ("def X():\n    from .text import WORD", "imports goods.text within another statement"),
+        ("import sys\nX = vars(sys.modules[__name__])['__file__']", "can't be run alone: KeyError"),
+        ("X = __doc__", "uses __doc__, which .* does not define"),
+    ],
+)
+def test_what_would_have_another_value_elsewhere_is_refused(goods, statements, what):
+    module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
+    with pytest.raises(ProjectError, match=what):
+        carried(module.wanted)
+
+
+def test_a_function_that_remembers_its_answers_can_be_carried_after_a_call(goods):
+    statements = "KNOWN = {}\ndef wanted(inputs):\n    return KNOWN.setdefault(inputs['p'], len(KNOWN))\n"
+    module = goods(statements)
+    text = carried(module.wanted)
+    assert module.wanted({"p": 1}) == 0
+    assert carried(module.wanted) == text

@@ -11,6 +11,8 @@ from feast import FeatureStore
 from headrace import lake
 from headrace.declare.project import Project
 from headrace.features.feast import apply, compile  # noqa: A004
+from headrace.features.feast.compiler import settled
+from headrace.features.feast.views import stored
 from headrace.kernel.errors import CallError
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -214,3 +216,12 @@ def test_a_key_column_of_32_bits_is_joined(small: Callable[..., Project]) -> Non
     lake.open(project.settings).ensure("item_facts", rows.schema).append(rows)
     store = FeatureStore(repo_path=str(apply(project).folder))
     assert clicks(store, labels().assign(number=[7, 7, 7, 8])) == [3, 1, 1, -1]
+
+
+def test_a_stream_feature_view_is_one_view_in_whatever_order_feast_writes_its_fields(small) -> None:
+    project = small(("facts = FeatureView(", "facts = StreamFeatureView(timestamp_field='event_timestamp', "))
+    found = settled(project)
+    view = found.views["facts"]
+    first = stored(view, found.entities, "here")
+    view.features.reverse()
+    assert stored(view, found.entities, "here").digest == first.digest

@@ -108,3 +108,12 @@ def test_a_parameter_that_xgboost_does_not_know_is_an_error() -> None:
     with pytest.raises(ProjectError, match="does not use the parameter 'max_dept'"):
         fit(*parts, {"max_dept": 3, "learning_rate": 0.2}, rounds=5, early_stopping=2)
     fit(*parts, {"booster": "dart", "rate_drop": 0.1, "max_depth": 3}, rounds=5, early_stopping=2)
+
+
+def test_the_number_of_bins_is_a_parameter() -> None:
+    x, y = synthetic(400)
+    splits = []
+    for bins in (2, 64):
+        booster = fit((x, y), (x, y), {"max_bin": bins}, rounds=2, early_stopping=2)[0]
+        splits.append(stock.Booster(model_file=bytearray(booster)).trees_to_dataframe()["Split"].nunique())
+    assert splits[0] <= 2 * len(FEATURES) < splits[1]

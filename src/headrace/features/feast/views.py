@@ -68,6 +68,8 @@ def stored(view: FeatureView, entities: Mapping[str, Entity], where: str) -> Sto
         return _windowed(view, source, keys, where)
     # Feast's registry lists the keys of a StreamFeatureView among its features.
     named = tuple(one for one in fields(view.features, where) if one.name not in keys)
+    if isinstance(view, StreamFeatureView):  # Feast writes its fields in no order
+        named = tuple(sorted(named, key=lambda one: one.name))
     if not named:
         raise ProjectError(
             f"feature view {view.name!r} has no schema",

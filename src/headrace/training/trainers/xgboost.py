@@ -113,7 +113,8 @@ def fit(
         early_stopping: so many rounds without improvement on the validation part end the fit.
         threads: how many threads XGBoost uses.
         features: names of the columns, kept in the model.
-        matrices: what `matrices_of` made of the parts; who fits several times on them makes it once.
+        matrices: what `matrices_of` made of the parts, with the parameters' `max_bin`; who fits several
+            times on them makes it once.
 
     Returns:
         The booster cut after its best round, as bytes of its `.ubj` form; how many rounds that are;
@@ -126,7 +127,8 @@ def fit(
     import xgboost
 
     options = {"objective": "binary:logistic", "tree_method": "hist", **parameters, "nthread": threads}
-    data, held = matrices or matrices_of(train, validation, threads=threads, features=features)
+    max_bin = parameters.get("max_bin")
+    data, held = matrices or matrices_of(train, validation, threads=threads, features=features, max_bin=max_bin)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         booster = xgboost.train(
@@ -165,14 +167,21 @@ def matrices_of(
     *,
     threads: int = 1,
     features: Sequence[str] | None = None,
+    max_bin: int | None = None,
 ) -> tuple[Any, Any]:
-    """The parts as XGBoost's quantile matrices, the validation part cut as the train part is."""
+    """The parts as XGBoost's quantile matrices, the validation part cut as the train part is.
+
+    `max_bin` is XGBoost's parameter of that name, which a fit on them must have too; None: its own default.
+    """
     import xgboost
 
-    names = None if features is None else list(features)
-    data = xgboost.QuantileDMatrix(train[0], train[1], feature_names=names, nthread=threads)
-    held = xgboost.QuantileDMatrix(validation[0], validation[1], feature_names=names, ref=data, nthread=threads)
-    return data, held
+    options = {
+        "feature_names": None if features is None else list(features),
+        "nthread": threads,
+        "max_bin": max_bin,
+    }
+    data = xgboost.QuantileDMatrix(*train, **options)
+    return data, xgboost.QuantileDMatrix(*validation, ref=data, **options)
 
 
 def import_alone() -> None:

@@ -1,0 +1,83 @@
+"""A champion is tried on its own features, also where the new plan means something else by their names."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from headrace.features.functions import Function
+from headrace.features.plan import (
+    Aggregation,
+    AsOfView,
+    EntityKey,
+    FeatureRef,
+    Field,
+    Input,
+    OnDemandView,
+    Plan,
+    WindowedView,
+)  # fmt: skip
+from headrace.training.champion import as_champion_reads
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = 3_600_000_000
+FACTS = AsOfView("facts", ("user",), "facts", "at", (Field("price", "float64"),))
+
+
+def activity(window, code="1"):
+    spent = Aggregation("spent", "price", Function("sum"), window, HOUR, "float64")
+    return WindowedView(
+        "activity", ("user",), "clicks", "clicks", None, "at", (Field("price", "float64"),), (spent,), code
+    )  # fmt: skip
+
+
+def ratio(by):
+    source = f"def f(i):\n    return {{'of': i['asked'] / (i['price'] - {by})}}\n"
+    return OnDemandView(
+        "ratio", (Input("asked"), Input("price", "facts")), (Field("of", "float64"),), "row", "f", source
+    )
+
+
+def plan_of(*views):
+    features = [FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features]
+    views = views if FACTS in views else (FACTS, *views)
+    return Plan(
+        "m", (EntityKey("user", "user", "int64"),), views, tuple(features), (Field("asked", "float64"),)
+    )
+
+
+ROWS = pl.DataFrame(
+    {"user": [1, 1], "at": [AT - timedelta(hours=5), AT - timedelta(hours=1)], "price": [1.0, 4.0]}
+)
+TEST = pl.DataFrame({
+    "user": [1], "asked": [8.0], "event_timestamp": [AT], "bought": [1],
+    "activity__spent": [4.0], "ratio__of": [8.0], "facts__price": [4.0],
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("champion", "plan", "column", "value"),
+    [
+        (activity(6 * HOUR), activity(2 * HOUR), "activity__spent", 5.0),
+        (ratio(0), ratio(3), "ratio__of", 2.0),
+        (activity(2 * HOUR, "0"), activity(2 * HOUR), "activity__spent", 4.0),
+        (ratio(3), ratio(3), "ratio__of", 8.0),
+        (FACTS, FACTS, "facts__price", 4.0),
+    ],
+)
+def test_a_feature_means_what_the_champion_learnt(champion, plan, column, value):
+    rows = as_champion_reads(plan_of(champion), plan_of(plan), TEST, {"facts", "clicks"}, lambda _: ROWS.lazy())
+    assert rows[column].to_list() == [value]
+    assert rows["bought"].to_list() == [1]
+
+
+@pytest.mark.parametrize(
+    ("champion", "plan", "tables", "column"),
+    [
+        (activity(6 * HOUR), activity(2 * HOUR), {"facts"}, "activity__spent"),
+        (ratio(4), ratio(3), {"facts"}, "ratio__of"),
+    ],
+)
+def test_what_cannot_be_made_again_is_left_out(champion, plan, tables, column):
+    rows = as_champion_reads(plan_of(champion), plan_of(plan), TEST, tables, lambda _: ROWS.lazy())
+    assert column not in rows.columns
