@@ -17,6 +17,7 @@ __all__ = ["Child", "Children"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a child that keeps dying
 _STEADY = 60.0  # seconds of life after which its next start is at once again
+_READY = 60.0  # seconds after which one that is not at work hangs
 _SILENT = 20.0  # seconds without a sign of life, of a child that gives them, after which it hangs
 _GRACE = 10.0  # seconds that a child has to end
 
@@ -99,8 +100,9 @@ class Child:
         self._listen()
         code = self.process.poll()
         if code is None:
-            if self._beat is not None and time.monotonic() - self._beat > _SILENT:
-                report(f"{self.name} hangs: it gave no sign of life for {_SILENT:g} s, and is killed")
+            silence = self._describe_silence()
+            if silence:
+                report(f"{self.name} hangs: it {silence}, and is killed")
                 self.process.kill()
                 self.process.wait()
             return
@@ -114,6 +116,14 @@ class Child:
         again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
         report(f"{self.name} ended ({_describe_end(code)}): {self.last_words}; {again}")
         self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+
+    def _describe_silence(self) -> str | None:
+        """How long it has been silent, where that is too long."""
+        if not self._ready and time.monotonic() - self._since > _READY:
+            return f"was not at work within {_READY:g} s"
+        if self._beat is not None and time.monotonic() - self._beat > _SILENT:
+            return f"gave no sign of life for {_SILENT:g} s"
+        return None
 
     @property
     def last_words(self) -> str:

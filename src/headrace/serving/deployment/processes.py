@@ -53,6 +53,10 @@ class Processes:
         self.shipper = Shipper(settings.place("serving", "spool"), log)
         stack.callback(self.shipper.stop)
         self._replicas: list[Child] = []
+        self._to_replace: list[int] = []  # by a roll: places in these
+        self._coming: Child | None = None  # for the first of these places
+        self._leaving: Child | None = None
+        self._deadline = 0.0  # monotonic, of the one that comes or leaves
         stack.callback(self._end_replicas)
         self._stand_by()
         for number in range(1, settings.profile.replicas + 1):
@@ -64,23 +68,49 @@ class Processes:
         return {replica.name: replica.process.pid for replica in self._replicas}
 
     def look(self, report: Callable[[str], None]) -> None:
-        """Starts again what has died or hangs; answers 503 from here while no replica is at work."""
+        """Starts again what has died or hangs, and goes on with a roll; answers 503 from here while no replica
+        is at work."""
         for replica in self._replicas:
             replica.look(report)
+        self._go_on_rolling(report)
         if any(replica.ready for replica in self._replicas):
             self._stand_down()
         else:
             self._stand_by()
 
-    def roll(self, report: Callable[[str], None]) -> None:
-        """Puts a new process in the place of each replica, one after the other: the new one is at work before
-        the old one is asked to end, which it does when it has answered what it has taken."""
-        for place, old in enumerate(self._replicas):
-            new = self._start_replica(old.name)
-            self._await_ready(new)
-            self._replicas[place] = new
+    def roll(self, report: Callable[[str], None]) -> None:  # noqa: ARG002 - `look` reports
+        """Has `look` put a new process in the place of each replica, one after the other: the new one is at
+        work before the old one is asked to end, which it does when it has answered what it has taken. Where a
+        new one does not start, the old ones go on."""
+        under_way = self._to_replace[:1] if self._coming is not None else []
+        self._to_replace = [*under_way, *range(len(self._replicas))]
+
+    def _go_on_rolling(self, report: Callable[[str], None]) -> None:
+        if self._leaving is not None:
+            if self._leaving.process.poll() is None and time.monotonic() < self._deadline:
+                return
+            self._leaving.end(self._deadline)
+            self._leaving = None
+        if self._coming is None:
+            if self._to_replace:
+                self._coming = self._start_replica(self._replicas[self._to_replace[0]].name)
+                self._deadline = time.monotonic() + _READY
+            return
+        new = self._coming
+        try:
+            ready = self._is_ready(new, self._deadline)
+        except Unavailable as error:
+            report(f"{new.name} was not replaced, and the old one goes on: {error.what}")
+            self._coming, self._to_replace = None, []
+            new.process.kill()
+            new.end(self._deadline)
+            return
+        if ready:
+            place = self._to_replace.pop(0)
+            old, self._replicas[place] = self._replicas[place], new
+            self._coming, self._leaving = None, old
+            self._deadline = time.monotonic() + _END
             old.ask_to_end()
-            old.end(time.monotonic() + _END)
             report(f"{new.name} was replaced")
 
     def stop(self) -> None:
@@ -93,7 +123,9 @@ class Processes:
         Raises:
             Unavailable: the first one died, or took too long.
         """
-        self._await_ready(self._replicas[0])
+        deadline = time.monotonic() + _READY
+        while not self._is_ready(self._replicas[0], deadline):
+            time.sleep(_LOOK)
         self._stand_down()
 
     def _start_replica(self, name: str) -> Child:
@@ -111,21 +143,23 @@ class Processes:
         environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
         return Child(name, command, settings.place("up", f"{name}.log"), environment, [descriptor])
 
-    def _await_ready(self, replica: Child) -> None:
-        deadline = time.monotonic() + _READY
-        while not replica.ready:
-            code = replica.process.poll()
-            if code is not None:
-                raise Unavailable(f"a replica does not start (exit {code}): {replica.last_words}")
-            if time.monotonic() > deadline:
-                raise Unavailable(f"a replica did not start within {_READY:g} s: {replica.last_words}")
-            time.sleep(_LOOK)
+    def _is_ready(self, replica: Child, deadline: float) -> bool:
+        """Whether it is at work. Raises Unavailable where it died, or the deadline (monotonic) has passed."""
+        if replica.ready:
+            return True
+        code = replica.process.poll()
+        if code is not None:
+            raise Unavailable(f"a replica does not start (exit {code}): {replica.last_words}")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"a replica did not start within {_READY:g} s: {replica.last_words}")
+        return False
 
     def _end_replicas(self) -> None:
-        for replica in self._replicas:
+        rolled = [replica for replica in (self._coming, self._leaving) if replica is not None]
+        for replica in [*self._replicas, *rolled]:
             replica.ask_to_end()
         deadline = time.monotonic() + _END
-        for replica in self._replicas:
+        for replica in [*self._replicas, *rolled]:
             replica.end(deadline)
 
     def _stand_by(self) -> None:

@@ -128,8 +128,12 @@ class RayServe:
 
     def roll(self, report: Callable[[str], None]) -> None:
         """Deploys the replicas anew; Serve replaces them one after the other."""
-        self._deploy()
-        report("the replicas were deployed anew")
+        try:
+            self._deploy()
+        except HeadraceError as error:
+            report(f"the replicas were not deployed anew: {error}")
+        else:
+            report("the replicas were deployed anew")
 
     def stop(self) -> None:
         """Ends the replicas and HAProxy, ships what they have left, and ends Ray if it was started here."""
