@@ -82,8 +82,8 @@ class Processes:
         """Has `look` put a new process in the place of each replica, one after the other: the new one is at
         work before the old one is asked to end, which it does when it has answered what it has taken. Where a
         new one does not start, the old ones go on."""
-        under_way = self._to_replace[:1] if self._coming is not None else []
-        self._to_replace = [*under_way, *range(len(self._replicas))]
+        waiting = self._to_replace[0 if self._coming is None else 1 :]
+        self._to_replace += [place for place in range(len(self._replicas)) if place not in waiting]
 
     def _go_on_rolling(self, report: Callable[[str], None]) -> None:
         if self._leaving is not None:
