@@ -93,6 +93,13 @@ class Watched:
         self._over.set()
         self._thread.join()
 
+    def begin_roll(self) -> int:
+        """The process id of the first new replica of a roll, amid its start."""
+        before = set(descendants(os.getpid()))
+        self.roll.set()
+        until(lambda: set(descendants(os.getpid())) - before)
+        return (set(descendants(os.getpid())) - before).pop()
+
     def ask(self) -> dict[str, Any]:
         answer = httpx.post(f"{self.deployment.url}/predict/purchase", json=ASKED, timeout=30)
         answer.raise_for_status()
@@ -149,6 +156,36 @@ def test_no_request_is_lost_while_the_replicas_are_rolled(watched: Watched, way:
         asked += 1
     assert asked > 20
     assert set(watched.deployment.processes.values()).isdisjoint(before.values())
+
+
+def test_a_roll_whose_new_process_does_not_start_leaves_the_old_ones_at_work(
+    watched: Watched, way: str
+) -> None:
+    if way != "processes":
+        pytest.skip("Ray looks after its replicas itself")
+    until(lambda: answered(watched))
+    before = watched.deployment.processes
+    coming = watched.begin_roll()
+    os.kill(coming, signal.SIGKILL)
+    until(lambda: any(line.startswith("replica-1 was not replaced") for line in watched.said))
+    assert watched.deployment.processes == before
+    assert answered(watched)
+
+
+def test_during_a_roll_a_killed_replica_is_replaced_at_once(watched: Watched, way: str) -> None:
+    """Also while the new process of the roll does not come up."""
+    if way != "processes":
+        pytest.skip("Ray looks after its replicas itself")
+    until(lambda: answered(watched))
+    before = watched.deployment.processes
+    coming = watched.begin_roll()
+    os.kill(coming, signal.SIGSTOP)
+    os.kill(before["replica-2"], signal.SIGKILL)
+    until(lambda: watched.deployment.processes["replica-2"] != before["replica-2"])
+    rolled = watched.said.count("replica-2 was replaced")
+    os.kill(coming, signal.SIGCONT)
+    until(lambda: watched.said.count("replica-2 was replaced") > rolled)
+    assert watched.deployment.processes["replica-1"] == coming
 
 
 def test_a_port_that_is_taken_is_an_error(settings: Settings, way: str) -> None:

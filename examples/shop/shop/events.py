@@ -21,7 +21,7 @@ class UserBehaviour(Struct):
     product_id: int
     category_id: int
     user_id: int
-    price: Annotated[float, Meta(gt=0)]
+    price: Annotated[float, Meta(gt=0, le=1_000_000)]  # a sum of larger ones could be infinite
     user_session: str
     category_code: str | None = None
     brand: str | None = None

@@ -32,7 +32,6 @@ __all__ = ["up"]
 
 _logger = logging.getLogger(__name__)
 _LOOK = 0.25  # seconds between two looks at what runs
-_START = 60.0  # seconds that a child has to come up
 
 
 def up(
@@ -43,7 +42,7 @@ def up(
     build_every: timedelta | None = None,
     report: Callable[[str], None] = _logger.warning,
 ) -> None:
-    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends all that it began. SIGHUP puts a
+    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends all that it began. SIGUSR1 puts a
     new process in the place of each replica, one after the other.
 
     Args:
@@ -65,7 +64,7 @@ def up(
         ports = _ports(settings)
         stack.enter_context(_hearing(stop))
         rolling = threading.Event()
-        stack.enter_context(_on_hangup(rolling))
+        stack.enter_context(_on_roll(rolling))
         _make_topics(settings)
         children = Children()
         stack.callback(children.end)
@@ -78,7 +77,7 @@ def up(
         endpoint = deployment.start(settings, port=ports["predict_port"])
         stack.callback(endpoint.stop)
         stack.enter_context(_hearing(stop))  # Ray may have put its own handler in place
-        children.await_ready(_START)
+        children.await_ready()
         stack.callback(running.forget, settings)
         state = _written(settings, endpoint, ports, children)
         if ready is not None:
@@ -175,18 +174,18 @@ def _hearing(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _on_hangup(rolling: threading.Event) -> Iterator[None]:
-    """While the block runs, SIGHUP sets `rolling`, where this is the main thread."""
+def _on_roll(rolling: threading.Event) -> Iterator[None]:
+    """While the block runs, SIGUSR1 sets `rolling`, where this is the main thread."""
     import signal
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGHUP, lambda *_: rolling.set())
+    before = signal.signal(signal.SIGUSR1, lambda *_: rolling.set())
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGUSR1, before)
 
 
 class _Builds:

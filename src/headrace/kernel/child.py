@@ -6,6 +6,7 @@ does however the parent ends.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import threading
 __all__ = ["end_with_parent", "report_alive", "report_ready"]
 
 _GRACE = 10.0  # seconds to end by itself once its parent is gone
+_PR_SET_PDEATHSIG = 1
 
 
 def report_ready() -> None:
@@ -28,7 +30,9 @@ def report_alive() -> None:
 
 def end_with_parent() -> None:
     """Starts a thread that ends this process by SIGTERM when its standard input closes, and by force where
-    that takes longer than 10 s."""
+    that takes longer than 10 s. Where this process is stopped then, it goes on, to end (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
 
 

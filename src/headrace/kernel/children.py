@@ -18,7 +18,6 @@ __all__ = ["Child", "Children"]
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a child that keeps dying
 _STEADY = 60.0  # seconds of life after which its next start is at once again
 _LOOK = 0.02  # seconds between two looks for a sign of life
-_LONGEST_START = 180.0  # seconds that a child has to be at work
 _SILENT = 20.0  # seconds without a sign of life, of a child that gives them, after which it hangs
 _GRACE = 10.0  # seconds that a child has to end
 
@@ -34,6 +33,7 @@ class Child:
         log: the file that gets its standard error; what it holds is cleared.
         environment: its variables.
         files: file descriptors that it inherits.
+        longest_start: seconds until it must be at work.
 
     Attributes:
         name: what it does.
@@ -47,8 +47,9 @@ class Child:
         log: Path,
         environment: Mapping[str, str],
         files: Sequence[int] = (),
+        longest_start: float = 60.0,
     ) -> None:
-        self.name = name
+        self.name, self._longest_start = name, longest_start
         self._command, self._files, self._environment = list(command), tuple(files), dict(environment)
         self._log = log
         make_private(log.parent)
@@ -83,20 +84,25 @@ class Child:
         self._listen()
         return self._ready and self.process.poll() is None
 
-    def await_ready(self, seconds: float) -> None:
-        """Returns when it is at work.
+    def check_start(self) -> bool:
+        """Whether it is at work.
 
         Raises:
-            Unavailable: it died, or took too long.
+            Unavailable: it died before, or took too long.
         """
-        deadline = time.monotonic() + seconds
-        while not self.ready:
-            code = self.process.poll()
-            if code is not None:
-                end = _describe_end(code)
-                raise Unavailable(f"{self.name} does not start ({end}): {self.last_words}")
-            if time.monotonic() > deadline:
-                raise Unavailable(f"{self.name} is not at work in time: {self.last_words}")
+        if self.ready:
+            return True
+        code = self.process.poll()
+        if code is not None:
+            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.last_words}")
+        silence = self._describe_silence()
+        if silence:
+            raise Unavailable(f"{self.name} {silence}: {self.last_words}")
+        return False
+
+    def await_ready(self) -> None:
+        """Returns when it is at work. Raises Unavailable as check_start."""
+        while not self.check_start():
             time.sleep(_LOOK)
 
     def _listen(self) -> None:
@@ -117,15 +123,11 @@ class Child:
         self._listen()
         code = self.process.poll()
         if code is None:
-            now = time.monotonic()
-            if self._beat is not None and now - self._beat > _SILENT:
-                report(f"{self.name} hangs: it gave no sign of life for {_SILENT:g} s, and is killed")
-            elif not self._ready and now - self._since > _LONGEST_START:
-                report(f"{self.name} is not at work after {_LONGEST_START:g} s, and is killed")
-            else:
-                return
-            self.process.kill()
-            self.process.wait()
+            silence = self._describe_silence()
+            if silence:
+                report(f"{self.name} hangs: it {silence}, and is killed")
+                self.process.kill()
+                self.process.wait()
             return
         if time.monotonic() - self._since > _STEADY:
             self._pause = 0.0
@@ -137,6 +139,14 @@ class Child:
         again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
         report(f"{self.name} ended ({_describe_end(code)}): {self.last_words}; {again}")
         self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+
+    def _describe_silence(self) -> str | None:
+        """How long it has been silent, where that is too long."""
+        if not self._ready and time.monotonic() - self._since > self._longest_start:
+            return f"was not at work within {self._longest_start:g} s"
+        if self._beat is not None and time.monotonic() - self._beat > _SILENT:
+            return f"gave no sign of life for {_SILENT:g} s"
+        return None
 
     @property
     def last_words(self) -> str:
@@ -186,15 +196,10 @@ class Children:
         """Name → process id."""
         return {child.name: child.process.pid for child in self._children}
 
-    def await_ready(self, seconds: float) -> None:
-        """Returns when every child is at work.
-
-        Raises:
-            Unavailable: one died, or took too long.
-        """
-        deadline = time.monotonic() + seconds
+    def await_ready(self) -> None:
+        """Returns when every child is at work. Raises Unavailable as Child.check_start."""
         for child in self._children:
-            child.await_ready(deadline - time.monotonic())
+            child.await_ready()
 
     def look(self, report: Callable[[str], None]) -> None:
         """Starts again what has died, and reports it."""

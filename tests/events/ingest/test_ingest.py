@@ -442,6 +442,19 @@ def test_an_event_dated_ahead_makes_nothing_forgotten(
     assert rows_of(lake, ahead)["_code"].to_list() == [None, "duplicate", None, *["duplicate"] * 3]
 
 
+def test_an_event_dated_ahead_is_remembered_under_a_contract_that_admits_none_such(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    ahead = replace(contract, future=timedelta(days=1), within=timedelta(days=1))
+    present = now()
+    events_log.create("clicks")
+    events_log.append("clicks", [click(1, at=(present + timedelta(hours=20)).isoformat())])
+    to_end(ahead, events_log, lake)
+    events_log.append("clicks", [click(1, at=present.isoformat())])
+    (progress,) = to_end(replace(ahead, future=timedelta(minutes=5), version=2), events_log, lake)
+    assert (progress.good, progress.refused) == (0, Counter(duplicate=1))
+
+
 def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
     contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,7 +66,9 @@ def _spans(
 ) -> list[tuple[int, dict[int, int]]]:
     """The spans of time that hold all that is remembered, so that a log partition that got nothing for long
     is read apart: of each its end, and log partition → its oldest time. Microseconds since 1970."""
-    before, ahead = within // _MICROSECOND, contract.future // _MICROSECOND
+    before = within // _MICROSECOND
+    # What was admitted by an older contract, too, whose `future` was longer.
+    ahead = max(contract.future // _MICROSECOND, watermarks.lead)
     found: list[tuple[int, dict[int, int]]] = []
     admitted = [partition for partition in partitions if partition in watermarks.marks]
     for mark, partition in sorted((watermarks.mark(partition), partition) for partition in admitted):

@@ -154,7 +154,7 @@ class Judge:
         if self._seen is not None:
             self._refuse_seen(self._seen, table, times, batch, places, keep, broken)
         else:
-            self.watermarks.take(batch.partitions[places][keep], np.minimum(times, arrived)[keep])
+            self.watermarks.take(batch.partitions[places][keep], times[keep], arrived[keep])
         refused |= {int(places[at]): reason for at, reason in broken.items()}
         if broken:
             table = table.filter(pa.array(keep))

@@ -97,7 +97,7 @@ class Seen:
                 rows = np.flatnonzero(scopes == scope)
                 keys = (first[rows], second[rows])
                 new[rows] = self._settle(scope, suspect[rows], keys, times[rows], capped[rows], known)
-        self._watermarks.take(partitions[new], capped[new])
+        self._watermarks.take(partitions[new], times[new], arrived[new])
         kept = order[new[order]]
         self._add((first[kept], second[kept], times[kept]))
         return new

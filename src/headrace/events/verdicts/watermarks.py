@@ -18,7 +18,7 @@ __all__ = ["NEVER", "Watermarks", "merge"]
 Int64s = NDArray[np.int64]
 
 NEVER = int(np.iinfo(np.int64).min)
-_FRONT = "front"
+_FRONT, _LEAD = "front", "lead"
 
 
 class Watermarks:
@@ -36,27 +36,31 @@ class Watermarks:
             judged by one mark, the front, which moves between batches only (`advance`).
         marks: log partition → the watermark, microseconds since 1970.
         front: see `shared`.
+        lead: the most by which the time of an admitted event lay after its arrival, microseconds.
     """
 
     def __init__(self, stored: str | None = None, *, shared: bool = False) -> None:
         known: dict[str, int] = json.loads(stored or "{}")
         self.shared = shared
         self.front = known.pop(_FRONT, NEVER)
+        self.lead = known.pop(_LEAD, 0)
         self.marks = {int(partition): mark for partition, mark in known.items()}
 
     def mark(self, partition: int) -> int:
         """The mark by which an event of this log partition is judged; NEVER: nothing was admitted yet."""
         return self.front if self.shared else self.marks.get(partition, NEVER)
 
-    def take(self, partitions: NDArray[np.int32], times: Int64s) -> None:
+    def take(self, partitions: NDArray[np.int32], times: Int64s, arrived: Int64s) -> None:
         """Takes events as admitted.
 
         Args:
             partitions: int32[n], their log partitions.
-            times: int64[n], their times, or their arrivals where those are earlier.
+            times, arrived: int64[n], their times and arrivals, microseconds since 1970.
         """
+        self.lead = max(self.lead, int((times - arrived).max(initial=0)))
+        capped = np.minimum(times, arrived)
         for partition in np.unique(partitions).tolist():
-            latest = int(times[partitions == partition].max())
+            latest = int(capped[partitions == partition].max())
             self.marks[partition] = max(self.marks.get(partition, NEVER), latest)
 
     def advance(self, behind: Collection[int]) -> None:
@@ -72,7 +76,11 @@ class Watermarks:
     def text(self) -> str:
         """The watermarks as JSON."""
         known = {str(partition): mark for partition, mark in self.marks.items()}
-        return json.dumps(known if self.front == NEVER else {**known, _FRONT: self.front})
+        if self.front != NEVER:
+            known[_FRONT] = self.front
+        if self.lead:
+            known[_LEAD] = self.lead
+        return json.dumps(known)
 
 
 def merge(stored: str | None, text: str) -> str:

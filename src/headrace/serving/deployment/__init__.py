@@ -26,11 +26,13 @@ class Deployment(Protocol):
         ...
 
     def look(self, report: Callable[[str], None]) -> None:
-        """To be called a few times a second: starts again what has died or hangs, and reports it."""
+        """To be called a few times a second: starts again what has died or hangs, goes on with a roll, and
+        reports it."""
         ...
 
     def roll(self, report: Callable[[str], None]) -> None:
-        """Puts a new process in the place of each replica, one after the other, without a request lost."""
+        """Begins to put a new process in the place of each replica, one after the other, without a request
+        lost. Where that fails it is reported, and what is at work goes on."""
         ...
 
     def stop(self) -> None:

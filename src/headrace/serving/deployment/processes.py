@@ -19,11 +19,11 @@ from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.serve import Served, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
+from headrace.kernel.errors import Unavailable
 from headrace.serving.prediction_log import run_shipper
 
 __all__ = ["Processes", "start"]
 
-_READY = 60.0  # seconds until a replica must be at work
 _END = 10.0  # seconds that a replica has to end
 
 
@@ -43,6 +43,10 @@ class Processes:
         stack.callback(self._stand_down)
         stack.enter_context(run_shipper(settings))
         self._replicas: list[Child] = []
+        self._to_replace: list[int] = []  # by a roll: places in these
+        self._coming: Child | None = None  # for the first of these places
+        self._leaving: Child | None = None
+        self._deadline = 0.0  # monotonic, of the one that leaves
         stack.callback(self._end_replicas)
         self._stand_by()
         for number in range(1, settings.profile.replicas + 1):
@@ -54,23 +58,48 @@ class Processes:
         return {replica.name: replica.process.pid for replica in self._replicas}
 
     def look(self, report: Callable[[str], None]) -> None:
-        """Starts again what has died or hangs; answers 503 from here while no replica is at work."""
+        """Starts again what has died or hangs, and goes on with a roll; answers 503 from here while no replica
+        is at work."""
         for replica in self._replicas:
             replica.look(report)
+        self._go_on_rolling(report)
         if any(replica.ready for replica in self._replicas):
             self._stand_down()
         else:
             self._stand_by()
 
-    def roll(self, report: Callable[[str], None]) -> None:
-        """Puts a new process in the place of each replica, one after the other: the new one is at work before
-        the old one is asked to end, which it does when it has answered what it has taken."""
-        for place, old in enumerate(self._replicas):
-            new = self._start_replica(old.name)
-            new.await_ready(_READY)
-            self._replicas[place] = new
+    def roll(self, report: Callable[[str], None]) -> None:  # noqa: ARG002 - `look` reports
+        """Has `look` put a new process in the place of each replica, one after the other: the new one is at
+        work before the old one is asked to end, which it does when it has answered what it has taken. Where a
+        new one does not start, the old ones go on."""
+        waiting = self._to_replace[0 if self._coming is None else 1 :]
+        self._to_replace += [place for place in range(len(self._replicas)) if place not in waiting]
+
+    def _go_on_rolling(self, report: Callable[[str], None]) -> None:
+        if self._leaving is not None:
+            if self._leaving.process.poll() is None and time.monotonic() < self._deadline:
+                return
+            self._leaving.end(self._deadline)
+            self._leaving = None
+        if self._coming is None:
+            if self._to_replace:
+                self._coming = self._start_replica(self._replicas[self._to_replace[0]].name)
+            return
+        new = self._coming
+        try:
+            ready = new.check_start()
+        except Unavailable as error:
+            report(f"{new.name} was not replaced, and the old one goes on: {error.what}")
+            self._coming, self._to_replace = None, []
+            new.process.kill()
+            new.end(time.monotonic())
+            return
+        if ready:
+            place = self._to_replace.pop(0)
+            old, self._replicas[place] = self._replicas[place], new
+            self._coming, self._leaving = None, old
+            self._deadline = time.monotonic() + _END
             old.ask_to_end()
-            old.end(time.monotonic() + _END)
             report(f"{new.name} was replaced")
 
     def stop(self) -> None:
@@ -83,7 +112,7 @@ class Processes:
         Raises:
             Unavailable: the first one died, or took too long.
         """
-        self._replicas[0].await_ready(_READY)
+        self._replicas[0].await_ready()
         self._stand_down()
 
     def _start_replica(self, name: str) -> Child:
@@ -102,10 +131,11 @@ class Processes:
         return Child(name, command, settings.place("up", f"{name}.log"), environment, [descriptor])
 
     def _end_replicas(self) -> None:
-        for replica in self._replicas:
+        rolled = [replica for replica in (self._coming, self._leaving) if replica is not None]
+        for replica in [*self._replicas, *rolled]:
             replica.ask_to_end()
         deadline = time.monotonic() + _END
-        for replica in self._replicas:
+        for replica in [*self._replicas, *rolled]:
             replica.end(deadline)
 
     def _stand_by(self) -> None:

@@ -81,6 +81,18 @@ def _keep_to_loopback() -> None:
     )
 
 
+def _roll(settings: Settings, models: Sequence[str]) -> None:
+    """Deploys the replicas anew; where that fails, those that answer go on."""
+    try:
+        _deploy(settings, models)
+    except HeadraceError as error:
+        _say(error)
+
+
+def _say(error: HeadraceError) -> None:
+    print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201  the child's log
+
+
 def main(root: str, profile: str, port: int, models: Sequence[str]) -> int:
     """Runs Ray Serve until it is told to end; returns the exit code."""
     stop, rolling = signalled(), threading.Event()
@@ -90,18 +102,18 @@ def main(root: str, profile: str, port: int, models: Sequence[str]) -> int:
         environment = haproxy.environment(cluster.runtime_folder(settings), _free_port())
         with cluster.joined(settings, own=True, environment=environment), _served(settings, port, environment):
             signalled(stop)  # Ray has put its own handlers in place
-            signal.signal(signal.SIGHUP, lambda *_: rolling.set())
+            signal.signal(signal.SIGUSR1, lambda *_: rolling.set())
             _deploy(settings, models)
             _await_answer(settings.profile.host, port)
             report_ready()
             while not stop.wait(_ASK):
                 if rolling.is_set():
                     rolling.clear()
-                    _deploy(settings, models)
+                    _roll(settings, models)
                 if _answers(url_of(settings.profile.host, port)):
                     report_alive()
     except HeadraceError as error:
-        print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201  the child's log
+        _say(error)
         return error.exit_code
     except Exception:
         print(clean_text(traceback.format_exc()), file=sys.stderr)  # noqa: T201

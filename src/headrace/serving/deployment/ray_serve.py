@@ -51,9 +51,11 @@ class RayServe:
         }
         with ExitStack() as stack:
             stack.enter_context(run_shipper(settings))
-            self._driver = Child("ray-serve", command, settings.place("up", "ray-serve.log"), environment)
+            self._driver = Child(
+                "ray-serve", command, settings.place("up", "ray-serve.log"), environment, longest_start=_READY
+            )
             stack.callback(self._end)
-            self._driver.await_ready(_READY)
+            self._driver.await_ready()
             self._stack = stack.pop_all()
 
     @property
@@ -67,7 +69,7 @@ class RayServe:
 
     def roll(self, report: Callable[[str], None]) -> None:
         """Has the replicas deployed anew; Serve replaces them one after the other."""
-        self._driver.process.send_signal(signal.SIGHUP)
+        self._driver.process.send_signal(signal.SIGUSR1)
         report("the replicas are deployed anew")
 
     def stop(self) -> None:

@@ -1,0 +1,70 @@
+"""Children that hang at their start, or are stopped when their parent dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.until import until
+
+from headrace.kernel.children import Child
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
+
+PARENT = """
+import os, sys
+from pathlib import Path
+from headrace.kernel.children import Child
+child = Child("work", [sys.executable, "-c", sys.argv[1]], Path(sys.argv[2]), os.environ)
+while not child.ready:
+    pass
+print(child.process.pid, flush=True)
+sys.stdin.read()
+"""
+WORK = """
+import threading
+from headrace.kernel.child import end_with_parent, report_ready
+end_with_parent()
+report_ready()
+threading.Event().wait()
+"""
+
+
+def test_one_that_does_not_come_up_is_killed_and_started_again(tmp_path: Path) -> None:
+    log = tmp_path / "work" / "log"
+    child = Child("work", [sys.executable, "-c", "input()"], log, os.environ, longest_start=0.2)
+    first, said = child.process.pid, list[str]()
+
+    def is_another() -> bool:
+        child.look(said.append)
+        return child.process.pid != first
+
+    try:
+        until(is_another)
+    finally:
+        child.process.kill()
+        child.end(0.0)
+    assert said[0] == "work hangs: it was not at work within 0.2 s, and is killed"
+
+
+def test_one_that_is_stopped_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, WORK, str(tmp_path / "work" / "log")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: _state(pid) == "T")
+        parent.kill()
+    until(lambda: _state(pid) in ("Z", None))
+
+
+def _state(pid: int) -> str | None:
+    """The process' state as /proc writes it; None: it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
