@@ -122,6 +122,7 @@ def test_every_named_point_of_the_write_path_is_struck() -> None:
     }
     struck = {*POINTS, *KEEPING}
     # Deleting waits for a grace that outlives this suite: tests/lake/test_upkeep.py kills it there;
-    # and tests/events what forwards and what alerts.
+    # tests/lake/test_home.py kills what follows a move, and tests/events what forwards and what alerts.
     elsewhere = {"upkeep.delete", "forward.before_commit", "forward.after_commit", "alerts.after_append"}
+    elsewhere |= {"lake.home_rewritten", "lake.home_snapshot"}
     assert named - elsewhere == {point for point in struck if not point.startswith("sink.")}
