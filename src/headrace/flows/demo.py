@@ -142,7 +142,7 @@ class _Demo:
         with _RayBeside(settings) as ray:
             self.events(settings, events, seed, data)
             self.ingest(settings)
-            with self.step("ray", "one Ray for the training and the endpoint, started beside the above"):
+            with self.step("ray", "Ray for the training, started beside the above"):
                 ray.await_ready()
             self.build(settings)
             self.evaluate(settings, data is None)
