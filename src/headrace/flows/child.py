@@ -66,8 +66,7 @@ def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # no
     from headrace.flows.ingest import ingest
 
     with _forwarding(settings), _delivering(settings), _upkeep(settings):
-        report_ready()
-        ingest(settings, stop=stop, renew=True)
+        ingest(settings, stop=stop, renew=True, at_work=report_ready)
 
 
 @contextmanager

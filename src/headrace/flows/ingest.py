@@ -92,6 +92,7 @@ def ingest(
     until_end: bool = False,
     stop: threading.Event | None = None,
     renew: bool = False,
+    at_work: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> IngestReport:
     """Ingests the topics (default: every one with a contract), each event exactly once.
@@ -105,6 +106,7 @@ def ingest(
         stop: set from another thread, it ends the work after the batch that is being written.
         renew: end with Renew when the project's files hold newer code, and a build has filled a view with
             it or another ingest has taken a contract of it up: for a caller that starts a new process then.
+        at_work: called once, when every topic is followed, or another process follows it.
         progress: is told of each commit, from the topics' threads.
 
     Raises:
@@ -119,7 +121,6 @@ def ingest(
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}
-
     stop = stop or threading.Event()
     with ExitStack() as stack:
         store = stack.enter_context(closing(lineage.open(settings)))
@@ -140,7 +141,7 @@ def ingest(
 
         ingest_all(
             contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell,
-            registry=registry_of(settings),
+            registry=registry_of(settings), at_work=at_work,
         )  # fmt: skip
     new_code.check()
     return IngestReport(found, perf_counter() - begun)

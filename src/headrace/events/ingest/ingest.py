@@ -146,6 +146,7 @@ class Ingest:
         until_end: bool,
         stop: threading.Event,
         tell: Callable[[Progress], None] | None = None,
+        at_work: Callable[[], None] | None = None,
     ) -> None:
         """Ingests until `stop`, or until what the log held at the call is in the table and the sinks,
         whoever brought it there: all who run share the topic.
@@ -155,20 +156,20 @@ class Ingest:
 
         Args:
             tell: called with each commit's progress, in this thread.
+            at_work: called once, when it has its share of the topic, or has to try again (Report.say_at_work).
 
         Raises:
             Unavailable: only with `until_end`; without, it tries again until it is stopped.
             Unwritable: a batch cannot be stored, and that is no event's fault.
         """
         end = self._log.end(self.contract.topic) if until_end else None
-        topic = Dataset("topic", self.contract.topic, self._read)
         with (
-            run(f"ingest {self.contract.topic}", [topic]) as this,
+            run(f"ingest {self.contract.topic}", [Dataset("topic", self.contract.topic, self._read)]) as this,
             ThreadPoolExecutor(1, "ingest-write") as writer,
             Keeping(self.table) as keeping,
             self._share.joined(self._settle),
         ):
-            report = Report(this, self.table.name, keeping, tell)
+            report = Report(this, self.table.name, keeping, tell, at_work)
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
@@ -182,6 +183,7 @@ class Ingest:
                     if isinstance(error, Unavailable) and until_end:
                         raise
                     _logger.warning("ingest of %s begins again: %s", self.contract.topic, error)
+                    report.say_at_work(True)
                     self._begun = False
                     stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two don't meet again
 
@@ -196,6 +198,7 @@ class Ingest:
                 if self._share.moved() or not self._begun:
                     self._take_result(report)
                     self._begin()
+                report.say_at_work(bool(self._share.partitions))
                 judged = None if stop.is_set() or self._covers(end) else self._next()
                 self._take_result(report)
                 if judged is not None:
@@ -208,10 +211,7 @@ class Ingest:
                 if stop.is_set() or self._covers(end):
                     break
                 report.running()
-                if self._share.partitions:
-                    self._log.wait(self.contract.topic, self._offsets(), PAUSE)
-                else:
-                    stop.wait(PAUSE)
+                self._share.wait(self._offsets(), stop, PAUSE)
             if end is not None:
                 self._level_all()
         finally:
@@ -440,6 +440,7 @@ def ingest_all(
     sinks_of: Callable[[Contract], Sequence[Sink]] | None = None,
     tell: Callable[[Progress], None] | None = None,
     registry: SchemaRegistry | None = None,
+    at_work: Callable[[], None] | None = None,
 ) -> None:
     """Ingests several topics in this process, a thread each, until stopped or at their ends.
 
@@ -447,15 +448,26 @@ def ingest_all(
         sinks_of: a topic's sinks.
         tell: called with each commit's progress, from the topics' threads.
         registry: as for Ingest.
+        at_work: called once, when every topic is at work (Ingest.run).
 
     Raises:
         HeadraceError: what one of them raised; the others have then stopped too.
     """
     ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), registry) for c in contracts]
 
+    waiting, lock = len(ingests), threading.Lock()
+
+    def count() -> None:
+        nonlocal waiting
+        with lock:
+            waiting -= 1
+            last = waiting == 0
+        if last and at_work is not None:
+            at_work()
+
     def one(ingest: Ingest) -> None:
         try:
-            ingest.run(until_end, stop, tell)
+            ingest.run(until_end, stop, tell, count)
         except BaseException:
             stop.set()
             raise

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 
 from headrace.events.ingest.keeping import Keeping
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run
 
 __all__ = ["Progress", "Report"]
+
+_UNSHARED = 5.0  # seconds after which who has no share of a topic is at work all the same
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,15 @@ class Report:
     """What a run's recorders and its caller are told."""
 
     def __init__(
-        self, this: Run, table: str, keeping: Keeping, tell: Callable[[Progress], None] | None
+        self,
+        this: Run,
+        table: str,
+        keeping: Keeping,
+        tell: Callable[[Progress], None] | None,
+        at_work: Callable[[], None] | None,
     ) -> None:
         self._run, self._table, self._keeping, self._tell = this, table, keeping, tell
+        self._at_work, self._began = at_work, monotonic()
         self._events = self._good = self._lost = 0
         self._refused: Counter[str] = Counter()
         self._extra: Counter[str] = Counter()
@@ -71,6 +80,12 @@ class Report:
         self._keeping.committed()
         if self._tell is not None:
             self._tell(progress)
+
+    def say_at_work(self, is_sure: bool) -> None:
+        """Says once that the topic is at work: when that is sure, or after 5 s, for others may have it all."""
+        if self._at_work is not None and (is_sure or monotonic() - self._began > _UNSHARED):
+            self._at_work()
+            self._at_work = None
 
     def running(self) -> None:
         """Says that it goes on."""

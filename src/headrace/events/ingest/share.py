@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -67,6 +68,14 @@ class Share:
             held = self._all() if 0 in held else frozenset()
         self.partitions = held
         return held != before
+
+    def wait(self, offsets: Mapping[int, int], stop: threading.Event, seconds: float) -> None:
+        """Returns when there is something behind the offsets, when `stop` is set where there is no share, or
+        after so many seconds."""
+        if self.partitions:
+            self._log.wait(self._topic, offsets, seconds)
+        else:
+            stop.wait(seconds)
 
     def others_reached(self, end: Mapping[int, int]) -> bool:
         """Whether the others have brought the table to these offsets of their log partitions."""
