@@ -187,11 +187,6 @@ class Children:
         self._children.append(child)
 
     @property
-    def ready(self) -> int:
-        """How many of them are at work."""
-        return sum(child.ready for child in self._children)
-
-    @property
     def processes(self) -> dict[str, int]:
         """Name → process id."""
         return {child.name: child.process.pid for child in self._children}
