@@ -108,8 +108,8 @@ def through_headrace(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.
 
     from headrace import lake
     from headrace.config.settings import load_settings
-    from headrace.declare.project import load_project
     from headrace.features.feast import apply
+    from headrace.projects.project import load_project
 
     (root / "joined").mkdir(parents=True)
     (root / "headrace.toml").write_text('[project]\nname = "joined"\n')

@@ -26,8 +26,8 @@ from pyarrow.fs import FileSelector
 
 from headrace import lake
 from headrace.config.settings import Profile, load_settings
-from headrace.declare.project import Project, load_project
 from headrace.lake import Lake, LakeTable
+from headrace.projects.project import Project, load_project
 from headrace.tables import build_table
 
 ROWS = 250_000

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from headrace.features.functions import parse_function, result_dtype
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.online.sqlite import SqliteStore
 from headrace.features.plan import Aggregation, AsOfView, EntityKey, FeatureRef, Field, Plan, WindowedView
 from headrace.kernel.position import LogPosition, SnapshotPosition

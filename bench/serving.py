@@ -33,7 +33,7 @@ from headrace import log, registry
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
 from headrace.features.matrix import Encoding
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan, decode_plan, encode_plan
 from headrace.http.serve import serve
 from headrace.kernel.position import SnapshotPosition

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from headrace.cluster.connection import joined
 from headrace.config.settings import Profile, Settings
 from headrace.declare.model import ByTime, Model, XGBoost
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform, uniform
 from headrace.declare.table import Table
 from headrace.features.plan import FeatureRef, Plan
-from headrace.training.cluster import joined
 from headrace.training.evaluation import evaluate, metric
 from headrace.training.fit import Prepared, final_fit, prepare
 from headrace.training.split import by_time

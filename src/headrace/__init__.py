@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from msgspec import Meta, Struct
 
+    from headrace.api import project
     from headrace.declare.alerts import Alerts
     from headrace.declare.changes import changes, current
     from headrace.declare.digits import Digits
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from headrace.declare.source import source
     from headrace.declare.table import day, table
     from headrace.features.feast.source import TableSource
-    from headrace.flows.api import project
 
 __version__ = "0.1.0"
 
@@ -46,7 +46,7 @@ _HOMES = {
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
-    "project": "headrace.flows.api",
+    "project": "headrace.api",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
     "uniform": "headrace.declare.search",

@@ -18,11 +18,11 @@ from headrace import log
 def short_sessions(url: str, seconds: float) -> None:
     """Makes members of this process's logs count as hung after so many seconds."""
     if url.startswith("kafka"):
-        from headrace.log import kafka_member
+        from headrace.log.kafka import member as kafka_member
 
         kafka_member.SESSION_MS = int(seconds * 1_000)
     else:
-        from headrace.log import sqlite_member
+        from headrace.log.sqlite import member as sqlite_member
 
         sqlite_member.SESSION = seconds
 

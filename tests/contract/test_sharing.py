@@ -102,8 +102,8 @@ class Worker:
 def test_the_share_of_one_that_was_killed_is_its_own_again_at_once_or_goes_to_the_others(
     url: str, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.log.sqlite_member.SESSION", 60.0)
-    monkeypatch.setattr("headrace.log.kafka_member.SESSION_MS", 60_000)
+    monkeypatch.setattr("headrace.log.sqlite.member.SESSION", 60.0)
+    monkeypatch.setattr("headrace.log.kafka.member.SESSION_MS", 60_000)
     monkeypatch.setitem(globals(), "SESSION", 60.0)
     killed = Worker(url, tmp_path / "members")
     while not (share := killed.next_share()):
@@ -146,10 +146,10 @@ def test_one_that_hangs_loses_its_share_and_notices_when_it_wakes_up(
 
 
 def short_sessions_by(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    from headrace.log import sqlite_member
+    from headrace.log.sqlite import member as sqlite_member
 
     monkeypatch.setattr(sqlite_member, "SESSION", SESSION)
     if url.startswith("kafka"):
-        from headrace.log import kafka_member
+        from headrace.log.kafka import member as kafka_member
 
         monkeypatch.setattr(kafka_member, "SESSION_MS", int(SESSION * 1_000))

@@ -27,9 +27,9 @@ from services.kafka import Broker, broker
 from services.postgres import Postgres, postgres
 
 from headrace import lake, log
+from headrace.api import project as opened
 from headrace.config.settings import Settings, load_settings
-from headrace.flows.api import project as opened
-from headrace.flows.ingest import ingest
+from headrace.flows.events.ingest import ingest
 
 DECLARED = """
 from datetime import date, datetime

@@ -21,9 +21,9 @@ from tests.events.clicks import Click
 from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.event import contract_of
-from headrace.events.alerts.watch import Watch
 from headrace.events.ingest import ingest
 from headrace.events.ingest.forward import ForwardSink
+from headrace.events.ingest.watch import Watch
 from headrace.kernel import faults
 from headrace.lake import catalog
 

@@ -14,7 +14,8 @@ from tests.events.clicks import click
 
 from headrace import Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
-from headrace.events import quarantine, wires
+from headrace.events import formats as wires
+from headrace.events import quarantine
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.quarantine import Choice, groups, replay, show
 from headrace.events.verdicts.keys import key_reader

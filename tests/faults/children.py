@@ -33,9 +33,12 @@ from headrace.events import quarantine
 from headrace.events.ingest import ingest, keeping
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
-from headrace.lake import LakeTable, catalog, expiry, lease, table, upkeep
-from headrace.log import kafka_member, kafka_writer, sqlite_member
-from headrace.log import sqlite as sqlite_log
+from headrace.lake import LakeTable, catalog, expiry, lease, table
+from headrace.lake import maintenance as upkeep
+from headrace.log.kafka import member as kafka_member
+from headrace.log.kafka import writer as kafka_writer
+from headrace.log.sqlite import log as sqlite_log
+from headrace.log.sqlite import member as sqlite_member
 
 __all__ = ["ROLES", "tune", "warm"]
 

@@ -8,8 +8,8 @@ import pytest
 from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.settings import load_settings
-from headrace.declare.project import load_project
 from headrace.features import online
+from headrace.projects.project import load_project
 
 EVENTS = """
 from datetime import datetime

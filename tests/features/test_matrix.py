@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.features.matrix import Encoding, Matrix
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.online.sqlite import SqliteStore
 from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Input, OnDemandView, Plan
 from headrace.features.point_in_time import join

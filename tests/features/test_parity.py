@@ -11,7 +11,7 @@ from tests.features.views import DAY, MINUTE
 from headrace.features.conversion import decode_fields
 from headrace.features.fill import fill
 from headrace.features.online import RowPosition, StreamPosition
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.parity import Served, behind, check
 from headrace.features.plan import Field, Input, OnDemandView
 from headrace.features.stream import OnlineSink

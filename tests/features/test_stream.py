@@ -16,13 +16,12 @@ from tests.features.views import DAY, HOUR, MINUTE
 
 from headrace import lake as lakes
 from headrace import log as logs
-from headrace.config.loader import project_files
-from headrace.declare.project import load_project
+from headrace.code.fingerprint import Sources
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.feast import TableSource
 from headrace.features.fill import fill
 from headrace.features.functions import Function
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.plan import (
     Aggregation,
     AsOfView,
@@ -38,8 +37,9 @@ from headrace.features.point_in_time import join
 from headrace.features.rowwise import codes_of
 from headrace.features.stream import OnlineSink
 from headrace.kernel.errors import CallError, ProjectError
-from headrace.kernel.fingerprint import Sources
 from headrace.kernel.time import from_micros, now_micros
+from headrace.projects.loader import project_files
+from headrace.projects.project import load_project
 from headrace.tables import build_table
 
 USER = EntityKey("user", "user", "int64")
@@ -183,7 +183,7 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         from pathlib import Path
         from headrace import lake, log
         from headrace.config.settings import load_settings
-        from headrace.declare.project import load_project
+        from headrace.projects.project import load_project
         from headrace.events.ingest.ingest import Ingest
         from headrace.features import online
         from headrace.features.stream import OnlineSink

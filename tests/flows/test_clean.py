@@ -7,12 +7,12 @@ import threading
 import pytest
 
 from headrace.config.settings import Settings
-from headrace.flows import clean as cleaning
 from headrace.flows.build import build, hold_build_lock
-from headrace.flows.clean import clean
-from headrace.flows.running import locked
+from headrace.flows.project import clean as cleaning
+from headrace.flows.project.clean import clean
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder
+from headrace.projects.running import locked
 
 
 def test_it_takes_away_the_state_and_the_pointers_and_leaves_code_and_data(tiny: Settings) -> None:

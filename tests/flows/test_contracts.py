@@ -11,9 +11,9 @@ from tests.tiny import write
 from headrace import lake as lakes
 from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
-from headrace.declare.project import load_project
 from headrace.events.ingest.adoption import adopted
-from headrace.flows.contracts import Reader, contracts
+from headrace.flows.events.contracts import Reader, contracts
+from headrace.projects.project import load_project
 
 CLICKS = """
 from datetime import datetime

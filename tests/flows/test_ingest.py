@@ -16,16 +16,16 @@ import pytest
 
 from headrace import lake, log
 from headrace.config.settings import Settings, load_settings
-from headrace.declare.project import load_project
 from headrace.features import online
 from headrace.features.fill import fill
 from headrace.features.functions import Function
 from headrace.features.plan import Aggregation, EntityKey, FeatureRef, Field, Plan, WindowedView
 from headrace.features.rowwise import codes_of
-from headrace.flows.ingest import Renew, ingest
-from headrace.flows.ingest_workers import ingest_by_workers
+from headrace.flows.events.ingest import Renew, ingest
+from headrace.flows.events.ingest_workers import ingest_by_workers
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.time import from_micros, now_micros
+from headrace.projects.project import load_project
 
 EVENTS = """
 from datetime import datetime

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.flows.init import init
+from headrace.flows.project.init import init
 from headrace.kernel.errors import CallError
 
 

@@ -12,7 +12,7 @@ import pytest
 from headrace import lake, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
-from headrace.flows.ingest import ingest
+from headrace.flows.events.ingest import ingest
 
 EVENTS = """
 from datetime import datetime

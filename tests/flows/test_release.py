@@ -9,12 +9,12 @@ from tests.serving.small import booster, make_project, plan_of, put_features, pu
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
-from headrace.flows.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
-from headrace.flows.running import Up, keep, locked
-from headrace.flows.status import status
+from headrace.flows.models.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
+from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.time import now
+from headrace.projects.running import Up, keep, locked
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release as releases

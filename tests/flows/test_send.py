@@ -16,11 +16,11 @@ import pytest
 from headrace import lake, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
-from headrace.flows.ingest import ingest
-from headrace.flows.send import send
+from headrace.flows.events.ingest import ingest
+from headrace.flows.events.send import send
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.log.partition import partition_of
-from headrace.log.sqlite import SqliteLog
+from headrace.log.sqlite.log import SqliteLog
 
 EVENTS = """
 from datetime import datetime

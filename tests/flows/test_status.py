@@ -9,10 +9,10 @@ import msgspec
 
 from headrace import lineage
 from headrace import log as logs
+from headrace.alerts.record import TOPIC, Alert
 from headrace.config.settings import Profile, Settings
-from headrace.events.alerts.alerts import TOPIC, Alert
-from headrace.flows.doctor import doctor
-from headrace.flows.status import status
+from headrace.flows.project.doctor import doctor
+from headrace.flows.project.status import status
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import recorder_added, run

@@ -14,16 +14,16 @@ from headrace import lake as lakes
 from headrace import lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
-from headrace.declare.project import Project, load_project
 from headrace.events.ingest.ingest import Ingest
 from headrace.features import online
 from headrace.features.feast import compile as compiled
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.plan import Plan, encode_plan
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, recorder_added, run
 from headrace.kernel.time import micros
+from headrace.projects.project import Project, load_project
 from headrace.serving import release
 from headrace.serving.prediction_log import TOPIC, Prediction
 from headrace.tables.build import build_table

@@ -12,8 +12,8 @@ from tests.tiny import write
 from headrace import lake, log
 from headrace.config.settings import load_settings
 from headrace.flows.build import build
-from headrace.flows.doctor import doctor
-from headrace.flows.ingest import ingest
+from headrace.flows.events.ingest import ingest
+from headrace.flows.project.doctor import doctor
 from headrace.kernel.ids import new_id
 
 EVENTS = """

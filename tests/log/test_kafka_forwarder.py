@@ -10,8 +10,8 @@ from services.kafka import Broker
 
 from headrace.kernel.errors import Conflict
 from headrace.kernel.ids import new_id
-from headrace.log.kafka import KafkaLog
-from headrace.log.kafka_writer import Record
+from headrace.log.kafka.log import KafkaLog
+from headrace.log.kafka.writer import Record
 
 
 def test_who_is_fenced_in_the_midst_of_a_transaction_is_told_so(broker: Broker) -> None:

@@ -13,8 +13,9 @@ from tests.contract.test_log import configure, everything
 
 from headrace.kernel.errors import TooLarge
 from headrace.kernel.ids import new_id
-from headrace.log import append_fitting, kafka_limits
-from headrace.log.kafka import KafkaLog
+from headrace.log import append_fitting
+from headrace.log.kafka import limits as kafka_limits
+from headrace.log.kafka.log import KafkaLog
 
 
 @pytest.fixture

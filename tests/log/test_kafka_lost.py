@@ -11,8 +11,12 @@ from services.kafka import Broker, broker
 from tests.until import until
 
 from headrace.kernel.errors import Unavailable
-from headrace.log import kafka, kafka_cluster, kafka_forwarder, kafka_member, kafka_writer
-from headrace.log.kafka import KafkaLog
+from headrace.log.kafka import cluster as kafka_cluster
+from headrace.log.kafka import forwarder as kafka_forwarder
+from headrace.log.kafka import log as kafka
+from headrace.log.kafka import member as kafka_member
+from headrace.log.kafka import writer as kafka_writer
+from headrace.log.kafka.log import KafkaLog
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.run import Dataset, recorder_added, run
-from headrace.log.kafka_cluster import Cluster
+from headrace.log.kafka.cluster import Cluster
 
 PASSWORD = "correct-horse-7431"
 WRONG = "battery-staple-8812"

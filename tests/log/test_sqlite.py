@@ -11,8 +11,8 @@ import pytest
 from tests.stopped import stopped_holding
 
 from headrace.kernel.errors import Unavailable
-from headrace.log import sqlite
-from headrace.log.sqlite import SqliteLog
+from headrace.log.sqlite import log as sqlite
+from headrace.log.sqlite.log import SqliteLog
 
 
 def test_a_file_locked_by_another_process_is_unavailable(

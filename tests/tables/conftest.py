@@ -10,9 +10,9 @@ import pytest
 
 from headrace import lake
 from headrace.config.settings import load_settings
-from headrace.declare.project import Project, load_project
 from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
+from headrace.projects.project import Project, load_project
 
 EVENTS = """
 from datetime import datetime

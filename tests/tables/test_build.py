@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from headrace.declare.project import Project, load_project
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Refused
 from headrace.lake import Lake
+from headrace.projects.project import Project, load_project
 from headrace.tables import Built, build_table
 
 Arrive = Callable[..., None]

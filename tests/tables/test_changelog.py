@@ -21,7 +21,6 @@ from headrace import log
 from headrace.config.settings import Profile, Settings
 from headrace.declare.changes import current
 from headrace.declare.event import contract_of
-from headrace.declare.project import Project
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.plan import AsOfView, Field
 from headrace.features.point_in_time import join_as_of
@@ -29,6 +28,7 @@ from headrace.kernel.faults import VARIABLE
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
+from headrace.projects.project import Project
 from headrace.tables.build import build_table
 from headrace.tables.changelog import as_of
 from headrace.tables.read import read_input

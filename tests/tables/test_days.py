@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.declare.place import Place
-from headrace.declare.project import Project
 from headrace.declare.table import Table, day
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.kernel.position import SnapshotPosition
 from headrace.lake import Lake
+from headrace.projects.project import Project
 from headrace.tables import build_table
 from headrace.tables.days import make_days
 from headrace.tables.plan import Plan, spread_days

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from headrace.declare.place import Place
-from headrace.declare.project import Project
 from headrace.declare.source import Source
 from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project
 from headrace.tables.files import digest_of, read_files
 
 HERE = Place("tables.py", 1)

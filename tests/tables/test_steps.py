@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.declare.project import Project
 from headrace.lake import Lake, LakeTable
+from headrace.projects.project import Project
 from headrace.tables import build_table
 
 Arrive = Callable[..., None]
@@ -61,7 +61,7 @@ import sys
 from pathlib import Path
 from headrace import lake
 from headrace.config.settings import load_settings
-from headrace.declare.project import load_project
+from headrace.projects.project import load_project
 from headrace.tables import build_table
 
 project = load_project(load_settings(Path(sys.argv[1])))

@@ -10,11 +10,11 @@ from headrace.config.settings import Profile, Settings
 from headrace.declare.gate import at_least, not_worse_than_champion
 from headrace.declare.model import ByTime, Model, XGBoost
 from headrace.declare.place import Place
-from headrace.declare.project import Project
 from headrace.declare.search import Tune, integers, loguniform
 from headrace.declare.table import Table
 from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
 from headrace.lake import Lake
+from headrace.projects.project import Project
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 INSTANT = pl.Datetime("us", "UTC")

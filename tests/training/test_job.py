@@ -8,12 +8,12 @@ import pytest
 
 from headrace import registry
 from headrace.declare.model import Model
-from headrace.declare.project import Project
 from headrace.declare.search import Tune, choice
 from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan, decode_plan
 from headrace.kernel.run import recorder_added, run
 from headrace.lake import Lake
+from headrace.projects.project import Project
 from headrace.training import job
 from headrace.training.recorder import MlflowRecorder
 from headrace.training.trainers import xgboost

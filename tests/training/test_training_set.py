@@ -6,11 +6,11 @@ import pytest
 from tests.training.conftest import START
 
 from headrace.declare.model import Model
-from headrace.declare.project import Project
 from headrace.features.plan import Plan
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import RunEvent, recorder_added
 from headrace.lake import Lake
+from headrace.projects.project import Project
 from headrace.training import training_set
 from headrace.training.fit import prepare
 from headrace.training.split import Parts

@@ -115,7 +115,7 @@ def verb(name: str, *, example: str, hidden: bool = False) -> Callable[[Callable
 
 def print_error(call: Call, error: BaseException) -> None:
     """To stderr: what went wrong, where, what to do; with --json one object; with --debug the traceback."""
-    from headrace.lineage.secrets import clean_text
+    from headrace.kernel.secrets import clean_text
 
     if call.debug:
         import traceback

@@ -10,7 +10,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.capture import capture as capture_changes
+from headrace.flows.events.capture import capture as capture_changes
 
 __all__ = ["capture"]
 

@@ -7,9 +7,9 @@ import msgspec
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.contracts import Checked
-from headrace.flows.contracts import contracts as check_contracts
-from headrace.flows.parity import parity as check_parity
+from headrace.flows.events.contracts import Checked
+from headrace.flows.events.contracts import contracts as check_contracts
+from headrace.flows.trace.parity import parity as check_parity
 
 __all__ = ["check"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from headrace.cli.call import Call, verb
-from headrace.flows.clean import clean as take_away
-from headrace.flows.clean import what
+from headrace.flows.project.clean import clean as take_away
+from headrace.flows.project.clean import what
 from headrace.kernel.errors import CallError
 
 __all__ = ["clean"]

@@ -13,7 +13,7 @@ import click
 from headrace.cli.call import Call, verb
 
 if TYPE_CHECKING:
-    from headrace.flows.demo import DemoReport, Step
+    from headrace.demo.frame import DemoReport, Step
 
 __all__ = ["demo"]
 
@@ -34,7 +34,7 @@ def demo(call: Call, events: int, seed: int, data: Path | None, folder: Path | N
     It leaves nothing running. The folder stays, to go on with.
     """
     from headrace.cli import show
-    from headrace.flows.demo import demo as run_demo
+    from headrace.demo.frame import demo as run_demo
 
     if data is not None and not data.is_file():
         raise click.BadParameter(f"there is no file {data}", param_hint="--data")

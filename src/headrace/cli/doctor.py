@@ -7,7 +7,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, verb
 from headrace.config.settings import Settings
-from headrace.flows.doctor import doctor as look
+from headrace.flows.project.doctor import doctor as look
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["doctor"]

@@ -6,8 +6,8 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.drop_table import check_droppable
-from headrace.flows.drop_table import drop_table as drop
+from headrace.flows.events.drop_table import check_droppable
+from headrace.flows.events.drop_table import drop_table as drop
 from headrace.kernel.errors import CallError
 
 __all__ = ["drop_table"]

@@ -11,7 +11,6 @@ import click
 
 from headrace.cli.call import Call, verb
 from headrace.config.settings import Settings
-from headrace.declare.project import load_project
 from headrace.events.connector import connectors
 from headrace.export.airflow import Task, dag_file
 from headrace.export.debezium import connect_body, engine_properties
@@ -19,6 +18,7 @@ from headrace.flows.build.graph import needs_of
 from headrace.flows.build.planning import stages
 from headrace.flows.build.work import Workshop
 from headrace.kernel.errors import CallError
+from headrace.projects.project import load_project
 
 __all__ = ["export"]
 

@@ -12,8 +12,8 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, verb
 from headrace.events.ingest.ingest import Progress
-from headrace.flows.ingest import IngestReport
-from headrace.flows.ingest import ingest as ingest_topics
+from headrace.flows.events.ingest import IngestReport
+from headrace.flows.events.ingest import ingest as ingest_topics
 
 __all__ = ["ingest"]
 
@@ -49,7 +49,7 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -
     if workers == 1:
         report = ingest_topics(settings, topics, until_end=until_end, stop=stop, progress=progress)
     else:
-        from headrace.flows.ingest_workers import ingest_by_workers
+        from headrace.flows.events.ingest_workers import ingest_by_workers
 
         report = ingest_by_workers(settings, topics, workers, until_end=until_end, stop=stop, progress=progress)
     if call.json:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from headrace.cli.call import Call, verb
-from headrace.flows.init import init as make
+from headrace.flows.project.init import init as make
 
 __all__ = ["init"]
 

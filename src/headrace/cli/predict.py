@@ -6,7 +6,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.predict import predict as ask
+from headrace.flows.models.predict import predict as ask
 from headrace.kernel.errors import CallError
 
 __all__ = ["predict"]

@@ -13,7 +13,7 @@ from headrace.cli import show as shown
 from headrace.cli.call import Call, verb
 from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
 from headrace.events.verdicts.judge import First
-from headrace.flows import quarantine as flow
+from headrace.flows.events import quarantine as flow
 from headrace.kernel.errors import Refused
 from headrace.kernel.time import duration, now
 

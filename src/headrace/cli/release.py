@@ -6,7 +6,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.release import release as divide
+from headrace.flows.models.release import release as divide
 from headrace.serving.release import Release
 
 __all__ = ["print_release", "release"]

@@ -6,7 +6,7 @@ import click
 
 from headrace.cli.call import Call, verb
 from headrace.cli.release import print_release
-from headrace.flows.release import rollback as go_back
+from headrace.flows.models.release import rollback as go_back
 
 __all__ = ["rollback"]
 

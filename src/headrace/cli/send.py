@@ -9,7 +9,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.send import send as send_file
+from headrace.flows.events.send import send as send_file
 from headrace.kernel.errors import Refused
 
 __all__ = ["send"]

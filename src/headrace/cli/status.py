@@ -8,8 +8,8 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.status import Status
-from headrace.flows.status import status as status_of
+from headrace.flows.project.status import Status
+from headrace.flows.project.status import status as status_of
 
 __all__ = ["status"]
 

@@ -6,10 +6,10 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
-from headrace.flows.running import Up
-from headrace.flows.up import up as run_up
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import duration
+from headrace.projects.running import Up
+from headrace.runtime.up import up as run_up
 
 __all__ = ["up"]
 

@@ -9,10 +9,10 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, verb
 from headrace.events.quarantine import text_of
-from headrace.flows.evidence import Origin
-from headrace.flows.why import ViewWhy, Why
-from headrace.flows.why import why as explain
-from headrace.flows.why_event import EventWhy, why_event
+from headrace.flows.trace.evidence import Origin
+from headrace.flows.trace.why import ViewWhy, Why
+from headrace.flows.trace.why import why as explain
+from headrace.flows.trace.why_event import EventWhy, why_event
 from headrace.lineage.graph import Node
 
 __all__ = ["why"]

@@ -21,13 +21,13 @@ from headrace import lineage, registry
 from headrace.config.settings import Settings
 from headrace.console.door import COOKIE, ConsoleDoor, signed_in
 from headrace.console.overview import overview
-from headrace.declare.project import Project, load_project
-from headrace.flows.why import why
+from headrace.flows.trace.why import why
 from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.position import Position, SnapshotPosition
 from headrace.kernel.time import now
 from headrace.lineage.graph import upstream
+from headrace.projects.project import Project, load_project
 
 __all__ = ["Console", "app"]
 

@@ -9,15 +9,15 @@ from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.declare.project import Project
 from headrace.events.ingest.facts import POSITION
-from headrace.flows.endpoint import describe
-from headrace.flows.running import running
+from headrace.flows.models.endpoint import describe
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.log import Log
+from headrace.projects.project import Project
+from headrace.projects.running import running
 from headrace.serving.release import Release, Releases
 
 __all__ = ["Overview", "TableLine", "TopicLine", "overview"]

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from headrace.events.wires import numbers
+from headrace.events.formats import numbers
 from headrace.kernel.errors import CallError
 
 __all__ = ["check_file", "read_events"]

@@ -17,7 +17,7 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.event import Contract
-from headrace.events import wires
+from headrace.events import formats as wires
 from headrace.events.contracts.shape import CODES
 from headrace.events.verdicts.judge import FIRST, First
 from headrace.events.verdicts.keys import digest_of, key_reader
@@ -26,7 +26,7 @@ from headrace.lake import Lake
 from headrace.log import Log, append_fitting
 
 if TYPE_CHECKING:
-    from headrace.events.wires.registry import SchemaRegistry
+    from headrace.events.formats.registry import SchemaRegistry
 
 __all__ = [
     "MOST_BYTES",

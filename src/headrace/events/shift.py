@@ -14,7 +14,7 @@ from msgspec import Raw
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import fields_of
 from headrace.events.contracts.times import EPOCHS, has_zone, parse_times
-from headrace.events.wires import REFUSES, numbers
+from headrace.events.formats import REFUSES, numbers
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import now_micros
 

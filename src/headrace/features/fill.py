@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import polars as pl
 
-from headrace.declare.project import Project
 from headrace.features.online import OnlineStore
 from headrace.features.plan import AsOfView, Plan, WindowedView
 from headrace.features.point_in_time import as_of_rows
@@ -16,6 +15,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
+from headrace.projects.project import Project
 from headrace.tables import read_input
 
 __all__ = ["Filled", "fill"]

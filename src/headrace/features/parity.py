@@ -17,8 +17,6 @@ import polars as pl
 import pyarrow as pa
 from msgspec import Struct
 
-from headrace.declare.project import Project
-from headrace.features.counted import POLARS, micros_of
 from headrace.features.matrix import Matrix
 from headrace.features.on_demand import OnDemandError
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
@@ -26,10 +24,12 @@ from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
 from headrace.features.point_in_time import MOMENT, add_on_demand, join_as_of
 from headrace.features.rowwise import codes_of, rows_of
 from headrace.features.stream import is_of_other_code
+from headrace.features.values import POLARS, micros_of
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
+from headrace.projects.project import Project
 from headrace.tables import read_input
 
 __all__ = ["Difference", "ParityReport", "Served", "behind", "check"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import polars as pl
 import pyarrow as pa
 
-from headrace.features.counted import POLARS
 from headrace.features.on_demand import OnDemand, OnDemandError
 from headrace.features.plan import AsOfView, Plan
+from headrace.features.values import POLARS
 from headrace.features.windows import aggregate
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog

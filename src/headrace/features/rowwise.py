@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from headrace.config.loader import project_files
+from headrace.code.fingerprint import Sources, fingerprint, outside_of
 from headrace.declare.event import Contract
-from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.fingerprint import Sources, fingerprint, outside_of
+from headrace.projects.loader import project_files
+from headrace.projects.project import Project
 
 __all__ = ["code_of", "codes_of", "rows_of"]
 

@@ -10,12 +10,12 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
-from headrace.declare.project import Project
 from headrace.features.online import OnlineStore
 from headrace.features.plan import WindowedView
 from headrace.features.rowwise import codes_of, rows_of
 from headrace.kernel.errors import Conflict
 from headrace.kernel.position import LogPosition
+from headrace.projects.project import Project
 
 __all__ = ["OnlineSink", "is_of_other_code"]
 

@@ -15,10 +15,10 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from headrace.features.counted import POLARS, counted, micros_of
 from headrace.features.exact import ExactSums, float_sums, range_means, range_sums, whole_sums
 from headrace.features.plan import Aggregation, WindowedView
 from headrace.features.ranges import distinct, extremes, prefix_counts
+from headrace.features.values import POLARS, counted, micros_of
 
 __all__ = ["aggregate"]
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headrace.lake.catalog import Lake, open  # noqa: A004
     from headrace.lake.files import Unwritable
+    from headrace.lake.maintenance import Kept, keep
     from headrace.lake.snapshot import Snapshot
     from headrace.lake.table import LakeTable
-    from headrace.lake.upkeep import Kept, keep
 
 _HOMES = {
-    "Kept": "headrace.lake.upkeep",
+    "Kept": "headrace.lake.maintenance",
     "Lake": "headrace.lake.catalog",
     "LakeTable": "headrace.lake.table",
     "Snapshot": "headrace.lake.snapshot",
     "Unwritable": "headrace.lake.files",
-    "keep": "headrace.lake.upkeep",
+    "keep": "headrace.lake.maintenance",
     "open": "headrace.lake.catalog",
 }
 

@@ -18,8 +18,8 @@ import msgspec
 from headrace import __version__
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, encode_position
 from headrace.kernel.run import Dataset, Outcome, RunEvent
+from headrace.kernel.secrets import clean, clean_text, environment_secrets
 from headrace.lineage.names import Names
-from headrace.lineage.secrets import clean, clean_text, environment_secrets
 
 __all__ = ["FACETS", "PRODUCER", "Told", "openlineage_event", "told"]
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from headrace.kernel.errors import Unavailable
-from headrace.lineage.secrets import clean_text
+from headrace.kernel.secrets import clean_text
 from headrace.lineage.store import Store
 
 __all__ = ["endpoint", "forward", "send"]

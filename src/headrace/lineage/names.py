@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headrace.config.settings import Settings
 from headrace.kernel.run import Dataset
-from headrace.lineage.secrets import clean_text
+from headrace.kernel.secrets import clean_text
 
 __all__ = ["Names"]
 

@@ -17,12 +17,12 @@ from msgspec import Struct
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.process import alive, mark
 from headrace.kernel.run import Dataset, DatasetKind
+from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import opened
 from headrace.kernel.time import from_micros, micros, now_micros
 from headrace.lineage.event import Told, openlineage_event
 from headrace.lineage.names import Names
 from headrace.lineage.recorder import OutboxRecorder
-from headrace.lineage.secrets import clean_text
 
 __all__ = ["Health", "RunRow", "Store"]
 

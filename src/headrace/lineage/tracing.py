@@ -6,8 +6,8 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from headrace.kernel.run import RunEvent
+from headrace.kernel.secrets import clean, clean_text
 from headrace.kernel.time import micros
-from headrace.lineage.secrets import clean, clean_text
 
 __all__ = ["SpanRecorder"]
 

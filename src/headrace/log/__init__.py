@@ -19,7 +19,7 @@ def open(url: str) -> Log:  # noqa: A001
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite":
-        from headrace.log.sqlite import SqliteLog
+        from headrace.log.sqlite.log import SqliteLog
 
         return SqliteLog(str(path_of(url)))
     if separator and scheme == "kafka":
@@ -29,7 +29,7 @@ def open(url: str) -> Log:  # noqa: A001
                 where="headrace.toml: log",
                 remedy="Set HEADRACE_KAFKA_SASL_USERNAME and HEADRACE_KAFKA_SASL_PASSWORD in the environment.",
             )
-        from headrace.log.kafka import KafkaLog
+        from headrace.log.kafka.log import KafkaLog
 
         return KafkaLog(rest)
     raise ProjectError(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.config.settings import FILE, Settings
-from headrace.lineage.secrets import clean_text
+from headrace.kernel.secrets import clean_text
 
 __all__ = ["write_source"]
 

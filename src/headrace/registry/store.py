@@ -24,8 +24,8 @@ from headrace.kernel.addresses import path_of_sqlalchemy
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
+from headrace.kernel.secrets import clean_text
 from headrace.kernel.time import from_micros
-from headrace.lineage.secrets import clean_text
 from headrace.registry import tables
 from headrace.registry.bundle import MANIFEST, seal, verify
 from headrace.registry.home import settle

@@ -20,7 +20,7 @@ from headrace import registry
 from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.features.online import OnlineStore
-from headrace.features.online.serve import Lookup
+from headrace.features.online.lookup import Lookup
 from headrace.features.plan import Plan, decode_plan
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.private import make_private

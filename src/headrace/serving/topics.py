@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from headrace.alerts.record import Alert
 from headrace.declare.event import Contract, contract_of
-from headrace.events.alerts.alerts import Alert
 from headrace.serving.prediction_log import Prediction
 from headrace.serving.release import Release
 

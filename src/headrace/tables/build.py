@@ -10,13 +10,13 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
-from headrace.declare.project import Project
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.projects.project import Project
 from headrace.tables.audit import audited
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current

@@ -16,10 +16,10 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
-from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.projects.project import Project
 from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
 from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
 from headrace.tables.plan import CODE, Plan

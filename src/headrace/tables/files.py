@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from headrace.declare.project import Project
 from headrace.declare.source import Source, list_files
 from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project
 from headrace.tables.csv_file import CsvFile, check_csv
 from headrace.tables.csv_types import Kinds, as_type, check_types, detect_kinds, type_of_kinds
 

@@ -7,11 +7,11 @@ from datetime import UTC, date, datetime, time
 
 import msgspec
 
-from headrace.declare.project import Project
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable
+from headrace.projects.project import Project
 from headrace.tables.read import Input, Readable, good_rows, input_name, newest
 
 __all__ = ["CODE", "INPUT", "MADE_AT", "Plan", "spread_days", "stale_days"]

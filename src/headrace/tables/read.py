@@ -8,13 +8,13 @@ import msgspec
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.declare.project import Project
 from headrace.declare.source import Source
 from headrace.declare.table import ONE_DAY, Table
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import add_days
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.projects.project import Project
 from headrace.tables.files import digest_of, read_files
 
 __all__ = [

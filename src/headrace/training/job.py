@@ -17,9 +17,8 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
-from headrace.config.checkout import commit_of
+from headrace.cluster.connection import joined
 from headrace.declare.model import Model
-from headrace.declare.project import Project
 from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
@@ -27,9 +26,10 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
+from headrace.projects.checkout import commit_of
+from headrace.projects.project import Project
 from headrace.training import curves, training_set
 from headrace.training.champion import as_champion_reads
-from headrace.training.cluster import joined
 from headrace.training.evaluation import Evaluation, evaluate
 from headrace.training.fit import Fit, Prepared, Progress, final_fit, matrix_of, prepare
 from headrace.training.gate import Verdict, judge

@@ -14,7 +14,6 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.model import Model
-from headrace.declare.project import Project
 from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan
 from headrace.features.point_in_time import join
@@ -22,6 +21,7 @@ from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.projects.project import Project
 from headrace.training.split import MOMENT
 
 __all__ = ["Rows", "TrainingSet", "keep_for", "make", "read", "reader"]

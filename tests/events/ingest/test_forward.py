@@ -33,8 +33,9 @@ from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
-from headrace.log import Batch, Log, kafka_member
-from headrace.log.kafka import KafkaLog
+from headrace.log import Batch, Log
+from headrace.log.kafka import member as kafka_member
+from headrace.log.kafka.log import KafkaLog
 
 
 @pytest.fixture

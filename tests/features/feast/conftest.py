@@ -11,7 +11,7 @@ import pytest
 
 import headrace.features.feast  # noqa: F401  (before any test imports Feast itself: quicker)
 from headrace.config.settings import load_settings
-from headrace.declare.project import Project, load_project
+from headrace.projects.project import Project, load_project
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop"
 

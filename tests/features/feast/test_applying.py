@@ -10,11 +10,11 @@ import pytest
 from feast import FeatureStore
 from feast.types import Float64
 
-from headrace.declare.project import Project
 from headrace.features.applied import REGISTRY, folder
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
 from headrace.features.feast.views import stored
 from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project
 
 
 def opened(project: Project) -> FeatureStore:
@@ -117,7 +117,7 @@ def test_killed_while_applying_it_goes_on(small: Callable[..., Project], point: 
     program = f"""
 from pathlib import Path
 from headrace.config.settings import load_settings
-from headrace.declare.project import load_project
+from headrace.projects.project import load_project
 from headrace.features.feast import apply
 apply(load_project(load_settings(Path({str(project.settings.root)!r}))))
 """
@@ -164,7 +164,7 @@ def test_fingerprints_are_the_same_in_another_process(small: Callable[..., Proje
     program = f"""
 from pathlib import Path
 from headrace.config.settings import load_settings
-from headrace.declare.project import load_project
+from headrace.projects.project import load_project
 from headrace.features.feast import fingerprints
 print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r})))))
 """

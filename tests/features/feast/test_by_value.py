@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.features.feast.by_value import carried
+from headrace.code.by_value import carried
 from headrace.kernel.errors import ProjectError
 
 TEXT = """

@@ -12,12 +12,12 @@ from feast import FeatureStore
 from tests.events.customers import NOON, change
 
 from headrace import log
+from headrace.api import project as opened
 from headrace.config.settings import load_settings
-from headrace.declare.project import load_project
 from headrace.features.feast import apply
-from headrace.flows.api import project as opened
-from headrace.flows.ingest import ingest
+from headrace.flows.events.ingest import ingest
 from headrace.kernel.time import from_micros
+from headrace.projects.project import load_project
 
 DECLARED = """
 from decimal import Decimal

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from headrace.declare.project import Project
 from headrace.features.feast import compile, fingerprints  # noqa: A004
 from headrace.features.plan import (
     AsOfView,
@@ -19,6 +18,7 @@ from headrace.features.plan import (
     encode_plan,
 )
 from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project
 
 MINUTE = 60_000_000
 

@@ -9,11 +9,11 @@ import pytest
 from feast import FeatureStore
 
 from headrace import lake
-from headrace.declare.project import Project
 from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.features.feast.compiler import settled
 from headrace.features.feast.views import stored
 from headrace.kernel.errors import CallError
+from headrace.projects.project import Project
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -13,11 +13,11 @@ from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
 
 from headrace import lake
-from headrace.declare.project import Project
 from headrace.features import online
 from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition
+from headrace.projects.project import Project
 
 HOUR = timedelta(hours=1)
 INSTANT = pa.timestamp("us", "UTC")

@@ -10,10 +10,10 @@ import pytest
 from feast.data_source import DataSource
 
 from headrace import Struct, TableSource, day, event, lake, table
-from headrace.declare.project import Project
 from headrace.features.feast import apply
 from headrace.features.feast.types import declared_columns, feast_type, value_type, word
 from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project
 
 
 @event(topic="clicks.eu", time="at")

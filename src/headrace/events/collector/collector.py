@@ -16,7 +16,7 @@ import msgspec
 from headrace.declare.event import Contract
 from headrace.events.collector.intake import Intake
 from headrace.events.collector.requests import Key, Requests
-from headrace.events.wires.reasons import reason_of
+from headrace.events.formats.reasons import reason_of
 from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import Receive, Scope, Send, header
 from headrace.log import Log

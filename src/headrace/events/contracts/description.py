@@ -13,10 +13,10 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from headrace.code.fingerprint import code_digest, digest
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field, Kind, fields_of
 from headrace.events.contracts.shape import structs_of
-from headrace.kernel.fingerprint import code_digest, digest
 
 __all__ = ["described"]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from headrace.declare.event import Contract
+from headrace.events.formats import Wire
+from headrace.events.formats.reasons import LONGEST, Reason
 from headrace.events.verdicts.judge import Judge, Verdicts
-from headrace.events.wires import Wire
-from headrace.events.wires.reasons import LONGEST, Reason
 from headrace.kernel.errors import HeadraceError
 from headrace.lake import LakeTable, Unwritable
 from headrace.lake.files import check_rows

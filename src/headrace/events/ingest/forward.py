@@ -1,5 +1,5 @@
 """Forwarding: the good and the refused events of a topic to two more topics on Kafka, for people with
-other consumers; each exactly once (headrace.log.kafka_forwarder).
+other consumers; each exactly once (headrace.log.kafka.forwarder).
 
 A good event goes as it came, with its key. A refused one goes as JSON: `valid` (false), `error_type`,
 `error_field`, `error_message`, `processed_at`, where it stands, and `raw`. A good one that is larger than its
@@ -27,8 +27,8 @@ from headrace.log import Log, record_sizes
 from headrace.log.partition import partition_of
 
 if TYPE_CHECKING:
-    from headrace.log.kafka_forwarder import Forwarder
-    from headrace.log.kafka_writer import Record
+    from headrace.log.kafka.forwarder import Forwarder
+    from headrace.log.kafka.writer import Record
 
 __all__ = ["AGAIN", "AT", "ForwardSink"]
 

@@ -24,7 +24,8 @@ import numpy as np
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.events import wires
+from headrace.events import formats as wires
+from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
 from headrace.events.ingest.facts import CLOCK, EXTRA, POSITION, WATERMARKS
@@ -37,7 +38,6 @@ from headrace.events.ingest.sinks import Feed, Sink
 from headrace.events.verdicts.decode import NAMES
 from headrace.events.verdicts.judge import First, Judge, Verdicts
 from headrace.events.verdicts.watermarks import Watermarks, merge
-from headrace.events.wires.reasons import Reason
 from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
@@ -46,7 +46,7 @@ from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
 
 if TYPE_CHECKING:
-    from headrace.events.wires.registry import SchemaRegistry
+    from headrace.events.formats.registry import SchemaRegistry
 
 __all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from headrace.kernel.errors import HeadraceError
 from headrace.lake import LakeTable
-from headrace.lake.upkeep import keep
+from headrace.lake.maintenance import keep
 
 __all__ = ["Keeping"]
 

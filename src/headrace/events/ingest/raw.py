@@ -17,8 +17,8 @@ from msgspec import Raw
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field, Kind, fields_of
 from headrace.events.contracts.shape import META
+from headrace.events.formats import numbers
 from headrace.events.verdicts.keys import key_of
-from headrace.events.wires import numbers
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 

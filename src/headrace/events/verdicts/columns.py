@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import TIMESTAMP, Field, Kind
 from headrace.events.contracts.times import parse_times
-from headrace.events.wires import numbers
-from headrace.events.wires.reasons import LONGEST, Reason
+from headrace.events.formats import numbers
+from headrace.events.formats.reasons import LONGEST, Reason
 
 __all__ = ["Columns", "columns_of"]
 

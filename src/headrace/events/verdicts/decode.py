@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field
 from headrace.events.contracts.shape import Shape, shape_of
+from headrace.events.formats import numbers
+from headrace.events.formats.port import REFUSES, Nothing, Wire
+from headrace.events.formats.reasons import LONGEST, Broken, Reason, reason_of
 from headrace.events.verdicts.instances import instance_of
-from headrace.events.wires import numbers
-from headrace.events.wires.port import REFUSES, Nothing, Wire
-from headrace.events.wires.reasons import LONGEST, Broken, Reason, reason_of
 
 __all__ = ["NAMES", "Decoded", "Decoder"]
 

@@ -14,7 +14,7 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field, Kind
 from headrace.events.contracts.shape import Shape
 from headrace.events.contracts.times import parse_one
-from headrace.events.wires.reasons import Broken, Reason
+from headrace.events.formats.reasons import Broken, Reason
 from headrace.kernel.time import from_micros
 
 __all__ = ["instance_of"]

@@ -19,18 +19,18 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
-from headrace.events import wires
+from headrace.events import formats as wires
 from headrace.events.contracts.fields import TIMESTAMP
 from headrace.events.contracts.shape import META, shape_of
 from headrace.events.contracts.times import FIRST as EARLIEST
 from headrace.events.contracts.times import LAST as LATEST
+from headrace.events.formats import Wire
+from headrace.events.formats.reasons import LONGEST, Reason
 from headrace.events.verdicts.columns import columns_of
 from headrace.events.verdicts.decode import Decoder
 from headrace.events.verdicts.instances import instance_of
 from headrace.events.verdicts.seen import Seen
 from headrace.events.verdicts.watermarks import Watermarks
-from headrace.events.wires import Wire
-from headrace.events.wires.reasons import LONGEST, Reason
 from headrace.kernel.time import from_micros, micros
 from headrace.log.port import Batch, Headers
 

@@ -14,8 +14,8 @@ import msgspec
 
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import shape_of
+from headrace.events.formats import REFUSES, Nothing, Wire
 from headrace.events.verdicts.columns import columns_of
-from headrace.events.wires import REFUSES, Nothing, Wire
 
 __all__ = ["digest_of", "key_of", "key_reader"]
 

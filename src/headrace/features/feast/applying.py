@@ -18,9 +18,8 @@ from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from headrace.declare.project import Project
+from headrace.code.by_value import carried
 from headrace.features.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
-from headrace.features.feast.by_value import carried
 from headrace.features.feast.compiler import settled
 from headrace.features.feast.objects import Objects
 from headrace.features.feast.repository import YAML, described
@@ -31,6 +30,7 @@ from headrace.features.plan import Input
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
+from headrace.projects.project import Project
 
 __all__ = ["Applied", "apply", "fingerprints"]
 

@@ -9,9 +9,8 @@ from typing import Any
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
-from headrace.config.loader import project_files
+from headrace.code.fingerprint import Sources
 from headrace.declare.model import Model
-from headrace.declare.project import Project
 from headrace.features.feast.objects import Objects, find
 from headrace.features.feast.source import TableSource, topics_of
 from headrace.features.feast.types import declared_columns
@@ -19,7 +18,8 @@ from headrace.features.feast.views import entity_key, fields, on_demand, request
 from headrace.features.matrix import check_dtypes
 from headrace.features.plan import FeatureRef, Plan, View
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.fingerprint import Sources
+from headrace.projects.loader import project_files
+from headrace.projects.project import Project
 
 __all__ = ["compile", "settled"]
 

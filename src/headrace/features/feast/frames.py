@@ -9,8 +9,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
-from headrace.features.counted import POLARS
 from headrace.features.plan import AsOfView
+from headrace.features.values import POLARS
 from headrace.kernel.errors import CallError
 
 __all__ = ["instants", "polars_of", "rows_of_view"]

@@ -12,15 +12,15 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
+from headrace.code.fingerprint import Sources
 from headrace.declare.changes import CHANGED_AT
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
-from headrace.declare.project import Project
 from headrace.declare.table import Table
 from headrace.features.feast.types import declared_columns, of_arrow, value_type
 from headrace.features.rowwise import code_of
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.fingerprint import Sources
+from headrace.projects.project import Project
 
 __all__ = ["TableSource", "topics_of"]
 

@@ -10,7 +10,7 @@ from feast import BatchFeatureView, Entity, FeatureView, OnDemandFeatureView, St
 from feast.aggregation import Aggregation as FeastAggregation
 from feast.feature_view import DUMMY_ENTITY_NAME
 
-from headrace.features.feast.by_value import carried
+from headrace.code.by_value import carried
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import word
 from headrace.features.functions import Dtype, hop_of, parse_function, result_dtype

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from headrace import __version__
-from headrace.config.loader import project_files
+from headrace.code.fingerprint import Sources, digest, fingerprint, outside_of, values_digest
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model
-from headrace.declare.project import Project
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.kernel.fingerprint import Sources, digest, fingerprint, outside_of, values_digest
+from headrace.projects.loader import project_files
+from headrace.projects.project import Project
 
 if TYPE_CHECKING:
     from headrace.features.plan import Plan

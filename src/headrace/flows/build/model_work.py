@@ -10,6 +10,7 @@ import msgspec
 
 from headrace import log as logs
 from headrace import registry as registries
+from headrace.code.fingerprint import digest
 from headrace.features import feast
 from headrace.features import online as online_stores
 from headrace.features.fill import fill
@@ -17,9 +18,8 @@ from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
-from headrace.flows.release import release as put_in_force
+from headrace.flows.models.release import release as put_in_force
 from headrace.kernel.errors import CallError, Refused
-from headrace.kernel.fingerprint import digest
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run

@@ -13,15 +13,15 @@ from datetime import datetime
 from typing import Any
 
 from headrace import __version__
-from headrace.config.loader import project_files
+from headrace.code.fingerprint import digest, outside_of
 from headrace.config.settings import FILE, Settings
 from headrace.features.applied import registry_digest
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
 from headrace.flows.build.standing import FILE as STANDING
-from headrace.kernel.fingerprint import digest, outside_of
 from headrace.kernel.time import now
 from headrace.lake.heads import heads, snapshots_made
+from headrace.projects.loader import project_files
 
 __all__ = ["nothing_new", "remember"]
 

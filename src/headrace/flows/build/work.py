@@ -9,16 +9,16 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from headrace.code.fingerprint import digest
 from headrace.config.settings import Settings
-from headrace.declare.project import Project, load_project
 from headrace.flows.build import refresh
 from headrace.flows.build.code import code_of, fingerprint_of, is_current, text_digest
 from headrace.flows.build.graph import Stage, table_pointer
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.standing import IN_LAKE, note
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.fingerprint import digest
 from headrace.kernel.time import now
+from headrace.projects.project import Project, load_project
 
 if TYPE_CHECKING:
     from headrace.lake import Lake

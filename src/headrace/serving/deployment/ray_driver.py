@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from headrace.cluster import connection as cluster
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import signalled, url_of
@@ -27,9 +28,8 @@ from headrace.http.token import is_loopback
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
-from headrace.lineage.secrets import clean_text
+from headrace.kernel.secrets import clean_text
 from headrace.serving.deployment import haproxy
-from headrace.training import cluster
 
 __all__ = ["Replica", "main"]
 

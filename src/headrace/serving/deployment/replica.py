@@ -15,7 +15,7 @@ from headrace.config.settings import load_settings
 from headrace.http.serve import serve, signalled
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.errors import HeadraceError
-from headrace.lineage.secrets import clean_text
+from headrace.kernel.secrets import clean_text
 
 __all__ = ["main"]
 

@@ -1,0 +1,1 @@
+"""The cluster: the one place that starts Ray or joins it."""

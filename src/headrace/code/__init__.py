@@ -1,0 +1,1 @@
+"""Python source, read: what a declaration reaches, its fingerprint, and functions carried by value."""

@@ -1,0 +1,1 @@
+"""The frame of `headrace demo`: steps, seconds and checks."""

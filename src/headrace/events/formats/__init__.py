@@ -1,0 +1,57 @@
+"""Wires: how the raw bytes of an event hold its fields. One file a wire; `open` is the only wiring.
+
+A wire says nothing of what is right: it makes a struct of bytes, and the error it raises where it cannot
+is what the event is refused for (headrace.events.verdicts.decode).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.declare.event import Contract
+from headrace.events.formats.plain import Plain
+from headrace.events.formats.port import REFUSES, Nothing, Wire
+from headrace.kernel.errors import ProjectError
+
+if TYPE_CHECKING:
+    from headrace.events.formats.registry import SchemaRegistry
+
+__all__ = ["REFUSES", "Nothing", "Wire", "open"]
+
+
+def open(contract: Contract, registry: SchemaRegistry | None = None) -> Wire:  # noqa: A001
+    """The wire of a contract.
+
+    Args:
+        contract: whose.
+        registry: where a wire finds the schemas that its events name.
+
+    Raises:
+        ProjectError: the contract names a wire that there is not, or one that needs a registry.
+        Unavailable: what the wire needs is not installed.
+    """
+    if contract.wire == "json":
+        return Plain()
+    if contract.wire == "connect":
+        from headrace.events.formats.connect import Connect
+
+        return Connect()
+    if contract.wire == "debezium":
+        from headrace.events.formats.debezium import Debezium
+
+        return Debezium(contract)
+    if contract.wire == "avro":
+        from headrace.events.formats.avro import Avro
+
+        if registry is None:
+            raise ProjectError(
+                f"topic {contract.topic!r} is written in Avro, and the profile names no schema registry",
+                where=str(contract.place),
+                remedy="Set `registry` in the profile's block of headrace.toml, or HEADRACE_REGISTRY.",
+            )
+        return Avro(registry)
+    raise ProjectError(
+        f"there is no wire {contract.wire!r}",
+        where=str(contract.place),
+        remedy="There are json, connect, avro and debezium.",
+    )

@@ -1,0 +1,25 @@
+"""Plain JSON: the object is the event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from headrace.events.formats import numbers
+
+__all__ = ["Plain"]
+
+
+class Plain:
+    """One JSON object an event. Of a key that is in it twice the last counts."""
+
+    instants = False
+
+    def decoder(
+        self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
+    ) -> Callable[[bytes], Any]:
+        """See Wire."""
+        decode = numbers.decoder(kind, strict=strict)
+        if not empty_is_null:
+            return decode
+        return lambda raw: decode(numbers.replace_empty_by_null(raw, empty_is_null))

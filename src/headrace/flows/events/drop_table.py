@@ -1,0 +1,73 @@
+"""drop-table: takes away a table that a build made: the lake's table, its pointer, its stage in dvc.lock."""
+
+from __future__ import annotations
+
+from headrace import lake as lakes
+from headrace.config.settings import Settings
+from headrace.declare.table import Table
+from headrace.flows.build import hold_build_lock
+from headrace.flows.build.pipeline import forget
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.work import Workshop
+from headrace.kernel.errors import CallError, Refused
+from headrace.lake import Lake
+from headrace.projects.project import Project, load_project
+from headrace.tables.build import unpin_inputs
+from headrace.tables.plan import CODE
+
+__all__ = ["check_droppable", "drop_table", "undeclared_tables"]
+
+
+def undeclared_tables(project: Project, lake: Lake) -> list[str]:
+    """The tables in the lake that a build made and that the project does not declare (any more), sorted."""
+    declared = {*project.tables, *(contract.table for contract in project.contracts.values())}
+    return [
+        name for name in lake.names() if name not in declared and lake.table(name).property(CODE) is not None
+    ]
+
+
+def check_droppable(settings: Settings, name: str) -> None:
+    """The table may be taken away.
+
+    Raises:
+        CallError: there is no such table, or no build made it: a topic's table, a training set.
+        Refused: a declared table or a model reads it.
+    """
+    project, lake = load_project(settings, without=("feast",)), lakes.open(settings)
+    made = [*undeclared_tables(project, lake), *(one for one in project.tables if lake.exists(one))]
+    if name not in made:
+        raise CallError(
+            f"there is no table {name!r} that a build made",
+            remedy=f"There are: {', '.join(sorted(made))}." if made else "There is none.",
+        )
+    readers = [
+        f"table {table.name}"
+        for table in project.tables.values()
+        if any(isinstance(one, Table) and one.name == name for one in project.inputs(table))
+    ]
+    readers += [
+        f"model {model}"
+        for model, facts in Workshop(settings).code["models"].items()
+        if name in (facts["labels"], *facts["views"])
+    ]
+    if readers:
+        raise Refused(
+            f"table {name!r} is read by {', '.join(readers)}",
+            remedy="Let them read another table, or give the table another name; then drop this one.",
+        )
+
+
+def drop_table(settings: Settings, name: str) -> None:
+    """Takes the table away. Killed at any point, it can be called again.
+
+    Raises:
+        CallError, Refused: as `check_droppable`.
+        Unavailable: a build works on the project, or the catalog is away.
+    """
+    with hold_build_lock(settings):
+        check_droppable(settings, name)
+        lake = lakes.open(settings)
+        Pointers(settings.root).remove(Pointers.path("tables", name))
+        forget(settings.root, f"table-{name}")
+        unpin_inputs(lake, name)
+        lake.drop(name)

@@ -1,0 +1,148 @@
+"""ingest by several processes of this machine, which divide the topics' log partitions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from headrace import log
+from headrace.config.settings import Settings
+from headrace.events.ingest.progress import Progress
+from headrace.flows.events.ingest import IngestReport, Topic, ingest
+from headrace.kernel.errors import CallError, Unavailable
+from headrace.projects.project import load_project
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["ingest_by_workers"]
+
+_LOOK = 0.2  # seconds between two looks at `stop`
+
+
+def ingest_by_workers(
+    settings: Settings,
+    topics: Sequence[str],
+    workers: int,
+    *,
+    until_end: bool = False,
+    stop: threading.Event | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> IngestReport:
+    """As flows.ingest.ingest, in `workers` processes. They end with this one, however that ends.
+
+    Raises:
+        CallError: no topic has so many log partitions.
+        Unavailable: a worker died; the others have stopped then. The next call goes on.
+        HeadraceError: what a worker raised; likewise.
+    """
+    begun = perf_counter()
+    _check(settings, topics, workers)
+    stop = stop or threading.Event()
+    running = [_Worker(settings, topics, until_end, number) for number in range(1, workers + 1)]
+    found: dict[str, Topic] = {}
+    failed: BaseException | None = None
+    while running:
+        if stop.is_set() or failed is not None:
+            for one in running:
+                one.ask_to_end()
+        told = wait([one.pipe for one in running], _LOOK)
+        for one in [one for one in running if one.pipe in told]:
+            said = one.said()
+            if isinstance(said, Progress):
+                found.setdefault(said.topic, Topic(said.topic)).add(said)
+                progress(said)
+            else:
+                failed = failed or said
+                running.remove(one)
+    if failed is not None:
+        raise failed
+    return IngestReport(found, perf_counter() - begun)
+
+
+def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
+    project = load_project(settings, without=("feast",))
+    contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
+    opened = log.open(settings.log_url)
+    try:
+        there = opened.topics()
+        most = max(opened.partitions(one.topic) if one.topic in there else one.partitions for one in contracts)
+    finally:
+        opened.close()
+    if workers > most:
+        raise CallError(
+            f"no topic has {workers} log partitions to divide: the most is {most}",
+            where=f"--workers {workers}",
+            remedy="Ask for fewer workers; or make the topic with more: @event(partitions=...).",
+        )
+
+
+class _Worker:
+    """One of the processes, and the pipe by which it tells what it did, and learns that it shall end."""
+
+    def __init__(self, settings: Settings, topics: Sequence[str], until_end: bool, number: int) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawning.Pipe()
+        self._asked = False
+        self.process: BaseProcess = spawning.Process(
+            target=_work, args=(settings, tuple(topics), until_end, theirs), name=f"ingest worker {number}"
+        )
+        # The process inherits the mask: a Ctrl-C while it starts waits until it ignores it (_work).
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+
+    def ask_to_end(self) -> None:
+        """Asks it to finish what it is writing and end."""
+        if not self._asked:
+            self._asked = True
+            with suppress(BrokenPipeError):  # it has ended already
+                self.pipe.send(None)
+
+    def said(self) -> Progress | BaseException | None:
+        """What it did; or, when that was its last word, how it ended: None is well."""
+        try:
+            said: Any = self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            said = Unavailable(
+                f"{self.process.name} died (exit {self.process.exitcode})",
+                remedy="Nothing is lost: call again, and it goes on from the last commit.",
+            )
+        if not isinstance(said, Progress):
+            self.process.join()
+            self.pipe.close()
+        ended: Progress | BaseException | None = said
+        return ended
+
+
+def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Connection[Any, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    stop, lock = threading.Event(), threading.Lock()
+
+    def hear() -> None:
+        with suppress(EOFError):  # whoever began this is gone
+            pipe.recv()
+        stop.set()
+
+    def tell(said: Progress | BaseException | None) -> None:
+        with lock, suppress(BrokenPipeError):  # `hear` ends the work
+            pipe.send(said)
+
+    threading.Thread(target=hear, daemon=True).start()
+    try:
+        ingest(settings, topics, until_end=until_end, stop=stop, progress=tell)
+    except BaseException as error:
+        tell(error)
+    else:
+        tell(None)

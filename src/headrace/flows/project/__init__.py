@@ -1,0 +1,1 @@
+"""The verbs of a whole project: init, status, doctor, clean, maintain."""

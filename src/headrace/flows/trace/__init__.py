@@ -1,0 +1,1 @@
+"""The verbs that lead back: why, parity."""

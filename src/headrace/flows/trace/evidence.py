@@ -1,0 +1,349 @@
+"""Evidence: what the values of one view were made of, and the same values made from just that again,
+by the offline path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import msgspec
+import polars as pl
+from msgspec import Struct
+
+from headrace.declare.event import Contract
+from headrace.declare.source import Source
+from headrace.declare.table import Table
+from headrace.events.ingest.facts import POSITION
+from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.plan import Aggregation, AsOfView, FeatureRef, Plan, StoredView, WindowedView
+from headrace.features.point_in_time import MOMENT, join
+from headrace.features.values import POLARS
+from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.position import LogPosition, SnapshotPosition, decode_position
+from headrace.kernel.time import from_micros, micros
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.plan import INPUT
+from headrace.tables.read import between, read_input
+
+__all__ = ["Evidence", "Origin", "RawEvent", "Row", "as_of", "windowed"]
+
+
+class RawEvent(Struct, frozen=True):
+    """One event on the log.
+
+    Attributes:
+        partition, offset: where it lies.
+        arrived_at, time: when the log took it, and when it happened.
+        values: the columns that the view aggregates, as the view saw this event; None: it saw nothing
+            of it.
+        features: the features that it counts for.
+    """
+
+    partition: int
+    offset: int
+    arrived_at: datetime
+    time: datetime
+    values: dict[str, Any] | None
+    features: tuple[str, ...]
+
+
+class Origin(Struct, frozen=True):
+    """What a row of a table comes from: rows of a topic, or files.
+
+    Attributes:
+        kind: `topic` or `file`. name: of the topic or source.
+        snapshot: the snapshot of the topic's table that was read; None of files.
+        first, last: the UTC days of the topic that were read, both included; None: all.
+        events: how many good events of the row's key lie in them; None of files.
+        keys: the key columns that the topic's events carry too: those counted are of these.
+        digest: of the files.
+    """
+
+    kind: str
+    name: str
+    snapshot: int | None = None
+    first: date | None = None
+    last: date | None = None
+    events: int | None = None
+    keys: tuple[str, ...] = ()
+    digest: str | None = None
+
+
+class Row(Struct, frozen=True):
+    """The row that an as-of view's values came from.
+
+    Attributes:
+        table, snapshot: where it was read. time: from when it holds.
+        values: its features.
+        origins: what it was made of.
+    """
+
+    table: str
+    snapshot: int
+    time: datetime
+    values: dict[str, Any]
+    origins: tuple[Origin, ...]
+
+
+class Evidence(Struct, frozen=True):
+    """What a view's values were made of.
+
+    Attributes:
+        values: feature → the value made again from exactly this.
+        events: the raw events, the newest first, at most as many as were asked for.
+        total: how many there are.
+        counted: feature → how many of them it counts.
+        row: of an as-of view.
+        notes: what a reader should know.
+    """
+
+    values: dict[str, Any]
+    events: tuple[RawEvent, ...] = ()
+    total: int = 0
+    counted: dict[str, int] = {}
+    row: Row | None = None
+    notes: tuple[str, ...] = ()
+
+
+def windowed(
+    project: Project,
+    lake: Lake,
+    plan: Plan,
+    view: WindowedView,
+    entity: Mapping[str, Any],
+    at: datetime,
+    position: StreamPosition,
+    most: int,
+) -> Evidence:
+    """The raw events before `position` in the view's longest window at `at`, and the features again.
+
+    Args:
+        entity: the plan's join keys.
+        most: how many events are listed.
+
+    Raises:
+        CallError: the project has no such topic or table any more.
+        Unavailable: the events are not in the topic's table yet.
+    """
+    contract = project.contract(view.topic)
+    table = lake.table(contract.table)
+    _check_ingested(contract, table.position(POSITION), position)
+    own = {f.name for f in msgspec.structs.fields(contract.struct)}
+    before = [
+        (pl.col("_log_partition") == partition) & (pl.col("_log_offset") < offset)
+        for partition, offset in position.offsets.items()
+    ]
+    time = pl.col(contract.time)
+    raw = (
+        read_input(project, lake, contract)
+        .filter(pl.any_horizontal(before) if before else pl.lit(False))
+        .filter(time < at, time >= at - timedelta(microseconds=view.longest))
+        .filter(*(pl.col(key) == entity[key] for key in view.keys if key in own))
+        .sort(contract.time, "_log_partition", "_log_offset", descending=True)
+        .collect()
+    )
+    rows, of_event = _as_seen(project, view, raw)
+    mine = pl.all_horizontal(pl.col(key) == entity[key] for key in view.keys).fill_null(False)
+    rows, of_event = rows.filter(mine), of_event.filter(rows.select(mine).to_series())
+    counts = {one.name: _counted(view, one, rows, at) for one in view.aggregations}
+    behind = of_event.unique(maintain_order=True)
+    return Evidence(
+        _again(plan, view, entity, at, {view.table: rows.lazy()}),
+        tuple(
+            _event(contract, view, raw.row(event, named=True), rows, counts, place)
+            for event, place in _row_of_each(of_event, behind.head(most))
+        ),
+        len(behind),
+        {name: int(counted.sum()) for name, counted in counts.items()},
+    )
+
+
+def _counted(view: WindowedView, one: Aggregation, rows: pl.DataFrame, at: datetime) -> pl.Series:
+    """Which rows the aggregation counts at this moment."""
+    begin = from_micros((micros(at) - one.window) // one.hop * one.hop)
+    time = pl.col(view.time)
+    counts = pl.col(one.column).is_not_null() & (time < at) & (time >= begin)
+    return rows.select(counts.fill_null(False)).to_series()
+
+
+def _row_of_each(of_event: pl.Series, events: pl.Series) -> list[tuple[int, int]]:
+    """Each event with the place of the last row it became."""
+    places = {event: place for place, event in enumerate(of_event.to_list())}
+    return [(event, places[event]) for event in events.to_list()]
+
+
+def _event(
+    contract: Contract,
+    view: WindowedView,
+    raw: Mapping[str, Any],
+    rows: pl.DataFrame,
+    counts: Mapping[str, pl.Series],
+    place: int,
+) -> RawEvent:
+    columns = list(dict.fromkeys([*view.keys, view.time, *(one.name for one in view.columns)]))
+    return RawEvent(
+        raw["_log_partition"],
+        raw["_log_offset"],
+        raw["_arrived_at"],
+        raw[contract.time],
+        rows.select(columns).row(place, named=True),
+        tuple(name for name, counted in counts.items() if counted[place]),
+    )
+
+
+def as_of(
+    project: Project,
+    lake: Lake,
+    plan: Plan,
+    view: AsOfView,
+    entity: Mapping[str, Any],
+    at: datetime,
+    position: RowPosition,
+) -> Evidence:
+    """The row that the view's values came from, and the features again from that snapshot.
+
+    Raises:
+        CallError: the table is gone.
+    """
+    if position.snapshot is None:
+        pushed = "the row was pushed through Feast, and is in no snapshot of the table"
+        note = "the view had not been loaded" if position.time is None else pushed
+        return Evidence({one.name: None for one in view.features}, notes=(note,))
+    table = lake.table(view.table)
+    notes: tuple[str, ...] = ()
+    try:
+        frame = table.scan(position.snapshot)
+    except CallError:
+        frame = table.scan()
+        notes = (f"snapshot {position.snapshot} of {view.table} has expired: its newest was read instead",)
+    own = frame.filter(*(pl.col(key) == entity[key] for key in view.keys))
+    values = _again(plan, view, entity, at, {view.table: own})
+    if position.time is None:
+        return Evidence(values, notes=(*notes, "there was no row for this entity"))
+    time = from_micros(position.time)
+    found = own.filter(pl.col(view.time).cast(POLARS["timestamp"]) == time).limit(1).collect()
+    if found.is_empty():
+        return Evidence(values, notes=(*notes, f"the row of {time} is not there any more"))
+    one = found.row(0, named=True)
+    declared = project.tables.get(view.table)
+    keys = {key: entity[key] for key in view.keys}
+    origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, one)
+    features = {field.name: one[field.name] for field in view.features}
+    return Evidence(values, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
+
+
+def _check_ingested(contract: Contract, stored: object, position: StreamPosition) -> None:
+    for partition, offset in position.offsets.items():
+        if not isinstance(stored, LogPosition) or stored.next_offset(partition) < offset:
+            raise Unavailable(
+                f"the events up to {partition}:{offset} are not in table {contract.table} yet",
+                where=f"topic {contract.topic}",
+                remedy="headrace ingest --until-end brings them there.",
+            )
+
+
+def _as_seen(project: Project, view: WindowedView, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+    """The rows of the view's table that the raw events became, and the place of each row's event.
+
+    A rowwise function gives the rows of its events in their order. Where it drops or multiplies some,
+    it is called for each event by itself to learn which became which.
+    """
+    places = pl.Series("event", range(raw.height), dtype=pl.Int64)
+    if view.rowwise is None:
+        return raw, places
+    function = project.table(view.rowwise).function
+    rows = function(raw.lazy()).collect()
+    if rows.height != raw.height:
+        sizes = [function(raw[place].lazy()).collect().height for place in range(raw.height)]
+        places = pl.Series("event", [p for p, size in enumerate(sizes) for _ in range(size)], dtype=pl.Int64)
+    return rows, places
+
+
+def _again(
+    plan: Plan, view: StoredView, entity: Mapping[str, Any], at: datetime, frames: Mapping[str, pl.LazyFrame]
+) -> dict[str, Any]:
+    """The view's features for the entity at this moment, by the offline join."""
+    alone = msgspec.structs.replace(
+        plan, views=(view,), request=(),
+        features=tuple(FeatureRef(view.name, one.name, one.dtype) for one in view.features),
+    )  # fmt: skip
+    schema = {one.join_key: POLARS[one.dtype] for one in plan.entities} | {MOMENT: POLARS["timestamp"]}
+    label = pl.DataFrame({**{name: [entity[name]] for name in schema if name != MOMENT}, MOMENT: [at]}, schema)
+    made = join(label, alone, lambda name: frames[name])
+    return {one.name: made[f"{view.name}__{one.name}"].to_list()[0] for one in view.features}
+
+
+def _origins(
+    project: Project, lake: Lake, table: Table, snapshot: int, keys: Mapping[str, Any], row: Mapping[str, Any]
+) -> tuple[Origin, ...]:
+    """What one row of a table comes from, through every table between, with the days of each topic."""
+    day = table.partition_by
+    days: tuple[date, date] | None = None
+    if day is not None and row.get(day.column) is not None:
+        own = row[day.column]
+        own = own.date() if isinstance(own, datetime) else own
+        days = own, own
+    return tuple(_walk(project, lake, table, snapshot, keys, days))
+
+
+def _walk(
+    project: Project,
+    lake: Lake,
+    table: Table,
+    snapshot: int | None,
+    keys: Mapping[str, Any],
+    days: tuple[date, date] | None,
+) -> list[Origin]:
+    day = table.partition_by
+    if day is not None and days is not None:
+        days = days[0] - day.before, days[1] + day.after
+    else:
+        days = None
+    origins: list[Origin] = []
+    for one in project.inputs(table):
+        name = one.table if isinstance(one, Contract) else one.name
+        version = _read_version(lake, table.name, snapshot, name)
+        read = version.snapshot_id if isinstance(version, SnapshotPosition) else None
+        if isinstance(one, Source):
+            origins.append(Origin("file", one.name, digest=version if isinstance(version, str) else None))
+        elif isinstance(one, Table):
+            origins.extend(_walk(project, lake, one, read, keys, days if one.partition_by else None))
+        else:
+            origins.append(_topic(project, lake, one, read, keys, days))
+    return origins
+
+
+def _topic(
+    project: Project,
+    lake: Lake,
+    contract: Contract,
+    snapshot: int | None,
+    keys: Mapping[str, Any],
+    days: tuple[date, date] | None,
+) -> Origin:
+    first, last = days or (None, None)
+    own = [f.name for f in msgspec.structs.fields(contract.struct) if f.name in keys]
+    try:
+        frame = read_input(project, lake, contract, snapshot)
+    except CallError:  # it has expired
+        return Origin("topic", contract.topic, snapshot, first, last, None, tuple(own))
+    if first is not None and last is not None:
+        frame = between(frame, contract.time, first, last)
+    count = frame.filter(*(pl.col(k) == keys[k] for k in own)).select(pl.len()).collect().item()
+    return Origin("topic", contract.topic, snapshot, first, last, count, tuple(own))
+
+
+def _read_version(lake: Lake, table: str, snapshot: int | None, name: str) -> SnapshotPosition | str | None:
+    """Which version of `name` the table's snapshot was made from; None: it is not known any more."""
+    made = lake.table(table)
+    try:
+        summary = {} if snapshot is None else made.snapshot(snapshot).summary
+    except CallError:
+        summary = {}
+    text = summary.get(f"{INPUT}{name}")
+    if text is None or not text.startswith("{"):
+        return text
+    position = decode_position(text)
+    return position if isinstance(position, SnapshotPosition) else None

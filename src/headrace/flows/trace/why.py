@@ -1,0 +1,406 @@
+"""Why: from a prediction the way back to the raw events that made it, and the proof that they did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+from msgspec import Struct
+
+from headrace import lake as lakes
+from headrace import lineage, registry
+from headrace import log as logs
+from headrace.config.settings import Settings
+from headrace.features.conversion import decode_fields
+from headrace.features.matrix import Matrix
+from headrace.features.on_demand import OnDemand, OnDemandError
+from headrace.features.online import RowPosition, ServedPosition, StreamPosition
+from headrace.features.plan import AsOfView, OnDemandView, Plan, StoredView, WindowedView, decode_plan
+from headrace.features.rowwise import codes_of
+from headrace.features.stream import is_of_other_code
+from headrace.features.values import POLARS
+from headrace.flows.models.predictions import Place, find
+from headrace.flows.trace.evidence import Evidence, RawEvent, Row, as_of, windowed
+from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.position import SnapshotPosition
+from headrace.lake import Lake
+from headrace.lineage.graph import Node, upstream
+from headrace.log import Log
+from headrace.projects.project import Project, load_project
+from headrace.registry import Registry
+from headrace.registry.bundle import MANIFEST, Manifest
+from headrace.serving.prediction_log import Prediction
+from headrace.serving.release import Release, history
+
+__all__ = ["FeatureWhy", "MadeFrom", "VersionWhy", "ViewWhy", "Why", "why"]
+
+_EVENTS = 20
+_SOURCE = "source.tar.gz"
+
+
+class FeatureWhy(Struct, frozen=True):
+    """One feature of the prediction.
+
+    Attributes:
+        name: `view__feature`.
+        served: the value that the model saw; None: missing.
+        again: the value that training would have given the model, made by the offline path from exactly what
+            the online one had read.
+        equal: whether they are the same; None where it could not be made again.
+        events: how many raw events it counts; None where it is no windowed feature.
+    """
+
+    name: str
+    served: Any
+    again: Any
+    equal: bool | None
+    events: int | None = None
+
+
+class ViewWhy(Struct, frozen=True):
+    """The features of one view and what they were made of.
+
+    Attributes:
+        name, kind: `windowed`, `as_of` or `on_demand`.
+        position: what the values stand for, as it was served; None of an on-demand view.
+        features: those of the view that the model uses.
+        events: of a windowed view: the raw events behind, the newest first, capped; `total` is all.
+        row: of an as-of view: the row of its table.
+        inputs: of an on-demand view: what its function was given.
+        notes: what a reader should know.
+    """
+
+    name: str
+    kind: str
+    position: ServedPosition | None
+    features: tuple[FeatureWhy, ...]
+    events: tuple[RawEvent, ...] = ()
+    total: int = 0
+    row: Row | None = None
+    inputs: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+
+class MadeFrom(Struct, frozen=True):
+    """What a version was made of.
+
+    Attributes:
+        run: the id of the run that trained it.
+        code: the fingerprint of the model's declaration and of the project's code it reaches.
+        commit: the git commit it was trained at, `-dirty` behind it where files differed from it;
+            None: the project was in no checkout.
+        table, snapshot, rows: its training set.
+        pinned: whether that snapshot is pinned, so that it can still be read.
+        inputs: table → the snapshot that the training set was made from.
+        source: `sha256:` of the archive of the project's source in the bundle; None: there is none.
+        rounds, parameters: of the fit.
+        gate: whether it passed the gate; None: not known.
+    """
+
+    run: str
+    code: str
+    table: str
+    snapshot: int
+    rows: int
+    pinned: bool
+    inputs: dict[str, int]
+    source: str | None
+    rounds: int | None
+    parameters: dict[str, Any]
+    gate: bool | None
+    commit: str | None = None
+
+
+class VersionWhy(Struct, frozen=True):
+    """The version that answered.
+
+    Attributes:
+        model, version: which.
+        mlflow_run: the MLflow run that its files lie in; None where MLflow could not be asked.
+        created: when it was registered. aliases: as they are now.
+        metrics: of the held-out test part.
+        made_from: what its bundle says of its making.
+        plan: the digest of its plan.
+    """
+
+    model: str
+    version: int
+    mlflow_run: str | None
+    created: datetime | None
+    aliases: tuple[str, ...]
+    metrics: dict[str, float]
+    made_from: MadeFrom
+    plan: str
+
+
+class _TrainingSet(Struct):
+    table: str
+    snapshot: int
+    rows: int
+    inputs: dict[str, int]
+
+
+class _Gate(Struct):
+    passed: bool
+
+
+class _Report(Struct):
+    """What is read of training.json; training.job writes it, and would bring Ray."""
+
+    run: str
+    code: str
+    training_set: _TrainingSet
+    rounds: int | None = None
+    parameters: dict[str, Any] = {}
+    gate: _Gate | None = None
+    commit: str | None = None
+
+
+class Why(Struct, frozen=True):
+    """A prediction and all that is behind it.
+
+    Attributes:
+        prediction: as it was logged. found: where: `table`, `log` or `spool`.
+        release: the release that was in force; None where it is not on the log.
+        views: by view, what the features were made of.
+        equal: whether every feature, made again, is what was served.
+        version: what answered.
+        lineage: the version upstream to the topics, as far as runs were recorded.
+        notes: what could not be found, and why.
+    """
+
+    prediction: Prediction
+    found: Place
+    release: Release | None
+    views: tuple[ViewWhy, ...]
+    equal: bool
+    version: VersionWhy
+    lineage: Node
+    notes: tuple[str, ...]
+
+
+def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why:
+    """What made the prediction: each feature with the raw events behind it, made again and compared;
+    the version with its training run, snapshots and code; the lineage up to the topics.
+
+    Args:
+        settings: whose project.
+        prediction_id: the `id` of an answer.
+        events: how many raw events are listed a view.
+
+    Raises:
+        CallError: there is no such prediction, or its version is gone.
+        Unavailable: the events behind it are not ingested yet, or a service is away.
+        Refused: the version's bundle was changed.
+    """
+    project = load_project(settings, without=["feast"])
+    lake = lakes.open(settings)
+    log = logs.open(settings.log_url)
+    try:
+        prediction, found = find(settings, lake, log, prediction_id)
+        versions = registry.open(settings)
+        bundle = versions.bundle(prediction.model, prediction.version)
+        plan = decode_plan((bundle / "plan.json").read_bytes())
+        views = _views(project, lake, plan, prediction, events)
+        notes: list[str] = []
+        release = _release(log, prediction, notes)
+        made_from = _made_from(lake, bundle)
+        version = _version(versions, prediction, plan, made_from, notes)
+    finally:
+        log.close()
+    store = lineage.open(settings)
+    graph = _graph(store, prediction, made_from)
+    store.close()
+    equal = all(one.equal is True for view in views for one in view.features)
+    return Why(prediction, found, release, views, equal, version, graph, tuple(notes))
+
+
+class _Made(Struct):
+    """One view's part of the answer, before its features are compared.
+
+    Attributes:
+        view: the answer's part, without features.
+        counted: feature → how many raw events it counts.
+        comparable: whether its values could be made again by the code that made the served ones.
+    """
+
+    view: ViewWhy
+    counted: dict[str, int] = {}
+    comparable: bool = True
+
+
+def _views(project: Project, lake: Lake, plan: Plan, prediction: Prediction, most: int) -> tuple[ViewWhy, ...]:
+    known: dict[str, Any] = {}
+    parts: list[_Made] = []
+    for view in plan.views:
+        if isinstance(view, OnDemandView):
+            parts.append(_on_demand(plan, view, prediction, known))
+        else:
+            parts.append(_stored(project, lake, plan, view, prediction, known, most))
+    again = _seen_in_training(plan, known)
+    return tuple(
+        msgspec.structs.replace(
+            part.view,
+            features=tuple(
+                _feature(one.column, prediction, again.get(one.column), part, one.name)
+                for one in plan.features
+                if one.view == part.view.name
+            ),
+        )
+        for part in parts
+    )
+
+
+def _stored(
+    project: Project,
+    lake: Lake,
+    plan: Plan,
+    view: StoredView,
+    prediction: Prediction,
+    known: dict[str, Any],
+    most: int,
+) -> _Made:
+    """A stored view's values again, which are added to `known`."""
+    position = _position(view.name, prediction)
+    kind = "as_of" if isinstance(view, AsOfView) else "windowed"
+    try:
+        evidence = _evidence(project, lake, plan, view, prediction, position, most)
+    except (CallError, Unavailable) as error:
+        return _Made(ViewWhy(view.name, kind, position, (), notes=(str(error),)), comparable=False)
+    notes, changed = evidence.notes, False
+    if isinstance(view, WindowedView) and is_of_other_code(view, codes_of(project)):
+        changed = True
+        note = f"{view.rowwise}() was edited since version {prediction.version} was trained"
+        notes += (f"code changed: {note}. The events are shown as it sees them now; nothing is compared",)
+    else:
+        known |= {f"{view.name}__{name}": value for name, value in evidence.values.items()}
+    return _Made(
+        ViewWhy(view.name, kind, position, (), evidence.events, evidence.total, evidence.row, notes=notes),
+        evidence.counted,
+        not changed,
+    )
+
+
+def _seen_in_training(plan: Plan, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Column → the value that training gives the model; None: missing."""
+    frame = pl.DataFrame(
+        {one.column: pl.Series([known.get(one.column)], dtype=POLARS[one.dtype]) for one in plan.features}
+    )
+    matrix = Matrix(plan)
+    text = {one.column: frame[one.column].to_list() for one in plan.features if one.dtype == "string"}
+    (row,) = matrix.values(matrix.of_frame(frame), text)
+    return {name: None if value != value else value for name, value in zip(matrix.columns, row, strict=True)}
+
+
+def _position(view: str, prediction: Prediction) -> ServedPosition | None:
+    given = prediction.positions.get(view)
+    return None if given is None else msgspec.convert(given, StreamPosition | RowPosition, strict=False)
+
+
+def _evidence(
+    project: Project,
+    lake: Lake,
+    plan: Plan,
+    view: StoredView,
+    prediction: Prediction,
+    position: ServedPosition | None,
+    most: int,
+) -> Evidence:
+    entity, at = prediction.entity, prediction.at
+    if isinstance(view, AsOfView) and isinstance(position, RowPosition):
+        return as_of(project, lake, plan, view, entity, at, position)
+    if not isinstance(view, AsOfView) and isinstance(position, StreamPosition):
+        return windowed(project, lake, plan, view, entity, at, position, most)
+    raise CallError(f"the prediction carries no position of view {view.name!r}")
+
+
+def _on_demand(plan: Plan, view: OnDemandView, prediction: Prediction, known: dict[str, Any]) -> _Made:
+    """An on-demand view again, from the request and from the other views' values, made again too; its values
+    are added to `known`."""
+    request = decode_fields(plan.request, prediction.request)
+    inputs: dict[str, Any] = {}
+    lacking = []
+    for one in view.inputs:
+        source = one.name if one.view is None else f"{one.view}__{one.name}"
+        values = request if one.view is None else known
+        if source not in values:
+            lacking.append(source)
+        inputs[source] = values.get(source)
+    named = {one.name: inputs[f"{one.view}__{one.name}"] for one in view.inputs if one.view is not None}
+    made = ViewWhy(view.name, "on_demand", None, (), inputs=inputs | named)
+    note = f"{', '.join(lacking)} could not be made again"
+    if not lacking:
+        try:
+            columns = OnDemand(view, plan.input_dtypes).columns([[value] for value in inputs.values()], 1)
+        except OnDemandError as error:
+            note = error.what
+        else:
+            names = [f"{view.name}__{one.name}" for one in view.features]
+            known |= {name: column[0] for name, column in zip(names, columns, strict=True)}
+            return _Made(made)
+    # What could not be made again stays unknown to the views that read it.
+    return _Made(msgspec.structs.replace(made, notes=(note,)), comparable=False)
+
+
+def _feature(column: str, prediction: Prediction, again: Any, part: _Made, name: str) -> FeatureWhy:
+    served = prediction.features.get(column)
+    if not part.comparable:
+        return FeatureWhy(column, served, None, None)
+    return FeatureWhy(column, served, again, served == again, part.counted.get(name))
+
+
+def _release(log: Log, prediction: Prediction, notes: list[str]) -> Release | None:
+    for release in history(log, prediction.model):
+        if release.id == prediction.release:
+            return release
+    notes.append(f"release {prediction.release} is not on the log any more")
+    return None
+
+
+def _version(
+    versions: Registry, prediction: Prediction, plan: Plan, made_from: MadeFrom, notes: list[str]
+) -> VersionWhy:
+    model, number = prediction.model, prediction.version
+    try:
+        one = versions.version(model, number)
+    except (CallError, Refused, Unavailable) as error:
+        notes.append(f"MLflow could not be asked: {error.what}")
+        return VersionWhy(model, number, None, None, (), {}, made_from, plan.digest)
+    return VersionWhy(model, number, one.run_id, one.created, one.aliases, one.metrics, made_from, plan.digest)
+
+
+def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
+    report = msgspec.json.decode((bundle / "training.json").read_bytes(), type=_Report)
+    manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=Manifest)
+    source = manifest.files.get(_SOURCE)
+    made = report.training_set
+    pins = lake.table(made.table).pins().values() if lake.exists(made.table) else ()
+    return MadeFrom(
+        report.run,
+        report.code,
+        made.table,
+        made.snapshot,
+        made.rows,
+        made.snapshot in pins,
+        made.inputs,
+        None if source is None else f"sha256:{source}",
+        report.rounds,
+        report.parameters,
+        None if report.gate is None else report.gate.passed,
+        report.commit,
+    )
+
+
+def _graph(store: lineage.Store, prediction: Prediction, made_from: MadeFrom) -> Node:
+    """The version upstream; by its training run where the run that registered it is not recorded."""
+    node = upstream(store, "model", f"{prediction.model}@{prediction.version}")
+    if node.run is not None:
+        return node
+    rows = SnapshotPosition(made_from.table, made_from.snapshot)
+    return Node(
+        node.dataset, store.run(made_from.run), True, (upstream(store, "table", made_from.table, rows),)
+    )

@@ -1,0 +1,1 @@
+"""The runtime: `up`, and the processes that it keeps alive."""

@@ -1,0 +1,569 @@
+"""Upkeep: what it takes away, and what it must never."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.lake.folder import files, missing, put
+
+from headrace import lake
+from headrace.config.settings import Settings
+from headrace.kernel.errors import CallError, Conflict, Unavailable
+from headrace.kernel.time import now_micros
+from headrace.lake import Lake, LakeTable, commit, expiry, heads, lease
+from headrace.lake import files as lake_files
+from headrace.lake import maintenance as steps
+from headrace.lake import orphan_files as sweep
+from headrace.lake.files import APPENDED, conform, write_files
+from headrace.lake.lease import Lease
+
+AT_ONCE = timedelta(microseconds=-1)
+HOUR = 3_600_000_000
+STAMP = pa.timestamp("us", "UTC")
+SCHEMA = pa.schema([("at", STAMP), ("x", pa.int64())])
+
+
+def rows(day: int, x: int = 0) -> pa.Table:
+    return pa.table(
+        {"at": pa.array([datetime(2024, 1, day, 12, tzinfo=UTC)], STAMP), "x": pa.array([x], pa.int64())}
+    )
+
+
+def made(opened: Lake) -> LakeTable:
+    return opened.ensure("kept", SCHEMA, [("at", "day")])
+
+
+@pytest.fixture
+def table(opened: Lake) -> LakeTable:
+    return made(opened)
+
+
+@pytest.fixture
+def local_table(local: Settings) -> LakeTable:
+    return made(lake.open(local))
+
+
+def values(table: LakeTable, snapshot: int | None = None) -> list[int]:
+    return sorted(table.scan(snapshot).collect()["x"].to_list())
+
+
+def at_point(monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Callable[[], object]) -> None:
+    """Does something the first time that the code comes by a named point."""
+    left = [act]
+
+    def reach(point: str) -> None:
+        if point == name and left:
+            left.pop()()
+
+    monkeypatch.setattr(module, "reach", reach)
+
+
+class TestCompaction:
+    def test_keeps_the_rows_and_the_facts(self, table: LakeTable) -> None:
+        for n in range(10):
+            table.append(rows(1, n), facts={"headrace.arrived_at": str(n)})
+        table.append(rows(2, 99), facts={"headrace.arrived_at": "10"})
+        assert lake.keep(table).compacted == 10
+        assert values(table) == [*range(10), 99]
+        head = table.head()
+        assert head is not None
+        assert (head.summary["total-data-files"], head.summary["headrace.arrived_at"]) == ("2", "10")
+
+    def test_changes_no_day(self, local_table: LakeTable) -> None:
+        table = local_table
+        for n in range(10):
+            seen = table.append(rows(1 + n % 2, n))
+        lake.keep(table, small=0)
+        assert lake.keep(table).compacted == 0  # five a day are not worth it
+        for n in range(10):
+            seen = table.append(rows(1 + n % 2, n))
+        assert lake.keep(table).compacted == 20
+        head = table.head()
+        assert head is not None
+        assert table.days_changed("at", seen.id, head.id) == set()
+
+    def test_hides_no_newer_rows(self, local_table: LakeTable) -> None:
+        table = local_table
+        for n in range(8):
+            table.append(rows(1, n))
+        seen = table.append(rows(2))
+        table.append(rows(1, 50))
+        assert lake.keep(table).compacted == 9
+        head = table.head()
+        assert head is not None
+        assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 1)}
+
+    def test_hides_no_lost_day(self, local_table: LakeTable) -> None:
+        table = local_table
+        for n in range(8):
+            table.append(rows(1, n))
+            seen = table.append(rows(2, n))
+        table.replace(rows(1).slice(0, 0), days=("at", [date(2024, 1, 2)]))
+        lake.keep(table)
+        head = table.head()
+        assert head is not None
+        assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 2)}
+
+    def test_of_evolved_columns(self, opened: Lake, table: LakeTable) -> None:
+        for n in range(8):
+            table.append(rows(1, n))
+        opened.ensure("kept", pa.schema([("more", pa.string())]))
+        table.append(rows(1, 8).append_column("more", pa.array(["m"])))
+        assert lake.keep(table).compacted == 9
+        assert table.scan().sort("x").collect()["more"].to_list() == [None] * 8 + ["m"]
+
+    def test_of_many_days_goes_some_at_a_time(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(steps, "_GROUPS", 2)
+        days = pa.concat_tables([rows(day, day) for day in range(1, 6)])
+        for _ in range(8):
+            local_table.append(days)
+        before = len(local_table.history())
+        assert lake.keep(local_table).compacted == 40
+        assert len(local_table.history()) == before + 3
+        assert values(local_table) == sorted([1, 2, 3, 4, 5] * 8)
+
+    def test_leaves_a_file_of_a_row_group_alone(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(steps, "ROW_GROUP", 10)
+        for n in range(10):
+            local_table.append(rows(1, n))
+        assert lake.keep(local_table).compacted == 10
+        for n in range(10, 18):
+            local_table.append(rows(1, n))
+        assert lake.keep(local_table).compacted == 8
+        assert values(local_table) == list(range(18))
+
+    def test_writes_a_row_again_only_once_its_file_has_doubled(self, local_table: LakeTable) -> None:
+        went = []
+        for n in range(8 * 8):
+            local_table.append(rows(1, n))
+            if n % 8 == 7:
+                went.append(lake.keep(local_table).compacted)
+        # As in counting by twos: the new ones alone, or with all those before that hold no more rows than they.
+        assert went == [8, 9, 8, 10, 8, 9, 8, 11]
+        assert values(local_table) == list(range(64))
+
+    def test_writes_whole_row_groups_of_rows_in_their_order(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lake_files, "ROW_GROUP", 3)
+        for n in range(8):
+            local_table.append(rows(1, n))
+        assert lake.keep(local_table).compacted == 8
+        (path,) = local_table.iceberg().inspect.files()["file_path"].to_pylist()
+        written = pq.ParquetFile(urlsplit(path).path)
+        groups = [written.metadata.row_group(n).num_rows for n in range(written.num_row_groups)]
+        assert groups == [3, 3, 2]
+        assert written.read()["x"].to_pylist() == list(range(8))
+
+    def test_gives_way_to_days_that_were_replaced_meanwhile(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for n in range(8):
+            table.append(rows(1, n))
+        replaced = lambda: table.replace(rows(1, 50), days=("at", [date(2024, 1, 1)]))  # noqa: E731
+        at_point(monkeypatch, commit, "lake.before_commit", replaced)
+        assert lake.keep(table).compacted == 0
+        assert values(table) == [50]
+
+
+class TestExpiry:
+    def test_spares_the_head_and_the_pinned(self, table: LakeTable) -> None:
+        snapshots = [table.append(rows(1, n)) for n in range(5)]
+        table.pin("kept", snapshots[1].id)
+        assert lake.keep(table, older_than=AT_ONCE).expired == 3
+        assert [s.id for s in table.history()] == [snapshots[1].id, snapshots[4].id]
+        table.unpin("kept")
+        assert lake.keep(table, older_than=AT_ONCE).expired == 1
+
+    def test_spares_the_young(self, table: LakeTable) -> None:
+        for n in range(3):
+            table.append(rows(1, n))
+        assert lake.keep(table).expired == 0
+
+    def test_spares_what_was_the_head_a_moment_ago_however_old(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old, newer = local_table.append(rows(1)), local_table.append(rows(1))
+        local_table.append(rows(1))
+        # It was followed when `newer` was made; that one was followed just now.
+        between = newer.at + timedelta(milliseconds=1)
+        monkeypatch.setattr(steps, "now_micros", lambda: int(between.timestamp() * 1e6))
+        assert lake.keep(local_table, older_than=timedelta()).expired == 1
+        left = {s.id for s in local_table.history()}
+        assert old.id not in left
+        assert newer.id in left
+
+    def test_gives_way_to_a_pin_set_after_it_looked(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = table.append(rows(1))
+        table.append(rows(1))
+        at_point(monkeypatch, expiry, "upkeep.expire", lambda: table.pin("late", first.id))
+        assert lake.keep(table, older_than=AT_ONCE).expired == 0
+        assert table.snapshot("late").id == first.id
+
+    def test_gives_way_to_another_expiry(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+        for n in range(4):
+            table.append(rows(1, n))
+        faster = lambda: expiry.expire(table.catalog, table.iceberg(), 1)  # noqa: E731
+        at_point(monkeypatch, expiry, "upkeep.expire", faster)
+        lake.keep(table, older_than=AT_ONCE)
+        assert len(table.history()) == 1
+        assert values(table) == [0, 1, 2, 3]
+
+    def test_goes_on_beside_commits(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(expiry, "NEWEST", 10)
+        monkeypatch.setattr(expiry, "_SLACK", 5)
+        first = table.append(rows(1))
+        table.pin("first", first.id)
+        for n in range(30):
+            table.append(rows(1, n))
+        history = table.history()
+        assert len(history) <= 17
+        assert history[0].id == first.id
+        head = table.head()
+        assert head is not None
+        assert table.days_changed("at", first.id, head.id) == {date(2024, 1, 1)}
+
+    def test_that_fails_takes_nothing_from_a_commit(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object) -> None:
+            raise ConnectionResetError("the catalog went away")
+
+        monkeypatch.setattr(expiry, "NEWEST", 1)
+        monkeypatch.setattr(expiry, "_SLACK", 0)
+        monkeypatch.setattr(expiry, "expire", away)
+        for n in range(3):
+            table.append(rows(1, n))
+        assert values(table) == [0, 1, 2]
+
+
+class TestPin:
+    def test_of_a_snapshot_that_expires_meanwhile_says_so(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = table.append(rows(1))
+        table.append(rows(1))
+        loaded = table.iceberg
+        seen = []
+
+        def load() -> object:
+            found = loaded()
+            if not seen:
+                seen.append(found)
+                assert expiry.expire(table.catalog, loaded(), 1) == 1
+            return found
+
+        monkeypatch.setattr(table, "iceberg", load)
+        with pytest.raises(CallError, match="no snapshot"):
+            table.pin("late", first.id)
+        assert table.pins() == {}
+
+    def test_storm(self, settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever is pinned while snapshots expire under it stays readable; what is not, was refused."""
+        monkeypatch.setattr(expiry, "NEWEST", 3)
+        monkeypatch.setattr(expiry, "_SLACK", 0)
+        monkeypatch.setattr("headrace.lake.table.BRIEF", 1_000_000)
+        grace = timedelta(seconds=2)  # twice that, as the real ones are
+        table.append(rows(1))
+        ended = threading.Event()
+        commits = 30 if settings.profile_name == "local" else 15
+
+        def write(_: int) -> list[tuple[str, int, int]]:
+            own = lake.open(settings).table("kept")
+            done = 0
+            while done < commits:
+                try:
+                    own.append(rows(1, done))
+                    done += 1
+                except Unavailable as error:
+                    assert "too long ago" in str(error)  # noqa: PT017
+            return []
+
+        def pin(number: int) -> list[tuple[str, int, int]]:
+            own = lake.open(settings).table("kept")
+            done = []
+            while not ended.is_set():
+                chosen = own.history()[0]  # the next one to expire
+                name = f"pin-{number}-{len(done)}"
+                try:
+                    own.pin(name, chosen.id)
+                    done.append((name, chosen.id, chosen.rows))
+                except (CallError, Conflict):
+                    done.append((name, 0, 0))
+                ended.wait(0.1)
+            return done
+
+        def expire(_: int) -> list[tuple[str, int, int]]:
+            own = lake.open(settings).table("kept")
+            while not ended.is_set():
+                lake.keep(own, older_than=AT_ONCE, grace=grace)
+            return []
+
+        with ThreadPoolExecutor(5) as threads:
+            others = [threads.submit(pin, 0), threads.submit(pin, 1), threads.submit(expire, 0)]
+            writers = [threads.submit(write, 0), threads.submit(write, 1)]
+            for writer in writers:
+                writer.result()
+            ended.set()
+            pinned = [one for other in others for one in other.result() if one[1]]
+        assert pinned
+        assert table.pins() == {name: snapshot for name, snapshot, _ in pinned}
+        for _, snapshot, count in pinned[:: max(1, len(pinned) // 10)]:
+            assert len(values(table, snapshot)) == count
+        assert len(values(table)) == 1 + 2 * commits
+        assert missing(table) == set()
+
+
+class TestSweep:
+    def test_takes_what_is_unreferenced_and_nothing_else(self, table: LakeTable) -> None:
+        pinned = table.append(rows(1, 1))
+        table.pin("kept", pinned.id)
+        for n in range(9):
+            table.append(rows(2, n))
+        strays = {"data/stray.parquet", f"data/{APPENDED}stray.parquet", "metadata/stray-m0.avro"}
+        for stray in strays:
+            put(table, stray)
+        assert lake.keep(table, older_than=AT_ONCE).deleted == 0  # the grace of an hour
+        assert strays < files(table).keys()
+        done = lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        assert done.deleted > 9
+        left = files(table)
+        assert not strays & left.keys()
+        assert sum(path.startswith("data/") for path in left) == 2
+        assert values(table, pinned.id) == [1]
+        assert values(table) == sorted([1, *range(9)])
+        table.append(rows(3, 77))
+        assert values(table)[-1] == 77
+        assert missing(table) == set()
+
+    def test_leaves_a_reader_its_files_for_the_grace_however_old_they_are(self, local_table: LakeTable) -> None:
+        """A file's age says nothing: what counts is since when it has been unreferenced."""
+        for n in range(8):
+            local_table.append(rows(1, n))
+        folder = Path(urlsplit(local_table.iceberg().location()).path)
+        for path in files(local_table):
+            os.utime(folder / path, (1.7e9, 1.7e9))
+        reading = local_table.scan()
+        kept = lake.keep(local_table, older_than=AT_ONCE)
+        assert (kept.compacted, kept.deleted) == (8, 0)
+        assert reading.collect().height == 8
+
+    def test_counts_the_grace_from_when_it_was_first_found(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for n in range(8):
+            local_table.append(rows(1, n))
+        small = {path for path in files(local_table) if path.startswith("data/")}
+        clock = [now_micros()]
+        monkeypatch.setattr(sweep, "now_micros", lambda: clock[0])
+        hour = timedelta(hours=1)
+        assert lake.keep(local_table, older_than=AT_ONCE, grace=hour, longest_write=AT_ONCE).deleted == 0
+        clock[0] += HOUR // 2
+        assert lake.keep(local_table, grace=hour, longest_write=AT_ONCE).deleted == 0
+        assert small < files(local_table).keys()
+        clock[0] += HOUR // 2 + 1
+        assert lake.keep(local_table, grace=hour, longest_write=AT_ONCE).deleted >= 8
+        assert not small & files(local_table).keys()
+        assert sum("unreferenced" in path for path in files(local_table)) == 2  # this one and the last
+
+    def test_looks_only_now_and_then(self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+        local_table.append(rows(1))
+        lake.keep(local_table)
+        swept = local_table.property(sweep.SWEPT)
+        lake.keep(local_table)
+        assert local_table.property(sweep.SWEPT) == swept
+        later = now_micros() + HOUR // 10
+        monkeypatch.setattr(sweep, "now_micros", lambda: later)
+        lake.keep(local_table)
+        assert local_table.property(sweep.SWEPT) == str(later)
+
+    def test_leaves_the_files_of_a_write_under_way(self, local_table: LakeTable) -> None:
+        table = local_table
+        table.append(rows(1, 1))
+        iceberg = table.iceberg()
+        written = write_files(conform(rows(2, 2), iceberg), iceberg, prefix=APPENDED)
+        written += write_files(conform(rows(2, 3), iceberg), iceberg)
+        names = {one.file_path.rpartition("/")[2] for one in written}
+
+        def there() -> set[str]:
+            return {path.removeprefix("data/") for path in files(table)} & names
+
+        lake.keep(table, grace=AT_ONCE)
+        assert there() == names  # the head is older than they are
+        table.append(rows(1, 4))
+        lake.keep(table, grace=timedelta(seconds=0.001))
+        lake.keep(table, grace=AT_ONCE)
+        assert {name for name in there() if name.startswith(APPENDED)} == set()
+        assert len(there()) == 1  # it may belong to a table that is built for hours
+
+    def test_refuses_a_commit_that_comes_too_late(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A writer that hung between writing its file and committing it: the file may be gone by then."""
+        local_table.append(rows(1, 1))
+        late = now_micros() + HOUR // 2 + 1_000_000
+        at_point(
+            monkeypatch,
+            commit,
+            "lake.before_commit",
+            lambda: monkeypatch.setattr(commit, "now_micros", lambda: late),
+        )
+        with pytest.raises(Unavailable, match="too long ago"):
+            local_table.append(rows(1, 2))
+        assert values(local_table) == [1]
+
+    def test_beaten_by_a_commit_spares_its_files(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is committed after the listing, and before the look at what is referred to."""
+        table.append(rows(1, 1))
+        put(table, "data/stray.parquet")
+        at_point(monkeypatch, sweep, "upkeep.listed", lambda: table.append(rows(1, 2)))
+        lake.keep(table, grace=AT_ONCE, longest_write=AT_ONCE)
+        assert "data/stray.parquet" not in files(table)
+        assert values(table) == [1, 2]
+        assert missing(table) == set()
+
+
+class TestLease:
+    def test_is_one_holders(self, table: LakeTable) -> None:
+        table.append(rows(1))
+        holder = Lease(table.catalog, table.iceberg)
+        assert holder.take()
+        assert lake.keep(table) == lake.Kept(busy=True)
+        assert table.pins() == {}
+        holder.renew(now=True)
+        assert lake.keep(table).busy
+        holder.give_back({"headrace.note": "done"})
+        assert table.property("headrace.note") == "done"
+        assert not lake.keep(table).busy
+        assert set(table.iceberg().refs()) == {"main"}
+
+    def test_of_a_table_without_a_snapshot_is_not_needed(self, table: LakeTable) -> None:
+        assert lake.keep(table) == lake.Kept()
+
+    def test_whose_time_is_over_is_taken(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+        table.append(rows(1))
+        hung = Lease(table.catalog, table.iceberg)
+        monkeypatch.setattr(lease, "SECONDS", 0.0)
+        assert hung.take()
+        monkeypatch.undo()
+        assert Lease(table.catalog, table.iceberg).take()
+        with pytest.raises(Conflict, match="another upkeep"):
+            hung.renew()
+        with pytest.raises(Conflict, match="another upkeep"):
+            hung.give_back({"headrace.note": "late"})
+        assert table.property("headrace.note") is None
+        assert lake.keep(table).busy
+
+    def test_of_many_that_try_one_gets_it(self, settings: Settings, table: LakeTable) -> None:
+        table.append(rows(1))
+        together = threading.Barrier(4)
+
+        def attempt(_: int) -> tuple[bool, Lease]:
+            own = lake.open(settings).table("kept")
+            mine = Lease(own.catalog, own.iceberg)
+            together.wait(60)
+            return mine.take(), mine
+
+        for _ in range(3):
+            with ThreadPoolExecutor(4) as threads:
+                tries = list(threads.map(attempt, range(4)))
+            winners = [one for taken, one in tries if taken]
+            assert len(winners) == 1
+            winners[0].give_back({})
+
+    @pytest.mark.parametrize("point", ["upkeep.leased", "upkeep.expire", "upkeep.listed", "upkeep.delete"])
+    def test_holder_that_hangs_and_wakes_up_does_no_harm(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch, point: str
+    ) -> None:
+        first = table.append(rows(1, 0))
+        for n in range(1, 9):
+            table.append(rows(1, n))
+        monkeypatch.setattr(lease, "SECONDS", 0.0)
+
+        def meanwhile() -> None:
+            """Its time is over, and another has done the same and more."""
+            with suppress(CallError):  # it has expired
+                table.pin("first", first.id)
+            lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+            for n in range(9, 18):
+                table.append(rows(1, n))
+            lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+
+        module = {"upkeep.leased": steps, "upkeep.expire": expiry}.get(point, sweep)
+        first_time = [meanwhile]
+
+        def reach(reached: str) -> None:
+            if reached == point and first_time:
+                first_time.pop()()
+
+        monkeypatch.setattr(module, "reach", reach)
+        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        assert not first_time
+        assert missing(table) == set()
+        assert values(table) == list(range(18))
+        if table.pins():
+            assert values(table, first.id) == [0]
+
+
+def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
+    settings: Settings, table: LakeTable
+) -> None:
+    for x in range(9):
+        made_last = table.append(rows(1, x))
+    for _ in range(2):  # the second compacts what the first made, with what came since
+        assert lake.keep(table, older_than=AT_ONCE).compacted
+        head = table.head()
+        assert head is not None
+        assert head.id != made_last.id
+        assert heads.snapshots_made(settings, ["kept", "none"]) == {"kept": made_last.id, "none": None}
+        for x in range(30):
+            made_last = table.append(rows(1, x))
+        assert heads.snapshots_made(settings, ["kept"]) == {"kept": made_last.id}
+
+
+def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, table: LakeTable) -> None:
+    first = table.replace(rows(1, 1), properties={"headrace.code": "a"}, facts={"headrace.code": "a"})
+    wide = rows(2, 2).append_column("more", pa.array([1.5]))
+    opened.ensure("kept", wide.schema)
+    second = table.replace(wide, properties={"headrace.code": "b"}, facts={"headrace.code": "b"})
+    assert table.roll_back(first.id).id == first.id
+    assert table.scan().collect().columns == table.schema().names == ["at", "x"]
+    assert values(table) == [1]
+    assert table.property("headrace.code") == "a"
+    lake.keep(table, older_than=AT_ONCE)
+    assert {one.id for one in table.history()} >= {first.id}
+    third = table.append(rows(3, 3))
+    assert third.parent == first.id
+    assert values(table) == [1, 3]
+    table.roll_back(second.id)
+    assert table.scan().collect()["more"].to_list() == [1.5]
+    with pytest.raises(CallError, match="there is no snapshot"):
+        table.roll_back(7)
+
+
+def test_an_expiry_under_way_leaves_what_is_rolled_back_to(
+    table: LakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = table.append(rows(1, 1))
+    table.append(rows(1, 2))
+    at_point(monkeypatch, expiry, "upkeep.expire", lambda: table.roll_back(first.id))
+    lake.keep(table, older_than=AT_ONCE)
+    assert values(table) == [1]

@@ -1,0 +1,130 @@
+"""The project: its declarations by name, and what is said of one that does not fit together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.config.settings import load_settings
+from headrace.kernel.errors import CallError, ProjectError
+from headrace.projects.project import Project, load_project
+
+NAME = "declared_project"
+HEAD = """
+from datetime import datetime
+import dataframely as dy
+from headrace import Model, Struct, XGBoost, event, source, table
+
+@event(topic="clicks", time="at")
+class Click(Struct):
+    at: datetime
+"""
+
+EVENT = """
+@event(topic="{1}", time="at")
+class {0}(Struct):
+    at: datetime
+"""
+CHANGES = """
+from headrace import changes
+
+@changes(topic="shop.public.rows", key=["id"])
+class Row(Struct):
+    id: int
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "headrace.toml").write_text(f'[project]\nname = "{NAME}"\n')
+    (tmp_path / NAME).mkdir()
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+    for name in [one for one in sys.modules if one.split(".")[0] == NAME]:
+        del sys.modules[name]
+
+
+def load(root: Path, text: str) -> Project:
+    (root / NAME / "__init__.py").write_text(HEAD + text)
+    return load_project(load_settings(root))
+
+
+def test_declarations_are_found_once_each_in_the_order_they_need(root: Path) -> None:
+    project = load(
+        root,
+        """
+@table(reads="second")
+def first(rows):
+    return rows
+
+@table(reads=Click)
+def second(events):
+    return events
+
+again = second
+files = source("files", "data.csv")
+""",
+    )
+    assert list(project.contracts) == ["clicks"]
+    assert list(project.tables) == ["second", "first"]
+    assert list(project.sources) == ["files"]
+    assert project.inputs(project.table("first")) == [project.table("second")]
+    with pytest.raises(CallError, match="there is no table 'third'") as caught:
+        project.table("third")
+    assert "first, second" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("@table(reads='nothing')\ndef a(rows): return rows\n", "reads 'nothing', which does not exist"),
+        (
+            "@table(reads='b')\ndef a(rows): return rows\n@table(reads='a')\ndef b(rows): return rows\n",
+            "in a circle: a → b → a",
+        ),
+        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
+        (
+            EVENT.format("A", "a.b") + EVENT.format("B", "a-b"),
+            "the table of topic 'a-b' would be 'a_b' in the lake, as the table of topic 'a.b' is",
+        ),
+        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "as the table of topic 'x.Y' is"),
+        (EVENT.format("A", "headrace.alerts"), "are Headrace's own"),
+        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "are Headrace's own"),
+        (
+            CHANGES + "@table(reads=Click)\ndef shop_public_rows_current(rows): return rows\n",
+            "'shop_public_rows_current' is declared twice",
+        ),
+        (CHANGES + EVENT.format("A", "shop.public.rows_current"), "as the table of topic"),
+        (
+            (
+                "@table(reads=Click)\ndef labels(rows): return rows\n"
+                "@table(reads=Click)\ndef training_m(rows): return rows\n"
+                "m = Model('m', labels=labels, target='bought', features=None, trainer=XGBoost())\n"
+            ),
+            "the training set of model 'm' would be 'training_m' in the lake, as table 'training_m' is",
+        ),
+        ("a = source('a', 'x.csv')\nb = source('a', 'y.csv')\n", "source 'a' is declared twice"),
+        (
+            "@table(reads=Click)\ndef a(rows): return rows\ns = source('a', 'x.csv')\n",
+            "has the name of a table",
+        ),
+        (
+            (
+                "class L(dy.Schema):\n    event_timestamp = dy.Datetime()\n"
+                "@table(reads=Click, schema=L)\ndef labels(rows): return rows\n"
+                "m = Model('m', labels=labels, target='bought', features=None, trainer=XGBoost())\n"
+            ),
+            "needs column 'bought'",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_place(root: Path, text: str, said: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        load(root, text)
+    assert said in str(caught.value)
+    assert "__init__.py" in str(caught.value.where)

@@ -1,0 +1,220 @@
+"""up, for real: all doors on loopback, what dies comes back, and at its end nothing is left."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import pytest
+from tests.flows.processes import MARK, listening, marked
+from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.until import until
+
+from headrace import lake, log
+from headrace.config.settings import load_settings
+from headrace.flows.models.predict import predict
+from headrace.http.serve import bind
+from headrace.kernel.errors import CallError, Unavailable
+from headrace.projects.running import running
+from headrace.runtime.up import up
+from headrace.serving.prediction_log import TOPIC as PREDICTIONS
+from headrace.serving.release import Arm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from headrace.config.settings import load_settings
+from headrace.runtime.up import up
+settings = load_settings(Path(sys.argv[1]))
+up(settings, lambda state: print("ready", flush=True), report=lambda line: print(line, flush=True))
+print("ended", flush=True)
+"""
+ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
+
+
+class Running:
+    """A process that runs `up`, and all that it began, found by their mark."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.mark = uuid4().hex
+        self.said = settings.root / "said"
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(settings.root)],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+                env={**os.environ, MARK: self.mark},
+            )  # fmt: skip
+        until(lambda: "ready" in self.said.read_text() or self.process.poll() is not None, seconds=240)
+        assert self.process.poll() is None, self.said.read_text()
+        self.up = running(settings)
+
+    def clean_up(self):
+        for pid in marked(self.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def ran(settings):
+    one = Running(settings)
+    try:
+        yield one
+    finally:
+        one.clean_up()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    made = make_project(tmp_path_factory.mktemp("up") / "project")
+    put_bundle(made, {1: booster(1)}, 1, plan_of())
+    put_features(made, plan_of(), {7: (9.5, 190)})
+    put_release(made, Arm(1))
+    return made
+
+
+@pytest.fixture(scope="module")
+def one(settings):
+    with ran(settings) as one:
+        yield one
+
+
+def table_rows(settings, name):
+    opened = lake.open(settings)
+    if not opened.exists(name):
+        return []
+    return opened.table(name).scan().collect().to_dicts()
+
+
+def test_every_socket_of_every_process_is_on_loopback(one):
+    found = listening(marked(one.mark))
+    ports = {port for _, port, _ in found}
+    assert {urlsplit(url).port for url in (one.up.predict, one.up.collector)} <= ports
+    names = marked(one.mark)
+    assert [(str(a), port, names[pid]) for a, port, pid in found if not a.is_loopback] == []
+
+
+def test_a_prediction_and_where_it_goes(one, settings):
+    answer = predict(settings, "purchase", {"user_id": "1", "product_id": "7", "price": "3.5"}, explain=True)
+    assert (answer["version"], answer["missing"]) == (1, [])
+    assert answer["features"] == {"facts__mean_price": 9.5, "facts__views": 190.0}
+    row = until(lambda: [r for r in table_rows(settings, "headrace_predictions") if r["id"] == answer["id"]])[0]
+    assert (row["_valid"], row["score"], json.loads(row["entity"])) == (
+        True, answer["score"], {"user_id": 1, "product_id": 7},
+    )  # fmt: skip
+    releases = until(lambda: table_rows(settings, "headrace_releases"))
+    assert releases[0]["arms"][0]["version"] == 1
+    with pytest.raises(CallError, match="price"):
+        predict(settings, "purchase", {"user_id": "1", "product_id": "7"})
+    with pytest.raises(CallError, match="absent"):
+        predict(settings, "absent", {})
+
+
+def test_an_event_through_the_collector_lands_in_its_table(one, settings):
+    sent = {"at": datetime.now(UTC).isoformat(), "user_id": 3}
+    answer = httpx.post(f"{one.up.collector}/events/clicks", json=sent)
+    assert answer.status_code == 202
+    rows = until(lambda: table_rows(settings, "clicks"))
+    assert [row["user_id"] for row in rows] == [3]
+
+
+def test_a_release_is_taken_up_while_it_runs(one, settings):
+    put_bundle(settings, {2: booster(-1)}, 2, plan_of())
+    put_release(settings, Arm(2))
+    until(lambda: predict(settings, "purchase", ASKED)["version"] == 2)
+
+
+def test_a_second_up_is_refused_by_the_pid_of_the_first(one, settings):
+    with pytest.raises(Unavailable, match=str(one.process.pid)):
+        up(settings)
+
+
+def test_what_dies_is_started_again_and_reported(one, settings):
+    before = running(settings).processes
+    for name in ("collector", "ingest"):
+        os.kill(before[name], signal.SIGKILL)
+
+    def others():
+        now = running(settings).processes
+        return all(now[name] != before[name] for name in ("collector", "ingest"))
+
+    until(others)
+    said = one.said.read_text()
+    assert "collector ended (signal 9)" in said
+    assert "ingest ended (signal 9)" in said
+    sent = {"at": datetime.now(UTC).isoformat(), "user_id": 4}
+
+    def taken():
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.post(f"{one.up.collector}/events/clicks", json=sent).status_code == 202
+        return False
+
+    until(taken)
+    until(lambda: 4 in [row["user_id"] for row in table_rows(settings, "clicks")])
+
+
+def shipped(settings):
+    """The ids of the predictions on the log."""
+    opened = log.open(settings.log_url)
+    try:
+        batch = opened.read(PREDICTIONS, dict.fromkeys(range(opened.partitions(PREDICTIONS)), 0), 100_000)
+    finally:
+        opened.close()
+    return [json.loads(value)["id"] for value in batch.values]
+
+
+def test_told_to_stop_it_leaves_nothing(one, settings):
+    answer = predict(settings, "purchase", ASKED)
+    ports = [urlsplit(url).port for url in (one.up.predict, one.up.collector)]
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(60) == 0, one.said.read_text()
+    assert one.said.read_text().endswith("ended\n")
+    assert until(lambda: marked(one.mark) == {} or None, seconds=30) is True
+    for port in ports:
+        bind("127.0.0.1", port).close()
+    assert running(settings) is None
+    with pytest.raises(Unavailable, match="no endpoint runs here"):
+        predict(settings, "purchase", ASKED)
+    # Its last prediction was shipped before it ended.
+    assert list(settings.place("serving", "spool").glob("*.spool")) == []
+    assert answer["id"] in shipped(settings)
+
+
+def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
+    with ran(settings) as killed:
+        answer = predict(settings, "purchase", ASKED)
+        os.kill(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+        # Ray's agent looks for its parent every half minute.
+        until(lambda: marked(killed.mark) == {}, seconds=180)
+        assert running(settings) is None
+    with ran(settings):
+        until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])
+        assert predict(settings, "purchase", ASKED)["version"] == answer["version"]
+
+
+def test_a_port_in_use_is_named_with_its_setting(tmp_path):
+    settings = make_project(tmp_path / "project")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        text = (settings.root / "headrace.toml").read_text()
+        (settings.root / "headrace.toml").write_text(
+            text.replace("collector_port = 0", f"collector_port = {port}")
+        )
+        with pytest.raises(Unavailable) as caught:
+            up(load_settings(settings.root))
+    assert f"port {port}" in caught.value.what
+    assert "collector_port" in caught.value.where
+    assert running(settings) is None
