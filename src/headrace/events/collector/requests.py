@@ -24,6 +24,7 @@ from headrace.kernel.process import alive, mark
 from headrace.kernel.sqlite import opened
 from headrace.kernel.time import now_micros
 from headrace.log import Log
+from headrace.log.follow import read_to_end
 
 __all__ = ["HEADER", "Answered", "Key", "Requests"]
 
@@ -149,14 +150,10 @@ class Requests:
     def _found(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
         """The positions of the events with this key on the log from these offsets on; None: not there."""
         positions: list[tuple[int, int]] = []
-        offsets = ends
-        while batch := self._log.read(topic, offsets, _READ):
-            if len(batch) == 0:
-                break
+        for batch in read_to_end(self._log, topic, ends, _READ):
             for at, headers in enumerate(batch.headers):
                 if headers and headers.get(HEADER) == key:
                     positions.append((int(batch.partitions[at]), int(batch.offsets[at])))
-            offsets = batch.next
         return positions if len(positions) == events else None
 
 
