@@ -17,7 +17,7 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.event import Contract
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.contracts.shape import CODES
 from headrace.events.verdicts.judge import First
 from headrace.events.verdicts.keys import digest_of, key_reader
@@ -168,12 +168,12 @@ def replay(
     in one log partition and are judged in order.
 
     Args:
-        registry: where the schemas are that the events name, if the contract's wire has such.
+        registry: where the schemas are that the events name, if the contract's format has such.
         dry_run: only say what would be put there.
 
     Raises:
         CallError: there is no such code, or more is chosen than one transaction takes.
-        ProjectError: the contract's wire needs a registry.
+        ProjectError: the contract's format needs a registry.
     """
     rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset")
     chosen = (rows if choice.limit is None else rows.head(choice.limit)).collect()
@@ -188,7 +188,7 @@ def replay(
     if found.events and not dry_run:
         events = _with_raw(contract, lake, chosen)
         values = [one.raw for one in events]
-        keys = key_reader(contract, wires.open(contract, registry))(values)
+        keys = key_reader(contract, formats.open(contract, registry))(values)
         positions = append_fitting(
             log,
             contract.topic,

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
-from headrace.cluster.connection import joined
+from headrace.cluster.connection import connect
 from headrace.declare.model import Model
 from headrace.features.matrix import Matrix
 from headrace.features.plan import Plan, decode_plan, encode_plan
@@ -41,7 +41,7 @@ from headrace.training.trainers import xgboost
 from headrace.training.training_set import Rows, TrainingSet
 from headrace.training.tuning import Trial, search
 
-__all__ = ["PLAN", "Report", "Trained", "train"]
+__all__ = ["PLAN", "Report", "TrainedVersion", "train"]
 
 REPORT, MODEL = "training.json", "model"
 
@@ -105,7 +105,7 @@ class Report(Struct, frozen=True, kw_only=True):
         }
 
 
-class Trained(Struct, frozen=True):
+class TrainedVersion(Struct, frozen=True):
     """A version that is ready to be registered: its files, and what MLflow shall know of it.
 
     Attributes:
@@ -149,7 +149,7 @@ def train(
     champion: Path | None = None,
     inputs: Mapping[str, int] | None = None,
     progress: Progress | None = None,
-) -> Trained:
+) -> TrainedVersion:
     """Trains a version of the model, and judges it.
 
     Starts Ray, unless the process is connected to the project's already.
@@ -188,24 +188,24 @@ def train(
                 model, this.id, code, made, rows, parts, prepared, fitted, trials, predictor, rival, commit
             )
             _write(bundle, plan, report)
-            trained = Trained(bundle, report, False)
+            trained = TrainedVersion(bundle, report, False)
         # Until it is registered, a bundle goes by the run that trained it.
         this.output(Dataset("model", f"{model.name}@{trained.report.run}"))
         this.fact(params=trained.params, metrics=trained.metrics, gate=msgspec.to_builtins(trained.report.gate))
     return trained
 
 
-def _resumed(bundle: Path, code: str) -> Trained | None:
+def _resumed(bundle: Path, code: str) -> TrainedVersion | None:
     path = bundle / REPORT
     if not code or not path.is_file():
         return None
-    return Trained(bundle, msgspec.json.decode(path.read_bytes(), type=Report), True)
+    return TrainedVersion(bundle, msgspec.json.decode(path.read_bytes(), type=Report), True)
 
 
 def _fitted(
     project: Project, model: Model, prepared: Prepared, folder: Path, progress: Progress | None
 ) -> tuple[Fit, list[Trial]]:
-    with joined(project.settings):
+    with connect(project.settings):
         try:
             trials = [] if model.tune is None else search(prepared, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed

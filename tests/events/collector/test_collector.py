@@ -70,10 +70,10 @@ def kept(log: Log) -> dict[tuple[int, int], bytes]:
 
 def test_a_topic_that_is_not_json_is_not_offered(log: Log, tmp_path: Path) -> None:
     assert CLICK is not None
-    contracts = {"clicks": CLICK, "other": replace(CLICK, topic="other", wire="avro")}
+    contracts = {"clicks": CLICK, "other": replace(CLICK, topic="other", format="avro")}
     with serve(Door(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
         answer = httpx.post(f"{one.url}/events/other", content=b"{}", headers=JSON, timeout=30)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "wire")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "format")
     assert "avro" in answer.json()["error"]["message"]
 
 

@@ -130,7 +130,7 @@ def like(**annotations: Any) -> Contract:
         (declared(Visit, future="1h"), ("compatible", None)),
         (declared(Visit, identity=["user"]), ("tightens", None)),
         (declared(Visit, zone="Europe/Paris"), ("breaks", None)),
-        (declared(Visit, wire="connect"), ("tightens", None)),
+        (declared(Visit, format="connect"), ("tightens", None)),
         (declared(Visit, times=["rfc3339", "epoch_ms"]), ("compatible", None)),
         (declared(Visit, times=["epoch_ms"]), ("tightens", None)),
         (declared(Visit, upgrades={Place: lambda one: one}), ("compatible", None)),

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
@@ -81,10 +81,10 @@ class Ingest:
         log: where its events come from.
         lake: where its table is.
         sinks: what else takes its good events.
-        registry: where the schemas are that its events name, if its wire has such.
+        registry: where the schemas are that its events name, if its format has such.
 
     Raises:
-        ProjectError: the contract's wire needs a registry.
+        ProjectError: the contract's format needs a registry.
         Refused: the topic was made again since the table last read it, or its end lies before what
             the table has read; or the contract is not what the table last had, and cannot take its
             place (events.ingest.adoption). The remedy says what to do.
@@ -101,7 +101,7 @@ class Ingest:
         self.contract = contract
         self._log = log
         log.create(contract.topic, contract.partitions, contract.retention)
-        self._wire = wires.open(contract, registry)
+        self._format = formats.open(contract, registry)
         self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
@@ -299,7 +299,7 @@ class Ingest:
             self._judge.watermarks.advance(behind)
         culprits: dict[int, Reason] = {}
         if self._suspicious:
-            culprits = find_culprits(batch, self.contract, self._wire, self.table)
+            culprits = find_culprits(batch, self.contract, self._format, self.table)
         verdicts = judge_batch(self._judge, batch, culprits)
         before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
         lost, self._lost = self._lost, 0
@@ -355,7 +355,7 @@ class Ingest:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
         watermarks = Watermarks(self.table.property(WATERMARKS), shared=self._share.mixes_identities)
         watermarks.advance(behind)
-        judge = Judge(self.contract, self._admitted, self._wire, self.table.folder / "seen", watermarks)
+        judge = Judge(self.contract, self._admitted, self._format, self.table.folder / "seen", watermarks)
         for rows in recent_rows(self.table, self.contract, self._share.partitions, watermarks):
             judge.remember(rows)
         return judge

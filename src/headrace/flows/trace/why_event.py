@@ -23,7 +23,7 @@ from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 from headrace.projects.project import load_project
-from headrace.serving.topics import own_contracts
+from headrace.serving.topics import system_contracts
 
 __all__ = ["EventWhy", "Verdict", "why_event"]
 
@@ -104,7 +104,7 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
 
 
 def _contract(settings: Settings, topic: str) -> Contract:
-    own = {one.topic: one for one in own_contracts()}
+    own = {one.topic: one for one in system_contracts()}
     return own[topic] if topic in own else load_project(settings, without=["feast"]).contract(topic)
 
 

@@ -100,7 +100,7 @@ def main(root: str, profile: str, port: int, models: Sequence[str]) -> int:
     try:
         settings = load_settings(Path(root), profile)
         environment = haproxy.environment(cluster.runtime_folder(settings), _free_port())
-        with cluster.joined(settings, own=True, environment=environment), _served(settings, port, environment):
+        with cluster.connect(settings, own=True, environment=environment), _served(settings, port, environment):
             signalled(stop)  # Ray has put its own handlers in place
             signal.signal(signal.SIGUSR1, lambda *_: rolling.set())
             _deploy(settings, models)
@@ -129,7 +129,7 @@ def _served(settings: Settings, port: int, environment: dict[str, str]) -> Itera
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     # A Ray that runs already hands them to Serve's workers by an environment of their own: each is
     # then a process more, started in two steps.
-    apart = {} if cluster.given() else {"runtime_env": {"env_vars": environment}}
+    apart = {} if cluster.worker_variables() else {"runtime_env": {"env_vars": environment}}
     with _serve_errors(settings):
         serve.shutdown()  # what a killed process may have left in a Ray that lives on
         serve.start(

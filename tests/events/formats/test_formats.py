@@ -1,4 +1,4 @@
-"""The same events on every wire: what is right is taken, what is broken is refused for its reason."""
+"""The same events on every format: what is right is taken, what is broken is refused for its reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.servers import Serving
 
 from headrace import Digits, Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
 from headrace.events.formats.registry import SchemaRegistry, Unknown
 from headrace.events.ingest.ingest import Ingest, Progress
@@ -135,7 +135,7 @@ def batch(values: list[bytes]) -> Batch:
 
 
 def judge_of(contract: Contract, *schemas: Any) -> Judge:
-    return Judge(contract, wire=wires.open(contract, Known(*schemas)))
+    return Judge(contract, format=formats.open(contract, Known(*schemas)))
 
 
 def row_of(judge: Judge, raw: bytes) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def avro_order(value: dict[str, Any]) -> bytes:
 
 
 ENCODE = {"json": plain, "connect": connect, "avro": avro_order}
-WIRES = pytest.mark.parametrize("wire", list(ENCODE))
+FORMATS = pytest.mark.parametrize("format", list(ENCODE))
 
 
-@WIRES
-def test_a_right_event_is_the_same_row_on_every_wire(wire: str) -> None:
-    row = row_of(judge_of(replace(of(Order), wire=wire), ORDER_SCHEMA), ENCODE[wire](GOOD))
+@FORMATS
+def test_a_right_event_is_the_same_row_on_every_format(format: str) -> None:
+    row = row_of(judge_of(replace(of(Order), format=format), ORDER_SCHEMA), ENCODE[format](GOOD))
     assert row["_valid"], row["_reason"]
     seen = {"city": "Köln", "seen": NOON - timedelta(hours=1), "zip": 1}
     assert {name: row[name] for name in Order.__struct_fields__} == {
@@ -193,7 +193,7 @@ def test_a_right_event_is_the_same_row_on_every_wire(wire: str) -> None:
     assert row["_extra"] is None
 
 
-@WIRES
+@FORMATS
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
@@ -205,13 +205,13 @@ def test_a_right_event_is_the_same_row_on_every_wire(wire: str) -> None:
         ({"at": "2026-03-03T12:00:00+00:00"}, "future", "at"),
     ],
 )
-def test_values_that_the_contract_refuses(wire: str, fields: dict[str, Any], code: str, field: str) -> None:
-    raw = ENCODE[wire](order(**fields))
-    row = row_of(judge_of(replace(of(Order), wire=wire), ORDER_SCHEMA), raw)
+def test_values_that_the_contract_refuses(format: str, fields: dict[str, Any], code: str, field: str) -> None:
+    raw = ENCODE[format](order(**fields))
+    row = row_of(judge_of(replace(of(Order), format=format), ORDER_SCHEMA), raw)
     assert (row["_code"], row["_field"], row["_raw"]) == (code, field, raw)
 
 
-@pytest.mark.parametrize("wire", ["json", "connect"])
+@pytest.mark.parametrize("format", ["json", "connect"])
 @pytest.mark.parametrize(
     ("fields", "code", "field", "path"),
     [
@@ -237,9 +237,11 @@ def test_values_that_the_contract_refuses(wire: str, fields: dict[str, Any], cod
         ({"before": None}, "wrong_type", "before", ""),
     ],
 )  # fmt: skip
-def test_what_only_json_can_break(wire: str, fields: dict[str, Any], code: str, field: str, path: str) -> None:
-    raw = ENCODE[wire](order(**fields))
-    row = row_of(judge_of(replace(of(Order), wire=wire)), raw)
+def test_what_only_json_can_break(
+    format: str, fields: dict[str, Any], code: str, field: str, path: str
+) -> None:
+    raw = ENCODE[format](order(**fields))
+    row = row_of(judge_of(replace(of(Order), format=format)), raw)
     assert (row["_code"], row["_field"]) == (code, field), row["_reason"]
     assert path in row["_reason"]
 
@@ -252,25 +254,25 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@WIRES
+@FORMATS
 @pytest.mark.parametrize("raw", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_bytes_are_refused(wire: str, raw: bytes) -> None:
-    row = row_of(judge_of(replace(of(Order), wire=wire), ORDER_SCHEMA), raw)
+def test_hostile_bytes_are_refused(format: str, raw: bytes) -> None:
+    row = row_of(judge_of(replace(of(Order), format=format), ORDER_SCHEMA), raw)
     assert not row["_valid"]
     assert row["_code"] in CODES
     assert row["_reason"]
 
 
-@WIRES
+@FORMATS
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_any_bytes_are_one_verdict(wire: str, data: st.DataObject) -> None:
-    judge = judge_of(replace(of(Order), wire=wire, coerce=True), ORDER_SCHEMA)
-    raw = bytearray(ENCODE[wire](GOOD))
+def test_any_bytes_are_one_verdict(format: str, data: st.DataObject) -> None:
+    judge = judge_of(replace(of(Order), format=format, coerce=True), ORDER_SCHEMA)
+    raw = bytearray(ENCODE[format](GOOD))
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(5, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    head = b"\0\0\0\0\0" if wire == "avro" else b""
-    values = [bytes(raw), head + data.draw(st.binary(max_size=60)), ENCODE[wire](GOOD)]
+    head = b"\0\0\0\0\0" if format == "avro" else b""
+    values = [bytes(raw), head + data.draw(st.binary(max_size=60)), ENCODE[format](GOOD)]
     made = judge.judge(batch(values))
     assert sorted(made.rows["_log_offset"].to_pylist()) == [0, 1, 2]
     assert made.good >= 1
@@ -294,7 +296,7 @@ def test_an_envelopes_schema_says_what_its_numbers_mean() -> None:
     }  # fmt: skip
     seen = {"city": "Köln", "seen": 1772362800000}
     payload = order(at=1772366400000, day=20513, total="BOI=", place=seen, before=[seen])
-    judge = judge_of(replace(of(Order), wire="connect"))
+    judge = judge_of(replace(of(Order), format="connect"))
     row = row_of(judge, plain({"schema": schema, "payload": payload}))
     assert row["_valid"], row["_reason"]
     assert (row["at"], row["day"], row["total"]) == (NOON, date(2026, 3, 1), Decimal("12.50"))
@@ -305,14 +307,14 @@ def test_an_envelopes_schema_says_what_its_numbers_mean() -> None:
 
 
 def test_a_body_that_is_cut_off_or_too_long_is_refused() -> None:
-    judge = judge_of(replace(of(Order), wire="avro"), ORDER_SCHEMA)
+    judge = judge_of(replace(of(Order), format="avro"), ORDER_SCHEMA)
     raw = avro_order(GOOD)
     for broken in (raw[:-1], raw[:40], raw[:5], raw + b"\0"):
         assert row_of(judge, broken)["_code"] == "not_avro"
 
 
 def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
-    contract = replace(of(Order), wire="avro")
+    contract = replace(of(Order), format="avro")
     place = register(registry, "place", _PLACE_SCHEMA)
     assert place > 0
     old = {**ORDER_SCHEMA, "fields": [
@@ -325,7 +327,7 @@ def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
     )
     there = SchemaRegistry(registry.url)
     assert set(there.subjects()) >= {"place", "orders-value", "old-orders"}
-    judge = Judge(contract, wire=wires.open(contract, there))
+    judge = Judge(contract, format=formats.open(contract, there))
     assert row_of(judge, avro(native(GOOD), id=first))["_valid"]
     whole = {
         **old,
@@ -336,7 +338,7 @@ def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
     assert (row["before"], row["note"], row["place"]["city"]) == ([], None, "Köln")
     assert row["_extra"] == '{"colour":"red"}'
     refusing = replace(contract, extra="refuse")
-    judge = Judge(refusing, wire=wires.open(refusing, SchemaRegistry(registry.url)))
+    judge = Judge(refusing, format=formats.open(refusing, SchemaRegistry(registry.url)))
     row = row_of(judge, avro({**native(GOOD), "colour": "red"}, whole, second))
     assert (row["_code"], row["_field"]) == ("extra", "colour")
     row = row_of(judge, avro(native(GOOD), id=999_999))
@@ -367,7 +369,7 @@ class Guard(Serving):
 def test_avro_from_a_broker_by_a_registry_with_a_password(
     registry: Registry, broker: Broker, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract = replace(of(Order), topic="orders-by-avro", wire="avro")
+    contract = replace(of(Order), topic="orders-by-avro", format="avro")
     id_ = register(registry, "orders-by-avro-value", ORDER_SCHEMA)
     events = log.open(broker.url)
     events.create(contract.topic)
@@ -393,8 +395,8 @@ def test_avro_from_a_broker_by_a_registry_with_a_password(
 
 
 def test_a_registry_that_is_away_decides_nothing() -> None:
-    contract = replace(of(Order), wire="avro")
-    judge = Judge(contract, wire=wires.open(contract, SchemaRegistry("http://127.0.0.1:9")))
+    contract = replace(of(Order), format="avro")
+    judge = Judge(contract, format=formats.open(contract, SchemaRegistry("http://127.0.0.1:9")))
     with pytest.raises(Unavailable, match="does not answer"):
         judge.judge(batch([avro_order(GOOD)]))
 
@@ -413,7 +415,7 @@ class Away(Known):
 
 def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.RETRY", 0.06)
-    contract = replace(of(Order), wire="avro")
+    contract = replace(of(Order), format="avro")
     events_log.create("orders")
     events_log.append("orders", [avro_order(GOOD)] * 2)
     stop = threading.Event()
@@ -436,20 +438,22 @@ def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch:
 
 def test_a_registry_must_be_named_without_secrets() -> None:
     with pytest.raises(ProjectError, match="names no schema registry"):
-        wires.open(replace(of(Order), wire="avro"))
+        formats.open(replace(of(Order), format="avro"))
     with pytest.raises(ProjectError) as error:
         SchemaRegistry("https://me:secret@registry.example")
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("wire", ["json", "connect"])
+@pytest.mark.parametrize("format", ["json", "connect"])
 @pytest.mark.parametrize("name", ["note", "beside"])
 @pytest.mark.parametrize("half", [r"\ud800", r"\uDC00", r"\ud800\u0041", r"\\\ud83d", r"\ud83d\ude00\ude00"])
-def test_half_a_character_is_named(wire: str, name: str, half: str) -> None:
-    raw = ENCODE[wire](order(**{name: "HERE"})).replace(b"HERE", half.encode())
-    row = row_of(judge_of(replace(of(Order), wire=wire)), raw)
+def test_half_a_character_is_named(format: str, name: str, half: str) -> None:
+    raw = ENCODE[format](order(**{name: "HERE"})).replace(b"HERE", half.encode())
+    row = row_of(judge_of(replace(of(Order), format=format)), raw)
     assert row["_code"] == "not_json"
     assert re.match(r"\\u[dD]\w{3} is half of a character", row["_reason"]), row["_reason"]
     whole = raw.replace(half.encode(), rb"\ud83d\ude00 \\ud800")
-    assert row_of(judge_of(replace(of(Order), wire=wire)), whole)["_valid"]
-    assert row_of(judge_of(replace(of(Order), wire=wire)), whole[:-1])["_reason"] == "Input data was truncated"
+    assert row_of(judge_of(replace(of(Order), format=format)), whole)["_valid"]
+    assert (
+        row_of(judge_of(replace(of(Order), format=format)), whole[:-1])["_reason"] == "Input data was truncated"
+    )
