@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from headrace.log.port import Batch, Log
 
-__all__ = ["TopicRecord", "TopicFollower", "read_to_end"]
+__all__ = ["TopicFollower", "TopicRecord", "read_to_end"]
 
 _BATCH = 1_000
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
