@@ -93,16 +93,16 @@ def _forwarding(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _delivering(settings: Settings) -> Iterator[None]:
-    """Takes alerts to the profile's doors, if it names any, until the block ends."""
+    """Delivers alerts to the profile's channels, if it names any, until the block ends."""
     if not settings.profile.alerts:
         yield
         return
-    from headrace.alerts.channels import doors
+    from headrace.alerts.channels import channels
     from headrace.alerts.delivery import deliver
 
     log = logs.open(settings.log_url)
     try:
-        with _beside(deliver, doors(settings), log, settings.made_state() / "alerts.json"):
+        with _beside(deliver, channels(settings), log, settings.made_state() / "alerts.json"):
             yield
     finally:
         log.close()

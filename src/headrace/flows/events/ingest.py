@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from headrace import lake, lineage, log
+from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import described
 from headrace.events.ingest.adoption import kept
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Progress, Sink, ingest_all
-from headrace.events.ingest.watch import Watch
+from headrace.events.ingest.refusals import RefusalSource
 from headrace.features import online as online_stores
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView
@@ -131,12 +132,13 @@ def ingest(
             contracts += [one for one in system_contracts() if one.topic in opened.topics()]
         sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
         stack.enter_context(recorder_added(store.recorder()))
-        watch = stack.enter_context(Watch(contracts, opened, opened_lake))
+        refusals = RefusalSource(contracts, opened, opened_lake)
+        stack.enter_context(AlertWatch([refusals], opened, opened_lake))
         new_code = stack.enter_context(_NewCode(project, contracts, opened_lake, online, stop, wanted=renew))
 
         def tell(one: Progress) -> None:
             found.setdefault(one.topic, Topic(one.topic)).add(one)
-            watch.committed(one.topic)
+            refusals.note_commit(one.topic)
             progress(one)
 
         ingest_all(
