@@ -57,7 +57,7 @@ USUAL = 1_000_000
 """Bytes of a prediction that every log takes unless it is told otherwise."""
 
 
-@event(topic=TOPIC, time="at", identity=["id"], within="1d")
+@event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
 class Prediction(Struct, frozen=True):
     """One answer, with what it was made from.
 

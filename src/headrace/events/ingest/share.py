@@ -29,7 +29,7 @@ class Share:
 
     def __init__(self, contract: Contract, log: Log, table: LakeTable) -> None:
         self._topic = contract.topic
-        self._undivided = contract.within is not None and contract.key is None
+        self._undivided = contract.dedup_within is not None and contract.key is None
         self._log = log
         self._table = table
         self._member: Member | None = None
