@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
-from headrace.http.serve import bind, signalled, url_of
+from headrace.http.serve import bind, stop_on_signals, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child, Children
 from headrace.kernel.errors import Unavailable
@@ -165,7 +165,7 @@ def _hearing(stop: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signalled(stop)
+    stop_on_signals(stop)
     try:
         yield
     finally:
