@@ -145,7 +145,7 @@ def serve(
     """Serves the application in a thread and returns when it takes requests.
 
     Args:
-        app: an ASGI application, normally behind http.middleware.GuardMiddleware, which limits concurrent requests.
+        app: an ASGI application, normally behind http.middleware.GuardMiddleware.
         host, port: where to listen; port 0 takes a free one.
         bound: a socket that `bind` gave earlier.
         most_connections: how many clients may be connected. One more closes the connection that has waited
