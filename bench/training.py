@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from headrace.cluster.connection import joined
+from headrace.cluster.connection import connect
 from headrace.config.settings import Profile, Settings
 from headrace.declare.model import ByTime, Model, XGBoost
 from headrace.declare.place import Place
@@ -88,7 +88,7 @@ def figures(folder: Path) -> list[dict[str, object]]:
         made.append({"work": work, "ours": ours, "unit": unit, **compared})
 
     began = time.perf_counter()
-    with joined(settings):
+    with connect(settings):
         add("Ray started", time.perf_counter() - began, "s")
         began = time.perf_counter()
         trials = search(prepared, MODEL, TUNE, folder / "ray")

@@ -74,8 +74,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = root / "shop" / "models.py"
     text = models.read_text()
     for old, new in (
-        ("trials=12", "trials=1"),
-        ('"binary:logistic")', '"binary:logistic", rounds=20)'),
+        ("n_trials=12", "n_trials=1"),
+        ('"binary:logistic")', '"binary:logistic", num_boost_round=20)'),
         ('at_least("roc_auc", 0.7)', 'at_least("roc_auc", 0.5)'),
     ):
         assert old in text

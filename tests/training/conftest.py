@@ -49,8 +49,8 @@ def model() -> Model:
         labels=labels,
         target="bought",
         features=None,
-        trainer=XGBoost(rounds=60, early_stopping=10, max_depth=3),
-        tune=Tune("roc_auc", trials=4, space={"max_depth": integers(2, 4), "eta": loguniform(0.05, 0.3)}),
+        trainer=XGBoost(num_boost_round=60, early_stopping_rounds=10, max_depth=3),
+        tune=Tune("roc_auc", n_trials=4, space={"max_depth": integers(2, 4), "eta": loguniform(0.05, 0.3)}),
         split=ByTime(0.2, 0.2, gap="30m"),
         gate=[at_least("roc_auc", 0.7), not_worse_than_champion("pr_auc")],
     )

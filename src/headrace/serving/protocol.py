@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headrace.features.plan import Dtype, FeaturePlan
 from headrace.features.values.conversion import input_cleaner, json_type
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 
 __all__ = ["MOST_INSTANCES", "Requests"]
 

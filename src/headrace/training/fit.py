@@ -108,7 +108,7 @@ def final_fit(
 ) -> Fit:
     """Fits with these parameters by Ray Train, with all the cluster's CPUs.
 
-    The process must be connected to Ray (`cluster.joined`).
+    The process must be connected to Ray (`cluster.connect`).
 
     Args:
         prepared: the matrices; the validation part says when to stop.
@@ -146,8 +146,8 @@ def _by_ray_train(
     told = {
         "data": [ray.put((prepared.train, prepared.validation))],  # in a list: a bare one would be fetched
         "parameters": parameters,
-        "rounds": trainer.rounds,
-        "early_stopping": trainer.early_stopping,
+        "rounds": trainer.num_boost_round,
+        "early_stopping": trainer.early_stopping_rounds,
         "threads": cores,
         "features": prepared.encoding.features,
     }
