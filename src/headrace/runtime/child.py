@@ -15,7 +15,7 @@ from pathlib import Path
 
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
-from headrace.http.serve import serve, signalled
+from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.children import Child
 from headrace.kernel.errors import HeadraceError
@@ -49,7 +49,7 @@ def run_child(work: Work) -> int:
     An error is written to standard error, which is the child's log.
     """
     root, profile, port = sys.argv[1:4]
-    stop = signalled()
+    stop = stop_on_signals()
     end_with_parent()
     try:
         work(load_settings(Path(root), profile), int(port), stop)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
-from headrace.http.serve import bind, signalled, url_of
+from headrace.http.serve import bind, stop_on_signals, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Children
 from headrace.kernel.errors import Unavailable
@@ -144,7 +144,7 @@ def _set_on_signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signalled(stop)
+    stop_on_signals(stop)
     try:
         yield
     finally:

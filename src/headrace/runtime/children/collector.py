@@ -9,7 +9,7 @@ from contextlib import closing
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.events.collector.collector import Collector
-from headrace.http.door import Door
+from headrace.http.middleware import GuardMiddleware
 from headrace.projects.project import load_project
 from headrace.runtime.child import run_child, serve_until
 
@@ -19,7 +19,7 @@ def collect(settings: Settings, port: int, stop: threading.Event) -> None:
     project = load_project(settings, without=["feast"])
     with closing(logs.open(settings.log_url)) as log:
         collector = Collector(project.contracts, log, settings.made_state() / "collector")
-        serve_until(Door(collector, settings.profile.host), settings, port, stop)
+        serve_until(GuardMiddleware(collector, settings.profile.host), settings, port, stop)
 
 
 if __name__ == "__main__":
