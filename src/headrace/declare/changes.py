@@ -91,25 +91,12 @@ def changes(
             struct.__name__, CHANGE_FIELDS, bases=(struct,), module=struct.__module__, kw_only=True
         )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
-            topic=topic,
-            struct=change,
-            time=CHANGED_AT,
-            key=None,
-            identity=(*key, "_lsn", "_op", CHANGED_AT),
-            dedup_within=spans[0],
-            time_formats=("rfc3339", "epoch_us"),
-            coerce=False,
-            max_ahead=_ANY_TIME,
-            extra=extra,
-            partitions=partitions,
-            retention=spans[1],
-            format="debezium",
-            version=version,
-            place=place,
-            row_key=tuple(key),
-            time_unit=time_unit,
+            topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op", CHANGED_AT),
+            dedup_within=spans[0], time_formats=("rfc3339", "epoch_us"), coerce=False, max_ahead=_ANY_TIME,
+            extra=extra, partitions=partitions, retention=spans[1], format="debezium", version=version,
+            place=place, row_key=tuple(key), time_unit=time_unit,
             alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
-        )
+        )  # fmt: skip
         return struct
 
     return declared

@@ -135,28 +135,12 @@ def event(
         try:
             windows = [None if one is None else duration(one) for one in (dedup_within, max_late, retention)]
             contract = Contract(
-                topic=topic,
-                struct=struct,
-                time=time,
-                key=key,
-                identity=tuple(identity),
-                dedup_within=windows[0],
-                time_formats=tuple(time_formats),
-                timezone=timezone,
-                coerce=coerce,
-                max_ahead=duration(max_ahead),
-                max_late=windows[1],
-                oldest=_instant(oldest),
-                extra=extra,
-                partitions=partitions,
-                retention=windows[2],
-                alerts=alerts,
-                forward=forward,
-                format=format,
-                version=version,
-                upcasters=dict(upcasters or {}),
-                place=place,
-            )
+                topic=topic, struct=struct, time=time, key=key, identity=tuple(identity),
+                dedup_within=windows[0], time_formats=tuple(time_formats), timezone=timezone, coerce=coerce,
+                max_ahead=duration(max_ahead), max_late=windows[1], oldest=_instant(oldest), extra=extra,
+                partitions=partitions, retention=windows[2], alerts=alerts, forward=forward, format=format,
+                version=version, upcasters=dict(upcasters or {}), place=place,
+            )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
         if forward is not None and len({topic, *forward}) != 3:
