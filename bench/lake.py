@@ -28,7 +28,7 @@ from headrace import lake
 from headrace.config.settings import Profile, load_settings
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 ROWS = 250_000
 DAYS = 14

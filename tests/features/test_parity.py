@@ -16,7 +16,7 @@ from headrace.features.parity import Served, behind, check
 from headrace.features.plan import Field, Input, OnDemandView
 from headrace.features.stream import OnlineSink
 from headrace.kernel.time import now_micros
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 
 def answered(lookup, at):

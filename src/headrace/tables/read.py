@@ -19,13 +19,13 @@ from headrace.tables.files import digest_of, read_files
 
 __all__ = [
     "CLOCK",
-    "Input",
     "Readable",
-    "between",
+    "TableInput",
     "good_rows",
     "input_name",
-    "newest",
     "read_input",
+    "resolve_input",
+    "select_days",
 ]
 
 CLOCK = "headrace.arrived_at"  # in a snapshot's summary: the latest arrival so far, in microseconds
@@ -35,7 +35,7 @@ _FIRST_COLUMNS = ("_first_partition", "_first_offset")  # of a changelog: a repl
 Readable = Contract | Source | Table
 
 
-class Input(msgspec.Struct, frozen=True):
+class TableInput(msgspec.Struct, frozen=True):
     """One thing that a table reads, at one version.
 
     Attributes:
@@ -66,7 +66,7 @@ def good_rows(one: Readable) -> dict[str, object]:
     return {"_valid": True} if isinstance(one, Contract) else {}
 
 
-def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> Input:
+def resolve_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> TableInput:
     """The input as it now is, or at a snapshot.
 
     Raises:
@@ -74,7 +74,7 @@ def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = N
         ProjectError: a source's files are not there.
     """
     if isinstance(one, Source):
-        return Input(one.name, digest_of(project, one))
+        return TableInput(one.name, digest_of(project, one))
     table = lake.table(input_name(one))
     found = table.head() if snapshot is None else table.snapshot(snapshot)
     if found is None:
@@ -86,7 +86,7 @@ def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = N
         column: str | None = one.time
     else:
         column = None if one.partition_by is None else one.partition_by.column
-    return Input(table.name, SnapshotPosition(table.name, found.id), column, _clock(table, found))
+    return TableInput(table.name, SnapshotPosition(table.name, found.id), column, _clock(table, found))
 
 
 def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
@@ -138,7 +138,7 @@ def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None
     )
 
 
-def between(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
+def select_days(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
     """The rows whose `column` (a date, or an instant) lies in the days from `first` to `last`."""
     dtype = frame.collect_schema()[column]
     if isinstance(dtype, pl.Datetime):

@@ -18,7 +18,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from headrace.code.by_value import carried
+from headrace.code.by_value import serialize_function
 from headrace.features.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
 from headrace.features.feast.compiler import settled
 from headrace.features.feast.objects import Objects
@@ -205,7 +205,7 @@ def _sample(dtype: Dtype) -> Any:
 def _text(one: OnDemandFeatureView) -> str:
     if one.feature_transformation is None:
         return ""
-    return carried(one.feature_transformation.udf, decorator="on_demand_feature_view")
+    return serialize_function(one.feature_transformation.udf, decorator="on_demand_feature_view")
 
 
 def _gone(store: FeatureStore, found: Objects) -> list[Any]:
