@@ -11,6 +11,7 @@ import pytest
 from headrace import lake
 from headrace.config.settings import Settings
 from headrace.flows.project import maintain as upkeep
+from headrace.kernel.properties import MAINTENANCE
 
 
 def grown(settings: Settings) -> lake.Lake:
@@ -55,7 +56,7 @@ def test_rounds_go_on_until_they_are_stopped(tiny: Settings, monkeypatch: pytest
     table = lake.open(tiny).table("second")
     for _ in range(600):
         head = table.head()
-        if head is not None and head.summary.get("headrace.upkeep") == "compaction":
+        if head is not None and head.summary.get(MAINTENANCE) == "compaction":
             kept.set()
             break
         stop.wait(0.1)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from headrace.features.plan import EntityKey, Field, Plan
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.serving.protocol import MOST_INSTANCES, Requests
 
 

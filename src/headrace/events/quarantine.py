@@ -19,9 +19,10 @@ from msgspec import Struct
 from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES
-from headrace.events.verdicts.judge import FIRST, First
+from headrace.events.verdicts.judge import First
 from headrace.events.verdicts.keys import digest_of, key_reader
 from headrace.kernel.errors import CallError
+from headrace.kernel.properties import FIRST_POSITION
 from headrace.lake import Lake
 from headrace.log import Log, append_fitting
 
@@ -193,7 +194,7 @@ def replay(
             contract.topic,
             values,
             [digest_of(raw) if key is None else key for raw, key in zip(values, keys, strict=True)],
-            [{FIRST: b"%d:%d" % (one.partition, one.offset)} for one in events],
+            [{FIRST_POSITION: b"%d:%d" % (one.partition, one.offset)} for one in events],
         )
         is_large = pl.Series([position is None for position in positions])
         large = chosen.filter(is_large).select("partition", "offset").rows()

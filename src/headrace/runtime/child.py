@@ -15,7 +15,7 @@ from pathlib import Path
 
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
-from headrace.http.serve import serve, signalled
+from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.secrets import clean_text
@@ -27,7 +27,7 @@ _GRACE = 10.0  # seconds that work beside has to end
 
 def main(name: str, root: str, profile: str, port: str) -> int:
     """Runs one child until it is told to stop. Returns the exit code."""
-    stop = signalled()
+    stop = stop_on_signals()
     end_with_parent()
     try:
         _WORK[name](load_settings(Path(root), profile), int(port), stop)
@@ -42,13 +42,15 @@ def main(name: str, root: str, profile: str, port: str) -> int:
 
 def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
     from headrace.events.collector.collector import Collector
-    from headrace.http.door import Door
+    from headrace.http.middleware import GuardMiddleware
     from headrace.projects.project import load_project
 
     project = load_project(settings, without=["feast"])
     log = logs.open(settings.log_url)
     collector = Collector(project.contracts, log, settings.made_state() / "collector")
-    with serve(Door(collector, settings.profile.host), settings.profile.host, port, beat=report_alive):
+    with serve(
+        GuardMiddleware(collector, settings.profile.host), settings.profile.host, port, beat=report_alive
+    ):
         report_ready()
         stop.wait()
     log.close()

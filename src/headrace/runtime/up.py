@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
-from headrace.http.serve import bind, signalled, url_of
+from headrace.http.serve import bind, stop_on_signals, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child, Children
 from headrace.kernel.errors import Unavailable
@@ -23,7 +23,7 @@ from headrace.kernel.private import user_umask
 from headrace.kernel.time import now
 from headrace.projects import running
 from headrace.projects.running import Up
-from headrace.serving.topics import own_contracts
+from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
     from headrace.serving.deployment import Deployment
@@ -129,7 +129,7 @@ def _make_topics(settings: Settings) -> None:
     """The product's own topics must be there when the ingest looks which there are."""
     log = logs.open(settings.log_url)
     try:
-        for contract in own_contracts():
+        for contract in system_contracts():
             log.create(contract.topic, contract.partitions, contract.retention)
     finally:
         log.close()
@@ -165,7 +165,7 @@ def _hearing(stop: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signalled(stop)
+    stop_on_signals(stop)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from headrace.features.conversion import input_cleaner, json_type
 from headrace.features.functions import Dtype
 from headrace.features.plan import Plan
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 
 __all__ = ["MOST_INSTANCES", "Requests"]
 

@@ -24,6 +24,8 @@ from headrace.features.plan import Plan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
+from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, RUN, TRAINING_SET
+from headrace.kernel.properties import PLAN as PLAN_TAG
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
 from headrace.projects.checkout import commit_of
@@ -93,13 +95,13 @@ class Report(Struct, frozen=True, kw_only=True):
         """Where the version comes from: run, code, commit, plan, rows, and what the gate said."""
         made = self.training_set
         return {
-            "headrace.run": self.run,
-            "headrace.code": self.code,
-            **({} if self.commit is None else {"headrace.commit": self.commit}),
-            "headrace.plan": made.plan,
-            "headrace.training_set": f"{made.table}@{made.snapshot}",
-            **{f"headrace.input.{name}": str(snapshot) for name, snapshot in made.inputs.items()},
-            "headrace.gate": "passed" if self.gate.passed else "refused",
+            RUN: self.run,
+            CODE: self.code,
+            **({} if self.commit is None else {COMMIT: self.commit}),
+            PLAN_TAG: made.plan,
+            TRAINING_SET: f"{made.table}@{made.snapshot}",
+            **{f"{INPUT}{name}": str(snapshot) for name, snapshot in made.inputs.items()},
+            GATE: "passed" if self.gate.passed else "refused",
         }
 
 

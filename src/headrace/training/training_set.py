@@ -19,6 +19,7 @@ from headrace.features.plan import Plan
 from headrace.features.point_in_time import join
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
+from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
@@ -27,8 +28,6 @@ from headrace.training.split import MOMENT
 __all__ = ["Rows", "TrainingSet", "keep_for", "make", "read", "reader"]
 
 _logger = logging.getLogger(__name__)
-_MADE_FROM = "headrace.made_from"
-_REFUSED = "headrace.refused"
 
 
 class TrainingSet(Struct, frozen=True):
@@ -75,11 +74,17 @@ def make(
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
         head = lake.table(table).head() if lake.exists(table) else None
-        if head is None or head.summary.get(_MADE_FROM) != made_from:
+        if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
             head = _made(project, lake, model, plan, pinned, made_from)
         lake.table(table).pin(f"training.{head.id}", head.id)
         made = TrainingSet(
-            model.name, table, head.id, pinned, plan.digest, head.rows, int(head.summary.get(_REFUSED, 0))
+            model.name,
+            table,
+            head.id,
+            pinned,
+            plan.digest,
+            head.rows,
+            int(head.summary.get(UNLABELLED_ROWS, 0)),
         )
         this.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
         this.fact(rows=made.rows, refused=made.refused, plan=plan.digest)
@@ -177,10 +182,9 @@ def _made(
     rows = join(labelled, plan, read_table).to_arrow()
     table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
     facts = {
-        f"headrace.input.{name}": encode_position(SnapshotPosition(name, snapshot))
-        for name, snapshot in inputs.items()
+        f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
-    facts |= {_MADE_FROM: made_from, _REFUSED: str(len(labels) - len(labelled))}
+    facts |= {INPUTS_DIGEST: made_from, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
     return table.replace(rows, facts=facts)
 
 

@@ -18,9 +18,9 @@ from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.description import described
 from headrace.events.contracts.evolution import changes
 from headrace.events.ingest.adoption import adopted
-from headrace.events.ingest.facts import CONTRACT
 from headrace.events.ingest.ingest import Ingest
 from headrace.kernel.errors import Conflict, Refused
+from headrace.kernel.properties import CONTRACT
 from headrace.lake import Lake
 from headrace.log import Log
 

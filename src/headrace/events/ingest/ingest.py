@@ -28,7 +28,7 @@ from headrace.events import formats
 from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
-from headrace.events.ingest.facts import CLOCK, EXTRA, POSITION, WATERMARKS
+from headrace.events.ingest.facts import POSITION
 from headrace.events.ingest.keeping import Keeping
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import arrivals
@@ -41,6 +41,7 @@ from headrace.events.verdicts.watermarks import Watermarks, merge
 from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS, WATERMARKS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
@@ -48,7 +49,7 @@ from headrace.log import Batch, Log
 if TYPE_CHECKING:
     from headrace.events.formats.registry import SchemaRegistry
 
-__all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
@@ -404,18 +405,18 @@ def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
     arrived = arrivals(verdicts.rows, contract)
 
     def clock(stored: Mapping[str, str]) -> str:
-        return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
+        return str(max(int(stored.get(LATEST_ARRIVAL, 0)), verdicts.latest))
 
     def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
-        extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
-        return {"headrace.arrived_at": clock(stored), **extra, **arrived}
+        extra = {UNDECLARED_FIELDS: json.dumps(verdicts.extra)} if verdicts.extra else {}
+        return {LATEST_ARRIVAL: clock(stored), **extra, **arrived}
 
     def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-        moved = {CLOCK: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
+        moved = {LATEST_ARRIVAL: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
         if not verdicts.extra:
             return moved
-        extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
-        return {**moved, EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
+        extra = Counter(json.loads(stored.get(UNDECLARED_FIELDS, "{}"))) + verdicts.extra
+        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(NAMES)))}
 
     return facts, properties
 

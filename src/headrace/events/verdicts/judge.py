@@ -31,13 +31,12 @@ from headrace.events.verdicts.decode import Decoder
 from headrace.events.verdicts.instances import instance_of
 from headrace.events.verdicts.seen import Seen
 from headrace.events.verdicts.watermarks import Watermarks
+from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros, micros
 from headrace.log.port import Batch, Headers
 
-__all__ = ["FIRST", "First", "Judge", "Verdicts", "first_of"]
+__all__ = ["First", "Judge", "Verdicts", "first_of"]
 
-FIRST = "headrace.first"
-"""The header that a replayed record carries: `partition:offset`, where it first stood on the log."""
 
 First = tuple[int, int]
 _FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
@@ -253,7 +252,7 @@ def _span(span: timedelta) -> int:
 
 def first_of(headers: Headers | None) -> First | None:
     """Where the record with these headers first stood, if it is a replay."""
-    form = _FIRST_FORM.fullmatch(headers.get(FIRST, b"")) if headers else None
+    form = _FIRST_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
     return None if form is None else (int(form.group(1)), int(form.group(2)))
 
 

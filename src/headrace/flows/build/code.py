@@ -49,7 +49,7 @@ def code_of(project: Project, settings: Settings, text: str) -> dict[str, Any]:
         settings: whose project.
         text: the text_digest of the files that it was loaded from.
 
-    Its keys: `text`, `outside` (external_digests), `lock`, `sources` (name → path), `topics` (topic → its table),
+    Its keys: `text`, `outside` (external_digests), `lock`, `sources` (name → path), `topics` (topic → table),
     `tables` (name → pieces), `reads` (table → [kind, name] of what it reads), `contracts` (table of the topic →
     fields), `features` (pieces), `models` (name → `labels`, `views`, `plan`, `refresh`, and
     the pieces `set`, `fit`, `gate`).

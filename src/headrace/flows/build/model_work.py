@@ -22,6 +22,7 @@ from headrace.flows.models.release import release as put_in_force
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
+from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.registry import Registry
 from headrace.registry.source import write_source
@@ -175,7 +176,7 @@ def _registered(
         write_source(shop.settings, half / "source.tar.gz")
         half.rename(sealed)
     made = report.training_set
-    tags = {**report.tags, "headrace.gate": "passed" if verdict.passed else "refused"}
+    tags = {**report.tags, GATE: "passed" if verdict.passed else "refused"}
     metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
     params = {**report.parameters, "rounds": report.rounds}
     rows = SnapshotPosition(made.table, made.snapshot)

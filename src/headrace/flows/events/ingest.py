@@ -32,7 +32,7 @@ from headrace.lake import Lake
 from headrace.log import Log
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project, load_project
-from headrace.serving.topics import own_contracts
+from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
     from headrace.events.formats.registry import SchemaRegistry
@@ -128,7 +128,7 @@ def ingest(
         online = stack.enter_context(closing(online_stores.open(settings.online_url)))
         opened_lake = lake.open(settings)
         if not topics:  # the product's own topics, once there is something on them
-            contracts += [one for one in own_contracts() if one.topic in opened.topics()]
+            contracts += [one for one in system_contracts() if one.topic in opened.topics()]
         sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
         stack.enter_context(recorder_added(store.recorder()))
         watch = stack.enter_context(Watch(contracts, opened, opened_lake))

@@ -21,10 +21,10 @@ from headrace.features.point_in_time import MOMENT, join
 from headrace.features.values import POLARS
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition, decode_position
+from headrace.kernel.properties import INPUT
 from headrace.kernel.time import from_micros, micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.plan import INPUT
 from headrace.tables.read import read_input, select_days
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "as_of", "windowed"]

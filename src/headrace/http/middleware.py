@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.http.answer import HttpError, from_error, send_error
-from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, body, header
-from headrace.http.token import host_allowed, is_loopback, same_token, token_for
+from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, find_header, read_body
+from headrace.http.responses import HttpError, send_error, to_http_error
+from headrace.http.token import has_token, is_local_host, is_loopback, token_for
 
-__all__ = ["MAX_BODY", "Door"]
+__all__ = ["MAX_BODY", "GuardMiddleware"]
 
 _log = logging.getLogger("headrace.http")
 MAX_BODY = 16 * 1024 * 1024
@@ -18,7 +18,7 @@ _JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/n
 _CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
 
-class Door:
+class GuardMiddleware:
     """Checks the Host header (on loopback), the token, the content type and the size of a request,
     reads its body whole within a time, and turns errors into JSON answers.
 
@@ -82,7 +82,7 @@ class Door:
         except Disconnected:
             return
         except Exception as error:
-            answer = from_error(error)
+            answer = to_http_error(error)
             if answer.status >= 500:
                 _log.error(
                     "%s %s: %s", scope["method"], scope["path"], error, exc_info=_unforeseen(answer, error)
@@ -102,7 +102,7 @@ class Door:
             self._requests -= 1
 
     def _check(self, scope: Scope) -> None:
-        if self._loopback and not host_allowed(header(scope, b"host")):
+        if self._loopback and not is_local_host(find_header(scope, b"host")):
             raise HttpError(421, "host", "This door answers to localhost, 127.0.0.1 and [::1] only.")
         if scope["path"] not in self._open_paths and not self._admitted(scope):
             raise HttpError(
@@ -112,7 +112,7 @@ class Door:
             self._check_content(scope)
 
     def _check_content(self, scope: Scope) -> None:
-        kind, *parameters = (header(scope, b"content-type") or b"").lower().split(b";")
+        kind, *parameters = (find_header(scope, b"content-type") or b"").lower().split(b";")
         if kind.strip() not in self._content_types:
             known = ", ".join(sorted(k.decode() for k in self._content_types))
             raise HttpError(415, "content_type", f"The content type must be one of {known}.", close=True)
@@ -120,21 +120,21 @@ class Door:
             name, _, value = parameter.partition(b"=")
             if name.strip() == b"charset" and value.strip(b' "') not in _CHARSETS:
                 raise HttpError(415, "charset", "The body must be UTF-8.", close=True)
-        if (header(scope, b"content-encoding") or b"identity").strip().lower() != b"identity":
+        if (find_header(scope, b"content-encoding") or b"identity").strip().lower() != b"identity":
             raise HttpError(
                 415, "content_encoding", "The body must not be compressed.",
                 headers={"Accept-Encoding": "identity"}, close=True,
             )  # fmt: skip
 
     def _admitted(self, scope: Scope) -> bool:
-        return self._token is None or same_token(header(scope, b"authorization"), self._token)
+        return self._token is None or has_token(find_header(scope, b"authorization"), self._token)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        length = header(scope, b"content-length")
+        length = find_header(scope, b"content-length")
         if length is not None and int(length) > self._max_body:  # the parser has seen that it is a number
             raise self._too_large()
         try:
-            content = await body(receive, self._max_body, self._body_seconds)
+            content = await read_body(receive, self._max_body, self._body_seconds)
         except TimeoutError:
             raise HttpError(408, "timeout", "The body did not arrive in time.", close=True) from None
         if content is None:

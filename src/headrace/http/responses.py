@@ -18,7 +18,7 @@ from headrace.kernel.errors import (
     Unavailable,
 )
 
-__all__ = ["HttpError", "error_body", "from_error", "send_error", "send_json"]
+__all__ = ["HttpError", "error_body", "send_error", "send_json", "to_http_error"]
 
 _encoder = msgspec.json.Encoder()
 _STATUS: dict[type[HeadraceError], tuple[int, str]] = {
@@ -73,7 +73,7 @@ def error_body(error: HttpError) -> bytes:
     return _encoder.encode({"error": {**inner, **error.more}})
 
 
-def from_error(error: Exception) -> HttpError:
+def to_http_error(error: Exception) -> HttpError:
     """What a door answers for an error of the house. Anything unforeseen is a 500 that says no more
     than that: its text may hold what the caller must not see."""
     if isinstance(error, HttpError):
