@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.files import write_file
 
 __all__ = ["MANIFEST", "Manifest", "seal", "sealed", "verify"]
 
@@ -50,12 +51,7 @@ def seal(folder: Path, key: bytes | None) -> str:
     digest = _digest(files)
     manifest = Manifest(files, digest, _sign(digest, key) if key else "")
     text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1)
-    half = folder / f".{MANIFEST}"
-    with half.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(folder / MANIFEST)
+    write_file(folder / MANIFEST, text)
     return digest
 
 

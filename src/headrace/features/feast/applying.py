@@ -29,6 +29,7 @@ from headrace.features.on_demand import OnDemand, OnDemandError, ReturnError
 from headrace.features.plan import Input
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.projects.project import Project
 
@@ -83,8 +84,8 @@ def apply(project: Project) -> Applied:
     faults.reach("feast.apply.begin")
     _register(project, found, place)
     faults.reach("feast.apply.registry")
-    _write(place / YAML, text)
-    _write(mark, mark_of(project.settings, wanted))
+    write_file(place / YAML, text)
+    write_file(mark, mark_of(project.settings, wanted))
     return Applied(place, True, count)
 
 
@@ -235,12 +236,3 @@ def _content(value: Any) -> Any:
 
 def _digest(parts: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
