@@ -21,9 +21,14 @@ def test_a_file_is_made_and_replaced_whole(tmp_path: Path) -> None:
 def test_a_failure_while_writing_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "notes.json"
     write_file(path, "first")
-    with pytest.raises(TypeError), replace_file(path) as file:
-        for part in (b"half of it", "no bytes"):
-            file.write(part)  # type: ignore[arg-type]
+
+    def write_half() -> None:
+        with replace_file(path) as file:
+            file.write(b"half of it")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_half()
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["notes.json"]
 

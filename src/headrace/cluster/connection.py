@@ -5,7 +5,6 @@ Everything of it listens on loopback, and its files lie in a private folder (`ru
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -24,6 +23,7 @@ from msgspec import Struct
 
 from headrace.cluster.lean import lean
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_file, write_file
 from headrace.kernel.lock import hold_lock
@@ -65,7 +65,7 @@ def runtime_folder(settings: Settings) -> Path:
     Raises:
         Unavailable: somebody else made the folder, or others may enter it.
     """
-    digest = hashlib.sha256(str(settings.state.resolve()).encode()).hexdigest()[:8]
+    digest = short_digest(str(settings.state.resolve()))[:8]
     folder = _TEMPORARY / f"headrace-{digest}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

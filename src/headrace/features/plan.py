@@ -6,7 +6,6 @@ features: the point-in-time join, the stream, the online lookup. All times in it
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.features.functions import Dtype, Function
+from headrace.kernel.digest import short_digest
 
 __all__ = [
     "Aggregation", "AsOfView", "EntityKey", "FeatureRef", "Field", "Input", "OnDemandView", "Plan",
@@ -266,4 +266,4 @@ def decode_plan(text: bytes | str) -> Plan:
 
 
 def _digest(value: Struct) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
+    return short_digest(msgspec.json.encode(value, order="sorted"))

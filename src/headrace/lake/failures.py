@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +22,6 @@ from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import is_locked
 
 __all__ = ["failures"]
-
 
 
 @contextmanager

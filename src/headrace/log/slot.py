@@ -6,12 +6,12 @@ started again takes the number of who was killed, and with it the name the other
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from itertools import count
 from pathlib import Path
 from typing import IO
 
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import try_lock
 from headrace.kernel.private import make_private
@@ -37,8 +37,8 @@ class Slot:
                 where=str(folder),
                 remedy="Give this user the right to write there.",
             ) from error
-        machine = hashlib.sha256(f"{socket.gethostname()} {folder.resolve()}".encode()).hexdigest()
-        self.name = f"{machine[:16]}-{number}"
+        machine = short_digest(f"{socket.gethostname()} {folder.resolve()}")
+        self.name = f"{machine}-{number}"
 
     def close(self) -> None:
         """Gives it up."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import struct
@@ -33,6 +32,7 @@ from msgspec import Struct
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import event
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.files import write_file
 from headrace.kernel.ids import new_id
@@ -182,7 +182,7 @@ def _put_aside(folder: Path, prediction: bytes) -> None:
     place = folder / "aside"
     place.mkdir(mode=0o700, exist_ok=True)
     # By its content: put aside once more after a kill, it is the same file.
-    path = place / f"{hashlib.sha256(prediction).hexdigest()[:32]}.json"
+    path = place / f"{short_digest(prediction)}.json"
     write_file(path, prediction)
     _log.error(
         "a prediction of %d bytes is larger than topic %s takes; it is in %s", len(prediction), TOPIC, path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from headrace.features.functions import Dtype
 from headrace.features.on_demand import OnDemand, OnDemandError, ReturnError
 from headrace.features.plan import Input
 from headrace.kernel import faults
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
@@ -75,7 +75,7 @@ def apply(project: Project) -> Applied:
     found = settled(project)
     place = folder(project.settings)
     text = described(project.settings, place / REGISTRY)
-    wanted = _digest([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())])
+    wanted = short_digest("\n".join([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())]))
     count = len(found.everything())
     mark = place / APPLIED
     if is_registry_as_applied(project.settings) and mark.read_text() == mark_of(project.settings, wanted):
@@ -116,7 +116,7 @@ def _fingerprints(found: Objects) -> dict[str, str]:
             content = [json.dumps(message, sort_keys=True)]
             if isinstance(one, OnDemandFeatureView):
                 content.append(_text(one))
-            made[f"{kind}:{name}"] = _digest(content)
+            made[f"{kind}:{name}"] = short_digest("\n".join(content))
     return made
 
 
@@ -232,7 +232,3 @@ def _content(value: Any) -> Any:
     if isinstance(value, list):
         return [_content(one) for one in value]
     return value
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
