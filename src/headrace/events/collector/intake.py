@@ -17,7 +17,7 @@ from headrace.declare.event import Contract
 from headrace.events.collector.requests import Answered, Key, Requests
 from headrace.events.verdicts.judge import Judge
 from headrace.events.verdicts.keys import key_of
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import TooLarge, Unavailable
 from headrace.kernel.properties import REQUEST
 from headrace.kernel.time import now_micros

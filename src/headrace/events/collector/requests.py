@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 from headrace.kernel.process import alive, mark

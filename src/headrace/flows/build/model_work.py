@@ -13,8 +13,8 @@ from headrace import registry as registries
 from headrace.code.fingerprint import digest
 from headrace.features import feast
 from headrace.features import online as online_stores
-from headrace.features.fill import fill
-from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.features.online.backfill import fill
+from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
 from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
@@ -139,7 +139,7 @@ def release(shop: Workshop, stage: Stage) -> Done:
     return Done(f"version {version} is champion: {how}")
 
 
-def plan_of(shop: Workshop, model: str) -> Plan:
+def plan_of(shop: Workshop, model: str) -> FeaturePlan:
     """The model's plan, as the stage `features` wrote it."""
     return decode_plan((shop.settings.root / _plan_file(model)).read_bytes())
 
