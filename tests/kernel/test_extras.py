@@ -1,4 +1,4 @@
-"""Each optional package belongs to an extra that the project's metadata has, and is asked for by one sentence."""
+"""Each optional package belongs to an extra of the project's metadata, and is asked for by one sentence."""
 
 from __future__ import annotations
 
