@@ -28,7 +28,7 @@ from services.registry import Registry
 from services.registry import registry as started_registry
 from tests.servers import Serving
 
-from headrace import Digits, Meta, Struct, event, log
+from headrace import Meta, Precision, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
@@ -55,7 +55,7 @@ class Order(Struct):
     user: int
     page: Literal["home", "shop"]
     price: Annotated[float, Meta(gt=0)]
-    total: Annotated[Decimal, Digits(9, 2)]
+    total: Annotated[Decimal, Precision(9, 2)]
     day: date
     token: UUID
     place: Place
