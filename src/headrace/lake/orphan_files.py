@@ -29,9 +29,10 @@ from headrace.kernel.time import now_micros
 from headrace.lake.changes import COMPACTED
 from headrace.lake.files import APPENDED
 
-__all__ = ["SWEPT", "is_due", "sweep"]
+__all__ = ["REMOVED_AT", "is_due", "remove_orphan_files"]
 
-SWEPT = "headrace.upkeep.swept"  # property: when the last sweep began, in microseconds since 1970
+# Table property: when the last removal began, in microseconds since 1970.
+REMOVED_AT = "headrace.maintenance.orphan_files_removed_at"
 _OFTEN = 10  # sweeps in a grace
 _TOGETHER = 1000  # files that are deleted between two looks at the lease
 _AT_ONCE = 8  # deletions; an object store takes a while for each
@@ -53,10 +54,10 @@ class _Folder:
 
 def is_due(iceberg: Any, grace: timedelta) -> bool:
     """Whether the last sweep of the table is a tenth of the grace ago."""
-    return now_micros() - int(iceberg.properties.get(SWEPT, 0)) >= grace // _MICROS // _OFTEN
+    return now_micros() - int(iceberg.properties.get(REMOVED_AT, 0)) >= grace // _MICROS // _OFTEN
 
 
-def sweep(
+def remove_orphan_files(
     iceberg: Any, grace: timedelta, longest_write: timedelta, alive: Callable[[], None]
 ) -> tuple[int, dict[str, str]]:
     """Deletes what may go, and notes what may not go yet.
@@ -74,12 +75,12 @@ def sweep(
     """
     began = now_micros()
     folder = _folder(iceberg)
-    last = iceberg.properties.get(SWEPT)
+    last = iceberg.properties.get(REMOVED_AT)
     waits, old = began - grace // _MICROS, began - longest_write // _MICROS
     behind_head = iceberg.current_snapshot().timestamp_ms * 1000 - grace // _MICROS
     # Listed first, looked up after: what a commit makes use of in between is seen as referred to.
     ages = _listed(folder)
-    reach("upkeep.listed")
+    reach("maintenance.listed")
     for path in _referenced(iceberg.refresh(), folder):
         ages.pop(path, None)
     notes = [path for path in ages if path.startswith(_NOTE)]
@@ -91,12 +92,12 @@ def sweep(
         for path, first in unreferenced.items()
         if first <= waits and (ages[path] <= old or (_BRIEF.fullmatch(path) and ages[path] <= behind_head))
     ]
-    reach("upkeep.delete")
+    reach("maintenance.delete")
     _delete(folder, [*gone, *(note for note in notes if note != current)], alive)
     for path in gone:
         del unreferenced[path]
     _note(folder, f"{_NOTE}{began}.parquet", unreferenced)
-    return len(gone), {SWEPT: str(began)}
+    return len(gone), {REMOVED_AT: str(began)}
 
 
 def _folder(iceberg: Any) -> _Folder:
@@ -146,7 +147,7 @@ def _delete(folder: _Folder, paths: list[str], alive: Callable[[], None]) -> Non
         except FileNotFoundError:
             return  # an upkeep whose time was over has come to the same
 
-    with ThreadPoolExecutor(_AT_ONCE, "sweep") as threads:
+    with ThreadPoolExecutor(_AT_ONCE, "orphan-files") as threads:
         for start in range(0, len(paths), _TOGETHER):
             alive()
             list(threads.map(delete, paths[start : start + _TOGETHER]))

@@ -65,16 +65,16 @@ def _console(settings: Settings, port: int, stop: threading.Event) -> None:
 def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
     from headrace.flows.events.ingest import ingest
 
-    with _forwarding(settings), _delivering(settings), _upkeep(settings):
+    with _forwarding(settings), _delivering(settings), _maintenance(settings):
         ingest(settings, stop=stop, renew=True, at_work=report_ready)
 
 
 @contextmanager
-def _upkeep(settings: Settings) -> Iterator[None]:
-    """Keeps the lake's tables, now and then, until the block ends."""
-    from headrace.flows.project.maintain import upkeep
+def _maintenance(settings: Settings) -> Iterator[None]:
+    """Maintains the tables of the lake now and then until the block ends."""
+    from headrace.flows.project.maintain import run_maintenance
 
-    with _beside(upkeep, settings):
+    with _beside(run_maintenance, settings):
         yield
 
 

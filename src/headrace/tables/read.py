@@ -76,7 +76,7 @@ def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = N
     if isinstance(one, Source):
         return Input(one.name, digest_of(project, one))
     table = lake.table(input_name(one))
-    found = table.head() if snapshot is None else table.snapshot(snapshot)
+    found = table.current_snapshot() if snapshot is None else table.snapshot(snapshot)
     if found is None:
         raise CallError(
             f"table {table.name!r} has no rows yet",
@@ -93,7 +93,7 @@ def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     if CLOCK in snapshot.summary:
         return int(snapshot.summary[CLOCK])
     # Another engine's commit does not carry it on: the last one before it that had it tells.
-    known = [s for s in table.history() if CLOCK in s.summary and s.at <= snapshot.at]
+    known = [s for s in table.snapshots() if CLOCK in s.summary and s.at <= snapshot.at]
     return int(known[-1].summary[CLOCK]) if known else None
 
 
