@@ -26,6 +26,7 @@ from pyarrow.fs import FileSelector
 
 from headrace import lake
 from headrace.config.settings import Profile, load_settings
+from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
 from headrace.tables import build_table
@@ -80,7 +81,7 @@ def topic(opened: Lake, name: str, schema: pa.Schema) -> LakeTable:
 
 def add(table: LakeTable, rows: pa.Table) -> None:
     clock = str(max(rows["_arrived_at"].cast(pa.int64()).to_pylist()))
-    table.append(rows, facts={"headrace.arrived_at": clock}, properties={"headrace.clock": clock})
+    table.append(rows, facts={LATEST_ARRIVAL: clock}, properties={LATEST_ARRIVAL: clock})
 
 
 def took(work: Callable[[], object]) -> float:

@@ -32,7 +32,7 @@ def settings(tmp_path):
 
 
 def test_a_local_ray_is_lean_and_its_workers_have_what_they_were_given(settings):
-    with cluster.joined(settings, environment={"HEADRACE_TEST_GIVEN": "yes"}):
+    with cluster.connect(settings, environment={"HEADRACE_TEST_GIVEN": "yes"}):
         import ray
 
         @ray.remote(num_cpus=0)
@@ -40,12 +40,12 @@ def test_a_local_ray_is_lean_and_its_workers_have_what_they_were_given(settings)
             return os.environ.get("HEADRACE_TEST_GIVEN")
 
         assert ray.get(told.remote()) == "yes"
-        assert cluster.given() == {"HEADRACE_TEST_GIVEN": "yes"}
+        assert cluster.worker_variables() == {"HEADRACE_TEST_GIVEN": "yes"}
         assert "HEADRACE_TEST_GIVEN" not in os.environ
         running = "\n".join(below(os.getpid()))
     assert "lean_agent.py" in running
     assert not any(name in running for name in ("dashboard.py", "log_monitor", "monitor.py", "DashboardAgent"))
-    assert not cluster.given()
+    assert not cluster.worker_variables()
 
 
 def test_the_agent_names_no_ports_and_ends_with_the_raylet(tmp_path):
@@ -69,7 +69,7 @@ def test_a_bare_exception_of_rays_start_is_unavailable_with_a_remedy(settings, m
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(Unavailable, match="timed out") as raised, cluster.joined(settings):
+    with pytest.raises(Unavailable, match="timed out") as raised, cluster.connect(settings):
         pass
     assert len(tries) == 2
     assert "busy" in raised.value.remedy

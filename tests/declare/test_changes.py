@@ -20,7 +20,7 @@ def test_the_contract_is_that_of_a_change() -> None:
     declared = changes(topic="shop.public.rows", key=["id"])(type("R", (Row,), {"__module__": __name__}))
     contract = contract_of(declared)
     assert contract is not None
-    assert (contract.wire, contract.row_key, contract.time) == ("debezium", ("id",), "_changed_at")
+    assert (contract.format, contract.row_key, contract.time) == ("debezium", ("id",), "_changed_at")
     assert contract.identity == ("id", "_lsn", "_op", "_changed_at")
     assert contract.struct.__struct_fields__[:3] == ("id", "maybe", "_op")
     assert current(declared) is current(contract)

@@ -101,11 +101,11 @@ def test_a_model_holds_what_it_was_given() -> None:
         return events
 
     model = Model(
-        "m", labels=labels, target="y", features=None, trainer=XGBoost(rounds=7, max_depth=3),
+        "m", labels=labels, target="y", features=None, trainer=XGBoost(num_boost_round=7, max_depth=3),
         split=ByTime(validation=0.2, test=0.1, gap="30m"), refresh="12h", gate=[at_least("roc_auc", 0.7)],
     )  # fmt: skip
     assert (model.split.gap, model.refresh) == (timedelta(minutes=30), timedelta(hours=12))
-    assert (model.trainer.rounds, model.trainer.parameters) == (7, {"max_depth": 3})
+    assert (model.trainer.num_boost_round, model.trainer.parameters) == (7, {"max_depth": 3})
     assert model.place.file == __file__
 
 

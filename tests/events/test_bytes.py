@@ -24,17 +24,17 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("wire", ["json", "connect", "debezium"])
+@pytest.mark.parametrize("format", ["json", "connect", "debezium"])
 def test_refused_bytes_are_kept_and_replayed_as_they_came(
-    wire: str, contract: Contract, events_log: Log, lake: Lake
+    format: str, contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    if wire == "debezium":
+    if format == "debezium":
         declared = contract_of(Customer)
         assert declared is not None
         row = {"id": 1, "name": "__debezium_unavailable_value", "balance": "x"}
         contract, broken = declared, [*BROKEN[:-1], change("u", 1, row)]  # an empty value is no event there
     else:
-        contract = replace(contract, wire=wire)
+        contract = replace(contract, format=format)
         payload = click(1, price=-1, note="").replace(b"-1", b"-1.10")
         broken = [*BROKEN, payload, b'{"schema": {"type": "struct"},  "payload": ' + payload + b"}"]
     events_log.create(contract.topic)

@@ -14,8 +14,7 @@ from tests.events.clicks import click
 
 from headrace import Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of
-from headrace.events import formats as wires
-from headrace.events import quarantine
+from headrace.events import formats, quarantine
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.quarantine import Choice, groups, replay, show
 from headrace.events.verdicts.keys import key_reader
@@ -154,9 +153,9 @@ def test_every_replay_of_an_event_is_in_one_log_partition(
     assert places[broken[3]] == {partition_of(b"3", 4)}, "not where send puts it"
 
 
-def test_the_key_is_read_as_the_wire_says(contract: Contract) -> None:
-    enveloped = replace(contract, wire="connect")
-    read = key_reader(enveloped, wires.open(enveloped))
+def test_the_key_is_read_as_the_format_says(contract: Contract) -> None:
+    enveloped = replace(contract, format="connect")
+    read = key_reader(enveloped, formats.open(enveloped))
     assert read([b'{"schema": null, "payload": {"user": 7, "price": -1}}', b'{"user": 7}']) == [b"7", None]
 
 

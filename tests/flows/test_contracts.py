@@ -125,7 +125,7 @@ def test_the_verb_tells_what_breaks(clicks: Settings, capsys: pytest.CaptureFixt
     assert code(*here, "other") == 2
     (clicks.root / "one.ndjson").write_text("{}")
     capsys.readouterr()
-    edited(clicks, ('time="at"', 'time="at", wire="avro"'))
+    edited(clicks, ('time="at"', 'time="at", format="avro"'))
     assert code("send", "clicks", str(clicks.root / "one.ndjson"), "--project", str(clicks.root)) == 2
     assert "send writes JSON" in capsys.readouterr().err
     assert code("ingest", "--until-end", "--project", str(clicks.root)) == 2

@@ -21,7 +21,7 @@ from headrace import lake, lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
-from headrace.features.applied import is_registry_as_applied
+from headrace.features.checks.applied import is_registry_as_applied
 from headrace.lineage.graph import downstream, upstream
 from headrace.serving import release
 
@@ -74,8 +74,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = root / "shop" / "models.py"
     text = models.read_text()
     for old, new in (
-        ("trials=12", "trials=1"),
-        ('"binary:logistic")', '"binary:logistic", rounds=20)'),
+        ("n_trials=12", "n_trials=1"),
+        ('"binary:logistic")', '"binary:logistic", num_boost_round=20)'),
         ('at_least("roc_auc", 0.7)', 'at_least("roc_auc", 0.5)'),
     ):
         assert old in text

@@ -19,6 +19,7 @@ from tests.lake.folder import files, missing, put
 from headrace import lake
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict, Unavailable
+from headrace.kernel.properties import LATEST_ARRIVAL, ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable, commit, expiry, heads, lease, orphan_files
 from headrace.lake import files as lake_files
@@ -70,13 +71,13 @@ def at_point(monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Ca
 class TestCompaction:
     def test_keeps_the_rows_and_the_facts(self, table: LakeTable) -> None:
         for n in range(10):
-            table.append(rows(1, n), facts={"headrace.arrived_at": str(n)})
-        table.append(rows(2, 99), facts={"headrace.arrived_at": "10"})
-        assert lake.maintain(table).compacted == 10
+            table.append(rows(1, n), facts={LATEST_ARRIVAL: str(n)})
+        table.append(rows(2, 99), facts={LATEST_ARRIVAL: "10"})
+        assert lake.keep(table).compacted == 10
         assert values(table) == [*range(10), 99]
         head = table.current_snapshot()
         assert head is not None
-        assert (head.summary["total-data-files"], head.summary["headrace.arrived_at"]) == ("2", "10")
+        assert (head.summary["total-data-files"], head.summary[LATEST_ARRIVAL]) == ("2", "10")
 
     def test_changes_no_day(self, local_table: LakeTable) -> None:
         table = local_table
@@ -383,14 +384,14 @@ class TestSweep:
 
     def test_looks_only_now_and_then(self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         local_table.append(rows(1))
-        lake.maintain(local_table)
-        swept = local_table.property(orphan_files.REMOVED_AT)
-        lake.maintain(local_table)
-        assert local_table.property(orphan_files.REMOVED_AT) == swept
+        lake.keep(local_table)
+        swept = local_table.property(ORPHANS_REMOVED)
+        lake.keep(local_table)
+        assert local_table.property(ORPHANS_REMOVED) == swept
         later = now_micros() + HOUR // 10
-        monkeypatch.setattr(orphan_files, "now_micros", lambda: later)
-        lake.maintain(local_table)
-        assert local_table.property(orphan_files.REMOVED_AT) == str(later)
+        monkeypatch.setattr(sweep, "now_micros", lambda: later)
+        lake.keep(local_table)
+        assert local_table.property(ORPHANS_REMOVED) == str(later)
 
     def test_leaves_the_files_of_a_write_under_way(self, local_table: LakeTable) -> None:
         table = local_table

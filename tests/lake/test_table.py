@@ -10,6 +10,7 @@ from headrace import lake
 from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.position import LogPosition, SnapshotPosition
+from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.lake import Lake, LakeTable
 
 SCHEMA = pa.schema(
@@ -48,12 +49,10 @@ def collected(table: LakeTable, snapshot: int | None = None) -> list[tuple[int, 
 class TestAppend:
     def test_moves_the_position_with_the_rows(self, table: LakeTable) -> None:
         moved = START.advanced({0: 10})
-        snapshot = table.append(
-            rows(2, 1), position=("ingest", None, moved), facts={"headrace.arrived_at": "5"}
-        )
+        snapshot = table.append(rows(2, 1), position=("ingest", None, moved), facts={LATEST_ARRIVAL: "5"})
         assert table.position("ingest") == moved
-        assert table.current_snapshot() == snapshot
-        assert snapshot.summary["headrace.arrived_at"] == "5"
+        assert table.head() == snapshot
+        assert snapshot.summary[LATEST_ARRIVAL] == "5"
         assert snapshot.rows == 2
 
     def test_conflicts_where_its_log_partition_has_moved(self, table: LakeTable) -> None:

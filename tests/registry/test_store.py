@@ -15,7 +15,7 @@ from headrace import registry
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Refused, Unavailable
-from headrace.registry.store import DIGEST
+from headrace.kernel.properties import BUNDLE_DIGEST
 
 REGISTER = """
 import sys
@@ -158,7 +158,7 @@ def test_a_registration_killed_anywhere_makes_one_version(settings: Settings, bu
     assert [one.version for one in opened.versions("purchase")] == [1]
     assert opened.version("purchase", 1).metrics == {"roc_auc": 0.8}
     runs = opened.client.search_runs([opened.experiment])
-    assert [run.data.tags[DIGEST] for run in runs] == [opened.version("purchase", 1).tags[DIGEST]]
+    assert [run.data.tags[BUNDLE_DIGEST] for run in runs] == [opened.version("purchase", 1).tags[BUNDLE_DIGEST]]
     assert runs[0].info.status == "FINISHED"
     place = opened.bundle("purchase", 1)
     assert sorted(one.name for one in place.parent.iterdir()) == ["1"], "no half copy is left"

@@ -10,6 +10,7 @@ import pytest
 
 from headrace import lake
 from headrace.config.settings import load_settings
+from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
@@ -111,8 +112,6 @@ def arrive(clicks: LakeTable) -> Callable[..., None]:
             "_valid": pa.array([valid] * count, pa.bool_()),
         }
         clock = str(micros(arrived))
-        clicks.append(
-            pa.table(rows), facts={"headrace.arrived_at": clock}, properties={"headrace.clock": clock}
-        )
+        clicks.append(pa.table(rows), facts={LATEST_ARRIVAL: clock}, properties={LATEST_ARRIVAL: clock})
 
     return append

@@ -12,7 +12,7 @@ from headrace.declare.model import ByTime, Model, XGBoost
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform
 from headrace.declare.table import Table
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.lake import Lake
 from headrace.projects.project import Project
 
@@ -49,19 +49,19 @@ def model() -> Model:
         labels=labels,
         target="bought",
         features=None,
-        trainer=XGBoost(rounds=60, early_stopping=10, max_depth=3),
-        tune=Tune("roc_auc", trials=4, space={"max_depth": integers(2, 4), "eta": loguniform(0.05, 0.3)}),
+        trainer=XGBoost(num_boost_round=60, early_stopping_rounds=10, max_depth=3),
+        tune=Tune("roc_auc", n_trials=4, space={"max_depth": integers(2, 4), "eta": loguniform(0.05, 0.3)}),
         split=ByTime(0.2, 0.2, gap="30m"),
         gate=[at_least("roc_auc", 0.7), not_worse_than_champion("pr_auc")],
     )
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> FeaturePlan:
     """Two features of a customer, as of the label's time."""
-    features = (Field("mood", "float64"), Field("kind", "string"))
+    features = (PlanField("mood", "float64"), PlanField("kind", "string"))
     view = AsOfView("facts", ("user_id",), "facts", "event_timestamp", features)
-    return Plan(
+    return FeaturePlan(
         "purchase",
         (EntityKey("user", "user_id", "int64"),),
         (view,),

@@ -69,7 +69,7 @@ def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> No
         (lambda: not_worse_than_champion("roc_auc", float("nan")), "must be 0 or more"),
         (lambda: not_worse_than_champion("roc_auc", unknown="maybe"), "must be 'fail' or 'pass'"),
         (lambda: Tune("auc"), "no metric 'auc'"),
-        (lambda: Tune("roc_auc", trials=0), "must be 1 or more"),
+        (lambda: Tune("roc_auc", n_trials=0), "must be 1 or more"),
         (lambda: Tune("roc_auc", space={"eta": choice(0.1, float("nan"))}), "holds nan"),
         (lambda: Tune("roc_auc", space={"max_depth": 3}), "is 3, which is none"),
         (lambda: Tune("roc_auc", space={"eta": loguniform(0, 1)}), "begins at 0"),

@@ -9,8 +9,8 @@ import pytest
 from headrace import registry
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan, decode_plan
+from headrace.features.plan import FeaturePlan, decode_plan
+from headrace.features.values.matrix import Matrix
 from headrace.kernel.run import recorder_added, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -30,13 +30,13 @@ def standing(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_training_from_the_lake_to_mlflow(
-    project: Project, filled: Lake, model: Model, plan: Plan, standing: Path
+    project: Project, filled: Lake, model: Model, plan: FeaturePlan, standing: Path
 ) -> None:
     told: list[tuple[str, int, int]] = []
     # With NaN there XGBoost's answers are NaN: no metric, never the best, and never in a report as a number.
     assert model.tune is not None
     space = {**model.tune.space, "scale_pos_weight": choice(float("nan"), 1.0)}
-    tune = Tune("roc_auc", trials=TRIALS, space=model.tune.space)
+    tune = Tune("roc_auc", n_trials=TRIALS, space=model.tune.space)
     object.__setattr__(tune, "space", space)  # a space refuses NaN; other settings may lead to it all the same
     object.__setattr__(model, "tune", tune)
     opened = registry.open(project.settings)
@@ -99,7 +99,7 @@ def _stock_mlflow(project: Project, version: int) -> None:
     assert list(whole) == list(scores)
 
 
-def _nested_runs(opened: registry.Registry, trained: job.Trained) -> None:
+def _nested_runs(opened: registry.Registry, trained: job.TrainedVersion) -> None:
     runs = {one.info.run_name: one for one in opened.client.search_runs([opened.experiment])}
     parent = runs["train purchase"]
     assert parent.data.tags["mlflow.parentRunId"] == runs["build"].info.run_id

@@ -23,7 +23,7 @@ purchase = Model(
     trainer=XGBoost(objective="binary:logistic"),
     tune=Tune(
         metric="pr_auc",
-        trials=12,
+        n_trials=12,
         space={
             "max_depth": integers(3, 6),
             "learning_rate": loguniform(0.05, 0.3),

@@ -27,7 +27,7 @@ from headrace.cluster.lean import lean
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["given", "joined", "runtime_folder"]
+__all__ = ["connect", "runtime_folder", "worker_variables"]
 
 _logger = logging.getLogger(__name__)
 _OBJECT_STORE = 512 << 20  # bytes
@@ -45,7 +45,7 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 _in_process = threading.Lock()
-_given: dict[str, str] = {}
+_worker_variables: dict[str, str] = {}
 _TIMED_OUT = "timed out during startup"  # what Ray says where its daemons are slow, in a bare Exception
 
 
@@ -75,7 +75,7 @@ def runtime_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def joined(
+def connect(
     settings: Settings, *, own: bool = False, environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
     """While the block runs, this process is connected to the project's Ray.
@@ -85,7 +85,7 @@ def joined(
 
     Args:
         own: do not join another verb's Ray, which ends when that verb does: start one.
-        environment: variables that all its workers shall have, if it is started here (`given`).
+        environment: variables that all its workers shall have, if it is started here (`worker_variables`).
 
     Raises:
         Unavailable: Ray does not start, or the profile's cluster does not answer.
@@ -99,14 +99,14 @@ def joined(
     finally:
         if not outer:
             ray.shutdown()
-            _given.clear()
+            _worker_variables.clear()
         if started:
             _forget(settings)
 
 
-def given() -> Mapping[str, str]:
+def worker_variables() -> Mapping[str, str]:
     """The variables that the workers of this process' Ray were given at its start."""
-    return _given
+    return _worker_variables
 
 
 def _ray(settings: Settings) -> ModuleType:
@@ -170,7 +170,7 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
         _sweep(folder)
         with lean(), _environment(environment):
             _start(ray, folder, quiet)
-        _given.update(environment)
+        _worker_variables.update(environment)
         address = _Address(ray.get_runtime_context().gcs_address, os.getpid())
         fresh = settings.place("ray.new")
         fresh.write_bytes(msgspec.json.encode(address))

@@ -93,7 +93,7 @@ def changes(
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op", CHANGED_AT),
             within=spans[0], times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
-            partitions=partitions, retention=spans[1], wire="debezium", version=version, place=place,
+            partitions=partitions, retention=spans[1], format="debezium", version=version, place=place,
             row_key=tuple(key), time_unit=time_unit,
             alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
         )  # fmt: skip

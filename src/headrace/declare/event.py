@@ -52,7 +52,7 @@ class Contract:
             refused ones with why; None: none.
         retention: how long the log keeps an event at least; None: what the topic has, and for good where
             it is made. The topic's table keeps what was ingested, however long ago.
-        wire: how the raw bytes hold an event (events.wires): `json`, or `connect` for Kafka Connect's
+        format: how the raw bytes hold an event (events.formats): `json`, or `connect` for Kafka Connect's
             `{"schema": ..., "payload": ...}`; `debezium` for changes of a database's rows (@changes).
         version: raised by who changes the contract so that events that were good are refused, or a
             field goes; the topic's table remembers the last (events.evolution).
@@ -74,7 +74,7 @@ class Contract:
     extra: Literal["keep", "refuse"]
     partitions: int
     retention: timedelta | None
-    wire: str
+    format: str
     place: Place
     zone: str | None = None
     late: timedelta | None = None
@@ -110,7 +110,7 @@ def event(
     alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
     forward: tuple[str, str] | None = None,
     retention: str | timedelta | None = None,
-    wire: Literal["json", "connect", "avro"] = "json",
+    format: Literal["json", "connect", "avro"] = "json",
     version: int = 1,
     upgrades: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
 ) -> Callable[[S], S]:
@@ -138,7 +138,7 @@ def event(
                 topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
                 times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
                 oldest=_instant(oldest), extra=extra, partitions=partitions, retention=windows[2],
-                alerts=alerts, forward=forward, wire=wire, version=version, upgrades=dict(upgrades or {}),
+                alerts=alerts, forward=forward, format=format, version=version, upgrades=dict(upgrades or {}),
                 place=place,
             )  # fmt: skip
         except ValueError as error:

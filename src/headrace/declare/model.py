@@ -50,18 +50,18 @@ class XGBoost:
     """Gradient-boosted trees by XGBoost.
 
     Attributes:
-        rounds: the most trees; fewer where the validation part stops improving.
-        early_stopping: how many rounds without improvement end the fit.
+        num_boost_round: the most trees; fewer where the validation part stops improving.
+        early_stopping_rounds: how many rounds without improvement end the fit.
         parameters: XGBoost's own, such as `objective`.
     """
 
-    rounds: int = 300
-    early_stopping: int = 20
+    num_boost_round: int = 300
+    early_stopping_rounds: int = 20
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    def __init__(self, rounds: int = 300, early_stopping: int = 20, **parameters: Any) -> None:
-        object.__setattr__(self, "rounds", rounds)
-        object.__setattr__(self, "early_stopping", early_stopping)
+    def __init__(self, num_boost_round: int = 300, early_stopping_rounds: int = 20, **parameters: Any) -> None:
+        object.__setattr__(self, "num_boost_round", num_boost_round)
+        object.__setattr__(self, "early_stopping_rounds", early_stopping_rounds)
         object.__setattr__(self, "parameters", parameters)
 
 

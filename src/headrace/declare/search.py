@@ -67,7 +67,7 @@ class Tune:
 
     Attributes:
         metric: what the search improves on the validation part (a name of declare.metrics.METRICS).
-        trials: how many settings are tried.
+        n_trials: how many settings are tried.
         space: parameter → its space; the others stay as the trainer says.
         seed: makes the search repeatable.
 
@@ -77,15 +77,15 @@ class Tune:
     """
 
     metric: str
-    trials: int = 10
+    n_trials: int = 10
     space: Mapping[str, Space] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
         place = Place.of_caller(3)  # of_caller, this, __init__, the project
         find_metric(self.metric, place)
-        if self.trials < 1:
-            raise ProjectError(f"trials={self.trials!r} must be 1 or more", where=str(place))
+        if self.n_trials < 1:
+            raise ProjectError(f"n_trials={self.n_trials!r} must be 1 or more", where=str(place))
         for name, space in self.space.items():
             if not isinstance(space, Space):
                 raise ProjectError(

@@ -378,16 +378,16 @@ class _RayBeside:
         self._thread.join()
 
     def await_ready(self) -> None:
-        """Returns when this process is connected. Raises Unavailable as `joined` does."""
+        """Returns when this process is connected. Raises Unavailable as `connect` does."""
         self._ready.wait()
         if self._failed is not None:
             raise self._failed
 
     def _run(self) -> None:
-        from headrace.cluster.connection import joined
+        from headrace.cluster.connection import connect
 
         try:
-            with joined(self._settings):
+            with connect(self._settings):
                 self._ready.set()
                 self._over.wait()
         except BaseException as error:

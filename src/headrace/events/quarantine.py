@@ -17,11 +17,12 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.event import Contract
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.contracts.shape import CODES
-from headrace.events.verdicts.judge import FIRST, First
+from headrace.events.verdicts.judge import First
 from headrace.events.verdicts.keys import digest_of, key_reader
 from headrace.kernel.errors import CallError
+from headrace.kernel.properties import FIRST_POSITION
 from headrace.lake import Lake
 from headrace.log import Log, append_fitting
 
@@ -167,12 +168,12 @@ def replay(
     in one log partition and are judged in order.
 
     Args:
-        registry: where the schemas are that the events name, if the contract's wire has such.
+        registry: where the schemas are that the events name, if the contract's format has such.
         dry_run: only say what would be put there.
 
     Raises:
         CallError: there is no such code, or more is chosen than one transaction takes.
-        ProjectError: the contract's wire needs a registry.
+        ProjectError: the contract's format needs a registry.
     """
     rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset")
     chosen = (rows if choice.limit is None else rows.head(choice.limit)).collect()
@@ -187,13 +188,13 @@ def replay(
     if found.events and not dry_run:
         events = _with_raw(contract, lake, chosen)
         values = [one.raw for one in events]
-        keys = key_reader(contract, wires.open(contract, registry))(values)
+        keys = key_reader(contract, formats.open(contract, registry))(values)
         positions = append_fitting(
             log,
             contract.topic,
             values,
             [digest_of(raw) if key is None else key for raw, key in zip(values, keys, strict=True)],
-            [{FIRST: b"%d:%d" % (one.partition, one.offset)} for one in events],
+            [{FIRST_POSITION: b"%d:%d" % (one.partition, one.offset)} for one in events],
         )
         is_large = pl.Series([position is None for position in positions])
         large = chosen.filter(is_large).select("partition", "offset").rows()

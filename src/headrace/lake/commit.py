@@ -32,14 +32,14 @@ from sqlalchemy.exc import OperationalError
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
+from headrace.kernel.properties import COMMIT_ID
 from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
 
-__all__ = ["BATCH", "BRIEF", "LONG", "Change", "commit", "discard", "writing"]
+__all__ = ["BRIEF", "LONG", "Change", "commit", "discard", "writing"]
 
 _logger = logging.getLogger(__name__)
-BATCH = "headrace.batch"
 # Microseconds from a data file's beginning to its commit, at most: the sweep takes files for left behind
 # when they are twice as old, or a day. LONG is for writes whose rows are still being made meanwhile.
 BRIEF = 1_800_000_000
@@ -156,7 +156,7 @@ def _is_marked(table: Any) -> bool:
 def _try(table: Any, change: Change, batch: str) -> int:
     properties = change.properties(table)
     removed = change.removed(table) if change.removed is not None else []
-    facts = {**change.facts(table), BATCH: batch}
+    facts = {**change.facts(table), COMMIT_ID: batch}
     merging = {"commit.manifest.min-count-to-merge": "2"} if change.merge else {}
     transaction = writing(table, merging).transaction()
     update = transaction.update_snapshot(snapshot_properties=facts)
@@ -204,7 +204,7 @@ def _after_unknown(load: Callable[[], Any], batch: str) -> IcebergSnapshot | Non
 
 def _find(table: Any, batch: str) -> IcebergSnapshot | None:
     for snapshot in reversed(table.metadata.snapshots):
-        if snapshot.summary is not None and snapshot.summary.additional_properties.get(BATCH) == batch:
+        if snapshot.summary is not None and snapshot.summary.additional_properties.get(COMMIT_ID) == batch:
             return snapshot
     return None
 

@@ -16,8 +16,8 @@ from typing import Any
 from headrace.config.settings import Settings
 from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.properties import ROWS_OF
 from headrace.lake.home import is_home
-from headrace.lake.snapshot import ROWS_OF
 
 __all__ = ["heads", "missing", "snapshots_made"]
 

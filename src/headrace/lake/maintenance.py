@@ -21,16 +21,16 @@ from pyiceberg.table import FileScanTask
 
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.faults import reach
+from headrace.kernel.properties import COMMIT_ID, MAINTENANCE, PREFIX, ROWS_OF
 from headrace.kernel.time import now_micros
 from headrace.lake import expiry
 from headrace.lake.changes import COMPACTED, age, live_entries
-from headrace.lake.commit import BATCH, BRIEF, Change, commit, discard
+from headrace.lake.commit import BRIEF, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
 from headrace.lake.orphan_files import is_due, remove_orphan_files
 from headrace.lake.pins import forget_keeps
-from headrace.lake.snapshot import ROWS_OF
 from headrace.lake.table import LakeTable
 
 __all__ = ["MaintenanceReport", "maintain"]
@@ -212,9 +212,9 @@ def _facts(kind: str) -> Any:
     def carried(iceberg: Any) -> Mapping[str, str]:
         head = iceberg.current_snapshot()
         said = head.summary.additional_properties if head is not None and head.summary is not None else {}
-        kept = {n: v for n, v in said.items() if n.startswith("headrace.") and n != BATCH}
+        kept = {n: v for n, v in said.items() if n.startswith(PREFIX) and n != COMMIT_ID}
         same = {} if head is None else {ROWS_OF: kept.get(ROWS_OF, str(head.snapshot_id))}
-        return {**kept, **same, "headrace.maintenance": kind}
+        return {**kept, **same, MAINTENANCE: kind}
 
     return carried
 

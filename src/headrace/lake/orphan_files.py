@@ -25,14 +25,13 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from headrace.kernel.faults import reach
+from headrace.kernel.properties import ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
 from headrace.lake.changes import COMPACTED
 from headrace.lake.files import APPENDED
 
-__all__ = ["REMOVED_AT", "is_due", "remove_orphan_files"]
+__all__ = ["is_due", "sweep"]
 
-# Table property: when the last removal began, in microseconds since 1970.
-REMOVED_AT = "headrace.maintenance.orphan_files_removed_at"
 _OFTEN = 10  # sweeps in a grace
 _TOGETHER = 1000  # files that are deleted between two looks at the lease
 _AT_ONCE = 8  # deletions; an object store takes a while for each
@@ -54,7 +53,7 @@ class _Folder:
 
 def is_due(iceberg: Any, grace: timedelta) -> bool:
     """Whether the last sweep of the table is a tenth of the grace ago."""
-    return now_micros() - int(iceberg.properties.get(REMOVED_AT, 0)) >= grace // _MICROS // _OFTEN
+    return now_micros() - int(iceberg.properties.get(ORPHANS_REMOVED, 0)) >= grace // _MICROS // _OFTEN
 
 
 def remove_orphan_files(
@@ -75,7 +74,7 @@ def remove_orphan_files(
     """
     began = now_micros()
     folder = _folder(iceberg)
-    last = iceberg.properties.get(REMOVED_AT)
+    last = iceberg.properties.get(ORPHANS_REMOVED)
     waits, old = began - grace // _MICROS, began - longest_write // _MICROS
     behind_head = iceberg.current_snapshot().timestamp_ms * 1000 - grace // _MICROS
     # Listed first, looked up after: what a commit makes use of in between is seen as referred to.
@@ -97,7 +96,7 @@ def remove_orphan_files(
     for path in gone:
         del unreferenced[path]
     _note(folder, f"{_NOTE}{began}.parquet", unreferenced)
-    return len(gone), {REMOVED_AT: str(began)}
+    return len(gone), {ORPHANS_REMOVED: str(began)}
 
 
 def _folder(iceberg: Any) -> _Folder:

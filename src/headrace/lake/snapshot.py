@@ -7,10 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-__all__ = ["ROWS_OF", "Snapshot", "snapshot_of"]
-
-ROWS_OF = "headrace.rows_of"
-"""In the summary of a snapshot that upkeep made: the id of the one whose rows it has."""
+__all__ = ["Snapshot", "snapshot_of"]
 
 
 class Snapshot(Struct, frozen=True):

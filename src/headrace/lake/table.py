@@ -16,6 +16,7 @@ from pyiceberg.transforms import DayTransform
 
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
+from headrace.kernel.properties import POSITION
 from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry
 from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
@@ -34,7 +35,6 @@ Said = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
 Expected = Mapping[str, str | None]
 """Properties and the values that they should have; None: not be there."""
 
-_POSITION = "headrace.position."
 _EPOCH = date(1970, 1, 1)
 _TRIES = 50
 
@@ -362,7 +362,7 @@ def _said(given: Said | None, table: Any) -> Mapping[str, str]:
 
 
 def _stored_position(table: Any, name: str) -> Position | None:
-    text = table.properties.get(_POSITION + name)
+    text = table.properties.get(POSITION + name)
     return None if text is None else decode_position(text)
 
 
@@ -374,7 +374,7 @@ def _moved(table: Any, name: str, expected: Position | None, new: Position, labe
     if not isinstance(new, LogPosition):
         if stored != expected:
             raise Conflict("another writer moved the position", where=where, remedy=remedy)
-        return {_POSITION + name: encode_position(new)}
+        return {POSITION + name: encode_position(new)}
     if stored is None:
         stored = LogPosition(new.topic, new.log_id)
     if not isinstance(stored, LogPosition) or (stored.topic, stored.log_id) != (new.topic, new.log_id):
@@ -393,4 +393,4 @@ def _moved(table: Any, name: str, expected: Position | None, new: Position, labe
                 where=where,
                 remedy=remedy,
             )
-    return {_POSITION + name: encode_position(stored.advanced(moves))}
+    return {POSITION + name: encode_position(stored.advanced(moves))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
+from headrace.kernel.properties import PREFIX, RUN
 from headrace.kernel.run import RunEvent
 from headrace.kernel.secrets import clean, clean_text
 from headrace.kernel.time import micros
@@ -27,7 +28,7 @@ class SpanRecorder:
             self._spans[run.id] = self._tracer.start_span(
                 run.job,
                 context=None if above is None else trace.set_span_in_context(above),
-                attributes={"headrace.run": run.id},
+                attributes={RUN: run.id},
                 start_time=micros(run.started) * 1000,
             )
             return
@@ -38,7 +39,7 @@ class SpanRecorder:
             return
         for name, value in clean(run.facts).items():
             plain = value if isinstance(value, (str, bool, int, float)) else str(value)
-            span.set_attribute(f"headrace.{name}", plain)
+            span.set_attribute(f"{PREFIX}{name}", plain)
         if event.error is not None:
             span.set_status(Status(StatusCode.ERROR, clean_text(str(event.error))))
         span.end(end_time=micros(event.time) * 1000)

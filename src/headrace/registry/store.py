@@ -24,6 +24,7 @@ from headrace.kernel.addresses import path_of_sqlalchemy
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
+from headrace.kernel.properties import BUNDLE_DIGEST, RUN
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.time import from_micros
 from headrace.registry import tables
@@ -35,9 +36,8 @@ from headrace.registry.tables import Version
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["DIGEST", "Registry", "Version", "open"]
+__all__ = ["BUNDLE_DIGEST", "Registry", "Version", "open"]
 
-DIGEST = "headrace.bundle_digest"
 _ARTIFACT = "bundle"
 _FOREIGN = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors are MLflow's
 _ANSWER = 5.0  # seconds that an MLflow server has to answer at all
@@ -115,7 +115,7 @@ class Registry:
         with self._lock(model), _reached(self._settings):
             version = self._registered(model, digest)
             if version is None:
-                tags = {**tags, DIGEST: digest}
+                tags = {**tags, BUNDLE_DIGEST: digest}
                 run_id = self._logged(model, bundle, digest, metrics, params, tags, parent_run)
                 faults.reach("registry.before_version")
                 version = self._made_version(model, run_id, tags)
@@ -263,7 +263,7 @@ class Registry:
             shutil.rmtree(half, ignore_errors=True)
 
     def _registered(self, model: str, digest: str) -> int | None:
-        found = [one for one in self._found(model) if one.tags.get(DIGEST) == digest]
+        found = [one for one in self._found(model) if one.tags.get(BUNDLE_DIGEST) == digest]
         return min((int(one.version) for one in found), default=None)
 
     def _found(self, model: str) -> list[Any]:
@@ -290,11 +290,13 @@ class Registry:
         from mlflow.entities import Metric, Param
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-        begun = self.client.search_runs([self.experiment], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
+        begun = self.client.search_runs(
+            [self.experiment], f"tags.`{BUNDLE_DIGEST}` = '{digest}'", max_results=1
+        )
         if begun:
             run_id = str(begun[0].info.run_id)
         else:
-            outer = parent_run or self._run_of(tags.get("headrace.run"))
+            outer = parent_run or self._run_of(tags.get(RUN))
             nested = {MLFLOW_PARENT_RUN_ID: outer} if outer else {}
             run = self.client.create_run(
                 self.experiment, tags={**tags, **nested, MLFLOW_RUN_NAME: f"version of {model}"}

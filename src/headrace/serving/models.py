@@ -21,7 +21,7 @@ from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
-from headrace.features.plan import Plan, decode_plan
+from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.private import make_private
 from headrace.registry import Registry
@@ -55,7 +55,7 @@ class Loaded:
     """
 
     version: int
-    plan: Plan
+    plan: FeaturePlan
     columns: tuple[str, ...]
     lookup: Lookup
     predictor: Predictor

@@ -1,4 +1,4 @@
-"""The product's own topics: they have contracts, and are ingested like any other."""
+"""The system topics, which Headrace itself writes: each has a contract and is ingested like any other."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from headrace.declare.event import Contract, contract_of
 from headrace.serving.prediction_log import Prediction
 from headrace.serving.release import Release
 
-__all__ = ["own_contracts"]
+__all__ = ["system_contracts"]
 
 
-def own_contracts() -> list[Contract]:
+def system_contracts() -> list[Contract]:
     """The contracts of `headrace.alerts`, `headrace.predictions` and `headrace.releases`."""
     return [one for one in map(contract_of, (Alert, Prediction, Release)) if one is not None]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
@@ -22,7 +23,7 @@ from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
 from headrace.tables.days import check_day, make_days, refuse_lost_rows
 from headrace.tables.plan import Plan, stale_days
-from headrace.tables.read import CLOCK, Input, read_input
+from headrace.tables.read import Input, read_input
 
 __all__ = ["Built", "build_table", "unpin_inputs"]
 
@@ -112,7 +113,7 @@ def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) 
     first = next(pieces)
     made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
-    facts = dict(properties) if plan.clock is None else {**properties, CLOCK: str(plan.clock)}
+    facts = dict(properties) if plan.clock is None else {**properties, LATEST_ARRIVAL: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
     snapshot = made.overwrite(
         _chained(first, pieces), partitions=days, facts=facts, properties=properties, expect=plan.expect

@@ -17,17 +17,17 @@ import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
+from headrace.kernel.properties import CHANGELOG, CODE
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
 from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
 from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
-from headrace.tables.plan import CODE, Plan
+from headrace.tables.plan import Plan
 from headrace.tables.read import read_input
 
 __all__ = ["keep_current"]
 
-_STANDS = "headrace.changelog"
 _logger = logging.getLogger(__name__)
 
 
@@ -67,7 +67,7 @@ def keep_current(
     assert isinstance(contract, Contract)
     changelog = read_input(project, lake, contract, plan.inputs[0].snapshot)
     made = lake.table(table.name) if lake.exists(table.name) else None
-    told = made.property(_STANDS) if made is not None else None
+    told = made.property(CHANGELOG) if made is not None else None
     stands = _Stands()
     if told is not None and plan.expect[CODE] == properties[CODE]:
         stands = msgspec.json.decode(told, type=_Stands)
@@ -82,8 +82,8 @@ def keep_current(
             )
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
-    said = {**properties, _STANDS: msgspec.json.encode(after).decode()}
-    snapshot = made.overwrite(written, facts=said, properties=said, expect={**plan.expect, _STANDS: told})
+    said = {**properties, CHANGELOG: msgspec.json.encode(after).decode()}
+    snapshot = made.replace(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
     return snapshot, written.schema
 
 

@@ -9,16 +9,13 @@ import msgspec
 
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
+from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
 from headrace.tables.read import Input, Readable, good_rows, input_name, newest
 
-__all__ = ["CODE", "INPUT", "MADE_AT", "Plan", "spread_days", "stale_days"]
-
-CODE = "headrace.code"
-INPUT = "headrace.input."
-MADE_AT = "headrace.clock"
+__all__ = ["Plan", "spread_days", "stale_days"]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -53,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True):
         """What the table's properties say once this plan is carried out."""
         said = {f"{INPUT}{one.name}": _text(one.version) for one in self.inputs}
         if self.clock is not None:
-            said[MADE_AT] = str(self.clock)
+            said[LATEST_ARRIVAL] = str(self.clock)
         return {**said, CODE: code}
 
 
@@ -77,7 +74,7 @@ def stale_days(
     clocks = [one.clock for one in inputs if one.clock is not None]
     clock = min(clocks) if clocks else None
     made = lake.table(table.name) if lake.exists(table.name) else None
-    names = [CODE, MADE_AT, *(f"{INPUT}{one.name}" for one in inputs)]
+    names = [CODE, LATEST_ARRIVAL, *(f"{INPUT}{one.name}" for one in inputs)]
     expect = {name: None if made is None else made.property(name) for name in names}
     day = table.partition_by
     rows: dict[date, int] = {}
@@ -146,7 +143,7 @@ def _changed(
         if changed:
             because.append(f"{one.name} changed on {_spell(changed)}")
         days |= spread_days(changed, day)
-    then = expect[MADE_AT]
+    then = expect[LATEST_ARRIVAL]
     if table.takes_now and clock is not None and then is not None and int(then) != clock:
         until = from_micros(int(then))
         still_open = {d for d in every if datetime.combine(_last_read(d, day), time.max, UTC) >= until}

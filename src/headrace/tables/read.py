@@ -12,13 +12,13 @@ from headrace.declare.source import Source
 from headrace.declare.table import ONE_DAY, Table
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import add_days
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
 from headrace.tables.files import digest_of, read_files
 
 __all__ = [
-    "CLOCK",
     "Input",
     "Readable",
     "between",
@@ -28,7 +28,6 @@ __all__ = [
     "read_input",
 ]
 
-CLOCK = "headrace.arrived_at"  # in a snapshot's summary: the latest arrival so far, in microseconds
 _LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
 _FIRST_COLUMNS = ("_first_partition", "_first_offset")  # of a changelog: a replay stands where it first stood
 
@@ -90,11 +89,11 @@ def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = N
 
 
 def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
-    if CLOCK in snapshot.summary:
-        return int(snapshot.summary[CLOCK])
+    if LATEST_ARRIVAL in snapshot.summary:
+        return int(snapshot.summary[LATEST_ARRIVAL])
     # Another engine's commit does not carry it on: the last one before it that had it tells.
-    known = [s for s in table.snapshots() if CLOCK in s.summary and s.at <= snapshot.at]
-    return int(known[-1].summary[CLOCK]) if known else None
+    known = [s for s in table.history() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
+    return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
 
 def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> pl.LazyFrame:

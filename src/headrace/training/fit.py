@@ -13,8 +13,8 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.declare.model import Model, XGBoost
-from headrace.features.matrix import Encoding, Matrix
-from headrace.features.plan import Plan
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Encoding, Matrix
 from headrace.kernel.run import run
 from headrace.training.split import Parts
 from headrace.training.trainers import xgboost
@@ -76,7 +76,7 @@ class Fit:
         return xgboost.load(folder)
 
 
-def prepare(parts: Parts, target: str, plan: Plan) -> Prepared:
+def prepare(parts: Parts, target: str, plan: FeaturePlan) -> Prepared:
     """The parts as matrices; what there is to learn of an encoding comes from the train part alone."""
     encoding = Encoding.learn(parts.train, plan)
     matrix = Matrix(plan, encoding)
@@ -108,7 +108,7 @@ def final_fit(
 ) -> Fit:
     """Fits with these parameters by Ray Train, with all the cluster's CPUs.
 
-    The process must be connected to Ray (`cluster.joined`).
+    The process must be connected to Ray (`cluster.connect`).
 
     Args:
         prepared: the matrices; the validation part says when to stop.
@@ -146,8 +146,8 @@ def _by_ray_train(
     told = {
         "data": [ray.put((prepared.train, prepared.validation))],  # in a list: a bare one would be fetched
         "parameters": parameters,
-        "rounds": trainer.rounds,
-        "early_stopping": trainer.early_stopping,
+        "rounds": trainer.num_boost_round,
+        "early_stopping": trainer.early_stopping_rounds,
         "threads": cores,
         "features": prepared.encoding.features,
     }

@@ -17,13 +17,15 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
-from headrace.cluster.connection import joined
+from headrace.cluster.connection import connect
 from headrace.declare.model import Model
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
+from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
+from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, RUN, TRAINING_SET
+from headrace.kernel.properties import PLAN as PLAN_TAG
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
 from headrace.projects.checkout import commit_of
@@ -39,7 +41,7 @@ from headrace.training.trainers import xgboost
 from headrace.training.training_set import Rows, TrainingSet
 from headrace.training.tuning import Trial, search
 
-__all__ = ["PLAN", "Report", "Trained", "train"]
+__all__ = ["PLAN", "Report", "TrainedVersion", "train"]
 
 REPORT, MODEL = "training.json", "model"
 
@@ -93,17 +95,17 @@ class Report(Struct, frozen=True, kw_only=True):
         """Where the version comes from: run, code, commit, plan, rows, and what the gate said."""
         made = self.training_set
         return {
-            "headrace.run": self.run,
-            "headrace.code": self.code,
-            **({} if self.commit is None else {"headrace.commit": self.commit}),
-            "headrace.plan": made.plan,
-            "headrace.training_set": f"{made.table}@{made.snapshot}",
-            **{f"headrace.input.{name}": str(snapshot) for name, snapshot in made.inputs.items()},
-            "headrace.gate": "passed" if self.gate.passed else "refused",
+            RUN: self.run,
+            CODE: self.code,
+            **({} if self.commit is None else {COMMIT: self.commit}),
+            PLAN_TAG: made.plan,
+            TRAINING_SET: f"{made.table}@{made.snapshot}",
+            **{f"{INPUT}{name}": str(snapshot) for name, snapshot in made.inputs.items()},
+            GATE: "passed" if self.gate.passed else "refused",
         }
 
 
-class Trained(Struct, frozen=True):
+class TrainedVersion(Struct, frozen=True):
     """A version that is ready to be registered: its files, and what MLflow shall know of it.
 
     Attributes:
@@ -141,13 +143,13 @@ def train(
     project: Project,
     lake: Lake,
     model: Model,
-    plan: Plan,
+    plan: FeaturePlan,
     *,
     code: str = "",
     champion: Path | None = None,
     inputs: Mapping[str, int] | None = None,
     progress: Progress | None = None,
-) -> Trained:
+) -> TrainedVersion:
     """Trains a version of the model, and judges it.
 
     Starts Ray, unless the process is connected to the project's already.
@@ -186,24 +188,24 @@ def train(
                 model, this.id, code, made, rows, parts, prepared, fitted, trials, predictor, rival, commit
             )
             _write(bundle, plan, report)
-            trained = Trained(bundle, report, False)
+            trained = TrainedVersion(bundle, report, False)
         # Until it is registered, a bundle goes by the run that trained it.
         this.output(Dataset("model", f"{model.name}@{trained.report.run}"))
         this.fact(params=trained.params, metrics=trained.metrics, gate=msgspec.to_builtins(trained.report.gate))
     return trained
 
 
-def _resumed(bundle: Path, code: str) -> Trained | None:
+def _resumed(bundle: Path, code: str) -> TrainedVersion | None:
     path = bundle / REPORT
     if not code or not path.is_file():
         return None
-    return Trained(bundle, msgspec.json.decode(path.read_bytes(), type=Report), True)
+    return TrainedVersion(bundle, msgspec.json.decode(path.read_bytes(), type=Report), True)
 
 
 def _fitted(
     project: Project, model: Model, prepared: Prepared, folder: Path, progress: Progress | None
 ) -> tuple[Fit, list[Trial]]:
-    with joined(project.settings):
+    with connect(project.settings):
         try:
             trials = [] if model.tune is None else search(prepared, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed
@@ -263,7 +265,7 @@ def _try_champion(
     project: Project,
     lake: Lake,
     champion: Path | None,
-    plan: Plan,
+    plan: FeaturePlan,
     test: pl.DataFrame,
     target: str,
     made: TrainingSet,
@@ -298,7 +300,7 @@ def lacking_features(champion: Path, test: pl.DataFrame) -> list[str]:
     return sorted({feature.column for feature in plan.features} - set(test.columns))
 
 
-def _write(bundle: Path, plan: Plan, report: Report) -> None:
+def _write(bundle: Path, plan: FeaturePlan, report: Report) -> None:
     """The files of the bundle; the report comes last, and says that it is whole."""
     (bundle / PLAN).write_bytes(msgspec.json.format(encode_plan(plan), indent=1))
     write_mlmodel(bundle, plan)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from headrace.kernel.properties import INPUT, RUN
 from headrace.kernel.run import Run, RunEvent
 from headrace.kernel.time import micros
 
@@ -68,8 +69,8 @@ class MlflowRecorder:
         for event in reversed(ended):  # a parent ends after its children, and is written before them
             run, facts, status = event.run, event.run.facts, _status(event)
             parent = next((self._written[one.id] for one in _parents(run) if one.id in self._written), None)
-            tags = {"headrace.run": run.id}
-            tags |= {f"headrace.input.{one.name}": str(one.position) for one in run.inputs}
+            tags = {RUN: run.id}
+            tags |= {f"{INPUT}{one.name}": str(one.position) for one in run.inputs}
             own = self._run(
                 run.job, run, status, parent, facts.get("params", {}), facts.get("metrics", {}), tags
             )

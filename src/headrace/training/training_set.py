@@ -14,11 +14,12 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.model import Model
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan
-from headrace.features.point_in_time import join
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
+from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
@@ -27,8 +28,6 @@ from headrace.training.split import MOMENT
 __all__ = ["Rows", "TrainingSet", "keep_for", "make", "read", "reader"]
 
 _logger = logging.getLogger(__name__)
-_MADE_FROM = "headrace.made_from"
-_REFUSED = "headrace.refused"
 
 
 class TrainingSet(Struct, frozen=True):
@@ -54,7 +53,7 @@ class TrainingSet(Struct, frozen=True):
 
 
 def make(
-    project: Project, lake: Lake, model: Model, plan: Plan, *, inputs: Mapping[str, int] | None = None
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, *, inputs: Mapping[str, int] | None = None
 ) -> TrainingSet:
     """Makes the training set, unless it is already made from just these snapshots.
 
@@ -74,12 +73,18 @@ def make(
         for name, snapshot in pinned.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
-        head = lake.table(table).current_snapshot() if lake.exists(table) else None
-        if head is None or head.summary.get(_MADE_FROM) != made_from:
+        head = lake.table(table).head() if lake.exists(table) else None
+        if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
             head = _made(project, lake, model, plan, pinned, made_from)
         lake.table(table).create_tag(f"training.{head.id}", head.id)
         made = TrainingSet(
-            model.name, table, head.id, pinned, plan.digest, head.rows, int(head.summary.get(_REFUSED, 0))
+            model.name,
+            table,
+            head.id,
+            pinned,
+            plan.digest,
+            head.rows,
+            int(head.summary.get(UNLABELLED_ROWS, 0)),
         )
         this.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
         this.fact(rows=made.rows, refused=made.refused, plan=plan.digest)
@@ -124,7 +129,7 @@ class Rows(Struct, frozen=True):
     infinite: dict[str, int]
 
 
-def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
+def read(lake: Lake, made: TrainingSet, plan: FeaturePlan, target: str) -> Rows:
     """The rows of the training set that serving would answer.
 
     Raises:
@@ -148,7 +153,7 @@ def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
     return Rows(complete, len(frame) - len(complete), infinite)
 
 
-def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> dict[str, int]:
+def _pinned(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
     """The snapshot of each table that is read, pinned."""
     pinned = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
@@ -161,14 +166,14 @@ def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> 
     return pinned
 
 
-def _made_from(model: Model, plan: Plan, inputs: dict[str, int]) -> str:
+def _made_from(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
     """What the rows depend on, as a digest: the same again makes the same rows."""
     lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _made(
-    project: Project, lake: Lake, model: Model, plan: Plan, inputs: dict[str, int], made_from: str
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, inputs: dict[str, int], made_from: str
 ) -> Snapshot:
     read_table = reader(project, lake, inputs)
     labels = _labels(read_table(model.labels.name), model, plan)
@@ -177,11 +182,10 @@ def _made(
     rows = join(labelled, plan, read_table).to_arrow()
     table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
     facts = {
-        f"headrace.input.{name}": encode_position(SnapshotPosition(name, snapshot))
-        for name, snapshot in inputs.items()
+        f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
-    facts |= {_MADE_FROM: made_from, _REFUSED: str(len(labels) - len(labelled))}
-    return table.overwrite(rows, facts=facts)
+    facts |= {INPUTS_DIGEST: made_from, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
+    return table.replace(rows, facts=facts)
 
 
 def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:
@@ -195,7 +199,7 @@ def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[
     return read_table
 
 
-def _labels(table: pl.LazyFrame, model: Model, plan: Plan) -> pl.DataFrame:
+def _labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:
     keys = [one.join_key for one in plan.entities]
     wanted = dict.fromkeys([*keys, MOMENT, *(one.name for one in plan.request), model.target])
     there = [name for name in wanted if name in table.collect_schema().names()]  # join names what lacks

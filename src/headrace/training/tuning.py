@@ -47,7 +47,7 @@ def search(
 ) -> list[Trial]:
     """Tries settings, as many at a time as the cluster has CPUs; the best comes first.
 
-    The process must be connected to Ray (`cluster.joined`).
+    The process must be connected to Ray (`cluster.connect`).
 
     Args:
         prepared: the matrices; they go to Ray once.
@@ -97,7 +97,7 @@ def _by_ray_tune(
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     told = {"data": ray.put((prepared.train, prepared.validation)), "trainer": trainer, "metric": tune.metric}
-    sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=max(4, tune.trials // 2))
+    sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=max(4, tune.n_trials // 2))
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(_trainable(told), {"cpu": 1}),
         param_space={name: _space(one) for name, one in tune.space.items()},
@@ -105,8 +105,8 @@ def _by_ray_tune(
             metric="value",
             mode=mode,
             search_alg=OptunaSearch(sampler=sampler),
-            num_samples=tune.trials,
-            max_concurrent_trials=min(cores, tune.trials),
+            num_samples=tune.n_trials,
+            max_concurrent_trials=min(cores, tune.n_trials),
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
@@ -175,8 +175,8 @@ def _trainable(told: dict[str, Any]) -> Any:
                 self._train,
                 self._validation,
                 parameters,
-                rounds=trainer.rounds,
-                early_stopping=trainer.early_stopping,
+                rounds=trainer.num_boost_round,
+                early_stopping=trainer.early_stopping_rounds,
                 matrices=self._matrices[bins],
             )
             try:
@@ -202,7 +202,7 @@ def _callbacks(tune: Tune, progress: Progress | None) -> list[Any]:
 
         def on_trial_complete(self, *_: Any, **__: Any) -> None:
             self.done += 1
-            told("trials", self.done, tune.trials)
+            told("trials", self.done, tune.n_trials)
 
     return [Telling()]
 

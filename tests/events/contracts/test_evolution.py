@@ -18,9 +18,9 @@ from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.description import described
 from headrace.events.contracts.evolution import changes
 from headrace.events.ingest.adoption import adopted
-from headrace.events.ingest.facts import CONTRACT
 from headrace.events.ingest.ingest import Ingest
 from headrace.kernel.errors import Conflict, Refused
+from headrace.kernel.properties import CONTRACT
 from headrace.lake import Lake
 from headrace.log import Log
 
@@ -130,7 +130,7 @@ def like(**annotations: Any) -> Contract:
         (declared(Visit, future="1h"), ("compatible", None)),
         (declared(Visit, identity=["user"]), ("tightens", None)),
         (declared(Visit, zone="Europe/Paris"), ("breaks", None)),
-        (declared(Visit, wire="connect"), ("tightens", None)),
+        (declared(Visit, format="connect"), ("tightens", None)),
         (declared(Visit, times=["rfc3339", "epoch_ms"]), ("compatible", None)),
         (declared(Visit, times=["epoch_ms"]), ("tightens", None)),
         (declared(Visit, upgrades={Place: lambda one: one}), ("compatible", None)),

@@ -24,14 +24,14 @@ from tests.until import until
 from headrace import log
 from headrace.declare.event import Contract
 from headrace.events.ingest import forward as forwarding
-from headrace.events.ingest.forward import AGAIN, AT, ForwardSink
+from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.ingest.raw import read_events
 from headrace.events.quarantine import Choice, replay
-from headrace.events.verdicts.judge import FIRST
 from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import FIRST_POSITION, FORWARDED_FROM, REWRITTEN
 from headrace.lake import Lake
 from headrace.log import Batch, Log
 from headrace.log.kafka import member as kafka_member
@@ -74,7 +74,9 @@ def everything(kafka: Log, topic: str) -> list[Batch]:
 
 def at(kafka: Log, topic: str) -> list[bytes]:
     """Where the events stand on their own topic that were forwarded to this one, sorted."""
-    return sorted(headers[AT] for batch in everything(kafka, topic) for headers in batch.headers if headers)
+    return sorted(
+        headers[FORWARDED_FROM] for batch in everything(kafka, topic) for headers in batch.headers if headers
+    )
 
 
 def places(positions: list[tuple[int, int]]) -> list[bytes]:
@@ -106,7 +108,12 @@ def test_good_events_go_as_they_came_and_refused_ones_with_why(
 
     assert replay(forwarded, lake, kafka, Choice(field="price")).events == 1
     ingested(forwarded, kafka, lake)
-    first = [h[FIRST] for batch in everything(kafka, invalid) for h in batch.headers if h and FIRST in h]
+    first = [
+        h[FIRST_POSITION]
+        for batch in everything(kafka, invalid)
+        for h in batch.headers
+        if h and FIRST_POSITION in h
+    ]
     assert first == places(bad[:1])
 
 
@@ -125,10 +132,10 @@ def test_behind_or_new_it_catches_up_also_on_what_the_log_has_forgotten(
     assert at(kafka, forwarded.forward[0]) == places(old + new)
     assert at(kafka, forwarded.forward[1]) == places(bad)
     again = {
-        (headers or {})[AT]: json.loads(value)["user"]
+        (headers or {})[FORWARDED_FROM]: json.loads(value)["user"]
         for batch in everything(kafka, forwarded.forward[0])
         for value, headers in zip(batch.values, batch.headers, strict=True)
-        if headers and AGAIN in headers
+        if headers and REWRITTEN in headers
     }
     assert again == {b"%d:%d" % place: user for user, place in enumerate(old)}
 

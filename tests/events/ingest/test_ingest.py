@@ -15,11 +15,12 @@ from tests.events.clicks import click
 from headrace import Struct, event
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract, contract_of
-from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress, ingest_all
+from headrace.events.ingest.ingest import POSITION, Ingest, Progress, ingest_all
 from headrace.events.ingest.sinks import sink_schema
 from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.kernel.run import RunEvent, recorder_added
 from headrace.kernel.time import duration, now
 from headrace.lake import Lake, Unwritable
@@ -85,11 +86,11 @@ def test_a_step_stores_every_event_once_with_its_position(
     table = lake.table("clicks")
     assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
-    assert int(table.property(CLOCK) or 0) == pl.Series([arrived]).to_physical()[0]
-    head = table.current_snapshot()
+    assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
+    head = table.head()
     assert head is not None
     assert head.id == progress.snapshot
-    assert head.summary["headrace.arrived_at"] == table.property(CLOCK)
+    assert head.summary[LATEST_ARRIVAL] == table.property(LATEST_ARRIVAL)
     assert ingest.step() is None
 
 
@@ -483,8 +484,8 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
     events_log.append(contract.topic, [click(5, color="red", size=1), click(6, size=2)])
     to_end(contract, events_log, lake)
     table = lake.table(contract.table)
-    assert json.loads(table.property(EXTRA) or "") == {"color": 3, "size": 1}
-    said = [snapshot.summary.get(EXTRA) for snapshot in table.snapshots()]
+    assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": 3, "size": 1}
+    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.history()]
     assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
 
 

@@ -17,8 +17,9 @@ from tests.until import until
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.ingest.ingest import CLOCK, EXTRA, POSITION, Ingest, Progress
+from headrace.events.ingest.ingest import POSITION, Ingest, Progress
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
 from headrace.log import Log
@@ -112,8 +113,8 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     assert sorted(good["user"].to_list()) == list(range(number))
     table = lake.table("clicks")
     arrived = rows["_arrived_at"].max()
-    assert int(table.property(CLOCK) or 0) == pl.Series([arrived]).to_physical()[0]
-    assert json.loads(table.property(EXTRA) or "") == {"color": number - 200, "size": sent - number}
+    assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
+    assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": number - 200, "size": sent - number}
     position = table.position(POSITION)
     assert isinstance(position, LogPosition)
     assert all(position.next_offset(p) > rows.filter(_log_partition=p)["_log_offset"].max() for p in range(4))

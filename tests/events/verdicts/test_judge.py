@@ -22,7 +22,8 @@ from tests.events.clicks import NOON, Click, click
 from headrace import Meta, Struct, event
 from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.shape import CODES, table_schema
-from headrace.events.verdicts.judge import FIRST, Judge, Verdicts
+from headrace.events.verdicts.judge import Judge, Verdicts
+from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import micros
 from headrace.log import Batch
 
@@ -402,7 +403,7 @@ def test_what_is_broken_inside_is_named_by_its_top_field(raw: bytes, code: str, 
 def test_a_replay_is_not_too_late() -> None:
     old = nested("2026-01-30T12:00:00Z")
     two = batch([old, old])
-    headed = replace(two, headers=[{FIRST: b"0:7"}, None])
+    headed = replace(two, headers=[{FIRST_POSITION: b"0:7"}, None])
     made = Judge(of(Nested), lambda _: set()).judge(headed)
     assert (made.good, made.refused) == (1, {"late": 1})
     assert made.rows["_first_offset"].to_pylist() == [7, None]

@@ -17,8 +17,8 @@ from headrace.declare.event import Contract
 from headrace.events.collector.intake import Intake
 from headrace.events.collector.requests import Key, Requests
 from headrace.events.formats.reasons import reason_of
-from headrace.http.answer import HttpError, send_json
-from headrace.http.asgi import Receive, Scope, Send, header
+from headrace.http.asgi import Receive, Scope, Send, find_header
+from headrace.http.responses import HttpError, send_json
 from headrace.log import Log
 
 __all__ = ["Collector"]
@@ -29,11 +29,11 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Collector:
-    """The ASGI application; it goes behind http.door.Door, which sees to token, host and size.
+    """The ASGI application; it goes behind http.middleware.GuardMiddleware, which sees to token, host and size.
 
     Args:
         contracts: topic → contract: the topics that take events. The door takes JSON: for a topic with
-            another wire it answers 415.
+            another format it answers 415.
         log: where they go.
         folder: where the Idempotency-Keys of the last day are kept.
         most_waiting: bytes of events that may wait for the log, a topic; more is answered 429.
@@ -42,8 +42,8 @@ class Collector:
     def __init__(
         self, contracts: Mapping[str, Contract], log: Log, folder: Path, *, most_waiting: int = _MOST_WAITING
     ) -> None:
-        self._wires = {topic: one.wire for topic, one in contracts.items() if one.wire != "json"}
-        contracts = {topic: one for topic, one in contracts.items() if topic not in self._wires}
+        self._formats = {topic: one.format for topic, one in contracts.items() if one.format != "json"}
+        contracts = {topic: one for topic, one in contracts.items() if topic not in self._formats}
         self._requests = {
             topic: Requests(folder / f"requests-{contract.table}.db", log)
             for topic, contract in contracts.items()
@@ -81,10 +81,10 @@ class Collector:
         if len(path) != 3 or path[:2] != ["", "events"]:
             raise HttpError(404, "not_found", "Events are posted to /events/{topic}.")
         topic = unquote(path[2])
-        if topic in self._wires:
+        if topic in self._formats:
             raise HttpError(
-                415, "wire", f"This door takes JSON, and the events of {topic!r} are written as "
-                f"{self._wires[topic]}: put them on the log with a producer of that.",
+                415, "format", f"This door takes JSON, and the events of {topic!r} are written as "
+                f"{self._formats[topic]}: put them on the log with a producer of that.",
             )  # fmt: skip
         if topic not in self._intakes:
             known = ", ".join(sorted(self._intakes))
@@ -98,7 +98,7 @@ class Collector:
 
 def _events(scope: Scope, content: bytes) -> list[bytes]:
     """The events of the body, each as the bytes it came in."""
-    kind = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+    kind = (find_header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         values = [line for line in content.split(b"\n") if line.strip()]
     elif content.lstrip()[:1] == b"[":
@@ -132,7 +132,7 @@ def _partial(scope: Scope) -> bool:
 
 
 def _key(scope: Scope, content: bytes) -> Key | None:
-    given = header(scope, b"idempotency-key")
+    given = find_header(scope, b"idempotency-key")
     if given is None:
         return None
     if not 0 < len(given) <= _LONGEST_KEY:

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 
 from headrace.declare.event import Contract
-from headrace.events.collector.requests import HEADER, Answered, Key, Requests
+from headrace.events.collector.requests import Answered, Key, Requests
 from headrace.events.verdicts.judge import Judge
 from headrace.events.verdicts.keys import key_of
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import TooLarge, Unavailable
+from headrace.kernel.properties import REQUEST
 from headrace.kernel.time import now_micros
 from headrace.log import Batch, Log, record_sizes
 
@@ -60,7 +61,7 @@ class Offered:
     @property
     def headers(self) -> dict[str, bytes] | None:
         """The headers of its events."""
-        return None if self.key is None else {HEADER: self.key.key}
+        return None if self.key is None else {REQUEST: self.key.key}
 
     def refuse(self, at: int, code: str, field: str | None, reason: str) -> None:
         """Notes that the event at this place is not taken, and why."""

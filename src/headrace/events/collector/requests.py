@@ -17,18 +17,18 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 from headrace.kernel.process import alive, mark
-from headrace.kernel.sqlite import open_shared
+from headrace.kernel.properties import REQUEST
+from headrace.kernel.sqlite import opened
 from headrace.kernel.time import now_micros
 from headrace.log import Log
+from headrace.log.follow import read_to_end
 
-__all__ = ["HEADER", "Answered", "Key", "Requests"]
+__all__ = ["Answered", "Key", "Requests"]
 
-HEADER = "headrace.request"
-"""The header of the events that a request with an Idempotency-Key appended: its key's digest."""
 
 Positions = list[tuple[int, int]]
 _DAY = 86_400_000_000
@@ -149,14 +149,10 @@ class Requests:
     def _found(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
         """The positions of the events with this key on the log from these offsets on; None: not there."""
         positions: list[tuple[int, int]] = []
-        offsets = ends
-        while batch := self._log.read(topic, offsets, _READ):
-            if len(batch) == 0:
-                break
+        for batch in read_to_end(self._log, topic, ends, _READ):
             for at, headers in enumerate(batch.headers):
-                if headers and headers.get(HEADER) == key:
+                if headers and headers.get(REQUEST) == key:
                     positions.append((int(batch.partitions[at]), int(batch.offsets[at])))
-            offsets = batch.next
         return positions if len(positions) == events else None
 
 

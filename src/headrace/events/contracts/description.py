@@ -46,7 +46,7 @@ def described(contract: Contract) -> dict[str, Any]:
         "late": _seconds(contract.late),
         "oldest": contract.oldest.isoformat(),
         "extra": contract.extra,
-        "wire": contract.wire,
+        "format": contract.format,
         "checks": {
             one.__name__: code_digest(one.__post_init__) for one in structs if hasattr(one, "__post_init__")
         },

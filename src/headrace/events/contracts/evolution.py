@@ -53,8 +53,10 @@ def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
         yield Change("breaks", new["key"], what)
     if differ("zone"):
         yield Change("breaks", None, f"zone= was {old['zone']!r}: the same text is another instant now")
-    if differ("wire"):
-        yield Change("tightens", None, f"events written as {old['wire']} are refused: wire={new['wire']!r}")
+    if differ("format"):
+        yield Change(
+            "tightens", None, f"events written as {old['format']} are refused: format={new['format']!r}"
+        )
     if differ("identity"):
         yield Change("tightens", None, "identity= is another: other events count as duplicates")
     for name, shorter in (("future", "tightens"), ("late", "tightens"), ("within", "compatible")):

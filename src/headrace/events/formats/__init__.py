@@ -1,6 +1,6 @@
-"""Wires: how the raw bytes of an event hold its fields. One file a wire; `open` is the only wiring.
+"""Formats: how the raw bytes of an event hold its fields. One file a format; `open` is the only wiring.
 
-A wire says nothing of what is right: it makes a struct of bytes, and the error it raises where it cannot
+A format says nothing of what is right: it makes a struct of bytes, and the error it raises where it cannot
 is what the event is refused for (headrace.events.verdicts.decode).
 """
 
@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING
 
 from headrace.declare.event import Contract
 from headrace.events.formats.plain import Plain
-from headrace.events.formats.port import REFUSES, Nothing, Wire
+from headrace.events.formats.port import REFUSES, Format, Nothing
 from headrace.kernel.errors import ProjectError
 
 if TYPE_CHECKING:
     from headrace.events.formats.registry import SchemaRegistry
 
-__all__ = ["REFUSES", "Nothing", "Wire", "open"]
+__all__ = ["REFUSES", "Format", "Nothing", "open"]
 
 
-def open(contract: Contract, registry: SchemaRegistry | None = None) -> Wire:  # noqa: A001
-    """The wire of a contract.
+def open(contract: Contract, registry: SchemaRegistry | None = None) -> Format:  # noqa: A001
+    """The format of a contract.
 
     Args:
         contract: whose.
-        registry: where a wire finds the schemas that its events name.
+        registry: where a format finds the schemas that its events name.
 
     Raises:
-        ProjectError: the contract names a wire that there is not, or one that needs a registry.
-        Unavailable: what the wire needs is not installed.
+        ProjectError: the contract names a format that there is not, or one that needs a registry.
+        Unavailable: what the format needs is not installed.
     """
-    if contract.wire == "json":
+    if contract.format == "json":
         return Plain()
-    if contract.wire == "connect":
+    if contract.format == "connect":
         from headrace.events.formats.connect import Connect
 
         return Connect()
-    if contract.wire == "debezium":
+    if contract.format == "debezium":
         from headrace.events.formats.debezium import Debezium
 
         return Debezium(contract)
-    if contract.wire == "avro":
+    if contract.format == "avro":
         from headrace.events.formats.avro import Avro
 
         if registry is None:
@@ -51,7 +51,7 @@ def open(contract: Contract, registry: SchemaRegistry | None = None) -> Wire:  #
             )
         return Avro(registry)
     raise ProjectError(
-        f"there is no wire {contract.wire!r}",
+        f"there is no format {contract.format!r}",
         where=str(contract.place),
         remedy="There are json, connect, avro and debezium.",
     )

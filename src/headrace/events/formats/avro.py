@@ -39,7 +39,7 @@ class Avro:
             import fastavro
         except ImportError as error:
             raise Unavailable(
-                "a contract with wire='avro' needs fastavro, which is not installed",
+                "a contract with format='avro' needs fastavro, which is not installed",
                 remedy="pip install 'headrace[kafka]'",
             ) from error
         self._registry = registry
@@ -48,7 +48,7 @@ class Avro:
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """See Wire."""
+        """See Format."""
         read, schema_of = self._record, self._registry.schema
 
         def decode(raw: bytes) -> Any:

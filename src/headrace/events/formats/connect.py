@@ -40,7 +40,7 @@ class Connect:
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """See Wire."""
+        """See Format."""
         envelope = msgspec.json.Decoder(_Envelope).decode
         event = numbers.decoder(kind, strict=strict)
         plain = numbers.decoder(Any)

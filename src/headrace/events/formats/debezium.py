@@ -60,7 +60,7 @@ class Debezium:
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """See Wire. `kind` is a struct of the contract's fields; or Any: the row after the change. In a
+        """See Format. `kind` is a struct of the contract's fields; or Any: the row after the change. In a
         database's row "" is a text."""
         assert not empty_is_null
         if kind is Any:

@@ -26,7 +26,7 @@ _EMPTY, _NULL = b'""', Raw(b"null")
 
 
 def decoder(kind: Any, *, strict: bool = True) -> Callable[[bytes | str], Any]:
-    """A function from JSON to this type. It raises one of wires.REFUSES."""
+    """A function from JSON to this type. It raises one of formats.REFUSES."""
     decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(kind, strict=strict, float_hook=Decimal).decode
     return decode
 

@@ -18,7 +18,7 @@ class Plain:
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """See Wire."""
+        """See Format."""
         decode = numbers.decoder(kind, strict=strict)
         if not empty_is_null:
             return decode

@@ -1,4 +1,4 @@
-"""What a wire is."""
+"""What a format is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.events.formats.reasons import Broken
 
-__all__ = ["REFUSES", "Nothing", "Wire"]
+__all__ = ["REFUSES", "Format", "Nothing"]
 
 REFUSES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation, Broken)
 """What a decoder may raise of an event that is not right; reasons.reason_of reads all of them."""
@@ -20,7 +20,7 @@ class Nothing(Exception):
     """The bytes hold no event, and are not meant to: nothing is stored of them."""
 
 
-class Wire(Protocol):
+class Format(Protocol):
     """A way in which bytes hold an event.
 
     Attributes:

@@ -32,7 +32,7 @@ class Reason(NamedTuple):
 
 
 class Broken(Exception):
-    """An event is not right, for a reason that the wire itself gives."""
+    """An event is not right, for a reason that the format itself gives."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.reason)
@@ -40,10 +40,10 @@ class Broken(Exception):
 
 
 def reason_of(error: Exception, raw: bytes = b"") -> Reason:
-    """The reason that an error of a decoder stands for: msgspec's, or the wire's own (Broken).
+    """The reason that an error of a decoder stands for: msgspec's, or the format's own (Broken).
 
     Args:
-        error: one of wires.REFUSES.
+        error: one of formats.REFUSES.
         raw: the event; of some errors msgspec does not say what is wrong with it.
     """
     if isinstance(error, Broken):

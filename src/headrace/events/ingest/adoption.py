@@ -14,8 +14,8 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.description import described
 from headrace.events.contracts.evolution import Change, changes
 from headrace.events.contracts.shape import table_schema
-from headrace.events.ingest.facts import CONTRACT
 from headrace.kernel.errors import Conflict, Refused, Unavailable
+from headrace.kernel.properties import CONTRACT
 from headrace.lake import Lake, LakeTable
 
 __all__ = ["adopted", "kept", "refusal"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from headrace.declare.event import Contract
-from headrace.events.formats import Wire
+from headrace.events.formats import Format
 from headrace.events.formats.reasons import LONGEST, Reason
 from headrace.events.verdicts.judge import Judge, Verdicts
 from headrace.kernel.errors import HeadraceError
@@ -38,7 +38,7 @@ def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Reason]) -> V
         ) from error
 
 
-def find_culprits(batch: Batch, contract: Contract, wire: Wire, table: LakeTable) -> dict[int, Reason]:
+def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeTable) -> dict[int, Reason]:
     """Place in the batch → why that event cannot be judged or stored, while a refused row of it can.
 
     Each is judged whatever was admitted before, and its row is made up as a data file in memory. So a disk
@@ -48,7 +48,7 @@ def find_culprits(batch: Batch, contract: Contract, wire: Wire, table: LakeTable
         Unwritable: not even a refused row of an event can be stored: then it is not the event's fault.
         Unavailable: as Judge.judge.
     """
-    judge = Judge(replace(contract, within=None), lambda _: (), wire)
+    judge = Judge(replace(contract, within=None), lambda _: (), format)
     stored = table.iceberg()
     culprits: dict[int, Reason] = {}
     spans = [(0, len(batch))]

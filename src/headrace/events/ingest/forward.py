@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events.quarantine import text_of
-from headrace.events.verdicts.judge import FIRST
 from headrace.kernel.errors import ProjectError, TooLarge, Unavailable
 from headrace.kernel.position import LogPosition, decode_position, encode_position
+from headrace.kernel.properties import FIRST_POSITION, FORWARDED_FROM, REWRITTEN
 from headrace.kernel.time import now
 from headrace.log import Log, record_sizes
 from headrace.log.partition import partition_of
@@ -30,14 +30,8 @@ if TYPE_CHECKING:
     from headrace.log.kafka.forwarder import Forwarder
     from headrace.log.kafka.writer import Record
 
-__all__ = ["AGAIN", "AT", "ForwardSink"]
+__all__ = ["ForwardSink"]
 
-AT = "headrace.at"
-"""A header of every forwarded record: where the event stands on its own topic, `partition:offset`. That of
-a replay also has FIRST, as on the log."""
-
-AGAIN = "headrace.again"
-"""A header of a good event that the log had forgotten: its bytes were written again from the table."""
 
 _LONGEST = 256 << 10  # bytes of a refused event that are forwarded, if a record of its topic takes them
 _LONGEST_WORDS = 500  # characters of a field's name, which may be an event's own, and of a reason
@@ -149,7 +143,7 @@ class ForwardSink:
                 row["_code"], row["_reason"] = _TOO_LARGE, f"{size:,} bytes are too many for {self._good}"
                 _logger.warning(
                     "the good event at %s of topic %s is not forwarded whole: %s; it is on topic %s, cut",
-                    headers[AT].decode(), self._topic, row["_reason"], self._refused,
+                    headers[FORWARDED_FROM].decode(), self._topic, row["_reason"], self._refused,
                 )  # fmt: skip
             value, key = self._cut(row, headers, processed_at, 0 if is_large else most_refused)
             records.append((self._refused, self._partition(self._refused, row), value, key, headers))
@@ -194,11 +188,11 @@ class ForwardSink:
 
 
 def _headers(row: dict[str, Any]) -> dict[str, bytes]:
-    headers = {AT: b"%d:%d" % (row["_log_partition"], row["_log_offset"])}
+    headers = {FORWARDED_FROM: b"%d:%d" % (row["_log_partition"], row["_log_offset"])}
     if row["_first_offset"] is not None:
-        headers[FIRST] = b"%d:%d" % (row["_first_partition"], row["_first_offset"])
+        headers[FIRST_POSITION] = b"%d:%d" % (row["_first_partition"], row["_first_offset"])
     if row["_again"]:
-        headers[AGAIN] = b"table"
+        headers[REWRITTEN] = b"table"
     return headers
 
 

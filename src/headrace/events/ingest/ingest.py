@@ -24,12 +24,12 @@ import numpy as np
 import polars as pl
 
 from headrace.declare.event import Contract
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
-from headrace.events.ingest.facts import CLOCK, EXTRA, POSITION, WATERMARKS
-from headrace.events.ingest.maintenance import IngestMaintenance
+from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.keeping import Keeping
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import arrivals
 from headrace.events.ingest.rows import recent_rows
@@ -41,6 +41,7 @@ from headrace.events.verdicts.watermarks import Watermarks, merge
 from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS, WATERMARKS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
@@ -48,7 +49,7 @@ from headrace.log import Batch, Log
 if TYPE_CHECKING:
     from headrace.events.formats.registry import SchemaRegistry
 
-__all__ = ["CLOCK", "EXTRA", "POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
@@ -80,10 +81,10 @@ class Ingest:
         log: where its events come from.
         lake: where its table is.
         sinks: what else takes its good events.
-        registry: where the schemas are that its events name, if its wire has such.
+        registry: where the schemas are that its events name, if its format has such.
 
     Raises:
-        ProjectError: the contract's wire needs a registry.
+        ProjectError: the contract's format needs a registry.
         Refused: the topic was made again since the table last read it, or its end lies before what
             the table has read; or the contract is not what the table last had, and cannot take its
             place (events.ingest.adoption). The remedy says what to do.
@@ -100,7 +101,7 @@ class Ingest:
         self.contract = contract
         self._log = log
         log.create(contract.topic, contract.partitions, contract.retention)
-        self._wire = wires.open(contract, registry)
+        self._format = formats.open(contract, registry)
         self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
@@ -298,7 +299,7 @@ class Ingest:
             self._judge.watermarks.advance(behind)
         culprits: dict[int, Reason] = {}
         if self._suspicious:
-            culprits = find_culprits(batch, self.contract, self._wire, self.table)
+            culprits = find_culprits(batch, self.contract, self._format, self.table)
         verdicts = judge_batch(self._judge, batch, culprits)
         before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
         lost, self._lost = self._lost, 0
@@ -354,7 +355,7 @@ class Ingest:
         """A judge that remembers what the table holds of the time in which a duplicate is refused."""
         watermarks = Watermarks(self.table.property(WATERMARKS), shared=self._share.mixes_identities)
         watermarks.advance(behind)
-        judge = Judge(self.contract, self._admitted, self._wire, self.table.folder / "seen", watermarks)
+        judge = Judge(self.contract, self._admitted, self._format, self.table.folder / "seen", watermarks)
         for rows in recent_rows(self.table, self.contract, self._share.partitions, watermarks):
             judge.remember(rows)
         return judge
@@ -404,18 +405,18 @@ def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
     arrived = arrivals(verdicts.rows, contract)
 
     def clock(stored: Mapping[str, str]) -> str:
-        return str(max(int(stored.get(CLOCK, 0)), verdicts.latest))
+        return str(max(int(stored.get(LATEST_ARRIVAL, 0)), verdicts.latest))
 
     def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
-        extra = {EXTRA: json.dumps(verdicts.extra)} if verdicts.extra else {}
-        return {"headrace.arrived_at": clock(stored), **extra, **arrived}
+        extra = {UNDECLARED_FIELDS: json.dumps(verdicts.extra)} if verdicts.extra else {}
+        return {LATEST_ARRIVAL: clock(stored), **extra, **arrived}
 
     def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-        moved = {CLOCK: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
+        moved = {LATEST_ARRIVAL: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
         if not verdicts.extra:
             return moved
-        extra = Counter(json.loads(stored.get(EXTRA, "{}"))) + verdicts.extra
-        return {**moved, EXTRA: json.dumps(dict(extra.most_common(NAMES)))}
+        extra = Counter(json.loads(stored.get(UNDECLARED_FIELDS, "{}"))) + verdicts.extra
+        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(NAMES)))}
 
     return facts, properties
 

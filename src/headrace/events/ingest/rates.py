@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from headrace.declare.alerts import Alerts
 from headrace.declare.event import Contract
-from headrace.events.ingest.facts import ARRIVED, CLOCK
+from headrace.kernel.properties import ARRIVALS, LATEST_ARRIVAL
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 
@@ -85,12 +85,12 @@ def _severity(rate: Rate, limits: Alerts, scale: float) -> Severity | None:
 
 
 def arrivals(rows: pa.Table, contract: Contract) -> dict[str, str]:
-    """The fact (ARRIVED) that a commit of these rows of the topic's table carries; none where nothing is
+    """The fact (ARRIVALS) that a commit of these rows of the topic's table carries; none where nothing is
     watched."""
     if contract.alerts is None:
         return {}
     counted = _counted(pl.DataFrame(pl.from_arrow(rows.select(_COLUMNS))).lazy(), contract)
-    return {ARRIVED: _encode(counted[-SLICES:]).decode()}
+    return {ARRIVALS: _encode(counted[-SLICES:]).decode()}
 
 
 _COLUMNS = ["_arrived_at", "_valid", "_code", "_field", "_first_offset"]
@@ -147,10 +147,10 @@ class Rates:
         ids = [one.id for one in history]
         if self._seen in ids:
             for one in history[ids.index(self._seen) + 1 :]:
-                self._take(_decode(one.summary.get(ARRIVED, "[]")))
+                self._take(_decode(one.summary.get(ARRIVALS, "[]")))
         elif history:  # the first look, or one after more commits than the table keeps snapshots of
             self._events, self._refused = Counter(), {}
-            oldest = int(self._table.property(CLOCK) or 0) - self._span()
+            oldest = int(self._table.property(LATEST_ARRIVAL) or 0) - self._span()
             # From the whole of the oldest slice: half of one would be a share of its own.
             since = from_micros(max(0, oldest) // self._width * self._width)
             rows = self._table.scan(ids[-1]).filter(pl.col("_arrived_at") >= since).select(_COLUMNS)

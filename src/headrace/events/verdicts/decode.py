@@ -23,7 +23,7 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field
 from headrace.events.contracts.shape import Shape, shape_of
 from headrace.events.formats import numbers
-from headrace.events.formats.port import REFUSES, Nothing, Wire
+from headrace.events.formats.port import REFUSES, Format, Nothing
 from headrace.events.formats.reasons import LONGEST, Broken, Reason, reason_of
 from headrace.events.verdicts.instances import instance_of
 
@@ -39,7 +39,7 @@ class Decoded:
     Attributes:
         places: int64[n], where in the batch the events stand that decode.
         events: n structs of the shape.
-        refused: place → why another does not. A place in neither holds no event (wires.Nothing).
+        refused: place → why another does not. A place in neither holds no event (formats.Nothing).
         surplus: place → the event's fields that the contract does not name, as JSON.
         extra: name of such a field → how many events carry it (Verdicts.extra).
     """
@@ -63,21 +63,21 @@ class _Found(NamedTuple):
 class _Reader:
     """Decodes to one struct: the contract's, or one of its older ones."""
 
-    def __init__(self, shape: Shape, contract: Contract, wire: Wire) -> None:
+    def __init__(self, shape: Shape, contract: Contract, format: Format) -> None:
         strict = not contract.coerce
         self._fields = shape.fields
         self._keeps = not shape.refuses
         self._config = shape.declared.__struct_config__
-        struct = shape.struct(exact=shape.refuses, instants=wire.instants)
+        struct = shape.struct(exact=shape.refuses, instants=format.instants)
         # Exactly first: what msgspec passes over it does not tell, and most events hold no more.
-        self.exact = wire.decoder(shape.struct(exact=True, instants=wire.instants), strict=strict)
-        self._kept = wire.decoder(struct, strict=strict)
-        self._plain = wire.decoder(Any, strict=True)
+        self.exact = format.decoder(shape.struct(exact=True, instants=format.instants), strict=strict)
+        self._kept = format.decoder(struct, strict=strict)
+        self._plain = format.decoder(Any, strict=True)
         self._renamed = {one.key: one.name for one in shape.fields if one.key != one.name}
         self._empty_is_null = {
             one.key for one in shape.fields if contract.coerce and one.optional and one.kind.core is not str
         }
-        self._without_empty = wire.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
+        self._without_empty = format.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
 
     def again(self, raw: bytes, reason: Reason) -> _Found | Reason:
         """An event that `exact` has refused for a reason: taken all the same, or why it is not."""
@@ -109,23 +109,23 @@ class Decoder:
     Args:
         contract: what they must be.
         shape: the contract's.
-        wire: how they lie in bytes.
+        format: how they lie in bytes.
     """
 
-    def __init__(self, contract: Contract, shape: Shape, wire: Wire) -> None:
+    def __init__(self, contract: Contract, shape: Shape, format: Format) -> None:
         self._contract = contract
-        self._reader = _Reader(shape, contract, wire)
+        self._reader = _Reader(shape, contract, format)
         self._older: list[tuple[_Reader, Shape, Callable[[Any], Any]]] = []
         for struct, upgrade in contract.upgrades.items():
             older = shape_of(contract, struct)
-            self._older.append((_Reader(older, contract, wire), older, upgrade))
+            self._older.append((_Reader(older, contract, format), older, upgrade))
         self._upgraded = shape.struct(exact=True, instants=True)
 
     def decode(self, values: list[bytes], refused: Mapping[int, Reason]) -> Decoded:
         """Each event by itself, but for those that are `refused` already.
 
         Raises:
-            Unavailable: what the wire needs is away; nothing is decided.
+            Unavailable: what the format needs is away; nothing is decided.
         """
         made = Decoded(np.arange(len(values)), [], dict(refused))
         nothing: list[int] = []

@@ -19,25 +19,24 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.contracts.fields import TIMESTAMP
 from headrace.events.contracts.shape import META, shape_of
 from headrace.events.contracts.times import FIRST as EARLIEST
 from headrace.events.contracts.times import LAST as LATEST
-from headrace.events.formats import Wire
+from headrace.events.formats import Format
 from headrace.events.formats.reasons import LONGEST, Reason
 from headrace.events.verdicts.columns import columns_of
 from headrace.events.verdicts.decode import Decoder
 from headrace.events.verdicts.instances import instance_of
 from headrace.events.verdicts.seen import Seen
 from headrace.events.verdicts.watermarks import Watermarks
+from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros, micros
 from headrace.log.port import Batch, Headers
 
-__all__ = ["FIRST", "First", "Judge", "Verdicts", "first_of"]
+__all__ = ["First", "Judge", "Verdicts", "first_of"]
 
-FIRST = "headrace.first"
-"""The header that a replayed record carries: `partition:offset`, where it first stood on the log."""
 
 First = tuple[int, int]
 _FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
@@ -82,7 +81,7 @@ class Judge:
         contract: what they must be.
         admitted: which of some first positions the topic's table already holds as good; by default
             all of them, since who does not know must not admit one twice.
-        wire: how they lie in bytes; by default as the contract says.
+        format: how they lie in bytes; by default as the contract says.
         folder: where identities seen lately are kept once they are many; by default the machine's
             folder for temporary files.
         watermarks: how far the topic's admitted events have come; by default there were none yet.
@@ -96,14 +95,14 @@ class Judge:
         self,
         contract: Contract,
         admitted: Callable[[Collection[First]], Collection[First]] = frozenset,
-        wire: Wire | None = None,
+        format: Format | None = None,
         folder: Path | None = None,
         watermarks: Watermarks | None = None,
     ) -> None:
         self.contract = contract
         self.watermarks = watermarks or Watermarks()
         self._shape = shape_of(contract)
-        self._decoder = Decoder(contract, self._shape, wire or wires.open(contract))
+        self._decoder = Decoder(contract, self._shape, format or formats.open(contract))
         self._admitted = admitted
         self._seen = None
         if contract.within is not None:
@@ -129,7 +128,7 @@ class Judge:
             unwritable: place in the batch → why that event is refused unread.
 
         Raises:
-            Unavailable: what the wire needs to know is not to be had now, and nothing is decided; or there
+            Unavailable: what the format needs to know is not to be had now, and nothing is decided; or there
                 is no room on the disk for identities, and nobody must go on with this judge.
 
         Good events are remembered as admitted: whoever does not store the verdicts must not go on
@@ -253,7 +252,7 @@ def _span(span: timedelta) -> int:
 
 def first_of(headers: Headers | None) -> First | None:
     """Where the record with these headers first stood, if it is a replay."""
-    form = _FIRST_FORM.fullmatch(headers.get(FIRST, b"")) if headers else None
+    form = _FIRST_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
     return None if form is None else (int(form.group(1)), int(form.group(2)))
 
 

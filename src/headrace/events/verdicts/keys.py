@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import shape_of
-from headrace.events.formats import REFUSES, Nothing, Wire
+from headrace.events.formats import REFUSES, Format, Nothing
 from headrace.events.verdicts.columns import columns_of
 
 __all__ = ["digest_of", "key_of", "key_reader"]
@@ -30,7 +30,7 @@ def digest_of(raw: bytes) -> bytes:
     return hashlib.sha256(raw).digest()[:16]
 
 
-def key_reader(contract: Contract, wire: Wire) -> Callable[[Sequence[bytes]], list[bytes | None]]:
+def key_reader(contract: Contract, format: Format) -> Callable[[Sequence[bytes]], list[bytes | None]]:
     """A function from raw events, however broken, to the key of each.
 
     Of a key field that is not right, the key is the text of what stands there. None: the contract names no
@@ -40,11 +40,11 @@ def key_reader(contract: Contract, wire: Wire) -> Callable[[Sequence[bytes]], li
         return lambda values: [None] * len(values)
     shape = shape_of(contract)
     field = next(field for field in shape.fields if field.name == contract.key)
-    fields = msgspec.structs.fields(shape.struct(exact=False, instants=wire.instants))
+    fields = msgspec.structs.fields(shape.struct(exact=False, instants=format.instants))
     type_ = next(declared.type for declared in fields if declared.name == contract.key)
     default = None if field.default is msgspec.NODEFAULT else field.default
-    decode = wire.decoder(_keyed(field.name, field.key, type_, default), strict=not contract.coerce)
-    decode_any = wire.decoder(_keyed(field.name, field.key, Any, None), strict=True)
+    decode = format.decoder(_keyed(field.name, field.key, type_, default), strict=not contract.coerce)
+    decode_any = format.decoder(_keyed(field.name, field.key, Any, None), strict=True)
 
     def key_of_any(raw: bytes) -> bytes | None:
         try:

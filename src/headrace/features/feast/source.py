@@ -18,7 +18,7 @@ from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
 from headrace.features.feast.types import declared_columns, of_arrow, value_type
-from headrace.features.rowwise import code_of
+from headrace.features.offline.rowwise import code_of
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 

@@ -20,7 +20,7 @@ from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
 if TYPE_CHECKING:
-    from headrace.features.plan import Plan
+    from headrace.features.plan import FeaturePlan
 
 __all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "is_current", "text_digest"]
 
@@ -85,7 +85,7 @@ def code_of(project: Project, settings: Settings, text: str) -> dict[str, Any]:
     }
 
 
-def _plans(project: Project) -> dict[str, Plan]:
+def _plans(project: Project) -> dict[str, FeaturePlan]:
     if not project.models:
         return {}
     from headrace.features.feast import compile as compile_plan  # 5 s: only when code has changed

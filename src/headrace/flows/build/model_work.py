@@ -13,8 +13,8 @@ from headrace import registry as registries
 from headrace.code.fingerprint import digest
 from headrace.features import feast
 from headrace.features import online as online_stores
-from headrace.features.fill import fill
-from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.features.online.backfill import fill
+from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
 from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
@@ -22,6 +22,7 @@ from headrace.flows.models.release import release as put_in_force
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
+from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.registry import Registry
 from headrace.registry.source import write_source
@@ -137,7 +138,7 @@ def release(shop: Workshop, stage: Stage) -> Done:
     return Done(f"version {version} is champion: {how}")
 
 
-def plan_of(shop: Workshop, model: str) -> Plan:
+def plan_of(shop: Workshop, model: str) -> FeaturePlan:
     """The model's plan, as the stage `features` wrote it."""
     return decode_plan((shop.settings.root / _plan_file(model)).read_bytes())
 
@@ -175,7 +176,7 @@ def _registered(
         write_source(shop.settings, half / "source.tar.gz")
         half.rename(sealed)
     made = report.training_set
-    tags = {**report.tags, "headrace.gate": "passed" if verdict.passed else "refused"}
+    tags = {**report.tags, GATE: "passed" if verdict.passed else "refused"}
     metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
     params = {**report.parameters, "rounds": report.rounds}
     rows = SnapshotPosition(made.table, made.snapshot)

@@ -15,7 +15,7 @@ from typing import Any
 from headrace import __version__
 from headrace.code.fingerprint import digest, outside_of
 from headrace.config.settings import FILE, Settings
-from headrace.features.applied import registry_digest
+from headrace.features.checks.applied import registry_digest
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
 from headrace.flows.build.standing import FILE as STANDING

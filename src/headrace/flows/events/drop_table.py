@@ -10,10 +10,10 @@ from headrace.flows.build.pipeline import forget
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.work import Workshop
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.properties import CODE
 from headrace.lake import Lake
 from headrace.projects.project import Project, load_project
 from headrace.tables.build import unpin_inputs
-from headrace.tables.plan import CODE
 
 __all__ = ["check_droppable", "drop_table", "undeclared_tables"]
 

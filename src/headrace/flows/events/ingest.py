@@ -22,17 +22,17 @@ from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Progress, Sink, ingest_all
 from headrace.events.ingest.watch import Watch
 from headrace.features import online as online_stores
+from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
+from headrace.features.online.follow import OnlineSink
 from headrace.features.plan import StoredView, WindowedView
-from headrace.features.rowwise import codes_of
-from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project, load_project
-from headrace.serving.topics import own_contracts
+from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
     from headrace.events.formats.registry import SchemaRegistry
@@ -128,7 +128,7 @@ def ingest(
         online = stack.enter_context(closing(online_stores.open(settings.online_url)))
         opened_lake = lake.open(settings)
         if not topics:  # the product's own topics, once there is something on them
-            contracts += [one for one in own_contracts() if one.topic in opened.topics()]
+            contracts += [one for one in system_contracts() if one.topic in opened.topics()]
         sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
         stack.enter_context(recorder_added(store.recorder()))
         watch = stack.enter_context(Watch(contracts, opened, opened_lake))

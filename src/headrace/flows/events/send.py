@@ -17,7 +17,7 @@ from pathlib import Path
 
 from headrace import log
 from headrace.config.settings import Settings
-from headrace.events import formats as wires
+from headrace.events import formats
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
@@ -82,14 +82,14 @@ def send(
     """
     _check_options(rate, skip)
     contract = load_project(settings, without=("feast",)).contract(topic)
-    if contract.wire != "json":
+    if contract.format != "json":
         raise CallError(
-            f"send writes JSON, and the events of {topic!r} are written as {contract.wire}",
+            f"send writes JSON, and the events of {topic!r} are written as {contract.format}",
             where=str(contract.place),
             remedy="Put them on the log with a producer of that.",
         )
     begun = time.perf_counter()
-    keys_of = key_reader(contract, wires.open(contract))
+    keys_of = key_reader(contract, formats.open(contract))
     sent, shift, large = 0, None, list[int]()
     size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
     with run(f"send {topic}", [Dataset("file", file.name)]) as this, _say_how_far(lambda: skip + sent, file):

@@ -22,6 +22,7 @@ from headrace.features.plan import decode_plan
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log
 from headrace.projects.running import running
@@ -42,7 +43,6 @@ __all__ = [
     "rollback",
 ]
 
-GATE = "headrace.gate"
 """The tag of a version that says what the gate said: `passed` or `refused`."""
 _SPEC = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<weight>[0-9.]+))?")
 

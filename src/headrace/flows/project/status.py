@@ -14,7 +14,6 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import described
 from headrace.events.ingest.adoption import kept, refusal
-from headrace.events.ingest.facts import EXTRA
 from headrace.flows.build.planning import next_due, planned
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.work import Workshop
@@ -24,6 +23,7 @@ from headrace.flows.models.release import Moved, OtherChampion, moved_aliases, o
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import UNDECLARED_FIELDS
 from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.lineage.store import Health
@@ -174,7 +174,7 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
     table = project.contracts[name].table
     made = lake.table(table) if lake.exists(table) else None
     position = None if made is None else made.position("ingest")
-    extra = json.loads((None if made is None else made.property(EXTRA)) or "{}")
+    extra = json.loads((None if made is None else made.property(UNDECLARED_FIELDS)) or "{}")
     read = position.offsets if isinstance(position, LogPosition) else {}
     lag = sum(logs.lag(log, name, read).values())
     return TopicStatus(

@@ -15,14 +15,15 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
 from headrace.events.ingest.facts import POSITION
-from headrace.events.verdicts.judge import FIRST, First, first_of
+from headrace.events.verdicts.judge import First, first_of
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition
+from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 from headrace.projects.project import load_project
-from headrace.serving.topics import own_contracts
+from headrace.serving.topics import system_contracts
 
 __all__ = ["EventWhy", "Verdict", "why_event"]
 
@@ -103,7 +104,7 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
 
 
 def _contract(settings: Settings, topic: str) -> Contract:
-    own = {one.topic: one for one in own_contracts()}
+    own = {one.topic: one for one in system_contracts()}
     return own[topic] if topic in own else load_project(settings, without=["feast"]).contract(topic)
 
 
@@ -188,7 +189,7 @@ def _told(
         values=None if admitted is None else {n: v for n, v in admitted.items() if n not in META.names},
         raw=raw,
         key=None if record is None else record.keys[0],
-        headers=None if headers is None else {n: v for n, v in headers.items() if n != FIRST},
+        headers=None if headers is None else {n: v for n, v in headers.items() if n != FIRST_POSITION},
         notes=tuple(notes),
     )
 

@@ -1,0 +1,67 @@
+"""Files that are replaced whole: after a crash a file holds its old content or its new, never half of it.
+
+The new content is written beside the file and synced to the disk; then it takes the file's name, and the
+folder is synced, so that the new name survives a loss of power too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["move_into_place", "replace_file", "sync_folder", "write_file"]
+
+
+def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
+    """Replaces the file's content, or makes the file.
+
+    Args:
+        path: the file; its folder must exist.
+        content: all that it holds afterwards; text is written as UTF-8.
+        mode: permissions of the new file, before the umask.
+
+    Raises:
+        OSError: the disk is full, or the folder may not be written. The old file then stays as it was.
+    """
+    with replace_file(path, mode=mode) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A binary file to write to, which takes the name `path` when the block ends. If the block raises, the
+    old file stays. Raises OSError as `write_file`."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def move_into_place(draft: Path, path: Path) -> None:
+    """Gives a finished folder or file the name `path`, and syncs the names. A draft folder's files must
+    have been written by `write_file`, or lose nothing by a loss of power.
+
+    Raises:
+        OSError: `path` is a folder that holds something, or the folder may not be written.
+    """
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in the folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
