@@ -10,7 +10,7 @@ import pytest
 
 from headrace import lake
 from headrace.config.settings import Settings
-from headrace.flows.project import maintain as upkeep
+from headrace.flows.project import maintain
 from headrace.kernel.properties import MAINTENANCE
 
 
@@ -55,7 +55,7 @@ def test_rounds_go_on_until_they_are_stopped(tiny: Settings, monkeypatch: pytest
     thread.start()
     table = lake.open(tiny).table("second")
     for _ in range(600):
-        head = table.head()
+        head = table.current_snapshot()
         if head is not None and head.summary.get(MAINTENANCE) == "compaction":
             kept.set()
             break

@@ -73,7 +73,7 @@ class TestCompaction:
         for n in range(10):
             table.append(rows(1, n), facts={LATEST_ARRIVAL: str(n)})
         table.append(rows(2, 99), facts={LATEST_ARRIVAL: "10"})
-        assert lake.keep(table).compacted == 10
+        assert lake.maintain(table).compacted == 10
         assert values(table) == [*range(10), 99]
         head = table.current_snapshot()
         assert head is not None
@@ -384,13 +384,13 @@ class TestSweep:
 
     def test_looks_only_now_and_then(self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         local_table.append(rows(1))
-        lake.keep(local_table)
+        lake.maintain(local_table)
         swept = local_table.property(ORPHANS_REMOVED)
-        lake.keep(local_table)
+        lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == swept
         later = now_micros() + HOUR // 10
-        monkeypatch.setattr(sweep, "now_micros", lambda: later)
-        lake.keep(local_table)
+        monkeypatch.setattr(orphan_files, "now_micros", lambda: later)
+        lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == str(later)
 
     def test_leaves_the_files_of_a_write_under_way(self, local_table: LakeTable) -> None:

@@ -51,7 +51,7 @@ class TestAppend:
         moved = START.advanced({0: 10})
         snapshot = table.append(rows(2, 1), position=("ingest", None, moved), facts={LATEST_ARRIVAL: "5"})
         assert table.position("ingest") == moved
-        assert table.head() == snapshot
+        assert table.current_snapshot() == snapshot
         assert snapshot.summary[LATEST_ARRIVAL] == "5"
         assert snapshot.rows == 2
 

@@ -30,7 +30,7 @@ from headrace.kernel.time import now_micros
 from headrace.lake.changes import COMPACTED
 from headrace.lake.files import APPENDED
 
-__all__ = ["is_due", "sweep"]
+__all__ = ["is_due", "remove_orphan_files"]
 
 _OFTEN = 10  # sweeps in a grace
 _TOGETHER = 1000  # files that are deleted between two looks at the lease

@@ -92,7 +92,7 @@ def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     if LATEST_ARRIVAL in snapshot.summary:
         return int(snapshot.summary[LATEST_ARRIVAL])
     # Another engine's commit does not carry it on: the last one before it that had it tells.
-    known = [s for s in table.history() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
+    known = [s for s in table.snapshots() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
     return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
 

@@ -73,7 +73,7 @@ def make(
         for name, snapshot in pinned.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
-        head = lake.table(table).head() if lake.exists(table) else None
+        head = lake.table(table).current_snapshot() if lake.exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
             head = _made(project, lake, model, plan, pinned, made_from)
         lake.table(table).create_tag(f"training.{head.id}", head.id)
@@ -185,7 +185,7 @@ def _made(
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
     facts |= {INPUTS_DIGEST: made_from, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
-    return table.replace(rows, facts=facts)
+    return table.overwrite(rows, facts=facts)
 
 
 def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:

@@ -87,7 +87,7 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     assert head.id == progress.snapshot
     assert head.summary[LATEST_ARRIVAL] == table.property(LATEST_ARRIVAL)
@@ -485,7 +485,7 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
     to_end(contract, events_log, lake)
     table = lake.table(contract.table)
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": 3, "size": 1}
-    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.history()]
+    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.snapshots()]
     assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
 
 

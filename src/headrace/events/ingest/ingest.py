@@ -29,7 +29,7 @@ from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
 from headrace.events.ingest.facts import POSITION
-from headrace.events.ingest.keeping import Keeping
+from headrace.events.ingest.maintenance import IngestMaintenance
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import arrivals
 from headrace.events.ingest.rows import recent_rows
