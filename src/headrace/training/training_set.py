@@ -6,7 +6,6 @@ read: a version's data can be read again for as long as the pins stand.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -17,6 +16,7 @@ from headrace.declare.model import Model
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan
 from headrace.features.values.matrix import Matrix
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
@@ -169,7 +169,7 @@ def _pinned(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, in
 def _made_from(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
     """What the rows depend on, as a digest: the same again makes the same rows."""
     lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return short_digest("\n".join(lines))
 
 
 def _made(

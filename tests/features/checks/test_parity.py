@@ -16,7 +16,7 @@ from headrace.features.online.lookup import Lookup
 from headrace.features.plan import OnDemandInput, OnDemandView, PlanField
 from headrace.features.values.conversion import decode_fields
 from headrace.kernel.time import now_micros
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 
 def answered(lookup, at):

@@ -16,7 +16,7 @@ from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables import read_input
+from headrace.tables.read import read_input
 
 __all__ = ["FillResult", "fill"]
 

@@ -8,7 +8,6 @@ plans can be live side by side. Writers take turns; readers see a whole transact
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from headrace.features.online.readers import ViewReader, readers_of
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, decode_position, encode_position
 from headrace.kernel.private import make_private
@@ -437,7 +437,7 @@ def _column(view: StoredView) -> str:
 
 
 def _table_of(keys: Sequence[tuple[str, str]]) -> str:
-    return "entities_" + hashlib.sha256(msgspec.json.encode(keys)).hexdigest()[:16]
+    return "entities_" + short_digest(msgspec.json.encode(keys))
 
 
 def _key_type(keys: Sequence[tuple[str, str]]) -> str:
