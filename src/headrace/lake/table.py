@@ -68,8 +68,6 @@ class LakeTable:
         with failures(self.where, self.name):
             return self.catalog.load_table(self._identifier)
 
-    # --- reading -------------------------------------------------------------------------------
-
     def schema(self) -> pa.Schema:
         """The columns as they now are; instants are timestamp[us, UTC]."""
         schema: pa.Schema = schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
@@ -179,8 +177,6 @@ class LakeTable:
     def position(self, name: str) -> Position | None:
         """The position stored under this name by `append`."""
         return _stored_position(self.iceberg(), name)
-
-    # --- writing -------------------------------------------------------------------------------
 
     def append(
         self,
@@ -321,8 +317,6 @@ class LakeTable:
                 raise
         expiry.as_it_goes(self.catalog, table, self.where)
         return snapshot_of(made)
-
-    # --- pins ----------------------------------------------------------------------------------
 
     def tags(self) -> dict[str, int]:
         """Pin → snapshot id."""
