@@ -29,7 +29,7 @@ from headrace.config.settings import Profile, load_settings
 from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 ROWS = 250_000
 DAYS = 14

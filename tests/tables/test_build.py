@@ -10,7 +10,7 @@ import pytest
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Refused
 from headrace.lake import Lake
 from headrace.projects.project import Project, load_project
-from headrace.tables import Built, build_table
+from headrace.tables.build import TableBuild, build_table
 
 Arrive = Callable[..., None]
 
@@ -20,7 +20,7 @@ def at(day: int, hour: float = 12) -> datetime:
     return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=day - 1, hours=hour)
 
 
-def build(project: Project, opened: Lake, *names: str, code: str = "1") -> list[Built]:
+def build(project: Project, opened: Lake, *names: str, code: str = "1") -> list[TableBuild]:
     return [build_table(project, opened, project.table(name), code=code) for name in names]
 
 

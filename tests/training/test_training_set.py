@@ -6,7 +6,7 @@ import pytest
 from tests.training.conftest import START
 
 from headrace.declare.model import Model
-from headrace.features.plan import Plan
+from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import RunEvent, recorder_added
 from headrace.lake import Lake
@@ -25,7 +25,7 @@ class Heard:
 
 
 def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
-    project: Project, filled: Lake, model: Model, plan: Plan
+    project: Project, filled: Lake, model: Model, plan: FeaturePlan
 ) -> None:
     with recorder_added(Heard()) as heard:
         made = training_set.make(project, filled, model, plan)
@@ -52,7 +52,7 @@ def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
 
 
 def test_the_same_inputs_make_the_same_training_set(
-    project: Project, filled: Lake, model: Model, plan: Plan
+    project: Project, filled: Lake, model: Model, plan: FeaturePlan
 ) -> None:
     first = training_set.make(project, filled, model, plan)
     assert training_set.make(project, filled, model, plan) == first
@@ -70,12 +70,12 @@ def test_the_same_inputs_make_the_same_training_set(
     )
 
 
-def test_a_table_that_was_not_built(project: Project, opened: Lake, model: Model, plan: Plan) -> None:
+def test_a_table_that_was_not_built(project: Project, opened: Lake, model: Model, plan: FeaturePlan) -> None:
     with pytest.raises(CallError, match="outcomes"):
         training_set.make(project, opened, model, plan)
 
 
-def test_no_labels_and_no_class(project: Project, filled: Lake, model: Model, plan: Plan) -> None:
+def test_no_labels_and_no_class(project: Project, filled: Lake, model: Model, plan: FeaturePlan) -> None:
     opened = filled
     outcomes = opened.table("outcomes")
     rows = outcomes.scan().collect()
@@ -91,7 +91,7 @@ def test_no_labels_and_no_class(project: Project, filled: Lake, model: Model, pl
 
 
 def test_what_no_version_was_made_of_is_let_go(
-    project: Project, filled: Lake, model: Model, plan: Plan
+    project: Project, filled: Lake, model: Model, plan: FeaturePlan
 ) -> None:
     facts = filled.table("facts")
 
@@ -113,7 +113,7 @@ def test_what_no_version_was_made_of_is_let_go(
     assert rows.pins()["version.purchase.1"] == first.snapshot
 
 
-def test_a_text_target_is_refused(project: Project, filled: Lake, model: Model, plan: Plan) -> None:
+def test_a_text_target_is_refused(project: Project, filled: Lake, model: Model, plan: FeaturePlan) -> None:
     outcomes = filled.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=pl.lit("yes")).to_arrow()
     filled.ensure("words", rows.schema).replace(rows)
@@ -124,7 +124,7 @@ def test_a_text_target_is_refused(project: Project, filled: Lake, model: Model, 
 
 
 def test_rows_that_serving_would_refuse_are_left_out_and_infinity_is_named(
-    project: Project, filled: Lake, model: Model, plan: Plan, caplog: pytest.LogCaptureFixture
+    project: Project, filled: Lake, model: Model, plan: FeaturePlan, caplog: pytest.LogCaptureFixture
 ) -> None:
     facts = filled.table("facts")
     mood = pl.when(pl.col("user_id") == 1).then(float("inf")).when(pl.col("user_id") == 2).then(None)
@@ -147,7 +147,7 @@ def test_rows_that_serving_would_refuse_are_left_out_and_infinity_is_named(
         training_set.read(filled, made, refusing, "bought")
 
 
-def test_a_default_is_what_the_model_learns_from(filled: Lake, plan: Plan) -> None:
+def test_a_default_is_what_the_model_learns_from(filled: Lake, plan: FeaturePlan) -> None:
     part = pl.DataFrame({"facts__mood": [None, 2.0], "facts__kind": [None, "old"], "bought": [0, 1]})
     parts = Parts(part, part, part, START, START, 0)
     defaults = msgspec.structs.replace(plan, missing={"facts__mood": -7, "facts__kind": "none"})

@@ -6,7 +6,6 @@ read: a version's data can be read again for as long as the pins stand.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -14,9 +13,10 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.model import Model
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan
-from headrace.features.point_in_time import join
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Matrix
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
@@ -53,7 +53,7 @@ class TrainingSet(Struct, frozen=True):
 
 
 def make(
-    project: Project, lake: Lake, model: Model, plan: Plan, *, inputs: Mapping[str, int] | None = None
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, *, inputs: Mapping[str, int] | None = None
 ) -> TrainingSet:
     """Makes the training set, unless it is already made from just these snapshots.
 
@@ -129,7 +129,7 @@ class Rows(Struct, frozen=True):
     infinite: dict[str, int]
 
 
-def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
+def read(lake: Lake, made: TrainingSet, plan: FeaturePlan, target: str) -> Rows:
     """The rows of the training set that serving would answer.
 
     Raises:
@@ -153,7 +153,7 @@ def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
     return Rows(complete, len(frame) - len(complete), infinite)
 
 
-def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> dict[str, int]:
+def _pinned(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
     """The snapshot of each table that is read, pinned."""
     pinned = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
@@ -166,14 +166,14 @@ def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> 
     return pinned
 
 
-def _made_from(model: Model, plan: Plan, inputs: dict[str, int]) -> str:
+def _made_from(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
     """What the rows depend on, as a digest: the same again makes the same rows."""
     lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return short_digest("\n".join(lines))
 
 
 def _made(
-    project: Project, lake: Lake, model: Model, plan: Plan, inputs: dict[str, int], made_from: str
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, inputs: dict[str, int], made_from: str
 ) -> Snapshot:
     read_table = reader(project, lake, inputs)
     labels = _labels(read_table(model.labels.name), model, plan)
@@ -199,7 +199,7 @@ def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[
     return read_table
 
 
-def _labels(table: pl.LazyFrame, model: Model, plan: Plan) -> pl.DataFrame:
+def _labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:
     keys = [one.join_key for one in plan.entities]
     wanted = dict.fromkeys([*keys, MOMENT, *(one.name for one in plan.request), model.target])
     there = [name for name in wanted if name in table.collect_schema().names()]  # join names what lacks

@@ -14,7 +14,7 @@ from headrace import lake
 from headrace.features.feast.frames import polars_of
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
-from headrace.features.point_in_time import as_of_rows
+from headrace.features.offline.point_in_time import as_of_rows
 
 __all__ = ["HeadraceProvider"]
 

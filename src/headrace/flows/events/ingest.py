@@ -22,10 +22,10 @@ from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Progress, Sink, ingest_all
 from headrace.events.ingest.watch import Watch
 from headrace.features import online as online_stores
+from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
+from headrace.features.online.follow import OnlineSink
 from headrace.features.plan import StoredView, WindowedView
-from headrace.features.rowwise import codes_of
-from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
 from headrace.lake import Lake
