@@ -117,7 +117,7 @@ def ingest(
         Renew: see `renew`.
     """
     begun = perf_counter()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what an upkeep took for its seconds
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what a maintenance took
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}
