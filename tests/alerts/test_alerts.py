@@ -77,7 +77,7 @@ def test_alerts_refuse_limits_without_meaning() -> None:
 
 @pytest.fixture
 def watched_contract(contract: Contract) -> Contract:
-    return replace(contract, within=None, alerts=Alerts(window="10m", baseline="20m", min_events=20))
+    return replace(contract, dedup_within=None, alerts=Alerts(window="10m", baseline="20m", min_events=20))
 
 
 def ingest_all(contract: Contract, log: Log, lake: Lake) -> None:

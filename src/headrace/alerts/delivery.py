@@ -21,7 +21,7 @@ from headrace.alerts.record import TOPIC, Alert, AlertFollower
 from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.files import write_file
-from headrace.kernel.lock import take
+from headrace.kernel.lock import try_lock
 from headrace.kernel.position import LogPosition
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
@@ -86,7 +86,7 @@ def deliver(
         stop: ends the delivery.
         idle: seconds between two polls of the topic.
     """
-    while (lock := take(ledger.with_suffix(".lock"))) is None:
+    while (lock := try_lock(ledger.with_suffix(".lock"))) is None:
         if stop.wait(idle):
             return
     with lock:

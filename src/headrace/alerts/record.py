@@ -44,7 +44,7 @@ AlertKey = tuple[str, str, str]
     time="at",
     key="subject",
     identity=["source", "subject", "reason", "number"],
-    within="365d",
+    dedup_within="365d",
     alerts=None,
 )
 class Alert(Struct, frozen=True):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from headrace.alerts.channels.port import Channel, channel_id
+from headrace.alerts.channels.port import Channel
 from headrace.alerts.record import Alert
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
 
 __all__ = ["EnvironmentChannel"]
@@ -31,7 +32,7 @@ class EnvironmentChannel:
         open_channel: Callable[[str, Settings, str], Channel],
     ) -> None:
         self.name = address
-        self.id = channel_id(address)
+        self.id = short_digest(address)
         self._variable = address.removeprefix("env:")
         self._settings = settings
         self._where = where

@@ -13,9 +13,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from headrace.alerts.channels.port import Channel, channel_id, describe_error, headline
+from headrace.alerts.channels.port import Channel, describe_error, headline
 from headrace.alerts.record import Alert
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused, Unavailable
 from headrace.kernel.secrets import clean_text
 
@@ -57,7 +58,7 @@ class MailChannel:
 
     def __init__(self, address: str, recipients: Sequence[str], settings: Settings) -> None:
         self.name = f"mail {', '.join(recipients)}"
-        self.id = channel_id(address)
+        self.id = short_digest(address)
         self._recipients = list(recipients)
         self._settings = settings
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import Protocol
 
 from headrace.alerts.record import Alert
 from headrace.config.settings import Settings
 
-__all__ = ["Channel", "ChannelKind", "channel_id", "describe_error", "headline"]
+__all__ = ["Channel", "ChannelKind", "describe_error", "headline"]
 
 
 class Channel(Protocol):
@@ -47,11 +46,6 @@ class ChannelKind(Protocol):
     def open(self, address: str, settings: Settings) -> Channel | None:
         """The channel at this address; None if the address is of another kind, or not valid."""
         ...
-
-
-def channel_id(address: str) -> str:
-    """The id of the channel at this address: the first 16 digits of its SHA-256."""
-    return sha256(address.encode()).hexdigest()[:16]
 
 
 def headline(alert: Alert, settings: Settings) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from headrace.alerts.channels.http import host_of, post
-from headrace.alerts.channels.port import Channel, channel_id, headline
+from headrace.alerts.channels.port import Channel, headline
 from headrace.alerts.record import Alert
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 
 __all__ = ["EXAMPLE", "SlackChannel", "open"]
 
@@ -27,7 +28,7 @@ class SlackChannel:
     """Posts `text` and `blocks`, signed if there is a secret (channels.http.post)."""
 
     def __init__(self, address: str, url: str, host: str, settings: Settings) -> None:
-        self.id = channel_id(address)
+        self.id = short_digest(address)
         self.name = f"slack {host}#{self.id[:6]}"
         self._url = url
         self._settings = settings

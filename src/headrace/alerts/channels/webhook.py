@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from headrace.alerts.channels.http import host_of, post
-from headrace.alerts.channels.port import Channel, channel_id
+from headrace.alerts.channels.port import Channel
 from headrace.alerts.record import Alert
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 
 __all__ = ["EXAMPLE", "WebhookChannel", "open"]
 
@@ -24,7 +25,7 @@ class WebhookChannel:
     """Posts `{"project", "profile", "alert"}`, signed if there is a secret (channels.http.post)."""
 
     def __init__(self, url: str, host: str, settings: Settings) -> None:
-        self.id = channel_id(url)
+        self.id = short_digest(url)
         self.name = f"webhook {host}#{self.id[:6]}"
         self._url = url
         self._settings = settings

@@ -156,7 +156,7 @@ class RefusalRates:
 
     def update(self) -> None:
         """Adds what was committed since the last call."""
-        history = self._table.history()
+        history = self._table.snapshots()
         ids = [snapshot.id for snapshot in history]
         if self._snapshot in ids:
             for snapshot in history[ids.index(self._snapshot) + 1 :]:
