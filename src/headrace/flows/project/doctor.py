@@ -17,7 +17,7 @@ from headrace import lake, lineage, log, registry
 from headrace.alerts.channels import doors
 from headrace.alerts.delivery import Ledger
 from headrace.config.settings import Settings
-from headrace.events.formats.registry import SchemaRegistry
+from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
@@ -72,8 +72,8 @@ def doctor(settings: Settings | None) -> list[Finding]:
         (f"online {settings.profile.online}", lambda: _online(settings)),
         (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
     ]
-    if url := settings.profile.registry:
-        looks.append((f"registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
+    if url := settings.profile.schema_registry:
+        looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
     found += [
         _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
     ]
