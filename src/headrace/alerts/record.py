@@ -125,7 +125,7 @@ def read_table(lake: Lake) -> dict[AlertKey, Alert]:
     """The last change of each alert in the topic's table, which also holds what the log has forgotten."""
     import polars as pl
 
-    if not lake.exists(TABLE):
+    if not lake.table_exists(TABLE):
         return {}
     rows = (
         lake.table(TABLE)

@@ -67,7 +67,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         return found
     looks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.profile.log}", lambda: _log(settings)),
-        (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).names())} tables"),
+        (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
         (f"warehouse {settings.profile.warehouse}", lambda: _warehouse(settings)),
         (f"online {settings.profile.online}", lambda: _online(settings)),
         (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
