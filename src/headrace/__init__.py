@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from headrace.api import project
     from headrace.declare.alerts import Alerts
     from headrace.declare.changes import changes, current
-    from headrace.declare.digits import Digits
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import ByTime, Model, XGBoost
+    from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.table import day, table
@@ -32,10 +32,10 @@ _HOMES = {
     "Alerts": "headrace.declare.alerts",
     "ByTime": "headrace.declare.model",
     "Demo": "headrace.demo.demo",
-    "Digits": "headrace.declare.digits",
     "HeadraceError": "headrace.kernel.errors",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
@@ -61,10 +61,10 @@ __all__ = [
     "Alerts",
     "ByTime",
     "Demo",
-    "Digits",
     "HeadraceError",
     "Meta",
     "Model",
+    "Precision",
     "Refused",
     "Struct",
     "TableSource",
