@@ -22,6 +22,7 @@ from headrace.declare.model import Model
 from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import write_file
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, RUN, TRAINING_SET
@@ -306,6 +307,4 @@ def _write(bundle: Path, plan: FeaturePlan, report: Report) -> None:
     write_mlmodel(bundle, plan)
     (bundle / "evaluation.svg").write_text(curves.svg(report.test), encoding="utf-8")
     text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=1)
-    half = bundle / f".{REPORT}"
-    half.write_bytes(text)
-    half.replace(bundle / REPORT)
+    write_file(bundle / REPORT, text)

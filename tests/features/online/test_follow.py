@@ -16,7 +16,7 @@ from tests.features.views import DAY, HOUR, MINUTE
 
 from headrace import lake as lakes
 from headrace import log as logs
-from headrace.code.fingerprint import Sources
+from headrace.code.fingerprint import CodeIndex
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.feast import TableSource
 from headrace.features.offline.point_in_time import join
@@ -40,7 +40,7 @@ from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.loader import project_files
 from headrace.projects.project import load_project
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 USER = EntityKey("user", "user", "int64")
 
@@ -293,7 +293,7 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
     source = TableSource(project.tables["clean"])
-    source.settle(project, Sources(project_files(project.settings)))
+    source.settle(project, CodeIndex(project_files(project.settings)))
     assert source.code == codes_of(project)["clean"]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from headrace.config.settings import Settings
 from headrace.features.online import OnlineStore
 from headrace.features.plan import FeaturePlan, WindowedView
+from headrace.kernel.digest import digest_file
 
 __all__ = ["APPLIED", "REGISTRY", "folder", "is_filled", "is_registry_as_applied", "mark_of", "registry_digest"]
 
@@ -25,7 +25,7 @@ def registry_digest(settings: Settings) -> str:
     """Of the registry's file; "" where there is none. Feast itself writes it too: `feast apply`, `teardown`,
     `materialize`."""
     file = folder(settings) / REGISTRY
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return digest_file(file) if file.is_file() else ""
 
 
 def mark_of(settings: Settings, declared: str) -> str:

@@ -29,7 +29,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables import read_input
+from headrace.tables.read import read_input
 
 __all__ = ["Difference", "ParityReport", "ServedPrediction", "behind", "check"]
 

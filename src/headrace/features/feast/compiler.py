@@ -9,7 +9,7 @@ from typing import Any
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
-from headrace.code.fingerprint import Sources
+from headrace.code.fingerprint import CodeIndex
 from headrace.declare.model import Model
 from headrace.features.feast.objects import FeastObjects, find
 from headrace.features.feast.source import TableSource, topics_of
@@ -27,7 +27,7 @@ __all__ = ["compile", "settled"]
 def settled(project: Project) -> FeastObjects:
     """The project's Feast objects, their table sources told what the whole project knows."""
     found = find(project.modules, project.models.values())
-    sources = Sources(project_files(project.settings))
+    sources = CodeIndex(project_files(project.settings))
     for view in found.views.values():
         source = getattr(view, "batch_source", None)
         if isinstance(source, TableSource):

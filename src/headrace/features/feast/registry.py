@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from headrace.code.by_value import carried
+from headrace.code.by_value import serialize_function
 from headrace.features.checks.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
 from headrace.features.feast.compiler import settled
 from headrace.features.feast.objects import FeastObjects
@@ -27,6 +26,7 @@ from headrace.features.feast.views import fields, on_demand, request_fields
 from headrace.features.plan import Dtype, OnDemandInput
 from headrace.features.values.on_demand import OnDemand, OnDemandError, ReturnError
 from headrace.kernel import faults
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
 from headrace.projects.project import Project
@@ -73,7 +73,7 @@ def apply(project: Project) -> ApplyResult:
     found = settled(project)
     place = folder(project.settings)
     text = described(project.settings, place / REGISTRY)
-    wanted = _digest([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())])
+    wanted = short_digest("\n".join([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())]))
     count = len(found.everything())
     mark = place / APPLIED
     if is_registry_as_applied(project.settings) and mark.read_text() == mark_of(project.settings, wanted):
@@ -114,7 +114,7 @@ def _fingerprints(found: FeastObjects) -> dict[str, str]:
             content = [json.dumps(message, sort_keys=True)]
             if isinstance(one, OnDemandFeatureView):
                 content.append(_text(one))
-            made[f"{kind}:{name}"] = _digest(content)
+            made[f"{kind}:{name}"] = short_digest("\n".join(content))
     return made
 
 
@@ -206,7 +206,7 @@ def _sample(dtype: Dtype) -> Any:
 def _text(one: OnDemandFeatureView) -> str:
     if one.feature_transformation is None:
         return ""
-    return carried(one.feature_transformation.udf, decorator="on_demand_feature_view")
+    return serialize_function(one.feature_transformation.udf, decorator="on_demand_feature_view")
 
 
 def _gone(store: FeatureStore, found: FeastObjects) -> list[Any]:
@@ -232,10 +232,6 @@ def _content(value: Any) -> Any:
     if isinstance(value, list):
         return [_content(one) for one in value]
     return value
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from feast import BatchFeatureView, Entity, FeatureView, OnDemandFeatureView, St
 from feast.aggregation import Aggregation as FeastAggregation
 from feast.feature_view import DUMMY_ENTITY_NAME
 
-from headrace.code.by_value import carried
+from headrace.code.by_value import serialize_function
 from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import word
@@ -206,7 +206,7 @@ def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False
         function=function.__name__,
         source=transformation.udf_string
         if registered
-        else carried(function, decorator="on_demand_feature_view"),
+        else serialize_function(function, decorator="on_demand_feature_view"),
     )
 
 

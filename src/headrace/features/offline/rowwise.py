@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from headrace.code.fingerprint import Sources, fingerprint, outside_of
+from headrace.code.fingerprint import CodeIndex, external_digests, fingerprint
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
@@ -19,17 +19,17 @@ __all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
 
 def codes_of(project: Project) -> dict[str, str]:
     """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
-    sources = Sources(project_files(project.settings))
+    sources = CodeIndex(project_files(project.settings))
     rowwise = [table for table in project.tables.values() if table.rowwise]
     return {table.name: code_of(project, table, sources) for table in rowwise}
 
 
-def code_of(project: Project, table: Table, sources: Sources) -> str:
+def code_of(project: Project, table: Table, sources: CodeIndex) -> str:
     """The fingerprint of what a rowwise table's rows are made by: its function, and the files and variables
     that it declares to read."""
     if not (table.reads_files or table.env):
         return fingerprint(table.function, sources)
-    outside = outside_of(project.settings.root, table.reads_files, table.env)
+    outside = external_digests(project.settings.root, table.reads_files, table.env)
     return fingerprint([table.function, outside], sources)
 
 

@@ -16,7 +16,7 @@ from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables import read_input
+from headrace.tables.read import read_input
 
 __all__ = ["FillResult", "fill"]
 
@@ -78,7 +78,7 @@ def fill(
 
 def _load_as_of(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> FillResult:
     table = lake.table(view.table)
-    snapshot = table.head() if wanted is None else table.snapshot(wanted)
+    snapshot = table.current_snapshot() if wanted is None else table.snapshot(wanted)
     if snapshot is None:
         raise CallError(f"table {view.table!r} has no rows yet", remedy=f"headrace build {view.table}")
     position = SnapshotPosition(view.table, snapshot.id)

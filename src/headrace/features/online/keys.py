@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.features.plan import FeaturePlan, StoredView
+from headrace.kernel.digest import short_digest
 
 __all__ = ["Key", "KeySchema"]
 
@@ -42,8 +42,8 @@ class KeySchema(Struct, frozen=True, array_like=True):
 
     @property
     def digest(self) -> str:
-        """16 hex digits that name the schema."""
-        return hashlib.sha256(msgspec.json.encode(self.columns)).hexdigest()[:16]
+        """32 hex digits that name the schema."""
+        return short_digest(msgspec.json.encode(self.columns))
 
     def packer(self) -> Callable[[Key], Any]:
         """The function from a key to the value that a database keeps."""

@@ -24,7 +24,7 @@ from headrace.features.plan import StoredView
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import opened
+from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
 
 __all__ = ["SqliteDatabase", "open_sqlite"]
@@ -214,7 +214,7 @@ class SqliteDatabase:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            db = opened(self.where, timeout=_WAIT)
+            db = open_shared(self.where, timeout=_WAIT)
         except sqlite3.OperationalError as error:
             raise Unavailable(f"the online store cannot be opened: {error}", where=self.where) from error
         # A crash of the machine may lose the last transactions, their positions included: the log has them.

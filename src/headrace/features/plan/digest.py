@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 from msgspec import Struct
+
+from headrace.kernel.digest import short_digest
 
 __all__ = ["digest_of"]
 
 
 def digest_of(value: Struct) -> str:
     """32 hex digits over the value's JSON."""
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
+    return short_digest(msgspec.json.encode(value, order="sorted"))

@@ -20,6 +20,7 @@ from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
 from headrace.flows.models.release import release as put_in_force
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.files import move_into_place
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.properties import GATE
@@ -174,7 +175,7 @@ def _registered(
         half = make_private(place) / f".{report.run}"
         shutil.copytree(folder, half)
         write_source(shop.settings, half / "source.tar.gz")
-        half.rename(sealed)
+        move_into_place(half, sealed)
     made = report.training_set
     tags = {**report.tags, GATE: "passed" if verdict.passed else "refused"}
     metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
@@ -206,7 +207,7 @@ def _copied(bundle: Path, to: Path) -> None:
     shutil.copytree(bundle, half)
     if to.exists():
         shutil.rmtree(to)
-    half.rename(to)
+    move_into_place(half, to)
     ignore = to.with_name(".gitignore")  # DVC has them; it tells git so only where there is git already
     if not ignore.is_file():
         ignore.write_text("/*\n!/.gitignore\n")

@@ -25,7 +25,7 @@ from headrace.kernel.properties import INPUT
 from headrace.kernel.time import from_micros, micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.read import between, read_input
+from headrace.tables.read import read_input, select_days
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "as_of", "windowed"]
 
@@ -334,7 +334,7 @@ def _topic(
     except CallError:  # it has expired
         return Origin("topic", contract.topic, snapshot, first, last, None, tuple(own))
     if first is not None and last is not None:
-        frame = between(frame, contract.time, first, last)
+        frame = select_days(frame, contract.time, first, last)
     count = frame.filter(*(pl.col(k) == keys[k] for k in own)).select(pl.len()).collect().item()
     return Origin("topic", contract.topic, snapshot, first, last, count, tuple(own))
 
