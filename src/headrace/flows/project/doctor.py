@@ -185,7 +185,7 @@ def _online(settings: Settings) -> str:
     store = online.open(settings.online_url)
     try:
         views = store.views()
-        broken = sum(store.broken(view) for view in views if isinstance(view, WindowedView))
+        broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
         return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
     finally:
         store.close()
