@@ -25,7 +25,7 @@ CONNECTIONS = 64
 SECONDS = 5.0
 
 
-@event(topic="clicks", time="at", key="user", identity=["user", "at"], within="1d")
+@event(topic="clicks", time="at", key="user", identity=["user", "at"], dedup_within="1d")
 class Click(Struct):
     at: datetime
     user: int

@@ -23,7 +23,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import bind
 from headrace.serving import deployment as deployments
 from headrace.serving.deployment import Deployment
-from headrace.serving.prediction_log import TOPIC
+from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
 
 ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}

@@ -15,11 +15,12 @@ from headrace import log as logs
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.online import RowPosition
-from headrace.flows.models.predictions import find
+from headrace.flows.models.predictions import find_prediction
 from headrace.flows.trace.why import ViewWhy, Why, why
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
-from headrace.serving.prediction_log import TOPIC, Prediction, Spool
+from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.spool import Spool
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from headrace.http.serve import bind
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.projects.running import running
 from headrace.runtime.up import up
-from headrace.serving.prediction_log import TOPIC as PREDICTIONS
+from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.release import Arm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")

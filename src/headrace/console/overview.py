@@ -18,7 +18,7 @@ from headrace.lake import Lake
 from headrace.log import Log
 from headrace.projects.project import Project
 from headrace.projects.running import running
-from headrace.serving.release import Release, Releases
+from headrace.serving.release import Release, ReleaseFollower
 
 __all__ = ["Overview", "TableLine", "TopicLine", "overview"]
 
@@ -67,7 +67,7 @@ def overview(settings: Settings, project: Project) -> Overview:
         for contract in project.contracts.values():
             made.topics.append(_topic(log, lake, contract))
         made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.names()})]
-        releases = Releases(log)
+        releases = ReleaseFollower(log)
         releases.poll()
         made.problems += _endpoint_problems(settings)
         made.releases = [releases.in_force[model] for model in sorted(releases.in_force)]
@@ -100,9 +100,9 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
     read: dict[int, int] = {}
     if lake.exists(contract.table):
         table = lake.table(contract.table)
-        head = table.head()
+        head = table.current_snapshot()
         if head is not None:
-            good = sum(table.days(contract.time, head.id, {"_valid": True}).values())
+            good = sum(table.rows_per_day(contract.time, head.id, {"_valid": True}).values())
             refused = head.rows - good
         position = table.position(POSITION)
         read = position.offsets if isinstance(position, LogPosition) else {}
@@ -111,7 +111,7 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
 
 
 def _table(lake: Lake, name: str) -> TableLine:
-    head = lake.table(name).head() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.exists(name) else None
     if head is None:
         return TableLine(name, None, 0, None)
     return TableLine(name, head.id, head.rows, now() - head.at)

@@ -16,7 +16,7 @@ Value = float | str | list[float]
 """What a model answers: a number, a label, or a list of numbers such as one probability a class."""
 
 
-@event(topic=TOPIC, time="at", identity=["id"], within="1d")
+@event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
 class Prediction(Struct, frozen=True):
     """One prediction, with what it was made from.
 

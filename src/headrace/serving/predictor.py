@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.features.on_demand import OnDemandError
+from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros

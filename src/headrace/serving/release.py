@@ -54,7 +54,7 @@ class Arm(Struct, frozen=True):
     name: str = "champion"
 
 
-@event(topic=TOPIC, time="at", key="model", identity=["id"], within="1d")
+@event(topic=TOPIC, time="at", key="model", identity=["id"], dedup_within="1d")
 class Release(Struct, frozen=True):
     """How one model's traffic is divided from `at` on.
 

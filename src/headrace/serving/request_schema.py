@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from headrace.features.conversion import input_cleaner, json_type
-from headrace.features.functions import Dtype
-from headrace.features.plan import Plan
+from headrace.features.values.conversion import input_cleaner, json_type
+from headrace.features.plan import Dtype, FeaturePlan
 from headrace.serving.errors import WrongValue
 
 __all__ = ["RequestSchema"]
@@ -31,7 +30,7 @@ class RequestSchema:
         instance_type: a struct with these fields, for msgspec's decoders.
     """
 
-    def __init__(self, plans: Sequence[Plan], shadows: Sequence[Plan] = ()) -> None:
+    def __init__(self, plans: Sequence[FeaturePlan], shadows: Sequence[FeaturePlan] = ()) -> None:
         required = {name: dtype for plan in plans for name, dtype in _fields(plan)}
         optional = {name: dtype for plan in shadows for name, dtype in _fields(plan) if name not in required}
         self.fields: dict[str, Dtype] = required
@@ -75,7 +74,7 @@ class RequestSchema:
         return values
 
 
-def _fields(plan: Plan) -> list[tuple[str, Dtype]]:
+def _fields(plan: FeaturePlan) -> list[tuple[str, Dtype]]:
     return [
         *((key.join_key, key.dtype) for key in plan.entities),
         *((field.name, field.dtype) for field in plan.request),

@@ -8,7 +8,7 @@ import numpy as np
 
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
-from headrace.features.plan import Plan, decode_plan
+from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.registry import Registry
 from headrace.training.trainers import xgboost
 
@@ -28,7 +28,7 @@ class Servable:
     """
 
     version: int
-    plan: Plan
+    plan: FeaturePlan
     columns: tuple[str, ...]
     lookup: Lookup
     predictor: xgboost.Predictor

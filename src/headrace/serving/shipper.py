@@ -11,7 +11,6 @@ after the answer, the shipper moves the prediction to a file of its own and ship
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import threading
@@ -24,6 +23,7 @@ from msgspec import Struct
 
 from headrace import log as logs
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.files import write_file
 from headrace.log import append_fitting
@@ -126,7 +126,7 @@ def _write_oversized(folder: Path, prediction: bytes) -> None:
     oversized = oversized_folder(folder)
     oversized.mkdir(mode=0o700, exist_ok=True)
     # Named by its content: written again after a kill, it is the same file.
-    path = oversized / f"{hashlib.sha256(prediction).hexdigest()[:32]}.json"
+    path = oversized / f"{short_digest(prediction)}.json"
     write_file(path, prediction, mode=0o600)
     _log.error(
         "a prediction of %d bytes is larger than topic %s takes; it was moved to %s",

@@ -11,15 +11,19 @@ from collections.abc import Callable, Collection
 import msgspec
 import polars as pl
 
-from headrace.features.on_demand import OnDemandError
-from headrace.features.plan import OnDemandView, Plan, View, WindowedView
-from headrace.features.point_in_time import join
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import FeaturePlan, OnDemandView, View, WindowedView
+from headrace.features.values.on_demand import OnDemandError
 
 __all__ = ["as_champion_reads"]
 
 
 def as_champion_reads(
-    champion: Plan, plan: Plan, test: pl.DataFrame, tables: Collection[str], read: Callable[[str], pl.LazyFrame]
+    champion: FeaturePlan,
+    plan: FeaturePlan,
+    test: pl.DataFrame,
+    tables: Collection[str],
+    read: Callable[[str], pl.LazyFrame],
 ) -> pl.DataFrame:
     """The test rows with the champion's features as its own plan makes them.
 

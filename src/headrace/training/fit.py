@@ -13,8 +13,8 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.declare.model import Model, XGBoost
-from headrace.features.matrix import Encoding, Matrix
-from headrace.features.plan import Plan
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Encoding, Matrix
 from headrace.kernel.run import run
 from headrace.training.split import Parts
 from headrace.training.trainers import xgboost
@@ -76,7 +76,7 @@ class Fit:
         return xgboost.load(folder)
 
 
-def prepare(parts: Parts, target: str, plan: Plan) -> Prepared:
+def prepare(parts: Parts, target: str, plan: FeaturePlan) -> Prepared:
     """The parts as matrices; what there is to learn of an encoding comes from the train part alone."""
     encoding = Encoding.learn(parts.train, plan)
     matrix = Matrix(plan, encoding)

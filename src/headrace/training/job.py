@@ -19,9 +19,10 @@ from msgspec import Struct
 
 from headrace.cluster.connection import connect
 from headrace.declare.model import Model
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
+from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import write_file
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, RUN, TRAINING_SET
@@ -143,7 +144,7 @@ def train(
     project: Project,
     lake: Lake,
     model: Model,
-    plan: Plan,
+    plan: FeaturePlan,
     *,
     code: str = "",
     champion: Path | None = None,
@@ -265,7 +266,7 @@ def _try_champion(
     project: Project,
     lake: Lake,
     champion: Path | None,
-    plan: Plan,
+    plan: FeaturePlan,
     test: pl.DataFrame,
     target: str,
     made: TrainingSet,
@@ -300,12 +301,10 @@ def lacking_features(champion: Path, test: pl.DataFrame) -> list[str]:
     return sorted({feature.column for feature in plan.features} - set(test.columns))
 
 
-def _write(bundle: Path, plan: Plan, report: Report) -> None:
+def _write(bundle: Path, plan: FeaturePlan, report: Report) -> None:
     """The files of the bundle; the report comes last, and says that it is whole."""
     (bundle / PLAN).write_bytes(msgspec.json.format(encode_plan(plan), indent=1))
     write_mlmodel(bundle, plan)
     (bundle / "evaluation.svg").write_text(curves.svg(report.test), encoding="utf-8")
     text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=1)
-    half = bundle / f".{REPORT}"
-    half.write_bytes(text)
-    half.replace(bundle / REPORT)
+    write_file(bundle / REPORT, text)

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.features.matrix import Matrix
-from headrace.features.plan import FeatureRef, Plan, decode_plan
+from headrace.features.plan import FeaturePlan, FeatureRef, decode_plan
+from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import CallError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PLAN = "plan.json"
 """The plan's file in a bundle, beside the model's folder."""
 
 
-def write_mlmodel(bundle: Path, plan: Plan) -> None:
+def write_mlmodel(bundle: Path, plan: FeaturePlan) -> None:
     """Writes `MLmodel`, which tells MLflow how to load the bundle. The same plan gives the same file."""
     # MLflow's "long" can't be missing, and its "double" takes no int64. So the columns are of any type, and are
     # converted here (_Loaded).

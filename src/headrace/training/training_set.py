@@ -6,7 +6,6 @@ read: a version's data can be read again for as long as the pins stand.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -14,9 +13,10 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.model import Model
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan
-from headrace.features.point_in_time import join
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Matrix
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
@@ -53,7 +53,7 @@ class TrainingSet(Struct, frozen=True):
 
 
 def make(
-    project: Project, lake: Lake, model: Model, plan: Plan, *, inputs: Mapping[str, int] | None = None
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, *, inputs: Mapping[str, int] | None = None
 ) -> TrainingSet:
     """Makes the training set, unless it is already made from just these snapshots.
 
@@ -73,10 +73,10 @@ def make(
         for name, snapshot in pinned.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
-        head = lake.table(table).head() if lake.exists(table) else None
+        head = lake.table(table).current_snapshot() if lake.exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
             head = _made(project, lake, model, plan, pinned, made_from)
-        lake.table(table).pin(f"training.{head.id}", head.id)
+        lake.table(table).create_tag(f"training.{head.id}", head.id)
         made = TrainingSet(
             model.name,
             table,
@@ -102,16 +102,16 @@ def keep_for(lake: Lake, made: TrainingSet, version: int) -> None:
     """
     held = {made.table: made.snapshot, **made.inputs}
     for name, snapshot in held.items():
-        lake.table(name).pin(f"version.{made.model}.{version}", snapshot)
-    head = lake.table(made.table).head()
+        lake.table(name).create_tag(f"version.{made.model}.{version}", snapshot)
+    head = lake.table(made.table).current_snapshot()
     newest = {made.snapshot, *([] if head is None else [head.id])}
     for name, snapshot in held.items():
         table = lake.table(name)
         own = "training." if name == made.table else f"training.{made.model}."
         wanted = newest if name == made.table else {snapshot}
-        for pin, pinned in table.pins().items():
+        for pin, pinned in table.tags().items():
             if pin.startswith(own) and pinned not in wanted:
-                table.unpin(pin)
+                table.remove_tag(pin)
 
 
 class Rows(Struct, frozen=True):
@@ -129,7 +129,7 @@ class Rows(Struct, frozen=True):
     infinite: dict[str, int]
 
 
-def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
+def read(lake: Lake, made: TrainingSet, plan: FeaturePlan, target: str) -> Rows:
     """The rows of the training set that serving would answer.
 
     Raises:
@@ -153,27 +153,27 @@ def read(lake: Lake, made: TrainingSet, plan: Plan, target: str) -> Rows:
     return Rows(complete, len(frame) - len(complete), infinite)
 
 
-def _pinned(lake: Lake, model: Model, plan: Plan, wanted: Mapping[str, int]) -> dict[str, int]:
+def _pinned(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
     """The snapshot of each table that is read, pinned."""
     pinned = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
         table = lake.table(name)
-        head = table.head()
+        head = table.current_snapshot()
         if head is None:
             raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
         pinned[name] = wanted.get(name, head.id)
-        table.pin(f"training.{model.name}.{pinned[name]}", pinned[name])
+        table.create_tag(f"training.{model.name}.{pinned[name]}", pinned[name])
     return pinned
 
 
-def _made_from(model: Model, plan: Plan, inputs: dict[str, int]) -> str:
+def _made_from(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
     """What the rows depend on, as a digest: the same again makes the same rows."""
     lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return short_digest("\n".join(lines))
 
 
 def _made(
-    project: Project, lake: Lake, model: Model, plan: Plan, inputs: dict[str, int], made_from: str
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, inputs: dict[str, int], made_from: str
 ) -> Snapshot:
     read_table = reader(project, lake, inputs)
     labels = _labels(read_table(model.labels.name), model, plan)
@@ -185,7 +185,7 @@ def _made(
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
     facts |= {INPUTS_DIGEST: made_from, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
-    return table.replace(rows, facts=facts)
+    return table.overwrite(rows, facts=facts)
 
 
 def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:
@@ -199,7 +199,7 @@ def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[
     return read_table
 
 
-def _labels(table: pl.LazyFrame, model: Model, plan: Plan) -> pl.DataFrame:
+def _labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:
     keys = [one.join_key for one in plan.entities]
     wanted = dict.fromkeys([*keys, MOMENT, *(one.name for one in plan.request), model.target])
     there = [name for name in wanted if name in table.collect_schema().names()]  # join names what lacks

@@ -26,7 +26,9 @@ from headrace.kernel.errors import Unavailable
 from headrace.log import Log
 
 
-@event(topic="clicks", time="at", key="user", identity=["user", "at"], within="1d", coerce=True, partitions=3)
+@event(
+    topic="clicks", time="at", key="user", identity=["user", "at"], dedup_within="1d", coerce=True, partitions=3
+)
 class Click(Struct):
     at: datetime
     user: int

@@ -28,7 +28,7 @@ from services.registry import Registry
 from services.registry import registry as started_registry
 from tests.servers import Serving
 
-from headrace import Digits, Meta, Struct, event, log
+from headrace import Meta, Precision, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
@@ -49,13 +49,13 @@ class Place(Struct):
     zip: int | None = None
 
 
-@event(topic="orders", time="at", key="user", times=["rfc3339"])
+@event(topic="orders", time="at", key="user", time_formats=["rfc3339"])
 class Order(Struct):
     at: datetime
     user: int
     page: Literal["home", "shop"]
     price: Annotated[float, Meta(gt=0)]
-    total: Annotated[Decimal, Digits(9, 2)]
+    total: Annotated[Decimal, Precision(9, 2)]
     day: date
     token: UUID
     place: Place
@@ -337,7 +337,7 @@ def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
     assert row["_valid"], row["_reason"]
     assert (row["before"], row["note"], row["place"]["city"]) == ([], None, "Köln")
     assert row["_extra"] == '{"colour":"red"}'
-    refusing = replace(contract, extra="refuse")
+    refusing = replace(contract, extra="forbid")
     judge = Judge(refusing, format=formats.open(refusing, SchemaRegistry(registry.url)))
     row = row_of(judge, avro({**native(GOOD), "colour": "red"}, whole, second))
     assert (row["_code"], row["_field"]) == ("extra", "colour")

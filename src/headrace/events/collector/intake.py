@@ -86,7 +86,7 @@ class Intake:
     def __init__(self, contract: Contract, log: Log, requests: Requests, most: int) -> None:
         self._topic = contract.topic
         self._key = contract.key
-        self._judge = Judge(replace(contract, within=None))
+        self._judge = Judge(replace(contract, dedup_within=None))
         self._log = log
         self._requests = requests
         self._most = most

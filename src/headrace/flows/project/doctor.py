@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import shutil
@@ -22,12 +21,13 @@ from headrace.events.formats.registry import SchemaRegistry
 from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
+from headrace.kernel.extras import is_installed, remedy_for
 from headrace.kernel.private import is_open
 from headrace.kernel.secrets import clean_text
 from headrace.projects.running import running
 from headrace.serving.deployment import haproxy
-from headrace.serving.prediction_log import TOPIC as PREDICTIONS
-from headrace.serving.prediction_log import aside, spooled
+from headrace.serving.prediction import TOPIC as PREDICTIONS
+from headrace.serving.spool import find_oversized, read_spool
 
 __all__ = ["Finding", "doctor"]
 
@@ -117,9 +117,8 @@ def _package(name: str) -> Finding:
 def _extra(url: str) -> Finding:
     scheme = urlsplit(url).scheme
     package = _FOR[scheme]
-    fine = importlib.util.find_spec(package) is not None
-    extra = "postgres" if scheme == "postgresql" else scheme
-    remedy = None if fine else f"Install the extra: pip install 'headrace[{extra}]'"
+    fine = is_installed(package)
+    remedy = None if fine else remedy_for(package)
     return Finding(
         f"package {package}",
         fine,
@@ -226,14 +225,14 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 def _spool(settings: Settings) -> Iterator[Finding]:
     """Predictions that the log does not take, or that no `up` is there to ship."""
     folder = settings.place("serving", "spool")
-    large = len(aside(folder))
+    large = len(find_oversized(folder))
     if large:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
         what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder / 'aside'}"
         yield Finding("predictions", False, what, remedy)
     if running(settings) is not None:
         return
-    left = sum(1 for _ in spooled(folder)) - large
+    left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:
         remedy = "Nothing is lost: the next headrace up ships them."
         yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)

@@ -19,7 +19,12 @@ from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.work import Workshop
 from headrace.flows.events.drop_table import undeclared_tables
 from headrace.flows.models.endpoint import describe
-from headrace.flows.models.release import Moved, OtherChampion, moved_aliases, other_champions
+from headrace.flows.models.release import (
+    ChampionMismatch,
+    MovedAlias,
+    find_champion_mismatches,
+    find_moved_aliases,
+)
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.position import LogPosition
@@ -30,8 +35,8 @@ from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import Project, load_project
 from headrace.projects.running import Up, running
-from headrace.serving.models import Failure
-from headrace.serving.prediction_log import aside
+from headrace.serving.models import ReleaseFailure
+from headrace.serving.spool import find_oversized
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
 
@@ -110,10 +115,10 @@ class Status:
     undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
     aside: int
-    moved: tuple[Moved, ...]
-    failed: dict[str, Failure]
+    moved: tuple[MovedAlias, ...]
+    failed: dict[str, ReleaseFailure]
     silent: str | None
-    released: tuple[OtherChampion, ...]
+    released: tuple[ChampionMismatch, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -157,11 +162,11 @@ def status(settings: Settings) -> Status:
         tables=tuple(_table(lake, name) for name in _tables(project)),
         undeclared=tuple(undeclared_tables(project, lake)),
         alerts=alerts,
-        aside=len(aside(settings.place("serving", "spool"))),
+        oversized=len(find_oversized(settings.place("serving", "spool"))),
         moved=_moved(settings),
         failed=failed,
         silent=silent,
-        released=other_champions(settings, models),
+        released=find_champion_mismatches(settings, models),
         lineage=_lineage(settings),
         building=_building(settings),
         up=up,
@@ -198,7 +203,7 @@ def _tables(project: Project) -> list[str]:
 
 
 def _table(lake: Lake, name: str) -> TableStatus:
-    head = lake.table(name).head() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.exists(name) else None
     if head is None:
         return TableStatus(name, None, None, None)
     return TableStatus(name, head.rows, head.at, now() - head.at)
@@ -212,7 +217,7 @@ def _held(settings: Settings) -> dict[str, datetime]:
     return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
 
 
-def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
+def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not take up; why it cannot be asked, or None."""
     if up is None:
         return {}, None
@@ -222,9 +227,9 @@ def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
         return {}, error.what
 
 
-def _moved(settings: Settings) -> tuple[Moved, ...]:
+def _moved(settings: Settings) -> tuple[MovedAlias, ...]:
     try:
-        return tuple(moved_aliases(settings))
+        return tuple(find_moved_aliases(settings))
     except Unavailable:  # MLflow is away, which doctor tells; status is not to fail for it
         return ()
 

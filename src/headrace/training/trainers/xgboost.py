@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from headrace.features.matrix import Encoding
+from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.training.trainers.libxgboost import Booster
 
