@@ -15,7 +15,14 @@ import httpx
 import msgspec
 import pytest
 from tests.flows.processes import descendants, listening
-from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    fit_booster,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 from tests.until import until
 
 from headrace import log
@@ -37,7 +44,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def boosters() -> dict[int, bytes]:
-    return {1: booster(1), 2: booster(-1)}
+    return {1: fit_booster(1), 2: fit_booster(-1)}
 
 
 @pytest.fixture(scope="module", params=["processes", "ray_serve"])

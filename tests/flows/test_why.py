@@ -195,18 +195,18 @@ def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Tr
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
     spool.append(msgspec.json.encode(in_spool))
-    assert find(shop.settings, lake, log, shop.prediction.id)[1] == "log"
-    assert find(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
+    assert find_prediction(shop.settings, lake, log, shop.prediction.id)[1] == "log"
+    assert find_prediction(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
     spool.close()
 
     contract = contract_of(Prediction)
     assert contract is not None
     Ingest(contract, log, lake).run(True, threading.Event())
-    found, place = find(shop.settings, lake, log, shop.prediction.id)
+    found, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
     assert place == "table"
     assert found == shop.prediction
     later = kept(shop)
-    assert find(shop.settings, lake, log, later.id)[1] == "log"
+    assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
     log.close()
 
 

@@ -163,7 +163,7 @@ def test_the_token_is_asked_for_where_it_is_set(monkeypatch: pytest.MonkeyPatch)
 def test_an_open_door_without_a_token_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADRACE_TOKEN", raising=False)
 
-    with pytest.raises(ProjectError, match="no token") as caught:
+    with pytest.raises(ProjectError, match="the token is not set") as caught:
         GuardMiddleware(echo, "0.0.0.0")
     assert caught.value.where == "HEADRACE_TOKEN"
     monkeypatch.setenv("HEADRACE_TOKEN", "short")

@@ -321,7 +321,7 @@ class _Demo:
             with self.step("predict") as told:
                 first = door.post(f"/predict/{MODEL}?explain=1", request)
                 told["what"] = (
-                    f"user {request['user_id']}, product {request['product_id']}: {first['score']:.3f}"
+                    f"user {request['user_id']}, product {request['product_id']}: {first['value']:.3f}"
                 )
             with self.step("collect") as told:
                 sent = _three_more(request)
@@ -333,7 +333,7 @@ class _Demo:
                 self.report.moved_ms = (time.perf_counter() - answered) * 1000
                 changed = [k for k, v in moved["features"].items() if v != first["features"][k]]
                 told["what"] = (
-                    f"{moved['score']:.3f}: {len(changed)} features moved in {self.report.moved_ms:.0f} ms"
+                    f"{moved['value']:.3f}: {len(changed)} features moved in {self.report.moved_ms:.0f} ms"
                 )
             self.check(f"features move within {MOVED:g} s", self.report.moved_ms <= MOVED * 1000)
             with self.step("predictions") as told:

@@ -50,7 +50,7 @@ def token_for(host: str) -> str | None:
 
 
 def has_token(authorization: bytes | None, token: str) -> bool:
-    """Whether an Authorization header has the token. The comparison takes the same time for every wrong token."""
+    """Whether an Authorization header has the token. It takes the same time for every wrong token."""
     scheme, _, credentials = (authorization or b"").partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(), token.encode())
 

@@ -35,6 +35,7 @@ MAX_BODY = 4 << 20  # bytes
 _JSON = frozenset({b"application/json"})
 _MAX_INLINE = 32  # more instances than this are predicted in a thread: they would delay other requests
 _POLL = 0.5  # seconds between two looks at the releases
+_CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -85,12 +86,12 @@ class Endpoint:
         if largest is not None:
             self._predictor.max_bytes = min(largest, MAX_BYTES)
 
-    def _collect_routes(self) -> list[tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]]:
+    def _collect_routes(self) -> list[_CompiledRoute]:
         own = (
             ReadRoute("/healthz", _read_health),
             ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
         )
-        routes = [(_compile_path(route.path), route, error_body) for route in own]
+        routes: list[_CompiledRoute] = [(_compile_path(route.path), route, error_body) for route in own]
         for protocol in PROTOCOLS:
             routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
         return routes

@@ -19,7 +19,7 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel
-from headrace.serving.release import Arm, Release, Releases
+from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, load_servable
 from headrace.serving.split import Split
@@ -91,7 +91,7 @@ class Models:
         self._registry = registry.open(settings)
         self._store = online.open(settings.online_url)
         self._log: logs.Log | None = None
-        self._releases: Releases | None = None
+        self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
         self._file = settings.place("serving", "releases.json")
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, when it was tried (monotonic)
@@ -141,7 +141,7 @@ class Models:
         try:
             if self._log is None or self._releases is None:
                 self._log = logs.open(self._settings.log_url)
-                self._releases = Releases(self._log)
+                self._releases = ReleaseFollower(self._log)
             self._releases.poll()
         except Unavailable as error:
             _log.warning("the releases cannot be read, the last ones stay in force: %s", error.what)

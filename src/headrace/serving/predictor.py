@@ -74,7 +74,7 @@ class SpoolingPredictor:
     def predict_shadows(
         self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
     ) -> None:
-        """Predicts the same instances by the shadow arms, for the log alone. A failure is logged and counted."""
+        """Predicts the same instances by the shadow arms, for the log alone. It logs and counts failures."""
         for arm, servable in model.shadows:
             try:
                 self._append_to_spool(
@@ -157,8 +157,8 @@ class SpoolingPredictor:
         for prediction, record in zip(predictions, records, strict=True):
             if len(record) > self.max_bytes:
                 raise OversizedPrediction(
-                    f"The prediction's record, with the request in it, would have {len(record):,} bytes, and may"
-                    f" have {self.max_bytes:,}.",
+                    f"The prediction's record, with the request in it, would have {len(record):,} bytes,"
+                    f" and may have {self.max_bytes:,}.",
                     details={"instance": prediction.instance},
                 )
         try:

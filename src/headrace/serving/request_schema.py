@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from headrace.features.values.conversion import input_cleaner, json_type
 from headrace.features.plan import Dtype, FeaturePlan
+from headrace.features.values.conversion import input_cleaner, json_type
 from headrace.serving.errors import WrongValue
 
 __all__ = ["RequestSchema"]

@@ -1,11 +1,11 @@
 """Shipping: moves predictions from the spool folder to topic `headrace.predictions`.
 
-Predictions are appended to the log in batches. The offset up to which a spool file is shipped lies in a file
-beside it (`.shipped`). A batch that was appended just before a kill is appended again; ingest refuses the second
+Predictions are appended to the log in batches. A file beside the spool file (`.shipped`) holds the offset up to
+which it is shipped. A batch that was appended just before a kill is appended again; ingest refuses the second
 copy by its ids.
 
-A replica does not answer with a prediction that is larger than the topic takes. If the topic's limit was lowered
-after the answer, the shipper moves the prediction to a file of its own and ships it once the topic takes it.
+A prediction that is larger than the topic takes is not given to a client. If the topic's limit is lowered after
+the answer, the shipper moves the prediction to a file of its own and ships it once the topic takes it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _write_oversized(folder: Path, prediction: bytes) -> None:
     oversized.mkdir(mode=0o700, exist_ok=True)
     # Named by its content: written again after a kill, it is the same file.
     path = oversized / f"{short_digest(prediction)}.json"
-    write_file(path, prediction, mode=0o600)
+    write_file(path, prediction)
     _log.error(
         "a prediction of %d bytes is larger than topic %s takes; it was moved to %s",
         len(prediction),

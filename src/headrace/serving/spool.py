@@ -125,7 +125,7 @@ def read_spool(folder: Path) -> Iterator[bytes]:
 
 
 def split_frames(content: bytes) -> tuple[list[bytes], int]:
-    """The predictions of the intact frames at the start of the content, and how many bytes these frames take."""
+    """The predictions in the intact frames at the start of the content, and the length of these frames."""
     predictions: list[bytes] = []
     position = 0
     while position + _HEAD.size <= len(content):

@@ -25,7 +25,7 @@ __all__ = ["TABLE", "PredictionPlace", "find_prediction"]
 
 TABLE = "headrace_predictions"
 PredictionPlace = Literal["table", "log", "spool"]
-_AROUND = timedelta(minutes=10)  # an id is made within 10 minutes of the time that the features were looked up for
+_AROUND = timedelta(minutes=10)  # between the time in an id and the time of its features
 _READ = 10_000
 _decode = msgspec.json.Decoder(Prediction).decode
 _JSON_COLUMNS = {"entity", "request", "features", "positions", "value"}

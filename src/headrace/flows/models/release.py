@@ -225,7 +225,7 @@ def _check_version(settings: Settings, registry: Registry, model: str, arm: Arm,
         version = registry.version(model, arm.version)
     except CallError:
         if not registry.versions(model):
-            load_project(settings).model(model)  # raises if the project does not declare it, and lists the models
+            load_project(settings).model(model)  # an unknown name: the error lists the models
         raise
     if version.tags.get(GATE) == "refused" and not arm.shadow and not override:
         raise Refused(

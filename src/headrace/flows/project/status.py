@@ -94,7 +94,7 @@ class Status:
         topics, tables: how fresh they are.
         undeclared: tables that a build made and that nothing declares any more.
         alerts: what is refused at too high a rate now, the oldest first.
-        aside: predictions that were answered and that their topic does not take: how many.
+        oversized: how many predictions were answered and are now larger than their topic takes.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
         silent: why the endpoint of the running `up` cannot be asked, or None.
@@ -114,7 +114,7 @@ class Status:
     tables: tuple[TableStatus, ...]
     undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
-    aside: int
+    oversized: int
     moved: tuple[MovedAlias, ...]
     failed: dict[str, ReleaseFailure]
     silent: str | None

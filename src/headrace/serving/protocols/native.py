@@ -29,7 +29,10 @@ MAX_INSTANCES = 1_000
 _SCHEMAS = 64  # how many models' decoders are kept
 _encode = msgspec.json.Encoder().encode
 _FIELD_NAME = re.compile(r"`([^`]+)`")
-_PLACE = re.compile(r"\$(?:\.instances\[(?P<instance>\d+)\])?\.?(?P<field>.*)")
+_INVALID = re.compile(  # msgspec's text, such as "Expected `int`, got `str` - at `$.instances[1].price`"
+    r"(?P<what>.*?)(?: - at `\$(?:\.instances\[(?P<instance>\d+)\])?\.?(?P<field>[^`]*)`)?", re.DOTALL
+)
+_KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
 
 
 class _Outline(Struct):
@@ -107,17 +110,16 @@ def _is_explain(query: bytes) -> bool:
 
 
 def _invalid(text: str) -> RequestError:
-    """msgspec's error as one of ours: its text ends in the place, such as `$.instances[1].price`."""
-    what, _, path = text.partition(" - at `")
-    place = _PLACE.fullmatch(path.rstrip("`") or "$")
-    assert place is not None  # the pattern takes whatever begins with $
-    instance = None if place["instance"] is None else int(place["instance"])
-    field = place["field"] or None
+    """The error for msgspec's text, which ends in the place."""
+    match = _INVALID.fullmatch(text)
+    assert match is not None  # the pattern matches any text
+    what, field = match["what"], match["field"] or None
+    instance = None if match["instance"] is None else int(match["instance"])
     name = _FIELD_NAME.search(what)
-    for start, kind in (("Object missing required field", MissingField), ("Object contains unknown field", UnknownField)):
-        if name and what.startswith(start):
-            return kind(f"{what}.", field=f"{field}.{name[1]}" if field else name[1], instance=instance)
-    return WrongValue(f"{what}.", field=field, instance=instance)
+    kind = next((kind for start, kind in _KINDS.items() if what.startswith(start)), None)
+    if kind is None or name is None:
+        return WrongValue(f"{what}.", field=field, instance=instance)
+    return kind(f"{what}.", field=f"{field}.{name[1]}" if field else name[1], instance=instance)
 
 
 def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
