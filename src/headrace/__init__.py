@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.table import day, table
+    from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
+    from headrace.kernel.errors import HeadraceError, Refused
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
     "ByTime": "headrace.declare.model",
-    "Precision": "headrace.declare.precision",
+    "Demo": "headrace.demo.demo",
+    "HeadraceError": "headrace.kernel.errors",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Precision": "headrace.declare.precision",
+    "Refused": "headrace.kernel.errors",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
     "Tune": "headrace.declare.search",
@@ -55,9 +60,12 @@ _HOMES = {
 __all__ = [
     "Alerts",
     "ByTime",
+    "Demo",
+    "HeadraceError",
     "Meta",
     "Model",
     "Precision",
+    "Refused",
     "Struct",
     "TableSource",
     "Tune",

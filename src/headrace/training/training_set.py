@@ -73,7 +73,7 @@ def make(
         for name, snapshot in pinned.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
-        head = lake.table(table).current_snapshot() if lake.exists(table) else None
+        head = lake.table(table).current_snapshot() if lake.table_exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
             head = _made(project, lake, model, plan, pinned, made_from)
         lake.table(table).create_tag(f"training.{head.id}", head.id)

@@ -65,7 +65,7 @@ def find_prediction(
 
 
 def _find_in_table(lake: Lake, id: str, time: datetime) -> Prediction | None:
-    if not lake.exists(TABLE):
+    if not lake.table_exists(TABLE):
         return None
     rows = (
         lake.table(TABLE)
@@ -86,7 +86,7 @@ def _read_unread(lake: Lake, log: Log) -> Iterable[bytes]:
     if TOPIC not in log.topics():
         return
     offsets = dict.fromkeys(range(log.partitions(TOPIC)), 0)
-    position = lake.table(TABLE).position(POSITION) if lake.exists(TABLE) else None
+    position = lake.table(TABLE).position(POSITION) if lake.table_exists(TABLE) else None
     if isinstance(position, LogPosition) and position.log_id == log.identity(TOPIC):
         offsets |= position.offsets
     for batch in read_to_end(log, TOPIC, offsets, _READ):
