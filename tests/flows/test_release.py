@@ -123,7 +123,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 def test_a_share_is_needed_beside_the_champion(settings):
     with pytest.raises(CallError, match="needs a share"):
         release(settings, "purchase", ["champion=1", "challenger=2"])
-    with pytest.raises(CallError, match="is no share"):
+    with pytest.raises(CallError, match="is not a valid share"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 
@@ -205,7 +205,7 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
     with running_endpoint(small):
         bundle = registries.open(small).place("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
-        with pytest.raises(Refused, match="recorded, but the endpoint cannot take it up") as refused:
+        with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
         failure = status(small).failed["purchase"]
