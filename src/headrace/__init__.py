@@ -18,24 +18,26 @@ if TYPE_CHECKING:
     from headrace.declare.digits import Digits
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
-    from headrace.declare.model import ByTime, Model, XGBoost
+    from headrace.declare.model import Model
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
+    from headrace.declare.splits import ByTime
     from headrace.declare.table import day, table
+    from headrace.declare.trainers import XGBoost
     from headrace.features.feast.source import TableSource
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
-    "ByTime": "headrace.declare.model",
+    "ByTime": "headrace.declare.splits",
     "Digits": "headrace.declare.digits",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
     "Tune": "headrace.declare.search",
-    "XGBoost": "headrace.declare.model",
+    "XGBoost": "headrace.declare.trainers",
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
     "changes": "headrace.declare.changes",

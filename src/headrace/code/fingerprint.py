@@ -30,6 +30,8 @@ from pathlib import Path
 from types import CellType
 from typing import Any, NamedTuple
 
+import attrs
+
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["Sources", "code_digest", "digest", "fingerprint", "outside_of", "values_digest"]
@@ -414,8 +416,9 @@ def _described(value: Any, sources: Sources, *, top: bool = False, path: tuple[i
         pieces = _pieces_of(value, sources)
         made_with = _made_with(value) if inspect.isfunction(value) and isinstance(pieces, dict) else {}
         return [pieces, describe(made_with)] if made_with else pieces
-    if is_dataclass(value):
-        shown = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "place"}
+    if is_dataclass(value) or attrs.has(type(value)):
+        names = [one.name for one in (fields(value) if is_dataclass(value) else attrs.fields(type(value)))]
+        shown = {name: getattr(value, name) for name in names if name != "place"}
         if not top and hasattr(value, "place"):
             return [type(value).__qualname__, shown.get("name", shown.get("topic"))]
         return [type(value).__qualname__, describe(shown)]

@@ -1,0 +1,28 @@
+"""Converters of declared values. Each reports a malformed one at the line that declares it.
+
+They are called by the `__init__` that attrs writes, so the project's line is three frames up.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from headrace.declare.place import Place
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.time import duration
+
+__all__ = ["to_duration"]
+
+
+def to_duration(value: str | timedelta) -> timedelta:
+    """A duration from text such as `30m`, `1d` or `1h30m`.
+
+    Raises:
+        ProjectError: the value is not a duration.
+    """
+    try:
+        return duration(value)
+    except ValueError as error:
+        raise ProjectError(
+            str(error), where=str(Place.of_caller(3)), remedy='Write it as "30m", "1d" or "1h30m".'
+        ) from error
