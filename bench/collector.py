@@ -18,14 +18,14 @@ from msgspec import Meta, Struct
 from headrace import log as logs
 from headrace.declare.event import contract_of, event
 from headrace.events.collector.collector import Collector
-from headrace.http.door import Door
-from headrace.http.serve import serve, signalled
+from headrace.http.middleware import GuardMiddleware
+from headrace.http.serve import serve, stop_on_signals
 
 CONNECTIONS = 64
 SECONDS = 5.0
 
 
-@event(topic="clicks", time="at", key="user", identity=["user", "at"], within="1d")
+@event(topic="clicks", time="at", key="user", identity=["user", "at"], dedup_within="1d")
 class Click(Struct):
     at: datetime
     user: int
@@ -35,11 +35,13 @@ class Click(Struct):
 
 def served(folder: Path) -> None:
     """The collector in this process, until it is told to stop; prints its port."""
-    stop = signalled()
+    stop = stop_on_signals()
     contract = contract_of(Click)
     assert contract is not None
     log = logs.open(f"sqlite://{folder / 'log'}")
-    with serve(Door(Collector({"clicks": contract}, log, folder), "127.0.0.1"), "127.0.0.1", 0) as one:
+    with serve(
+        GuardMiddleware(Collector({"clicks": contract}, log, folder), "127.0.0.1"), "127.0.0.1", 0
+    ) as one:
         print(one.port, flush=True)
         stop.wait()
 

@@ -13,10 +13,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from headrace.features.functions import parse_function, result_dtype
+from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.sqlite import SqliteStore
-from headrace.features.plan import Aggregation, AsOfView, EntityKey, FeatureRef, Field, Plan, WindowedView
+from headrace.features.plan import (
+    Aggregation,
+    AsOfView,
+    EntityKey,
+    FeaturePlan,
+    FeatureRef,
+    PlanField,
+    WindowedView,
+)
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.time import now_micros
 
@@ -42,9 +50,9 @@ def micros(work: Callable[[int], object], times: int) -> float:
     return sorted(took)[times // 2] / 1000
 
 
-def plan_of(*views: AsOfView | WindowedView) -> Plan:
+def plan_of(*views: AsOfView | WindowedView) -> FeaturePlan:
     features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
-    return Plan("m", (USER,), views, features)
+    return FeaturePlan("m", (USER,), views, features)
 
 
 def windowed() -> WindowedView:
@@ -55,7 +63,7 @@ def windowed() -> WindowedView:
             function = parse_function(name)
             dtype = result_dtype(function, "float64" if column == "price" else "int64")
             made.append(Aggregation(f"{name}_{column}_{window}", column, function, window, hop, dtype))
-    columns = (Field("item", "int64"), Field("bought", "int64"), Field("price", "float64"))
+    columns = (PlanField("item", "int64"), PlanField("bought", "int64"), PlanField("price", "float64"))
     return WindowedView("w", ("user",), "events", "events", None, "time", columns, tuple(made))
 
 
@@ -72,7 +80,7 @@ def events(count: int, now: int, span: int) -> pl.DataFrame:
     )
 
 
-def reads(store: SqliteStore, plan: Plan, name: str) -> None:
+def reads(store: SqliteStore, plan: FeaturePlan, name: str) -> None:
     draw = random.Random(7)
     users = [draw.randrange(ENTITIES) for _ in range(200_000)]
     say(
@@ -97,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "online.db")
         as_of = AsOfView(
-            "a", ("user",), "facts", "time", tuple(Field(f"f{i}", "float64") for i in range(6)), 7 * DAY
+            "a", ("user",), "facts", "time", tuple(PlanField(f"f{i}", "float64") for i in range(6)), 7 * DAY
         )
         facts = pl.DataFrame(
             {

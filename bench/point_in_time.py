@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
-from headrace.features.point_in_time import join
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 
 DAY = 86_400_000_000
 START = 1_700_000_000_000_000
-FEATURES = tuple(Field(f"f{i}", "float64") for i in range(6))
+FEATURES = tuple(PlanField(f"f{i}", "float64") for i in range(6))
 
 
 def data(rows: int) -> tuple[pa.Table, pa.Table]:
@@ -52,7 +52,7 @@ def main() -> None:
     labels, facts = data(given.rows)
     view = AsOfView("facts", ("entity",), "facts", "event_timestamp", FEATURES, 7 * DAY)
     features = tuple(FeatureRef("facts", one.name, one.dtype) for one in FEATURES)
-    plan = Plan("m", (EntityKey("entity", "entity", "int64"),), (view,), features)
+    plan = FeaturePlan("m", (EntityKey("entity", "entity", "int64"),), (view,), features)
 
     def ours() -> pa.Table:
         return join(labels, plan, lambda _: pl.DataFrame(facts).lazy()).to_arrow()

@@ -32,9 +32,17 @@ import pyarrow as pa
 from headrace import log, registry
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
-from headrace.features.matrix import Encoding
 from headrace.features.online.lookup import Lookup
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan, decode_plan, encode_plan
+from headrace.features.plan import (
+    AsOfView,
+    EntityKey,
+    FeaturePlan,
+    FeatureRef,
+    PlanField,
+    decode_plan,
+    encode_plan,
+)
+from headrace.features.values.matrix import Encoding
 from headrace.http.serve import serve
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
@@ -91,14 +99,14 @@ def made(root: Path) -> Settings:
     (root / "small" / "__init__.py").write_text("")
     (root / "headrace.toml").write_text('[project]\nname = "small"\n')
     settings = load_settings(root)
-    fields = tuple(Field(name, "float64") for name in NAMES)
+    fields = tuple(PlanField(name, "float64") for name in NAMES)
     view = AsOfView("facts", ("product_id",), "facts", "event_timestamp", fields, ttl=7 * 86_400_000_000)
-    plan = Plan(
+    plan = FeaturePlan(
         model="purchase",
         entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
         views=(view,),
         features=tuple(FeatureRef("facts", name, "float64") for name in NAMES),
-        request=(Field("price", "float64"),),
+        request=(PlanField("price", "float64"),),
     )
     random = np.random.default_rng(1)
     values = random.normal(size=(PRODUCTS, len(NAMES)))

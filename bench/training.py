@@ -22,7 +22,7 @@ from headrace.declare.model import ByTime, Model, XGBoost
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform, uniform
 from headrace.declare.table import Table
-from headrace.features.plan import FeatureRef, Plan
+from headrace.features.plan import FeaturePlan, FeatureRef
 from headrace.training.evaluation import evaluate, metric
 from headrace.training.fit import Prepared, final_fit, prepare
 from headrace.training.split import by_time
@@ -56,7 +56,7 @@ def data() -> Prepared:
     x = rng.normal(size=(ROWS, FEATURES))
     y = (rng.random(ROWS) < 1 / (1 + np.exp(-(x[:, 0] + x[:, 1] * x[:, 2] - 2)))).astype(int)
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    plan = Plan("bench", (), (), tuple(FeatureRef("x", f"f{n}", "float64") for n in range(FEATURES)))
+    plan = FeaturePlan("bench", (), (), tuple(FeatureRef("x", f"f{n}", "float64") for n in range(FEATURES)))
     rows = pl.DataFrame(x, schema=[one.column for one in plan.features]).with_columns(
         target=y, event_timestamp=pl.Series([start + timedelta(seconds=n) for n in range(ROWS)])
     )

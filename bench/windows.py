@@ -14,9 +14,9 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 
-from headrace.features.functions import Dtype, hop_of, parse_function, result_dtype
-from headrace.features.plan import Aggregation, Field, WindowedView
-from headrace.features.windows import aggregate
+from headrace.features.aggregates import parse_function, result_dtype
+from headrace.features.offline.windows import aggregate
+from headrace.features.plan import Aggregation, Dtype, PlanField, WindowedView, hop_of
 
 DAY = 86_400_000_000
 START = 1_700_000_000_000_000
@@ -42,7 +42,7 @@ def view() -> WindowedView:
                     result_dtype(function, COLUMNS[column]),
                 )
             )
-    fields = tuple(Field(name, dtype) for name, dtype in COLUMNS.items())
+    fields = tuple(PlanField(name, dtype) for name, dtype in COLUMNS.items())
     return WindowedView("v", ("user",), "events", "events", None, "time", fields, tuple(made))
 
 

@@ -76,7 +76,7 @@ def test_thresholds_that_mean_nothing_are_refused() -> None:
 
 @pytest.fixture
 def watched(contract: Contract) -> Contract:
-    return replace(contract, within=None, alerts=Alerts(window="10m", before="20m", least=20))
+    return replace(contract, dedup_within=None, alerts=Alerts(window="10m", before="20m", least=20))
 
 
 def ingested(contract: Contract, log: Log, lake: Lake) -> None:

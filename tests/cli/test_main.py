@@ -182,7 +182,7 @@ def test_a_full_disk_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
         said = capsys.readouterr().err
         assert "No space left on device" in said
         assert "Make room on the disk" in said
-        assert "foresees" not in said
+        assert "foresee" not in said
 
 
 def test_what_is_kept_is_for_this_user_alone(tmp_path: Path, headrace: Headrace) -> None:

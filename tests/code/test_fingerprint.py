@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from headrace.code.fingerprint import Sources, fingerprint, values_digest
+from headrace.code.fingerprint import CodeIndex, fingerprint, values_digest
 
 TABLES = '''
 """Tables."""
@@ -68,7 +68,7 @@ def shop(tmp_path: Path) -> Path:
 
 def of(folder: Path, name: str, module: str = "shop.tables") -> dict[str, str]:
     names = {p: "shop" if p.stem == "__init__" else f"shop.{p.stem}" for p in folder.glob("*.py")}
-    return Sources({name: path for path, name in names.items()}).pieces(module, name)
+    return CodeIndex({name: path for path, name in names.items()}).pieces(module, name)
 
 
 def edit(folder: Path, file: str, old: str, new: str) -> None:
@@ -169,7 +169,7 @@ class Declared:
 
 
 def test_an_object_counts_by_its_fields_and_a_declaration_in_it_by_its_name() -> None:
-    sources = Sources({})
+    sources = CodeIndex({})
 
     def made(metric: str = "auc", place: str = "a:1", inner: int = 1) -> Declared:
         return Declared(
@@ -188,10 +188,10 @@ def test_an_object_counts_by_its_fields_and_a_declaration_in_it_by_its_name() ->
 
 def test_it_is_the_same_in_another_process(shop: Path) -> None:
     script = (
-        "import json,sys,pathlib; from headrace.code.fingerprint import Sources\n"
+        "import json,sys,pathlib; from headrace.code.fingerprint import CodeIndex\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "names = {('shop' if p.stem == '__init__' else f'shop.{p.stem}'): p for p in folder.glob('*.py')}\n"
-        "print(json.dumps(Sources(names).pieces('shop.tables', 'clean')))"
+        "print(json.dumps(CodeIndex(names).pieces('shop.tables', 'clean')))"
     )
     out = subprocess.run([sys.executable, "-c", script, str(shop)], capture_output=True, check=True, timeout=60)
     assert json.loads(out.stdout) == of(shop, "clean")
@@ -312,14 +312,14 @@ def test_star_imports_in_a_circle_end(effects: Path) -> None:
     assert "shop.base.STAR" in of(effects, "star")
 
 
-def load(folder: Path, name: str) -> tuple[ModuleType, Sources]:
+def load(folder: Path, name: str) -> tuple[ModuleType, CodeIndex]:
     """A module of one file, really imported, and its sources."""
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module, Sources({name: folder / f"{name}.py"})
+    return module, CodeIndex({name: folder / f"{name}.py"})
 
 
 FACTORY = """
@@ -379,9 +379,9 @@ def test_the_values_are_told_alike_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "factory.py").write_text(FACTORY)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import factory, pathlib\n"
-        "from headrace.code.fingerprint import Sources, fingerprint\n"
+        "from headrace.code.fingerprint import CodeIndex, fingerprint\n"
         "path = pathlib.Path(sys.argv[1]) / 'factory.py'\n"
-        "print(fingerprint(factory.make(**factory.VALUES), Sources({'factory': path})))"
+        "print(fingerprint(factory.make(**factory.VALUES), CodeIndex({'factory': path})))"
     )
     digests = {
         subprocess.run(

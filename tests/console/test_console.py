@@ -13,7 +13,7 @@ from tests.flows.traced import Traced, traced
 from headrace import log as logs
 from headrace.console.app import app
 from headrace.console.door import COOKIE, session_of
-from headrace.http.serve import Served, serve
+from headrace.http.serve import HttpServer, serve
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import Dataset, recorder_added, run
 from headrace.lineage import open as open_lineage
@@ -30,12 +30,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Traced:
 
 
 @pytest.fixture(scope="module")
-def served(shop: Traced) -> Iterator[Served]:
+def served(shop: Traced) -> Iterator[HttpServer]:
     with serve(app(shop.settings), "127.0.0.1", 0) as one:
         yield one
 
 
-def text(served: Served, path: str, status: int = 200) -> str:
+def text(served: HttpServer, path: str, status: int = 200) -> str:
     answer = httpx.get(served.url + path, timeout=60)
     assert answer.status_code == status, answer.text
     return answer.text
@@ -53,7 +53,7 @@ def cells(page: str) -> list[list[str]]:
     ]
 
 
-def test_the_overview_shows_topics_tables_and_models(served: Served) -> None:
+def test_the_overview_shows_topics_tables_and_models(served: HttpServer) -> None:
     rows = cells(text(served, "/"))
 
     assert ["user_behaviour", "9", "8", "1", "0"] in rows
@@ -62,7 +62,7 @@ def test_the_overview_shows_topics_tables_and_models(served: Served) -> None:
     assert any(row[:1] == ["purchase"] and "champion = version 1" in row[2] for row in rows)
 
 
-def test_runs_and_one_run(served: Served) -> None:
+def test_runs_and_one_run(served: HttpServer) -> None:
     page = text(served, "/runs")
     assert {row[0] for row in cells(page) if row} >= {
         "ingest user_behaviour",
@@ -78,7 +78,7 @@ def test_runs_and_one_run(served: Served) -> None:
     assert "user_behaviour" in run_page
 
 
-def test_a_prediction_shows_why(served: Served, shop: Traced) -> None:
+def test_a_prediction_shows_why(served: HttpServer, shop: Traced) -> None:
     page = text(served, f"/predictions/{shop.prediction.id}")
 
     assert "every feature, made again from the raw events, is what was served" in page
@@ -89,7 +89,7 @@ def test_a_prediction_shows_why(served: Served, shop: Traced) -> None:
     ]
 
 
-def test_the_form_leads_to_the_prediction(served: Served, shop: Traced) -> None:
+def test_the_form_leads_to_the_prediction(served: HttpServer, shop: Traced) -> None:
     answer = httpx.get(f"{served.url}/predictions", params={"id": f" {shop.prediction.id} "})
 
     assert (answer.status_code, answer.headers["location"]) == (303, f"/predictions/{shop.prediction.id}")
@@ -99,18 +99,18 @@ def test_the_form_leads_to_the_prediction(served: Served, shop: Traced) -> None:
     "path",
     ["/predictions/nonsense", "/predictions?id=../../etc", "/runs/nonsense", "/nowhere", "/models/nobody"],
 )
-def test_what_is_not_there_is_a_page_that_says_so(served: Served, path: str) -> None:
+def test_what_is_not_there_is_a_page_that_says_so(served: HttpServer, path: str) -> None:
     page = text(served, path, 404)
 
     assert "<h1>" in page
     assert "Traceback" not in page
 
 
-def test_the_models_versions(served: Served) -> None:
+def test_the_models_versions(served: HttpServer) -> None:
     assert ["1", "", "roc_auc 0.81"] in [row[:2] + row[3:4] for row in cells(text(served, "/models/purchase"))]
 
 
-def test_what_users_wrote_is_escaped_everywhere(served: Served, shop: Traced) -> None:
+def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced) -> None:
     store = open_lineage(shop.settings)
     with store.recorder() as recorder, recorder_added(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
         r.fact(said=NASTY)
@@ -131,7 +131,7 @@ def test_what_users_wrote_is_escaped_everywhere(served: Served, shop: Traced) ->
     assert "<script" not in text(served, "/%3Cscript%3E", 404)
 
 
-def test_pages_load_nothing_from_elsewhere_and_run_no_script(served: Served) -> None:
+def test_pages_load_nothing_from_elsewhere_and_run_no_script(served: HttpServer) -> None:
     answer = httpx.get(served.url)
 
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -140,7 +140,7 @@ def test_pages_load_nothing_from_elsewhere_and_run_no_script(served: Served) -> 
     assert httpx.get(f"{served.url}/style.css").headers["content-type"].startswith("text/css")
 
 
-def test_a_foreign_host_name_is_refused(served: Served) -> None:
+def test_a_foreign_host_name_is_refused(served: HttpServer) -> None:
     assert httpx.get(served.url, headers={"Host": "evil.example"}).status_code == 421
 
 

@@ -20,23 +20,25 @@ from tests.features.views import (
     windowed,
 )
 
+from headrace.features.offline.point_in_time import join
+from headrace.features.offline.windows import aggregate
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.sqlite import SqliteStore
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
-from headrace.features.point_in_time import join
-from headrace.features.windows import aggregate
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 ACTIVITY = windowed((HOUR, DAY, 15 * DAY))
-FACTS = AsOfView("facts", ("user_id",), "facts", "time", (Field("x", "int64"), Field("y", "float64")), 2 * HOUR)
+FACTS = AsOfView(
+    "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
+)
 USER = EntityKey("user", "user_id", "int64")
 
 
 def plan_of(*views, entities=(USER,), **rest):
     features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
-    return Plan("m", entities, views, features, **rest)
+    return FeaturePlan("m", entities, views, features, **rest)
 
 
 def at_offset(offset, topic="clicks"):
@@ -108,9 +110,11 @@ def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, 
     events = data.draw(data.draw(kinds), label="events, in the order of the log")
     cuts = sorted(data.draw(st.sets(st.integers(0, len(events)), max_size=4), label="batches end at"))
     clocks = sorted(
-        data.draw(st.lists(st.integers(NOW - 3 * HOUR, NOW), min_size=len(cuts) + 1, max_size=len(cuts) + 1),
-                  label="wall clock at each batch")
-    )  # fmt: skip
+        data.draw(
+            st.lists(st.integers(NOW - 3 * HOUR, NOW), min_size=len(cuts) + 1, max_size=len(cuts) + 1),
+            label="wall clock at each batch",
+        )
+    )
     first = data.draw(st.integers(0, cuts[0] if cuts else len(events)), label="filled up to")
     plan = plan_of(ACTIVITY)
     clock.now = clocks[0]

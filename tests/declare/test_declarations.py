@@ -41,10 +41,10 @@ def click(**options: object) -> type[Click]:
 
 
 def test_an_event_holds_its_contract() -> None:
-    contract = contract_of(click(key="user", identity=["user", "at"], within="1d", coerce=True))
+    contract = contract_of(click(key="user", identity=["user", "at"], dedup_within="1d", coerce=True))
     assert contract is not None
     assert (contract.topic, contract.time, contract.key, contract.table) == ("clicks", "at", "user", "clicks")
-    assert (contract.identity, contract.within) == (("user", "at"), timedelta(days=1))
+    assert (contract.identity, contract.dedup_within) == (("user", "at"), timedelta(days=1))
     assert contract_of(Click) is None
     assert str(contract.place).startswith(__file__)
 
@@ -134,8 +134,8 @@ def too_few_frames() -> object:
         (lambda: click(time="user"), "must be a field of type datetime"),
         (lambda: click(key="nobody"), "key='nobody'"),
         (lambda: click(identity=["at", "x"]), "identity='x'"),
-        (lambda: click(within="1d"), "needs identity="),
-        (lambda: click(identity=["at"], within="soon"), "'soon' is no duration"),
+        (lambda: click(dedup_within="1d"), "needs identity="),
+        (lambda: click(identity=["at"], dedup_within="soon"), "'soon' is no duration"),
         (lambda: click(oldest="long ago"), "oldest='long ago' is not a day or an instant with a time zone"),
         (lambda: click(oldest="1970-01-01T00:00:00"), "oldest='1970-01-01T00:00:00' is not a day or"),
         (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),

@@ -12,8 +12,8 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @event(
-    topic="clicks", time="at", key="user", identity=["user", "page"], within="1h",
-    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
+    topic="clicks", time="at", key="user", identity=["user", "page"], dedup_within="1h",
+    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
 )  # fmt: skip
 class Click(Struct):
     at: datetime

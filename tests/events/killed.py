@@ -50,7 +50,7 @@ def forward_once(folder: str, url: str, topic: str) -> None:
     declared = contract_of(Click)
     assert declared is not None
     contract = replace(
-        declared, topic=topic, within=None, partitions=2, forward=(f"{topic}.valid", f"{topic}.invalid")
+        declared, topic=topic, dedup_within=None, partitions=2, forward=(f"{topic}.valid", f"{topic}.invalid")
     )
     events = log.open(url)
     sink = ForwardSink(contract, events)

@@ -25,7 +25,7 @@ from headrace.log import Log
 from headrace.log.partition import partition_of
 
 
-@event(topic="clicks", time="at", identity=["user", "page"], within="1h", version=2)
+@event(topic="clicks", time="at", identity=["user", "page"], dedup_within="1h", version=2)
 class Mended(Struct):
     """The contract after its fix: any page, any price."""
 
@@ -129,7 +129,7 @@ def test_a_first_position_that_was_good_is_not_admitted_again(
     filled(contract, events_log, lake)
     forged = {"headrace.first": b"0:0"}
     events_log.append("clicks", [click(9), click(8)], headers=[forged, {"headrace.first": b"not a position"}])
-    assert ingested(replace(contract, within=None), events_log, lake) == Counter(good=1, duplicate=1)
+    assert ingested(replace(contract, dedup_within=None), events_log, lake) == Counter(good=1, duplicate=1)
 
 
 def test_every_replay_of_an_event_is_in_one_log_partition(

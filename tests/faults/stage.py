@@ -22,8 +22,8 @@ Say = Callable[..., None]
 
 
 @event(
-    topic="clicks", time="at", key="user", identity=["user", "page"], within="1h",
-    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
+    topic="clicks", time="at", key="user", identity=["user", "page"], dedup_within="1h",
+    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
 )  # fmt: skip
 class Mended(Struct):
     """Click, but any price will do: what was refused for its price is admitted when it is replayed."""

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 from hypothesis import strategies as st
 
-from headrace.features.functions import Function, hop_of, result_dtype
-from headrace.features.plan import Aggregation, Field, WindowedView
+from headrace.features.aggregates import result_dtype
+from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView, hop_of
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -14,15 +14,15 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 COLUMNS = (
-    Field("number", "int64"),
-    Field("amount", "float64"),
-    Field("word", "string"),
-    Field("flag", "bool"),
+    PlanField("number", "int64"),
+    PlanField("amount", "float64"),
+    PlanField("word", "string"),
+    PlanField("flag", "bool"),
 )
 FUNCTIONS = [
-    Function("count"), Function("sum"), Function("mean"), Function("min"), Function("max"),
-    Function("count_distinct"), Function("first"), Function("last"), Function("last_n", 3),
-]  # fmt: skip
+    AggregateFunction(name)
+    for name in ("count", "sum", "mean", "min", "max", "count_distinct", "first", "last")
+] + [AggregateFunction("last_n", 3)]
 
 
 def windowed(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
@@ -32,14 +32,18 @@ def windowed(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys
         hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)
         for column in COLUMNS:
             for function in FUNCTIONS:
-                if column.dtype == "string" and function.kind in ("sum", "mean"):
+                if column.dtype == "string" and function.name in ("sum", "mean"):
                     continue
                 aggregations.append(
                     Aggregation(
-                        f"{function.kind}_{column.name}_{window // MINUTE}", column.name, function, window, hop,
+                        f"{function.name}_{column.name}_{window // MINUTE}",
+                        column.name,
+                        function,
+                        window,
+                        hop,
                         result_dtype(function, column.dtype),
                     )
-                )  # fmt: skip
+                )
     return WindowedView(name, tuple(keys), "clicks", "clicks", None, "time", COLUMNS, tuple(aggregations))
 
 
@@ -59,10 +63,14 @@ def frame(events):
             "flag": [e[5] for e in events],
         },
         schema={
-            "user_id": pl.Int64, "time": pl.Int64, "number": pl.Int64, "amount": pl.Float64,
-            "word": pl.String, "flag": pl.Boolean,
+            "user_id": pl.Int64,
+            "time": pl.Int64,
+            "number": pl.Int64,
+            "amount": pl.Float64,
+            "word": pl.String,
+            "flag": pl.Boolean,
         },
-    ).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))  # fmt: skip
+    ).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
 
 
 amounts = st.one_of(
@@ -93,7 +101,11 @@ def events_around(now, *, users=3, size=40, amounts=amounts, numbers=numbers):
         st.integers(0, 30).map(lambda steps: now - steps * 5 * MINUTE - now % (5 * MINUTE)),
     )
     one = st.tuples(
-        st.integers(1, users), times, numbers, amounts,
-        st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "z"])), st.one_of(st.none(), st.booleans()),
-    )  # fmt: skip
+        st.integers(1, users),
+        times,
+        numbers,
+        amounts,
+        st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "z"])),
+        st.one_of(st.none(), st.booleans()),
+    )
     return st.lists(one, max_size=size)

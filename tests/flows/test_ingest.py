@@ -17,10 +17,17 @@ import pytest
 from headrace import lake, log
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
-from headrace.features.fill import fill
-from headrace.features.functions import Function
-from headrace.features.plan import Aggregation, EntityKey, FeatureRef, Field, Plan, WindowedView
-from headrace.features.rowwise import codes_of
+from headrace.features.offline.rowwise import codes_of
+from headrace.features.online.backfill import fill
+from headrace.features.plan import (
+    AggregateFunction,
+    Aggregation,
+    EntityKey,
+    FeaturePlan,
+    FeatureRef,
+    PlanField,
+    WindowedView,
+)
 from headrace.flows.events.ingest import Renew, ingest
 from headrace.flows.events.ingest_workers import ingest_by_workers
 from headrace.kernel.errors import CallError, Refused
@@ -74,12 +81,20 @@ def send(settings: Settings, count: int, **more: object) -> None:
     opened.close()
 
 
-def plan_of(code: str) -> Plan:
-    counted = Aggregation("n", "price", Function("count"), HOUR, HOUR // 12, "int64")
+def plan_of(code: str) -> FeaturePlan:
+    counted = Aggregation("n", "price", AggregateFunction("count"), HOUR, HOUR // 12, "int64")
     view = WindowedView(
-        "activity", ("user",), "clicks", "clean", "clean", "at", (Field("price", "float64"),), (counted,), code
+        "activity",
+        ("user",),
+        "clicks",
+        "clean",
+        "clean",
+        "at",
+        (PlanField("price", "float64"),),
+        (counted,),
+        code,
     )
-    return Plan(
+    return FeaturePlan(
         "m",
         (EntityKey("user", "user", "int64"),),
         (view,),

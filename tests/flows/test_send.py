@@ -29,8 +29,8 @@ from typing import Annotated, Any
 import msgspec
 from headrace import Digits, Struct, event
 
-@event(topic="sales", time="at", key="total", identity=["total"], within="1d", partitions=4,
-       times=["rfc3339", "%d.%m.%Y %H:%M", "epoch_s"], zone="UTC", coerce=True)
+@event(topic="sales", time="at", key="total", identity=["total"], dedup_within="1d", partitions=4,
+       time_formats=["rfc3339", "%d.%m.%Y %H:%M", "epoch_s"], timezone="UTC", coerce=True)
 class Sale(Struct):
     at: datetime = msgspec.field(name="Sold At")
     total: Annotated[Decimal, Digits(38, 18)]
@@ -253,7 +253,7 @@ def test_times_moved_into_an_hour_shown_twice_are_counted(
     settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     declared = settings.root / "selling" / "events.py"
-    declared.write_text(EVENTS.replace('zone="UTC"', 'zone="Europe/London"'))
+    declared.write_text(EVENTS.replace('timezone="UTC"', 'timezone="Europe/London"'))
     # The last is now, 12:00 UTC of 25 October 2026. That night London showed 1:30 at 0:30 and at 1:30 UTC.
     now = datetime(2026, 10, 25, 12, tzinfo=UTC)
     monkeypatch.setattr("headrace.events.shift.now_micros", lambda: int(now.timestamp()) * 1_000_000)

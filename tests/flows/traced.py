@@ -18,7 +18,7 @@ from headrace.events.ingest.ingest import Ingest
 from headrace.features import online
 from headrace.features.feast import compile as compiled
 from headrace.features.online.lookup import Lookup
-from headrace.features.plan import Plan, encode_plan
+from headrace.features.plan import FeaturePlan, encode_plan
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, recorder_added, run
@@ -39,7 +39,7 @@ class Traced:
 
     settings: Settings
     project: Project
-    plan: Plan
+    plan: FeaturePlan
     prediction: Prediction
     behind: list[int]
 
@@ -101,7 +101,7 @@ def _tables(settings: Settings, project: Project) -> None:
         build_table(project, lake, project.table(name), code="1")
 
 
-def _prediction(settings: Settings, plan: Plan) -> Prediction:
+def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     """As a replica makes it, from an online store that is filled from the tables."""
     log = logs.open(settings.log_url)
     at = datetime.now(UTC)
@@ -122,7 +122,7 @@ def _prediction(settings: Settings, plan: Plan) -> Prediction:
     return prediction
 
 
-def _filled(settings: Settings, plan: Plan, log: logs.Log) -> Lookup:
+def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     lake = lakes.open(settings)
     store = online.open(settings.online_url)
     store.prepare(plan)
@@ -132,14 +132,14 @@ def _filled(settings: Settings, plan: Plan, log: logs.Log) -> Lookup:
         store.fill(windowed, rows, LogPosition(topic, log.identity(topic), log.end(topic)))
     for as_of in plan.as_of:
         table = lake.table(as_of.table)
-        head = table.head()
+        head = table.current_snapshot()
         assert head is not None
         rows = table.scan(head.id).collect().to_arrow()
         store.load(as_of, rows, SnapshotPosition(as_of.table, head.id))
     return Lookup(plan, store)
 
 
-def _version(settings: Settings, plan: Plan, prediction: Prediction) -> None:
+def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> None:
     lake = lakes.open(settings)
     bundle = settings.root.parent / "bundle"
     (bundle / "model").mkdir(parents=True)
@@ -147,11 +147,11 @@ def _version(settings: Settings, plan: Plan, prediction: Prediction) -> None:
     (bundle / "plan.json").write_bytes(encode_plan(plan))
     inputs, snapshot = [], 0
     for name in ("clean_events", "product_facts"):
-        head = lake.table(name).head()
+        head = lake.table(name).current_snapshot()
         assert head is not None
         snapshot = head.id
         inputs.append(Dataset("table", name, SnapshotPosition(name, head.id)))
-    lake.table("product_facts").pin(f"training.{snapshot}", snapshot)
+    lake.table("product_facts").create_tag(f"training.{snapshot}", snapshot)
     with run("train purchase", inputs) as this:
         made = TrainingSet(
             "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0

@@ -15,11 +15,11 @@ import pytest
 from tests.until import until
 
 from headrace.http import connection
-from headrace.http.answer import send_json
 from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.connection import Connection, raise_file_limit
-from headrace.http.door import Door
-from headrace.http.serve import Served, serve
+from headrace.http.middleware import GuardMiddleware
+from headrace.http.responses import send_json
+from headrace.http.serve import HttpServer, serve
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
 WHOLE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -65,14 +65,14 @@ def app() -> App:
 
 
 @pytest.fixture
-def served(app: App) -> Iterator[Served]:
-    with serve(Door(app, "127.0.0.1", max_requests=5), "127.0.0.1", 0) as one:
+def served(app: App) -> Iterator[HttpServer]:
+    with serve(GuardMiddleware(app, "127.0.0.1", max_requests=5), "127.0.0.1", 0) as one:
         yield one
         app.go_on.set()
 
 
 @contextlib.contextmanager
-def connected(served: Served, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+def connected(served: HttpServer, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
     """So many clients, each of which has sent this and no more."""
     with contextlib.ExitStack() as stack:
         clients = []
@@ -83,7 +83,7 @@ def connected(served: Served, count: int, sent: bytes) -> Iterator[list[socket.s
         yield clients
 
 
-def answers(served: Served, count: int = 20) -> list[int]:
+def answers(served: HttpServer, count: int = 20) -> list[int]:
     """The statuses of good requests, each on a connection of its own."""
     return [
         httpx.post(served.url, content=b"[1,2]", headers=JSON, timeout=60).status_code for _ in range(count)
@@ -113,7 +113,7 @@ def many(wanted: int) -> int:
     return min(wanted, (raise_file_limit() - 500) // 2)
 
 
-def test_a_thousand_idle_connections_keep_nobody_out(served: Served) -> None:
+def test_a_thousand_idle_connections_keep_nobody_out(served: HttpServer) -> None:
     with connected(served, many(1_000), WHOLE) as clients:
         for client in clients:
             assert read_answer(client).startswith(b"HTTP/1.1 200 ")
@@ -125,7 +125,7 @@ def test_a_thousand_idle_connections_keep_nobody_out(served: Served) -> None:
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", WHOLE[:-2], HEAD + b"[1,"], ids=["nothing", "line", "head", "body"]
 )
-def test_thousands_that_do_not_end_what_they_began_keep_nobody_out(served: Served, sent: bytes) -> None:
+def test_thousands_that_do_not_end_what_they_began_keep_nobody_out(served: HttpServer, sent: bytes) -> None:
     with connected(served, many(4_200), sent):
         assert answers(served) == [200] * 20
 
@@ -136,7 +136,7 @@ def test_thousands_that_do_not_end_what_they_began_keep_nobody_out(served: Serve
 def test_where_no_more_connections_may_be_the_longest_wait_ends(app: App, sent: bytes) -> None:
     wait = WHOLE.replace(b"/ ", b"/wait ", 1)
     with (
-        serve(Door(app, "127.0.0.1"), "127.0.0.1", 0, most_connections=20) as one,
+        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, most_connections=20) as one,
         connected(one, 1, wait) as (busy,),
     ):
         until(lambda: app.waiting == 1)
@@ -148,7 +148,7 @@ def test_where_no_more_connections_may_be_the_longest_wait_ends(app: App, sent: 
             assert read_answer(busy).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_are_counted_and_not_connections(served: Served, app: App) -> None:
+def test_requests_are_counted_and_not_connections(served: HttpServer, app: App) -> None:
     with ThreadPoolExecutor(5) as threads:
         taken = [threads.submit(httpx.get, f"{served.url}/wait", timeout=60) for _ in range(5)]
         until(lambda: app.waiting == 5)
@@ -160,13 +160,13 @@ def test_requests_are_counted_and_not_connections(served: Served, app: App) -> N
     assert answers(served) == [200] * 20
 
 
-def test_an_idle_connection_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_closed(served: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_IDLE_SECONDS", 0.2)
     with connected(served, 1, WHOLE) as (client,):
         assert read_all(client).endswith(b"}")
 
 
-def test_a_request_after_a_pause_has_its_own_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_after_a_pause_has_its_own_time(served: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for the next request ends with its first byte; its head then has the time that a head has."""
     monkeypatch.setattr(connection, "_IDLE_SECONDS", 1_000.0)
     with connected(served, 1, WHOLE) as (client,):
@@ -188,7 +188,7 @@ def seconds_left(one: Connection) -> float:
 
 @pytest.mark.parametrize("nothing", [b"\r\n", b"\n"])
 def test_empty_lines_hold_no_connection_open(
-    served: Served, monkeypatch: pytest.MonkeyPatch, nothing: bytes
+    served: HttpServer, monkeypatch: pytest.MonkeyPatch, nothing: bytes
 ) -> None:
     monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.3)
     with connected(served, 1, WHOLE) as (client,):
@@ -199,27 +199,27 @@ def test_empty_lines_hold_no_connection_open(
         assert b"HTTP/1.1 408 " in read_all(client)
 
 
-def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection_open(served: Served) -> None:
+def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection_open(served: HttpServer) -> None:
     sent = HEAD.replace(b"localhost", b"evil.example").replace(b"Length: 9", b"Length: 900000") + b"["
     with connected(served, 1, sent) as (client,):
         assert read_all(client).startswith(b"HTTP/1.1 421 ")
 
 
-def test_who_takes_no_answer_is_let_go(served: Served, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_no_answer_is_let_go(served: HttpServer, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_WRITE_SECONDS", 0.5)
     with connected(served, 5, WHOLE.replace(b"/ ", b"/large ", 1)):
         until(lambda: app.ended == 5)
         assert answers(served) == [200] * 20
 
 
-def test_who_takes_an_answer_slowly_gets_it(served: Served, app: App) -> None:
+def test_who_takes_an_answer_slowly_gets_it(served: HttpServer, app: App) -> None:
     with connected(served, 1, LAST.replace(b"/ ", b"/large ", 1)) as (client,):
         until(lambda: app.waiting == 1)
         got = read_all(client)
     assert got.count(b"x" * 1024) == 16 << 10
 
 
-def test_requests_that_come_together_are_answered_in_order(served: Served) -> None:
+def test_requests_that_come_together_are_answered_in_order(served: HttpServer) -> None:
     second = HEAD.replace(b"POST / ", b"POST /second ") + b"[1,2,3,4]"
     with connected(served, 1, WHOLE + second + b"\r\n" + LAST) as (client,):
         parts = read_all(client).split(b"HTTP/1.1 200 OK")
@@ -251,7 +251,7 @@ UPGRADE = (
     ],
     ids=lambda given: given[:12].decode("latin-1") if isinstance(given, bytes) else None,
 )  # fmt: skip
-def test_odd_requests_get_an_answer_as_json(served: Served, sent: bytes, status: int) -> None:
+def test_odd_requests_get_an_answer_as_json(served: HttpServer, sent: bytes, status: int) -> None:
     with connected(served, 1, sent) as (client,):
         got = read_answer(client)
         head, _, content = got.partition(b"\r\n\r\n")
@@ -261,7 +261,7 @@ def test_odd_requests_get_an_answer_as_json(served: Served, sent: bytes, status:
     assert answers(served, 1) == [200]
 
 
-def test_what_comes_after_an_upgrade_that_was_ignored_harms_nobody(served: Served) -> None:
+def test_what_comes_after_an_upgrade_that_was_ignored_harms_nobody(served: HttpServer) -> None:
     with connected(served, 1, UPGRADE) as (client,):
         read_answer(client)
         client.sendall(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58")  # a frame
@@ -279,7 +279,7 @@ def test_another_server_that_offers_a_websocket_is_told_no() -> None:
         async def receive() -> dict[str, str]:
             return {"type": "websocket.connect"}
 
-        door: Callable[..., object] = Door(App(), "127.0.0.1")
+        door: Callable[..., object] = GuardMiddleware(App(), "127.0.0.1")
         await door({"type": "websocket", "path": "/", "headers": []}, receive, send)  # type: ignore[misc]
 
     asyncio.run(ask())
@@ -298,14 +298,14 @@ def test_another_server_that_offers_a_websocket_is_told_no() -> None:
     ],
 )
 def test_a_body_that_is_not_plain_utf8_is_a_415(
-    served: Served, headers: dict[str, str], code: str | None
+    served: HttpServer, headers: dict[str, str], code: str | None
 ) -> None:
     answer = httpx.post(served.url, content=b"[]", headers={**JSON, **headers})
     assert answer.status_code == (415 if code else 200)
     assert code is None or answer.json()["error"]["code"] == code
 
 
-def test_head_is_answered_as_get_without_a_body(served: Served) -> None:
+def test_head_is_answered_as_get_without_a_body(served: HttpServer) -> None:
     with httpx.Client(base_url=served.url) as client:
         answer = client.head("/")
         assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "10")

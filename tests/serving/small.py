@@ -9,7 +9,7 @@ import pyarrow as pa
 from headrace import log, registry
 from headrace.config.settings import load_settings
 from headrace.features import online
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan, encode_plan
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField, encode_plan
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.registry.bundle import seal
@@ -22,16 +22,16 @@ FACTS = AsOfView(
     keys=("product_id",),
     table="facts",
     time="event_timestamp",
-    features=(Field("mean_price", "float64"), Field("views", "int64")),
+    features=(PlanField("mean_price", "float64"), PlanField("views", "int64")),
     ttl=7 * DAY,
 )
 
 
-PRICE = Field("price", "float64")
+PRICE = PlanField("price", "float64")
 
 
 def plan_of(missing="model", request=(PRICE,)):
-    return Plan(
+    return FeaturePlan(
         model="purchase",
         entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
         views=(FACTS,),
@@ -55,7 +55,7 @@ def booster(slope: int) -> bytes:
 
 def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
     """A version's bundle where a replica looks for it, sealed with the project's key."""
-    from headrace.features.matrix import Encoding
+    from headrace.features.values.matrix import Encoding
     from headrace.training.trainers.xgboost import Meta, save
 
     place = registry.open(settings).place("purchase", version)

@@ -11,7 +11,7 @@ from tests.serving.small import make_project, plan_of, put_bundle, put_features,
 from tests.until import until
 
 from headrace import log
-from headrace.features.plan import Field
+from headrace.features.plan import PlanField
 from headrace.http.serve import serve
 from headrace.kernel.ids import id_time
 from headrace.serving import prediction_log, release
@@ -250,7 +250,7 @@ def test_a_prediction_that_its_topic_does_not_take_is_no_answer(tmp_path, booste
     if kind == "kafka":
         monkeypatch.setenv("HEADRACE_LOG", request.getfixturevalue("empty_broker").url)
     settings = make_project(tmp_path / "text")
-    plan = plan_of(request=(Field("event_type", "string"),))
+    plan = plan_of(request=(PlanField("event_type", "string"),))
     put_bundle(settings, boosters, 1, plan)
     put_features(settings, plan, {7: (9.5, 190)})
     put_release(settings, Arm(1))

@@ -8,13 +8,23 @@ from tests.serving.small import DAY, put_bundle, put_release
 from tests.serving.test_endpoint import answering, kept
 
 from headrace.features import online
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Input, OnDemandView, Plan
+from headrace.features.plan import (
+    AsOfView,
+    EntityKey,
+    FeaturePlan,
+    FeatureRef,
+    OnDemandInput,
+    OnDemandView,
+    PlanField,
+)
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.release import Arm
 
 WORDS = tuple(f"w{n:03}" for n in range(200))  # the booster says yes to the upper half of its second column
-FACTS = AsOfView("words", ("item",), "words", "time", (Field("rate", "float64"), Field("kind", "string")))
+FACTS = AsOfView(
+    "words", ("item",), "words", "time", (PlanField("rate", "float64"), PlanField("kind", "string"))
+)
 ROWS = {
     1: (1.0, "w150"),
     2: (1.0, "w010"),
@@ -24,17 +34,21 @@ ROWS = {
     6: (math.inf, "w150"),
 }
 SHARE = OnDemandView(
-    "share", (Input("rate", "words"), Input("price")), (Field("of_rate", "float64"),), "row", "share",
+    "share",
+    (OnDemandInput("rate", "words"), OnDemandInput("price")),
+    (PlanField("of_rate", "float64"),),
+    "row",
+    "share",
     "def share(given):\n    1 / given['price']\n    return {'of_rate': given['price'] / (given['rate'] or 1)}",
-)  # fmt: skip
+)
 RATE, KIND, OF_RATE = ("words", "rate", "float64"), ("words", "kind", "string"), ("share", "of_rate", "float64")
 EXPLAINED = "/predict/purchase?explain=1"
 
 
 def plan_of(missing="model", views=(FACTS,), features=(RATE, KIND)):
-    return Plan(
+    return FeaturePlan(
         "purchase", (EntityKey("item", "item", "int64"),), views,
-        tuple(FeatureRef(*one) for one in features), request=(Field("price", "float64"),), missing=missing,
+        tuple(FeatureRef(*one) for one in features), request=(PlanField("price", "float64"),), missing=missing,
     )  # fmt: skip
 
 

@@ -3,17 +3,17 @@
 import msgspec
 import pytest
 
-from headrace.features.plan import EntityKey, Field, Plan
-from headrace.http.answer import HttpError
+from headrace.features.plan import EntityKey, FeaturePlan, PlanField
+from headrace.http.responses import HttpError
 from headrace.serving.protocol import MOST_INSTANCES, Requests
 
 
 def plan(*request):
-    return Plan("m", (EntityKey("user", "user_id", "int64"),), (), (), tuple(request))
+    return FeaturePlan("m", (EntityKey("user", "user_id", "int64"),), (), (), tuple(request))
 
 
-PRICE = Field("price", "float64")
-BRAND = Field("brand", "string")
+PRICE = PlanField("price", "float64")
+BRAND = PlanField("brand", "string")
 
 
 def test_one_object_or_several_instances():
@@ -74,7 +74,7 @@ def test_text_that_looks_like_instances_is_a_value():
 
 
 def test_a_timestamp_names_its_offset_and_becomes_utc():
-    requests = Requests([plan(Field("when", "timestamp"))])
+    requests = Requests([plan(PlanField("when", "timestamp"))])
     asked = {"user_id": 1, "when": "2026-01-01T12:00:00+02:00"}
     (request,), _ = requests.read(msgspec.json.encode(asked))
     assert request["when"].isoformat() == "2026-01-01T10:00:00+00:00"

@@ -22,8 +22,8 @@ from headrace.config.settings import Profile, Settings
 from headrace.declare.changes import current
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.features.plan import AsOfView, Field
-from headrace.features.point_in_time import join_as_of
+from headrace.features.offline.point_in_time import join_as_of
+from headrace.features.plan import AsOfView, PlanField
 from headrace.kernel.faults import VARIABLE
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
@@ -69,7 +69,7 @@ class Shop:
         return as_of(self.changelog(), self.contract.row_key, moment).sort("id").select(KEPT).rows()
 
     def joined(self, at: int, *ids: int) -> list[Any]:
-        view = AsOfView("v", ("id",), self.contract.table, "_changed_at", (Field("name", "string"),))
+        view = AsOfView("v", ("id",), self.contract.table, "_changed_at", (PlanField("name", "string"),))
         labels = pl.DataFrame({"id": ids, "event_timestamp": [from_micros(NOON + at * 1_000_000)] * len(ids)})
         return join_as_of(labels, view, self.changelog(), strict=False)["name"].to_list()
 

@@ -16,10 +16,10 @@ from headrace.kernel.errors import ProjectError, Refused
 from headrace.kernel.position import SnapshotPosition
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 from headrace.tables.days import make_days
-from headrace.tables.plan import Plan, spread_days
-from headrace.tables.read import Input
+from headrace.tables.plan import RebuildPlan, spread_days
+from headrace.tables.read import TableInput
 
 Arrive = Callable[..., None]
 BEGIN = date(2024, 1, 1)
@@ -55,9 +55,9 @@ def make(table: Table, rows: list[tuple[int, int]], changed: set[date]) -> list[
         schema={"at": pl.Datetime("us", "UTC"), "by": pl.Int64},
     )
     counts: Mapping[date, int] = dict(frame.group_by(pl.col("at").dt.date()).len().iter_rows())
-    source = Input("rows", SnapshotPosition("rows", 1), "at")
+    source = TableInput("rows", SnapshotPosition("rows", 1), "at")
     stale = sorted(spread_days(changed, partition))
-    plan = Plan("shifted", stale, False, [], [source], None, {}, dict(counts))
+    plan = RebuildPlan("shifted", stale, False, [], [source], None, {}, dict(counts))
     made = [make_days(table, partition, plan, [frame.lazy()], {}, group) for group in groups(set(stale))]
     return sorted(pl.concat(made).rows())
 

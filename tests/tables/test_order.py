@@ -10,7 +10,7 @@ from tests.events.customers import NOON
 from tests.tables.database import KEYS, Database, Event
 
 from headrace.kernel.time import from_micros
-from headrace.tables.changelog import as_of, cuts_of, history, newest, survivors
+from headrace.tables.changelog import as_of, find_cuts, history, latest_changes, survivors
 from headrace.tables.order import find_eras
 
 INSTANT = pl.Datetime("us", "UTC")
@@ -49,7 +49,7 @@ def test_the_rows_are_those_of_the_database_now_and_as_of_any_time(seed: int) ->
     database.run(200)
     frame = changelog(database.log, seed)
     eras = find_eras(frame, ["id"])
-    current = survivors(newest(frame, ["id"], eras), cuts_of(frame, eras), eras)
+    current = survivors(latest_changes(frame, ["id"], eras), find_cuts(frame, eras), eras)
     assert rows_of(current) == database.rows
     states = history(frame.lazy(), ["id"]).sort("_changed_at").collect()
     for time, rows in database.known[:: len(database.known) // 8]:

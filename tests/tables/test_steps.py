@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 Arrive = Callable[..., None]
 NAMES = ("clean", "people", "daily", "visits")
@@ -42,7 +42,7 @@ def test_steps_give_what_one_build_gives(
     for name in (*NAMES, "clicks"):
         if name != "clicks" and opened.exists(name):
             opened.drop(name)
-    clicks.replace(clicks.schema().empty_table())
+    clicks.overwrite(clicks.schema().empty_table())
     clock = BEGIN
     for batch in arrivals:
         clock = max([clock, *(when for when, _ in batch)]) + timedelta(minutes=1)
@@ -62,7 +62,7 @@ from pathlib import Path
 from headrace import lake
 from headrace.config.settings import load_settings
 from headrace.projects.project import load_project
-from headrace.tables import build_table
+from headrace.tables.build import build_table
 
 project = load_project(load_settings(Path(sys.argv[1])))
 build_table(project, lake.open(project.settings), project.table("clean"), code="1")

@@ -12,7 +12,7 @@ from headrace.declare.model import ByTime, Model, XGBoost
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform
 from headrace.declare.table import Table
-from headrace.features.plan import AsOfView, EntityKey, FeatureRef, Field, Plan
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.lake import Lake
 from headrace.projects.project import Project
 
@@ -57,11 +57,11 @@ def model() -> Model:
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> FeaturePlan:
     """Two features of a customer, as of the label's time."""
-    features = (Field("mood", "float64"), Field("kind", "string"))
+    features = (PlanField("mood", "float64"), PlanField("kind", "string"))
     view = AsOfView("facts", ("user_id",), "facts", "event_timestamp", features)
-    return Plan(
+    return FeaturePlan(
         "purchase",
         (EntityKey("user", "user_id", "int64"),),
         (view,),
@@ -81,7 +81,7 @@ def write_facts(opened: Lake, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("facts", rows.schema).replace(rows)
+    opened.ensure("facts", rows.schema).overwrite(rows)
 
 
 def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
@@ -98,7 +98,7 @@ def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("outcomes", rows.schema).replace(rows)
+    opened.ensure("outcomes", rows.schema).overwrite(rows)
 
 
 @pytest.fixture

@@ -5,44 +5,49 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from headrace.features.functions import Function
 from headrace.features.plan import (
+    AggregateFunction,
     Aggregation,
     AsOfView,
     EntityKey,
+    FeaturePlan,
     FeatureRef,
-    Field,
-    Input,
+    OnDemandInput,
     OnDemandView,
-    Plan,
+    PlanField,
     WindowedView,
 )  # fmt: skip
 from headrace.training.champion import as_champion_reads
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
-FACTS = AsOfView("facts", ("user",), "facts", "at", (Field("price", "float64"),))
+FACTS = AsOfView("facts", ("user",), "facts", "at", (PlanField("price", "float64"),))
 
 
 def activity(window, code="1"):
-    spent = Aggregation("spent", "price", Function("sum"), window, HOUR, "float64")
+    spent = Aggregation("spent", "price", AggregateFunction("sum"), window, HOUR, "float64")
     return WindowedView(
-        "activity", ("user",), "clicks", "clicks", None, "at", (Field("price", "float64"),), (spent,), code
+        "activity", ("user",), "clicks", "clicks", None, "at", (PlanField("price", "float64"),), (spent,), code
     )  # fmt: skip
 
 
 def ratio(by):
     source = f"def f(i):\n    return {{'of': i['asked'] / (i['price'] - {by})}}\n"
     return OnDemandView(
-        "ratio", (Input("asked"), Input("price", "facts")), (Field("of", "float64"),), "row", "f", source
+        "ratio",
+        (OnDemandInput("asked"), OnDemandInput("price", "facts")),
+        (PlanField("of", "float64"),),
+        "row",
+        "f",
+        source,
     )
 
 
 def plan_of(*views):
     features = [FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features]
     views = views if FACTS in views else (FACTS, *views)
-    return Plan(
-        "m", (EntityKey("user", "user", "int64"),), views, tuple(features), (Field("asked", "float64"),)
+    return FeaturePlan(
+        "m", (EntityKey("user", "user", "int64"),), views, tuple(features), (PlanField("asked", "float64"),)
     )
 
 

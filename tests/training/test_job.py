@@ -9,8 +9,8 @@ import pytest
 from headrace import registry
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
-from headrace.features.matrix import Matrix
-from headrace.features.plan import Plan, decode_plan
+from headrace.features.plan import FeaturePlan, decode_plan
+from headrace.features.values.matrix import Matrix
 from headrace.kernel.run import recorder_added, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -30,7 +30,7 @@ def standing(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_training_from_the_lake_to_mlflow(
-    project: Project, filled: Lake, model: Model, plan: Plan, standing: Path
+    project: Project, filled: Lake, model: Model, plan: FeaturePlan, standing: Path
 ) -> None:
     told: list[tuple[str, int, int]] = []
     # With NaN there XGBoost's answers are NaN: no metric, never the best, and never in a report as a number.

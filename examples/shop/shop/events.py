@@ -11,8 +11,8 @@ from headrace import Meta, Struct, event
     time="event_time",
     key="user_id",
     identity=["user_session", "event_time", "event_type", "product_id"],
-    within="1d",  # the same again within a day is refused as a duplicate
-    times=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
+    dedup_within="1d",  # the same again within a day is refused as a duplicate
+    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
     coerce=True,  # "35" is taken for 35
 )
 class UserBehaviour(Struct):

@@ -24,6 +24,7 @@ import msgspec
 
 from headrace.alerts.record import Alert
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
 from headrace.kernel.secrets import clean_text
 
@@ -76,7 +77,7 @@ def _door(address: str, settings: Settings, where: str) -> Door:
     if scheme == "mailto" and separator:
         to = [unquote(one).strip() for one in rest.split(",")]
         if all(_MAIL.fullmatch(one) for one in to):
-            return _Mail(to, settings, _digest(address))
+            return _Mail(to, settings, short_digest(address))
     kind, _, url = address.rpartition("+")
     try:
         parts = urlsplit(url)
@@ -84,7 +85,7 @@ def _door(address: str, settings: Settings, where: str) -> Door:
     except ValueError:
         right = False
     if right and kind in ("", "slack") and url.isprintable() and " " not in url:
-        return _Hook(url, parts, settings, _digest(address), slack=kind == "slack")
+        return _Hook(url, parts, settings, short_digest(address), slack=kind == "slack")
     raise ProjectError(
         "this is no address of a door for alerts (it is not shown: it may hold a secret)",
         where=where,
@@ -93,16 +94,12 @@ def _door(address: str, settings: Settings, where: str) -> Door:
     )
 
 
-def _digest(address: str) -> str:
-    return hashlib.sha256(address.encode()).hexdigest()[:16]
-
-
 class _Named:
     """A door whose address is in the environment: `env:NAME`."""
 
     def __init__(self, address: str, settings: Settings, where: str) -> None:
         self.name = address
-        self.id = _digest(address)
+        self.id = short_digest(address)
         self._variable = address.removeprefix("env:")
         self._settings = settings
         self._where = where

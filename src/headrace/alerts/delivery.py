@@ -7,9 +7,7 @@ a minute, for as long as it takes; one that refuses a change for what it is gets
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import random
 import threading
 from collections import deque
@@ -22,6 +20,8 @@ from msgspec import Struct
 from headrace.alerts.channels import Door
 from headrace.alerts.record import TOPIC, Alert, Changes
 from headrace.kernel.errors import HeadraceError, Refused
+from headrace.kernel.files import write_file
+from headrace.kernel.lock import try_lock
 from headrace.kernel.position import LogPosition
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
@@ -68,12 +68,7 @@ class Ledger:
         """Writes down how it stands; on the disk when this returns."""
         with self._lock:
             self._doors[door.id] = stands
-            fresh = self._path.with_suffix(".new")
-            with fresh.open("wb") as file:
-                file.write(msgspec.json.encode(self._doors))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+            write_file(self._path, msgspec.json.encode(self._doors))
 
 
 def deliver(
@@ -86,14 +81,10 @@ def deliver(
     Args:
         ledger: a file in a folder that exists.
     """
-    with ledger.with_suffix(".lock").open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stop.wait(idle):
-                    return
+    while (lock := try_lock(ledger.with_suffix(".lock"))) is None:
+        if stop.wait(idle):
+            return
+    with lock:
         kept = Ledger(ledger)
         threads = [
             threading.Thread(target=_loop, args=(_Way(door, log, kept), stop, idle), daemon=True)

@@ -33,7 +33,7 @@ About = tuple[str, str, str | None]
 
 
 @event(
-    topic=TOPIC, time="at", key="topic", identity=["topic", "code", "field", "number"], within="365d",
+    topic=TOPIC, time="at", key="topic", identity=["topic", "code", "field", "number"], dedup_within="365d",
     alerts=None,
 )  # fmt: skip
 class Alert(Struct, frozen=True):

@@ -5,8 +5,6 @@ Everything of it listens on loopback, and its files lie in a private folder (`ru
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
 import os
 import secrets
@@ -25,7 +23,10 @@ from msgspec import Struct
 
 from headrace.cluster.lean import lean
 from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.files import create_file, write_file
+from headrace.kernel.lock import hold_lock
 
 __all__ = ["connect", "runtime_folder", "worker_variables"]
 
@@ -64,7 +65,7 @@ def runtime_folder(settings: Settings) -> Path:
     Raises:
         Unavailable: somebody else made the folder, or others may enter it.
     """
-    digest = hashlib.sha256(str(settings.state.resolve()).encode()).hexdigest()[:8]
+    digest = short_digest(str(settings.state.resolve()))[:8]
     folder = _TEMPORARY / f"headrace-{digest}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -137,13 +138,7 @@ def _heard(said: dict[str, Any], *_: object, **__: object) -> None:
 def _token(settings: Settings) -> Path:
     """The file with the token that Ray asks of who joins; made at the first start, 0600."""
     path = settings.made_state() / "ray.token"
-    if not path.exists():
-        fresh = path.with_suffix(f".{os.getpid()}")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):
-            os.link(fresh, path)
-        fresh.unlink()
+    create_file(path, secrets.token_hex(32), mode=0o600)
     return path
 
 
@@ -159,8 +154,7 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
                 where=f"profile.{settings.profile_name}.ray: {settings.profile.ray}",
             ) from error
         return False
-    with (settings.made_state() / "ray.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two verbs that begin together start one Ray
+    with hold_lock(settings.made_state() / "ray.lock"):  # two verbs that begin together start one Ray
         running = None if own else _running(settings)
         if running is not None:
             with suppress(ConnectionError, RuntimeError):  # it may be ending just now
@@ -172,9 +166,7 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
             _start(ray, folder, quiet)
         _worker_variables.update(environment)
         address = _Address(ray.get_runtime_context().gcs_address, os.getpid())
-        fresh = settings.place("ray.new")
-        fresh.write_bytes(msgspec.json.encode(address))
-        fresh.replace(settings.place("ray.json"))
+        write_file(settings.place("ray.json"), msgspec.json.encode(address))
     return True
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["carried"]
+__all__ = ["serialize_function"]
 
 _OF_A_MODULE = {"__doc__", "__loader__", "__package__", "__spec__"}  # builtins has its own
 _ALWAYS_THERE = frozenset([*dir(builtins), "__name__"]) - _OF_A_MODULE
@@ -30,7 +30,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _checked: weakref.WeakKeyDictionary[FunctionType, str] = weakref.WeakKeyDictionary()
 
 
-def carried(function: Callable[..., Any], *, decorator: str = "") -> str:
+def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> str:
     """The text that defines `function` and all it reaches: run it in an empty namespace.
 
     The text is run once, to see that what the function reaches has the values there that it has here.

@@ -34,7 +34,7 @@ import attrs
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Sources", "code_digest", "digest", "fingerprint", "outside_of", "values_digest"]
+__all__ = ["CodeIndex", "code_digest", "digest", "external_digests", "fingerprint", "values_digest"]
 
 _DECLARERS = "headrace"
 _CHANGES_AND_ANSWERS = {"setdefault", "pop", "popitem"}  # methods that change their object, used for a value
@@ -105,7 +105,7 @@ class _Module:
                         yield alias.asname or alias.name, f"{base}.{alias.name}"
 
 
-class Sources:
+class CodeIndex:
     """The modules of a project, read from their files when they are first needed.
 
     Args:
@@ -327,10 +327,10 @@ class Sources:
         return ".".join(parts)
 
 
-def fingerprint(declared: Any, sources: Sources) -> str:
+def fingerprint(declared: Any, sources: CodeIndex) -> str:
     """The digest of a declaration.
 
-    A function or class counts by its code (Sources.pieces); an object that is a dataclass by its
+    A function or class counts by its code (CodeIndex.pieces); an object that is a dataclass by its
     fields, a declaration inside it (one with a `place`) by its name; anything else by its value.
 
     Args:
@@ -349,14 +349,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def values_digest(function: Callable[..., Any], sources: Sources) -> str | None:
+def values_digest(function: Callable[..., Any], sources: CodeIndex) -> str | None:
     """The digest of the values that a function holds beside its code (a table that `make(2)` returned holds
     the 2), or None where it holds none."""
     held = _made_with(function)
     return digest(_described(held, sources)) if held else None
 
 
-def outside_of(root: Path, files: Iterable[str] = (), env: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+def external_digests(
+    root: Path, files: Iterable[str] = (), env: Iterable[str] = ()
+) -> dict[str, dict[str, str]]:
     """What code reads beside its arguments: path → digest of the file, name → digest of the variable's value.
 
     A file that does not exist and a variable that is not set have an empty digest.
@@ -393,7 +395,7 @@ def _prefixes(dotted: str) -> Iterator[str]:
         yield ".".join(parts[:length])
 
 
-def _described(value: Any, sources: Sources, *, top: bool = False, path: tuple[int, ...] = ()) -> Any:
+def _described(value: Any, sources: CodeIndex, *, top: bool = False, path: tuple[int, ...] = ()) -> Any:
     """The value, ready for JSON, the same in every process.
 
     Args:
@@ -439,7 +441,7 @@ def _described(value: Any, sources: Sources, *, top: bool = False, path: tuple[i
     return _shown(value)
 
 
-def _pieces_of(named: Any, sources: Sources) -> dict[str, str] | str:
+def _pieces_of(named: Any, sources: CodeIndex) -> dict[str, str] | str:
     """The pieces of a function or class of the project; the dotted name of another."""
     module, name = named.__module__, named.__qualname__.split(".")[0]
     return sources.pieces(module, name) if sources.has(module) else f"{module}.{named.__qualname__}"

@@ -6,10 +6,10 @@ import hashlib
 import hmac
 from http.cookies import CookieError, SimpleCookie
 
-from headrace.http.answer import HttpError
-from headrace.http.asgi import App, Scope, header
-from headrace.http.door import Door
-from headrace.http.token import same_token, token_for
+from headrace.http.asgi import App, Scope, find_header
+from headrace.http.middleware import GuardMiddleware
+from headrace.http.responses import HttpError
+from headrace.http.token import has_token, token_for
 
 __all__ = ["COOKIE", "ConsoleDoor", "session_of"]
 
@@ -22,7 +22,7 @@ def session_of(token: str) -> str:
     return hmac.new(token.encode(), b"headrace console session", hashlib.sha256).hexdigest()
 
 
-class ConsoleDoor(Door):
+class ConsoleDoor(GuardMiddleware):
     """A door that also takes the console's cookie, and sends a browser without one to /login."""
 
     def __init__(self, app: App, host: str) -> None:
@@ -40,10 +40,10 @@ class ConsoleDoor(Door):
         if super()._admitted(scope):
             return True
         assert self._session is not None
-        cookie = _cookie(header(scope, b"cookie"))
+        cookie = _cookie(find_header(scope, b"cookie"))
         if hmac.compare_digest(cookie.encode(), self._session.encode()):
             return True
-        if header(scope, b"authorization") is None and scope["method"] == "GET":
+        if find_header(scope, b"authorization") is None and scope["method"] == "GET":
             raise HttpError(303, "token", "Sign in first.", headers={"Location": "/login"})
         return False
 
@@ -51,7 +51,7 @@ class ConsoleDoor(Door):
 def signed_in(given: str, host: str) -> str | None:
     """The cookie for someone who gives the token of this host's doors; None for a wrong one."""
     token = token_for(host)
-    if token is None or not same_token(b"Bearer " + given.encode(), token):
+    if token is None or not has_token(b"Bearer " + given.encode(), token):
         return None
     return session_of(token)
 

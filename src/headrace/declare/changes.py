@@ -49,8 +49,8 @@ def changes(
     *,
     topic: str,
     key: Sequence[str],
-    within: str | timedelta = "1d",
-    extra: Literal["keep", "refuse"] = "keep",
+    dedup_within: str | timedelta = "1d",
+    extra: Literal["allow", "forbid"] = "allow",
     time_unit: Literal["ms", "us", "ns"] | None = None,
     partitions: int = 1,
     retention: str | timedelta | None = None,
@@ -61,7 +61,7 @@ def changes(
     Args:
         topic: as Debezium names it: PREFIX.SCHEMA.TABLE.
         key: the columns of the table's primary key.
-        within: how long after a change (by the source's clock) the same one again is refused as a
+        dedup_within: how long after a change (by the source's clock) the same one again is refused as a
             duplicate; Debezium sends again what it had sent just before it was stopped.
         extra: what to do with columns that the struct does not name.
         time_unit: what a number counts that stands for an instant, since 1970: milli-, micro- or nanoseconds.
@@ -84,7 +84,7 @@ def changes(
         if time_unit not in (None, "ms", "us", "ns"):
             raise ProjectError(f"time_unit={time_unit!r} is not ms, us or ns", where=str(place))
         try:
-            spans = duration(within), None if retention is None else duration(retention)
+            spans = duration(dedup_within), None if retention is None else duration(retention)
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
         change: type[Struct] = msgspec.defstruct(
@@ -92,9 +92,9 @@ def changes(
         )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op", CHANGED_AT),
-            within=spans[0], times=("rfc3339", "epoch_us"), coerce=False, future=_ANY_TIME, extra=extra,
-            partitions=partitions, retention=spans[1], format="debezium", version=version, place=place,
-            row_key=tuple(key), time_unit=time_unit,
+            dedup_within=spans[0], time_formats=("rfc3339", "epoch_us"), coerce=False, max_ahead=_ANY_TIME,
+            extra=extra, partitions=partitions, retention=spans[1], format="debezium", version=version,
+            place=place, row_key=tuple(key), time_unit=time_unit,
             alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
         )  # fmt: skip
         return struct

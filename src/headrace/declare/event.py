@@ -34,18 +34,18 @@ class Contract:
         time: the datetime field that says when it happened.
         key: the field whose value chooses the log partition, or None.
         identity: the fields that make two events the same one.
-        within: how far apart in time two events of one identity may lie to be the same one, the second of
+        dedup_within: how far apart in time two events of one identity may lie to be the same one, the second of
             which is refused as a duplicate (docs/guide/contracts.md says in full); None: none is refused.
-        times: how a time may be spelled: `rfc3339`, strptime formats, and one of `epoch_s`, `epoch_ms`,
+        time_formats: how a time may be spelled: `rfc3339`, strptime formats, and one of `epoch_s`, `epoch_ms`,
             `epoch_us` for a number since 1970. A time without a zone is refused as naive, unless its
-            format has one as literal text (`UTC`), or `zone` says which.
-        zone: the zone of a time that has none, `Europe/Paris`.
+            format has one as literal text (`UTC`), or `timezone` says which.
+        timezone: the zone of a time that has none, `Europe/Paris`.
         coerce: whether "35" is taken for 35.
-        future: how far after its arrival an event's time may lie before it is refused.
-        late: how far before its arrival an event's time may lie before it is refused; None: any.
+        max_ahead: how far after its arrival an event's time may lie before it is refused.
+        max_late: how far before its arrival an event's time may lie before it is refused; None: any.
         oldest: an event whose time lies before this instant is refused.
-        extra: what to do with fields the contract does not name: `keep` them as JSON in column `_extra`,
-            or `refuse` the event.
+        extra: what to do with fields the contract does not name: `allow` them, kept as JSON in column `_extra`,
+            or `forbid` them: the event is refused.
         partitions: how many log partitions the topic is made with.
         alerts: from which rate on refused events raise an alert; None: never.
         forward: two more topics of the log, on Kafka, that get the good events as they came, and the
@@ -56,7 +56,7 @@ class Contract:
             `{"schema": ..., "payload": ...}`; `debezium` for changes of a database's rows (@changes).
         version: raised by who changes the contract so that events that were good are refused, or a
             field goes; the topic's table remembers the last (events.evolution).
-        upgrades: older struct → what makes the present one of it, newest first.
+        upcasters: older struct → what makes the present one of it, newest first.
         place: where it is declared.
         row_key: under @changes, the columns of the table's primary key; of an ordinary event none.
         time_unit: under @changes, what numbers that stand for instants count: `ms`, `us` or `ns` since 1970.
@@ -67,22 +67,22 @@ class Contract:
     time: str
     key: str | None
     identity: tuple[str, ...]
-    within: timedelta | None
-    times: tuple[str, ...]
+    dedup_within: timedelta | None
+    time_formats: tuple[str, ...]
     coerce: bool
-    future: timedelta
-    extra: Literal["keep", "refuse"]
+    max_ahead: timedelta
+    extra: Literal["allow", "forbid"]
     partitions: int
     retention: timedelta | None
     format: str
     place: Place
-    zone: str | None = None
-    late: timedelta | None = None
+    timezone: str | None = None
+    max_late: timedelta | None = None
     oldest: datetime = OLDEST
     alerts: Alerts | None = field(default_factory=Alerts)
     forward: tuple[str, str] | None = None
     version: int = 1
-    upgrades: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
+    upcasters: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
     row_key: tuple[str, ...] = ()
     time_unit: Literal["ms", "us", "ns"] | None = None
 
@@ -98,28 +98,28 @@ def event(
     time: str,
     key: str | None = None,
     identity: Sequence[str] = (),
-    within: str | timedelta | None = None,
-    times: Sequence[str] = ("rfc3339",),
-    zone: str | None = None,
+    dedup_within: str | timedelta | None = None,
+    time_formats: Sequence[str] = ("rfc3339",),
+    timezone: str | None = None,
     coerce: bool = False,
-    future: str | timedelta = "5m",
-    late: str | timedelta | None = None,
+    max_ahead: str | timedelta = "5m",
+    max_late: str | timedelta | None = None,
     oldest: str | date = OLDEST,
-    extra: Literal["keep", "refuse"] = "keep",
+    extra: Literal["allow", "forbid"] = "allow",
     partitions: int = 1,
     alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
     forward: tuple[str, str] | None = None,
     retention: str | timedelta | None = None,
     format: Literal["json", "connect", "avro"] = "json",
     version: int = 1,
-    upgrades: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
+    upcasters: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
 ) -> Callable[[S], S]:
     """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
 
     Raises:
-        ProjectError: a field that is named is not in the struct, `time` is no datetime, `within` is
-            without `identity`, a duration, `oldest` or a zone cannot be read, `times` has two kinds of number,
-            `version` is below 1, or the class or an older one is no msgspec Struct.
+        ProjectError: a field that is named is not in the struct, `time` is no datetime, `dedup_within` is
+            without `identity`, a duration, `oldest` or a zone cannot be read, `time_formats` has two
+            kinds of number, `version` is below 1, or the class or an older one is no msgspec Struct.
     """
 
     def declared(struct: S) -> S:
@@ -127,19 +127,19 @@ def event(
         if not (inspect.isclass(struct) and issubclass(struct, Struct)):
             raise ProjectError("@event needs a class that derives from headrace.Struct", where=str(place))
         _check_fields(struct, time, key, identity, place)
-        if within is not None and not identity:
+        if dedup_within is not None and not identity:
             raise ProjectError(
-                "within= needs identity=: the fields that make two events the same", where=str(place)
+                "dedup_within= needs identity=: the fields that make two events the same", where=str(place)
             )
-        _check_rules(times, zone, version, upgrades or {}, place)
+        _check_rules(time_formats, timezone, version, upcasters or {}, place)
         try:
-            windows = [None if one is None else duration(one) for one in (within, late, retention)]
+            windows = [None if one is None else duration(one) for one in (dedup_within, max_late, retention)]
             contract = Contract(
-                topic=topic, struct=struct, time=time, key=key, identity=tuple(identity), within=windows[0],
-                times=tuple(times), zone=zone, coerce=coerce, future=duration(future), late=windows[1],
-                oldest=_instant(oldest), extra=extra, partitions=partitions, retention=windows[2],
-                alerts=alerts, forward=forward, format=format, version=version, upgrades=dict(upgrades or {}),
-                place=place,
+                topic=topic, struct=struct, time=time, key=key, identity=tuple(identity),
+                dedup_within=windows[0], time_formats=tuple(time_formats), timezone=timezone, coerce=coerce,
+                max_ahead=duration(max_ahead), max_late=windows[1], oldest=_instant(oldest), extra=extra,
+                partitions=partitions, retention=windows[2], alerts=alerts, forward=forward, format=format,
+                version=version, upcasters=dict(upcasters or {}), place=place,
             )  # fmt: skip
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
@@ -181,26 +181,26 @@ def _check_fields(
 
 
 def _check_rules(
-    times: Sequence[str],
-    zone: str | None,
+    time_formats: Sequence[str],
+    timezone: str | None,
     version: int,
-    upgrades: Mapping[type[Struct], Callable[[Any], Any]],
+    upcasters: Mapping[type[Struct], Callable[[Any], Any]],
     place: Place,
 ) -> None:
-    if len([one for one in times if one.startswith("epoch_")]) > 1:
+    if len([one for one in time_formats if one.startswith("epoch_")]) > 1:
         raise ProjectError(
-            "times= has two kinds of number: which one is meant cannot be told", where=str(place)
+            "time_formats= has two kinds of number: which one is meant cannot be told", where=str(place)
         )
-    if zone is not None:
+    if timezone is not None:
         try:
-            ZoneInfo(zone)
+            ZoneInfo(timezone)
         except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ProjectError(f"there is no time zone {zone!r}", where=str(place)) from error
+            raise ProjectError(f"there is no time zone {timezone!r}", where=str(place)) from error
     if version < 1:
         raise ProjectError(f"version={version}: the first is 1", where=str(place))
-    for older in upgrades:
+    for older in upcasters:
         if not (inspect.isclass(older) and issubclass(older, Struct)):
-            raise ProjectError(f"upgrades= has {older!r}, which is no headrace.Struct", where=str(place))
+            raise ProjectError(f"upcasters= has {older!r}, which is no headrace.Struct", where=str(place))
 
 
 def contract_of(declared: Any) -> Contract | None:

@@ -47,7 +47,7 @@ class TimeShift:
 
     def __init__(self, contract: Contract, batches: Iterable[Sequence[bytes]], where: str) -> None:
         self._name = next(field.key for field in fields_of(contract.struct) if field.name == contract.time)
-        self._spellings, self._zone = contract.times, contract.zone
+        self._spellings, self._zone = contract.time_formats, contract.timezone
         field = msgspec.field(name=self._name, default=Raw(b"null"))
         self._timed = numbers.decoder(msgspec.defstruct("Timed", [("time", Raw, field)]))
         last = None

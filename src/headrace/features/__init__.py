@@ -1,1 +1,1 @@
-"""Features: plan, windows, point in time, online, Feast."""
+"""Features: the plan of a model's features, and everything that computes them from it."""

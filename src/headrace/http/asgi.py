@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["App", "Message", "Receive", "Scope", "Send", "header"]
+__all__ = ["App", "Disconnected", "Message", "Receive", "Scope", "Send", "find_header", "read_body"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -15,7 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def header(scope: Scope, name: bytes) -> bytes | None:
+def find_header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of this lower-case name."""
     for key, value in scope["headers"]:
         if key == name:
@@ -28,7 +28,7 @@ class Disconnected(Exception):
     """The client went away before its request was whole."""
 
 
-async def body(receive: Receive, limit: int, seconds: float) -> bytes | None:
+async def read_body(receive: Receive, limit: int, seconds: float) -> bytes | None:
     """The whole body; None where it is longer than `limit` bytes.
 
     Raises:

@@ -19,9 +19,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from headrace.http.answer import HttpError, error_body
+from headrace.http.responses import HttpError, error_body
 
-__all__ = ["Connection", "Waiting", "raise_file_limit"]
+__all__ = ["Connection", "WaitingConnections", "raise_file_limit"]
 
 _log = logging.getLogger("headrace.http")
 _HEAD_SECONDS = 10.0  # a request line and headers must be whole within this
@@ -44,7 +44,7 @@ def raise_file_limit() -> int:
     return soft
 
 
-class Waiting:
+class WaitingConnections:
     """The connections of one server that wait for their clients, the longest wait first.
 
     Args:
@@ -83,7 +83,7 @@ class Connection(HttpToolsProtocol):
         waiting: the server's connections that wait.
     """
 
-    def __init__(self, *args: Any, waiting: Waiting, **more: Any) -> None:
+    def __init__(self, *args: Any, waiting: WaitingConnections, **more: Any) -> None:
         super().__init__(*args, **more)
         self._waiting = waiting
         self._timer: asyncio.TimerHandle | None = None  # ends the wait for its client

@@ -19,10 +19,10 @@ import uvicorn
 import uvloop
 
 from headrace.http.asgi import App
-from headrace.http.connection import Connection, Waiting, raise_file_limit
+from headrace.http.connection import Connection, WaitingConnections, raise_file_limit
 from headrace.kernel.errors import HeadraceError, Unavailable
 
-__all__ = ["Served", "bind", "serve", "signalled", "url_of"]
+__all__ = ["HttpServer", "bind", "serve", "stop_on_signals", "url_of"]
 
 _log = logging.getLogger("headrace.http")
 _READY_SECONDS = 30.0
@@ -68,7 +68,7 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
-class Served:
+class HttpServer:
     """An application being served.
 
     Attributes:
@@ -103,7 +103,7 @@ class Served:
         """Whether it still serves."""
         return self._thread.is_alive()
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> HttpServer:
         return self
 
     def __exit__(
@@ -111,7 +111,7 @@ class Served:
     ) -> None:
         self.stop()
 
-    def _start(self) -> Served:
+    def _start(self) -> HttpServer:
         self._thread.start()
         if not self._ready.wait(_READY_SECONDS) or self._error is not None:
             self._server.should_exit = True
@@ -141,11 +141,11 @@ def serve(
     most_connections: int | None = None,
     beat: Callable[[], None] | None = None,
     drain: float = 0.0,
-) -> Served:
+) -> HttpServer:
     """Serves the application in a thread and returns when it takes requests.
 
     Args:
-        app: an ASGI application, normally behind http.door.Door, which limits the requests at once.
+        app: an ASGI application, normally behind http.middleware.GuardMiddleware.
         host, port: where to listen; port 0 takes a free one.
         bound: a socket that `bind` gave earlier.
         most_connections: how many clients may be connected. One more closes the connection that has waited
@@ -159,10 +159,10 @@ def serve(
         HeadraceError: the application failed to start.
     """
     most = most_connections or raise_file_limit() * 3 // 4
-    return Served(app, bound or bind(host, port), most, beat, drain)._start()
+    return HttpServer(app, bound or bind(host, port), most, beat, drain)._start()
 
 
-def signalled(stop: threading.Event | None = None) -> threading.Event:
+def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
     """An event that SIGTERM and SIGINT set; to be called from the main thread. A second SIGINT
     interrupts as usual."""
     stop = stop or threading.Event()
@@ -184,7 +184,7 @@ def _config(app: App, most_connections: int, beat: Callable[[], None] | None) ->
 
     return uvicorn.Config(
         app,
-        http=partial(Connection, waiting=Waiting(most_connections)),  # type: ignore[arg-type]  # it is called
+        http=partial(Connection, waiting=WaitingConnections(most_connections)),  # type: ignore[arg-type]  # it is called
         ws="none",
         lifespan="auto",
         log_config=None,

@@ -8,7 +8,7 @@ import os
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["TOKEN", "host_allowed", "is_loopback", "same_token", "token_for"]
+__all__ = ["TOKEN", "has_token", "is_local_host", "is_loopback", "token_for"]
 
 TOKEN = "HEADRACE_TOKEN"  # noqa: S105 - the variable's name
 _SHORTEST = 16
@@ -49,13 +49,13 @@ def token_for(host: str) -> str | None:
     return token
 
 
-def same_token(authorization: bytes | None, token: str) -> bool:
+def has_token(authorization: bytes | None, token: str) -> bool:
     """Whether an Authorization header holds the token; takes as long for a near miss as for a far one."""
     scheme, _, given = (authorization or b"").partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
 
 
-def host_allowed(host_header: bytes | None) -> bool:
+def is_local_host(host_header: bytes | None) -> bool:
     """Whether a Host header names this machine. A page whose name was made to point here
     (DNS rebinding) sends its own name, and is refused."""
     text = (host_header or b"").decode("latin-1").lower()

@@ -34,6 +34,7 @@ class Child:
         environment: its variables.
         files: file descriptors that it inherits.
         longest_start: seconds until it must be at work.
+        umask: of the process; -1: that of this one.
 
     Attributes:
         name: what it does.
@@ -48,9 +49,12 @@ class Child:
         environment: Mapping[str, str],
         files: Sequence[int] = (),
         longest_start: float = 60.0,
+        umask: int = -1,
     ) -> None:
-        self.name, self._longest_start = name, longest_start
-        self._command, self._files, self._environment = list(command), tuple(files), dict(environment)
+        self.name, self._longest_start, self._umask = name, longest_start, umask
+        self._command, self._files = list(command), tuple(files)
+        # A child that is started again must not compile every module that it imports once more.
+        self._environment = {n: v for n, v in environment.items() if n != "PYTHONDONTWRITEBYTECODE"}
         self._log = log
         make_private(log.parent)
         log.write_bytes(b"")
@@ -74,6 +78,7 @@ class Child:
                 env=self._environment,
                 pass_fds=self._files,
                 start_new_session=True,
+                umask=self._umask,
             )
         os.set_blocking(_pipe(process.stdout).fileno(), False)
         return process

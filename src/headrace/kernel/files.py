@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["move_into_place", "replace_file", "sync_folder", "write_file"]
+__all__ = ["create_file", "move_into_place", "replace_file", "sync_folder", "write_file"]
 
 
 def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
@@ -34,7 +34,7 @@ def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
 def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A binary file to write to, which takes the name `path` when the block ends. If the block raises, the
     old file stays. Raises OSError as `write_file`."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    draft = _draft_of(path)
     try:
         with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
@@ -47,13 +47,37 @@ def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
+    """Makes the file with all of its content, unless it is there. Returns whether it was made.
+
+    Of several processes that do so at once one makes it, and nobody sees half of it.
+    Raises OSError as `write_file`.
+    """
+    if path.exists():
+        return False
+    draft = _draft_of(path)
+    try:
+        write_file(draft, content, mode=mode)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
 def move_into_place(draft: Path, path: Path) -> None:
-    """Gives a finished folder or file the name `path`, and syncs the names. A draft folder's files must
-    have been written by `write_file`, or lose nothing by a loss of power.
+    """Gives a finished folder the name `path`, once all that it holds is on the disk.
 
     Raises:
         OSError: `path` is a folder that holds something, or the folder may not be written.
     """
+    for folder, _, names in os.walk(draft):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(folder))
     os.replace(draft, path)
     sync_folder(path.parent)
 
@@ -65,3 +89,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")

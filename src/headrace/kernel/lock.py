@@ -1,34 +1,39 @@
-"""A lock file that one process holds as long as it lives, with its process id in it."""
+"""Lock files: one process holds a lock as long as it lives, with its process id in the file.
+
+The kernel lets go of a lock when its process ends, however it ends. Who holds it can be read by
+anyone, without taking it.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["find_holder", "take"]
+__all__ = ["find_holder", "hold_lock", "try_lock"]
 
 
-def take(path: Path) -> IO[str] | None:
+def try_lock(path: Path) -> IO[str] | None:
     """Takes the lock and writes this process's id into the file; None where another process has it.
 
-    It goes with the file that is returned, or with the process.
+    The lock is held until the file that is returned is closed. The folder must exist.
+
+    Raises:
+        OSError: the file cannot be made or written.
     """
-    while True:
-        file = path.open("a+")
-        try:
-            _lock(file)
-        except BlockingIOError:
-            file.close()
-            return None
-        if path.is_file() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            break
-        file.close()  # it was taken away, by `clean`, before it was locked
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    return _take(path, fcntl.LOCK_NB)
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Waits for the lock, and holds it while the block runs. Raises OSError as `try_lock`."""
+    file = _take(path, 0)
+    assert file is not None
+    with file:
+        yield
 
 
 def find_holder(path: Path) -> str | None:
@@ -43,12 +48,33 @@ def find_holder(path: Path) -> str | None:
     return None
 
 
-def _lock(file: IO[str]) -> None:
-    """Raises BlockingIOError where another process holds it; one that looks (find_holder) does not count."""
+def _take(path: Path, wait: int) -> IO[str] | None:
+    while True:
+        file = path.open("a+")
+        try:
+            _lock(file, wait)
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
+            file.close()
+            raise
+        if path.is_file() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            break
+        file.close()  # `clean` removed it before it was locked
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _lock(file: IO[str], wait: int) -> None:
+    """Raises BlockingIOError where another process holds it and `wait` is LOCK_NB. A process that only reads
+    who holds it (find_holder) shares the lock for a moment: that does not count."""
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | wait)
             return
         except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a look shares it, a holder does not
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises where a holder has it
             fcntl.flock(file, fcntl.LOCK_UN)

@@ -12,7 +12,7 @@ __all__ = ["clean", "clean_text", "environment_secrets", "looks_secret"]
 
 _KEY = re.compile(
     r"passw(or)?d|passphrase|secret|credential|authorization|cookie|signature"
-    r"|api_?key|access_?key|private_?key|(^|_)(token|pwd|auth|sig)($|_)",
+    r"|api_?key|access_?key|private_?key|ssl_key_pem|(^|_)(token|pwd|auth|sig)($|_)",
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -24,7 +24,8 @@ _PAIR = re.compile(
 _BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _HOOK = re.compile(r"(?P<host>(?:slack\+https?://[^\s/'\"]+|https?://hooks?\.[^\s/'\"]+)/)[^\s'\",]+")
 _ORDINARY = ("PWD", "SSH_AUTH_SOCK")  # paths that a shell or an agent sets: every folder named would be masked
-_SHORTEST = 6  # an environment secret shorter than this is also an ordinary word
+_OURS = "HEADRACE_"  # secrets under this prefix are masked however short they are
+_SHORTEST = 6  # any other environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
 
 
@@ -39,7 +40,9 @@ def environment_secrets() -> list[str]:
     return [
         value
         for name, value in os.environ.items()
-        if len(value) >= _SHORTEST and looks_secret(name) and name not in _ORDINARY
+        if len(value) >= (1 if name.startswith(_OURS) else _SHORTEST)
+        and looks_secret(name)
+        and name not in _ORDINARY
     ]
 
 

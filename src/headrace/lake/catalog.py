@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -20,8 +19,9 @@ from headrace.config.settings import Settings
 from headrace.kernel.addresses import path_of, sqlalchemy_url
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import is_locked, opened
+from headrace.kernel.sqlite import is_locked, open_shared
 from headrace.lake.failures import failures
 from headrace.lake.home import WAREHOUSE, settle
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
@@ -73,8 +73,8 @@ def _sqlite(settings: Settings) -> Any:
     _prepare(path, settings)
     uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
     warehouse = settings.warehouse_url
-    with path.with_name(f"{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two that are first at once, one would find half of its tables
+    # Of two processes that are first at once, one would find half of its tables.
+    with hold_lock(path.with_name(f"{path.name}.lock")):
         if settings.profile.catalog == "sqlite":
             folder = settle(path)
             if settings.profile.warehouse == "file":
@@ -117,7 +117,7 @@ def _prepare(path: Path, settings: Settings) -> None:
     settings.made_state()
     make_private(path.parent)
     try:
-        opened(path, timeout=BUSY_SECONDS).close()
+        open_shared(path, timeout=BUSY_SECONDS).close()
     except sqlite3.Error as error:
         raise Unavailable(
             f"the catalog cannot be opened: {error}",

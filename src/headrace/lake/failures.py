@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,16 +18,10 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import is_locked
 
 __all__ = ["failures"]
-
-_SECRETS = (
-    "HEADRACE_CATALOG_TOKEN",
-    "HEADRACE_CATALOG_CREDENTIAL",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-)
 
 
 @contextmanager
@@ -57,34 +50,26 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
         ) from error
     except (UnauthorizedError, ForbiddenError, AuthorizationExpiredError, OAuthError) as error:
         raise Unavailable(
-            f"the catalog refused our credentials: {_without_secrets(error)}",
+            f"the catalog refused our credentials: {clean_text(str(error))}",
             where=where,
             remedy="Set HEADRACE_CATALOG_TOKEN, or HEADRACE_CATALOG_CREDENTIAL as id:secret.",
         ) from error
     except (RESTError, RequestException) as error:
         raise Unavailable(
-            f"the catalog does not answer as it should: {_without_secrets(error)}",
+            f"the catalog does not answer as it should: {clean_text(str(error))}",
             where=where,
             remedy="Is it up? headrace doctor tells.",
         ) from error
     except OSError as error:
         store = "AWS Error" in str(error)
         raise Unavailable(
-            f"the warehouse's files cannot be read or written: {_without_secrets(error)}",
+            f"the warehouse's files cannot be read or written: {clean_text(str(error))}",
             where=where if table is None else f"table {table} in {where}",
             remedy="Is the object store up, and are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and "
             "AWS_ENDPOINT_URL_S3 right?"
             if store
             else "Is it there, is there room in it, and may this user write there?",
         ) from error
-
-
-def _without_secrets(error: Exception) -> str:
-    text = str(error)
-    for name in _SECRETS:
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "***")
-    return text
 
 
 def _sqlite(error: OperationalError, where: str) -> Unavailable:

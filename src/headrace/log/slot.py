@@ -6,14 +6,14 @@ started again takes the number of who was killed, and with it the name the other
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import socket
 from itertools import count
 from pathlib import Path
 from typing import IO
 
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.lock import try_lock
 from headrace.kernel.private import make_private
 
 __all__ = ["Slot"]
@@ -37,8 +37,8 @@ class Slot:
                 where=str(folder),
                 remedy="Give this user the right to write there.",
             ) from error
-        machine = hashlib.sha256(f"{socket.gethostname()} {folder.resolve()}".encode()).hexdigest()
-        self.name = f"{machine[:16]}-{number}"
+        machine = short_digest(f"{socket.gethostname()} {folder.resolve()}")
+        self.name = f"{machine}-{number}"
 
     def close(self) -> None:
         """Gives it up."""
@@ -47,11 +47,7 @@ class Slot:
 
 def _taken(folder: Path, group: str) -> tuple[int, IO[str]]:
     for number in count():
-        file = (folder / f"{group}-{number}.lock").open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-        else:
+        file = try_lock(folder / f"{group}-{number}.lock")
+        if file is not None:
             return number, file
     raise AssertionError("numbers do not end")

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.lock import find_holder, take
+from headrace.kernel.files import write_file
+from headrace.kernel.lock import find_holder, try_lock
 
 __all__ = ["Up", "forget", "keep", "locked", "running"]
 
@@ -50,7 +51,7 @@ def locked(settings: Settings) -> IO[str]:
         Unavailable: another `up` has it.
     """
     path = settings.made_state() / "up.lock"
-    file = take(path)
+    file = try_lock(path)
     if file is None:
         other = find_holder(path) or "unknown"
         raise Unavailable(
@@ -63,9 +64,7 @@ def locked(settings: Settings) -> IO[str]:
 
 def keep(settings: Settings, up: Up) -> None:
     """Writes down what runs, as one step."""
-    fresh = settings.place("up.new")
-    fresh.write_bytes(msgspec.json.encode(up))
-    fresh.replace(settings.place("up.json"))
+    write_file(settings.place("up.json"), msgspec.json.encode(up))
 
 
 def forget(settings: Settings) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from headrace.kernel.digest import digest_bytes, digest_file
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.files import write_file
 
 __all__ = ["MANIFEST", "Manifest", "seal", "sealed", "verify"]
 
@@ -46,16 +48,11 @@ def seal(folder: Path, key: bytes | None) -> str:
     Raises:
         Refused: the folder holds something that is no plain file.
     """
-    files = {name: _sha256(folder / name) for name in _names(folder)}
+    files = {name: digest_file(folder / name) for name in _names(folder)}
     digest = _digest(files)
     manifest = Manifest(files, digest, _sign(digest, key) if key else "")
     text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1)
-    half = folder / f".{MANIFEST}"
-    with half.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(folder / MANIFEST)
+    write_file(folder / MANIFEST, text)
     return digest
 
 
@@ -108,7 +105,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for name in present:
         if name not in manifest.files:
             raise Refused(f"the file {name!r} is not the bundle's", where=str(folder), remedy=_UNTRUSTED)
-        if not hmac.compare_digest(_sha256(folder / name), manifest.files[name]):
+        if not hmac.compare_digest(digest_file(folder / name), manifest.files[name]):
             raise Refused(f"the bundle's file {name!r} was changed", where=str(folder), remedy=_UNTRUSTED)
 
 
@@ -129,14 +126,9 @@ def _names(folder: Path) -> list[str]:
     return sorted(set(names) - {MANIFEST, f".{MANIFEST}"})
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(files: dict[str, str]) -> str:
     lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return digest_bytes(lines.encode())
 
 
 def _sign(digest: str, key: bytes) -> str:

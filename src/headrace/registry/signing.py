@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
 
 from headrace.config.settings import Settings
+from headrace.kernel.files import create_file
 
 __all__ = ["VARIABLE", "signing_key"]
 
@@ -21,23 +21,5 @@ def signing_key(settings: Settings) -> bytes:
     path = settings.place("signing.key")
     if not path.exists():
         settings.made_state()
-        _make(path)
+        create_file(path, secrets.token_hex(32), mode=0o600)
     return path.read_bytes()
-
-
-def _make(path: Path) -> None:
-    # Written whole beside its place, then linked there: link fails where another process was first,
-    # so that all use one key, and a kill leaves no half of one.
-    made = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(made, path)
-        except FileExistsError:
-            return
-    finally:
-        made.unlink()

@@ -9,7 +9,6 @@ bundle's digest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -22,7 +21,9 @@ from headrace.config.settings import Settings
 from headrace.kernel import faults
 from headrace.kernel.addresses import path_of_sqlalchemy
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
+from headrace.kernel.files import move_into_place
 from headrace.kernel.ids import new_id
+from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.properties import BUNDLE_DIGEST, RUN
 from headrace.kernel.secrets import clean_text
@@ -348,8 +349,7 @@ class Registry:
     @contextlib.contextmanager
     def _lock(self, what: str) -> Iterator[None]:
         path = make_private(self._settings.place("mlflow")) / f"{what}.lock"
-        with path.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with hold_lock(path):
             yield
 
 
@@ -363,7 +363,7 @@ def _beside(place: Path) -> Path:
 def _move(folder: Path, place: Path) -> None:
     if place.exists():
         shutil.rmtree(place)
-    folder.rename(place)
+    move_into_place(folder, place)
 
 
 def _client(settings: Settings) -> MlflowClient:

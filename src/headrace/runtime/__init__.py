@@ -1,1 +1,1 @@
-"""The runtime: `up`, and the processes that it keeps alive."""
+"""The runtime: `up`, the child processes that it supervises, and what it runs on a schedule."""

@@ -1,36 +1,58 @@
-"""One of the processes that `up` runs: `python -m headrace.runtime.child NAME ROOT PROFILE PORT`.
+"""What every child process of `up` does around its work: settings, signals, errors, the exit code.
 
-It ends on SIGTERM, or when the process that started it is gone (kernel.child).
+Each module of `runtime.children` is one child's program: `python -m headrace.runtime.children.NAME ROOT PROFILE
+PORT`. It ends on SIGTERM, or when the process that started it has ended (kernel.child).
 """
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
-from headrace.http.serve import serve, signalled
+from headrace.http.asgi import App
+from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
+from headrace.kernel.children import Child
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.secrets import clean_text
 
-__all__ = ["main"]
+__all__ = ["Work", "run_child", "serve_until", "start_child"]
 
-_GRACE = 10.0  # seconds that work beside has to end
+Work = Callable[[Settings, int, threading.Event], None]
+"""What a child does: it is given the settings and the port, and returns soon after the event is set."""
 
 
-def main(name: str, root: str, profile: str, port: str) -> int:
-    """Runs one child until it is told to stop. Returns the exit code."""
-    stop = signalled()
+def start_child(name: str, settings: Settings, port: int = 0, *, umask: int = -1) -> Child:
+    """Starts the program `headrace.runtime.children.NAME`. Its log is `up/NAME.log` in the state folder.
+
+    Args:
+        umask: of the process; -1: that of this one.
+    """
+    arguments = [str(settings.root), settings.profile_name, str(port)]
+    return Child(
+        name,
+        [sys.executable, "-m", f"headrace.runtime.children.{name}", *arguments],
+        settings.place("up", f"{name}.log"),
+        {**os.environ, "HEADRACE_STATE": str(settings.state.parent)},
+        umask=umask,
+    )
+
+
+def run_child(work: Work) -> int:
+    """Does the work until SIGTERM, in a process that `start_child` started. Returns the exit code.
+
+    An error is written to standard error, which is the child's log.
+    """
+    root, profile, port = sys.argv[1:4]
+    stop = stop_on_signals()
     end_with_parent()
     try:
-        _WORK[name](load_settings(Path(root), profile), int(port), stop)
+        work(load_settings(Path(root), profile), int(port), stop)
     except HeadraceError as error:
         print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201  the child's log
         return error.exit_code
@@ -40,92 +62,8 @@ def main(name: str, root: str, profile: str, port: str) -> int:
     return 0
 
 
-def _collector(settings: Settings, port: int, stop: threading.Event) -> None:
-    from headrace.events.collector.collector import Collector
-    from headrace.http.door import Door
-    from headrace.projects.project import load_project
-
-    project = load_project(settings, without=["feast"])
-    log = logs.open(settings.log_url)
-    collector = Collector(project.contracts, log, settings.made_state() / "collector")
-    with serve(Door(collector, settings.profile.host), settings.profile.host, port, beat=report_alive):
+def serve_until(app: App, settings: Settings, port: int, stop: threading.Event) -> None:
+    """Serves the application until `stop`; reports that it is ready, and every second that it is alive."""
+    with serve(app, settings.profile.host, port, beat=report_alive):
         report_ready()
         stop.wait()
-    log.close()
-
-
-def _console(settings: Settings, port: int, stop: threading.Event) -> None:
-    # The console is a face above the flows: it is named here, not imported.
-    console = importlib.import_module("headrace.console.app")
-    with serve(console.app(settings), settings.profile.host, port, beat=report_alive):
-        report_ready()
-        stop.wait()
-
-
-def _ingest(settings: Settings, port: int, stop: threading.Event) -> None:  # noqa: ARG001
-    from headrace.flows.events.ingest import ingest
-
-    with _forwarding(settings), _delivering(settings), _upkeep(settings):
-        ingest(settings, stop=stop, renew=True, at_work=report_ready)
-
-
-@contextmanager
-def _upkeep(settings: Settings) -> Iterator[None]:
-    """Keeps the lake's tables, now and then, until the block ends."""
-    from headrace.flows.project.maintain import upkeep
-
-    with _beside(upkeep, settings):
-        yield
-
-
-@contextmanager
-def _forwarding(settings: Settings) -> Iterator[None]:
-    """Sends lineage to the profile's endpoints, if it names any, until the block ends."""
-    if not settings.profile.lineage:
-        yield
-        return
-    from headrace import lineage
-    from headrace.lineage.forward import forward
-
-    with _beside(forward, lineage.open(settings), settings.profile.lineage):
-        yield
-
-
-@contextmanager
-def _delivering(settings: Settings) -> Iterator[None]:
-    """Takes alerts to the profile's doors, if it names any, until the block ends."""
-    if not settings.profile.alerts:
-        yield
-        return
-    from headrace.alerts.channels import doors
-    from headrace.alerts.delivery import deliver
-
-    log = logs.open(settings.log_url)
-    try:
-        with _beside(deliver, doors(settings), log, settings.made_state() / "alerts.json"):
-            yield
-    finally:
-        log.close()
-
-
-@contextmanager
-def _beside(work: Callable[..., None], *arguments: object) -> Iterator[None]:
-    """Does the work in a thread until the block ends; its last argument is set then."""
-    ended = threading.Event()
-    thread = threading.Thread(target=work, args=(*arguments, ended), name=work.__name__, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(_GRACE)
-
-
-_WORK: dict[str, Callable[[Settings, int, threading.Event], None]] = {
-    "collector": _collector,
-    "console": _console,
-    "ingest": _ingest,
-}
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:5]))

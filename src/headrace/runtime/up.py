@@ -1,28 +1,27 @@
-"""up: the predict endpoint, the collector, the ingest and the console, until it is told to stop."""
+"""up: runs the predict endpoint, the collector, the ingest and the console until it is stopped."""
 
 from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
-from headrace.http.serve import bind, signalled, url_of
+from headrace.http.serve import bind, stop_on_signals, url_of
 from headrace.http.token import token_for
-from headrace.kernel.children import Child, Children
+from headrace.kernel.children import Children
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.private import user_umask
 from headrace.kernel.time import now
 from headrace.projects import running
 from headrace.projects.running import Up
+from headrace.runtime.child import start_child
+from headrace.runtime.schedule import BuildSchedule
 from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["up"]
 
 _logger = logging.getLogger(__name__)
-_LOOK = 0.25  # seconds between two looks at what runs
+_LOOK = 0.25  # seconds between two looks at the children
 
 
 def up(
@@ -42,47 +41,47 @@ def up(
     build_every: timedelta | None = None,
     report: Callable[[str], None] = _logger.warning,
 ) -> None:
-    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends all that it began. SIGUSR1 puts a
-    new process in the place of each replica, one after the other.
+    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends everything that it started.
+
+    SIGUSR1 replaces each replica of the endpoint by a new process, one after the other.
 
     Args:
         settings: of which project.
-        ready: is told the addresses once everything answers.
-        stop: set it to end. Signals are heard where this is called from the main thread.
-        build_every: how often `headrace build` is run beside; None: never.
-        report: is told, a line each, what died and was started again.
+        ready: called with the addresses once everything answers.
+        stop: set it to end. Signals are handled where this is called from the main thread.
+        build_every: how often a build runs in a child process; None: never.
+        report: called with a line about each process that died and was started again.
 
     Raises:
         ProjectError: the host is not loopback and there is no token.
-        Unavailable: another `up` runs here, a port is in use (it names the setting), or something
-            does not come up.
+        Unavailable: another `up` runs here, a port is in use (the error names the setting), or a process
+            does not start.
     """
-    stop = stop or threading.Event()
+    stop, rolling = stop or threading.Event(), threading.Event()
     token_for(settings.profile.host)
     with running.locked(settings), ExitStack() as stack:
-        running.forget(settings)  # what a killed one may have left
-        ports = _ports(settings)
-        stack.enter_context(_hearing(stop))
-        rolling = threading.Event()
-        stack.enter_context(_on_roll(rolling))
-        _make_topics(settings)
+        running.forget(settings)  # an `up` that was killed may have left it
+        ports = _choose_ports(settings)
+        stack.enter_context(_set_on_signals(stop))
+        stack.enter_context(_set_on_roll_signal(rolling))
+        _create_topics(settings)
         children = Children()
         stack.callback(children.end)
-        children.add(_child("ingest", settings))
-        children.add(_child("collector", settings, ports["collector_port"]))
-        children.add(_child("console", settings, ports["console_port"]))
+        children.add(start_child("ingest", settings))
+        children.add(start_child("collector", settings, ports["collector_port"]))
+        children.add(start_child("console", settings, ports["console_port"]))
 
-        from headrace.serving import deployment  # after the children's start: it takes its time
+        from headrace.serving import deployment  # its imports take long; the children start meanwhile
 
         endpoint = deployment.start(settings, port=ports["predict_port"])
         stack.callback(endpoint.stop)
-        stack.enter_context(_hearing(stop))  # Ray may have put its own handler in place
+        stack.enter_context(_set_on_signals(stop))  # Ray may have installed its own handler
         children.await_ready()
         stack.callback(running.forget, settings)
-        state = _written(settings, endpoint, ports, children)
+        state = _write_state(settings, endpoint, ports, children)
         if ready is not None:
             ready(state)
-        builds = _Builds(settings, build_every, report)
+        builds = BuildSchedule(settings, build_every, report)
         stack.callback(builds.end)
         while not stop.wait(_LOOK):
             children.look(report)
@@ -91,27 +90,12 @@ def up(
                 rolling.clear()
                 endpoint.roll(report)
             if children.processes | endpoint.processes != state.processes:
-                state = _written(settings, endpoint, ports, children)
+                state = _write_state(settings, endpoint, ports, children)
             builds.look()
 
 
-def _child(name: str, settings: Settings, port: int = 0) -> Child:
-    """One of flows.child's processes, started."""
-    command = [
-        sys.executable,
-        "-m",
-        "headrace.runtime.child",
-        name,
-        str(settings.root),
-        settings.profile_name,
-        str(port),
-    ]
-    environment = {**os.environ, "HEADRACE_STATE": str(settings.state.parent)}
-    return Child(name, command, settings.place("up", f"{name}.log"), environment)
-
-
-def _written(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
-    """What runs, written down for the other verbs."""
+def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
+    """Writes the addresses and process ids where the other verbs read them."""
     host = settings.profile.host
     state = Up(
         pid=os.getpid(),
@@ -125,47 +109,42 @@ def _written(settings: Settings, endpoint: Deployment, ports: Mapping[str, int],
     return state
 
 
-def _make_topics(settings: Settings) -> None:
-    """The product's own topics must be there when the ingest looks which there are."""
-    log = logs.open(settings.log_url)
-    try:
+def _create_topics(settings: Settings) -> None:
+    """Creates the product's own topics, which must exist when the ingest lists the topics to follow."""
+    with closing(logs.open(settings.log_url)) as log:
         for contract in system_contracts():
             log.create(contract.topic, contract.partitions, contract.retention)
-    finally:
-        log.close()
 
 
-def _ports(settings: Settings) -> dict[str, int]:
-    """The doors' ports, each free just now; 0 becomes a free one.
+def _choose_ports(settings: Settings) -> dict[str, int]:
+    """Setting → a port that is free now; where the setting is 0, the system chooses one.
 
     Raises:
         Unavailable: a port is in use; it names the port and the setting.
     """
     ports = {}
     for name in ("predict_port", "collector_port", "console_port"):
-        wanted = getattr(settings.profile, name)
+        port = getattr(settings.profile, name)
         try:
-            with bind(settings.profile.host, wanted) as probe:
+            with bind(settings.profile.host, port) as probe:
                 ports[name] = probe.getsockname()[1]
         except Unavailable as error:
             raise Unavailable(
                 error.what,
-                where=f"{settings.root / FILE}: profile.{settings.profile_name}.{name} = {wanted}",
+                where=f"{settings.root / FILE}: profile.{settings.profile_name}.{name} = {port}",
                 remedy=f"End what listens there, or set {name} to another port (0 takes a free one).",
             ) from error
     return ports
 
 
 @contextmanager
-def _hearing(stop: threading.Event) -> Iterator[None]:
-    """While the block runs, signals set `stop`, where this is the main thread."""
-    import signal
-
+def _set_on_signals(stop: threading.Event) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT set the event. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signalled(stop)
+    stop_on_signals(stop)
     try:
         yield
     finally:
@@ -174,10 +153,8 @@ def _hearing(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _on_roll(rolling: threading.Event) -> Iterator[None]:
-    """While the block runs, SIGUSR1 sets `rolling`, where this is the main thread."""
-    import signal
-
+def _set_on_roll_signal(rolling: threading.Event) -> Iterator[None]:
+    """While the block runs, SIGUSR1 sets the event. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -186,35 +163,3 @@ def _on_roll(rolling: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGUSR1, before)
-
-
-class _Builds:
-    """`headrace build` in a process of its own, every so often; never two at once."""
-
-    def __init__(self, settings: Settings, every: timedelta | None, report: Callable[[str], None]) -> None:
-        self._settings, self._every, self._report = settings, every, report
-        self._process: subprocess.Popen[bytes] | None = None
-        self._due = time.monotonic() + every.total_seconds() if every else None
-
-    def look(self) -> None:
-        if self._process is not None:
-            code = self._process.poll()
-            if code is None:
-                return
-            if code != 0:
-                self._report(f"the build ended (exit {code}); see {self._settings.place('up', 'build.log')}")
-            self._process = None
-        if self._due is None or self._every is None or time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + self._every.total_seconds()
-        options = ["--project", str(self._settings.root), "--profile", self._settings.profile_name]
-        with self._settings.place("up", "build.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "headrace.cli.main", "build", *options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, umask=user_umask(),
-            )  # fmt: skip
-
-    def end(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from headrace.features.on_demand import OnDemandError
-from headrace.http.answer import HttpError
+from headrace.features.values.on_demand import OnDemandError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros

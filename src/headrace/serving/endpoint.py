@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
-from headrace.http.answer import HttpError, send_json
 from headrace.http.asgi import App, Receive, Scope, Send
-from headrace.http.door import Door
+from headrace.http.middleware import GuardMiddleware
+from headrace.http.responses import HttpError, send_json
 from headrace.kernel.errors import Unavailable
 from headrace.serving import prediction_log
 from headrace.serving.answering import Answering
@@ -53,7 +53,7 @@ class Endpoint:
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="releases", daemon=True)
         self._follower.start()
-        self.app: App = Door(self._answer, host, max_body=MAX_BODY, content_types=_JSON)
+        self.app: App = GuardMiddleware(self._answer, host, max_body=MAX_BODY, content_types=_JSON)
 
     def close(self) -> None:
         """Ends the thread that follows the releases, and completes the spool file."""

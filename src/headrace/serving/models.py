@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
-from headrace.features.plan import Plan, decode_plan
+from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.registry import Registry
 from headrace.serving.protocol import Requests
@@ -55,7 +55,7 @@ class Loaded:
     """
 
     version: int
-    plan: Plan
+    plan: FeaturePlan
     columns: tuple[str, ...]
     lookup: Lookup
     predictor: Predictor
@@ -226,9 +226,4 @@ def _read(path: Path) -> dict[str, Release]:
 
 def _keep(path: Path, releases: Mapping[str, Release]) -> None:
     make_private(path.parent)
-    fresh = path.with_suffix(f".{os.getpid()}")
-    with fresh.open("wb") as file:
-        file.write(msgspec.json.encode(releases))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_file(path, msgspec.json.encode(releases))

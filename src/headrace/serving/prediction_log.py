@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import struct
@@ -33,7 +32,9 @@ from msgspec import Struct
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import event
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import HeadraceError
+from headrace.kernel.files import write_file
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.log import append_fitting
@@ -57,7 +58,7 @@ USUAL = 1_000_000
 """Bytes of a prediction that every log takes unless it is told otherwise."""
 
 
-@event(topic=TOPIC, time="at", identity=["id"], within="1d")
+@event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
 class Prediction(Struct, frozen=True):
     """One answer, with what it was made from.
 
@@ -181,8 +182,8 @@ def _put_aside(folder: Path, prediction: bytes) -> None:
     place = folder / "aside"
     place.mkdir(mode=0o700, exist_ok=True)
     # By its content: put aside once more after a kill, it is the same file.
-    path = place / f"{hashlib.sha256(prediction).hexdigest()[:32]}.json"
-    _keep(path, prediction)
+    path = place / f"{short_digest(prediction)}.json"
+    write_file(path, prediction)
     _log.error(
         "a prediction of %d bytes is larger than topic %s takes; it is in %s", len(prediction), TOPIC, path
     )
@@ -229,7 +230,7 @@ def _ship_file(path: Path, log: Log, done: Shipped) -> None:
                 else:
                     done.predictions += 1
             start += used
-            _keep(mark, b"%d" % start)
+            write_file(mark, b"%d" % start)
             file.seek(start)
         if complete:
             done.torn += file.seek(0, os.SEEK_END) > start
@@ -261,16 +262,6 @@ def _frames(data: bytes) -> tuple[list[bytes], int]:
         frames.append(frame)
         place = end
     return frames, place
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Replaces the file as one step, on the disk before this returns."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from headrace.features.conversion import input_cleaner, json_type
-from headrace.features.functions import Dtype
-from headrace.features.plan import Plan
-from headrace.http.answer import HttpError
+from headrace.features.plan import Dtype, FeaturePlan
+from headrace.features.values.conversion import input_cleaner, json_type
+from headrace.http.responses import HttpError
 
 __all__ = ["MOST_INSTANCES", "Requests"]
 
@@ -39,7 +38,7 @@ class Requests:
         fields: what a request must have: name → dtype.
     """
 
-    def __init__(self, plans: Sequence[Plan], shadows: Sequence[Plan] = ()) -> None:
+    def __init__(self, plans: Sequence[FeaturePlan], shadows: Sequence[FeaturePlan] = ()) -> None:
         needed = {name: dtype for plan in plans for name, dtype in _asked(plan)}
         optional = {name: dtype for plan in shadows for name, dtype in _asked(plan) if name not in needed}
         self.fields: dict[str, Dtype] = needed
@@ -94,7 +93,7 @@ class Requests:
         return values
 
 
-def _asked(plan: Plan) -> list[tuple[str, Dtype]]:
+def _asked(plan: FeaturePlan) -> list[tuple[str, Dtype]]:
     return [
         *((key.join_key, key.dtype) for key in plan.entities),
         *((field.name, field.dtype) for field in plan.request),

@@ -17,6 +17,7 @@ from headrace.declare.event import event
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
+from headrace.log.follow import TopicFollower
 
 if TYPE_CHECKING:
     from headrace.log import Log
@@ -37,7 +38,6 @@ __all__ = [
 ]
 
 TOPIC = "headrace.releases"
-_BATCH = 1_000
 
 
 class Arm(Struct, frozen=True):
@@ -57,7 +57,7 @@ class Arm(Struct, frozen=True):
     name: str = "champion"
 
 
-@event(topic=TOPIC, time="at", key="model", identity=["id"], within="1d")
+@event(topic=TOPIC, time="at", key="model", identity=["id"], dedup_within="1d")
 class Release(Struct, frozen=True):
     """How one model's traffic is divided from `at` on.
 
@@ -182,34 +182,14 @@ class Releases:
     """
 
     def __init__(self, log: Log) -> None:
-        self._log = log
-        self._offsets: dict[int, int] = {}
-        self._identity: str | None = None
-        self._decode = msgspec.json.Decoder(Release).decode
+        self._follower = TopicFollower(log, TOPIC, msgspec.json.Decoder(Release).decode)
         self.in_force: dict[str, Release] = {}
 
     def poll(self) -> list[Release]:
-        """The releases appended since the last poll, oldest first. A record that is none is passed over:
-        ingest keeps it in the topic's quarantine."""
-        if TOPIC not in self._log.topics():
-            return []
-        identity = self._log.identity(TOPIC)
-        if identity != self._identity:  # the topic was made again: its offsets start anew
-            self._identity = identity
-            self._offsets = dict.fromkeys(range(self._log.partitions(TOPIC)), 0)
-        found: list[Release] = []
-        while True:
-            batch = self._log.read(TOPIC, self._offsets, _BATCH)
-            if not batch.values:
-                return found
-            self._offsets.update(batch.next)
-            for value in batch.values:
-                try:
-                    release = self._decode(value)
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    continue
-                self.in_force[release.model] = release
-                found.append(release)
+        """The releases appended since the last poll, oldest first."""
+        releases = [record.value for record in self._follower.poll()]
+        self.in_force.update((release.model, release) for release in releases)
+        return releases
 
     def all(self, model: str) -> list[Release]:
         """The model's releases among those appended since the last poll, oldest first."""

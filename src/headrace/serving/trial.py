@@ -12,7 +12,7 @@ from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.features.online import OnlineStore
-from headrace.features.plan import Plan
+from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.time import now_micros
 from headrace.serving.models import Loaded, Served, load_version
@@ -59,7 +59,7 @@ def try_release(settings: Settings, release: Release, requests_of: Mapping[int, 
             raise _refuse(release.model, "the arms together", error) from error
 
 
-def _check_filled(store: OnlineStore, plan: Plan) -> None:
+def _check_filled(store: OnlineStore, plan: FeaturePlan) -> None:
     for view in plan.stored:
         if store.position(view) is None:
             raise Unavailable(

@@ -9,12 +9,12 @@ from dataframely.exc import SchemaError
 from headrace.declare.table import Table
 from headrace.kernel.errors import Refused
 
-__all__ = ["audited"]
+__all__ = ["audit"]
 
 _EXAMPLES = 3
 
 
-def audited(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows, with the schema's columns in its order; a table without a schema passes as it is.
 
     Args:

@@ -18,19 +18,19 @@ from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
-from headrace.tables.audit import audited
+from headrace.tables.audit import audit
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
 from headrace.tables.days import check_day, make_days, refuse_lost_rows
-from headrace.tables.plan import Plan, stale_days
-from headrace.tables.read import Input, read_input
+from headrace.tables.plan import RebuildPlan, plan_rebuild
+from headrace.tables.read import TableInput, read_input
 
-__all__ = ["Built", "build_table", "unpin_inputs"]
+__all__ = ["TableBuild", "build_table", "unpin_inputs"]
 
 _ROWS = 2_000_000  # input rows that are held at once
 
 
-class Built(msgspec.Struct, frozen=True):
+class TableBuild(msgspec.Struct, frozen=True):
     """What a build made.
 
     Attributes:
@@ -54,7 +54,7 @@ class Built(msgspec.Struct, frozen=True):
 
 def build_table(
     project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
-) -> Built:
+) -> TableBuild:
     """Brings one table up to date: makes its stale days (or all of it), audits them, publishes them.
 
     The commit carries what the table was made from, so a build that is killed at any point leaves the
@@ -73,20 +73,20 @@ def build_table(
         Conflict: another build of the table was faster.
         Unavailable: the catalog is locked or away.
     """
-    plan = stale_days(project, lake, table, code=code, at=at)
+    plan = plan_rebuild(project, lake, table, code=code, at=at)
     inputs = {one.name: one.version for one in plan.inputs}
     if not plan.stale:
         made = lake.table(table.name)
         if any(made.property(name) != value for name, value in plan.properties(code).items()):
             made.set_properties(plan.properties(code))
-        head = made.head()
+        head = made.current_snapshot()
         assert head is not None
         # Who made it may have been killed before its run was told.
         with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
             position = SnapshotPosition(table.name, head.id)
             this.output(Dataset("table", table.name, position, {"rows": head.rows}))
             this.fact(days=0, because=[])
-        return Built(table.name, head.id, [], head.rows, inputs, skipped=True)
+        return TableBuild(table.name, head.id, [], head.rows, inputs, skipped=True)
     with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
         _pin_inputs(lake, plan)
         snapshot, schema = _publish(project, lake, table, plan, code)
@@ -95,16 +95,18 @@ def build_table(
         facts = {"rows": snapshot.rows, "schema": {f.name: str(f.type) for f in schema}}
         this.output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
         this.fact(days=None if days is None else len(days), because=plan.because)
-    return Built(table.name, snapshot.id, days, snapshot.rows, inputs, skipped=False, because=plan.because)
+    return TableBuild(table.name, snapshot.id, days, snapshot.rows, inputs, skipped=False, because=plan.because)
 
 
-def _dataset(project: Project, one: Input) -> Dataset:
+def _dataset(project: Project, one: TableInput) -> Dataset:
     if isinstance(one.version, SnapshotPosition):
         return Dataset("table", one.name, one.version)
     return Dataset("file", project.sources[one.name].path, facts={"digest": one.version})
 
 
-def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) -> tuple[Snapshot, pa.Schema]:
+def _publish(
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, code: str
+) -> tuple[Snapshot, pa.Schema]:
     """Computes, audits and commits; the table is made, or its columns are, with the first rows."""
     if table.current:
         return keep_current(project, lake, table, plan, plan.properties(code))
@@ -115,8 +117,8 @@ def _publish(project: Project, lake: Lake, table: Table, plan: Plan, code: str) 
     properties = plan.properties(code)
     facts = dict(properties) if plan.clock is None else {**properties, LATEST_ARRIVAL: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
-    snapshot = made.replace(
-        _chained(first, pieces), days=days, facts=facts, properties=properties, expect=plan.expect
+    snapshot = made.overwrite(
+        _chained(first, pieces), partitions=days, facts=facts, properties=properties, expect=plan.expect
     )
     return snapshot, first.schema
 
@@ -149,7 +151,7 @@ def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
     yield from rest
 
 
-def _pieces(project: Project, lake: Lake, table: Table, plan: Plan) -> Iterator[pa.Table]:
+def _pieces(project: Project, lake: Lake, table: Table, plan: RebuildPlan) -> Iterator[pa.Table]:
     """The audited rows, a group of days at a time; at least one table, be it empty."""
     frames = [
         read_input(project, lake, one, version.snapshot)
@@ -161,14 +163,14 @@ def _pieces(project: Project, lake: Lake, table: Table, plan: Plan) -> Iterator[
         if table.partition_by is not None:
             check_day(table, table.partition_by, rows)
             refuse_lost_rows(table, table.partition_by, plan, rows)
-        yield _arrow(audited(table, rows))
+        yield _arrow(audit(table, rows))
         return
     for group in _groups(plan, table.partition_by):
         rows = make_days(table, table.partition_by, plan, frames, options, group)
-        yield _arrow(audited(table, rows))
+        yield _arrow(audit(table, rows))
 
 
-def _options(table: Table, plan: Plan) -> dict[str, datetime]:
+def _options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
     if not table.takes_now:
         return {}
     if plan.clock is None:
@@ -180,7 +182,7 @@ def _options(table: Table, plan: Plan) -> dict[str, datetime]:
     return {"now": from_micros(plan.clock)}
 
 
-def _groups(plan: Plan, day: Day) -> Iterator[list[date]]:
+def _groups(plan: RebuildPlan, day: Day) -> Iterator[list[date]]:
     """Neighbouring days, as many as keep the input rows held at once within bounds."""
     group: list[date] = []
     for this in plan.days or []:
@@ -193,7 +195,7 @@ def _groups(plan: Plan, day: Day) -> Iterator[list[date]]:
         yield group
 
 
-def _rows_read(plan: Plan, day: Day, group: Sequence[date]) -> int:
+def _rows_read(plan: RebuildPlan, day: Day, group: Sequence[date]) -> int:
     first, last = add_days(group[0], -day.before), add_days(group[-1], day.after)
     return sum(rows for d, rows in plan.rows.items() if first <= d <= last)
 
@@ -209,26 +211,26 @@ def _pin(table: str, snapshot: int) -> str:
     return f"input-of-{table}-{snapshot}"
 
 
-def _pin_inputs(lake: Lake, plan: Plan) -> None:
+def _pin_inputs(lake: Lake, plan: RebuildPlan) -> None:
     for one in plan.inputs:
         if one.snapshot is not None:
-            lake.table(one.name).pin(_pin(plan.table, one.snapshot), one.snapshot)
+            lake.table(one.name).create_tag(_pin(plan.table, one.snapshot), one.snapshot)
 
 
-def _unpin_older(lake: Lake, plan: Plan) -> None:
+def _unpin_older(lake: Lake, plan: RebuildPlan) -> None:
     for one in plan.inputs:
         if one.snapshot is None:
             continue
         read: LakeTable = lake.table(one.name)
-        for name, snapshot in read.pins().items():
+        for name, snapshot in read.tags().items():
             if name == _pin(plan.table, snapshot) and snapshot != one.snapshot:
-                read.unpin(name)
+                read.remove_tag(name)
 
 
 def unpin_inputs(lake: Lake, table: str) -> None:
     """Lets go of the inputs that a table which is about to be dropped was made from."""
     for name in lake.names():
         read = lake.table(name)
-        for pin, snapshot in read.pins().items():
+        for pin, snapshot in read.tags().items():
             if pin == _pin(table, snapshot):
-                read.unpin(pin)
+                read.remove_tag(pin)

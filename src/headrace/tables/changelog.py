@@ -19,7 +19,7 @@ import polars as pl
 from headrace.declare.changes import CHANGED_AT, SNAPSHOT_ENDS
 from headrace.tables.order import COLUMNS, ERA, POSITION, Era, find_eras, is_incremental, is_whole_read, place
 
-__all__ = ["NO_CUTS", "Cuts", "as_of", "cuts_of", "history", "is_changelog", "newest", "survivors"]
+__all__ = ["NO_CUTS", "Cuts", "as_of", "find_cuts", "history", "is_changelog", "latest_changes", "survivors"]
 
 _AT, _ROW, _READ, _PARTITION = "__at", "__row", "__read", "__partition"
 
@@ -58,10 +58,10 @@ def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.Dat
     eras = find_eras(frame, key)
     taken = pl.col(CHANGED_AT) <= moment
     cuts = _latest(_cut_rows(place(frame, eras)).filter(taken))
-    return survivors(newest(frame.filter(taken), key, eras), cuts, eras)
+    return survivors(latest_changes(frame.filter(taken), key, eras), cuts, eras)
 
 
-def cuts_of(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = None) -> Cuts:
+def find_cuts(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = None) -> Cuts:
     """The last truncate and the last whole snapshot among these changes.
 
     Args:
@@ -80,7 +80,7 @@ def cuts_of(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = No
     return cuts._replace(open=open_)
 
 
-def newest(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era]) -> pl.DataFrame:
+def latest_changes(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era]) -> pl.DataFrame:
     """The last change of each key, deletes among them, whole: what the database did not send with it is taken
     from the changes before. Truncates, which have no key, are left out."""
     ordered = _ordered(place(changes, eras), key)

@@ -21,9 +21,9 @@ from headrace.kernel.properties import CHANGELOG, CODE
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
-from headrace.tables.changelog import NO_CUTS, Cuts, cuts_of, newest, survivors
+from headrace.tables.changelog import NO_CUTS, Cuts, find_cuts, latest_changes, survivors
 from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
-from headrace.tables.plan import Plan
+from headrace.tables.plan import RebuildPlan
 from headrace.tables.read import read_input
 
 __all__ = ["keep_current"]
@@ -48,14 +48,14 @@ class _Stands(msgspec.Struct, frozen=True):
 
 
 def keep_current(
-    project: Project, lake: Lake, table: Table, plan: Plan, properties: Mapping[str, str]
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, properties: Mapping[str, str]
 ) -> tuple[Snapshot, pa.Schema]:
     """Brings the table up to the changelog's snapshot that the plan names, in one commit.
 
     Args:
         project, lake: where it lives.
         table: as declare.changes.current declares it.
-        plan: `tables.plan.stale_days` of it. Where its code, or its contract, is another one since, or it
+        plan: `tables.plan.plan_rebuild` of it. Where its code, or its contract, is another one since, or it
             was never made, it is made from the whole changelog.
         properties: what the commit sets beside its own.
 
@@ -83,7 +83,7 @@ def keep_current(
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
     said = {**properties, CHANGELOG: msgspec.json.encode(after).decode()}
-    snapshot = made.replace(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
+    snapshot = made.overwrite(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
     return snapshot, written.schema
 
 
@@ -111,7 +111,7 @@ def _kept(
         eras = find_eras(changelog.select(*key, *COLUMNS).collect(), key)
         if eras != stands.eras:  # what stood by its LSN stands elsewhere now
             return _made_whole(changelog.collect(), key, eras)
-    cuts = stands.cuts.later(cuts_of(fresh, stands.eras, stands.cuts))
+    cuts = stands.cuts.later(find_cuts(fresh, stands.eras, stands.cuts))
     highest = max(stands.lsn, _highest(placed.filter(pl.col(ERA) == len(stands.eras))))
     after = _Stands({**stands.offsets, **_offsets(fresh)}, stands.eras, highest, cuts)
     known = [
@@ -120,15 +120,15 @@ def _kept(
     ]
     if len(late):
         known.append(changelog.join(late.lazy(), on=key, how="semi").collect())
-    rows = pl.concat([held.join(fresh, on=key, how="anti"), newest(pl.concat(known), key, stands.eras)])
+    rows = pl.concat([held.join(fresh, on=key, how="anti"), latest_changes(pl.concat(known), key, stands.eras)])
     return survivors(rows, cuts, stands.eras), after
 
 
 def _made_whole(changes: pl.DataFrame, key: list[str], eras: list[Era]) -> tuple[pl.DataFrame, _Stands]:
     """The current rows of a whole changelog."""
-    cuts = cuts_of(changes, eras)
+    cuts = find_cuts(changes, eras)
     highest = _highest(place(changes, eras).filter(pl.col(ERA) == len(eras)))
-    rows = survivors(newest(changes, key, eras), cuts, eras)
+    rows = survivors(latest_changes(changes, key, eras), cuts, eras)
     return rows, _Stands(_offsets(changes), eras, highest, cuts)
 
 

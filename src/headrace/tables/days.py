@@ -17,8 +17,8 @@ from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.kernel.time import add_days
 from headrace.tables.call import call_function, collect_frames
-from headrace.tables.plan import Plan, spread_days
-from headrace.tables.read import between
+from headrace.tables.plan import RebuildPlan, spread_days
+from headrace.tables.read import select_days
 
 __all__ = ["check_day", "make_days", "refuse_lost_rows"]
 
@@ -44,7 +44,7 @@ class _Call(NamedTuple):
 def make_days(
     table: Table,
     day: Day,
-    plan: Plan,
+    plan: RebuildPlan,
     frames: Sequence[pl.LazyFrame],
     options: Mapping[str, datetime],
     group: Sequence[date],
@@ -80,19 +80,19 @@ def make_days(
         for row_day, count in _count_days(rows, day.column).items():
             if not call.earliest <= row_day <= call.latest or row_day not in made_days:
                 lost[call, row_day] = count
-        kept.append(between(rows.lazy(), day.column, *call.keep).collect())
+        kept.append(select_days(rows.lazy(), day.column, *call.keep).collect())
     if lost:
         raise _refusal(table, day, plan, lost, sum(len(rows) for rows in kept))
     return pl.concat(kept)
 
 
 def _read_inputs(
-    table: Table, plan: Plan, frames: Sequence[pl.LazyFrame], begin: date, end: date
+    table: Table, plan: RebuildPlan, frames: Sequence[pl.LazyFrame], begin: date, end: date
 ) -> Callable[[_Call], list[pl.LazyFrame]]:
     """From a call to what it reads, held in memory: its days of each input that has days, all of the others."""
     columns = [one.day_column for one in plan.inputs]
     lazies = [
-        frame if column is None else between(frame, column, begin, end)
+        frame if column is None else select_days(frame, column, begin, end)
         for frame, column in zip(frames, columns, strict=True)
     ]
     inputs = collect_frames(table, lazies)
@@ -110,7 +110,7 @@ def _read_inputs(
     return read
 
 
-def refuse_lost_rows(table: Table, day: Day, plan: Plan, rows: pl.DataFrame) -> None:
+def refuse_lost_rows(table: Table, day: Day, plan: RebuildPlan, rows: pl.DataFrame) -> None:
     """Refuses rows that were made while the inputs with days hold none: no day is made from them.
 
     A table that reads no input with days is replaced whole, whatever days its rows lie on.
@@ -169,7 +169,7 @@ def _day_calls(day: Day, group: Sequence[date]) -> list[_Call]:
     ]
 
 
-def _rowwise_calls(day: Day, plan: Plan, group: Sequence[date], begin: date, end: date) -> list[_Call]:
+def _rowwise_calls(day: Day, plan: RebuildPlan, group: Sequence[date], begin: date, end: date) -> list[_Call]:
     """One call an input day, so that the day each row comes from is known."""
     calls = []
     for d in [d for d in sorted(plan.rows) if begin <= d <= end] or [begin]:
@@ -201,7 +201,9 @@ def _join_days(rows: pl.DataFrame, days: Mapping[date, pl.DataFrame], call: _Cal
     return pl.concat(wanted) if wanted else rows.clear()
 
 
-def _refusal(table: Table, day: Day, plan: Plan, lost: Mapping[tuple[_Call, date], int], kept: int) -> Refused:
+def _refusal(
+    table: Table, day: Day, plan: RebuildPlan, lost: Mapping[tuple[_Call, date], int], kept: int
+) -> Refused:
     """What would be lost, and which `before=` and `after=` would keep it."""
     rows: dict[date, int] = {}
     before, after = day.before, day.after

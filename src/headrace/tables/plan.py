@@ -13,12 +13,12 @@ from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
-from headrace.tables.read import Input, Readable, good_rows, input_name, newest
+from headrace.tables.read import Readable, TableInput, good_rows, input_name, resolve_input
 
-__all__ = ["Plan", "spread_days", "stale_days"]
+__all__ = ["RebuildPlan", "plan_rebuild", "spread_days"]
 
 
-class Plan(msgspec.Struct, frozen=True):
+class RebuildPlan(msgspec.Struct, frozen=True):
     """What a build of one table would do.
 
     Attributes:
@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     days: list[date] | None
     whole: bool
     because: list[str]
-    inputs: list[Input]
+    inputs: list[TableInput]
     clock: int | None
     expect: dict[str, str | None]
     rows: dict[date, int] = {}
@@ -54,9 +54,9 @@ class Plan(msgspec.Struct, frozen=True):
         return {**said, CODE: code}
 
 
-def stale_days(
+def plan_rebuild(
     project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
-) -> Plan:
+) -> RebuildPlan:
     """What of the table must be made, and why.
 
     Args:
@@ -70,7 +70,7 @@ def stale_days(
         ProjectError: a source's files are not there.
     """
     reads = project.inputs(table)
-    inputs = [newest(project, lake, one, (at or {}).get(input_name(one))) for one in reads]
+    inputs = [resolve_input(project, lake, one, (at or {}).get(input_name(one))) for one in reads]
     clocks = [one.clock for one in inputs if one.clock is not None]
     clock = min(clocks) if clocks else None
     made = lake.table(table.name) if lake.exists(table.name) else None
@@ -81,29 +81,29 @@ def stale_days(
     if day is not None:
         for one, declared in zip(inputs, reads, strict=True):
             if one.day_column is not None and one.snapshot is not None:
-                found = lake.table(one.name).days(one.day_column, one.snapshot, good_rows(declared))
+                found = lake.table(one.name).rows_per_day(one.day_column, one.snapshot, good_rows(declared))
                 rows = {d: rows.get(d, 0) + found.get(d, 0) for d in rows.keys() | found.keys()}
     because = _whole(made, code, expect, inputs, partitioned=day is not None)
     if day is None:
-        return Plan(table.name, None, bool(because), because, inputs, clock, expect)
+        return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect)
     every = spread_days(rows, day)
     if not because:
         days, because = _changed(lake, table, day, reads, inputs, expect, clock, every)
         if days is not None:
-            return Plan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
-    return Plan(table.name, sorted(every), True, because, inputs, clock, expect, rows)
+            return RebuildPlan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
+    return RebuildPlan(table.name, sorted(every), True, because, inputs, clock, expect, rows)
 
 
 def _whole(
     made: LakeTable | None,
     code: str,
     expect: Mapping[str, str | None],
-    inputs: list[Input],
+    inputs: list[TableInput],
     *,
     partitioned: bool,
 ) -> list[str]:
     """Why all of the table is stale, if it is."""
-    if made is None or made.head() is None or expect[CODE] is None:
+    if made is None or made.current_snapshot() is None or expect[CODE] is None:
         return ["it was never made"]
     if expect[CODE] != code:
         return ["its code changed"]
@@ -120,7 +120,7 @@ def _changed(
     table: Table,
     day: Day,
     reads: Sequence[Readable],
-    inputs: list[Input],
+    inputs: list[TableInput],
     expect: Mapping[str, str | None],
     clock: int | None,
     every: set[date],

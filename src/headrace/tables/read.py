@@ -19,13 +19,13 @@ from headrace.projects.project import Project
 from headrace.tables.files import digest_of, read_files
 
 __all__ = [
-    "Input",
     "Readable",
-    "between",
+    "TableInput",
     "good_rows",
     "input_name",
-    "newest",
     "read_input",
+    "resolve_input",
+    "select_days",
 ]
 
 _LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
@@ -34,7 +34,7 @@ _FIRST_COLUMNS = ("_first_partition", "_first_offset")  # of a changelog: a repl
 Readable = Contract | Source | Table
 
 
-class Input(msgspec.Struct, frozen=True):
+class TableInput(msgspec.Struct, frozen=True):
     """One thing that a table reads, at one version.
 
     Attributes:
@@ -65,7 +65,7 @@ def good_rows(one: Readable) -> dict[str, object]:
     return {"_valid": True} if isinstance(one, Contract) else {}
 
 
-def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> Input:
+def resolve_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> TableInput:
     """The input as it now is, or at a snapshot.
 
     Raises:
@@ -73,9 +73,9 @@ def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = N
         ProjectError: a source's files are not there.
     """
     if isinstance(one, Source):
-        return Input(one.name, digest_of(project, one))
+        return TableInput(one.name, digest_of(project, one))
     table = lake.table(input_name(one))
-    found = table.head() if snapshot is None else table.snapshot(snapshot)
+    found = table.current_snapshot() if snapshot is None else table.snapshot(snapshot)
     if found is None:
         raise CallError(
             f"table {table.name!r} has no rows yet",
@@ -85,14 +85,14 @@ def newest(project: Project, lake: Lake, one: Readable, snapshot: int | None = N
         column: str | None = one.time
     else:
         column = None if one.partition_by is None else one.partition_by.column
-    return Input(table.name, SnapshotPosition(table.name, found.id), column, _clock(table, found))
+    return TableInput(table.name, SnapshotPosition(table.name, found.id), column, _clock(table, found))
 
 
 def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     if LATEST_ARRIVAL in snapshot.summary:
         return int(snapshot.summary[LATEST_ARRIVAL])
     # Another engine's commit does not carry it on: the last one before it that had it tells.
-    known = [s for s in table.history() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
+    known = [s for s in table.snapshots() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
     return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
 
@@ -137,7 +137,7 @@ def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None
     )
 
 
-def between(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
+def select_days(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
     """The rows whose `column` (a date, or an instant) lies in the days from `first` to `last`."""
     dtype = frame.collect_schema()[column]
     if isinstance(dtype, pl.Datetime):

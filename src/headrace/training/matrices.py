@@ -9,8 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.declare.metrics import Task
-from headrace.features.matrix import Encoding, Matrix
-from headrace.features.plan import Plan
+from headrace.features.values.matrix import Encoding, Matrix
+from headrace.features.plan import FeaturePlan
 from headrace.training.evaluation import evaluator_for
 from headrace.training.splits.port import Parts
 from headrace.training.trainers.port import Examples, Label, TrainingData
@@ -48,7 +48,7 @@ class Matrices:
         return self.final.classes
 
 
-def to_matrices(parts: Parts, target: str, plan: Plan, task: Task = "binary") -> Matrices:
+def to_matrices(parts: Parts, target: str, plan: FeaturePlan, task: Task = "binary") -> Matrices:
     """The parts as numbers; all that is learnt of an encoding comes from train parts alone."""
     evaluator = evaluator_for(task)
     encoding = Encoding.learn(parts.train, plan)

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace.kernel.files import write_whole
+from headrace.declare.metrics import Task
+from headrace.kernel.files import write_file
+from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, PLAN, RUN, TRAINING_SET
 from headrace.training.evaluation import Evaluation
 from headrace.training.files import REPORT
 from headrace.training.gate import GateResult
@@ -63,6 +65,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: its name.
+        task: what its target is.
         run: the id of the run that trained it.
         code: the fingerprint of the model's declaration.
         commit: the git commit of the project, with `-dirty` appended where its files differ; None: no git.
@@ -76,14 +79,13 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
         champion_lacks: what the champion needs and the test rows do not have, so that it could not be
             evaluated on them.
         importance: feature → its share of what the model owes to its features.
-        gate: the result of the gate.
+        gate: the result of the gate; not passed until it is judged.
         incomplete: rows that were left out, because serving would refuse to answer them (`missing="refuse"`).
         infinite: feature → in how many rows it was infinite, and so missing.
     """
 
     model: str
-    run: str
-    code: str
+    task: Task
     training_set: TrainingSet
     parts: dict[str, int]
     boundaries: dict[str, str]
@@ -93,7 +95,9 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     test: Evaluation
     champion: dict[str, float] | None
     importance: dict[str, float]
-    gate: GateResult
+    gate: GateResult = GateResult(False, ())
+    run: str = ""
+    code: str = ""
     commit: str | None = None
     champion_lacks: list[str] = []
     incomplete: int = 0
@@ -104,13 +108,13 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
         """Where the version comes from: run, code, commit, plan, rows, and the result of the gate."""
         rows = self.training_set
         return {
-            "headrace.run": self.run,
-            "headrace.code": self.code,
-            **({} if self.commit is None else {"headrace.commit": self.commit}),
-            "headrace.plan": rows.plan,
-            "headrace.training_set": f"{rows.table}@{rows.snapshot}",
-            **{f"headrace.input.{name}": str(snapshot) for name, snapshot in rows.inputs.items()},
-            "headrace.gate": "passed" if self.gate.passed else "refused",
+            RUN: self.run,
+            CODE: self.code,
+            **({} if self.commit is None else {COMMIT: self.commit}),
+            PLAN: rows.plan,
+            TRAINING_SET: f"{rows.table}@{rows.snapshot}",
+            **{f"{INPUT}{name}": str(snapshot) for name, snapshot in rows.inputs.items()},
+            GATE: "passed" if self.gate.passed else "refused",
         }
 
     @property
@@ -127,4 +131,4 @@ def read_report(bundle: Path) -> TrainingReport:
 def write_report(bundle: Path, report: TrainingReport) -> None:
     """Writes the report into the folder of a bundle, whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=1)
-    write_whole(bundle / REPORT, text)
+    write_file(bundle / REPORT, text)

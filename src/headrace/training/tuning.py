@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-
 from headrace.declare.metrics import better
 from headrace.declare.model import Model
 from headrace.declare.search import Choice, Floats, Integers, Space, Tune
@@ -22,29 +20,13 @@ from headrace.kernel.run import run
 from headrace.training.evaluation import evaluator_for
 from headrace.training.fit import Progress
 from headrace.training.matrices import Matrices
+from headrace.training.report import Trial
 from headrace.training.trainers import trainer_for
 from headrace.training.trainers.port import Budget, TrainingData
 
-__all__ = ["Trial", "search"]
+__all__ = ["search"]
 
 _NICENESS = 10  # of a trial: what `up` runs, replicas above all, is never starved by a build beside it
-
-
-class Trial(Struct, frozen=True):
-    """A setting that was tried.
-
-    Attributes:
-        parameters: the setting.
-        value: the metric on the validation part, the mean over the folds; None: the fitted model's answers were
-            not finite numbers.
-        chosen: what the fit of the last fold itself settled, such as the number of rounds.
-        seconds: how long it took.
-    """
-
-    parameters: dict[str, Any]
-    value: float | None
-    chosen: dict[str, float]
-    seconds: float
 
 
 def search(

@@ -20,13 +20,15 @@ from msgspec import Meta, Struct
 from headrace import log as logs
 from headrace.declare.event import contract_of, event
 from headrace.events.collector.collector import Collector
-from headrace.http.door import Door
-from headrace.http.serve import Served, serve
+from headrace.http.middleware import GuardMiddleware
+from headrace.http.serve import HttpServer, serve
 from headrace.kernel.errors import Unavailable
 from headrace.log import Log
 
 
-@event(topic="clicks", time="at", key="user", identity=["user", "at"], within="1d", coerce=True, partitions=3)
+@event(
+    topic="clicks", time="at", key="user", identity=["user", "at"], dedup_within="1d", coerce=True, partitions=3
+)
 class Click(Struct):
     at: datetime
     user: int
@@ -52,13 +54,13 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
-def served(log: Log, tmp_path: Path) -> Iterator[Served]:
+def served(log: Log, tmp_path: Path) -> Iterator[HttpServer]:
     app = Collector({"clicks": CLICK}, log, tmp_path)
-    with serve(Door(app, "127.0.0.1", max_body=2_000_000, body_seconds=5), "127.0.0.1", 0) as one:
+    with serve(GuardMiddleware(app, "127.0.0.1", max_body=2_000_000, body_seconds=5), "127.0.0.1", 0) as one:
         yield one
 
 
-def post(served: Served, content: bytes, headers: dict[str, str] = JSON, query: str = "") -> httpx.Response:
+def post(served: HttpServer, content: bytes, headers: dict[str, str] = JSON, query: str = "") -> httpx.Response:
     return httpx.post(f"{served.url}/events/clicks{query}", content=content, headers=headers, timeout=30)
 
 
@@ -71,13 +73,13 @@ def kept(log: Log) -> dict[tuple[int, int], bytes]:
 def test_a_topic_that_is_not_json_is_not_offered(log: Log, tmp_path: Path) -> None:
     assert CLICK is not None
     contracts = {"clicks": CLICK, "other": replace(CLICK, topic="other", format="avro")}
-    with serve(Door(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
+    with serve(GuardMiddleware(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
         answer = httpx.post(f"{one.url}/events/other", content=b"{}", headers=JSON, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "format")
     assert "avro" in answer.json()["error"]["message"]
 
 
-def test_one_event_is_on_the_log_as_it_came_when_it_is_answered(served: Served, log: Log) -> None:
+def test_one_event_is_on_the_log_as_it_came_when_it_is_answered(served: HttpServer, log: Log) -> None:
     raw = b'{"at": "2024-05-01T10:00:00Z",  "user":"7", "kind":"buy", "extra": 1}'
     answer = post(served, raw)
 
@@ -86,7 +88,7 @@ def test_one_event_is_on_the_log_as_it_came_when_it_is_answered(served: Served, 
     assert kept(log) == {(partition, offset): raw}
 
 
-def test_an_array_and_ndjson_are_many_events_in_their_order(served: Served, log: Log) -> None:
+def test_an_array_and_ndjson_are_many_events_in_their_order(served: HttpServer, log: Log) -> None:
     events = [json.dumps(click(user)).encode() for user in range(20)]
     array = post(served, b" [" + b" ,\n".join(events) + b"]").json()
     lines = post(served, b"\r\n".join(events) + b"\n\n", NDJSON).json()
@@ -98,14 +100,14 @@ def test_an_array_and_ndjson_are_many_events_in_their_order(served: Served, log:
     assert len({p for p, _ in array["positions"]}) > 1
 
 
-def test_events_of_one_key_go_to_one_partition_however_the_key_is_written(served: Served) -> None:
+def test_events_of_one_key_go_to_one_partition_however_the_key_is_written(served: HttpServer) -> None:
     events = [click(user) for user in (12, "12", 12, "12")]
     answer = post(served, json.dumps(events).encode()).json()
 
     assert len({p for p, _ in answer["positions"]}) == 1
 
 
-def test_one_bad_event_refuses_the_request_and_says_which_and_why(served: Served, log: Log) -> None:
+def test_one_bad_event_refuses_the_request_and_says_which_and_why(served: HttpServer, log: Log) -> None:
     events = [click(), click(price=-100), click(kind="steal"), {"at": "2024-05-01T10:00:00Z", "user": 2}]
     answer = post(served, json.dumps(events).encode())
 
@@ -118,7 +120,7 @@ def test_one_bad_event_refuses_the_request_and_says_which_and_why(served: Served
     assert kept(log) == {}
 
 
-def test_partial_takes_the_good_ones_and_tells_of_the_others(served: Served, log: Log) -> None:
+def test_partial_takes_the_good_ones_and_tells_of_the_others(served: HttpServer, log: Log) -> None:
     content = json.dumps(click(1)).encode() + b"\nnonsense\n\xff\xfe\n" + json.dumps(click(2)).encode()
     answer = post(served, content, NDJSON, "?partial=accept")
 
@@ -149,7 +151,7 @@ def test_partial_takes_the_good_ones_and_tells_of_the_others(served: Served, log
     ],
 )
 def test_hostile_bodies_get_an_answer_and_leave_nothing(
-    served: Served, log: Log, content: bytes, status: int | None, code: str | None
+    served: HttpServer, log: Log, content: bytes, status: int | None, code: str | None
 ) -> None:
     answer = post(served, content)
 
@@ -171,14 +173,14 @@ def test_hostile_bodies_get_an_answer_and_leave_nothing(
     ],
 )
 def test_a_body_that_is_not_plain_utf8_json_is_a_415(
-    served: Served, log: Log, headers: dict[str, str], code: str
+    served: HttpServer, log: Log, headers: dict[str, str], code: str
 ) -> None:
     answer = post(served, json.dumps(click()).encode(), {**JSON, **headers})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, code)
     assert kept(log) == {}
 
 
-def test_what_is_no_topic_no_post_and_no_known_query(served: Served) -> None:
+def test_what_is_no_topic_no_post_and_no_known_query(served: HttpServer) -> None:
     good = json.dumps(click()).encode()
 
     assert httpx.post(f"{served.url}/events/other", content=good, headers=JSON).status_code == 404
@@ -195,7 +197,7 @@ def test_what_is_no_topic_no_post_and_no_known_query(served: Served) -> None:
     assert httpx.get(f"{served.url}/healthz").json() == {"status": "ok"}
 
 
-def test_many_clients_at_once_lose_and_double_nothing(served: Served, log: Log) -> None:
+def test_many_clients_at_once_lose_and_double_nothing(served: HttpServer, log: Log) -> None:
     with httpx.Client(limits=httpx.Limits(max_connections=16)) as client, ThreadPoolExecutor(16) as pool:
 
         def one(user: int) -> list[int]:
@@ -213,7 +215,7 @@ def test_many_clients_at_once_lose_and_double_nothing(served: Served, log: Log) 
     assert [json.loads(on_log[p, o])["user"] for p, o in places] == list(range(300))
 
 
-def test_the_same_key_is_answered_the_same_and_appended_once(served: Served, log: Log) -> None:
+def test_the_same_key_is_answered_the_same_and_appended_once(served: HttpServer, log: Log) -> None:
     content = json.dumps([click(1), click(2)]).encode()
     headers = {**JSON, "Idempotency-Key": "order-1"}
     first = post(served, content, headers)
@@ -226,7 +228,7 @@ def test_the_same_key_is_answered_the_same_and_appended_once(served: Served, log
     assert len(kept(log)) == 2
 
 
-def test_the_same_key_at_once_is_appended_once(served: Served, log: Log) -> None:
+def test_the_same_key_at_once_is_appended_once(served: HttpServer, log: Log) -> None:
     headers = {**JSON, "Idempotency-Key": "order-2"}
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: post(served, json.dumps(click()).encode(), headers).json(), range(8)))
@@ -235,7 +237,7 @@ def test_the_same_key_at_once_is_appended_once(served: Served, log: Log) -> None
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_a_refused_request_may_be_sent_again_under_its_key(served: Served) -> None:
+def test_a_refused_request_may_be_sent_again_under_its_key(served: HttpServer) -> None:
     headers = {**JSON, "Idempotency-Key": "order-3"}
 
     assert post(served, json.dumps(click(kind="x")).encode(), headers).status_code == 422
@@ -249,7 +251,7 @@ from pathlib import Path
 from test_collector import CLICK
 from headrace import log as logs
 from headrace.events.collector.collector import Collector
-from headrace.http.door import Door
+from headrace.http.middleware import GuardMiddleware
 from headrace.http.serve import serve
 
 class Dying:
@@ -262,7 +264,7 @@ class Dying:
 
 folder = Path({folder!r})
 log = Dying(logs.open(f"sqlite://{{folder / 'log'}}"))
-with serve(Door(Collector({{"clicks": CLICK}}, log, folder), "127.0.0.1"), "127.0.0.1", 0) as one:
+with serve(GuardMiddleware(Collector({{"clicks": CLICK}}, log, folder), "127.0.0.1"), "127.0.0.1", 0) as one:
     print(one.port, flush=True)
     signal.pause()
 """
@@ -283,7 +285,9 @@ def test_a_request_cut_off_by_kill_9_is_appended_once_when_it_comes_again(tmp_pa
     log = logs.open(f"sqlite://{tmp_path / 'log'}")
     before = kept(log)
     assert len(before) == (2 if when == "after" else 0)
-    with serve(Door(Collector({"clicks": CLICK}, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
+    with serve(
+        GuardMiddleware(Collector({"clicks": CLICK}, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0
+    ) as one:
         answers = [post(one, content, headers) for _ in range(2)]
     assert [a.status_code for a in answers] == [202, 202]
     assert answers[0].json() == answers[1].json()
@@ -316,7 +320,7 @@ def test_too_much_waiting_is_a_429_that_says_when_to_come_again(log: Log, tmp_pa
     stuck = Stuck(log)
     app = Collector({"clicks": CLICK}, stuck, tmp_path, most_waiting=10_000)  # type: ignore[arg-type]
     content = json.dumps([click(1)] * 100).encode()
-    with serve(Door(app, "127.0.0.1"), "127.0.0.1", 0) as one, ThreadPoolExecutor(1) as pool:
+    with serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0) as one, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, one, content)
         assert stuck.entered.wait(30)
         busy = post(one, content)
@@ -332,14 +336,14 @@ def test_a_log_that_is_away_is_a_503(log: Log, tmp_path: Path) -> None:
     stuck.away = True
     stuck.go_on.set()
     app = Collector({"clicks": CLICK}, stuck, tmp_path)  # type: ignore[arg-type]
-    with serve(Door(app, "127.0.0.1"), "127.0.0.1", 0) as one:
+    with serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0) as one:
         answer = post(one, json.dumps(click()).encode())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         stuck.away = False
         assert post(one, json.dumps(click()).encode()).status_code == 202
 
 
-def test_a_client_that_leaves_in_the_midst_does_no_harm(served: Served, log: Log) -> None:
+def test_a_client_that_leaves_in_the_midst_does_no_harm(served: HttpServer, log: Log) -> None:
     head = b"POST /events/clicks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection((served.host, served.port)) as one:
         one.sendall(head + b"Content-Length: 100\r\n\r\n[")
@@ -348,7 +352,7 @@ def test_a_client_that_leaves_in_the_midst_does_no_harm(served: Served, log: Log
     assert len(kept(log)) == 1
 
 
-def test_keys_older_than_a_day_are_forgotten(served: Served, log: Log, tmp_path: Path) -> None:
+def test_keys_older_than_a_day_are_forgotten(served: HttpServer, log: Log, tmp_path: Path) -> None:
     headers = {**JSON, "Idempotency-Key": "old"}
     post(served, json.dumps(click()).encode(), headers)
     with sqlite3.connect(tmp_path / "requests-clicks.db") as db:

@@ -19,8 +19,8 @@ from tests.events.clicks import Click, click
 from headrace import log as logs
 from headrace.declare.event import Contract, contract_of
 from headrace.events.collector.collector import Collector
-from headrace.http.door import Door
-from headrace.http.serve import Served, serve
+from headrace.http.middleware import GuardMiddleware
+from headrace.http.serve import HttpServer, serve
 from headrace.kernel.ids import new_id
 from headrace.log import Log
 
@@ -50,13 +50,13 @@ def kafka(broker: Broker) -> Iterator[Log]:
     opened.close()
 
 
-def collecting(contract: Contract, log: Log, folder: Path) -> Served:
+def collecting(contract: Contract, log: Log, folder: Path) -> HttpServer:
     app = Collector({contract.topic: contract}, log, folder)
-    return serve(Door(app, "127.0.0.1"), "127.0.0.1", 0)
+    return serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0)
 
 
 def post(
-    served: Served, topic: str, content: bytes, query: str = "", headers: dict[str, str] | None = None
+    served: HttpServer, topic: str, content: bytes, query: str = "", headers: dict[str, str] | None = None
 ) -> httpx.Response:
     address = f"{served.url}/events/{topic}{query}"
     return httpx.post(address, content=content, headers={**JSON, **(headers or {})}, timeout=60)
@@ -110,7 +110,7 @@ def test_one_that_is_too_large_among_others_of_its_request(
     assert values_of(log, contract) == [click(1), click(4)]
 
 
-def at_once(served: Served, topic: str, bodies: list[bytes], **more: Any) -> list[httpx.Response]:
+def at_once(served: HttpServer, topic: str, bodies: list[bytes], **more: Any) -> list[httpx.Response]:
     with ThreadPoolExecutor(len(bodies)) as threads:
         return list(threads.map(lambda body: post(served, topic, body, **more), bodies))
 

@@ -122,18 +122,18 @@ def like(**annotations: Any) -> Contract:
         (like(place=str | None), ("cannot be stored", "place")),
         (declared(Visit, key="user"), ("breaks", "user")),
         (declared(Visit, coerce=True), ("compatible", None)),
-        (declared(Visit, extra="refuse"), ("tightens", None)),
-        (declared(Visit, late="1d"), ("tightens", None)),
+        (declared(Visit, extra="forbid"), ("tightens", None)),
+        (declared(Visit, max_late="1d"), ("tightens", None)),
         (declared(Visit, oldest="1970-01-01T00:00:01Z"), ("tightens", None)),
         (declared(Visit, oldest="1900-01-01"), ("compatible", None)),
-        (declared(Visit, future="1m"), ("tightens", None)),
-        (declared(Visit, future="1h"), ("compatible", None)),
+        (declared(Visit, max_ahead="1m"), ("tightens", None)),
+        (declared(Visit, max_ahead="1h"), ("compatible", None)),
         (declared(Visit, identity=["user"]), ("tightens", None)),
-        (declared(Visit, zone="Europe/Paris"), ("breaks", None)),
+        (declared(Visit, timezone="Europe/Paris"), ("breaks", None)),
         (declared(Visit, format="connect"), ("tightens", None)),
-        (declared(Visit, times=["rfc3339", "epoch_ms"]), ("compatible", None)),
-        (declared(Visit, times=["epoch_ms"]), ("tightens", None)),
-        (declared(Visit, upgrades={Place: lambda one: one}), ("compatible", None)),
+        (declared(Visit, time_formats=["rfc3339", "epoch_ms"]), ("compatible", None)),
+        (declared(Visit, time_formats=["epoch_ms"]), ("tightens", None)),
+        (declared(Visit, upcasters={Place: lambda one: one}), ("compatible", None)),
     ],
     ids=lambda one: "" if isinstance(one, Contract) else f"{one[1]} {one[0]}",
 )  # fmt: skip
@@ -259,7 +259,7 @@ def from_v2(old: VisitV2) -> Any:
     )
 
 
-UPGRADED = declared(Visit, version=2, upgrades={VisitV2: from_v2, VisitV1: from_v1})
+UPGRADED = declared(Visit, version=2, upcasters={VisitV2: from_v2, VisitV1: from_v1})
 declared_visit: Any = UPGRADED.struct
 
 
@@ -279,7 +279,7 @@ def test_older_events_are_upgraded_and_judged(events_log: Log, lake: Lake) -> No
     events_log.append("visits", values)
     rows = ingested(UPGRADED, events_log, lake)[len(values) :]
     assert [row["_code"] for row in rows] == [
-        None, None, None, "not_upgraded", "not_upgraded", "not_upgraded", "bad_time", "missing",
+        None, None, None, "upcast_failed", "upcast_failed", "upcast_failed", "bad_time", "missing",
     ]  # fmt: skip
     assert [(row["user"], row["page"], row["_extra"]) for row in rows[1:3]] == [
         (7, "home", None), (8, "shop", '{"colour":"red"}'),
@@ -290,7 +290,7 @@ def test_older_events_are_upgraded_and_judged(events_log: Log, lake: Lake) -> No
 
 
 def test_the_time_of_an_upgraded_event_need_not_be_spelled_again(events_log: Log, lake: Lake) -> None:
-    local = replace(UPGRADED, times=("%d.%m.%Y %H:%M",), zone="Europe/Paris")
+    local = replace(UPGRADED, time_formats=("%d.%m.%Y %H:%M",), timezone="Europe/Paris")
     events_log.create("visits")
     events_log.append("visits", [b'{"when": "01.03.2026 12:00", "who": "7"}'])
     (row,) = ingested(local, events_log, lake)

@@ -49,7 +49,7 @@ class Place(Struct):
     zip: int | None = None
 
 
-@event(topic="orders", time="at", key="user", times=["rfc3339"])
+@event(topic="orders", time="at", key="user", time_formats=["rfc3339"])
 class Order(Struct):
     at: datetime
     user: int
@@ -337,7 +337,7 @@ def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
     assert row["_valid"], row["_reason"]
     assert (row["before"], row["note"], row["place"]["city"]) == ([], None, "Köln")
     assert row["_extra"] == '{"colour":"red"}'
-    refusing = replace(contract, extra="refuse")
+    refusing = replace(contract, extra="forbid")
     judge = Judge(refusing, format=formats.open(refusing, SchemaRegistry(registry.url)))
     row = row_of(judge, avro({**native(GOOD), "colour": "red"}, whole, second))
     assert (row["_code"], row["_field"]) == ("extra", "colour")

@@ -42,8 +42,8 @@ def from_v1(sale: SaleV1) -> Sale:
     return Sale(sale.at, sale.old_total, sale.open, sale.any, sale.listed)
 
 
-@event(topic="sales", time="at", key="total", coerce=True, times=["rfc3339", "epoch_ms"], version=2,
-       upgrades={SaleV1: from_v1})  # fmt: skip
+@event(topic="sales", time="at", key="total", coerce=True, time_formats=["rfc3339", "epoch_ms"], version=2,
+       upcasters={SaleV1: from_v1})  # fmt: skip
 class Sale(Struct):
     at: datetime
     total: Decimal

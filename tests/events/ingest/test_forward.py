@@ -49,7 +49,7 @@ def with_forward(contract: Contract) -> Contract:
     """The contract on topics of its own, with two log partitions."""
     topic = f"clicks-{new_id()[-12:]}"
     forward = (f"{topic}.valid", f"{topic}.invalid")
-    return replace(contract, topic=topic, within=None, partitions=2, forward=forward)
+    return replace(contract, topic=topic, dedup_within=None, partitions=2, forward=forward)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_log_partitions_that_the_topic_gets_meanwhile_are_ingested_and_forwarded
     monkeypatch.setattr(kafka_member, "REFRESH_MS", 200)
     assert isinstance(kafka, KafkaLog)
     assert forwarded.forward is not None
-    contract = replace(forwarded, within=within, key=forwarded.key if within is None else None)
+    contract = replace(forwarded, dedup_within=within, key=forwarded.key if within is None else None)
     stop = threading.Event()
     told: list[Progress] = []
     ingest = Ingest(contract, kafka, lake, [ForwardSink(contract, kafka)])

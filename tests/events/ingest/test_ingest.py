@@ -87,7 +87,7 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     assert head.id == progress.snapshot
     assert head.summary[LATEST_ARRIVAL] == table.property(LATEST_ARRIVAL)
@@ -343,7 +343,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):
         to_end(contract, events_log, lake)
-    assert lake.table("clicks").head() is None
+    assert lake.table("clicks").current_snapshot() is None
     monkeypatch.undo()
     assert sum(one.good for one in to_end(contract, events_log, lake)) == 2
 
@@ -379,7 +379,7 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1), click(9_000, user=2), click(1), click(9_000, user=2)])
-    (told,) = to_end(replace(contract, within=timedelta(hours=1)), events_log, lake)
+    (told,) = to_end(replace(contract, dedup_within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
 
@@ -391,7 +391,7 @@ def test_a_backlog_of_several_log_partitions_admits_no_copy(
     restarts: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
-    wide = replace(contract, key=key, partitions=3, within=timedelta(days=1))
+    wide = replace(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
     events_log.create("clicks", 3)
     hour = 3_600
     for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
@@ -433,9 +433,9 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
 def test_an_event_dated_ahead_makes_nothing_forgotten(
     contract: Contract, events_log: Log, lake: Lake, future: str, within: str
 ) -> None:
-    ahead = replace(contract, future=duration(future), within=duration(within))
+    ahead = replace(contract, max_ahead=duration(future), dedup_within=duration(within))
     events_log.create("clicks")
-    present, later = now(), now() + ahead.future - timedelta(seconds=10)
+    present, later = now(), now() + ahead.max_ahead - timedelta(seconds=10)
     first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
     for values in ([first, first], [second, first], [first, second]):  # a process each
         events_log.append("clicks", values)
@@ -446,13 +446,13 @@ def test_an_event_dated_ahead_makes_nothing_forgotten(
 def test_an_event_dated_ahead_is_remembered_under_a_contract_that_admits_none_such(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    ahead = replace(contract, future=timedelta(days=1), within=timedelta(days=1))
+    ahead = replace(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
     present = now()
     events_log.create("clicks")
     events_log.append("clicks", [click(1, at=(present + timedelta(hours=20)).isoformat())])
     to_end(ahead, events_log, lake)
     events_log.append("clicks", [click(1, at=present.isoformat())])
-    (progress,) = to_end(replace(ahead, future=timedelta(minutes=5), version=2), events_log, lake)
+    (progress,) = to_end(replace(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
     assert (progress.good, progress.refused) == (0, Counter(duplicate=1))
 
 
@@ -485,19 +485,19 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
     to_end(contract, events_log, lake)
     table = lake.table(contract.table)
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": 3, "size": 1}
-    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.history()]
+    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.snapshots()]
     assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
 
 
 def test_many_short_runs_do_not_gather_small_files(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.events.ingest.keeping.FILES", 10)
+    monkeypatch.setattr("headrace.events.ingest.maintenance.FILES", 10)
     events_log.create(contract.topic)
     for number in range(10):
         events_log.append(contract.topic, [click(number)])
         to_end(contract, events_log, lake)
-    head = lake.table(contract.table).head()
+    head = lake.table(contract.table).current_snapshot()
     assert head is not None
     assert int(head.summary["total-data-files"]) == 1
     assert head.rows == 10

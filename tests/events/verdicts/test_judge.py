@@ -132,7 +132,7 @@ def test_what_is_right_is_taken(raw: bytes, column: str, value: object) -> None:
 
 
 def test_a_contract_may_be_strict() -> None:
-    strict = replace(of(Click), coerce=False, extra="refuse", times=("rfc3339",))
+    strict = replace(of(Click), coerce=False, extra="forbid", time_formats=("rfc3339",))
     assert refusal(click(1, user="35"), strict) == ("wrong_type", "user")
     assert refusal(click(1, price=""), strict) == ("wrong_type", "price")
     assert refusal(click(1, other=1), strict) == ("extra", "other")
@@ -158,7 +158,7 @@ class Colour(Enum):
     RED = "red"
 
 
-@event(topic="many", time="at", extra="keep")
+@event(topic="many", time="at", extra="allow")
 class Many(Struct, rename="camel"):
     at: datetime
     seen_at: datetime | None
@@ -321,8 +321,14 @@ class Inner(Struct, rename="camel"):
     size: float = 1.0
 
 
-@event(topic="nested", time="at", times=["rfc3339", "%d.%m.%Y %H:%M:%S", "epoch_ms"], zone="Europe/Paris",
-       late="30d", coerce=True)  # fmt: skip
+@event(
+    topic="nested",
+    time="at",
+    time_formats=["rfc3339", "%d.%m.%Y %H:%M:%S", "epoch_ms"],
+    timezone="Europe/Paris",
+    max_late="30d",
+    coerce=True,
+)
 class Nested(Struct):
     at: datetime
     inner: Inner | None = None
@@ -410,7 +416,7 @@ def test_a_replay_is_not_too_late() -> None:
 
 
 def test_extra_fields_inside_are_refused_where_the_contract_says_so() -> None:
-    strict = replace(of(Nested), extra="refuse")
+    strict = replace(of(Nested), extra="forbid")
     assert refusal(nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
     assert verdict(nested(many=[{"seenAt": 0}]), strict)["_valid"]
 
@@ -448,7 +454,7 @@ def test_a_refusal_in_words_that_cannot_be_stored_is_kept_all_the_same() -> None
 
 
 def test_a_span_longer_than_all_of_time_bounds_nothing() -> None:
-    endless = replace(of(Click), future=timedelta.max, late=timedelta.max, within=timedelta.max)
+    endless = replace(of(Click), max_ahead=timedelta.max, max_late=timedelta.max, dedup_within=timedelta.max)
     assert verdict(click(1, at="9999-12-31T23:59:59Z"), endless)["_valid"]
     assert verdict(click(1, at="1970-01-01T00:00:00Z"), endless)["_valid"]
 

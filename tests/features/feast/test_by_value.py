@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.code.by_value import carried
+from headrace.code.by_value import serialize_function
 from headrace.kernel.errors import ProjectError
 
 TEXT = """
@@ -109,17 +109,17 @@ def run(text: str, name: str) -> Any:
 
 def test_a_function_stands_alone(goods: Callable[..., ModuleType]) -> None:
     module = goods()
-    text = carried(module.wanted)
+    text = serialize_function(module.wanted)
     assert "feast" not in text
     assert "#" not in text
     assert run(text, "wanted")({"p": 4}) == module.wanted({"p": 4})
 
 
 def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., ModuleType]) -> None:
-    before = carried(goods().wanted)
-    assert carried(goods(FEATURES.replace("LIMIT = 3", "\n# three\nLIMIT =  3")).wanted) == before
-    assert carried(goods(FEATURES.replace("return not_there", "return None")).wanted) == before
-    assert carried(goods(FEATURES.replace("LIMIT = 3", "LIMIT = 4")).wanted) != before
+    before = serialize_function(goods().wanted)
+    assert serialize_function(goods(FEATURES.replace("LIMIT = 3", "\n# three\nLIMIT =  3")).wanted) == before
+    assert serialize_function(goods(FEATURES.replace("return not_there", "return None")).wanted) == before
+    assert serialize_function(goods(FEATURES.replace("LIMIT = 3", "LIMIT = 4")).wanted) != before
 
 
 @pytest.mark.parametrize(
@@ -134,19 +134,19 @@ def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., Module
 def test_what_cannot_be_carried_is_refused(goods: Callable[..., ModuleType], name: str, what: str) -> None:
     module = goods()
     with pytest.raises(ProjectError, match=what) as raised:
-        carried(getattr(module, name))
+        serialize_function(getattr(module, name))
     assert "features.py:" in (raised.value.where or "")
 
 
 def test_a_closure_is_refused(goods: Callable[..., ModuleType]) -> None:
     with pytest.raises(ProjectError, match="no plain function at the top"):
-        carried(goods().makes())
+        serialize_function(goods().makes())
 
 
 def test_two_things_of_one_name_are_refused(goods: Callable[..., ModuleType]) -> None:
     module = goods(FEATURES.replace("LIMIT = 3", "WORD = 3\nLIMIT = WORD"))
     with pytest.raises(ProjectError, match="two things called WORD"):
-        carried(module.wanted)
+        serialize_function(module.wanted)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_value_is_what_all_statements_make_of_it_in_their_order(goods, monkeyp
     monkeypatch.setattr(sys.modules[__name__], "TEXT", "FOUND = []\nFOUND.append(1)\n")
     module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
     assert module.wanted({}) == value
-    text = carried(module.wanted)
+    text = serialize_function(module.wanted)
     module.X = None
     assert run(text, "wanted")({}) == value
 
@@ -192,12 +192,12 @@ def test_a_value_is_what_all_statements_make_of_it_in_their_order(goods, monkeyp
 def test_what_would_have_another_value_elsewhere_is_refused(goods, statements, what):
     module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
     with pytest.raises(ProjectError, match=what):
-        carried(module.wanted)
+        serialize_function(module.wanted)
 
 
 def test_a_function_that_remembers_its_answers_can_be_carried_after_a_call(goods):
     statements = "KNOWN = {}\ndef wanted(inputs):\n    return KNOWN.setdefault(inputs['p'], len(KNOWN))\n"
     module = goods(statements)
-    text = carried(module.wanted)
+    text = serialize_function(module.wanted)
     assert module.wanted({"p": 1}) == 0
-    assert carried(module.wanted) == text
+    assert serialize_function(module.wanted) == text

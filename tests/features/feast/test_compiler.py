@@ -11,7 +11,7 @@ from headrace.features.feast import compile, fingerprints  # noqa: A004
 from headrace.features.plan import (
     AsOfView,
     FeatureRef,
-    Input,
+    OnDemandInput,
     OnDemandView,
     WindowedView,
     decode_plan,
@@ -38,16 +38,16 @@ def test_the_shop_becomes_a_plan(shop: Project) -> None:
     assert hops["views_1d"] == 60
     assert isinstance(facts, AsOfView)
     assert facts.ttl == 7 * 24 * 60 * MINUTE
-    assert plan.strict(facts)
+    assert plan.is_strict(facts)
     assert isinstance(moment, OnDemandView)
     assert moment.mode == "row"
-    assert Input("price") in moment.inputs
-    assert Input("mean_price", "product_facts") in moment.inputs
+    assert OnDemandInput("price") in moment.inputs
+    assert OnDemandInput("mean_price", "product_facts") in moment.inputs
     assert plan.features[0] == FeatureRef("user_activity", "events_1h", "int64")
     assert plan.features[-1].column == "moment__is_cart"
     assert [field.name for field in plan.request] == ["price", "event_type"]
     given = {"price": 3.0, "event_type": "cart", "mean_price": 2.0, "views": 4, "carts": 1}
-    assert moment.defined(given) == {"price_vs_usual": 1.5, "cart_rate": 0.25, "is_cart": 1}
+    assert moment.compiled_function(given) == {"price_vs_usual": 1.5, "cart_rate": 0.25, "is_cart": 1}
 
 
 def test_a_plan_runs_its_functions_without_feast(shop: Project, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ from pathlib import Path
 from headrace.features.plan import decode_plan
 plan = decode_plan(Path({str(plan)!r}).read_bytes())
 given = {{"price": 1.0, "event_type": "view", "mean_price": None, "views": 0, "carts": 0}}
-print(plan.on_demand[0].defined(given))
+print(plan.on_demand[0].compiled_function(given))
 assert not {{"feast", "shop", "pandas", "polars"}} & set(sys.modules), sorted(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

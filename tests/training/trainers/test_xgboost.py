@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xgboost as stock
 
-from headrace.features.matrix import Encoding
+from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.training.evaluation import metric
 from headrace.training.trainers.xgboost import Meta, Predictor, fit, load, save

@@ -17,8 +17,8 @@ from headrace.declare.event import Contract
 from headrace.events.collector.intake import Intake
 from headrace.events.collector.requests import Key, Requests
 from headrace.events.formats.reasons import reason_of
-from headrace.http.answer import HttpError, send_json
-from headrace.http.asgi import Receive, Scope, Send, header
+from headrace.http.asgi import Receive, Scope, Send, find_header
+from headrace.http.responses import HttpError, send_json
 from headrace.log import Log
 
 __all__ = ["Collector"]
@@ -29,7 +29,7 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Collector:
-    """The ASGI application; it goes behind http.door.Door, which sees to token, host and size.
+    """The ASGI application; it goes behind http.middleware.GuardMiddleware, which sees to token, host and size.
 
     Args:
         contracts: topic → contract: the topics that take events. The door takes JSON: for a topic with
@@ -98,7 +98,7 @@ class Collector:
 
 def _events(scope: Scope, content: bytes) -> list[bytes]:
     """The events of the body, each as the bytes it came in."""
-    kind = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+    kind = (find_header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         values = [line for line in content.split(b"\n") if line.strip()]
     elif content.lstrip()[:1] == b"[":
@@ -132,7 +132,7 @@ def _partial(scope: Scope) -> bool:
 
 
 def _key(scope: Scope, content: bytes) -> Key | None:
-    given = header(scope, b"idempotency-key")
+    given = find_header(scope, b"idempotency-key")
     if given is None:
         return None
     if not 0 < len(given) <= _LONGEST_KEY:

@@ -17,7 +17,7 @@ from headrace.declare.event import Contract
 from headrace.events.collector.requests import Answered, Key, Requests
 from headrace.events.verdicts.judge import Judge
 from headrace.events.verdicts.keys import key_of
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import TooLarge, Unavailable
 from headrace.kernel.properties import REQUEST
 from headrace.kernel.time import now_micros
@@ -86,7 +86,7 @@ class Intake:
     def __init__(self, contract: Contract, log: Log, requests: Requests, most: int) -> None:
         self._topic = contract.topic
         self._key = contract.key
-        self._judge = Judge(replace(contract, within=None))
+        self._judge = Judge(replace(contract, dedup_within=None))
         self._log = log
         self._requests = requests
         self._most = most

@@ -17,14 +17,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from headrace.http.answer import HttpError
+from headrace.http.responses import HttpError
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 from headrace.kernel.process import alive, mark
 from headrace.kernel.properties import REQUEST
-from headrace.kernel.sqlite import opened
+from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
 from headrace.log import Log
+from headrace.log.follow import read_to_end
 
 __all__ = ["Answered", "Key", "Requests"]
 
@@ -76,7 +77,7 @@ class Requests:
         self._log = log
         self._process = mark()
         with _available():
-            self._db = opened(path, timeout=20)
+            self._db = open_shared(path, timeout=20)
             self._db.executescript(_SCHEMA)
 
     def known(self, topic: str, key: Key) -> Answered | Positions | None:
@@ -148,14 +149,10 @@ class Requests:
     def _found(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
         """The positions of the events with this key on the log from these offsets on; None: not there."""
         positions: list[tuple[int, int]] = []
-        offsets = ends
-        while batch := self._log.read(topic, offsets, _READ):
-            if len(batch) == 0:
-                break
+        for batch in read_to_end(self._log, topic, ends, _READ):
             for at, headers in enumerate(batch.headers):
                 if headers and headers.get(REQUEST) == key:
                     positions.append((int(batch.partitions[at]), int(batch.offsets[at])))
-            offsets = batch.next
         return positions if len(positions) == events else None
 
 

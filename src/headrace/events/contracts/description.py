@@ -28,7 +28,7 @@ def described(contract: Contract) -> dict[str, Any]:
 
     Its keys: `topic`, `version`, `fingerprint` (16 hexadecimal digits of all the rest), the rules of
     Contract by name (durations in seconds), `checks` (struct → digest of its `__post_init__`),
-    `upgrades` (older structs, newest first), and `fields`: name → `key`, `type`, `optional`, and
+    `upcasters` (older structs, newest first), and `fields`: name → `key`, `type`, `optional`, and
     `default` where it has one.
     """
     fields = fields_of(contract.struct)
@@ -38,21 +38,21 @@ def described(contract: Contract) -> dict[str, Any]:
         "time": contract.time,
         "key": contract.key,
         "identity": sorted(contract.identity),
-        "within": _seconds(contract.within),
-        "times": list(contract.times),
-        "zone": contract.zone,
+        "dedup_within": _seconds(contract.dedup_within),
+        "time_formats": list(contract.time_formats),
+        "timezone": contract.timezone,
         "coerce": contract.coerce,
-        "future": _seconds(contract.future),
-        "late": _seconds(contract.late),
+        "max_ahead": _seconds(contract.max_ahead),
+        "max_late": _seconds(contract.max_late),
         "oldest": contract.oldest.isoformat(),
         "extra": contract.extra,
         "format": contract.format,
         "checks": {
             one.__name__: code_digest(one.__post_init__) for one in structs if hasattr(one, "__post_init__")
         },
-        "upgrades": [
-            {"struct": older.__name__, "fields": _fields(fields_of(older)), "code": code_digest(upgrade)}
-            for older, upgrade in contract.upgrades.items()
+        "upcasters": [
+            {"struct": older.__name__, "fields": _fields(fields_of(older)), "code": code_digest(upcaster)}
+            for older, upcaster in contract.upcasters.items()
         ],
         "fields": _fields(fields),
     }

@@ -51,41 +51,43 @@ def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     if differ("key"):
         what = f"key= was {old['key']!r}: events of one key lie in two log partitions"
         yield Change("breaks", new["key"], what)
-    if differ("zone"):
-        yield Change("breaks", None, f"zone= was {old['zone']!r}: the same text is another instant now")
+    if differ("timezone"):
+        yield Change("breaks", None, f"timezone= was {old['timezone']!r}: the same text is another instant now")
     if differ("format"):
         yield Change(
             "tightens", None, f"events written as {old['format']} are refused: format={new['format']!r}"
         )
     if differ("identity"):
         yield Change("tightens", None, "identity= is another: other events count as duplicates")
-    for name, shorter in (("future", "tightens"), ("late", "tightens"), ("within", "compatible")):
+    for name, shorter in (("max_ahead", "tightens"), ("max_late", "tightens"), ("dedup_within", "compatible")):
         if differ(name):
             yield _window(name, old[name], new[name], shorter == "tightens")
     if "oldest" in old and differ("oldest"):
         level: Level = "tightens" if old["oldest"] < new["oldest"] else "compatible"
         yield Change(level, None, f"oldest= is {new['oldest']}, was {old['oldest']}")
-    gone = [one for one in old["times"] if one not in new["times"]]
+    gone = [one for one in old["time_formats"] if one not in new["time_formats"]]
     if gone:
-        yield Change("tightens", None, f"times= takes no {', '.join(map(repr, gone))} any more")
-    elif [one for one in new["times"] if one in old["times"]] != old["times"]:
-        yield Change("tightens", None, "times= has another order: a text that fits two is another instant now")
-    elif differ("times"):
-        yield Change("compatible", None, "times= takes more spellings")
+        yield Change("tightens", None, f"time_formats= takes no {', '.join(map(repr, gone))} any more")
+    elif [one for one in new["time_formats"] if one in old["time_formats"]] != old["time_formats"]:
+        yield Change(
+            "tightens", None, "time_formats= has another order: a text that fits two is another instant now"
+        )
+    elif differ("time_formats"):
+        yield Change("compatible", None, "time_formats= takes more spellings")
     if differ("coerce"):
         yield Change("compatible" if new["coerce"] else "tightens", None, f"coerce={new['coerce']}")
     if differ("extra"):
-        yield Change("tightens" if new["extra"] == "refuse" else "compatible", None, f"extra={new['extra']!r}")
+        yield Change("tightens" if new["extra"] == "forbid" else "compatible", None, f"extra={new['extra']!r}")
     for struct in sorted(new["checks"]):
         if old["checks"].get(struct) != new["checks"][struct]:
             yield Change("tightens", None, f"{struct}.__post_init__ is new or another")
     for struct in sorted(old["checks"].keys() - new["checks"].keys()):
         yield Change("compatible", None, f"{struct}.__post_init__ checks no more")
-    yield from _upgrades(old["upgrades"], new["upgrades"])
+    yield from _upcasters(old["upcasters"], new["upcasters"])
 
 
 def _window(name: str, old: float | None, new: float | None, shorter_tightens: bool) -> Change:
-    """A duration that was changed; None is without end, and for `within` it is none at all."""
+    """A duration that was changed; None is without end, and for `dedup_within` it is none at all."""
     endless = float("inf") if shorter_tightens else 0.0
     before, after = (endless if one is None else one for one in (old, new))
     tightens = after < before if shorter_tightens else after > before
@@ -94,15 +96,15 @@ def _window(name: str, old: float | None, new: float | None, shorter_tightens: b
     return Change("tightens" if tightens else "compatible", None, f"{name}= {said}")
 
 
-def _upgrades(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
+def _upcasters(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
     then, now = ({one["struct"]: one for one in each} for each in (old, new))
     for struct in sorted(then.keys() | now.keys()):
         if struct not in now:
-            yield Change("tightens", None, f"events of {struct} are upgraded no more")
+            yield Change("tightens", None, f"events of {struct} are no longer upcast")
         elif struct not in then:
-            yield Change("compatible", None, f"events of {struct} are upgraded")
+            yield Change("compatible", None, f"events of {struct} are upcast")
         elif then[struct] != now[struct]:
-            yield Change("tightens", None, f"events of {struct} are upgraded otherwise")
+            yield Change("tightens", None, f"events of {struct} are upcast by other code")
 
 
 def _of_fields(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Change]:

@@ -47,7 +47,7 @@ is where a replayed event first stood on the log, null in all others."""
 CODES = (
     "not_json", "not_avro", "unknown_schema", "bad_utf8", "missing", "wrong_type", "out_of_range",
     "unknown_value", "bad_time", "naive_time", "future", "late", "duplicate", "too_deep", "extra",
-    "not_upgraded", "unwritable",
+    "upcast_failed", "unwritable",
 )  # fmt: skip
 """Why an event is refused."""
 
@@ -96,12 +96,12 @@ def table_schema(contract: Contract) -> pa.Schema:
 def shape_of(contract: Contract, declared: type[Struct] | None = None) -> Shape:
     """The shape of a contract; or of another struct that is judged by it."""
     declared = declared or contract.struct
-    numbers = any(one in EPOCHS for one in contract.times)
+    numbers = any(one in EPOCHS for one in contract.time_formats)
     return Shape(
         declared,
         fields_of(declared),
         Any if numbers else str,
-        contract.extra == "refuse" or declared.__struct_config__.forbid_unknown_fields,
+        contract.extra == "forbid" or declared.__struct_config__.forbid_unknown_fields,
         any(hasattr(one, "__post_init__") for one in (declared, *structs_of(fields_of(declared)))),
     )
 

@@ -3,7 +3,7 @@
 The common spellings are parsed by polars, 40 ns each. What that leaves is parsed one by one, by the
 definition: RFC 3339 by msgspec, any other spelling by `datetime.strptime`.
 
-A text without a zone is a time in the contract's `zone`, if it has one. An hour that the clocks of that
+A text without a zone is a time in the contract's `timezone`, if it has one. An hour that the clocks of that
 zone show twice is taken as the first of the two; one that they leave out is no time.
 
 An instant must lie in the years 1 to 9999 of UTC, whatever its own zone: no other can be stored.
@@ -131,7 +131,7 @@ def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> 
         return _instant(value, zone)
     factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or factor is None:
-        wanted = "a number or text" if factor is not None else "text (for a number see times=)"
+        wanted = "a number or text" if factor is not None else "text (for a number see time_formats=)"
         return "wrong_type", f"a time is given as {wanted}, not as {type(value).__name__}"
     if not FIRST <= value * factor <= LAST:  # also of what is no number or infinite
         return _outside(str(value))

@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.events.formats.reasons import LONGEST, Broken, Reason
 from headrace.events.formats.registry import SchemaRegistry, Unknown
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.extras import describe_missing
 
 __all__ = ["Avro"]
 
@@ -38,10 +38,7 @@ class Avro:
         try:
             import fastavro
         except ImportError as error:
-            raise Unavailable(
-                "a contract with format='avro' needs fastavro, which is not installed",
-                remedy="pip install 'headrace[kafka]'",
-            ) from error
+            raise describe_missing("fastavro", "a contract with format='avro'") from error
         self._registry = registry
         self._read: Callable[..., Any] = fastavro.schemaless_reader
 

@@ -48,7 +48,7 @@ def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeT
         Unwritable: not even a refused row of an event can be stored: then it is not the event's fault.
         Unavailable: as Judge.judge.
     """
-    judge = Judge(replace(contract, within=None), lambda _: (), format)
+    judge = Judge(replace(contract, dedup_within=None), lambda _: (), format)
     stored = table.iceberg()
     culprits: dict[int, Reason] = {}
     spans = [(0, len(batch))]

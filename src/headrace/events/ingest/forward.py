@@ -8,7 +8,6 @@ topic takes goes there too, with `valid` true: nothing else waits for it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events.quarantine import text_of
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError, TooLarge, Unavailable
 from headrace.kernel.position import LogPosition, decode_position, encode_position
 from headrace.kernel.properties import FIRST_POSITION, FORWARDED_FROM, REWRITTEN
@@ -71,7 +71,7 @@ class ForwardSink:
         self._counts = {topic: log.partitions(topic) for topic in contract.forward}
         # Of this very log, to these very topics: made again or named otherwise, it begins anew.
         whole = "/".join((contract.topic, log.identity(contract.topic), *contract.forward))
-        name = f"headrace.forward.{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+        name = f"headrace.forward.{short_digest(whole)}"
         self._log = log
         self._forwarder: Forwarder = make(name, log.partitions(contract.topic), contract.forward)
 

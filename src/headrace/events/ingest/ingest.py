@@ -29,7 +29,7 @@ from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
 from headrace.events.ingest.facts import POSITION
-from headrace.events.ingest.keeping import Keeping
+from headrace.events.ingest.maintenance import IngestMaintenance
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import arrivals
 from headrace.events.ingest.rows import recent_rows
@@ -167,15 +167,15 @@ class Ingest:
         with (
             run(f"ingest {self.contract.topic}", [Dataset("topic", self.contract.topic, self._read)]) as this,
             ThreadPoolExecutor(1, "ingest-write") as writer,
-            Keeping(self.table) as keeping,
+            IngestMaintenance(self.table) as maintenance,
             self._share.joined(self._settle),
         ):
-            report = Report(this, self.table.name, keeping, tell, at_work)
+            report = Report(this, self.table.name, maintenance, tell, at_work)
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
                     if until_end:
-                        keeping.ended()
+                        maintenance.finish_run()
                     return
                 except Unwritable as error:
                     self._begun = False

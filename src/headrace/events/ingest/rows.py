@@ -48,12 +48,12 @@ def recent_rows(
         partitions: only what came from these log partitions.
         watermarks: the topic's.
     """
-    if contract.within is None or table.head() is None:
+    if contract.dedup_within is None or table.current_snapshot() is None:
         return
     at, partition = pl.col(contract.time), pl.col("_log_partition")
     good = good_rows(table, pa.schema([*shape_of(contract).schema, META.field("_log_partition")]))
     columns = {*contract.identity, contract.time, "_log_partition"}
-    for latest, oldest in _spans(contract, contract.within, partitions, watermarks):
+    for latest, oldest in _spans(contract, contract.dedup_within, partitions, watermarks):
         span = at.is_between(from_micros(min(oldest.values())), from_micros(latest))
         rows = good.filter(span, partition.is_in(sorted(oldest)))
         floor = partition.replace_strict(oldest, return_dtype=pl.Int64)
@@ -67,8 +67,8 @@ def _spans(
     """The spans of time that hold all that is remembered, so that a log partition that got nothing for long
     is read apart: of each its end, and log partition → its oldest time. Microseconds since 1970."""
     before = within // _MICROSECOND
-    # What was admitted by an older contract, too, whose `future` was longer.
-    ahead = max(contract.future // _MICROSECOND, watermarks.lead)
+    # What was admitted by an older contract, too, whose `max_ahead` was longer.
+    ahead = max(contract.max_ahead // _MICROSECOND, watermarks.lead)
     found: list[tuple[int, dict[int, int]]] = []
     admitted = [partition for partition in partitions if partition in watermarks.marks]
     for mark, partition in sorted((watermarks.mark(partition), partition) for partition in admitted):

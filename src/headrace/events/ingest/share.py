@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from headrace.declare.event import Contract
 from headrace.events.ingest.facts import POSITION
+from headrace.kernel.digest import short_digest
 from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
 from headrace.log import Log, Member
@@ -29,7 +29,7 @@ class Share:
 
     def __init__(self, contract: Contract, log: Log, table: LakeTable) -> None:
         self._topic = contract.topic
-        self._undivided = contract.within is not None and contract.key is None
+        self._undivided = contract.dedup_within is not None and contract.key is None
         self._log = log
         self._table = table
         self._member: Member | None = None
@@ -49,8 +49,7 @@ class Share:
         """
         # Another table of this name, made later or in another catalog, must get the whole topic again.
         table = f"{self._table.where} {self._table.iceberg().metadata.table_uuid}"
-        digest = hashlib.sha256(table.encode()).hexdigest()
-        group = f"headrace-{self._table.name}-{digest[:12]}"
+        group = f"headrace-{self._table.name}-{short_digest(table)}"
         self._member = self._log.join(self._topic, group, self._table.folder / "members", settle)
         self.partitions = frozenset()
         try:

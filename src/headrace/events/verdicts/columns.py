@@ -96,7 +96,7 @@ class _Making:
         self.broken.setdefault(row, Reason(code, top, why))
 
     def _times(self, values: list[Any], rows: Sequence[int] | None, path: str, optional: bool) -> Any:
-        parsed = parse_times(values, self.contract.times, self.contract.zone)
+        parsed = parse_times(values, self.contract.time_formats, self.contract.timezone)
         for at, (code, reason) in parsed.broken.items():
             self._refuse(at, rows, code, path, reason)
         if not optional:

@@ -2,7 +2,7 @@
 
 The ordinary way is one call an event and takes what is exactly right. What that refuses is looked at
 again: it may hold fields that the contract does not name, or "" for null, where the contract allows it;
-or it may be right for an older struct of the contract, and be made a present one by its upgrade.
+or it may be right for an older struct of the contract, and be made a present one by its upcaster.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ class Decoder:
         self._contract = contract
         self._reader = _Reader(shape, contract, format)
         self._older: list[tuple[_Reader, Shape, Callable[[Any], Any]]] = []
-        for struct, upgrade in contract.upgrades.items():
+        for struct, upcaster in contract.upcasters.items():
             older = shape_of(contract, struct)
-            self._older.append((_Reader(older, contract, format), older, upgrade))
+            self._older.append((_Reader(older, contract, format), older, upcaster))
         self._upgraded = shape.struct(exact=True, instants=True)
 
     def decode(self, values: list[bytes], refused: Mapping[int, Reason]) -> Decoded:
@@ -151,29 +151,29 @@ class Decoder:
     def _again(self, raw: bytes, reason: Reason) -> _Found | Reason:
         found = self._reader.again(raw, reason)
         if isinstance(found, Reason):
-            for reader, shape, upgrade in self._older:
+            for reader, shape, upcaster in self._older:
                 older = _read(reader, raw)
                 if older is not None:
-                    return self._made_new(older, shape, upgrade)
+                    return self._made_new(older, shape, upcaster)
         return found
 
-    def _made_new(self, older: _Found, shape: Shape, upgrade: Callable[[Any], Any]) -> _Found | Reason:
+    def _made_new(self, older: _Found, shape: Shape, upcaster: Callable[[Any], Any]) -> _Found | Reason:
         """The present struct of an older one, by the contract's own code: whatever that does is a verdict."""
-        name = getattr(upgrade, "__name__", "the upgrade")
+        name = getattr(upcaster, "__name__", "the upcaster")
         try:
-            made = upgrade(instance_of(older.event, shape, self._contract))
+            made = upcaster(instance_of(older.event, shape, self._contract))
         except Broken as error:
             return error.reason
         except Exception as error:
-            return Reason("not_upgraded", None, f"{name}: {type(error).__name__}: {error}"[:LONGEST])
+            return Reason("upcast_failed", None, f"{name}: {type(error).__name__}: {error}"[:LONGEST])
         if not isinstance(made, self._contract.struct):
-            return Reason("not_upgraded", None, f"{name} gave a {type(made).__name__}")
+            return Reason("upcast_failed", None, f"{name} gave a {type(made).__name__}")
         try:
             plain = msgspec.to_builtins(made, builtin_types=(Decimal, datetime))
             event = msgspec.convert(plain, self._upgraded)
         except (*REFUSES, TypeError, ValueError) as error:
             reason = reason_of(error)
-            return Reason("not_upgraded", reason.field, f"{name}: {reason.reason}")
+            return Reason("upcast_failed", reason.field, f"{name}: {reason.reason}")
         return _Found(event, older.surplus, older.name)
 
 

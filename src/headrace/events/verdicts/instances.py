@@ -1,6 +1,6 @@
 """Decoded events as the structs that the contract declares: with real times, for its own code.
 
-Only events whose contract has code of its own (a `__post_init__`, an upgrade) are made so: one by one.
+Only events whose contract has code of its own (a `__post_init__`, an upcaster) are made so: one by one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _value(value: Any, field: Field, contract: Contract) -> Any:
     if value is None:
         return None
     if kind.sort == "time":
-        found = parse_one(value, contract.times, contract.zone)
+        found = parse_one(value, contract.time_formats, contract.timezone)
         if not isinstance(found, int):
             raise Broken(Reason(found[0], field.name or None, found[1]))
         return from_micros(found)

@@ -105,8 +105,8 @@ class Judge:
         self._decoder = Decoder(contract, self._shape, format or formats.open(contract))
         self._admitted = admitted
         self._seen = None
-        if contract.within is not None:
-            self._seen = Seen(contract.within, folder or Path(tempfile.gettempdir()), self.watermarks)
+        if contract.dedup_within is not None:
+            self._seen = Seen(contract.dedup_within, folder or Path(tempfile.gettempdir()), self.watermarks)
 
     def remember(self, good: pl.DataFrame) -> None:
         """Takes good rows of the topic's table as admitted: `_log_partition`, and the contract's time and
@@ -196,9 +196,9 @@ class Judge:
         for at in np.flatnonzero(times < micros(oldest)).tolist():
             why = f"{from_micros(int(times[at]))} lies before {oldest}, the oldest that the contract takes"
             broken.setdefault(at, Reason("out_of_range", self.contract.time, why))
-        bounds = [("future", times > arrived + _span(self.contract.future), "after")]
-        if self.contract.late is not None:
-            early = times < arrived - _span(self.contract.late)
+        bounds = [("future", times > arrived + _span(self.contract.max_ahead), "after")]
+        if self.contract.max_late is not None:
+            early = times < arrived - _span(self.contract.max_late)
             bounds.append(("late", early & ~replayed, "before"))
         for code, outside, side in bounds:
             for at in np.flatnonzero(outside).tolist():

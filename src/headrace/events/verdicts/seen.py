@@ -2,8 +2,8 @@
 
 An identity is kept as 108 bits of hash, its log partition and its event's time: 24 bytes. Among a billion
 different identities at once, two share a hash with a chance of about 1 in 10^15. Only those are kept whose
-time lies at most `within` behind the watermark of their log partition (verdicts.watermarks), so that what is
-held follows the rate, not the age, of the topic, and one log partition that is read ahead makes none of
+time lies at most `dedup_within` behind the watermark of their log partition (verdicts.watermarks), so that
+what is held follows the rate, not the age, of the topic, and one log partition that is read ahead makes none of
 another forgotten. Where they are many they lie in files without a name, which are mapped: the machine
 keeps in memory what is used and it has room for. Nothing of that outlives the process: it is read back from the
 topic's table at start.
@@ -41,8 +41,8 @@ _SCOPE = np.uint64((1 << 20) - 1)  # no topic has more log partitions
 class Seen:
     """Identities admitted that are not forgotten.
 
-    An event is a duplicate if an admitted one of its scope has its identity, a time at most `within` away
-    from its own, and that time is not more than `within` behind the scope's watermark just before it. The
+    An event is a duplicate if an admitted one of its scope has its identity, a time at most `dedup_within` away
+    from its own, and that time is not more than `dedup_within` behind the scope's watermark just before it. The
     scope is its log partition; where the watermarks are shared, the topic.
 
     Args:
@@ -171,7 +171,7 @@ class Seen:
             self._runs.append(run)
 
     def _merged(self, one: Run, other: Run) -> Run:
-        """Both in one, sorted, but for what lies more than `within` behind its watermark."""
+        """Both in one, sorted, but for what lies more than `dedup_within` behind its watermark."""
         most = len(one[0]) + len(other[0])
         pieces = (self._recent(_sorted(*pair)) for pair in _side_by_side(one, other))
         return next(pieces) if most <= FEW else self._stored(pieces, most)

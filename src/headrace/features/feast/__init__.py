@@ -7,8 +7,8 @@ modules where they can (see `quick`).
 from headrace.features.feast import quick  # noqa: F401  # first: it imports Feast
 
 # isort: split
-from headrace.features.feast.applying import Applied, apply, fingerprints
 from headrace.features.feast.compiler import compile  # noqa: A004 (it is what this does)
+from headrace.features.feast.registry import ApplyResult, apply, fingerprints
 from headrace.features.feast.source import TableSource
 
-__all__ = ["Applied", "TableSource", "apply", "compile", "fingerprints"]
+__all__ = ["ApplyResult", "TableSource", "apply", "compile", "fingerprints"]

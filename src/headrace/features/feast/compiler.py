@@ -9,14 +9,14 @@ from typing import Any
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
-from headrace.code.fingerprint import Sources
+from headrace.code.fingerprint import CodeIndex
 from headrace.declare.model import Model
-from headrace.features.feast.objects import Objects, find
+from headrace.features.feast.objects import FeastObjects, find
 from headrace.features.feast.source import TableSource, topics_of
 from headrace.features.feast.types import declared_columns
 from headrace.features.feast.views import entity_key, fields, on_demand, request_fields, stored
-from headrace.features.matrix import check_dtypes
-from headrace.features.plan import FeatureRef, Plan, View
+from headrace.features.plan import FeaturePlan, FeatureRef, View
+from headrace.features.values.matrix import check_dtypes
 from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
@@ -24,10 +24,10 @@ from headrace.projects.project import Project
 __all__ = ["compile", "settled"]
 
 
-def settled(project: Project) -> Objects:
+def settled(project: Project) -> FeastObjects:
     """The project's Feast objects, their table sources told what the whole project knows."""
     found = find(project.modules, project.models.values())
-    sources = Sources(project_files(project.settings))
+    sources = CodeIndex(project_files(project.settings))
     for view in found.views.values():
         source = getattr(view, "batch_source", None)
         if isinstance(source, TableSource):
@@ -35,7 +35,7 @@ def settled(project: Project) -> Objects:
     return found
 
 
-def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what this does)
+def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is what this does)
     """The plan of a model's features.
 
     Raises:
@@ -69,7 +69,7 @@ def compile(project: Project, model: Model) -> Plan:  # noqa: A001 (it is what t
     features = tuple(ref for _, refs in chosen for ref in refs)
     check_dtypes(features, where=found.place(service))
     _check_names(features, found.place(service))
-    plan = Plan(
+    plan = FeaturePlan(
         model=model.name,
         entities=tuple(
             entity_key(found.entities[key], read, columns, found.place(found.entities[key])) for key in keys
@@ -97,7 +97,7 @@ def _readable(view: Any, where: str) -> Iterator[None]:
         ) from error
 
 
-def _chosen(service: FeatureService, found: Objects) -> list[tuple[str, list[FeatureRef]]]:
+def _chosen(service: FeatureService, found: FeastObjects) -> list[tuple[str, list[FeatureRef]]]:
     """View and features of each entry of the service, in its order."""
     where = found.place(service)
     chosen = []
@@ -126,7 +126,7 @@ def _chosen(service: FeatureService, found: Objects) -> list[tuple[str, list[Fea
     return chosen
 
 
-def _of_project(found: Objects, name: str, where: str) -> Any:
+def _of_project(found: FeastObjects, name: str, where: str) -> Any:
     view = found.views.get(name)
     if not isinstance(view, (FeatureView, OnDemandFeatureView)):
         raise ProjectError(
@@ -173,7 +173,7 @@ def _check_names(features: Sequence[FeatureRef], where: str) -> None:
             )
 
 
-def _labels_suffice(model: Model, plan: Plan, columns: Mapping[str, str] | None) -> None:
+def _labels_suffice(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | None) -> None:
     """The labels carry every entity's key and every field of the request, of its type, and a numeric target."""
     keys = {key.join_key: key.name for key in plan.entities}
     for field in plan.request:

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.plan import AsOfView
-from headrace.features.values import POLARS
+from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError
 
 __all__ = ["instants", "polars_of", "rows_of_view"]
@@ -44,8 +44,11 @@ def instants(column: pl.Series, what: str) -> pl.Series:
         CallError: it holds something else.
     """
     if column.dtype == pl.String:
-        column = pl.Series(column.name, [_instant(text, column.name, what) for text in column.to_list()],
-                           pl.Datetime("us", "UTC"))  # fmt: skip
+        column = pl.Series(
+            column.name,
+            [_instant(text, column.name, what) for text in column.to_list()],
+            pl.Datetime("us", "UTC"),
+        )
     if column.dtype in (pl.Date, pl.Null):
         column = column.cast(pl.Datetime("us"))
     if not isinstance(column.dtype, pl.Datetime):

@@ -16,11 +16,11 @@ from feast.data_source import DataSource
 from headrace.declare.model import Model
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Objects", "find"]
+__all__ = ["FeastObjects", "find"]
 
 
 @dataclass
-class Objects:
+class FeastObjects:
     """Feast's objects, by name.
 
     Attributes:
@@ -57,13 +57,13 @@ class Objects:
         return f"{module.__file__}:{_line(module, name)}"
 
 
-def find(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> Objects:
+def find(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> FeastObjects:
     """The module-level Feast objects of a project's modules, and the services written within its models.
 
     Raises:
         ProjectError: two objects of one kind share a name.
     """
-    found = Objects()
+    found = FeastObjects()
     groups: list[tuple[type, dict[str, Any]]] = [
         (Entity, found.entities),
         (FeatureService, found.services),

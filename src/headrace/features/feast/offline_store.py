@@ -21,8 +21,8 @@ from headrace import lake
 from headrace.features.feast.frames import instants, polars_of
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import entity_key, on_demand, request_fields, stored
-from headrace.features.plan import FeatureRef, Plan
-from headrace.features.point_in_time import MOMENT, join
+from headrace.features.offline.point_in_time import MOMENT, join
+from headrace.features.plan import FeaturePlan, FeatureRef
 from headrace.kernel.errors import CallError
 
 __all__ = ["HeadraceOfflineStore", "HeadraceOfflineStoreConfig", "HeadraceRetrievalJob", "reader"]
@@ -192,7 +192,7 @@ def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
     return read
 
 
-def _check_names(labels: Sequence[str], plan: Plan, named: Mapping[str, str]) -> None:
+def _check_names(labels: Sequence[str], plan: FeaturePlan, named: Mapping[str, str]) -> None:
     """Raises CallError where a column of the labels has the name of a feature."""
     keys = {one.join_key for one in plan.entities}
     for name in [*named, *named.values()]:
@@ -223,7 +223,7 @@ def _aware(time: datetime) -> datetime:
 
 def _plan(
     views: Sequence[FeatureView], references: Sequence[str], registry: BaseRegistry, project: str
-) -> Plan:
+) -> FeaturePlan:
     """The plan of what Feast was asked for: views from its registry, features in the order asked."""
     entities = {one.name: one for one in registry.list_entities(project, allow_cache=True)}
     asked = dict.fromkeys(tuple(one.split(":", 1)) for one in references)
@@ -239,7 +239,7 @@ def _plan(
     ]
     dtypes = {(one.name, field.name): field.dtype for one in made for field in one.features}
     needed = dict.fromkeys(name for one in views for name in one.entities)
-    return Plan(
+    return FeaturePlan(
         model="",
         entities=tuple(entity_key(entities[name], views, None, where) for name in needed),
         views=tuple(made),

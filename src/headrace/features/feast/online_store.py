@@ -23,7 +23,7 @@ from headrace.features.feast.repository import settings_of
 from headrace.features.feast.types import value_type
 from headrace.features.feast.views import entity_key, stored
 from headrace.features.online import RowPosition
-from headrace.features.plan import AsOfView, FeatureRef, Plan
+from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
@@ -61,7 +61,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
     def __init__(self) -> None:
         self._store: online.OnlineStore | None = None
         self._entities: dict[str, Entity] = {}
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, FeaturePlan] = {}
 
     def online_read(
         self,
@@ -160,7 +160,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
             self._store = online.open(settings.online_url)
         return self._store
 
-    def _plan(self, config: RepoConfig, table: FeatureView) -> Plan:
+    def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
         """A plan of this one view, its state made room for."""
         if not set(table.entities) <= set(self._entities):
             registry = Registry(config.project, config.registry, Path(config.repo_path or "."))
@@ -168,7 +168,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         where = f"Feast project {config.project}"
         view = stored(table, self._entities, where)
         if view.digest not in self._plans:
-            self._plans[view.digest] = Plan(
+            self._plans[view.digest] = FeaturePlan(
                 model="",
                 entities=tuple(
                     entity_key(self._entities[name], [table], None, where) for name in table.entities

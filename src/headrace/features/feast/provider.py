@@ -14,7 +14,7 @@ from headrace import lake
 from headrace.features.feast.frames import polars_of
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
-from headrace.features.point_in_time import as_of_rows
+from headrace.features.offline.point_in_time import as_of_rows
 
 __all__ = ["HeadraceProvider"]
 
@@ -44,7 +44,7 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
             return
         view = self.online_store.as_of(config, feature_view)
         table = lake.open(settings_of(config)).table(view.table)
-        head = table.head()
+        head = table.current_snapshot()
         if head is None:
             return
         rows = as_of_rows(view, table.scan(head.id)).collect()

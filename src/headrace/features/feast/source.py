@@ -12,13 +12,13 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
-from headrace.code.fingerprint import Sources
+from headrace.code.fingerprint import CodeIndex
 from headrace.declare.changes import CHANGED_AT
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
 from headrace.features.feast.types import declared_columns, of_arrow, value_type
-from headrace.features.rowwise import code_of
+from headrace.features.offline.rowwise import code_of
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 
@@ -101,7 +101,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topics = tuple(topics)
         self.code = code
 
-    def settle(self, project: Project, sources: Sources) -> None:
+    def settle(self, project: Project, sources: CodeIndex) -> None:
         """Looks up what only the whole project knows: the topics, and what the function reaches.
 
         Raises:

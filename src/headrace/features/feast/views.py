@@ -10,19 +10,21 @@ from feast import BatchFeatureView, Entity, FeatureView, OnDemandFeatureView, St
 from feast.aggregation import Aggregation as FeastAggregation
 from feast.feature_view import DUMMY_ENTITY_NAME
 
-from headrace.code.by_value import carried
+from headrace.code.by_value import serialize_function
+from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import word
-from headrace.features.functions import Dtype, hop_of, parse_function, result_dtype
 from headrace.features.plan import (
     Aggregation,
     AsOfView,
+    Dtype,
     EntityKey,
-    Field,
-    Input,
+    OnDemandInput,
     OnDemandView,
+    PlanField,
     StoredView,
     WindowedView,
+    hop_of,
 )
 from headrace.kernel.errors import ProjectError
 
@@ -116,7 +118,7 @@ def _windowed(view: StreamFeatureView, source: TableSource, keys: tuple[str, ...
         table=source.name,
         rowwise=source.name if source.rowwise else None,
         time=source.timestamp_field,
-        columns=tuple(Field(name, dtype) for name, dtype in columns.items()),
+        columns=tuple(PlanField(name, dtype) for name, dtype in columns.items()),
         aggregations=tuple(made),
         code=source.code,
     )
@@ -187,9 +189,9 @@ def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False
         _not_supported(view, "write_to_online_store", "Leave it out: the value is computed when asked.", where)
     if view.aggregations:
         _not_supported(view, "aggregations", "Aggregate in a StreamFeatureView and read that.", where)
-    inputs = [Input(one.name) for one in request_fields([view], where)]
+    inputs = [OnDemandInput(one.name) for one in request_fields([view], where)]
     for name, projection in view.source_feature_view_projections.items():
-        inputs += [Input(one.name, name) for one in projection.features]
+        inputs += [OnDemandInput(one.name, name) for one in projection.features]
     names = [one.name for one in inputs]
     for name in names:
         if names.count(name) > 1:
@@ -204,7 +206,7 @@ def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False
         function=function.__name__,
         source=transformation.udf_string
         if registered
-        else carried(function, decorator="on_demand_feature_view"),
+        else serialize_function(function, decorator="on_demand_feature_view"),
     )
 
 
@@ -212,13 +214,13 @@ def _not_supported(view: OnDemandFeatureView, what: str, remedy: str, where: str
     raise ProjectError(f"on-demand view {view.name!r}: {what} is not supported", where=where, remedy=remedy)
 
 
-def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[Field, ...]:
+def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[PlanField, ...]:
     """What a request must carry for these views, each name once.
 
     Raises:
         ProjectError: two views want one name with different types.
     """
-    wanted: dict[str, Field] = {}
+    wanted: dict[str, PlanField] = {}
     for view in views:
         for source in view.source_request_sources.values():
             for one in fields(source.schema, where):
@@ -231,7 +233,7 @@ def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[Fi
     return tuple(wanted.values())
 
 
-def fields(feast_fields: Iterable[Any], where: str) -> tuple[Field, ...]:
+def fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, ...]:
     """Feast's fields as the plan's. Raises ProjectError for a type that features can't have."""
     made = []
     for one in feast_fields:
@@ -242,7 +244,7 @@ def fields(feast_fields: Iterable[Any], where: str) -> tuple[Field, ...]:
                 where=where,
                 remedy="Use Int64, Float64, String, Bool, UnixTimestamp, or an Array of one.",
             )
-        made.append(Field(one.name, dtype))  # type: ignore[arg-type]
+        made.append(PlanField(one.name, dtype))  # type: ignore[arg-type]
     return tuple(made)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
+from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
@@ -15,7 +15,7 @@ from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Looked", "OnlineStore", "RowPosition", "ServedPosition", "StreamPosition", "open"]
+__all__ = ["LookupResult", "OnlineStore", "RowPosition", "ServedPosition", "StreamPosition", "open"]
 
 
 class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
@@ -44,7 +44,7 @@ class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
 ServedPosition = StreamPosition | RowPosition
 
 
-class Looked(NamedTuple):
+class LookupResult(NamedTuple):
     """What a lookup found.
 
     Attributes:
@@ -59,7 +59,7 @@ class Looked(NamedTuple):
 class OnlineStore(Protocol):
     """Where current feature values are kept. One instance may be used by several threads."""
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: FeaturePlan) -> None:
         """Makes room for the plan's stored views. Idempotent."""
 
     def views(self) -> list[StoredView]:
@@ -124,7 +124,7 @@ class OnlineStore(Protocol):
             Conflict: a view stands elsewhere in one of those: nothing was written.
         """
 
-    def lookup(self, plan: Plan, keys: Sequence[Mapping[str, object]], at: int) -> Looked:
+    def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
         """The values of the plan's stored features for each key, at `at` (microseconds, about now).
 
         Raises:

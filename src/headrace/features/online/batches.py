@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from headrace.features.offline.point_in_time import as_of_rows
 from headrace.features.online.tiles import SETTLED
 from headrace.features.plan import AsOfView, WindowedView
-from headrace.features.point_in_time import as_of_rows
-from headrace.features.values import counted, micros_of
+from headrace.features.values.columns import counted, micros_of
 
 __all__ = ["Entry", "Events", "entries_by_entity", "events_by_entity", "merged_entries"]
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.features.matrix import Encoding, Matrix
-from headrace.features.on_demand import OnDemand
 from headrace.features.online import OnlineStore, ServedPosition
-from headrace.features.plan import Plan
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Encoding, Matrix
+from headrace.features.values.on_demand import OnDemand
 from headrace.kernel.errors import CallError
 
 __all__ = ["Answers", "Lookup"]
@@ -70,7 +70,7 @@ class Lookup:
         ProjectError: a feature is neither a number nor text.
     """
 
-    def __init__(self, plan: Plan, store: OnlineStore, encoding: Encoding | None = None) -> None:
+    def __init__(self, plan: FeaturePlan, store: OnlineStore, encoding: Encoding | None = None) -> None:
         self.plan = plan
         self._matrix = Matrix(plan, encoding)
         self.columns = self._matrix.columns

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
-from headrace.features.exact import mean_of, sum_of, total_of
-from headrace.features.functions import Dtype
-from headrace.features.plan import Aggregation
+from headrace.features.aggregates.exact import mean_of, sum_of, total_of
+from headrace.features.plan import Aggregation, Dtype
 from headrace.kernel.time import from_micros
 
 __all__ = ["Part", "Reader", "Track", "parts_of", "reader_of"]
@@ -39,7 +38,7 @@ def parts_of(users: Iterable[Aggregation], dtype: Dtype) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     last = 0
     for one in users:
-        kind = one.function.kind
+        kind = one.function.name
         if kind in ("count", "mean"):
             parts["count"] = Part(lambda _, values: len(values), lambda a, b: a + b)
         if kind in ("sum", "mean"):
@@ -70,7 +69,7 @@ _WHOLE_SUM = Part(lambda _, values: _kept(sum(values)), lambda a, b: _kept(_whol
 
 def reader_of(one: Aggregation, places: dict[str, int], dtype: Dtype) -> Reader:
     """How the aggregation's value is read; `places` says where in a track each part is."""
-    kind = one.function.kind
+    kind = one.function.name
     if kind == "count":
         return _count(places["count"])
     if kind == "count_distinct":

@@ -8,15 +8,15 @@ import msgspec
 
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.online.tiles import Tiles, unpack
-from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
+from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 
-__all__ = ["AsOfReader", "Reader", "WindowedReader", "readers_of"]
+__all__ = ["AsOfReader", "ViewReader", "WindowedReader", "readers_of"]
 
 _decode = msgspec.msgpack.Decoder().decode
 
 
-class Reader(Protocol):
+class ViewReader(Protocol):
     """Reads one view of a plan."""
 
     view: StoredView
@@ -79,14 +79,14 @@ class AsOfReader:
         positions[self._name] = RowPosition(filled.snapshot_id, None)
 
 
-def readers_of(plan: Plan) -> list[Reader]:
+def readers_of(plan: FeaturePlan) -> list[ViewReader]:
     """A reader for each stored view of the plan; each knows its place among `plan.looked_up`."""
-    readers: list[Reader] = []
+    readers: list[ViewReader] = []
     place = 0
     for view in plan.stored:
         if isinstance(view, WindowedView):
             readers.append(WindowedReader(view, place))
         else:
-            readers.append(AsOfReader(view, place, strict=plan.strict(view)))
+            readers.append(AsOfReader(view, place, strict=plan.is_strict(view)))
         place += len(view.features)
     return readers

@@ -8,7 +8,6 @@ plans can be live side by side. Writers take turns; readers see a whole transact
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,16 +18,17 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from headrace.features.online import Looked, ServedPosition
+from headrace.features.online import LookupResult, ServedPosition
 from headrace.features.online.batches import Entry, entries_by_entity, events_by_entity, merged_entries
-from headrace.features.online.readers import Reader, readers_of
+from headrace.features.online.readers import ViewReader, readers_of
 from headrace.features.online.tiles import BROKEN, Tiles
-from headrace.features.plan import AsOfView, Plan, StoredView, WindowedView
+from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, decode_position, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import opened
+from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
 
 __all__ = ["SqliteStore"]
@@ -70,7 +70,7 @@ class SqliteStore:
         with self._writing() as db:
             db.execute(_SCHEMA)
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: FeaturePlan) -> None:
         """See OnlineStore.prepare."""
         dtypes = {one.join_key: one.dtype for one in plan.entities}
         with self._writing() as db:
@@ -201,7 +201,7 @@ class SqliteStore:
             )
         return stands.advanced(moves)
 
-    def lookup(self, plan: Plan, keys: Sequence[Mapping[str, object]], at: int) -> Looked:
+    def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
         """See OnlineStore.lookup."""
         lookup = self._lookups.get(plan.digest)
         if lookup is None:
@@ -226,7 +226,7 @@ class SqliteStore:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             try:
-                db = opened(self._path, timeout=_WAIT)
+                db = open_shared(self._path, timeout=_WAIT)
             except sqlite3.OperationalError as error:
                 raise Unavailable(
                     f"the online store cannot be opened: {error}", where=str(self._path)
@@ -325,7 +325,7 @@ class _Entities:
 class _Lookup:
     """How one plan is looked up: one statement for each set of join keys."""
 
-    def __init__(self, db: sqlite3.Connection, plan: Plan) -> None:
+    def __init__(self, db: sqlite3.Connection, plan: FeaturePlan) -> None:
         self._width = len(plan.looked_up)
         groups: dict[str, _Group] = {}
         for reader in readers_of(plan):
@@ -338,20 +338,20 @@ class _Lookup:
             group.readers.append(reader)
         self._groups = list(groups.values())
 
-    def find(self, db: sqlite3.Connection, keys: Sequence[Mapping[str, object]], at: int) -> Looked:
+    def find(self, db: sqlite3.Connection, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
         """See OnlineStore.lookup."""
         rows: list[list[object]] = [[None] * self._width for _ in keys]
         positions: list[dict[str, ServedPosition]] = [{} for _ in keys]
         for group in self._groups:
             group.find(db, keys, at, rows, positions)
-        return Looked(rows, positions)
+        return LookupResult(rows, positions)
 
 
 class _Group:
     """The views of a plan that share their join keys."""
 
     def __init__(self, table: str, keys: tuple[str, ...], stored: Callable[[tuple[Any, ...]], object]) -> None:
-        self.readers: list[Reader] = []
+        self.readers: list[ViewReader] = []
         self._table, self._keys, self._stored = table, keys, stored
         self._statements: dict[int, str] = {}
 
@@ -437,7 +437,7 @@ def _column(view: StoredView) -> str:
 
 
 def _table_of(keys: Sequence[tuple[str, str]]) -> str:
-    return "entities_" + hashlib.sha256(msgspec.json.encode(keys)).hexdigest()[:16]
+    return "entities_" + short_digest(msgspec.json.encode(keys))
 
 
 def _key_type(keys: Sequence[tuple[str, str]]) -> str:

@@ -15,7 +15,7 @@ from headrace.config.settings import Settings
 from headrace.flows.build.report import BuildReport, Progress, StageReport, silent
 from headrace.flows.build.unchanged import nothing_new
 from headrace.kernel.errors import CallError, Unavailable
-from headrace.kernel.lock import find_holder, take
+from headrace.kernel.lock import find_holder, try_lock
 
 __all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage"]
 
@@ -102,7 +102,7 @@ def hold_build_lock(settings: Settings) -> Iterator[None]:
         Unavailable: another process builds.
     """
     path = settings.made_state() / "build.lock"
-    file = take(path)
+    file = try_lock(path)
     if file is None:
         raise Unavailable(
             f"another build works on this project (process {find_holder(path) or '?'})",

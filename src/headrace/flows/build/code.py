@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from headrace import __version__
-from headrace.code.fingerprint import Sources, digest, fingerprint, outside_of, values_digest
+from headrace.code.fingerprint import CodeIndex, digest, external_digests, fingerprint, values_digest
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model
@@ -20,7 +20,7 @@ from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
 if TYPE_CHECKING:
-    from headrace.features.plan import Plan
+    from headrace.features.plan import FeaturePlan
 
 __all__ = ["LOCKS", "changed_pieces", "code_of", "fingerprint_of", "is_current", "text_digest"]
 
@@ -30,7 +30,7 @@ _READING = 2  # how files are read; another number makes what reads them stale
 
 def text_digest(settings: Settings) -> str:
     """The digest of all that the project's modules are made from: their code without comments, the lock."""
-    sources = Sources(project_files(settings))
+    sources = CodeIndex(project_files(settings))
     modules = {name: sources.pieces(name, "") for name in project_files(settings)}
     return digest([__version__, modules, _lock(settings)])
 
@@ -38,7 +38,7 @@ def text_digest(settings: Settings) -> str:
 def is_current(code: dict[str, Any], settings: Settings, text: str) -> bool:
     """Whether fingerprints (code_of) are of this text and of the files and variables that tables now read."""
     outside = code.get("outside", {})
-    return bool(code.get("text") == text and outside == outside_of(settings.root, **outside))
+    return bool(code.get("text") == text and outside == external_digests(settings.root, **outside))
 
 
 def code_of(project: Project, settings: Settings, text: str) -> dict[str, Any]:
@@ -49,15 +49,15 @@ def code_of(project: Project, settings: Settings, text: str) -> dict[str, Any]:
         settings: whose project.
         text: the text_digest of the files that it was loaded from.
 
-    Its keys: `text`, `outside` (outside_of), `lock`, `sources` (name → path), `topics` (topic → its table),
+    Its keys: `text`, `outside` (external_digests), `lock`, `sources` (name → path), `topics` (topic → table),
     `tables` (name → pieces), `reads` (table → [kind, name] of what it reads), `contracts` (table of the topic →
     fields), `features` (pieces), `models` (name → `labels`, `views`, `plan`, `refresh`, and
     the pieces `set`, `fit`, `gate`).
     """
-    sources = Sources(project_files(settings))
+    sources = CodeIndex(project_files(settings))
     plans = _plans(project)
     declared = project.tables.values()
-    outside = outside_of(
+    outside = external_digests(
         settings.root,
         files=[path for table in declared for path in table.reads_files],
         env=[name for table in declared for name in table.env],
@@ -85,7 +85,7 @@ def code_of(project: Project, settings: Settings, text: str) -> dict[str, Any]:
     }
 
 
-def _plans(project: Project) -> dict[str, Plan]:
+def _plans(project: Project) -> dict[str, FeaturePlan]:
     if not project.models:
         return {}
     from headrace.features.feast import compile as compile_plan  # 5 s: only when code has changed
@@ -115,7 +115,7 @@ def _lines(pieces: dict[str, str]) -> list[str]:
     return [f"{name} {digest}" for name, digest in sorted(pieces.items())]
 
 
-def _table(project: Project, table: Table, sources: Sources, outside: dict[str, dict[str, str]]) -> list[str]:
+def _table(project: Project, table: Table, sources: CodeIndex, outside: dict[str, dict[str, str]]) -> list[str]:
     module = table.function.__module__
     pieces = sources.pieces(module, table.function.__qualname__.split(".")[0]) if sources.has(module) else {}
     values = values_digest(table.function, sources)
@@ -137,7 +137,7 @@ def _table(project: Project, table: Table, sources: Sources, outside: dict[str, 
     return _lines(pieces)
 
 
-def _names_of(project: Project, table: Table, sources: Sources) -> Iterator[tuple[str, str]]:
+def _names_of(project: Project, table: Table, sources: CodeIndex) -> Iterator[tuple[str, str]]:
     """Where the table is bound to a name: `daily = make_daily(2)` is code of it as well."""
     for module in project.modules:
         for name, value in vars(module).items():
@@ -145,7 +145,7 @@ def _names_of(project: Project, table: Table, sources: Sources) -> Iterator[tupl
                 yield module.__name__, name
 
 
-def _model(model: Model, sources: Sources) -> dict[str, list[str]]:
+def _model(model: Model, sources: CodeIndex) -> dict[str, list[str]]:
     def lines(*fields: str) -> list[str]:
         return _lines(
             {f"{field}= of {model.name}": fingerprint(getattr(model, field), sources) for field in fields}
@@ -165,7 +165,7 @@ def _contract(one: Contract) -> list[str]:
     return _lines({**fields, f"{one.topic} time=": digest(one.time)})
 
 
-def _features(project: Project, sources: Sources) -> list[str]:
+def _features(project: Project, sources: CodeIndex) -> list[str]:
     """The pieces of every object of Feast's at the top of a module."""
     pieces: dict[str, str] = {}
     for module in project.modules:

@@ -13,13 +13,14 @@ from headrace import registry as registries
 from headrace.code.fingerprint import digest
 from headrace.features import feast
 from headrace.features import online as online_stores
-from headrace.features.fill import fill
-from headrace.features.plan import Plan, decode_plan, encode_plan
+from headrace.features.online.backfill import fill
+from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
 from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
 from headrace.flows.models.release import release as put_in_force
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.files import move_into_place
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.properties import GATE
@@ -138,7 +139,7 @@ def release(shop: Workshop, stage: Stage) -> Done:
     return Done(f"version {version} is champion: {how}")
 
 
-def plan_of(shop: Workshop, model: str) -> Plan:
+def plan_of(shop: Workshop, model: str) -> FeaturePlan:
     """The model's plan, as the stage `features` wrote it."""
     return decode_plan((shop.settings.root / _plan_file(model)).read_bytes())
 
@@ -174,7 +175,7 @@ def _registered(
         half = make_private(place) / f".{report.run}"
         shutil.copytree(folder, half)
         write_source(shop.settings, half / "source.tar.gz")
-        half.rename(sealed)
+        move_into_place(half, sealed)
     made = report.training_set
     tags = {**report.tags, GATE: "passed" if verdict.passed else "refused"}
     metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
@@ -206,7 +207,7 @@ def _copied(bundle: Path, to: Path) -> None:
     shutil.copytree(bundle, half)
     if to.exists():
         shutil.rmtree(to)
-    half.rename(to)
+    move_into_place(half, to)
     ignore = to.with_name(".gitignore")  # DVC has them; it tells git so only where there is git already
     if not ignore.is_file():
         ignore.write_text("/*\n!/.gitignore\n")

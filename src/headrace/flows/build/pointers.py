@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import write_file
 
 __all__ = ["CODE", "Pointers", "pointer_text", "write_whole"]
 
@@ -71,10 +71,5 @@ def write_whole(file: Path, text: bytes) -> bool:
     if file.is_file() and file.read_bytes() == text:
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}.{os.getpid()}")
-    with half.open("wb") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    half.replace(file)
+    write_file(file, text)
     return True

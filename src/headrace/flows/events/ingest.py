@@ -22,10 +22,10 @@ from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Progress, Sink, ingest_all
 from headrace.events.ingest.watch import Watch
 from headrace.features import online as online_stores
+from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
+from headrace.features.online.follow import OnlineSink
 from headrace.features.plan import StoredView, WindowedView
-from headrace.features.rowwise import codes_of
-from headrace.features.stream import OnlineSink, is_of_other_code
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.run import recorder_added
 from headrace.lake import Lake
@@ -117,7 +117,7 @@ def ingest(
         Renew: see `renew`.
     """
     begun = perf_counter()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what an upkeep took for its seconds
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what a maintenance took
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}

@@ -17,6 +17,7 @@ from headrace.kernel.ids import id_time
 from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
 from headrace.log import Log
+from headrace.log.follow import read_to_end
 from headrace.serving.prediction_log import TOPIC, Prediction, spooled
 
 __all__ = ["TABLE", "Place", "find"]
@@ -86,12 +87,8 @@ def _unread(lake: Lake, log: Log) -> Iterable[bytes]:
     position = lake.table(TABLE).position(POSITION) if lake.exists(TABLE) else None
     if isinstance(position, LogPosition) and position.log_id == log.identity(TOPIC):
         offsets |= position.offsets
-    while True:
-        batch = log.read(TOPIC, offsets, _READ)
-        if not batch.values:
-            return
+    for batch in read_to_end(log, TOPIC, offsets, _READ):
         yield from batch.values
-        offsets = batch.next
 
 
 def _in(values: Iterable[bytes], id: str) -> Prediction | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from headrace.events.formats.registry import SchemaRegistry
 from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
+from headrace.kernel.extras import is_installed, remedy_for
 from headrace.kernel.private import is_open
 from headrace.kernel.secrets import clean_text
 from headrace.projects.running import running
@@ -117,9 +117,8 @@ def _package(name: str) -> Finding:
 def _extra(url: str) -> Finding:
     scheme = urlsplit(url).scheme
     package = _FOR[scheme]
-    fine = importlib.util.find_spec(package) is not None
-    extra = "postgres" if scheme == "postgresql" else scheme
-    remedy = None if fine else f"Install the extra: pip install 'headrace[{extra}]'"
+    fine = is_installed(package)
+    remedy = None if fine else remedy_for(package)
     return Finding(
         f"package {package}",
         fine,

@@ -15,17 +15,17 @@ from headrace.declare.event import Contract
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.events.ingest.facts import POSITION
+from headrace.features.offline.point_in_time import MOMENT, join
 from headrace.features.online import RowPosition, StreamPosition
-from headrace.features.plan import Aggregation, AsOfView, FeatureRef, Plan, StoredView, WindowedView
-from headrace.features.point_in_time import MOMENT, join
-from headrace.features.values import POLARS
+from headrace.features.plan import Aggregation, AsOfView, FeaturePlan, FeatureRef, StoredView, WindowedView
+from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition, decode_position
 from headrace.kernel.properties import INPUT
 from headrace.kernel.time import from_micros, micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.read import between, read_input
+from headrace.tables.read import read_input, select_days
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "as_of", "windowed"]
 
@@ -110,7 +110,7 @@ class Evidence(Struct, frozen=True):
 def windowed(
     project: Project,
     lake: Lake,
-    plan: Plan,
+    plan: FeaturePlan,
     view: WindowedView,
     entity: Mapping[str, Any],
     at: datetime,
@@ -196,7 +196,7 @@ def _event(
 def as_of(
     project: Project,
     lake: Lake,
-    plan: Plan,
+    plan: FeaturePlan,
     view: AsOfView,
     entity: Mapping[str, Any],
     at: datetime,
@@ -262,7 +262,11 @@ def _as_seen(project: Project, view: WindowedView, raw: pl.DataFrame) -> tuple[p
 
 
 def _again(
-    plan: Plan, view: StoredView, entity: Mapping[str, Any], at: datetime, frames: Mapping[str, pl.LazyFrame]
+    plan: FeaturePlan,
+    view: StoredView,
+    entity: Mapping[str, Any],
+    at: datetime,
+    frames: Mapping[str, pl.LazyFrame],
 ) -> dict[str, Any]:
     """The view's features for the entity at this moment, by the offline join."""
     alone = msgspec.structs.replace(
@@ -330,7 +334,7 @@ def _topic(
     except CallError:  # it has expired
         return Origin("topic", contract.topic, snapshot, first, last, None, tuple(own))
     if first is not None and last is not None:
-        frame = between(frame, contract.time, first, last)
+        frame = select_days(frame, contract.time, first, last)
     count = frame.filter(*(pl.col(k) == keys[k] for k in own)).select(pl.len()).collect().item()
     return Origin("topic", contract.topic, snapshot, first, last, count, tuple(own))
 

@@ -11,11 +11,11 @@ import polars as pl
 from headrace import lake as lakes
 from headrace import registry as registries
 from headrace.config.settings import Settings
-from headrace.features.conversion import decode_fields
+from headrace.features.checks.parity import ParityReport, ServedPrediction
+from headrace.features.checks.parity import check as check_plan
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
-from headrace.features.parity import ParityReport, Served
-from headrace.features.parity import check as check_plan
-from headrace.features.plan import Plan, decode_plan
+from headrace.features.plan import FeaturePlan, decode_plan
+from headrace.features.values.conversion import decode_fields
 from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
@@ -67,12 +67,12 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
     return found.iter_rows(named=True)
 
 
-def _served(row: dict[str, Any], plan: Plan) -> Served:
+def _served(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
     """What is no plain value is kept in the table as JSON text."""
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
     )
-    return Served(
+    return ServedPrediction(
         id=row["id"],
         at=micros(row["at"]),
         keys=msgspec.json.decode(row["entity"]),

@@ -15,14 +15,13 @@ from headrace import lake as lakes
 from headrace import lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings
-from headrace.features.conversion import decode_fields
-from headrace.features.matrix import Matrix
-from headrace.features.on_demand import OnDemand, OnDemandError
+from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
-from headrace.features.plan import AsOfView, OnDemandView, Plan, StoredView, WindowedView, decode_plan
-from headrace.features.rowwise import codes_of
-from headrace.features.stream import is_of_other_code
-from headrace.features.values import POLARS
+from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView, decode_plan
+from headrace.features.values.columns import POLARS
+from headrace.features.values.conversion import decode_fields
+from headrace.features.values.matrix import Matrix
+from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.flows.models.predictions import Place, find
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, as_of, windowed
 from headrace.kernel.errors import CallError, Refused, Unavailable
@@ -233,7 +232,9 @@ class _Made(Struct):
     comparable: bool = True
 
 
-def _views(project: Project, lake: Lake, plan: Plan, prediction: Prediction, most: int) -> tuple[ViewWhy, ...]:
+def _views(
+    project: Project, lake: Lake, plan: FeaturePlan, prediction: Prediction, most: int
+) -> tuple[ViewWhy, ...]:
     known: dict[str, Any] = {}
     parts: list[_Made] = []
     for view in plan.views:
@@ -258,7 +259,7 @@ def _views(project: Project, lake: Lake, plan: Plan, prediction: Prediction, mos
 def _stored(
     project: Project,
     lake: Lake,
-    plan: Plan,
+    plan: FeaturePlan,
     view: StoredView,
     prediction: Prediction,
     known: dict[str, Any],
@@ -285,7 +286,7 @@ def _stored(
     )
 
 
-def _seen_in_training(plan: Plan, known: Mapping[str, Any]) -> dict[str, Any]:
+def _seen_in_training(plan: FeaturePlan, known: Mapping[str, Any]) -> dict[str, Any]:
     """Column → the value that training gives the model; None: missing."""
     frame = pl.DataFrame(
         {one.column: pl.Series([known.get(one.column)], dtype=POLARS[one.dtype]) for one in plan.features}
@@ -304,7 +305,7 @@ def _position(view: str, prediction: Prediction) -> ServedPosition | None:
 def _evidence(
     project: Project,
     lake: Lake,
-    plan: Plan,
+    plan: FeaturePlan,
     view: StoredView,
     prediction: Prediction,
     position: ServedPosition | None,
@@ -318,7 +319,7 @@ def _evidence(
     raise CallError(f"the prediction carries no position of view {view.name!r}")
 
 
-def _on_demand(plan: Plan, view: OnDemandView, prediction: Prediction, known: dict[str, Any]) -> _Made:
+def _on_demand(plan: FeaturePlan, view: OnDemandView, prediction: Prediction, known: dict[str, Any]) -> _Made:
     """An on-demand view again, from the request and from the other views' values, made again too; its values
     are added to `known`."""
     request = decode_fields(plan.request, prediction.request)
@@ -362,7 +363,7 @@ def _release(log: Log, prediction: Prediction, notes: list[str]) -> Release | No
 
 
 def _version(
-    versions: Registry, prediction: Prediction, plan: Plan, made_from: MadeFrom, notes: list[str]
+    versions: Registry, prediction: Prediction, plan: FeaturePlan, made_from: MadeFrom, notes: list[str]
 ) -> VersionWhy:
     model, number = prediction.model, prediction.version
     try:
@@ -378,7 +379,7 @@ def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
     manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=Manifest)
     source = manifest.files.get(_SOURCE)
     made = report.training_set
-    pins = lake.table(made.table).pins().values() if lake.exists(made.table) else ()
+    pins = lake.table(made.table).tags().values() if lake.exists(made.table) else ()
     return MadeFrom(
         report.run,
         report.code,

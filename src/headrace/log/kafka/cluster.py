@@ -20,6 +20,7 @@ import confluent_kafka as ck
 from confluent_kafka import admin as ck_admin
 
 from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.secrets import clean_text
 
 __all__ = ["SECONDS", "Cluster"]
 
@@ -64,7 +65,7 @@ class Cluster:
             self.admin = ck_admin.AdminClient(self.config)
         except ck.KafkaException as error:
             raise ProjectError(
-                f"Kafka's client does not take a setting: {_without_secrets(error.args[0].str())}",
+                f"Kafka's client does not take a setting: {clean_text(error.args[0].str())}",
                 where=f"the environment: {_ENVIRONMENT}*",
                 remedy="They are named after librdkafka's: HEADRACE_KAFKA_SASL_MECHANISM is sasl.mechanism.",
             ) from None  # the client's own error may quote the setting
@@ -86,7 +87,7 @@ class Cluster:
             if self._met and (isinstance(error, TimeoutError) or error.args[0].code() in _NO_ANSWER):
                 self.admin = ck_admin.AdminClient(self.config)
             raise Unavailable(
-                f"Kafka {'did not do it' if self._met else 'is not reached'}: {_without_secrets(why)}",
+                f"Kafka {'did not do it' if self._met else 'is not reached'}: {clean_text(why)}",
                 where=self.where,
                 remedy="See that the broker runs, is reached from here, and lets this user in.",
             ) from error
@@ -117,10 +118,3 @@ def _from_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(_ENVIRONMENT)
     }
-
-
-def _without_secrets(text: str) -> str:
-    for name, value in _from_environment().items():
-        if any(word in name for word in ("password", "secret", "key", "token")):
-            text = text.replace(value, "***")
-    return text

@@ -20,6 +20,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.extras import describe_missing
 from headrace.log.partition import partition_of
 from headrace.log.port import Batch, Headers, check_lengths, check_sizes, record_sizes
 from headrace.log.slot import Slot
@@ -28,11 +29,7 @@ try:
     import confluent_kafka as ck
     from confluent_kafka import admin as ck_admin
 except ImportError as missing:
-    raise Unavailable(
-        "a log on Kafka needs the package confluent-kafka",
-        where="headrace.toml: log",
-        remedy="Install it: pip install 'headrace[kafka]'.",
-    ) from missing
+    raise describe_missing("confluent_kafka", "a log on Kafka", where="headrace.toml: log") from missing
 
 from headrace.log.kafka.cluster import SECONDS, Cluster
 from headrace.log.kafka.forwarder import Forwarder

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from headrace.config.settings import Settings
-from headrace.http.answer import HttpError, send_error
 from headrace.http.asgi import Receive, Scope, Send
-from headrace.http.serve import Served, bind, serve, url_of
+from headrace.http.responses import HttpError, send_error
+from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
@@ -39,7 +39,7 @@ class Processes:
         self._socket = bind(settings.profile.host, port)
         stack.callback(self._socket.close)
         self.url = url_of(*self._socket.getsockname()[:2])
-        self._stand_in: Served | None = None
+        self._stand_in: HttpServer | None = None
         stack.callback(self._stand_down)
         stack.enter_context(run_shipper(settings))
         self._replicas: list[Child] = []

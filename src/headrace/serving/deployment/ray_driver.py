@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from headrace.cluster import connection as cluster
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
-from headrace.http.serve import signalled, url_of
+from headrace.http.serve import stop_on_signals, url_of
 from headrace.http.token import is_loopback
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.errors import HeadraceError, Unavailable
@@ -95,13 +95,13 @@ def _say(error: HeadraceError) -> None:
 
 def main(root: str, profile: str, port: int, models: Sequence[str]) -> int:
     """Runs Ray Serve until it is told to end; returns the exit code."""
-    stop, rolling = signalled(), threading.Event()
+    stop, rolling = stop_on_signals(), threading.Event()
     end_with_parent()
     try:
         settings = load_settings(Path(root), profile)
         environment = haproxy.environment(cluster.runtime_folder(settings), _free_port())
         with cluster.connect(settings, own=True, environment=environment), _served(settings, port, environment):
-            signalled(stop)  # Ray has put its own handlers in place
+            stop_on_signals(stop)  # Ray has put its own handlers in place
             signal.signal(signal.SIGUSR1, lambda *_: rolling.set())
             _deploy(settings, models)
             _await_answer(settings.profile.host, port)

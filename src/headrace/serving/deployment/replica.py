@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.config.settings import load_settings
-from headrace.http.serve import serve, signalled
+from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.secrets import clean_text
@@ -24,7 +24,7 @@ _DRAIN = 0.5  # seconds: a request that this process has accepted comes in withi
 
 def main(root: str, profile: str, descriptor: int, models: Sequence[str]) -> int:
     """Answers until it is told to end; returns the exit code."""
-    stop = signalled()
+    stop = stop_on_signals()
     end_with_parent()
     try:
         from headrace.serving.endpoint import Endpoint

@@ -72,6 +72,7 @@ class BinaryEvaluator:
     """The port `Evaluator` for targets that are 0 or 1. Each part must have both."""
 
     task: Task = "binary"
+    target_rule = "0 or 1"
 
     def find_invalid(self, target: pl.Series) -> pl.Series:
         """The values that are neither 0 nor 1."""

@@ -64,6 +64,7 @@ class MulticlassEvaluator:
     """The port `Evaluator` for targets that are one of several classes: texts or whole numbers."""
 
     task: Task = "multiclass"
+    target_rule = "text or a whole number"
 
     def find_invalid(self, target: pl.Series) -> pl.Series:
         """The values that are neither text nor whole numbers."""

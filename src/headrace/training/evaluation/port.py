@@ -23,9 +23,11 @@ class Evaluator(Protocol[E_co]):
 
     Attributes:
         task: which.
+        target_rule: what each value of the target must be, for a message.
     """
 
     task: Task
+    target_rule: str
 
     def find_invalid(self, target: pl.Series) -> pl.Series:
         """The values that the target of this task cannot have."""

@@ -44,6 +44,7 @@ class RegressionEvaluator:
     """The port `Evaluator` for targets that are numbers."""
 
     task: Task = "regression"
+    target_rule = "a finite number"
 
     def find_invalid(self, target: pl.Series) -> pl.Series:
         """The values that are not finite numbers."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.declare.metrics import Task
-from headrace.features.matrix import Encoding
+from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError
 from headrace.training.trainers import trainer_by_name
 from headrace.training.trainers.port import Label, Outputs, PredictFunction

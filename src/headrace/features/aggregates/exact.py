@@ -1,0 +1,251 @@
+"""Sums of floats that do not depend on the order in which they are added.
+
+A window's sum is the true sum of its values, rounded once; beyond the range of a double it is an
+infinity. Offline it is a difference of prefix sums, online it comes from tiles, so both must be exact:
+in plain floats the two differ in the last digits, and one huge value spoils every sum after it.
+
+Offline, every value is cut into whole multiples of a few powers of two, and whole numbers add up
+exactly. Values of very different size have prefix sums of their own (a band), so that one huge value
+costs the others neither digits nor memory. Online, a sum is a few floats that add up to it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "ExactSums",
+    "Total",
+    "float_sums",
+    "mean_of",
+    "range_means",
+    "range_sums",
+    "sum_of",
+    "total_of",
+    "whole_sums",
+]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Total = list[float | str]
+"""A true sum: floats that add up to it exactly. One that no double can hold is a text instead: how
+many 2^-1074 it is, in hexadecimal digits."""
+
+_BAND = 64  # the exponents of a band's values lie so close together
+_SMALLEST = -1074  # every finite double is a multiple of 2^-1074
+_LOW = np.int64((1 << 31) - 1)
+_EXACT = 1 << 53  # whole numbers up to it are doubles
+
+
+class _Band(NamedTuple):
+    """Prefix sums of some of n values: limb k counts multiples of 2^exponents[k].
+
+    Attributes:
+        places: where the band's values stand among the n, int64 in order; None: all of them.
+        exponents: one a limb.
+        limbs: each int64, one longer than the band has values.
+    """
+
+    places: Ints | None
+    exponents: list[int]
+    limbs: list[Ints]
+
+    def counts(self, low: Ints, high: Ints) -> Iterator[tuple[int, Ints]]:
+        """For each limb its exponent, and what it counts in each range."""
+        if self.places is not None:
+            low, high = np.searchsorted(self.places, low), np.searchsorted(self.places, high)
+        for exponent, limb in zip(self.exponents, self.limbs, strict=True):
+            yield exponent, limb[high] - limb[low]
+
+
+ExactSums = list[_Band]
+"""Prefix sums of n values."""
+
+
+def float_sums(values: Floats) -> ExactSums:
+    """The prefix sums of finite floats [n], n < 2^40."""
+    sizes = np.abs(values)
+    largest = float(sizes.max(initial=0.0))
+    if not largest:
+        return []
+    top = math.frexp(largest)[1]
+    if top - math.frexp(float(sizes.min(initial=largest, where=sizes > 0)))[1] < _BAND:
+        return [_band(None, values, top)]
+    exponents = np.frexp(sizes)[1]
+    exponents[sizes == 0] = top
+    bands: ExactSums = []
+    for exponent in sorted(set(exponents.tolist()), reverse=True):
+        if not bands or exponent <= top - _BAND:
+            top = exponent
+            places = np.flatnonzero((exponents <= top) & (exponents > top - _BAND))
+            bands.append(_band(places, values[places], top))
+    return bands
+
+
+def _band(places: Ints | None, values: Floats, top: int) -> _Band:
+    """The prefix sums of floats below 2^top."""
+    exponents: list[int] = []
+    limbs: list[Ints] = []
+    # n values below 2^bits add up below 2^62.
+    bits = 62 - len(values).bit_length()
+    exponent, rest = top, values
+    while not exponents or rest.any():
+        exponent = max(exponent - bits, _SMALLEST)
+        # Scaling by a power of two is exact, and what is cut off keeps its sign.
+        counts = np.trunc(np.ldexp(rest, -exponent))
+        limbs.append(_prefix(counts.astype(np.int64)))
+        exponents.append(exponent)
+        rest = rest - np.ldexp(counts, exponent)
+    return _Band(places, exponents, limbs)
+
+
+def whole_sums(values: Ints) -> ExactSums:
+    """The prefix sums of whole numbers [n], n < 2^31."""
+    largest = max(abs(int(values.max(initial=0))), abs(int(values.min(initial=0))))
+    if largest * len(values) < 1 << 63:
+        return [_Band(None, [0], [_prefix(values)])]
+    return [_Band(None, [32, 0], [_prefix(values >> 32), _prefix(values & ((1 << 32) - 1))])]
+
+
+def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
+    """The sum over each [low, high), float64 [m], correctly rounded; ±inf beyond a double's range."""
+    total, error, slack = (np.zeros(len(low)) for _ in range(3))  # the sum is total + error ± slack
+    base = min((exponent for band in sums for exponent in band.exponents), default=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number, term in enumerate(_terms(sums, low, high, base)):
+            if number == 0:
+                total = term
+                continue
+            total, lost = _two_sum(total, term)
+            if number == 1:
+                error = lost
+                continue
+            error, lost = _two_sum(error, lost)
+            slack += np.abs(lost)
+        result = np.ldexp(total + error, base)
+        certain = np.isfinite(total)  # one in between may have been too large
+        if slack.any():
+            slack *= 1.001  # for its own rounding
+            least = total + np.nextafter(error - slack, -np.inf)
+            certain &= (slack == 0) | (least == total + np.nextafter(error + slack, np.inf))
+    unsure = np.flatnonzero(~certain)
+    if len(unsure):
+        result[unsure] = [_rounded(units) for units in _range_units(sums, low[unsure], high[unsure])]
+    return result
+
+
+def range_means(sums: ExactSums, low: Ints, high: Ints) -> Floats:
+    """For each range its sum, rounded, divided by how many values it has; of an empty one 0.
+
+    Where no double holds the sum, the true mean, rounded once.
+    """
+    totals, counts = range_sums(sums, low, high), np.maximum(high - low, 1)
+    means: Floats = totals / counts
+    over = np.flatnonzero(np.isinf(totals))
+    if len(over):
+        units = _range_units(sums, low[over], high[over])
+        means[over] = [_rounded(*pair) for pair in zip(units, counts[over].tolist(), strict=True)]
+    return means
+
+
+def _terms(sums: ExactSums, low: Ints, high: Ints, base: int) -> Iterator[Floats]:
+    """Floats that add up to each range's sum, in units of 2^base."""
+    for band in sums:
+        for exponent, count in band.counts(low, high):
+            for part in _as_floats(count):
+                yield np.ldexp(part, exponent - base)
+
+
+def total_of(values: Iterable[float | str]) -> Total:
+    """The true sum of finite floats and of what is in other totals; the same list whatever their order."""
+    parts: Total = []
+    rest: list[Any] = list(values)
+    given = len(rest)
+    try:
+        while part := math.fsum(rest):
+            parts.append(part)
+            rest.append(-part)
+        return parts
+    except (OverflowError, TypeError):  # a sum in between is too large for a double, or is a text
+        return _total_of_units(_units_of(rest[:given]))
+
+
+def sum_of(values: Iterable[float | str]) -> float:
+    """The sum of finite floats and of what is in totals, rounded once; ±inf beyond a double's range."""
+    given: list[Any] = list(values)
+    try:
+        return math.fsum(given)
+    except (OverflowError, TypeError):
+        return _rounded(_units_of(given))
+
+
+def mean_of(values: Iterable[float | str], count: int) -> float:
+    """The mean of `count` floats of which these are the values and totals, as `range_means`."""
+    given = list(values)
+    total = sum_of(given)
+    return _rounded(_units_of(given), count) if math.isinf(total) else total / count
+
+
+def _range_units(sums: ExactSums, low: Ints, high: Ints) -> list[int]:
+    """The sum over each range in units of 2^-1074."""
+    totals = [0] * len(low)
+    for band in sums:
+        for exponent, counts in band.counts(low, high):
+            shift = exponent - _SMALLEST
+            totals = [total + (count << shift) for total, count in zip(totals, counts.tolist(), strict=True)]
+    return totals
+
+
+def _units_of(values: list[float | str]) -> int:
+    """The sum of these in units of 2^-1074."""
+    return sum(int(value, 16) if isinstance(value, str) else _units(value) for value in values)
+
+
+def _units(value: float) -> int:
+    numerator, denominator = value.as_integer_ratio()
+    return (numerator << -_SMALLEST) // denominator
+
+
+def _total_of_units(units: int) -> Total:
+    parts: Total = []
+    while units:
+        part = _rounded(units)
+        if math.isinf(part):
+            return [hex(units)]
+        parts.append(part)
+        units -= _units(part)
+    return parts
+
+
+def _rounded(units: int, divisor: int = 1) -> float:
+    """units / divisor · 2^-1074, rounded once; ±inf beyond a double's range."""
+    try:
+        return units / (divisor << -_SMALLEST)
+    except OverflowError:
+        return math.inf if units > 0 else -math.inf
+
+
+def _as_floats(count: Ints) -> list[Floats]:
+    """Whole numbers as one or two floats each that add up to them exactly."""
+    if len(count) == 0 or max(int(count.max()), -int(count.min())) <= _EXACT:
+        return [count.astype(np.float64)]
+    return [(count & ~_LOW).astype(np.float64), (count & _LOW).astype(np.float64)]
+
+
+def _two_sum(left: Floats, right: Floats) -> tuple[Floats, Floats]:
+    """Knuth's: the rounded sum, and what its rounding lost."""
+    total = left + right
+    shadow = total - left
+    return total, (left - (total - shadow)) + (right - shadow)
+
+
+def _prefix(counts: Ints) -> Ints:
+    out = np.empty(len(counts) + 1, dtype=np.int64)
+    out[0] = 0
+    np.cumsum(counts, out=out[1:])
+    return out

@@ -1,0 +1,48 @@
+"""Whether Feast's registry and the online store are as a build left them, asked without importing Feast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from headrace.config.settings import Settings
+from headrace.features.online import OnlineStore
+from headrace.features.plan import FeaturePlan, WindowedView
+from headrace.kernel.digest import digest_file
+
+__all__ = ["APPLIED", "REGISTRY", "folder", "is_filled", "is_registry_as_applied", "mark_of", "registry_digest"]
+
+APPLIED = "applied.txt"
+REGISTRY = "registry.db"
+
+
+def folder(settings: Settings) -> Path:
+    """The folder that stock Feast opens: `FeatureStore(repo_path=folder(settings))`."""
+    return settings.place("feast")
+
+
+def registry_digest(settings: Settings) -> str:
+    """Of the registry's file; "" where there is none. Feast itself writes it too: `feast apply`, `teardown`,
+    `materialize`."""
+    file = folder(settings) / REGISTRY
+    return digest_file(file) if file.is_file() else ""
+
+
+def mark_of(settings: Settings, declared: str) -> str:
+    """The text of applied.txt: a digest of what is declared, and that of the registry."""
+    return f"{declared}\n{registry_digest(settings)}"
+
+
+def is_registry_as_applied(settings: Settings) -> bool:
+    """Whether nobody has written, or taken away, the registry since it was applied."""
+    mark = folder(settings) / APPLIED
+    return mark.is_file() and mark.read_text().partition("\n")[2] == registry_digest(settings) != ""
+
+
+def is_filled(store: OnlineStore, plans: Iterable[FeaturePlan]) -> bool:
+    """Whether each stored view of the plans has values, and no entity of them is broken."""
+    return not any(
+        store.position(view) is None or (isinstance(view, WindowedView) and store.broken(view))
+        for plan in plans
+        for view in plan.stored
+    )

@@ -1,0 +1,1 @@
+"""Offline: features at many moments at once, from tables."""

@@ -1,0 +1,81 @@
+"""From a topic's good events to the rows of a windowed view's table, wherever the events come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from headrace.code.fingerprint import CodeIndex, external_digests, fingerprint
+from headrace.declare.event import Contract
+from headrace.declare.table import Table
+from headrace.features.plan import WindowedView
+from headrace.kernel.errors import ProjectError
+from headrace.projects.loader import project_files
+from headrace.projects.project import Project
+
+__all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
+
+
+def codes_of(project: Project) -> dict[str, str]:
+    """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
+    sources = CodeIndex(project_files(project.settings))
+    rowwise = [table for table in project.tables.values() if table.rowwise]
+    return {table.name: code_of(project, table, sources) for table in rowwise}
+
+
+def code_of(project: Project, table: Table, sources: CodeIndex) -> str:
+    """The fingerprint of what a rowwise table's rows are made by: its function, and the files and variables
+    that it declares to read."""
+    if not (table.reads_files or table.env):
+        return fingerprint(table.function, sources)
+    outside = external_digests(project.settings.root, table.reads_files, table.env)
+    return fingerprint([table.function, outside], sources)
+
+
+def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:
+    """Whether the view's rows were made by another code than these (`codes_of`) are."""
+    return view.rowwise is not None and bool(view.code) and view.code != codes.get(view.rowwise)
+
+
+def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
+    """The function from a topic's good events to the rows of the table that these views share: their
+    keys, times and columns.
+
+    f(a + b) = f(a) + f(b), so it may be run on any part of the events.
+
+    Raises:
+        ProjectError: the project no longer has the table, or it is not rowwise down to the topic.
+    """
+    view = views[0]
+    steps: list[Table] = []
+    name = view.rowwise
+    while name is not None:
+        if name not in project.tables:
+            raise ProjectError(
+                f"view {view.name!r} reads table {name!r}, which the project does not have",
+                remedy=f"Tables here: {', '.join(sorted(project.tables))}.",
+            )
+        table = project.tables[name]
+        (read,) = project.inputs(table) if table.rowwise else (None,)
+        if isinstance(read, Table):
+            name = read.name
+        elif isinstance(read, Contract) and read.topic == view.topic:
+            name = None
+        else:
+            raise ProjectError(
+                f"view {view.name!r} needs table {table.name!r} to be rowwise over topic {view.topic!r}",
+                where=str(table.place),
+            )
+        steps.append(table)
+
+    columns = list(
+        dict.fromkeys(name for one in views for name in (*one.keys, one.time, *(f.name for f in one.columns)))
+    )
+
+    def rows(events: pl.LazyFrame) -> pl.LazyFrame:
+        for table in reversed(steps):
+            events = table(events)
+        return events.select(columns)
+
+    return rows

@@ -1,0 +1,35 @@
+"""The feature plan: the features of one model as plain data, compiled from Feast's objects."""
+
+from headrace.features.plan.dtypes import Dtype
+from headrace.features.plan.hop import hop_of
+from headrace.features.plan.plan import EntityKey, FeaturePlan, FeatureRef, decode_plan, encode_plan
+from headrace.features.plan.views import (
+    AggregateFunction,
+    Aggregation,
+    AsOfView,
+    OnDemandInput,
+    OnDemandView,
+    PlanField,
+    StoredView,
+    View,
+    WindowedView,
+)
+
+__all__ = [
+    "AggregateFunction",
+    "Aggregation",
+    "AsOfView",
+    "Dtype",
+    "EntityKey",
+    "FeaturePlan",
+    "FeatureRef",
+    "OnDemandInput",
+    "OnDemandView",
+    "PlanField",
+    "StoredView",
+    "View",
+    "WindowedView",
+    "decode_plan",
+    "encode_plan",
+    "hop_of",
+]

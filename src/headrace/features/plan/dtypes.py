@@ -1,0 +1,20 @@
+"""The dtypes of columns, features and keys, by name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["Dtype"]
+
+Dtype = Literal[
+    "int64",
+    "float64",
+    "string",
+    "bool",
+    "timestamp",
+    "list[int64]",
+    "list[float64]",
+    "list[string]",
+    "list[bool]",
+    "list[timestamp]",
+]

@@ -1,0 +1,42 @@
+"""The hop of a window: how far its start moves at a time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from headrace.kernel.errors import ProjectError
+
+__all__ = ["hop_of"]
+
+_FIVE_MINUTES = timedelta(minutes=5)
+
+
+def hop_of(window: timedelta, *, slide: timedelta | None = None, tiling: timedelta | None = None) -> timedelta:
+    """How far a window's start moves at a time: it begins at floor(t - window, hop).
+
+    Args:
+        window: its length.
+        slide: Feast's slide_interval; where it equals the window Feast has only copied it, and it
+            says nothing.
+        tiling: the view's tiling_hop_size, which goes before everything.
+
+    Returns:
+        What is named, else 1 d for windows of 12 d and more, 1 h for 12 h and more, else 5 min.
+
+    Raises:
+        ProjectError: the window or the hop is not positive, or the hop is longer than the window.
+    """
+    if tiling is not None:
+        hop = tiling
+    elif slide is not None and slide != window:
+        hop = slide
+    elif window >= timedelta(days=12):
+        hop = timedelta(days=1)
+    elif window >= timedelta(hours=12):
+        hop = timedelta(hours=1)
+    else:
+        # A window shorter than five minutes slides by its own length at most.
+        hop = min(_FIVE_MINUTES, window)
+    if window <= timedelta(0) or not timedelta(0) < hop <= window:
+        raise ProjectError(f"a window of {window} can't have a hop of {hop}: 0 < hop ≤ window")
+    return hop

@@ -1,0 +1,173 @@
+"""The views of a feature plan, and what they are made of. All times are microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from headrace.features.plan.digest import digest_of
+from headrace.features.plan.dtypes import Dtype
+
+__all__ = [
+    "AggregateFunction",
+    "Aggregation",
+    "AsOfView",
+    "OnDemandInput",
+    "OnDemandView",
+    "PlanField",
+    "StoredView",
+    "View",
+    "WindowedView",
+]
+
+
+class PlanField(Struct, frozen=True):
+    """A named value and its dtype."""
+
+    name: str
+    dtype: Dtype
+
+
+class AggregateFunction(Struct, frozen=True):
+    """An aggregate function by its name (`features.aggregates`), and the n of `last(n)` (0 elsewhere)."""
+
+    name: str
+    n: int = 0
+
+
+class Aggregation(Struct, frozen=True):
+    """One feature of a windowed view.
+
+    Attributes:
+        name: the feature's name.
+        column: the column of the view's table that is aggregated; null does not count.
+        function: the aggregate function.
+        window: the window's length W, microseconds.
+        hop: the window at t is [floor(t - W, hop), t), microseconds.
+        dtype: of the result.
+    """
+
+    name: str
+    column: str
+    function: AggregateFunction
+    window: int
+    hop: int
+    dtype: Dtype
+
+    def begin(self, at: int) -> int:
+        """The first microsecond of the window at `at`, microseconds."""
+        return (at - self.window) // self.hop * self.hop
+
+
+class _Digested(Struct, frozen=True, dict=True):
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits over everything that the view's values depend on."""
+        return digest_of(self)
+
+
+class AsOfView(_Digested, frozen=True, tag="as_of"):
+    """A plain feature view: the newest row of an entity whose time is not after t, within ttl.
+
+    Attributes:
+        name: the view's name.
+        keys: the join keys of its entity, in their order.
+        table: the lake table that it reads.
+        time: the table's column that says from when a row holds.
+        features: feature name and dtype; the table has a column of each name.
+        ttl: the greatest age of a row, microseconds; None: any age.
+        topics: the topics that its table is made from.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    table: str
+    time: str
+    features: tuple[PlanField, ...]
+    ttl: int | None = None
+    topics: tuple[str, ...] = ()
+
+
+class WindowedView(_Digested, frozen=True, tag="windowed"):
+    """A feature view with aggregations.
+
+    Attributes:
+        name: the view's name.
+        keys: the join keys of its entity, in their order.
+        topic: the topic whose events it follows.
+        table: the lake table that it aggregates: the topic's table, or a rowwise one.
+        rowwise: the name of the rowwise table's function, which is also run on the stream; None
+            where the view reads the topic's table directly.
+        time: the table's column that says when an event happened.
+        columns: name and dtype of the columns that are aggregated.
+        aggregations: its features.
+        code: the fingerprint of the rowwise function: an edited function makes another view.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    topic: str
+    table: str
+    rowwise: str | None
+    time: str
+    columns: tuple[PlanField, ...]
+    aggregations: tuple[Aggregation, ...]
+    code: str = ""
+
+    @property
+    def features(self) -> tuple[PlanField, ...]:
+        """Its features' names and dtypes."""
+        return tuple(PlanField(aggregation.name, aggregation.dtype) for aggregation in self.aggregations)
+
+    @property
+    def longest(self) -> int:
+        """How far back any of its windows can begin, microseconds."""
+        return max(aggregation.window + aggregation.hop for aggregation in self.aggregations)
+
+
+class OnDemandInput(Struct, frozen=True):
+    """An input of an on-demand function: the feature `name` of `view`, or, without a view, a field of the
+    request."""
+
+    name: str
+    view: str | None = None
+
+
+class OnDemandView(_Digested, frozen=True, tag="on_demand"):
+    """Features that a function computes at the moment of the request.
+
+    The function is carried as self-contained source text, not as a pickle: any Python version can run
+    it and anyone can read it. It is executed as it is: accept it only from a bundle whose signature was
+    checked.
+
+    Attributes:
+        name: the view's name.
+        inputs: the function's inputs: each under its name, and a feature also as `view__name`.
+        features: the function's results.
+        mode: `python`: from a dict of lists to a dict of lists; `row`: from a dict of scalars to a
+            dict of scalars; `pandas`: from a DataFrame to a DataFrame.
+        function: its name in `source`.
+        source: Python text that defines it and everything that it uses.
+    """
+
+    name: str
+    inputs: tuple[OnDemandInput, ...]
+    features: tuple[PlanField, ...]
+    mode: Literal["python", "row", "pandas"]
+    function: str
+    source: str
+
+    @cached_property
+    def compiled_function(self) -> Callable[[Any], Any]:
+        """The function itself. Executes the source text, once, in a namespace of its own."""
+        space: dict[str, Any] = {"__name__": f"on_demand_{self.name}"}
+        exec(compile(self.source, f"<on-demand view {self.name}>", "exec"), space)  # noqa: S102
+        function: Callable[[Any], Any] = space[self.function]
+        return function
+
+
+StoredView = AsOfView | WindowedView
+View = AsOfView | WindowedView | OnDemandView

@@ -1,0 +1,50 @@
+"""Which values of a column count in an aggregate, the same offline and online.
+
+A null does not count; neither does a float that is no finite number. -0.0 is 0.0. Strings are
+ordered by their code points.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from headrace.features.plan import Dtype
+
+__all__ = ["POLARS", "counted", "micros_of"]
+
+POLARS: dict[Dtype, pl.DataType] = {
+    "int64": pl.Int64(),
+    "float64": pl.Float64(),
+    "string": pl.String(),
+    "bool": pl.Boolean(),
+    "timestamp": pl.Datetime("us", "UTC"),
+    "list[int64]": pl.List(pl.Int64()),
+    "list[float64]": pl.List(pl.Float64()),
+    "list[string]": pl.List(pl.String()),
+    "list[bool]": pl.List(pl.Boolean()),
+    "list[timestamp]": pl.List(pl.Datetime("us", "UTC")),
+}
+"""The polars dtype of each of a plan's dtypes."""
+
+
+def counted(column: str, dtype: Dtype) -> pl.Expr:
+    """The column's values that count, null elsewhere.
+
+    Floats stay floats and strings strings; whole numbers, booleans (0, 1) and timestamps
+    (microseconds) come as Int64.
+    """
+    one = pl.col(column)
+    if dtype == "float64":
+        number = one.cast(pl.Float64)
+        # -0.0 == 0.0; adding 0.0 instead would be optimised away.
+        return pl.when(number == 0.0).then(pl.lit(0.0)).when(number.is_finite()).then(number)
+    if dtype == "string":
+        return one.cast(pl.String)
+    if dtype == "timestamp":
+        return micros_of(column)
+    return one.cast(pl.Int64)
+
+
+def micros_of(column: str) -> pl.Expr:
+    """A column of instants (a datetime of any unit, with a zone or in UTC) as Int64 microseconds."""
+    return pl.col(column).dt.timestamp("us").cast(pl.Int64)

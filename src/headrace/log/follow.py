@@ -1,0 +1,77 @@
+"""Following a small topic whose records are state: alerts, releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from headrace.log.port import Batch, Log
+
+__all__ = ["TopicFollower", "TopicRecord", "read_to_end"]
+
+_BATCH = 1_000
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+T = TypeVar("T")
+
+
+class TopicRecord(Struct, Generic[T], frozen=True):
+    """One record of a topic, decoded, and where it is on the log."""
+
+    partition: int
+    offset: int
+    value: T
+
+
+class TopicFollower(Generic[T]):
+    """Reads a topic from its beginning; each `poll` continues where the last one ended.
+
+    The topic may be missing, appear later, or be deleted and created again: it is then read anew.
+
+    Args:
+        log: the log.
+        topic: the topic's name.
+        decode: the record of an event's bytes. Bytes that it cannot decode are skipped: ingest keeps
+            them in the topic's quarantine.
+
+    Attributes:
+        log_id: the identity of the topic that was read last; None before the first.
+    """
+
+    def __init__(self, log: Log, topic: str, decode: Callable[[bytes], T]) -> None:
+        self._log, self._topic, self._decode = log, topic, decode
+        self._offsets: dict[int, int] = {}
+        self.log_id: str | None = None
+
+    def poll(self) -> list[TopicRecord[T]]:
+        """The records that were appended since the last poll, in the order of their offsets.
+
+        Raises:
+            Unavailable: the log is away.
+        """
+        if self._topic not in self._log.topics():
+            return []
+        log_id = self._log.identity(self._topic)
+        if log_id != self.log_id:
+            self.log_id = log_id
+            self._offsets = dict.fromkeys(range(self._log.partitions(self._topic)), 0)
+        records: list[TopicRecord[T]] = []
+        for batch in read_to_end(self._log, self._topic, self._offsets):
+            self._offsets.update(batch.next)
+            places = zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)
+            for (partition, offset), value in zip(places, batch.values, strict=True):
+                try:
+                    records.append(TopicRecord(partition, offset, self._decode(value)))
+                except _UNDECODABLE:
+                    continue
+        return records
+
+
+def read_to_end(log: Log, topic: str, offsets: Mapping[int, int], limit: int = _BATCH) -> Iterator[Batch]:
+    """Batches of at most `limit` records, from these next offsets to the end of these log partitions."""
+    while len(batch := log.read(topic, offsets, limit)):
+        yield batch
+        offsets = batch.next

@@ -1,0 +1,22 @@
+"""ingest: moves events from the log into the tables and the online state, with the housekeeping beside it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from headrace.config.settings import Settings
+from headrace.flows.events.ingest import ingest
+from headrace.kernel.child import report_ready
+from headrace.runtime.child import run_child
+from headrace.runtime.housekeeping import housekeeping
+
+
+def ingest_and_keep(settings: Settings, _port: int, stop: threading.Event) -> None:
+    """Ingests every topic until `stop`, or until newer code asks for a new process."""
+    with housekeeping(settings):
+        ingest(settings, stop=stop, renew=True, at_work=report_ready)
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(ingest_and_keep))

@@ -1,0 +1,50 @@
+"""Housekeeping: what runs in threads beside the ingest while the project is up.
+
+The lake's maintenance, and what goes out: lineage to OpenLineage endpoints, alerts to their channels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+
+from headrace import lineage
+from headrace import log as logs
+from headrace.alerts.channels import doors
+from headrace.alerts.delivery import deliver
+from headrace.config.settings import Settings
+from headrace.flows.project.maintain import run_maintenance
+from headrace.lineage.forward import forward
+
+__all__ = ["housekeeping"]
+
+_GRACE = 10.0  # seconds that a thread has to end
+
+
+@contextmanager
+def housekeeping(settings: Settings) -> Iterator[None]:
+    """Maintains the lake, forwards lineage and delivers alerts, as far as the profile names where to, until
+    the block ends."""
+    with ExitStack() as stack:
+        if settings.profile.alerts:
+            log = stack.enter_context(closing(logs.open(settings.log_url)))
+            ledger = settings.made_state() / "alerts.json"
+            stack.enter_context(_thread(deliver, doors(settings), log, ledger))
+        if settings.profile.lineage:
+            stack.enter_context(_thread(forward, lineage.open(settings), settings.profile.lineage))
+        stack.enter_context(_thread(run_maintenance, settings))
+        yield
+
+
+@contextmanager
+def _thread(work: Callable[..., None], *arguments: object) -> Iterator[None]:
+    """Runs the work in a thread until the block ends. Its last argument is an event that is set then."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(*arguments, ended), name=work.__name__, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_GRACE)

@@ -1,0 +1,187 @@
+"""Predictions that were served are computed again from the lake, at their moment and position."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import polars as pl
+import pytest
+from tests.features.online.test_follow import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
+from tests.features.views import DAY, MINUTE
+
+from headrace.features.checks.parity import ServedPrediction, behind, check
+from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.online.backfill import fill
+from headrace.features.online.follow import OnlineSink
+from headrace.features.online.lookup import Lookup
+from headrace.features.plan import OnDemandInput, OnDemandView, PlanField
+from headrace.features.values.conversion import decode_fields
+from headrace.kernel.time import now_micros
+from headrace.tables.build import build_table
+
+
+def answered(lookup, at):
+    """Predictions for seven users, one of them unknown, as their log would tell them."""
+    requests = [{"user": user, "price": 3.0 + user} for user in range(7)]
+    answers = lookup.features(requests, at)
+    return [
+        ServedPrediction(
+            f"{at}-{request['user']}",
+            at,
+            {"user": request["user"]},
+            dict(zip(lookup.columns, values, strict=True)),
+            positions,
+            {"price": request["price"]},
+        )
+        for request, values, positions in zip(requests, answers.values, answers.positions, strict=True)
+    ]
+
+
+@pytest.fixture
+def plan():
+    return plan_of(
+        activity(),
+        activity("twice", "doubled"),
+        FACTS,
+        RATIO,
+        request=(PlanField("price", "float64"),),
+        missing={"facts__most": 7},
+    )
+
+
+@pytest.fixture
+def served(project, log, lake, store, plan):
+    """Answers given before, between and after batches of which many events are late."""
+    sink = OnlineSink(project, project.contract("clicks"), store)
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 200))
+    ingest(project, log, lake, sink)
+    for name in ("clean", "facts"):
+        build_table(project, lake, project.table(name), code="1")
+    fill(project, lake, plan, store)
+    lookup, given = Lookup(plan, store), []
+    for step in range(3):
+        given += answered(lookup, now_micros())
+        send(log, clicks_until(now_micros(), 40, seed=step))
+        ingest(project, log, lake, sink)
+    return [*given, *answered(lookup, now_micros())]
+
+
+def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, served):
+    report = check(project, lake, plan, served)
+    assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
+
+
+def test_a_fill_at_an_older_snapshot_serves_its_rows_again(project, lake, store, plan, served):
+    older = lake.table("facts").current_snapshot().id
+    lookup, at = Lookup(plan, store), now_micros()
+    before = str([one.values for one in answered(lookup, at)])
+    rows = lake.table("facts").scan().with_columns(pl.col("most") + 1000).collect()
+    lake.table("facts").overwrite(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    fill(project, lake, plan, store)
+    assert str([one.values for one in answered(lookup, at)]) != before
+    fill(project, lake, plan, store, at={"facts": older})
+    assert str([one.values for one in answered(lookup, at)]) == before
+    assert store.position(plan.as_of[0]).snapshot_id == older
+
+
+def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, served):
+    last = served[-7]
+    wrong = ServedPrediction(
+        "wrong", last.at, last.keys, {**last.values, "activity__n_1h": 99.0}, last.positions, last.request
+    )
+    early = {**last.positions, "activity": StreamPosition({0: 1, 1: 1})}
+    misplaced = ServedPrediction("early", last.at, last.keys, last.values, early, last.request)
+    report = check(project, lake, plan, [wrong, misplaced, last])
+    assert report.equal == 1
+    assert {(one.id, one.column) for one in report.differing} >= {
+        ("wrong", "activity__n_1h"),
+        ("early", "activity__n_1h"),
+    }
+
+
+def test_what_cannot_be_checked_says_why(project, lake, plan, served):
+    one = served[0]
+    gone = ServedPrediction(
+        "gone",
+        one.at,
+        one.keys,
+        one.values,
+        {**one.positions, "facts": RowPosition(12345, one.at)},
+        one.request,
+    )
+    without = ServedPrediction("without", one.at, one.keys, one.values, {}, one.request)
+    report = check(project, lake, plan, [gone, without, one])
+    assert (report.checked, report.equal) == (1, 1)
+    assert sorted(report.not_checkable.values()) == [1, 1]
+    assert any("12345" in reason for reason in report.not_checkable)
+
+
+def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(project, lake, store, plan, served):
+    request = {"user": 1, "price": 1e45}  # finite as float64, infinite as float32
+    at = now_micros()
+    answers = Lookup(plan, store).features([request], at)
+    assert "ratio__of_most" in answers.missing[0]
+    values = dict(zip(Lookup(plan, store).columns, answers.values[0], strict=True))
+    one = ServedPrediction("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e45})
+    assert check(project, lake, plan, [one]).differing == []
+    as_infinity = ServedPrediction(
+        "two", at, {"user": 1}, {**values, "ratio__of_most": 1e45}, one.positions, one.request
+    )
+    (difference,) = check(project, lake, plan, [as_infinity]).differing
+    assert (difference.column, difference.recomputed) == ("ratio__of_most", None)
+
+
+def test_what_an_edited_rowwise_function_made_is_counted_apart(project, lake, plan, served):
+    activity_view = msgspec.structs.replace(plan.view("activity"), code="another")
+    views = [activity_view if view.name == "activity" else view for view in plan.views]
+    edited = msgspec.structs.replace(plan, views=tuple(views))
+    wrong = msgspec.structs.replace(served[0], id="wrong", values={**served[0].values, "activity__n_1h": 99.0})
+    report = check(project, lake, edited, [*served, wrong])
+    assert (report.code_changed, report.checked, report.differing, report.not_checkable) == (29, 0, [], {})
+    # What it did not make is compared all the same.
+    other = msgspec.structs.replace(served[0], id="other", values={**served[0].values, "facts__most": 99.0})
+    assert [one.column for one in check(project, lake, edited, [other]).differing] == ["facts__most"]
+
+
+def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project, lake, plan, served):
+    failing = OnDemandView(
+        "ratio",
+        (OnDemandInput("price"),),
+        (PlanField("of_most", "float64"),),
+        "python",
+        "f",
+        "def f(given):\n    return {'of_most': [1 / (one - 4.0) and None for one in given['price']]}\n",
+    )
+    other = msgspec.structs.replace(plan, views=(*plan.views[:-1], failing))
+    report = check(project, lake, other, served)
+    assert (sum(report.not_checkable.values()), report.checked) == (4, 24)  # user 1 of each round asks for 4.0
+    assert all("ratio" in reason and "ZeroDivisionError" in reason for reason in report.not_checkable)
+
+
+def test_a_logged_request_is_read_by_its_declared_types():
+    dtypes = {"when": "timestamp", "price": "float64", "ids": "list[int64]", "old": "bool"}
+    fields = [PlanField(name, dtype) for name, dtype in dtypes.items()]
+    logged = msgspec.json.decode(b'{"when": "2026-01-01T12:00:00Z", "price": 3, "ids": [1]}')
+    assert decode_fields(fields, logged) == {
+        "when": datetime(2026, 1, 1, 12, tzinfo=UTC),
+        "price": 3.0,
+        "ids": [1],
+        "old": None,
+    }
+
+
+def test_the_events_behind_a_value(project, log, lake, store):
+    view = activity("twice")
+    plan = plan_of(view)
+    log.create("clicks", 2)
+    now = now_micros()
+    send(log, [(1, now - MINUTE, 5.0), (1, now - MINUTE, 0.5), (2, now - MINUTE, 5.0), (1, now - 3 * DAY, 5.0)])
+    ingest(project, log, lake)
+    fill(project, lake, plan, store)
+    at = now_micros()
+    position = store.lookup(plan, [{"user": 1}], at).positions[0][view.name]
+    send(log, [(1, now - 2 * MINUTE, 7.0)])  # late: it was not known then
+    ingest(project, log, lake)
+    rows = behind(project, lake, view, {"user": 1}, at, position)
+    assert rows.select(["user", "price"]).to_pylist() == [{"user": 1, "price": 5.0}]
+    assert rows.column_names[-3:] == ["_log_partition", "_log_offset", "_arrived_at"]

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from feast import FeatureStore
+from feast.types import Float64
+
+from headrace.features.checks.applied import REGISTRY, folder
+from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
+from headrace.features.feast.views import stored
+from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project
+
+
+def opened(project: Project) -> FeatureStore:
+    return FeatureStore(repo_path=str(apply(project).folder))
+
+
+def test_stock_feast_reads_the_registry(shop: Project) -> None:
+    store = opened(shop)
+    assert {one.name for one in store.list_all_feature_views()} == {"user_activity", "product_facts", "moment"}
+    assert [one.name for one in store.list_feature_services()] == ["purchase"]
+    assert {one.name for one in store.list_entities()} == {"user", "product"}
+    assert {one.name for one in store.list_data_sources()} == {
+        "clean_events",
+        "clean_events_stream",
+        "product_facts",
+        "asked",
+    }
+    aggregations = store.get_stream_feature_view("user_activity").aggregations
+    assert len(aggregations) == len(shop.modules[2].user_activity.aggregations)
+
+
+def test_views_of_the_registry_are_those_of_the_plan(shop: Project) -> None:
+    store = opened(shop)
+    entities = {one.name: one for one in store.list_entities()}
+    for view in compile(shop, shop.model("purchase")).stored:
+        found = store.registry.get_any_feature_view(view.name, store.project)
+        assert stored(found, entities, "here").digest == view.digest
+
+
+def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:
+    project = small()
+    first = apply(project)
+    assert (first.changed, first.objects) == (True, 7)
+    registry = (first.folder / "registry.db").read_bytes()
+    assert not apply(project).changed
+    assert (first.folder / "registry.db").read_bytes() == registry
+    assert not apply(small(("TIMES = 1.0", "TIMES = 1.0  # as it is"))).changed
+    assert apply(small(("TIMES = 1.0", "TIMES = 2.0"))).changed
+    assert sorted(one.name for one in first.folder.iterdir()) == [
+        "applied.txt",
+        "feature_store.yaml",
+        "registry.db",
+    ]
+
+
+def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Project]) -> None:
+    project = small()
+    store = opened(project)
+    names = {one.name for one in store.list_all_feature_views()}
+
+    def empty(store: FeatureStore) -> None:  # as `feast apply` does where it finds no definitions
+        everything = [*store.list_feature_services(), *store.list_all_feature_views(), *store.list_entities()]
+        store.apply([], objects_to_delete=everything, partial=False)
+
+    def delete_view(store: FeatureStore) -> None:
+        store.delete_feature_view("facts")
+
+    def spoil(store: FeatureStore) -> None:
+        (folder(project.settings) / REGISTRY).write_bytes(b"no registry")
+
+    for harm in (empty, delete_view, FeatureStore.teardown, spoil):
+        harm(store)
+        assert apply(project).changed
+        store = opened(project)
+        assert {one.name for one in store.list_all_feature_views()} == names
+        assert not apply(project).changed
+
+
+def test_what_feast_notes_of_a_materialization_stays(small: Callable[..., Project]) -> None:
+    project = small()
+    store = opened(project)
+    now = datetime.now(UTC)
+    for view in ("facts", "activity"):
+        store.registry.apply_materialization(
+            store.registry.get_any_feature_view(view, store.project), store.project, now, now
+        )
+    store = opened(project)
+    assert store.get_feature_view("facts").materialization_intervals
+    assert not apply(project).changed
+
+
+def test_what_is_no_longer_declared_leaves_the_registry(small: Callable[..., Project]) -> None:
+    assert len(opened(small()).list_all_feature_views()) == 3
+    store = opened(small(("activity = Stream", "_ = activity = Stream"), ("moment]", "]"), ("moment", "other")))
+    assert {one.name for one in store.list_all_feature_views()} == {"activity", "facts", "other"}
+    assert [one.features[0].name for one in store.list_on_demand_feature_views()] == ["ratio"]
+
+
+def test_a_registered_function_has_all_it_reaches(small: Callable[..., Project]) -> None:
+    moment = opened(small()).get_on_demand_feature_view("moment")
+    assert moment.feature_transformation.udf({"price": 3.0, "mean_price": 2.0}) == {"ratio": 1.5}
+
+
+@pytest.mark.parametrize("point", ["feast.apply.begin", "feast.apply.registry"])
+def test_killed_while_applying_it_goes_on(small: Callable[..., Project], point: str) -> None:
+    project = small()
+    first = apply(project)
+    before = FeatureStore(repo_path=str(first.folder)).registry.proto().version_id
+    changed = small(("TIMES = 1.0", "TIMES = 2.0"))
+    program = f"""
+from pathlib import Path
+from headrace.config.settings import load_settings
+from headrace.projects.project import load_project
+from headrace.features.feast import apply
+apply(load_project(load_settings(Path({str(project.settings.root)!r}))))
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": "/usr/bin:/bin", "HEADRACE_FAULT": point},
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -9, killed.stderr
+    between = FeatureStore(repo_path=str(first.folder))
+    assert len(between.list_all_feature_views()) == 3
+    assert (between.registry.proto().version_id == before) is (point == "feast.apply.begin")
+    assert apply(changed).changed
+    assert not apply(changed).changed
+
+
+def test_fingerprints_follow_content(small: Callable[..., Project]) -> None:
+    plain = fingerprints(small())
+    assert set(plain) == {
+        "entity:user",
+        "entity:item",
+        "feature_view:facts",
+        "feature_view:activity",
+        "feature_view:moment",
+        "feature_service:bought",
+        "data_source:asked",
+    }
+    assert fingerprints(small(("TIMES = 1.0", "TIMES =  1.0  # times\n"))) == plain
+
+    def differ(*replaced: tuple[str, str], tables: tuple[tuple[str, str], ...] = ()) -> set[str]:
+        other = fingerprints(small(*replaced, tables=tables))
+        return {name for name in plain if other[name] != plain[name]}
+
+    assert differ(("TIMES = 1.0", "TIMES = 2.0")) == {"feature_view:moment"}
+    assert differ(("time_window=DAY", "time_window=2 * DAY")) == {"feature_view:activity"}
+    assert "feature_view:activity" in differ(tables=(("SCALE = 2.0", "SCALE = 3.0"),))
+    assert "feature_view:facts" not in differ(tables=(("SCALE = 2.0", "SCALE = 3.0"),))
+    assert differ(('join_keys=["item"]', 'join_keys=["item"], description="goods"')) == {"entity:item"}
+
+
+def test_fingerprints_are_the_same_in_another_process(small: Callable[..., Project], tmp_path: Path) -> None:
+    project = small()
+    program = f"""
+from pathlib import Path
+from headrace.config.settings import load_settings
+from headrace.projects.project import load_project
+from headrace.features.feast import fingerprints
+print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r})))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(fingerprints(project))
+
+
+def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
+    project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
+    with pytest.raises(ProjectError, match="'moment' does not return what its schema says"):
+        apply(project)
+
+
+def test_two_views_may_each_make_the_source_of_one_table(small: Callable[..., Project]) -> None:
+    other = "other = FeatureView(name='other', entities=[user], source=TableSource(scaled),"
+    other += " schema=[Field(name='price', dtype=Float64)])\nbought_features ="
+    store = opened(small(("bought_features =", other)))
+    assert sorted(one.name for one in store.list_data_sources() if one.name == "scaled") == ["scaled"]
+    assert (
+        store.get_feature_view("other").batch_source == store.get_stream_feature_view("activity").batch_source
+    )
+
+
+RIGHT = [
+    "None",  # missing, as at run time
+    "0",  # a whole number is a float
+    "1 / (inputs['price'] - inputs['price'])",  # it fails on the sample, and need not on real inputs
+]
+
+
+@pytest.mark.parametrize("returned", RIGHT)
+def test_a_function_may_return_what_serving_takes(small: Callable[..., Project], returned: str) -> None:
+    project = small(("def moment(inputs):", f"def moment(inputs):\n    return {{'ratio': {returned}}}"))
+    assert apply(project).changed
+    (field,) = opened(project).get_on_demand_feature_view("moment").features
+    assert (field.name, field.dtype) == ("ratio", Float64)
+
+
+@pytest.mark.parametrize("returned", ["'other': 1.0", "'ratio': 'text'"])
+def test_a_function_that_returns_something_else_is_named_with_its_place(
+    small: Callable[..., Project], returned: str
+) -> None:
+    project = small(("def moment(inputs):", f"def moment(inputs):\n    return {{{returned}}}"))
+    with pytest.raises(
+        ProjectError, match="on-demand view 'moment' does not return what its schema says"
+    ) as raised:
+        apply(project)
+    assert "features.py:" in (raised.value.where or "")

@@ -1,0 +1,221 @@
+import random
+from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.features.views import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    events_around,
+    frame,
+    instant,
+    wild_amounts,
+    wild_numbers,
+    windowed,
+)
+from tests.features.window_oracle import expected, rounded
+
+from headrace.features.aggregates.exact import float_sums, range_sums, sum_of, total_of
+from headrace.features.offline.windows import aggregate
+from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView
+
+NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
+VIEW = windowed()
+COLUMN_AT = {"number": 2, "amount": 3, "word": 4, "flag": 5}
+
+
+def rows_of(rows):
+    return pl.DataFrame(
+        {"user_id": [user for user, _ in rows], "at": [instant(at) for _, at in rows]},
+        schema={"user_id": pl.Int64, "at": pl.Datetime("us", "UTC")},
+    )
+
+
+def by_hand(view, rows, events):
+    columns = {}
+    for one in view.aggregations:
+        at = COLUMN_AT[one.column]
+        values = [
+            expected(
+                one.function.name,
+                one.function.n,
+                one.window,
+                one.hop,
+                t,
+                [(e[1], e[at]) for e in events if e[0] == user],
+            )
+            for user, t in rows
+        ]
+        if one.dtype == "bool":
+            values = [None if value is None else bool(value) for value in values]
+        columns[one.name] = values
+    return columns
+
+
+def assert_same(view, made, hand):
+    for one in view.aggregations:
+        got = made[one.name].to_list()
+        assert [repr(v) for v in got] == [repr(plain(v)) for v in hand[one.name]], one
+
+
+def plain(value):
+    """-0.0 is 0.0."""
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
+moments = st.one_of(
+    st.integers(NOW - 2 * DAY, NOW), st.sampled_from([NOW, NOW - NOW % HOUR, NOW - NOW % DAY, NOW - 15 * DAY])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
+def test_every_aggregate_is_what_its_definition_says(events, rows):
+    made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
+    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
+def test_several_blocks_of_entities_give_the_same_as_one(events, rows):
+    # A span of times this long leaves room for few entities in a block.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.features.offline.windows._MOST_KEYS", 2 * 40 * DAY)
+        made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
+    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+
+
+def test_an_event_at_exactly_t_is_not_visible():
+    events = [(1, NOW, 1, 1.0, "a", True)]
+    made = aggregate(VIEW, rows_of([(1, NOW), (1, NOW + 1)]), frame(events), at="at")
+    assert made["count_number_60"].to_list() == [0, 1]
+
+
+def test_a_window_begins_at_a_hop():
+    t = instant_of_hour = NOW - NOW % HOUR + 7 * MINUTE + 30 * SECOND
+    begin = instant_of_hour - HOUR - 150 * SECOND  # five past, one hour back
+    events = [(1, begin, 1, None, None, None), (1, begin - 1, 1, None, None, None)]
+    assert aggregate(VIEW, rows_of([(1, t)]), frame(events), at="at")["count_number_60"].to_list() == [1]
+
+
+def test_many_events_against_the_definition():
+    draw = random.Random(7)
+    events = [
+        (
+            draw.randrange(6),
+            NOW - draw.randrange(3 * DAY),
+            draw.randrange(-9, 9),
+            draw.choice([None, round(draw.lognormvariate(3, 2), 2)]),
+            draw.choice("abcdefg"),
+            draw.random() < 0.5,
+        )
+        for _ in range(3000)
+    ]
+    rows = [(draw.randrange(8), NOW - draw.randrange(2 * DAY)) for _ in range(60)]
+    view = windowed((HOUR, DAY))
+    assert_same(view, aggregate(view, rows_of(rows), frame(events), at="at"), by_hand(view, rows, events))
+
+
+@dataclass
+class Case:
+    amounts: list[float]
+    total: float
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case([0.1] * 10, 1.0),
+        Case([1e16, 1.0, -1e16], 1.0),
+        Case([1e300, 1e-300, -1e300], 1e-300),
+        Case([5e-324, 5e-324], 1e-323),
+        Case([1e308, 1e308, -1e308], 1e308),
+        Case([1e308, 1e308], float("inf")),
+        Case([-1e308, -1e308, 5e-324], float("-inf")),
+        # Exactly between two doubles but for one that is 2^-1074.
+        Case([1.0, 2.0**-53, 5e-324], 1.0 + 2.0**-52),
+        Case([1.0, 2.0**-53, -5e-324], 1.0),
+    ],
+)
+def test_sums_are_rounded_once(case):
+    events = [(1, NOW - HOUR // 2 + i, None, amount, None, None) for i, amount in enumerate(case.amounts)]
+    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
+    assert made["sum_amount_60"].to_list() == [case.total]
+
+
+@pytest.mark.parametrize("other", [1e15 + 0.3, 1e40, 1e52, 1e60, 1.7e308, 5e-324])
+def test_a_sum_is_not_disturbed_by_other_entities(other):
+    events = [(1, NOW - i - 1, None, 19.99, None, None) for i in range(3)]
+    events += [(2, NOW - i - 1, None, other, None, None) for i in range(3)]
+    events += [(3, NOW - i - 1, None, float(i), None, None) for i in range(1000)]
+    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
+    assert made["sum_amount_60"].to_list() == [59.97]
+    assert made["mean_amount_60"].to_list() == [59.97 / 3]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    events=events_around(NOW, amounts=wild_amounts, numbers=wild_numbers),
+    rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8),
+)
+def test_values_of_every_size_are_what_the_definition_says(events, rows):
+    made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
+    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(
+        st.one_of(wild_amounts, st.floats(1e-9, 1e9)).filter(lambda v: v is not None and isfinite(v))
+    ),
+    data=st.data(),
+)
+def test_range_sums_and_totals_are_the_true_sum_rounded_once(values, data):
+    cut = st.integers(0, len(values))
+    ranges = [sorted(pair) for pair in data.draw(st.lists(st.tuples(cut, cut), min_size=1, max_size=5))]
+    low, high = (np.array(ends, dtype=np.int64) for ends in zip(*ranges, strict=True))
+    truth = [rounded(sum(map(Fraction, values[start:end]), Fraction(0))) for start, end in ranges]
+    assert range_sums(float_sums(np.array(values, dtype=np.float64)), low, high).tolist() == truth
+    # The same of totals that were merged in any order, kept in between.
+    for (start, end), total in zip(ranges, truth, strict=True):
+        some = data.draw(st.permutations(values[start:end]))
+        half = data.draw(st.integers(0, len(some)))
+        merged = total_of([*total_of(some[:half]), *total_of(some[half:])])
+        assert merged == total_of(some)
+        assert sum_of(merged) == sum_of(some) == total
+
+
+def test_a_mean_of_whole_numbers_is_not_of_the_sum_that_wrapped():
+    numbers = [2**63 - 1, 2**53, 2**63 - 1]
+    events = [(1, NOW - i - 1, number, None, None, None) for i, number in enumerate(numbers)]
+    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
+    assert made["mean_number_60"].to_list() == [float(sum(numbers)) / 3]
+
+
+def test_keys_of_several_columns_and_rows_without_a_key():
+    one = Aggregation("n", "word", AggregateFunction("count"), HOUR, 5 * MINUTE, "int64")
+    view = WindowedView("v", ("user", "shop"), "t", "t", None, "time", (PlanField("word", "string"),), (one,))
+    events = pl.DataFrame(
+        {"user": ["a", "a", "b", None], "shop": [1, 2, 1, 1], "word": ["x"] * 4}
+    ).with_columns(time=pl.lit(NOW - 1).cast(pl.Datetime("us", "UTC")))
+    rows = pl.DataFrame({"user": ["b", None, "a", "a"], "shop": [1, 1, 2, 3]}).with_columns(
+        at=pl.lit(NOW).cast(pl.Datetime("us", "UTC"))
+    )
+    assert aggregate(view, rows, events, at="at")["n"].to_list() == [1, 0, 1, 0]
+
+
+def test_no_rows_and_no_events():
+    assert aggregate(VIEW, rows_of([]), frame([]), at="at").shape == (0, len(VIEW.aggregations))
+    made = aggregate(VIEW, rows_of([(1, NOW)]), frame([]), at="at")
+    assert made["count_number_60"].to_list() == [0]
+    assert made["sum_amount_60"].to_list() == [None]
+    assert made["last_n_word_60"].dtype == pl.List(pl.String)

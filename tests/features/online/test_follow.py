@@ -1,0 +1,354 @@
+"""From the log to what is served, with nothing in between replaced."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+from time import monotonic, sleep
+
+import msgspec
+import polars as pl
+import pytest
+from tests.features.views import DAY, HOUR, MINUTE
+
+from headrace import lake as lakes
+from headrace import log as logs
+from headrace.code.fingerprint import CodeIndex
+from headrace.events.ingest.ingest import Ingest
+from headrace.features.feast import TableSource
+from headrace.features.offline.point_in_time import join
+from headrace.features.offline.rowwise import codes_of
+from headrace.features.online.backfill import fill
+from headrace.features.online.follow import OnlineSink
+from headrace.features.online.lookup import Lookup
+from headrace.features.plan import (
+    AggregateFunction,
+    Aggregation,
+    AsOfView,
+    EntityKey,
+    FeaturePlan,
+    FeatureRef,
+    OnDemandInput,
+    OnDemandView,
+    PlanField,
+    WindowedView,
+)
+from headrace.kernel.errors import CallError, ProjectError
+from headrace.kernel.time import from_micros, now_micros
+from headrace.projects.loader import project_files
+from headrace.projects.project import load_project
+from headrace.tables.build import build_table
+
+USER = EntityKey("user", "user", "int64")
+
+
+def activity(rowwise="clean", name="activity"):
+    return WindowedView(
+        name,
+        ("user",),
+        "clicks",
+        rowwise or "clicks",
+        rowwise,
+        "at",
+        (PlanField("cents", "int64"), PlanField("price", "float64")),
+        (
+            Aggregation("n_1h", "cents", AggregateFunction("count"), HOUR, 5 * MINUTE, "int64"),
+            Aggregation("cents_1d", "cents", AggregateFunction("sum"), DAY, HOUR, "int64"),
+            Aggregation("spent_1d", "price", AggregateFunction("sum"), DAY, HOUR, "float64"),
+            Aggregation("last_1d", "price", AggregateFunction("last"), DAY, HOUR, "float64"),
+        ),
+    )
+
+
+FACTS = AsOfView("facts", ("user",), "facts", "at", (PlanField("most", "float64"),), 2 * DAY, ())
+RATIO = OnDemandView(
+    "ratio",
+    (OnDemandInput("most", "facts"), OnDemandInput("price")),
+    (PlanField("of_most", "float64"),),
+    "row",
+    "ratio",
+    "def ratio(i):\n    return {'of_most': None if i['most'] is None else i['price'] / i['most']}\n",
+)
+
+
+def plan_of(*views, missing="model", request=()):
+    features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
+    return FeaturePlan("m", (USER,), tuple(views), features, request, missing)
+
+
+def send(log, clicks):
+    for start in range(0, len(clicks), 50):
+        some = clicks[start : start + 50]
+        log.append(
+            "clicks",
+            [
+                json.dumps({"at": from_micros(at).isoformat(), "user": user, "price": price}).encode()
+                for user, at, price in some
+            ],
+            [str(user).encode() for user, _, _ in some],
+        )
+
+
+def clicks_until(now, count, seed=1):
+    draw = random.Random(seed)
+    return [
+        (draw.randrange(6), now - int(draw.random() ** 3 * 2 * DAY), round(draw.uniform(0.5, 40), 2))
+        for _ in range(count)
+    ]
+
+
+def ingest(project, log, lake, *sinks):
+    one = Ingest(project.contract("clicks"), log, lake, sinks)
+    one.run(True, threading.Event())
+    return one
+
+
+def served(store, plan, users, at):
+    return [list(row) for row in store.lookup(plan, [{"user": user} for user in users], at).rows]
+
+
+def offline(project, lake, view, users, at):
+    """From the lake's events by the table's function, in plain Python."""
+    rows = lake.table("clicks").scan().filter(pl.col("_valid")).collect().rows(named=True)
+    made = []
+    for user in users:
+        mine = [
+            (r["at"], r["price"])
+            for r in rows
+            if r["user"] == user and r["price"] > 1 and r["at"] < from_micros(at)
+        ]
+        factor = 2 if view.rowwise == "twice" else 1
+
+        def since(window, hop, mine=mine):
+            return sorted(one for one in mine if one[0] >= from_micros((at - window) // hop * hop))
+
+        day = since(DAY, HOUR)
+        cents = sum(int(price * 100) for _, price in day) if factor == 1 else 0
+        spent = sum(price for _, price in day) * factor
+        made.append(
+            [
+                len(since(HOUR, 5 * MINUTE)) * factor,
+                cents if day else None,
+                pytest.approx(spent, rel=1e-12) if day else None,
+                day[-1][1] if day else None,
+            ]
+        )
+    return made
+
+
+@pytest.mark.parametrize("rowwise", ["clean", "twice"])
+def test_a_view_is_filled_and_then_follows_the_stream(project, log, lake, store, rowwise):
+    view, users = activity(rowwise), list(range(7))
+    plan = plan_of(view)
+    start = now_micros()
+    log.create("clicks", 2)
+    send(log, clicks_until(start, 400))
+    sink = OnlineSink(project, project.contract("clicks"), store)
+    ingest(project, log, lake, sink)  # no view yet: the sink has nothing to do
+    filled = fill(project, lake, plan, store)
+    assert [one.entities for one in filled] == [6]
+    at = now_micros()
+    assert served(store, plan, users, at) == offline(project, lake, view, users, at)
+    for step in range(3):
+        send(log, clicks_until(now_micros(), 60, seed=step))
+        one = ingest(project, log, lake, sink)
+        assert store.position(view) == one.position
+        at = now_micros()
+        assert served(store, plan, users, at) == offline(project, lake, view, users, at)
+    assert [one.rows for one in fill(project, lake, plan, store)] == [0]  # it stands where it stands
+
+
+def test_a_sink_that_was_away_catches_up_and_views_at_different_places_follow(project, log, lake, store):
+    first, second = activity(), activity("twice", "second")
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 100))
+    ingest(project, log, lake)
+    fill(project, lake, plan_of(first), store)
+    send(log, clicks_until(now_micros(), 100, seed=2))
+    ingest(project, log, lake)  # without the sink
+    fill(project, lake, plan_of(second), store)
+    assert store.position(first) != store.position(second)
+    send(log, clicks_until(now_micros(), 100, seed=3))
+    one = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    assert store.position(first) == store.position(second) == one.position
+    at = now_micros()
+    for view in (first, second):
+        assert served(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
+
+
+@pytest.mark.parametrize("point", ["online.apply.written", "online.apply.committed"])
+def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store, point):
+    view = activity()
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 50))
+    ingest(project, log, lake)
+    fill(project, lake, plan_of(view), store)
+    send(log, clicks_until(now_micros(), 50, seed=2))
+    code = f"""
+        import threading
+        from pathlib import Path
+        from headrace import lake, log
+        from headrace.config.settings import load_settings
+        from headrace.projects.project import load_project
+        from headrace.events.ingest.ingest import Ingest
+        from headrace.features import online
+        from headrace.features.online.follow import OnlineSink
+        settings = load_settings(Path({str(project.settings.root)!r}))
+        project = load_project(settings)
+        contract = project.contract("clicks")
+        sink = OnlineSink(project, contract, online.open(settings.online_url))
+        Ingest(contract, log.open(settings.log_url), lake.open(settings), [sink]).run(True, threading.Event())
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "HEADRACE_FAULT": point}, timeout=60
+    )
+    assert killed.returncode == -9
+    ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    at = now_micros()
+    assert served(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
+
+
+def test_requests_become_the_models_matrix(project, log, lake, store):
+    plan = plan_of(
+        activity(), FACTS, RATIO, request=(PlanField("price", "float64"),), missing={"facts__most": 7}
+    )
+    log.create("clicks", 2)
+    send(log, [(1, now_micros() - MINUTE, 10.0), (1, now_micros() - 2 * DAY, 20.0)])
+    ingest(project, log, lake)
+    for name in ("clean", "facts"):
+        build_table(project, lake, project.table(name), code="1")
+    lookup = Lookup(plan, store)
+    with pytest.raises(CallError, match="not in the online store"):
+        lookup.features([{"user": 1, "price": 5.0}], now_micros())
+    fill(project, lake, plan, store)
+    at = now_micros()
+    answers = lookup.features([{"user": 1, "price": 5.0}, {"user": 9, "price": 5.0}], at)
+    assert lookup.columns == (
+        "activity__n_1h",
+        "activity__cents_1d",
+        "activity__spent_1d",
+        "activity__last_1d",
+        "facts__most",
+        "ratio__of_most",
+    )
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert answers.matrix.tolist() == [[1.0, 1000.0, 10.0, 10.0, 20.0, 0.25], [0.0, nan, nan, nan, 7.0, nan]]
+    assert answers.missing[0] == []
+    assert answers.missing[1] == list(lookup.columns[1:])
+    # A request alone takes the same way as one among many, and the offline join the same as both.
+    for place, request in enumerate([{"user": 1, "price": 5.0}, {"user": 9, "price": 5.0}]):
+        alone = lookup.features([request], at)
+        assert repr(alone.matrix.tolist()[0]) == repr(answers.matrix.tolist()[place])
+        assert alone.positions[0] == answers.positions[place]
+    labels = pl.DataFrame({"user": [1, 9], "price": [5.0, 5.0], "event_timestamp": [from_micros(at)] * 2})
+    tables = {name: lake.table(name).scan() for name in ("clean", "facts")}
+    made = join(labels, plan, tables.__getitem__)
+    assert made.select(lookup.columns).rows() == [
+        (1, 1000, 10.0, 10.0, 20.0, 0.25),
+        (0, None, None, None, None, None),
+    ]
+    with pytest.raises(CallError, match="lacks 'price'"):
+        lookup.features([{"user": 1}], at)
+
+
+def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project, log, lake, store, caplog):
+    """The function is edited between the fill and the ingest: its rows must not mix with the old ones."""
+    contract = project.contract("clicks")
+    old = msgspec.structs.replace(activity(), code=codes_of(project)["clean"])
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 100))
+    ingest(project, log, lake)
+    fill(project, lake, plan_of(old), store)
+    before = store.position(old)
+    running = OnlineSink(project, contract, store)
+
+    tables = project.settings.root / "small" / "tables.py"
+    tables.write_text(tables.read_text().replace('pl.col("price") > 1)', 'pl.col("price") > 20)'))
+    edited = load_project(project.settings)
+    send(log, clicks_until(now_micros(), 100, seed=2))
+    with caplog.at_level("WARNING"):
+        ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+    assert store.position(old) == before
+    assert [one.message for one in caplog.records if "headrace build" in one.message]
+
+    new = msgspec.structs.replace(old, code=codes_of(edited)["clean"])
+    assert new.digest != old.digest
+    fill(edited, lake, plan_of(new), store)
+    send(log, clicks_until(now_micros(), 50, seed=3))
+    one = ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+    assert store.position(new) == one.position
+    assert store.position(old) == before
+
+    # A process that still runs the old code goes on with the old view and leaves the new one alone.
+    filled_to = one.position
+    one = ingest(project, log, lake, running)
+    send(log, clicks_until(now_micros(), 50, seed=4))
+    one = ingest(project, log, lake, running)
+    assert store.position(old) == one.position
+    assert store.position(new) == filled_to
+
+
+def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
+    source = TableSource(project.tables["clean"])
+    source.settle(project, CodeIndex(project_files(project.settings)))
+    assert source.code == codes_of(project)["clean"]
+
+
+def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
+    """Each moves the view in its own log partitions; none sets it back in the others'."""
+    view, users = activity(), list(range(7))
+    plan = plan_of(view)
+    sender = logs.open(project.settings.log_url)
+    sender.create("clicks", 2)
+    send(sender, clicks_until(now_micros(), 200))
+    ingest(project, sender, lake, OnlineSink(project, project.contract("clicks"), store))
+    fill(project, lake, plan, store)
+    stop, threads, moved = threading.Event(), [], [set(), set()]
+    for number in range(2):
+        own = logs.open(project.settings.log_url)
+        sink = OnlineSink(project, project.contract("clicks"), store)
+        worker = Ingest(project.contract("clicks"), own, lakes.open(project.settings), [sink])
+
+        def tell(told, number=number):
+            moved[number] |= told.position.offsets.keys()
+
+        threads.append(threading.Thread(target=worker.run, args=(False, stop, tell)))
+        threads[-1].start()
+    deadline = monotonic() + 60
+    for step in range(1_000):
+        send(sender, clicks_until(now_micros(), 30, seed=step))
+        if moved[0] and moved[1] and step > 5:
+            break
+        assert monotonic() < deadline
+        sleep(0.1)
+    while store.position(view).offsets != sender.end("clicks"):
+        assert monotonic() < deadline
+        sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    at = now_micros()
+    assert served(store, plan, users, at) == offline(project, lake, view, users, at)
+    # Each value stands for exactly the events of its entity before its position, in both log partitions.
+    positions = store.lookup(plan, [{"user": user} for user in users], at).positions
+    for user, position in zip(users, positions, strict=True):
+        after = pl.any_horizontal(
+            (pl.col("_log_partition") == p) & (pl.col("_log_offset") >= end)
+            for p, end in position["activity"].offsets.items()
+        )
+        later = lake.table("clicks").scan().filter(pl.col("user") == user, pl.col("price") > 1, after)
+        assert later.select(pl.len()).collect().item() == 0
+    sender.close()
+
+
+def test_a_view_whose_time_its_table_lacks_is_named(project, lake, store):
+    rows = pl.DataFrame({"user": [1], "at": [from_micros(0)], "x": [1]}).to_arrow()
+    lake.ensure("customers", rows.schema).append(rows)
+    view = AsOfView("facts", ("user",), "customers", "known", (PlanField("x", "int64"),))
+    with pytest.raises(
+        ProjectError, match="'facts' has the timestamp_field 'known', a column that table customers"
+    ):
+        fill(project, lake, plan_of(view), store)
