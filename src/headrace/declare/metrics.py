@@ -63,10 +63,11 @@ def find_metric(name: str, place: Place | None = None) -> Metric:
     for metrics in METRICS.values():
         if name in metrics:
             return metrics[name]
+    names = "; ".join(f"{task}: {', '.join(metrics)}" for task, metrics in METRICS.items())
     raise ProjectError(
         f"no metric {name!r} exists",
         where=None if place is None else str(place),
-        remedy="Metrics: " + "; ".join(f"{task}: {', '.join(metrics)}" for task, metrics in METRICS.items()) + ".",
+        remedy=f"Metrics: {names}.",
     )
 
 

@@ -58,12 +58,12 @@ class Model:
         missing: what a missing feature means, in training and serving alike: `model` (the model sees null),
             `refuse` (the request is answered 422, and training leaves such rows out), or defaults, feature →
             value.
-        refresh: how old its inputs may grow before that alone makes it stale: text such as `1d`, or a timedelta.
+        refresh: how old its inputs may grow before that alone makes it stale; text such as `1d` is read.
         gate: what a version must pass before it becomes champion.
         place: where it is declared.
 
     Raises:
-        ProjectError: the name, the task, `missing` or `refresh` is not valid, or a metric is not one of the task.
+        ProjectError: the name, `task`, `missing` or `refresh` is not valid, or no task has all the metrics.
     """
 
     name: str
@@ -110,7 +110,11 @@ def task_of(model: Model) -> Task | None:
         if not possible:
             raise ProjectError(
                 f"{metric} of model {model.name!r} is a metric of {' and '.join(sorted(tasks_of(metric)))}, "
-                + (f"and its task is {model.task}" if model.task else "and its other metrics are of another task"),
+                + (
+                    f"and its task is {model.task}"
+                    if model.task
+                    else "and its other metrics are of another task"
+                ),
                 where=str(place),
                 remedy="Name metrics of one task in tune= and gate=.",
             )

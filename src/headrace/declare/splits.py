@@ -1,4 +1,7 @@
-"""Splits: how labelled rows are divided into train, validation and test. Data alone; `training.splits` divides."""
+"""Splits: how labelled rows are divided into train, validation and test.
+
+Data alone; `training.splits` divides.
+"""
 
 from __future__ import annotations
 

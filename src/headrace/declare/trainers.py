@@ -21,7 +21,7 @@ class Trainer:
     parameters: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class XGBoost(Trainer):
     """Gradient-boosted trees by XGBoost.
 

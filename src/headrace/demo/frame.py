@@ -247,16 +247,14 @@ class _Demo:
         import polars as pl
 
         from headrace import lake, registry
-        from headrace.training.evaluation import metric
-        from headrace.training.job import REPORT
-        from headrace.training.job import Report as Training
+        from headrace.training.evaluation import evaluator_for
+        from headrace.training.report import read_report
 
         versions = registry.open(settings)
         champion = versions.version(MODEL, "champion")
-        text = (versions.bundle(MODEL, champion.version) / REPORT).read_bytes()
-        training = msgspec.json.decode(text, type=Training)
+        training = read_report(versions.bundle(MODEL, champion.version))
         self.report.metrics = dict(training.test.metrics)
-        self.report.base_rate = training.test.base_rate
+        self.report.base_rate = training.test.baseline["base_rate"]
         if not generated:
             return
         made = training.training_set
@@ -265,7 +263,7 @@ class _Demo:
             lake.open(settings)
             .table(made.table)
             .scan(made.snapshot)
-            .filter(pl.col("event_timestamp") >= datetime.fromisoformat(training.test_from))
+            .filter(pl.col("event_timestamp") >= datetime.fromisoformat(training.boundaries["test"]))
             .select(*keys, "is_purchased")
             .collect()
         )
@@ -274,7 +272,7 @@ class _Demo:
         )
         joined = test.join(truth, on=keys, how="inner")
         self.check("each test label is one the generator knows", joined.height == test.height)
-        best = metric("roc_auc", joined["is_purchased"], joined["probability"])
+        best = evaluator_for("binary").metric("roc_auc", joined["is_purchased"], joined["probability"])
         self.report.best_auc = best
         near = abs(best - self.report.metrics["roc_auc"]) <= NEAR_BEST
         self.check(f"ROC AUC within {NEAR_BEST} of the best possible", near)

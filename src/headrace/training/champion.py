@@ -1,7 +1,7 @@
 """The present champion on the rows that a new version is tested on, with the champion's own features.
 
-A feature may keep its name and mean something else in the new plan: another window, another function. The champion
-learnt from what its own plan defines, and is evaluated on that.
+A feature may keep its name and mean something else in the new plan: another window, another function. The
+champion learnt from what its own plan defines, and is evaluated on that.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def evaluate_champion(
 ) -> ChampionResult:
     """The champion's metrics on these rows, by the columns of its own plan.
 
-    A row that it would refuse to answer counts as one with missing features: both versions are evaluated on the same
-    rows.
+    A row that it would refuse to answer counts as one with missing features: both versions are evaluated on
+    the same rows.
 
     Args:
         bundle: the champion's, checked.
@@ -111,17 +111,17 @@ def recompute_features(
         return test
     names = {feature.view for feature in redefined}
     names |= {
-        field.view
-        for view in champion.on_demand
-        if view.name in names
-        for field in view.inputs
-        if field.view
+        field.view for view in champion.on_demand if view.name in names for field in view.inputs if field.view
     }
     views = tuple(view for view in champion.views if view.name in names)
     stored = [view for view in views if not isinstance(view, OnDemandView)]
     keys = {key for view in stored for key in view.keys}
     requested = {
-        field.name for view in views if isinstance(view, OnDemandView) for field in view.inputs if not field.view
+        field.name
+        for view in views
+        if isinstance(view, OnDemandView)
+        for field in view.inputs
+        if not field.view
     }
     reduced = msgspec.structs.replace(
         champion,

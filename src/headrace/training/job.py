@@ -93,8 +93,8 @@ def train(
         project, lake: whose.
         model: its declaration.
         plan: its features.
-        code: the fingerprint of the declaration; with it, a training that was finished before is used again, and
-            judged by the present gate.
+        code: the fingerprint of the declaration; with it, a training that was finished before is used again,
+            and judged by the present gate.
         champion: the checked bundle of the present champion, to be evaluated on the same test rows.
         inputs: table → the snapshot to read; of tables that it does not name, the newest.
         progress: called after each trial.

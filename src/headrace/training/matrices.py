@@ -9,8 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.declare.metrics import Task
-from headrace.features.values.matrix import Encoding, Matrix
 from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Encoding, Matrix
 from headrace.training.evaluation import evaluator_for
 from headrace.training.splits.port import Parts
 from headrace.training.trainers.port import Examples, Label, TrainingData

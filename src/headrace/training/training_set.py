@@ -75,7 +75,7 @@ def make(
 def keep_for_version(lake: Lake, rows: TrainingSet, version: int) -> None:
     """Tags the training set and its inputs for the version, and removes the model's other training tags.
 
-    The newest training set keeps its tag. Call this when the version is registered; to repeat it changes nothing.
+    The newest training set keeps its tag. Call this when the version is registered; it may be repeated.
 
     Raises:
         CallError: a snapshot has expired.
@@ -146,7 +146,8 @@ def find_task(model: Model, target: pl.Series) -> Task:
     invalid = evaluator.find_invalid(target)
     if len(invalid):
         raise Refused(
-            f"the target {model.target!r} of a {task} model must be {evaluator.target_rule}; a row has {invalid[0]!r}",
+            f"the target {model.target!r} of a {task} model must be {evaluator.target_rule}; "
+            f"a row has {invalid[0]!r}",
             where=where,
         )
     return task

@@ -132,7 +132,7 @@ def _rank(trial: Trial, mode: str) -> float:
 
 
 def _trainable(folds: Any, declared: Trainer, tune: Tune) -> Any:
-    """Ray Tune's class whose instance runs one trial after another in a process. `folds` is a reference of Ray's."""
+    """Ray Tune's class whose instance runs one trial after another. `folds` is a reference of Ray's."""
     import ray
     from ray import tune as ray_tune
 

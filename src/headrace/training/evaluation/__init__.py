@@ -14,7 +14,11 @@ from headrace.training.evaluation.regression import RegressionEvaluation, Regres
 __all__ = ["EVALUATORS", "Evaluation", "evaluator_for", "infer_task"]
 
 Evaluation = BinaryEvaluation | MulticlassEvaluation | RegressionEvaluation
-EVALUATORS: tuple[Evaluator[Evaluation], ...] = (BinaryEvaluator(), MulticlassEvaluator(), RegressionEvaluator())
+EVALUATORS: tuple[Evaluator[Evaluation], ...] = (
+    BinaryEvaluator(),
+    MulticlassEvaluator(),
+    RegressionEvaluator(),
+)
 
 
 def evaluator_for(task: Task) -> Evaluator[Evaluation]:

@@ -96,7 +96,9 @@ class MulticlassEvaluator:
             largest,
             _metrics(truth, probabilities, confusion),
             [
-                ClassMetrics(label, int(confusion[code].sum()), *(float(part[code]) for part in _scores(confusion)))
+                ClassMetrics(
+                    label, int(confusion[code].sum()), *(float(part[code]) for part in _scores(confusion))
+                )
                 for code, label in enumerate(labels)
             ],
             confusion.tolist(),

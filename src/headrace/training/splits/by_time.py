@@ -74,9 +74,7 @@ def _suffices(name: str, part: pl.DataFrame, target: str, classes: int) -> bool:
     return len(part) > 0 and (not classes or part[target].n_unique() >= _needed_classes(name, classes))
 
 
-def _nearest(
-    rows: pl.DataFrame, split: ByTime, target: str, classes: int
-) -> tuple[datetime, datetime] | None:
+def _nearest(rows: pl.DataFrame, split: ByTime, target: str, classes: int) -> tuple[datetime, datetime] | None:
     """The boundaries at which every part suffices and the shares are nearest to those wanted.
 
     The candidates are all pairs of some 200 moments, as many rows apart.
@@ -86,7 +84,9 @@ def _nearest(
     candidates = np.unique(moments[np.linspace(0, len(moments) - 1, _CANDIDATES).astype(int)])
     begins = np.searchsorted(moments, candidates)  # the first row from each boundary on
     ends = np.searchsorted(moments, candidates - split.gap // timedelta(microseconds=1))  # and before its gap
-    first, second = (grid.ravel() for grid in np.meshgrid(np.arange(len(candidates)), np.arange(len(candidates))))
+    first, second = (
+        grid.ravel() for grid in np.meshgrid(np.arange(len(candidates)), np.arange(len(candidates)))
+    )
     enough, distance = np.ones(len(first), bool), np.zeros(len(first))
     last = np.full(len(first), len(moments))
     parts = {

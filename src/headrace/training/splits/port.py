@@ -17,9 +17,9 @@ MOMENT = "event_timestamp"
 Divide = Callable[[pl.DataFrame, Any, str, bool], "Parts"]
 """Divides labelled rows.
 
-Takes the rows (`event_timestamp`, the target, anything else), the declaration (declare.splits), the target's column,
-and whether the target is a class: then the train part has every class, and each other part two or more.
-Raises Refused where no division does.
+Takes the rows (`event_timestamp`, the target, anything else), the declaration (declare.splits), the target's
+column, and whether the target is a class: then the train part has every class, and each other part two or more.
+Raises Refused where no such division exists.
 """
 
 
@@ -35,7 +35,7 @@ class Parts:
     """The parts of a training set.
 
     Attributes:
-        folds: a search compares settings by their mean metric over all folds; the last is that of the final fit.
+        folds: a search compares settings by their mean metric over all; the last is that of the final fit.
         test: rows that nothing but the evaluation sees.
         boundaries: part → its first moment; empty where time does not divide the rows.
         dropped: how many rows are in no part.

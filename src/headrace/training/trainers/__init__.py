@@ -28,5 +28,5 @@ def trainer_by_name(name: str) -> TrainerPort:
             return trainer
     raise HeadraceError(
         f"no trainer {name!r} exists here",
-        remedy=f"Trainers: {', '.join(trainer.name for trainer in TRAINERS)}. Use the Headrace it was trained with.",
+        remedy=f"Use the Headrace it was trained with; here are {', '.join(one.name for one in TRAINERS)}.",
     )

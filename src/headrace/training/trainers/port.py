@@ -1,6 +1,6 @@
 """The port that a trainer implements: from matrices to a fitted model, to its files, and back to predictions.
 
-A trainer's module imports its library inside functions: a process that only predicts loads no more than it needs.
+A trainer's module imports its library inside functions: a process that only predicts loads what it needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Budget", "Examples", "Fitted", "Label", "Outputs", "PredictFunction"
 
 Label = str | int
 Outputs = npt.NDArray[np.float64]
-"""Shape (n,): probabilities that the target is 1 (binary) or values (regression); (n, classes): probabilities."""
+"""Shape (n,): probability that the target is 1 (binary), or value (regression); (n, classes): probabilities."""
 PredictFunction = Callable[[npt.NDArray[np.float32]], Outputs]
 
 

@@ -87,7 +87,7 @@ class XGBoostTrainer:
 
 
 class _Matrices:
-    """Train and validation part, and the quantile matrices of the last `max_bin`: fits of a search share them."""
+    """Train and validation part, and the quantile matrices of the last `max_bin`, which fits share."""
 
     def __init__(self, data: TrainingData) -> None:
         self.task = data.task
@@ -127,14 +127,14 @@ def _check_used(parameters: Mapping[str, Any], messages: Sequence[str]) -> None:
 def _import_xgboost() -> Any:
     """Imports XGBoost without scikit-learn: 1 s instead of 4, and 100 MB less.
 
-    XGBoost's scikit-learn classes are missing in the process afterwards, unless scikit-learn was imported before.
+    XGBoost's scikit-learn classes are then missing in the process, unless scikit-learn was imported before.
     """
     if "xgboost" not in sys.modules and "sklearn" not in sys.modules:
         # XGBoost's threads would else spin while they wait, and starve what runs beside them.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         sys.modules["sklearn"] = None  # type: ignore[assignment]  # an import of it now fails at once
         try:
-            import xgboost  # noqa: F401
+            import xgboost
         finally:
             del sys.modules["sklearn"]
     import xgboost
