@@ -113,7 +113,7 @@ def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, np.ndar
         opened_lake = lake.open(settings)
         deadline = time.monotonic() + DEADLINE
         while (
-            not opened_lake.exists(CONTRACT.table)
+            not opened_lake.table_exists(CONTRACT.table)
             or opened_lake.table(CONTRACT.table).current_snapshot() is None
         ):
             assert time.monotonic() < deadline, "the ingest does not begin"

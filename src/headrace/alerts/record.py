@@ -163,7 +163,7 @@ def from_table(lake: Lake) -> dict[About, Alert]:
     """The last change of each reason that the topic's table holds: what the log may have forgotten."""
     import polars as pl
 
-    if not lake.exists(TABLE):
+    if not lake.table_exists(TABLE):
         return {}
     rows = (
         lake.table(TABLE)

@@ -36,7 +36,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         catalog: the Iceberg catalog: `sqlite` or the address of a REST catalog.
         warehouse: where tables' files lie: `file` (the state folder) or `s3://bucket/path`.
         online: the online store: `sqlite`, `redis://...`, `postgresql://...`.
-        registry: the address of a schema registry, for contracts whose format needs one; none by default.
+        schema_registry: the address of a schema registry, for contracts whose format needs one; by
+            default none.
         mlflow: `sqlite` or the address of an MLflow server.
         lineage: addresses of OpenLineage endpoints that get every event as well.
         alerts: where alerts go out: `https://host/path`, `slack+https://...`, `mailto:ops@example.com`,
@@ -55,7 +56,7 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     catalog: str = "sqlite"
     warehouse: str = "file"
     online: str = "sqlite"
-    registry: str = ""
+    schema_registry: str = ""
     mlflow: str = "sqlite"
     lineage: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()

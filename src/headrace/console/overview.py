@@ -66,7 +66,7 @@ def overview(settings: Settings, project: Project) -> Overview:
         lake = lakes.open(settings)
         for contract in project.contracts.values():
             made.topics.append(_topic(log, lake, contract))
-        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.names()})]
+        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.list_tables()})]
         releases = Releases(log)
         releases.poll()
         made.problems += _endpoint_problems(settings)
@@ -98,7 +98,7 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
     ends = log.end(contract.topic) if contract.topic in log.topics() else {}
     good = refused = 0
     read: dict[int, int] = {}
-    if lake.exists(contract.table):
+    if lake.table_exists(contract.table):
         table = lake.table(contract.table)
         head = table.current_snapshot()
         if head is not None:
@@ -111,7 +111,7 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
 
 
 def _table(lake: Lake, name: str) -> TableLine:
-    head = lake.table(name).current_snapshot() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.table_exists(name) else None
     if head is None:
         return TableLine(name, None, 0, None)
     return TableLine(name, head.id, head.rows, now() - head.at)

@@ -1,7 +1,4 @@
-"""Converters of declared values. Each reports a malformed one at the line that declares it.
-
-They are called by the `__init__` that attrs writes, so the project's line is three frames up.
-"""
+"""Converters of declared values. Each reports a malformed one at the line that declares it."""
 
 from __future__ import annotations
 
@@ -24,5 +21,5 @@ def to_duration(value: str | timedelta) -> timedelta:
         return duration(value)
     except ValueError as error:
         raise ProjectError(
-            str(error), where=str(Place.of_caller(3)), remedy='Write it as "30m", "1d" or "1h30m".'
+            str(error), where=str(Place.of_caller()), remedy='Write it as "30m", "1d" or "1h30m".'
         ) from error

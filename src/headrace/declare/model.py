@@ -35,10 +35,6 @@ def _to_split(split: Split | None) -> Split:
     return ByTime() if split is None else split
 
 
-def _declared_at() -> Place:
-    return Place.of_caller(3)  # this function, the __init__ that attrs writes, the project
-
-
 @attrs.frozen(eq=False)
 class Model:
     """One model.
@@ -77,7 +73,7 @@ class Model:
     missing: Missing = attrs.field(default="model", kw_only=True)
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
-    place: Place = attrs.field(init=False, factory=_declared_at)
+    place: Place = attrs.field(init=False, factory=Place.of_caller)
 
     def __attrs_post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -39,7 +39,7 @@ class ByTime(Split):
     gap: timedelta = attrs.field(default=timedelta(0), converter=to_duration)
 
     def __attrs_post_init__(self) -> None:
-        place = str(Place.of_caller(3))  # of_caller, this method, __init__, the project
+        place = str(Place.of_caller())
         if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
             raise ProjectError(
                 f"validation={self.validation} and test={self.test} must lie in 0..1 and leave a train part",

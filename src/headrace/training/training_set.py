@@ -54,7 +54,7 @@ def make(
         for name, snapshot in snapshots.items():
             current.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, digest = f"training_{model.name}", _digest_of(model, plan, snapshots)
-        head = lake.table(table).current_snapshot() if lake.exists(table) else None
+        head = lake.table(table).current_snapshot() if lake.table_exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != digest:
             head = _write_rows(project, lake, model, plan, snapshots, digest)
         lake.table(table).create_tag(f"training.{head.id}", head.id)

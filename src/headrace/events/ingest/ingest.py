@@ -47,7 +47,7 @@ from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
 
 if TYPE_CHECKING:
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
 __all__ = ["POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
 
@@ -81,7 +81,7 @@ class Ingest:
         log: where its events come from.
         lake: where its table is.
         sinks: what else takes its good events.
-        registry: where the schemas are that its events name, if its format has such.
+        schema_registry: where the schemas are that its events name, if its format has such.
 
     Raises:
         ProjectError: the contract's format needs a registry.
@@ -96,12 +96,12 @@ class Ingest:
         log: Log,
         lake: Lake,
         sinks: Sequence[Sink] = (),
-        registry: SchemaRegistry | None = None,
+        schema_registry: SchemaRegistry | None = None,
     ) -> None:
         self.contract = contract
         self._log = log
         log.create(contract.topic, contract.partitions, contract.retention)
-        self._format = formats.open(contract, registry)
+        self._format = formats.open(contract, schema_registry)
         self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
@@ -440,7 +440,7 @@ def ingest_all(
     stop: threading.Event,
     sinks_of: Callable[[Contract], Sequence[Sink]] | None = None,
     tell: Callable[[Progress], None] | None = None,
-    registry: SchemaRegistry | None = None,
+    schema_registry: SchemaRegistry | None = None,
     at_work: Callable[[], None] | None = None,
 ) -> None:
     """Ingests several topics in this process, a thread each, until stopped or at their ends.
@@ -448,13 +448,13 @@ def ingest_all(
     Args:
         sinks_of: a topic's sinks.
         tell: called with each commit's progress, from the topics' threads.
-        registry: as for Ingest.
+        schema_registry: as for Ingest.
         at_work: called once, when every topic is at work (Ingest.run).
 
     Raises:
         HeadraceError: what one of them raised; the others have then stopped too.
     """
-    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), registry) for c in contracts]
+    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), schema_registry) for c in contracts]
 
     waiting, lock = len(ingests), threading.Lock()
 

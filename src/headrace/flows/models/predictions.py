@@ -62,7 +62,7 @@ def find(settings: Settings, lake: Lake, log: Log, prediction_id: str) -> tuple[
 
 
 def _in_table(lake: Lake, id: str, made: datetime) -> Prediction | None:
-    if not lake.exists(TABLE):
+    if not lake.table_exists(TABLE):
         return None
     rows = (
         lake.table(TABLE)
@@ -84,7 +84,7 @@ def _unread(lake: Lake, log: Log) -> Iterable[bytes]:
     if TOPIC not in log.topics():
         return
     offsets = dict.fromkeys(range(log.partitions(TOPIC)), 0)
-    position = lake.table(TABLE).position(POSITION) if lake.exists(TABLE) else None
+    position = lake.table(TABLE).position(POSITION) if lake.table_exists(TABLE) else None
     if isinstance(position, LogPosition) and position.log_id == log.identity(TOPIC):
         offsets |= position.offsets
     for batch in read_to_end(log, TOPIC, offsets, _READ):

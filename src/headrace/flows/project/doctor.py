@@ -17,7 +17,7 @@ from headrace import lake, lineage, log, registry
 from headrace.alerts.channels import doors
 from headrace.alerts.delivery import Ledger
 from headrace.config.settings import Settings
-from headrace.events.formats.registry import SchemaRegistry
+from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
@@ -67,13 +67,13 @@ def doctor(settings: Settings | None) -> list[Finding]:
         return found
     looks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.profile.log}", lambda: _log(settings)),
-        (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).names())} tables"),
+        (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
         (f"warehouse {settings.profile.warehouse}", lambda: _warehouse(settings)),
         (f"online {settings.profile.online}", lambda: _online(settings)),
         (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
     ]
-    if url := settings.profile.registry:
-        looks.append((f"registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
+    if url := settings.profile.schema_registry:
+        looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
     found += [
         _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
     ]

@@ -92,7 +92,7 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
     asked = int(form.group(2)), int(form.group(3))
     lake, log = lakes.open(settings), logs.open(settings.log_url)
     try:
-        table = lake.table(contract.table) if lake.exists(contract.table) else None
+        table = lake.table(contract.table) if lake.table_exists(contract.table) else None
         notes: list[str] = []
         record = _record(log, contract.topic, asked, table, notes)
         rows = [] if table is None else _rows(table, asked, record)
