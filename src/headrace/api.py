@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from headrace.flows.build import BuildReport, Progress
-    from headrace.flows.events.ingest import IngestReport
+    from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
     from headrace.flows.project.status import Status
     from headrace.flows.trace.why import Why

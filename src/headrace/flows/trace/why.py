@@ -334,7 +334,9 @@ def _on_demand(plan: FeaturePlan, view: OnDemandView, prediction: Prediction, kn
     note = f"{', '.join(lacking)} could not be made again"
     if not lacking:
         try:
-            columns = OnDemand(view, plan.input_dtypes).columns([[value] for value in inputs.values()], 1)
+            columns = OnDemand(view, plan.input_dtypes).compute_columns(
+                [[value] for value in inputs.values()], 1
+            )
         except OnDemandError as error:
             note = error.what
         else:
