@@ -150,12 +150,12 @@ class Lake:
         self._where = where
         self._folder = folder
 
-    def names(self) -> list[str]:
+    def list_tables(self) -> list[str]:
         """The tables there are, sorted."""
         with failures(self._where):
             return sorted(identifier[-1] for identifier in self._catalog.list_tables(self._namespace))
 
-    def exists(self, name: str) -> bool:
+    def table_exists(self, name: str) -> bool:
         """Whether there is a table of this name."""
         with failures(self._where, name):
             return bool(self._catalog.table_exists((self._namespace, name)))
@@ -243,7 +243,7 @@ class Lake:
                 stream.read()
             io.delete(place)
 
-    def drop(self, name: str) -> None:
+    def drop_table(self, name: str) -> None:
         """Takes the table out of the catalog, and its pins with it; its files stay where they are.
 
         Raises:
