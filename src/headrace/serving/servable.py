@@ -10,7 +10,8 @@ from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.registry import Registry
-from headrace.training.trainers import xgboost
+from headrace.training.files import MODEL, PLAN
+from headrace.training.trainers.folder import Predictor, load_model
 
 __all__ = ["Servable", "load_servable"]
 
@@ -31,7 +32,7 @@ class Servable:
     plan: FeaturePlan
     columns: tuple[str, ...]
     lookup: Lookup
-    predictor: xgboost.Predictor
+    predictor: Predictor
 
 
 def load_servable(registry: Registry, store: OnlineStore, model: str, version: int) -> Servable:
@@ -43,9 +44,9 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
         ProjectError: its features cannot be served.
     """
     bundle = registry.bundle(model, version)
-    plan = decode_plan((bundle / "plan.json").read_bytes())
+    plan = decode_plan((bundle / PLAN).read_bytes())
     store.prepare(plan)
-    predictor = xgboost.load(bundle / "model")
+    predictor = load_model(bundle / MODEL)
     columns = tuple(feature.column for feature in plan.features)
     # The first call is slow: it must not be a client's.
     predictor.predict(np.full((1, len(columns)), np.nan, np.float32))
