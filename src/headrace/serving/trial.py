@@ -75,7 +75,8 @@ def _predict(servable: Servable, instances: _Instances) -> None:
         return
     answers = servable.lookup.features(instances, now_micros())
     values = servable.predictor.predict(answers.matrix)
-    bad = np.flatnonzero(~np.isfinite(values))
+    is_finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    bad = np.flatnonzero(~is_finite)
     if len(bad):
         raise ValueError(f"it predicts {values[bad[0]]} for {dict(instances[bad[0]])}")
 

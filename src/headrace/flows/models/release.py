@@ -238,8 +238,8 @@ def _check_version(settings: Settings, registry: Registry, model: str, arm: Arm,
 def _read_instances(settings: Settings, registry: Registry, model: str, version: int) -> list[dict[str, Any]]:
     """Instances from rows of the version's training set; none if this lake does not have these rows."""
     bundle = registry.bundle(model, version)
-    plan = decode_plan((bundle / "plan.json").read_bytes())
-    record = msgspec.json.decode((bundle / "training.json").read_bytes(), type=_TrainingRecord)
+    plan = decode_plan((bundle / PLAN).read_bytes())
+    record = msgspec.json.decode((bundle / REPORT).read_bytes(), type=_TrainingRecord)
     training_set = record.training_set
     if training_set is None:
         return []
