@@ -31,6 +31,7 @@ from headrace.registry import Registry
 from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.trial import try_release
+from headrace.training.files import PLAN, REPORT
 from headrace.training.report import TrainingSet
 
 __all__ = [
