@@ -15,15 +15,15 @@ from msgspec import Meta
 
 from headrace.code.fingerprint import code_digest, digest
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import Field, Kind, fields_of
+from headrace.events.contracts.fields import ContractField, FieldKind, fields_of
 from headrace.events.contracts.shape import structs_of
 
-__all__ = ["described"]
+__all__ = ["describe_contract"]
 
 _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
 
 
-def described(contract: Contract) -> dict[str, Any]:
+def describe_contract(contract: Contract) -> dict[str, Any]:
     """The contract, JSON-ready.
 
     Its keys: `topic`, `version`, `fingerprint` (16 hexadecimal digits of all the rest), the rules of
@@ -63,25 +63,25 @@ def _seconds(one: timedelta | None) -> float | None:
     return None if one is None else one.total_seconds()
 
 
-def _fields(fields: Sequence[Field]) -> dict[str, Any]:
+def _fields(fields: Sequence[ContractField]) -> dict[str, Any]:
     return {one.name: _field(one) for one in fields}
 
 
-def _field(one: Field) -> dict[str, Any]:
+def _field(one: ContractField) -> dict[str, Any]:
     found = {"key": one.key, "type": _type(one.kind), "optional": one.optional}
     return found if one.required else {**found, "default": _plain(one.default)}
 
 
-def _type(kind: Kind) -> dict[str, Any]:
-    found: dict[str, Any] = {"sort": kind.sort, "stored": str(kind.type)}
-    if kind.sort == "choice":
+def _type(kind: FieldKind) -> dict[str, Any]:
+    found: dict[str, Any] = {"category": kind.category, "stored": str(kind.arrow_type)}
+    if kind.category == "choice":
         values = get_args(kind.core) if get_origin(kind.core) else [one.value for one in kind.core]
         found["values"] = sorted(values)
-    elif kind.sort == "struct":
+    elif kind.category == "struct":
         found["fields"] = _fields(kind.fields)
     elif kind.item is not None:
         found["item"] = _field(kind.item)
-    elif kind.sort in ("plain", "json"):
+    elif kind.category in ("plain", "json"):
         found["of"] = kind.core.__name__ if isinstance(kind.core, type) else str(kind.core)
     bounds = {
         name: value

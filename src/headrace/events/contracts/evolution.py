@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Change", "Level", "changes"]
+__all__ = ["ContractChange", "Level", "compare_contracts"]
 
 Level = Literal["compatible", "tightens", "breaks", "cannot be stored"]
 
@@ -18,7 +18,7 @@ Level = Literal["compatible", "tightens", "breaks", "cannot be stored"]
 _LOWER, _UPPER = (("ge", "gt"), ("min_length",)), (("lt", "le"), ("max_length",))
 
 
-class Change(NamedTuple):
+class ContractChange(NamedTuple):
     """One difference.
 
     Attributes:
@@ -32,7 +32,7 @@ class Change(NamedTuple):
     what: str
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+def compare_contracts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ContractChange]:
     """The changes from one description (headrace.events.contracts.description) to another, worst first."""
     if old["fingerprint"] == new["fingerprint"]:
         return []
@@ -41,126 +41,126 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return sorted(found, key=lambda one: (worst.index(one.level), one.field or "", one.what))
 
 
-def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
     def differ(name: str) -> bool:
         return bool(old.get(name) != new.get(name))
 
     if differ("time"):
         what = f"time= was {old['time']!r}, by whose day the table is partitioned"
-        yield Change("cannot be stored", new["time"], what)
+        yield ContractChange("cannot be stored", new["time"], what)
     if differ("key"):
         what = f"key= was {old['key']!r}: events of one key lie in two log partitions"
-        yield Change("breaks", new["key"], what)
+        yield ContractChange("breaks", new["key"], what)
     if differ("timezone"):
-        yield Change("breaks", None, f"timezone= was {old['timezone']!r}: the same text is another instant now")
+        yield ContractChange("breaks", None, f"timezone= was {old['timezone']!r}: the same text is another instant now")
     if differ("format"):
-        yield Change(
+        yield ContractChange(
             "tightens", None, f"events written as {old['format']} are refused: format={new['format']!r}"
         )
     if differ("identity"):
-        yield Change("tightens", None, "identity= is another: other events count as duplicates")
+        yield ContractChange("tightens", None, "identity= is another: other events count as duplicates")
     for name, shorter in (("max_ahead", "tightens"), ("max_late", "tightens"), ("dedup_within", "compatible")):
         if differ(name):
             yield _window(name, old[name], new[name], shorter == "tightens")
     if "oldest" in old and differ("oldest"):
         level: Level = "tightens" if old["oldest"] < new["oldest"] else "compatible"
-        yield Change(level, None, f"oldest= is {new['oldest']}, was {old['oldest']}")
+        yield ContractChange(level, None, f"oldest= is {new['oldest']}, was {old['oldest']}")
     gone = [one for one in old["time_formats"] if one not in new["time_formats"]]
     if gone:
-        yield Change("tightens", None, f"time_formats= takes no {', '.join(map(repr, gone))} any more")
+        yield ContractChange("tightens", None, f"time_formats= takes no {', '.join(map(repr, gone))} any more")
     elif [one for one in new["time_formats"] if one in old["time_formats"]] != old["time_formats"]:
-        yield Change(
+        yield ContractChange(
             "tightens", None, "time_formats= has another order: a text that fits two is another instant now"
         )
     elif differ("time_formats"):
-        yield Change("compatible", None, "time_formats= takes more spellings")
+        yield ContractChange("compatible", None, "time_formats= takes more spellings")
     if differ("coerce"):
-        yield Change("compatible" if new["coerce"] else "tightens", None, f"coerce={new['coerce']}")
+        yield ContractChange("compatible" if new["coerce"] else "tightens", None, f"coerce={new['coerce']}")
     if differ("extra"):
-        yield Change("tightens" if new["extra"] == "forbid" else "compatible", None, f"extra={new['extra']!r}")
+        yield ContractChange("tightens" if new["extra"] == "forbid" else "compatible", None, f"extra={new['extra']!r}")
     for struct in sorted(new["checks"]):
         if old["checks"].get(struct) != new["checks"][struct]:
-            yield Change("tightens", None, f"{struct}.__post_init__ is new or another")
+            yield ContractChange("tightens", None, f"{struct}.__post_init__ is new or another")
     for struct in sorted(old["checks"].keys() - new["checks"].keys()):
-        yield Change("compatible", None, f"{struct}.__post_init__ checks no more")
+        yield ContractChange("compatible", None, f"{struct}.__post_init__ checks no more")
     yield from _upcasters(old["upcasters"], new["upcasters"])
 
 
-def _window(name: str, old: float | None, new: float | None, shorter_tightens: bool) -> Change:
+def _window(name: str, old: float | None, new: float | None, shorter_tightens: bool) -> ContractChange:
     """A duration that was changed; None is without end, and for `dedup_within` it is none at all."""
     endless = float("inf") if shorter_tightens else 0.0
     before, after = (endless if one is None else one for one in (old, new))
     tightens = after < before if shorter_tightens else after > before
     was = "" if old is None else f", was {old:g} s"
     said = "is not set any more" if new is None else f"is {new:g} s{was}"
-    return Change("tightens" if tightens else "compatible", None, f"{name}= {said}")
+    return ContractChange("tightens" if tightens else "compatible", None, f"{name}= {said}")
 
 
-def _upcasters(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
+def _upcasters(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[ContractChange]:
     then, now = ({one["struct"]: one for one in each} for each in (old, new))
     for struct in sorted(then.keys() | now.keys()):
         if struct not in now:
-            yield Change("tightens", None, f"events of {struct} are no longer upcast")
+            yield ContractChange("tightens", None, f"events of {struct} are no longer upcast")
         elif struct not in then:
-            yield Change("compatible", None, f"events of {struct} are upcast")
+            yield ContractChange("compatible", None, f"events of {struct} are upcast")
         elif then[struct] != now[struct]:
-            yield Change("tightens", None, f"events of {struct} are upcast by other code")
+            yield ContractChange("tightens", None, f"events of {struct} are upcast by other code")
 
 
-def _of_fields(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Change]:
+def _of_fields(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[ContractChange]:
     for name in sorted(old.keys() | new.keys()):
         here = f"{path}{name}"
         if name not in new:
-            yield Change("breaks", here, "the field is gone: it is null in new rows")
+            yield ContractChange("breaks", here, "the field is gone: it is null in new rows")
         elif name not in old:
             if "default" in new[name]:
-                yield Change("compatible", here, "a new field: it is null in the rows that are there")
+                yield ContractChange("compatible", here, "a new field: it is null in the rows that are there")
             else:
-                yield Change("tightens", here, "a new field without a default: events without it are refused")
+                yield ContractChange("tightens", here, "a new field without a default: events without it are refused")
         else:
             yield from _field(old[name], new[name], here)
 
 
-def _field(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+def _field(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[ContractChange]:
     if old["key"] != new["key"]:
-        yield Change("tightens", here, f"it is read from {new['key']!r} in the event, was {old['key']!r}")
+        yield ContractChange("tightens", here, f"it is read from {new['key']!r} in the event, was {old['key']!r}")
     if old["optional"] != new["optional"]:
         what = "null is taken" if new["optional"] else "null is refused"
-        yield Change("compatible" if new["optional"] else "tightens", here, what)
+        yield ContractChange("compatible" if new["optional"] else "tightens", here, what)
     if "default" in old and "default" not in new:
-        yield Change("tightens", here, "it has no default any more: events without it are refused")
+        yield ContractChange("tightens", here, "it has no default any more: events without it are refused")
     elif "default" not in old and "default" in new:
-        yield Change("compatible", here, "it has a default: events without it are taken")
+        yield ContractChange("compatible", here, "it has a default: events without it are taken")
     elif old.get("default") != new.get("default"):
-        yield Change("compatible", here, f"its default is {new['default']!r}, was {old['default']!r}")
+        yield ContractChange("compatible", here, f"its default is {new['default']!r}, was {old['default']!r}")
     yield from _type(old["type"], new["type"], here)
 
 
-def _type(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
-    same = old["sort"] == new["sort"]
-    if same and old["sort"] == "struct":
+def _type(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[ContractChange]:
+    same = old["category"] == new["category"]
+    if same and old["category"] == "struct":
         yield from _of_fields(old["fields"], new["fields"], f"{here}.")
         return
-    if same and old["sort"] == "list":
+    if same and old["category"] == "list":
         yield from _field(old["item"], new["item"], f"{here}[]")
     elif old["stored"] != new["stored"]:
         if _widens(old["stored"], new["stored"]):
-            yield Change("compatible", here, f"it has room for more digits: {new['stored']}")
+            yield ContractChange("compatible", here, f"it has room for more digits: {new['stored']}")
         else:
             what = f"it is stored as {old['stored']} and would become {new['stored']}"
-            yield Change("cannot be stored", here, what)
+            yield ContractChange("cannot be stored", here, what)
         return
-    elif same and old["sort"] == "choice":
+    elif same and old["category"] == "choice":
         gone = [one for one in old["values"] if one not in new["values"]]
         if gone:
-            yield Change("tightens", here, f"{', '.join(map(repr, gone))} is refused")
+            yield ContractChange("tightens", here, f"{', '.join(map(repr, gone))} is refused")
         elif old["values"] != new["values"]:
             more = [one for one in new["values"] if one not in old["values"]]
-            yield Change("compatible", here, f"{', '.join(map(repr, more))} is taken too")
+            yield ContractChange("compatible", here, f"{', '.join(map(repr, more))} is taken too")
     elif not same or old.get("of") != new.get("of"):
-        looser = new["sort"] == "plain" and new.get("of") in ("str", "int") and old["sort"] != "json"
-        names = [one.get("of") or one["sort"] for one in (old, new)]
-        yield Change("compatible" if looser else "tightens", here, f"it is {names[1]}, was {names[0]}")
+        looser = new["category"] == "plain" and new.get("of") in ("str", "int") and old["category"] != "json"
+        names = [one.get("of") or one["category"] for one in (old, new)]
+        yield ContractChange("compatible" if looser else "tightens", here, f"it is {names[1]}, was {names[0]}")
     yield from _bounds(old.get("bounds", {}), new.get("bounds", {}), here)
 
 
@@ -177,7 +177,7 @@ def _widens(old: str, new: str) -> bool:
     return then is not None and now is not None and then[1] == now[1] and then[0] < now[0]
 
 
-def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[ContractChange]:
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before == after:
@@ -185,7 +185,7 @@ def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterat
         looser = after is None or _implies(old, name, after)
         said = f"no {name} any more" if after is None else f"{name}={after!r}"
         was = "" if before is None else f", was {before!r}"
-        yield Change("compatible" if looser else "tightens", here, said + was)
+        yield ContractChange("compatible" if looser else "tightens", here, said + was)
 
 
 def _implies(bounds: Mapping[str, Any], name: str, limit: Any) -> bool:

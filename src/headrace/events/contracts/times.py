@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from headrace.kernel.time import micros
 
-__all__ = ["EPOCHS", "FIRST", "LAST", "Parsed", "has_zone", "parse_one", "parse_times"]
+__all__ = ["EARLIEST", "EPOCH_FORMATS", "LATEST", "ParsedTimes", "has_zone", "parse_time", "parse_times"]
 
-EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+EPOCH_FORMATS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Spellings of a time as a number since 1970 → microseconds in one of it."""
 
 _DIRECTIVE = re.compile(r"%(.)")
@@ -36,13 +36,13 @@ _WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 _ZONES = re.compile(r"(?<![A-Za-z])(UTC|GMT|Z)(?![A-Za-z])")
 _LONGEST = 20  # digits of a number that may be a time
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,9})?")
-FIRST, LAST = (micros(instant.replace(tzinfo=UTC)) for instant in (datetime.min, datetime.max))
+EARLIEST, LATEST = (micros(instant.replace(tzinfo=UTC)) for instant in (datetime.min, datetime.max))
 """The first and the last instant that can be stored, microseconds since 1970: years 1 to 9999."""
 
 Wrong = tuple[str, str]
 
 
-class Parsed(NamedTuple):
+class ParsedTimes(NamedTuple):
     """Times parsed.
 
     Attributes:
@@ -56,15 +56,15 @@ class Parsed(NamedTuple):
     broken: dict[int, Wrong]
 
 
-def parse_times(values: Sequence[Any], spellings: Sequence[str], zone: str | None = None) -> Parsed:
+def parse_times(values: Sequence[Any], spellings: Sequence[str], zone: str | None = None) -> ParsedTimes:
     """Parses a column by the spellings that a contract allows (declare.event.Contract.times).
 
     Args:
         values: text, numbers, datetimes or None; anything else is refused as of the wrong type.
-        spellings: `rfc3339`, strptime formats, or one of EPOCHS for numbers.
+        spellings: `rfc3339`, strptime formats, or one of EPOCH_FORMATS for numbers.
         zone: of a text without one.
     """
-    texts = [one for one in spellings if one not in EPOCHS]
+    texts = [one for one in spellings if one not in EPOCH_FORMATS]
     if not set(map(type, values)) <= {str, NoneType}:  # polars panics over some other values
         return _mixed(values, spellings, zone)
     column = pl.Series(values, dtype=pl.String)
@@ -84,28 +84,28 @@ def parse_times(values: Sequence[Any], spellings: Sequence[str], zone: str | Non
             parsed if found.null_count() == len(column) else pl.select(pl.coalesce(found, parsed)).to_series()
         )
     result = found.to_physical().fill_null(0).to_numpy(writable=True)
-    outside = (result < FIRST) | (result > LAST)  # polars takes the year 0
+    outside = (result < EARLIEST) | (result > LATEST)  # polars takes the year 0
     result[outside] = 0
     left = np.flatnonzero((found.is_null().to_numpy() | outside) & ~null)
-    return Parsed(result, null, _one_by_one(column, left.tolist(), result, spellings, zone))
+    return ParsedTimes(result, null, _one_by_one(column, left.tolist(), result, spellings, zone))
 
 
-def _mixed(values: Sequence[Any], spellings: Sequence[str], zone: str | None) -> Parsed:
+def _mixed(values: Sequence[Any], spellings: Sequence[str], zone: str | None) -> ParsedTimes:
     """A column that is not all text."""
     null = np.array([one is None for one in values], bool)
     result = np.zeros(len(values), np.int64)
     left: Sequence[int] = np.flatnonzero(~null).tolist()
-    factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
+    factor = next((EPOCH_FORMATS[one] for one in spellings if one in EPOCH_FORMATS), None)
     if factor is not None and all(type(values[at]) is int for at in left):
         try:
             whole = np.array([0 if one is None else one for one in values], np.int64)
         except OverflowError:
             whole = None
         if whole is not None:
-            inside = (whole >= FIRST // factor) & (whole <= LAST // factor)
+            inside = (whole >= EARLIEST // factor) & (whole <= LATEST // factor)
             result[inside] = whole[inside] * factor
             left = np.flatnonzero(~inside).tolist()
-    return Parsed(result, null, _one_by_one(values, left, result, spellings, zone))
+    return ParsedTimes(result, null, _one_by_one(values, left, result, spellings, zone))
 
 
 def _one_by_one(
@@ -113,7 +113,7 @@ def _one_by_one(
 ) -> dict[int, Wrong]:
     broken: dict[int, Wrong] = {}
     for place in places:
-        one = parse_one(values[place], spellings, zone)
+        one = parse_time(values[place], spellings, zone)
         if isinstance(one, int):
             result[place] = one
         else:
@@ -121,7 +121,7 @@ def _one_by_one(
     return broken
 
 
-def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> int | Wrong:
+def parse_time(value: Any, spellings: Sequence[str], zone: str | None = None) -> int | Wrong:
     """One time in microseconds since 1970, or the code and reason it is refused for."""
     if isinstance(value, str):
         return _text(value, spellings, zone)
@@ -129,28 +129,28 @@ def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> 
         return _number(value, spellings)
     if isinstance(value, datetime):
         return _instant(value, zone)
-    factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
+    factor = next((EPOCH_FORMATS[one] for one in spellings if one in EPOCH_FORMATS), None)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or factor is None:
         wanted = "a number or text" if factor is not None else "text (for a number see time_formats=)"
         return "wrong_type", f"a time is given as {wanted}, not as {type(value).__name__}"
-    if not FIRST <= value * factor <= LAST:  # also of what is no number or infinite
+    if not EARLIEST <= value * factor <= LATEST:  # also of what is no number or infinite
         return _outside(str(value))
     return round(value * factor)
 
 
 def _number(value: Decimal, spellings: Sequence[str]) -> int | Wrong:
-    factor = next((EPOCHS[spelling] for spelling in spellings if spelling in EPOCHS), None)
+    factor = next((EPOCH_FORMATS[spelling] for spelling in spellings if spelling in EPOCH_FORMATS), None)
     if factor is None or not value.is_finite() or value.adjusted() > _LONGEST:
-        return parse_one(float(value), spellings)
-    return parse_one(round(value * factor), ["epoch_us"])
+        return parse_time(float(value), spellings)
+    return parse_time(round(value * factor), ["epoch_us"])
 
 
 def _text(text: str, spellings: Sequence[str], zone: str | None) -> int | Wrong:
     wrong: Wrong | None = None
     for spelling in spellings:
-        if spelling in EPOCHS:
+        if spelling in EPOCH_FORMATS:
             if _NUMBER.fullmatch(text):
-                return parse_one(int(text) if "." not in text else Decimal(text), spellings)
+                return parse_time(int(text) if "." not in text else Decimal(text), spellings)
             continue
         try:
             if spelling == "rfc3339":
@@ -176,7 +176,7 @@ def has_zone(spelling: str) -> bool:
 def _instant(instant: datetime, zone: str | None) -> int | Wrong:
     if instant.tzinfo is not None:
         since = micros(instant)
-        return since if FIRST <= since <= LAST else _outside(str(instant))
+        return since if EARLIEST <= since <= LATEST else _outside(str(instant))
     if zone is None:
         return "naive_time", f"{str(instant)!r} has no time zone"
     there = instant.replace(tzinfo=ZoneInfo(zone), fold=0)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import TIMESTAMP, Field, Kind
+from headrace.events.contracts.fields import TIMESTAMP, ContractField, FieldKind
 from headrace.events.contracts.times import parse_times
 from headrace.events.formats import numbers
 from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
@@ -43,7 +43,7 @@ class Columns:
     broken: dict[int, Refusal]
 
 
-def columns_of(events: Sequence[Any], fields: Sequence[Field], contract: Contract) -> Columns:
+def columns_of(events: Sequence[Any], fields: Sequence[ContractField], contract: Contract) -> Columns:
     """The columns of decoded events.
 
     Args:
@@ -53,7 +53,7 @@ def columns_of(events: Sequence[Any], fields: Sequence[Field], contract: Contrac
     """
     making = _Making(contract)
     arrays = [making.array(one, list(map(attrgetter(one.name), events)), None, "") for one in fields]
-    return Columns(pa.table(arrays, schema=pa.schema([one.arrow for one in fields])), making.broken)
+    return Columns(pa.table(arrays, schema=pa.schema([one.arrow_field for one in fields])), making.broken)
 
 
 @dataclass
@@ -61,7 +61,7 @@ class _Making:
     contract: Contract
     broken: dict[int, Refusal] = field(default_factory=dict)
 
-    def array(self, one: Field, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
+    def array(self, one: ContractField, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
         """A column of values, and of what lies inside them.
 
         Args:
@@ -72,16 +72,16 @@ class _Making:
         """
         path = f"{path}.{one.name}" if one.name else path
         kind = one.kind
-        if kind.sort == "time":
+        if kind.category == "time":
             return self._times(values, rows, path, one.optional)
-        if kind.sort in ("struct", "list"):
+        if kind.category in ("struct", "list"):
             return self._nested(kind, values, rows, path)
-        if kind.sort != "plain":
+        if kind.category != "plain":
             values = [
                 None if v is None else self._stored(kind, v, at, rows, path) for at, v in enumerate(values)
             ]
-        array = self._plain(values, kind.type, rows, path)
-        if pa.types.is_floating(kind.type):
+        array = self._plain(values, kind.arrow_type, rows, path)
+        if pa.types.is_floating(kind.arrow_type):
             finite = pc.is_finite(array).fill_null(True).to_numpy(zero_copy_only=False)
             for at in np.flatnonzero(finite == 0).tolist():
                 self._refuse(at, rows, "out_of_range", path, "it is not a finite number")
@@ -104,7 +104,7 @@ class _Making:
                 self._refuse(at, rows, "wrong_type", path, "Expected a time, got `null`")
         return pa.array(parsed.micros, mask=parsed.null, type=pa.int64()).cast(TIMESTAMP)
 
-    def _nested(self, kind: Kind, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
+    def _nested(self, kind: FieldKind, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
         """A struct's or list's column: those that are there, and then nulls in between."""
         n = len(values)
         there = [at for at, one in enumerate(values) if one is not None]
@@ -117,13 +117,13 @@ class _Making:
             children = [
                 self.array(one, list(map(attrgetter(one.name), values)), rows, path) for one in kind.fields
             ]
-            array: Any = pa.StructArray.from_arrays(children, fields=[one.arrow for one in kind.fields])
+            array: Any = pa.StructArray.from_arrays(children, fields=[one.arrow_field for one in kind.fields])
         else:
             lengths = [len(one) for one in values]
             inner = [at if rows is None else rows[at] for at, n in enumerate(lengths) for _ in range(n)]
             items = self.array(kind.item, list(chain.from_iterable(values)), inner, f"{path}[]")
             offsets = pa.array([0, *accumulate(lengths)], pa.int32())
-            array = pa.ListArray.from_arrays(offsets, items, type=kind.type)
+            array = pa.ListArray.from_arrays(offsets, items, type=kind.arrow_type)
         if whole:
             return array
         places, absent = np.zeros(n, np.int64), np.ones(n, bool)
@@ -131,16 +131,16 @@ class _Making:
         taken: Any = pa.array(places, mask=absent)
         return array.take(taken)
 
-    def _stored(self, kind: Kind, value: Any, at: int, rows: Sequence[int] | None, path: str) -> Any:
+    def _stored(self, kind: FieldKind, value: Any, at: int, rows: Sequence[int] | None, path: str) -> Any:
         """The value as its column takes it; None where it cannot be stored."""
-        if kind.sort == "choice":
+        if kind.category == "choice":
             return getattr(value, "value", value)
-        if kind.sort == "decimal":
+        if kind.category == "decimal":
             if not value.is_finite():
                 self._refuse(at, rows, "out_of_range", path, "it is not a finite number")
                 return None
-            return value if pa.types.is_decimal(kind.type) else str(value)
-        if kind.sort == "uuid":
+            return value if pa.types.is_decimal(kind.arrow_type) else str(value)
+        if kind.category == "uuid":
             return str(value)
         try:
             text = numbers.encode(value)

@@ -20,7 +20,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import Field
+from headrace.events.contracts.fields import ContractField
 from headrace.events.contracts.shape import Shape, shape_of
 from headrace.events.formats import numbers
 from headrace.events.formats.port import DECODE_ERRORS, Format, NoEvent
@@ -186,7 +186,7 @@ def _read(reader: _Reader, raw: bytes) -> _Found | None:
         return None if isinstance(found, Refusal) else found
 
 
-def _surplus(value: Any, fields: Sequence[Field], tag: str | None = None) -> Any:
+def _surplus(value: Any, fields: Sequence[ContractField], tag: str | None = None) -> Any:
     """What of an object the fields do not name, at any depth: an object again, empty where there is
     nothing; of a list of objects a list of as many."""
     if not isinstance(value, dict):
@@ -199,9 +199,9 @@ def _surplus(value: Any, fields: Sequence[Field], tag: str | None = None) -> Any
             if key != tag:
                 found[key] = one
             continue
-        if kind.sort == "struct":
+        if kind.category == "struct":
             rest = _surplus(one, kind.fields, kind.core.__struct_config__.tag_field)
-        elif kind.item is not None and kind.item.kind.sort == "struct" and isinstance(one, list):
+        elif kind.item is not None and kind.item.kind.category == "struct" and isinstance(one, list):
             item = kind.item.kind
             each = [_surplus(each, item.fields, item.core.__struct_config__.tag_field) for each in one]
             rest = each if any(each) else {}

@@ -11,9 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import Field, Kind
+from headrace.events.contracts.fields import ContractField, FieldKind
 from headrace.events.contracts.shape import Shape
-from headrace.events.contracts.times import parse_one
+from headrace.events.contracts.times import parse_time
 from headrace.events.formats.refusals import InvalidEvent
 from headrace.kernel.time import from_micros
 
@@ -30,20 +30,20 @@ def instance_of(event: Struct, shape: Shape, contract: Contract) -> Struct:
     return shape.declared(**_values(event, shape.fields, contract))
 
 
-def _values(event: Any, fields: Sequence[Field], contract: Contract) -> dict[str, Any]:
+def _values(event: Any, fields: Sequence[ContractField], contract: Contract) -> dict[str, Any]:
     return {one.name: _value(getattr(event, one.name), one, contract) for one in fields}
 
 
-def _value(value: Any, field: Field, contract: Contract) -> Any:
-    kind: Kind = field.kind
+def _value(value: Any, field: ContractField, contract: Contract) -> Any:
+    kind: FieldKind = field.kind
     if value is None:
         return None
-    if kind.sort == "time":
-        found = parse_one(value, contract.time_formats, contract.timezone)
+    if kind.category == "time":
+        found = parse_time(value, contract.time_formats, contract.timezone)
         if not isinstance(found, int):
             raise InvalidEvent(found[0], field.name or None, found[1])
         return from_micros(found)
-    if kind.sort == "struct":
+    if kind.category == "struct":
         return kind.core(**_values(value, kind.fields, contract))
     if kind.item is not None:
         return [_value(one, kind.item, contract) for one in value]

@@ -22,8 +22,7 @@ from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.contracts.fields import TIMESTAMP
 from headrace.events.contracts.shape import META, shape_of
-from headrace.events.contracts.times import FIRST as EARLIEST
-from headrace.events.contracts.times import LAST as LATEST
+from headrace.events.contracts.times import EARLIEST, LATEST
 from headrace.events.formats import Format
 from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
 from headrace.events.verdicts.columns import columns_of
