@@ -119,7 +119,7 @@ def _parse(times: Sequence[Time | None], spelling: str, zone: str | None) -> pl.
     values = [float(time) if isinstance(time, Decimal) else time for time in times]
     parsed = parse_times(values, [spelling], zone)
     unread = parsed.null.copy()
-    unread[list(parsed.broken)] = True
+    unread[list(parsed.errors)] = True
     return pl.Series(parsed.micros).set(pl.Series(unread), None)
 
 

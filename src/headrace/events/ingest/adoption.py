@@ -92,4 +92,4 @@ def refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any]) -> Ref
 
 
 def _lines(found: list[ContractChange]) -> str:
-    return "\n".join(f"  {one.field or 'the contract'}: {one.what} ({one.level})" for one in found)
+    return "\n".join(f"  {one.field or 'the contract'}: {one.text} ({one.level})" for one in found)
