@@ -96,8 +96,8 @@ def evaluate(demo: headrace.Demo, *, is_generated: bool) -> None:
     """The champion's metrics on the test rows, which it has not seen, beside the best possible ROC AUC."""
     training = demo.project.training_report(MODEL)
     metrics = training.test.metrics
-    demo.report.facts |= {"metrics": metrics, "base_rate": training.test.base_rate, "best_auc": None}
-    figures = metrics | {"base rate": training.test.base_rate}
+    demo.report.facts |= {"metrics": metrics, **training.test.baseline, "best_auc": None}
+    figures = metrics | {"base rate": training.test.baseline["base_rate"]}
     if is_generated:
         best = best_auc(demo, training)
         demo.report.facts["best_auc"] = figures["best possible roc_auc"] = best
@@ -114,7 +114,7 @@ def best_auc(demo: headrace.Demo, training: Any) -> float:
     test = (
         demo.project.table(training.training_set.table, snapshot=training.training_set.snapshot)
         .lazy()
-        .filter(pl.col("event_timestamp") >= datetime.fromisoformat(training.test_from))
+        .filter(pl.col("event_timestamp") >= datetime.fromisoformat(training.boundaries["test"]))
         .select(*keys, "is_purchased")
         .collect()
     )

@@ -9,10 +9,9 @@ from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.flows.models.endpoint import describe
 from headrace.kernel.errors import HeadraceError, Unavailable
-from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.log import Log
@@ -104,8 +103,8 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
         if head is not None:
             good = sum(table.rows_per_day(contract.time, head.id, {"_valid": True}).values())
             refused = head.rows - good
-        position = table.position(POSITION)
-        read = position.offsets if isinstance(position, LogPosition) else {}
+        position = stored_position(table)
+        read = position.offsets if position is not None else {}
     lag = sum(max(0, end - read.get(partition, 0)) for partition, end in ends.items())
     return TopicLine(contract.topic, sum(ends.values()), good, refused, lag)
 

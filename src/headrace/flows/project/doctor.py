@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from headrace import lake, lineage, log, registry
-from headrace.alerts.channels import doors
-from headrace.alerts.delivery import Ledger
+from headrace.alerts.channels import channels
+from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features import online
@@ -89,7 +89,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         *_ports(settings),
         *_spool(settings),
         *_lineage(settings),
-        *_doors(settings),
+        *_check_channels(settings),
     ]
 
 
@@ -261,19 +261,19 @@ def _lineage(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _doors(settings: Settings) -> Iterator[Finding]:
-    """Where alerts go out, and whether they arrive."""
+def _check_channels(settings: Settings) -> Iterator[Finding]:
+    """The channels for alerts, and whether alerts arrive there."""
     if not settings.profile.alerts:
         return
     try:
-        found = doors(settings)
+        opened = channels(settings)
     except HeadraceError as error:
         yield Finding(f"alerts ({error.where})", False, error.what, error.remedy)
         return
-    ledger = Ledger(settings.place("alerts.json"))
-    for door in found:
-        stands = ledger.of(door)
-        refused = f", {stands.refused:,} not taken" if stands.refused else ""
-        told = stands.failure or f"{stands.delivered:,} changes of alerts delivered{refused}"
-        remedy = None if stands.failure is None else "It is tried again while `headrace up` runs."
-        yield Finding(f"alerts {door.name}", stands.failure is None, told, remedy)
+    ledger = DeliveryLedger(settings.place("alerts.json"))
+    for channel in opened:
+        state = ledger.state_of(channel)
+        refused = f", {state.refused:,} refused" if state.refused else ""
+        outcome = state.failure or f"{state.delivered:,} changes of alerts delivered{refused}"
+        remedy = None if state.failure is None else "It is tried again while `headrace up` runs."
+        yield Finding(f"alerts {channel.name}", state.failure is None, outcome, remedy)

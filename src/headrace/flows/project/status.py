@@ -88,7 +88,7 @@ class Status:
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
         undeclared: tables that a build made and that nothing declares any more.
-        alerts: what is refused at too high a rate now, the oldest first.
+        alerts: the alerts that are open, the oldest first.
         aside: predictions that were answered and that their topic does not take: how many.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
