@@ -85,13 +85,13 @@ def _rows_with_events(
 ) -> tuple[pl.DataFrame, pl.Series]:
     """The rows of the view's table that the events become, and the place of each row's event.
 
-    A rowwise function gives the rows of its events in their order. Where it drops or multiplies some, it is
-    called for each event alone to learn which row belongs to which.
+    A rowwise function may drop, multiply and reorder rows: it is called for each event alone.
     """
     rows_from = rows_of(project, [view])
-    rows = rows_from(events.lazy()).collect()
-    places = list(range(events.height))
-    if rows.height != events.height:
-        sizes = [rows_from(events[place].lazy()).collect().height for place in places]
-        places = [place for place, size in zip(places, sizes, strict=True) for _ in range(size)]
-    return rows, pl.Series("event", places, dtype=pl.Int64)
+    if view.rowwise is None:
+        rows = rows_from(events.lazy()).collect()
+        return rows, pl.Series("event", range(events.height), dtype=pl.Int64)
+    each = pl.collect_all([rows_from(events[place].lazy()) for place in range(events.height)])
+    places = [place for place, rows in enumerate(each) for _ in range(rows.height)]
+    empty = rows_from(events[:0].lazy()).collect()
+    return pl.concat([empty, *each]), pl.Series("event", places, dtype=pl.Int64)

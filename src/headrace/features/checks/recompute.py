@@ -172,8 +172,9 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
         ends.extend((place, partition, end, *keys) for partition, end in position.offsets.items())
     rows = _rows_by_position(project, view, events, {(partition, end) for _, partition, end, *_ in ends})
     key_types = {key: rows.schema[key] for key in view.keys}
-    schema = {_ROW: pl.Int64, _PARTITION: pl.Int32, _UNTIL: pl.Int64, **key_types}
-    before = pl.DataFrame(ends, schema, orient="row")
+    before = pl.DataFrame(
+        ends, {_ROW: pl.Int64, _PARTITION: pl.Int32, _UNTIL: pl.Int64, **key_types}, orient="row"
+    )
     moments = pl.DataFrame(
         [(place, from_micros(prediction.at)) for place, prediction in enumerate(work.served)],
         {_ROW: pl.Int64, _AT: _INSTANT},
