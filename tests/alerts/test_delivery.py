@@ -140,14 +140,12 @@ def told(log: Log, *alerts: Alert) -> None:
 
 
 def with_doors(settings: Settings, *addresses: str) -> Settings:
-    return msgspec.structs.replace(
-        settings, profile=msgspec.structs.replace(settings.profile, alerts=addresses)
-    )
+    return settings.with_values(alerts=addresses)
 
 
 @contextmanager
 def delivering(settings: Settings, log: Log) -> Iterator[Path]:
-    ledger = settings.made_state() / "alerts.json"
+    ledger = settings.make_state() / "alerts.json"
     stop = threading.Event()
     thread = threading.Thread(target=deliver, args=(doors(settings), log, ledger, stop), kwargs={"idle": 0.02})
     thread.start()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from tests.flows.processes import descendants, listening
 from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
@@ -53,7 +52,7 @@ def settings(way: str, boosters: dict[int, bytes], tmp_path_factory: pytest.Temp
         put_bundle(made, boosters, version, plan_of())
     put_features(made, plan_of(), {7: (9.5, 190)})
     put_release(made, Arm(1))
-    return msgspec.structs.replace(made, profile=msgspec.structs.replace(made.profile, serving=way, replicas=2))
+    return made.with_values(serving=way, replicas=2)
 
 
 class Watched:
@@ -122,7 +121,7 @@ def answered(watched: Watched) -> bool:
 
 def shipped(settings: Settings) -> set[str]:
     """The ids of the predictions on the log."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         batch = opened.read(TOPIC, dict.fromkeys(range(opened.partitions(TOPIC)), 0), 100_000)
     finally:

@@ -40,7 +40,7 @@ def client(project):
 
 def kept(settings):
     """The predictions that were shipped to the log, oldest first."""
-    topics = log.open(settings.log_url)
+    topics = log.open(settings.log.url)
     topics.create(prediction_log.TOPIC)
     prediction_log.ship(settings.place("serving", "spool"), topics)
     values = topics.read(prediction_log.TOPIC, {0: 0}, 100_000).values
@@ -182,7 +182,7 @@ def test_a_release_that_cannot_be_put_in_place_leaves_the_one_before(client, pro
 
 
 def test_a_release_record_that_nothing_can_be_made_of_does_not_stop_the_following(client, project):
-    topics = log.open(project.log_url)
+    topics = log.open(project.log.url)
     bad = msgspec.structs.replace(release.make("purchase", [Arm(2)], by="test", why=""), arms=[])
     release.append(topics, bad)
     topics.close()
@@ -255,7 +255,7 @@ def test_a_prediction_that_its_topic_does_not_take_is_no_answer(tmp_path, booste
     put_features(settings, plan, {7: (9.5, 190)})
     put_release(settings, Arm(1))
     if kind != "unknown":  # without the topic nobody can say how much it takes: then what every one takes
-        topics = log.open(settings.log_url)
+        topics = log.open(settings.log.url)
         topics.create(prediction_log.TOPIC)
         topics.close()
 

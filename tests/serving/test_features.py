@@ -55,7 +55,7 @@ def plan_of(missing="model", views=(FACTS,), features=(RATE, KIND)):
 @pytest.fixture
 def asked(project, boosters):
     """Puts a version of the plan in force and asks it: (body) → the answer."""
-    store = online.open(project.online_url)
+    store = online.open(project.online.url)
     store.prepare(plan_of())
     at = pa.array([from_micros(now_micros() - DAY // 24)] * len(ROWS), pa.timestamp("us", "UTC"))
     rates, kinds = zip(*ROWS.values(), strict=True)

@@ -65,7 +65,7 @@ def doors(settings: Settings) -> list[Door]:
         ProjectError: an address is none; it is named by its place, not quoted.
     """
     found: list[Door] = []
-    for at, address in enumerate(settings.profile.alerts):
+    for at, address in enumerate(settings.alerts.channels):
         where = f"headrace.toml: profile.{settings.profile_name}.alerts[{at}]"
         named = address.startswith("env:")
         found.append(_Named(address, settings, where) if named else _door(address, settings, where))

@@ -441,8 +441,7 @@ class _Door:
 
 def _own_ports(settings: Settings) -> Settings:
     """The doors on free ports: the demo must not depend on what else runs here."""
-    free = msgspec.structs.replace(settings.profile, predict_port=0, collector_port=0, console_port=0)
-    return msgspec.structs.replace(settings, profile=free)
+    return settings.with_values(predict_port=0, collector_port=0, console_port=0)
 
 
 def _generated(root: Path, events: int, seed: int) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class Models:
         self._settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
-        self._store = online.open(settings.online_url)
+        self._store = online.open(settings.online.url)
         self._log: logs.Log | None = None
         self._releases: Releases | None = None
         self._wanted: dict[str, Release] = {}
@@ -150,7 +150,7 @@ class Models:
         """Whether the log could be read; without it, what is in force stays so."""
         try:
             if self._log is None or self._releases is None:
-                self._log = logs.open(self._settings.log_url)
+                self._log = logs.open(self._settings.log.url)
                 self._releases = Releases(self._log)
             self._releases.poll()
         except Unavailable as error:

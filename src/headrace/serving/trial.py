@@ -38,7 +38,7 @@ def try_release(settings: Settings, release: Release, requests_of: Mapping[int, 
         Unavailable: the registry or the online store is away, or a view holds no values yet.
     """
     registry = registries.open(settings)
-    with closing(online.open(settings.online_url)) as store:
+    with closing(online.open(settings.online.url)) as store:
         loaded = {}
         for version in sorted({arm.version for arm in release.arms}):
             try:

@@ -211,7 +211,7 @@ def _fitted(
             trials = [] if model.tune is None else search(prepared, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed
             best = trials[0].parameters if trials else {}
-            apart = project.settings.profile.ray != "local"
+            apart = not project.settings.cluster.is_local
             return final_fit(prepared, model, best, folder, seed=seed, apart=apart), trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -124,8 +124,8 @@ def ingest(
     stop = stop or threading.Event()
     with ExitStack() as stack:
         store = stack.enter_context(closing(lineage.open(settings)))
-        opened = stack.enter_context(closing(log.open(settings.log_url)))
-        online = stack.enter_context(closing(online_stores.open(settings.online_url)))
+        opened = stack.enter_context(closing(log.open(settings.log.url)))
+        online = stack.enter_context(closing(online_stores.open(settings.online.url)))
         opened_lake = lake.open(settings)
         if not topics:  # the product's own topics, once there is something on them
             contracts += [one for one in system_contracts() if one.topic in opened.topics()]
@@ -170,11 +170,11 @@ class _Sinks:
 
 def registry_of(settings: Settings) -> SchemaRegistry | None:
     """The profile's schema registry, if it names one."""
-    if not settings.profile.registry:
+    if not settings.formats.schema_registry:
         return None
     from headrace.events.formats.registry import SchemaRegistry
 
-    return SchemaRegistry(settings.profile.registry)
+    return SchemaRegistry(settings.formats.schema_registry)
 
 
 class Renew(Unavailable):

@@ -134,7 +134,7 @@ def release(
             recorded then. Or the endpoint that runs cannot take the release up.
         Unavailable: the registry, the log or the online store is away, or a view holds no values yet.
     """
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     try:
         present = releases.current(log, model)
         found = _arms(model, arms, present)
@@ -155,7 +155,7 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
         CallError: there is none before.
         Refused, Unavailable: the endpoint that runs cannot take it up.
     """
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     try:
         made = releases.going_back(log, model, by=by or getpass.getuser(), why=why or "rollback")
         return _put(settings, log, registry, made)
@@ -165,7 +165,7 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
 
 def moved_aliases(settings: Settings) -> list[Moved]:
     """The aliases that do not stand where the releases in force put them, of every model released."""
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     moved = []
     try:
         followed = Releases(log)
@@ -184,7 +184,7 @@ def other_champions(settings: Settings, models: Sequence[str]) -> tuple[OtherCha
     """The champions that are other versions than pointers/release/ says: after `git checkout` of another
     commit, which moves no traffic, or after a release by hand.
     """
-    log, pointers = logs.open(settings.log_url), Pointers(settings.root)
+    log, pointers = logs.open(settings.log.url), Pointers(settings.root)
     try:
         found = []
         for model in models:

@@ -141,7 +141,7 @@ def status(settings: Settings) -> Status:
     up = running(settings)
     failed, silent = _failed_releases(up)
     lake = lakes.open(settings)
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         topics = tuple(_topic(project, lake, log, name) for name in project.contracts)
         alerts = tuple(open_alerts(log, lake))
@@ -234,7 +234,7 @@ def _lineage(settings: Settings) -> Health | None:
         return None
     store = lineage.open(settings)
     try:
-        return store.health(settings.profile.lineage)
+        return store.health(settings.lineage.endpoints)
     finally:
         store.close()
 

@@ -198,7 +198,7 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
     """
     project = load_project(settings, without=["feast"])
     lake = lakes.open(settings)
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         prediction, found = find(settings, lake, log, prediction_id)
         versions = registry.open(settings)
