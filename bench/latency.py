@@ -112,7 +112,10 @@ def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, np.ndar
         opened.append(CONTRACT.topic, first)
         opened_lake = lake.open(settings)
         deadline = time.monotonic() + DEADLINE
-        while not opened_lake.exists(CONTRACT.table) or opened_lake.table(CONTRACT.table).head() is None:
+        while (
+            not opened_lake.exists(CONTRACT.table)
+            or opened_lake.table(CONTRACT.table).current_snapshot() is None
+        ):
             assert time.monotonic() < deadline, "the ingest does not begin"
             time.sleep(LOOK)
         table = opened_lake.table(CONTRACT.table)

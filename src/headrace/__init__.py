@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from headrace.api import project
     from headrace.declare.alerts import Alerts
     from headrace.declare.changes import changes, current
-    from headrace.declare.digits import Digits
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import ByTime, Model, XGBoost
+    from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.table import day, table
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
     "ByTime": "headrace.declare.model",
-    "Digits": "headrace.declare.digits",
+    "Precision": "headrace.declare.precision",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Struct": "msgspec",
@@ -55,9 +55,9 @@ _HOMES = {
 __all__ = [
     "Alerts",
     "ByTime",
-    "Digits",
     "Meta",
     "Model",
+    "Precision",
     "Struct",
     "TableSource",
     "Tune",

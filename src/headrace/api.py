@@ -43,7 +43,7 @@ class Rows:
 
         self.name = name
         self._table = lake.open(settings).table(name)
-        found = self._table.head() if snapshot is None else self._table.snapshot(snapshot)
+        found = self._table.current_snapshot() if snapshot is None else self._table.snapshot(snapshot)
         if found is None:
             raise CallError(f"table {name!r} has no rows yet", remedy="headrace build makes it.")
         self.snapshot = found.id

@@ -27,13 +27,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 import msgspec
-from headrace import Digits, Struct, event
+from headrace import Precision, Struct, event
 
 @event(topic="sales", time="at", key="total", identity=["total"], dedup_within="1d", partitions=4,
        time_formats=["rfc3339", "%d.%m.%Y %H:%M", "epoch_s"], timezone="UTC", coerce=True)
 class Sale(Struct):
     at: datetime = msgspec.field(name="Sold At")
-    total: Annotated[Decimal, Digits(38, 18)]
+    total: Annotated[Decimal, Precision(38, 18)]
     s: str | None = None
     n: int | None = None
     more: dict[str, Any] | None = None

@@ -119,7 +119,7 @@ def rows(settings: Settings, name: str) -> pl.DataFrame:
 def test_every_table_is_made_once_and_as_if_undisturbed(killed: Settings, undisturbed: Path, name: str) -> None:
     # The order in which a mean's values are added up is not fixed.
     assert_frame_equal(rows(killed, name), rows(load_settings(undisturbed), name), rel_tol=1e-12)
-    assert len(lake.open(killed).table(name).history()) == 1
+    assert len(lake.open(killed).table(name).snapshots()) == 1
 
 
 def test_others_of_this_machine_may_enter_nothing_that_it_keeps(killed: Settings) -> None:

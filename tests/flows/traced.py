@@ -132,7 +132,7 @@ def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
         store.fill(windowed, rows, LogPosition(topic, log.identity(topic), log.end(topic)))
     for as_of in plan.as_of:
         table = lake.table(as_of.table)
-        head = table.head()
+        head = table.current_snapshot()
         assert head is not None
         rows = table.scan(head.id).collect().to_arrow()
         store.load(as_of, rows, SnapshotPosition(as_of.table, head.id))
@@ -147,11 +147,11 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
     (bundle / "plan.json").write_bytes(encode_plan(plan))
     inputs, snapshot = [], 0
     for name in ("clean_events", "product_facts"):
-        head = lake.table(name).head()
+        head = lake.table(name).current_snapshot()
         assert head is not None
         snapshot = head.id
         inputs.append(Dataset("table", name, SnapshotPosition(name, head.id)))
-    lake.table("product_facts").pin(f"training.{snapshot}", snapshot)
+    lake.table("product_facts").create_tag(f"training.{snapshot}", snapshot)
     with run("train purchase", inputs) as this:
         made = TrainingSet(
             "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0

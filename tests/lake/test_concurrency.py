@@ -135,8 +135,8 @@ def test_a_reader_of_an_old_snapshot_finishes_while_replace_and_upkeep_run(table
     rows = pa.table({"p": pa.array([0] * 3, pa.int32()), "o": pa.array([1, 2, 3], pa.int64())})
     reading = table.scan(table.append(rows).id)
     for _ in range(3):
-        table.replace(rows.slice(0, 1))
-        lake.keep(table)
+        table.overwrite(rows.slice(0, 1))
+        lake.maintain(table)
     assert reading.collect().height == 3
     assert table.scan().collect().height == 1
 
@@ -176,7 +176,7 @@ def test_an_unknown_outcome_that_landed_is_found(table: LakeTable, monkeypatch: 
 
     monkeypatch.setattr(type(table.catalog), "commit_table", lost_answer)
     snapshot = table.append(rows, position=("ingest", None, START.advanced({0: 1})))
-    assert table.head() == snapshot
+    assert table.current_snapshot() == snapshot
     assert table.scan().collect().height == 1
 
 

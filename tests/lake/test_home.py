@@ -48,17 +48,17 @@ def write(settings: Settings, name: str = "events") -> LakeTable:
     """A table of several snapshots, one pinned, with a compaction and a replaced day."""
     table = lake.open(settings).ensure(name, rows(1, 0).schema, [("at", "day")])
     pinned = table.append(rows(1, 0))
-    table.pin("early", pinned.id)
+    table.create_tag("early", pinned.id)
     for x in range(1, 10):
         table.append(rows(1, x))
-    lake.keep(table)
-    table.replace(rows(2, 10), days=("at", [date(2024, 1, 2)]))
+    lake.maintain(table)
+    table.overwrite(rows(2, 10), partitions=("at", [date(2024, 1, 2)]))
     return table
 
 
 def snapshots(settings: Settings, name: str = "events") -> dict[int, list[int]]:
     table = lake.open(settings).table(name)
-    return {one.id: sorted(table.scan(one.id).collect()["x"].to_list()) for one in table.history()}
+    return {one.id: sorted(table.scan(one.id).collect()["x"].to_list()) for one in table.snapshots()}
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
@@ -102,9 +102,9 @@ def test_a_moved_lake_is_read_and_written_where_it_is(tmp_path: Path) -> None:
     assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in paths(table))
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
     table.append(rows(3, 11))
-    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
-    assert snapshots(after)[table.pins()["early"]] == [0]
+    assert snapshots(after)[table.tags()["early"]] == [0]
     assert not before.root.exists()
 
 
@@ -116,19 +116,19 @@ def test_a_copy_becomes_a_lake_of_its_own_and_leaves_the_original_alone(tmp_path
     before = tree(original.state)
 
     table = lake.open(copy).table("events")
-    table.replace(rows(1, 99))
+    table.overwrite(rows(1, 99))
     for _ in range(2):  # what the first finds unreferenced, the second deletes
-        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert all(path.startswith(f"{copy.state}/") for path in paths(table))
     assert tree(original.state) == before
 
     table = lake.open(original).table("events")
     table.append(rows(4, 12))
     for _ in range(2):
-        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(lake.open(copy).table("events")) == set()
     assert sorted(table.scan().collect()["x"].to_list()) == [*range(11), 12]
-    assert expected[table.pins()["early"]] == snapshots(original)[table.pins()["early"]]
+    assert expected[table.tags()["early"]] == snapshots(original)[table.tags()["early"]]
 
 
 @pytest.mark.parametrize("point", ["lake.home_snapshot:1", "lake.home_snapshot:7", "lake.home_rewritten:1"])
@@ -182,7 +182,7 @@ def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
     table = lake.open(link).table("events")
     table.append(rows(6, 13))
     write(link, "more")
-    lake.keep(lake.open(link).table("more"))
+    lake.maintain(lake.open(link).table("more"))
     assert all(
         path.startswith(f"{real.state}/")
         for name in ("events", "more")
@@ -210,11 +210,11 @@ def test_upkeep_does_not_touch_what_lies_outside_of_the_warehouse(tmp_path: Path
     before = tree(settings.place("lake", "warehouse"))
     elsewhere = settings.with_values(warehouse=str(tmp_path / "elsewhere"))
     with pytest.raises(CallError, match="outside of the warehouse"):
-        lake.keep(
+        lake.maintain(
             lake.open(elsewhere).table("events"), older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE
         )
     assert tree(settings.place("lake", "warehouse")) == before
-    assert not lake.keep(table).busy  # no lease was left
+    assert not lake.maintain(table).busy  # no lease was left
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,12 @@ def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
     settings = settings_in(tmp_path / name)
     table = write(settings)
     expected = snapshots(settings)
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     assert heads(settings, ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
     lake.open(settings).try_warehouse(settings.lake.warehouse_url)
-    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
     settings.root.rename(tmp_path / f"moved {name}")
     moved = settings_in(tmp_path / f"moved {name}")

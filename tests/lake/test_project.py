@@ -77,7 +77,7 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     assert not settings.place("lake").exists()  # nothing of it lies here
     # The input of the last build stays, whatever upkeep does.
     clicks = opened.table("clicks")
-    assert [pin for pin in clicks.pins() if pin.startswith("input-of-clicks_of_day-")]
+    assert [pin for pin in clicks.tags() if pin.startswith("input-of-clicks_of_day-")]
     said = {one.what: one for one in doctor(settings)}
     assert said[f"catalog {rest_catalog.url}"].found == "3 tables"
     assert said[f"catalog {rest_catalog.url}"].fine

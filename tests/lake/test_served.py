@@ -57,7 +57,7 @@ def offsets(table: LakeTable) -> list[int]:
 @pytest.mark.parametrize("lost", ["cut after", "500 after", "502 after", "504 after"])
 def test_a_commit_whose_answer_is_lost_counts_once(table: LakeTable, door: Front, lost: str) -> None:
     door.commits.append(lost)
-    assert append(table, 1) == table.head()
+    assert append(table, 1) == table.current_snapshot()
     assert door.struck == [lost]
     assert offsets(table) == [0, 1]
     append(table, 2)
@@ -94,7 +94,7 @@ def test_a_commit_that_landed_unseen_is_a_conflict_for_who_writes_again(
         append(table, 1)
     monkeypatch.undo()
     with pytest.raises(Unavailable, match="does not answer"):
-        table.head()
+        table.current_snapshot()
     door.away = False
     with pytest.raises(Conflict, match="moved log partition 0 to 2"):
         append(table, 1)
@@ -111,14 +111,14 @@ def test_a_commit_that_is_refused_is_tried_again(table: LakeTable, door: Front) 
 
 @pytest.mark.parametrize("lost", ["cut after", "500 after", "409", "503"])
 def test_pins_and_upkeep_come_through(table: LakeTable, door: Front, lost: str) -> None:
-    first = table.head()
+    first = table.current_snapshot()
     assert first is not None
     append(table, 1)
     for act in (
-        lambda: table.pin("kept", first.id),
-        lambda: lake.keep(table),
-        lambda: lake.keep(table),
-        lambda: table.unpin("kept"),
+        lambda: table.create_tag("kept", first.id),
+        lambda: lake.maintain(table),
+        lambda: lake.maintain(table),
+        lambda: table.remove_tag("kept"),
     ):
         door.commits.append(lost)
         try:
@@ -126,7 +126,7 @@ def test_pins_and_upkeep_come_through(table: LakeTable, door: Front, lost: str) 
         except HeadraceError as error:
             assert error.retryable  # noqa: PT017
             act()
-    assert table.pins() == {}
+    assert table.tags() == {}
     assert offsets(table) == [0, 1]
 
 

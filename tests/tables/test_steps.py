@@ -42,7 +42,7 @@ def test_steps_give_what_one_build_gives(
     for name in (*NAMES, "clicks"):
         if name != "clicks" and opened.exists(name):
             opened.drop(name)
-    clicks.replace(clicks.schema().empty_table())
+    clicks.overwrite(clicks.schema().empty_table())
     clock = BEGIN
     for batch in arrivals:
         clock = max([clock, *(when for when, _ in batch)]) + timedelta(minutes=1)

@@ -81,7 +81,7 @@ def write_facts(opened: Lake, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("facts", rows.schema).replace(rows)
+    opened.ensure("facts", rows.schema).overwrite(rows)
 
 
 def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
@@ -98,7 +98,7 @@ def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("outcomes", rows.schema).replace(rows)
+    opened.ensure("outcomes", rows.schema).overwrite(rows)
 
 
 @pytest.fixture

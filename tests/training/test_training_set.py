@@ -30,11 +30,13 @@ def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
     with recorder_added(Heard()) as heard:
         made = training_set.make(project, filled, model, plan)
     assert (made.table, made.rows, made.refused) == ("training_purchase", 2970, 30)
-    heads = {name: filled.table(name).head().id for name in ("facts", "outcomes", "training_purchase")}
+    heads = {
+        name: filled.table(name).current_snapshot().id for name in ("facts", "outcomes", "training_purchase")
+    }
     assert made.inputs == {name: heads[name] for name in ("outcomes", "facts")}
     assert made.snapshot == heads["training_purchase"]
     for name, snapshot in heads.items():
-        assert snapshot in filled.table(name).pins().values()
+        assert snapshot in filled.table(name).tags().values()
 
     rows = training_set.read(filled, made, plan, "bought").frame
     assert rows.columns == ["user_id", "event_timestamp", "bought", "facts__mood", "facts__kind"]
@@ -57,7 +59,7 @@ def test_the_same_inputs_make_the_same_training_set(
     first = training_set.make(project, filled, model, plan)
     assert training_set.make(project, filled, model, plan) == first
     facts = filled.table("facts")
-    facts.replace(facts.scan().with_columns(mood=pl.lit(0.0)).collect().to_arrow())
+    facts.overwrite(facts.scan().with_columns(mood=pl.lit(0.0)).collect().to_arrow())
     second = training_set.make(project, filled, model, plan)
     assert second.snapshot != first.snapshot
     assert training_set.read(filled, second, plan, "bought").frame["facts__mood"].to_list() == [0.0] * 2970
@@ -79,13 +81,13 @@ def test_no_labels_and_no_class(project: Project, filled: Lake, model: Model, pl
     opened = filled
     outcomes = opened.table("outcomes")
     rows = outcomes.scan().collect()
-    outcomes.replace(rows.with_columns(bought=pl.lit(None, pl.Int64)).to_arrow())
+    outcomes.overwrite(rows.with_columns(bought=pl.lit(None, pl.Int64)).to_arrow())
     with pytest.raises(Refused, match="no row with a label"):
         training_set.make(project, opened, model, plan)
-    outcomes.replace(rows.with_columns(bought=pl.lit(2, pl.Int64)).to_arrow())
+    outcomes.overwrite(rows.with_columns(bought=pl.lit(2, pl.Int64)).to_arrow())
     with pytest.raises(Refused, match="is 0 or 1; there is 2"):
         training_set.make(project, opened, model, plan)
-    outcomes.replace(rows.clear().to_arrow())
+    outcomes.overwrite(rows.clear().to_arrow())
     with pytest.raises(Refused, match="no row"):
         training_set.make(project, opened, model, plan)
 
@@ -96,7 +98,7 @@ def test_what_no_version_was_made_of_is_let_go(
     facts = filled.table("facts")
 
     def again(mood: float) -> training_set.TrainingSet:
-        facts.replace(facts.scan().with_columns(mood=pl.lit(mood)).collect().to_arrow())
+        facts.overwrite(facts.scan().with_columns(mood=pl.lit(mood)).collect().to_arrow())
         return training_set.make(project, filled, model, plan)
 
     first = training_set.make(project, filled, model, plan)
@@ -106,17 +108,17 @@ def test_what_no_version_was_made_of_is_let_go(
     training_set.keep_for(filled, third, 2)
     training_set.keep_for(filled, third, 2)  # as after a kill
     rows = filled.table("training_purchase")
-    assert set(rows.pins().values()) == {first.snapshot, third.snapshot}
-    assert set(facts.pins().values()) == {first.inputs["facts"], third.inputs["facts"]}
+    assert set(rows.tags().values()) == {first.snapshot, third.snapshot}
+    assert set(facts.tags().values()) == {first.inputs["facts"], third.inputs["facts"]}
     newest = again(2.0)
-    assert newest.snapshot in rows.pins().values()
-    assert rows.pins()["version.purchase.1"] == first.snapshot
+    assert newest.snapshot in rows.tags().values()
+    assert rows.tags()["version.purchase.1"] == first.snapshot
 
 
 def test_a_text_target_is_refused(project: Project, filled: Lake, model: Model, plan: FeaturePlan) -> None:
     outcomes = filled.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=pl.lit("yes")).to_arrow()
-    filled.ensure("words", rows.schema).replace(rows)
+    filled.ensure("words", rows.schema).overwrite(rows)
     labels = dataclasses.replace(model.labels, name="words")
     object.__setattr__(model, "labels", labels)
     with pytest.raises(Refused, match="is 0 or 1; there is 'yes'"):
@@ -128,7 +130,7 @@ def test_rows_that_serving_would_refuse_are_left_out_and_infinity_is_named(
 ) -> None:
     facts = filled.table("facts")
     mood = pl.when(pl.col("user_id") == 1).then(float("inf")).when(pl.col("user_id") == 2).then(None)
-    facts.replace(facts.scan().with_columns(mood=mood.otherwise("mood")).collect().to_arrow())
+    facts.overwrite(facts.scan().with_columns(mood=mood.otherwise("mood")).collect().to_arrow())
     made = training_set.make(project, filled, model, plan)
     labels = filled.table("outcomes").scan().drop_nulls("bought").collect()
     counts = [len(labels.filter(pl.col("user_id") == user)) for user in (1, 2)]
@@ -141,7 +143,7 @@ def test_rows_that_serving_would_refuse_are_left_out_and_infinity_is_named(
     assert (len(rows.frame), rows.incomplete) == (2970 - sum(counts), sum(counts))
     assert rows.frame["facts__mood"].is_finite().all()
 
-    facts.replace(facts.scan().with_columns(mood=pl.lit(None, pl.Float64)).collect().to_arrow())
+    facts.overwrite(facts.scan().with_columns(mood=pl.lit(None, pl.Float64)).collect().to_arrow())
     made = training_set.make(project, filled, model, plan)
     with pytest.raises(Refused, match="each of the 2,970 labelled rows lacks a feature"):
         training_set.read(filled, made, refusing, "bought")

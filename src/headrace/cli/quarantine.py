@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from headrace.cli import show as shown
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, group, verb
 from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
 from headrace.events.verdicts.judge import First
 from headrace.flows.events import quarantine as flow
@@ -63,7 +63,7 @@ def _choosing(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group("quarantine", context_settings={"help_option_names": ["-h", "--help"]})
+@group("quarantine", example="headrace quarantine list")
 def quarantine() -> None:
     """See what was refused and why, and try it again after a contract's fix."""
 

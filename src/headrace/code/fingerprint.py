@@ -30,6 +30,8 @@ from pathlib import Path
 from types import CellType
 from typing import Any, NamedTuple
 
+import attrs
+
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["CodeIndex", "code_digest", "digest", "external_digests", "fingerprint", "values_digest"]
@@ -328,11 +330,12 @@ class CodeIndex:
 def fingerprint(declared: Any, sources: CodeIndex) -> str:
     """The digest of a declaration.
 
-    A function or class counts by its code (CodeIndex.pieces); an object that is a dataclass by its
+    A function or class counts by its code (CodeIndex.pieces); an object of attrs or dataclasses by its
     fields, a declaration inside it (one with a `place`) by its name; anything else by its value.
 
     Args:
-        declared: a function, a class, or an object made of dataclasses, containers and plain values.
+        declared: a function, a class, or an object made of records (attrs, dataclasses),
+            containers and plain values.
         sources: the project's sources.
 
     Raises:
@@ -416,8 +419,9 @@ def _described(value: Any, sources: CodeIndex, *, top: bool = False, path: tuple
         pieces = _pieces_of(value, sources)
         made_with = _made_with(value) if inspect.isfunction(value) and isinstance(pieces, dict) else {}
         return [pieces, describe(made_with)] if made_with else pieces
-    if is_dataclass(value):
-        shown = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "place"}
+    if attrs.has(type(value)) or is_dataclass(value):
+        names = [part.name for part in (attrs.fields(type(value)) if attrs.has(type(value)) else fields(value))]
+        shown = {name: getattr(value, name) for name in names if name != "place"}
         if not top and hasattr(value, "place"):
             return [type(value).__qualname__, shown.get("name", shown.get("topic"))]
         return [type(value).__qualname__, describe(shown)]

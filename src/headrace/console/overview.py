@@ -100,9 +100,9 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
     read: dict[int, int] = {}
     if lake.exists(contract.table):
         table = lake.table(contract.table)
-        head = table.head()
+        head = table.current_snapshot()
         if head is not None:
-            good = sum(table.days(contract.time, head.id, {"_valid": True}).values())
+            good = sum(table.rows_per_day(contract.time, head.id, {"_valid": True}).values())
             refused = head.rows - good
         position = table.position(POSITION)
         read = position.offsets if isinstance(position, LogPosition) else {}
@@ -111,7 +111,7 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
 
 
 def _table(lake: Lake, name: str) -> TableLine:
-    head = lake.table(name).head() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.exists(name) else None
     if head is None:
         return TableLine(name, None, 0, None)
     return TableLine(name, head.id, head.rows, now() - head.at)

@@ -140,7 +140,7 @@ def _checked_missing(model: str, missing: Missing) -> Missing:
         wrong = f"{{{values[0][0]!r}: {values[0][1]!r}}}"
     raise ProjectError(
         f"missing={wrong} of model {model!r} is not a policy",
-        where=str(Place.of_caller(3)),
+        where=str(Place.of_caller()),
         remedy='Give it "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
     )
 

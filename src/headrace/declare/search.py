@@ -82,7 +82,7 @@ class Tune:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        place = Place.of_caller(3)  # of_caller, this, __init__, the project
+        place = Place.of_caller()
         find_metric(self.metric, place)
         if self.n_trials < 1:
             raise ProjectError(f"n_trials={self.n_trials!r} must be 1 or more", where=str(place))

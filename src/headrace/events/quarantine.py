@@ -27,7 +27,7 @@ from headrace.lake import Lake
 from headrace.log import Log, append_fitting
 
 if TYPE_CHECKING:
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
 __all__ = [
     "MOST_BYTES",
@@ -156,7 +156,7 @@ def replay(
     lake: Lake,
     log: Log,
     choice: Choice,
-    registry: SchemaRegistry | None = None,
+    schema_registry: SchemaRegistry | None = None,
     *,
     dry_run: bool = False,
 ) -> Replay:
@@ -168,7 +168,7 @@ def replay(
     in one log partition and are judged in order.
 
     Args:
-        registry: where the schemas are that the events name, if the contract's format has such.
+        schema_registry: where the schemas are that the events name, if the contract's format has such.
         dry_run: only say what would be put there.
 
     Raises:
@@ -188,7 +188,7 @@ def replay(
     if found.events and not dry_run:
         events = _with_raw(contract, lake, chosen)
         values = [one.raw for one in events]
-        keys = key_reader(contract, formats.open(contract, registry))(values)
+        keys = key_reader(contract, formats.open(contract, schema_registry))(values)
         positions = append_fitting(
             log,
             contract.topic,

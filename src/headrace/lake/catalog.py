@@ -21,7 +21,7 @@ from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import is_locked, opened
+from headrace.kernel.sqlite import is_locked, open_shared
 from headrace.lake.failures import failures
 from headrace.lake.home import WAREHOUSE, settle
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
@@ -117,7 +117,7 @@ def _prepare(path: Path, settings: Settings) -> None:
     settings.make_state()
     make_private(path.parent)
     try:
-        opened(path, timeout=BUSY_SECONDS).close()
+        open_shared(path, timeout=BUSY_SECONDS).close()
     except sqlite3.Error as error:
         raise Unavailable(
             f"the catalog cannot be opened: {error}",

@@ -51,7 +51,7 @@ def snapshots_made(settings: Settings, tables: Iterable[str]) -> dict[str, int |
 
         lake = open_lake(settings)
         there = set(lake.names())
-        current = {name: lake.table(name).head() if name in there else None for name in names}
+        current = {name: lake.table(name).current_snapshot() if name in there else None for name in names}
         return {
             name: None if head is None else int(head.summary.get(ROWS_OF, head.id))
             for name, head in current.items()
@@ -70,7 +70,7 @@ def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
         from headrace.lake.catalog import open as open_lake
 
         lake = open_lake(settings)
-        there = {name: lake.table(name).history() for name in set(lake.names()) & set(snapshots)}
+        there = {name: lake.table(name).snapshots() for name in set(lake.names()) & set(snapshots)}
         return {name for name, one in snapshots.items() if one not in {s.id for s in there.get(name, ())}}
     found = _locations(settings)
     return {name for name, one in snapshots.items() if name not in found or one not in _kept(found[name])}
@@ -130,5 +130,5 @@ def _asked(settings: Settings, tables: list[str]) -> dict[str, int | None]:
 
     lake = open_lake(settings)
     there = set(lake.names())
-    found = {name: lake.table(name).head() if name in there else None for name in tables}
+    found = {name: lake.table(name).current_snapshot() if name in there else None for name in tables}
     return {name: None if head is None else head.id for name, head in found.items()}

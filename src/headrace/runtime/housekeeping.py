@@ -14,7 +14,7 @@ from headrace import log as logs
 from headrace.alerts.channels import doors
 from headrace.alerts.delivery import deliver
 from headrace.config.settings import Settings
-from headrace.flows.project.maintain import upkeep
+from headrace.flows.project.maintain import run_maintenance
 from headrace.lineage.forward import forward
 
 __all__ = ["housekeeping"]
@@ -33,7 +33,7 @@ def housekeeping(settings: Settings) -> Iterator[None]:
             stack.enter_context(_thread(deliver, doors(settings), log, ledger))
         if settings.lineage.endpoints:
             stack.enter_context(_thread(forward, lineage.open(settings), settings.lineage.endpoints))
-        stack.enter_context(_thread(upkeep, settings))
+        stack.enter_context(_thread(run_maintenance, settings))
         yield
 
 

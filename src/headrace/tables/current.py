@@ -83,7 +83,7 @@ def keep_current(
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
     said = {**properties, CHANGELOG: msgspec.json.encode(after).decode()}
-    snapshot = made.replace(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
+    snapshot = made.overwrite(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
     return snapshot, written.schema
 
 

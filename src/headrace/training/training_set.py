@@ -73,10 +73,10 @@ def make(
         for name, snapshot in pinned.items():
             this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
-        head = lake.table(table).head() if lake.exists(table) else None
+        head = lake.table(table).current_snapshot() if lake.exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
             head = _made(project, lake, model, plan, pinned, made_from)
-        lake.table(table).pin(f"training.{head.id}", head.id)
+        lake.table(table).create_tag(f"training.{head.id}", head.id)
         made = TrainingSet(
             model.name,
             table,
@@ -102,16 +102,16 @@ def keep_for(lake: Lake, made: TrainingSet, version: int) -> None:
     """
     held = {made.table: made.snapshot, **made.inputs}
     for name, snapshot in held.items():
-        lake.table(name).pin(f"version.{made.model}.{version}", snapshot)
-    head = lake.table(made.table).head()
+        lake.table(name).create_tag(f"version.{made.model}.{version}", snapshot)
+    head = lake.table(made.table).current_snapshot()
     newest = {made.snapshot, *([] if head is None else [head.id])}
     for name, snapshot in held.items():
         table = lake.table(name)
         own = "training." if name == made.table else f"training.{made.model}."
         wanted = newest if name == made.table else {snapshot}
-        for pin, pinned in table.pins().items():
+        for pin, pinned in table.tags().items():
             if pin.startswith(own) and pinned not in wanted:
-                table.unpin(pin)
+                table.remove_tag(pin)
 
 
 class Rows(Struct, frozen=True):
@@ -158,11 +158,11 @@ def _pinned(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, in
     pinned = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
         table = lake.table(name)
-        head = table.head()
+        head = table.current_snapshot()
         if head is None:
             raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
         pinned[name] = wanted.get(name, head.id)
-        table.pin(f"training.{model.name}.{pinned[name]}", pinned[name])
+        table.create_tag(f"training.{model.name}.{pinned[name]}", pinned[name])
     return pinned
 
 
@@ -185,7 +185,7 @@ def _made(
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
     facts |= {INPUTS_DIGEST: made_from, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
-    return table.replace(rows, facts=facts)
+    return table.overwrite(rows, facts=facts)
 
 
 def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:

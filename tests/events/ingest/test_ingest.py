@@ -87,7 +87,7 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     assert head.id == progress.snapshot
     assert head.summary[LATEST_ARRIVAL] == table.property(LATEST_ARRIVAL)
@@ -343,7 +343,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):
         to_end(contract, events_log, lake)
-    assert lake.table("clicks").head() is None
+    assert lake.table("clicks").current_snapshot() is None
     monkeypatch.undo()
     assert sum(one.good for one in to_end(contract, events_log, lake)) == 2
 
@@ -485,19 +485,19 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
     to_end(contract, events_log, lake)
     table = lake.table(contract.table)
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": 3, "size": 1}
-    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.history()]
+    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.snapshots()]
     assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
 
 
 def test_many_short_runs_do_not_gather_small_files(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.events.ingest.keeping.FILES", 10)
+    monkeypatch.setattr("headrace.events.ingest.maintenance.FILES", 10)
     events_log.create(contract.topic)
     for number in range(10):
         events_log.append(contract.topic, [click(number)])
         to_end(contract, events_log, lake)
-    head = lake.table(contract.table).head()
+    head = lake.table(contract.table).current_snapshot()
     assert head is not None
     assert int(head.summary["total-data-files"]) == 1
     assert head.rows == 10

@@ -72,11 +72,11 @@ def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, serv
 
 
 def test_a_fill_at_an_older_snapshot_serves_its_rows_again(project, lake, store, plan, served):
-    older = lake.table("facts").head().id
+    older = lake.table("facts").current_snapshot().id
     lookup, at = Lookup(plan, store), now_micros()
     before = str([one.values for one in answered(lookup, at)])
     rows = lake.table("facts").scan().with_columns(pl.col("most") + 1000).collect()
-    lake.table("facts").replace(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    lake.table("facts").overwrite(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
     fill(project, lake, plan, store)
     assert str([one.values for one in answered(lookup, at)]) != before
     fill(project, lake, plan, store, at={"facts": older})

@@ -14,17 +14,17 @@ from headrace.events.formats.port import REFUSES, Format, Nothing
 from headrace.kernel.errors import ProjectError
 
 if TYPE_CHECKING:
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
 __all__ = ["REFUSES", "Format", "Nothing", "open"]
 
 
-def open(contract: Contract, registry: SchemaRegistry | None = None) -> Format:  # noqa: A001
+def open(contract: Contract, schema_registry: SchemaRegistry | None = None) -> Format:  # noqa: A001
     """The format of a contract.
 
     Args:
         contract: whose.
-        registry: where a format finds the schemas that its events name.
+        schema_registry: where a format finds the schemas that its events name.
 
     Raises:
         ProjectError: the contract names a format that there is not, or one that needs a registry.
@@ -43,13 +43,13 @@ def open(contract: Contract, registry: SchemaRegistry | None = None) -> Format: 
     if contract.format == "avro":
         from headrace.events.formats.avro import Avro
 
-        if registry is None:
+        if schema_registry is None:
             raise ProjectError(
                 f"topic {contract.topic!r} is written in Avro, and the profile names no schema registry",
                 where=str(contract.place),
-                remedy="Set `registry` in the profile's block of headrace.toml, or HEADRACE_REGISTRY.",
+                remedy="Set `schema_registry` in the profile of headrace.toml, or HEADRACE_SCHEMA_REGISTRY.",
             )
-        return Avro(registry)
+        return Avro(schema_registry)
     raise ProjectError(
         f"there is no format {contract.format!r}",
         where=str(contract.place),

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from headrace.events.formats.reasons import LONGEST, Broken, Reason
-from headrace.events.formats.registry import SchemaRegistry, Unknown
+from headrace.events.formats.schema_registry import SchemaRegistry, Unknown
 from headrace.kernel.extras import describe_missing
 
 __all__ = ["Avro"]
@@ -26,7 +26,7 @@ class Avro:
     """The event is the record that the body holds.
 
     Args:
-        registry: where the schemas are.
+        schema_registry: where the schemas are.
 
     Raises:
         Unavailable: fastavro is not installed.
@@ -34,12 +34,12 @@ class Avro:
 
     instants = True
 
-    def __init__(self, registry: SchemaRegistry) -> None:
+    def __init__(self, schema_registry: SchemaRegistry) -> None:
         try:
             import fastavro
         except ImportError as error:
             raise describe_missing("fastavro", "a contract with format='avro'") from error
-        self._registry = registry
+        self._registry = schema_registry
         self._read: Callable[..., Any] = fastavro.schemaless_reader
 
     def decoder(

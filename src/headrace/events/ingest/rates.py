@@ -143,7 +143,7 @@ class Rates:
 
     def look(self) -> None:
         """Takes in what was committed since the last look."""
-        history = self._table.history()
+        history = self._table.snapshots()
         ids = [one.id for one in history]
         if self._seen in ids:
             for one in history[ids.index(self._seen) + 1 :]:

@@ -66,7 +66,7 @@ def fill(
 
 def _load(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> FillResult:
     table = lake.table(view.table)
-    snapshot = table.head() if wanted is None else table.snapshot(wanted)
+    snapshot = table.current_snapshot() if wanted is None else table.snapshot(wanted)
     if snapshot is None:
         raise CallError(f"table {view.table!r} has no rows yet", remedy=f"headrace build {view.table}")
     position = SnapshotPosition(view.table, snapshot.id)

@@ -28,7 +28,7 @@ from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, decode_position, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import opened
+from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
 
 __all__ = ["SqliteStore"]
@@ -226,7 +226,7 @@ class SqliteStore:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             try:
-                db = opened(self._path, timeout=_WAIT)
+                db = open_shared(self._path, timeout=_WAIT)
             except sqlite3.OperationalError as error:
                 raise Unavailable(
                     f"the online store cannot be opened: {error}", where=str(self._path)

@@ -156,7 +156,7 @@ def bring_back(shop: Workshop, stage: Stage) -> Done:
         return work(shop, stage)
     held = shop.pointers.read(stage.out)
     assert held is not None
-    snapshot = shop.lake.table(held["table"]).roll_back(int(held["snapshot"]))
+    snapshot = shop.lake.table(held["table"]).rollback_to_snapshot(int(held["snapshot"]))
     return Done(f"back at the rows of {snapshot.at:%Y-%m-%d %H:%M:%S} UTC", snapshot.rows)
 
 

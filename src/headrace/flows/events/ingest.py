@@ -35,9 +35,9 @@ from headrace.projects.project import Project, load_project
 from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
-__all__ = ["IngestReport", "Renew", "Topic", "ingest", "registry_of"]
+__all__ = ["IngestReport", "Renew", "Topic", "ingest", "open_schema_registry"]
 
 _LOOK = 2.0  # seconds between two looks for newer code
 
@@ -117,7 +117,7 @@ def ingest(
         Renew: see `renew`.
     """
     begun = perf_counter()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what an upkeep took for its seconds
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what a maintenance took
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     found: dict[str, Topic] = {}
@@ -141,7 +141,7 @@ def ingest(
 
         ingest_all(
             contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell,
-            registry=registry_of(settings), at_work=at_work,
+            schema_registry=open_schema_registry(settings), at_work=at_work,
         )  # fmt: skip
     new_code.check()
     return IngestReport(found, perf_counter() - begun)
@@ -168,11 +168,11 @@ class _Sinks:
             sink.close()
 
 
-def registry_of(settings: Settings) -> SchemaRegistry | None:
+def open_schema_registry(settings: Settings) -> SchemaRegistry | None:
     """The profile's schema registry, if it names one."""
     if not settings.formats.schema_registry:
         return None
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
     return SchemaRegistry(settings.formats.schema_registry)
 

@@ -10,7 +10,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import quarantine
 from headrace.events.quarantine import Choice, Group, Replay, Waiting
-from headrace.flows.events.ingest import registry_of
+from headrace.flows.events.ingest import open_schema_registry
 from headrace.projects.project import load_project
 
 __all__ = ["alerts", "groups", "replay", "waiting"]
@@ -46,7 +46,7 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
     opened = log.open(settings.log.url)
     try:
         return quarantine.replay(
-            contract, lake.open(settings), opened, choice, registry_of(settings), dry_run=dry_run
+            contract, lake.open(settings), opened, choice, open_schema_registry(settings), dry_run=dry_run
         )
     finally:
         opened.close()

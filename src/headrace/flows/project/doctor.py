@@ -17,7 +17,7 @@ from headrace import lake, lineage, log, registry
 from headrace.alerts.channels import doors
 from headrace.alerts.delivery import Ledger
 from headrace.config.settings import Settings
-from headrace.events.formats.registry import SchemaRegistry
+from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
@@ -73,7 +73,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(settings)),
     ]
     if url := settings.formats.schema_registry:
-        looks.append((f"registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
+        looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
     found += [
         _extra(url) for url in (settings.log.address, settings.online.address) if urlsplit(url).scheme in _FOR
     ]

@@ -198,7 +198,7 @@ def _tables(project: Project) -> list[str]:
 
 
 def _table(lake: Lake, name: str) -> TableStatus:
-    head = lake.table(name).head() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.exists(name) else None
     if head is None:
         return TableStatus(name, None, None, None)
     return TableStatus(name, head.rows, head.at, now() - head.at)

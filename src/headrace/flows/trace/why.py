@@ -379,7 +379,7 @@ def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
     manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=Manifest)
     source = manifest.files.get(_SOURCE)
     made = report.training_set
-    pins = lake.table(made.table).pins().values() if lake.exists(made.table) else ()
+    pins = lake.table(made.table).tags().values() if lake.exists(made.table) else ()
     return MadeFrom(
         report.run,
         report.code,

@@ -29,7 +29,7 @@ class Unknown(Exception):
 class SchemaRegistry:
     """The schemas of one registry.
 
-    User and password are taken from HEADRACE_REGISTRY_USER and HEADRACE_REGISTRY_PASSWORD.
+    User and password are taken from HEADRACE_SCHEMA_REGISTRY_USER and HEADRACE_SCHEMA_REGISTRY_PASSWORD.
 
     Args:
         url: its address (`https://registry.example`, Apicurio's ends in `/apis/ccompat/v7`).
@@ -42,10 +42,10 @@ class SchemaRegistry:
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc:
             raise ProjectError(
-                "the setting `registry` is not the address of a schema registry",
+                "the setting `schema_registry` is not the address of a schema registry",
                 where="headrace.toml: profile",
-                remedy="Write https://registry.example; user and password come from HEADRACE_REGISTRY_USER "
-                "and HEADRACE_REGISTRY_PASSWORD.",
+                remedy="Write https://registry.example; user and password come from "
+                "HEADRACE_SCHEMA_REGISTRY_USER and HEADRACE_SCHEMA_REGISTRY_PASSWORD.",
             )
         self._url = url.rstrip("/")
         self._schemas: dict[int, Any] = {}
@@ -105,8 +105,8 @@ class SchemaRegistry:
                 fastavro.parse_schema(json.loads(inner["schema"]), named_schemas=named)
 
     def _get(self, path: str, missing: str) -> Any:
-        user = os.environ.get("HEADRACE_REGISTRY_USER")
-        auth = None if user is None else (user, os.environ.get("HEADRACE_REGISTRY_PASSWORD", ""))
+        user = os.environ.get("HEADRACE_SCHEMA_REGISTRY_USER")
+        auth = None if user is None else (user, os.environ.get("HEADRACE_SCHEMA_REGISTRY_PASSWORD", ""))
         try:
             answer = httpx.get(self._url + path, auth=auth, timeout=_SECONDS)
             if answer.status_code == 404 and _is_registrys(answer):
@@ -117,7 +117,7 @@ class SchemaRegistry:
             raise Unavailable(
                 f"the schema registry does not answer: {error}",
                 where=self._url,
-                remedy="Is the profile's `registry` its address (Apicurio's ends in /apis/ccompat/v7)? "
+                remedy="Is the profile's `schema_registry` its address (Apicurio's ends in /apis/ccompat/v7)? "
                 "Ingest waits for it.",
             ) from error
 
