@@ -49,7 +49,8 @@ from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release
 from headrace.serving.release import Arm
-from headrace.training.trainers import xgboost as trainer
+from headrace.training.trainers.folder import ModelMeta, load_model, save_model
+from headrace.training.trainers.xgboost import MODEL
 
 NAMES = [f"f{n}" for n in range(6)]
 PRODUCTS = 10_000
@@ -114,8 +115,8 @@ def made(root: Path) -> Settings:
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(one.column for one in plan.features)
-    meta = trainer.Meta(encoding=Encoding(columns), parameters={}, rounds=100, base_rate=0.5)
-    trainer.save(place / "model", bytes(booster.save_raw("ubj")), meta)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns))
+    save_model(place / "model", {MODEL: bytes(booster.save_raw("ubj"))}, meta)
     seal(place, signing_key(settings))
     store = online.open(settings.online.url)
     store.prepare(plan)
@@ -146,7 +147,7 @@ def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> No
     bundle = registry.open(settings).bundle("purchase", 1)
     plan = decode_plan((bundle / "plan.json").read_bytes())
     lookup = Lookup(plan, online.open(settings.online.url))
-    model = trainer.load(bundle / "model")
+    model = load_model(bundle / "model")
 
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]
         if scope["type"] == "lifespan":

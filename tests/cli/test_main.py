@@ -75,7 +75,7 @@ WRONG = {
     "wrong type": ({"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'}, ["status"],
                    ["headrace.toml: profile.local.predict_port"]),
     "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
-    "unknown profile": ({}, ["build", "--profile", "prod"], ["profile 'prod' does not exist", "[profile.prod]"]),
+    "unknown profile": ({}, ["build", "--profile", "prod"], ["profile 'prod'", "[profile.prod]"]),
     "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
                                  "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle"]),
     "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},

@@ -151,7 +151,7 @@ class Bank:
 
     def changelog(self) -> pl.DataFrame:
         found = lake.open(self.settings)
-        if not found.exists("bank_public_accounts"):
+        if not found.table_exists("bank_public_accounts"):
             return pl.DataFrame(schema={"_valid": pl.Boolean, "_op": pl.String})
         return found.table("bank_public_accounts").scan().collect()
 

@@ -18,9 +18,9 @@ from headrace.log import Log
 
 @pytest.fixture
 def contract() -> Contract:
-    found = contract_of(Click)
-    assert found is not None
-    return found
+    declared = contract_of(Click)
+    assert declared is not None
+    return declared
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def events_log(settings: Settings) -> Iterator[Log]:
-    one = log.open(settings.log.url)
-    yield one
-    one.close()
+    opened = log.open(settings.log.url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ def test_an_older_commit_brings_back_its_rows_and_a_newer_one_its_own(tiny: Sett
 def test_rows_of_an_older_commit_that_have_expired_are_made_again(tiny: Settings) -> None:
     two_versions(tiny)
     opened = lake.open(tiny)
-    for name in opened.names():
+    for name in opened.list_tables():
         table = opened.table(name)
         for pin in table.tags():
             table.remove_tag(pin)

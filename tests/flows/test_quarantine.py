@@ -159,9 +159,13 @@ def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run
     assert headrace("quarantine", "alerts") == "No alert is open.\n"
     sent(settings, *[click(n, -1) for n in range(250)])
     ingest(settings, until_end=True)
-    (one,) = json.loads(headrace("quarantine", "alerts", "--json"))
-    assert (one["topic"], one["code"], one["severity"]) == ("clicks", "out_of_range", "critical")
+    (alert,) = json.loads(headrace("quarantine", "alerts", "--json"))
+    assert (alert["subject"], alert["facts"]["code"], alert["severity"]) == (
+        "clicks",
+        "out_of_range",
+        "critical",
+    )
     assert "100.00% of 250 events" in headrace("quarantine", "alerts")
     ingest(settings, until_end=True)  # its own topic, now that there is something on it
     rows = lake.open(settings).table("headrace_alerts").scan().collect()
-    assert rows["alert"].to_list() == [one["id"]]
+    assert rows["alert"].to_list() == [alert["id"]]

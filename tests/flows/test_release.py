@@ -9,6 +9,7 @@ from tests.serving.small import booster, make_project, plan_of, put_features, pu
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
+from headrace.features.values.matrix import Encoding
 from headrace.flows.models.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
@@ -21,7 +22,8 @@ from headrace.serving import release as releases
 from headrace.serving.endpoint import Endpoint
 from headrace.serving.models import Models
 from headrace.serving.release import Arm
-from headrace.training.trainers.xgboost import Encoding, Meta, save
+from headrace.training.trainers.folder import ModelMeta, save_model
+from headrace.training.trainers.xgboost import MODEL
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,8 @@ def register(settings, folder, version, gate="passed", slope=1):
     (folder / "plan.json").write_bytes(encode_plan(plan_of()))
     (folder / "training.json").write_text("{}")
     columns = tuple(feature.column for feature in plan_of().features)
-    meta = Meta(encoding=Encoding(columns), parameters={"version": version}, rounds=5, base_rate=0.5)
-    save(folder / "model", booster(slope), meta)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
+    save_model(folder / "model", {MODEL: booster(slope)}, meta)
     registry = registries.open(settings)
     assert registry.register("purchase", folder, metrics={}, params={}, tags={GATE: gate}) == version
 

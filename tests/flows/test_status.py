@@ -65,20 +65,29 @@ def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny
     assert b"opensesame" not in b"".join(one.read_bytes() for one in settings.state.glob("lineage.db*"))
 
 
-def test_open_alerts_are_told(tiny: Settings) -> None:
+def test_status_shows_open_alerts(tiny: Settings) -> None:
     assert status(tiny).alerts == ()
-    one = Alert(
-        id=new_id(), alert="a", number=1, at=now(), topic="clicks", code="missing", field="user",
-        state="raised", severity="critical", refused=50, events=100, share=0.5, before=0.01, window=300.0,
+    alert = Alert(
+        id=new_id(),
+        alert="a",
+        number=1,
+        at=now(),
+        source="refusals",
+        subject="clicks",
+        reason="missing (user)",
+        state="raised",
+        severity="critical",
         why="50.00% of 100 events in 5m refused",
-    )  # fmt: skip
-    over = msgspec.structs.replace(one, id=new_id(), alert="b", code="late", state="resolved")
+        look="headrace quarantine show clicks",
+        facts={"refused": 50, "events": 100},
+    )
+    resolved = msgspec.structs.replace(alert, id=new_id(), alert="b", reason="late", state="resolved")
     log = logs.open(tiny.log.url)
     log.create(TOPIC)
-    log.append(TOPIC, [msgspec.json.encode(change) for change in (one, over)])
+    log.append(TOPIC, [msgspec.json.encode(change) for change in (alert, resolved)])
     log.close()
     assert [found.alert for found in status(tiny).alerts] == ["a"]
     said = shown(tiny, "status")
     assert "critical" in said
-    assert one.why in said
+    assert alert.why in said
     assert "late" not in said

@@ -157,7 +157,9 @@ def test_the_version_its_release_and_the_lineage_up_to_the_topic(answer: Why) ->
     assert answer.release.why == "the first version"
     assert answer.version.mlflow_run is not None
     made = answer.version.made_from
-    assert (made.table, made.rows, made.pinned, made.code, made.rounds) == ("product_facts", 4, True, "c0de", 7)
+    assert (made.table, made.rows, made.pinned, made.code, made.parameters) == (
+        "product_facts", 4, True, "c0de", {"num_boost_round": 7}
+    )  # fmt: skip
     assert answer.lineage.run is not None
     assert made.run == answer.lineage.run.id
     assert answer.version.metrics == {"roc_auc": 0.81}

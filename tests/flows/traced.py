@@ -27,7 +27,7 @@ from headrace.projects.project import Project, load_project
 from headrace.serving import release
 from headrace.serving.prediction_log import TOPIC, Prediction
 from headrace.tables.build import build_table
-from headrace.training.training_set import TrainingSet
+from headrace.training.report import TrainingSet
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 USER, PRODUCT = 1, 10
@@ -157,7 +157,14 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
             "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0
         )
         (bundle / "training.json").write_bytes(
-            msgspec.json.encode({"run": this.id, "code": "c0de", "training_set": made, "rounds": 7})
+            msgspec.json.encode(
+                {
+                    "run": this.id,
+                    "code": "c0de",
+                    "training_set": made,
+                    "parameters": {"num_boost_round": 7},
+                }
+            )
         )
         version = registry.open(settings).register(
             "purchase", bundle, metrics={"roc_auc": 0.81}, params={}, tags={}

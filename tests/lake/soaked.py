@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from tests.events.clicks import Click, click
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 
 from headrace import lake, log
 from headrace.declare.event import contract_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 from tests.lake.folder import files, missing
 from tests.lake.soaked import EVENTS, ROUNDS
 
@@ -46,7 +46,7 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
 
     def upkeep() -> None:
         while not ended.wait(2):
-            for name in opened.names():
+            for name in opened.list_tables():
                 table = opened.table(name)
                 kept.append(lake.maintain(table, older_than=GRACE, grace=GRACE, longest_write=GRACE * 10))
 

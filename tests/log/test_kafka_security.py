@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 from services.kafka import Broker, broker
 from tests.contract.test_log import everything
 from tests.events.clicks import Click, click
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 
 from headrace import lake, lineage, log
 from headrace.config.settings import make_settings

@@ -91,7 +91,7 @@ def one(settings):
 
 def table_rows(settings, name):
     opened = lake.open(settings)
-    if not opened.exists(name):
+    if not opened.table_exists(name):
         return []
     return opened.table(name).scan().collect().to_dicts()
 

@@ -56,14 +56,15 @@ def booster(slope: int) -> bytes:
 def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
     """A version's bundle where a replica looks for it, sealed with the project's key."""
     from headrace.features.values.matrix import Encoding
-    from headrace.training.trainers.xgboost import Meta, save
+    from headrace.training.trainers.folder import ModelMeta, save_model
+    from headrace.training.trainers.xgboost import MODEL
 
     place = registry.open(settings).place("purchase", version)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(feature.column for feature in plan.features)
-    meta = Meta(encoding=Encoding(columns, categories or {}), parameters={}, rounds=5, base_rate=0.5)
-    save(place / "model", boosters[slope or 1 + (version + 1) % 2], meta)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns, categories or {}))
+    save_model(place / "model", {MODEL: boosters[slope or 1 + (version + 1) % 2]}, meta)
     (place / "training.json").write_text(json.dumps({}))
     seal(place, signing_key(settings))
     return place

@@ -129,7 +129,7 @@ class TestAudit:
         object.__setattr__(project.table("clean"), "function", wider)
         with pytest.raises(Refused, match="its schema Clean does not name: cents, paid"):
             build(project, opened, "clean")
-        assert not opened.exists("clean")
+        assert not opened.table_exists("clean")
 
 
 class TestUserCode:

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,10 +9,12 @@ import pytest
 from headrace import lake
 from headrace.config.settings import make_settings
 from headrace.declare.gate import at_least, not_worse_than_champion
-from headrace.declare.model import ByTime, Model, XGBoost
+from headrace.declare.model import Model
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform
+from headrace.declare.splits import ByTime
 from headrace.declare.table import Table
+from headrace.declare.trainers import XGBoost
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -39,6 +42,12 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def opened(project: Project) -> Lake:
     return lake.open(project.settings)
+
+
+def make_model(**options: Any) -> Model:
+    """A model `m` with the target `y`, trained by XGBoost."""
+    labels = Table("outcomes", lambda frame: frame, (), None, False, None, Place("?", 0))
+    return Model("m", **{"labels": labels, "target": "y", "features": None, "trainer": XGBoost(), **options})
 
 
 @pytest.fixture

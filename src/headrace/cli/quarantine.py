@@ -151,9 +151,9 @@ def _print_replay(done: Replay, *, dry_run: bool, narrowed: bool) -> None:
 
 @verb("alerts", example="headrace quarantine alerts")
 def alerts(call: Call) -> None:
-    """What is refused at too high a rate now: the alerts that are open.
+    """The alerts that are open: what is refused at too high a rate now.
 
-    Every change of one is an event on topic headrace.alerts, and a row of table headrace_alerts.
+    Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
     found = flow.alerts(call.settings())
     if call.json:
@@ -162,8 +162,8 @@ def alerts(call: Call) -> None:
     if not found:
         click.echo("No alert is open.")
         return
-    rows = [(one.severity, one.topic, one.code, one.field, _moment(one.at), one.why) for one in found]
-    shown.table(None, ["severity", "topic", "code", "field", "since", "why"], rows)
+    rows = [(one.severity, one.subject, one.reason, _moment(one.at), one.why) for one in found]
+    shown.table(None, ["severity", "subject", "reason", "since", "why"], rows)
 
 
 def _row(one: Group) -> tuple[object, ...]:

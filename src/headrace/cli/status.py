@@ -72,9 +72,9 @@ def _print(found: Status) -> None:
                 counts = ", ".join(f"{name} {count:,}" for name, count in one.extra.items())
                 click.echo(f"  {one.topic}: fields that the contract does not name are in _extra: {counts}")
         click.echo()
-    alerts = [(one.severity, one.topic, one.code, one.field, one.why) for one in found.alerts]
+    alerts = [(alert.severity, alert.subject, alert.reason, alert.why) for alert in found.alerts]
     if alerts:
-        show.table("Refused at too high a rate", ["severity", "topic", "code", "field", "why"], alerts)
+        show.table("Open alerts", ["severity", "subject", "reason", "why"], alerts)
         click.echo("  headrace quarantine list and show have the events.\n")
     tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
     if tables:

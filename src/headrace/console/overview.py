@@ -9,10 +9,9 @@ from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.flows.models.endpoint import describe
 from headrace.kernel.errors import HeadraceError, Unavailable
-from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.log import Log
@@ -66,7 +65,7 @@ def overview(settings: Settings, project: Project) -> Overview:
         lake = lakes.open(settings)
         for contract in project.contracts.values():
             made.topics.append(_topic(log, lake, contract))
-        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.names()})]
+        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.list_tables()})]
         releases = Releases(log)
         releases.poll()
         made.problems += _endpoint_problems(settings)
@@ -98,20 +97,20 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
     ends = log.end(contract.topic) if contract.topic in log.topics() else {}
     good = refused = 0
     read: dict[int, int] = {}
-    if lake.exists(contract.table):
+    if lake.table_exists(contract.table):
         table = lake.table(contract.table)
         head = table.current_snapshot()
         if head is not None:
             good = sum(table.rows_per_day(contract.time, head.id, {"_valid": True}).values())
             refused = head.rows - good
-        position = table.position(POSITION)
-        read = position.offsets if isinstance(position, LogPosition) else {}
+        position = stored_position(table)
+        read = position.offsets if position is not None else {}
     lag = sum(max(0, end - read.get(partition, 0)) for partition, end in ends.items())
     return TopicLine(contract.topic, sum(ends.values()), good, refused, lag)
 
 
 def _table(lake: Lake, name: str) -> TableLine:
-    head = lake.table(name).current_snapshot() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.table_exists(name) else None
     if head is None:
         return TableLine(name, None, 0, None)
     return TableLine(name, head.id, head.rows, now() - head.at)

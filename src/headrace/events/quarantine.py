@@ -121,7 +121,7 @@ class Replay(Struct, frozen=True):
 
 def groups(contract: Contract, lake: Lake) -> list[Group]:
     """What waits, by code and field, the most frequent first."""
-    if not lake.exists(contract.table):
+    if not lake.table_exists(contract.table):
         return []
     arrived = lake.table(contract.table).scan().select(pl.col("_first_offset").is_null().sum()).collect().item()
     waiting = _waiting(contract, lake).sort("arrived_at", "partition", "offset").collect()
@@ -226,7 +226,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 
 def _waiting(contract: Contract, lake: Lake) -> pl.LazyFrame:
     """The events that wait, one row each."""
-    if not lake.exists(contract.table):
+    if not lake.table_exists(contract.table):
         return pl.LazyFrame(schema=_COLUMNS)
     rows = lake.table(contract.table).scan()
     first = {

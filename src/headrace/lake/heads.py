@@ -50,7 +50,7 @@ def snapshots_made(settings: Settings, tables: Iterable[str]) -> dict[str, int |
         from headrace.lake.catalog import open as open_lake
 
         lake = open_lake(settings)
-        there = set(lake.names())
+        there = set(lake.list_tables())
         current = {name: lake.table(name).current_snapshot() if name in there else None for name in names}
         return {
             name: None if head is None else int(head.summary.get(ROWS_OF, head.id))
@@ -70,7 +70,7 @@ def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
         from headrace.lake.catalog import open as open_lake
 
         lake = open_lake(settings)
-        there = {name: lake.table(name).snapshots() for name in set(lake.names()) & set(snapshots)}
+        there = {name: lake.table(name).snapshots() for name in set(lake.list_tables()) & set(snapshots)}
         return {name for name, one in snapshots.items() if one not in {s.id for s in there.get(name, ())}}
     found = _locations(settings)
     return {name for name, one in snapshots.items() if name not in found or one not in _kept(found[name])}
@@ -82,7 +82,7 @@ def _embedded(settings: Settings) -> bool:
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = path_of(settings.lake.catalog_url)
+    path = path_of(settings.lake.lake.catalog_url)
     if not path.is_file():
         return {}
     try:
@@ -129,6 +129,6 @@ def _asked(settings: Settings, tables: list[str]) -> dict[str, int | None]:
     from headrace.lake.catalog import open as open_lake  # heavy, and needed only here
 
     lake = open_lake(settings)
-    there = set(lake.names())
+    there = set(lake.list_tables())
     found = {name: lake.table(name).current_snapshot() if name in there else None for name in tables}
     return {name: None if head is None else head.id for name, head in found.items()}

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 from headrace import lineage
 from headrace import log as logs
-from headrace.alerts.channels import doors
+from headrace.alerts.channels import channels
 from headrace.alerts.delivery import deliver
 from headrace.config.settings import Settings
 from headrace.flows.project.maintain import run_maintenance
@@ -30,7 +30,7 @@ def housekeeping(settings: Settings) -> Iterator[None]:
         if settings.alerts.channels:
             log = stack.enter_context(closing(logs.open(settings.log.url)))
             ledger = settings.make_state() / "alerts.json"
-            stack.enter_context(_thread(deliver, doors(settings), log, ledger))
+            stack.enter_context(_thread(deliver, channels(settings), log, ledger))
         if settings.lineage.endpoints:
             stack.enter_context(_thread(forward, lineage.open(settings), settings.lineage.endpoints))
         stack.enter_context(_thread(run_maintenance, settings))

@@ -7,11 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from headrace import log as logs
@@ -28,18 +27,13 @@ from headrace.registry import Registry
 from headrace.serving.protocol import Requests
 from headrace.serving.release import Arm, Release, Releases
 from headrace.serving.split import Split
-from headrace.training.trainers import xgboost
+from headrace.training.files import MODEL, PLAN
+from headrace.training.trainers.folder import Predictor, load_model
 
 __all__ = ["Failure", "Loaded", "Models", "Served", "load_version"]
 
 _log = logging.getLogger("headrace.serving")
 _AGAIN = 5.0  # seconds until a release that could not be put in place is tried once more
-
-
-class Predictor(Protocol):
-    """A loaded model: shape (n, features) in, float64 of shape (n,) out."""
-
-    def predict(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
@@ -203,9 +197,9 @@ def load_version(registry: Registry, store: OnlineStore, model: str, version: in
         ProjectError: its features cannot be served.
     """
     bundle = registry.bundle(model, version)
-    plan = decode_plan((bundle / "plan.json").read_bytes())
+    plan = decode_plan((bundle / PLAN).read_bytes())
     store.prepare(plan)
-    predictor = xgboost.load(bundle / "model")
+    predictor = load_model(bundle / MODEL)
     columns = tuple(feature.column for feature in plan.features)
     # The first call is slow: not a customer's.
     predictor.predict(np.full((1, len(columns)), np.nan, np.float32))

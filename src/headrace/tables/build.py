@@ -132,7 +132,7 @@ def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"
     declared: tuple[tuple[str, Literal["day"]], ...] = ()
     if table.partition_by is not None:
         declared = ((table.partition_by.column, "day"),)
-    stored = lake.table(table.name).partition_by() if lake.exists(table.name) else declared
+    stored = lake.table(table.name).partition_by() if lake.table_exists(table.name) else declared
     if stored != declared:
         was, now = (
             " and ".join(f"by the {kind} of {column!r}" for column, kind in one) or "not at all"
@@ -229,7 +229,7 @@ def _unpin_older(lake: Lake, plan: RebuildPlan) -> None:
 
 def unpin_inputs(lake: Lake, table: str) -> None:
     """Lets go of the inputs that a table which is about to be dropped was made from."""
-    for name in lake.names():
+    for name in lake.list_tables():
         read = lake.table(name)
         for pin, snapshot in read.tags().items():
             if pin == _pin(table, snapshot):

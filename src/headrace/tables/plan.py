@@ -73,7 +73,7 @@ def plan_rebuild(
     inputs = [resolve_input(project, lake, one, (at or {}).get(input_name(one))) for one in reads]
     clocks = [one.clock for one in inputs if one.clock is not None]
     clock = min(clocks) if clocks else None
-    made = lake.table(table.name) if lake.exists(table.name) else None
+    made = lake.table(table.name) if lake.table_exists(table.name) else None
     names = [CODE, LATEST_ARRIVAL, *(f"{INPUT}{one.name}" for one in inputs)]
     expect = {name: None if made is None else made.property(name) for name in names}
     day = table.partition_by

@@ -28,10 +28,10 @@ from headrace.events import formats
 from headrace.events.formats.reasons import Reason
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
-from headrace.events.ingest.facts import POSITION
 from headrace.events.ingest.maintenance import IngestMaintenance
+from headrace.events.ingest.position import READER, stored_position
 from headrace.events.ingest.progress import Progress, Report
-from headrace.events.ingest.rates import arrivals
+from headrace.events.ingest.rates import count_arrivals
 from headrace.events.ingest.rows import recent_rows
 from headrace.events.ingest.share import Share
 from headrace.events.ingest.sinks import Feed, Sink
@@ -49,7 +49,7 @@ from headrace.log import Batch, Log
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
 
-__all__ = ["POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["Ingest", "Progress", "Sink", "ingest_all"]
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
@@ -318,7 +318,7 @@ class Ingest:
         facts, properties = _said(verdicts, self.contract)
         snapshot = self.table.append(
             verdicts.rows,
-            position=(POSITION, judged.before, judged.after),
+            position=(READER, judged.before, judged.after),
             facts=facts,
             properties=properties,
         )
@@ -344,7 +344,7 @@ class Ingest:
 
     def _level_all(self) -> None:
         """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""
-        stored = self.table.position(POSITION)
+        stored = stored_position(self.table)
         for feed in self._feeds:
             if isinstance(stored, LogPosition):
                 feed.catch_up(stored)
@@ -376,7 +376,7 @@ class Ingest:
 def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
     """How far the table has read the topic. Raises Refused where the log is not the one that it read."""
     identity = log.identity(topic)
-    stored = table.position(POSITION) or LogPosition(topic, identity)
+    stored = stored_position(table) or LogPosition(topic, identity)
     here = f"table {table.name}, topic {topic}"
     if not isinstance(stored, LogPosition) or stored.log_id != identity:
         raise Refused(
@@ -402,7 +402,7 @@ Said = Callable[[Mapping[str, str]], Mapping[str, str]]
 def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
     """What a commit says in its snapshot, and of the table; both of the table's properties as the commit
     finds them: others may have moved them since."""
-    arrived = arrivals(verdicts.rows, contract)
+    arrived = count_arrivals(verdicts.rows, contract)
 
     def clock(stored: Mapping[str, str]) -> str:
         return str(max(int(stored.get(LATEST_ARRIVAL, 0)), verdicts.latest))

@@ -17,7 +17,7 @@ from headrace.flows.build.unchanged import nothing_new
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.lock import find_holder, try_lock
 
-__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage"]
+__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage", "silent"]
 
 
 def build(

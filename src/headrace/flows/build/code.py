@@ -153,7 +153,7 @@ def _model(model: Model, sources: CodeIndex) -> dict[str, list[str]]:
 
     return {
         "set": lines("labels", "target"),
-        "fit": lines("target", "trainer", "tune", "split", "missing"),
+        "fit": lines("target", "trainer", "tune", "split", "missing", "task"),
         "gate": lines("gate"),
     }
 

@@ -107,11 +107,11 @@ def _of_model(name: str, tables: tuple[str, ...], features: str) -> list[Stage]:
             "train",
             name,
             (made,),
-            ("lock", f"models.{name}.fit"),
+            ("lock", f"models.{name}.fit", f"models.{name}.gate"),
             trained,
             (bundle_folder(name),),
         ),
-        Stage(f"release-{name}", "release", name, (trained,), (f"models.{name}.gate",), released),
+        Stage(f"release-{name}", "release", name, (trained,), (), released),
     ]
 
 

@@ -19,19 +19,20 @@ from headrace.flows.build.graph import Stage, bundle_folder
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.flows.build.work import Done, Workshop
 from headrace.flows.models.release import release as put_in_force
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.files import move_into_place
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
-from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.registry import Registry
 from headrace.registry.source import write_source
 from headrace.serving import release as releases
-from headrace.training.gate import Verdict, judge
-from headrace.training.job import REPORT, Report
+from headrace.training.files import REPORT
+from headrace.training.gate import GateResult
 from headrace.training.job import train as train_version
-from headrace.training.training_set import keep_for, make
+from headrace.training.report import TrainingReport, read_report
+from headrace.training.training_set import keep_for_version, make
 
 __all__ = ["features", "online", "release", "train", "training_set"]
 
@@ -95,13 +96,22 @@ def train(shop: Workshop, stage: Stage) -> Done:
     report = trained.report
     shop.pointers.write(
         stage.out,
-        {"model": name, "run": report.run, "metrics": report.test.metrics, "base_rate": report.test.base_rate},
+        {
+            "model": name,
+            "run": report.run,
+            "metrics": report.test.metrics,
+            **report.test.baseline,
+            "gate": msgspec.to_builtins(report.gate),
+        },
     )
     metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
-    return Done(f"{metrics} (base rate {report.test.base_rate:.3f}){_left_out(report)}", report.test.rows)
+    baseline = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.test.baseline.items()
+    )
+    return Done(f"{metrics} ({baseline}){_left_out(report)}", report.test.rows)
 
 
-def _left_out(report: Report) -> str:
+def _left_out(report: TrainingReport) -> str:
     """What of the training set the model did not see as it is."""
     text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
     if report.infinite:
@@ -119,23 +129,23 @@ def release(shop: Workshop, stage: Stage) -> Done:
     name, settings = stage.subject, shop.settings
     model = shop.project().model(name)
     folder = settings.root / bundle_folder(name)
-    report = msgspec.json.decode((folder / REPORT).read_bytes(), type=Report)
-    verdict = judge(model.gate, report.test.metrics, report.champion, lacking=report.champion_lacks)
+    report = read_report(folder)
+    gate = report.gate
     registry = registries.open(settings)
-    version = _registered(shop, registry, name, folder, report, verdict)
-    held = {"model": name, "version": version, "gate": msgspec.to_builtins(verdict)}
-    if not verdict.passed and shop.override is None:
+    version = _registered(shop, registry, name, folder, report)
+    held = {"model": name, "version": version, "gate": msgspec.to_builtins(gate)}
+    if not gate.passed and shop.override is None:
         raise Refused(
-            f"the gate refuses version {version} of {name}:\n{_failed(verdict)}",
+            f"the gate refuses version {version} of {name}:\n{_failed(gate)}",
             where=str(model.place),
             remedy=f"Release it all the same: headrace build release-{name} --override WHY",
         )
     if _champion(shop, name) != version:
-        why = "the gate passed" if verdict.passed else str(shop.override)
-        put_in_force(settings, name, [f"champion={version}"], by=shop.by, why=why, override=not verdict.passed)
+        why = "the gate passed" if gate.passed else str(shop.override)
+        put_in_force(settings, name, [f"champion={version}"], by=shop.by, why=why, override=not gate.passed)
     shop.pointers.write(stage.out, held)
-    how = "it passed the gate" if verdict.passed else f"by override ({shop.override})"
-    how += "".join(f"; {note}" for note in verdict.notes)
+    how = "it passed the gate" if gate.passed else f"by override ({shop.override})"
+    how += "".join(f"; {note}" for note in gate.notes)
     return Done(f"version {version} is champion: {how}")
 
 
@@ -163,41 +173,39 @@ def _champion(shop: Workshop, model: str) -> int | None:
         log.close()
 
 
-def _registered(
-    shop: Workshop, registry: Registry, name: str, folder: Path, report: Report, verdict: Verdict
-) -> int:
-    """The version's number. The same training is one version, however often it comes here."""
+def _registered(shop: Workshop, registry: Registry, name: str, folder: Path, report: TrainingReport) -> int:
+    """The version's number. The same training, judged by the same gate, is one version, however often it comes
+    here."""
     place = shop.settings.place("release", name)
-    sealed = place / report.run
+    sealed = place / f"{report.run}-{short_digest((folder / REPORT).read_text())}"
     if not sealed.is_dir():
         for left in place.glob("*"):
             shutil.rmtree(left)
-        half = make_private(place) / f".{report.run}"
+        half = make_private(place) / f".{sealed.name}"
         shutil.copytree(folder, half)
         write_source(shop.settings, half / "source.tar.gz")
         move_into_place(half, sealed)
     made = report.training_set
-    tags = {**report.tags, GATE: "passed" if verdict.passed else "refused"}
-    metrics = {**report.test.metrics, "base_rate": report.test.base_rate}
-    params = {**report.parameters, "rounds": report.rounds}
     rows = SnapshotPosition(made.table, made.snapshot)
     with run(
         f"register {name}", [Dataset("model", f"{name}@{report.run}"), Dataset("table", made.table, rows)]
     ) as this:
-        version = registry.register(name, sealed, metrics=metrics, params=params, tags=tags)
+        version = registry.register(
+            name, sealed, metrics=report.metrics, params=report.parameters, tags=report.tags
+        )
         try:
-            keep_for(shop.lake, made, version)
+            keep_for_version(shop.lake, made, version)
         except CallError as error:  # the version is as good without, but its rows cannot be read again
             _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
         this.output(Dataset("model", f"{name}@{version}"))
     return version
 
 
-def _failed(verdict: Verdict) -> str:
+def _failed(gate: GateResult) -> str:
     return "\n".join(
         f"  {result.rule}: it is {result.value:.4f}, "
         + (result.note if result.bound is None else f"the bound {result.bound:.4f}")
-        for result in verdict.failed
+        for result in gate.failed
     )
 
 

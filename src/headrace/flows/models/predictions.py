@@ -11,10 +11,9 @@ import msgspec
 import polars as pl
 
 from headrace.config.settings import Settings
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import id_time
-from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.log.follow import read_to_end
@@ -62,7 +61,7 @@ def find(settings: Settings, lake: Lake, log: Log, prediction_id: str) -> tuple[
 
 
 def _in_table(lake: Lake, id: str, made: datetime) -> Prediction | None:
-    if not lake.exists(TABLE):
+    if not lake.table_exists(TABLE):
         return None
     rows = (
         lake.table(TABLE)
@@ -84,8 +83,8 @@ def _unread(lake: Lake, log: Log) -> Iterable[bytes]:
     if TOPIC not in log.topics():
         return
     offsets = dict.fromkeys(range(log.partitions(TOPIC)), 0)
-    position = lake.table(TABLE).position(POSITION) if lake.exists(TABLE) else None
-    if isinstance(position, LogPosition) and position.log_id == log.identity(TOPIC):
+    position = stored_position(lake.table(TABLE)) if lake.table_exists(TABLE) else None
+    if position is not None and position.log_id == log.identity(TOPIC):
         offsets |= position.offsets
     for batch in read_to_end(log, TOPIC, offsets, _READ):
         yield from batch.values

@@ -30,7 +30,7 @@ from headrace.registry import Registry
 from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release, Releases
 from headrace.serving.trial import try_release
-from headrace.training.training_set import TrainingSet
+from headrace.training.report import TrainingSet
 
 __all__ = [
     "GATE",

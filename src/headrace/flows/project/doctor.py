@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from headrace import lake, lineage, log, registry
-from headrace.alerts.channels import doors
-from headrace.alerts.delivery import Ledger
+from headrace.alerts.channels import channels
+from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features import online
@@ -67,7 +67,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         return found
     looks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.log.address}", lambda: _log(settings)),
-        (f"catalog {settings.lake.catalog}", lambda: f"{len(lake.open(settings).names())} tables"),
+        (f"catalog {settings.lake.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
         (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(settings)),
         (f"online {settings.online.address}", lambda: _online(settings)),
         (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(settings)),
@@ -89,7 +89,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
         *_ports(settings),
         *_spool(settings),
         *_lineage(settings),
-        *_doors(settings),
+        *_check_channels(settings),
     ]
 
 
@@ -177,7 +177,7 @@ def _log(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
         return "the catalog decides where files lie"
-    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
+    lake.open(settings).try_warehouse(settings.lake.lake.lake.warehouse_url)
     return "files can be written and read"
 
 
@@ -185,7 +185,7 @@ def _online(settings: Settings) -> str:
     store = online.open(settings.online.url)
     try:
         views = store.views()
-        broken = sum(store.broken(view) for view in views if isinstance(view, WindowedView))
+        broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
         return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
     finally:
         store.close()
@@ -261,19 +261,19 @@ def _lineage(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _doors(settings: Settings) -> Iterator[Finding]:
-    """Where alerts go out, and whether they arrive."""
+def _check_channels(settings: Settings) -> Iterator[Finding]:
+    """The channels for alerts, and whether alerts arrive there."""
     if not settings.alerts.channels:
         return
     try:
-        found = doors(settings)
+        opened = channels(settings)
     except HeadraceError as error:
         yield Finding(f"alerts ({error.where})", False, error.what, error.remedy)
         return
-    ledger = Ledger(settings.place("alerts.json"))
-    for door in found:
-        stands = ledger.of(door)
-        refused = f", {stands.refused:,} not taken" if stands.refused else ""
-        told = stands.failure or f"{stands.delivered:,} changes of alerts delivered{refused}"
-        remedy = None if stands.failure is None else "It is tried again while `headrace up` runs."
-        yield Finding(f"alerts {door.name}", stands.failure is None, told, remedy)
+    ledger = DeliveryLedger(settings.place("alerts.json"))
+    for channel in opened:
+        state = ledger.state_of(channel)
+        refused = f", {state.refused:,} refused" if state.refused else ""
+        outcome = state.failure or f"{state.delivered:,} changes of alerts delivered{refused}"
+        remedy = None if state.failure is None else "It is tried again while `headrace up` runs."
+        yield Finding(f"alerts {channel.name}", state.failure is None, outcome, remedy)

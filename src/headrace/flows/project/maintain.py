@@ -26,7 +26,7 @@ def maintain_tables(lake: Lake, stop: threading.Event | None = None) -> dict[str
         stop: set it to end after the table that is being maintained.
     """
     reports: dict[str, MaintenanceReport] = {}
-    for name in lake.names():
+    for name in lake.list_tables():
         if stop is not None and stop.is_set():
             break
         try:

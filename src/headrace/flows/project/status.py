@@ -88,7 +88,7 @@ class Status:
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
         undeclared: tables that a build made and that nothing declares any more.
-        alerts: what is refused at too high a rate now, the oldest first.
+        alerts: the alerts that are open, the oldest first.
         aside: predictions that were answered and that their topic does not take: how many.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
@@ -172,7 +172,7 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
     if name not in log.topics():
         return TopicStatus(name, 0, 0)
     table = project.contracts[name].table
-    made = lake.table(table) if lake.exists(table) else None
+    made = lake.table(table) if lake.table_exists(table) else None
     position = None if made is None else made.position("ingest")
     extra = json.loads((None if made is None else made.property(UNDECLARED_FIELDS)) or "{}")
     read = position.offsets if isinstance(position, LogPosition) else {}
@@ -198,7 +198,7 @@ def _tables(project: Project) -> list[str]:
 
 
 def _table(lake: Lake, name: str) -> TableStatus:
-    head = lake.table(name).current_snapshot() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.table_exists(name) else None
     if head is None:
         return TableStatus(name, None, None, None)
     return TableStatus(name, head.rows, head.at, now() - head.at)

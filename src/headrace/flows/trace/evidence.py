@@ -14,7 +14,7 @@ from msgspec import Struct
 from headrace.declare.event import Contract
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.features.offline.point_in_time import MOMENT, join
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.plan import Aggregation, AsOfView, FeaturePlan, FeatureRef, StoredView, WindowedView
@@ -129,7 +129,7 @@ def windowed(
     """
     contract = project.contract(view.topic)
     table = lake.table(contract.table)
-    _check_ingested(contract, table.position(POSITION), position)
+    _check_ingested(contract, stored_position(table), position)
     own = {f.name for f in msgspec.structs.fields(contract.struct)}
     before = [
         (pl.col("_log_partition") == partition) & (pl.col("_log_offset") < offset)

@@ -54,7 +54,9 @@ def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) 
 
 
 def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
-    rows = lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS) if lake.exists(TABLE) else None
+    rows = (
+        lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS) if lake.table_exists(TABLE) else None
+    )
     if rows is not None and model is not None:
         rows = rows.filter(pl.col("model") == model)
     found = None if rows is None else rows.sort("at", descending=True).head(limit).collect()

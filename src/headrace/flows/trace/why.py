@@ -96,7 +96,7 @@ class MadeFrom(Struct, frozen=True):
         pinned: whether that snapshot is pinned, so that it can still be read.
         inputs: table → the snapshot that the training set was made from.
         source: `sha256:` of the archive of the project's source in the bundle; None: there is none.
-        rounds, parameters: of the fit.
+        parameters: of the fit.
         gate: whether it passed the gate; None: not known.
     """
 
@@ -108,7 +108,6 @@ class MadeFrom(Struct, frozen=True):
     pinned: bool
     inputs: dict[str, int]
     source: str | None
-    rounds: int | None
     parameters: dict[str, Any]
     gate: bool | None
     commit: str | None = None
@@ -148,12 +147,11 @@ class _Gate(Struct):
 
 
 class _Report(Struct):
-    """What is read of training.json; training.job writes it, and would bring Ray."""
+    """What is read of training.json; training.report writes it."""
 
     run: str
     code: str
     training_set: _TrainingSet
-    rounds: int | None = None
     parameters: dict[str, Any] = {}
     gate: _Gate | None = None
     commit: str | None = None
@@ -336,7 +334,9 @@ def _on_demand(plan: FeaturePlan, view: OnDemandView, prediction: Prediction, kn
     note = f"{', '.join(lacking)} could not be made again"
     if not lacking:
         try:
-            columns = OnDemand(view, plan.input_dtypes).columns([[value] for value in inputs.values()], 1)
+            columns = OnDemand(view, plan.input_dtypes).compute_columns(
+                [[value] for value in inputs.values()], 1
+            )
         except OnDemandError as error:
             note = error.what
         else:
@@ -379,7 +379,7 @@ def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
     manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=Manifest)
     source = manifest.files.get(_SOURCE)
     made = report.training_set
-    pins = lake.table(made.table).tags().values() if lake.exists(made.table) else ()
+    pins = lake.table(made.table).tags().values() if lake.table_exists(made.table) else ()
     return MadeFrom(
         report.run,
         report.code,
@@ -389,7 +389,6 @@ def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
         made.snapshot in pins,
         made.inputs,
         None if source is None else f"sha256:{source}",
-        report.rounds,
         report.parameters,
         None if report.gate is None else report.gate.passed,
         report.commit,

@@ -1,8 +1,8 @@
-"""A process that forks ingests in which a fault strikes; and what other tests run in a process of its own.
+"""Forks children that ingest until a fault strikes; and functions that tests run in a new process.
 
-It is warm (everything is imported) but has used nothing, so that a fork costs milliseconds and meets
-no lock that a thread holds. Libraries' own idle threads (allocators') are safe to fork beside.
-Each line of its input is an order, each line of its output says how the child ended.
+It has imported everything but used nothing, so that a fork takes milliseconds and finds no lock held by
+a thread. The idle threads of libraries (allocators) do no harm to a fork. Each line of its input is an
+order; each line of its output is the wait status of the child that the order forked.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 from tests.events.clicks import Click
 
 from headrace import log
+from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import contract_of
 from headrace.events.ingest import ingest
 from headrace.events.ingest.forward import ForwardSink
-from headrace.events.ingest.watch import Watch
+from headrace.events.ingest.refusals import RefusalSource
 from headrace.kernel import faults
 from headrace.lake import catalog
 
@@ -33,14 +34,15 @@ def settings_of(folder: Path) -> Settings:
 
 
 def watch_once(folder: str) -> None:
-    """Ingests what the log holds and looks at the rates, as `headrace ingest --until-end` does."""
+    """Ingests what the log holds and watches the rates of refusal, as `headrace ingest --until-end` does."""
     settings = settings_of(Path(folder))
     contract = contract_of(Click)
     assert contract is not None
     events, lake = log.open(settings.log.url), catalog.open(settings)
-    with Watch([contract], events, lake) as watch:
+    refusals = RefusalSource([contract], events, lake)
+    with AlertWatch([refusals], events, lake):
         ingest.Ingest(contract, events, lake).run(
-            until_end=True, stop=threading.Event(), tell=lambda one: watch.committed(one.topic)
+            until_end=True, stop=threading.Event(), tell=lambda progress: refusals.note_commit(progress.topic)
         )
 
 
@@ -58,7 +60,7 @@ def forward_once(folder: str, url: str, topic: str) -> None:
     ingest.Ingest(contract, events, lake, [sink]).run(until_end=True, stop=threading.Event())
 
 
-def forked(order: dict[str, Any]) -> int:
+def fork(order: dict[str, Any]) -> int:
     """The wait status of a child that ingests and forwards, killed at the point that the order names."""
     child = os.fork()
     if child == 0:
@@ -75,7 +77,7 @@ def forked(order: dict[str, Any]) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        sys.stdout.write(f"{forked(json.loads(line))}\n")
+        sys.stdout.write(f"{fork(json.loads(line))}\n")
         sys.stdout.flush()
 
 
