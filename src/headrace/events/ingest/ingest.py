@@ -25,7 +25,7 @@ import polars as pl
 
 from headrace.declare.event import Contract
 from headrace.events import formats
-from headrace.events.formats.reasons import Reason
+from headrace.events.formats.refusals import Refusal
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
 from headrace.events.ingest.maintenance import IngestMaintenance
@@ -297,7 +297,7 @@ class Ingest:
             self._judge = self._made_judge(behind)
         else:
             self._judge.watermarks.advance(behind)
-        culprits: dict[int, Reason] = {}
+        culprits: dict[int, Refusal] = {}
         if self._suspicious:
             culprits = find_culprits(batch, self.contract, self._format, self.table)
         verdicts = judge_batch(self._judge, batch, culprits)

@@ -6,14 +6,16 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from headrace.events.formats import numbers
+from headrace.events.formats.port import Format
 
-__all__ = ["Plain"]
+__all__ = ["PlainJson"]
 
 
-class Plain:
-    """One JSON object an event. Of a key that is in it twice the last counts."""
+class PlainJson(Format):
+    """One JSON object per event. If a key occurs twice, its last value counts."""
 
-    instants = False
+    plain_json = True
+    typed_times = False
 
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
