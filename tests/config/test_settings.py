@@ -26,8 +26,8 @@ def test_an_empty_profile_is_all_embedded(tmp_path: Path) -> None:
     state = tmp_path / ".headrace" / "local"
     assert (settings.project, settings.profile_name, settings.state) == ("shop", "local", state)
     assert settings.log.url == f"sqlite://{state}/log"
-    assert settings.lake.lake.catalog_url == f"sqlite://{state}/lake/catalog.db"
-    assert settings.lake.lake.warehouse_url == f"{state}/lake/warehouse"
+    assert settings.lake.catalog_url == f"sqlite://{state}/lake/catalog.db"
+    assert settings.lake.warehouse_url == f"{state}/lake/warehouse"
     assert settings.online.url == f"sqlite://{state}/online.db"
     assert settings.http.host == "127.0.0.1"
     assert not state.exists()
@@ -131,6 +131,6 @@ def test_other_values_keep_all_else(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "shop", "prod", values={"log": "kafka://a:1"})
     other = settings.with_values(replicas=3)
     assert (other.log.url, other.serving.replicas, other.state) == ("kafka://a:1", 3, settings.state)
-    assert settings.with_state(tmp_path / "x").lake.lake.catalog_url == f"sqlite://{tmp_path}/x/lake/catalog.db"
+    assert settings.with_state(tmp_path / "x").lake.catalog_url == f"sqlite://{tmp_path}/x/lake/catalog.db"
     with pytest.raises(ProjectError, match="Did you mean 'replicas'"):
         settings.with_values(replica=3)

@@ -244,7 +244,7 @@ def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
     assert head is not None
     assert heads(settings, ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
-    lake.open(settings).try_warehouse(settings.lake.lake.warehouse_url)
+    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
     settings.root.rename(tmp_path / f"moved {name}")

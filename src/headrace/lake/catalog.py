@@ -53,7 +53,7 @@ def open(settings: Settings) -> Lake:  # noqa: A001
         ProjectError: the address is of no kind that is known.
         Unavailable: the catalog is locked, or does not answer.
     """
-    url = settings.lake.lake.catalog_url
+    url = settings.lake.catalog_url
     kind = urlsplit(url).scheme
     where = _without_user(url)
     if kind not in ("sqlite", "http", "https"):
@@ -69,10 +69,10 @@ def open(settings: Settings) -> Lake:  # noqa: A001
 
 
 def _sqlite(settings: Settings) -> Any:
-    path = path_of(settings.lake.lake.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     _prepare(path, settings)
     uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
-    warehouse = settings.lake.lake.warehouse_url
+    warehouse = settings.lake.warehouse_url
     # Of two processes that are first at once, one would find half of its tables.
     with hold_lock(path.with_name(f"{path.name}.lock")):
         if settings.lake.catalog == "sqlite":
@@ -90,9 +90,9 @@ def _sqlite(settings: Settings) -> Any:
 def _rest(settings: Settings, where: str) -> Any:
     from headrace.lake.rest import TimedRestCatalog
 
-    properties = {"type": "rest", "uri": settings.lake.lake.catalog_url}
+    properties = {"type": "rest", "uri": settings.lake.catalog_url}
     if settings.lake.warehouse != "file":
-        properties["warehouse"] = settings.lake.lake.warehouse_url
+        properties["warehouse"] = settings.lake.warehouse_url
     for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
         if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
             properties[name] = secret

@@ -82,7 +82,7 @@ def _embedded(settings: Settings) -> bool:
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = path_of(settings.lake.lake.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     if not path.is_file():
         return {}
     try:

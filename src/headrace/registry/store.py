@@ -81,7 +81,7 @@ class Registry:
         if found is not None:
             return str(found.experiment_id)
         place = None
-        if path_of_sqlalchemy(self._settings.registry.registry.mlflow_url) is not None:
+        if path_of_sqlalchemy(self._settings.registry.mlflow_url) is not None:
             place = self._settings.place("mlflow", "artifacts").as_uri()
         return str(self.client.create_experiment(self._settings.project, artifact_location=place))
 
@@ -175,7 +175,7 @@ class Registry:
 
         `status` and `why` ask for little else. Where MLflow's tables have changed, it is asked itself.
         """
-        url = self._settings.registry.registry.mlflow_url
+        url = self._settings.registry.mlflow_url
         return None if self._made is not None else path_of_sqlalchemy(url)
 
     def versions(self, model: str) -> list[Version]:
@@ -380,8 +380,8 @@ def _client(settings: Settings) -> MlflowClient:
     # MLflow's own way to ask SQLAlchemy, which nobody here can change.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
     with _reached(settings):
-        _answers(settings.registry.registry.mlflow_url)
-        client = MlflowClient(settings.registry.registry.mlflow_url, settings.registry.registry.mlflow_url)
+        _answers(settings.registry.mlflow_url)
+        client = MlflowClient(settings.registry.mlflow_url, settings.registry.mlflow_url)
         client.search_experiments(max_results=1)
     return client
 
