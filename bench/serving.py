@@ -155,7 +155,7 @@ def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> No
                 await send({"type": f"{(await receive())['type']}.complete"})
         asked = json.loads((await receive())["body"])
         score = model.predict(lookup.features([asked], now_micros()).matrix)[0]
-        body = json.dumps({"model": "purchase", "version": 1, "score": float(score)}).encode()
+        body = json.dumps({"model": "purchase", "version": 1, "value": float(score)}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

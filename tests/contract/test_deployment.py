@@ -14,7 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from tests.flows.processes import descendants, listening
-from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    fit_booster,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 from tests.until import until
 
 from headrace import log
@@ -22,7 +29,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import bind
 from headrace.serving import deployment as deployments
 from headrace.serving.deployment import Deployment
-from headrace.serving.prediction_log import TOPIC
+from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
 
 ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
@@ -36,7 +43,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def boosters() -> dict[int, bytes]:
-    return {1: booster(1), 2: booster(-1)}
+    return {1: fit_booster(1), 2: fit_booster(-1)}
 
 
 @pytest.fixture(scope="module", params=["processes", "ray_serve"])

@@ -17,7 +17,8 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import recorder_added, run
 from headrace.kernel.time import now
-from headrace.serving.prediction_log import Spool, ship
+from headrace.serving.shipper import ship
+from headrace.serving.spool import Spool
 
 
 def shown(settings: Settings, *arguments: str) -> str:

@@ -140,7 +140,7 @@ def test_there_is_one_version_and_one_release(killed: Settings, monkeypatch: pyt
     log = logs.open(killed.log.url)
     (made,) = release.history(log, "purchase")
     log.close()
-    assert release.champion(made) == 1
+    assert release.champion_version(made) == 1
     runs = found.client.search_runs([found.experiment])
     files = [one for one in runs if one.info.run_name == "version of purchase"]
     assert len(files) == 1

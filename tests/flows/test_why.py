@@ -15,11 +15,12 @@ from headrace import log as logs
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.online import RowPosition
-from headrace.flows.models.predictions import find
+from headrace.flows.models.predictions import find_prediction
 from headrace.flows.trace.why import ViewWhy, Why, why
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
-from headrace.serving.prediction_log import TOPIC, Prediction, Spool
+from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.spool import Spool
 
 
 @pytest.fixture(scope="module")
@@ -196,18 +197,18 @@ def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Tr
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
     spool.append(msgspec.json.encode(in_spool))
-    assert find(shop.settings, lake, log, shop.prediction.id)[1] == "log"
-    assert find(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
+    assert find_prediction(shop.settings, lake, log, shop.prediction.id)[1] == "log"
+    assert find_prediction(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
     spool.close()
 
     contract = contract_of(Prediction)
     assert contract is not None
     Ingest(contract, log, lake).run(True, threading.Event())
-    found, place = find(shop.settings, lake, log, shop.prediction.id)
+    found, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
     assert place == "table"
     assert found == shop.prediction
     later = kept(shop)
-    assert find(shop.settings, lake, log, later.id)[1] == "log"
+    assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
     log.close()
 
 

@@ -25,7 +25,7 @@ from headrace.kernel.run import Dataset, recorder_added, run
 from headrace.kernel.time import micros
 from headrace.projects.project import Project, load_project
 from headrace.serving import release
-from headrace.serving.prediction_log import TOPIC, Prediction
+from headrace.serving.prediction import TOPIC, Prediction
 from headrace.tables.build import build_table
 from headrace.training.report import TrainingSet
 
@@ -113,7 +113,8 @@ def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     prediction = Prediction(
         id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at, entity=entity,
         request=request, features=dict(zip([one.column for one in plan.features], values, strict=True)),
-        score=0.25, missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
+        value=0.25, plan=plan.digest, instance=0, latency_ms=1.5,
+        missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
         release=made.id,
     )  # fmt: skip
     log.create(TOPIC)

@@ -167,8 +167,8 @@ def _inputs(shop: Workshop, model: str) -> dict[str, int]:
 def _champion(shop: Workshop, model: str) -> int | None:
     log = logs.open(shop.settings.log.url)
     try:
-        present = releases.current(log, model)
-        return None if present is None else releases.champion(present)
+        present = releases.find_current(log, model)
+        return None if present is None else releases.champion_version(present)
     finally:
         log.close()
 

@@ -26,8 +26,8 @@ from headrace.kernel.private import is_open
 from headrace.kernel.secrets import clean_text
 from headrace.projects.running import running
 from headrace.serving.deployment import haproxy
-from headrace.serving.prediction_log import TOPIC as PREDICTIONS
-from headrace.serving.prediction_log import aside, spooled
+from headrace.serving.prediction import TOPIC as PREDICTIONS
+from headrace.serving.spool import find_oversized, oversized_folder, read_spool
 
 __all__ = ["Finding", "doctor"]
 
@@ -177,7 +177,7 @@ def _log(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
         return "the catalog decides where files lie"
-    lake.open(settings).try_warehouse(settings.lake.lake.warehouse_url)
+    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
     return "files can be written and read"
 
 
@@ -225,14 +225,14 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 def _spool(settings: Settings) -> Iterator[Finding]:
     """Predictions that the log does not take, or that no `up` is there to ship."""
     folder = settings.place("serving", "spool")
-    large = len(aside(folder))
+    large = len(find_oversized(folder))
     if large:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
-        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder / 'aside'}"
+        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {oversized_folder(folder)}"
         yield Finding("predictions", False, what, remedy)
     if running(settings) is not None:
         return
-    left = sum(1 for _ in spooled(folder)) - large
+    left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:
         remedy = "Nothing is lost: the next headrace up ships them."
         yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)

@@ -22,7 +22,7 @@ from headrace.features.values.columns import POLARS
 from headrace.features.values.conversion import decode_fields
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemand, OnDemandError
-from headrace.flows.models.predictions import Place, find
+from headrace.flows.models.predictions import PredictionPlace, find_prediction
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, as_of, windowed
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.position import SnapshotPosition
@@ -32,7 +32,7 @@ from headrace.log import Log
 from headrace.projects.project import Project, load_project
 from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST, Manifest
-from headrace.serving.prediction_log import Prediction
+from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release, history
 
 __all__ = ["FeatureWhy", "MadeFrom", "VersionWhy", "ViewWhy", "Why", "why"]
@@ -171,7 +171,7 @@ class Why(Struct, frozen=True):
     """
 
     prediction: Prediction
-    found: Place
+    found: PredictionPlace
     release: Release | None
     views: tuple[ViewWhy, ...]
     equal: bool
@@ -198,7 +198,7 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
     lake = lakes.open(settings)
     log = logs.open(settings.log.url)
     try:
-        prediction, found = find(settings, lake, log, prediction_id)
+        prediction, found = find_prediction(settings, lake, log, prediction_id)
         versions = registry.open(settings)
         bundle = versions.bundle(prediction.model, prediction.version)
         plan = decode_plan((bundle / "plan.json").read_bytes())

@@ -20,7 +20,7 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
-from headrace.serving.prediction_log import run_shipper
+from headrace.serving.shipper import run_shipper
 
 __all__ = ["Processes", "start"]
 

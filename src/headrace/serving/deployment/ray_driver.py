@@ -21,6 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
+from headrace.cluster.folder import runtime_folder
+from headrace.cluster.internals import check_version
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -73,6 +75,7 @@ def _keep_to_loopback() -> None:
 
     There is no setting for it. No handle is used here; the port is opened after this on loopback.
     """
+    check_version()
     from ray.serve._private import replica
 
     opened: Any = replica.add_port_to_grpc_server
@@ -99,7 +102,7 @@ def main(root: str, profile: str, port: int, models: Sequence[str]) -> int:
     end_with_parent()
     try:
         settings = load_settings(Path(root), profile)
-        environment = haproxy.environment(cluster.runtime_folder(settings), _free_port())
+        environment = haproxy.environment(runtime_folder(settings), _free_port())
         with cluster.connect(settings, own=True, environment=environment), _served(settings, port, environment):
             stop_on_signals(stop)  # Ray has put its own handlers in place
             signal.signal(signal.SIGUSR1, lambda *_: rolling.set())
@@ -169,7 +172,7 @@ def _serve_errors(settings: Settings) -> Iterator[None]:
         yield
     except (RayError, RuntimeError, TimeoutError) as error:
         raise Unavailable(
-            f"the predict endpoint does not start: {error}", where=str(cluster.runtime_folder(settings) / "ray")
+            f"the predict endpoint does not start: {error}", where=str(runtime_folder(settings) / "ray")
         ) from error
 
 

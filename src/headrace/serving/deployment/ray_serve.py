@@ -17,7 +17,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
-from headrace.serving.prediction_log import run_shipper
+from headrace.serving.shipper import run_shipper
 
 __all__ = ["RayServe", "start"]
 
