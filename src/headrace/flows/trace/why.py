@@ -17,7 +17,7 @@ from headrace.features.checks.recompute import Recomputed, ServedPrediction, edi
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView, decode_plan
 from headrace.features.values.conversion import decode_fields
-from headrace.flows.models.predictions import Place, find
+from headrace.flows.models.predictions import PredictionPlace, find_prediction
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, as_of, windowed
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.position import SnapshotPosition
@@ -28,7 +28,7 @@ from headrace.log import Log
 from headrace.projects.project import Project, load_project
 from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST, Manifest
-from headrace.serving.prediction_log import Prediction
+from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release, history
 
 __all__ = ["FeatureWhy", "MadeFrom", "VersionWhy", "ViewWhy", "Why", "why"]
@@ -167,7 +167,7 @@ class Why(Struct, frozen=True):
     """
 
     prediction: Prediction
-    found: Place
+    found: PredictionPlace
     release: Release | None
     views: tuple[ViewWhy, ...]
     equal: bool
@@ -192,9 +192,9 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
     """
     project = load_project(settings, without=["feast"])
     lake = lakes.open(settings)
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
-        prediction, found = find(settings, lake, log, prediction_id)
+        prediction, found = find_prediction(settings, lake, log, prediction_id)
         versions = registry.open(settings)
         bundle = versions.bundle(prediction.model, prediction.version)
         plan = decode_plan((bundle / "plan.json").read_bytes())
