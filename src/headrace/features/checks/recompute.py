@@ -120,31 +120,23 @@ def recompute(
             _recompute_as_of(lake, plan, view, source, work)
         else:
             _recompute_on_demand(plan, view, work)
-    seen = _values_in_training(plan, work)
-    columns = {
-        view.name: [(f"{view.name}__{field.name}", field.name) for field in view.features]
+    return _by_prediction(plan, work)
+
+
+def _by_prediction(plan: FeaturePlan, work: _Work) -> list[Recomputed]:
+    values = _values_in_training(plan, work)
+    features = {
+        f"{view.name}__{field.name}": (view.name, work.columns[f"{view.name}__{field.name}"].to_list())
         for view in plan.views
-        if view.name not in skip
+        for field in view.features
+        if f"{view.name}__{field.name}" in work.columns
     }
-    features = {name: series.to_list() for name, series in work.columns.items()}
-    return [
-        Recomputed(
-            {
-                column: features[column][place]
-                for view, pairs in columns.items()
-                if view not in failures
-                for column, _ in pairs
-                if column in features
-            },
-            {
-                feature.column: seen[feature.column][place]
-                for feature in plan.features
-                if feature.column in seen and feature.view not in failures
-            },
-            failures,
-        )
-        for place, failures in enumerate(work.failures)
-    ]
+    results = []
+    for place, failures in enumerate(work.failures):
+        known = {column: series[place] for column, (view, series) in features.items() if view not in failures}
+        seen = {column: series[place] for column, series in values.items() if column in known}
+        results.append(Recomputed(known, seen, failures))
+    return results
 
 
 class _Work(NamedTuple):
