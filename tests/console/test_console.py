@@ -118,7 +118,7 @@ def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced
     nasty = msgspec.structs.replace(
         shop.prediction, id=new_id(), request={**shop.prediction.request, "event_type": NASTY}, arm=NASTY
     )
-    log = logs.open(shop.settings.log_url)
+    log = logs.open(shop.settings.log.url)
     log.append(TOPIC, [msgspec.json.encode(nasty)])
     log.close()
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from tests.flows.processes import descendants, listening
 from tests.serving.small_project import (
@@ -67,8 +66,7 @@ def settings(kind: str, boosters: dict[int, bytes], tmp_path_factory: pytest.Tem
         put_bundle(project, boosters, version, plan_of())
     put_features(project, plan_of(), {7: (9.5, 190)})
     put_release(project, Arm(1))
-    profile = msgspec.structs.replace(project.profile, serving=kind, replicas=2)
-    return msgspec.structs.replace(project, profile=profile)
+    return project.with_values(serving=kind, replicas=2)
 
 
 class SupervisedDeployment:
@@ -141,7 +139,7 @@ def supervised(settings: Settings) -> Iterator[SupervisedDeployment]:
 
 def shipped_ids(settings: Settings) -> set[str]:
     """The ids of the predictions on the log."""
-    topics = log.open(settings.log_url)
+    topics = log.open(settings.log.url)
     try:
         batch = topics.read(TOPIC, dict.fromkeys(range(topics.partitions(TOPIC)), 0), 100_000)
     finally:

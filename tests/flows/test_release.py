@@ -117,7 +117,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     assert (back.restores, back.arms) == (canary.id, canary.arms)
     assert find_moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
 
@@ -157,7 +157,7 @@ def running_endpoint(settings):
 
 
 def recorded(settings):
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         return releases.history(log, "purchase")
     finally:

@@ -42,7 +42,7 @@ def view(answer: Why, name: str) -> ViewWhy:
 def kept(shop: Traced, **changed: Any) -> Prediction:
     """The prediction with something changed, logged under an id of its own."""
     one = msgspec.structs.replace(shop.prediction, id=new_id(), **changed)
-    log = logs.open(shop.settings.log_url)
+    log = logs.open(shop.settings.log.url)
     log.append(TOPIC, [msgspec.json.encode(one)])
     log.close()
     return one
@@ -193,7 +193,7 @@ def test_after_an_edit_of_the_rowwise_function_nothing_of_it_is_called_a_differe
 
 
 def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Traced) -> None:
-    lake, log = lakes.open(shop.settings), logs.open(shop.settings.log_url)
+    lake, log = lakes.open(shop.settings), logs.open(shop.settings.log.url)
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
     spool.append(msgspec.json.encode(in_spool))

@@ -72,7 +72,7 @@ def traced(folder: Path) -> Traced:
 
 def _events(settings: Settings, project: Project) -> list[int]:
     """Two days of events: those of USER in its last day, and others that must not count."""
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     contract = project.contract("user_behaviour")
     log.create(contract.topic, contract.partitions)
     now = datetime.now(UTC)
@@ -103,7 +103,7 @@ def _tables(settings: Settings, project: Project) -> None:
 
 def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     """As a replica makes it, from an online store that is filled from the tables."""
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     at = datetime.now(UTC)
     entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}
     found = _filled(settings, plan, log).features([{**entity, **request}], micros(at))
@@ -125,7 +125,7 @@ def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
 
 def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     lake = lakes.open(settings)
-    store = online.open(settings.online_url)
+    store = online.open(settings.online.url)
     store.prepare(plan)
     for windowed in plan.windowed:
         topic = windowed.topic

@@ -172,7 +172,7 @@ def test_what_dies_is_started_again_and_reported(one, settings):
 
 def shipped(settings):
     """The ids of the predictions on the log."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         batch = opened.read(PREDICTIONS, dict.fromkeys(range(opened.partitions(PREDICTIONS)), 0), 100_000)
     finally:

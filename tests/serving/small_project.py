@@ -72,7 +72,7 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
 
 def put_features(settings, plan, rows):
     """Loads product → (mean price, views) into the online store, with the time of an hour ago."""
-    store = online.open(settings.online_url)
+    store = online.open(settings.online.url)
     store.prepare(plan)
     at = pa.scalar(from_micros(now_micros() - DAY // 24), pa.timestamp("us", "UTC"))
     table = pa.table(
@@ -88,7 +88,7 @@ def put_features(settings, plan, rows):
 
 
 def put_release(settings, *arms, model="purchase"):
-    topics = log.open(settings.log_url)
+    topics = log.open(settings.log.url)
     new = release.make(model, list(arms), by="test", why="because")
     release.append(topics, new)
     topics.close()

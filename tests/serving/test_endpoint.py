@@ -46,7 +46,7 @@ def await_release(client, release):
 
 def ship_predictions(settings):
     """Ships the spool; the predictions on the log, oldest first."""
-    topics = log.open(settings.log_url)
+    topics = log.open(settings.log.url)
     topics.create(TOPIC)
     ship(settings.place("serving", "spool"), topics)
     values = topics.read(TOPIC, {0: 0}, 100_000).values
@@ -197,7 +197,7 @@ def test_a_release_that_cannot_be_activated_leaves_the_one_before_in_force(clien
 
 
 def test_an_unusable_release_record_does_not_stop_later_ones(client, project):
-    topics = log.open(project.log_url)
+    topics = log.open(project.log.url)
     bad = msgspec.structs.replace(release.make("purchase", [Arm(2)], by="test", why=""), arms=[])
     release.append(topics, bad)
     topics.close()
@@ -270,7 +270,7 @@ def test_a_prediction_too_large_for_its_topic_is_refused(tmp_path, boosters, req
     put_features(settings, plan, {7: (9.5, 190)})
     put_release(settings, Arm(1))
     if kind != "unknown":  # without the topic its limit is unknown: the limit is then what every topic takes
-        topics = log.open(settings.log_url)
+        topics = log.open(settings.log.url)
         topics.create(TOPIC)
         topics.close()
 

@@ -57,7 +57,7 @@ def overview(settings: Settings, project: Project) -> Overview:
     """The project as it is now. What is away is named and leaves its part empty."""
     made = Overview()
     try:
-        log = logs.open(settings.log_url)
+        log = logs.open(settings.log.url)
     except HeadraceError as error:
         made.problems.append(str(error))
         return made

@@ -89,7 +89,7 @@ class Models:
         self._settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
-        self._store = online.open(settings.online_url)
+        self._store = online.open(settings.online.url)
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
@@ -140,7 +140,7 @@ class Models:
         """Reads new releases from the log. Returns False while the log is away: what is in force stays so."""
         try:
             if self._log is None or self._releases is None:
-                self._log = logs.open(self._settings.log_url)
+                self._log = logs.open(self._settings.log.url)
                 self._releases = ReleaseFollower(self._log)
             self._releases.poll()
         except Unavailable as error:

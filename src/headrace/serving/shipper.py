@@ -148,7 +148,7 @@ def _try_lock(descriptor: int) -> bool:
 @contextmanager
 def run_shipper(settings: Settings) -> Iterator[Shipper]:
     """Ships the project's predictions to the log while the block runs, and the rest when it ends."""
-    with closing(logs.open(settings.log_url)) as log:
+    with closing(logs.open(settings.log.url)) as log:
         shipper = Shipper(settings.place("serving", "spool"), log)
         try:
             yield shipper

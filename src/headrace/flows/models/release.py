@@ -133,7 +133,7 @@ def release(
             recorded then. Or the running endpoint cannot activate the release.
         Unavailable: the registry, the log or the online store is away, or a view has no values yet.
     """
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     try:
         parsed = _parse_arms(model, arms, releases.find_current(log, model))
         for arm in parsed:
@@ -153,7 +153,7 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
         CallError: there is no release before it.
         Refused, Unavailable: the running endpoint cannot activate it.
     """
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     try:
         new = releases.make_rollback(log, model, by=by or getpass.getuser(), why=why or "rollback")
         return _put_in_force(settings, log, registry, new)
@@ -163,7 +163,7 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
 
 def find_moved_aliases(settings: Settings) -> list[MovedAlias]:
     """The aliases of all released models that do not name the versions of the releases in force."""
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     moved = []
     try:
         follower = ReleaseFollower(log)
@@ -182,7 +182,7 @@ def find_champion_mismatches(settings: Settings, models: Sequence[str]) -> tuple
     """The champions that are not the versions in pointers/release/: after a `git checkout` of another commit,
     which moves no traffic, or after a release by hand.
     """
-    log, pointers = logs.open(settings.log_url), Pointers(settings.root)
+    log, pointers = logs.open(settings.log.url), Pointers(settings.root)
     mismatches = []
     try:
         for model in models:

@@ -37,7 +37,7 @@ class ProcessDeployment:
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int, stack: ExitStack) -> None:
         self._settings, self._models, self._stack = settings, tuple(models), stack
-        self._socket = bind(settings.profile.host, port)
+        self._socket = bind(settings.http.host, port)
         stack.callback(self._socket.close)
         self.url = url_of(*self._socket.getsockname()[:2])
         self._fallback: HttpServer | None = None
@@ -50,7 +50,7 @@ class ProcessDeployment:
         self._old_deadline = 0.0  # monotonic
         stack.callback(self._end_replicas)
         self._start_fallback()
-        for number in range(1, settings.profile.replicas + 1):
+        for number in range(1, settings.serving.replicas + 1):
             self._replicas.append(self._start_replica(f"replica-{number}"))
 
     @property
@@ -154,7 +154,7 @@ class ProcessDeployment:
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
-    token_for(settings.profile.host)
+    token_for(settings.http.host)
     with ExitStack() as stack:
         deployment = ProcessDeployment(settings, models, port, stack)
         deployment.await_ready()

@@ -50,13 +50,13 @@ class RayServeReplica:
     """
 
     def __init__(self, settings: Settings, names: Sequence[str], generation: str) -> None:  # noqa: ARG002
-        if is_loopback(settings.profile.host):
+        if is_loopback(settings.http.host):
             keep_replica_on_loopback()
         from headrace.serving.endpoint import Endpoint
         from headrace.serving.models import Models
 
         spool = settings.place("serving", "spool")
-        self._endpoint = Endpoint(Models(settings, names), spool, settings.profile.host)
+        self._endpoint = Endpoint(Models(settings, names), spool, settings.http.host)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._endpoint.app
@@ -78,13 +78,13 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         stop_on_signals(stop)  # Ray has replaced the handlers
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
         _deploy(settings, models)
-        _await_answer(settings.profile.host, port)
+        _await_answer(settings.http.host, port)
         report_ready()
         while not stop.wait(_INTERVAL):
             if roll.is_set():
                 roll.clear()
                 _redeploy(settings, models)
-            if _does_answer(url_of(settings.profile.host, port)):
+            if _does_answer(url_of(settings.http.host, port)):
                 report_alive()
 
 
@@ -109,7 +109,7 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
         serve.shutdown()  # what a killed driver may have left in a Ray that lives on
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": settings.profile.host, "port": port},
+            http_options={"host": settings.http.host, "port": port},
             logging_config=_QUIET,
             controller_options=options,
         )
@@ -124,7 +124,7 @@ def _deploy(settings: Settings, models: Sequence[str]) -> None:
 
     deployment = serve.deployment(
         name="Replica",
-        num_replicas=settings.profile.replicas,
+        num_replicas=settings.serving.replicas,
         max_ongoing_requests=_MAX_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         graceful_shutdown_timeout_s=2,

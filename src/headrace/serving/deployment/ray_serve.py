@@ -34,7 +34,7 @@ class RayServeDeployment:
     """
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int) -> None:
-        self.url = url_of(settings.profile.host, port)
+        self.url = url_of(settings.http.host, port)
         command = [
             sys.executable,
             "-m",
@@ -47,7 +47,7 @@ class RayServeDeployment:
         environment = {
             **os.environ,
             "HEADRACE_STATE": str(settings.state.parent),
-            "HEADRACE_REPLICAS": str(settings.profile.replicas),
+            "HEADRACE_REPLICAS": str(settings.serving.replicas),
         }
         with ExitStack() as stack:
             stack.enter_context(run_shipper(settings))
@@ -88,5 +88,5 @@ class RayServeDeployment:
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServeDeployment:
     """Starts Ray Serve and returns when the endpoint answers; see serving.deployment.start."""
-    token_for(settings.profile.host)
+    token_for(settings.http.host)
     return RayServeDeployment(settings, models, port)
