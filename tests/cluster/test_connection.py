@@ -20,7 +20,7 @@ from headrace.kernel.process import mark
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "headrace.toml").write_text('[project]\nname = "lean"\n[profile.local]\n')
     settings = load_settings(tmp_path)
-    settings.made_state()
+    settings.make_state()
     return settings
 
 

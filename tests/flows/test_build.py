@@ -164,7 +164,7 @@ def test_killed_while_it_commits_nothing_is_made_twice(tiny: Settings, point: st
 
 
 def test_a_second_build_beside_one_is_told_its_process(tiny: Settings) -> None:
-    with (tiny.made_state() / "build.lock").open("w") as file:
+    with (tiny.make_state() / "build.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711")
         file.flush()

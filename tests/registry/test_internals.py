@@ -1,4 +1,4 @@
-"""MLflow's internals that Headrace uses are where they are listed; another MLflow is refused in one sentence."""
+"""MLflow's internals that Headrace uses are where they are listed; another MLflow is refused in a sentence."""
 
 import os
 import sqlite3

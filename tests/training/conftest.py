@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.gate import at_least, not_worse_than_champion
 from headrace.declare.model import Model
 from headrace.declare.place import Place
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / ".headrace" / "local")
+    settings = make_settings(tmp_path, "shop", state=tmp_path / ".headrace" / "local")
     return Project(settings, {}, {}, {}, {}, ())
 
 

@@ -106,7 +106,7 @@ def test_a_training_goes_from_the_lake_to_mlflow(
 def check_stock_mlflow(project: Project) -> None:
     import mlflow
 
-    mlflow.set_tracking_uri(project.settings.mlflow_url)
+    mlflow.set_tracking_uri(project.settings.registry.mlflow_url)
     loaded = mlflow.pyfunc.load_model("models:/purchase@champion")
     scores = loaded.predict(pd.DataFrame({"facts__mood": [-2.0, 2.0], "facts__kind": ["old", "unseen"]}))
     assert scores[0] < 0.2 < 0.8 < scores[1]

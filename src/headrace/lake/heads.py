@@ -77,12 +77,12 @@ def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
 
 
 def _embedded(settings: Settings) -> bool:
-    return settings.profile.catalog == "sqlite" and settings.profile.warehouse == "file"
+    return settings.lake.catalog == "sqlite" and settings.lake.warehouse == "file"
 
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = path_of(settings.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     if not path.is_file():
         return {}
     try:

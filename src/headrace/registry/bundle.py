@@ -106,9 +106,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         raise Refused(f"the bundle's file {name!r} is missing", where=str(folder), remedy=_UNTRUSTED)
     for name in present:
         if name not in manifest.files:
-            raise Refused(
-                f"the file {name!r} does not belong to the bundle", where=str(folder), remedy=_UNTRUSTED
-            )
+            raise Refused(f"the file {name!r} is not in the manifest", where=str(folder), remedy=_UNTRUSTED)
         if not hmac.compare_digest(digest_file(folder / name), manifest.files[name]):
             raise Refused(f"the bundle's file {name!r} was changed", where=str(folder), remedy=_UNTRUSTED)
 

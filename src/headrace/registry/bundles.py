@@ -35,7 +35,7 @@ class Bundles:
 
     def verify(self, folder: Path, model: str, version: int) -> None:
         """Checks every file of a bundle (bundle.verify), as the profile trusts the version."""
-        trusted = f"{model}@{version}" in self._settings.profile.trust
+        trusted = f"{model}@{version}" in self._settings.registry.trust
         verify(folder, signing_key(self._settings), trusted=trusted)
 
     def keep(self, bundle: Path, model: str, version: int) -> None:

@@ -52,7 +52,7 @@ class MlflowConnection:
         if experiment is not None:
             return str(experiment.experiment_id)
         artifacts = None
-        if path_of_sqlalchemy(self._settings.mlflow_url) is not None:
+        if path_of_sqlalchemy(self._settings.registry.mlflow_url) is not None:
             artifacts = self._settings.place("mlflow", "artifacts").as_uri()
         return str(self.client.create_experiment(self._settings.project, artifact_location=artifacts))
 
@@ -62,7 +62,7 @@ class MlflowConnection:
 
         `status` and `why` read little else.
         """
-        return path_of_sqlalchemy(self._settings.mlflow_url) if self._client is None else None
+        return path_of_sqlalchemy(self._settings.registry.mlflow_url) if self._client is None else None
 
     @contextlib.contextmanager
     def lock(self, subject: str) -> Iterator[None]:
@@ -82,10 +82,9 @@ class MlflowConnection:
             if not is_foreign and not isinstance(error, OSError):
                 raise
             message = clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__
-            profile = self._settings.profile
             raise Unavailable(
                 f"MLflow failed: {message}",
-                where=f"profile.{self._settings.profile_name}.mlflow = {clean_text(profile.mlflow)}",
+                where=f"profile.{self._settings.profile_name}.mlflow = {clean_text(self._settings.registry.mlflow)}",
                 remedy="See what is wrong with it: headrace doctor",
             ) from error
 
@@ -103,8 +102,8 @@ class MlflowConnection:
         # MLflow's own way to ask SQLAlchemy, which nobody here can change.
         warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
         with self.translate_errors():
-            _await_answer(self._settings.mlflow_url)
-            client = MlflowClient(self._settings.mlflow_url, self._settings.mlflow_url)
+            _await_answer(self._settings.registry.mlflow_url)
+            client = MlflowClient(self._settings.registry.mlflow_url, self._settings.registry.mlflow_url)
             client.search_experiments(max_results=1)
         return client
 

@@ -41,7 +41,7 @@ def open(settings: Settings) -> Registry:  # noqa: A001
         Unavailable: the embedded store was moved or copied, and is locked; or MLflow is another version.
     """
     check_version()
-    if settings.profile.mlflow == "sqlite":
+    if settings.registry.mlflow == "sqlite":
         relocate(settings.place("mlflow", "mlflow.db"), settings.project, settings.place("mlflow", "artifacts"))
     return Registry(settings)
 

@@ -101,7 +101,7 @@ def hold_build_lock(settings: Settings) -> Iterator[None]:
     Raises:
         Unavailable: another process builds.
     """
-    path = settings.made_state() / "build.lock"
+    path = settings.make_state() / "build.lock"
     file = try_lock(path)
     if file is None:
         raise Unavailable(

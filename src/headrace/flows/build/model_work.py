@@ -58,7 +58,7 @@ def online(shop: Workshop, stage: Stage) -> Done:
     # A topic's own table goes on meanwhile, and its older snapshots expire.
     tables = {view.table for plan in plans for view in plan.stored} & shop.code["tables"].keys()
     at = {name: shop.snapshot(name) for name in tables}
-    store = online_stores.open(shop.settings.online_url)
+    store = online_stores.open(shop.settings.online.url)
     try:
         filled = [one for plan in plans for one in fill(shop.project(), shop.lake, plan, store, at=at)]
     finally:
@@ -165,10 +165,10 @@ def _inputs(shop: Workshop, model: str) -> dict[str, int]:
 
 
 def _champion(shop: Workshop, model: str) -> int | None:
-    log = logs.open(shop.settings.log_url)
+    log = logs.open(shop.settings.log.url)
     try:
-        present = releases.current(log, model)
-        return None if present is None else releases.champion(present)
+        present = releases.find_current(log, model)
+        return None if present is None else releases.champion_version(present)
     finally:
         log.close()
 

@@ -33,7 +33,7 @@ def note(settings: Settings, stage: Stage) -> None:
     """The stage's work is done: what it keeps outside of git is what its pointer says."""
     if stage.kind in _NOTED:
         notes = {**_notes(settings), stage.name: _digest(settings, stage)}
-        settings.made_state()
+        settings.make_state()
         write_whole(settings.place(FILE), json.dumps(notes, sort_keys=True).encode())
 
 

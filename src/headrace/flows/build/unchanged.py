@@ -71,7 +71,7 @@ def remember(
         "due": None if due is None else due.isoformat(),
         "digest": digest_of(settings, files, env),
     }
-    settings.made_state()
+    settings.make_state()
     write_whole(settings.place(_FILE), json.dumps(kept, sort_keys=True).encode())
 
 
@@ -85,6 +85,6 @@ def digest_of(settings: Settings, files: list[str], env: list[str]) -> str:
     written_texts = {str(path.relative_to(root)): path.read_text() for path in texts}
     notes = settings.place(STANDING)
     written_texts[STANDING] = notes.read_text() if notes.is_file() else ""
-    profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
+    profile = [settings.profile_name, settings.values, registry_digest(settings)]
     outside = external_digests(root, env=env)
     return digest([__version__, profile, written_texts, outside, stamps(root, [*files, "models"])])

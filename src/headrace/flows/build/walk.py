@@ -110,7 +110,7 @@ def _is_online_filled(shop: Workshop) -> bool:
         plans = [decode_plan(file.read_bytes()) for file in files]
     except (FileNotFoundError, msgspec.DecodeError):
         return False
-    with closing(online.open(shop.settings.online_url)) as store:
+    with closing(online.open(shop.settings.online.url)) as store:
         return is_filled(store, plans)
 
 

@@ -89,7 +89,7 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
         return None
     contract = _contract(settings, form.group(1))
     asked = int(form.group(2)), int(form.group(3))
-    lake, log = lakes.open(settings), logs.open(settings.log_url)
+    lake, log = lakes.open(settings), logs.open(settings.log.url)
     try:
         table = lake.table(contract.table) if lake.table_exists(contract.table) else None
         notes: list[str] = []
