@@ -159,9 +159,9 @@ def _model(model: Model, sources: CodeIndex) -> dict[str, list[str]]:
 
 
 def _contract(one: Contract) -> list[str]:
-    from headrace.events.contracts.description import described  # Arrow: only when code has changed
+    from headrace.events.contracts.description import describe_contract  # Arrow: only when code has changed
 
-    fields = {f"{one.topic}.{name}": digest(field) for name, field in described(one)["fields"].items()}
+    fields = {f"{one.topic}.{name}": digest(field) for name, field in describe_contract(one)["fields"].items()}
     return _lines({**fields, f"{one.topic} time=": digest(one.time)})
 
 
