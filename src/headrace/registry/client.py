@@ -82,9 +82,10 @@ class MlflowConnection:
             if not is_foreign and not isinstance(error, OSError):
                 raise
             message = clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__
+            address = clean_text(self._settings.registry.mlflow)
             raise Unavailable(
                 f"MLflow failed: {message}",
-                where=f"profile.{self._settings.profile_name}.mlflow = {clean_text(self._settings.registry.mlflow)}",
+                where=f"profile.{self._settings.profile_name}.mlflow = {address}",
                 remedy="See what is wrong with it: headrace doctor",
             ) from error
 
