@@ -14,9 +14,7 @@ from headrace.config.settings import Settings
 from headrace.events.connector import connectors
 from headrace.export.airflow import Task, dag_file
 from headrace.export.debezium import connect_body, engine_properties
-from headrace.flows.build.graph import needs_of
-from headrace.flows.build.planning import stages
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
 from headrace.kernel.errors import CallError
 from headrace.projects.project import load_project
 
@@ -55,15 +53,15 @@ def export(call: Call, target: str, out: Path | None, prefix: str | None, engine
 
 
 def _airflow(settings: Settings) -> tuple[str, str]:
-    shop = Workshop(settings)
-    every = stages(shop)
+    context = BuildContext(settings)
+    graph = context.graph
     # The environment's own settings travel with Airflow's connections; the profile is named.
     options = f" --profile {shlex.quote(settings.profile_name)}"
     tasks = [
-        Task(one.name, f"headrace build {shlex.quote(one.name)}{options}", needs_of(every, one))
-        for one in every
+        Task(stage.name, f"headrace build {shlex.quote(stage.name)}{options}", graph.needs_of(stage))
+        for stage in graph.stages
     ]
-    refreshes = [model["refresh"] for model in shop.code["models"].values() if model["refresh"] > 0]
+    refreshes = [model.refresh for model in context.code.models.values() if model.refresh > 0]
     text = dag_file(
         settings.project,
         str(settings.root),

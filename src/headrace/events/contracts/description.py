@@ -13,10 +13,11 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from headrace.code.fingerprint import code_digest, digest
+from headrace.code.fingerprint import code_digest
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field, Kind, fields_of
 from headrace.events.contracts.shape import structs_of
+from headrace.kernel.digest import digest_value
 
 __all__ = ["described"]
 
@@ -26,7 +27,7 @@ _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_
 def described(contract: Contract) -> dict[str, Any]:
     """The contract, JSON-ready.
 
-    Its keys: `topic`, `version`, `fingerprint` (16 hexadecimal digits of all the rest), the rules of
+    Its keys: `topic`, `version`, `fingerprint` (digest_value of all the rest), the rules of
     Contract by name (durations in seconds), `checks` (struct → digest of its `__post_init__`),
     `upcasters` (older structs, newest first), and `fields`: name → `key`, `type`, `optional`, and
     `default` where it has one.
@@ -56,7 +57,7 @@ def described(contract: Contract) -> dict[str, Any]:
         ],
         "fields": _fields(fields),
     }
-    return {"version": contract.version, "fingerprint": digest(found), **found}
+    return {"version": contract.version, "fingerprint": digest_value(found), **found}
 
 
 def _seconds(one: timedelta | None) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from headrace import lake, lineage, log
+from headrace.code.source_files import stamp
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import described
@@ -254,5 +255,4 @@ class _NewCode:
 
 def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
     """Name, size and time of the project's files."""
-    status = [(name, path.stat()) for name, path in project_files(settings).items()]
-    return [(name, one.st_size, one.st_mtime_ns) for name, one in status]
+    return [(name, *stamp(path)) for name, path in project_files(settings).items()]
