@@ -21,11 +21,10 @@ from statistics import median
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from msgspec.structs import replace
 from pyarrow.fs import FileSelector
 
 from headrace import lake
-from headrace.config.settings import Profile, load_settings
+from headrace.config.settings import load_settings
 from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
@@ -105,9 +104,9 @@ def bench_appends(opened: Lake, tell: Callable[[str, float, str], None]) -> None
     pruned = (pl.col("event_time") < datetime(2024, 1, 2, tzinfo=UTC)) & one_day
     seconds = median(took(lambda: table.scan().filter(pruned).select("price").collect()) for _ in range(3))
     tell("scan of one column of one day", seconds * 1000, "ms")
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
-    since = table.history()[0].id
+    since = table.snapshots()[0].id
     tell(
         "days changed since 100 appends ago",
         1000 * took(lambda: table.days_changed("event_time", since, head.id)),
@@ -116,20 +115,22 @@ def bench_appends(opened: Lake, tell: Callable[[str, float, str], None]) -> None
 
 
 def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits: int) -> None:
-    """Small commits on end, with upkeep beside them as ingest has it, but with graces of seconds."""
+    """Small commits on end, with maintenance beside them as ingest has it, but with graces of seconds."""
     rows = events(1000, seed=3, days=1)
     table = topic(opened, "committed", rows.schema)
     short = timedelta(seconds=min(10.0, commits / 400))
     hundreds, garbage = [], []
     with ThreadPoolExecutor(1) as thread:
-        upkeep: Future[object] | None = None
+        maintenance: Future[object] | None = None
         for hundred in range(commits // 100):
             hundreds.append(median(took(lambda: add(table, rows.slice(0, 10))) for _ in range(100)) * 1000)
             garbage.append(beyond_rows(table))
-            if upkeep is None or upkeep.done():
-                if upkeep is not None:
-                    upkeep.result()
-                upkeep = thread.submit(lake.keep, table, older_than=short, grace=short, longest_write=short)
+            if maintenance is None or maintenance.done():
+                if maintenance is not None:
+                    maintenance.result()
+                maintenance = thread.submit(
+                    lake.maintain, table, older_than=short, grace=short, longest_write=short
+                )
             if hundred % 10 == 9:
                 tell(f"small commit, hundred {hundred + 1}", hundreds[-1], "ms")
                 tell("  beyond its rows the table then has", garbage[-1][0], "files")
@@ -193,8 +194,7 @@ def served(project: Project, scratch: Path) -> Iterator[Lake]:
         catalog(folders[1], objects.url, environment=objects.environment) as tables,
     ):
         os.environ.update(objects.environment)
-        profile = Profile(catalog=tables.url, warehouse=objects.url)
-        yield lake.open(replace(project.settings, profile_name="served", profile=profile))
+        yield lake.open(project.settings.with_values(catalog=tables.url, warehouse=objects.url))
 
 
 def main() -> None:

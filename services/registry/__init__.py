@@ -24,7 +24,7 @@ class Registry:
     """A running registry.
 
     Attributes:
-        url: what a profile's `registry` setting takes.
+        url: what a profile's `schema_registry` setting takes.
         pid: its process.
     """
 

@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from tests.flows.processes import descendants, listening
-from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    fit_booster,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 from tests.until import until
 
 from headrace import log
@@ -23,7 +29,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import bind
 from headrace.serving import deployment as deployments
 from headrace.serving.deployment import Deployment
-from headrace.serving.prediction_log import TOPIC
+from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
 
 ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
@@ -37,7 +43,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def boosters() -> dict[int, bytes]:
-    return {1: booster(1), 2: booster(-1)}
+    return {1: fit_booster(1), 2: fit_booster(-1)}
 
 
 @pytest.fixture(scope="module", params=["processes", "ray_serve"])
@@ -53,7 +59,7 @@ def settings(way: str, boosters: dict[int, bytes], tmp_path_factory: pytest.Temp
         put_bundle(made, boosters, version, plan_of())
     put_features(made, plan_of(), {7: (9.5, 190)})
     put_release(made, Arm(1))
-    return msgspec.structs.replace(made, profile=msgspec.structs.replace(made.profile, serving=way, replicas=2))
+    return made.with_values(serving=way, replicas=2)
 
 
 class Watched:
@@ -122,7 +128,7 @@ def answered(watched: Watched) -> bool:
 
 def shipped(settings: Settings) -> set[str]:
     """The ids of the predictions on the log."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         batch = opened.read(TOPIC, dict.fromkeys(range(opened.partitions(TOPIC)), 0), 100_000)
     finally:

@@ -151,7 +151,7 @@ class Bank:
 
     def changelog(self) -> pl.DataFrame:
         found = lake.open(self.settings)
-        if not found.exists("bank_public_accounts"):
+        if not found.table_exists("bank_public_accounts"):
             return pl.DataFrame(schema={"_valid": pl.Boolean, "_op": pl.String})
         return found.table("bank_public_accounts").scan().collect()
 
@@ -159,7 +159,7 @@ class Bank:
         return self.changelog().filter(pl.col("_valid"), pl.col("_op").is_in(list(ops))).height
 
     def on_the_log(self) -> int:
-        one = log.open(self.settings.log_url)
+        one = log.open(self.settings.log.url)
         try:
             return (
                 sum(one.end("bank.public.accounts").values()) if "bank.public.accounts" in one.topics() else 0

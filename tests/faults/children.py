@@ -30,11 +30,11 @@ from tests.faults.stage import Say, Stage
 
 from headrace import log
 from headrace.events import quarantine
-from headrace.events.ingest import ingest, keeping
+from headrace.events.ingest import ingest
+from headrace.events.ingest import maintenance as ingest_maintenance
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
-from headrace.lake import LakeTable, catalog, expiry, lease, table
-from headrace.lake import maintenance as upkeep
+from headrace.lake import LakeTable, catalog, expiry, lease, maintenance, table
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
 from headrace.log.sqlite import log as sqlite_log
@@ -48,16 +48,16 @@ GRACE = timedelta(seconds=45)  # longer than that, and than anything here hangs
 
 
 def tune() -> None:
-    """Makes everything small and quick, so that each second holds many commits, expiries and upkeeps."""
+    """Makes everything small and quick, so that each second holds many commits, expiries and maintenances."""
     for module, values in (
         (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
-        (keeping, {"KEEP": 40}),
+        (ingest_maintenance, {"COMMITS": 40}),
         (sqlite_member, {"SESSION": 2.0, "LOOK": 0.1}),
         (kafka_member, {"SESSION_MS": 2_000}),
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (lease, {"SECONDS": 1.0}),
         (table, {"BRIEF": BRIEF}),
-        (upkeep, {"BRIEF": BRIEF}),
+        (maintenance, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_log, {"BUSY_SECONDS": 1}),
         (kafka_writer, {"TRANSACTION_MS": 60_000}),  # none runs out while a broker is away: see _writes_as
@@ -91,7 +91,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
     while not stop.is_set():
         try:
             with (
-                closing(log.open(stage.settings.log_url)) as events,
+                closing(log.open(stage.settings.log.url)) as events,
                 closing(Shelf(stage.disk / "shelf.db")) as shelf,
             ):
                 ingest.ingest_all(
@@ -196,7 +196,7 @@ def _kind(chance: random.Random) -> str:
 def _opened(stage: Stage, say: Say) -> log.Log:
     while True:
         try:
-            events = log.open(stage.settings.log_url)
+            events = log.open(stage.settings.log.url)
             events.create(stage.topic, stage.partitions)
             return events
         except Unavailable as error:
@@ -225,7 +225,9 @@ def keep(stage: Stage, say: Say) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
         try:
-            kept = upkeep.keep(_table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE)
+            kept = maintenance.maintain(
+                _table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE
+            )
             say("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
         except Unavailable as error:
             say("away", text=str(error)[:1000])
@@ -252,7 +254,7 @@ def _table(stage: Stage) -> LakeTable:
 def replay(stage: Stage, say: Say) -> None:
     """Puts what waits for its price on the log once more."""
     _writes_as("replay")
-    with closing(log.open(stage.settings.log_url)) as events:
+    with closing(log.open(stage.settings.log.url)) as events:
         lake = catalog.open(stage.settings)
         say("replaying")
         done = quarantine.replay(stage.contract(), lake, events, quarantine.Choice(code="out_of_range"))

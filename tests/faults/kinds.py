@@ -23,15 +23,15 @@ POINTS = (
     "lake.after_commit",
     "sink.written",
     "sink.committed",
-    "upkeep.expire",
+    "maintenance.expire",
 )
 KEEPING = (
-    "upkeep.leased",
+    "maintenance.leased",
     "lake.before_data_file",
     "lake.before_commit",
     "lake.after_commit",
-    "upkeep.expire",
-    "upkeep.listed",
+    "maintenance.expire",
+    "maintenance.listed",
 )
 
 
@@ -225,14 +225,14 @@ def kept_beside(scene: Scene) -> None:
     def did(what: str) -> bool:
         return any(one["what"] == "kept" and one[what] for one in scene.told[since:])
 
-    scene.until(lambda: did("compacted") and did("expired"), "upkeep that compacts and expires")
+    scene.until(lambda: did("compacted") and did("expired"), "maintenance that compacts and expires")
     scene.end(keeper)
 
 
 def keeper_killed_at(point: str, scene: Scene) -> None:
     scene.busy()
     keeper = scene.fork("keep", fault=point)
-    scene.until(lambda: keeper.ended is not None, f"upkeep to reach {point}")
+    scene.until(lambda: keeper.ended is not None, f"maintenance to reach {point}")
     assert keeper.killed
 
 
@@ -288,8 +288,8 @@ KINDS: dict[str, Kind] = {
     "catalog's file locked": catalog_locked,
     "disk full": full,
     "another writer's commits": conflicts,
-    "upkeep beside": kept_beside,
-    **{f"upkeep killed at {point}": partial(keeper_killed_at, point) for point in KEEPING},
+    "maintenance beside": kept_beside,
+    **{f"maintenance killed at {point}": partial(keeper_killed_at, point) for point in KEEPING},
     "commit cut off before": partial(cut, "before"),
     "commit cut off after": partial(cut, "after"),
     "replay": replayed,

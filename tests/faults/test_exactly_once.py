@@ -33,7 +33,7 @@ LEAST = 300  # faults on each log in the whole form, poison not counted
 SHORT = dict.fromkeys(KINDS, 1) | {"worker killed at random": 4, "producer killed": 2}
 WHOLE = (
     dict.fromkeys(KINDS, 8)
-    | {kind: 4 for kind in KINDS if kind.startswith("poison") or "broker" in kind or "upkeep" in kind}
+    | {kind: 4 for kind in KINDS if kind.startswith("poison") or "broker" in kind or "maintenance" in kind}
     | {"worker killed at random": 100, "producer killed": 30}
 )
 # On a REST catalog only what its being one makes a difference to: each of these so often.
@@ -44,7 +44,7 @@ SERVED = (
     "worker killed at lake.after_commit",
     "worker hangs at lake.before_commit, wakes",
     "another writer's commits",
-    "upkeep beside",
+    "maintenance beside",
 )
 
 
@@ -121,8 +121,8 @@ def test_every_named_point_of_the_write_path_is_struck() -> None:
         for point in re.findall(r'reach\("([^"]+)"\)', path.read_text(encoding="utf-8"))
     }
     struck = {*POINTS, *KEEPING}
-    # Deleting waits for a grace that outlives this suite: tests/lake/test_upkeep.py kills it there;
+    # Deleting waits for a grace that outlives this suite: tests/lake/test_maintenance.py kills it there;
     # tests/lake/test_home.py kills what follows a move, and tests/events what forwards and what alerts.
-    elsewhere = {"upkeep.delete", "forward.before_commit", "forward.after_commit", "alerts.after_append"}
+    elsewhere = {"maintenance.delete", "forward.before_commit", "forward.after_commit", "alerts.after_append"}
     elsewhere |= {"lake.home_rewritten", "lake.home_snapshot"}
     assert named - elsewhere == {point for point in struck if not point.startswith("sink.")}

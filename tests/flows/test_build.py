@@ -144,7 +144,7 @@ def test_killed_at_any_stage_the_next_build_goes_on(tiny: Settings, point: str, 
     assert killed.returncode == -signal.SIGKILL
     ran(tiny)
     assert total(tiny) == 6
-    snapshots = {name: len(lake.open(tiny).table(name).history()) for name in ("doubled", "total", "count")}
+    snapshots = {name: len(lake.open(tiny).table(name).snapshots()) for name in ("doubled", "total", "count")}
     assert snapshots == {"doubled": 1, "total": 1, "count": 1}  # nothing was made twice
     assert dvc_agrees(tiny)
     assert ran(tiny) == []
@@ -158,13 +158,13 @@ def test_killed_while_it_commits_nothing_is_made_twice(tiny: Settings, point: st
     assert killed.returncode == -signal.SIGKILL
     ran(tiny)
     assert total(tiny) == 6
-    snapshots = {name: len(lake.open(tiny).table(name).history()) for name in ("doubled", "total", "count")}
+    snapshots = {name: len(lake.open(tiny).table(name).snapshots()) for name in ("doubled", "total", "count")}
     assert snapshots == {"doubled": 1, "total": 1, "count": 1}
     assert dvc_agrees(tiny)
 
 
 def test_a_second_build_beside_one_is_told_its_process(tiny: Settings) -> None:
-    with (tiny.made_state() / "build.lock").open("w") as file:
+    with (tiny.make_state() / "build.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711")
         file.flush()
@@ -232,12 +232,12 @@ def test_an_older_commit_brings_back_its_rows_and_a_newer_one_its_own(tiny: Sett
 def test_rows_of_an_older_commit_that_have_expired_are_made_again(tiny: Settings) -> None:
     two_versions(tiny)
     opened = lake.open(tiny)
-    for name in opened.names():
+    for name in opened.list_tables():
         table = opened.table(name)
-        for pin in table.pins():
-            table.unpin(pin)
-        lake.keep(table, older_than=timedelta(microseconds=-1))
-        assert len(table.history()) == 1
+        for pin in table.tags():
+            table.remove_tag(pin)
+        lake.maintain(table, older_than=timedelta(microseconds=-1))
+        assert len(table.snapshots()) == 1
     git(tiny, "checkout", "-q", "v1")
     assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6

@@ -1,4 +1,4 @@
-"""Rounds of upkeep over a project's lake."""
+"""Maintenance of all tables of a project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from headrace import lake
 from headrace.config.settings import Settings
-from headrace.flows.project import maintain as upkeep
+from headrace.flows.project import maintain
 from headrace.kernel.properties import MAINTENANCE
 
 
@@ -26,7 +26,7 @@ def grown(settings: Settings) -> lake.Lake:
 
 def test_a_round_keeps_every_table(tiny: Settings) -> None:
     opened = grown(tiny)
-    done = upkeep.keep_tables(opened)
+    done = maintain.maintain_tables(opened)
     assert {name: one.compacted for name, one in done.items()} == {"first": 10, "second": 10}
     for name in done:
         assert sorted(opened.table(name).scan().collect()["x"].to_list()) == list(range(10))
@@ -35,7 +35,7 @@ def test_a_round_keeps_every_table(tiny: Settings) -> None:
 def test_of_two_rounds_at_once_each_table_is_kept_by_one(tiny: Settings) -> None:
     grown(tiny)
     with ThreadPoolExecutor(2) as threads:
-        rounds = list(threads.map(lambda _: upkeep.keep_tables(lake.open(tiny)), range(2)))
+        rounds = list(threads.map(lambda _: maintain.maintain_tables(lake.open(tiny)), range(2)))
     for name in ("first", "second"):
         assert sum(one[name].compacted for one in rounds) == 10
 
@@ -43,19 +43,19 @@ def test_of_two_rounds_at_once_each_table_is_kept_by_one(tiny: Settings) -> None
 def test_a_round_that_is_stopped_begins_no_further_table(tiny: Settings) -> None:
     stop = threading.Event()
     stop.set()
-    assert upkeep.keep_tables(grown(tiny), stop) == {}
+    assert maintain.maintain_tables(grown(tiny), stop) == {}
 
 
 def test_rounds_go_on_until_they_are_stopped(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(tiny)
-    monkeypatch.setattr(upkeep, "FIRST", 0.0)
+    monkeypatch.setattr(maintain, "FIRST", 0.0)
     kept = threading.Event()
     stop = threading.Event()
-    thread = threading.Thread(target=upkeep.upkeep, args=(tiny, stop))
+    thread = threading.Thread(target=maintain.run_maintenance, args=(tiny, stop))
     thread.start()
     table = lake.open(tiny).table("second")
     for _ in range(600):
-        head = table.head()
+        head = table.current_snapshot()
         if head is not None and head.summary.get(MAINTENANCE) == "compaction":
             kept.set()
             break

@@ -27,13 +27,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 import msgspec
-from headrace import Digits, Struct, event
+from headrace import Precision, Struct, event
 
 @event(topic="sales", time="at", key="total", identity=["total"], dedup_within="1d", partitions=4,
        time_formats=["rfc3339", "%d.%m.%Y %H:%M", "epoch_s"], timezone="UTC", coerce=True)
 class Sale(Struct):
     at: datetime = msgspec.field(name="Sold At")
-    total: Annotated[Decimal, Digits(38, 18)]
+    total: Annotated[Decimal, Precision(38, 18)]
     s: str | None = None
     n: int | None = None
     more: dict[str, Any] | None = None
@@ -65,7 +65,7 @@ def write(tmp_path: Path) -> Write:
 
 def on_the_log(settings: Settings) -> list[bytes]:
     """The values on the topic, in the order of their text."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         if "sales" not in opened.topics():
             return []

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from tests.events.clicks import Click, click
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 
 from headrace import lake, log
 from headrace.declare.event import contract_of
@@ -50,7 +50,7 @@ def main() -> None:
     contract = contract_of(Click)
     assert contract is not None
     settings = settings_of(folder)
-    events, opened = log.open(settings.log_url), lake.open(settings)
+    events, opened = log.open(settings.log.url), lake.open(settings)
 
     def until_end(one: ingest.Ingest, first: int, count: int) -> None:
         for start in range(first, first + count, 10_000):

@@ -11,14 +11,13 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
 from tests.lake.folder import missing
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.lake import LakeTable
 from headrace.lake.heads import heads
@@ -29,14 +28,14 @@ OPEN = """
 import sys
 from pathlib import Path
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 root = Path(sys.argv[1])
-lake.open(Settings(root, "shop", "local", Profile(), root / ".headrace" / "local"))
+lake.open(make_settings(root, "shop", state=root / ".headrace" / "local"))
 """
 
 
-def settings_in(root: Path, profile: Profile | None = None) -> Settings:
-    return Settings(root, "shop", "local", profile or Profile(), root / ".headrace" / "local")
+def settings_in(root: Path, **values: str) -> Settings:
+    return make_settings(root, "shop", values=values)
 
 
 def rows(day: int, x: int) -> pa.Table:
@@ -49,17 +48,17 @@ def write(settings: Settings, name: str = "events") -> LakeTable:
     """A table of several snapshots, one pinned, with a compaction and a replaced day."""
     table = lake.open(settings).ensure(name, rows(1, 0).schema, [("at", "day")])
     pinned = table.append(rows(1, 0))
-    table.pin("early", pinned.id)
+    table.create_tag("early", pinned.id)
     for x in range(1, 10):
         table.append(rows(1, x))
-    lake.keep(table)
-    table.replace(rows(2, 10), days=("at", [date(2024, 1, 2)]))
+    lake.maintain(table)
+    table.overwrite(rows(2, 10), partitions=("at", [date(2024, 1, 2)]))
     return table
 
 
 def snapshots(settings: Settings, name: str = "events") -> dict[int, list[int]]:
     table = lake.open(settings).table(name)
-    return {one.id: sorted(table.scan(one.id).collect()["x"].to_list()) for one in table.history()}
+    return {one.id: sorted(table.scan(one.id).collect()["x"].to_list()) for one in table.snapshots()}
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
@@ -103,9 +102,9 @@ def test_a_moved_lake_is_read_and_written_where_it_is(tmp_path: Path) -> None:
     assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in paths(table))
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
     table.append(rows(3, 11))
-    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
-    assert snapshots(after)[table.pins()["early"]] == [0]
+    assert snapshots(after)[table.tags()["early"]] == [0]
     assert not before.root.exists()
 
 
@@ -117,19 +116,19 @@ def test_a_copy_becomes_a_lake_of_its_own_and_leaves_the_original_alone(tmp_path
     before = tree(original.state)
 
     table = lake.open(copy).table("events")
-    table.replace(rows(1, 99))
+    table.overwrite(rows(1, 99))
     for _ in range(2):  # what the first finds unreferenced, the second deletes
-        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert all(path.startswith(f"{copy.state}/") for path in paths(table))
     assert tree(original.state) == before
 
     table = lake.open(original).table("events")
     table.append(rows(4, 12))
     for _ in range(2):
-        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(lake.open(copy).table("events")) == set()
     assert sorted(table.scan().collect()["x"].to_list()) == [*range(11), 12]
-    assert expected[table.pins()["early"]] == snapshots(original)[table.pins()["early"]]
+    assert expected[table.tags()["early"]] == snapshots(original)[table.tags()["early"]]
 
 
 @pytest.mark.parametrize("point", ["lake.home_snapshot:1", "lake.home_snapshot:7", "lake.home_rewritten:1"])
@@ -183,7 +182,7 @@ def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
     table = lake.open(link).table("events")
     table.append(rows(6, 13))
     write(link, "more")
-    lake.keep(lake.open(link).table("more"))
+    lake.maintain(lake.open(link).table("more"))
     assert all(
         path.startswith(f"{real.state}/")
         for name in ("events", "more")
@@ -192,8 +191,8 @@ def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_shares_files_outside_with_the_original_is_refused(tmp_path: Path) -> None:
-    profile = Profile(warehouse=str(tmp_path / "shared"))
-    original, copy = (settings_in(tmp_path / name, profile) for name in ("original", "copy"))
+    shared = str(tmp_path / "shared")
+    original, copy = (settings_in(tmp_path / name, warehouse=shared) for name in ("original", "copy"))
     write(original)
     expected = snapshots(original)
     shutil.copytree(original.root, copy.root)
@@ -209,13 +208,13 @@ def test_upkeep_does_not_touch_what_lies_outside_of_the_warehouse(tmp_path: Path
     settings = settings_in(tmp_path / "project")
     table = write(settings)
     before = tree(settings.place("lake", "warehouse"))
-    elsewhere = msgspec.structs.replace(settings, profile=Profile(warehouse=str(tmp_path / "elsewhere")))
+    elsewhere = settings.with_values(warehouse=str(tmp_path / "elsewhere"))
     with pytest.raises(CallError, match="outside of the warehouse"):
-        lake.keep(
+        lake.maintain(
             lake.open(elsewhere).table("events"), older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE
         )
     assert tree(settings.place("lake", "warehouse")) == before
-    assert not lake.keep(table).busy  # no lease was left
+    assert not lake.maintain(table).busy  # no lease was left
 
 
 @pytest.mark.parametrize(
@@ -241,12 +240,12 @@ def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
     settings = settings_in(tmp_path / name)
     table = write(settings)
     expected = snapshots(settings)
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     assert heads(settings, ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
-    lake.open(settings).try_warehouse(settings.warehouse_url)
-    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
+    lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
     settings.root.rename(tmp_path / f"moved {name}")
     moved = settings_in(tmp_path / f"moved {name}")

@@ -21,10 +21,9 @@ from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.properties import LATEST_ARRIVAL, ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
-from headrace.lake import Lake, LakeTable, commit, expiry, heads, lease
+from headrace.lake import Lake, LakeTable, commit, expiry, heads, lease, orphan_files
 from headrace.lake import files as lake_files
 from headrace.lake import maintenance as steps
-from headrace.lake import orphan_files as sweep
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.lease import Lease
 
@@ -74,9 +73,9 @@ class TestCompaction:
         for n in range(10):
             table.append(rows(1, n), facts={LATEST_ARRIVAL: str(n)})
         table.append(rows(2, 99), facts={LATEST_ARRIVAL: "10"})
-        assert lake.keep(table).compacted == 10
+        assert lake.maintain(table).compacted == 10
         assert values(table) == [*range(10), 99]
-        head = table.head()
+        head = table.current_snapshot()
         assert head is not None
         assert (head.summary["total-data-files"], head.summary[LATEST_ARRIVAL]) == ("2", "10")
 
@@ -84,12 +83,12 @@ class TestCompaction:
         table = local_table
         for n in range(10):
             seen = table.append(rows(1 + n % 2, n))
-        lake.keep(table, small=0)
-        assert lake.keep(table).compacted == 0  # five a day are not worth it
+        lake.maintain(table, small=0)
+        assert lake.maintain(table).compacted == 0  # five a day are not worth it
         for n in range(10):
             seen = table.append(rows(1 + n % 2, n))
-        assert lake.keep(table).compacted == 20
-        head = table.head()
+        assert lake.maintain(table).compacted == 20
+        head = table.current_snapshot()
         assert head is not None
         assert table.days_changed("at", seen.id, head.id) == set()
 
@@ -99,8 +98,8 @@ class TestCompaction:
             table.append(rows(1, n))
         seen = table.append(rows(2))
         table.append(rows(1, 50))
-        assert lake.keep(table).compacted == 9
-        head = table.head()
+        assert lake.maintain(table).compacted == 9
+        head = table.current_snapshot()
         assert head is not None
         assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 1)}
 
@@ -109,9 +108,9 @@ class TestCompaction:
         for n in range(8):
             table.append(rows(1, n))
             seen = table.append(rows(2, n))
-        table.replace(rows(1).slice(0, 0), days=("at", [date(2024, 1, 2)]))
-        lake.keep(table)
-        head = table.head()
+        table.overwrite(rows(1).slice(0, 0), partitions=("at", [date(2024, 1, 2)]))
+        lake.maintain(table)
+        head = table.current_snapshot()
         assert head is not None
         assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 2)}
 
@@ -120,7 +119,7 @@ class TestCompaction:
             table.append(rows(1, n))
         opened.ensure("kept", pa.schema([("more", pa.string())]))
         table.append(rows(1, 8).append_column("more", pa.array(["m"])))
-        assert lake.keep(table).compacted == 9
+        assert lake.maintain(table).compacted == 9
         assert table.scan().sort("x").collect()["more"].to_list() == [None] * 8 + ["m"]
 
     def test_of_many_days_goes_some_at_a_time(
@@ -130,9 +129,9 @@ class TestCompaction:
         days = pa.concat_tables([rows(day, day) for day in range(1, 6)])
         for _ in range(8):
             local_table.append(days)
-        before = len(local_table.history())
-        assert lake.keep(local_table).compacted == 40
-        assert len(local_table.history()) == before + 3
+        before = len(local_table.snapshots())
+        assert lake.maintain(local_table).compacted == 40
+        assert len(local_table.snapshots()) == before + 3
         assert values(local_table) == sorted([1, 2, 3, 4, 5] * 8)
 
     def test_leaves_a_file_of_a_row_group_alone(
@@ -141,10 +140,10 @@ class TestCompaction:
         monkeypatch.setattr(steps, "ROW_GROUP", 10)
         for n in range(10):
             local_table.append(rows(1, n))
-        assert lake.keep(local_table).compacted == 10
+        assert lake.maintain(local_table).compacted == 10
         for n in range(10, 18):
             local_table.append(rows(1, n))
-        assert lake.keep(local_table).compacted == 8
+        assert lake.maintain(local_table).compacted == 8
         assert values(local_table) == list(range(18))
 
     def test_writes_a_row_again_only_once_its_file_has_doubled(self, local_table: LakeTable) -> None:
@@ -152,7 +151,7 @@ class TestCompaction:
         for n in range(8 * 8):
             local_table.append(rows(1, n))
             if n % 8 == 7:
-                went.append(lake.keep(local_table).compacted)
+                went.append(lake.maintain(local_table).compacted)
         # As in counting by twos: the new ones alone, or with all those before that hold no more rows than they.
         assert went == [8, 9, 8, 10, 8, 9, 8, 11]
         assert values(local_table) == list(range(64))
@@ -163,7 +162,7 @@ class TestCompaction:
         monkeypatch.setattr(lake_files, "ROW_GROUP", 3)
         for n in range(8):
             local_table.append(rows(1, n))
-        assert lake.keep(local_table).compacted == 8
+        assert lake.maintain(local_table).compacted == 8
         (path,) = local_table.iceberg().inspect.files()["file_path"].to_pylist()
         written = pq.ParquetFile(urlsplit(path).path)
         groups = [written.metadata.row_group(n).num_rows for n in range(written.num_row_groups)]
@@ -175,25 +174,25 @@ class TestCompaction:
     ) -> None:
         for n in range(8):
             table.append(rows(1, n))
-        replaced = lambda: table.replace(rows(1, 50), days=("at", [date(2024, 1, 1)]))  # noqa: E731
+        replaced = lambda: table.overwrite(rows(1, 50), partitions=("at", [date(2024, 1, 1)]))  # noqa: E731
         at_point(monkeypatch, commit, "lake.before_commit", replaced)
-        assert lake.keep(table).compacted == 0
+        assert lake.maintain(table).compacted == 0
         assert values(table) == [50]
 
 
 class TestExpiry:
     def test_spares_the_head_and_the_pinned(self, table: LakeTable) -> None:
         snapshots = [table.append(rows(1, n)) for n in range(5)]
-        table.pin("kept", snapshots[1].id)
-        assert lake.keep(table, older_than=AT_ONCE).expired == 3
-        assert [s.id for s in table.history()] == [snapshots[1].id, snapshots[4].id]
-        table.unpin("kept")
-        assert lake.keep(table, older_than=AT_ONCE).expired == 1
+        table.create_tag("kept", snapshots[1].id)
+        assert lake.maintain(table, older_than=AT_ONCE).expired == 3
+        assert [s.id for s in table.snapshots()] == [snapshots[1].id, snapshots[4].id]
+        table.remove_tag("kept")
+        assert lake.maintain(table, older_than=AT_ONCE).expired == 1
 
     def test_spares_the_young(self, table: LakeTable) -> None:
         for n in range(3):
             table.append(rows(1, n))
-        assert lake.keep(table).expired == 0
+        assert lake.maintain(table).expired == 0
 
     def test_spares_what_was_the_head_a_moment_ago_however_old(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
@@ -203,8 +202,8 @@ class TestExpiry:
         # It was followed when `newer` was made; that one was followed just now.
         between = newer.at + timedelta(milliseconds=1)
         monkeypatch.setattr(steps, "now_micros", lambda: int(between.timestamp() * 1e6))
-        assert lake.keep(local_table, older_than=timedelta()).expired == 1
-        left = {s.id for s in local_table.history()}
+        assert lake.maintain(local_table, older_than=timedelta()).expired == 1
+        left = {s.id for s in local_table.snapshots()}
         assert old.id not in left
         assert newer.id in left
 
@@ -213,30 +212,30 @@ class TestExpiry:
     ) -> None:
         first = table.append(rows(1))
         table.append(rows(1))
-        at_point(monkeypatch, expiry, "upkeep.expire", lambda: table.pin("late", first.id))
-        assert lake.keep(table, older_than=AT_ONCE).expired == 0
+        at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.create_tag("late", first.id))
+        assert lake.maintain(table, older_than=AT_ONCE).expired == 0
         assert table.snapshot("late").id == first.id
 
     def test_gives_way_to_another_expiry(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(4):
             table.append(rows(1, n))
         faster = lambda: expiry.expire(table.catalog, table.iceberg(), 1)  # noqa: E731
-        at_point(monkeypatch, expiry, "upkeep.expire", faster)
-        lake.keep(table, older_than=AT_ONCE)
-        assert len(table.history()) == 1
+        at_point(monkeypatch, expiry, "maintenance.expire", faster)
+        lake.maintain(table, older_than=AT_ONCE)
+        assert len(table.snapshots()) == 1
         assert values(table) == [0, 1, 2, 3]
 
     def test_goes_on_beside_commits(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(expiry, "NEWEST", 10)
         monkeypatch.setattr(expiry, "_SLACK", 5)
         first = table.append(rows(1))
-        table.pin("first", first.id)
+        table.create_tag("first", first.id)
         for n in range(30):
             table.append(rows(1, n))
-        history = table.history()
+        history = table.snapshots()
         assert len(history) <= 17
         assert history[0].id == first.id
-        head = table.head()
+        head = table.current_snapshot()
         assert head is not None
         assert table.days_changed("at", first.id, head.id) == {date(2024, 1, 1)}
 
@@ -272,8 +271,8 @@ class TestPin:
 
         monkeypatch.setattr(table, "iceberg", load)
         with pytest.raises(CallError, match="no snapshot"):
-            table.pin("late", first.id)
-        assert table.pins() == {}
+            table.create_tag("late", first.id)
+        assert table.tags() == {}
 
     def test_storm(self, settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever is pinned while snapshots expire under it stays readable; what is not, was refused."""
@@ -300,10 +299,10 @@ class TestPin:
             own = lake.open(settings).table("kept")
             done = []
             while not ended.is_set():
-                chosen = own.history()[0]  # the next one to expire
+                chosen = own.snapshots()[0]  # the next one to expire
                 name = f"pin-{number}-{len(done)}"
                 try:
-                    own.pin(name, chosen.id)
+                    own.create_tag(name, chosen.id)
                     done.append((name, chosen.id, chosen.rows))
                 except (CallError, Conflict):
                     done.append((name, 0, 0))
@@ -313,7 +312,7 @@ class TestPin:
         def expire(_: int) -> list[tuple[str, int, int]]:
             own = lake.open(settings).table("kept")
             while not ended.is_set():
-                lake.keep(own, older_than=AT_ONCE, grace=grace)
+                lake.maintain(own, older_than=AT_ONCE, grace=grace)
             return []
 
         with ThreadPoolExecutor(5) as threads:
@@ -324,7 +323,7 @@ class TestPin:
             ended.set()
             pinned = [one for other in others for one in other.result() if one[1]]
         assert pinned
-        assert table.pins() == {name: snapshot for name, snapshot, _ in pinned}
+        assert table.tags() == {name: snapshot for name, snapshot, _ in pinned}
         for _, snapshot, count in pinned[:: max(1, len(pinned) // 10)]:
             assert len(values(table, snapshot)) == count
         assert len(values(table)) == 1 + 2 * commits
@@ -334,15 +333,15 @@ class TestPin:
 class TestSweep:
     def test_takes_what_is_unreferenced_and_nothing_else(self, table: LakeTable) -> None:
         pinned = table.append(rows(1, 1))
-        table.pin("kept", pinned.id)
+        table.create_tag("kept", pinned.id)
         for n in range(9):
             table.append(rows(2, n))
         strays = {"data/stray.parquet", f"data/{APPENDED}stray.parquet", "metadata/stray-m0.avro"}
         for stray in strays:
             put(table, stray)
-        assert lake.keep(table, older_than=AT_ONCE).deleted == 0  # the grace of an hour
+        assert lake.maintain(table, older_than=AT_ONCE).deleted == 0  # the grace of an hour
         assert strays < files(table).keys()
-        done = lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        done = lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
         assert done.deleted > 9
         left = files(table)
         assert not strays & left.keys()
@@ -361,7 +360,7 @@ class TestSweep:
         for path in files(local_table):
             os.utime(folder / path, (1.7e9, 1.7e9))
         reading = local_table.scan()
-        kept = lake.keep(local_table, older_than=AT_ONCE)
+        kept = lake.maintain(local_table, older_than=AT_ONCE)
         assert (kept.compacted, kept.deleted) == (8, 0)
         assert reading.collect().height == 8
 
@@ -372,26 +371,26 @@ class TestSweep:
             local_table.append(rows(1, n))
         small = {path for path in files(local_table) if path.startswith("data/")}
         clock = [now_micros()]
-        monkeypatch.setattr(sweep, "now_micros", lambda: clock[0])
+        monkeypatch.setattr(orphan_files, "now_micros", lambda: clock[0])
         hour = timedelta(hours=1)
-        assert lake.keep(local_table, older_than=AT_ONCE, grace=hour, longest_write=AT_ONCE).deleted == 0
+        assert lake.maintain(local_table, older_than=AT_ONCE, grace=hour, longest_write=AT_ONCE).deleted == 0
         clock[0] += HOUR // 2
-        assert lake.keep(local_table, grace=hour, longest_write=AT_ONCE).deleted == 0
+        assert lake.maintain(local_table, grace=hour, longest_write=AT_ONCE).deleted == 0
         assert small < files(local_table).keys()
         clock[0] += HOUR // 2 + 1
-        assert lake.keep(local_table, grace=hour, longest_write=AT_ONCE).deleted >= 8
+        assert lake.maintain(local_table, grace=hour, longest_write=AT_ONCE).deleted >= 8
         assert not small & files(local_table).keys()
         assert sum("unreferenced" in path for path in files(local_table)) == 2  # this one and the last
 
     def test_looks_only_now_and_then(self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         local_table.append(rows(1))
-        lake.keep(local_table)
+        lake.maintain(local_table)
         swept = local_table.property(ORPHANS_REMOVED)
-        lake.keep(local_table)
+        lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == swept
         later = now_micros() + HOUR // 10
-        monkeypatch.setattr(sweep, "now_micros", lambda: later)
-        lake.keep(local_table)
+        monkeypatch.setattr(orphan_files, "now_micros", lambda: later)
+        lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == str(later)
 
     def test_leaves_the_files_of_a_write_under_way(self, local_table: LakeTable) -> None:
@@ -405,11 +404,11 @@ class TestSweep:
         def there() -> set[str]:
             return {path.removeprefix("data/") for path in files(table)} & names
 
-        lake.keep(table, grace=AT_ONCE)
+        lake.maintain(table, grace=AT_ONCE)
         assert there() == names  # the head is older than they are
         table.append(rows(1, 4))
-        lake.keep(table, grace=timedelta(seconds=0.001))
-        lake.keep(table, grace=AT_ONCE)
+        lake.maintain(table, grace=timedelta(seconds=0.001))
+        lake.maintain(table, grace=AT_ONCE)
         assert {name for name in there() if name.startswith(APPENDED)} == set()
         assert len(there()) == 1  # it may belong to a table that is built for hours
 
@@ -435,8 +434,8 @@ class TestSweep:
         """What is committed after the listing, and before the look at what is referred to."""
         table.append(rows(1, 1))
         put(table, "data/stray.parquet")
-        at_point(monkeypatch, sweep, "upkeep.listed", lambda: table.append(rows(1, 2)))
-        lake.keep(table, grace=AT_ONCE, longest_write=AT_ONCE)
+        at_point(monkeypatch, orphan_files, "maintenance.listed", lambda: table.append(rows(1, 2)))
+        lake.maintain(table, grace=AT_ONCE, longest_write=AT_ONCE)
         assert "data/stray.parquet" not in files(table)
         assert values(table) == [1, 2]
         assert missing(table) == set()
@@ -447,17 +446,17 @@ class TestLease:
         table.append(rows(1))
         holder = Lease(table.catalog, table.iceberg)
         assert holder.take()
-        assert lake.keep(table) == lake.Kept(busy=True)
-        assert table.pins() == {}
+        assert lake.maintain(table) == lake.MaintenanceReport(busy=True)
+        assert table.tags() == {}
         holder.renew(now=True)
-        assert lake.keep(table).busy
+        assert lake.maintain(table).busy
         holder.give_back({"headrace.note": "done"})
         assert table.property("headrace.note") == "done"
-        assert not lake.keep(table).busy
+        assert not lake.maintain(table).busy
         assert set(table.iceberg().refs()) == {"main"}
 
     def test_of_a_table_without_a_snapshot_is_not_needed(self, table: LakeTable) -> None:
-        assert lake.keep(table) == lake.Kept()
+        assert lake.maintain(table) == lake.MaintenanceReport()
 
     def test_whose_time_is_over_is_taken(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         table.append(rows(1))
@@ -471,7 +470,7 @@ class TestLease:
         with pytest.raises(Conflict, match="another upkeep"):
             hung.give_back({"headrace.note": "late"})
         assert table.property("headrace.note") is None
-        assert lake.keep(table).busy
+        assert lake.maintain(table).busy
 
     def test_of_many_that_try_one_gets_it(self, settings: Settings, table: LakeTable) -> None:
         table.append(rows(1))
@@ -490,7 +489,9 @@ class TestLease:
             assert len(winners) == 1
             winners[0].give_back({})
 
-    @pytest.mark.parametrize("point", ["upkeep.leased", "upkeep.expire", "upkeep.listed", "upkeep.delete"])
+    @pytest.mark.parametrize(
+        "point", ["maintenance.leased", "maintenance.expire", "maintenance.listed", "maintenance.delete"]
+    )
     def test_holder_that_hangs_and_wakes_up_does_no_harm(
         self, table: LakeTable, monkeypatch: pytest.MonkeyPatch, point: str
     ) -> None:
@@ -502,13 +503,13 @@ class TestLease:
         def meanwhile() -> None:
             """Its time is over, and another has done the same and more."""
             with suppress(CallError):  # it has expired
-                table.pin("first", first.id)
-            lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+                table.create_tag("first", first.id)
+            lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
             for n in range(9, 18):
                 table.append(rows(1, n))
-            lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+            lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
 
-        module = {"upkeep.leased": steps, "upkeep.expire": expiry}.get(point, sweep)
+        module = {"maintenance.leased": steps, "maintenance.expire": expiry}.get(point, orphan_files)
         first_time = [meanwhile]
 
         def reach(reached: str) -> None:
@@ -516,11 +517,11 @@ class TestLease:
                 first_time.pop()()
 
         monkeypatch.setattr(module, "reach", reach)
-        lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+        lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
         assert not first_time
         assert missing(table) == set()
         assert values(table) == list(range(18))
-        if table.pins():
+        if table.tags():
             assert values(table, first.id) == [0]
 
 
@@ -530,8 +531,8 @@ def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
     for x in range(9):
         made_last = table.append(rows(1, x))
     for _ in range(2):  # the second compacts what the first made, with what came since
-        assert lake.keep(table, older_than=AT_ONCE).compacted
-        head = table.head()
+        assert lake.maintain(table, older_than=AT_ONCE).compacted
+        head = table.current_snapshot()
         assert head is not None
         assert head.id != made_last.id
         assert heads.snapshots_made(settings, ["kept", "none"]) == {"kept": made_last.id, "none": None}
@@ -541,23 +542,23 @@ def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
 
 
 def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, table: LakeTable) -> None:
-    first = table.replace(rows(1, 1), properties={"headrace.code": "a"}, facts={"headrace.code": "a"})
+    first = table.overwrite(rows(1, 1), properties={"headrace.code": "a"}, facts={"headrace.code": "a"})
     wide = rows(2, 2).append_column("more", pa.array([1.5]))
     opened.ensure("kept", wide.schema)
-    second = table.replace(wide, properties={"headrace.code": "b"}, facts={"headrace.code": "b"})
-    assert table.roll_back(first.id).id == first.id
+    second = table.overwrite(wide, properties={"headrace.code": "b"}, facts={"headrace.code": "b"})
+    assert table.rollback_to_snapshot(first.id).id == first.id
     assert table.scan().collect().columns == table.schema().names == ["at", "x"]
     assert values(table) == [1]
     assert table.property("headrace.code") == "a"
-    lake.keep(table, older_than=AT_ONCE)
-    assert {one.id for one in table.history()} >= {first.id}
+    lake.maintain(table, older_than=AT_ONCE)
+    assert {one.id for one in table.snapshots()} >= {first.id}
     third = table.append(rows(3, 3))
     assert third.parent == first.id
     assert values(table) == [1, 3]
-    table.roll_back(second.id)
+    table.rollback_to_snapshot(second.id)
     assert table.scan().collect()["more"].to_list() == [1.5]
     with pytest.raises(CallError, match="there is no snapshot"):
-        table.roll_back(7)
+        table.rollback_to_snapshot(7)
 
 
 def test_an_expiry_under_way_leaves_what_is_rolled_back_to(
@@ -565,6 +566,6 @@ def test_an_expiry_under_way_leaves_what_is_rolled_back_to(
 ) -> None:
     first = table.append(rows(1, 1))
     table.append(rows(1, 2))
-    at_point(monkeypatch, expiry, "upkeep.expire", lambda: table.roll_back(first.id))
-    lake.keep(table, older_than=AT_ONCE)
+    at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.rollback_to_snapshot(first.id))
+    lake.maintain(table, older_than=AT_ONCE)
     assert values(table) == [1]

@@ -55,7 +55,7 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     tables.write_text(tables.read_text().replace("tiny.events", f"{name}.events"))
 
     settings = load_settings(root, "prod")
-    events = log.open(settings.log_url)
+    events = log.open(settings.log.url)
     events.create("clicks")
 
     def brought_up_to_date(day: int, users: range) -> None:
@@ -77,7 +77,7 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     assert not settings.place("lake").exists()  # nothing of it lies here
     # The input of the last build stays, whatever upkeep does.
     clicks = opened.table("clicks")
-    assert [pin for pin in clicks.pins() if pin.startswith("input-of-clicks_of_day-")]
+    assert [pin for pin in clicks.tags() if pin.startswith("input-of-clicks_of_day-")]
     said = {one.what: one for one in doctor(settings)}
     assert said[f"catalog {rest_catalog.url}"].found == "3 tables"
     assert said[f"catalog {rest_catalog.url}"].fine

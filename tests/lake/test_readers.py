@@ -54,15 +54,15 @@ def table(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
         made = table.append(both, position=("ingest", position, moved))
         position = moved
         if n == 4:
-            table.pin("early", made.id)
-    lake.keep(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
+            table.create_tag("early", made.id)
+    lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64()), ("at", STAMP)]))
     wide = rows(2, 3, 0).set_column(2, "x", pa.array([2**40, 2**41]))
     table.append(wide.append_column("more", pa.array([1.5, None])))
-    table.replace(rows(1, 2, 7), days=("at", [date(2024, 1, 2)]))
+    table.overwrite(rows(1, 2, 7), partitions=("at", [date(2024, 1, 2)]))
     for n in range(9):
         table.append(rows(1, 4, n))
-    kept = lake.keep(table, grace=AT_ONCE, longest_write=AT_ONCE)
+    kept = lake.maintain(table, grace=AT_ONCE, longest_write=AT_ONCE)
     assert kept.compacted
     assert kept.deleted
     table.append(rows(1, 5, 0))
@@ -78,7 +78,7 @@ def plain(frame: pl.DataFrame) -> list[str]:
 
 
 def ours(table: LakeTable) -> dict[int, list[str]]:
-    return {one.id: plain(table.scan(one.id).collect()) for one in table.history()}
+    return {one.id: plain(table.scan(one.id).collect()) for one in table.snapshots()}
 
 
 def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
@@ -86,13 +86,13 @@ def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
     folder = jars("catalog")
     properties = {
         "type": "jdbc",
-        "uri": f"jdbc:sqlite:{urlsplit(settings.catalog_url).path}",
-        "warehouse": settings.warehouse_url,
+        "uri": f"jdbc:sqlite:{urlsplit(settings.lake.catalog_url).path}",
+        "warehouse": settings.lake.warehouse_url,
     }
     if settings.profile_name == "served":
         properties = {
             "type": "rest",
-            "uri": settings.catalog_url,
+            "uri": settings.lake.catalog_url,
             "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
             "s3.endpoint": os.environ["AWS_ENDPOINT_URL_S3"],
             "s3.path-style-access": "true",
@@ -118,7 +118,7 @@ def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
 def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table: LakeTable) -> None:
     expected = ours(table)
     assert len(expected) > 5
-    assert table.pins()["early"] in expected
+    assert table.tags()["early"] in expected
     iceberg = table.iceberg()
     for snapshot in expected:
         pyiceberg = pl.from_arrow(iceberg.scan(snapshot_id=snapshot).to_arrow())
@@ -142,7 +142,7 @@ def test_other_readers_find_a_moved_lake(local: Settings, tmp_path: Path) -> Non
     assert ours(table) == expected
     assert java(moved, table) == expected
     by_path = pl.scan_iceberg(table.iceberg().metadata_location)
-    assert plain(by_path.collect()) == expected[table.history()[-1].id]
+    assert plain(by_path.collect()) == expected[table.snapshots()[-1].id]
 
 
 def keys() -> dict[str, str]:

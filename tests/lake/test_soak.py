@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 from tests.lake.folder import files, missing
 from tests.lake.soaked import EVENTS, ROUNDS
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def beyond_rows(table: LakeTable) -> tuple[int, int]:
     """Files and bytes of the table that are not its newest snapshot's data files."""
     sizes = files(table)
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     data, size = (int(head.summary[f"total-{what}"]) for what in ("data-files", "files-size"))
     return len(sizes) - data, sum(sizes.values()) - size
@@ -42,13 +42,13 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
     assert ingest.stdout is not None
     opened = lake.open(settings)
     ended = threading.Event()
-    kept: list[lake.Kept] = []
+    kept: list[lake.MaintenanceReport] = []
 
     def upkeep() -> None:
         while not ended.wait(2):
-            for name in opened.names():
+            for name in opened.list_tables():
                 table = opened.table(name)
-                kept.append(lake.keep(table, older_than=GRACE, grace=GRACE, longest_write=GRACE * 10))
+                kept.append(lake.maintain(table, older_than=GRACE, grace=GRACE, longest_write=GRACE * 10))
 
     thread = threading.Thread(target=upkeep)
     thread.start()

@@ -51,7 +51,7 @@ class TestAppend:
         moved = START.advanced({0: 10})
         snapshot = table.append(rows(2, 1), position=("ingest", None, moved), facts={LATEST_ARRIVAL: "5"})
         assert table.position("ingest") == moved
-        assert table.head() == snapshot
+        assert table.current_snapshot() == snapshot
         assert snapshot.summary[LATEST_ARRIVAL] == "5"
         assert snapshot.rows == 2
 
@@ -103,18 +103,18 @@ class TestAppend:
 class TestReplace:
     def test_of_days_leaves_the_others(self, table: LakeTable) -> None:
         table.append(pa.concat_tables([rows(2, 1), rows(2, 2), rows(1, 3)]))
-        table.replace(rows(1, 2, x=7), days=("at", [date(2024, 1, 1), date(2024, 1, 2)]))
+        table.overwrite(rows(1, 2, x=7), partitions=("at", [date(2024, 1, 1), date(2024, 1, 2)]))
         assert collected(table) == [(2, 7), (3, 0)]
 
     def test_refuses_rows_outside_the_days(self, table: LakeTable) -> None:
         table.append(rows(2, 1))
         with pytest.raises(CallError, match="outside the days"):
-            table.replace(rows(1, 2), days=("at", [date(2024, 1, 1)]))
+            table.overwrite(rows(1, 2), partitions=("at", [date(2024, 1, 1)]))
         assert collected(table) == [(1, 0), (1, 0)]
 
     def test_of_the_whole_table_sets_facts_and_properties(self, table: LakeTable) -> None:
         table.append(rows(2, 1))
-        snapshot = table.replace(
+        snapshot = table.overwrite(
             rows(1, 3, x=5), facts={"headrace.code": "f"}, properties={"headrace.code": "f"}
         )
         assert collected(table) == [(3, 5)]
@@ -123,7 +123,7 @@ class TestReplace:
     def test_leaves_old_snapshots_readable(self, table: LakeTable) -> None:
         first = table.append(rows(2, 1))
         lazy = table.scan(first.id)
-        table.replace(rows(1, 2))
+        table.overwrite(rows(1, 2))
         assert lazy.collect().height == 2
 
 
@@ -151,17 +151,17 @@ class TestPins:
     def test_name_a_snapshot(self, table: LakeTable) -> None:
         first = table.append(rows(1, 1))
         table.append(rows(1, 1))
-        table.pin("kept", first.id)
-        assert table.pins() == {"kept": first.id}
+        table.create_tag("kept", first.id)
+        assert table.tags() == {"kept": first.id}
         assert table.snapshot("kept") == first
-        table.unpin("kept")
-        assert table.pins() == {}
+        table.remove_tag("kept")
+        assert table.tags() == {}
         with pytest.raises(CallError, match="no pin 'kept'"):
             table.snapshot("kept")
 
     def test_of_a_lost_snapshot(self, table: LakeTable) -> None:
         with pytest.raises(CallError, match="no snapshot 5"):
-            table.pin("kept", 5)
+            table.create_tag("kept", 5)
 
 
 LONG = "a name that is longer than the sixteen characters that a statistic keeps, "
@@ -208,10 +208,10 @@ def test_rows_of_many_partitions_land_each_in_its_own(local: Settings) -> None:
     mixed = pa.concat_tables([rows(2, 1 + n % 20, x=n, valid=n % 3 > 0) for n in range(60)])
     table.append(mixed)
     assert sorted(collected(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
-    assert table.days("at", head.id) == {date(2024, 1, d): 6 for d in range(1, 21)}
-    assert sum(table.days("at", head.id, {"_valid": True}).values()) == 80
+    assert table.rows_per_day("at", head.id) == {date(2024, 1, d): 6 for d in range(1, 21)}
+    assert sum(table.rows_per_day("at", head.id, {"_valid": True}).values()) == 80
     for day in (3, 20):
-        table.replace(rows(1, day, x=-1), days=("at", [date(2024, 1, day)]))
+        table.overwrite(rows(1, day, x=-1), partitions=("at", [date(2024, 1, day)]))
     assert table.scan().collect().height == 120 - 10

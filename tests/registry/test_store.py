@@ -8,7 +8,6 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from headrace import registry
@@ -140,8 +139,8 @@ def test_a_bundle_of_another_key_needs_trust(
     monkeypatch.setenv("HEADRACE_SIGNING_KEY", "another")
     with pytest.raises(Refused, match="another key"):
         opened.bundle("purchase", version)
-    trusting = msgspec.structs.replace(settings.profile, trust=(f"purchase@{version}",))
-    registry.open(msgspec.structs.replace(settings, profile=trusting)).bundle("purchase", version)
+    trusting = settings.with_values(trust=(f"purchase@{version}",))
+    registry.open(trusting).bundle("purchase", version)
 
 
 POINTS = ["registry.before_files", "registry.before_version", "registry.after_version", "registry.before_place"]
@@ -165,9 +164,9 @@ def test_a_registration_killed_anywhere_makes_one_version(settings: Settings, bu
 
 
 def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle: Path) -> None:
-    wrong = msgspec.structs.replace(settings.profile, mlflow=f"sqlite:///{settings.root}/no/such/folder/m.db")
+    wrong = settings.with_values(mlflow=f"sqlite:///{settings.root}/no/such/folder/m.db")
     (settings.root / "no").write_text("a file where a folder is needed")
-    opened = registry.open(msgspec.structs.replace(settings, profile=wrong))
+    opened = registry.open(wrong)
     with pytest.raises(Unavailable, match="MLflow"):
         opened.register("purchase", bundle, metrics={}, params={}, tags={})
 
@@ -187,7 +186,7 @@ def test_a_server_that_is_away_is_told_at_once(settings, answers):
             threading.Thread(target=server.serve_forever, daemon=True).start()
         else:
             server.server_close()
-        away = msgspec.structs.replace(settings, profile=msgspec.structs.replace(settings.profile, mlflow=url))
+        away = settings.with_values(mlflow=url)
         with pytest.raises(Unavailable, match="MLflow failed") as error:
             registry.open(away).client  # noqa: B018  it connects
         assert url in error.value.where

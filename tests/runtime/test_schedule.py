@@ -41,7 +41,7 @@ def test_a_build_that_is_due_makes_the_tables(tmp_path: Path) -> None:
     root = write(tmp_path / "project", TABLES.format(body="prices"))
     reports: list[str] = []
     run_builds(root, reports, lambda: (root / "pointers/tables/doubled.json").is_file())
-    assert lake.open(load_settings(root)).exists("doubled")
+    assert lake.open(load_settings(root)).table_exists("doubled")
     assert reports == []
 
 

@@ -115,7 +115,7 @@ class TestAudit:
         with pytest.raises(Refused, match=r"price: min_exclusive \(1 of 2 rows\)") as refused:
             build(project, opened, "clean")
         assert "'user': -1" in str(refused.value)
-        head = opened.table("clean").head()
+        head = opened.table("clean").current_snapshot()
         assert head is not None
         assert head.id == before.snapshot
         files = list(project.settings.place("lake", "warehouse").rglob("clean/data/*.parquet"))
@@ -129,7 +129,7 @@ class TestAudit:
         object.__setattr__(project.table("clean"), "function", wider)
         with pytest.raises(Refused, match="its schema Clean does not name: cents, paid"):
             build(project, opened, "clean")
-        assert not opened.exists("clean")
+        assert not opened.table_exists("clean")
 
 
 class TestUserCode:
@@ -198,10 +198,10 @@ def test_a_folder_of_files_is_a_source(project: Project, opened: Lake) -> None:
 def test_inputs_stay_pinned_until_the_next_build(project: Project, opened: Lake, arrive: Arrive) -> None:
     arrive((at(1), 1), arrived=at(6))
     first = build(project, opened, "clean")[0].inputs["clicks"]
-    assert list(opened.table("clicks").pins().values()) == [first.snapshot_id]
+    assert list(opened.table("clicks").tags().values()) == [first.snapshot_id]
     arrive((at(2), 1), arrived=at(6))
     second = build(project, opened, "clean")[0].inputs["clicks"]
-    assert list(opened.table("clicks").pins().values()) == [second.snapshot_id]
+    assert list(opened.table("clicks").tags().values()) == [second.snapshot_id]
 
 
 def test_what_is_not_there_is_said(project: Project, opened: Lake) -> None:

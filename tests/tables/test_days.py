@@ -110,7 +110,7 @@ def test_facts_at_the_end_of_their_day_are_refused_with_the_remedy(
     ) as no:
         build_table(project, opened, project.table("clean"), code="1")
     assert 'partition_by=day("at", before="1d")' in str(no.value.remedy)
-    assert not opened.exists("clean")
+    assert not opened.table_exists("clean")
 
     change(project, "clean", end_of_day, rowwise=rowwise, partition_by=day("at", before="1d"))
     assert build_table(project, opened, project.table("clean"), code="2").rows == 3

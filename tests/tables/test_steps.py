@@ -40,9 +40,9 @@ def test_steps_give_what_one_build_gives(
     arrivals: list[list[tuple[datetime, int]]],
 ) -> None:
     for name in (*NAMES, "clicks"):
-        if name != "clicks" and opened.exists(name):
-            opened.drop(name)
-    clicks.replace(clicks.schema().empty_table())
+        if name != "clicks" and opened.table_exists(name):
+            opened.drop_table(name)
+    clicks.overwrite(clicks.schema().empty_table())
     clock = BEGIN
     for batch in arrivals:
         clock = max([clock, *(when for when, _ in batch)]) + timedelta(minutes=1)
@@ -51,7 +51,7 @@ def test_steps_give_what_one_build_gives(
             build_table(project, opened, project.table(name), code="1")
     in_steps = {name: rows(opened, name) for name in NAMES}
     for name in NAMES:
-        opened.drop(name)
+        opened.drop_table(name)
         build_table(project, opened, project.table(name), code="1")
     assert in_steps == {name: rows(opened, name) for name in NAMES}
 

@@ -1,17 +1,20 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.gate import at_least, not_worse_than_champion
-from headrace.declare.model import ByTime, Model, XGBoost
+from headrace.declare.model import Model
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform
+from headrace.declare.splits import ByTime
 from headrace.declare.table import Table
+from headrace.declare.trainers import XGBoost
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -32,13 +35,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / ".headrace" / "local")
+    settings = make_settings(tmp_path, "shop", state=tmp_path / ".headrace" / "local")
     return Project(settings, {}, {}, {}, {}, ())
 
 
 @pytest.fixture
 def opened(project: Project) -> Lake:
     return lake.open(project.settings)
+
+
+def make_model(**options: Any) -> Model:
+    """A model `m` with the target `y`, trained by XGBoost."""
+    labels = Table("outcomes", lambda frame: frame, (), None, False, None, Place("?", 0))
+    return Model("m", **{"labels": labels, "target": "y", "features": None, "trainer": XGBoost(), **options})
 
 
 @pytest.fixture
@@ -81,7 +90,7 @@ def write_facts(opened: Lake, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("facts", rows.schema).replace(rows)
+    opened.ensure("facts", rows.schema).overwrite(rows)
 
 
 def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
@@ -98,7 +107,7 @@ def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("outcomes", rows.schema).replace(rows)
+    opened.ensure("outcomes", rows.schema).overwrite(rows)
 
 
 @pytest.fixture

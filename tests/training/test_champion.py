@@ -1,4 +1,4 @@
-"""A champion is tried on its own features, also where the new plan means something else by their names."""
+"""The champion is evaluated on its own features, also where the new plan defines others by their names."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +17,7 @@ from headrace.features.plan import (
     PlanField,
     WindowedView,
 )  # fmt: skip
-from headrace.training.champion import as_champion_reads
+from headrace.training.champion import recompute_features
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
@@ -70,8 +70,10 @@ TEST = pl.DataFrame({
         (FACTS, FACTS, "facts__price", 4.0),
     ],
 )
-def test_a_feature_means_what_the_champion_learnt(champion, plan, column, value):
-    rows = as_champion_reads(plan_of(champion), plan_of(plan), TEST, {"facts", "clicks"}, lambda _: ROWS.lazy())
+def test_a_redefined_feature_is_computed_by_the_champions_plan(champion, plan, column, value):
+    rows = recompute_features(
+        plan_of(champion), plan_of(plan), TEST, {"facts", "clicks"}, lambda _: ROWS.lazy()
+    )
     assert rows[column].to_list() == [value]
     assert rows["bought"].to_list() == [1]
 
@@ -83,6 +85,6 @@ def test_a_feature_means_what_the_champion_learnt(champion, plan, column, value)
         (ratio(4), ratio(3), {"facts"}, "ratio__of"),
     ],
 )
-def test_what_cannot_be_made_again_is_left_out(champion, plan, tables, column):
-    rows = as_champion_reads(plan_of(champion), plan_of(plan), TEST, tables, lambda _: ROWS.lazy())
+def test_a_feature_that_cannot_be_computed_is_left_out(champion, plan, tables, column):
+    rows = recompute_features(plan_of(champion), plan_of(plan), TEST, tables, lambda _: ROWS.lazy())
     assert column not in rows.columns

@@ -24,17 +24,17 @@ METRICS = {"roc_auc": 0.75, "pr_auc": 0.2, "log_loss": 0.3}
 )
 def test_a_rule(rule, passed: bool) -> None:
     champion = {"roc_auc": 0.78, "pr_auc": 0.2, "log_loss": 0.25}
-    verdict = judge([rule], METRICS, champion)
-    assert verdict.passed is passed
-    assert verdict.results[0].value == METRICS[rule.metric]
-    assert bool(verdict.failed) is not passed
+    result = judge([rule], METRICS, champion)
+    assert result.passed is passed
+    assert result.results[0].value == METRICS[rule.metric]
+    assert bool(result.failed) is not passed
 
 
 def test_the_first_version_has_no_champion_to_fear() -> None:
-    verdict = judge([not_worse_than_champion("pr_auc"), at_least("roc_auc", 0.9)], METRICS, None)
-    assert [one.passed for one in verdict.results] == [True, False]
-    assert not verdict.passed
-    assert verdict.failed[0].rule == "roc_auc at least 0.9"
+    result = judge([not_worse_than_champion("pr_auc"), at_least("roc_auc", 0.9)], METRICS, None)
+    assert [one.passed for one in result.results] == [True, False]
+    assert not result.passed
+    assert result.failed[0].rule == "roc_auc at least 0.9"
 
 
 def test_no_rules_and_a_wrong_one() -> None:
@@ -47,9 +47,9 @@ def test_no_rules_and_a_wrong_one() -> None:
 def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> None:
     for unknown, passed in (("fail", False), ("pass", True)):
         rule = not_worse_than_champion("pr_auc", unknown=unknown)
-        verdict = judge([rule], METRICS, None, lacking=["facts__n"])
-        assert verdict.passed is passed
-        (note,) = verdict.notes
+        result = judge([rule], METRICS, None, lacking=["facts__n"])
+        assert result.passed is passed
+        (note,) = result.notes
         assert note.endswith("not compared: the champion reads facts__n, which the test rows do not have")
     first = judge([not_worse_than_champion("pr_auc")], METRICS, None)
     assert first.passed
@@ -71,7 +71,7 @@ def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> No
         (lambda: Tune("auc"), "no metric 'auc'"),
         (lambda: Tune("roc_auc", n_trials=0), "must be 1 or more"),
         (lambda: Tune("roc_auc", space={"eta": choice(0.1, float("nan"))}), "holds nan"),
-        (lambda: Tune("roc_auc", space={"max_depth": 3}), "is 3, which is none"),
+        (lambda: Tune("roc_auc", space={"max_depth": 3}), "is 3, which is not a space"),
         (lambda: Tune("roc_auc", space={"eta": loguniform(0, 1)}), "begins at 0"),
         (lambda: Tune("roc_auc", space={"depth": integers(5, 2)}), "from 5 to 2"),
     ],

@@ -1,4 +1,4 @@
-"""What every verb takes, and how errors look: the options may stand before or after the verb."""
+"""The options of every verb, which may come before or after its name, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from headrace.kernel.errors import HeadraceError
 if TYPE_CHECKING:
     from headrace.config.settings import Settings
 
-# What any verb may meet wherever it writes. Everything is written so that the next call goes on.
-_MACHINE = {
-    errno.ENOSPC: "Make room on the disk, then call it again: it goes on where it was.",
-    errno.EDQUOT: "This user's share of the disk is used up: make room, then call it again.",
+# Errors of the machine that any verb may meet where it writes. Every verb can be called again after one.
+_REMEDIES = {
+    errno.ENOSPC: "Make room on the disk, then run it again: it continues where it was.",
+    errno.EDQUOT: "This user's quota on the disk is used up: make room, then run it again.",
     errno.EROFS: "The file system is read-only.",
-    errno.EACCES: "This user may not read or write there.",
-    errno.EPERM: "This user may not read or write there.",
-    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n), then call it again.",
+    errno.EACCES: "This user has no permission to read or write there.",
+    errno.EPERM: "This user has no permission to read or write there.",
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n), then run it again.",
     errno.ENFILE: "Too many files are open on this machine.",
 }
 
-__all__ = ["OPTIONS", "Call", "print_error", "verb"]
+__all__ = ["OPTIONS", "Call", "group", "print_error", "verb"]
 
 
 @dataclass
 class Call:
-    """The options of this call.
+    """The options of one call of the command line.
 
     Attributes:
-        json: results are printed as JSON, one object.
-        profile: the profile named, else the environment's, else `local`.
-        project: the project's folder, else the one around the working folder.
-        debug: errors come with their traceback, and libraries' warnings are shown.
+        json: whether results are printed as one JSON object.
+        profile: the value of --profile; None: the environment decides, else it is `local`.
+        project: the value of --project; None: the project around the working folder.
+        debug: whether errors are printed with their traceback, and libraries' warnings are shown.
     """
 
     json: bool = False
@@ -49,14 +49,14 @@ class Call:
     debug: bool = False
 
     def settings(self) -> Settings:
-        """The project's settings. Raises ProjectError as config.settings.load_settings does."""
+        """The project's settings. Raises ProjectError like config.settings.load_settings."""
         from headrace.config.settings import load_settings  # 60 ms that --help does not pay
 
         self.quiet()
         return load_settings(self.project, self.profile)
 
     def quiet(self) -> None:
-        """Libraries' warnings and progress are for their developers; ours is what a verb prints."""
+        """Hides the warnings and progress bars of libraries, unless --debug asks for them."""
         if self.debug:
             return
         import logging
@@ -73,15 +73,19 @@ class Call:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def _kept(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _store(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value and parameter.name:
         setattr(context.ensure_object(Call), parameter.name, value)
 
 
 OPTIONS: list[click.Parameter] = [
-    click.Option(["--json"], is_flag=True, help="Print JSON.", expose_value=False, callback=_kept),
+    click.Option(["--json"], is_flag=True, help="Print JSON.", expose_value=False, callback=_store),
     click.Option(
-        ["--profile"], metavar="NAME", help="The profile to run on.", expose_value=False, callback=_kept
+        ["--profile"],
+        metavar="NAME",
+        help="The profile of headrace.toml to use.",
+        expose_value=False,
+        callback=_store,
     ),
     click.Option(
         ["--project"],
@@ -89,9 +93,9 @@ OPTIONS: list[click.Parameter] = [
         metavar="DIR",
         help="The project's folder.",
         expose_value=False,
-        callback=_kept,
+        callback=_store,
     ),
-    click.Option(["--debug"], is_flag=True, help="Show tracebacks.", expose_value=False, callback=_kept),
+    click.Option(["--debug"], is_flag=True, help="Show tracebacks.", expose_value=False, callback=_store),
 ]
 
 
@@ -104,36 +108,53 @@ def verb(name: str, *, example: str, hidden: bool = False) -> Callable[[Callable
         hidden: left out of lists.
     """
 
-    def made(function: Callable[..., Any]) -> click.Command:
-        lines = "\n".join(f"  {line}" for line in example.splitlines())
-        command = click.command(name, hidden=hidden, epilog=f"\b\nExample:\n{lines}")(click.pass_obj(function))
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        command = click.command(name, hidden=hidden, epilog=_epilog(example))(click.pass_obj(function))
         command.params.extend(OPTIONS)
         return command
 
-    return made
+    return decorate
+
+
+def group(name: str, *, example: str) -> Callable[[Callable[[], None]], click.Group]:
+    """Makes a click group, such as `quarantine`, of a function; its docstring is the help.
+
+    Args:
+        name: the verb.
+        example: a line or two that --help shows at its end.
+    """
+    return click.group(name, epilog=_epilog(example), context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def _epilog(example: str) -> str:
+    lines = "\n".join(f"  {line}" for line in example.splitlines())
+    return f"\b\nExample:\n{lines}"
 
 
 def print_error(call: Call, error: BaseException) -> None:
-    """To stderr: what went wrong, where, what to do; with --json one object; with --debug the traceback."""
+    """Prints to stderr what went wrong, where, and the remedy: with --json as one object, with --debug after
+    the traceback."""
     from headrace.kernel.secrets import clean_text
 
     if call.debug:
         import traceback
 
         click.echo(clean_text("".join(traceback.format_exception(error))), nl=False, err=True)
-    if isinstance(error, OSError) and error.errno in _MACHINE:
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
         error = HeadraceError(
-            f"the machine refuses a file: {error.strerror}", where=error.filename, remedy=_MACHINE[error.errno]
+            f"the system refused access to a file: {error.strerror}",
+            where=error.filename,
+            remedy=_REMEDIES[error.errno],
         )
     if isinstance(error, HeadraceError):
         what, remedy = clean_text(error.what), error.remedy
         where = None if error.where is None else clean_text(error.where)
     else:
         what, where = clean_text(f"{type(error).__name__}: {error}"), None
-        remedy = "This is not an error that Headrace foresees; --debug shows its traceback."
+        remedy = "Headrace did not foresee this error; --debug shows its traceback."
     if call.json:
-        told = {"error": what, "where": where, "remedy": remedy}
-        click.echo(json.dumps({k: v for k, v in told.items() if v is not None}), err=True)
+        fields = {"error": what, "where": where, "remedy": remedy}
+        click.echo(json.dumps({k: v for k, v in fields.items() if v is not None}), err=True)
         return
     click.echo(f"{click.style('error:', fg='red', bold=True)} {what}", err=True)
     if where:

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, group, verb
 from headrace.flows.events.contracts import Checked
 from headrace.flows.events.contracts import contracts as check_contracts
 from headrace.flows.trace.parity import parity as check_parity
@@ -14,7 +14,7 @@ from headrace.flows.trace.parity import parity as check_parity
 __all__ = ["check"]
 
 
-@click.group("check", context_settings={"help_option_names": ["-h", "--help"]})
+@group("check", example="headrace check parity")
 def check() -> None:
     """Prove that what was served is what training would have seen, and that contracts still fit."""
 

@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollback": ("headrace.cli.rollback", "Go back to the release before."),
     "why": ("headrace.cli.why", "Say what a prediction was made from, or what became of an event."),
     "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
-    "export": ("headrace.cli.export", "Write what another tool needs: airflow, debezium."),
+    "export": ("headrace.cli.export", "Write what another tool needs of the project."),
     "drop-table": ("headrace.cli.drop_table", "Take a table away that a build made."),
     "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from headrace.cli import show as shown
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, group, verb
 from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
 from headrace.events.verdicts.judge import First
 from headrace.flows.events import quarantine as flow
@@ -63,7 +63,7 @@ def _choosing(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group("quarantine", context_settings={"help_option_names": ["-h", "--help"]})
+@group("quarantine", example="headrace quarantine list")
 def quarantine() -> None:
     """See what was refused and why, and try it again after a contract's fix."""
 
@@ -151,9 +151,9 @@ def _print_replay(done: Replay, *, dry_run: bool, narrowed: bool) -> None:
 
 @verb("alerts", example="headrace quarantine alerts")
 def alerts(call: Call) -> None:
-    """What is refused at too high a rate now: the alerts that are open.
+    """The alerts that are open: what is refused at too high a rate now.
 
-    Every change of one is an event on topic headrace.alerts, and a row of table headrace_alerts.
+    Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
     found = flow.alerts(call.settings())
     if call.json:
@@ -162,8 +162,8 @@ def alerts(call: Call) -> None:
     if not found:
         click.echo("No alert is open.")
         return
-    rows = [(one.severity, one.topic, one.code, one.field, _moment(one.at), one.why) for one in found]
-    shown.table(None, ["severity", "topic", "code", "field", "since", "why"], rows)
+    rows = [(one.severity, one.subject, one.reason, _moment(one.at), one.why) for one in found]
+    shown.table(None, ["severity", "subject", "reason", "since", "why"], rows)
 
 
 def _row(one: Group) -> tuple[object, ...]:

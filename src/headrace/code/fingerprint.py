@@ -18,6 +18,8 @@ from functools import partial
 from types import CellType
 from typing import Any
 
+import attrs
+
 from headrace.code.index import CodeIndex
 from headrace.code.reader import canonical_text
 from headrace.kernel.digest import digest_bytes, digest_value
@@ -31,11 +33,12 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def fingerprint(declared: Any, index: CodeIndex) -> str:
     """The digest of a declaration.
 
-    A function or class counts by its code (CodeIndex.pieces), a dataclass by its fields, a declaration inside
+    A function or class counts by its code (CodeIndex.pieces), a record by its fields, a declaration inside
     another (an object with a `place`) by its name, anything else by its value.
 
     Args:
-        declared: a function, a class, or an object made of dataclasses, containers and plain values.
+        declared: a function, a class, or an object made of records (attrs, dataclasses), containers
+            and plain values.
         index: the project's code.
 
     Raises:
@@ -86,8 +89,9 @@ def _describe(value: Any, index: CodeIndex, *, is_top: bool = False, path: tuple
         pieces = _pieces_of(value, index)
         values = _closure_values(value) if inspect.isfunction(value) and isinstance(pieces, dict) else {}
         return [pieces, describe(values)] if values else pieces
-    if is_dataclass(value):
-        content = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "place"}
+    if attrs.has(type(value)) or is_dataclass(value):
+        parts = attrs.fields(type(value)) if attrs.has(type(value)) else fields(value)
+        content = {part.name: getattr(value, part.name) for part in parts if part.name != "place"}
         if not is_top and hasattr(value, "place"):
             return [type(value).__qualname__, content.get("name", content.get("topic"))]
         return [type(value).__qualname__, describe(content)]

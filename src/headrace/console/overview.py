@@ -9,16 +9,15 @@ from headrace import lake as lakes
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.flows.models.endpoint import describe
 from headrace.kernel.errors import HeadraceError, Unavailable
-from headrace.kernel.position import LogPosition
 from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.projects.project import Project
 from headrace.projects.running import running
-from headrace.serving.release import Release, Releases
+from headrace.serving.release import Release, ReleaseFollower
 
 __all__ = ["Overview", "TableLine", "TopicLine", "overview"]
 
@@ -58,7 +57,7 @@ def overview(settings: Settings, project: Project) -> Overview:
     """The project as it is now. What is away is named and leaves its part empty."""
     made = Overview()
     try:
-        log = logs.open(settings.log_url)
+        log = logs.open(settings.log.url)
     except HeadraceError as error:
         made.problems.append(str(error))
         return made
@@ -66,8 +65,8 @@ def overview(settings: Settings, project: Project) -> Overview:
         lake = lakes.open(settings)
         for contract in project.contracts.values():
             made.topics.append(_topic(log, lake, contract))
-        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.names()})]
-        releases = Releases(log)
+        made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.list_tables()})]
+        releases = ReleaseFollower(log)
         releases.poll()
         made.problems += _endpoint_problems(settings)
         made.releases = [releases.in_force[model] for model in sorted(releases.in_force)]
@@ -98,20 +97,20 @@ def _topic(log: Log, lake: Lake, contract: Contract) -> TopicLine:
     ends = log.end(contract.topic) if contract.topic in log.topics() else {}
     good = refused = 0
     read: dict[int, int] = {}
-    if lake.exists(contract.table):
+    if lake.table_exists(contract.table):
         table = lake.table(contract.table)
-        head = table.head()
+        head = table.current_snapshot()
         if head is not None:
-            good = sum(table.days(contract.time, head.id, {"_valid": True}).values())
+            good = sum(table.rows_per_day(contract.time, head.id, {"_valid": True}).values())
             refused = head.rows - good
-        position = table.position(POSITION)
-        read = position.offsets if isinstance(position, LogPosition) else {}
+        position = stored_position(table)
+        read = position.offsets if position is not None else {}
     lag = sum(max(0, end - read.get(partition, 0)) for partition, end in ends.items())
     return TopicLine(contract.topic, sum(ends.values()), good, refused, lag)
 
 
 def _table(lake: Lake, name: str) -> TableLine:
-    head = lake.table(name).head() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.table_exists(name) else None
     if head is None:
         return TableLine(name, None, 0, None)
     return TableLine(name, head.id, head.rows, now() - head.at)

@@ -1,4 +1,4 @@
-"""Alerts: from which rate on refused events of a topic raise an alert."""
+"""Alerts: from which share of refused events on a topic raises an alert."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ __all__ = ["Alerts"]
 class Alerts:
     """What share of a topic's events may be refused for one reason (a code and a field).
 
-    The share is that of the events that arrived within `window`. A share that has grown `trend`-fold
-    against the time `before` it is taken one step more seriously: below `warning` it is a warning, from
-    `warning` on it is critical.
+    The share is that of the events that arrived within `window`. If it is at least `growth` times the share
+    in the `baseline` before, it counts one step more: below `warning` as a warning, from `warning` on as
+    critical.
 
     Attributes:
-        warning, critical: the shares from which an alert is a warning, and critical; 0 to 1.
-        trend: how many times the share of the time before, from which it counts as grown.
-        window, before: how long the time is, and the time before it.
-        least: with fewer events in the window nothing is raised.
-        ignore: codes that raise nothing.
+        warning, critical: shares from which on an alert is a warning, and critical; 0 to 1.
+        growth: how many times the baseline's share counts as grown; more than 1.
+        window: how long the window is; 10 s or more.
+        baseline: how long the time before the window is that it is compared with.
+        min_events: the events that a window needs before an alert is raised.
+        ignore: codes that raise no alert.
     """
 
     warning: float
     critical: float
-    trend: float
+    growth: float
     window: timedelta
-    before: timedelta
-    least: int
+    baseline: timedelta
+    min_events: int
     ignore: tuple[str, ...]
 
     def __init__(
@@ -42,30 +43,37 @@ class Alerts:
         warning: float = 0.01,
         critical: float = 0.1,
         *,
-        trend: float = 5.0,
+        growth: float = 5.0,
         window: str | timedelta = "5m",
-        before: str | timedelta = "1h",
-        least: int = 200,
+        baseline: str | timedelta = "1h",
+        min_events: int = 200,
         ignore: Sequence[str] = (),
     ) -> None:
+        """Raises ProjectError where a limit is out of range or a duration cannot be read."""
         where = str(Place.of_caller())
         if not 0 < warning <= critical <= 1:
             raise ProjectError(
                 f"warning={warning:g} and critical={critical:g} are shares: 0 < warning ≤ critical ≤ 1",
                 where=where,
             )
-        if trend <= 1 or least < 1:
+        if growth <= 1 or min_events < 1:
             raise ProjectError(
-                f"trend={trend:g} must be greater than 1, and least={least} at least 1", where=where
+                f"growth={growth:g} must be greater than 1, and min_events={min_events} at least 1", where=where
             )
         try:
-            times = duration(window), duration(before)
+            window, baseline = duration(window), duration(baseline)
         except ValueError as error:
             raise ProjectError(str(error), where=where) from error
-        if times[0] < timedelta(seconds=10) or times[1] < times[0]:
-            raise ProjectError("window is 10s or more, and before no shorter than it", where=where)
-        for name, value in (
-            ("warning", warning), ("critical", critical), ("trend", trend), ("window", times[0]),
-            ("before", times[1]), ("least", least), ("ignore", tuple(ignore)),
-        ):  # fmt: skip
+        if window < timedelta(seconds=10) or baseline < window:
+            raise ProjectError("window must be 10s or more, and baseline at least as long", where=where)
+        values = {
+            "warning": warning,
+            "critical": critical,
+            "growth": growth,
+            "window": window,
+            "baseline": baseline,
+            "min_events": min_events,
+            "ignore": tuple(ignore),
+        }
+        for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass
 from typing import Any
+
+import attrs
 
 __all__ = ["Place"]
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Place:
-    """A file and a line in it."""
+    """A file and a line in it.
+
+    Attributes:
+        file: the path, as Python knows it.
+        line: the line, from 1; 0 where it is not known.
+    """
 
     file: str
     line: int
@@ -22,14 +28,23 @@ class Place:
 
     @staticmethod
     def of(declared: Any) -> Place:
-        """Where a class or function is written."""
+        """Find where a class or a function is written."""
         try:
             return Place(inspect.getsourcefile(declared) or "?", inspect.getsourcelines(declared)[1])
         except (OSError, TypeError):
             return Place(f"<{getattr(declared, '__module__', '?')}>", 0)
 
     @staticmethod
-    def of_caller(depth: int = 2) -> Place:
-        """Where the code stands that called the function that calls this one."""
-        frame = sys._getframe(depth)
+    def of_caller() -> Place:
+        """Find the line of the project that led here: the innermost one outside of Headrace.
+
+        Frames without a module (the `__init__` that attrs generates) are passed over.
+        """
+        frame = sys._getframe(1)
+        while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__")):
+            frame = frame.f_back
         return Place(frame.f_code.co_filename, frame.f_lineno)
+
+
+def _is_internal(module: str | None) -> bool:
+    return module is None or module.partition(".")[0] == __name__.partition(".")[0]

@@ -33,7 +33,7 @@ class Floats:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """One of the listed values."""
 
     values: tuple[Any, ...]
 
@@ -66,14 +66,13 @@ class Tune:
     """How hyperparameters are searched.
 
     Attributes:
-        metric: what the search improves on the validation part (a name of declare.metrics.METRICS).
+        metric: what the search improves on the validation part (a name in declare.metrics.METRICS).
         n_trials: how many settings are tried.
         space: parameter → its space; the others stay as the trainer says.
         seed: makes the search repeatable.
 
     Raises:
-        ProjectError: there is no such metric, no trial, or a space is none or holds a number that
-            is not finite.
+        ProjectError: the metric does not exist, n_trials is below 1, or a space is not valid.
     """
 
     metric: str
@@ -82,14 +81,14 @@ class Tune:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        place = Place.of_caller(3)  # of_caller, this, __init__, the project
+        place = Place.of_caller()
         find_metric(self.metric, place)
         if self.n_trials < 1:
             raise ProjectError(f"n_trials={self.n_trials!r} must be 1 or more", where=str(place))
         for name, space in self.space.items():
             if not isinstance(space, Space):
                 raise ProjectError(
-                    f"the space of {name!r} is {space!r}, which is none",
+                    f"the space of {name!r} is {space!r}, which is not a space",
                     where=str(place),
                     remedy="Write integers(3, 6), uniform(0, 1), loguniform(0.01, 1) or choice(1, 2).",
                 )

@@ -27,7 +27,7 @@ from headrace.lake import Lake
 from headrace.log import Log, append_fitting
 
 if TYPE_CHECKING:
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
 __all__ = [
     "MOST_BYTES",
@@ -121,7 +121,7 @@ class Replay(Struct, frozen=True):
 
 def groups(contract: Contract, lake: Lake) -> list[Group]:
     """What waits, by code and field, the most frequent first."""
-    if not lake.exists(contract.table):
+    if not lake.table_exists(contract.table):
         return []
     arrived = lake.table(contract.table).scan().select(pl.col("_first_offset").is_null().sum()).collect().item()
     waiting = _waiting(contract, lake).sort("arrived_at", "partition", "offset").collect()
@@ -156,7 +156,7 @@ def replay(
     lake: Lake,
     log: Log,
     choice: Choice,
-    registry: SchemaRegistry | None = None,
+    schema_registry: SchemaRegistry | None = None,
     *,
     dry_run: bool = False,
 ) -> Replay:
@@ -168,7 +168,7 @@ def replay(
     in one log partition and are judged in order.
 
     Args:
-        registry: where the schemas are that the events name, if the contract's format has such.
+        schema_registry: where the schemas are that the events name, if the contract's format has such.
         dry_run: only say what would be put there.
 
     Raises:
@@ -188,7 +188,7 @@ def replay(
     if found.events and not dry_run:
         events = _with_raw(contract, lake, chosen)
         values = [one.raw for one in events]
-        keys = key_reader(contract, formats.open(contract, registry))(values)
+        keys = key_reader(contract, formats.open(contract, schema_registry))(values)
         positions = append_fitting(
             log,
             contract.topic,
@@ -226,7 +226,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 
 def _waiting(contract: Contract, lake: Lake) -> pl.LazyFrame:
     """The events that wait, one row each."""
-    if not lake.exists(contract.table):
+    if not lake.table_exists(contract.table):
         return pl.LazyFrame(schema=_COLUMNS)
     rows = lake.table(contract.table).scan()
     first = {

@@ -14,7 +14,7 @@ from msgspec import Raw
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import fields_of
 from headrace.events.contracts.times import EPOCHS, has_zone, parse_times
-from headrace.events.formats import REFUSES, numbers
+from headrace.events.formats import DECODE_ERRORS, numbers
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import now_micros
 
@@ -93,7 +93,7 @@ class TimeShift:
     def _raw_time(self, event: bytes) -> bytes:
         try:
             return bytes(self._timed(event).time)
-        except REFUSES:
+        except DECODE_ERRORS:
             return b"null"
 
     def _replace(self, event: bytes, old: bytes, new: bytes) -> bytes:
@@ -109,7 +109,7 @@ _any = numbers.decoder(Any)
 def _time(raw: bytes) -> Time | None:
     try:
         value = _any(raw)
-    except REFUSES:
+    except DECODE_ERRORS:
         return None
     return value if type(value) in (str, int, Decimal) else None
 

@@ -1,1 +1,10 @@
-"""Other systems' forms, one file a target."""
+"""Export: a project written for other tools. One file a target, each listed in TARGETS."""
+
+from __future__ import annotations
+
+from headrace.export import airflow, debezium
+from headrace.export.target import Target
+
+__all__ = ["TARGETS"]
+
+TARGETS: tuple[Target, ...] = (airflow.TARGET, debezium.TARGET)

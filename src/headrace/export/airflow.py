@@ -1,12 +1,17 @@
-"""airflow: the build as a DAG file for Airflow 3, one task a stage."""
+"""airflow: writes the build as a DAG file for Airflow 3, one task a stage."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-__all__ = ["Task", "dag_file"]
+from headrace.config.settings import Settings
+from headrace.export.target import Export, Target
+from headrace.flows.build.context import BuildContext
+
+__all__ = ["TARGET", "Task", "dag_file"]
 
 _FILE = '''\
 """{title}: written by `headrace export airflow`. Change the project and write it again, not this."""
@@ -34,13 +39,13 @@ with DAG(
     # A build by hand may be under way.
     default_args={{"retries": 2, "retry_delay": timedelta(minutes=5)}},
 ) as dag:
-    made = {{
+    tasks = {{
         stage: Stage(task_id=stage, bash_command=command, cwd=PROJECT, append_env=True)
         for stage, (command, _) in TASKS.items()
     }}
     for stage, (_, needs) in TASKS.items():
-        for one in needs:
-            made[one] >> made[stage]
+        for need in needs:
+            tasks[need] >> tasks[stage]
 '''
 
 
@@ -53,27 +58,52 @@ class Task:
     needs: tuple[str, ...]
 
 
+def _write(settings: Settings) -> Export:
+    """The project's build. The DAG runs as often as the smallest refresh of the project's models."""
+    context = BuildContext(settings)
+    graph = context.graph
+    # Variables of the environment travel with Airflow's own configuration; the profile is named.
+    options = f" --profile {shlex.quote(settings.profile_name)}"
+    tasks = [
+        Task(stage.name, f"headrace build {shlex.quote(stage.name)}{options}", graph.needs_of(stage))
+        for stage in graph.stages
+    ]
+    refreshes = [model.refresh for model in context.code.models.values() if model.refresh > 0]
+    interval = timedelta(seconds=min(refreshes)) if refreshes else None
+    text = dag_file(settings.project, str(settings.root), tasks, interval)
+    return Export(text, f"{len(tasks)} tasks")
+
+
+TARGET = Target(
+    name="airflow",
+    help="Write the build as a DAG for Airflow 3.\n\n"
+    "Each stage is a task. The DAG runs as often as the smallest refresh of the project's models.",
+    example="headrace export airflow --out dags/shop.py",
+    write=_write,
+)
+
+
 def dag_file(project: str, folder: str, tasks: Sequence[Task], every: timedelta | None) -> str:
-    """The text of the DAG file. It imports Airflow alone: Headrace runs where `headrace` is on the PATH.
+    """The text of the DAG file. It imports only Airflow; its tasks need `headrace` on the PATH.
 
     Args:
         project: the DAG's name.
         folder: the project's folder on the machine that runs the tasks.
         tasks: each after those it needs.
-        every: how often it runs; None: when it is triggered.
+        every: the interval of its schedule; None: it runs when it is triggered.
     """
     lines = "".join(
-        f"    {_text(one.stage)}: ({_text(one.command)}, [{', '.join(map(_text, one.needs))}]),\n"
-        for one in tasks
+        f"    {_literal(task.stage)}: ({_literal(task.command)}, [{', '.join(map(_literal, task.needs))}]),\n"
+        for task in tasks
     )
     return _FILE.format(
         title=f"The build of {project}",
-        folder=_text(folder),
+        folder=_literal(folder),
         tasks="{\n" + lines + "}",
-        dag=_text(project),
+        dag=_literal(project),
         schedule="None" if every is None else f"timedelta(seconds={int(every.total_seconds())})",
     )
 
 
-def _text(value: str) -> str:
+def _literal(value: str) -> str:
     return ascii(value)

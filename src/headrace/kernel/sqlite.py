@@ -6,10 +6,10 @@ import sqlite3
 from pathlib import Path
 from time import monotonic, sleep
 
-__all__ = ["is_locked", "opened"]
+__all__ = ["is_locked", "open_shared"]
 
 
-def opened(path: str | Path, *, timeout: float) -> sqlite3.Connection:
+def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
     """A connection, without transactions of its own, to a file in WAL mode: a reader never waits for a writer.
 
     Args:

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headrace.lake.catalog import Lake, open  # noqa: A004
     from headrace.lake.files import Unwritable
-    from headrace.lake.maintenance import Kept, keep
+    from headrace.lake.maintenance import MaintenanceReport, maintain
     from headrace.lake.snapshot import Snapshot
     from headrace.lake.table import LakeTable
 
 _HOMES = {
-    "Kept": "headrace.lake.maintenance",
+    "MaintenanceReport": "headrace.lake.maintenance",
     "Lake": "headrace.lake.catalog",
     "LakeTable": "headrace.lake.table",
     "Snapshot": "headrace.lake.snapshot",
     "Unwritable": "headrace.lake.files",
-    "keep": "headrace.lake.maintenance",
+    "maintain": "headrace.lake.maintenance",
     "open": "headrace.lake.catalog",
 }
 
-__all__ = ["Kept", "Lake", "LakeTable", "Snapshot", "Unwritable", "keep", "open"]
+__all__ = ["Lake", "LakeTable", "MaintenanceReport", "Snapshot", "Unwritable", "maintain", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import is_locked, opened
+from headrace.kernel.sqlite import is_locked, open_shared
 from headrace.lake.failures import failures
 from headrace.lake.home import WAREHOUSE, settle
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
@@ -53,7 +53,7 @@ def open(settings: Settings) -> Lake:  # noqa: A001
         ProjectError: the address is of no kind that is known.
         Unavailable: the catalog is locked, or does not answer.
     """
-    url = settings.catalog_url
+    url = settings.lake.catalog_url
     kind = urlsplit(url).scheme
     where = _without_user(url)
     if kind not in ("sqlite", "http", "https"):
@@ -69,15 +69,15 @@ def open(settings: Settings) -> Lake:  # noqa: A001
 
 
 def _sqlite(settings: Settings) -> Any:
-    path = path_of(settings.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     _prepare(path, settings)
     uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
-    warehouse = settings.warehouse_url
+    warehouse = settings.lake.warehouse_url
     # Of two processes that are first at once, one would find half of its tables.
     with hold_lock(path.with_name(f"{path.name}.lock")):
-        if settings.profile.catalog == "sqlite":
+        if settings.lake.catalog == "sqlite":
             folder = settle(path)
-            if settings.profile.warehouse == "file":
+            if settings.lake.warehouse == "file":
                 warehouse = str(folder / WAREHOUSE)
         catalog: Any = load_catalog("headrace", type="sql", uri=uri, warehouse=warehouse, **_object_store())
         catalog.create_namespace_if_not_exists(settings.project)
@@ -90,9 +90,9 @@ def _sqlite(settings: Settings) -> Any:
 def _rest(settings: Settings, where: str) -> Any:
     from headrace.lake.rest import TimedRestCatalog
 
-    properties = {"type": "rest", "uri": settings.catalog_url}
-    if settings.profile.warehouse != "file":
-        properties["warehouse"] = settings.warehouse_url
+    properties = {"type": "rest", "uri": settings.lake.catalog_url}
+    if settings.lake.warehouse != "file":
+        properties["warehouse"] = settings.lake.warehouse_url
     for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
         if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
             properties[name] = secret
@@ -114,10 +114,10 @@ def _without_user(url: str) -> str:
 
 def _prepare(path: Path, settings: Settings) -> None:
     """Makes the catalog's file, in WAL mode."""
-    settings.made_state()
+    settings.make_state()
     make_private(path.parent)
     try:
-        opened(path, timeout=BUSY_SECONDS).close()
+        open_shared(path, timeout=BUSY_SECONDS).close()
     except sqlite3.Error as error:
         raise Unavailable(
             f"the catalog cannot be opened: {error}",
@@ -150,12 +150,12 @@ class Lake:
         self._where = where
         self._folder = folder
 
-    def names(self) -> list[str]:
+    def list_tables(self) -> list[str]:
         """The tables there are, sorted."""
         with failures(self._where):
             return sorted(identifier[-1] for identifier in self._catalog.list_tables(self._namespace))
 
-    def exists(self, name: str) -> bool:
+    def table_exists(self, name: str) -> bool:
         """Whether there is a table of this name."""
         with failures(self._where, name):
             return bool(self._catalog.table_exists((self._namespace, name)))
@@ -243,7 +243,7 @@ class Lake:
                 stream.read()
             io.delete(place)
 
-    def drop(self, name: str) -> None:
+    def drop_table(self, name: str) -> None:
         """Takes the table out of the catalog, and its pins with it; its files stay where they are.
 
         Raises:

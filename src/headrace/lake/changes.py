@@ -18,7 +18,7 @@ from pyiceberg.transforms import DayTransform, IdentityTransform
 
 from headrace.kernel.errors import CallError
 
-__all__ = ["COMPACTED", "age", "day_field", "days_changed", "days_of", "live_entries", "live_files"]
+__all__ = ["COMPACTED", "age", "day_field", "days_changed", "live_entries", "live_files", "rows_per_day"]
 
 COMPACTED = "compacted-"
 _NAME = re.compile(rf"/{COMPACTED}(\d+)-[^/]*$")
@@ -90,7 +90,7 @@ def days_changed(
     return {_EPOCH + timedelta(days=day) for day in days}
 
 
-def days_of(table: Any, column: str, snapshot: int, where: Mapping[str, object]) -> dict[date, int]:
+def rows_per_day(table: Any, column: str, snapshot: int, where: Mapping[str, object]) -> dict[date, int]:
     """See LakeTable.days."""
     place = day_field(table, column)
     wanted = {_identity_field(table, name): value for name, value in where.items()}

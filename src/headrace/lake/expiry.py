@@ -2,8 +2,8 @@
 
 PyIceberg's own expiry would also remove a snapshot that was pinned after it looked. Here every pin
 sets a second tag, named after the snapshot, and an expiry is committed on the condition that none of
-the snapshots it removes has one. The files of an expired snapshot stay for upkeep's grace (lake/sweep.py),
-so that a reader that has begun finishes.
+the snapshots it removes has one. The files of an expired snapshot stay for
+the grace of lake/orphan_files.py, so that a reader that has begun finishes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def expire(catalog: Any, table: Any, newest: int, before_millis: int | None = No
     if not gone:
         return 0
     unpinned = tuple(AssertRefSnapshotId(ref=f"{KEEP}{i}", snapshot_id=None) for i in gone)
-    reach("upkeep.expire")
+    reach("maintenance.expire")
     try:
         catalog.commit_table(
             table,

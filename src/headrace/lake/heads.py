@@ -50,8 +50,8 @@ def snapshots_made(settings: Settings, tables: Iterable[str]) -> dict[str, int |
         from headrace.lake.catalog import open as open_lake
 
         lake = open_lake(settings)
-        there = set(lake.names())
-        current = {name: lake.table(name).head() if name in there else None for name in names}
+        there = set(lake.list_tables())
+        current = {name: lake.table(name).current_snapshot() if name in there else None for name in names}
         return {
             name: None if head is None else int(head.summary.get(ROWS_OF, head.id))
             for name, head in current.items()
@@ -75,17 +75,18 @@ def find_missing(settings: Settings, snapshots: Iterable[tuple[str, int]]) -> se
         from headrace.lake.catalog import open as open_lake
 
         lake = open_lake(settings)
-        ids = {name: {s.id for s in lake.table(name).history()} for name in tables & set(lake.names())}
+        existing = tables & set(lake.list_tables())
+        ids = {table: {snapshot.id for snapshot in lake.table(table).snapshots()} for table in existing}
     return {(table, snapshot) for table, snapshot in wanted if snapshot not in ids.get(table, ())}
 
 
 def _embedded(settings: Settings) -> bool:
-    return settings.profile.catalog == "sqlite" and settings.profile.warehouse == "file"
+    return settings.lake.catalog == "sqlite" and settings.lake.warehouse == "file"
 
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = path_of(settings.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     if not path.is_file():
         return {}
     try:
@@ -132,6 +133,6 @@ def _asked(settings: Settings, tables: list[str]) -> dict[str, int | None]:
     from headrace.lake.catalog import open as open_lake  # heavy, and needed only here
 
     lake = open_lake(settings)
-    there = set(lake.names())
-    found = {name: lake.table(name).head() if name in there else None for name in tables}
+    there = set(lake.list_tables())
+    found = {name: lake.table(name).current_snapshot() if name in there else None for name in tables}
     return {name: None if head is None else head.id for name, head in found.items()}

@@ -19,11 +19,11 @@ from typing import Any
 from headrace.kernel.errors import Conflict
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now_micros
-from headrace.lake.refs import changed
+from headrace.lake.refs import update_refs
 
 __all__ = ["FIRST", "MARKED_SECONDS", "TAG", "Lease", "mark_first"]
 
-TAG = "headrace-upkeep"
+TAG = "headrace-maintenance"
 SECONDS = 300.0
 # A mark of the lease's holder: other writers wait before their commits, until the time in its name.
 FIRST = f"{TAG}-first-"
@@ -86,7 +86,7 @@ class Lease:
         for _ in range(_TRIES):
             table, still = self._mine()
             ours = tuple(name for name in table.refs() if name.startswith(TAG))
-            if changed(self._catalog, table, gone=ours, properties=properties, still=still):
+            if update_refs(self._catalog, table, remove=ours, properties=properties, expect=still):
                 return
         raise _beaten(table)
 
@@ -103,7 +103,7 @@ class Lease:
         tag = f"{TAG}-{now_micros() + int(SECONDS * 1e6)}-{self._holder}"
         head = table.current_snapshot().snapshot_id
         gone = tuple(name for name in table.refs() if name.startswith(f"{TAG}-"))
-        done = changed(self._catalog, table, set_tags={TAG: head, tag: head}, gone=gone, still=still)
+        done = update_refs(self._catalog, table, set_tags={TAG: head, tag: head}, remove=gone, expect=still)
         if done:
             self._tag = tag
         return done
@@ -118,7 +118,7 @@ def mark_first(catalog: Any, load: Callable[[], Any]) -> None:
     for _ in range(_TRIES):
         table = load()
         mark = f"{FIRST}{now_micros() + int(MARKED_SECONDS * 1e6)}"
-        if changed(catalog, table, set_tags={mark: table.current_snapshot().snapshot_id}, still={}):
+        if update_refs(catalog, table, set_tags={mark: table.current_snapshot().snapshot_id}, expect={}):
             return
 
 

@@ -29,11 +29,11 @@ from headrace.lake.commit import BRIEF, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
-from headrace.lake.orphan_files import is_due, sweep
+from headrace.lake.orphan_files import is_due, remove_orphan_files
 from headrace.lake.pins import forget_keeps
 from headrace.lake.table import LakeTable
 
-__all__ = ["Kept", "keep"]
+__all__ = ["MaintenanceReport", "maintain"]
 
 SMALL = 16 * 1024 * 1024  # bytes: a file below this, and a row group, may be put together with others
 TOGETHER = 64 * 1024 * 1024  # bytes that are put into one file
@@ -42,7 +42,7 @@ _GROUPS = 16  # files that one compaction makes
 _MANIFESTS = 60
 
 
-class Kept(Struct):
+class MaintenanceReport(Struct):
     """What an upkeep did.
 
     Attributes:
@@ -58,14 +58,14 @@ class Kept(Struct):
     deleted: int = 0
 
 
-def keep(
+def maintain(
     table: LakeTable,
     *,
     older_than: timedelta = timedelta(hours=1),
     grace: timedelta = timedelta(hours=1),
     longest_write: timedelta = timedelta(days=1),
     small: int = SMALL,
-) -> Kept:
+) -> MaintenanceReport:
     """Does what the table needs; readers and writers go on meanwhile. One at a time a table, anywhere.
 
     Args:
@@ -80,7 +80,7 @@ def keep(
         CallError: the table is gone, or its files lie outside of the warehouse of an SQLite catalog.
         Unavailable: the catalog is locked or away.
     """
-    kept = Kept()
+    kept = MaintenanceReport()
     with failures(table.where, table.name):
         _check_place(table)
         lease = Lease(table.catalog, table.iceberg)
@@ -88,9 +88,9 @@ def keep(
             return kept
         try:
             if not lease.take():
-                return Kept(busy=True)
-            reach("upkeep.leased")
-            _keep(table, lease, kept, older_than, grace, longest_write, small)
+                return MaintenanceReport(busy=True)
+            reach("maintenance.leased")
+            _run(table, lease, kept, older_than, grace, longest_write, small)
         except Conflict:
             kept.busy = True  # what was done is done
     return kept
@@ -109,10 +109,10 @@ def _check_place(table: LakeTable) -> None:
     )
 
 
-def _keep(
+def _run(
     table: LakeTable,
     lease: Lease,
-    kept: Kept,
+    kept: MaintenanceReport,
     older_than: timedelta,
     grace: timedelta,
     longest_write: timedelta,
@@ -127,7 +127,7 @@ def _keep(
     iceberg = table.iceberg()
     done: dict[str, str] = {}
     if is_due(iceberg, grace):
-        kept.deleted, done = sweep(iceberg, grace, longest_write, lease.renew)
+        kept.deleted, done = remove_orphan_files(iceberg, grace, longest_write, lease.renew)
     lease.give_back(done)
 
 

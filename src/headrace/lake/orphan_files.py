@@ -30,7 +30,7 @@ from headrace.kernel.time import now_micros
 from headrace.lake.changes import COMPACTED
 from headrace.lake.files import APPENDED
 
-__all__ = ["is_due", "sweep"]
+__all__ = ["is_due", "remove_orphan_files"]
 
 _OFTEN = 10  # sweeps in a grace
 _TOGETHER = 1000  # files that are deleted between two looks at the lease
@@ -56,7 +56,7 @@ def is_due(iceberg: Any, grace: timedelta) -> bool:
     return now_micros() - int(iceberg.properties.get(ORPHANS_REMOVED, 0)) >= grace // _MICROS // _OFTEN
 
 
-def sweep(
+def remove_orphan_files(
     iceberg: Any, grace: timedelta, longest_write: timedelta, alive: Callable[[], None]
 ) -> tuple[int, dict[str, str]]:
     """Deletes what may go, and notes what may not go yet.
@@ -79,7 +79,7 @@ def sweep(
     behind_head = iceberg.current_snapshot().timestamp_ms * 1000 - grace // _MICROS
     # Listed first, looked up after: what a commit makes use of in between is seen as referred to.
     ages = _listed(folder)
-    reach("upkeep.listed")
+    reach("maintenance.listed")
     for path in _referenced(iceberg.refresh(), folder):
         ages.pop(path, None)
     notes = [path for path in ages if path.startswith(_NOTE)]
@@ -91,7 +91,7 @@ def sweep(
         for path, first in unreferenced.items()
         if first <= waits and (ages[path] <= old or (_BRIEF.fullmatch(path) and ages[path] <= behind_head))
     ]
-    reach("upkeep.delete")
+    reach("maintenance.delete")
     _delete(folder, [*gone, *(note for note in notes if note != current)], alive)
     for path in gone:
         del unreferenced[path]
@@ -146,7 +146,7 @@ def _delete(folder: _Folder, paths: list[str], alive: Callable[[], None]) -> Non
         except FileNotFoundError:
             return  # an upkeep whose time was over has come to the same
 
-    with ThreadPoolExecutor(_AT_ONCE, "sweep") as threads:
+    with ThreadPoolExecutor(_AT_ONCE, "orphan-files") as threads:
         for start in range(0, len(paths), _TOGETHER):
             alive()
             list(threads.map(delete, paths[start : start + _TOGETHER]))

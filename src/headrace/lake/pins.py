@@ -14,7 +14,7 @@ from pyiceberg.table.refs import SnapshotRefType
 from headrace.kernel.errors import Conflict
 from headrace.lake import lease
 from headrace.lake.expiry import KEEP
-from headrace.lake.refs import changed
+from headrace.lake.refs import update_refs
 
 __all__ = ["forget_keeps", "pins_of", "set_pin", "take_pin"]
 
@@ -37,7 +37,7 @@ def set_pin(catalog: Any, load: Load, name: str, snapshot: int) -> bool:
         table = load()
         if table.snapshot_by_id(snapshot) is None:
             return False
-        if changed(catalog, table, set_tags={name: snapshot, f"{KEEP}{snapshot}": snapshot}, still={}):
+        if update_refs(catalog, table, set_tags={name: snapshot, f"{KEEP}{snapshot}": snapshot}, expect={}):
             return True
     raise _beaten(table)
 
@@ -53,7 +53,7 @@ def take_pin(catalog: Any, load: Load, name: str) -> None:
         keep = f"{KEEP}{pins[name]}"
         if list(pins.values()).count(pins[name]) == 1 and keep in table.refs():
             gone.append(keep)
-        if changed(catalog, table, gone=tuple(gone), still={name: pins[name]}):
+        if update_refs(catalog, table, remove=tuple(gone), expect={name: pins[name]}):
             return
     raise _beaten(table)
 
@@ -67,7 +67,7 @@ def forget_keeps(catalog: Any, table: Any) -> None:
         if name.startswith(KEEP) and ref.snapshot_id not in pinned
     }
     if stale:
-        changed(catalog, table, gone=tuple(stale), still=stale)
+        update_refs(catalog, table, remove=tuple(stale), expect=stale)
 
 
 def _beaten(table: Any) -> Conflict:

@@ -18,36 +18,36 @@ from pyiceberg.table.update import (
     SetSnapshotRefUpdate,
 )
 
-__all__ = ["changed"]
+__all__ = ["update_refs"]
 
 
-def changed(
+def update_refs(
     catalog: Any,
     table: Any,
     *,
     set_tags: Mapping[str, int] | None = None,
-    gone: tuple[str, ...] = (),
+    remove: tuple[str, ...] = (),
     properties: Mapping[str, str] | None = None,
-    still: Mapping[str, int | None],
+    expect: Mapping[str, int | None],
 ) -> bool:
     """Sets and removes tags, and sets properties, in one commit without a snapshot.
 
     Args:
         catalog, table: PyIceberg's.
         set_tags: tag → snapshot id.
-        gone: tags that go, where they are there.
+        remove: tags to remove, where they exist.
         properties: set in the same commit.
-        still: ref → the snapshot that it must be at, or None where it must not be.
+        expect: ref → the snapshot it must point to, or None where the ref must not exist.
 
     Returns:
         False where something else had changed, or another commit was faster: look again.
     """
-    asserted = (AssertRefSnapshotId(ref=name, snapshot_id=snapshot) for name, snapshot in still.items())
+    asserted = (AssertRefSnapshotId(ref=name, snapshot_id=snapshot) for name, snapshot in expect.items())
     tags = (
         SetSnapshotRefUpdate(ref_name=name, type="tag", snapshot_id=snapshot)
         for name, snapshot in (set_tags or {}).items()
     )
-    removed = (RemoveSnapshotRefUpdate(ref_name=name) for name in gone)
+    removed = (RemoveSnapshotRefUpdate(ref_name=name) for name in remove)
     said = (SetPropertiesUpdate(updates=dict(properties)),) if properties else ()
     try:
         catalog.commit_table(

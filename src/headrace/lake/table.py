@@ -23,7 +23,7 @@ from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.pins import pins_of, set_pin, take_pin
-from headrace.lake.refs import changed
+from headrace.lake.refs import update_refs
 from headrace.lake.rollback import roll_back
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
@@ -68,8 +68,6 @@ class LakeTable:
         with failures(self.where, self.name):
             return self.catalog.load_table(self._identifier)
 
-    # --- reading -------------------------------------------------------------------------------
-
     def schema(self) -> pa.Schema:
         """The columns as they now are; instants are timestamp[us, UTC]."""
         schema: pa.Schema = schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
@@ -86,7 +84,7 @@ class LakeTable:
             for f in table.spec().fields
         )
 
-    def head(self) -> Snapshot | None:
+    def current_snapshot(self) -> Snapshot | None:
         """The newest snapshot, or None where nothing was ever written."""
         current = self.iceberg().current_snapshot()
         return None if current is None else snapshot_of(current)
@@ -108,7 +106,7 @@ class LakeTable:
             )
         return snapshot_of(found)
 
-    def history(self) -> list[Snapshot]:
+    def snapshots(self) -> list[Snapshot]:
         """The snapshots that are kept, oldest first."""
         return [snapshot_of(s) for s in sorted(self.iceberg().snapshots(), key=lambda s: s.sequence_number)]
 
@@ -155,7 +153,9 @@ class LakeTable:
         self.snapshot(until)
         return changes.days_changed(self.iceberg(), column, since, until, where or {})
 
-    def days(self, column: str, snapshot: int, where: Mapping[str, object] | None = None) -> dict[date, int]:
+    def rows_per_day(
+        self, column: str, snapshot: int, where: Mapping[str, object] | None = None
+    ) -> dict[date, int]:
         """The UTC days of `column` that a snapshot has rows for → how many, in order; from metadata alone.
 
         Args:
@@ -167,7 +167,7 @@ class LakeTable:
             CallError: no partition by that day, or no such snapshot.
         """
         self.snapshot(snapshot)
-        return changes.days_of(self.iceberg(), column, snapshot, where or {})
+        return changes.rows_per_day(self.iceberg(), column, snapshot, where or {})
 
     def property(self, name: str) -> str | None:
         """A property of the table."""
@@ -177,8 +177,6 @@ class LakeTable:
     def position(self, name: str) -> Position | None:
         """The position stored under this name by `append`."""
         return _stored_position(self.iceberg(), name)
-
-    # --- writing -------------------------------------------------------------------------------
 
     def append(
         self,
@@ -215,11 +213,11 @@ class LakeTable:
 
         return self._commit([rows], facts, set_properties, prefix=APPENDED)
 
-    def replace(
+    def overwrite(
         self,
         rows: pa.Table | Iterable[pa.Table],
         *,
-        days: tuple[str, Collection[date]] | None = None,
+        partitions: tuple[str, Collection[date]] | None = None,
         facts: Mapping[str, str] | None = None,
         properties: Mapping[str, str] | None = None,
         expect: Expected | None = None,
@@ -228,20 +226,20 @@ class LakeTable:
 
         Args:
             rows: as for `append`; of several tables each is written before the next is asked for, and
-                an error in making one leaves all as it was. A day of `days` without rows is empty
-                afterwards.
-            days: (column, its UTC days); the table must be partitioned by that column's day, and
+                an error in making one leaves all as it was. A day of `partitions` without rows is
+                empty afterwards.
+            partitions: (column, its UTC days); the table must be partitioned by that column's day, and
                 every row must lie in one of them. Files of other days are not touched.
             facts, properties: as for `append`.
             expect: properties that must still have these values (None: not be there).
 
         Raises:
-            CallError: as for `append`; a row outside `days`; no partition by that day.
+            CallError: as for `append`; a row outside `partitions`; no partition by that day.
             Conflict: a property is not as expected; nothing was written.
             Unavailable: the catalog is locked or away.
         """
-        wanted = set() if days is None else {(day - _EPOCH).days for day in days[1]}
-        where = None if days is None else changes.day_field(self.iceberg(), days[0])
+        wanted = set() if partitions is None else {(day - _EPOCH).days for day in partitions[1]}
+        where = None if partitions is None else changes.day_field(self.iceberg(), partitions[0])
 
         def removed(table: Any) -> list[DataFile]:
             current = table.current_snapshot()
@@ -265,7 +263,7 @@ class LakeTable:
         pieces = [rows] if isinstance(rows, pa.Table) else rows
         return self._commit(pieces, facts, set_properties, removed, check)
 
-    def roll_back(self, snapshot: int) -> Snapshot:
+    def rollback_to_snapshot(self, snapshot: int) -> Snapshot:
         """Makes a kept snapshot current again: rows, columns, and the properties committed with it.
 
         Raises CallError as `snapshot`, and Conflict as `pin`.
@@ -284,7 +282,7 @@ class LakeTable:
             with failures(self.where, self.name):
                 table = self.iceberg()
                 _expected(table, expect or {}, self.name)
-                if changed(self.catalog, table, properties=properties, still={}):
+                if update_refs(self.catalog, table, properties=properties, expect={}):
                     return
         raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
 
@@ -320,13 +318,11 @@ class LakeTable:
         expiry.as_it_goes(self.catalog, table, self.where)
         return snapshot_of(made)
 
-    # --- pins ----------------------------------------------------------------------------------
-
-    def pins(self) -> dict[str, int]:
+    def tags(self) -> dict[str, int]:
         """Pin → snapshot id."""
         return pins_of(self.iceberg())
 
-    def pin(self, name: str, snapshot: int) -> None:
+    def create_tag(self, name: str, snapshot: int) -> None:
         """Keeps a snapshot from expiring, under a name. A pin of that name moves.
 
         Raises:
@@ -338,7 +334,7 @@ class LakeTable:
         if not there:
             self.snapshot(snapshot)  # says what is there instead
 
-    def unpin(self, name: str) -> None:
+    def remove_tag(self, name: str) -> None:
         """Takes a pin away; nothing happens where there is none. Raises Conflict as `pin`."""
         with failures(self.where, self.name):
             take_pin(self.catalog, self.iceberg, name)

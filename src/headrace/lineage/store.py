@@ -18,7 +18,7 @@ from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.process import alive, mark
 from headrace.kernel.run import Dataset, DatasetKind
 from headrace.kernel.secrets import clean_text
-from headrace.kernel.sqlite import opened
+from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import from_micros, micros, now_micros
 from headrace.lineage.event import Told, openlineage_event
 from headrace.lineage.names import Names
@@ -277,7 +277,7 @@ class Store:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             self.path.touch(mode=0o600)
-            db = opened(self.path, timeout=20)
+            db = open_shared(self.path, timeout=20)
             # NORMAL survives the process; what a power cut takes is at most the record of the last runs.
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)

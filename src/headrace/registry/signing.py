@@ -20,6 +20,6 @@ def signing_key(settings: Settings) -> bytes:
         return given.encode()
     path = settings.place("signing.key")
     if not path.exists():
-        settings.made_state()
+        settings.make_state()
         create_file(path, secrets.token_hex(32), mode=0o600)
     return path.read_bytes()

@@ -50,7 +50,7 @@ def open(settings: Settings) -> Registry:  # noqa: A001
     Raises:
         Unavailable: the embedded store was moved or copied, and is locked.
     """
-    if settings.profile.mlflow == "sqlite":
+    if settings.registry.mlflow == "sqlite":
         settle(settings.place("mlflow", "mlflow.db"), settings.project, settings.place("mlflow", "artifacts"))
     return Registry(settings)
 
@@ -81,7 +81,7 @@ class Registry:
         if found is not None:
             return str(found.experiment_id)
         place = None
-        if path_of_sqlalchemy(self._settings.mlflow_url) is not None:
+        if path_of_sqlalchemy(self._settings.registry.mlflow_url) is not None:
             place = self._settings.place("mlflow", "artifacts").as_uri()
         return str(self.client.create_experiment(self._settings.project, artifact_location=place))
 
@@ -175,7 +175,7 @@ class Registry:
 
         `status` and `why` ask for little else. Where MLflow's tables have changed, it is asked itself.
         """
-        url = self._settings.mlflow_url
+        url = self._settings.registry.mlflow_url
         return None if self._made is not None else path_of_sqlalchemy(url)
 
     def versions(self, model: str) -> list[Version]:
@@ -236,7 +236,7 @@ class Registry:
         return place
 
     def _verify(self, folder: Path, model: str, version: int) -> None:
-        trusted = f"{model}@{version}" in self._settings.profile.trust
+        trusted = f"{model}@{version}" in self._settings.registry.trust
         verify(folder, signing_key(self._settings), trusted=trusted)
 
     def _fetch(self, model: str, version: int) -> None:
@@ -380,8 +380,8 @@ def _client(settings: Settings) -> MlflowClient:
     # MLflow's own way to ask SQLAlchemy, which nobody here can change.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
     with _reached(settings):
-        _answers(settings.mlflow_url)
-        client = MlflowClient(settings.mlflow_url, settings.mlflow_url)
+        _answers(settings.registry.mlflow_url)
+        client = MlflowClient(settings.registry.mlflow_url, settings.registry.mlflow_url)
         client.search_experiments(max_results=1)
     return client
 
@@ -414,6 +414,6 @@ def _reached(settings: Settings) -> Iterator[None]:
             raise
         raise Unavailable(
             f"MLflow failed: {clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__}",
-            where=f"profile.{settings.profile_name}.mlflow = {clean_text(settings.profile.mlflow)}",
+            where=f"profile.{settings.profile_name}.mlflow = {clean_text(settings.registry.mlflow)}",
             remedy="See what is wrong with it: headrace doctor",
         ) from error

@@ -64,6 +64,6 @@ def run_child(work: Work) -> int:
 
 def serve_until(app: App, settings: Settings, port: int, stop: threading.Event) -> None:
     """Serves the application until `stop`; reports that it is ready, and every second that it is alive."""
-    with serve(app, settings.profile.host, port, beat=report_alive):
+    with serve(app, settings.http.host, port, beat=report_alive):
         report_ready()
         stop.wait()

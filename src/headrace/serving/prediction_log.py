@@ -267,7 +267,7 @@ def _frames(data: bytes) -> tuple[list[bytes], int]:
 @contextmanager
 def run_shipper(settings: Settings) -> Iterator[Shipper]:
     """While the block runs, the project's predictions are shipped to the log; what is left, at its end."""
-    with closing(logs.open(settings.log_url)) as log:
+    with closing(logs.open(settings.log.url)) as log:
         shipper = Shipper(settings.place("serving", "spool"), log)
         try:
             yield shipper

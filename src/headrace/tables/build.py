@@ -79,7 +79,7 @@ def build_table(
         made = lake.table(table.name)
         if any(made.property(name) != value for name, value in plan.properties(code).items()):
             made.set_properties(plan.properties(code))
-        head = made.head()
+        head = made.current_snapshot()
         assert head is not None
         # Who made it may have been killed before its run was told.
         with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
@@ -117,8 +117,8 @@ def _publish(
     properties = plan.properties(code)
     facts = dict(properties) if plan.clock is None else {**properties, LATEST_ARRIVAL: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
-    snapshot = made.replace(
-        _chained(first, pieces), days=days, facts=facts, properties=properties, expect=plan.expect
+    snapshot = made.overwrite(
+        _chained(first, pieces), partitions=days, facts=facts, properties=properties, expect=plan.expect
     )
     return snapshot, first.schema
 
@@ -132,7 +132,7 @@ def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"
     declared: tuple[tuple[str, Literal["day"]], ...] = ()
     if table.partition_by is not None:
         declared = ((table.partition_by.column, "day"),)
-    stored = lake.table(table.name).partition_by() if lake.exists(table.name) else declared
+    stored = lake.table(table.name).partition_by() if lake.table_exists(table.name) else declared
     if stored != declared:
         was, now = (
             " and ".join(f"by the {kind} of {column!r}" for column, kind in one) or "not at all"
@@ -214,7 +214,7 @@ def _pin(table: str, snapshot: int) -> str:
 def _pin_inputs(lake: Lake, plan: RebuildPlan) -> None:
     for one in plan.inputs:
         if one.snapshot is not None:
-            lake.table(one.name).pin(_pin(plan.table, one.snapshot), one.snapshot)
+            lake.table(one.name).create_tag(_pin(plan.table, one.snapshot), one.snapshot)
 
 
 def _unpin_older(lake: Lake, plan: RebuildPlan) -> None:
@@ -222,15 +222,15 @@ def _unpin_older(lake: Lake, plan: RebuildPlan) -> None:
         if one.snapshot is None:
             continue
         read: LakeTable = lake.table(one.name)
-        for name, snapshot in read.pins().items():
+        for name, snapshot in read.tags().items():
             if name == _pin(plan.table, snapshot) and snapshot != one.snapshot:
-                read.unpin(name)
+                read.remove_tag(name)
 
 
 def unpin_inputs(lake: Lake, table: str) -> None:
     """Lets go of the inputs that a table which is about to be dropped was made from."""
-    for name in lake.names():
+    for name in lake.list_tables():
         read = lake.table(name)
-        for pin, snapshot in read.pins().items():
+        for pin, snapshot in read.tags().items():
             if pin == _pin(table, snapshot):
-                read.unpin(pin)
+                read.remove_tag(pin)

@@ -66,7 +66,7 @@ def keep_current(
     contract = table.reads[0]
     assert isinstance(contract, Contract)
     changelog = read_input(project, lake, contract, plan.inputs[0].snapshot)
-    made = lake.table(table.name) if lake.exists(table.name) else None
+    made = lake.table(table.name) if lake.table_exists(table.name) else None
     told = made.property(CHANGELOG) if made is not None else None
     stands = _Stands()
     if told is not None and plan.expect[CODE] == properties[CODE]:
@@ -83,7 +83,7 @@ def keep_current(
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     made = lake.ensure(table.name, written.schema, exact=True)
     said = {**properties, CHANGELOG: msgspec.json.encode(after).decode()}
-    snapshot = made.replace(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
+    snapshot = made.overwrite(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
     return snapshot, written.schema
 
 

@@ -73,7 +73,7 @@ def plan_rebuild(
     inputs = [resolve_input(project, lake, one, (at or {}).get(input_name(one))) for one in reads]
     clocks = [one.clock for one in inputs if one.clock is not None]
     clock = min(clocks) if clocks else None
-    made = lake.table(table.name) if lake.exists(table.name) else None
+    made = lake.table(table.name) if lake.table_exists(table.name) else None
     names = [CODE, LATEST_ARRIVAL, *(f"{INPUT}{one.name}" for one in inputs)]
     expect = {name: None if made is None else made.property(name) for name in names}
     day = table.partition_by
@@ -81,7 +81,7 @@ def plan_rebuild(
     if day is not None:
         for one, declared in zip(inputs, reads, strict=True):
             if one.day_column is not None and one.snapshot is not None:
-                found = lake.table(one.name).days(one.day_column, one.snapshot, good_rows(declared))
+                found = lake.table(one.name).rows_per_day(one.day_column, one.snapshot, good_rows(declared))
                 rows = {d: rows.get(d, 0) + found.get(d, 0) for d in rows.keys() | found.keys()}
     because = _whole(made, code, expect, inputs, partitioned=day is not None)
     if day is None:
@@ -103,7 +103,7 @@ def _whole(
     partitioned: bool,
 ) -> list[str]:
     """Why all of the table is stale, if it is."""
-    if made is None or made.head() is None or expect[CODE] is None:
+    if made is None or made.current_snapshot() is None or expect[CODE] is None:
         return ["it was never made"]
     if expect[CODE] != code:
         return ["its code changed"]

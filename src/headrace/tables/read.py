@@ -75,7 +75,7 @@ def resolve_input(project: Project, lake: Lake, one: Readable, snapshot: int | N
     if isinstance(one, Source):
         return TableInput(one.name, digest_of(project, one))
     table = lake.table(input_name(one))
-    found = table.head() if snapshot is None else table.snapshot(snapshot)
+    found = table.current_snapshot() if snapshot is None else table.snapshot(snapshot)
     if found is None:
         raise CallError(
             f"table {table.name!r} has no rows yet",
@@ -92,7 +92,7 @@ def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     if LATEST_ARRIVAL in snapshot.summary:
         return int(snapshot.summary[LATEST_ARRIVAL])
     # Another engine's commit does not carry it on: the last one before it that had it tells.
-    known = [s for s in table.history() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
+    known = [s for s in table.snapshots() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
     return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from headrace import Digits, Meta, Struct, event
+from headrace import Meta, Precision, Struct, event
 from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.description import described
 from headrace.events.contracts.evolution import changes
@@ -34,7 +34,7 @@ class Visit(Struct):
     user: int
     page: Literal["home", "shop"]
     price: Annotated[float, Meta(gt=0, le=100)] | None = None
-    total: Annotated[Decimal, Digits(9, 2)] | None = None
+    total: Annotated[Decimal, Precision(9, 2)] | None = None
     place: Place | None = None
     places: list[Place] | None = None
 
@@ -67,7 +67,7 @@ class Reordered(Struct):
     page: Page
     at: datetime
     places: list[Place] | None = None
-    total: Annotated[Decimal, Digits(9, 2)] | None = None
+    total: Annotated[Decimal, Precision(9, 2)] | None = None
     price: Annotated[float, Meta(le=100), Meta(gt=0)] | None = None
     place: Place | None = None
 
@@ -114,8 +114,8 @@ def like(**annotations: Any) -> Contract:
         (like(price=Annotated[float, Meta(gt=1, le=100)] | None), ("tightens", "price")),
         (like(price=Annotated[float, Meta(gt=0)] | None), ("compatible", "price")),
         (like(price=Annotated[float, Meta(gt=0, le=200)] | None), ("compatible", "price")),
-        (like(total=Annotated[Decimal, Digits(12, 2)] | None), ("compatible", "total")),
-        (like(total=Annotated[Decimal, Digits(12, 3)] | None), ("cannot be stored", "total")),
+        (like(total=Annotated[Decimal, Precision(12, 2)] | None), ("compatible", "total")),
+        (like(total=Annotated[Decimal, Precision(12, 3)] | None), ("cannot be stored", "total")),
         (like(place=City | None), ("compatible", "place.zip")),
         (like(place=Far | None), ("tightens", "place.distance")),
         (like(places=list[City] | None), ("compatible", "places[].zip")),
@@ -185,7 +185,7 @@ def test_a_compatible_change_evolves_the_table(events_log: Log, lake: Lake) -> N
     events_log.append("visits", [one_event(place={"city": "Rom"}, places=[{"city": "Bonn"}])])
     old = Ingest(VISIT, events_log, lake)
     assert old.step() is not None
-    new = like(place=City | None, places=list[City] | None, total=Annotated[Decimal, Digits(12, 2)] | None,
+    new = like(place=City | None, places=list[City] | None, total=Annotated[Decimal, Precision(12, 2)] | None,
                more=str | None)  # fmt: skip
     there = {"place": {"city": "Rom", "zip": "1"}, "places": [{"city": "Ulm", "zip": "2"}]}
     fresh = one_event(**there, total="1.50", more="x")

@@ -28,11 +28,12 @@ from services.registry import Registry
 from services.registry import registry as started_registry
 from tests.servers import Serving
 
-from headrace import Digits, Meta, Struct, event, log
+from headrace import Meta, Precision, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
-from headrace.events.formats.registry import SchemaRegistry, Unknown
+from headrace.events.formats.refusals import UnknownSchema
+from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.verdicts.judge import Judge
 from headrace.kernel.errors import ProjectError, Unavailable
@@ -55,7 +56,7 @@ class Order(Struct):
     user: int
     page: Literal["home", "shop"]
     price: Annotated[float, Meta(gt=0)]
-    total: Annotated[Decimal, Digits(9, 2)]
+    total: Annotated[Decimal, Precision(9, 2)]
     day: date
     token: UUID
     place: Place
@@ -107,8 +108,8 @@ class Known(SchemaRegistry):
         for at, one in enumerate(schemas):
             self._schemas[at] = fastavro.parse_schema(one)
 
-    def _parsed(self, id: int) -> Any:
-        raise Unknown(f"there is no {id}")
+    def _fetch(self, id: int) -> Any:
+        raise UnknownSchema(f"there is no {id}")
 
 
 def register(registry: Registry, subject: str, schema: Any, **more: Any) -> int:
@@ -303,7 +304,7 @@ def test_an_envelopes_schema_says_what_its_numbers_mean() -> None:
     assert row["place"]["seen"] == row["before"][0]["seen"] == NOON - timedelta(hours=1)
     wrong = row_of(judge, plain({"schema": schema, "payload": {**payload, "at": 10**30}}))
     assert (wrong["_code"], wrong["_field"]) == ("wrong_type", "at")
-    assert row_of(judge, plain(GOOD))["_reason"].startswith("it is no envelope")
+    assert row_of(judge, plain(GOOD))["_reason"].startswith("it is not an envelope")
 
 
 def test_a_body_that_is_cut_off_or_too_long_is_refused() -> None:
@@ -375,12 +376,12 @@ def test_avro_from_a_broker_by_a_registry_with_a_password(
     events.create(contract.topic)
     events.append(contract.topic, [avro(native(GOOD), id=id_), avro(native(GOOD), id=id_)[:-1]])
     guard = Guard(registry.url, "me", "t0psecret")
-    monkeypatch.setenv("HEADRACE_REGISTRY_USER", "me")
+    monkeypatch.setenv("HEADRACE_SCHEMA_REGISTRY_USER", "me")
     try:
         for password in ("t0psecres", "t0psecret"):
-            monkeypatch.setenv("HEADRACE_REGISTRY_PASSWORD", password)
+            monkeypatch.setenv("HEADRACE_SCHEMA_REGISTRY_PASSWORD", password)
             there = SchemaRegistry(f"http://127.0.0.1:{guard.port}")
-            ingest = Ingest(contract, events, lake, registry=there)
+            ingest = Ingest(contract, events, lake, schema_registry=there)
             if password == "t0psecres":
                 with pytest.raises(Unavailable, match="401") as refused:
                     ingest.run(until_end=True, stop=threading.Event())
@@ -426,11 +427,11 @@ def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch:
         stop.set()
 
     registry = Away(ORDER_SCHEMA)
-    Ingest(contract, events_log, lake, registry=registry).run(until_end=False, stop=stop, tell=tell)
+    Ingest(contract, events_log, lake, schema_registry=registry).run(until_end=False, stop=stop, tell=tell)
     assert registry.missed > 3
     assert (told[0].events, told[0].good) == (2, 2)
     events_log.append("orders", [avro_order(GOOD)])
-    late = Ingest(contract, events_log, lake, registry=SchemaRegistry("http://127.0.0.1:9"))
+    late = Ingest(contract, events_log, lake, schema_registry=SchemaRegistry("http://127.0.0.1:9"))
     with pytest.raises(Unavailable, match="does not answer"):
         late.run(until_end=True, stop=threading.Event())
     assert lake.table("orders").scan().collect().height == 2

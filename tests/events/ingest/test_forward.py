@@ -144,7 +144,7 @@ def test_killed_anywhere_every_event_is_forwarded_once(
     contract: Contract, kafka: Log, lake: Lake, tmp_path: Path, broker: Broker
 ) -> None:
     killer = subprocess.Popen(
-        [sys.executable, "-m", "tests.events.killed"],
+        [sys.executable, "-m", "tests.events.forking"],
         cwd=Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert killer.stdin is not None

@@ -15,7 +15,8 @@ from tests.events.clicks import click
 from headrace import Struct, event
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract, contract_of
-from headrace.events.ingest.ingest import POSITION, Ingest, Progress, ingest_all
+from headrace.events.ingest.ingest import Ingest, Progress, ingest_all
+from headrace.events.ingest.position import stored_position
 from headrace.events.ingest.sinks import sink_schema
 from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
@@ -84,10 +85,10 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert rows["_raw"].to_list() == [None, b"no json", click(2, price=-1), click(1)]
     assert rows["user"].to_list() == [1, None, None, None]
     table = lake.table("clicks")
-    assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
+    assert stored_position(table) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
-    head = table.head()
+    head = table.current_snapshot()
     assert head is not None
     assert head.id == progress.snapshot
     assert head.summary[LATEST_ARRIVAL] == table.property(LATEST_ARRIVAL)
@@ -308,7 +309,7 @@ def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
     assert "surrogates not allowed" in refused["_reason"][0]
     assert refused.select(*contract.struct.__struct_fields__, "_field").null_count().row(0) == (6,) * 6
     assert sorted(kept.users) == sorted({*numbers} - spoilt | {8})
-    position = lake.table("clicks").position(POSITION)
+    position = stored_position(lake.table("clicks"))
     assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
     # Mended, they are admitted when they are replayed.
     monkeypatch.undo()
@@ -343,7 +344,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):
         to_end(contract, events_log, lake)
-    assert lake.table("clicks").head() is None
+    assert lake.table("clicks").current_snapshot() is None
     monkeypatch.undo()
     assert sum(one.good for one in to_end(contract, events_log, lake)) == 2
 
@@ -485,19 +486,19 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
     to_end(contract, events_log, lake)
     table = lake.table(contract.table)
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": 3, "size": 1}
-    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.history()]
+    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.snapshots()]
     assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
 
 
 def test_many_short_runs_do_not_gather_small_files(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.events.ingest.keeping.FILES", 10)
+    monkeypatch.setattr("headrace.events.ingest.maintenance.FILES", 10)
     events_log.create(contract.topic)
     for number in range(10):
         events_log.append(contract.topic, [click(number)])
         to_end(contract, events_log, lake)
-    head = lake.table(contract.table).head()
+    head = lake.table(contract.table).current_snapshot()
     assert head is not None
     assert int(head.summary["total-data-files"]) == 1
     assert head.rows == 10

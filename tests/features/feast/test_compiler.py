@@ -131,7 +131,7 @@ WRONG = {
         "column 'cost', which scaled lacks",
         "price",
     ),
-    "unknown function": (('function="sum"', 'function="summ"'), "no aggregate function 'summ'", "count"),
+    "unknown function": (('function="sum"', 'function="summ"'), "'summ' is not an aggregate function", "count"),
     "no time window": (("time_window=DAY, ", ""), "no time_window", ""),
     "batch view with aggregations": (
         (

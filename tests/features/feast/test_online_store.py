@@ -68,10 +68,10 @@ def test_materialize_then_read(
     found = read(store, ["facts:clicks", "facts:mean_price"], {"item": "a"}, {"item": "none"}, {"item": "b"})
     # b's row is older than the view's ttl of a day.
     assert found == {"item": ["a", "none", "b"], "clicks": [3, None, None], "mean_price": [4.0, None, None]}
-    head = lake.open(project.settings).table("item_facts").head()
+    head = lake.open(project.settings).table("item_facts").current_snapshot()
     assert head is not None
     (view,) = compile(project, project.model("bought")).as_of
-    assert online.open(project.settings.online_url).position(view) == SnapshotPosition("item_facts", head.id)
+    assert online.open(project.settings.online.url).position(view) == SnapshotPosition("item_facts", head.id)
 
 
 def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
@@ -79,7 +79,7 @@ def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
 ) -> None:
     store.materialize(now - 24 * HOUR, now)
     plan = compile(project, project.model("bought"))
-    state = online.open(project.settings.online_url)
+    state = online.open(project.settings.online.url)
     state.prepare(plan)
     events = pa.table(
         {
@@ -143,7 +143,7 @@ def test_materialize_takes_away_what_the_table_lost_and_keeps_what_was_pushed(
     store.materialize(now - 24 * HOUR, now)
     pushed = facts(("c", now - HOUR, 8, 1.0)).to_pandas()
     store.push("facts_stream", pushed)
-    lake.open(project.settings).table("item_facts").replace(facts(("b", now - 2 * HOUR, 6, 1.0)))
+    lake.open(project.settings).table("item_facts").overwrite(facts(("b", now - 2 * HOUR, 6, 1.0)))
     store.materialize(now - 24 * HOUR, now)
     assert read(store, ["facts:clicks"], *({"item": item} for item in "abc"))["clicks"] == [None, 6, 8]
 
@@ -209,7 +209,7 @@ def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: da
 
 def test_teardown_takes_the_state_away(store: FeatureStore, project: Project, now: datetime) -> None:
     store.materialize(now - 24 * HOUR, now)
-    state = online.open(project.settings.online_url)
+    state = online.open(project.settings.online.url)
     assert state.views()
     store.teardown()
     assert state.views() == []

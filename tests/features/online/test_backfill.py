@@ -42,16 +42,16 @@ def test_rows_that_a_rebuild_removed_or_set_back_leave_the_store(project, lake, 
     plan, now = plan_of(FACTS), now_micros()
     known = from_micros(now - HOUR)
     table = lake.ensure("facts", facts([]).schema)
-    table.replace(facts([(1, known, 1.0), (2, known, 2.0), (3, known, 3.0)]))
+    table.overwrite(facts([(1, known, 1.0), (2, known, 2.0), (3, known, 3.0)]))
     fill(project, lake, plan, store)
-    table.replace(facts([(2, from_micros(now - 2 * HOUR), 77.0), (3, known, 3.0)]))
+    table.overwrite(facts([(2, from_micros(now - 2 * HOUR), 77.0), (3, known, 3.0)]))
     (filled,) = fill(project, lake, plan, store)
     assert (filled.rows, filled.entities) == (2, 2)
     assert served(store, plan, [1, 2, 3], now) == [[None], [77.0], [3.0]] == offline(lake, plan, [1, 2, 3], now)
     (position,) = {
         one["facts"].snapshot for one in store.lookup(plan, [{"user": 1}, {"user": 2}], now).positions
     }
-    assert position == table.head().id
+    assert position == table.current_snapshot().id
 
 
 def test_values_at_the_end_of_the_range_hold_up_no_other_user(project, log, lake, store):

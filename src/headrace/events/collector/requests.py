@@ -22,7 +22,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 from headrace.kernel.process import alive, mark
 from headrace.kernel.properties import REQUEST
-from headrace.kernel.sqlite import opened
+from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
 from headrace.log import Log
 from headrace.log.follow import read_to_end
@@ -77,7 +77,7 @@ class Requests:
         self._log = log
         self._process = mark()
         with _available():
-            self._db = opened(path, timeout=20)
+            self._db = open_shared(path, timeout=20)
             self._db.executescript(_SCHEMA)
 
     def known(self, topic: str, key: Key) -> Answered | Positions | None:

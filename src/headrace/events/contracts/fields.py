@@ -22,7 +22,7 @@ import msgspec
 import pyarrow as pa
 from msgspec import Meta, Struct
 
-from headrace.declare.digits import Digits
+from headrace.declare.precision import Precision
 
 __all__ = ["TIMESTAMP", "Field", "Kind", "Sort", "fields_of", "without_none"]
 
@@ -51,7 +51,7 @@ class Kind:
             no column of its own (dicts, unions, Any, structs that hold themselves) is kept as `json`.
         core: the annotation itself.
         type: what it is stored as.
-        metas: what Annotated said, Meta and Digits.
+        metas: what Annotated said, Meta and Precision.
         fields: of a struct.
         item: of a list: its elements, as a field without a name.
     """
@@ -111,7 +111,7 @@ def without_none(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
     """The type without Annotated and None, what Annotated said, and whether None was allowed."""
     if get_origin(kind) is Annotated:
         core, metas, optional = without_none(get_args(kind)[0])
-        return core, (*metas, *(m for m in get_args(kind)[1:] if isinstance(m, (Meta, Digits)))), optional
+        return core, (*metas, *(m for m in get_args(kind)[1:] if isinstance(m, (Meta, Precision)))), optional
     if get_origin(kind) in (Union, types.UnionType):
         rest = [one for one in get_args(kind) if one is not types.NoneType]
         optional = len(rest) < len(get_args(kind))
@@ -133,7 +133,7 @@ def _of(core: Any, metas: tuple[Any, ...], within: tuple[Any, ...]) -> Kind:
     if core is dt.datetime:
         return Kind("time", core, TIMESTAMP, metas)
     if core is Decimal:
-        digits = next((m for m in metas if isinstance(m, Digits)), None)
+        digits = next((m for m in metas if isinstance(m, Precision)), None)
         type_ = pa.string() if digits is None else pa.decimal128(digits.precision, digits.scale)
         return Kind("decimal", core, type_, metas)
     if core is uuid.UUID:

@@ -34,7 +34,7 @@ def adopted(contract: Contract, lake: Lake) -> LakeTable:
     """
     new = described(contract)
     for _ in range(_TRIES):
-        table = lake.table(contract.table) if lake.exists(contract.table) else None
+        table = lake.table(contract.table) if lake.table_exists(contract.table) else None
         had = None if table is None else table.property(CONTRACT)
         old = None if had is None else json.loads(had)
         if old is not None and (error := refusal(contract, old, new)) is not None:
@@ -54,7 +54,7 @@ def adopted(contract: Contract, lake: Lake) -> LakeTable:
 
 def kept(contract: Contract, lake: Lake) -> dict[str, Any] | None:
     """The description of the contract that the topic's table last had; None where it had none."""
-    if not lake.exists(contract.table):
+    if not lake.table_exists(contract.table):
         return None
     text = lake.table(contract.table).property(CONTRACT)
     return None if text is None else json.loads(text)

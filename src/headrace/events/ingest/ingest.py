@@ -25,13 +25,13 @@ import polars as pl
 
 from headrace.declare.event import Contract
 from headrace.events import formats
-from headrace.events.formats.reasons import Reason
+from headrace.events.formats.refusals import Refusal
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
-from headrace.events.ingest.facts import POSITION
-from headrace.events.ingest.keeping import Keeping
+from headrace.events.ingest.maintenance import IngestMaintenance
+from headrace.events.ingest.position import READER, stored_position
 from headrace.events.ingest.progress import Progress, Report
-from headrace.events.ingest.rates import arrivals
+from headrace.events.ingest.rates import count_arrivals
 from headrace.events.ingest.rows import recent_rows
 from headrace.events.ingest.share import Share
 from headrace.events.ingest.sinks import Feed, Sink
@@ -47,9 +47,9 @@ from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
 
 if TYPE_CHECKING:
-    from headrace.events.formats.registry import SchemaRegistry
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
-__all__ = ["POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["Ingest", "Progress", "Sink", "ingest_all"]
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
@@ -81,7 +81,7 @@ class Ingest:
         log: where its events come from.
         lake: where its table is.
         sinks: what else takes its good events.
-        registry: where the schemas are that its events name, if its format has such.
+        schema_registry: where the schemas are that its events name, if its format has such.
 
     Raises:
         ProjectError: the contract's format needs a registry.
@@ -96,12 +96,12 @@ class Ingest:
         log: Log,
         lake: Lake,
         sinks: Sequence[Sink] = (),
-        registry: SchemaRegistry | None = None,
+        schema_registry: SchemaRegistry | None = None,
     ) -> None:
         self.contract = contract
         self._log = log
         log.create(contract.topic, contract.partitions, contract.retention)
-        self._format = formats.open(contract, registry)
+        self._format = formats.open(contract, schema_registry)
         self.table: LakeTable = adopted(contract, lake)
         self._share = Share(contract, log, self.table)
         self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
@@ -167,15 +167,15 @@ class Ingest:
         with (
             run(f"ingest {self.contract.topic}", [Dataset("topic", self.contract.topic, self._read)]) as this,
             ThreadPoolExecutor(1, "ingest-write") as writer,
-            Keeping(self.table) as keeping,
+            IngestMaintenance(self.table) as maintenance,
             self._share.joined(self._settle),
         ):
-            report = Report(this, self.table.name, keeping, tell, at_work)
+            report = Report(this, self.table.name, maintenance, tell, at_work)
             while not stop.is_set():
                 try:
                     self._flow(end, stop, writer, report)
                     if until_end:
-                        keeping.ended()
+                        maintenance.finish_run()
                     return
                 except Unwritable as error:
                     self._begun = False
@@ -297,7 +297,7 @@ class Ingest:
             self._judge = self._made_judge(behind)
         else:
             self._judge.watermarks.advance(behind)
-        culprits: dict[int, Reason] = {}
+        culprits: dict[int, Refusal] = {}
         if self._suspicious:
             culprits = find_culprits(batch, self.contract, self._format, self.table)
         verdicts = judge_batch(self._judge, batch, culprits)
@@ -318,7 +318,7 @@ class Ingest:
         facts, properties = _said(verdicts, self.contract)
         snapshot = self.table.append(
             verdicts.rows,
-            position=(POSITION, judged.before, judged.after),
+            position=(READER, judged.before, judged.after),
             facts=facts,
             properties=properties,
         )
@@ -344,7 +344,7 @@ class Ingest:
 
     def _level_all(self) -> None:
         """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""
-        stored = self.table.position(POSITION)
+        stored = stored_position(self.table)
         for feed in self._feeds:
             if isinstance(stored, LogPosition):
                 feed.catch_up(stored)
@@ -376,7 +376,7 @@ class Ingest:
 def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
     """How far the table has read the topic. Raises Refused where the log is not the one that it read."""
     identity = log.identity(topic)
-    stored = table.position(POSITION) or LogPosition(topic, identity)
+    stored = stored_position(table) or LogPosition(topic, identity)
     here = f"table {table.name}, topic {topic}"
     if not isinstance(stored, LogPosition) or stored.log_id != identity:
         raise Refused(
@@ -402,7 +402,7 @@ Said = Callable[[Mapping[str, str]], Mapping[str, str]]
 def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
     """What a commit says in its snapshot, and of the table; both of the table's properties as the commit
     finds them: others may have moved them since."""
-    arrived = arrivals(verdicts.rows, contract)
+    arrived = count_arrivals(verdicts.rows, contract)
 
     def clock(stored: Mapping[str, str]) -> str:
         return str(max(int(stored.get(LATEST_ARRIVAL, 0)), verdicts.latest))
@@ -440,7 +440,7 @@ def ingest_all(
     stop: threading.Event,
     sinks_of: Callable[[Contract], Sequence[Sink]] | None = None,
     tell: Callable[[Progress], None] | None = None,
-    registry: SchemaRegistry | None = None,
+    schema_registry: SchemaRegistry | None = None,
     at_work: Callable[[], None] | None = None,
 ) -> None:
     """Ingests several topics in this process, a thread each, until stopped or at their ends.
@@ -448,13 +448,13 @@ def ingest_all(
     Args:
         sinks_of: a topic's sinks.
         tell: called with each commit's progress, from the topics' threads.
-        registry: as for Ingest.
+        schema_registry: as for Ingest.
         at_work: called once, when every topic is at work (Ingest.run).
 
     Raises:
         HeadraceError: what one of them raised; the others have then stopped too.
     """
-    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), registry) for c in contracts]
+    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), schema_registry) for c in contracts]
 
     waiting, lock = len(ingests), threading.Lock()
 

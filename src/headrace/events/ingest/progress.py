@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from headrace.events.ingest.keeping import Keeping
+from headrace.events.ingest.maintenance import IngestMaintenance
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run
 
@@ -49,11 +49,11 @@ class Report:
         self,
         this: Run,
         table: str,
-        keeping: Keeping,
+        maintenance: IngestMaintenance,
         tell: Callable[[Progress], None] | None,
         at_work: Callable[[], None] | None,
     ) -> None:
-        self._run, self._table, self._keeping, self._tell = this, table, keeping, tell
+        self._run, self._table, self._maintenance, self._tell = this, table, maintenance, tell
         self._at_work, self._began = at_work, monotonic()
         self._events = self._good = self._lost = 0
         self._refused: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class Report:
         self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
         self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
         self.running()
-        self._keeping.committed()
+        self._maintenance.count_commit()
         if self._tell is not None:
             self._tell(progress)
 

@@ -48,7 +48,7 @@ def recent_rows(
         partitions: only what came from these log partitions.
         watermarks: the topic's.
     """
-    if contract.dedup_within is None or table.head() is None:
+    if contract.dedup_within is None or table.current_snapshot() is None:
         return
     at, partition = pl.col(contract.time), pl.col("_log_partition")
     good = good_rows(table, pa.schema([*shape_of(contract).schema, META.field("_log_partition")]))

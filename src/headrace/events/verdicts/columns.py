@@ -23,7 +23,7 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import TIMESTAMP, Field, Kind
 from headrace.events.contracts.times import parse_times
 from headrace.events.formats import numbers
-from headrace.events.formats.reasons import LONGEST, Reason
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
 
 __all__ = ["Columns", "columns_of"]
 
@@ -40,7 +40,7 @@ class Columns:
     """
 
     table: pa.Table
-    broken: dict[int, Reason]
+    broken: dict[int, Refusal]
 
 
 def columns_of(events: Sequence[Any], fields: Sequence[Field], contract: Contract) -> Columns:
@@ -59,7 +59,7 @@ def columns_of(events: Sequence[Any], fields: Sequence[Field], contract: Contrac
 @dataclass
 class _Making:
     contract: Contract
-    broken: dict[int, Reason] = field(default_factory=dict)
+    broken: dict[int, Refusal] = field(default_factory=dict)
 
     def array(self, one: Field, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
         """A column of values, and of what lies inside them.
@@ -92,8 +92,8 @@ class _Making:
         top, bracket, rest = top.partition("[]")
         where = f"{bracket}{rest}{'.' if inside else ''}{inside}"
         row = at if rows is None else rows[at]
-        why = why[:LONGEST] + (f" (at .{top}{where})" if where else "")
-        self.broken.setdefault(row, Reason(code, top, why))
+        why = why[:MAX_REASON_LENGTH] + (f" (at .{top}{where})" if where else "")
+        self.broken.setdefault(row, Refusal(code, top, why))
 
     def _times(self, values: list[Any], rows: Sequence[int] | None, path: str, optional: bool) -> Any:
         parsed = parse_times(values, self.contract.time_formats, self.contract.timezone)

@@ -23,8 +23,8 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field
 from headrace.events.contracts.shape import Shape, shape_of
 from headrace.events.formats import numbers
-from headrace.events.formats.port import REFUSES, Format, Nothing
-from headrace.events.formats.reasons import LONGEST, Broken, Reason, reason_of
+from headrace.events.formats.port import DECODE_ERRORS, Format, NoEvent
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, InvalidEvent, Refusal, refusal_of
 from headrace.events.verdicts.instances import instance_of
 
 __all__ = ["NAMES", "Decoded", "Decoder"]
@@ -39,14 +39,14 @@ class Decoded:
     Attributes:
         places: int64[n], where in the batch the events stand that decode.
         events: n structs of the shape.
-        refused: place → why another does not. A place in neither holds no event (formats.Nothing).
+        refused: place → why another does not. A place in neither holds no event (formats.NoEvent).
         surplus: place → the event's fields that the contract does not name, as JSON.
         extra: name of such a field → how many events carry it (Verdicts.extra).
     """
 
     places: NDArray[np.int64]
     events: list[Struct]
-    refused: dict[int, Reason]
+    refused: dict[int, Refusal]
     surplus: dict[int, str] = field(default_factory=dict)
     extra: Counter[str] = field(default_factory=Counter)
 
@@ -68,9 +68,9 @@ class _Reader:
         self._fields = shape.fields
         self._keeps = not shape.refuses
         self._config = shape.declared.__struct_config__
-        struct = shape.struct(exact=shape.refuses, instants=format.instants)
+        struct = shape.struct(exact=shape.refuses, instants=format.typed_times)
         # Exactly first: what msgspec passes over it does not tell, and most events hold no more.
-        self.exact = format.decoder(shape.struct(exact=True, instants=format.instants), strict=strict)
+        self.exact = format.decoder(shape.struct(exact=True, instants=format.typed_times), strict=strict)
         self._kept = format.decoder(struct, strict=strict)
         self._plain = format.decoder(Any, strict=True)
         self._renamed = {one.key: one.name for one in shape.fields if one.key != one.name}
@@ -79,22 +79,22 @@ class _Reader:
         }
         self._without_empty = format.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
 
-    def again(self, raw: bytes, reason: Reason) -> _Found | Reason:
+    def again(self, raw: bytes, refusal: Refusal) -> _Found | Refusal:
         """An event that `exact` has refused for a reason: taken all the same, or why it is not."""
         try:
-            if reason.code == "extra" and self._keeps:
+            if refusal.code == "extra" and self._keeps:
                 return self._with_surplus(self._kept(raw), raw)
-        except REFUSES as error:
-            reason = reason_of(error, raw)
+        except DECODE_ERRORS as error:
+            refusal = refusal_of(error, raw)
         try:
-            if reason.code == "wrong_type" and reason.field in self._empty_is_null:
+            if refusal.code == "wrong_type" and refusal.field in self._empty_is_null:
                 event = self._without_empty(raw)
                 return self._with_surplus(event, raw) if self._keeps else _Found(event)
-        except REFUSES as error:
-            reason = reason_of(error, raw)
-        if reason.field in self._renamed:
-            return Reason(reason.code, self._renamed[reason.field], reason.reason)
-        return reason
+        except DECODE_ERRORS as error:
+            refusal = refusal_of(error, raw)
+        if refusal.field in self._renamed:
+            return Refusal(refusal.code, self._renamed[refusal.field], refusal.reason)
+        return refusal
 
     def _with_surplus(self, event: Struct, raw: bytes) -> _Found:
         surplus = _surplus(self._plain(raw), self._fields, self._config.tag_field)
@@ -121,7 +121,7 @@ class Decoder:
             self._older.append((_Reader(older, contract, format), older, upcaster))
         self._upgraded = shape.struct(exact=True, instants=True)
 
-    def decode(self, values: list[bytes], refused: Mapping[int, Reason]) -> Decoded:
+    def decode(self, values: list[bytes], refused: Mapping[int, Refusal]) -> Decoded:
         """Each event by itself, but for those that are `refused` already.
 
         Raises:
@@ -134,55 +134,56 @@ class Decoder:
         for at, raw in filter(lambda place: place[0] not in refused, unread) if refused else unread:
             try:
                 add(exact(raw))
-            except REFUSES as error:
-                found = self._again(raw, reason_of(error, raw))
-                if isinstance(found, Reason):
+            except DECODE_ERRORS as error:
+                found = self._again(raw, refusal_of(error, raw))
+                if isinstance(found, Refusal):
                     made.refused[at] = found
                 else:
                     add(found.event)
                     _keep(found, at, made)
-            except Nothing:
+            except NoEvent:
                 nothing.append(at)
         if not made.refused and not nothing:
             return made
         places = np.delete(made.places, [*made.refused, *nothing])
         return Decoded(places, made.events, made.refused, made.surplus, made.extra)
 
-    def _again(self, raw: bytes, reason: Reason) -> _Found | Reason:
-        found = self._reader.again(raw, reason)
-        if isinstance(found, Reason):
+    def _again(self, raw: bytes, refusal: Refusal) -> _Found | Refusal:
+        found = self._reader.again(raw, refusal)
+        if isinstance(found, Refusal):
             for reader, shape, upcaster in self._older:
                 older = _read(reader, raw)
                 if older is not None:
                     return self._made_new(older, shape, upcaster)
         return found
 
-    def _made_new(self, older: _Found, shape: Shape, upcaster: Callable[[Any], Any]) -> _Found | Reason:
+    def _made_new(self, older: _Found, shape: Shape, upcaster: Callable[[Any], Any]) -> _Found | Refusal:
         """The present struct of an older one, by the contract's own code: whatever that does is a verdict."""
         name = getattr(upcaster, "__name__", "the upcaster")
         try:
             made = upcaster(instance_of(older.event, shape, self._contract))
-        except Broken as error:
-            return error.reason
+        except InvalidEvent as error:
+            return error.refusal
         except Exception as error:
-            return Reason("upcast_failed", None, f"{name}: {type(error).__name__}: {error}"[:LONGEST])
+            reason = f"{name}: {type(error).__name__}: {error}"
+            return Refusal("upcast_failed", None, reason[:MAX_REASON_LENGTH])
         if not isinstance(made, self._contract.struct):
-            return Reason("upcast_failed", None, f"{name} gave a {type(made).__name__}")
+            return Refusal("upcast_failed", None, f"{name} gave a {type(made).__name__}")
         try:
             plain = msgspec.to_builtins(made, builtin_types=(Decimal, datetime))
             event = msgspec.convert(plain, self._upgraded)
-        except (*REFUSES, TypeError, ValueError) as error:
-            reason = reason_of(error)
-            return Reason("upcast_failed", reason.field, f"{name}: {reason.reason}")
+        except (*DECODE_ERRORS, TypeError, ValueError) as error:
+            refusal = refusal_of(error)
+            return Refusal("upcast_failed", refusal.field, f"{name}: {refusal.reason}")
         return _Found(event, older.surplus, older.name)
 
 
 def _read(reader: _Reader, raw: bytes) -> _Found | None:
     try:
         return _Found(reader.exact(raw))
-    except REFUSES as error:
-        found = reader.again(raw, reason_of(error))
-        return None if isinstance(found, Reason) else found
+    except DECODE_ERRORS as error:
+        found = reader.again(raw, refusal_of(error))
+        return None if isinstance(found, Refusal) else found
 
 
 def _surplus(value: Any, fields: Sequence[Field], tag: str | None = None) -> Any:

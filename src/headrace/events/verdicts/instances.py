@@ -14,7 +14,7 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import Field, Kind
 from headrace.events.contracts.shape import Shape
 from headrace.events.contracts.times import parse_one
-from headrace.events.formats.reasons import Broken, Reason
+from headrace.events.formats.refusals import InvalidEvent
 from headrace.kernel.time import from_micros
 
 __all__ = ["instance_of"]
@@ -24,7 +24,7 @@ def instance_of(event: Struct, shape: Shape, contract: Contract) -> Struct:
     """The declared struct of a decoded event.
 
     Raises:
-        Broken: a time in it cannot be read.
+        InvalidEvent: a time in it cannot be read.
         Exception: what a `__post_init__` raises.
     """
     return shape.declared(**_values(event, shape.fields, contract))
@@ -41,7 +41,7 @@ def _value(value: Any, field: Field, contract: Contract) -> Any:
     if kind.sort == "time":
         found = parse_one(value, contract.time_formats, contract.timezone)
         if not isinstance(found, int):
-            raise Broken(Reason(found[0], field.name or None, found[1]))
+            raise InvalidEvent(found[0], field.name or None, found[1])
         return from_micros(found)
     if kind.sort == "struct":
         return kind.core(**_values(value, kind.fields, contract))

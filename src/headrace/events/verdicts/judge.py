@@ -25,7 +25,7 @@ from headrace.events.contracts.shape import META, shape_of
 from headrace.events.contracts.times import FIRST as EARLIEST
 from headrace.events.contracts.times import LAST as LATEST
 from headrace.events.formats import Format
-from headrace.events.formats.reasons import LONGEST, Reason
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
 from headrace.events.verdicts.columns import columns_of
 from headrace.events.verdicts.decode import Decoder
 from headrace.events.verdicts.instances import instance_of
@@ -120,7 +120,7 @@ class Judge:
             partitions = good["_log_partition"].to_numpy()
             self._seen.remember(good.select(self.contract.identity), times, partitions)
 
-    def judge(self, batch: Batch, unwritable: Mapping[int, Reason] | None = None) -> Verdicts:
+    def judge(self, batch: Batch, unwritable: Mapping[int, Refusal] | None = None) -> Verdicts:
         """One verdict for each event of the batch. No event raises.
 
         Args:
@@ -171,31 +171,31 @@ class Judge:
         codes = Counter([reason.code for reason in reasons])
         return Verdicts(rows, len(places), codes, latest, decoded.extra, self.watermarks.text())
 
-    def _check(self, events: list[Struct], broken: dict[int, Reason]) -> None:
+    def _check(self, events: list[Struct], broken: dict[int, Refusal]) -> None:
         """The declared structs' own `__post_init__`, for every event that is right so far."""
         for at, event in enumerate(events):
             if at not in broken:
                 try:
                     instance_of(event, self._shape, self.contract)
                 except (ValueError, TypeError) as error:
-                    broken[at] = Reason("out_of_range", None, str(error)[:LONGEST])
+                    broken[at] = Refusal("out_of_range", None, str(error)[:MAX_REASON_LENGTH])
                 except Exception as error:  # the contract's own code: whatever it does is a verdict
-                    why = f"{type(error).__name__}: {error}"[:LONGEST]
-                    broken[at] = Reason("out_of_range", None, why)
+                    why = f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
+                    broken[at] = Refusal("out_of_range", None, why)
 
     def _refuse_by_time(
         self,
         times: NDArray[np.int64],
         arrived: NDArray[np.int64],
         replayed: NDArray[np.bool_],
-        broken: dict[int, Reason],
+        broken: dict[int, Refusal],
     ) -> None:
         """An event may not be older than the contract takes, and lie so far after its arrival, and so far
         before it unless it is replayed."""
         oldest = self.contract.oldest
         for at in np.flatnonzero(times < micros(oldest)).tolist():
             why = f"{from_micros(int(times[at]))} lies before {oldest}, the oldest that the contract takes"
-            broken.setdefault(at, Reason("out_of_range", self.contract.time, why))
+            broken.setdefault(at, Refusal("out_of_range", self.contract.time, why))
         bounds = [("future", times > arrived + _span(self.contract.max_ahead), "after")]
         if self.contract.max_late is not None:
             early = times < arrived - _span(self.contract.max_late)
@@ -204,14 +204,14 @@ class Judge:
             for at in np.flatnonzero(outside).tolist():
                 time, arrival = from_micros(int(times[at])), from_micros(int(arrived[at]))
                 why = f"{time} is too far {side} its arrival at {arrival}"
-                broken.setdefault(at, Reason(code, self.contract.time, why))
+                broken.setdefault(at, Refusal(code, self.contract.time, why))
 
     def _refuse_replayed(
         self,
         firsts: dict[int, First],
         places: NDArray[np.int64],
         keep: NDArray[np.bool_],
-        broken: dict[int, Reason],
+        broken: dict[int, Refusal],
     ) -> None:
         """A replayed event is admitted once, however often it is replayed."""
         admitted = set(self._admitted(set(firsts.values())))
@@ -219,7 +219,7 @@ class Judge:
             first = firsts.get(int(places[at]))
             if first in admitted:
                 keep[at] = False
-                broken[at] = Reason("duplicate", None, "the event it replays was admitted before")
+                broken[at] = Refusal("duplicate", None, "the event it replays was admitted before")
             elif first is not None:
                 admitted.add(first)
 
@@ -231,7 +231,7 @@ class Judge:
         batch: Batch,
         places: NDArray[np.int64],
         keep: NDArray[np.bool_],
-        broken: dict[int, Reason],
+        broken: dict[int, Refusal],
     ) -> None:
         identity = table.select(self.contract.identity)
         if broken:
@@ -242,7 +242,7 @@ class Judge:
         keep[again] = False
         why = f"one with the same {', '.join(self.contract.identity)} was admitted"
         for at in again:
-            broken[at] = Reason("duplicate", None, why)
+            broken[at] = Refusal("duplicate", None, why)
 
 
 def _span(span: timedelta) -> int:
@@ -281,7 +281,7 @@ def _stamped(
     table: pa.Table,
     batch: Batch,
     places: NDArray[np.int64],
-    reasons: list[Reason] | None,
+    reasons: list[Refusal] | None,
     firsts: dict[int, First],
     surplus: Mapping[int, str],
 ) -> pa.Table:

@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import shape_of
-from headrace.events.formats import REFUSES, Format, Nothing
+from headrace.events.formats import DECODE_ERRORS, Format, NoEvent
 from headrace.events.verdicts.columns import columns_of
 
 __all__ = ["digest_of", "key_of", "key_reader"]
@@ -40,7 +40,7 @@ def key_reader(contract: Contract, format: Format) -> Callable[[Sequence[bytes]]
         return lambda values: [None] * len(values)
     shape = shape_of(contract)
     field = next(field for field in shape.fields if field.name == contract.key)
-    fields = msgspec.structs.fields(shape.struct(exact=False, instants=format.instants))
+    fields = msgspec.structs.fields(shape.struct(exact=False, instants=format.typed_times))
     type_ = next(declared.type for declared in fields if declared.name == contract.key)
     default = None if field.default is msgspec.NODEFAULT else field.default
     decode = format.decoder(_keyed(field.name, field.key, type_, default), strict=not contract.coerce)
@@ -49,7 +49,7 @@ def key_reader(contract: Contract, format: Format) -> Callable[[Sequence[bytes]]
     def key_of_any(raw: bytes) -> bytes | None:
         try:
             return key_of(getattr(decode_any(raw), field.name))
-        except (*REFUSES, Nothing):
+        except (*DECODE_ERRORS, NoEvent):
             return None
 
     def read(values: Sequence[bytes]) -> list[bytes | None]:
@@ -59,7 +59,7 @@ def key_reader(contract: Contract, format: Format) -> Callable[[Sequence[bytes]]
             try:
                 events.append(decode(raw))
                 places.append(at)
-            except (*REFUSES, Nothing):
+            except (*DECODE_ERRORS, NoEvent):
                 keys[at] = key_of_any(raw)
         columns = columns_of(events, [field], contract)
         for row, (at, value) in enumerate(zip(places, columns.table[field.name].to_pylist(), strict=True)):

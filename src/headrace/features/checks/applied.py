@@ -42,7 +42,7 @@ def is_registry_as_applied(settings: Settings) -> bool:
 def is_filled(store: OnlineStore, plans: Iterable[FeaturePlan]) -> bool:
     """Whether each stored view of the plans has values, and no entity of them is broken."""
     return not any(
-        store.position(view) is None or (isinstance(view, WindowedView) and store.broken(view))
+        store.position(view) is None or (isinstance(view, WindowedView) and store.count_broken(view))
         for plan in plans
         for view in plan.stored
     )

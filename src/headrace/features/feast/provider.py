@@ -44,7 +44,7 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
             return
         view = self.online_store.as_of(config, feature_view)
         table = lake.open(settings_of(config)).table(view.table)
-        head = table.head()
+        head = table.current_snapshot()
         if head is None:
             return
         rows = as_of_rows(view, table.scan(head.id)).collect()

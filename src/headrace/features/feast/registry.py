@@ -188,7 +188,7 @@ def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
     for name, projection in declared.source_feature_view_projections.items():
         dtypes |= {OnDemandInput(one.name, name): one.dtype for one in fields(projection.features, where)}
     try:
-        OnDemand(view, dtypes).columns([[_sample(dtypes[one])] for one in view.inputs], 1)
+        OnDemand(view, dtypes).compute_columns([[_sample(dtypes[one])] for one in view.inputs], 1)
     except ReturnError as error:
         raise ProjectError(
             f"on-demand view {view.name!r} does not return what its schema says: {error.what}",

@@ -80,7 +80,7 @@ def add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, made: dict[str, pl.Seri
             (rows[one.name] if one.view is None else made[f"{one.view}__{one.name}"]).to_list()
             for one in view.inputs
         ]
-        columns = OnDemand(view, plan.input_dtypes).columns(values, len(rows))
+        columns = OnDemand(view, plan.input_dtypes).compute_columns(values, len(rows))
         for field, column in zip(view.features, columns, strict=True):
             made[f"{view.name}__{field.name}"] = pl.Series(column, dtype=POLARS[field.dtype])
 

@@ -67,7 +67,7 @@ class OnDemand:
         self._outputs = [(one.name, one.dtype, converter(one.dtype)) for one in view.features]
         self._function: Callable[[Any], Any] = view.compiled_function
 
-    def row(self, values: list[object]) -> list[object]:
+    def compute_row(self, values: list[object]) -> list[object]:
         """The features of one row, in their order.
 
         Args:
@@ -77,7 +77,7 @@ class OnDemand:
             OnDemandError: the function failed or returned something else than its features.
         """
         if self.view.mode != "row":
-            return [column[0] for column in self.columns([[value] for value in values], 1)]
+            return [column[0] for column in self.compute_columns([[value] for value in values], 1)]
         given = list(values)
         for place, clean in self._cleaners:
             given[place] = clean(given[place])
@@ -91,7 +91,7 @@ class OnDemand:
                 raise self._wrong_value(name, dtype, error) from error
         return features
 
-    def columns(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
+    def compute_columns(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
         """The features of `count` rows, a list for each feature in their order.
 
         Args:
@@ -117,7 +117,7 @@ class OnDemand:
         columns: list[list[object]] = [[] for _ in self._outputs]
         for place in range(count):
             try:
-                row = self.row([column[place] for column in values])
+                row = self.compute_row([column[place] for column in values])
             except OnDemandError as error:
                 error.row = place
                 raise

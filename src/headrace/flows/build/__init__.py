@@ -17,7 +17,7 @@ from headrace.flows.build.unchanged import is_unchanged
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder, try_lock
 
-__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage"]
+__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage", "silent"]
 
 
 def build(
@@ -102,7 +102,7 @@ def hold_build_lock(settings: Settings) -> Iterator[None]:
     Raises:
         Unavailable: another process builds.
     """
-    path = settings.made_state() / "build.lock"
+    path = settings.make_state() / "build.lock"
     file = try_lock(path)
     if file is None:
         raise Unavailable(

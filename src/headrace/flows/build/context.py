@@ -170,9 +170,9 @@ class BuildContext:
         from headrace import log as logs
         from headrace.serving import release
 
-        log = logs.open(self.settings.log_url)
+        log = logs.open(self.settings.log.url)
         try:
-            current = release.current(log, model)
+            current = release.find_current(log, model)
         finally:
             log.close()
-        return None if current is None else release.champion(current)
+        return None if current is None else release.champion_version(current)

@@ -27,7 +27,7 @@ def record_state(settings: Settings, stage: Stage) -> None:
     """Records that what the stage keeps outside of git agrees with its pointer."""
     if stage.drift:
         digests = {**_recorded_digests(settings), stage.name: digest_file(settings.root / stage.out)}
-        settings.made_state()
+        settings.make_state()
         write_if_changed(settings.place(FILE), json.dumps(digests, sort_keys=True).encode())
 
 

@@ -106,5 +106,5 @@ class LakeStage(Stage):
     def restore(self, context: BuildContext) -> StageResult:
         pointer = context.pointers.read(self.out)
         assert pointer is not None
-        snapshot = context.lake.table(pointer["table"]).roll_back(int(pointer["snapshot"]))
+        snapshot = context.lake.table(pointer["table"]).rollback_to_snapshot(int(pointer["snapshot"]))
         return StageResult(f"back at the rows of {snapshot.at:%Y-%m-%d %H:%M:%S} UTC", snapshot.rows)

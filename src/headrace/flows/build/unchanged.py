@@ -74,7 +74,7 @@ def record_build(
         "due": None if due is None else due.isoformat(),
         "digest": _digest(settings, files, env),
     }
-    settings.made_state()
+    settings.make_state()
     write_if_changed(settings.place(_FILE), json.dumps(record, sort_keys=True).encode())
 
 
@@ -86,6 +86,6 @@ def _digest(settings: Settings, files: list[str], env: list[str]) -> str:
     texts = {str(path.relative_to(root)): path.read_text() for path in paths}
     drift = settings.place(DRIFT)
     texts[DRIFT] = drift.read_text() if drift.is_file() else ""
-    profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
+    profile = [settings.profile_name, settings.values, registry_digest(settings)]
     variables = external_digests(root, env=env).env
     return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, "models"])])

@@ -22,7 +22,9 @@ def undeclared_tables(project: Project, lake: Lake) -> list[str]:
     """The tables in the lake that a build made and that the project does not declare (any more), sorted."""
     declared = {*project.tables, *(contract.table for contract in project.contracts.values())}
     return [
-        name for name in lake.names() if name not in declared and lake.table(name).property(CODE) is not None
+        name
+        for name in lake.list_tables()
+        if name not in declared and lake.table(name).property(CODE) is not None
     ]
 
 
@@ -34,7 +36,7 @@ def check_droppable(settings: Settings, name: str) -> None:
         Refused: a declared table or a model reads it.
     """
     project, lake = load_project(settings, without=("feast",)), lakes.open(settings)
-    made = [*undeclared_tables(project, lake), *(one for one in project.tables if lake.exists(one))]
+    made = [*undeclared_tables(project, lake), *(one for one in project.tables if lake.table_exists(one))]
     if name not in made:
         raise CallError(
             f"there is no table {name!r} that a build made",
@@ -68,4 +70,4 @@ def drop_table(settings: Settings, name: str) -> None:
         Pointers(settings.root).remove(Pointers.path("tables", name))
         remove_stage(settings.root, f"table-{name}")
         unpin_inputs(lake, name)
-        lake.drop(name)
+        lake.drop_table(name)

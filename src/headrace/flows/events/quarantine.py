@@ -10,7 +10,7 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import quarantine
 from headrace.events.quarantine import Choice, Group, Replay, Waiting
-from headrace.flows.events.ingest import registry_of
+from headrace.flows.events.ingest import open_schema_registry
 from headrace.projects.project import load_project
 
 __all__ = ["alerts", "groups", "replay", "waiting"]
@@ -43,10 +43,10 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
             takes.
     """
     contract = _contracts(settings, [topic])[0]
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         return quarantine.replay(
-            contract, lake.open(settings), opened, choice, registry_of(settings), dry_run=dry_run
+            contract, lake.open(settings), opened, choice, open_schema_registry(settings), dry_run=dry_run
         )
     finally:
         opened.close()
@@ -54,7 +54,7 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
 
 def alerts(settings: Settings) -> list[Alert]:
     """The alerts that are not over, each as it last changed, the oldest first."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         return open_alerts(opened, lake.open(settings))
     finally:

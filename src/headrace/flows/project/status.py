@@ -20,7 +20,12 @@ from headrace.flows.build.preview import plan_build
 from headrace.flows.build.project_code import read_project_code
 from headrace.flows.events.drop_table import undeclared_tables
 from headrace.flows.models.endpoint import describe
-from headrace.flows.models.release import Moved, OtherChampion, moved_aliases, other_champions
+from headrace.flows.models.release import (
+    ChampionMismatch,
+    MovedAlias,
+    find_champion_mismatches,
+    find_moved_aliases,
+)
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.position import LogPosition
@@ -31,8 +36,8 @@ from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import Project, load_project
 from headrace.projects.running import Up, running
-from headrace.serving.models import Failure
-from headrace.serving.prediction_log import aside
+from headrace.serving.models import ReleaseFailure
+from headrace.serving.spool import find_oversized
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
 
@@ -89,8 +94,8 @@ class Status:
         held: model → when newer inputs, held back for its refresh, will be taken.
         topics, tables: how fresh they are.
         undeclared: tables that a build made and that nothing declares any more.
-        alerts: what is refused at too high a rate now, the oldest first.
-        aside: predictions that were answered and that their topic does not take: how many.
+        alerts: the alerts that are open, the oldest first.
+        oversized: how many predictions were answered and are now larger than their topic takes.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
         silent: why the endpoint of the running `up` cannot be asked, or None.
@@ -110,11 +115,11 @@ class Status:
     tables: tuple[TableStatus, ...]
     undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
-    aside: int
-    moved: tuple[Moved, ...]
-    failed: dict[str, Failure]
+    oversized: int
+    moved: tuple[MovedAlias, ...]
+    failed: dict[str, ReleaseFailure]
     silent: str | None
-    released: tuple[OtherChampion, ...]
+    released: tuple[ChampionMismatch, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -143,7 +148,7 @@ def status(settings: Settings) -> Status:
     up = running(settings)
     failed, silent = _failed_releases(up)
     lake = lakes.open(settings)
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         topics = tuple(_topic(project, lake, log, name) for name in project.contracts)
         alerts = tuple(open_alerts(log, lake))
@@ -159,11 +164,11 @@ def status(settings: Settings) -> Status:
         tables=tuple(_table(lake, name) for name in _tables(project)),
         undeclared=tuple(undeclared_tables(project, lake)),
         alerts=alerts,
-        aside=len(aside(settings.place("serving", "spool"))),
+        oversized=len(find_oversized(settings.place("serving", "spool"))),
         moved=_moved(settings),
         failed=failed,
         silent=silent,
-        released=other_champions(settings, models),
+        released=find_champion_mismatches(settings, models),
         lineage=_lineage(settings),
         building=_building(settings),
         up=up,
@@ -174,7 +179,7 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
     if name not in log.topics():
         return TopicStatus(name, 0, 0)
     table = project.contracts[name].table
-    made = lake.table(table) if lake.exists(table) else None
+    made = lake.table(table) if lake.table_exists(table) else None
     position = None if made is None else made.position("ingest")
     extra = json.loads((None if made is None else made.property(UNDECLARED_FIELDS)) or "{}")
     read = position.offsets if isinstance(position, LogPosition) else {}
@@ -200,7 +205,7 @@ def _tables(project: Project) -> list[str]:
 
 
 def _table(lake: Lake, name: str) -> TableStatus:
-    head = lake.table(name).head() if lake.exists(name) else None
+    head = lake.table(name).current_snapshot() if lake.table_exists(name) else None
     if head is None:
         return TableStatus(name, None, None, None)
     return TableStatus(name, head.rows, head.at, now() - head.at)
@@ -213,7 +218,7 @@ def _held(settings: Settings) -> dict[str, datetime]:
         return {}
 
 
-def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
+def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not take up; why it cannot be asked, or None."""
     if up is None:
         return {}, None
@@ -223,9 +228,9 @@ def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
         return {}, error.what
 
 
-def _moved(settings: Settings) -> tuple[Moved, ...]:
+def _moved(settings: Settings) -> tuple[MovedAlias, ...]:
     try:
-        return tuple(moved_aliases(settings))
+        return tuple(find_moved_aliases(settings))
     except Unavailable:  # MLflow is away, which doctor tells; status is not to fail for it
         return ()
 
@@ -235,7 +240,7 @@ def _lineage(settings: Settings) -> Health | None:
         return None
     store = lineage.open(settings)
     try:
-        return store.health(settings.profile.lineage)
+        return store.health(settings.lineage.endpoints)
     finally:
         store.close()
 

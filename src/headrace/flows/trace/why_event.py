@@ -14,10 +14,9 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.events.verdicts.judge import First, first_of
 from headrace.kernel.errors import CallError
-from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
@@ -90,9 +89,9 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
         return None
     contract = _contract(settings, form.group(1))
     asked = int(form.group(2)), int(form.group(3))
-    lake, log = lakes.open(settings), logs.open(settings.log_url)
+    lake, log = lakes.open(settings), logs.open(settings.log.url)
     try:
-        table = lake.table(contract.table) if lake.exists(contract.table) else None
+        table = lake.table(contract.table) if lake.table_exists(contract.table) else None
         notes: list[str] = []
         record = _record(log, contract.topic, asked, table, notes)
         rows = [] if table is None else _rows(table, asked, record)
@@ -112,8 +111,8 @@ def _record(log: Log, topic: str, at: First, table: LakeTable | None, notes: lis
     """The record at this place, if the log still has it and is the one that the table has read."""
     if topic not in log.topics():
         return None
-    position = None if table is None else table.position(POSITION)
-    if isinstance(position, LogPosition) and position.log_id != log.identity(topic):
+    position = None if table is None else stored_position(table)
+    if position is not None and position.log_id != log.identity(topic):
         notes.append("the topic was made again since its table read it: only the table was asked")
         return None
     partition, offset = at

@@ -52,6 +52,6 @@ def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Deplo
         ProjectError: the host is not loopback and there is no token.
         Unavailable: the port is in use, or the log, Ray or a replica does not come up.
     """
-    module = importlib.import_module(f"{__name__}.{settings.serving}")
+    module = importlib.import_module(f"{__name__}.{settings.deployment}")
     deployment: Deployment = module.start(settings, models, port=port)
     return deployment

@@ -20,7 +20,7 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
-from headrace.serving.prediction_log import run_shipper
+from headrace.serving.shipper import run_shipper
 
 __all__ = ["Processes", "start"]
 
@@ -36,7 +36,7 @@ class Processes:
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int, stack: ExitStack) -> None:
         self._settings, self._models, self._stack = settings, tuple(models), stack
-        self._socket = bind(settings.profile.host, port)
+        self._socket = bind(settings.http.host, port)
         stack.callback(self._socket.close)
         self.url = url_of(*self._socket.getsockname()[:2])
         self._stand_in: HttpServer | None = None
@@ -49,7 +49,7 @@ class Processes:
         self._deadline = 0.0  # monotonic, of the one that leaves
         stack.callback(self._end_replicas)
         self._stand_by()
-        for number in range(1, settings.profile.replicas + 1):
+        for number in range(1, settings.serving.replicas + 1):
             self._replicas.append(self._start_replica(f"replica-{number}"))
 
     @property
@@ -153,7 +153,7 @@ class Processes:
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Processes:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
-    token_for(settings.profile.host)
+    token_for(settings.http.host)
     with ExitStack() as stack:
         deployment = Processes(settings, models, port, stack)
         deployment.await_ready()

@@ -21,6 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
+from headrace.cluster.folder import runtime_folder
+from headrace.cluster.internals import check_version
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -51,13 +53,13 @@ class Replica:
     """
 
     def __init__(self, settings: Settings, names: Sequence[str], generation: str) -> None:  # noqa: ARG002
-        if is_loopback(settings.profile.host):
+        if is_loopback(settings.http.host):
             _keep_to_loopback()
         from headrace.serving.endpoint import Endpoint
         from headrace.serving.models import Models
 
         spool = settings.place("serving", "spool")
-        self._endpoint = Endpoint(Models(settings, names), spool, settings.profile.host)
+        self._endpoint = Endpoint(Models(settings, names), spool, settings.http.host)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._endpoint.app
@@ -73,6 +75,7 @@ def _keep_to_loopback() -> None:
 
     There is no setting for it. No handle is used here; the port is opened after this on loopback.
     """
+    check_version()
     from ray.serve._private import replica
 
     opened: Any = replica.add_port_to_grpc_server
@@ -99,18 +102,18 @@ def main(root: str, profile: str, port: int, models: Sequence[str]) -> int:
     end_with_parent()
     try:
         settings = load_settings(Path(root), profile)
-        environment = haproxy.environment(cluster.runtime_folder(settings), _free_port())
+        environment = haproxy.environment(runtime_folder(settings), _free_port())
         with cluster.connect(settings, own=True, environment=environment), _served(settings, port, environment):
             stop_on_signals(stop)  # Ray has put its own handlers in place
             signal.signal(signal.SIGUSR1, lambda *_: rolling.set())
             _deploy(settings, models)
-            _await_answer(settings.profile.host, port)
+            _await_answer(settings.http.host, port)
             report_ready()
             while not stop.wait(_ASK):
                 if rolling.is_set():
                     rolling.clear()
                     _roll(settings, models)
-                if _answers(url_of(settings.profile.host, port)):
+                if _answers(url_of(settings.http.host, port)):
                     report_alive()
     except HeadraceError as error:
         _say(error)
@@ -134,7 +137,7 @@ def _served(settings: Settings, port: int, environment: dict[str, str]) -> Itera
         serve.shutdown()  # what a killed process may have left in a Ray that lives on
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": settings.profile.host, "port": port},
+            http_options={"host": settings.http.host, "port": port},
             logging_config=_QUIET,
             controller_options=apart,
         )
@@ -149,7 +152,7 @@ def _deploy(settings: Settings, models: Sequence[str]) -> None:
 
     deployment = serve.deployment(
         name="Replica",
-        num_replicas=settings.profile.replicas,
+        num_replicas=settings.serving.replicas,
         max_ongoing_requests=_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build beside it has the whole machine
         graceful_shutdown_timeout_s=2,
@@ -169,7 +172,7 @@ def _serve_errors(settings: Settings) -> Iterator[None]:
         yield
     except (RayError, RuntimeError, TimeoutError) as error:
         raise Unavailable(
-            f"the predict endpoint does not start: {error}", where=str(cluster.runtime_folder(settings) / "ray")
+            f"the predict endpoint does not start: {error}", where=str(runtime_folder(settings) / "ray")
         ) from error
 
 

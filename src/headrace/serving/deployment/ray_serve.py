@@ -17,7 +17,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
-from headrace.serving.prediction_log import run_shipper
+from headrace.serving.shipper import run_shipper
 
 __all__ = ["RayServe", "start"]
 
@@ -34,7 +34,7 @@ class RayServe:
     """
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int) -> None:
-        self.url = url_of(settings.profile.host, port)
+        self.url = url_of(settings.http.host, port)
         command = [
             sys.executable,
             "-m",
@@ -47,7 +47,7 @@ class RayServe:
         environment = {
             **os.environ,
             "HEADRACE_STATE": str(settings.state.parent),
-            "HEADRACE_REPLICAS": str(settings.profile.replicas),
+            "HEADRACE_REPLICAS": str(settings.serving.replicas),
         }
         with ExitStack() as stack:
             stack.enter_context(run_shipper(settings))
@@ -83,5 +83,5 @@ class RayServe:
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServe:
     """Starts Ray Serve and returns when the endpoint answers; see serving.deployment.start."""
-    token_for(settings.profile.host)
+    token_for(settings.http.host)
     return RayServe(settings, models, port)

@@ -33,7 +33,7 @@ def main(root: str, profile: str, descriptor: int, models: Sequence[str]) -> int
         settings = load_settings(Path(root), profile)
         shared = socket.socket(fileno=descriptor)
         shared.setblocking(False)
-        endpoint = Endpoint(Models(settings, models), settings.place("serving", "spool"), settings.profile.host)
+        endpoint = Endpoint(Models(settings, models), settings.place("serving", "spool"), settings.http.host)
         try:
             with serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=_DRAIN):
                 report_ready()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.reasons import Parameter
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.stages.online import OnlineStage
 from headrace.flows.build.stages.train import bundle_folder
@@ -19,7 +18,7 @@ __all__ = ["ReleaseStage"]
 
 
 class ReleaseStage(Stage):
-    """Depends on the training and the gate's rules. A released model is served, so `online` is built too."""
+    """Depends on the training, which the gate has judged. A released model is served, so `online` is built too."""
 
     kind = "release"
     is_target = True
@@ -30,7 +29,6 @@ class ReleaseStage(Stage):
             cls(
                 subject=name,
                 deps=(Pointers.path("train", name),),
-                params=(Parameter(f"models.{name}.gate", "parameter"),),
                 out=Pointers.path(cls.kind, name),
                 companions=(OnlineStage.kind,),
             )

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
@@ -15,13 +17,13 @@ from headrace.kernel.files import move_into_place
 
 if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
-    from headrace.training.job import Report
+    from headrace.training.report import TrainingReport
 
 __all__ = ["TrainStage", "bundle_folder"]
 
 
 class TrainStage(Stage):
-    """Depends on the training set and on how the model is declared to be fitted."""
+    """Depends on the training set and on how the model is declared to be fitted and judged."""
 
     kind = "train"
     drift = "the files of another version lie there"
@@ -32,7 +34,11 @@ class TrainStage(Stage):
             cls(
                 subject=name,
                 deps=(Pointers.path("training_set", name),),
-                params=(LOCK, Parameter(f"models.{name}.fit", "parameter")),
+                params=(
+                    LOCK,
+                    Parameter(f"models.{name}.fit", "parameter"),
+                    Parameter(f"models.{name}.gate", "parameter"),
+                ),
                 out=Pointers.path(cls.kind, name),
                 files=(bundle_folder(name),),
             )
@@ -56,13 +62,21 @@ class TrainStage(Stage):
         )
         _copy_bundle(trained.bundle, context.settings.root / bundle_folder(name))
         report = trained.report
-        scores = {"metrics": report.test.metrics, "base_rate": report.test.base_rate}
-        context.pointers.write(self.out, {"model": name, "run": report.run, **scores})
-        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
-        return StageResult(
-            f"{metrics} (base rate {report.test.base_rate:.3f}){_describe_omissions(report)}",
-            report.test.rows,
+        context.pointers.write(
+            self.out,
+            {
+                "model": name,
+                "run": report.run,
+                "metrics": report.test.metrics,
+                **report.test.baseline,
+                "gate": msgspec.to_builtins(report.gate),
+            },
         )
+        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
+        baseline = ", ".join(
+            f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in report.test.baseline.items()
+        )
+        return StageResult(f"{metrics} ({baseline}){_describe_omissions(report)}", report.test.rows)
 
     def restore(self, context: BuildContext) -> StageResult:
         return StageResult("its files are back, from DVC's cache")  # DVC has put them there
@@ -73,7 +87,7 @@ def bundle_folder(model: str) -> str:
     return f"models/{model}"
 
 
-def _describe_omissions(report: Report) -> str:
+def _describe_omissions(report: TrainingReport) -> str:
     """What of the training set the model did not see as it is."""
     text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
     if report.infinite:
