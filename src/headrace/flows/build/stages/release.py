@@ -18,7 +18,7 @@ __all__ = ["ReleaseStage"]
 
 
 class ReleaseStage(Stage):
-    """Depends on the training, which the gate has judged. A released model is served, so `online` is built too."""
+    """Depends on the training. A released model is served, so `online` is built too."""
 
     kind = "release"
     is_target = True
