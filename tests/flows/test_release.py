@@ -177,7 +177,7 @@ def recorded(settings):
     ],
 )
 def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
-    harm(registries.open(small).place("purchase", 2), signing_key(small))
+    harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=said):
         release(small, "purchase", ["champion=2"])
     assert len(recorded(small)) == 1
@@ -205,7 +205,7 @@ def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
 def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
     release(small, "purchase", ["champion=2"])
     with running_endpoint(small):
-        bundle = registries.open(small).place("purchase", 1)
+        bundle = registries.open(small).bundle_folder("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
         with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")

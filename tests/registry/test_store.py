@@ -47,7 +47,7 @@ def test_a_store_that_was_moved_or_copied_has_its_own_files(
     before = {path for path in settings.root.rglob("*") if path.is_file()}
     moved = load_settings(there)
     opened = registry.open(moved)
-    shutil.rmtree(opened.place("purchase", 1))
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
     (bundle / "plan.json").write_text("{ }")
     version = opened.register("purchase", bundle, metrics={}, params={}, tags={})
@@ -78,7 +78,7 @@ def test_an_alias_that_is_set_without_mlflow_is_mlflows_own(settings: Settings, 
     fresh.delete_alias("purchase", "champion")
     fresh.delete_alias("purchase", "champion")
     assert opened.client.get_registered_model("purchase").aliases == {"challenger": 2}
-    assert fresh._made is None
+    assert fresh._mlflow.unopened_file is not None
     for other in (fresh, opened):
         with pytest.raises(CallError, match="no version 3"):
             other.set_alias("purchase", "champion", 3)
@@ -115,20 +115,20 @@ def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) ->
     again = opened.register("purchase", bundle, metrics={}, params={}, tags={})
     assert again == 2, "the same bundle is the same version"
 
-    shutil.rmtree(opened.place("purchase", 1))
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}", "fetched again from MLflow"
 
-    (opened.place("purchase", 1) / "plan.json").write_text("changed")
+    (opened.bundle_folder("purchase", 1) / "plan.json").write_text("changed")
     with pytest.raises(Refused, match=r"'plan.json' was changed"):
         opened.bundle("purchase", 1)
 
     # An artifact changed behind MLflow's back is not taken either.
-    shutil.rmtree(opened.place("purchase", 1))
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
     stored = settings.place("mlflow", "artifacts", champion.run_id, "artifacts", "bundle", "plan.json")
     stored.write_text("changed")
     with pytest.raises(Refused, match=r"'plan.json' was changed"):
         opened.bundle("purchase", 1)
-    assert not opened.place("purchase", 1).exists()
+    assert not opened.bundle_folder("purchase", 1).exists()
 
 
 def test_a_bundle_of_another_key_needs_trust(

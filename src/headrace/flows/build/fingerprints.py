@@ -144,9 +144,9 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
 
 
 def _contract_pieces(contract: Contract) -> list[str]:
-    from headrace.events.contracts.description import described  # Arrow: only when code has changed
+    from headrace.events.contracts.description import describe_contract  # Arrow: only when code has changed
 
-    fields = described(contract)["fields"]
+    fields = describe_contract(contract)["fields"]
     pieces = {f"{contract.topic}.{name}": digest_value(field) for name, field in fields.items()}
     return _lines({**pieces, f"{contract.topic} time=": digest_value(contract.time)})
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from headrace.code.source_files import stamp
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.contracts.description import described
+from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import kept
 from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
@@ -88,7 +88,7 @@ class CodeWatch:
                 return f"{view.table}() was edited and built: ingest begins again with the new code"
         for contract in self._contracts:
             stored = kept(contract, self._lake)
-            if stored is not None and stored["fingerprint"] != described(contract)["fingerprint"]:
+            if stored is not None and stored["fingerprint"] != describe_contract(contract)["fingerprint"]:
                 return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
         return None
 

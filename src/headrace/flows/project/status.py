@@ -12,7 +12,7 @@ from headrace import log as logs
 from headrace.alerts.record import Alert, open_alerts
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.contracts.description import described
+from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import kept, refusal
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.pointers import Pointers
@@ -191,7 +191,7 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
 
 def _contract_note(contract: Contract, lake: Lake) -> str | None:
     """Whether the contract differs from the one that the topic's table last had, and what follows."""
-    old, new = kept(contract, lake), described(contract)
+    old, new = kept(contract, lake), describe_contract(contract)
     if old is None or old["fingerprint"] == new["fingerprint"]:
         return None
     error = refusal(contract, old, new)
