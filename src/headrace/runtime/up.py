@@ -85,7 +85,7 @@ def up(
         stack.callback(builds.end)
         while not stop.wait(_LOOK):
             children.look(report)
-            endpoint.look(report)
+            endpoint.supervise(report)
             if rolling.is_set():
                 rolling.clear()
                 endpoint.roll(report)

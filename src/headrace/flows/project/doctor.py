@@ -137,7 +137,7 @@ def _disk(settings: Settings | None) -> Finding:
 
 
 def _haproxy() -> Finding:
-    path = haproxy.binary()
+    path = haproxy.find_binary()
     if path is not None:
         return Finding("haproxy", True, path)
     return Finding(
