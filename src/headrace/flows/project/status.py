@@ -14,9 +14,10 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import kept, refusal
-from headrace.flows.build.planning import next_due, planned
-from headrace.flows.build.pointers import CODE, Pointers
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.preview import plan_build
+from headrace.flows.build.project_code import read_project_code
 from headrace.flows.events.drop_table import undeclared_tables
 from headrace.flows.models.endpoint import describe
 from headrace.flows.models.release import (
@@ -132,13 +133,14 @@ def status(settings: Settings) -> Status:
         Unavailable: the catalog or the log is away.
     """
     project = load_project(settings, without=("feast",))  # so without its models
-    models = list((Pointers(settings.root).read(CODE) or {}).get("models", {}))
+    code = read_project_code(Pointers(settings.root))
+    models = [] if code is None else list(code.models)
     stale: tuple[Stale, ...] = ()
     blocked = None
     try:
         stale = tuple(
             Stale(one.stage.name, tuple((r.kind, r.what) for r in one.reasons))
-            for one in planned(settings)
+            for one in plan_build(settings)
             if one.reasons
         )
     except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
@@ -211,10 +213,9 @@ def _table(lake: Lake, name: str) -> TableStatus:
 
 def _held(settings: Settings) -> dict[str, datetime]:
     try:
-        due = next_due(Workshop(settings))
+        return BuildContext(settings).next_refreshes()
     except ProjectError:  # nothing was built yet
         return {}
-    return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
 
 
 def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
