@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headrace.flows.project.status import Status
     from headrace.flows.trace.why import Why
     from headrace.projects.running import Up
-    from headrace.training.job import Report
+    from headrace.training.report import TrainingReport
 
 __all__ = ["OpenProject", "Rows", "project"]
 
@@ -124,7 +124,7 @@ class OpenProject:
         """
         return Rows(self.settings, f"training_{model}", snapshot)
 
-    def training_report(self, model: str, version: int | str = "champion") -> Report:
+    def training_report(self, model: str, version: int | str = "champion") -> TrainingReport:
         """How a version was trained: its rows, parameters, metrics and what the gate said.
 
         Args:
@@ -135,11 +135,11 @@ class OpenProject:
             CallError: there is no such version.
         """
         from headrace import registry
-        from headrace.training.job import REPORT, Report
+        from headrace.training.report import read_report
 
         versions = registry.open(self.settings)
         bundle = versions.bundle(model, versions.version(model, version).version)
-        return msgspec.json.decode((bundle / REPORT).read_bytes(), type=Report)
+        return read_report(bundle)
 
     def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
         """headrace send: the events of a file onto a topic."""

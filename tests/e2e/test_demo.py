@@ -14,12 +14,14 @@ import pytest
 import xgboost
 
 import headrace
-from headrace.declare.model import ByTime
+from headrace.declare.splits import ByTime
+from headrace.declare.trainers import XGBoost
 from headrace.features.plan import decode_plan
-from headrace.training.evaluation import metric
-from headrace.training.fit import prepare
-from headrace.training.split import by_time
-from headrace.training.trainers.xgboost import fit
+from headrace.training.evaluation import evaluator_for
+from headrace.training.matrices import to_matrices
+from headrace.training.splits import divide
+from headrace.training.trainers.port import Budget
+from headrace.training.trainers.xgboost import MODEL, XGBoostTrainer
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "rees46_2019_oct_17k.csv"
@@ -87,16 +89,17 @@ def test_model_learns_nothing_from_shuffled_labels(generated: dict[str, Any]) ->
     opened = headrace.project(generated["folder"])
     rows = opened.training_set("purchase").to_polars()
     plan = decode_plan(Path(generated["folder"], "pointers", "plans", "purchase.json").read_bytes())
-    scores = {}
+    scores, trainer = {}, XGBoostTrainer()
+    declared = XGBoost(100, 10, max_depth=4, learning_rate=0.1, objective="binary:logistic")
     for shuffled in (False, True):
         if shuffled:
             rows = rows.with_columns(pl.col("is_purchased").shuffle(seed=1))
-        parts = by_time(rows, ByTime(0.15, 0.15, gap="30m"), "is_purchased")
-        data = prepare(parts, "is_purchased", plan)
-        parameters = {"max_depth": 4, "learning_rate": 0.1, "objective": "binary:logistic"}
-        booster, *_ = fit(data.train, data.validation, parameters, rounds=100, early_stopping=10)
-        answers = xgboost.Booster(model_file=bytearray(booster)).inplace_predict(data.test[0])
-        scores[shuffled] = metric("roc_auc", data.test[1], answers)
+        parts = divide(rows, ByTime(0.15, 0.15, gap="30m"), "is_purchased")
+        matrices = to_matrices(parts, "is_purchased", plan)
+        fitted = trainer.fit(trainer.prepare(matrices.final), declared, {}, seed=0, budget=Budget())
+        booster = xgboost.Booster(model_file=bytearray(fitted.files[MODEL]))
+        answers = booster.inplace_predict(matrices.test.matrix)
+        scores[shuffled] = evaluator_for("binary").metric("roc_auc", matrices.test.target, answers)
     assert scores[False] > 0.8
     assert scores[True] == pytest.approx(0.5, abs=0.03)  # over two standard deviations of 7,000 rows
 

@@ -4,15 +4,17 @@ import os
 from contextlib import contextmanager
 
 import pytest
-from tests.serving.small import booster, make_project, plan_of, put_features, put_release
+from tests.serving.small_project import fit_booster, make_project, plan_of, put_features, put_release
 
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
-from headrace.flows.models.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
+from headrace.features.values.matrix import Encoding
+from headrace.flows.models.release import MovedAlias, find_moved_aliases, parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
 from headrace.projects.running import Up, keep, locked
 from headrace.registry.bundle import seal
@@ -21,7 +23,8 @@ from headrace.serving import release as releases
 from headrace.serving.endpoint import Endpoint
 from headrace.serving.models import Models
 from headrace.serving.release import Arm
-from headrace.training.trainers.xgboost import Encoding, Meta, save
+from headrace.training.trainers.folder import ModelMeta, save_model
+from headrace.training.trainers.xgboost import MODEL
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,8 @@ def register(settings, folder, version, gate="passed", slope=1):
     (folder / "plan.json").write_bytes(encode_plan(plan_of()))
     (folder / "training.json").write_text("{}")
     columns = tuple(feature.column for feature in plan_of().features)
-    meta = Meta(encoding=Encoding(columns), parameters={"version": version}, rounds=5, base_rate=0.5)
-    save(folder / "model", booster(slope), meta)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
+    save_model(folder / "model", {MODEL: fit_booster(slope)}, meta)
     registry = registries.open(settings)
     assert registry.register("purchase", folder, metrics={}, params={}, tags={GATE: gate}) == version
 
@@ -92,16 +95,16 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     arms = [(arm.name, arm.version, round(arm.weight, 9), arm.shadow) for arm in canary.arms]
     assert arms == [("champion", 1, 0.9, False), ("challenger", 2, 0.1, False), ("shadow", 1, 0.0, True)]
     assert registry.version("purchase", "challenger").version == 2
-    assert moved_aliases(settings) == []
+    assert find_moved_aliases(settings) == []
 
     release(settings, "purchase", ["champion=2"], why="better")
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
-    assert moved_aliases(settings) == [Moved("purchase", "challenger", 1, None)]
+    assert find_moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
     registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert moved_aliases(settings) == [Moved("purchase", "champion", 1, 2)]
+    assert find_moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -112,9 +115,9 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 
     back = rollback(settings, "purchase")
     assert (back.restores, back.arms) == (canary.id, canary.arms)
-    assert moved_aliases(settings) == []
+    assert find_moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
 
@@ -122,7 +125,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 def test_a_share_is_needed_beside_the_champion(settings):
     with pytest.raises(CallError, match="needs a share"):
         release(settings, "purchase", ["champion=1", "challenger=2"])
-    with pytest.raises(CallError, match="is no share"):
+    with pytest.raises(CallError, match="is not a valid share"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 
@@ -154,7 +157,7 @@ def running_endpoint(settings):
 
 
 def recorded(settings):
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         return releases.history(log, "purchase")
     finally:
@@ -174,7 +177,7 @@ def recorded(settings):
     ],
 )
 def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
-    harm(registries.open(small).place("purchase", 2), signing_key(small))
+    harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=said):
         release(small, "purchase", ["champion=2"])
     assert len(recorded(small)) == 1
@@ -202,9 +205,9 @@ def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
 def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
     release(small, "purchase", ["champion=2"])
     with running_endpoint(small):
-        bundle = registries.open(small).place("purchase", 1)
+        bundle = registries.open(small).bundle_folder("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
-        with pytest.raises(Refused, match="recorded, but the endpoint cannot take it up") as refused:
+        with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
         failure = status(small).failed["purchase"]
@@ -221,4 +224,4 @@ def test_status_tells_of_an_endpoint_that_does_not_answer(small):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_status_tells_an_alias_moved_by_hand_though_it_loads_no_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
-    assert status(small).moved == (Moved("purchase", "champion", 2, 1),)
+    assert status(small).moved == (MovedAlias("purchase", "champion", 2, 1),)

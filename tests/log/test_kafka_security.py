@@ -25,7 +25,7 @@ from tests.events.clicks import Click, click
 from tests.events.forking import settings_of
 
 from headrace import lake, lineage, log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.event import contract_of
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
@@ -160,10 +160,12 @@ def test_client_that_is_denied_access_learns_why_and_nothing_shows_the_password(
         environment.delenv(f"HEADRACE_KAFKA_{name}")
     else:
         environment.setenv(f"HEADRACE_KAFKA_{name}", value)
-    settings = Settings(tmp_path, "scratch", "kafka", Profile(log=secured_broker.url), tmp_path / "state")
+    settings = make_settings(
+        tmp_path, "scratch", "kafka", values={"log": secured_broker.url}, state=tmp_path / "state"
+    )
     store = lineage.open(settings)
     with caplog.at_level(logging.DEBUG), recorder_added(store.recorder()):
-        opened = log.open(settings.log_url)
+        opened = log.open(settings.log.url)
         with (
             pytest.raises(Unavailable, match=message) as raised,
             run("ingest events", [Dataset("topic", "events")]),

@@ -37,13 +37,13 @@ def _print(found: Status) -> None:
     for model, due in found.held.items():
         click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
     for moved in found.moved:
-        stands = "is gone" if moved.stands_at is None else f"was moved to version {moved.stands_at}"
+        stands = "is gone" if moved.current is None else f"was moved to version {moved.current}"
         says = "has no such arm" if moved.released is None else f"says version {moved.released}"
         share = ":0.1" if moved.alias == "challenger" else ""
         click.echo(
             f"Alias {moved.alias} of {moved.model} {stands} by hand; the release in force {says}."
             f"\n  To release what it stands for: headrace release {moved.model}"
-            f" {moved.alias}={moved.stands_at or moved.released}{share}\n"
+            f" {moved.alias}={moved.current or moved.released}{share}\n"
         )
     if found.silent:
         click.echo(
@@ -51,7 +51,7 @@ def _print(found: Status) -> None:
         )
     for model, failure in found.failed.items():
         click.echo(
-            f"Release {failure.release} of {model} could not be put in place; the one before it answers.\n"
+            f"Release {failure.release} of {model} could not be activated; the one before it stays in force.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
     for other in found.released:
@@ -60,8 +60,10 @@ def _print(found: Status) -> None:
             f" {other.built}.\n  To put that in force: headrace release {other.model} champion={other.built}\n"
         )
     _print_lineage(found)
-    if found.aside:
-        click.echo(f"Predictions: {found.aside:,} are larger than their topic takes; see headrace doctor.\n")
+    if found.oversized:
+        click.echo(
+            f"Predictions: {found.oversized:,} are larger than their topic takes; see headrace doctor.\n"
+        )
     topics = [(one.topic, one.events, one.lag) for one in found.topics]
     if topics:
         show.table("Topics", ["topic", "events", "not ingested"], topics)

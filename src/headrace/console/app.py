@@ -60,7 +60,7 @@ def app(settings: Settings) -> App:
         routes=routes,
         exception_handlers={HeadraceError: console.failed, 404: console.lost},  # type: ignore[dict-item]
     )
-    return ConsoleDoor(_with_headers(inner), settings.profile.host)
+    return ConsoleDoor(_with_headers(inner), settings.http.host)
 
 
 class Console:
@@ -129,7 +129,7 @@ class Console:
         if request.method == "GET":
             return self._page("login.html", wrong=False)
         given = parse_qs((await request.body()).decode("latin-1")).get("token", [""])[0]
-        session = signed_in(given, self._settings.profile.host)
+        session = signed_in(given, self._settings.http.host)
         if session is None:
             return self._page("login.html", 401, wrong=True)
         answer = RedirectResponse("/", 303)

@@ -17,7 +17,7 @@ from headrace.lake import Lake
 from headrace.log import Log
 from headrace.projects.project import Project
 from headrace.projects.running import running
-from headrace.serving.release import Release, Releases
+from headrace.serving.release import Release, ReleaseFollower
 
 __all__ = ["Overview", "TableLine", "TopicLine", "overview"]
 
@@ -57,7 +57,7 @@ def overview(settings: Settings, project: Project) -> Overview:
     """The project as it is now. What is away is named and leaves its part empty."""
     made = Overview()
     try:
-        log = logs.open(settings.log_url)
+        log = logs.open(settings.log.url)
     except HeadraceError as error:
         made.problems.append(str(error))
         return made
@@ -66,7 +66,7 @@ def overview(settings: Settings, project: Project) -> Overview:
         for contract in project.contracts.values():
             made.topics.append(_topic(log, lake, contract))
         made.tables = [_table(lake, name) for name in sorted({*project.tables, *lake.list_tables()})]
-        releases = Releases(log)
+        releases = ReleaseFollower(log)
         releases.poll()
         made.problems += _endpoint_problems(settings)
         made.releases = [releases.in_force[model] for model in sorted(releases.in_force)]

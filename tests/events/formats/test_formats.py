@@ -32,7 +32,8 @@ from headrace import Meta, Precision, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
-from headrace.events.formats.schema_registry import SchemaRegistry, Unknown
+from headrace.events.formats.refusals import UnknownSchema
+from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.verdicts.judge import Judge
 from headrace.kernel.errors import ProjectError, Unavailable
@@ -107,8 +108,8 @@ class Known(SchemaRegistry):
         for at, one in enumerate(schemas):
             self._schemas[at] = fastavro.parse_schema(one)
 
-    def _parsed(self, id: int) -> Any:
-        raise Unknown(f"there is no {id}")
+    def _fetch(self, id: int) -> Any:
+        raise UnknownSchema(f"there is no {id}")
 
 
 def register(registry: Registry, subject: str, schema: Any, **more: Any) -> int:
@@ -303,7 +304,7 @@ def test_an_envelopes_schema_says_what_its_numbers_mean() -> None:
     assert row["place"]["seen"] == row["before"][0]["seen"] == NOON - timedelta(hours=1)
     wrong = row_of(judge, plain({"schema": schema, "payload": {**payload, "at": 10**30}}))
     assert (wrong["_code"], wrong["_field"]) == ("wrong_type", "at")
-    assert row_of(judge, plain(GOOD))["_reason"].startswith("it is no envelope")
+    assert row_of(judge, plain(GOOD))["_reason"].startswith("it is not an envelope")
 
 
 def test_a_body_that_is_cut_off_or_too_long_is_refused() -> None:

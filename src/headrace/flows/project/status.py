@@ -12,14 +12,20 @@ from headrace import log as logs
 from headrace.alerts.record import Alert, open_alerts
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.contracts.description import described
+from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import kept, refusal
-from headrace.flows.build.planning import next_due, planned
-from headrace.flows.build.pointers import CODE, Pointers
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.preview import plan_build
+from headrace.flows.build.project_code import read_project_code
 from headrace.flows.events.drop_table import undeclared_tables
 from headrace.flows.models.endpoint import describe
-from headrace.flows.models.release import Moved, OtherChampion, moved_aliases, other_champions
+from headrace.flows.models.release import (
+    ChampionMismatch,
+    MovedAlias,
+    find_champion_mismatches,
+    find_moved_aliases,
+)
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.position import LogPosition
@@ -30,8 +36,8 @@ from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import Project, load_project
 from headrace.projects.running import Up, running
-from headrace.serving.models import Failure
-from headrace.serving.prediction_log import aside
+from headrace.serving.models import ReleaseFailure
+from headrace.serving.spool import find_oversized
 
 __all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
 
@@ -89,7 +95,7 @@ class Status:
         topics, tables: how fresh they are.
         undeclared: tables that a build made and that nothing declares any more.
         alerts: the alerts that are open, the oldest first.
-        aside: predictions that were answered and that their topic does not take: how many.
+        oversized: how many predictions were answered and are now larger than their topic takes.
         moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
         failed: model → the release that the running endpoint could not take up; the one before answers.
         silent: why the endpoint of the running `up` cannot be asked, or None.
@@ -109,11 +115,11 @@ class Status:
     tables: tuple[TableStatus, ...]
     undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
-    aside: int
-    moved: tuple[Moved, ...]
-    failed: dict[str, Failure]
+    oversized: int
+    moved: tuple[MovedAlias, ...]
+    failed: dict[str, ReleaseFailure]
     silent: str | None
-    released: tuple[OtherChampion, ...]
+    released: tuple[ChampionMismatch, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -127,13 +133,14 @@ def status(settings: Settings) -> Status:
         Unavailable: the catalog or the log is away.
     """
     project = load_project(settings, without=("feast",))  # so without its models
-    models = list((Pointers(settings.root).read(CODE) or {}).get("models", {}))
+    code = read_project_code(Pointers(settings.root))
+    models = [] if code is None else list(code.models)
     stale: tuple[Stale, ...] = ()
     blocked = None
     try:
         stale = tuple(
             Stale(one.stage.name, tuple((r.kind, r.what) for r in one.reasons))
-            for one in planned(settings)
+            for one in plan_build(settings)
             if one.reasons
         )
     except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
@@ -141,7 +148,7 @@ def status(settings: Settings) -> Status:
     up = running(settings)
     failed, silent = _failed_releases(up)
     lake = lakes.open(settings)
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         topics = tuple(_topic(project, lake, log, name) for name in project.contracts)
         alerts = tuple(open_alerts(log, lake))
@@ -157,11 +164,11 @@ def status(settings: Settings) -> Status:
         tables=tuple(_table(lake, name) for name in _tables(project)),
         undeclared=tuple(undeclared_tables(project, lake)),
         alerts=alerts,
-        aside=len(aside(settings.place("serving", "spool"))),
+        oversized=len(find_oversized(settings.place("serving", "spool"))),
         moved=_moved(settings),
         failed=failed,
         silent=silent,
-        released=other_champions(settings, models),
+        released=find_champion_mismatches(settings, models),
         lineage=_lineage(settings),
         building=_building(settings),
         up=up,
@@ -184,7 +191,7 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
 
 def _contract_note(contract: Contract, lake: Lake) -> str | None:
     """Whether the contract differs from the one that the topic's table last had, and what follows."""
-    old, new = kept(contract, lake), described(contract)
+    old, new = kept(contract, lake), describe_contract(contract)
     if old is None or old["fingerprint"] == new["fingerprint"]:
         return None
     error = refusal(contract, old, new)
@@ -206,13 +213,12 @@ def _table(lake: Lake, name: str) -> TableStatus:
 
 def _held(settings: Settings) -> dict[str, datetime]:
     try:
-        due = next_due(Workshop(settings))
+        return BuildContext(settings).next_refreshes()
     except ProjectError:  # nothing was built yet
         return {}
-    return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
 
 
-def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
+def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not take up; why it cannot be asked, or None."""
     if up is None:
         return {}, None
@@ -222,9 +228,9 @@ def _failed_releases(up: Up | None) -> tuple[dict[str, Failure], str | None]:
         return {}, error.what
 
 
-def _moved(settings: Settings) -> tuple[Moved, ...]:
+def _moved(settings: Settings) -> tuple[MovedAlias, ...]:
     try:
-        return tuple(moved_aliases(settings))
+        return tuple(find_moved_aliases(settings))
     except Unavailable:  # MLflow is away, which doctor tells; status is not to fail for it
         return ()
 
@@ -234,7 +240,7 @@ def _lineage(settings: Settings) -> Health | None:
         return None
     store = lineage.open(settings)
     try:
-        return store.health(settings.profile.lineage)
+        return store.health(settings.lineage.endpoints)
     finally:
         store.close()
 
