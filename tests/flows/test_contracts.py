@@ -11,7 +11,7 @@ from tests.tiny import write
 from headrace import lake as lakes
 from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
-from headrace.events.ingest.adoption import adopted
+from headrace.events.ingest.adoption import adopt_contract
 from headrace.flows.events.contracts import Reader, contracts
 from headrace.projects.project import load_project
 
@@ -50,7 +50,7 @@ def users(clicks):
 def clicks(tmp_path: Path) -> Settings:
     """A project whose table of clicks has seen its contract."""
     settings = load_settings(write(tmp_path / "project", CLICKS))
-    adopted(load_project(settings).contract("clicks"), lakes.open(settings))
+    adopt_contract(load_project(settings).contract("clicks"), lakes.open(settings))
     return settings
 
 
@@ -101,7 +101,7 @@ class Customer(Struct):
 
 def test_a_column_of_a_database_that_goes(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / "project", CHANGES))
-    adopted(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
+    adopt_contract(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
     (one,) = contracts(edited(settings, ("    note: str | None\n", "    more: str | None\n")))
     assert [told.change.level for told in one.changes] == ["breaks", "tightens"]
     assert one.changes[0].readers == (Reader("table", "shop_public_customers_current"),)

@@ -13,7 +13,7 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.description import describe_contract
 from headrace.events.contracts.evolution import ContractChange, compare_contracts
-from headrace.events.ingest.adoption import kept, refusal
+from headrace.events.ingest.adoption import contract_refusal, stored_contract
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project, load_project
 
@@ -92,7 +92,7 @@ def contracts(settings: Settings, topics: Sequence[str] = ()) -> list[Checked]:
     project = load_project(settings, without=("feast",))
     lake = lakes.open(settings)
     chosen = [project.contract(name) for name in topics] or list(project.contracts.values())
-    pairs = [(one, kept(one, lake), describe_contract(one)) for one in chosen]
+    pairs = [(one, stored_contract(one, lake), describe_contract(one)) for one in chosen]
     if any(old is not None and compare_contracts(old, new) for _, old, new in pairs):
         project = load_project(settings)  # Feast, for the views: seconds, and only where something has changed
     downstream = _Downstream(project)
@@ -106,7 +106,7 @@ def _checked(
     if old is None:
         return Checked(topic, version, None, fingerprint, "new")
     found = compare_contracts(old, new)
-    error = refusal(contract, old, new)
+    error = contract_refusal(contract, old, new)
     outcome: Outcome = "unchanged"
     if error is not None:
         outcome = "refused"

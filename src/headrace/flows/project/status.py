@@ -13,7 +13,7 @@ from headrace.alerts.record import Alert, open_alerts
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import describe_contract
-from headrace.events.ingest.adoption import kept, refusal
+from headrace.events.ingest.adoption import contract_refusal, stored_contract
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.preview import plan_build
@@ -191,10 +191,10 @@ def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
 
 def _contract_note(contract: Contract, lake: Lake) -> str | None:
     """Whether the contract differs from the one that the topic's table last had, and what follows."""
-    old, new = kept(contract, lake), describe_contract(contract)
+    old, new = stored_contract(contract, lake), describe_contract(contract)
     if old is None or old["fingerprint"] == new["fingerprint"]:
         return None
-    error = refusal(contract, old, new)
+    error = contract_refusal(contract, old, new)
     if error is not None:
         return f"ingest refuses its contract: {error}"
     return "its contract was edited; ingest takes that up when it starts next: headrace ingest --until-end"
