@@ -6,9 +6,9 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
@@ -87,7 +87,7 @@ def test_who_has_the_rights_that_the_guide_names_ingests_and_forwards_from_a_top
 ) -> None:
     contract = contract_of(Click)
     assert contract is not None
-    contract = replace(contract, topic="given.clicks", forward=("given.good", "given.refused"))
+    contract = attrs.evolve(contract, topic="given.clicks", forward=("given.good", "given.refused"))
     cluster = Cluster(secured.url.removeprefix("kafka://"))
     for topic in (contract.topic, *contract.forward):
         cluster.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
