@@ -30,7 +30,7 @@ from headrace.declare.event import contract_of
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.log.kafka.cluster import Cluster
 
 PASSWORD = "correct-horse-7431"
@@ -158,7 +158,7 @@ def test_who_is_not_let_in_is_told_why_and_nothing_tells_the_password(
         tmp_path, "scratch", "kafka", values={"log": secured.url}, state=tmp_path / "state"
     )
     store = lineage.open(settings)
-    with caplog.at_level(logging.DEBUG), recorder_added(store.recorder()):
+    with caplog.at_level(logging.DEBUG), record_with(store.recorder()):
         opened = log.open(settings.log.url)
         with (
             pytest.raises(Unavailable, match=said) as raised,

@@ -16,7 +16,7 @@ from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.training import job, training_set
@@ -49,7 +49,7 @@ def test_a_training_goes_from_the_lake_to_mlflow(
     object.__setattr__(tune, "space", space)  # a space refuses NaN; other settings may lead to it all the same
     model = attrs.evolve(model, tune=tune)
     versions = registry.open(project.settings)
-    with recorder_added(MlflowRecorder(versions)), run("build"):
+    with record_with(MlflowRecorder(versions)), run("build"):
         trained = job.train(
             project, full_lake, model, plan, code="c1", progress=lambda *step: progress.append(step)
         )

@@ -10,7 +10,7 @@ import pytest
 from headrace.declare.model import Model
 from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import CallError, Refused
-from headrace.kernel.run import RunEvent, recorder_added
+from headrace.kernel.run import RunEvent, record_with
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.training import training_set
@@ -29,7 +29,7 @@ class EventRecorder:
 def test_a_training_set_is_a_tagged_table_and_its_inputs_are_tagged(
     project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:
-    with recorder_added(EventRecorder()) as recorder:
+    with record_with(EventRecorder()) as recorder:
         training_rows = training_set.make(project, full_lake, model, plan)
     assert (training_rows.table, training_rows.rows, training_rows.refused) == ("training_purchase", 2970, 30)
     heads = {

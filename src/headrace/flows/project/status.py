@@ -35,7 +35,7 @@ from headrace.lake import Lake
 from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import Project, load_project
-from headrace.projects.running import Up, running
+from headrace.projects.running import Up, find_up
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.spool import find_oversized
 
@@ -145,7 +145,7 @@ def status(settings: Settings) -> Status:
         )
     except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
         blocked = str(error)
-    up = running(settings)
+    up = find_up(settings)
     failed, silent = _failed_releases(up)
     lake = lakes.open(settings)
     log = logs.open(settings.log.url)

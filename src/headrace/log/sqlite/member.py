@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
-from headrace.kernel.process import alive, mark
+from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.time import now_micros
 
 __all__ = ["SqliteMember"]
@@ -66,7 +66,7 @@ class SqliteMember:
         self._group = group
         self._settle = settle
         self._id = new_id()
-        self._process = mark()
+        self._process = mark_of()
         self._share: frozenset[int] = frozenset()
         self._asked = time.monotonic()
         self._looked = 0.0
@@ -129,7 +129,7 @@ class SqliteMember:
         return frozenset(held), frozenset((held + free)[:quota])
 
     def _lives(self, process: str, beat: int) -> bool:
-        return now_micros() - beat < SESSION * 1e6 and alive(process)
+        return now_micros() - beat < SESSION * 1e6 and is_alive(process)
 
     def _bury(self) -> None:
         """Removes the others of the group that do not live."""
