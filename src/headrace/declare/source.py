@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +14,7 @@ from headrace.kernel.errors import ProjectError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Source", "list_files", "source"]
+__all__ = ["Source", "source"]
 
 
 @attrs.frozen(eq=False)
@@ -75,17 +74,6 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
         )
     types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
     return Source(name, path, place, types, codec)
-
-
-def list_files(path: Path) -> list[Path]:
-    """List the file, or every file under the folder, sorted, except names that begin with `.` or `_`."""
-    if path.is_file():
-        return [path]
-    return sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-    )
 
 
 def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:

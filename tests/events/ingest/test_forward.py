@@ -36,6 +36,7 @@ from headrace.lake import Lake
 from headrace.log import Batch, Log
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka.log import KafkaLog
+from headrace.log.kafka.topics import KafkaTopics
 
 
 @pytest.fixture
@@ -306,7 +307,7 @@ def test_a_limit_that_is_lowered_meanwhile_stops_no_forwarding(
     assert forwarded.forward is not None
     valid, invalid = forwarded.forward
     if not told:  # as where this user may not ask for a topic's settings
-        monkeypatch.setattr(KafkaLog, "_ask_limit", lambda self, topic: None)
+        monkeypatch.setattr(KafkaTopics, "largest_batch", lambda self, topic: None)
     sink = ForwardSink(forwarded, kafka)
     kafka.largest(valid)
     configure(broker.url, valid, 20_000)

@@ -22,7 +22,7 @@ from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
-from headrace.kernel.run import RunEvent, recorder_added
+from headrace.kernel.run import RunEvent, record_with
 from headrace.kernel.time import duration, now
 from headrace.lake import Lake, Unwritable
 from headrace.log import Log
@@ -50,7 +50,7 @@ class Kept:
         done = self.at or LogPosition(position.topic, position.log_id)
         new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
-        self.at = done.further(position.offsets)
+        self.at = done.advance(position.offsets)
 
     @property
     def users(self) -> list[int]:
@@ -238,7 +238,7 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
         if progress.position.offsets == {0: 4}:
             reached.set()
 
-    with recorder_added(Recorder()):
+    with record_with(Recorder()):
         thread = threading.Thread(
             target=ingest_all, args=([contract], events_log, lake),
             kwargs={"until_end": False, "stop": stop, "tell": tell},
