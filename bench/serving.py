@@ -111,7 +111,7 @@ def made(root: Path) -> Settings:
     values = random.normal(size=(PRODUCTS, len(NAMES)))
     data = xgboost.DMatrix(values, (values[:, 0] + random.normal(size=PRODUCTS) > 0).astype(float))
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1}, data, 100)
-    place = registry.open(settings).place("purchase", 1)
+    place = registry.open(settings).bundle_folder("purchase", 1)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(one.column for one in plan.features)

@@ -16,7 +16,7 @@ from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
-from headrace.projects.running import Up, keep, locked
+from headrace.projects.running import Up, hold_up_lock, write_up
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release as releases
@@ -150,8 +150,8 @@ def small(tmp_path):
 def running_endpoint(settings):
     """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
-    with locked(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
-        keep(settings, Up(os.getpid(), now(), served.url, "", "", {}))
+    with hold_up_lock(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
+        write_up(settings, Up(os.getpid(), now(), served.url, "", "", {}))
         yield
     endpoint.close()
 
@@ -177,7 +177,7 @@ def recorded(settings):
     ],
 )
 def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
-    harm(registries.open(small).place("purchase", 2), signing_key(small))
+    harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=said):
         release(small, "purchase", ["champion=2"])
     assert len(recorded(small)) == 1
@@ -205,7 +205,7 @@ def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
 def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
     release(small, "purchase", ["champion=2"])
     with running_endpoint(small):
-        bundle = registries.open(small).place("purchase", 1)
+        bundle = registries.open(small).bundle_folder("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
         with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")
@@ -216,8 +216,8 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
 
 
 def test_status_tells_of_an_endpoint_that_does_not_answer(small):
-    with locked(small):
-        keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
+    with hold_up_lock(small):
+        write_up(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
         assert "does not answer" in status(small).silent
 
 

@@ -59,7 +59,7 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
     from headrace.training.trainers.folder import ModelMeta, save_model
     from headrace.training.trainers.xgboost import MODEL
 
-    place = registry.open(settings).place("purchase", version)
+    place = registry.open(settings).bundle_folder("purchase", version)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(feature.column for feature in plan.features)

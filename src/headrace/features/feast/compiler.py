@@ -9,7 +9,7 @@ from typing import Any
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.declare.model import Model
 from headrace.features.feast.internals import service_entries
 from headrace.features.feast.objects import FeastObjects, find_objects

@@ -12,7 +12,7 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.declare.changes import CHANGED_AT
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
