@@ -119,7 +119,7 @@ def test_within_git_the_pointers_are_to_be_committed(tiny: Settings) -> None:
 def test_a_target_is_built_with_what_it_needs(tiny: Settings) -> None:
     assert ran(tiny, "total") == ["table-doubled", "table-total"]
     assert ran(tiny) == ["table-count"]
-    with pytest.raises(CallError, match="nothing 'lost' to build"):
+    with pytest.raises(CallError, match="'lost' is not a table, model or stage"):
         build(tiny, ["lost"])
 
 

@@ -16,7 +16,7 @@ from headrace.kernel.time import now
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.projects.project import Project
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.serving.release import Release, ReleaseFollower
 
 __all__ = ["Overview", "TableLine", "TopicLine", "overview"]
@@ -79,7 +79,7 @@ def overview(settings: Settings, project: Project) -> Overview:
 
 def _endpoint_problems(settings: Settings) -> list[str]:
     """What is wrong with the endpoint that runs: it does not answer, or could not take a release up."""
-    up = running(settings)
+    up = find_up(settings)
     if up is None:
         return []
     try:

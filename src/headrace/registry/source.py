@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.code.source_files import LOCK_FILES
 from headrace.config.settings import FILE, Settings
 from headrace.kernel.secrets import clean_text
 
@@ -19,7 +20,7 @@ __all__ = ["write_source"]
 
 _PROJECT = (FILE, "pyproject.toml", "README.md", "feature_store.yaml")
 _DVC = ("dvc.yaml", "dvc.lock", "params.yaml", "*.dvc")
-_ENVIRONMENT = (".python-version", "requirements*.txt", "uv.lock", "poetry.lock")
+_ENVIRONMENT = (".python-version", "requirements*.txt", *LOCK_FILES)
 _SECRET = (".env", ".env.*", "*.env", "*.key", "*.pem", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", ".netrc")
 _BUILT = ("__pycache__", "*.pyc", ".git", ".venv")
 

@@ -16,7 +16,7 @@ from tests.features.views import DAY, HOUR, MINUTE
 
 from headrace import lake as lakes
 from headrace import log as logs
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.feast import TableSource
 from headrace.features.offline.point_in_time import join

@@ -13,10 +13,11 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from headrace.code.fingerprint import code_digest, digest
+from headrace.code.fingerprint import code_digest
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import ContractField, FieldKind, fields_of
 from headrace.events.contracts.shape import structs_of
+from headrace.kernel.digest import digest_value
 
 __all__ = ["describe_contract"]
 
@@ -26,7 +27,7 @@ _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_
 def describe_contract(contract: Contract) -> dict[str, Any]:
     """Describe a contract.
 
-    The keys are: `topic`, `version`, `fingerprint` (16 hexadecimal digits of all the rest), the rules of
+    The keys are: `topic`, `version`, `fingerprint` (the digest of all the rest), the rules of
     Contract by name (durations in seconds), `checks` (struct → digest of its `__post_init__`), `upcasters`
     (older structs, newest first), and `fields`: name → `key`, `type`, `optional`, and `default` if it has one.
     """
@@ -57,7 +58,7 @@ def describe_contract(contract: Contract) -> dict[str, Any]:
         ],
         "fields": _fields(fields),
     }
-    return {"version": contract.version, "fingerprint": digest(description), **description}
+    return {"version": contract.version, "fingerprint": digest_value(description), **description}
 
 
 def _seconds(span: timedelta | None) -> float | None:

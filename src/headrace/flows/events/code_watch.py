@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 
+from headrace.code.source_files import stamp
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import describe_contract
@@ -102,5 +103,4 @@ class CodeWatch:
 
 def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
     """Name, size and time of modification of the project's files."""
-    stats = [(name, path.stat()) for name, path in project_files(settings).items()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return [(name, *stamp(path)) for name, path in project_files(settings).items()]

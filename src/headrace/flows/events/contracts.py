@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headrace import lake as lakes
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
@@ -129,7 +129,7 @@ class _Downstream:
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._sources = CodeIndex(project_files(project.settings))
+        self._index = CodeIndex(project_files(project.settings))
         self._words: dict[str, set[str]] = {}
         self._plans: dict[str, Any] | None = None
 
@@ -164,10 +164,10 @@ class _Downstream:
     def _names(self, table: Table, field: str) -> bool:
         """Whether the table's code names the field. One that the build makes itself (current rows) has all."""
         function = table.function
-        if not self._sources.has(function.__module__):
+        if not self._index.has(function.__module__):
             return True
         if table.name not in self._words:
-            words = self._sources.words(function.__module__, function.__qualname__.split(".")[0])
+            words = self._index.words(function.__module__, function.__qualname__.split(".")[0])
             partition = table.partition_by
             self._words[table.name] = words | ({partition.column} if partition is not None else set())
         return field in self._words[table.name]

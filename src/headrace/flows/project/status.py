@@ -14,9 +14,10 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import kept, refusal
-from headrace.flows.build.planning import next_due, planned
-from headrace.flows.build.pointers import CODE, Pointers
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.preview import plan_build
+from headrace.flows.build.project_code import read_project_code
 from headrace.flows.events.drop_table import undeclared_tables
 from headrace.flows.models.endpoint import describe
 from headrace.flows.models.release import (
@@ -34,7 +35,7 @@ from headrace.lake import Lake
 from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import Project, load_project
-from headrace.projects.running import Up, running
+from headrace.projects.running import Up, find_up
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.spool import find_oversized
 
@@ -132,18 +133,19 @@ def status(settings: Settings) -> Status:
         Unavailable: the catalog or the log is away.
     """
     project = load_project(settings, without=("feast",))  # so without its models
-    models = list((Pointers(settings.root).read(CODE) or {}).get("models", {}))
+    code = read_project_code(Pointers(settings.root))
+    models = [] if code is None else list(code.models)
     stale: tuple[Stale, ...] = ()
     blocked = None
     try:
         stale = tuple(
             Stale(one.stage.name, tuple((r.kind, r.what) for r in one.reasons))
-            for one in planned(settings)
+            for one in plan_build(settings)
             if one.reasons
         )
     except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
         blocked = str(error)
-    up = running(settings)
+    up = find_up(settings)
     failed, silent = _failed_releases(up)
     lake = lakes.open(settings)
     log = logs.open(settings.log.url)
@@ -211,10 +213,9 @@ def _table(lake: Lake, name: str) -> TableStatus:
 
 def _held(settings: Settings) -> dict[str, datetime]:
     try:
-        due = next_due(Workshop(settings))
+        return BuildContext(settings).next_refreshes()
     except ProjectError:  # nothing was built yet
         return {}
-    return {model: datetime.fromisoformat(moment) for model, moment in due.items()}
 
 
 def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
