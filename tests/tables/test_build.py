@@ -137,7 +137,7 @@ class TestUserCode:
         ("body", "message"),
         [
             ("return clicks.select('nothing')", "clean failed: ColumnNotFoundError"),
-            ("return 5", "gave a int, not a polars LazyFrame"),
+            ("return 5", "returned a int, not a polars LazyFrame"),
             ("return clicks.select('user')", "partitioned by 'at', which its function does not give"),
             ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
             ("raise pl.exceptions.PanicException('Rust')", "clean failed: PanicException: Rust"),
