@@ -138,7 +138,7 @@ class TestUserCode:
         [
             ("return clicks.select('nothing')", "clean failed: ColumnNotFoundError"),
             ("return 5", "returned a int, not a polars LazyFrame"),
-            ("return clicks.select('user')", "partitioned by 'at', which its function does not give"),
+            ("return clicks.select('user')", "partitioned by 'at', which its function does not return"),
             ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
             ("raise pl.exceptions.PanicException('Rust')", "clean failed: PanicException: Rust"),
         ],

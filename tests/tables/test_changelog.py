@@ -180,7 +180,7 @@ def test_another_server_has_lower_lsns(shop: Shop, caplog: pytest.LogCaptureFixt
     shop.ingest(change("r", 20, row(1, "c"), at=10, snapshot="first"))
     shop.ingest(change("r", 20, row(2, "x"), at=10, snapshot="last"))
     assert shop.rows() == [(1, "c", None), (2, "x", None)]
-    (told,) = [record.getMessage() for record in caplog.records if "begin anew" in record.getMessage()]
+    (told,) = [record.getMessage() for record in caplog.records if "log begins again" in record.getMessage()]
     assert told.startswith("shop.public.customers: from 2026-03-01T12:00:10+00:00 on")
     shop.ingest(change("u", 21, row(1, "d"), at=11), change("d", 22, row(2, ""), at=12))
     assert shop.rows() == [(1, "d", None)]

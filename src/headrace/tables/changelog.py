@@ -1,5 +1,6 @@
 """Reads the changelog of a database's table: its rows as of a moment, and their history.
- The changes of a key are ordered by the database's log (`_lsn`): a change that arrives late, from quarantine
+
+The changes of a key are ordered by the database's log (`_lsn`): a change that arrives late, from quarantine
 or from a second delivery, takes its proper place. LSNs of two servers are not compared (tables.order). Rows
 that a snapshot read (`r`) are an exception: they lack transactions that were open at the time, whose LSNs are
 lower (docs/decisions/0011-changes.md, 0018-eras.md).

@@ -1,5 +1,6 @@
 """Makes the rows of output days, and checks that none is lost.
- A function is called with a window of input days, and only the rows of the requested days are kept: the others
+
+A function is called with a window of input days, and only the rows of the requested days are kept: the others
 are made by the calls for their own days. If the call for a row's day does not read the input that the row was
 made from, no call would make that row. So such a row is refused, not dropped.
 """

@@ -1,5 +1,6 @@
 """The order of the changes of a database's rows, also when the database's log begins again.
- Within one database's log that is the order of its LSNs. After a failover to another server, or a restore, the
+
+Within one database's log that is the order of its LSNs. After a failover to another server, or a restore, the
 LSNs may begin lower, and cannot be compared with those before. `find_eras` finds where that happened from what
 is impossible within one log, and `place` gives each change the number of its era, from 0. Changes are ordered
 by era first, then by LSN (docs/decisions/0018-eras.md).
