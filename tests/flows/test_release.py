@@ -10,7 +10,8 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
 from headrace.features.values.matrix import Encoding
-from headrace.flows.models.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
+from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
+from headrace.flows.models.release import GATE, parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
@@ -24,6 +25,14 @@ from headrace.serving.models import Models
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import ModelMeta, save_model
 from headrace.training.trainers.xgboost import MODEL
+
+
+def moved_aliases(settings):
+    log = logs.open(settings.log_url)
+    in_force = releases.Releases(log)
+    in_force.poll()
+    log.close()
+    return find_moved_aliases(settings, in_force.in_force.values())
 
 
 @pytest.mark.parametrize(
@@ -100,10 +109,10 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
-    assert moved_aliases(settings) == [Moved("purchase", "challenger", 1, None)]
+    assert moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
     registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert moved_aliases(settings) == [Moved("purchase", "champion", 1, 2)]
+    assert moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -195,8 +204,8 @@ def test_a_version_whose_features_were_never_filled_is_not_released(tmp_path):
 def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
     with running_endpoint(small):
         made = release(small, "purchase", ["champion=2"])
-        found = status(small)
-        assert (found.failed, found.silent) == ({}, None)
+        state = status(small)
+        assert (state.failed_releases, state.endpoint_error) == ({}, None)
         assert rollback(small, "purchase").restores != made.id
 
 
@@ -209,7 +218,7 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
         with pytest.raises(Refused, match="recorded, but the endpoint cannot take it up") as refused:
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
-        failure = status(small).failed["purchase"]
+        failure = status(small).failed_releases["purchase"]
         assert failure.release == recorded(small)[-1].id
         assert "was changed" in failure.why
 
@@ -217,10 +226,10 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
 def test_status_tells_of_an_endpoint_that_does_not_answer(small):
     with locked(small):
         keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
-        assert "does not answer" in status(small).silent
+        assert "does not answer" in status(small).endpoint_error
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_status_tells_an_alias_moved_by_hand_though_it_loads_no_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
-    assert status(small).moved == (Moved("purchase", "champion", 2, 1),)
+    assert status(small).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)

@@ -57,10 +57,12 @@ class Workshop:
     @cached_property
     def code(self) -> dict[str, Any]:
         """The project's fingerprints: those recorded, if its code is still the same, else anew."""
+        return self.recorded_code() or code_of(self.project(), self.settings, self.text)
+
+    def recorded_code(self) -> dict[str, Any] | None:
+        """The fingerprints recorded by the last build; None where the project's code has changed since."""
         recorded = self.pointers.read(CODE)
-        if recorded is not None and is_current(recorded, self.settings, self.text):
-            return recorded
-        return code_of(self.project(), self.settings, self.text)
+        return recorded if recorded is not None and is_current(recorded, self.settings, self.text) else None
 
     @cached_property
     def text(self) -> str:

@@ -19,7 +19,7 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
-from headrace.flows.build.pointers import Pointers
+from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import GATE
@@ -28,20 +28,11 @@ from headrace.log import Log
 from headrace.projects.running import running
 from headrace.registry import Registry
 from headrace.serving import release as releases
-from headrace.serving.release import Arm, Release, Releases
+from headrace.serving.release import Arm, Release
 from headrace.serving.trial import try_release
 from headrace.training.report import TrainingSet
 
-__all__ = [
-    "GATE",
-    "Moved",
-    "OtherChampion",
-    "moved_aliases",
-    "other_champions",
-    "parse_arm",
-    "release",
-    "rollback",
-]
+__all__ = ["GATE", "parse_arm", "release", "rollback"]
 
 """The tag of a version that says what the gate said: `passed` or `refused`."""
 _SPEC = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<weight>[0-9.]+))?")
@@ -52,35 +43,6 @@ _ROWS_TRIED = 20  # of each version
 
 class _TrainedOn(Struct):
     training_set: TrainingSet | None = None
-
-
-class Moved(Struct, frozen=True):
-    """An alias that somebody moved by hand.
-
-    Attributes:
-        model, alias: which.
-        stands_at: the version it stands for now; None: it is gone.
-        released: the version that the release in force gave it; None: the release has no such arm.
-    """
-
-    model: str
-    alias: str
-    stands_at: int | None
-    released: int | None
-
-
-class OtherChampion(Struct, frozen=True):
-    """A champion that is another version than the project's pointer says.
-
-    Attributes:
-        model: which.
-        champion: the version in force.
-        built: the version that the build released which wrote the pointer.
-    """
-
-    model: str
-    champion: int
-    built: int
 
 
 def parse_arm(text: str) -> tuple[str, int, float | None]:
@@ -163,39 +125,6 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
         log.close()
 
 
-def moved_aliases(settings: Settings) -> list[Moved]:
-    """The aliases that do not stand where the releases in force put them, of every model released."""
-    log, registry = logs.open(settings.log_url), registries.open(settings)
-    moved = []
-    try:
-        followed = Releases(log)
-        followed.poll()
-        for model, present in sorted(followed.in_force.items()):
-            for alias, version in _aliases(present).items():
-                stands_at = registry.alias(model, alias)
-                if stands_at != version:
-                    moved.append(Moved(model, alias, stands_at, version))
-    finally:
-        log.close()
-    return moved
-
-
-def other_champions(settings: Settings, models: Sequence[str]) -> tuple[OtherChampion, ...]:
-    """The champions that are other versions than pointers/release/ says: after `git checkout` of another
-    commit, which moves no traffic, or after a release by hand.
-    """
-    log, pointers = logs.open(settings.log_url), Pointers(settings.root)
-    try:
-        found = []
-        for model in models:
-            present, held = releases.current(log, model), pointers.read(Pointers.path("release", model))
-            if present is not None and held is not None and releases.champion(present) != held["version"]:
-                found.append(OtherChampion(model, releases.champion(present), int(held["version"])))
-    finally:
-        log.close()
-    return tuple(found)
-
-
 def _arms(model: str, texts: Sequence[str], present: Release | None) -> list[Arm]:
     named = [parse_arm(text) for text in texts]
     if not any(name == "champion" for name, _, _ in named):
@@ -246,7 +175,7 @@ def _real_requests(settings: Settings, registry: Registry, model: str, version: 
 def _put(settings: Settings, log: Log, registry: Registry, made: Release) -> Release:
     with run(f"release {made.model}") as this:
         partition, offset = releases.append(log, made)
-        for alias, version in _aliases(made).items():
+        for alias, version in aliases_of(made).items():
             if version is None:
                 registry.delete_alias(made.model, alias)
             else:
@@ -260,9 +189,3 @@ def _put(settings: Settings, log: Log, registry: Registry, made: Release) -> Rel
     if up is not None:
         await_release(up, made)
     return made
-
-
-def _aliases(made: Release) -> dict[str, int | None]:
-    """The aliases that a release sets; None: it takes the alias away."""
-    challenger = next((arm.version for arm in made.arms if arm.name == "challenger"), None)
-    return {"champion": releases.champion(made), "challenger": challenger}
