@@ -102,7 +102,7 @@ def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, np.ndar
     environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(project / url.partition(":")[0])}
     os.environ.update(environment)
     settings = load_settings(project)
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     opened.create(CONTRACT.topic)
     events = made(RATE * (seconds + 1), begin=datetime.now(UTC), rate=RATE)
     sent: list[tuple[int, float]] = []  # (first offset of the append, when it was sent)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from headrace.cluster.connection import connect
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.model import Model
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform, uniform
@@ -86,7 +86,7 @@ def plain(prepared: Matrices, settings: list[dict[str, object]]) -> None:
 
 
 def figures(folder: Path) -> list[dict[str, object]]:
-    settings = Settings(folder, "bench", "local", Profile(), folder / "state")
+    settings = make_settings(folder, "bench", state=folder / "state")
     prepared = data()
     made: list[dict[str, object]] = []
 

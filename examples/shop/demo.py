@@ -129,7 +129,7 @@ def predict(demo: headrace.Demo, collector_url: str) -> str:
     request = last_view(demo)
     with demo.step("predict") as step:
         before = demo.project.predict(MODEL, explain=True, **request)
-        step.what = f"user {request['user_id']}, product {request['product_id']}: {before['score']:.3f}"
+        step.what = f"user {request['user_id']}, product {request['product_id']}: {before['value']:.3f}"
     with demo.step("collect", "events of that user through the collector") as step:
         with demo.client(collector_url) as collector:
             step.rows = collector.post(f"/events/{TOPIC}", views_of(request, 3))["accepted"]
@@ -138,7 +138,7 @@ def predict(demo: headrace.Demo, collector_url: str) -> str:
         after = predict_until_moved(demo, request, before["features"], events=3)
         moved_ms = (time.perf_counter() - collected) * 1000
         changed = sum(value != before["features"][name] for name, value in after["features"].items())
-        step.what = f"{after['score']:.3f}: {changed} features moved in {moved_ms:.0f} ms"
+        step.what = f"{after['value']:.3f}: {changed} features moved in {moved_ms:.0f} ms"
     demo.report.facts["moved_ms"] = moved_ms
     demo.check(f"features move within {MOVE_SECONDS:g} s", moved_ms <= MOVE_SECONDS * 1000)
     return str(after["id"])

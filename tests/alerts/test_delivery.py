@@ -149,14 +149,12 @@ def append_alerts(log: Log, *alerts: Alert) -> None:
 
 
 def with_channels(settings: Settings, *addresses: str) -> Settings:
-    return msgspec.structs.replace(
-        settings, profile=msgspec.structs.replace(settings.profile, alerts=addresses)
-    )
+    return settings.with_values(alerts=addresses)
 
 
 @contextmanager
 def delivering(settings: Settings, log: Log) -> Iterator[Path]:
-    ledger = settings.made_state() / "alerts.json"
+    ledger = settings.make_state() / "alerts.json"
     stop = threading.Event()
     thread = threading.Thread(
         target=deliver, args=(channels(settings), log, ledger, stop), kwargs={"idle": 0.02}

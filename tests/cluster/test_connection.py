@@ -20,11 +20,11 @@ from headrace.kernel.process import mark
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "headrace.toml").write_text('[project]\nname = "lean"\n[profile.local]\n')
     settings = load_settings(tmp_path)
-    settings.made_state()
+    settings.make_state()
     return settings
 
 
-def ended_process() -> int:
+def run_process_to_its_end() -> int:
     """The id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -51,7 +51,9 @@ def test_an_address_is_found_while_its_starter_lives_and_it_accepts_connections(
 
 
 def test_sessions_of_ended_processes_are_removed(tmp_path: Path) -> None:
-    alive, dead = (tmp_path / f"session_2026-01-01_00-00-00_1_{pid}" for pid in (os.getpid(), ended_process()))
+    alive, dead = (
+        tmp_path / f"session_2026-01-01_00-00-00_1_{pid}" for pid in (os.getpid(), run_process_to_its_end())
+    )
     for session in (alive, dead):
         (session / "logs").mkdir(parents=True)
     remove_dead_sessions(tmp_path)

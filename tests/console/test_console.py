@@ -17,7 +17,7 @@ from headrace.http.serve import HttpServer, serve
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import Dataset, recorder_added, run
 from headrace.lineage import open as open_lineage
-from headrace.serving.prediction_log import TOPIC
+from headrace.serving.prediction import TOPIC
 
 TOKEN = "a-token-that-is-long-enough"
 NASTY = "<script>alert('x')</script>\"'&{{ 7*7 }}"
@@ -118,7 +118,7 @@ def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced
     nasty = msgspec.structs.replace(
         shop.prediction, id=new_id(), request={**shop.prediction.request, "event_type": NASTY}, arm=NASTY
     )
-    log = logs.open(shop.settings.log_url)
+    log = logs.open(shop.settings.log.url)
     log.append(TOPIC, [msgspec.json.encode(nasty)])
     log.close()
 

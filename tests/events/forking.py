@@ -20,7 +20,7 @@ from tests.events.clicks import Click
 
 from headrace import log
 from headrace.alerts.watch import AlertWatch
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import contract_of
 from headrace.events.ingest import ingest
 from headrace.events.ingest.forward import ForwardSink
@@ -30,7 +30,7 @@ from headrace.lake import catalog
 
 
 def settings_of(folder: Path) -> Settings:
-    return Settings(folder, "scratch", "local", Profile(), folder / "state")
+    return make_settings(folder, "scratch", state=folder / "state")
 
 
 def watch_once(folder: str) -> None:
@@ -38,7 +38,7 @@ def watch_once(folder: str) -> None:
     settings = settings_of(Path(folder))
     contract = contract_of(Click)
     assert contract is not None
-    events, lake = log.open(settings.log_url), catalog.open(settings)
+    events, lake = log.open(settings.log.url), catalog.open(settings)
     refusals = RefusalSource([contract], events, lake)
     with AlertWatch([refusals], events, lake):
         ingest.Ingest(contract, events, lake).run(

@@ -91,7 +91,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
     while not stop.is_set():
         try:
             with (
-                closing(log.open(stage.settings.log_url)) as events,
+                closing(log.open(stage.settings.log.url)) as events,
                 closing(Shelf(stage.disk / "shelf.db")) as shelf,
             ):
                 ingest.ingest_all(
@@ -196,7 +196,7 @@ def _kind(chance: random.Random) -> str:
 def _opened(stage: Stage, say: Say) -> log.Log:
     while True:
         try:
-            events = log.open(stage.settings.log_url)
+            events = log.open(stage.settings.log.url)
             events.create(stage.topic, stage.partitions)
             return events
         except Unavailable as error:
@@ -254,7 +254,7 @@ def _table(stage: Stage) -> LakeTable:
 def replay(stage: Stage, say: Say) -> None:
     """Puts what waits for its price on the log once more."""
     _writes_as("replay")
-    with closing(log.open(stage.settings.log_url)) as events:
+    with closing(log.open(stage.settings.log.url)) as events:
         lake = catalog.open(stage.settings)
         say("replaying")
         done = quarantine.replay(stage.contract(), lake, events, quarantine.Choice(code="out_of_range"))

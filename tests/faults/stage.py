@@ -13,7 +13,7 @@ from typing import Literal
 from tests.events.clicks import Click
 
 from headrace import Struct, event
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import Contract, contract_of
 
 __all__ = ["Say", "Stage"]
@@ -55,8 +55,8 @@ class Stage:
 
     @property
     def settings(self) -> Settings:
-        profile = Profile(log=self.log, catalog=self.catalog)
-        return Settings(self.disk, "scratch", "local", profile, self.disk / "state")
+        values = {"log": self.log, "catalog": self.catalog}
+        return make_settings(self.disk, "scratch", state=self.disk / "state", values=values)
 
     def contract(self, mended: bool = False) -> Contract:
         found = contract_of(Mended if mended else Click)

@@ -53,7 +53,7 @@ def test_a_build_that_begins_while_it_deletes_is_refused(
 
 
 def test_who_looks_at_the_lock_does_not_keep_a_build_from_beginning(tiny: Settings) -> None:
-    path = tiny.made_state() / "build.lock"
+    path = tiny.make_state() / "build.lock"
     path.touch()
     stop = threading.Event()
 

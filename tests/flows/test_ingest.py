@@ -71,7 +71,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 def send(settings: Settings, count: int, **more: object) -> None:
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     opened.create("clicks", 3)
     now = from_micros(now_micros()).isoformat()
     opened.append(
@@ -110,7 +110,7 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
 ) -> None:
     send(settings, 5)
     ingest(settings, until_end=True)
-    opened, store = lake.open(settings), online.open(settings.online_url)
+    opened, store = lake.open(settings), online.open(settings.online.url)
     project = load_project(settings)
     old = plan_of(codes_of(project)["clean"])
     fill(project, opened, old, store)

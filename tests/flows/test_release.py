@@ -4,17 +4,18 @@ import os
 from contextlib import contextmanager
 
 import pytest
-from tests.serving.small import booster, make_project, plan_of, put_features, put_release
+from tests.serving.small_project import fit_booster, make_project, plan_of, put_features, put_release
 
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
 from headrace.features.values.matrix import Encoding
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
-from headrace.flows.models.release import GATE, parse_arm, release, rollback
+from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
 from headrace.projects.running import Up, keep, locked
 from headrace.registry.bundle import seal
@@ -28,11 +29,11 @@ from headrace.training.trainers.xgboost import MODEL
 
 
 def moved_aliases(settings):
-    log = logs.open(settings.log_url)
-    in_force = releases.Releases(log)
-    in_force.poll()
+    log = logs.open(settings.log.url)
+    follower = releases.ReleaseFollower(log)
+    follower.poll()
     log.close()
-    return find_moved_aliases(settings, in_force.in_force.values())
+    return find_moved_aliases(settings, follower.in_force.values())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def register(settings, folder, version, gate="passed", slope=1):
     (folder / "training.json").write_text("{}")
     columns = tuple(feature.column for feature in plan_of().features)
     meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
-    save_model(folder / "model", {MODEL: booster(slope)}, meta)
+    save_model(folder / "model", {MODEL: fit_booster(slope)}, meta)
     registry = registries.open(settings)
     assert registry.register("purchase", folder, metrics={}, params={}, tags={GATE: gate}) == version
 
@@ -125,7 +126,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     assert (back.restores, back.arms) == (canary.id, canary.arms)
     assert moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
 
@@ -133,7 +134,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 def test_a_share_is_needed_beside_the_champion(settings):
     with pytest.raises(CallError, match="needs a share"):
         release(settings, "purchase", ["champion=1", "challenger=2"])
-    with pytest.raises(CallError, match="is no share"):
+    with pytest.raises(CallError, match="is not a valid share"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 
@@ -165,7 +166,7 @@ def running_endpoint(settings):
 
 
 def recorded(settings):
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         return releases.history(log, "purchase")
     finally:
@@ -185,7 +186,7 @@ def recorded(settings):
     ],
 )
 def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
-    harm(registries.open(small).place("purchase", 2), signing_key(small))
+    harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=said):
         release(small, "purchase", ["champion=2"])
     assert len(recorded(small)) == 1
@@ -213,9 +214,9 @@ def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
 def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
     release(small, "purchase", ["champion=2"])
     with running_endpoint(small):
-        bundle = registries.open(small).place("purchase", 1)
+        bundle = registries.open(small).bundle_folder("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
-        with pytest.raises(Refused, match="recorded, but the endpoint cannot take it up") as refused:
+        with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
         failure = status(small).failed_releases["purchase"]

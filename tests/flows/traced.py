@@ -25,7 +25,7 @@ from headrace.kernel.run import Dataset, recorder_added, run
 from headrace.kernel.time import micros
 from headrace.projects.project import Project, load_project
 from headrace.serving import release
-from headrace.serving.prediction_log import TOPIC, Prediction
+from headrace.serving.prediction import TOPIC, Prediction
 from headrace.tables.build import build_table
 from headrace.training.report import TrainingSet
 
@@ -72,7 +72,7 @@ def traced(folder: Path) -> Traced:
 
 def _events(settings: Settings, project: Project) -> list[int]:
     """Two days of events: those of USER in its last day, and others that must not count."""
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     contract = project.contract("user_behaviour")
     log.create(contract.topic, contract.partitions)
     now = datetime.now(UTC)
@@ -103,7 +103,7 @@ def _tables(settings: Settings, project: Project) -> None:
 
 def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     """As a replica makes it, from an online store that is filled from the tables."""
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     at = datetime.now(UTC)
     entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}
     found = _filled(settings, plan, log).features([{**entity, **request}], micros(at))
@@ -113,7 +113,8 @@ def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     prediction = Prediction(
         id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at, entity=entity,
         request=request, features=dict(zip([one.column for one in plan.features], values, strict=True)),
-        score=0.25, missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
+        value=0.25, plan=plan.digest, instance=0, latency_ms=1.5,
+        missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
         release=made.id,
     )  # fmt: skip
     log.create(TOPIC)
@@ -124,7 +125,7 @@ def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
 
 def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     lake = lakes.open(settings)
-    store = online.open(settings.online_url)
+    store = online.open(settings.online.url)
     store.prepare(plan)
     for windowed in plan.windowed:
         topic = windowed.topic

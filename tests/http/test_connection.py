@@ -18,7 +18,7 @@ from headrace.http import connection
 from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.connection import Connection, raise_file_limit
 from headrace.http.middleware import GuardMiddleware
-from headrace.http.responses import send_json
+from headrace.http.responses import send_body
 from headrace.http.serve import HttpServer, serve
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
@@ -47,7 +47,7 @@ class App:
                 self.waiting += 1
                 await _send_large(send)
             else:
-                await send_json(send, 200, b'{"got": %d}' % len(content))
+                await send_body(send, 200, b'{"got": %d}' % len(content))
         finally:
             self.ended += 1
 

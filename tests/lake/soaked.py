@@ -50,7 +50,7 @@ def main() -> None:
     contract = contract_of(Click)
     assert contract is not None
     settings = settings_of(folder)
-    events, opened = log.open(settings.log_url), lake.open(settings)
+    events, opened = log.open(settings.log.url), lake.open(settings)
 
     def until_end(one: ingest.Ingest, first: int, count: int) -> None:
         for start in range(first, first + count, 10_000):

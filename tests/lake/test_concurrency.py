@@ -15,7 +15,7 @@ import pytest
 from tests.stopped import stopped_holding
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
@@ -28,12 +28,12 @@ import json, sys
 import pyarrow as pa
 from pathlib import Path
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import Conflict
 from headrace.kernel.position import LogPosition
 
 root, partition, upto = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-table = lake.open(Settings(root, "shop", "local", Profile(), root / "state")).table("events")
+table = lake.open(make_settings(root, "shop", state=root / "state")).table("events")
 print("ready", flush=True)
 sys.stdin.readline()
 conflicts = 0
@@ -54,7 +54,7 @@ print(json.dumps(conflicts), flush=True)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path, "shop", "local", Profile(), tmp_path / "state")
+    return make_settings(tmp_path, "shop", state=tmp_path / "state")
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_those_that_open_a_new_lake_at_once_all_get_it(tmp_path: Path) -> None:
     schema = pa.schema([("p", pa.int32())])
 
     def opened(number: int) -> str:
-        settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / f"state{number // 8}")
+        settings = make_settings(tmp_path, "shop", state=tmp_path / f"state{number // 8}")
         return lake.open(settings).ensure("events", schema).name
 
     with ThreadPoolExecutor(8) as threads:

@@ -86,13 +86,13 @@ def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
     folder = jars("catalog")
     properties = {
         "type": "jdbc",
-        "uri": f"jdbc:sqlite:{urlsplit(settings.catalog_url).path}",
-        "warehouse": settings.warehouse_url,
+        "uri": f"jdbc:sqlite:{urlsplit(settings.lake.catalog_url).path}",
+        "warehouse": settings.lake.warehouse_url,
     }
     if settings.profile_name == "served":
         properties = {
             "type": "rest",
-            "uri": settings.catalog_url,
+            "uri": settings.lake.catalog_url,
             "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
             "s3.endpoint": os.environ["AWS_ENDPOINT_URL_S3"],
             "s3.path-style-access": "true",

@@ -25,7 +25,7 @@ from tests.events.clicks import Click, click
 from tests.events.forking import settings_of
 
 from headrace import lake, lineage, log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.event import contract_of
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
@@ -154,10 +154,12 @@ def test_who_is_not_let_in_is_told_why_and_nothing_tells_the_password(
         environment.delenv(f"HEADRACE_KAFKA_{name}")
     else:
         environment.setenv(f"HEADRACE_KAFKA_{name}", value)
-    settings = Settings(tmp_path, "scratch", "kafka", Profile(log=secured.url), tmp_path / "state")
+    settings = make_settings(
+        tmp_path, "scratch", "kafka", values={"log": secured.url}, state=tmp_path / "state"
+    )
     store = lineage.open(settings)
     with caplog.at_level(logging.DEBUG), recorder_added(store.recorder()):
-        opened = log.open(settings.log_url)
+        opened = log.open(settings.log.url)
         with (
             pytest.raises(Unavailable, match=said) as raised,
             run("ingest events", [Dataset("topic", "events")]),

@@ -12,7 +12,7 @@ import click
 from headrace.cli import show as shown
 from headrace.cli.call import Call, group, verb
 from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
-from headrace.events.verdicts.judge import First
+from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
 from headrace.kernel.errors import Refused
 from headrace.kernel.time import duration, now
@@ -24,10 +24,10 @@ _NAMED = 10  # events that are too large to be replayed are named, at most
 _LONGEST = 2_000  # characters of an event that are shown, unless the whole is asked for
 
 
-class _Position(click.ParamType[First]):
+class _Position(click.ParamType[FirstPosition]):
     name = "P:O"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> First:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FirstPosition:
         found = _POSITION.fullmatch(value)
         if found is None:
             self.fail(f"{value!r} is no position: write log partition and offset as 0:4711", param, ctx)

@@ -36,9 +36,9 @@ def _print(state: Status) -> None:
     _print_build(state)
     _print_releases(state)
     _print_lineage(state)
-    if state.too_large:
+    if state.oversized:
         click.echo(
-            f"Predictions: {state.too_large:,} are larger than their topic takes; see headrace doctor.\n"
+            f"Predictions: {state.oversized:,} are larger than their topic takes; see headrace doctor.\n"
         )
     _print_topics(state)
     rows = [(table.table, table.rows, _age(table.age)) for table in state.tables if table.declared]
@@ -75,24 +75,25 @@ def _print_releases(state: Status) -> None:
         )
     for model, failure in state.failed_releases.items():
         click.echo(
-            f"Release {failure.release} of {model} could not be put in place; the one before it answers.\n"
+            f"Release {failure.release} of {model} could not be activated; the one before it stays in force.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
-    for other in state.other_champions:
+    for mismatch in state.champion_mismatches:
+        model, built = mismatch.model, mismatch.built
         click.echo(
-            f"Version {other.champion} of {other.model} answers; the last build of this commit released version"
-            f" {other.built}.\n  To put that in force: headrace release {other.model} champion={other.built}\n"
+            f"Version {mismatch.champion} of {model} answers; the last build of this commit released version"
+            f" {built}.\n  To put that in force: headrace release {model} champion={built}\n"
         )
 
 
 def _print_moved_alias(moved: MovedAlias) -> None:
-    what = "was deleted" if moved.version is None else f"was moved to version {moved.version}"
+    what = "was deleted" if moved.current is None else f"was moved to version {moved.current}"
     release = "has no such arm" if moved.released is None else f"says version {moved.released}"
     share = ":0.1" if moved.alias == "challenger" else ""
     click.echo(
         f"Alias {moved.alias} of {moved.model} {what} by hand; the release in force {release}."
         f"\n  To release that version: headrace release {moved.model}"
-        f" {moved.alias}={moved.version or moved.released}{share}\n"
+        f" {moved.alias}={moved.current or moved.released}{share}\n"
     )
 
 

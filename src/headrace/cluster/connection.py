@@ -82,7 +82,7 @@ def worker_variables() -> Mapping[str, str]:
 def _import_ray(settings: Settings) -> ModuleType:
     """Ray, with its environment set before it is imported."""
     check_version()
-    local = settings.profile.ray == "local"
+    local = settings.cluster.is_local
     if local:
         os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_token(settings)))
     import ray
@@ -95,7 +95,7 @@ def _import_ray(settings: Settings) -> ModuleType:
 
 def _token(settings: Settings) -> Path:
     """The file with the token that Ray demands of every process that joins; made at the first start, 0600."""
-    path = settings.made_state() / "ray.token"
+    path = settings.make_state() / "ray.token"
     create_file(path, secrets.token_hex(32), mode=0o600)
     return path
 
@@ -103,16 +103,16 @@ def _token(settings: Settings) -> Path:
 def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: Mapping[str, str]) -> bool:
     """Joins a Ray or starts it; returns whether it was started."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if settings.profile.ray != "local":
+    if not settings.cluster.is_local:
         try:
-            ray.init(address=settings.profile.ray, **quiet)
+            ray.init(address=settings.cluster.address, **quiet)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise Unavailable(
                 f"the Ray cluster does not answer: {error}",
-                where=f"profile.{settings.profile_name}.ray: {settings.profile.ray}",
+                where=f"profile.{settings.profile_name}.ray: {settings.cluster.address}",
             ) from error
         return False
-    with hold_lock(settings.made_state() / "ray.lock"):  # two verbs that begin together start one Ray
+    with hold_lock(settings.make_state() / "ray.lock"):  # two verbs that begin together start one Ray
         address = None if own else find_address(settings)
         if address is not None:
             with suppress(ConnectionError, RuntimeError):  # it may be ending just now

@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["INTERNALS", "VERSIONS", "Internal", "check_version", "log_worker_output", "use_token"]
+__all__ = [
+    "INTERNALS",
+    "VERSIONS",
+    "Internal",
+    "check_version",
+    "keep_replica_on_loopback",
+    "log_worker_output",
+    "use_token",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -57,6 +65,8 @@ INTERNALS = (
         "a replica opens its gRPC port on loopback",
         ("server", "address"),
     ),
+    Internal("ray.serve._private.constants", "RAY_SERVE_HAPROXY_BINARY_PATH", "our wrapper starts HAProxy"),
+    Internal("ray.serve._private.haproxy", "HAProxyApi", "the wrapper restricts the listeners that it writes"),
 )
 """Read by what starts Ray (connection, lean), by training's fit and by serving's driver."""
 
@@ -101,3 +111,19 @@ def use_token() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     Config.initialize('{"AUTH_MODE": "token"}')
     AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's
+
+
+def keep_replica_on_loopback() -> None:
+    """Has a Serve replica open its gRPC port, which is for handles between deployments, on loopback. Ray opens
+    it on every address and has no setting for it.
+
+    Raises:
+        Unavailable: Ray is another version.
+    """
+    check_version()
+    from ray.serve._private import replica
+
+    add_port: Any = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(
+        server, address.replace("[::]", "127.0.0.1")
+    )

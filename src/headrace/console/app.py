@@ -59,7 +59,7 @@ def app(settings: Settings) -> App:
         routes=routes,
         exception_handlers={HeadraceError: console.show_error, 404: console.show_not_found},  # type: ignore[dict-item]
     )
-    return ConsoleGuard(_add_headers(inner), settings.profile.host)
+    return ConsoleGuard(_add_headers(inner), settings.http.host)
 
 
 class Console:
@@ -135,7 +135,7 @@ class Console:
         if request.method == "GET":
             return self._page("login.html", wrong=False)
         token = parse_qs((await request.body()).decode("latin-1")).get("token", [""])[0]
-        session = sign_in(token, self._settings.profile.host)
+        session = sign_in(token, self._settings.http.host)
         if session is None:
             return self._page("login.html", 401, wrong=True)
         response = RedirectResponse("/", 303)

@@ -36,8 +36,8 @@ class ConsoleGuard(GuardMiddleware):
         token = token_for(host)
         self._session = None if token is None else session_of(token)
 
-    def _admitted(self, scope: Scope) -> bool:
-        if super()._admitted(scope):
+    def _is_authorized(self, scope: Scope) -> bool:
+        if super()._is_authorized(scope):
             return True
         assert self._session is not None
         cookie = _cookie(find_header(scope, b"cookie"))

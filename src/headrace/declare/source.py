@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.declare.place import Place
@@ -14,7 +13,7 @@ from headrace.kernel.errors import ProjectError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Source", "list_files", "source"]
+__all__ = ["Source", "source"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +70,6 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
         )
     types = {column: _type_of(column, given, place) for column, given in (schema or {}).items()}
     return Source(name, path, place, types, codec)
-
-
-def list_files(path: Path) -> list[Path]:
-    """The file, or every file under the folder, sorted. Names that begin with `.` or `_` are left out."""
-    if path.is_file():
-        return [path]
-    return sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-    )
 
 
 def _type_of(column: str, given: Any, place: Place) -> pl.DataType:

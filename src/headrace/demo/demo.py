@@ -17,8 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from headrace.api import OpenProject
 from headrace.config.settings import Settings, load_settings
 from headrace.demo.client import JsonClient
@@ -232,5 +230,4 @@ def _load(example: str, folder: Path) -> ModuleType:
 
 def _use_free_ports(settings: Settings) -> Settings:
     """The settings with ports that the system chooses: other projects may run on this machine."""
-    profile = msgspec.structs.replace(settings.profile, predict_port=0, collector_port=0, console_port=0)
-    return msgspec.structs.replace(settings, profile=profile)
+    return settings.with_values(predict_port=0, collector_port=0, console_port=0)

@@ -53,7 +53,7 @@ def open(settings: Settings) -> Lake:  # noqa: A001
         ProjectError: the address is of no kind that is known.
         Unavailable: the catalog is locked, or does not answer.
     """
-    url = settings.catalog_url
+    url = settings.lake.catalog_url
     kind = urlsplit(url).scheme
     where = _without_user(url)
     if kind not in ("sqlite", "http", "https"):
@@ -69,15 +69,15 @@ def open(settings: Settings) -> Lake:  # noqa: A001
 
 
 def _sqlite(settings: Settings) -> Any:
-    path = path_of(settings.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     _prepare(path, settings)
     uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
-    warehouse = settings.warehouse_url
+    warehouse = settings.lake.warehouse_url
     # Of two processes that are first at once, one would find half of its tables.
     with hold_lock(path.with_name(f"{path.name}.lock")):
-        if settings.profile.catalog == "sqlite":
+        if settings.lake.catalog == "sqlite":
             folder = settle(path)
-            if settings.profile.warehouse == "file":
+            if settings.lake.warehouse == "file":
                 warehouse = str(folder / WAREHOUSE)
         catalog: Any = load_catalog("headrace", type="sql", uri=uri, warehouse=warehouse, **_object_store())
         catalog.create_namespace_if_not_exists(settings.project)
@@ -90,9 +90,9 @@ def _sqlite(settings: Settings) -> Any:
 def _rest(settings: Settings, where: str) -> Any:
     from headrace.lake.rest import TimedRestCatalog
 
-    properties = {"type": "rest", "uri": settings.catalog_url}
-    if settings.profile.warehouse != "file":
-        properties["warehouse"] = settings.warehouse_url
+    properties = {"type": "rest", "uri": settings.lake.catalog_url}
+    if settings.lake.warehouse != "file":
+        properties["warehouse"] = settings.lake.warehouse_url
     for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
         if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
             properties[name] = secret
@@ -114,7 +114,7 @@ def _without_user(url: str) -> str:
 
 def _prepare(path: Path, settings: Settings) -> None:
     """Makes the catalog's file, in WAL mode."""
-    settings.made_state()
+    settings.make_state()
     make_private(path.parent)
     try:
         open_shared(path, timeout=BUSY_SECONDS).close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.properties import ROWS_OF
 from headrace.lake.home import is_home
 
-__all__ = ["heads", "missing", "snapshots_made"]
+__all__ = ["find_missing", "heads", "snapshots_made"]
 
 _BUSY_SECONDS = 15
 
@@ -60,29 +60,33 @@ def snapshots_made(settings: Settings, tables: Iterable[str]) -> dict[str, int |
     return {name: _made(_metadata(locations[name])) if name in locations else None for name in names}
 
 
-def missing(settings: Settings, snapshots: Mapping[str, int]) -> set[str]:
-    """Those of the tables (table → snapshot id) that do not hold that snapshot (any more).
+def find_missing(settings: Settings, snapshots: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those of the snapshots (table, snapshot id) that the lake does not hold, or holds no more.
 
     Raises:
         Unavailable: the catalog is locked or away.
     """
-    if not _embedded(settings):
+    wanted = set(snapshots)
+    tables = {table for table, _ in wanted}
+    if _embedded(settings):
+        locations = _locations(settings)
+        ids = {table: _kept(locations[table]) for table in tables & locations.keys()}
+    else:
         from headrace.lake.catalog import open as open_lake
 
         lake = open_lake(settings)
-        there = {name: lake.table(name).snapshots() for name in set(lake.list_tables()) & set(snapshots)}
-        return {name for name, one in snapshots.items() if one not in {s.id for s in there.get(name, ())}}
-    found = _locations(settings)
-    return {name for name, one in snapshots.items() if name not in found or one not in _kept(found[name])}
+        existing = tables & set(lake.list_tables())
+        ids = {table: {snapshot.id for snapshot in lake.table(table).snapshots()} for table in existing}
+    return {(table, snapshot) for table, snapshot in wanted if snapshot not in ids.get(table, ())}
 
 
 def _embedded(settings: Settings) -> bool:
-    return settings.profile.catalog == "sqlite" and settings.profile.warehouse == "file"
+    return settings.lake.catalog == "sqlite" and settings.lake.warehouse == "file"
 
 
 def _locations(settings: Settings) -> dict[str, str]:
     """Table → its metadata file, as the embedded catalog says."""
-    path = path_of(settings.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     if not path.is_file():
         return {}
     try:

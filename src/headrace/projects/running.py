@@ -50,7 +50,7 @@ def locked(settings: Settings) -> IO[str]:
     Raises:
         Unavailable: another `up` has it.
     """
-    path = settings.made_state() / "up.lock"
+    path = settings.make_state() / "up.lock"
     file = try_lock(path)
     if file is None:
         other = find_holder(path) or "unknown"

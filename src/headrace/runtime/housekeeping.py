@@ -27,12 +27,12 @@ def housekeeping(settings: Settings) -> Iterator[None]:
     """Maintains the lake, forwards lineage and delivers alerts, as far as the profile names where to, until
     the block ends."""
     with ExitStack() as stack:
-        if settings.profile.alerts:
-            log = stack.enter_context(closing(logs.open(settings.log_url)))
-            ledger = settings.made_state() / "alerts.json"
+        if settings.alerts.channels:
+            log = stack.enter_context(closing(logs.open(settings.log.url)))
+            ledger = settings.make_state() / "alerts.json"
             stack.enter_context(_thread(deliver, channels(settings), log, ledger))
-        if settings.profile.lineage:
-            stack.enter_context(_thread(forward, lineage.open(settings), settings.profile.lineage))
+        if settings.lineage.endpoints:
+            stack.enter_context(_thread(forward, lineage.open(settings), settings.lineage.endpoints))
         stack.enter_context(_thread(run_maintenance, settings))
         yield
 

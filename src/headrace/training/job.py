@@ -183,7 +183,7 @@ def _search_and_fit(
             trials = [] if model.tune is None else search(matrices, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed
             best = trials[0].parameters if trials else {}
-            on_worker = project.settings.profile.ray != "local"
+            on_worker = not project.settings.cluster.is_local
             return final_fit(matrices, model, best, folder, seed=seed, on_worker=on_worker), trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)

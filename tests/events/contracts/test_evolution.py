@@ -15,8 +15,8 @@ import pytest
 
 from headrace import Meta, Precision, Struct, event
 from headrace.declare.event import Contract, contract_of
-from headrace.events.contracts.description import described
-from headrace.events.contracts.evolution import changes
+from headrace.events.contracts.description import describe_contract
+from headrace.events.contracts.evolution import compare_contracts
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.ingest import Ingest
 from headrace.kernel.errors import Conflict, Refused
@@ -52,7 +52,7 @@ VISIT = declared(Visit)
 
 
 def levels(old: Contract, new: Contract) -> list[tuple[str, str | None]]:
-    return [(one.level, one.field) for one in changes(described(old), described(new))]
+    return [(one.level, one.field) for one in compare_contracts(describe_contract(old), describe_contract(new))]
 
 
 class Page(Enum):
@@ -74,9 +74,9 @@ class Reordered(Struct):
 
 def test_order_comments_and_where_it_stands_do_not_count() -> None:
     other = declared(Reordered, version=7, partitions=9)
-    assert described(other)["fingerprint"] == described(VISIT)["fingerprint"]
+    assert describe_contract(other)["fingerprint"] == describe_contract(VISIT)["fingerprint"]
     assert levels(VISIT, other) == []
-    assert json.loads(json.dumps(described(VISIT))) == described(VISIT)
+    assert json.loads(json.dumps(describe_contract(VISIT))) == describe_contract(VISIT)
 
 
 class City(Struct):
@@ -231,7 +231,7 @@ def test_many_that_start_at_once_agree(lake: Lake) -> None:
     with ThreadPoolExecutor(6) as threads:
         tables = list(threads.map(lambda _: adopted(new, lake), range(6)))
     kept = json.loads(tables[0].property(CONTRACT) or "")
-    assert kept == json.loads(json.dumps(described(new)))
+    assert kept == json.loads(json.dumps(describe_contract(new)))
     assert tables[0].schema().names.count("more") == 1
 
 

@@ -145,7 +145,7 @@ def test_the_rows_keep_each_event_beside_its_position() -> None:
     rows = {row["_log_offset"]: row for row in made.rows.to_pylist()}
     assert [rows[o]["_valid"] for o in (10, 11, 12, 13)] == [True, False, True, False]
     assert [rows[o]["user"] for o in (10, 11, 12, 13)] == [1, None, 2, None]
-    assert made.online.column("_log_offset").to_pylist() == [10, 12]
+    assert made.good_rows.column("_log_offset").to_pylist() == [10, 12]
     assert made.latest == micros(NOON + timedelta(days=1))
 
 

@@ -23,7 +23,7 @@ def channels(settings: Settings) -> list[Channel]:
         ProjectError: an address is not valid; the error names its place and does not quote it.
     """
     opened: list[Channel] = []
-    for place, address in enumerate(settings.profile.alerts):
+    for place, address in enumerate(settings.alerts.channels):
         where = f"headrace.toml: profile.{settings.profile_name}.alerts[{place}]"
         if address.startswith("env:"):
             opened.append(EnvironmentChannel(address, settings, where, _open))

@@ -19,7 +19,7 @@ from headrace.events.collector.intake import Intake
 from headrace.events.collector.requests import Key, Requests
 from headrace.events.formats.refusals import refusal_of
 from headrace.http.asgi import Receive, Scope, Send, find_header
-from headrace.http.responses import HttpError, send_json
+from headrace.http.responses import HttpError, send_body
 from headrace.log import Log
 
 __all__ = ["Collector"]
@@ -62,13 +62,13 @@ class Collector:
             await self._lifespan(receive, send)
             return
         if scope["path"] == "/healthz" and scope["method"] == "GET":
-            await send_json(send, 200, b'{"status":"ok"}')
+            await send_body(send, 200, b'{"status":"ok"}')
             return
         intake = self._intake(scope)
         content = (await receive())["body"]
         values = _events(scope, content)
         answer = await intake.offer(values, partial=_partial(scope), key=_key(scope, content))
-        await send_json(send, 202, answer)
+        await send_body(send, 202, answer)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -35,9 +35,9 @@ from headrace.events.ingest.rates import count_arrivals
 from headrace.events.ingest.rows import recent_rows
 from headrace.events.ingest.share import Share
 from headrace.events.ingest.sinks import Feed, Sink
-from headrace.events.verdicts.decode import NAMES
-from headrace.events.verdicts.judge import First, Judge, Verdicts
-from headrace.events.verdicts.watermarks import Watermarks, merge
+from headrace.events.verdicts.decode import MAX_EXTRA_NAMES
+from headrace.events.verdicts.judge import FirstPosition, Judge, Verdicts
+from headrace.events.verdicts.watermarks import Watermarks, merge_watermarks
 from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
@@ -360,7 +360,7 @@ class Ingest:
             judge.remember(rows)
         return judge
 
-    def _admitted(self, firsts: Collection[First]) -> set[First]:
+    def _admitted(self, firsts: Collection[FirstPosition]) -> set[FirstPosition]:
         """Which of these first positions the table holds as good, as they came or replayed."""
         self._settle()  # the batch before this one counts
         wanted = pl.LazyFrame(list(firsts), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
@@ -412,11 +412,14 @@ def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
         return {LATEST_ARRIVAL: clock(stored), **extra, **arrived}
 
     def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-        moved = {LATEST_ARRIVAL: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
+        moved = {
+            LATEST_ARRIVAL: clock(stored),
+            WATERMARKS: merge_watermarks(stored.get(WATERMARKS), verdicts.watermarks),
+        }
         if not verdicts.extra:
             return moved
         extra = Counter(json.loads(stored.get(UNDECLARED_FIELDS, "{}"))) + verdicts.extra
-        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(NAMES)))}
+        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(MAX_EXTRA_NAMES)))}
 
     return facts, properties
 

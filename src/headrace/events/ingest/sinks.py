@@ -131,7 +131,7 @@ class Feed:
 
     def _judged(self, verdicts: Verdicts, batch: Batch | None) -> pa.Table:
         if not self.raw:
-            return verdicts.online
+            return verdicts.good_rows
         assert batch is not None, "a raw sink needs the batch"
         return with_raw(pl.DataFrame(pl.from_arrow(verdicts.rows.select(META.names))), batch)
 

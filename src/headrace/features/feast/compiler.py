@@ -9,7 +9,7 @@ from typing import Any
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.declare.model import Model
 from headrace.features.feast.objects import FeastObjects, find
 from headrace.features.feast.source import TableSource, topics_of
@@ -27,11 +27,11 @@ __all__ = ["compile", "settled"]
 def settled(project: Project) -> FeastObjects:
     """The project's Feast objects, their table sources told what the whole project knows."""
     found = find(project.modules, project.models.values())
-    sources = CodeIndex(project_files(project.settings))
+    index = CodeIndex(project_files(project.settings))
     for view in found.views.values():
         source = getattr(view, "batch_source", None)
         if isinstance(source, TableSource):
-            source.settle(project, sources)
+            source.settle(project, index)
     return found
 
 

@@ -156,8 +156,8 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
     def _opened(self, config: RepoConfig) -> online.OnlineStore:
         if self._store is None:
             settings = settings_of(config)
-            settings.made_state()
-            self._store = online.open(settings.online_url)
+            settings.make_state()
+            self._store = online.open(settings.online.url)
         return self._store
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:

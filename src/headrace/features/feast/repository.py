@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
 import yaml
 from feast.repo_config import RepoConfig
 
@@ -61,4 +60,4 @@ def settings_of(config: RepoConfig) -> Settings:
         )
     here = "" if config.repo_path is None else str(config.repo_path)
     root, state = (Path(os.path.abspath(os.path.join(here, path))) for path in (address.root, address.state))
-    return msgspec.structs.replace(load_settings(root, address.profile), state=state)
+    return load_settings(root, address.profile).with_state(state)

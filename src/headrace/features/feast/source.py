@@ -12,7 +12,7 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.declare.changes import CHANGED_AT
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
@@ -101,7 +101,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topics = tuple(topics)
         self.code = code
 
-    def settle(self, project: Project, sources: CodeIndex) -> None:
+    def settle(self, project: Project, index: CodeIndex) -> None:
         """Looks up what only the whole project knows: the topics, and what the function reaches.
 
         Raises:
@@ -114,7 +114,7 @@ class TableSource(DataSource):  # type: ignore[misc]
             declared = project.table(self.name)
         self.topics = topics_of(project, declared)
         if self.rowwise and isinstance(declared, Table):
-            self.code = code_of(project, declared, sources)
+            self.code = code_of(project, declared, index)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableSource) and self._facts() == other._facts()

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from headrace.code.fingerprint import CodeIndex, external_digests, fingerprint
+from headrace.code.external import external_digests
+from headrace.code.fingerprint import fingerprint
+from headrace.code.index import CodeIndex
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
@@ -19,18 +21,18 @@ __all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
 
 def codes_of(project: Project) -> dict[str, str]:
     """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
-    sources = CodeIndex(project_files(project.settings))
+    index = CodeIndex(project_files(project.settings))
     rowwise = [table for table in project.tables.values() if table.rowwise]
-    return {table.name: code_of(project, table, sources) for table in rowwise}
+    return {table.name: code_of(project, table, index) for table in rowwise}
 
 
-def code_of(project: Project, table: Table, sources: CodeIndex) -> str:
+def code_of(project: Project, table: Table, index: CodeIndex) -> str:
     """The fingerprint of what a rowwise table's rows are made by: its function, and the files and variables
     that it declares to read."""
     if not (table.reads_files or table.env):
-        return fingerprint(table.function, sources)
-    outside = external_digests(project.settings.root, table.reads_files, table.env)
-    return fingerprint([table.function, outside], sources)
+        return fingerprint(table.function, index)
+    external = external_digests(project.settings.root, table.reads_files, table.env)
+    return fingerprint([table.function, external], index)
 
 
 def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:

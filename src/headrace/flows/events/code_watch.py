@@ -6,9 +6,10 @@ import os
 import threading
 from collections.abc import Sequence
 
+from headrace.code.source_files import stamp
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.contracts.description import described
+from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import kept
 from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
@@ -87,7 +88,7 @@ class CodeWatch:
                 return f"{view.table}() was edited and built: ingest begins again with the new code"
         for contract in self._contracts:
             stored = kept(contract, self._lake)
-            if stored is not None and stored["fingerprint"] != described(contract)["fingerprint"]:
+            if stored is not None and stored["fingerprint"] != describe_contract(contract)["fingerprint"]:
                 return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
         return None
 
@@ -102,5 +103,4 @@ class CodeWatch:
 
 def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
     """Name, size and time of modification of the project's files."""
-    stats = [(name, path.stat()) for name, path in project_files(settings).items()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return [(name, *stamp(path)) for name, path in project_files(settings).items()]

@@ -112,8 +112,8 @@ class _Session:
     def __enter__(self) -> _Session:
         with ExitStack() as stack:
             lineage_store = stack.enter_context(closing(lineage.open(self._settings)))
-            self.log = stack.enter_context(closing(logs.open(self._settings.log_url)))
-            self._online = stack.enter_context(closing(online_stores.open(self._settings.online_url)))
+            self.log = stack.enter_context(closing(logs.open(self._settings.log.url)))
+            self._online = stack.enter_context(closing(online_stores.open(self._settings.online.url)))
             self.lake = lakes.open(self._settings)
             if not self._topics:
                 system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
@@ -147,8 +147,8 @@ class _Session:
 
 def open_schema_registry(settings: Settings) -> SchemaRegistry | None:
     """The profile's schema registry, if it names one."""
-    if not settings.profile.schema_registry:
+    if not settings.formats.schema_registry:
         return None
     from headrace.events.formats.schema_registry import SchemaRegistry
 
-    return SchemaRegistry(settings.profile.schema_registry)
+    return SchemaRegistry(settings.formats.schema_registry)

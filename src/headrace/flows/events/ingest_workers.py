@@ -71,7 +71,7 @@ def ingest_by_workers(
 def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         there = opened.topics()
         most = max(opened.partitions(one.topic) if one.topic in there else one.partitions for one in contracts)

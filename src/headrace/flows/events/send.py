@@ -96,7 +96,7 @@ def send(
         check_file(file)
         if shift_to_now:
             shift = TimeShift(contract, _batches(read_events(file), _BATCH), str(file))
-        opened = log.open(settings.log_url)
+        opened = log.open(settings.log.url)
         try:
             opened.create(topic, contract.partitions, contract.retention)
             for events in _batches(islice(read_events(file), skip, None), size):

@@ -12,31 +12,31 @@ from headrace.flows.build.pointers import Pointers
 from headrace.serving import release as releases
 from headrace.serving.release import Release
 
-__all__ = ["MovedAlias", "OtherChampion", "aliases_of", "find_moved_aliases", "find_other_champions"]
+__all__ = ["ChampionMismatch", "MovedAlias", "aliases_of", "find_champion_mismatches", "find_moved_aliases"]
 
 
 class MovedAlias(Struct, frozen=True):
-    """An alias that somebody moved by hand.
+    """An alias in the registry that does not name the version of the release in force.
 
     Attributes:
-        model, alias: which.
-        version: the version it names now; None: it was deleted.
-        released: the version that the release in force gives it; None: the release has no such arm.
+        model, alias: which alias.
+        current: the version that it names; None: it was deleted.
+        released: the version of the release in force; None: the release has no such arm.
     """
 
     model: str
     alias: str
-    version: int | None
+    current: int | None
     released: int | None
 
 
-class OtherChampion(Struct, frozen=True):
-    """A champion that is another version than the project's pointer names.
+class ChampionMismatch(Struct, frozen=True):
+    """A champion that is not the version in the project's pointer file.
 
     Attributes:
-        model: which.
+        model: the model's name.
         champion: the version in force.
-        built: the version that the pointer's build released.
+        built: the version that the build released which wrote the pointer file.
     """
 
     model: str
@@ -45,9 +45,9 @@ class OtherChampion(Struct, frozen=True):
 
 
 def aliases_of(release: Release) -> dict[str, int | None]:
-    """The aliases that a release sets; None: it deletes the alias."""
+    """Alias → the version of the release that it names; None: the alias is to be deleted."""
     challenger = next((arm.version for arm in release.arms if arm.name == "challenger"), None)
-    return {"champion": releases.champion(release), "challenger": challenger}
+    return {"champion": releases.champion_version(release), "challenger": challenger}
 
 
 def find_moved_aliases(settings: Settings, in_force: Iterable[Release]) -> list[MovedAlias]:
@@ -66,15 +66,17 @@ def find_moved_aliases(settings: Settings, in_force: Iterable[Release]) -> list[
     return moved
 
 
-def find_other_champions(settings: Settings, in_force: Iterable[Release]) -> list[OtherChampion]:
-    """The champions that are other versions than pointers/release/ names: after `git checkout` of another
-    commit, which moves no traffic, or after a release by hand.
+def find_champion_mismatches(settings: Settings, in_force: Iterable[Release]) -> list[ChampionMismatch]:
+    """The champions that are not the versions in the pointer files: after `git checkout` of another commit,
+    which moves no traffic, or after a release by hand.
     """
     pointers = Pointers(settings.root)
-    others = []
+    mismatches = []
     for release in in_force:
-        pointer = pointers.read(Pointers.path("release", release.model))
-        if pointer is not None and releases.champion(release) != pointer["version"]:
-            built = int(pointer["version"])
-            others.append(OtherChampion(release.model, releases.champion(release), built))
-    return others
+        pointer, champion = (
+            pointers.read(Pointers.path("release", release.model)),
+            releases.champion_version(release),
+        )
+        if pointer is not None and champion != pointer["version"]:
+            mismatches.append(ChampionMismatch(release.model, champion, int(pointer["version"])))
+    return mismatches

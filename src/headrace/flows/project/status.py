@@ -18,14 +18,16 @@ from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.flows.build.planning import next_due, planned
-from headrace.flows.build.unchanged import nothing_new
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.preview import plan_build
+from headrace.flows.build.project_code import read_project_code
+from headrace.flows.build.unchanged import is_unchanged
 from headrace.flows.models.aliases import (
+    ChampionMismatch,
     MovedAlias,
-    OtherChampion,
+    find_champion_mismatches,
     find_moved_aliases,
-    find_other_champions,
 )
 from headrace.flows.models.endpoint import describe
 from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
@@ -37,9 +39,9 @@ from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import load_project
 from headrace.projects.running import Up, running
-from headrace.serving.models import Failure
-from headrace.serving.prediction_log import aside
-from headrace.serving.release import Release, Releases
+from headrace.serving.models import ReleaseFailure
+from headrace.serving.release import Release, ReleaseFollower
+from headrace.serving.spool import find_oversized
 
 __all__ = ["StaleStage", "Status", "status"]
 
@@ -72,13 +74,13 @@ class Status:
         tables: how fresh they are; the declared ones first, in the order in which they are built.
         undeclared: tables that a build made and that nothing declares any more.
         alerts: the open alerts, the oldest first.
-        too_large: how many predictions were answered and are larger than their topic takes.
+        oversized: how many predictions were answered and are larger than their topic takes.
         releases: the releases in force, by model.
         moved_aliases: aliases that somebody moved by hand: traffic follows the release, not them.
         failed_releases: model → the release that the running endpoint could not put in place; the one before
             it answers.
         endpoint_error: why the endpoint of the running `up` cannot be asked, or None.
-        other_champions: champions that are other versions than the last build of this commit released.
+        champion_mismatches: champions that are other versions than the last build of this commit released.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
         building: the process id of a running build, or None.
@@ -95,12 +97,12 @@ class Status:
     tables: tuple[TableStatus, ...]
     undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
-    too_large: int
+    oversized: int
     releases: dict[str, Release]
     moved_aliases: tuple[MovedAlias, ...]
-    failed_releases: dict[str, Failure]
+    failed_releases: dict[str, ReleaseFailure]
     endpoint_error: str | None
-    other_champions: tuple[OtherChampion, ...]
+    champion_mismatches: tuple[ChampionMismatch, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
@@ -168,12 +170,12 @@ def status(settings: Settings) -> Status:
         ),
         undeclared=tuple(name for name, head in heads.items() if name not in names and CODE in head.properties),
         alerts=on_log.alerts,
-        too_large=len(aside(settings.place("serving", "spool"))),
+        oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
         moved_aliases=_moved_aliases(settings, releases),
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
-        other_champions=tuple(find_other_champions(settings, built)),
+        champion_mismatches=tuple(find_champion_mismatches(settings, built)),
         lineage=_lineage_health(settings),
         building=_building(settings),
         up=up,
@@ -183,7 +185,7 @@ def status(settings: Settings) -> Status:
 def _find_stale(settings: Settings) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
     """What a build would run, why that cannot be said, and what waits for a refresh."""
     try:
-        plan = [] if nothing_new(settings) else planned(settings)
+        plan = [] if is_unchanged(settings) else plan_build(settings)
         stale = tuple(
             StaleStage(step.stage.name, tuple((reason.kind, reason.what) for reason in step.reasons))
             for step in plan
@@ -192,34 +194,32 @@ def _find_stale(settings: Settings) -> tuple[tuple[StaleStage, ...], str | None,
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
     try:
-        due = next_due(Workshop(settings))
+        return stale, None, BuildContext(settings).next_refreshes()
     except ProjectError:  # nothing was built yet
-        due = {}
-    return stale, None, {model: datetime.fromisoformat(moment) for model, moment in due.items()}
+        return stale, None, {}
 
 
 def _read_declared(settings: Settings) -> _Declared:
     """What the project declares: as the last build recorded it where the code is still the same."""
-    shop = Workshop(settings)
-    recorded = shop.recorded_code()
-    if recorded is not None:
-        return _Declared(recorded["topics"], tuple(recorded["tables"]), tuple(recorded["models"]))
+    code = BuildContext(settings).recorded_code
+    if code is not None:
+        return _Declared(code.topics, tuple(code.tables), tuple(code.models))
     project = load_project(settings, without=("feast",))  # so without its models
-    last = shop.pointers.read("pointers/code.json") or {}
+    last = read_project_code(Pointers(settings.root))
     topics = {contract.topic: contract.table for contract in project.contracts.values()}
-    return _Declared(topics, tuple(project.tables), tuple(last.get("models", {})))
+    return _Declared(topics, tuple(project.tables), () if last is None else tuple(last.models))
 
 
 def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableHead]) -> _OnLog:
-    with closing(logs.open(settings.log_url)) as log:
+    with closing(logs.open(settings.log.url)) as log:
         notes = _contract_notes(settings, declared, heads)
         topics = tuple(
             topic_status(log, topic, table, heads.get(table), notes.get(topic))
             for topic, table in declared.topics.items()
         )
-        followed = Releases(log)
-        followed.poll()
-        return _OnLog(topics, tuple(_open_alerts(settings, log, heads)), followed.in_force)
+        follower = ReleaseFollower(log)
+        follower.poll()
+        return _OnLog(topics, tuple(_open_alerts(settings, log, heads)), follower.in_force)
 
 
 def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableHead]) -> list[Alert]:
@@ -245,10 +245,10 @@ def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str,
 
 
 def _contract_note(contract: Contract, old: dict[str, object]) -> str | None:
-    from headrace.events.contracts.description import described
+    from headrace.events.contracts.description import describe_contract
     from headrace.events.ingest.adoption import refusal
 
-    new = described(contract)
+    new = describe_contract(contract)
     if old["fingerprint"] == new["fingerprint"]:
         return None
     error = refusal(contract, old, new)
@@ -257,7 +257,7 @@ def _contract_note(contract: Contract, old: dict[str, object]) -> str | None:
     return "its contract was edited; ingest adopts it when it starts next: headrace ingest --until-end"
 
 
-def _ask_endpoint(up: Up | None) -> tuple[dict[str, Failure], str | None]:
+def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not put in place; why it cannot be asked, or None."""
     if up is None:
         return {}, None
@@ -278,7 +278,7 @@ def _lineage_health(settings: Settings) -> Health | None:
     if not settings.place("lineage.db").is_file():
         return None
     with closing(lineage.open(settings)) as store:
-        return store.health(settings.profile.lineage)
+        return store.health(settings.lineage.endpoints)
 
 
 def _building(settings: Settings) -> int | None:

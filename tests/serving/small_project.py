@@ -1,4 +1,4 @@
-"""A small project whose model is real: bundles made by the trainer, signed, features in the online store."""
+"""A small project with a real model: bundles from the trainer, signed, and features in the online store."""
 
 import json
 from pathlib import Path
@@ -41,25 +41,25 @@ def plan_of(missing="model", request=(PRICE,)):
     )
 
 
-def booster(slope: int) -> bytes:
-    """Trees that say more than .5 where the product's views are many (`slope` 1) or few (-1)."""
+def fit_booster(slope: int) -> bytes:
+    """Trees that predict more than .5 for a product with many views (`slope` 1) or with few (-1)."""
     import xgboost
 
     views = np.arange(200, dtype=np.float32)
     matrix = np.column_stack([np.zeros(200, np.float32), views])
     labels = (views > 100) if slope > 0 else (views <= 100)
     parameters = {"objective": "binary:logistic", "max_depth": 2, "nthread": 1}
-    made = xgboost.train(parameters, xgboost.DMatrix(matrix, labels.astype(float)), 5)
-    return bytes(made.save_raw("ubj"))
+    booster = xgboost.train(parameters, xgboost.DMatrix(matrix, labels.astype(float)), 5)
+    return bytes(booster.save_raw("ubj"))
 
 
 def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
-    """A version's bundle where a replica looks for it, sealed with the project's key."""
+    """Writes a version's bundle to where a replica reads it, sealed with the project's key."""
     from headrace.features.values.matrix import Encoding
     from headrace.training.trainers.folder import ModelMeta, save_model
     from headrace.training.trainers.xgboost import MODEL
 
-    place = registry.open(settings).place("purchase", version)
+    place = registry.open(settings).bundle_folder("purchase", version)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(feature.column for feature in plan.features)
@@ -71,8 +71,8 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
 
 
 def put_features(settings, plan, rows):
-    """Product → (mean price, views), as of an hour ago."""
-    store = online.open(settings.online_url)
+    """Loads product → (mean price, views) into the online store, with the time of an hour ago."""
+    store = online.open(settings.online.url)
     store.prepare(plan)
     at = pa.scalar(from_micros(now_micros() - DAY // 24), pa.timestamp("us", "UTC"))
     table = pa.table(
@@ -88,11 +88,11 @@ def put_features(settings, plan, rows):
 
 
 def put_release(settings, *arms, model="purchase"):
-    topics = log.open(settings.log_url)
-    made = release.make(model, list(arms), by="test", why="because")
-    release.append(topics, made)
+    topics = log.open(settings.log.url)
+    new = release.make(model, list(arms), by="test", why="because")
+    release.append(topics, new)
     topics.close()
-    return made
+    return new
 
 
 def make_project(root: Path):

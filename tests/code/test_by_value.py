@@ -128,7 +128,7 @@ def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., Module
         ("uses_feast", "reaches feast, which is Feast's"),
         ("uses_module", "module goods.text as a whole"),
         ("uses_nothing", "uses not_there, which .* does not define"),
-        ("outer", "no plain function at the top"),
+        ("outer", "not a plain function at the top"),
     ],
 )
 def test_what_cannot_be_carried_is_refused(goods: Callable[..., ModuleType], name: str, what: str) -> None:
@@ -139,7 +139,7 @@ def test_what_cannot_be_carried_is_refused(goods: Callable[..., ModuleType], nam
 
 
 def test_a_closure_is_refused(goods: Callable[..., ModuleType]) -> None:
-    with pytest.raises(ProjectError, match="no plain function at the top"):
+    with pytest.raises(ProjectError, match="not a plain function at the top"):
         serialize_function(goods().makes())
 
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.events.verdicts import seen as seen_file
-from headrace.events.verdicts.seen import FEW, Seen
-from headrace.events.verdicts.watermarks import Watermarks, merge
+from headrace.events.verdicts import identities as identities_module
+from headrace.events.verdicts.identities import MAX_IN_MEMORY, RecentIdentities
+from headrace.events.verdicts.watermarks import Watermarks, merge_watermarks
 from headrace.kernel.errors import Unavailable
 
 WITHIN = 10
@@ -58,7 +58,7 @@ class Worker:
         self._watermarks = Watermarks(table.watermarks, shared=table.shared)
         if table.shared:
             self._watermarks.advance(table.behind())
-        self.seen = Seen(timedelta(microseconds=WITHIN), folder, self._watermarks)
+        self.seen = RecentIdentities(timedelta(microseconds=WITHIN), folder, self._watermarks)
         for partition, event in table.admitted:
             remembered = event.time >= self._watermarks.mark(partition) - WITHIN
             if partition in partitions and remembered:
@@ -70,7 +70,7 @@ class Worker:
             self._watermarks.advance(self._table.behind())
         identity, times, arrived, partitions = columns(batch)
         new = self.seen.admit(identity, times, arrived, partitions)
-        self._table.watermarks = merge(self._table.watermarks, self._watermarks.text())
+        self._table.watermarks = merge_watermarks(self._table.watermarks, self._watermarks.encode())
         return new.tolist()
 
 
@@ -119,7 +119,7 @@ def columns(rows: Sequence[tuple[int, Event]]) -> tuple[pl.DataFrame, np.ndarray
 def many_is(few: int) -> Iterator[None]:
     """For the block, runs of more than so many lie in files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seen_file, "FEW", few)
+        patch.setattr(identities_module, "MAX_IN_MEMORY", few)
         yield
 
 
@@ -151,7 +151,7 @@ def play(table: Table, chance: random.Random, folder: Path) -> None:
 
 
 CHANCE = st.randoms(use_true_random=False)
-A_FEW = st.sampled_from([1, 2, 5, FEW])
+A_FEW = st.sampled_from([1, 2, 5, MAX_IN_MEMORY])
 
 
 @settings(max_examples=250, deadline=None)
@@ -227,7 +227,7 @@ class OnePartition:
     """Identities of one log partition, each at the time of its number."""
 
     def __init__(self, within: timedelta, folder: Path) -> None:
-        self.seen = Seen(within, folder, Watermarks())
+        self.seen = RecentIdentities(within, folder, Watermarks())
 
     def admit(self, ids: np.ndarray) -> np.ndarray:
         return self.seen.admit(pl.DataFrame({"id": ids}), ids, ids, np.zeros(len(ids), np.int32))
@@ -266,13 +266,13 @@ def test_many_identities_lie_in_files_without_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [0, 1_000_000])
 def test_a_full_disk_is_said(tmp_path: Path, limit: int) -> None:
     one = OnePartition(DAY, tmp_path)
-    ids = np.arange(FEW)
+    ids = np.arange(MAX_IN_MEMORY)
     one.admit(ids)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(Unavailable, match="room on the disk") as refused:
-            one.admit(ids + FEW)
+            one.admit(ids + MAX_IN_MEMORY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path) in str(refused.value)
