@@ -15,7 +15,7 @@ from headrace.console.app import app
 from headrace.console.session import COOKIE, session_of
 from headrace.http.serve import HttpServer, serve
 from headrace.kernel.ids import new_id
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import open as open_lineage
 from headrace.serving.prediction import TOPIC
 
@@ -112,7 +112,7 @@ def test_the_models_versions(served: HttpServer) -> None:
 
 def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced) -> None:
     store = open_lineage(shop.settings)
-    with store.recorder() as recorder, recorder_added(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
+    with store.recorder() as recorder, record_with(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
         r.fact(said=NASTY)
     store.close()
     nasty = msgspec.structs.replace(

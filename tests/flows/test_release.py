@@ -17,7 +17,7 @@ from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
-from headrace.projects.running import Up, keep, locked
+from headrace.projects.running import Up, hold_up_lock, write_up
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release as releases
@@ -159,8 +159,8 @@ def small(tmp_path):
 def running_endpoint(settings):
     """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
-    with locked(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
-        keep(settings, Up(os.getpid(), now(), served.url, "", "", {}))
+    with hold_up_lock(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
+        write_up(settings, Up(os.getpid(), now(), served.url, "", "", {}))
         yield
     endpoint.close()
 
@@ -225,8 +225,8 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
 
 
 def test_status_tells_of_an_endpoint_that_does_not_answer(small):
-    with locked(small):
-        keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
+    with hold_up_lock(small):
+        write_up(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
         assert "does not answer" in status(small).endpoint_error
 
 

@@ -183,7 +183,7 @@ class EntityStore:
                 where=self._database.where,
                 remedy="Another process moved it. Read its position again and continue from there.",
             )
-        return current.advanced(moves)
+        return current.with_offsets(moves)
 
 
 class _PlanLookup:

@@ -69,7 +69,7 @@ class OnlineSink:
         Raises:
             Conflict: other processes kept moving the same views.
         """
-        self._idle = position if self._idle is None else self._idle.further(position.offsets)
+        self._idle = position if self._idle is None else self._idle.advance(position.offsets)
         for attempt in range(_TRIES):
             try:
                 return self._apply(good, position)
@@ -88,7 +88,7 @@ class OnlineSink:
             positions[key[1]] = current
         for (_, place), views in groups.items():
             current = positions[place]
-            ahead = current.further(position.offsets)
+            ahead = current.advance(position.offsets)
             if ahead != current:
                 self._apply_group(views, _events_after(good, current), ahead, current)
 

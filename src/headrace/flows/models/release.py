@@ -26,7 +26,7 @@ from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log
 from headrace.projects.project import load_project
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.registry import Registry
 from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release
@@ -192,7 +192,7 @@ def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release
         job.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
         job.output(Dataset("endpoint", new.model))
         job.fact(release=new.id, by=new.by, why=new.why, override=new.override)
-    up = running(settings)
+    up = find_up(settings)
     if up is not None:
         await_release(up, new)
     return new

@@ -38,7 +38,7 @@ from headrace.lake.table_heads import TableHead, read_heads
 from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import load_project
-from headrace.projects.running import Up, running
+from headrace.projects.running import Up, find_up
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
@@ -153,7 +153,7 @@ def status(settings: Settings) -> Status:
         on_log = _OnLog()
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
-    up = running(settings)
+    up = find_up(settings)
     failed_releases, endpoint_error = _ask_endpoint(up)
     names = [*declared.topics.values(), *declared.tables]
     return Status(
