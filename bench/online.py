@@ -132,7 +132,7 @@ def main() -> None:
             assert isinstance(at, LogPosition)
             rows = events(size, now_micros(), MINUTE).to_arrow()
             begin = time.perf_counter()
-            store.apply([view], rows, at.advanced({0: at.offsets[0] + size}), after=at)
+            store.apply([view], rows, at.with_offsets({0: at.offsets[0] + size}), after=at)
             say(f"events applied, {size:,} a batch", size / (time.perf_counter() - begin), "events/s")
         store.close()
 

@@ -13,7 +13,7 @@ from headrace.cluster.address import find_address, forget_address, keep_address
 from headrace.cluster.folder import remove_dead_sessions, runtime_folder
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.process import mark
+from headrace.kernel.process import mark_of
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-def ended_process() -> int:
+def run_process_to_its_end() -> int:
     """The id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -51,12 +51,14 @@ def test_an_address_is_found_while_its_starter_lives_and_it_accepts_connections(
 
 
 def test_sessions_of_ended_processes_are_removed(tmp_path: Path) -> None:
-    alive, dead = (tmp_path / f"session_2026-01-01_00-00-00_1_{pid}" for pid in (os.getpid(), ended_process()))
+    alive, dead = (
+        tmp_path / f"session_2026-01-01_00-00-00_1_{pid}" for pid in (os.getpid(), run_process_to_its_end())
+    )
     for session in (alive, dead):
         (session / "logs").mkdir(parents=True)
     remove_dead_sessions(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [alive.name]
-    assert mark(os.getpid())
+    assert mark_of(os.getpid())
 
 
 def test_a_runtime_folder_that_others_may_enter_is_refused(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, encode_plan
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition, SnapshotPosition
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.kernel.time import micros
 from headrace.projects.project import Project, load_project
 from headrace.serving import release
@@ -61,7 +61,7 @@ def traced(folder: Path) -> Traced:
     project = load_project(settings)
     plan = compiled(project, project.model("purchase"))
     store = lineage.open(settings)
-    with store.recorder() as recorder, recorder_added(recorder):
+    with store.recorder() as recorder, record_with(recorder):
         behind = _events(settings, project)
         _tables(settings, project)
         prediction = _prediction(settings, plan)

@@ -1,3 +1,5 @@
+"""Bundles: what is sealed verifies, and whatever differs is refused by name."""
+
 import json
 import os
 from pathlib import Path
@@ -19,7 +21,7 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_sealed_bundle_verifies_and_its_digest_names_its_files(bundle: Path) -> None:
+def test_a_sealed_bundle_verifies_and_its_digest_depends_on_its_files(bundle: Path) -> None:
     assert not is_sealed(bundle)
     digest = seal(bundle, KEY)
     assert is_sealed(bundle)
@@ -101,7 +103,7 @@ def test_links_are_refused_when_sealing_and_when_reading(bundle: Path) -> None:
         verify(bundle, KEY)
 
 
-def test_what_is_no_bundle_or_has_no_readable_manifest(bundle: Path) -> None:
+def test_a_folder_without_a_readable_manifest_is_an_error(bundle: Path) -> None:
     with pytest.raises(CallError):
         verify(bundle, KEY)
     (bundle / MANIFEST).write_text("{")

@@ -1,3 +1,5 @@
+"""The registry: versions, aliases and bundles in MLflow, also after kills, moves and tampering."""
+
 import os
 import shutil
 import signal
@@ -63,7 +65,7 @@ def test_a_store_that_was_moved_or_copied_has_its_own_files(
     )
 
 
-def test_an_alias_that_is_set_without_mlflow_is_mlflows_own(settings: Settings, bundle: Path) -> None:
+def test_an_alias_that_is_set_without_mlflow_is_read_by_mlflow(settings: Settings, bundle: Path) -> None:
     opened = registry.open(settings)
     opened.register("purchase", bundle, metrics={}, params={}, tags={})
     (bundle / "plan.json").write_text("{ }")
@@ -84,7 +86,7 @@ def test_an_alias_that_is_set_without_mlflow_is_mlflows_own(settings: Settings, 
             other.set_alias("purchase", "champion", 3)
 
 
-def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) -> None:
+def test_a_version_is_found_by_number_and_alias_and_has_its_bundle(settings: Settings, bundle: Path) -> None:
     opened = registry.open(settings)
     first = opened.register(
         "purchase", bundle, metrics={"roc_auc": 0.8}, params={"depth": 3}, tags={"headrace.code": "abc"}
@@ -99,17 +101,17 @@ def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) ->
     assert champion.metrics == {"roc_auc": 0.8}
     assert champion.params == {"depth": "3"}
     assert champion.tags["headrace.code"] == "abc"
-    assert [one.version for one in opened.versions("purchase")] == [2, 1]
+    assert [version.version for version in opened.versions("purchase")] == [2, 1]
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
     assert opened.versions("nothing") == []
     fresh = registry.open(settings)  # it has not loaded MLflow: it reads the tables of the store
     assert fresh.version("purchase", "champion") == champion
     assert fresh.version("purchase", 2) == opened.version("purchase", "2")
-    for one in (opened, fresh):
+    for versions in (opened, fresh):
         for ref in ("nobody", 7):
             with pytest.raises(CallError, match="no version"):
-                one.version("purchase", ref)
-    # Where the project's people stand, MLflow leaves nothing.
+                versions.version("purchase", ref)
+    # MLflow leaves nothing in the working directory.
     assert sorted(os.listdir(settings.root)) == [".headrace", "headrace.toml", "shop"]
 
     again = opened.register("purchase", bundle, metrics={}, params={}, tags={})
@@ -154,13 +156,13 @@ def test_a_registration_killed_anywhere_makes_one_version(settings: Settings, bu
 
     opened = registry.open(settings)
     assert opened.register("purchase", bundle, metrics={"roc_auc": 0.8}, params={}, tags={}) == 1
-    assert [one.version for one in opened.versions("purchase")] == [1]
+    assert [version.version for version in opened.versions("purchase")] == [1]
     assert opened.version("purchase", 1).metrics == {"roc_auc": 0.8}
     runs = opened.client.search_runs([opened.experiment])
     assert [run.data.tags[BUNDLE_DIGEST] for run in runs] == [opened.version("purchase", 1).tags[BUNDLE_DIGEST]]
     assert runs[0].info.status == "FINISHED"
     place = opened.bundle("purchase", 1)
-    assert sorted(one.name for one in place.parent.iterdir()) == ["1"], "no half copy is left"
+    assert sorted(path.name for path in place.parent.iterdir()) == ["1"], "no half copy is left"
 
 
 def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle: Path) -> None:
@@ -171,16 +173,16 @@ def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle
         opened.register("purchase", bundle, metrics={}, params={}, tags={})
 
 
-class _Refusing(socketserver.BaseRequestHandler):
+class CountRequests(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        self.server.asked += 1
+        self.server.requests += 1
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_a_server_that_is_away_is_told_at_once(settings, answers):
-    """A port where nothing listens, and one that takes connections and says nothing."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing) as server:
-        server.asked = 0
+def test_a_server_that_does_not_answer_is_unavailable_at_once(settings, answers):
+    """A port where nothing listens, and one that accepts connections and does not answer."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), CountRequests) as server:
+        server.requests = 0
         url = f"http://127.0.0.1:{server.server_address[1]}"
         if answers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -192,4 +194,4 @@ def test_a_server_that_is_away_is_told_at_once(settings, answers):
         assert url in error.value.where
         if answers:
             server.shutdown()
-            assert server.asked == 1  # MLflow itself, which asks again and again, was not started
+            assert server.requests == 1  # MLflow itself, which would try again and again, was not started

@@ -1,12 +1,12 @@
 """The split: by shares, the same entity on the same arm, and few entities move when shares change."""
 
 from headrace.serving.release import Arm
-from headrace.serving.split import Split
+from headrace.serving.split import TrafficSplit
 
 
 def arm_indexes(model, *weights, entities=20_000):
     """The arm of each entity, by its index."""
-    split = Split(model, [Arm(n, weight, name=str(n)) for n, weight in enumerate(weights)])
+    split = TrafficSplit(model, [Arm(n, weight, name=str(n)) for n, weight in enumerate(weights)])
     return [split.index(entity) for entity in range(entities)]
 
 
@@ -27,6 +27,6 @@ def test_two_models_split_independently():
 
 
 def test_an_entity_has_the_same_arm_in_every_version_of_the_code():
-    split = Split("m", [Arm(1, 0.5), Arm(2, 0.5, name="b")])
+    split = TrafficSplit("m", [Arm(1, 0.5), Arm(2, 0.5, name="b")])
     assert [split.index(key) for key in ("anna", "zoe", 1, 3)] == [0, 1, 0, 1]
-    assert Split("m", [Arm(1)]).index("anna") == 0
+    assert TrafficSplit("m", [Arm(1)]).index("anna") == 0

@@ -16,7 +16,7 @@ from headrace.features.plan import (
     OnDemandView,
     PlanField,
     WindowedView,
-)  # fmt: skip
+)
 from headrace.training.champion import recompute_features
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,9 +26,8 @@ FACTS = AsOfView("facts", ("user",), "facts", "at", (PlanField("price", "float64
 
 def activity(window, code="1"):
     spent = Aggregation("spent", "price", AggregateFunction("sum"), window, HOUR, "float64")
-    return WindowedView(
-        "activity", ("user",), "clicks", "clicks", None, "at", (PlanField("price", "float64"),), (spent,), code
-    )  # fmt: skip
+    fields = (PlanField("price", "float64"),)
+    return WindowedView("activity", ("user",), "clicks", "clicks", None, "at", fields, (spent,), code)
 
 
 def ratio(by):
@@ -44,7 +43,7 @@ def ratio(by):
 
 
 def plan_of(*views):
-    features = [FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features]
+    features = [FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features]
     views = views if FACTS in views else (FACTS, *views)
     return FeaturePlan(
         "m", (EntityKey("user", "user", "int64"),), views, tuple(features), (PlanField("asked", "float64"),)
@@ -54,10 +53,8 @@ def plan_of(*views):
 ROWS = pl.DataFrame(
     {"user": [1, 1], "at": [AT - timedelta(hours=5), AT - timedelta(hours=1)], "price": [1.0, 4.0]}
 )
-TEST = pl.DataFrame({
-    "user": [1], "asked": [8.0], "event_timestamp": [AT], "bought": [1],
-    "activity__spent": [4.0], "ratio__of": [8.0], "facts__price": [4.0],
-})  # fmt: skip
+LABEL = {"user": [1], "asked": [8.0], "event_timestamp": [AT], "bought": [1]}
+TEST = pl.DataFrame({**LABEL, "activity__spent": [4.0], "ratio__of": [8.0], "facts__price": [4.0]})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A whole training: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
 
-import dataclasses
 from pathlib import Path
 
 import attrs
@@ -16,7 +15,7 @@ from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.training import job, training_set
@@ -39,7 +38,7 @@ def root(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_training_goes_from_the_lake_to_mlflow(
-    project: Project, filled: Lake, model: Model, plan: FeaturePlan, root: Path
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, root: Path
 ) -> None:
     progress: list[tuple[str, int, int]] = []
     # With NaN there XGBoost's answers are NaN: no metric, never the best, and never in a report as a number.
@@ -48,10 +47,10 @@ def test_a_training_goes_from_the_lake_to_mlflow(
     tune = Tune("roc_auc", n_trials=TRIALS, space=model.tune.space)
     object.__setattr__(tune, "space", space)  # a space refuses NaN; other settings may lead to it all the same
     model = attrs.evolve(model, tune=tune)
-    opened = registry.open(project.settings)
-    with recorder_added(MlflowRecorder(opened)), run("build"):
+    versions = registry.open(project.settings)
+    with record_with(MlflowRecorder(versions)), run("build"):
         trained = job.train(
-            project, filled, model, plan, code="c1", progress=lambda *step: progress.append(step)
+            project, full_lake, model, plan, code="c1", progress=lambda *step: progress.append(step)
         )
         assert progress[-1] == ("trials", TRIALS, TRIALS)
         report = trained.report
@@ -68,11 +67,11 @@ def test_a_training_goes_from_the_lake_to_mlflow(
         assert 0 < report.parameters["num_boost_round"] <= 60
         assert not list(root.glob("home/ray_results")), "Ray leaves nothing at home"
 
-        version = opened.register(
+        version = versions.register(
             model.name, trained.bundle, metrics=trained.metrics, params=trained.params, tags=trained.tags
         )
-    opened.set_alias(model.name, "champion", version)
-    bundle = opened.bundle(model.name, version)
+    versions.set_alias(model.name, "champion", version)
+    bundle = versions.bundle(model.name, version)
     assert decode_plan((bundle / "plan.json").read_bytes()).digest == plan.digest
     predictor = load_model(bundle / "model")
     assert predictor.features == ("facts__mood", "facts__kind")
@@ -80,7 +79,7 @@ def test_a_training_goes_from_the_lake_to_mlflow(
     low, high = predictor.predict(rows.matrix)
     assert low < 0.2 < 0.8 < high
 
-    again = job.train(project, filled, model, plan, code="c1")
+    again = job.train(project, full_lake, model, plan, code="c1")
     assert again.resumed
     # As it is written: a parameter of NaN is null there.
     written = msgspec.json.decode(msgspec.json.encode(report), type=TrainingReport)
@@ -88,19 +87,19 @@ def test_a_training_goes_from_the_lake_to_mlflow(
 
     # Another gate judges the finished training anew.
     strict = attrs.evolve(model, gate=[at_least("roc_auc", 0.999)])
-    judged = job.train(project, filled, strict, plan, code="c1")
+    judged = job.train(project, full_lake, strict, plan, code="c1")
     assert (judged.resumed, judged.report.gate.passed) == (True, False)
     assert judged.tags["headrace.gate"] == "refused"
     assert judged.report.run == report.run
 
     # Its own rival: the champion on the same rows has the same metrics, so the gate lets it pass.
-    labelled = training_set.read(filled, report.training_set, plan, model.target)
+    labelled = training_set.read(full_lake, report.training_set, plan, model.target)
     test = divide(labelled.frame, model.split, model.target).test
     assert evaluate_champion(bundle, test, model.target, "binary").metrics == report.test.metrics
     assert evaluate_champion(bundle, test, model.target, "regression").lacking == ["a binary target"]
 
     check_stock_mlflow(project)
-    check_nested_runs(opened, trained)
+    check_nested_runs(versions, trained)
 
 
 def check_stock_mlflow(project: Project) -> None:
@@ -120,15 +119,15 @@ def check_stock_mlflow(project: Project) -> None:
     assert list(whole) == list(scores)
 
 
-def check_nested_runs(opened: registry.Registry, trained: job.TrainedVersion) -> None:
-    runs = {found.info.run_name: found for found in opened.client.search_runs([opened.experiment])}
+def check_nested_runs(versions: registry.Registry, trained: job.TrainedVersion) -> None:
+    runs = {run.info.run_name: run for run in versions.client.search_runs([versions.experiment])}
     parent = runs["train purchase"]
     assert parent.data.tags["mlflow.parentRunId"] == runs["build"].info.run_id
     assert parent.data.metrics["roc_auc"] == trained.metrics["roc_auc"]
     tuning = runs["tuning purchase"]
     for child in ("training set purchase", "tuning purchase", "fit purchase", "version of purchase"):
         assert runs[child].data.tags["mlflow.parentRunId"] == parent.info.run_id
-    trials = [found for name, found in runs.items() if name.startswith("trial ")]
+    trials = [trial for name, trial in runs.items() if name.startswith("trial ")]
     assert len(trials) == TRIALS
     assert {trial.data.tags["mlflow.parentRunId"] for trial in trials} == {tuning.info.run_id}
     known = [trial.data.metrics["roc_auc"] for trial in trials if "roc_auc" in trial.data.metrics]
@@ -148,7 +147,7 @@ def check_nested_runs(opened: registry.Registry, trained: job.TrainedVersion) ->
 )
 def test_a_model_of_another_task_is_trained_and_judged_by_its_metrics(
     project: Project,
-    opened: Lake,
+    empty_lake: Lake,
     model: Model,
     plan: FeaturePlan,
     root: Path,
@@ -156,14 +155,14 @@ def test_a_model_of_another_task_is_trained_and_judged_by_its_metrics(
     target: pl.Expr,
     rule: object,
 ) -> None:
-    write_facts(opened)
-    write_outcomes(opened)
-    outcomes = opened.table("outcomes").scan().collect()
+    write_facts(empty_lake)
+    write_outcomes(empty_lake)
+    outcomes = empty_lake.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=target).to_arrow()
-    opened.ensure("targets", rows.schema).overwrite(rows)
-    labels = dataclasses.replace(model.labels, name="targets")
+    empty_lake.ensure("targets", rows.schema).overwrite(rows)
+    labels = attrs.evolve(model.labels, name="targets")
     other = attrs.evolve(model, labels=labels, tune=None, gate=[rule], task=task)
-    trained = job.train(project, opened, other, plan)
+    trained = job.train(project, empty_lake, other, plan)
     assert trained.report.gate.passed
     assert trained.report.test.metrics[rule.metric] == trained.report.gate.results[0].value
     predictor = load_model(trained.bundle / "model")

@@ -387,4 +387,4 @@ def _moved(table: Any, name: str, expected: Position | None, new: Position, labe
                 where=where,
                 remedy=remedy,
             )
-    return {POSITION + name: encode_position(stored.advanced(moves))}
+    return {POSITION + name: encode_position(stored.with_offsets(moves))}

@@ -22,7 +22,7 @@ from headrace.serving.errors import UnknownModel
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, load_servable
-from headrace.serving.split import Split
+from headrace.serving.split import TrafficSplit
 
 __all__ = ["Models", "ReleaseFailure", "ReleasedModel"]
 
@@ -66,7 +66,7 @@ class ReleasedModel:
         self.schema = RequestSchema(plans, [servable.plan for _, servable in self.shadows])
         self.split_key = plans[0].entities[0].join_key
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
-        self._split = Split(release.model, [arm for arm, _ in self.answering])
+        self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
         """The arm that answers this instance."""

@@ -1,4 +1,4 @@
-"""Split: which arm answers an entity. It depends on the entity key's value and the model's name alone."""
+"""The traffic split: which arm answers an entity, by the entity key's value and the model's name alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import accumulate
 
 from headrace.serving.release import Arm
 
-__all__ = ["Split"]
+__all__ = ["TrafficSplit"]
 
 
-class Split:
+class TrafficSplit:
     """The answering arms of a release, each with a part of the interval 0 to 1 as long as its weight.
 
     An entity has a fixed point in the interval: a hash of its key and the model's name. If an arm grows at

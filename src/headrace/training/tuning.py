@@ -13,7 +13,7 @@ from typing import Any
 
 from headrace.declare.metrics import better
 from headrace.declare.model import Model
-from headrace.declare.search import Choice, Floats, Integers, Space, Tune
+from headrace.declare.search import ChoiceSpace, FloatSpace, IntegerSpace, Space, Tune
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.run import run
@@ -184,9 +184,9 @@ def _callbacks(tune: Tune, progress: Progress | None) -> list[Any]:
 def _ray_space(space: Space) -> Any:
     from ray import tune as ray_tune
 
-    if isinstance(space, Integers):
+    if isinstance(space, IntegerSpace):
         return ray_tune.randint(space.low, space.high + 1)  # Ray excludes the upper end
-    if isinstance(space, Floats):
+    if isinstance(space, FloatSpace):
         return (ray_tune.loguniform if space.log else ray_tune.uniform)(space.low, space.high)
-    assert isinstance(space, Choice)
+    assert isinstance(space, ChoiceSpace)
     return ray_tune.choice(list(space.values))

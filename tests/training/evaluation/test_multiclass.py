@@ -21,23 +21,23 @@ def test_metrics_equal_those_of_scikit_learn(drawn: list[tuple[int, tuple[int, i
     weights = np.array([(1, 2, 3), (3, 2, 1), (1, 3, 2), *(row for _, row in drawn)], float)
     probabilities = weights / weights.sum(axis=1, keepdims=True)
     predicted = probabilities.argmax(axis=1)
-    found = MULTICLASS.evaluate(target, probabilities, LABELS)
+    evaluation = MULTICLASS.evaluate(target, probabilities, LABELS)
     expected = {
         "accuracy": metrics.accuracy_score(target, predicted),
         "macro_f1": metrics.f1_score(target, predicted, average="macro", zero_division=0),
         "log_loss": metrics.log_loss(target, probabilities),
     }
-    assert found.metrics == pytest.approx(expected)
-    assert list(found.metrics) == list(METRICS["multiclass"])
-    assert found.confusion == metrics.confusion_matrix(target, predicted).tolist()
+    assert evaluation.metrics == pytest.approx(expected)
+    assert list(evaluation.metrics) == list(METRICS["multiclass"])
+    assert evaluation.confusion == metrics.confusion_matrix(target, predicted).tolist()
     precision, recall, f1, rows = metrics.precision_recall_fscore_support(target, predicted, zero_division=0)
-    for code, part in enumerate(found.classes):
+    for code, part in enumerate(evaluation.classes):
         assert (part.label, part.rows) == (LABELS[code], rows[code])
         assert (part.precision, part.recall, part.f1) == pytest.approx(
             (precision[code], recall[code], f1[code])
         )
     for name in METRICS["multiclass"]:
-        assert MULTICLASS.metric(name, target, probabilities) == found.metrics[name]
+        assert MULTICLASS.metric(name, target, probabilities) == evaluation.metrics[name]
 
 
 def test_labels_are_encoded_by_their_sorted_order() -> None:

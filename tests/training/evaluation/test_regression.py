@@ -20,18 +20,18 @@ NUMBER = st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, 100.0])
 @given(st.lists(st.tuples(NUMBER, NUMBER), min_size=2, max_size=60))
 def test_metrics_equal_those_of_scikit_learn(drawn: list[tuple[float, float]]) -> None:
     target, values = (np.array(part) for part in zip(*drawn, strict=True))
-    found = REGRESSION.evaluate(target, values)
-    assert list(found.metrics) == list(METRICS["regression"])
+    evaluation = REGRESSION.evaluate(target, values)
+    assert list(evaluation.metrics) == list(METRICS["regression"])
     expected = {
         "rmse": math.sqrt(metrics.mean_squared_error(target, values)),
         "mae": metrics.mean_absolute_error(target, values),
         "mape": metrics.mean_absolute_percentage_error(target, values),
         "r2": metrics.r2_score(target, values),
     }
-    assert found.metrics == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert evaluation.metrics == pytest.approx(expected, rel=1e-6, abs=1e-9)
     for name in METRICS["regression"]:
-        assert REGRESSION.metric(name, target, values) == found.metrics[name]
-    assert found.baseline["target_deviation"] == pytest.approx(target.std())
+        assert REGRESSION.metric(name, target, values) == evaluation.metrics[name]
+    assert evaluation.baseline["target_deviation"] == pytest.approx(target.std())
 
 
 def test_a_value_that_is_not_finite_has_no_metric() -> None:

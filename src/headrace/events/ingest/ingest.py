@@ -301,10 +301,10 @@ class Ingest:
         if self._suspicious:
             culprits = find_culprits(batch, self.contract, self._format, self.table)
         verdicts = judge_batch(self._judge, batch, culprits)
-        before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
+        before, self._read = self._read.for_partitions(batch.next), self._read.with_offsets(batch.next)
         lost, self._lost = self._lost, 0
         kept = batch if any(feed.raw for feed in self._feeds) else None
-        return _Judged(verdicts, before, self._read.within(batch.next), kept, lost)
+        return _Judged(verdicts, before, self._read.for_partitions(batch.next), kept, lost)
 
     def _behind(self, asked: Mapping[int, int]) -> frozenset[int]:
         """The log partitions with events that are not judged yet; looked at where a mark depends on it."""
@@ -340,7 +340,7 @@ class Ingest:
         """Brings sinks that are behind level with this share of the table. Nothing is being written
         meanwhile."""
         for feed in self._feeds:
-            feed.catch_up(self._read.within(self._share.partitions))
+            feed.catch_up(self._read.for_partitions(self._share.partitions))
 
     def _level_all(self) -> None:
         """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""

@@ -47,7 +47,7 @@ class Sink(Protocol):
         """Takes the events (see sink_schema) and moves its position, in one transaction.
 
         The position names some log partitions, those of one worker's share; in all others, and where
-        it lies behind the sink's own, that one stays as it is (LogPosition.further). Events come in
+        it lies behind the sink's own, that one stays as it is (LogPosition.advance). Events come in
         the order of their offsets within a log partition. Those before the sink's own position were
         taken before, and are passed over: several workers may give it the same ones at once.
         """

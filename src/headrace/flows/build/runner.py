@@ -16,7 +16,7 @@ from headrace.flows.build.sources import SourceState, find_sources, raise_first_
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.unchanged import record_build
 from headrace.kernel.faults import reach
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 
 __all__ = ["record_runs", "run_build", "run_stage"]
 
@@ -127,6 +127,6 @@ def record_runs(settings: Settings) -> Iterator[None]:
         store = lineage.open(settings)
         stack.callback(store.close)
         recorder = stack.enter_context(store.recorder())  # when it ends, everything has been written
-        stack.enter_context(recorder_added(recorder))
-        stack.enter_context(recorder_added(MlflowRecorder(registry.open(settings))))
+        stack.enter_context(record_with(recorder))
+        stack.enter_context(record_with(MlflowRecorder(registry.open(settings))))
         yield

@@ -22,9 +22,9 @@ from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
-from headrace.kernel.private import is_open
+from headrace.kernel.private import is_open_to_others
 from headrace.kernel.secrets import clean_text
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.serving.deployment import haproxy
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.spool import find_oversized, oversized_folder, read_spool
@@ -94,7 +94,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    if settings.state.is_dir() and is_open(settings.state):
+    if settings.state.is_dir() and is_open_to_others(settings.state):
         mode = stat.S_IMODE(settings.state.stat().st_mode)
         found = f"others on this machine may enter {settings.state} (mode {mode:o})"
         yield Finding("state folder", False, found, f"chmod 700 {shlex.quote(str(settings.state))}")
@@ -207,7 +207,7 @@ def _address(what: str, url: str) -> Finding:
 
 def _ports(settings: Settings) -> Iterator[Finding]:
     """The doors' ports: free, or taken by our own `up`."""
-    if running(settings) is not None:
+    if find_up(settings) is not None:
         yield Finding("ports", True, "`headrace up` runs here and has them")
         return
     for name in ("predict_port", "collector_port", "console_port"):
@@ -230,7 +230,7 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
         what = f"{large:,} are larger than topic {PREDICTIONS} takes: {oversized_folder(folder)}"
         yield Finding("predictions", False, what, remedy)
-    if running(settings) is not None:
+    if find_up(settings) is not None:
         return
     left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:

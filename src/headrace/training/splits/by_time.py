@@ -63,7 +63,7 @@ def _cut(rows: pl.DataFrame, validation_from: datetime, test_from: datetime, spl
     return Parts((Fold(train, validation),), test, boundaries, dropped)
 
 
-def _needed_classes(name: str, classes: int) -> int:
+def _least_classes(name: str, classes: int) -> int:
     """How many classes the part must have, of so many in all; 0: the target is not a class."""
     if not classes:
         return 0
@@ -71,7 +71,7 @@ def _needed_classes(name: str, classes: int) -> int:
 
 
 def _suffices(name: str, part: pl.DataFrame, target: str, classes: int) -> bool:
-    return len(part) > 0 and (not classes or part[target].n_unique() >= _needed_classes(name, classes))
+    return len(part) > 0 and (not classes or part[target].n_unique() >= _least_classes(name, classes))
 
 
 def _nearest(rows: pl.DataFrame, split: ByTime, target: str, classes: int) -> tuple[datetime, datetime] | None:
@@ -96,7 +96,7 @@ def _nearest(rows: pl.DataFrame, split: ByTime, target: str, classes: int) -> tu
     }
     for name, (start, end, share) in parts.items():
         present = sum((of_class[np.maximum(end, start)] > of_class[start]).astype(int) for of_class in counts)
-        enough &= present >= max(1, _needed_classes(name, classes))
+        enough &= present >= max(1, _least_classes(name, classes))
         distance += ((end - start) / len(moments) - share) ** 2
     if not enough.any():
         return None
@@ -127,7 +127,7 @@ def _check(name: str, part: pl.DataFrame, rows: pl.DataFrame, split: ByTime, tar
             f"the {name} part of {span} has one class only: {target} is always {part[target][0]}",
             remedy="It needs more labels, or a larger share for this part.",
         )
-    if present < _needed_classes(name, classes):
+    if present < _least_classes(name, classes):
         raise Refused(
             f"the {name} part of {span} has {present} of the {classes} classes of {target}",
             remedy="The model must learn every class: it needs more labels, or a larger share for this part.",

@@ -26,7 +26,8 @@ def trainer_by_name(name: str) -> TrainerPort:
     for trainer in TRAINERS:
         if trainer.name == name:
             return trainer
+    names = ", ".join(trainer.name for trainer in TRAINERS)
     raise HeadraceError(
         f"no trainer {name!r} exists here",
-        remedy=f"Use the Headrace it was trained with; here are {', '.join(one.name for one in TRAINERS)}.",
+        remedy=f"Use the Headrace it was trained with; here are {names}.",
     )

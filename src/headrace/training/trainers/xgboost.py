@@ -58,7 +58,7 @@ class XGBoostTrainer:
         xgboost = _import_xgboost()
         given = {**declared.parameters, **parameters, "seed": seed}
         defaults = {"objective": _OBJECTIVES[data.task], "tree_method": "hist", **data.class_count}
-        train, validation = data.quantized(given.get("max_bin"), budget.threads)
+        train, validation = data.of_bins(given.get("max_bin"), budget.threads)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             booster = xgboost.train(
@@ -95,7 +95,7 @@ class _Matrices:
         self._data = data
         self._made: dict[tuple[int | None, int], tuple[Any, Any]] = {}
 
-    def quantized(self, max_bin: int | None, threads: int) -> tuple[Any, Any]:
+    def of_bins(self, max_bin: int | None, threads: int) -> tuple[Any, Any]:
         """Train and validation part, the second cut into bins as the first is; None: XGBoost's own default."""
         if (max_bin, threads) not in self._made:
             xgboost = _import_xgboost()
