@@ -47,7 +47,7 @@ def oracle(content: bytes) -> list[list[str]]:
     last=st.booleans(),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "utf-16"]),
 )
-def test_what_a_csv_writer_writes_is_read(
+def test_a_file_of_a_csv_writer_is_read(
     tmp_path: Path, rows: list[list[str]], end: str, quoting: int, last: bool, encoding: str
 ) -> None:
     width = len(rows[0]) if rows else 2
@@ -119,7 +119,7 @@ def test_where_the_bytes_are_cut_makes_no_difference(
         (b"a,b\n1,2\r3,4\n", 2, "this row has another line end than the first one"),
     ],
 )
-def test_what_cannot_be_read_rightly_is_refused(
+def test_what_cannot_be_read_correctly_is_refused(
     tmp_path: Path, content: bytes, row: int | None, words: str
 ) -> None:
     with pytest.raises(ProjectError, match=words) as refused:

@@ -30,7 +30,11 @@ def source_files(project: Project, source: Source) -> list[Path]:
     where = f"{source.place}: source {source.name!r}"
     files = list_files(path)
     if not files:
-        raise ProjectError(f"there is nothing at {source.path}", where=where, remedy=f"Put its files at {path}")
+        raise ProjectError(
+            f"source {source.name!r} has no files at {source.path}",
+            where=str(source.place),
+            remedy=f"Put its files at {path}, or correct the path.",
+        )
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1 or not kinds <= {".csv", ".parquet"}:
         raise ProjectError(
