@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import parse_duration
 
 __all__ = ["Alerts"]
 
@@ -61,7 +61,7 @@ class Alerts:
                 f"growth={growth:g} must be greater than 1, and min_events={min_events} at least 1", where=where
             )
         try:
-            window, baseline = duration(window), duration(baseline)
+            window, baseline = parse_duration(window), parse_duration(baseline)
         except ValueError as error:
             raise ProjectError(str(error), where=where) from error
         if window < timedelta(seconds=10) or baseline < window:

@@ -20,7 +20,7 @@ from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import parse_duration
 
 __all__ = ["CHANGED_AT", "CHANGE_FIELDS", "SNAPSHOT_ENDS", "changes", "current"]
 
@@ -84,7 +84,7 @@ def changes(
         if time_unit not in (None, "ms", "us", "ns"):
             raise ProjectError(f"time_unit={time_unit!r} is not ms, us or ns", where=str(place))
         try:
-            spans = duration(dedup_within), None if retention is None else duration(retention)
+            spans = parse_duration(dedup_within), None if retention is None else parse_duration(retention)
         except ValueError as error:
             raise ProjectError(str(error), where=str(place)) from error
         change: type[Struct] = msgspec.defstruct(

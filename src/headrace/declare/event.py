@@ -15,7 +15,7 @@ from msgspec import Struct
 from headrace.declare.alerts import Alerts
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration, from_micros, micros
+from headrace.kernel.time import from_micros, micros, parse_duration
 
 __all__ = ["Contract", "contract_of", "event"]
 
@@ -133,11 +133,13 @@ def event(
             )
         _check_rules(time_formats, timezone, version, upcasters or {}, place)
         try:
-            windows = [None if one is None else duration(one) for one in (dedup_within, max_late, retention)]
+            windows = [
+                None if one is None else parse_duration(one) for one in (dedup_within, max_late, retention)
+            ]
             contract = Contract(
                 topic=topic, struct=struct, time=time, key=key, identity=tuple(identity),
                 dedup_within=windows[0], time_formats=tuple(time_formats), timezone=timezone, coerce=coerce,
-                max_ahead=duration(max_ahead), max_late=windows[1], oldest=_instant(oldest), extra=extra,
+                max_ahead=parse_duration(max_ahead), max_late=windows[1], oldest=_instant(oldest), extra=extra,
                 partitions=partitions, retention=windows[2], alerts=alerts, forward=forward, format=format,
                 version=version, upcasters=dict(upcasters or {}), place=place,
             )  # fmt: skip

@@ -13,7 +13,7 @@ from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.source import Source
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import parse_duration
 
 if TYPE_CHECKING:
     import dataframely as dy
@@ -50,7 +50,7 @@ def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta =
     spans = []
     for name, value in (("before", before), ("after", after)):
         try:
-            span = duration(value)
+            span = parse_duration(value)
         except ValueError as error:
             raise ProjectError(f"{name}: {error}", where=str(Place.of_caller())) from error
         if span % ONE_DAY:
