@@ -12,10 +12,10 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 from tests.events.clicks import Click
 
 from headrace import log
@@ -51,7 +51,7 @@ def forward_once(folder: str, url: str, topic: str) -> None:
     ingest.BATCH, ingest.TRICKLE = 100, 0
     declared = contract_of(Click)
     assert declared is not None
-    contract = replace(
+    contract = attrs.evolve(
         declared, topic=topic, dedup_within=None, partitions=2, forward=(f"{topic}.valid", f"{topic}.invalid")
     )
     events = log.open(url)

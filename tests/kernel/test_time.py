@@ -45,7 +45,7 @@ def test_durations_are_read(text: str, expected: timedelta) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30 m", "1x", "1d!", "-1d", "1.5h"])
-def test_other_text_is_no_duration(text: str) -> None:
+def test_other_text_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
         parse_duration(text)
 

@@ -6,9 +6,9 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
@@ -89,7 +89,7 @@ def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
 ) -> None:
     contract = contract_of(Click)
     assert contract is not None
-    contract = replace(contract, topic="given.clicks", forward=("given.good", "given.refused"))
+    contract = attrs.evolve(contract, topic="given.clicks", forward=("given.good", "given.refused"))
     connection = KafkaConnection(secured_broker.url.removeprefix("kafka://"))
     for topic in (contract.topic, *contract.forward):
         connection.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)

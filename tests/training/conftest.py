@@ -46,13 +46,13 @@ def empty_lake(project: Project) -> Lake:
 
 def make_model(**options: Any) -> Model:
     """A model `m` with the target `y`, trained by XGBoost."""
-    labels = Table("outcomes", lambda frame: frame, (), None, False, None, Place("?", 0))
+    labels = Table(name="outcomes", function=lambda frame: frame, reads=(), place=Place("?", 0))
     return Model("m", **{"labels": labels, "target": "y", "features": None, "trainer": XGBoost(), **options})
 
 
 @pytest.fixture
 def model() -> Model:
-    labels = Table("outcomes", lambda frame: frame, (), None, False, None, Place("?", 0))
+    labels = Table(name="outcomes", function=lambda frame: frame, reads=(), place=Place("?", 0))
     return Model(
         "purchase",
         labels=labels,

@@ -1,6 +1,5 @@
 """A whole training: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
 
-import dataclasses
 from pathlib import Path
 
 import attrs
@@ -161,7 +160,7 @@ def test_a_model_of_another_task_is_trained_and_judged_by_its_metrics(
     outcomes = empty_lake.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=target).to_arrow()
     empty_lake.ensure("targets", rows.schema).overwrite(rows)
-    labels = dataclasses.replace(model.labels, name="targets")
+    labels = attrs.evolve(model.labels, name="targets")
     other = attrs.evolve(model, labels=labels, tune=None, gate=[rule], task=task)
     trained = job.train(project, empty_lake, other, plan)
     assert trained.report.gate.passed

@@ -1,7 +1,5 @@
 """The training set: a tagged table of labels and features, and the rows that training reads of it."""
 
-import dataclasses
-
 import attrs
 import msgspec
 import polars as pl
@@ -124,7 +122,7 @@ def test_a_text_target_is_refused(project: Project, full_lake: Lake, model: Mode
     outcomes = full_lake.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=pl.lit("yes")).to_arrow()
     full_lake.ensure("words", rows.schema).overwrite(rows)
-    model = attrs.evolve(model, labels=dataclasses.replace(model.labels, name="words"))
+    model = attrs.evolve(model, labels=attrs.evolve(model.labels, name="words"))
     with pytest.raises(Refused, match="must be 0 or 1; a row has 'yes'"):
         training_set.make(project, full_lake, model, plan)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
+import attrs
 import pytest
 
 from headrace import Meta, Precision, Struct, event
@@ -214,15 +214,15 @@ def test_what_is_not_compatible_needs_a_version_or_a_name(events_log: Log, lake:
     assert "version=2" in str(refused.value)
     assert "page: 'shop' is refused" in str(refused.value)
     with pytest.raises(Refused, match="cannot hold it"):
-        adopted(replace(like(user=float), version=2), lake)
+        adopted(attrs.evolve(like(user=float), version=2), lake)
     assert set(lake.table("visits").schema().names) >= {"user", "price"}
-    meant = replace(like(page=Literal["home"], price=...), version=2)
+    meant = attrs.evolve(like(page=Literal["home"], price=...), version=2)
     adopted(meant, lake)
     with pytest.raises(Refused, match="seen version 2") as refused:
         adopted(VISIT, lake)
     assert "version=3" in str(refused.value)
-    adopted(replace(meant, version=1), lake)  # the same contract: nothing is at stake
-    adopted(replace(VISIT, version=3), lake)
+    adopted(attrs.evolve(meant, version=1), lake)  # the same contract: nothing is at stake
+    adopted(attrs.evolve(VISIT, version=3), lake)
 
 
 def test_many_that_start_at_once_agree(lake: Lake) -> None:
@@ -290,7 +290,7 @@ def test_older_events_are_upgraded_and_judged(events_log: Log, lake: Lake) -> No
 
 
 def test_the_time_of_an_upgraded_event_need_not_be_spelled_again(events_log: Log, lake: Lake) -> None:
-    local = replace(UPGRADED, time_formats=("%d.%m.%Y %H:%M",), timezone="Europe/Paris")
+    local = attrs.evolve(UPGRADED, time_formats=("%d.%m.%Y %H:%M",), timezone="Europe/Paris")
     events_log.create("visits")
     events_log.append("visits", [b'{"when": "01.03.2026 12:00", "who": "7"}'])
     (row,) = ingested(local, events_log, lake)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import attrs
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -112,7 +112,7 @@ def test_many_batches_and_log_partitions(
 ) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 70)
     monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
-    wide = replace(contract, partitions=3)
+    wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     events_log.append("clicks", [click(n) for n in range(500)], [b"%d" % n for n in range(500)])
     kept = Kept()
@@ -380,7 +380,7 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1), click(9_000, user=2), click(1), click(9_000, user=2)])
-    (told,) = to_end(replace(contract, dedup_within=timedelta(hours=1)), events_log, lake)
+    (told,) = to_end(attrs.evolve(contract, dedup_within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
 
@@ -392,7 +392,7 @@ def test_a_backlog_of_several_log_partitions_admits_no_copy(
     restarts: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
-    wide = replace(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
+    wide = attrs.evolve(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
     events_log.create("clicks", 3)
     hour = 3_600
     for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
@@ -417,7 +417,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
     def key_in(partition: int) -> bytes:
         return next(b"%d" % n for n in range(99) if partition_of(b"%d" % n, 3) == partition)
 
-    wide = replace(contract, partitions=3)
+    wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     day = 86_400
     for partition in (0, 1):
@@ -434,7 +434,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
 def test_an_event_dated_ahead_makes_nothing_forgotten(
     contract: Contract, events_log: Log, lake: Lake, future: str, within: str
 ) -> None:
-    ahead = replace(contract, max_ahead=parse_duration(future), dedup_within=parse_duration(within))
+    ahead = attrs.evolve(contract, max_ahead=parse_duration(future), dedup_within=parse_duration(within))
     events_log.create("clicks")
     present, later = now(), now() + ahead.max_ahead - timedelta(seconds=10)
     first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
@@ -447,13 +447,13 @@ def test_an_event_dated_ahead_makes_nothing_forgotten(
 def test_an_event_dated_ahead_is_remembered_under_a_contract_that_admits_none_such(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    ahead = replace(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
+    ahead = attrs.evolve(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
     present = now()
     events_log.create("clicks")
     events_log.append("clicks", [click(1, at=(present + timedelta(hours=20)).isoformat())])
     to_end(ahead, events_log, lake)
     events_log.append("clicks", [click(1, at=present.isoformat())])
-    (progress,) = to_end(replace(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
+    (progress,) = to_end(attrs.evolve(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
     assert (progress.good, progress.refused) == (0, Counter(duplicate=1))
 
 
