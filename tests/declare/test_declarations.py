@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -116,6 +117,14 @@ def test_spaces_hold_their_bounds() -> None:
     assert choice("a", 2).values == ("a", 2)
 
 
+def make_model(name: str, **options: Any) -> Model:
+    @table(reads=click())
+    def labels(events: pl.LazyFrame) -> pl.LazyFrame:
+        return events
+
+    return Model(name, labels=labels, target="y", features=None, trainer=XGBoost(), **options)
+
+
 def rowwise_of_two() -> object:
     def two(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
         return a
@@ -172,6 +181,13 @@ def too_few_frames() -> object:
         (lambda: source("s", "x.csv", schema=["a"]), "schema=['a'] is not a dict"),  # type: ignore[arg-type]
         (lambda: source("s", "../up.csv"), "must lie in the project"),
         (lambda: ByTime(validation=0.6, test=0.6), "must lie in 0..1"),
+        (lambda: ByTime(gap="half an hour"), "'half an hour'"),
+        (lambda: ByTime(gap=timedelta(minutes=-5)), "must not be negative"),
+        (lambda: make_model("m", refresh="daily"), "'daily'"),
+        (lambda: make_model("churn model"), "'churn model' is not a valid model name"),
+        (lambda: make_model("a/b"), "'a/b' is not a valid model name"),
+        (lambda: make_model(""), "'' is not a valid model name"),
+        (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not a policy"),
     ],
 )
 def test_a_wrong_declaration_is_said_with_its_place(wrong: Callable[[], object], said: str) -> None:
