@@ -136,7 +136,7 @@ def test_thousands_that_do_not_end_what_they_began_keep_nobody_out(served: HttpS
 def test_where_no_more_connections_may_be_the_longest_wait_ends(app: App, sent: bytes) -> None:
     wait = WHOLE.replace(b"/ ", b"/wait ", 1)
     with (
-        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, most_connections=20) as one,
+        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, max_connections=20) as one,
         connected(one, 1, wait) as (busy,),
     ):
         until(lambda: app.waiting == 1)

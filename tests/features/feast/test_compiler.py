@@ -143,7 +143,7 @@ WRONG = {
     ),
     "field that is no aggregation": (
         ('schema=[Field(name="spent"', 'schema=[Field(name="more", dtype=Float64), Field(name="spent"'),
-        "'more' of 'activity' is no aggregation's name",
+        "'more' of 'activity' is not the name of an aggregation",
         "spent",
     ),
     "aggregation without field": (

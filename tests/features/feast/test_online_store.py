@@ -167,7 +167,7 @@ PUSHED_WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no key": ({"item": [None]}, "have no item in row 0"),
     "text that is no time": ({"event_timestamp": ["yesterday"]}, "'yesterday', which is not a time"),
     "a number for a time": ({"event_timestamp": [7]}, "'event_timestamp' .* holds Int64, not times"),
-    "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is no whole number"),
+    "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is not a whole number"),
     "text for a number": ({"mean_price": ["dear"]}, "'mean_price' .* is String, not float64"),
 }
 

@@ -293,7 +293,7 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
     source = TableSource(project.tables["clean"])
-    source.settle(project, CodeIndex(project_files(project.settings)))
+    source.complete(project, CodeIndex(project_files(project.settings)))
     assert source.code == codes_of(project)["clean"]
 
 

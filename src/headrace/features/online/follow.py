@@ -52,7 +52,7 @@ class OnlineSink:
 
     def position(self) -> LogPosition | None:
         """How far every followed view has come; without such views, how far the sink has been called."""
-        positions = [position for _, position in self._followed_views()]
+        positions = [position for _, position in self._views_to_follow()]
         if not positions:
             return self._idle
         first = positions[0]
@@ -82,7 +82,7 @@ class OnlineSink:
         # Views of one table at one position share the work.
         groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
         positions: dict[str, LogPosition] = {}
-        for view, current in self._followed_views():
+        for view, current in self._views_to_follow():
             key = (view.rowwise, repr(current))
             groups[key].append(view)
             positions[key[1]] = current
@@ -112,7 +112,7 @@ class OnlineSink:
         if views:
             self._store.apply(views, rows.to_arrow(), ahead, after=after, unread=unread)
 
-    def _followed_views(self) -> list[tuple[WindowedView, LogPosition]]:
+    def _views_to_follow(self) -> list[tuple[WindowedView, LogPosition]]:
         followed, other_code = [], []
         for view in self._store.views():
             if not isinstance(view, WindowedView) or view.topic != self._topic or view.digest in self._failing:

@@ -13,7 +13,7 @@ from headrace import lake as lakes
 from headrace import lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings
-from headrace.features.checks.recompute import Recomputed, ServedPrediction, edited_views, recompute
+from headrace.features.checks.recompute import Recomputed, ServedPrediction, recompute, views_of_edited_code
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView, decode_plan
 from headrace.features.values.conversion import decode_fields
@@ -230,7 +230,7 @@ def _views(
     project: Project, lake: Lake, plan: FeaturePlan, prediction: Prediction, most: int
 ) -> tuple[ViewWhy, ...]:
     served = _served(plan, prediction)
-    edited = edited_views(project, plan)
+    edited = views_of_edited_code(project, plan)
     evidence: dict[str, Evidence] = {}
     errors: dict[str, str] = {}
     for stored in plan.stored:
