@@ -82,8 +82,8 @@ def build_table(
         # The build that made it may have been killed before its run was recorded.
         with run(f"table {table.name}", inputs=datasets) as table_run:
             position = SnapshotPosition(table.name, snapshot.id)
-            table_run.output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
-            table_run.fact(days=0, because=[])
+            table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
+            table_run.add_facts(days=0, because=[])
         return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         _pin_inputs(lake, plan)
@@ -91,8 +91,8 @@ def build_table(
         _unpin_older(lake, plan)
         days = None if plan.whole else plan.days
         facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
-        table_run.output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
-        table_run.fact(days=None if days is None else len(days), because=plan.because)
+        table_run.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
+        table_run.add_facts(days=None if days is None else len(days), because=plan.because)
     return TableBuild(
         table.name, snapshot.id, days, snapshot.rows, versions, skipped=False, because=plan.because
     )
