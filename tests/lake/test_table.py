@@ -156,7 +156,7 @@ class TestPins:
         assert table.snapshot("kept") == first
         table.remove_tag("kept")
         assert table.tags() == {}
-        with pytest.raises(CallError, match="no pin 'kept'"):
+        with pytest.raises(CallError, match="tag 'kept' does not exist"):
             table.snapshot("kept")
 
     def test_of_a_lost_snapshot(self, table: LakeTable) -> None:

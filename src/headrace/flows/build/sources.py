@@ -11,7 +11,7 @@ from headrace.declare.source import list_files
 from headrace.flows.build.pointers import Pointers
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import ProjectError, Unavailable
-from headrace.lake.heads import heads
+from headrace.lake.snapshot_ids import current_snapshot_ids
 
 __all__ = ["current", "read_by_tables", "stamps"]
 
@@ -33,7 +33,7 @@ def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any
     """
     tables, sources = read_by_tables(code)
     found: dict[str, dict[str, Any]] = {}
-    for table, snapshot in heads(settings, tables).items():
+    for table, snapshot in current_snapshot_ids(settings, tables).items():
         if snapshot is None:
             topic = next(t for t, name in code["topics"].items() if name == table)
             captured = f"{table}_current" in code["tables"]

@@ -16,7 +16,7 @@ from headrace.config.settings import Settings
 from headrace.flows.build.graph import Stage
 from headrace.flows.build.pointers import Pointers, write_whole
 from headrace.kernel.digest import digest_file
-from headrace.lake.heads import missing, snapshots_made
+from headrace.lake.snapshot_ids import missing_snapshots, rows_snapshot_ids
 
 __all__ = ["FILE", "IN_LAKE", "displaced", "drop_dangling", "note", "tables_standing"]
 
@@ -66,7 +66,7 @@ def tables_standing(settings: Settings, stages: Iterable[Stage]) -> dict[str, tu
     pointers = Pointers(settings.root)
     held = {stage.name: pointers.read(stage.out) for stage in stages}
     named = {name: (str(one["table"]), int(one["snapshot"])) for name, one in held.items() if one is not None}
-    current = snapshots_made(settings, {table for table, _ in named.values()})
+    current = rows_snapshot_ids(settings, {table for table, _ in named.values()})
     return {name: (table, snapshot, current[table]) for name, (table, snapshot) in named.items()}
 
 
@@ -80,9 +80,9 @@ def drop_dangling(settings: Settings, stages: Iterable[Stage]) -> None:
             continue
         if stage.kind in IN_LAKE:
             tables[held["table"]] = int(held["snapshot"]), stage.out
-        elif stage.kind == "inputs" and missing(settings, held["snapshots"]):
+        elif stage.kind == "inputs" and missing_snapshots(settings, held["snapshots"]):
             pointers.remove(stage.out)
-    for table in missing(settings, {table: snapshot for table, (snapshot, _) in tables.items()}):
+    for table in missing_snapshots(settings, {table: snapshot for table, (snapshot, _) in tables.items()}):
         pointers.remove(tables[table][1])
 
 

@@ -20,7 +20,7 @@ from headrace.flows.build.pointers import write_whole
 from headrace.flows.build.sources import stamps
 from headrace.flows.build.standing import FILE as STANDING
 from headrace.kernel.time import now
-from headrace.lake.heads import heads, snapshots_made
+from headrace.lake.snapshot_ids import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.loader import project_files
 
 __all__ = ["nothing_new", "remember"]
@@ -39,8 +39,8 @@ def nothing_new(settings: Settings) -> bool:
     if due is not None and now() >= datetime.fromisoformat(due):
         return False
     return bool(
-        heads(settings, used) == used
-        and snapshots_made(settings, made) == made
+        current_snapshot_ids(settings, used) == used
+        and rows_snapshot_ids(settings, made) == made
         and digest_of(settings, kept["files"], kept["env"]) == kept["digest"]
     )
 
