@@ -1,15 +1,16 @@
 # Headrace: everything a developer or a newcomer does, by name.
 PYTHON ?= python3
 PY := .venv/bin/python
+EXAMPLE ?= shop
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 
 .PHONY: demo demo-kafka test soak check format lock bench bench-events clean
-demo: .venv/.ready ## the shop, end to end, in a scratch folder
-	@.venv/bin/headrace demo
+demo: .venv/.ready ## an example, end to end, in a scratch folder: make demo EXAMPLE=shop
+	@.venv/bin/headrace demo $(EXAMPLE)
 
-demo-kafka: .venv/.ready ## the same with its events on a real broker, started for it
-	@.venv/bin/python -m services kafka -- .venv/bin/headrace demo --profile kafka
+demo-kafka: .venv/.ready ## the same with its events on a real broker, which is started for it
+	@.venv/bin/python -m services kafka -- .venv/bin/headrace demo $(EXAMPLE) --profile kafka
 
 test: .venv/.ready ## every test
 	@.venv/bin/pytest

@@ -33,7 +33,7 @@ from services.flink import connector, python
 from services.kafka import broker
 
 from headrace import log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.events.ingest.ingest import Ingest
 from headrace.lake import open as open_lake
 from workloads.behaviour import CONTRACT, SHOP, good_of, made
@@ -58,9 +58,7 @@ def filled(url: str, count: int, broken: float) -> None:
 def steady(url: str, folder: Path, count: int, broken: float) -> float:
     """Events a second of an ingest by itself."""
     opened = log.open(url)
-    ingest = Ingest(
-        CONTRACT, opened, open_lake(Settings(folder, "bench", "local", Profile(), folder / "state"))
-    )
+    ingest = Ingest(CONTRACT, opened, open_lake(make_settings(folder, "bench", state=folder / "state")))
     good: list[int] = []
     began = time.perf_counter()
     ingest.run(until_end=True, stop=threading.Event(), tell=lambda progress: good.append(progress.good))

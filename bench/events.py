@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyiceberg.catalog import load_catalog
 
 from headrace import log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.events.ingest.ingest import BATCH, Ingest
 from headrace.lake import open as open_lake
 from workloads.behaviour import CONTRACT, UserBehaviour, good_of, made
@@ -74,8 +74,8 @@ def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callabl
 
 def ours(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
     """Ingest on a topic of these values, and what closes it."""
-    settings = Settings(folder, "bench", "local", Profile(), folder / "state")
-    events = log.open(settings.log_url)
+    settings = make_settings(folder, "bench", state=folder / "state")
+    events = log.open(settings.log.url)
     events.create("user_behaviour")
     for begin in range(0, len(values), 10_000):
         events.append("user_behaviour", values[begin : begin + 10_000])

@@ -21,11 +21,10 @@ from statistics import median
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from msgspec.structs import replace
 from pyarrow.fs import FileSelector
 
 from headrace import lake
-from headrace.config.settings import Profile, load_settings
+from headrace.config.settings import load_settings
 from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
@@ -195,8 +194,7 @@ def served(project: Project, scratch: Path) -> Iterator[Lake]:
         catalog(folders[1], objects.url, environment=objects.environment) as tables,
     ):
         os.environ.update(objects.environment)
-        profile = Profile(catalog=tables.url, warehouse=objects.url)
-        yield lake.open(replace(project.settings, profile_name="served", profile=profile))
+        yield lake.open(project.settings.with_values(catalog=tables.url, warehouse=objects.url))
 
 
 def main() -> None:

@@ -34,8 +34,7 @@ from services.kafka import broker
 
 from headrace import lake, log
 from headrace.config.settings import load_settings
-from headrace.events.ingest.facts import POSITION
-from headrace.kernel.position import LogPosition
+from headrace.events.ingest.position import stored_position
 from headrace.lake import LakeTable
 from workloads.behaviour import CONTRACT, SHOP, made
 
@@ -81,8 +80,8 @@ class Watch:
 
     @staticmethod
     def _end(table: LakeTable) -> int:
-        position = table.position(POSITION)
-        return position.next_offset(0) if isinstance(position, LogPosition) else 0
+        position = stored_position(table)
+        return position.next_offset(0) if position is not None else 0
 
 
 @contextmanager
@@ -103,7 +102,7 @@ def measured(project: Path, seconds: int, url: str) -> tuple[np.ndarray, np.ndar
     environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(project / url.partition(":")[0])}
     os.environ.update(environment)
     settings = load_settings(project)
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     opened.create(CONTRACT.topic)
     events = made(RATE * (seconds + 1), begin=datetime.now(UTC), rate=RATE)
     sent: list[tuple[int, float]] = []  # (first offset of the append, when it was sent)

@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from headrace.features.aggregates import parse_function, result_dtype
+from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
-from headrace.features.online.sqlite import SqliteStore
+from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import (
     Aggregation,
     AsOfView,
@@ -80,7 +81,7 @@ def events(count: int, now: int, span: int) -> pl.DataFrame:
     )
 
 
-def reads(store: SqliteStore, plan: FeaturePlan, name: str) -> None:
+def reads(store: OnlineStore, plan: FeaturePlan, name: str) -> None:
     draw = random.Random(7)
     users = [draw.randrange(ENTITIES) for _ in range(200_000)]
     say(
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object a line (it is so anyway)")
     parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(Path(folder) / "online.db")
+        store = open_sqlite(Path(folder) / "online.db")
         as_of = AsOfView(
             "a", ("user",), "facts", "time", tuple(PlanField(f"f{i}", "float64") for i in range(6)), 7 * DAY
         )
@@ -131,7 +132,7 @@ def main() -> None:
             assert isinstance(at, LogPosition)
             rows = events(size, now_micros(), MINUTE).to_arrow()
             begin = time.perf_counter()
-            store.apply([view], rows, at.advanced({0: at.offsets[0] + size}), after=at)
+            store.apply([view], rows, at.with_offsets({0: at.offsets[0] + size}), after=at)
             say(f"events applied, {size:,} a batch", size / (time.perf_counter() - begin), "events/s")
         store.close()
 

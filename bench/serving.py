@@ -25,7 +25,6 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -50,7 +49,8 @@ from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release
 from headrace.serving.release import Arm
-from headrace.training.trainers import xgboost as trainer
+from headrace.training.trainers.folder import ModelMeta, load_model, save_model
+from headrace.training.trainers.xgboost import MODEL
 
 NAMES = [f"f{n}" for n in range(6)]
 PRODUCTS = 10_000
@@ -69,8 +69,7 @@ def main() -> None:
     peer: list[tuple[float, float]] = []
     try:
         settings = made(folder / "project")
-        profile = msgspec.structs.replace(settings.profile, serving=given.serving)
-        with bare(settings) as bare_url, ours(msgspec.structs.replace(settings, profile=profile)) as url:
+        with bare(settings) as bare_url, ours(settings.with_values(serving=given.serving)) as url:
             for _ in range(given.rounds):
                 peer.append(measured(bare_url, given.seconds / given.rounds))
                 own.append(measured(url, given.seconds / given.rounds))
@@ -112,21 +111,21 @@ def made(root: Path) -> Settings:
     values = random.normal(size=(PRODUCTS, len(NAMES)))
     data = xgboost.DMatrix(values, (values[:, 0] + random.normal(size=PRODUCTS) > 0).astype(float))
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1}, data, 100)
-    place = registry.open(settings).place("purchase", 1)
+    place = registry.open(settings).bundle_folder("purchase", 1)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(one.column for one in plan.features)
-    meta = trainer.Meta(encoding=Encoding(columns), parameters={}, rounds=100, base_rate=0.5)
-    trainer.save(place / "model", bytes(booster.save_raw("ubj")), meta)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns))
+    save_model(place / "model", {MODEL: bytes(booster.save_raw("ubj"))}, meta)
     seal(place, signing_key(settings))
-    store = online.open(settings.online_url)
+    store = online.open(settings.online.url)
     store.prepare(plan)
     at = pa.array([from_micros(now_micros() - 3_600_000_000)] * PRODUCTS, pa.timestamp("us", "UTC"))
     columns_of = {name: values[:, n] for n, name in enumerate(NAMES)}
     rows = pa.table({"product_id": np.arange(PRODUCTS), "event_timestamp": at, **columns_of})
     store.load(view, rows, SnapshotPosition("facts", 1))
     store.close()
-    topics = log.open(settings.log_url)
+    topics = log.open(settings.log.url)
     release.append(topics, release.make("purchase", [Arm(1)], by="bench", why="bench"))
     topics.close()
     return settings
@@ -147,8 +146,8 @@ def bare(settings: Settings) -> Iterator[str]:
 def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> None:
     bundle = registry.open(settings).bundle("purchase", 1)
     plan = decode_plan((bundle / "plan.json").read_bytes())
-    lookup = Lookup(plan, online.open(settings.online_url))
-    model = trainer.load(bundle / "model")
+    lookup = Lookup(plan, online.open(settings.online.url))
+    model = load_model(bundle / "model")
 
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]
         if scope["type"] == "lifespan":
@@ -156,7 +155,7 @@ def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> No
                 await send({"type": f"{(await receive())['type']}.complete"})
         asked = json.loads((await receive())["body"])
         score = model.predict(lookup.features([asked], now_micros()).matrix)[0]
-        body = json.dumps({"model": "purchase", "version": 1, "score": float(score)}).encode()
+        body = json.dumps({"model": "purchase", "version": 1, "value": float(score)}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

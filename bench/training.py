@@ -17,16 +17,21 @@ import numpy as np
 import polars as pl
 
 from headrace.cluster.connection import connect
-from headrace.config.settings import Profile, Settings
-from headrace.declare.model import ByTime, Model, XGBoost
+from headrace.config.settings import make_settings
+from headrace.declare.model import Model
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform, uniform
+from headrace.declare.splits import ByTime
 from headrace.declare.table import Table
+from headrace.declare.trainers import XGBoost
 from headrace.features.plan import FeaturePlan, FeatureRef
-from headrace.training.evaluation import evaluate, metric
-from headrace.training.fit import Prepared, final_fit, prepare
-from headrace.training.split import by_time
-from headrace.training.trainers import xgboost
+from headrace.training.evaluation import evaluator_for
+from headrace.training.fit import final_fit, save
+from headrace.training.matrices import Matrices, to_matrices
+from headrace.training.splits import divide
+from headrace.training.trainers.port import Budget
+from headrace.training.trainers.xgboost import MODEL as BOOSTER
+from headrace.training.trainers.xgboost import XGBoostTrainer
 from headrace.training.tuning import search
 
 ROWS, FEATURES, TRIALS = 100_000, 15, 12
@@ -51,7 +56,10 @@ MODEL = Model(
 )
 
 
-def data() -> Prepared:
+EVALUATOR = evaluator_for("binary")
+
+
+def data() -> Matrices:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, FEATURES))
     y = (rng.random(ROWS) < 1 / (1 + np.exp(-(x[:, 0] + x[:, 1] * x[:, 2] - 2)))).astype(int)
@@ -60,7 +68,7 @@ def data() -> Prepared:
     rows = pl.DataFrame(x, schema=[one.column for one in plan.features]).with_columns(
         target=y, event_timestamp=pl.Series([start + timedelta(seconds=n) for n in range(ROWS)])
     )
-    return prepare(by_time(rows, MODEL.split, "target"), "target", plan)
+    return to_matrices(divide(rows, MODEL.split, "target"), "target", plan)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -69,17 +77,16 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def plain(prepared: Prepared, settings: list[dict[str, object]]) -> None:
+def plain(prepared: Matrices, settings: list[dict[str, object]]) -> None:
     """The same fits one after another in this process, with all its threads."""
-    for one in settings:
-        _, _, answers, _ = xgboost.fit(
-            prepared.train, prepared.validation, one, rounds=300, early_stopping=20, threads=2
-        )
-        metric("pr_auc", prepared.validation[1], answers)
+    trainer, data = XGBoostTrainer(), prepared.final
+    for parameters in settings:
+        fitted = trainer.fit(trainer.prepare(data), XGBoost(), parameters, seed=0, budget=Budget(threads=2))
+        EVALUATOR.metric("pr_auc", data.validation.target, fitted.validation)
 
 
 def figures(folder: Path) -> list[dict[str, object]]:
-    settings = Settings(folder, "bench", "local", Profile(), folder / "state")
+    settings = make_settings(folder, "bench", state=folder / "state")
     prepared = data()
     made: list[dict[str, object]] = []
 
@@ -99,16 +106,16 @@ def figures(folder: Path) -> list[dict[str, object]]:
     loop = seconds(lambda: plain(prepared, [one.parameters for one in trials]))
     add(f"{TRIALS} trials on {ROWS:,} x {FEATURES}, against a plain loop", tuned, "s", loop)
 
-    predictor = fitted.save(folder / "model", prepared)
+    predictor = save(folder / "model", fitted, MODEL, prepared)
     add(
         "metrics of 15,000 rows",
-        seconds(lambda: evaluate(prepared.test[1], predictor.predict(prepared.test[0]))),
+        seconds(lambda: EVALUATOR.evaluate(prepared.test.target, predictor.predict(prepared.test.matrix))),
         "s",
     )
-    row = prepared.test[0][:1].astype(np.float64)
+    row = prepared.test.matrix[:1].astype(np.float64)
     import xgboost as stock
 
-    booster = stock.Booster(model_file=folder / "model" / xgboost.MODEL)
+    booster = stock.Booster(model_file=folder / "model" / BOOSTER)
     booster.set_param({"nthread": 1})
     times = 2000
     ours = seconds(lambda: [predictor.predict(row) for _ in range(times)]) / times

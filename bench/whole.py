@@ -51,7 +51,7 @@ def figures(demo: bool) -> Iterator[tuple[str, float, str]]:
         yield "headrace demo, 200,000 events", report["seconds"], "s"
         if peak:
             yield "headrace demo, peak PSS without Ray's daemons", peak / 2**20, "MiB"
-        for verb in (["build"], ["status"], ["why", report["prediction"]]):
+        for verb in (["build"], ["status"], ["why", report["facts"]["prediction"]]):
             what = "headrace build, nothing to do" if verb == ["build"] else f"headrace {verb[0]}"
             yield what, seconds([HEADRACE, *verb, "--project", str(folder / "shop")]), "s"
     finally:

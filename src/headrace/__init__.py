@@ -17,25 +17,32 @@ if TYPE_CHECKING:
     from headrace.declare.changes import changes, current
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
-    from headrace.declare.model import ByTime, Model, XGBoost
+    from headrace.declare.model import Model
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
+    from headrace.declare.splits import ByTime
     from headrace.declare.table import day, table
+    from headrace.declare.trainers import XGBoost
+    from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
+    from headrace.kernel.errors import HeadraceError, Refused
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
-    "ByTime": "headrace.declare.model",
-    "Precision": "headrace.declare.precision",
+    "ByTime": "headrace.declare.splits",
+    "Demo": "headrace.demo.demo",
+    "HeadraceError": "headrace.kernel.errors",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Precision": "headrace.declare.precision",
+    "Refused": "headrace.kernel.errors",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
     "Tune": "headrace.declare.search",
-    "XGBoost": "headrace.declare.model",
+    "XGBoost": "headrace.declare.trainers",
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
     "changes": "headrace.declare.changes",
@@ -55,9 +62,12 @@ _HOMES = {
 __all__ = [
     "Alerts",
     "ByTime",
+    "Demo",
+    "HeadraceError",
     "Meta",
     "Model",
     "Precision",
+    "Refused",
     "Struct",
     "TableSource",
     "Tune",

@@ -1,7 +1,9 @@
-"""The same verbs for notebooks: headrace.project().table("clean_events").to_polars()."""
+"""The verbs of the command line as methods: headrace.project().table("clean_events").to_polars()."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,13 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from headrace.flows.build import BuildReport
+    from headrace.flows.build import BuildReport, Progress
+    from headrace.flows.events.ingest_report import IngestReport
+    from headrace.flows.events.send import SendReport
     from headrace.flows.project.status import Status
+    from headrace.flows.trace.why import Why
+    from headrace.projects.running import Up
+    from headrace.training.report import TrainingReport
 
 __all__ = ["OpenProject", "Rows", "project"]
 
@@ -117,11 +124,56 @@ class OpenProject:
         """
         return Rows(self.settings, f"training_{model}", snapshot)
 
-    def build(self, *targets: str, override: str | None = None) -> BuildReport:
-        """headrace build."""
-        from headrace.flows.build import build
+    def training_report(self, model: str, version: int | str = "champion") -> TrainingReport:
+        """How a version was trained: its rows, parameters, metrics and what the gate said.
 
-        return build(self.settings, targets, override=override)
+        Args:
+            model: its name.
+            version: its number or alias.
+
+        Raises:
+            CallError: there is no such version.
+        """
+        from headrace import registry
+        from headrace.training.report import read_report
+
+        versions = registry.open(self.settings)
+        bundle = versions.bundle(model, versions.version(model, version).version)
+        return read_report(bundle)
+
+    def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
+        """headrace send: the events of a file onto a topic."""
+        from headrace.flows.events.send import send
+
+        return send(self.settings, topic, Path(file), shift_to_now=shift_to_now)
+
+    def ingest(self, *topics: str) -> IngestReport:
+        """headrace ingest --until-end: what is on the log now into the tables and the online state."""
+        from headrace.flows.events.ingest import ingest
+
+        return ingest(self.settings, topics, until_end=True)
+
+    def build(
+        self, *targets: str, override: str | None = None, progress: Progress | None = None
+    ) -> BuildReport:
+        """headrace build.
+
+        Args:
+            targets: tables, models or stages; none: everything.
+            override: release a version though the gate refuses it, for this reason.
+            progress: called with each stage, when it begins and when it is done.
+        """
+        from headrace.flows.build import build, silent
+
+        return build(self.settings, targets, override=override, progress=progress or silent)
+
+    @contextmanager
+    def up(self) -> Iterator[Up]:
+        """headrace up while the block runs; the block gets the addresses once everything answers."""
+        from headrace.runtime.background import run_in_background
+
+        with run_in_background(self.settings) as state:
+            yield state
 
     def status(self) -> Status:
         """headrace status."""
@@ -134,6 +186,17 @@ class OpenProject:
         from headrace.flows.models.predict import predict
 
         return predict(self.settings, model, values, explain=explain)
+
+    def why(self, prediction: str, *, events: int = 20) -> Why:
+        """headrace why: what made a prediction.
+
+        Args:
+            prediction: the id of an answer.
+            events: how many raw events are listed for each view.
+        """
+        from headrace.flows.trace.why import why
+
+        return why(self.settings, prediction, events=events)
 
     def __repr__(self) -> str:
         return f"<project {self.settings.project} on {self.settings.profile_name}: {self.settings.root}>"

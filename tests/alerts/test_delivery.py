@@ -1,4 +1,4 @@
-"""Alerts on their way out: to real HTTP and SMTP servers, at least once, and no secret anywhere."""
+"""Delivery of alerts to real HTTP and SMTP servers: at least once, and no secret anywhere."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from services.server import free_port
 from tests.servers import Endpoint, Serving
 from tests.until import until
 
-from headrace.alerts.channels import doors
-from headrace.alerts.delivery import Ledger, deliver
+from headrace.alerts.channels import channels
+from headrace.alerts.delivery import DeliveryLedger, deliver
 from headrace.alerts.record import TOPIC, Alert
 from headrace.config.settings import Settings
-from headrace.flows.project.doctor import _doors
+from headrace.flows.project.doctor import _check_channels
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
@@ -53,7 +53,7 @@ class Mails(Serving):
             context.load_cert_chain(identity)
 
         class Handler(socketserver.StreamRequestHandler):
-            def secured(self) -> bool:
+            def start_tls(self) -> bool:
                 self.request = context.wrap_socket(
                     self.request, server_side=True, do_handshake_on_connect=False
                 )
@@ -69,7 +69,7 @@ class Mails(Serving):
 
             def handle(self) -> None:
                 sender, to = "", list[str]()
-                if tls == "smtps" and not self.secured():
+                if tls == "smtps" and not self.start_tls():
                     return
                 self.say("220 here")
                 while line := self.rfile.readline().strip():
@@ -79,7 +79,7 @@ class Mails(Serving):
                         self.say("250-here", "250 STARTTLS" if open_ else "250 AUTH PLAIN")
                     elif verb == b"STAR":
                         self.say("220 go on")
-                        if not self.secured():
+                        if not self.start_tls():
                             return
                     elif verb == b"AUTH":
                         outer.logins.append(base64.b64decode(line.split()[2]))
@@ -113,43 +113,52 @@ def ids(hooks: Endpoint) -> list[str]:
 
 @pytest.fixture
 def hooks() -> Iterator[Endpoint]:
-    one = Endpoint()
-    yield one
-    one.close()
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()
 
 
 @pytest.fixture
 def mails() -> Iterator[Mails]:
-    one = Mails()
-    yield one
-    one.close()
+    server = Mails()
+    yield server
+    server.close()
 
 
 def alert(number: int, state: str = "raised", **changed: object) -> Alert:
-    one = Alert(
-        id=new_id(), alert="a", number=number, at=now(), topic="clicks", code="out_of_range", field="price",
-        state="raised", severity="warning", refused=5, events=100, share=0.05, before=None, window=300.0,
+    template = Alert(
+        id=new_id(),
+        alert="a",
+        number=number,
+        at=now(),
+        source="refusals",
+        subject="clicks",
+        reason="out_of_range (price)",
+        state="raised",
+        severity="warning",
         why="5.00% of 100 events <in> 5m refused",
-    )  # fmt: skip
-    return msgspec.structs.replace(one, state=state, **changed)  # type: ignore[arg-type]
-
-
-def told(log: Log, *alerts: Alert) -> None:
-    log.create(TOPIC)
-    log.append(TOPIC, [msgspec.json.encode(one) for one in alerts])
-
-
-def with_doors(settings: Settings, *addresses: str) -> Settings:
-    return msgspec.structs.replace(
-        settings, profile=msgspec.structs.replace(settings.profile, alerts=addresses)
+        look="headrace quarantine show clicks --code out_of_range --field price",
+        facts={"refused": 5, "events": 100, "share": 0.05, "baseline": None},
     )
+    return msgspec.structs.replace(template, state=state, **changed)  # type: ignore[arg-type]
+
+
+def append_alerts(log: Log, *alerts: Alert) -> None:
+    log.create(TOPIC)
+    log.append(TOPIC, [msgspec.json.encode(alert) for alert in alerts])
+
+
+def with_channels(settings: Settings, *addresses: str) -> Settings:
+    return settings.with_values(alerts=addresses)
 
 
 @contextmanager
 def delivering(settings: Settings, log: Log) -> Iterator[Path]:
-    ledger = settings.made_state() / "alerts.json"
+    ledger = settings.make_state() / "alerts.json"
     stop = threading.Event()
-    thread = threading.Thread(target=deliver, args=(doors(settings), log, ledger, stop), kwargs={"idle": 0.02})
+    thread = threading.Thread(
+        target=deliver, args=(channels(settings), log, ledger, stop), kwargs={"idle": 0.02}
+    )
     thread.start()
     try:
         yield ledger
@@ -158,117 +167,122 @@ def delivering(settings: Settings, log: Log) -> Iterator[Path]:
         thread.join(60)
 
 
-def test_a_webhook_gets_signed_json_and_slack_its_own(
+def test_webhook_gets_signed_json_and_slack_gets_blocks(
     settings: Settings, events_log: Log, hooks: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_ALERTS_SECRET", "a shared secret")
     monkeypatch.setenv("OPS_HOOK", f"{hooks.url}/env/{SECRET}")
-    one = alert(1)
-    told(events_log, one)
-    all_ = with_doors(settings, f"{hooks.url}/plain", f"slack+{hooks.url}/slack", "env:OPS_HOOK")
-    with delivering(all_, events_log):
+    raised = alert(1)
+    append_alerts(events_log, raised)
+    three = with_channels(settings, f"{hooks.url}/plain", f"slack+{hooks.url}/slack", "env:OPS_HOOK")
+    with delivering(three, events_log):
         until(lambda: len(hooks.got) == 3)
     got = {path.split("/")[1]: (headers, body) for path, headers, body, _ in hooks.got}
     headers, body = got["plain"]
     signature = hmac.new(b"a shared secret", body, hashlib.sha256).hexdigest()
     assert headers["X-Headrace-Signature-256"] == f"sha256={signature}"
-    assert headers["Idempotency-Key"] == one.id
+    assert headers["Idempotency-Key"] == raised.id
     sent = json.loads(body)
     assert (sent["project"], sent["profile"]) == ("scratch", "local")
-    assert msgspec.convert(sent["alert"], Alert) == one
-    assert sent["look"] == "headrace quarantine show clicks --code out_of_range --field price"
+    assert msgspec.convert(sent["alert"], Alert) == raised
+    assert sent["alert"]["look"] == "headrace quarantine show clicks --code out_of_range --field price"
     slack = json.loads(got["slack"][1])
     assert slack["text"] == "[scratch/local] warning: clicks out_of_range (price)"
     assert "&lt;in&gt; 5m" in slack["blocks"][0]["text"]["text"]
     assert json.loads(got["env"][1]) == sent
 
 
-def test_a_mail_is_sent_with_a_login(
+def test_mail_is_sent_with_a_login(
     settings: Settings, events_log: Log, mails: Mails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_SMTP_URL", f"smtp://joe:p%40ss@127.0.0.1:{mails.port}?from=alerts@example.com")
-    one = alert(1)
-    told(events_log, one)
-    with delivering(with_doors(settings, "mailto:ops@example.com,eve@example.com"), events_log):
+    raised = alert(1)
+    append_alerts(events_log, raised)
+    with delivering(with_channels(settings, "mailto:ops@example.com,eve@example.com"), events_log):
         until(lambda: bool(mails.got))
     ((sender, to, text),) = mails.got
     assert (sender, to) == ("alerts@example.com", ["ops@example.com", "eve@example.com"])
     assert mails.logins == [b"\0joe\0p@ss"]
     message = message_from_bytes(text, policy=policy.default)
     assert message["Subject"] == "[scratch/local] warning: clicks out_of_range (price)"
-    assert message["Message-ID"] == f"<{one.id}@headrace>"
-    assert one.why in message.get_content()
+    assert message["Message-ID"] == f"<{raised.id}@headrace>"
+    assert raised.why in message.get_content()
 
 
 @pytest.mark.parametrize("tls", ["smtps", "starttls"])
-def test_a_mail_goes_by_tls_to_whom_is_trusted_alone(
+def test_mail_goes_by_tls_to_a_trusted_server_alone(
     settings: Settings, events_log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: str
 ) -> None:
     authority, identity = certificates(tmp_path)
     mails = Mails(tls, identity)
     scheme = "smtps" if tls == "smtps" else "smtp"
     monkeypatch.setenv("HEADRACE_SMTP_URL", f"{scheme}://joe:secret@127.0.0.1:{mails.port}?from=a@example.com")
-    told(events_log, alert(1))
-    one = with_doors(settings, "mailto:ops@example.com")
+    append_alerts(events_log, alert(1))
+    mailing = with_channels(settings, "mailto:ops@example.com")
     try:
-        with delivering(one, events_log) as ledger:
-            until(lambda: "certificate" in (Ledger(ledger).of(doors(one)[0]).failure or "").lower())
+        with delivering(mailing, events_log) as ledger:
+            until(
+                lambda: (
+                    "certificate"
+                    in (DeliveryLedger(ledger).state_of(channels(mailing)[0]).failure or "").lower()
+                )
+            )
         assert (mails.logins, mails.got) == ([], [])
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-        with delivering(one, events_log):
+        with delivering(mailing, events_log):
             until(lambda: bool(mails.got))
     finally:
         mails.close()
     assert mails.logins == [b"\0joe\0secret"]
 
 
-def test_what_is_away_is_tried_again_and_what_is_refused_is_counted(
+def test_channel_that_is_away_is_tried_again_and_a_refused_change_is_counted(
     settings: Settings, events_log: Log, hooks: Endpoint
 ) -> None:
     hooks.answers = [503, 302, 429, 422]  # three times not now, then never this one
     alerts = [alert(1), alert(2, "changed"), alert(3, "resolved")]
-    one = with_doors(settings, f"{hooks.url}/{SECRET}")
-    with delivering(one, events_log) as ledger:
-        told(events_log, alerts[0])
+    profile = with_channels(settings, f"{hooks.url}/{SECRET}")
+    with delivering(profile, events_log) as ledger:
+        append_alerts(events_log, alerts[0])
         until(lambda: len(hooks.got) == 4)
-        told(events_log, *alerts[1:])
+        append_alerts(events_log, *alerts[1:])
         until(lambda: len(hooks.got) == 6)
-        (door,) = doors(one)
-        until(lambda: Ledger(ledger).of(door).delivered == 2)
+        (channel,) = channels(profile)
+        until(lambda: DeliveryLedger(ledger).state_of(channel).delivered == 2)
     assert ids(hooks) == [alerts[0].id] * 4 + [alerts[1].id, alerts[2].id]
     assert {post.path for post in hooks.got} == {f"/{SECRET}"}
-    stands = Ledger(ledger).of(door)
-    assert (stands.delivered, stands.refused, stands.failure) == (2, 1, None)
+    state = DeliveryLedger(ledger).state_of(channel)
+    assert (state.delivered, state.refused, state.failure) == (2, 1, None)
 
 
-def test_a_new_door_begins_with_what_is_open_and_the_next_process_goes_on(
+def test_new_channel_begins_with_open_alerts_and_the_next_process_continues(
     settings: Settings, events_log: Log, hooks: Endpoint
 ) -> None:
-    over = [alert(1, field=None), alert(2, "resolved", field=None)]
+    resolved = [alert(1, reason="out_of_range"), alert(2, "resolved", reason="out_of_range")]
     open_ = [alert(1), alert(2, "changed", severity="critical")]
-    told(events_log, *over, *open_)
-    one = with_doors(settings, hooks.url)
-    with delivering(one, events_log):
+    append_alerts(events_log, *resolved, *open_)
+    profile = with_channels(settings, hooks.url)
+    with delivering(profile, events_log):
         until(lambda: len(hooks.got) == 1)
-    later = [alert(3, "resolved"), alert(3, "resolved")]  # the second took a number that was taken
-    told(events_log, *later)
-    with delivering(one, events_log):
+    later = [alert(3, "resolved"), alert(3, "resolved")]  # the second has the number of the first
+    append_alerts(events_log, *later)
+    with delivering(profile, events_log):
         until(lambda: len(hooks.got) == 2)
-    told(events_log, alert(4))
-    with delivering(one, events_log):
+    append_alerts(events_log, alert(4))
+    with delivering(profile, events_log):
         until(lambda: len(hooks.got) == 3)
     assert ids(hooks)[:2] == [open_[1].id, later[0].id]
 
 
-def test_no_secret_of_an_address_is_told(
+def test_no_secret_of_an_address_is_append_alerts(
     settings: Settings, events_log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
     closed = f"http://127.0.0.1:{free_port()}/{SECRET}"
     monkeypatch.setenv("OPS_HOOK", closed)
     monkeypatch.setenv("HEADRACE_SMTP_URL", f"smtp://joe:{SECRET[:8]}@127.0.0.1:{free_port()}")
-    told(events_log, alert(1))
-    one = with_doors(
+    append_alerts(events_log, alert(1))
+    profile = with_channels(
         settings,
         closed,
         f"slack+{closed}",
@@ -276,24 +290,31 @@ def test_no_secret_of_an_address_is_told(
         "mailto:ops@example.com",
         f"https://no.invalid/{SECRET}",
     )
-    with delivering(one, events_log) as ledger:
-        kept = Ledger(ledger)
-        until(lambda: all(Ledger(ledger).of(door).failure for door in doors(one)))
-        findings = list(_doors(one))
+    with delivering(profile, events_log) as ledger:
+        until(lambda: all(DeliveryLedger(ledger).state_of(c).failure for c in channels(profile)))
+        findings = list(_check_channels(profile))
     assert len(findings) == 5
-    assert not any(found.fine for found in findings)
+    assert not any(finding.fine for finding in findings)
     assert "Connection refused" in findings[0].found
-    for text in (caplog.text, ledger.read_text(), repr(findings), repr(kept)):
+    for text in (caplog.text, ledger.read_text(), repr(findings), repr(DeliveryLedger(ledger))):
         assert SECRET[:8] not in text
         assert SECRET not in text
 
 
 @pytest.mark.parametrize(
     "address",
-    [f"hooks.example/{SECRET}", f"ftp://hooks.example/{SECRET}", f"slack+mailto:{SECRET}", f"https:///{SECRET}",
-     f"https://hooks.example:x/{SECRET}", "mailto:", "mailto:no one", f"https://h.example/ {SECRET}\n"],
-)  # fmt: skip
-def test_an_address_that_is_none_is_named_by_its_place(settings: Settings, address: str) -> None:
+    [
+        f"hooks.example/{SECRET}",
+        f"ftp://hooks.example/{SECRET}",
+        f"slack+mailto:{SECRET}",
+        f"https:///{SECRET}",
+        f"https://hooks.example:x/{SECRET}",
+        "mailto:",
+        "mailto:no one",
+        f"https://h.example/ {SECRET}\n",
+    ],
+)
+def test_invalid_address_is_named_by_its_place(settings: Settings, address: str) -> None:
     with pytest.raises(ProjectError, match=r"profile\.local\.alerts\[1\]") as raised:
-        doors(with_doors(settings, "env:FIRST", address))
+        channels(with_channels(settings, "env:FIRST", address))
     assert SECRET not in str(raised.value)

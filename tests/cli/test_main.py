@@ -71,11 +71,11 @@ def test_a_wrong_option_says_how_the_verb_is_called(headrace: Headrace) -> None:
 TINY = '[project]\nname = "tiny"\n'
 WRONG = {
     "unknown setting": ({"headrace.toml": f'{TINY}[profile.local]\nonlin = "sqlite"\n'}, ["status"],
-                        ["no setting 'onlin'", "headrace.toml", "Did you mean 'online'?"]),
+                        ["setting 'onlin' does not exist", "headrace.toml", "Did you mean 'online'?"]),
     "wrong type": ({"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'}, ["status"],
                    ["headrace.toml: profile.local.predict_port"]),
     "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
-    "unknown profile": ({}, ["build", "--profile", "prod"], ["no profile 'prod'", "[profile.prod]"]),
+    "unknown profile": ({}, ["build", "--profile", "prod"], ["profile 'prod'", "[profile.prod]"]),
     "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
                                  "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle"]),
     "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},

@@ -1,4 +1,4 @@
-"""A lean Ray: what it leaves out is not there, and what it is given reaches the workers."""
+"""A lean Ray: which processes it starts, and how it starts."""
 
 import os
 import subprocess
@@ -12,17 +12,17 @@ from headrace.config.settings import load_settings
 from headrace.kernel.errors import Unavailable
 
 
-def below(pid):
+def descendants(pid):
     """The command lines of the process' children, and of theirs."""
     rows = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     table = [line.split(None, 2) for line in rows.splitlines()[1:]]
-    found, todo = [], [str(pid)]
+    commands, todo = [], [str(pid)]
     while todo:
         parent = todo.pop()
         children = [row for row in table if row[1] == parent]
-        found += [row[2] for row in children]
+        commands += [row[2] for row in children]
         todo += [row[0] for row in children]
-    return found
+    return commands
 
 
 @pytest.fixture
@@ -31,18 +31,18 @@ def settings(tmp_path):
     return load_settings(tmp_path)
 
 
-def test_a_local_ray_is_lean_and_its_workers_have_what_they_were_given(settings):
-    with cluster.connect(settings, environment={"HEADRACE_TEST_GIVEN": "yes"}):
+def test_a_local_ray_is_lean_and_its_workers_have_the_given_variables(settings):
+    with cluster.connect(settings, environment={"HEADRACE_TEST_VARIABLE": "yes"}):
         import ray
 
         @ray.remote(num_cpus=0)
-        def told():
-            return os.environ.get("HEADRACE_TEST_GIVEN")
+        def read_variable():
+            return os.environ.get("HEADRACE_TEST_VARIABLE")
 
-        assert ray.get(told.remote()) == "yes"
-        assert cluster.worker_variables() == {"HEADRACE_TEST_GIVEN": "yes"}
-        assert "HEADRACE_TEST_GIVEN" not in os.environ
-        running = "\n".join(below(os.getpid()))
+        assert ray.get(read_variable.remote()) == "yes"
+        assert cluster.worker_variables() == {"HEADRACE_TEST_VARIABLE": "yes"}
+        assert "HEADRACE_TEST_VARIABLE" not in os.environ
+        running = "\n".join(descendants(os.getpid()))
     assert "lean_agent.py" in running
     assert not any(name in running for name in ("dashboard.py", "log_monitor", "monitor.py", "DashboardAgent"))
     assert not cluster.worker_variables()
@@ -59,7 +59,7 @@ def test_the_agent_names_no_ports_and_ends_with_the_raylet(tmp_path):
     }
 
 
-def test_a_bare_exception_of_rays_start_is_unavailable_with_a_remedy(settings, monkeypatch):
+def test_a_start_that_times_out_is_repeated_and_then_unavailable(settings, monkeypatch):
     import ray
 
     tries = []

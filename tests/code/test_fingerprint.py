@@ -14,7 +14,8 @@ from types import ModuleType
 
 import pytest
 
-from headrace.code.fingerprint import CodeIndex, fingerprint, values_digest
+from headrace.code.fingerprint import fingerprint, values_digest
+from headrace.code.index import CodeIndex
 
 TABLES = '''
 """Tables."""
@@ -188,7 +189,7 @@ def test_an_object_counts_by_its_fields_and_a_declaration_in_it_by_its_name() ->
 
 def test_it_is_the_same_in_another_process(shop: Path) -> None:
     script = (
-        "import json,sys,pathlib; from headrace.code.fingerprint import CodeIndex\n"
+        "import json,sys,pathlib; from headrace.code.index import CodeIndex\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "names = {('shop' if p.stem == '__init__' else f'shop.{p.stem}'): p for p in folder.glob('*.py')}\n"
         "print(json.dumps(CodeIndex(names).pieces('shop.tables', 'clean')))"
@@ -379,7 +380,8 @@ def test_the_values_are_told_alike_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "factory.py").write_text(FACTORY)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import factory, pathlib\n"
-        "from headrace.code.fingerprint import CodeIndex, fingerprint\n"
+        "from headrace.code.fingerprint import fingerprint\n"
+        "from headrace.code.index import CodeIndex\n"
         "path = pathlib.Path(sys.argv[1]) / 'factory.py'\n"
         "print(fingerprint(factory.make(**factory.VALUES), CodeIndex({'factory': path})))"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.config.settings import find_root, load_settings
+from headrace.config.settings import find_root, load_settings, make_settings
 from headrace.kernel.errors import ProjectError
 
 
@@ -25,13 +25,13 @@ def test_an_empty_profile_is_all_embedded(tmp_path: Path) -> None:
     settings = load_settings(project(tmp_path, '[project]\nname = "shop"\n'))
     state = tmp_path / ".headrace" / "local"
     assert (settings.project, settings.profile_name, settings.state) == ("shop", "local", state)
-    assert settings.log_url == f"sqlite://{state}/log"
-    assert settings.catalog_url == f"sqlite://{state}/lake/catalog.db"
-    assert settings.warehouse_url == f"{state}/lake/warehouse"
-    assert settings.online_url == f"sqlite://{state}/online.db"
-    assert settings.profile.host == "127.0.0.1"
+    assert settings.log.url == f"sqlite://{state}/log"
+    assert settings.lake.catalog_url == f"sqlite://{state}/lake/catalog.db"
+    assert settings.lake.warehouse_url == f"{state}/lake/warehouse"
+    assert settings.online.url == f"sqlite://{state}/online.db"
+    assert settings.http.host == "127.0.0.1"
     assert not state.exists()
-    settings.made_state()
+    settings.make_state()
     assert state.stat().st_mode & 0o777 == 0o700
 
 
@@ -42,14 +42,14 @@ def test_a_profile_names_other_addresses_and_the_environment_overrides(
         tmp_path,
         '[project]\nname = "shop"\n[profile.prod]\nlog = "kafka://broker:9092"\npredict_port = 80\n',
     )
-    assert load_settings(folder, "prod").log_url == "kafka://broker:9092"
+    assert load_settings(folder, "prod").log.url == "kafka://broker:9092"
     monkeypatch.setenv("HEADRACE_PROFILE", "prod")
     monkeypatch.setenv("HEADRACE_LOG", "kafka://other:9092")
     monkeypatch.setenv("HEADRACE_PREDICT_PORT", "81")
     monkeypatch.setenv("HEADRACE_LINEAGE", "http://a,http://b")
     settings = load_settings(folder)
-    assert (settings.profile_name, settings.log_url) == ("prod", "kafka://other:9092")
-    assert (settings.profile.predict_port, settings.profile.lineage) == (81, ("http://a", "http://b"))
+    assert (settings.profile_name, settings.log.url) == ("prod", "kafka://other:9092")
+    assert (settings.http.predict_port, settings.lineage.endpoints) == (81, ("http://a", "http://b"))
 
 
 def test_the_project_is_found_from_inside(tmp_path: Path) -> None:
@@ -64,14 +64,14 @@ def test_the_project_is_found_from_inside(tmp_path: Path) -> None:
     ("text", "profile", "said"),
     [
         ("[project", None, "not valid TOML"),
-        ('[project]\nname = "Shop!"\n', None, "'Shop!' is no project name"),
+        ('[project]\nname = "Shop!"\n', None, "'Shop!' is not a valid project name"),
         ("[project]\n", None, "name"),
-        ('[project]\nname = "shop"\ncolour = 1\n', None, "no setting 'colour'"),
+        ('[project]\nname = "shop"\ncolour = 1\n', None, "setting 'colour' does not exist"),
         ('[projet]\nname = "shop"\n', None, "Did you mean 'project'?"),
         ('[project]\nname = "shop"\n[profile.local]\nwarehose = "x"\n', None, "Did you mean 'warehouse'?"),
         ('[project]\nname = "shop"\n[profile.local]\npredict_port = "x"\n', None, "profile.local.predict_port"),
-        ('[project]\nname = "shop"\n[profile.prod]\n', "prd", "no profile 'prd'"),
-        ('profile = 3\n[project]\nname = "shop"\n', "x", "no profile 'x'"),
+        ('[project]\nname = "shop"\n[profile.prod]\n', "prd", "profile 'prd' does not exist"),
+        ('profile = 3\n[project]\nname = "shop"\n', "x", "profile 'x' does not exist"),
     ],
 )
 def test_a_wrong_file_is_said_with_its_place(tmp_path: Path, text: str, profile: str | None, said: str) -> None:
@@ -85,3 +85,52 @@ def test_no_project_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ProjectError) as caught:
         load_settings(tmp_path)
     assert "headrace init" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("HEADRACE_REPLICAS", "two", "the environment: HEADRACE_REPLICAS: Expected `int`"),
+        ("HEADRACE_REPLICAS", "0", "the environment: HEADRACE_REPLICAS: Expected `int` >= 1"),
+        ("HEADRACE_PREDICT_PORT", "70000", "the environment: HEADRACE_PREDICT_PORT: Expected `int` <= 65535"),
+        ("HEADRACE_SERVING", "docker", "the environment: HEADRACE_SERVING: Invalid enum value 'docker'"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ProjectError) as caught:
+        load_settings(project(tmp_path, '[project]\nname = "shop"\n'))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_wrong_item_of_a_list_is_named_by_its_place(tmp_path: Path) -> None:
+    text = '[project]\nname = "shop"\n[profile.local]\nalerts = ["https://a", 3]\n'
+    with pytest.raises(ProjectError) as caught:
+        load_settings(project(tmp_path, text))
+    assert "profile.local.alerts[1]: Expected `str`" in str(caught.value)
+
+
+def test_what_the_file_says_must_be_right_even_where_it_is_overridden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_REPLICAS", "2")
+    with pytest.raises(ProjectError, match=r"profile\.local\.replicas"):
+        load_settings(project(tmp_path, '[project]\nname = "shop"\n[profile.local]\nreplicas = "x"\n'))
+
+
+def test_replicas_run_where_the_cluster_is_unless_a_setting_says_otherwise(tmp_path: Path) -> None:
+    local = make_settings(tmp_path, "shop")
+    assert local.deployment == "processes"
+    assert local.with_values(ray="ray://head:10001").deployment == "ray_serve"
+    assert local.with_values(ray="ray://head:10001", serving="processes").deployment == "processes"
+
+
+def test_other_values_keep_all_else(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "shop", "prod", values={"log": "kafka://a:1"})
+    other = settings.with_values(replicas=3)
+    assert (other.log.url, other.serving.replicas, other.state) == ("kafka://a:1", 3, settings.state)
+    assert settings.with_state(tmp_path / "x").lake.catalog_url == f"sqlite://{tmp_path}/x/lake/catalog.db"
+    with pytest.raises(ProjectError, match="Did you mean 'replicas'"):
+        settings.with_values(replica=3)

@@ -24,7 +24,7 @@ def short_sessions(url: str, seconds: float) -> None:
     else:
         from headrace.log.sqlite import member as sqlite_member
 
-        sqlite_member.SESSION = seconds
+        sqlite_member.SESSION_SECONDS = seconds
 
 
 def main(url: str, folder: str, session: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the replicas run, one suite for both ways: they answer, follow releases, come back, leave nothing."""
+"""Where the replicas run, one suite for both ways: they answer, follow releases, restart, and leave nothing."""
 
 from __future__ import annotations
 
@@ -12,263 +12,273 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from tests.flows.processes import descendants, listening
-from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    fit_booster,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 from tests.until import until
 
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.http.serve import bind
+from headrace.kernel.errors import Unavailable
 from headrace.serving import deployment as deployments
 from headrace.serving.deployment import Deployment
-from headrace.serving.prediction_log import TOPIC
+from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
 
-ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
-RAYS = "ignore:Using extra keyword arguments on `Field`:pydantic.warnings.PydanticDeprecatedSince20"
+INSTANCE = {"user_id": 1, "product_id": 7, "price": 3.5}
+RAY_WARNINGS = "ignore:Using extra keyword arguments on `Field`:pydantic.warnings.PydanticDeprecatedSince20"
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc"),
-    pytest.mark.filterwarnings(RAYS),
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are listed from /proc"),
+    pytest.mark.filterwarnings(RAY_WARNINGS),
 ]
 
 
 @pytest.fixture(scope="module")
 def boosters() -> dict[int, bytes]:
-    return {1: booster(1), 2: booster(-1)}
+    return {1: fit_booster(1), 2: fit_booster(-1)}
 
 
 @pytest.fixture(scope="module", params=["processes", "ray_serve"])
-def way(request: pytest.FixtureRequest) -> str:
+def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def processes_only(kind: str) -> None:
+    if kind != "processes":
+        pytest.skip("Ray supervises its replicas itself")
+
+
 @pytest.fixture(scope="module")
-def settings(way: str, boosters: dict[int, bytes], tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A project with versions 1 and 2, version 1 released, that runs two replicas."""
-    made = make_project(tmp_path_factory.mktemp(way) / "project")
+def settings(kind: str, boosters: dict[int, bytes], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A project with versions 1 and 2, version 1 released, and two replicas."""
+    project = make_project(tmp_path_factory.mktemp(kind) / "project")
     for version in (1, 2):
-        put_bundle(made, boosters, version, plan_of())
-    put_features(made, plan_of(), {7: (9.5, 190)})
-    put_release(made, Arm(1))
-    return msgspec.structs.replace(made, profile=msgspec.structs.replace(made.profile, serving=way, replicas=2))
+        put_bundle(project, boosters, version, plan_of())
+    put_features(project, plan_of(), {7: (9.5, 190)})
+    put_release(project, Arm(1))
+    return project.with_values(serving=kind, replicas=2)
 
 
-class Watched:
-    """A deployment that is looked after, as `up` does, by a thread."""
+class SupervisedDeployment:
+    """A deployment that a thread supervises, as `up` does.
+
+    Attributes:
+        reports: what the deployment reported.
+        roll: set it to begin a rolling restart.
+    """
 
     def __init__(self, settings: Settings) -> None:
         with bind("127.0.0.1", 0) as probe:
-            port = probe.getsockname()[1]
-        self.said: list[str] = []
-        self._settings, self._port = settings, port
-        self._ready, self._over = threading.Event(), threading.Event()
-        self._failed: BaseException | None = None
+            self.port: int = probe.getsockname()[1]
+        self.reports: list[str] = []
         self.roll = threading.Event()
+        self._settings = settings
+        self._started, self._stop = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self._ready.wait()
-        if self._failed is not None:
-            raise self._failed
+        self._started.wait()
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
         try:
-            self.deployment: Deployment = deployments.start(self._settings, port=self._port)
+            self.deployment: Deployment = deployments.start(self._settings, port=self.port)
         except BaseException as error:
-            self._failed = error
-            self._ready.set()
+            self._error = error
+            self._started.set()
             return
-        self._ready.set()
-        while not self._over.wait(0.1):
-            self.deployment.look(self.said.append)
+        self._started.set()
+        while not self._stop.wait(0.1):
+            self.deployment.supervise(self.reports.append)
             if self.roll.is_set():
                 self.roll.clear()
-                self.deployment.roll(self.said.append)
+                self.deployment.roll(self.reports.append)
         self.deployment.stop()
 
     def stop(self) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     def begin_roll(self) -> int:
-        """The process id of the first new replica of a roll, amid its start."""
+        """Begins a rolling restart. Returns the process id of the first new replica, which is starting."""
         before = set(descendants(os.getpid()))
         self.roll.set()
         until(lambda: set(descendants(os.getpid())) - before)
         return (set(descendants(os.getpid())) - before).pop()
 
-    def ask(self) -> dict[str, Any]:
-        answer = httpx.post(f"{self.deployment.url}/predict/purchase", json=ASKED, timeout=30)
-        answer.raise_for_status()
-        return dict(answer.json())
+    def predict(self) -> dict[str, Any]:
+        response = httpx.post(f"{self.deployment.url}/predict/purchase", json=INSTANCE, timeout=30)
+        response.raise_for_status()
+        return dict(response.json())
+
+    def is_answering(self) -> bool:
+        try:
+            self.predict()
+        except httpx.HTTPError:
+            return False
+        return True
 
 
 @pytest.fixture(scope="module")
-def watched(settings: Settings) -> Iterator[Watched]:
-    running = Watched(settings)
-    yield running
-    running.stop()
+def supervised(settings: Settings) -> Iterator[SupervisedDeployment]:
+    supervised = SupervisedDeployment(settings)
+    yield supervised
+    supervised.stop()
 
 
-def answered(watched: Watched) -> bool:
-    try:
-        watched.ask()
-    except httpx.HTTPError:
-        return False
-    return True
-
-
-def shipped(settings: Settings) -> set[str]:
+def shipped_ids(settings: Settings) -> set[str]:
     """The ids of the predictions on the log."""
-    opened = log.open(settings.log_url)
+    topics = log.open(settings.log.url)
     try:
-        batch = opened.read(TOPIC, dict.fromkeys(range(opened.partitions(TOPIC)), 0), 100_000)
+        batch = topics.read(TOPIC, dict.fromkeys(range(topics.partitions(TOPIC)), 0), 100_000)
     finally:
-        opened.close()
+        topics.close()
     return {json.loads(value)["id"] for value in batch.values}
 
 
-def test_it_answers_from_its_start_and_ships_what_it_answered(watched: Watched, settings: Settings) -> None:
-    answer = watched.ask()
-    assert (answer["version"], answer["missing"]) == (1, [])
-    until(lambda: answer["id"] in shipped(settings))
-
-
-def test_a_release_is_taken_up(watched: Watched, settings: Settings) -> None:
-    put_release(settings, Arm(2))
-    until(lambda: {watched.ask()["version"] for _ in range(8)} == {2})
-
-
-def test_no_request_is_lost_while_the_replicas_are_rolled(watched: Watched, way: str) -> None:
-    """Each request on a connection of its own: one that was kept open may be closed by who ends."""
-    before = watched.deployment.processes
-    watched.roll.set()
-    asked = 0
-    if way != "processes":  # HAProxy closes connections when it learns of another replica
-        until(lambda: "the replicas are deployed anew" in watched.said)
-        until(lambda: answered(watched))
-        return
-    while "replica-2 was replaced" not in watched.said:
-        watched.ask()
-        asked += 1
-    assert asked > 20
-    assert set(watched.deployment.processes.values()).isdisjoint(before.values())
-
-
-def test_a_roll_whose_new_process_does_not_start_leaves_the_old_ones_at_work(
-    watched: Watched, way: str
+def test_it_answers_from_its_start_and_ships_the_predictions(
+    supervised: SupervisedDeployment, settings: Settings
 ) -> None:
-    if way != "processes":
-        pytest.skip("Ray looks after its replicas itself")
-    until(lambda: answered(watched))
-    before = watched.deployment.processes
-    coming = watched.begin_roll()
-    os.kill(coming, signal.SIGKILL)
-    until(lambda: any(line.startswith("replica-1 was not replaced") for line in watched.said))
-    assert watched.deployment.processes == before
-    assert answered(watched)
+    answer = supervised.predict()
+    assert (answer["version"], answer["missing"]) == (1, [])
+    until(lambda: answer["id"] in shipped_ids(settings))
 
 
-def test_during_a_roll_a_killed_replica_is_replaced_at_once(watched: Watched, way: str) -> None:
-    """Also while the new process of the roll does not come up."""
-    if way != "processes":
-        pytest.skip("Ray looks after its replicas itself")
-    until(lambda: answered(watched))
-    before = watched.deployment.processes
-    coming = watched.begin_roll()
-    os.kill(coming, signal.SIGSTOP)
+def test_a_release_is_activated(supervised: SupervisedDeployment, settings: Settings) -> None:
+    put_release(settings, Arm(2))
+    until(lambda: {supervised.predict()["version"] for _ in range(8)} == {2})
+
+
+def test_a_rolling_restart_loses_no_request(supervised: SupervisedDeployment, kind: str) -> None:
+    """Each request has its own connection: a replica that ends may close one that is kept open."""
+    before = supervised.deployment.processes
+    supervised.roll.set()
+    requests = 0
+    if kind != "processes":  # HAProxy closes connections when it learns of another replica
+        until(lambda: "the replicas are deployed again" in supervised.reports)
+        until(supervised.is_answering)
+        return
+    while "replica-2 was replaced" not in supervised.reports:
+        supervised.predict()
+        requests += 1
+    assert requests > 20
+    assert set(supervised.deployment.processes.values()).isdisjoint(before.values())
+
+
+@pytest.mark.usefixtures("processes_only")
+def test_if_a_new_replica_does_not_start_the_old_ones_continue(supervised: SupervisedDeployment) -> None:
+    until(supervised.is_answering)
+    before = supervised.deployment.processes
+    new_pid = supervised.begin_roll()
+    os.kill(new_pid, signal.SIGKILL)
+    until(lambda: any(line.startswith("replica-1 was not replaced") for line in supervised.reports))
+    assert supervised.deployment.processes == before
+    assert supervised.is_answering()
+
+
+@pytest.mark.usefixtures("processes_only")
+def test_during_a_rolling_restart_a_killed_replica_is_replaced_at_once(
+    supervised: SupervisedDeployment,
+) -> None:
+    """Even while the new replica of the rolling restart does not become ready."""
+    until(supervised.is_answering)
+    before = supervised.deployment.processes
+    new_pid = supervised.begin_roll()
+    os.kill(new_pid, signal.SIGSTOP)
     os.kill(before["replica-2"], signal.SIGKILL)
-    until(lambda: watched.deployment.processes["replica-2"] != before["replica-2"])
-    rolled = watched.said.count("replica-2 was replaced")
-    os.kill(coming, signal.SIGCONT)
-    until(lambda: watched.said.count("replica-2 was replaced") > rolled)
-    assert watched.deployment.processes["replica-1"] == coming
+    until(lambda: supervised.deployment.processes["replica-2"] != before["replica-2"])
+    rolled = supervised.reports.count("replica-2 was replaced")
+    os.kill(new_pid, signal.SIGCONT)
+    until(lambda: supervised.reports.count("replica-2 was replaced") > rolled)
+    assert supervised.deployment.processes["replica-1"] == new_pid
 
 
-def test_a_port_that_is_taken_is_an_error(settings: Settings, way: str) -> None:
-    if way != "processes":
-        pytest.skip("Ray Serve starts, and cannot be asked before")
-    from headrace.kernel.errors import Unavailable
-
+@pytest.mark.usefixtures("processes_only")
+def test_a_port_in_use_is_an_error(settings: Settings) -> None:
     with bind("127.0.0.1", 0) as taken, pytest.raises(Unavailable, match="in use"):
         deployments.start(settings, port=taken.getsockname()[1])
 
 
-def test_a_killed_replica_is_replaced_and_reported(watched: Watched, way: str) -> None:
-    if way != "processes":
-        pytest.skip("Ray looks after its replicas itself")
-    for replica, pid in watched.deployment.processes.items():
+@pytest.mark.usefixtures("processes_only")
+def test_a_killed_replica_is_replaced_and_reported(supervised: SupervisedDeployment) -> None:
+    for replica, pid in supervised.deployment.processes.items():
         os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid, replica=replica: watched.deployment.processes[replica] != pid)
-        until(lambda: answered(watched))
-        assert any(line.startswith(f"{replica} ended (signal 9)") for line in watched.said)
+        until(lambda pid=pid, replica=replica: supervised.deployment.processes[replica] != pid)
+        until(supervised.is_answering)
+        assert any(line.startswith(f"{replica} ended (signal 9)") for line in supervised.reports)
 
 
-def test_while_no_replica_is_at_work_clients_are_told_so(watched: Watched, way: str) -> None:
-    if way != "processes":
-        pytest.skip("Ray looks after its replicas itself")
-    for pid in watched.deployment.processes.values():
+@pytest.mark.usefixtures("processes_only")
+def test_while_no_replica_is_ready_the_answer_is_503(supervised: SupervisedDeployment) -> None:
+    for pid in supervised.deployment.processes.values():
         os.kill(pid, signal.SIGKILL)
     statuses = []
 
-    def back() -> bool:
-        # A connection that a killed replica had taken is reset; a new one is answered, by whom there is.
+    def is_back() -> bool:
+        # A connection that a killed replica had accepted is reset. A new one is answered.
         try:
-            answer = httpx.post(f"{watched.deployment.url}/predict/purchase", json=ASKED, timeout=30)
+            answer = httpx.post(f"{supervised.deployment.url}/predict/purchase", json=INSTANCE, timeout=30)
         except httpx.TransportError:
             return False
         statuses.append((answer.status_code, answer.headers["content-type"]))
         return answer.status_code == 200
 
-    until(back)
+    until(is_back)
     assert {status for status, _ in statuses} <= {200, 503}
     assert {kind for _, kind in statuses} == {"application/json"}
 
 
-def test_a_replica_that_hangs_is_killed_and_replaced(
-    watched: Watched, way: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("processes_only")
+def test_a_hanging_replica_is_killed_and_replaced(
+    supervised: SupervisedDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if way != "processes":
-        pytest.skip("Ray looks after its replicas itself")
     monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
-    name, pid = next(iter(watched.deployment.processes.items()))
-    until(lambda: answered(watched))
-    until(lambda: watched.deployment._replicas[0]._beat is not None)  # it has given a sign of life
+    name, pid = next(iter(supervised.deployment.processes.items()))
+    until(supervised.is_answering)
+    until(lambda: supervised.deployment._replicas[0]._beat is not None)
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: watched.deployment.processes[name] != pid)
-    assert any(line.startswith(f"{name} hangs") for line in watched.said)
-    until(lambda: answered(watched))
+    until(lambda: supervised.deployment.processes[name] != pid)
+    assert any(line.startswith(f"{name} hangs") for line in supervised.reports)
+    until(supervised.is_answering)
 
 
-def test_ray_that_died_is_started_again(watched: Watched, way: str) -> None:
-    if way != "ray_serve":
-        pytest.skip("there is no Ray")
-    ((name, driver),) = watched.deployment.processes.items()
+def test_a_ray_that_died_is_restarted(supervised: SupervisedDeployment, kind: str) -> None:
+    if kind != "ray_serve":
+        pytest.skip("Ray does not run")
+    ((name, driver),) = supervised.deployment.processes.items()
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(driver)}
     for pid, command in commands.items():
         if b"raylet/raylet" in command or command.startswith((b"ray::ServeReplica", b"ray::Replica")):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: watched.deployment.processes[name] != driver, seconds=120)
-    assert any(line.startswith(("ray-serve hangs", "ray-serve ended")) for line in watched.said)
-    until(lambda: answered(watched), seconds=180)
+    until(lambda: supervised.deployment.processes[name] != driver, seconds=120)
+    assert any(line.startswith(("ray-serve hangs", "ray-serve ended")) for line in supervised.reports)
+    until(supervised.is_answering, seconds=180)
 
 
-def test_it_listens_on_loopback_alone(watched: Watched, way: str) -> None:
-    if way != "processes":
-        pytest.skip("what Ray opens is tested with `up`")
-    pids = [*watched.deployment.processes.values(), os.getpid()]
+@pytest.mark.usefixtures("processes_only")
+def test_it_listens_on_loopback_only(supervised: SupervisedDeployment) -> None:
+    pids = [*supervised.deployment.processes.values(), os.getpid()]
     assert all(address.is_loopback for address, _, _ in listening(pids))
 
 
-def test_stopped_it_leaves_nothing(settings: Settings, watched: Watched) -> None:
-    until(lambda: answered(watched))
-    answer = watched.ask()
-    pids = list(watched.deployment.processes.values())
-    watched.stop()
+def test_after_a_stop_nothing_is_left(settings: Settings, supervised: SupervisedDeployment) -> None:
+    until(supervised.is_answering)
+    answer = supervised.predict()
+    pids = list(supervised.deployment.processes.values())
+    supervised.stop()
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
-    assert answer["id"] in shipped(settings)
+    assert answer["id"] in shipped_ids(settings)
     assert list(settings.place("serving", "spool").glob("*.spool")) == []
-    with bind("127.0.0.1", watched._port):
+    with bind("127.0.0.1", supervised.port):
         pass

@@ -289,7 +289,8 @@ def bounded(url: str) -> Iterator[Log]:
         configure(url, "events", BOUND)
     else:
         # The file's own connection is told to take no longer rows, as SQLite may be built.
-        one._topic("events")._writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BOUND)  # type: ignore[attr-defined]
+        connection = one._topics.open("events").writer._db  # type: ignore[attr-defined]
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BOUND)
     yield one
     one.close()
 

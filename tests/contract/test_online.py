@@ -23,7 +23,7 @@ from tests.features.views import (
 from headrace.features.offline.point_in_time import join
 from headrace.features.offline.windows import aggregate
 from headrace.features.online import RowPosition, StreamPosition
-from headrace.features.online.sqlite import SqliteStore
+from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition
@@ -61,7 +61,7 @@ class Sqlite:
 
     @contextmanager
     def open(self):
-        store = SqliteStore(self._file, clock=self._clock)
+        store = open_sqlite(self._file, clock=self._clock)
         try:
             yield store
         finally:
@@ -293,24 +293,24 @@ def test_readers_beside_a_load_see_one_snapshot_or_the_other(kind, clock, tmp_pa
     assert seen <= {(0,) * 20, (1, None) * 10}
 
 
-def test_an_entity_whose_state_is_broken_holds_up_no_other(store, tmp_path, caplog):
+def test_an_entity_whose_state_is_broken_holds_up_no_other(store, kind, tmp_path, caplog):
     """A state that cannot be read stands for whatever makes one entity's update fail."""
     plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
     events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2)]
     store.prepare(plan)
     store.fill(ACTIVITY, frame(events).to_arrow(), at_offset(2))
-    assert store.broken(ACTIVITY) == 0
-    SPOILERS[type(store)](tmp_path, ACTIVITY, 1)
+    assert store.count_broken(ACTIVITY) == 0
+    SPOILERS[kind](tmp_path, ACTIVITY, 1)
     for offset in (2, 4):
         store.apply([ACTIVITY], frame(events).to_arrow(), at_offset(offset + 2), after=at_offset(offset))
     assert store.position(ACTIVITY) == at_offset(6)
     assert store.lookup(plan, users[1:], NOW).rows[0][0] == 3
     with pytest.raises(Unavailable, match=r"broken: view 'activity', entity \(1,\)"):
         store.lookup(plan, users[:1], NOW)
-    assert store.broken(ACTIVITY) == 1
+    assert store.count_broken(ACTIVITY) == 1
     assert sum("is broken" in one.message for one in caplog.records) == 1
     store.fill(ACTIVITY, frame(events * 3).to_arrow(), at_offset(6))
-    assert store.broken(ACTIVITY) == 0
+    assert store.count_broken(ACTIVITY) == 0
     assert [row[0] for row in store.lookup(plan, users, NOW).rows] == [3, 3]
 
 
@@ -321,7 +321,7 @@ def spoil_sqlite(folder, view, key):
         db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
 
 
-SPOILERS = {SqliteStore: spoil_sqlite}
+SPOILERS = {Sqlite: spoil_sqlite}
 
 
 def test_a_row_of_the_future_waits_for_its_time(store):

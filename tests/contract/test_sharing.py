@@ -102,7 +102,7 @@ class Worker:
 def test_the_share_of_one_that_was_killed_is_its_own_again_at_once_or_goes_to_the_others(
     url: str, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.log.sqlite.member.SESSION", 60.0)
+    monkeypatch.setattr("headrace.log.sqlite.member.SESSION_SECONDS", 60.0)
     monkeypatch.setattr("headrace.log.kafka.member.SESSION_MS", 60_000)
     monkeypatch.setitem(globals(), "SESSION", 60.0)
     killed = Worker(url, tmp_path / "members")
@@ -148,7 +148,7 @@ def test_one_that_hangs_loses_its_share_and_notices_when_it_wakes_up(
 def short_sessions_by(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     from headrace.log.sqlite import member as sqlite_member
 
-    monkeypatch.setattr(sqlite_member, "SESSION", SESSION)
+    monkeypatch.setattr(sqlite_member, "SESSION_SECONDS", SESSION)
     if url.startswith("kafka"):
         from headrace.log.kafka import member as kafka_member
 

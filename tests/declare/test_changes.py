@@ -34,7 +34,7 @@ def test_the_contract_is_that_of_a_change() -> None:
         ("shop.public.", ["id"], {}, "PREFIX.SCHEMA.TABLE"),
         ("shop.public.rows", [], {}, "primary key"),
         ("shop.public.rows", "id", {}, "lists the columns"),
-        ("shop.public.rows", ["nothing"], {}, "no field of R"),
+        ("shop.public.rows", ["nothing"], {}, "is not a field of R"),
         ("shop.public.rows", ["maybe"], {}, "can't be null"),
         ("shop.public.rows", ["id"], {"__annotations__": {"_op": "str"}, "_op": ""}, "begins with _"),
         ("shop.public.rows", ["id"], {"__post_init__": lambda self: None}, "__post_init__"),

@@ -130,7 +130,7 @@ def too_few_frames() -> object:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: click(time="when"), "time='when' names no field"),
+        (lambda: click(time="when"), "time='when' is not a field of Own"),
         (lambda: click(time="user"), "must be a field of type datetime"),
         (lambda: click(key="nobody"), "key='nobody'"),
         (lambda: click(identity=["at", "x"]), "identity='x'"),

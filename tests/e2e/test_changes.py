@@ -159,7 +159,7 @@ class Bank:
         return self.changelog().filter(pl.col("_valid"), pl.col("_op").is_in(list(ops))).height
 
     def on_the_log(self) -> int:
-        one = log.open(self.settings.log_url)
+        one = log.open(self.settings.log.url)
         try:
             return (
                 sum(one.end("bank.public.accounts").values()) if "bank.public.accounts" in one.topics() else 0

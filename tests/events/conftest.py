@@ -9,7 +9,7 @@ import pytest
 from tests.events.clicks import Click
 
 from headrace import log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import Contract, contract_of
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
@@ -18,21 +18,21 @@ from headrace.log import Log
 
 @pytest.fixture
 def contract() -> Contract:
-    found = contract_of(Click)
-    assert found is not None
-    return found
+    declared = contract_of(Click)
+    assert declared is not None
+    return declared
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path, "scratch", "local", Profile(), tmp_path / "state")
+    return make_settings(tmp_path, "scratch", state=tmp_path / "state")
 
 
 @pytest.fixture
 def events_log(settings: Settings) -> Iterator[Log]:
-    one = log.open(settings.log_url)
-    yield one
-    one.close()
+    opened = log.open(settings.log.url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated
 
+import attrs
 import pytest
 from services.kafka import Broker
 from tests.contract.test_log import configure
@@ -129,13 +129,13 @@ def test_a_first_position_that_was_good_is_not_admitted_again(
     filled(contract, events_log, lake)
     forged = {"headrace.first": b"0:0"}
     events_log.append("clicks", [click(9), click(8)], headers=[forged, {"headrace.first": b"not a position"}])
-    assert ingested(replace(contract, dedup_within=None), events_log, lake) == Counter(good=1, duplicate=1)
+    assert ingested(attrs.evolve(contract, dedup_within=None), events_log, lake) == Counter(good=1, duplicate=1)
 
 
 def test_every_replay_of_an_event_is_in_one_log_partition(
     contract: Contract, lake: Lake, events_log: Log
 ) -> None:
-    wide = replace(contract, partitions=4)
+    wide = attrs.evolve(contract, partitions=4)
     events_log.create("clicks", 4)
     broken = [click(n, price=-1) for n in range(8)] + [b"no %d" % n for n in range(8)]
     events_log.append("clicks", broken, [None] * 16)
@@ -154,7 +154,7 @@ def test_every_replay_of_an_event_is_in_one_log_partition(
 
 
 def test_the_key_is_read_as_the_format_says(contract: Contract) -> None:
-    enveloped = replace(contract, format="connect")
+    enveloped = attrs.evolve(contract, format="connect")
     read = key_reader(enveloped, formats.open(enveloped))
     assert read([b'{"schema": null, "payload": {"user": 7, "price": -1}}', b'{"user": 7}']) == [b"7", None]
 
@@ -173,7 +173,7 @@ def test_a_hundred_thousand_are_replayed_in_one_transaction_on_kafka(
     contract: Contract, lake: Lake, broker: Broker
 ) -> None:
     kafka = log.open(broker.url)
-    wide = replace(contract, topic=f"clicks-{new_id()[-12:]}", partitions=2)
+    wide = attrs.evolve(contract, topic=f"clicks-{new_id()[-12:]}", partitions=2)
     kafka.create(wide.topic, 2)
     for begin in range(0, 100_000, 25_000):
         kafka.append(wide.topic, [b'{"user": %d, "page": "attic"}' % n for n in range(begin, begin + 25_000)])
@@ -191,7 +191,7 @@ def test_what_the_topic_takes_no_longer_waits_on_and_the_others_are_replayed(
 ) -> None:
     kafka = log.open(broker.url)
     topic = f"clicks-{new_id()}"
-    contract, mended = (replace(one, topic=topic, partitions=1) for one in (contract, mended))
+    contract, mended = (attrs.evolve(one, topic=topic, partitions=1) for one in (contract, mended))
     kafka.create(topic)
     large = click(2, page="attic", note=os.urandom(30_000).hex())
     kafka.append(topic, [click(1, page="attic"), large, click(3, page="cellar")])

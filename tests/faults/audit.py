@@ -105,7 +105,7 @@ def _table(stage: Stage) -> Any:
     """The table as PyIceberg alone finds it."""
     settings = stage.settings
     if stage.catalog == "sqlite":
-        path = settings.catalog_url.removeprefix("sqlite://")
+        path = settings.lake.catalog_url.removeprefix("sqlite://")
         given = {"type": "sql", "uri": f"sqlite:///{path}"}
     else:
         given = {"type": "rest", "uri": stage.catalog}

@@ -37,7 +37,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.lake import LakeTable, catalog, compaction, expiry, lease, maintenance, table
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
-from headrace.log.sqlite import log as sqlite_log
+from headrace.log.sqlite import connection as sqlite_connection
 from headrace.log.sqlite import member as sqlite_member
 
 __all__ = ["ROLES", "tune", "warm"]
@@ -52,14 +52,14 @@ def tune() -> None:
     for module, values in (
         (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
         (ingest_maintenance, {"COMMITS": 40}),
-        (sqlite_member, {"SESSION": 2.0, "LOOK": 0.1}),
+        (sqlite_member, {"SESSION_SECONDS": 2.0, "REFRESH_SECONDS": 0.1}),
         (kafka_member, {"SESSION_MS": 2_000}),
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (lease, {"SECONDS": 1.0}),
         (table, {"BRIEF": BRIEF}),
         (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
-        (sqlite_log, {"BUSY_SECONDS": 1}),
+        (sqlite_connection, {"BUSY_SECONDS": 1}),
         (kafka_writer, {"TRANSACTION_MS": 60_000}),  # none runs out while a broker is away: see _writes_as
     ):
         for name, value in values.items():
@@ -91,7 +91,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
     while not stop.is_set():
         try:
             with (
-                closing(log.open(stage.settings.log_url)) as events,
+                closing(log.open(stage.settings.log.url)) as events,
                 closing(Shelf(stage.disk / "shelf.db")) as shelf,
             ):
                 ingest.ingest_all(
@@ -196,7 +196,7 @@ def _kind(chance: random.Random) -> str:
 def _opened(stage: Stage, say: Say) -> log.Log:
     while True:
         try:
-            events = log.open(stage.settings.log_url)
+            events = log.open(stage.settings.log.url)
             events.create(stage.topic, stage.partitions)
             return events
         except Unavailable as error:
@@ -254,7 +254,7 @@ def _table(stage: Stage) -> LakeTable:
 def replay(stage: Stage, say: Say) -> None:
     """Puts what waits for its price on the log once more."""
     _writes_as("replay")
-    with closing(log.open(stage.settings.log_url)) as events:
+    with closing(log.open(stage.settings.log.url)) as events:
         lake = catalog.open(stage.settings)
         say("replaying")
         done = quarantine.replay(stage.contract(), lake, events, quarantine.Choice(code="out_of_range"))

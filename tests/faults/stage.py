@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import attrs
 from tests.events.clicks import Click
 
 from headrace import Struct, event
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import Contract, contract_of
 
 __all__ = ["Say", "Stage"]
@@ -55,13 +56,13 @@ class Stage:
 
     @property
     def settings(self) -> Settings:
-        profile = Profile(log=self.log, catalog=self.catalog)
-        return Settings(self.disk, "scratch", "local", profile, self.disk / "state")
+        values = {"log": self.log, "catalog": self.catalog}
+        return make_settings(self.disk, "scratch", state=self.disk / "state", values=values)
 
     def contract(self, mended: bool = False) -> Contract:
         found = contract_of(Mended if mended else Click)
         assert found is not None
-        return replace(found, topic=self.topic, partitions=self.partitions)
+        return attrs.evolve(found, topic=self.topic, partitions=self.partitions)
 
     def journal(self) -> Say:
         """Writes lines to the journal: a pipe, so that they arrive when disks are full."""

@@ -59,7 +59,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def log(project) -> Iterator[logs.Log]:
-    opened = logs.open(project.settings.log_url)
+    opened = logs.open(project.settings.log.url)
     yield opened
     opened.close()
 
@@ -71,6 +71,6 @@ def lake(project):
 
 @pytest.fixture
 def store(project) -> Iterator[online.OnlineStore]:
-    opened = online.open(project.settings.online_url)
+    opened = online.open(project.settings.online.url)
     yield opened
     opened.close()

@@ -119,7 +119,7 @@ def test_within_git_the_pointers_are_to_be_committed(tiny: Settings) -> None:
 def test_a_target_is_built_with_what_it_needs(tiny: Settings) -> None:
     assert ran(tiny, "total") == ["table-doubled", "table-total"]
     assert ran(tiny) == ["table-count"]
-    with pytest.raises(CallError, match="nothing 'lost' to build"):
+    with pytest.raises(CallError, match="'lost' is not a table, model or stage"):
         build(tiny, ["lost"])
 
 
@@ -164,7 +164,7 @@ def test_killed_while_it_commits_nothing_is_made_twice(tiny: Settings, point: st
 
 
 def test_a_second_build_beside_one_is_told_its_process(tiny: Settings) -> None:
-    with (tiny.made_state() / "build.lock").open("w") as file:
+    with (tiny.make_state() / "build.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711")
         file.flush()

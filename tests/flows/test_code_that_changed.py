@@ -12,7 +12,7 @@ from tests.tiny import write
 
 from headrace import lake
 from headrace.config.settings import Settings, load_settings
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
 from headrace.kernel.errors import ProjectError
 
 TABLES = """
@@ -117,10 +117,10 @@ def test_plain_dvc_repro_sees_a_file_that_a_table_reads(project: Settings) -> No
 
 
 def test_an_edit_between_the_fingerprint_and_the_import_stops_the_build(project: Settings) -> None:
-    context = Workshop(project)
-    assert context.text  # as a build does: what the files say is taken first
+    context = BuildContext(project)
+    assert context.source_digest  # as a build does: what the files say is taken first
     edit(project.root / "tiny" / "tables.py", "make(1)", "make(2)")
-    with pytest.raises(ProjectError, match="edited while it was being read"):
+    with pytest.raises(ProjectError, match="edited while the build was reading it"):
         context.project(features=False)
 
 

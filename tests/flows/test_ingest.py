@@ -28,7 +28,8 @@ from headrace.features.plan import (
     PlanField,
     WindowedView,
 )
-from headrace.flows.events.ingest import Renew, ingest
+from headrace.flows.events.code_watch import NewerCode
+from headrace.flows.events.ingest import ingest
 from headrace.flows.events.ingest_workers import ingest_by_workers
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.time import from_micros, now_micros
@@ -70,7 +71,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 def send(settings: Settings, count: int, **more: object) -> None:
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     opened.create("clicks", 3)
     now = from_micros(now_micros()).isoformat()
     opened.append(
@@ -109,21 +110,23 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
 ) -> None:
     send(settings, 5)
     ingest(settings, until_end=True)
-    opened, store = lake.open(settings), online.open(settings.online_url)
+    opened, store = lake.open(settings), online.open(settings.online.url)
     project = load_project(settings)
     old = plan_of(codes_of(project)["clean"])
     fill(project, opened, old, store)
     stop, at_work = threading.Event(), threading.Event()
     send(settings, 1)
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(ingest, settings, stop=stop, renew=True, progress=lambda _: at_work.set())
+        running = threads.submit(
+            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
+        )
         assert at_work.wait(60)
         tables = settings.root / "clicking" / "tables.py"
         tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
         edited = load_project(settings)
         fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
         try:
-            with pytest.raises(Renew, match="begins again with the new code"):
+            with pytest.raises(NewerCode, match="begins again with the new code"):
                 running.result(60)
         finally:
             stop.set()
@@ -138,7 +141,9 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
     send(settings, 5)
     stop, at_work = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(ingest, settings, stop=stop, renew=True, progress=lambda _: at_work.set())
+        running = threads.submit(
+            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
+        )
         assert at_work.wait(60)
         events = settings.root / "clicking" / "events.py"
         events.write_text(EVENTS + "    channel: str | None = None\n")
@@ -147,7 +152,7 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
         send(settings, 1, channel="web")
         assert call(settings, "ingest", "--until-end").returncode == 0
         try:
-            with pytest.raises(Renew, match="contract of topic clicks was edited"):
+            with pytest.raises(NewerCode, match="contract of topic clicks was edited"):
                 running.result(60)
         finally:
             stop.set()

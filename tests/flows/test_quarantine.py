@@ -68,7 +68,7 @@ def click(user: int, price: float) -> bytes:
 
 
 def sent(settings: Settings, *values: bytes) -> None:
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     opened.create("clicks")
     opened.append("clicks", list(values), [b"k"] * len(values), [{"from": b"a test"}] * len(values))
     opened.close()
@@ -146,7 +146,7 @@ def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) ->
 def test_a_trimmed_log_leaves_what_the_table_has(settings: Settings, headrace: Run) -> None:
     sent(settings, click(1, 1), click(2, -1))
     ingest(settings, until_end=True)
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     opened.trim("clicks", {0: 2})
     opened.close()
     good, refused = (json.loads(headrace("why", f"clicks@0:{at}", "--json")) for at in (0, 1))
@@ -159,9 +159,13 @@ def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run
     assert headrace("quarantine", "alerts") == "No alert is open.\n"
     sent(settings, *[click(n, -1) for n in range(250)])
     ingest(settings, until_end=True)
-    (one,) = json.loads(headrace("quarantine", "alerts", "--json"))
-    assert (one["topic"], one["code"], one["severity"]) == ("clicks", "out_of_range", "critical")
+    (alert,) = json.loads(headrace("quarantine", "alerts", "--json"))
+    assert (alert["subject"], alert["facts"]["code"], alert["severity"]) == (
+        "clicks",
+        "out_of_range",
+        "critical",
+    )
     assert "100.00% of 250 events" in headrace("quarantine", "alerts")
     ingest(settings, until_end=True)  # its own topic, now that there is something on it
     rows = lake.open(settings).table("headrace_alerts").scan().collect()
-    assert rows["alert"].to_list() == [one["id"]]
+    assert rows["alert"].to_list() == [alert["id"]]

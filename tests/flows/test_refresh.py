@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from headrace.flows.build import refresh
-from headrace.flows.build.refresh import due_at, taken_because
+from headrace.flows.build.refresh import due_at, refresh_reason
 
 
 def test_a_daily_run_that_is_seconds_earlier_than_the_last_takes_newer_inputs(
@@ -20,7 +20,7 @@ def test_a_daily_run_that_is_seconds_earlier_than_the_last_takes_newer_inputs(
     for run in range(30):
         now = start + run * day + timedelta(seconds=jitter.uniform(-300, 300))
         monkeypatch.setattr(refresh, "now", lambda now=now: now)
-        assert taken_because(held, {"events": run}, "code", day, trained=True), run
+        assert refresh_reason(held, {"events": run}, "code", day, is_trained=True), run
         held = {"snapshots": {"events": run}, "taken": now.isoformat(), "code": "code"}
 
 
@@ -34,4 +34,4 @@ def test_until_then_it_keeps_those_it_has(
     assert due_at(held, {"events": 2}, every) == taken + after
     for moment, takes in ((taken + after - timedelta(seconds=1), False), (taken + after, True)):
         monkeypatch.setattr(refresh, "now", lambda moment=moment: moment)
-        assert bool(taken_because(held, {"events": 2}, "code", every, trained=True)) is takes
+        assert bool(refresh_reason(held, {"events": 2}, "code", every, is_trained=True)) is takes

@@ -4,24 +4,36 @@ import os
 from contextlib import contextmanager
 
 import pytest
-from tests.serving.small import booster, make_project, plan_of, put_features, put_release
+from tests.serving.small_project import fit_booster, make_project, plan_of, put_features, put_release
 
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
-from headrace.flows.models.release import GATE, Moved, moved_aliases, parse_arm, release, rollback
+from headrace.features.values.matrix import Encoding
+from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
+from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
-from headrace.projects.running import Up, keep, locked
+from headrace.projects.running import Up, hold_up_lock, write_up
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release as releases
 from headrace.serving.endpoint import Endpoint
 from headrace.serving.models import Models
 from headrace.serving.release import Arm
-from headrace.training.trainers.xgboost import Encoding, Meta, save
+from headrace.training.trainers.folder import ModelMeta, save_model
+from headrace.training.trainers.xgboost import MODEL
+
+
+def moved_aliases(settings):
+    log = logs.open(settings.log.url)
+    follower = releases.ReleaseFollower(log)
+    follower.poll()
+    log.close()
+    return find_moved_aliases(settings, follower.in_force.values())
 
 
 @pytest.mark.parametrize(
@@ -61,8 +73,8 @@ def register(settings, folder, version, gate="passed", slope=1):
     (folder / "plan.json").write_bytes(encode_plan(plan_of()))
     (folder / "training.json").write_text("{}")
     columns = tuple(feature.column for feature in plan_of().features)
-    meta = Meta(encoding=Encoding(columns), parameters={"version": version}, rounds=5, base_rate=0.5)
-    save(folder / "model", booster(slope), meta)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
+    save_model(folder / "model", {MODEL: fit_booster(slope)}, meta)
     registry = registries.open(settings)
     assert registry.register("purchase", folder, metrics={}, params={}, tags={GATE: gate}) == version
 
@@ -98,10 +110,10 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
-    assert moved_aliases(settings) == [Moved("purchase", "challenger", 1, None)]
+    assert moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
     registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert moved_aliases(settings) == [Moved("purchase", "champion", 1, 2)]
+    assert moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -114,7 +126,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     assert (back.restores, back.arms) == (canary.id, canary.arms)
     assert moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
 
@@ -122,7 +134,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 def test_a_share_is_needed_beside_the_champion(settings):
     with pytest.raises(CallError, match="needs a share"):
         release(settings, "purchase", ["champion=1", "challenger=2"])
-    with pytest.raises(CallError, match="is no share"):
+    with pytest.raises(CallError, match="is not a valid share"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 
@@ -147,14 +159,14 @@ def small(tmp_path):
 def running_endpoint(settings):
     """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
-    with locked(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
-        keep(settings, Up(os.getpid(), now(), served.url, "", "", {}))
+    with hold_up_lock(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
+        write_up(settings, Up(os.getpid(), now(), served.url, "", "", {}))
         yield
     endpoint.close()
 
 
 def recorded(settings):
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         return releases.history(log, "purchase")
     finally:
@@ -174,7 +186,7 @@ def recorded(settings):
     ],
 )
 def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
-    harm(registries.open(small).place("purchase", 2), signing_key(small))
+    harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=said):
         release(small, "purchase", ["champion=2"])
     assert len(recorded(small)) == 1
@@ -193,8 +205,8 @@ def test_a_version_whose_features_were_never_filled_is_not_released(tmp_path):
 def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
     with running_endpoint(small):
         made = release(small, "purchase", ["champion=2"])
-        found = status(small)
-        assert (found.failed, found.silent) == ({}, None)
+        state = status(small)
+        assert (state.failed_releases, state.endpoint_error) == ({}, None)
         assert rollback(small, "purchase").restores != made.id
 
 
@@ -202,23 +214,23 @@ def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
 def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
     release(small, "purchase", ["champion=2"])
     with running_endpoint(small):
-        bundle = registries.open(small).place("purchase", 1)
+        bundle = registries.open(small).bundle_folder("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
-        with pytest.raises(Refused, match="recorded, but the endpoint cannot take it up") as refused:
+        with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
-        failure = status(small).failed["purchase"]
+        failure = status(small).failed_releases["purchase"]
         assert failure.release == recorded(small)[-1].id
         assert "was changed" in failure.why
 
 
 def test_status_tells_of_an_endpoint_that_does_not_answer(small):
-    with locked(small):
-        keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
-        assert "does not answer" in status(small).silent
+    with hold_up_lock(small):
+        write_up(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
+        assert "does not answer" in status(small).endpoint_error
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_status_tells_an_alias_moved_by_hand_though_it_loads_no_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
-    assert status(small).moved == (Moved("purchase", "champion", 2, 1),)
+    assert status(small).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)

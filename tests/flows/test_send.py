@@ -65,7 +65,7 @@ def write(tmp_path: Path) -> Write:
 
 def on_the_log(settings: Settings) -> list[bytes]:
     """The values on the topic, in the order of their text."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         if "sales" not in opened.topics():
             return []

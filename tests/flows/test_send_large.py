@@ -60,6 +60,6 @@ def test_all_but_the_large_ones_are_sent_and_these_are_named(
     assert f"2 events are larger than topic '{topic}' takes and were not sent" in printed.err
     assert str(file) in printed.err
     assert "event 2, 4 of the file" in printed.err
-    events = log.open(settings.log_url)
+    events = log.open(settings.log.url)
     assert users(events, topic) == ["a", "c", "e"]
     events.close()

@@ -10,14 +10,15 @@ import msgspec
 from headrace import lineage
 from headrace import log as logs
 from headrace.alerts.record import TOPIC, Alert
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings
 from headrace.flows.project.doctor import doctor
 from headrace.flows.project.status import status
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.kernel.time import now
-from headrace.serving.prediction_log import Spool, ship
+from headrace.serving.shipper import ship
+from headrace.serving.spool import Spool
 
 
 def shown(settings: Settings, *arguments: str) -> str:
@@ -36,7 +37,7 @@ def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny
     (found,) = [one for one in doctor(tiny) if one.what == "predictions"]
     assert not found.fine
     assert found.found.startswith("2 ")
-    log = logs.open(tiny.log_url)
+    log = logs.open(tiny.log.url)
     log.create("headrace.predictions")
     ship(tiny.place("serving", "spool"), log)
     log.close()
@@ -46,12 +47,12 @@ def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny
 def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny: Settings) -> None:
     assert status(tiny).lineage is None
     url = "http://anna:opensesame@127.0.0.1:9"
-    settings = msgspec.structs.replace(tiny, profile=Profile(lineage=(url,)))
+    settings = tiny.with_values(lineage=(url,))
     (tiny.root / "headrace.toml").write_text(
         f'[project]\nname = "tiny"\n[profile.local]\nlineage = ["{url}"]\n'
     )
     store = lineage.open(settings)
-    with store.recorder() as recorder, recorder_added(recorder), run("work"):
+    with store.recorder() as recorder, record_with(recorder), run("work"):
         pass
     store.mark_failed(url, str(Unavailable("it does not answer")))
     store._write([], 3, "the disk was full")
@@ -65,20 +66,29 @@ def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny
     assert b"opensesame" not in b"".join(one.read_bytes() for one in settings.state.glob("lineage.db*"))
 
 
-def test_open_alerts_are_told(tiny: Settings) -> None:
+def test_status_shows_open_alerts(tiny: Settings) -> None:
     assert status(tiny).alerts == ()
-    one = Alert(
-        id=new_id(), alert="a", number=1, at=now(), topic="clicks", code="missing", field="user",
-        state="raised", severity="critical", refused=50, events=100, share=0.5, before=0.01, window=300.0,
+    alert = Alert(
+        id=new_id(),
+        alert="a",
+        number=1,
+        at=now(),
+        source="refusals",
+        subject="clicks",
+        reason="missing (user)",
+        state="raised",
+        severity="critical",
         why="50.00% of 100 events in 5m refused",
-    )  # fmt: skip
-    over = msgspec.structs.replace(one, id=new_id(), alert="b", code="late", state="resolved")
-    log = logs.open(tiny.log_url)
+        look="headrace quarantine show clicks",
+        facts={"refused": 50, "events": 100},
+    )
+    resolved = msgspec.structs.replace(alert, id=new_id(), alert="b", reason="late", state="resolved")
+    log = logs.open(tiny.log.url)
     log.create(TOPIC)
-    log.append(TOPIC, [msgspec.json.encode(change) for change in (one, over)])
+    log.append(TOPIC, [msgspec.json.encode(change) for change in (alert, resolved)])
     log.close()
     assert [found.alert for found in status(tiny).alerts] == ["a"]
     said = shown(tiny, "status")
     assert "critical" in said
-    assert one.why in said
+    assert alert.why in said
     assert "late" not in said

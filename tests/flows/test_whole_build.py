@@ -137,10 +137,10 @@ def test_there_is_one_version_and_one_release(killed: Settings, monkeypatch: pyt
     (version,) = found.versions("purchase")
     assert version.aliases == ("champion",)
     found.bundle("purchase", 1)  # every file of it is checked
-    log = logs.open(killed.log_url)
+    log = logs.open(killed.log.url)
     (made,) = release.history(log, "purchase")
     log.close()
-    assert release.champion(made) == 1
+    assert release.champion_version(made) == 1
     runs = found.client.search_runs([found.experiment])
     files = [one for one in runs if one.info.run_name == "version of purchase"]
     assert len(files) == 1
@@ -159,7 +159,7 @@ def test_a_training_shows_in_mlflow_under_its_build(killed: Settings) -> None:
 def test_the_online_state_is_as_if_undisturbed(killed: Settings, undisturbed: Path) -> None:
     ends = []
     for settings in (killed, load_settings(undisturbed)):
-        store = online.open(settings.online_url)
+        store = online.open(settings.online.url)
         ends.append({view.name: (view.digest, store.position(view) is None) for view in store.views()})
         store.close()
     assert ends[0] == ends[1]
@@ -175,7 +175,7 @@ def test_what_feasts_teardown_took_comes_back(undisturbed: Path) -> None:
     told = done(undisturbed, "build", "online")
     assert {"features", "online"} <= set(told.split())
     assert is_registry_as_applied(settings)
-    with closing(online.open(settings.online_url)) as store:
+    with closing(online.open(settings.online.url)) as store:
         assert [view for view in store.views() if store.position(view) is None] == []
         assert {view.name for view in store.views()} == {"user_activity", "product_facts"}
     assert "online" not in done(undisturbed, "build", "online").split()

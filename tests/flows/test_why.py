@@ -15,11 +15,12 @@ from headrace import log as logs
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.online import RowPosition
-from headrace.flows.models.predictions import find
+from headrace.flows.models.predictions import find_prediction
 from headrace.flows.trace.why import ViewWhy, Why, why
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
-from headrace.serving.prediction_log import TOPIC, Prediction, Spool
+from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.spool import Spool
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def view(answer: Why, name: str) -> ViewWhy:
 def kept(shop: Traced, **changed: Any) -> Prediction:
     """The prediction with something changed, logged under an id of its own."""
     one = msgspec.structs.replace(shop.prediction, id=new_id(), **changed)
-    log = logs.open(shop.settings.log_url)
+    log = logs.open(shop.settings.log.url)
     log.append(TOPIC, [msgspec.json.encode(one)])
     log.close()
     return one
@@ -157,7 +158,9 @@ def test_the_version_its_release_and_the_lineage_up_to_the_topic(answer: Why) ->
     assert answer.release.why == "the first version"
     assert answer.version.mlflow_run is not None
     made = answer.version.made_from
-    assert (made.table, made.rows, made.pinned, made.code, made.rounds) == ("product_facts", 4, True, "c0de", 7)
+    assert (made.table, made.rows, made.pinned, made.code, made.parameters) == (
+        "product_facts", 4, True, "c0de", {"num_boost_round": 7}
+    )  # fmt: skip
     assert answer.lineage.run is not None
     assert made.run == answer.lineage.run.id
     assert answer.version.metrics == {"roc_auc": 0.81}
@@ -190,22 +193,22 @@ def test_after_an_edit_of_the_rowwise_function_nothing_of_it_is_called_a_differe
 
 
 def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Traced) -> None:
-    lake, log = lakes.open(shop.settings), logs.open(shop.settings.log_url)
+    lake, log = lakes.open(shop.settings), logs.open(shop.settings.log.url)
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
     spool.append(msgspec.json.encode(in_spool))
-    assert find(shop.settings, lake, log, shop.prediction.id)[1] == "log"
-    assert find(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
+    assert find_prediction(shop.settings, lake, log, shop.prediction.id)[1] == "log"
+    assert find_prediction(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
     spool.close()
 
     contract = contract_of(Prediction)
     assert contract is not None
     Ingest(contract, log, lake).run(True, threading.Event())
-    found, place = find(shop.settings, lake, log, shop.prediction.id)
+    found, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
     assert place == "table"
     assert found == shop.prediction
     later = kept(shop)
-    assert find(shop.settings, lake, log, later.id)[1] == "log"
+    assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
     log.close()
 
 

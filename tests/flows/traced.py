@@ -21,13 +21,13 @@ from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, encode_plan
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition, SnapshotPosition
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.kernel.time import micros
 from headrace.projects.project import Project, load_project
 from headrace.serving import release
-from headrace.serving.prediction_log import TOPIC, Prediction
+from headrace.serving.prediction import TOPIC, Prediction
 from headrace.tables.build import build_table
-from headrace.training.training_set import TrainingSet
+from headrace.training.report import TrainingSet
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 USER, PRODUCT = 1, 10
@@ -61,7 +61,7 @@ def traced(folder: Path) -> Traced:
     project = load_project(settings)
     plan = compiled(project, project.model("purchase"))
     store = lineage.open(settings)
-    with store.recorder() as recorder, recorder_added(recorder):
+    with store.recorder() as recorder, record_with(recorder):
         behind = _events(settings, project)
         _tables(settings, project)
         prediction = _prediction(settings, plan)
@@ -72,7 +72,7 @@ def traced(folder: Path) -> Traced:
 
 def _events(settings: Settings, project: Project) -> list[int]:
     """Two days of events: those of USER in its last day, and others that must not count."""
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     contract = project.contract("user_behaviour")
     log.create(contract.topic, contract.partitions)
     now = datetime.now(UTC)
@@ -103,7 +103,7 @@ def _tables(settings: Settings, project: Project) -> None:
 
 def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     """As a replica makes it, from an online store that is filled from the tables."""
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     at = datetime.now(UTC)
     entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}
     found = _filled(settings, plan, log).features([{**entity, **request}], micros(at))
@@ -113,7 +113,8 @@ def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
     prediction = Prediction(
         id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at, entity=entity,
         request=request, features=dict(zip([one.column for one in plan.features], values, strict=True)),
-        score=0.25, missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
+        value=0.25, plan=plan.digest, instance=0, latency_ms=1.5,
+        missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
         release=made.id,
     )  # fmt: skip
     log.create(TOPIC)
@@ -124,7 +125,7 @@ def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
 
 def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     lake = lakes.open(settings)
-    store = online.open(settings.online_url)
+    store = online.open(settings.online.url)
     store.prepare(plan)
     for windowed in plan.windowed:
         topic = windowed.topic
@@ -157,7 +158,14 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
             "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0
         )
         (bundle / "training.json").write_bytes(
-            msgspec.json.encode({"run": this.id, "code": "c0de", "training_set": made, "rounds": 7})
+            msgspec.json.encode(
+                {
+                    "run": this.id,
+                    "code": "c0de",
+                    "training_set": made,
+                    "parameters": {"num_boost_round": 7},
+                }
+            )
         )
         version = registry.open(settings).register(
             "purchase", bundle, metrics={"roc_auc": 0.81}, params={}, tags={}

@@ -18,7 +18,7 @@ from headrace.http import connection
 from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.connection import Connection, raise_file_limit
 from headrace.http.middleware import GuardMiddleware
-from headrace.http.responses import send_json
+from headrace.http.responses import send_body
 from headrace.http.serve import HttpServer, serve
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
@@ -47,7 +47,7 @@ class App:
                 self.waiting += 1
                 await _send_large(send)
             else:
-                await send_json(send, 200, b'{"got": %d}' % len(content))
+                await send_body(send, 200, b'{"got": %d}' % len(content))
         finally:
             self.ended += 1
 
@@ -136,7 +136,7 @@ def test_thousands_that_do_not_end_what_they_began_keep_nobody_out(served: HttpS
 def test_where_no_more_connections_may_be_the_longest_wait_ends(app: App, sent: bytes) -> None:
     wait = WHOLE.replace(b"/ ", b"/wait ", 1)
     with (
-        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, most_connections=20) as one,
+        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, max_connections=20) as one,
         connected(one, 1, wait) as (busy,),
     ):
         until(lambda: app.waiting == 1)

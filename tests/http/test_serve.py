@@ -13,7 +13,7 @@ import pytest
 from headrace.http import connection
 from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
-from headrace.http.responses import HttpError, send_json
+from headrace.http.responses import HttpError, send_body
 from headrace.http.serve import HttpServer, bind, serve
 from headrace.kernel.errors import CallError, HeadraceError, ProjectError, Unavailable
 
@@ -32,7 +32,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         case "/field":
             raise HttpError(422, "bad", "It is bad.", field="price", more={"rows": [1]})
     message = await receive()
-    await send_json(send, 200, json.dumps({"got": len(message["body"])}).encode())
+    await send_body(send, 200, json.dumps({"got": len(message["body"])}).encode())
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_the_token_is_asked_for_where_it_is_set(monkeypatch: pytest.MonkeyPatch)
 def test_an_open_door_without_a_token_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADRACE_TOKEN", raising=False)
 
-    with pytest.raises(ProjectError, match="no token") as caught:
+    with pytest.raises(ProjectError, match="the token is not set") as caught:
         GuardMiddleware(echo, "0.0.0.0")
     assert caught.value.where == "HEADRACE_TOKEN"
     monkeypatch.setenv("HEADRACE_TOKEN", "short")
@@ -186,7 +186,7 @@ def test_stopping_frees_the_port_and_lets_the_request_in_progress_end() -> None:
 
             begun.set()
             await asyncio.get_running_loop().run_in_executor(None, go_on.wait, 10)
-            await send_json(send, 200, b"{}")
+            await send_body(send, 200, b"{}")
 
     one = serve(GuardMiddleware(slow, "127.0.0.1"), "127.0.0.1", 0)
     answers: list[int] = []

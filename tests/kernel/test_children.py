@@ -40,7 +40,7 @@ def test_one_that_does_not_come_up_is_killed_and_started_again(tmp_path: Path) -
     first, said = child.process.pid, list[str]()
 
     def is_another() -> bool:
-        child.look(said.append)
+        child.supervise(said.append)
         return child.process.pid != first
 
     try:

@@ -12,7 +12,7 @@ from services.s3 import Store
 from services.s3 import store as started_store
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.ids import new_id
 from headrace.lake import Lake
 
@@ -33,7 +33,7 @@ def rest_catalog(object_store: Store, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def local(tmp_path: Path) -> Settings:
     """On this machine's files alone."""
-    return Settings(tmp_path, "shop", "local", Profile(), tmp_path / ".headrace" / "local")
+    return make_settings(tmp_path, "shop", state=tmp_path / ".headrace" / "local")
 
 
 @pytest.fixture
@@ -44,8 +44,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     project = f"shop_{new_id()[-12:]}"  # a namespace of its own
-    profile = Profile(catalog=catalog.url, warehouse=store.url)
-    return Settings(tmp_path, project, "served", profile, tmp_path / ".headrace" / "served")
+    return make_settings(tmp_path, project, "served", values={"catalog": catalog.url, "warehouse": store.url})
 
 
 @pytest.fixture(params=["local", "served"])

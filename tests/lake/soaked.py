@@ -12,13 +12,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import attrs
 from tests.events.clicks import Click, click
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 
 from headrace import lake, log
 from headrace.declare.event import contract_of
@@ -50,7 +50,7 @@ def main() -> None:
     contract = contract_of(Click)
     assert contract is not None
     settings = settings_of(folder)
-    events, opened = log.open(settings.log_url), lake.open(settings)
+    events, opened = log.open(settings.log.url), lake.open(settings)
 
     def until_end(one: ingest.Ingest, first: int, count: int) -> None:
         for start in range(first, first + count, 10_000):
@@ -61,7 +61,7 @@ def main() -> None:
     old = ingest.Ingest(contract, events, opened)
     until_end(old, 0, commits * EVENTS)
     for number in range(ROUNDS):
-        fresh = replace(contract, topic=f"fresh{number}")
+        fresh = attrs.evolve(contract, topic=f"fresh{number}")
         until_end(ingest.Ingest(fresh, events, opened), 0, 100 * EVENTS)
         until_end(old, (commits + number * 100) * EVENTS, 100 * EVENTS)
 

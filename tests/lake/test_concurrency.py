@@ -15,7 +15,7 @@ import pytest
 from tests.stopped import stopped_holding
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
@@ -28,12 +28,12 @@ import json, sys
 import pyarrow as pa
 from pathlib import Path
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import Conflict
 from headrace.kernel.position import LogPosition
 
 root, partition, upto = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-table = lake.open(Settings(root, "shop", "local", Profile(), root / "state")).table("events")
+table = lake.open(make_settings(root, "shop", state=root / "state")).table("events")
 print("ready", flush=True)
 sys.stdin.readline()
 conflicts = 0
@@ -45,7 +45,7 @@ while True:
     pair = {"p": [partition] * 2, "o": [offset, offset + 1]}
     rows = pa.table(pair, schema=pa.schema([("p", pa.int32()), ("o", pa.int64())]))
     try:
-        table.append(rows, position=("ingest", position, position.advanced({partition: offset + 2})))
+        table.append(rows, position=("ingest", position, position.with_offsets({partition: offset + 2})))
     except Conflict:
         conflicts += 1
 print(json.dumps(conflicts), flush=True)
@@ -54,7 +54,7 @@ print(json.dumps(conflicts), flush=True)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path, "shop", "local", Profile(), tmp_path / "state")
+    return make_settings(tmp_path, "shop", state=tmp_path / "state")
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_two_writers_of_different_log_partitions(settings: Settings, table: Lake
     conflicts = run_together(start(settings, 0, 20), start(settings, 1, 20))
     assert conflicts == [0, 0]
     assert rows_in(table) == expected(2, 20)
-    assert table.position("ingest") == START.advanced({0: 20, 1: 20})
+    assert table.position("ingest") == START.with_offsets({0: 20, 1: 20})
 
 
 def test_two_writers_of_the_same_log_partition(settings: Settings, table: LakeTable) -> None:
@@ -124,10 +124,10 @@ def test_a_writer_that_is_killed(settings: Settings, table: LakeTable, point: st
     killed.communicate("go\n", timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert rows_in(table) == expected(1, landed)
-    assert table.position("ingest") == START.advanced({0: landed})
-    begin = START.advanced({0: landed})
+    assert table.position("ingest") == START.with_offsets({0: landed})
+    begin = START.with_offsets({0: landed})
     rest = pa.table({"p": [0] * (10 - landed), "o": range(landed, 10)})
-    table.append(rest, position=("ingest", begin, begin.advanced({0: 10})))
+    table.append(rest, position=("ingest", begin, begin.with_offsets({0: 10})))
     assert rows_in(table) == expected(1, 10)
 
 
@@ -175,7 +175,7 @@ def test_an_unknown_outcome_that_landed_is_found(table: LakeTable, monkeypatch: 
         raise ConnectionResetError("the answer was lost")
 
     monkeypatch.setattr(type(table.catalog), "commit_table", lost_answer)
-    snapshot = table.append(rows, position=("ingest", None, START.advanced({0: 1})))
+    snapshot = table.append(rows, position=("ingest", None, START.with_offsets({0: 1})))
     assert table.current_snapshot() == snapshot
     assert table.scan().collect().height == 1
 
@@ -184,7 +184,7 @@ def test_those_that_open_a_new_lake_at_once_all_get_it(tmp_path: Path) -> None:
     schema = pa.schema([("p", pa.int32())])
 
     def opened(number: int) -> str:
-        settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / f"state{number // 8}")
+        settings = make_settings(tmp_path, "shop", state=tmp_path / f"state{number // 8}")
         return lake.open(settings).ensure("events", schema).name
 
     with ThreadPoolExecutor(8) as threads:

@@ -11,17 +11,16 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
 from tests.lake.folder import missing
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.lake import LakeTable
-from headrace.lake.snapshot_ids import current_snapshot_ids
+from headrace.lake.table_state import current_snapshot_ids
 
 AT_ONCE = timedelta(microseconds=-1)
 STAMP = pa.timestamp("us", "UTC")
@@ -29,14 +28,14 @@ OPEN = """
 import sys
 from pathlib import Path
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 root = Path(sys.argv[1])
-lake.open(Settings(root, "shop", "local", Profile(), root / ".headrace" / "local"))
+lake.open(make_settings(root, "shop", state=root / ".headrace" / "local"))
 """
 
 
-def settings_in(root: Path, profile: Profile | None = None) -> Settings:
-    return Settings(root, "shop", "local", profile or Profile(), root / ".headrace" / "local")
+def settings_in(root: Path, **values: str) -> Settings:
+    return make_settings(root, "shop", values=values)
 
 
 def rows(day: int, x: int) -> pa.Table:
@@ -192,8 +191,8 @@ def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_shares_files_outside_with_the_original_is_refused(tmp_path: Path) -> None:
-    profile = Profile(warehouse=str(tmp_path / "shared"))
-    original, copy = (settings_in(tmp_path / name, profile) for name in ("original", "copy"))
+    shared = str(tmp_path / "shared")
+    original, copy = (settings_in(tmp_path / name, warehouse=shared) for name in ("original", "copy"))
     write(original)
     expected = snapshots(original)
     shutil.copytree(original.root, copy.root)
@@ -209,7 +208,7 @@ def test_upkeep_does_not_touch_what_lies_outside_of_the_warehouse(tmp_path: Path
     settings = settings_in(tmp_path / "project")
     table = write(settings)
     before = tree(settings.place("lake", "warehouse"))
-    elsewhere = msgspec.structs.replace(settings, profile=Profile(warehouse=str(tmp_path / "elsewhere")))
+    elsewhere = settings.with_values(warehouse=str(tmp_path / "elsewhere"))
     with pytest.raises(CallError, match="outside of the warehouse"):
         lake.maintain(
             lake.open(elsewhere).table("events"), older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE
@@ -245,7 +244,7 @@ def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
     assert head is not None
     assert current_snapshot_ids(settings, ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
-    lake.open(settings).check_warehouse(settings.warehouse_url)
+    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
     settings.root.rename(tmp_path / f"moved {name}")

@@ -25,7 +25,7 @@ from headrace.lake import Lake, LakeTable, commit, compaction, expiry, lease, ma
 from headrace.lake import files as lake_files
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.lease import Lease
-from headrace.lake.snapshot_ids import rows_snapshot_ids
+from headrace.lake.table_state import rows_snapshot_ids
 
 AT_ONCE = timedelta(microseconds=-1)
 HOUR = 3_600_000_000

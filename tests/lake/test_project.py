@@ -55,7 +55,7 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     tables.write_text(tables.read_text().replace("tiny.events", f"{name}.events"))
 
     settings = load_settings(root, "prod")
-    events = log.open(settings.log_url)
+    events = log.open(settings.log.url)
     events.create("clicks")
 
     def brought_up_to_date(day: int, users: range) -> None:

@@ -10,7 +10,6 @@ from time import monotonic
 
 import pyarrow as pa
 import pytest
-from msgspec.structs import replace
 from services.catalog import Catalog
 from services.catalog import catalog as started_catalog
 from services.s3 import store as started_store
@@ -18,7 +17,7 @@ from tests.lake.folder import missing
 from tests.lake.front import Front, front
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
@@ -35,20 +34,22 @@ def door(rest_catalog: Catalog) -> Iterator[Front]:
 
 @pytest.fixture
 def settings(served: Settings, door: Front) -> Settings:
-    return replace(served, profile=replace(served.profile, catalog=door.url))
+    return served.with_values(catalog=door.url)
 
 
 @pytest.fixture
 def table(settings: Settings) -> LakeTable:
     table = lake.open(settings).ensure("events", SCHEMA)
-    table.append(pa.table({"o": [0]}), position=("ingest", None, START.advanced({0: 1})))
+    table.append(pa.table({"o": [0]}), position=("ingest", None, START.with_offsets({0: 1})))
     return table
 
 
 def append(table: LakeTable, offset: int) -> object:
     """One row, and the position moves past it."""
-    begin = START.advanced({0: offset})
-    return table.append(pa.table({"o": [offset]}), position=("ingest", begin, begin.advanced({0: offset + 1})))
+    begin = START.with_offsets({0: offset})
+    return table.append(
+        pa.table({"o": [offset]}), position=("ingest", begin, begin.with_offsets({0: offset + 1}))
+    )
 
 
 def offsets(table: LakeTable) -> list[int]:
@@ -72,7 +73,7 @@ def test_a_commit_that_did_not_happen_is_said_to_be_unknown(table: LakeTable, do
     with pytest.raises(Unavailable, match="outcome is unknown"):
         append(table, 1)
     assert offsets(table) == [0]
-    assert table.position("ingest") == START.advanced({0: 1})
+    assert table.position("ingest") == START.with_offsets({0: 1})
     append(table, 1)
     assert offsets(table) == [0, 1]
 
@@ -159,7 +160,7 @@ def test_wrong_keys_of_the_object_store_are_said_and_not_shown(
 
 def test_an_address_that_is_no_catalog(served: Settings, object_store: object) -> None:
     url = str(getattr(object_store, "environment")["AWS_ENDPOINT_URL_S3"])  # noqa: B009
-    wrong = replace(served, profile=replace(served.profile, catalog=url.replace("//", "//user:secret@")))
+    wrong = served.with_values(catalog=url.replace("//", "//user:secret@"))
     with pytest.raises(Unavailable) as caught:
         lake.open(wrong)
     assert "secret" not in str(caught.value)
@@ -179,8 +180,8 @@ def test_catalog_and_store_restarted_amid_commits(tmp_path: Path, monkeypatch: p
         catalog = first_catalog.enter_context(
             started_catalog(folders[1], store.url, environment=store.environment)
         )
-        profile = Profile(catalog=catalog.url, warehouse=store.url)
-        settings = Settings(folders[2], "shop", "served", profile, folders[2] / "state")
+        values = {"catalog": catalog.url, "warehouse": store.url}
+        settings = make_settings(folders[2], "shop", "served", state=folders[2] / "state", values=values)
         table = lake.open(settings).ensure("events", SCHEMA)
         done, failures, stop = [0], [], threading.Event()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 from tests.lake.folder import files, missing
 from tests.lake.soaked import EVENTS, ROUNDS
 

@@ -1,4 +1,4 @@
-"""A real broker's limits: each topic's own, raised and lowered while it is written to."""
+"""The limits of topics on a real broker, raised and lowered while records are appended."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from headrace.log.kafka.log import KafkaLog
 
 @pytest.fixture
 def log(broker: Broker) -> Iterator[KafkaLog]:
-    one = KafkaLog(broker.url.removeprefix("kafka://"))
-    yield one
-    one.close()
+    opened = KafkaLog(broker.url.removeprefix("kafka://"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -32,26 +32,26 @@ def topic(log: KafkaLog) -> str:
     return name
 
 
-def values_of(log: KafkaLog, topic: str) -> list[bytes]:
-    found = everything(log, topic)
-    return [found[position] for position in sorted(found)]
+def read_values(log: KafkaLog, topic: str) -> list[bytes]:
+    values = everything(log, topic)
+    return [values[position] for position in sorted(values)]
 
 
-def test_a_topic_has_the_brokers_limit_until_it_gets_its_own(
+def test_topic_has_the_brokers_limit_until_it_gets_its_own(
     broker: Broker, log: KafkaLog, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = log.largest(topic)
-    assert 1_048_588 - 200 < usual < 1_048_588
-    large = os.urandom(usual + 1)
+    default = log.largest(topic)
+    assert 1_048_588 - 200 < default < 1_048_588
+    large = os.urandom(default + 1)
     with pytest.raises(TooLarge):
         log.append(topic, [large])
     configure(broker.url, topic, 3_000_000)
     monkeypatch.setattr(kafka_limits, "monotonic", lambda: float("inf"))  # a minute later
     log.append(topic, [large, os.urandom(2_000_000)])
-    assert [len(value) for value in values_of(log, topic)] == [usual + 1, 2_000_000]
+    assert [len(value) for value in read_values(log, topic)] == [default + 1, 2_000_000]
 
 
-def test_a_limit_that_is_lowered_meanwhile_refuses_what_is_too_large_now(
+def test_lowered_limit_refuses_records_that_are_too_large_now(
     broker: Broker, log: KafkaLog, topic: str
 ) -> None:
     log.append(topic, [b"before"])
@@ -63,10 +63,10 @@ def test_a_limit_that_is_lowered_meanwhile_refuses_what_is_too_large_now(
     assert 19_000 < log.largest(topic) < 20_000
     many = [os.urandom(900) for _ in range(200)]
     log.append(topic, many)
-    assert values_of(log, topic) == [b"before", *many]
+    assert read_values(log, topic) == [b"before", *many]
 
 
-def test_small_neighbours_go_through_while_a_limit_is_lowered(
+def test_small_records_of_other_threads_are_appended_while_a_limit_is_lowered(
     broker: Broker, log: KafkaLog, topic: str
 ) -> None:
     log.append(topic, [b"before"])
@@ -80,14 +80,14 @@ def test_small_neighbours_go_through_while_a_limit_is_lowered(
     with ThreadPoolExecutor(8) as threads:
         positions = [position for (position,) in threads.map(append, range(8))]
     assert [position is None for position in positions] == [n % 2 == 1 for n in range(8)]
-    assert sorted(values_of(log, topic)) == [b"0", b"2", b"4", b"6", b"before"]
+    assert sorted(read_values(log, topic)) == [b"0", b"2", b"4", b"6", b"before"]
 
 
-def test_topics_of_other_limits_do_not_meet(broker: Broker, log: KafkaLog, topic: str) -> None:
+def test_topics_of_different_limits_are_independent(broker: Broker, log: KafkaLog, topic: str) -> None:
     other = f"{topic}-small"
     log.create(other)
     configure(broker.url, topic, 5_000_000)
     configure(broker.url, other, 10_000)
     log.append(topic, [os.urandom(4_000_000), b"a"])
     log.append(other, [os.urandom(5_000) for _ in range(20)])
-    assert (len(values_of(log, topic)), len(values_of(log, other))) == (2, 20)
+    assert (len(read_values(log, topic)), len(read_values(log, other))) == (2, 20)

@@ -1,4 +1,4 @@
-"""A client that got no answer may have lost the brokers for good: nobody goes on with it."""
+"""A Kafka client that got no answer may have lost the brokers for good: it is replaced."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from services.kafka import Broker, broker
 from tests.until import until
 
 from headrace.kernel.errors import Unavailable
-from headrace.log.kafka import cluster as kafka_cluster
+from headrace.log.kafka import connection as kafka_connection
 from headrace.log.kafka import forwarder as kafka_forwarder
-from headrace.log.kafka import log as kafka
 from headrace.log.kafka import member as kafka_member
+from headrace.log.kafka import reader as kafka_reader
+from headrace.log.kafka import topics as kafka_topics
 from headrace.log.kafka import writer as kafka_writer
 from headrace.log.kafka.log import KafkaLog
 
@@ -28,16 +29,16 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture
 def log(own: Broker) -> Iterator[KafkaLog]:
-    one = KafkaLog(own.url.removeprefix("kafka://"))
-    one.create("events", 2)
-    yield one
-    one.close()
+    opened = KafkaLog(own.url.removeprefix("kafka://"))
+    opened.create("events", 2)
+    yield opened
+    opened.close()
 
 
-def killed(own: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kills the broker; its answers are then waited for two seconds."""
+def kill_broker(own: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills the broker; clients then wait two seconds for an answer."""
     own.stop(hard=True)
-    for module in (kafka, kafka_cluster, kafka_forwarder, kafka_writer):
+    for module in (kafka_connection, kafka_forwarder, kafka_reader, kafka_topics, kafka_writer):
         monkeypatch.setattr(module, "SECONDS", 2.0)
 
 
@@ -49,48 +50,48 @@ def append(log: KafkaLog) -> bool:
     return True
 
 
-def test_a_log_asks_and_appends_by_other_clients(
+def test_log_asks_and_appends_with_new_clients(
     own: Broker, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert append(log)
-    asking, appending = log._cluster.admin, dict(log._writers)
-    killed(own, monkeypatch)
+    admin, writers = log._connection.admin, dict(log._writers._writers)
+    kill_broker(own, monkeypatch)
     with pytest.raises(Unavailable):
         log.end("events")
     with pytest.raises(Unavailable):
         log.append("events", [b"b"])
-    assert log._cluster.admin is not asking
+    assert log._connection.admin is not admin
     own.start()
     until(lambda: append(log))
-    assert log._writers.keys() == appending.keys()
-    assert all(log._writers[limit] is not writer for limit, writer in appending.items())
+    assert log._writers._writers.keys() == writers.keys()
+    assert all(log._writers._writers[limit] is not writer for limit, writer in writers.items())
 
 
-def test_a_forwarder_reads_positions_by_another_client(
+def test_forwarder_reads_positions_with_a_new_client(
     own: Broker, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forwarder = log.forwarder("positions", 1, ["events"])
-    assert forwarder.take(0) is None
+    assert forwarder.take_over(0) is None
     forwarder.commit(0, [], b"here")
-    forwarder._give_up(0)
-    reading = forwarder._consumer
-    killed(own, monkeypatch)
+    forwarder._release(0)
+    consumer = forwarder._consumer
+    kill_broker(own, monkeypatch)
     with pytest.raises(Unavailable):
         forwarder.positions()
-    assert forwarder._consumer is not reading
+    assert forwarder._consumer is not consumer
     own.start()
 
-    def told() -> bool:
+    def reads_position() -> bool:
         try:
             return forwarder.positions() == {0: b"here"}
         except Unavailable:
             return False
 
-    until(told)
+    until(reads_position)
     forwarder.close()
 
 
-def test_a_member_joins_again_and_gets_its_share(
+def test_member_joins_again_and_gets_its_share(
     own: Broker,
     log: KafkaLog,
     tmp_path: Path,
@@ -101,7 +102,7 @@ def test_a_member_joins_again_and_gets_its_share(
     monkeypatch.setattr(kafka_member, "IDLE_SECONDS", 0.5)
     member = log.join("events", "workers", tmp_path)
     until(lambda: member.partitions() == {0, 1})
-    killed(own, monkeypatch)
+    kill_broker(own, monkeypatch)
     with caplog.at_level(logging.WARNING):
         until(lambda: not member.partitions() and "joins again" in caplog.text)
     own.start()

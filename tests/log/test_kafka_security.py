@@ -1,4 +1,4 @@
-"""A broker that speaks TLS and asks for a password: who has it is let in, and nothing ever tells it."""
+"""A broker with TLS and a password: only clients with the password get in, and nothing shows it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
@@ -22,36 +22,36 @@ from confluent_kafka.admin import (
 from services.kafka import Broker, broker
 from tests.contract.test_log import everything
 from tests.events.clicks import Click, click
-from tests.events.killed import settings_of
+from tests.events.forking import settings_of
 
 from headrace import lake, lineage, log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.event import contract_of
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
-from headrace.kernel.run import Dataset, recorder_added, run
-from headrace.log.kafka.cluster import Cluster
+from headrace.kernel.run import Dataset, record_with, run
+from headrace.log.kafka.connection import KafkaConnection
 
 PASSWORD = "correct-horse-7431"
 WRONG = "battery-staple-8812"
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def secured_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with broker(Path(tmp_path_factory.mktemp("secured")), password=PASSWORD) as running:
         yield running
 
 
 @pytest.fixture
-def environment(secured: Broker, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name, value in secured.environment.items():
+def environment(secured_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in secured_broker.environment.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
 
 
-def told(error: BaseException) -> str:
-    """All that an error and those behind it say."""
+def read_chain(error: BaseException) -> str:
+    """The text of an error and of its causes."""
     text = ""
     while error is not None:
         text += f"{error!r} {error} {error.args}"
@@ -60,8 +60,8 @@ def told(error: BaseException) -> str:
 
 
 @pytest.mark.usefixtures("environment")
-def test_who_has_the_password_appends_reads_and_shares(secured: Broker, tmp_path: Path) -> None:
-    opened = log.open(secured.url)
+def test_client_with_the_password_appends_reads_and_shares(secured_broker: Broker, tmp_path: Path) -> None:
+    opened = log.open(secured_broker.url)
     opened.create("events")
     assert opened.append("events", [b"a"]) == [(0, 0)]
     assert opened.read("events", {0: 0}, 10).values == [b"a"]
@@ -73,93 +73,101 @@ def test_who_has_the_password_appends_reads_and_shares(secured: Broker, tmp_path
 
 
 def allow(admin: AdminClient, what: ResourceType, prefix: str, *operations: AclOperation) -> None:
-    """Lets user `guest` do these things with what begins so."""
+    """Lets user `guest` do these operations on resources whose names begin so."""
     lists = [
-        AclBinding(what, prefix, ResourcePatternType.PREFIXED, "User:guest", "*", one, AclPermissionType.ALLOW)
-        for one in operations
+        AclBinding(
+            what, prefix, ResourcePatternType.PREFIXED, "User:guest", "*", operation, AclPermissionType.ALLOW
+        )
+        for operation in operations
     ]
-    for done in admin.create_acls(lists).values():
-        done.result(20)
+    for future in admin.create_acls(lists).values():
+        future.result(20)
 
 
-def test_who_has_the_rights_that_the_guide_names_ingests_and_forwards_from_a_topic_of_others(
-    secured: Broker, environment: pytest.MonkeyPatch, tmp_path: Path
+def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
+    secured_broker: Broker, environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     contract = contract_of(Click)
     assert contract is not None
-    contract = replace(contract, topic="given.clicks", forward=("given.good", "given.refused"))
-    cluster = Cluster(secured.url.removeprefix("kafka://"))
+    contract = attrs.evolve(contract, topic="given.clicks", forward=("given.good", "given.refused"))
+    connection = KafkaConnection(secured_broker.url.removeprefix("kafka://"))
     for topic in (contract.topic, *contract.forward):
-        cluster.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
+        connection.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
     reading = (AclOperation.DESCRIBE, AclOperation.READ)
-    allow(cluster.admin, ResourceType.TOPIC, "given.", *reading, AclOperation.WRITE)
-    allow(cluster.admin, ResourceType.TOPIC, "headrace.", *reading, AclOperation.WRITE, AclOperation.CREATE)
-    allow(cluster.admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
-    allow(cluster.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE)
+    allow(connection.admin, ResourceType.TOPIC, "given.", *reading, AclOperation.WRITE)
+    allow(connection.admin, ResourceType.TOPIC, "headrace.", *reading, AclOperation.WRITE, AclOperation.CREATE)
+    allow(connection.admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
+    allow(
+        connection.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE
+    )
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
-    opened = log.open(secured.url)
+    opened = log.open(secured_broker.url)
     ingest = Ingest(contract, opened, lake.open(settings_of(tmp_path)), [ForwardSink(contract, opened)])
     opened.append(contract.topic, [click(1), b"no click", click(2)])
     got: list[Progress] = []
     ingest.run(until_end=True, stop=threading.Event(), tell=got.append)
-    assert sum(one.good for one in got) == 2
+    assert sum(progress.good for progress in got) == 2
     assert sorted(opened.read("given.good", {0: 0, 1: 0}, 10).values) == [click(1), click(2)]
     assert len(opened.read("given.refused", {0: 0, 1: 0}, 10)) == 1
-    with pytest.raises(Unavailable, match="may not make topic 'others'") as refused:
+    with pytest.raises(Unavailable, match="may not create topic 'others'") as refused:
         opened.create("others", 3)
-    assert "log partitions (3?)" in str(refused.value)
+    assert "with 3 log partitions" in str(refused.value)
     opened.close()
 
 
-def test_who_may_not_ask_for_the_limit_still_loses_only_what_is_too_large(
-    secured: Broker, environment: pytest.MonkeyPatch
+def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
+    secured_broker: Broker, environment: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster(secured.url.removeprefix("kafka://"))
+    connection = KafkaConnection(secured_broker.url.removeprefix("kafka://"))
     topic = NewTopic("bounded.events", 1, config={"max.message.bytes": "20000"})
-    cluster.admin.create_topics([topic])["bounded.events"].result(20)
+    connection.admin.create_topics([topic])["bounded.events"].result(20)
     reading = (AclOperation.DESCRIBE, AclOperation.READ)
-    allow(cluster.admin, ResourceType.TOPIC, "bounded.", *reading, AclOperation.WRITE)
-    allow(cluster.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE)
+    allow(connection.admin, ResourceType.TOPIC, "bounded.", *reading, AclOperation.WRITE)
+    allow(
+        connection.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE
+    )
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
-    opened = log.open(secured.url)
-    assert 1_048_588 - 200 < opened.largest("bounded.events") < 1_048_588  # what is usual: it is not told
+    opened = log.open(secured_broker.url)
+    assert 1_048_588 - 200 < opened.largest("bounded.events") < 1_048_588  # the default: this user may not ask
     values = [os.urandom(size) for size in (900, 30_000, 900, 25_000, 12_000, 900)]
     positions = log.append_fitting(opened, "bounded.events", values)
     assert [position is None for position in positions] == [False, True, False, True, False, False]
-    many = [os.urandom(900) for _ in range(100)]  # more, together, than the topic takes as one batch
+    many = [os.urandom(900) for _ in range(100)]  # together more than the topic accepts as one batch
     opened.append("bounded.events", many)
-    found = everything(opened, "bounded.events")
-    assert [found[place] for place in sorted(found)] == [v for v in values if len(v) < 20_000] + many
+    read = everything(opened, "bounded.events")
+    assert [read[place] for place in sorted(read)] == [v for v in values if len(v) < 20_000] + many
     opened.close()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("SASL_PASSWORD", WRONG, "Invalid username or password"),
         ("SSL_CA_LOCATION", None, "certificate verify failed"),
     ],
 )
-def test_who_is_not_let_in_is_told_why_and_nothing_tells_the_password(
-    secured: Broker,
+def test_client_that_is_denied_access_learns_why_and_nothing_shows_the_password(
+    secured_broker: Broker,
     environment: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     name: str,
     value: str | None,
-    said: str,
+    message: str,
 ) -> None:
     if value is None:
         environment.delenv(f"HEADRACE_KAFKA_{name}")
     else:
         environment.setenv(f"HEADRACE_KAFKA_{name}", value)
-    settings = Settings(tmp_path, "scratch", "kafka", Profile(log=secured.url), tmp_path / "state")
+    settings = make_settings(
+        tmp_path, "scratch", "kafka", values={"log": secured_broker.url}, state=tmp_path / "state"
+    )
     store = lineage.open(settings)
-    with caplog.at_level(logging.DEBUG), recorder_added(store.recorder()):
-        opened = log.open(settings.log_url)
+    with caplog.at_level(logging.DEBUG), record_with(store.recorder()):
+        opened = log.open(settings.log.url)
         with (
-            pytest.raises(Unavailable, match=said) as raised,
+            pytest.raises(Unavailable, match=message) as raised,
             run("ingest events", [Dataset("topic", "events")]),
         ):
             opened.create("events")
@@ -167,22 +175,22 @@ def test_who_is_not_let_in_is_told_why_and_nothing_tells_the_password(
     store.close()
     files = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
     assert b"ingest events" in files
-    everywhere = told(raised.value) + caplog.text + "".join(capfd.readouterr()) + files.decode(errors="replace")
+    shown = (
+        read_chain(raised.value) + caplog.text + "".join(capfd.readouterr()) + files.decode(errors="replace")
+    )
     for password in (PASSWORD, WRONG):
-        assert password not in everywhere
+        assert password not in shown
 
 
-def test_a_setting_that_the_client_does_not_know_is_a_wrong_project(
-    environment: pytest.MonkeyPatch, secured: Broker
-) -> None:
+def test_unknown_setting_is_a_project_error(environment: pytest.MonkeyPatch, secured_broker: Broker) -> None:
     environment.setenv("HEADRACE_KAFKA_SASL_PASSWROD", PASSWORD)
     with pytest.raises(ProjectError, match=r"sasl\.passwrod") as raised:
-        log.open(secured.url)
-    assert PASSWORD not in told(raised.value)
+        log.open(secured_broker.url)
+    assert PASSWORD not in read_chain(raised.value)
 
 
-def test_a_password_in_the_address_is_refused_and_not_told() -> None:
-    with pytest.raises(ProjectError, match="no password") as raised:
+def test_a_password_in_the_address_is_refused_and_not_read_chain() -> None:
+    with pytest.raises(ProjectError, match="must not hold a user or a password") as raised:
         log.open(f"kafka://headrace:{PASSWORD}@broker:9092")
-    assert PASSWORD not in told(raised.value)
+    assert PASSWORD not in read_chain(raised.value)
     assert isinstance(raised.value, HeadraceError)

@@ -1,3 +1,5 @@
+"""Log partitions of keys: Kafka's own rule."""
+
 from __future__ import annotations
 
 import pytest

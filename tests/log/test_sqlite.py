@@ -1,4 +1,4 @@
-"""What is the embedded log's alone."""
+"""The embedded log: its files, their locks and damage, retention."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import pytest
 from tests.stopped import stopped_holding
 
 from headrace.kernel.errors import Unavailable
-from headrace.log.sqlite import log as sqlite
+from headrace.log.sqlite import connection, writer
 from headrace.log.sqlite.log import SqliteLog
 
 
-def test_a_file_locked_by_another_process_is_unavailable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0)
+def test_file_locked_by_another_process_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0)
     log = SqliteLog(str(tmp_path))
     log.create("events")
     with closing(sqlite3.connect(tmp_path / "events.db", isolation_level=None)) as other:
@@ -31,7 +29,7 @@ def test_a_file_locked_by_another_process_is_unavailable(
     log.close()
 
 
-def test_a_file_that_a_stopped_process_holds_is_unavailable(tmp_path: Path) -> None:
+def test_file_that_a_stopped_process_holds_is_unavailable(tmp_path: Path) -> None:
     log = SqliteLog(str(tmp_path))
     log.create("events")
     assert log.append("events", [b"a"]) == [(0, 0)]
@@ -42,14 +40,14 @@ def test_a_file_that_a_stopped_process_holds_is_unavailable(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 100])
-def test_a_damaged_file_is_unavailable(tmp_path: Path, content: bytes) -> None:
+def test_damaged_file_is_unavailable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "events.db").write_bytes(content)
     with pytest.raises(Unavailable, match="damaged") as raised:
         SqliteLog(str(tmp_path)).identity("events")
     assert str(tmp_path / "events.db") in str(raised.value)
 
 
-def test_a_damaged_record_is_unavailable(tmp_path: Path) -> None:
+def test_damaged_record_is_unavailable(tmp_path: Path) -> None:
     log = SqliteLog(str(tmp_path))
     log.create("events")
     log.append("events", [b"a"])
@@ -61,7 +59,7 @@ def test_a_damaged_record_is_unavailable(tmp_path: Path) -> None:
     log.close()
 
 
-def test_large_records_are_kept_in_chunks_of_their_own(tmp_path: Path) -> None:
+def test_large_record_has_its_own_chunk(tmp_path: Path) -> None:
     log = SqliteLog(str(tmp_path))
     log.create("events")
     values = [b"x" * 700_000, b"y" * 700_000, b"z", b"w" * 3_000_000]
@@ -80,32 +78,32 @@ def test_topics_are_private_to_their_owner(tmp_path: Path) -> None:
     log.close()
 
 
-def test_chunks_past_the_retention_go_as_appends_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "FORGET_SECONDS", 0.0)
+def test_appends_delete_chunks_past_the_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "RETENTION_SECONDS", 0.0)
     now = 1_800_000_000_000_000
-    monkeypatch.setattr(sqlite, "now_micros", lambda: now)
+    monkeypatch.setattr(writer, "now_micros", lambda: now)
     log = SqliteLog(str(tmp_path))
     log.create("events", 2, timedelta(hours=1))
     log.append("events", [b"a", b"b"], [b"0", b"1"])
-    kept = log.end("events")
+    end = log.end("events")
     now += 30 * 60_000_000
     log.append("events", [b"c", b"d"], [b"0", b"1"])
     assert log.start("events") == {0: 0, 1: 0}
     now += 31 * 60_000_000  # the first are past the hour, the second are not
     log.append("events", [b"e"], [b"0"])
-    assert log.start("events") == kept
+    assert log.start("events") == end
     assert sorted(log.read("events", {0: 0, 1: 0}, 10).values) == [b"c", b"d", b"e"]
     now += 1_000 * 60_000_000
-    monkeypatch.setattr(sqlite, "FORGET_SECONDS", 60.0)
+    monkeypatch.setattr(writer, "RETENTION_SECONDS", 60.0)
     log.append("events", [b"f"], [b"0"])
     assert log.start("events") == log.end("events") | {0: log.end("events")[0] - 1}
     now += 1_000 * 60_000_000
-    log.append("events", [b"g"], [b"0"])  # it does not look at every append
+    log.append("events", [b"g"], [b"0"])  # not every append deletes
     assert log.read("events", {0: 0}, 10).values == [b"f", b"g"]
     log.close()
 
 
-def test_topics_of_before_have_no_retention_and_take_one_on(tmp_path: Path) -> None:
+def test_topic_of_an_older_version_gets_a_retention(tmp_path: Path) -> None:
     log = SqliteLog(str(tmp_path))
     log.create("events")
     log.close()

@@ -1,3 +1,5 @@
+"""Bundles: what is sealed verifies, and whatever differs is refused by name."""
+
 import json
 import os
 from pathlib import Path
@@ -5,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.kernel.errors import CallError, Refused
-from headrace.registry.bundle import MANIFEST, seal, sealed, verify
+from headrace.registry.bundle import MANIFEST, is_sealed, seal, verify
 
 KEY = b"a key"
 
@@ -19,10 +21,10 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_sealed_bundle_verifies_and_its_digest_names_its_files(bundle: Path) -> None:
-    assert not sealed(bundle)
+def test_a_sealed_bundle_verifies_and_its_digest_depends_on_its_files(bundle: Path) -> None:
+    assert not is_sealed(bundle)
     digest = seal(bundle, KEY)
-    assert sealed(bundle)
+    assert is_sealed(bundle)
     assert verify(bundle, KEY).digest == digest
     assert set(verify(bundle, KEY).files) == {"plan.json", "model/model.ubj"}
     assert seal(bundle, KEY) == digest
@@ -41,7 +43,7 @@ def test_a_changed_file_is_refused_by_name(bundle: Path, name: str) -> None:
 def test_a_missing_and_an_added_file_are_refused_by_name(bundle: Path) -> None:
     seal(bundle, KEY)
     (bundle / "model" / "extra.py").write_text("")
-    with pytest.raises(Refused, match=r"'model/extra.py' is not the bundle's"):
+    with pytest.raises(Refused, match=r"'model/extra.py' is not in the manifest"):
         verify(bundle, KEY)
     (bundle / "model" / "extra.py").unlink()
     (bundle / "plan.json").unlink()
@@ -101,7 +103,7 @@ def test_links_are_refused_when_sealing_and_when_reading(bundle: Path) -> None:
         verify(bundle, KEY)
 
 
-def test_what_is_no_bundle_or_has_no_readable_manifest(bundle: Path) -> None:
+def test_a_folder_without_a_readable_manifest_is_an_error(bundle: Path) -> None:
     with pytest.raises(CallError):
         verify(bundle, KEY)
     (bundle / MANIFEST).write_text("{")

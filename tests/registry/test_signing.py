@@ -1,3 +1,5 @@
+"""The signing key: from the environment, or made once."""
+
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +9,7 @@ from headrace.config.settings import Settings
 from headrace.registry.signing import VARIABLE, signing_key
 
 
-def test_the_key_is_made_once_and_is_ours_alone(settings: Settings) -> None:
+def test_the_key_is_made_once_and_readable_by_its_owner_alone(settings: Settings) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: signing_key(settings), range(32)))
     assert len(keys) == 1
@@ -17,7 +19,7 @@ def test_the_key_is_made_once_and_is_ours_alone(settings: Settings) -> None:
     assert [p.name for p in settings.state.glob("signing*")] == ["signing.key"]
 
 
-def test_the_environment_goes_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_has_precedence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "from the environment")
     assert signing_key(settings) == b"from the environment"
     assert not settings.place("signing.key").exists()

@@ -1,3 +1,5 @@
+"""The registry: versions, aliases and bundles in MLflow, also after kills, moves and tampering."""
+
 import os
 import shutil
 import signal
@@ -8,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from headrace import registry
@@ -48,7 +49,7 @@ def test_a_store_that_was_moved_or_copied_has_its_own_files(
     before = {path for path in settings.root.rglob("*") if path.is_file()}
     moved = load_settings(there)
     opened = registry.open(moved)
-    shutil.rmtree(opened.place("purchase", 1))
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
     (bundle / "plan.json").write_text("{ }")
     version = opened.register("purchase", bundle, metrics={}, params={}, tags={})
@@ -64,7 +65,7 @@ def test_a_store_that_was_moved_or_copied_has_its_own_files(
     )
 
 
-def test_an_alias_that_is_set_without_mlflow_is_mlflows_own(settings: Settings, bundle: Path) -> None:
+def test_an_alias_that_is_set_without_mlflow_is_read_by_mlflow(settings: Settings, bundle: Path) -> None:
     opened = registry.open(settings)
     opened.register("purchase", bundle, metrics={}, params={}, tags={})
     (bundle / "plan.json").write_text("{ }")
@@ -79,13 +80,13 @@ def test_an_alias_that_is_set_without_mlflow_is_mlflows_own(settings: Settings, 
     fresh.delete_alias("purchase", "champion")
     fresh.delete_alias("purchase", "champion")
     assert opened.client.get_registered_model("purchase").aliases == {"challenger": 2}
-    assert fresh._made is None
+    assert fresh._mlflow.unopened_file is not None
     for other in (fresh, opened):
         with pytest.raises(CallError, match="no version 3"):
             other.set_alias("purchase", "champion", 3)
 
 
-def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) -> None:
+def test_a_version_is_found_by_number_and_alias_and_has_its_bundle(settings: Settings, bundle: Path) -> None:
     opened = registry.open(settings)
     first = opened.register(
         "purchase", bundle, metrics={"roc_auc": 0.8}, params={"depth": 3}, tags={"headrace.code": "abc"}
@@ -100,36 +101,36 @@ def test_a_version_its_alias_and_its_bundle(settings: Settings, bundle: Path) ->
     assert champion.metrics == {"roc_auc": 0.8}
     assert champion.params == {"depth": "3"}
     assert champion.tags["headrace.code"] == "abc"
-    assert [one.version for one in opened.versions("purchase")] == [2, 1]
+    assert [version.version for version in opened.versions("purchase")] == [2, 1]
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}"
     assert opened.versions("nothing") == []
     fresh = registry.open(settings)  # it has not loaded MLflow: it reads the tables of the store
     assert fresh.version("purchase", "champion") == champion
     assert fresh.version("purchase", 2) == opened.version("purchase", "2")
-    for one in (opened, fresh):
+    for versions in (opened, fresh):
         for ref in ("nobody", 7):
             with pytest.raises(CallError, match="no version"):
-                one.version("purchase", ref)
-    # Where the project's people stand, MLflow leaves nothing.
+                versions.version("purchase", ref)
+    # MLflow leaves nothing in the working directory.
     assert sorted(os.listdir(settings.root)) == [".headrace", "headrace.toml", "shop"]
 
     again = opened.register("purchase", bundle, metrics={}, params={}, tags={})
     assert again == 2, "the same bundle is the same version"
 
-    shutil.rmtree(opened.place("purchase", 1))
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}", "fetched again from MLflow"
 
-    (opened.place("purchase", 1) / "plan.json").write_text("changed")
+    (opened.bundle_folder("purchase", 1) / "plan.json").write_text("changed")
     with pytest.raises(Refused, match=r"'plan.json' was changed"):
         opened.bundle("purchase", 1)
 
     # An artifact changed behind MLflow's back is not taken either.
-    shutil.rmtree(opened.place("purchase", 1))
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
     stored = settings.place("mlflow", "artifacts", champion.run_id, "artifacts", "bundle", "plan.json")
     stored.write_text("changed")
     with pytest.raises(Refused, match=r"'plan.json' was changed"):
         opened.bundle("purchase", 1)
-    assert not opened.place("purchase", 1).exists()
+    assert not opened.bundle_folder("purchase", 1).exists()
 
 
 def test_a_bundle_of_another_key_needs_trust(
@@ -140,8 +141,8 @@ def test_a_bundle_of_another_key_needs_trust(
     monkeypatch.setenv("HEADRACE_SIGNING_KEY", "another")
     with pytest.raises(Refused, match="another key"):
         opened.bundle("purchase", version)
-    trusting = msgspec.structs.replace(settings.profile, trust=(f"purchase@{version}",))
-    registry.open(msgspec.structs.replace(settings, profile=trusting)).bundle("purchase", version)
+    trusting = settings.with_values(trust=(f"purchase@{version}",))
+    registry.open(trusting).bundle("purchase", version)
 
 
 POINTS = ["registry.before_files", "registry.before_version", "registry.after_version", "registry.before_place"]
@@ -155,42 +156,42 @@ def test_a_registration_killed_anywhere_makes_one_version(settings: Settings, bu
 
     opened = registry.open(settings)
     assert opened.register("purchase", bundle, metrics={"roc_auc": 0.8}, params={}, tags={}) == 1
-    assert [one.version for one in opened.versions("purchase")] == [1]
+    assert [version.version for version in opened.versions("purchase")] == [1]
     assert opened.version("purchase", 1).metrics == {"roc_auc": 0.8}
     runs = opened.client.search_runs([opened.experiment])
     assert [run.data.tags[BUNDLE_DIGEST] for run in runs] == [opened.version("purchase", 1).tags[BUNDLE_DIGEST]]
     assert runs[0].info.status == "FINISHED"
     place = opened.bundle("purchase", 1)
-    assert sorted(one.name for one in place.parent.iterdir()) == ["1"], "no half copy is left"
+    assert sorted(path.name for path in place.parent.iterdir()) == ["1"], "no half copy is left"
 
 
 def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle: Path) -> None:
-    wrong = msgspec.structs.replace(settings.profile, mlflow=f"sqlite:///{settings.root}/no/such/folder/m.db")
+    wrong = settings.with_values(mlflow=f"sqlite:///{settings.root}/no/such/folder/m.db")
     (settings.root / "no").write_text("a file where a folder is needed")
-    opened = registry.open(msgspec.structs.replace(settings, profile=wrong))
+    opened = registry.open(wrong)
     with pytest.raises(Unavailable, match="MLflow"):
         opened.register("purchase", bundle, metrics={}, params={}, tags={})
 
 
-class _Refusing(socketserver.BaseRequestHandler):
+class CountRequests(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        self.server.asked += 1
+        self.server.requests += 1
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_a_server_that_is_away_is_told_at_once(settings, answers):
-    """A port where nothing listens, and one that takes connections and says nothing."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing) as server:
-        server.asked = 0
+def test_a_server_that_does_not_answer_is_unavailable_at_once(settings, answers):
+    """A port where nothing listens, and one that accepts connections and does not answer."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), CountRequests) as server:
+        server.requests = 0
         url = f"http://127.0.0.1:{server.server_address[1]}"
         if answers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         else:
             server.server_close()
-        away = msgspec.structs.replace(settings, profile=msgspec.structs.replace(settings.profile, mlflow=url))
+        away = settings.with_values(mlflow=url)
         with pytest.raises(Unavailable, match="MLflow failed") as error:
             registry.open(away).client  # noqa: B018  it connects
         assert url in error.value.where
         if answers:
             server.shutdown()
-            assert server.asked == 1  # MLflow itself, which asks again and again, was not started
+            assert server.requests == 1  # MLflow itself, which would try again and again, was not started

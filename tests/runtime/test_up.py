@@ -14,7 +14,14 @@ from uuid import uuid4
 import httpx
 import pytest
 from tests.flows.processes import MARK, listening, marked
-from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    fit_booster,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 from tests.until import until
 
 from headrace import lake, log
@@ -22,9 +29,9 @@ from headrace.config.settings import load_settings
 from headrace.flows.models.predict import predict
 from headrace.http.serve import bind
 from headrace.kernel.errors import CallError, Unavailable
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.runtime.up import up
-from headrace.serving.prediction_log import TOPIC as PREDICTIONS
+from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.release import Arm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
@@ -56,7 +63,7 @@ class Running:
             )  # fmt: skip
         until(lambda: "ready" in self.said.read_text() or self.process.poll() is not None, seconds=240)
         assert self.process.poll() is None, self.said.read_text()
-        self.up = running(settings)
+        self.up = find_up(settings)
 
     def clean_up(self):
         for pid in marked(self.mark):
@@ -77,7 +84,7 @@ def ran(settings):
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     made = make_project(tmp_path_factory.mktemp("up") / "project")
-    put_bundle(made, {1: booster(1)}, 1, plan_of())
+    put_bundle(made, {1: fit_booster(1)}, 1, plan_of())
     put_features(made, plan_of(), {7: (9.5, 190)})
     put_release(made, Arm(1))
     return made
@@ -109,8 +116,8 @@ def test_a_prediction_and_where_it_goes(one, settings):
     assert (answer["version"], answer["missing"]) == (1, [])
     assert answer["features"] == {"facts__mean_price": 9.5, "facts__views": 190.0}
     row = until(lambda: [r for r in table_rows(settings, "headrace_predictions") if r["id"] == answer["id"]])[0]
-    assert (row["_valid"], row["score"], json.loads(row["entity"])) == (
-        True, answer["score"], {"user_id": 1, "product_id": 7},
+    assert (row["_valid"], json.loads(row["value"]), json.loads(row["entity"])) == (
+        True, answer["value"], {"user_id": 1, "product_id": 7},
     )  # fmt: skip
     releases = until(lambda: table_rows(settings, "headrace_releases"))
     assert releases[0]["arms"][0]["version"] == 1
@@ -129,7 +136,7 @@ def test_an_event_through_the_collector_lands_in_its_table(one, settings):
 
 
 def test_a_release_is_taken_up_while_it_runs(one, settings):
-    put_bundle(settings, {2: booster(-1)}, 2, plan_of())
+    put_bundle(settings, {2: fit_booster(-1)}, 2, plan_of())
     put_release(settings, Arm(2))
     until(lambda: predict(settings, "purchase", ASKED)["version"] == 2)
 
@@ -140,12 +147,12 @@ def test_a_second_up_is_refused_by_the_pid_of_the_first(one, settings):
 
 
 def test_what_dies_is_started_again_and_reported(one, settings):
-    before = running(settings).processes
+    before = find_up(settings).processes
     for name in ("collector", "ingest"):
         os.kill(before[name], signal.SIGKILL)
 
     def others():
-        now = running(settings).processes
+        now = find_up(settings).processes
         return all(now[name] != before[name] for name in ("collector", "ingest"))
 
     until(others)
@@ -165,7 +172,7 @@ def test_what_dies_is_started_again_and_reported(one, settings):
 
 def shipped(settings):
     """The ids of the predictions on the log."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         batch = opened.read(PREDICTIONS, dict.fromkeys(range(opened.partitions(PREDICTIONS)), 0), 100_000)
     finally:
@@ -182,7 +189,7 @@ def test_told_to_stop_it_leaves_nothing(one, settings):
     assert until(lambda: marked(one.mark) == {} or None, seconds=30) is True
     for port in ports:
         bind("127.0.0.1", port).close()
-    assert running(settings) is None
+    assert find_up(settings) is None
     with pytest.raises(Unavailable, match="no endpoint runs here"):
         predict(settings, "purchase", ASKED)
     # Its last prediction was shipped before it ended.
@@ -197,7 +204,7 @@ def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
         killed.process.wait()
         # Ray's agent looks for its parent every half minute.
         until(lambda: marked(killed.mark) == {}, seconds=180)
-        assert running(settings) is None
+        assert find_up(settings) is None
     with ran(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])
         assert predict(settings, "purchase", ASKED)["version"] == answer["version"]
@@ -217,4 +224,4 @@ def test_a_port_in_use_is_named_with_its_setting(tmp_path):
             up(load_settings(settings.root))
     assert f"port {port}" in caught.value.what
     assert "collector_port" in caught.value.where
-    assert running(settings) is None
+    assert find_up(settings) is None

@@ -3,28 +3,35 @@
 from pathlib import Path
 
 import pytest
-from tests.serving.small import booster, make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    fit_booster,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 
 from headrace.serving.release import Arm
 
 # Ray's own modules use what pydantic deprecates.
-RAYS = "ignore:Using extra keyword arguments on `Field`:pydantic.warnings.PydanticDeprecatedSince20"
+RAY_WARNINGS = "ignore:Using extra keyword arguments on `Field`:pydantic.warnings.PydanticDeprecatedSince20"
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings(RAYS))
+            item.add_marker(pytest.mark.filterwarnings(RAY_WARNINGS))
 
 
 @pytest.fixture(scope="session")
 def boosters():
-    return {1: booster(1), 2: booster(-1)}
+    return {1: fit_booster(1), 2: fit_booster(-1)}
 
 
 @pytest.fixture
 def project(tmp_path, boosters):
-    """Settings of a project with version 1 (many views: yes) and 2 (few: yes), 1 released."""
+    """Settings of a project with version 1 (many views: yes) and version 2 (few views: yes); 1 is released."""
     settings = make_project(tmp_path / "project")
     for version in (1, 2):
         put_bundle(settings, boosters, version, plan_of())

@@ -1,11 +1,11 @@
-"""What a model sees of a request: text, what is missing, and functions that fail."""
+"""The features that a model sees: text, missing values, and functions that fail."""
 
 import math
 
 import pyarrow as pa
 import pytest
-from tests.serving.small import DAY, put_bundle, put_release
-from tests.serving.test_endpoint import answering, kept
+from tests.serving.small_project import DAY, put_bundle, put_release
+from tests.serving.test_endpoint import run_endpoint, ship_predictions
 
 from headrace.features import online
 from headrace.features.plan import (
@@ -21,7 +21,7 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.release import Arm
 
-WORDS = tuple(f"w{n:03}" for n in range(200))  # the booster says yes to the upper half of its second column
+WORDS = tuple(f"w{n:03}" for n in range(200))  # the booster predicts more than .5 for the upper half
 FACTS = AsOfView(
     "words", ("item",), "words", "time", (PlanField("rate", "float64"), PlanField("kind", "string"))
 )
@@ -47,15 +47,19 @@ EXPLAINED = "/predict/purchase?explain=1"
 
 def plan_of(missing="model", views=(FACTS,), features=(RATE, KIND)):
     return FeaturePlan(
-        "purchase", (EntityKey("item", "item", "int64"),), views,
-        tuple(FeatureRef(*one) for one in features), request=(PlanField("price", "float64"),), missing=missing,
-    )  # fmt: skip
+        "purchase",
+        (EntityKey("item", "item", "int64"),),
+        views,
+        tuple(FeatureRef(*feature) for feature in features),
+        request=(PlanField("price", "float64"),),
+        missing=missing,
+    )
 
 
 @pytest.fixture
-def asked(project, boosters):
-    """Puts a version of the plan in force and asks it: (body) → the answer."""
-    store = online.open(project.online_url)
+def release_and_ask(project, boosters):
+    """A function that releases a version with this plan, sends the body and returns the response."""
+    store = online.open(project.online.url)
     store.prepare(plan_of())
     at = pa.array([from_micros(now_micros() - DAY // 24)] * len(ROWS), pa.timestamp("us", "UTC"))
     rates, kinds = zip(*ROWS.values(), strict=True)
@@ -68,45 +72,44 @@ def asked(project, boosters):
     def ask(plan, body, url="/predict/purchase"):
         put_bundle(project, boosters, 3, plan, slope=1, categories={"words__kind": WORDS})
         put_release(project, Arm(3))
-        with answering(project) as client:
+        with run_endpoint(project) as client:
             return client.post(url, json=body)
 
     return ask
 
 
-def test_text_is_served_as_the_train_part_had_it(asked, project):
+def test_text_is_encoded_as_in_training(release_and_ask, project):
     body = {"instances": [{"item": item, "price": 1.0} for item in (1, 2, 3, 4, 5)]}
-    many, few, unseen, null, empty = asked(plan_of(), body, EXPLAINED).json()["predictions"]
-    assert many["score"] > 0.5 > few["score"]
-    assert unseen["score"] == null["score"] == empty["score"]  # the model sees NaN
-    assert [one["features"]["words__kind"] for one in (many, few, unseen, null, empty)] == [
-        "w150", "w010", "unseen", None, "",
-    ]  # fmt: skip
-    assert [one["missing"] for one in (unseen, null, empty)] == [
+    many, few, unseen, null, empty = release_and_ask(plan_of(), body, EXPLAINED).json()["predictions"]
+    assert many["value"] > 0.5 > few["value"]
+    assert unseen["value"] == null["value"] == empty["value"]  # the model sees NaN
+    kinds = [answer["features"]["words__kind"] for answer in (many, few, unseen, null, empty)]
+    assert kinds == ["w150", "w010", "unseen", None, ""]
+    assert [answer["missing"] for answer in (unseen, null, empty)] == [
         [],
         ["words__rate", "words__kind"],
         ["words__rate"],
     ]
-    assert kept(project)[0].features == {"words__rate": 1.0, "words__kind": "w150"}
+    assert ship_predictions(project)[0].features == {"words__rate": 1.0, "words__kind": "w150"}
 
 
 @pytest.mark.parametrize("item", [4, 5, 6])
-def test_null_nan_and_infinity_are_missing_alike(asked, project, item):
-    answer = asked(plan_of({"words__rate": 1.25}), {"item": item, "price": 1.0}, EXPLAINED).json()
+def test_null_nan_and_infinity_are_missing_values(release_and_ask, project, item):
+    answer = release_and_ask(plan_of({"words__rate": 1.25}), {"item": item, "price": 1.0}, EXPLAINED).json()
     assert answer["features"]["words__rate"] == 1.25
     assert "words__rate" in answer["missing"]
-    assert kept(project)[0].missing == answer["missing"]
+    assert ship_predictions(project)[0].missing == answer["missing"]
 
 
-def test_a_default_for_text_is_the_text_that_the_model_sees(asked):
-    answer = asked(plan_of({"words__kind": "w150"}), {"item": 4, "price": 1.0}, EXPLAINED).json()
+def test_the_model_sees_the_default_for_missing_text(release_and_ask):
+    answer = release_and_ask(plan_of({"words__kind": "w150"}), {"item": 4, "price": 1.0}, EXPLAINED).json()
     assert answer["features"]["words__kind"] == "w150"
-    assert answer["score"] > 0.5
+    assert answer["value"] > 0.5
 
 
-def test_a_refusal_names_the_instances(asked):
+def test_missing_features_name_their_instances(release_and_ask):
     body = {"instances": [{"item": item, "price": 1.0} for item in (1, 6, 2, 4)]}
-    answer = asked(plan_of("refuse"), body)
+    answer = release_and_ask(plan_of("refuse"), body)
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["code"], error["field"], error["instances"]) == ("missing_features", "instances[1]", [1, 3])
@@ -116,20 +119,20 @@ def test_a_refusal_names_the_instances(asked):
 
 
 @pytest.mark.parametrize("several", [True, False])
-def test_a_function_that_fails_names_its_view_and_the_instance(asked, several):
+def test_a_failed_function_names_its_view_and_the_instance(release_and_ask, several):
     plan = plan_of(views=(FACTS, SHARE), features=(OF_RATE, KIND))
     right, wrong = ({"item": 1, "price": price} for price in (1.0, 0.0))
-    answer = asked(plan, {"instances": [right, right, wrong]} if several else wrong)
+    answer = release_and_ask(plan, {"instances": [right, right, wrong]} if several else wrong)
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["code"], error["view"]) == ("feature_failed", "share")
     assert error.get("field") == ("instances[2]" if several else None)
 
 
-def test_what_is_infinite_to_the_model_is_missing_in_the_answer_and_the_log(asked, project):
+def test_a_value_beyond_float32_is_missing_in_response_and_log(release_and_ask, project):
     plan = plan_of(views=(FACTS, SHARE), features=(OF_RATE, KIND))
     body = {"instances": [{"item": 1, "price": price} for price in (1e39, 1.0)]}
-    first, second = asked(plan, body, EXPLAINED).json()["predictions"]
+    first, second = release_and_ask(plan, body, EXPLAINED).json()["predictions"]
     assert (first["missing"], second["missing"]) == (["share__of_rate"], [])
     assert first["features"]["share__of_rate"] is None
-    assert [one.missing for one in kept(project)] == [["share__of_rate"], []]
+    assert [prediction.missing for prediction in ship_predictions(project)] == [["share__of_rate"], []]

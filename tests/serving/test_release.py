@@ -1,4 +1,4 @@
-"""Releases: what is refused, what is in force, and how rollback walks back."""
+"""Releases: which are refused, which is in force, and what a rollback restores."""
 
 import pytest
 
@@ -10,30 +10,38 @@ from headrace.serving.release import Arm
 
 @pytest.fixture
 def topics(tmp_path):
-    opened = log.open(f"sqlite://{tmp_path}/log")
-    yield opened
-    opened.close()
+    topics = log.open(f"sqlite://{tmp_path}/log")
+    yield topics
+    topics.close()
 
 
-def put(topics, *arms, model="purchase"):
-    made = release.make(model, list(arms), by="test", why="because")
-    release.append(topics, made)
-    return made
+def append_release(topics, *arms, model="purchase"):
+    new = release.make(model, list(arms), by="test", why="because")
+    release.append(topics, new)
+    return new
+
+
+def roll_back(topics):
+    new = release.make_rollback(topics, "purchase", by="test", why="worse")
+    release.append(topics, new)
+    return new
 
 
 def test_the_last_release_of_a_model_is_in_force(topics):
-    assert release.current(topics, "purchase") is None
-    put(topics, Arm(1))
-    put(topics, Arm(7), model="churn")
-    second = put(topics, Arm(1, 0.9), Arm(2, 0.1, name="challenger"), Arm(3, shadow=True, name="shadow"))
-    assert release.current(topics, "purchase") == second
-    assert [one.model for one in release.history(topics, "churn")] == ["churn"]
+    assert release.find_current(topics, "purchase") is None
+    append_release(topics, Arm(1))
+    append_release(topics, Arm(7), model="churn")
+    second = append_release(
+        topics, Arm(1, 0.9), Arm(2, 0.1, name="challenger"), Arm(3, shadow=True, name="shadow")
+    )
+    assert release.find_current(topics, "purchase") == second
+    assert [record.model for record in release.history(topics, "churn")] == ["churn"]
     assert [arm.weight for arm in second.arms] == [0.9, 0.1, 0.0]
-    assert release.champion(second) == 1
+    assert release.champion_version(second) == 1
 
 
 @pytest.mark.parametrize(
-    ("arms", "words"),
+    ("arms", "message"),
     [
         ([], "no arm answers"),
         ([Arm(1, shadow=True)], "no arm answers"),
@@ -43,31 +51,31 @@ def test_the_last_release_of_a_model_is_in_force(topics):
         ([Arm(1, float("nan"))], "has weight nan"),
     ],
 )
-def test_a_release_that_cannot_be_is_refused(arms, words):
-    with pytest.raises(CallError, match=words):
+def test_an_invalid_release_is_refused(arms, message):
+    with pytest.raises(CallError, match=message):
         release.make("purchase", arms, by="test", why="because")
 
 
-def test_rollback_goes_one_further_back_each_time(topics):
-    first, second, third = (put(topics, Arm(version)) for version in (1, 2, 3))
-    back = release.rollback(topics, "purchase", by="test", why="worse")
-    assert (back.arms, back.restores) == (second.arms, second.id)
-    assert release.rollback(topics, "purchase", by="test", why="worse").restores == first.id
+def test_each_rollback_goes_one_release_further_back(topics):
+    first, second, third = (append_release(topics, Arm(version)) for version in (1, 2, 3))
+    restored = roll_back(topics)
+    assert (restored.arms, restored.restores) == (second.arms, second.id)
+    assert roll_back(topics).restores == first.id
     with pytest.raises(CallError, match="no release to go back to"):
-        release.rollback(topics, "purchase", by="test", why="worse")
-    put(topics, Arm(4))
-    assert release.rollback(topics, "purchase", by="test", why="worse").arms == first.arms
+        roll_back(topics)
+    append_release(topics, Arm(4))
+    assert roll_back(topics).arms == first.arms
     assert len(release.history(topics, "purchase")) == 7
     assert third.restores is None
 
 
-def test_followers_see_what_is_new_and_pass_over_what_is_no_release(topics):
-    follower = release.Releases(topics)
+def test_a_follower_reads_new_releases_and_skips_other_records(topics):
+    follower = release.ReleaseFollower(topics)
     assert follower.poll() == []
-    made = put(topics, Arm(1))
+    first = append_release(topics, Arm(1))
     topics.append(release.TOPIC, [b"not json", b'{"id":1}'])
-    assert follower.poll() == [made]
+    assert follower.poll() == [first]
     assert follower.poll() == []
-    later = put(topics, Arm(2))
-    assert follower.poll() == [later]
-    assert follower.in_force == {"purchase": later}
+    second = append_release(topics, Arm(2))
+    assert follower.poll() == [second]
+    assert follower.in_force == {"purchase": second}

@@ -18,7 +18,7 @@ from tests.events.customers import NOON, Customer, change
 from tests.tables.database import Database
 
 from headrace import log
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.changes import current
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
@@ -40,13 +40,13 @@ class Shop:
     """A topic of changes, its changelog and its table of current rows, in a scratch folder."""
 
     def __init__(self, root: Path) -> None:
-        settings = Settings(root, "scratch", "local", Profile(), root / "state")
+        settings = make_settings(root, "scratch", state=root / "state")
         found = contract_of(Customer)
         assert found is not None
         self.contract = found
         self.table = current(Customer)
         self.project = Project(settings, {found.topic: found}, {}, {self.table.name: self.table}, {}, ())
-        self.log = log.open(settings.log_url)
+        self.log = log.open(settings.log.url)
         self.lake: Lake = open_lake(settings)
         self.log.create(found.topic)
 

@@ -70,7 +70,14 @@ def test_every_row_is_kept_or_the_build_is_refused(
     rows: list[tuple[int, int]], before: int, after: int, rowwise: bool, cut: int
 ) -> None:
     partition = day("at", before=f"{before}d", after=f"{after}d")
-    table = Table("shifted", shift, ("rows",), partition, rowwise, None, Place("t.py", 1))
+    table = Table(
+        name="shifted",
+        function=shift,
+        reads=("rows",),
+        place=Place("t.py", 1),
+        partition_by=partition,
+        rowwise=rowwise,
+    )
     days = {BEGIN + timedelta(days=n) for n, _ in rows}
     expected = sorted((of_day(n + by), by) for n, by in rows)
     if any(not -after <= by <= before for _, by in rows):

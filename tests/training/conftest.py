@@ -1,17 +1,20 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from headrace import lake
-from headrace.config.settings import Profile, Settings
+from headrace.config.settings import make_settings
 from headrace.declare.gate import at_least, not_worse_than_champion
-from headrace.declare.model import ByTime, Model, XGBoost
+from headrace.declare.model import Model
 from headrace.declare.place import Place
 from headrace.declare.search import Tune, integers, loguniform
+from headrace.declare.splits import ByTime
 from headrace.declare.table import Table
+from headrace.declare.trainers import XGBoost
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -23,7 +26,7 @@ INSTANT = pl.Datetime("us", "UTC")
 def pytest_configure(config: pytest.Config) -> None:
     for allowed in (
         "ignore:The ``noload`` loader strategy",  # MLflow's own calls of SQLAlchemy
-        "ignore:.*Any type hint is inferred:UserWarning",  # MLflow's, of a class of its own
+        "ignore:.*Any type hint is inferred:UserWarning",  # MLflow's, of one of its own classes
         "ignore:::ray.*",
         "ignore:.*:ResourceWarning",  # Ray's sockets and log files, closed when it ends
     ):
@@ -32,18 +35,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    settings = Settings(tmp_path, "shop", "local", Profile(), tmp_path / ".headrace" / "local")
+    settings = make_settings(tmp_path, "shop", state=tmp_path / ".headrace" / "local")
     return Project(settings, {}, {}, {}, {}, ())
 
 
 @pytest.fixture
-def opened(project: Project) -> Lake:
+def empty_lake(project: Project) -> Lake:
     return lake.open(project.settings)
+
+
+def make_model(**options: Any) -> Model:
+    """A model `m` with the target `y`, trained by XGBoost."""
+    labels = Table(name="outcomes", function=lambda frame: frame, reads=(), place=Place("?", 0))
+    return Model("m", **{"labels": labels, "target": "y", "features": None, "trainer": XGBoost(), **options})
 
 
 @pytest.fixture
 def model() -> Model:
-    labels = Table("outcomes", lambda frame: frame, (), None, False, None, Place("?", 0))
+    labels = Table(name="outcomes", function=lambda frame: frame, reads=(), place=Place("?", 0))
     return Model(
         "purchase",
         labels=labels,
@@ -65,11 +74,11 @@ def plan() -> FeaturePlan:
         "purchase",
         (EntityKey("user", "user_id", "int64"),),
         (view,),
-        tuple(FeatureRef("facts", one.name, one.dtype) for one in features),
+        tuple(FeatureRef("facts", field.name, field.dtype) for field in features),
     )
 
 
-def write_facts(opened: Lake, users: int = 200) -> None:
+def write_facts(empty_lake: Lake, users: int = 200) -> None:
     """A mood for each user, known since before the first label."""
     rng = np.random.default_rng(3)
     rows = pl.DataFrame(
@@ -81,12 +90,12 @@ def write_facts(opened: Lake, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("facts", rows.schema).overwrite(rows)
+    empty_lake.ensure("facts", rows.schema).overwrite(rows)
 
 
-def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
-    """Labels of which the mood decides, with noise; every hundredth is not known yet."""
-    mood = opened.table("facts").scan().sort("user_id").collect()["mood"].to_numpy()
+def write_outcomes(empty_lake: Lake, labels: int = 3000, users: int = 200) -> None:
+    """Labels that depend on the mood, with noise; every hundredth is not known yet."""
+    mood = empty_lake.table("facts").scan().sort("user_id").collect()["mood"].to_numpy()
     rng = np.random.default_rng(4)
     user = rng.integers(0, users, labels)
     bought = (rng.random(labels) < 1 / (1 + np.exp(-3 * mood[user]))).astype(int).tolist()
@@ -94,15 +103,15 @@ def write_outcomes(opened: Lake, labels: int = 3000, users: int = 200) -> None:
         {
             "user_id": user,
             "event_timestamp": [START + timedelta(minutes=n) for n in range(labels)],
-            "bought": [None if n % 100 == 99 else one for n, one in enumerate(bought)],
+            "bought": [None if n % 100 == 99 else label for n, label in enumerate(bought)],
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    opened.ensure("outcomes", rows.schema).overwrite(rows)
+    empty_lake.ensure("outcomes", rows.schema).overwrite(rows)
 
 
 @pytest.fixture
-def filled(opened: Lake) -> Lake:
-    write_facts(opened)
-    write_outcomes(opened)
-    return opened
+def full_lake(empty_lake: Lake) -> Lake:
+    write_facts(empty_lake)
+    write_outcomes(empty_lake)
+    return empty_lake

@@ -1,4 +1,4 @@
-"""A champion is tried on its own features, also where the new plan means something else by their names."""
+"""The champion is evaluated on its own features, also where the new plan defines others by their names."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +16,8 @@ from headrace.features.plan import (
     OnDemandView,
     PlanField,
     WindowedView,
-)  # fmt: skip
-from headrace.training.champion import as_champion_reads
+)
+from headrace.training.champion import recompute_features
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
@@ -26,9 +26,8 @@ FACTS = AsOfView("facts", ("user",), "facts", "at", (PlanField("price", "float64
 
 def activity(window, code="1"):
     spent = Aggregation("spent", "price", AggregateFunction("sum"), window, HOUR, "float64")
-    return WindowedView(
-        "activity", ("user",), "clicks", "clicks", None, "at", (PlanField("price", "float64"),), (spent,), code
-    )  # fmt: skip
+    fields = (PlanField("price", "float64"),)
+    return WindowedView("activity", ("user",), "clicks", "clicks", None, "at", fields, (spent,), code)
 
 
 def ratio(by):
@@ -44,7 +43,7 @@ def ratio(by):
 
 
 def plan_of(*views):
-    features = [FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features]
+    features = [FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features]
     views = views if FACTS in views else (FACTS, *views)
     return FeaturePlan(
         "m", (EntityKey("user", "user", "int64"),), views, tuple(features), (PlanField("asked", "float64"),)
@@ -54,10 +53,8 @@ def plan_of(*views):
 ROWS = pl.DataFrame(
     {"user": [1, 1], "at": [AT - timedelta(hours=5), AT - timedelta(hours=1)], "price": [1.0, 4.0]}
 )
-TEST = pl.DataFrame({
-    "user": [1], "asked": [8.0], "event_timestamp": [AT], "bought": [1],
-    "activity__spent": [4.0], "ratio__of": [8.0], "facts__price": [4.0],
-})  # fmt: skip
+LABEL = {"user": [1], "asked": [8.0], "event_timestamp": [AT], "bought": [1]}
+TEST = pl.DataFrame({**LABEL, "activity__spent": [4.0], "ratio__of": [8.0], "facts__price": [4.0]})
 
 
 @pytest.mark.parametrize(
@@ -70,8 +67,10 @@ TEST = pl.DataFrame({
         (FACTS, FACTS, "facts__price", 4.0),
     ],
 )
-def test_a_feature_means_what_the_champion_learnt(champion, plan, column, value):
-    rows = as_champion_reads(plan_of(champion), plan_of(plan), TEST, {"facts", "clicks"}, lambda _: ROWS.lazy())
+def test_a_redefined_feature_is_computed_by_the_champions_plan(champion, plan, column, value):
+    rows = recompute_features(
+        plan_of(champion), plan_of(plan), TEST, {"facts", "clicks"}, lambda _: ROWS.lazy()
+    )
     assert rows[column].to_list() == [value]
     assert rows["bought"].to_list() == [1]
 
@@ -83,6 +82,6 @@ def test_a_feature_means_what_the_champion_learnt(champion, plan, column, value)
         (ratio(4), ratio(3), {"facts"}, "ratio__of"),
     ],
 )
-def test_what_cannot_be_made_again_is_left_out(champion, plan, tables, column):
-    rows = as_champion_reads(plan_of(champion), plan_of(plan), TEST, tables, lambda _: ROWS.lazy())
+def test_a_feature_that_cannot_be_computed_is_left_out(champion, plan, tables, column):
+    rows = recompute_features(plan_of(champion), plan_of(plan), TEST, tables, lambda _: ROWS.lazy())
     assert column not in rows.columns

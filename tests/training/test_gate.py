@@ -1,3 +1,5 @@
+"""The gate, and the declarations of its rules and of searches."""
+
 import pytest
 
 from headrace.declare.gate import at_least, at_most, not_worse_than_champion
@@ -22,34 +24,34 @@ METRICS = {"roc_auc": 0.75, "pr_auc": 0.2, "log_loss": 0.3}
         (not_worse_than_champion("log_loss", 0.1), True),
     ],
 )
-def test_a_rule(rule, passed: bool) -> None:
+def test_a_rule_passes_by_its_bound(rule, passed: bool) -> None:
     champion = {"roc_auc": 0.78, "pr_auc": 0.2, "log_loss": 0.25}
-    verdict = judge([rule], METRICS, champion)
-    assert verdict.passed is passed
-    assert verdict.results[0].value == METRICS[rule.metric]
-    assert bool(verdict.failed) is not passed
+    result = judge([rule], METRICS, champion)
+    assert result.passed is passed
+    assert result.results[0].value == METRICS[rule.metric]
+    assert bool(result.failed) is not passed
 
 
-def test_the_first_version_has_no_champion_to_fear() -> None:
-    verdict = judge([not_worse_than_champion("pr_auc"), at_least("roc_auc", 0.9)], METRICS, None)
-    assert [one.passed for one in verdict.results] == [True, False]
-    assert not verdict.passed
-    assert verdict.failed[0].rule == "roc_auc at least 0.9"
+def test_without_a_champion_its_rule_passes() -> None:
+    result = judge([not_worse_than_champion("pr_auc"), at_least("roc_auc", 0.9)], METRICS, None)
+    assert [rule.passed for rule in result.results] == [True, False]
+    assert not result.passed
+    assert result.failed[0].rule == "roc_auc at least 0.9"
 
 
-def test_no_rules_and_a_wrong_one() -> None:
+def test_a_gate_without_rules_passes_and_an_unknown_metric_is_an_error() -> None:
     assert judge([], METRICS, None).passed
     with pytest.raises(ProjectError, match="no metric 'auc'") as refused:
         at_least("auc", 0.5)
     assert __file__ in refused.value.where
 
 
-def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> None:
+def test_a_champion_that_cannot_be_evaluated_is_noted_and_the_rule_decides_as_declared() -> None:
     for unknown, passed in (("fail", False), ("pass", True)):
         rule = not_worse_than_champion("pr_auc", unknown=unknown)
-        verdict = judge([rule], METRICS, None, lacking=["facts__n"])
-        assert verdict.passed is passed
-        (note,) = verdict.notes
+        result = judge([rule], METRICS, None, lacking=["facts__n"])
+        assert result.passed is passed
+        (note,) = result.notes
         assert note.endswith("not compared: the champion reads facts__n, which the test rows do not have")
     first = judge([not_worse_than_champion("pr_auc")], METRICS, None)
     assert first.passed
@@ -57,7 +59,7 @@ def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> No
 
 
 @pytest.mark.parametrize(
-    ("declare", "said"),
+    ("declare", "message"),
     [
         (lambda: at_least("rocauc", 0.7), "no metric 'rocauc'"),
         (lambda: at_least("log_loss", 0.1), "less is better"),
@@ -71,12 +73,12 @@ def test_a_champion_that_cannot_be_tried_is_told_and_decides_as_declared() -> No
         (lambda: Tune("auc"), "no metric 'auc'"),
         (lambda: Tune("roc_auc", n_trials=0), "must be 1 or more"),
         (lambda: Tune("roc_auc", space={"eta": choice(0.1, float("nan"))}), "holds nan"),
-        (lambda: Tune("roc_auc", space={"max_depth": 3}), "is 3, which is none"),
+        (lambda: Tune("roc_auc", space={"max_depth": 3}), "is 3, which is not a space"),
         (lambda: Tune("roc_auc", space={"eta": loguniform(0, 1)}), "begins at 0"),
         (lambda: Tune("roc_auc", space={"depth": integers(5, 2)}), "from 5 to 2"),
     ],
 )
-def test_a_rule_or_a_search_that_decides_nothing_is_refused_where_it_is_declared(declare, said) -> None:
-    with pytest.raises(ProjectError, match=said) as refused:
+def test_an_invalid_rule_or_search_is_an_error_where_it_is_declared(declare, message) -> None:
+    with pytest.raises(ProjectError, match=message) as refused:
         declare()
     assert __file__ in refused.value.where

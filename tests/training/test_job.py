@@ -1,91 +1,111 @@
-"""One training for real: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
+"""A whole training: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
 
 from pathlib import Path
 
+import attrs
 import msgspec
 import pandas as pd
+import polars as pl
 import pytest
+from tests.training.conftest import write_facts, write_outcomes
 
 from headrace import registry
+from headrace.declare.gate import at_least, at_most
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.training import job
+from headrace.training import job, training_set
+from headrace.training.champion import evaluate_champion
 from headrace.training.recorder import MlflowRecorder
-from headrace.training.trainers import xgboost
+from headrace.training.report import TrainingReport
+from headrace.training.splits import divide
+from headrace.training.trainers.folder import load_model
 
 TRIALS = 6
 
 
 @pytest.fixture
-def standing(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's folder, which is the working directory; HOME lies in it."""
     monkeypatch.chdir(project.settings.root)
     monkeypatch.setenv("HOME", str(project.settings.root / "home"))
     monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)
     return project.settings.root
 
 
-def test_a_training_from_the_lake_to_mlflow(
-    project: Project, filled: Lake, model: Model, plan: FeaturePlan, standing: Path
+def test_a_training_goes_from_the_lake_to_mlflow(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, root: Path
 ) -> None:
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     # With NaN there XGBoost's answers are NaN: no metric, never the best, and never in a report as a number.
     assert model.tune is not None
     space = {**model.tune.space, "scale_pos_weight": choice(float("nan"), 1.0)}
     tune = Tune("roc_auc", n_trials=TRIALS, space=model.tune.space)
     object.__setattr__(tune, "space", space)  # a space refuses NaN; other settings may lead to it all the same
-    object.__setattr__(model, "tune", tune)
-    opened = registry.open(project.settings)
-    with recorder_added(MlflowRecorder(opened)), run("build"):
-        trained = job.train(project, filled, model, plan, code="c1", progress=lambda *one: told.append(one))
-        assert told[-1] == ("trials", TRIALS, TRIALS)
+    model = attrs.evolve(model, tune=tune)
+    versions = registry.open(project.settings)
+    with record_with(MlflowRecorder(versions)), run("build"):
+        trained = job.train(
+            project, full_lake, model, plan, code="c1", progress=lambda *step: progress.append(step)
+        )
+        assert progress[-1] == ("trials", TRIALS, TRIALS)
         report = trained.report
         assert report.gate.passed
         assert report.test.metrics["roc_auc"] > 0.8
         assert report.champion is None
+        assert report.task == "binary"
         assert (len(report.trials), report.training_set.refused) == (TRIALS, 30)
-        values = [one.value for one in report.trials]
+        values = [trial.value for trial in report.trials]
         known = [value for value in values if value is not None]
         assert 0 < len(known) < TRIALS
         assert values == [*sorted(known, reverse=True), *[None] * (TRIALS - len(known))]
         assert report.parts["dropped"] > 0
-        assert not list(standing.glob("home/ray_results")), "Ray leaves nothing at home"
+        assert 0 < report.parameters["num_boost_round"] <= 60
+        assert not list(root.glob("home/ray_results")), "Ray leaves nothing at home"
 
-        version = opened.register(
+        version = versions.register(
             model.name, trained.bundle, metrics=trained.metrics, params=trained.params, tags=trained.tags
         )
-    opened.set_alias(model.name, "champion", version)
-    bundle = opened.bundle(model.name, version)
+    versions.set_alias(model.name, "champion", version)
+    bundle = versions.bundle(model.name, version)
     assert decode_plan((bundle / "plan.json").read_bytes()).digest == plan.digest
-    predictor = xgboost.load(bundle / "model")
+    predictor = load_model(bundle / "model")
     assert predictor.features == ("facts__mood", "facts__kind")
-    asked = Matrix(plan, predictor.meta.encoding).of_rows([[-2.0, "old"], [2.0, "old"]])
-    low, high = predictor.predict(asked.matrix)
+    rows = Matrix(plan, predictor.meta.encoding).of_rows([[-2.0, "old"], [2.0, "old"]])
+    low, high = predictor.predict(rows.matrix)
     assert low < 0.2 < 0.8 < high
 
-    again = job.train(project, filled, model, plan, code="c1")
+    again = job.train(project, full_lake, model, plan, code="c1")
     assert again.resumed
     # As it is written: a parameter of NaN is null there.
-    written = msgspec.json.decode(msgspec.json.encode(report), type=job.Report)
+    written = msgspec.json.decode(msgspec.json.encode(report), type=TrainingReport)
     assert again.report == written
 
+    # Another gate judges the finished training anew.
+    strict = attrs.evolve(model, gate=[at_least("roc_auc", 0.999)])
+    judged = job.train(project, full_lake, strict, plan, code="c1")
+    assert (judged.resumed, judged.report.gate.passed) == (True, False)
+    assert judged.tags["headrace.gate"] == "refused"
+    assert judged.report.run == report.run
+
     # Its own rival: the champion on the same rows has the same metrics, so the gate lets it pass.
-    rows = job.training_set.read(filled, report.training_set, plan, model.target)
-    test = job.by_time(rows.frame, model.split, model.target).test
-    assert job.champion_metrics(bundle, test, model.target) == report.test.metrics
+    labelled = training_set.read(full_lake, report.training_set, plan, model.target)
+    test = divide(labelled.frame, model.split, model.target).test
+    assert evaluate_champion(bundle, test, model.target, "binary").metrics == report.test.metrics
+    assert evaluate_champion(bundle, test, model.target, "regression").lacking == ["a binary target"]
 
-    _stock_mlflow(project, version)
-    _nested_runs(opened, trained)
+    check_stock_mlflow(project)
+    check_nested_runs(versions, trained)
 
 
-def _stock_mlflow(project: Project, version: int) -> None:
+def check_stock_mlflow(project: Project) -> None:
     import mlflow
 
-    mlflow.set_tracking_uri(project.settings.mlflow_url)
+    mlflow.set_tracking_uri(project.settings.registry.mlflow_url)
     loaded = mlflow.pyfunc.load_model("models:/purchase@champion")
     scores = loaded.predict(pd.DataFrame({"facts__mood": [-2.0, 2.0], "facts__kind": ["old", "unseen"]}))
     assert scores[0] < 0.2 < 0.8 < scores[1]
@@ -99,18 +119,53 @@ def _stock_mlflow(project: Project, version: int) -> None:
     assert list(whole) == list(scores)
 
 
-def _nested_runs(opened: registry.Registry, trained: job.TrainedVersion) -> None:
-    runs = {one.info.run_name: one for one in opened.client.search_runs([opened.experiment])}
+def check_nested_runs(versions: registry.Registry, trained: job.TrainedVersion) -> None:
+    runs = {run.info.run_name: run for run in versions.client.search_runs([versions.experiment])}
     parent = runs["train purchase"]
     assert parent.data.tags["mlflow.parentRunId"] == runs["build"].info.run_id
     assert parent.data.metrics["roc_auc"] == trained.metrics["roc_auc"]
     tuning = runs["tuning purchase"]
     for child in ("training set purchase", "tuning purchase", "fit purchase", "version of purchase"):
         assert runs[child].data.tags["mlflow.parentRunId"] == parent.info.run_id
-    trials = [one for name, one in runs.items() if name.startswith("trial ")]
+    trials = [trial for name, trial in runs.items() if name.startswith("trial ")]
     assert len(trials) == TRIALS
-    assert {one.data.tags["mlflow.parentRunId"] for one in trials} == {tuning.info.run_id}
-    known = [one.data.metrics["roc_auc"] for one in trials if "roc_auc" in one.data.metrics]
+    assert {trial.data.tags["mlflow.parentRunId"] for trial in trials} == {tuning.info.run_id}
+    known = [trial.data.metrics["roc_auc"] for trial in trials if "roc_auc" in trial.data.metrics]
     assert max(known) == trained.report.trials[0].value
-    assert {one.info.status for one in runs.values()} == {"FINISHED"}
-    assert msgspec.json.decode((trained.bundle / "training.json").read_bytes())["model"] == "purchase"
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "rule"),
+    [
+        ("regression", pl.col("event_timestamp").dt.minute() + pl.col("user_id") % 7, at_most("rmse", 100)),
+        (
+            "multiclass",
+            pl.concat_str(pl.lit("class "), (pl.col("user_id") % 3).cast(pl.String)),
+            at_least("accuracy", 0.0),
+        ),
+    ],
+)
+def test_a_model_of_another_task_is_trained_and_judged_by_its_metrics(
+    project: Project,
+    empty_lake: Lake,
+    model: Model,
+    plan: FeaturePlan,
+    root: Path,
+    task: str,
+    target: pl.Expr,
+    rule: object,
+) -> None:
+    write_facts(empty_lake)
+    write_outcomes(empty_lake)
+    outcomes = empty_lake.table("outcomes").scan().collect()
+    rows = outcomes.with_columns(bought=target).to_arrow()
+    empty_lake.ensure("targets", rows.schema).overwrite(rows)
+    labels = attrs.evolve(model.labels, name="targets")
+    other = attrs.evolve(model, labels=labels, tune=None, gate=[rule], task=task)
+    trained = job.train(project, empty_lake, other, plan)
+    assert trained.report.gate.passed
+    assert trained.report.test.metrics[rule.metric] == trained.report.gate.results[0].value
+    predictor = load_model(trained.bundle / "model")
+    assert predictor.meta.task == task
+    assert predictor.meta.classes == (("class 0", "class 1", "class 2") if task == "multiclass" else ())
+    assert "<svg" in (trained.bundle / "evaluation.svg").read_text()

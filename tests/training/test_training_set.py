@@ -1,22 +1,22 @@
-import dataclasses
+"""The training set: a tagged table of labels and features, and the rows that training reads of it."""
 
+import attrs
 import msgspec
 import polars as pl
 import pytest
-from tests.training.conftest import START
 
 from headrace.declare.model import Model
 from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import CallError, Refused
-from headrace.kernel.run import RunEvent, recorder_added
+from headrace.kernel.run import RunEvent, record_with
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.training import training_set
-from headrace.training.fit import prepare
-from headrace.training.split import Parts
+from headrace.training.matrices import to_matrices
+from headrace.training.splits.port import Fold, Parts
 
 
-class Heard:
+class EventRecorder:
     def __init__(self) -> None:
         self.events: list[RunEvent] = []
 
@@ -24,90 +24,93 @@ class Heard:
         self.events.append(event)
 
 
-def test_it_is_a_pinned_table_and_its_inputs_are_pinned(
-    project: Project, filled: Lake, model: Model, plan: FeaturePlan
+def test_a_training_set_is_a_tagged_table_and_its_inputs_are_tagged(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:
-    with recorder_added(Heard()) as heard:
-        made = training_set.make(project, filled, model, plan)
-    assert (made.table, made.rows, made.refused) == ("training_purchase", 2970, 30)
+    with record_with(EventRecorder()) as recorder:
+        training_rows = training_set.make(project, full_lake, model, plan)
+    assert (training_rows.table, training_rows.rows, training_rows.refused) == ("training_purchase", 2970, 30)
     heads = {
-        name: filled.table(name).current_snapshot().id for name in ("facts", "outcomes", "training_purchase")
+        name: full_lake.table(name).current_snapshot().id for name in ("facts", "outcomes", "training_purchase")
     }
-    assert made.inputs == {name: heads[name] for name in ("outcomes", "facts")}
-    assert made.snapshot == heads["training_purchase"]
+    assert training_rows.inputs == {name: heads[name] for name in ("outcomes", "facts")}
+    assert training_rows.snapshot == heads["training_purchase"]
     for name, snapshot in heads.items():
-        assert snapshot in filled.table(name).tags().values()
+        assert snapshot in full_lake.table(name).tags().values()
 
-    rows = training_set.read(filled, made, plan, "bought").frame
+    rows = training_set.read(full_lake, training_rows, plan, "bought").frame
     assert rows.columns == ["user_id", "event_timestamp", "bought", "facts__mood", "facts__kind"]
     assert rows["bought"].null_count() == 0
-    users = filled.table("training_purchase").scan(made.snapshot).collect()
-    facts = filled.table("facts").scan().select("user_id", "mood", "kind").collect()
+    users = full_lake.table("training_purchase").scan(training_rows.snapshot).collect()
+    facts = full_lake.table("facts").scan().select("user_id", "mood", "kind").collect()
     joined = users.join(facts, on="user_id")
     assert joined.filter(pl.col("mood") != pl.col("facts__mood")).is_empty()
     assert len(joined) == 2970
 
-    ended = heard.events[-1].run
-    assert heard.events[-1].outcome == "COMPLETE"
-    assert {one.name for one in ended.inputs} == {"outcomes", "facts"}
-    assert [one.position.snapshot_id for one in ended.outputs] == [made.snapshot]
+    ended = recorder.events[-1].run
+    assert recorder.events[-1].outcome == "COMPLETE"
+    assert {dataset.name for dataset in ended.inputs} == {"outcomes", "facts"}
+    assert [dataset.position.snapshot_id for dataset in ended.outputs] == [training_rows.snapshot]
 
 
 def test_the_same_inputs_make_the_same_training_set(
-    project: Project, filled: Lake, model: Model, plan: FeaturePlan
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:
-    first = training_set.make(project, filled, model, plan)
-    assert training_set.make(project, filled, model, plan) == first
-    facts = filled.table("facts")
+    first = training_set.make(project, full_lake, model, plan)
+    assert training_set.make(project, full_lake, model, plan) == first
+    facts = full_lake.table("facts")
     facts.overwrite(facts.scan().with_columns(mood=pl.lit(0.0)).collect().to_arrow())
-    second = training_set.make(project, filled, model, plan)
+    second = training_set.make(project, full_lake, model, plan)
     assert second.snapshot != first.snapshot
-    assert training_set.read(filled, second, plan, "bought").frame["facts__mood"].to_list() == [0.0] * 2970
-    assert training_set.read(filled, first, plan, "bought").frame["facts__mood"].n_unique() > 100
+    assert training_set.read(full_lake, second, plan, "bought").frame["facts__mood"].to_list() == [0.0] * 2970
+    assert training_set.read(full_lake, first, plan, "bought").frame["facts__mood"].n_unique() > 100
 
-    then = training_set.make(project, filled, model, plan, inputs=first.inputs)
+    then = training_set.make(project, full_lake, model, plan, inputs=first.inputs)
     assert then.inputs == first.inputs
-    assert training_set.read(filled, then, plan, "bought").frame.equals(
-        training_set.read(filled, first, plan, "bought").frame
+    assert training_set.read(full_lake, then, plan, "bought").frame.equals(
+        training_set.read(full_lake, first, plan, "bought").frame
     )
 
 
-def test_a_table_that_was_not_built(project: Project, opened: Lake, model: Model, plan: FeaturePlan) -> None:
+def test_a_table_that_is_not_built_is_an_error(
+    project: Project, empty_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
     with pytest.raises(CallError, match="outcomes"):
-        training_set.make(project, opened, model, plan)
+        training_set.make(project, empty_lake, model, plan)
 
 
-def test_no_labels_and_no_class(project: Project, filled: Lake, model: Model, plan: FeaturePlan) -> None:
-    opened = filled
-    outcomes = opened.table("outcomes")
+def test_rows_without_labels_and_invalid_targets_are_refused(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    outcomes = full_lake.table("outcomes")
     rows = outcomes.scan().collect()
     outcomes.overwrite(rows.with_columns(bought=pl.lit(None, pl.Int64)).to_arrow())
     with pytest.raises(Refused, match="no row with a label"):
-        training_set.make(project, opened, model, plan)
+        training_set.make(project, full_lake, model, plan)
     outcomes.overwrite(rows.with_columns(bought=pl.lit(2, pl.Int64)).to_arrow())
-    with pytest.raises(Refused, match="is 0 or 1; there is 2"):
-        training_set.make(project, opened, model, plan)
+    with pytest.raises(Refused, match="must be 0 or 1; a row has 2"):
+        training_set.make(project, full_lake, model, plan)
     outcomes.overwrite(rows.clear().to_arrow())
     with pytest.raises(Refused, match="no row"):
-        training_set.make(project, opened, model, plan)
+        training_set.make(project, full_lake, model, plan)
 
 
-def test_what_no_version_was_made_of_is_let_go(
-    project: Project, filled: Lake, model: Model, plan: FeaturePlan
+def test_training_sets_without_a_version_lose_their_tags(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:
-    facts = filled.table("facts")
+    facts = full_lake.table("facts")
 
     def again(mood: float) -> training_set.TrainingSet:
         facts.overwrite(facts.scan().with_columns(mood=pl.lit(mood)).collect().to_arrow())
-        return training_set.make(project, filled, model, plan)
+        return training_set.make(project, full_lake, model, plan)
 
-    first = training_set.make(project, filled, model, plan)
-    training_set.keep_for(filled, first, 1)
+    first = training_set.make(project, full_lake, model, plan)
+    training_set.keep_for_version(full_lake, first, 1)
     again(0.0)  # nothing is registered of this one
     third = again(1.0)
-    training_set.keep_for(filled, third, 2)
-    training_set.keep_for(filled, third, 2)  # as after a kill
-    rows = filled.table("training_purchase")
+    training_set.keep_for_version(full_lake, third, 2)
+    training_set.keep_for_version(full_lake, third, 2)  # as after a kill
+    rows = full_lake.table("training_purchase")
     assert set(rows.tags().values()) == {first.snapshot, third.snapshot}
     assert set(facts.tags().values()) == {first.inputs["facts"], third.inputs["facts"]}
     newest = again(2.0)
@@ -115,45 +118,44 @@ def test_what_no_version_was_made_of_is_let_go(
     assert rows.tags()["version.purchase.1"] == first.snapshot
 
 
-def test_a_text_target_is_refused(project: Project, filled: Lake, model: Model, plan: FeaturePlan) -> None:
-    outcomes = filled.table("outcomes").scan().collect()
+def test_a_text_target_is_refused(project: Project, full_lake: Lake, model: Model, plan: FeaturePlan) -> None:
+    outcomes = full_lake.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=pl.lit("yes")).to_arrow()
-    filled.ensure("words", rows.schema).overwrite(rows)
-    labels = dataclasses.replace(model.labels, name="words")
-    object.__setattr__(model, "labels", labels)
-    with pytest.raises(Refused, match="is 0 or 1; there is 'yes'"):
-        training_set.make(project, filled, model, plan)
+    full_lake.ensure("words", rows.schema).overwrite(rows)
+    model = attrs.evolve(model, labels=attrs.evolve(model.labels, name="words"))
+    with pytest.raises(Refused, match="must be 0 or 1; a row has 'yes'"):
+        training_set.make(project, full_lake, model, plan)
 
 
-def test_rows_that_serving_would_refuse_are_left_out_and_infinity_is_named(
-    project: Project, filled: Lake, model: Model, plan: FeaturePlan, caplog: pytest.LogCaptureFixture
+def test_rows_that_serving_refuses_are_left_out_and_infinite_features_are_named(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, caplog: pytest.LogCaptureFixture
 ) -> None:
-    facts = filled.table("facts")
+    facts = full_lake.table("facts")
     mood = pl.when(pl.col("user_id") == 1).then(float("inf")).when(pl.col("user_id") == 2).then(None)
     facts.overwrite(facts.scan().with_columns(mood=mood.otherwise("mood")).collect().to_arrow())
-    made = training_set.make(project, filled, model, plan)
-    labels = filled.table("outcomes").scan().drop_nulls("bought").collect()
+    training_rows = training_set.make(project, full_lake, model, plan)
+    labels = full_lake.table("outcomes").scan().drop_nulls("bought").collect()
     counts = [len(labels.filter(pl.col("user_id") == user)) for user in (1, 2)]
 
-    rows = training_set.read(filled, made, plan, "bought")
+    rows = training_set.read(full_lake, training_rows, plan, "bought")
     assert (len(rows.frame), rows.incomplete, rows.infinite) == (2970, 0, {"facts__mood": counts[0]})
     assert f"facts__mood in {counts[0]:,} rows" in caplog.text
     refusing = msgspec.structs.replace(plan, missing="refuse")
-    rows = training_set.read(filled, made, refusing, "bought")
+    rows = training_set.read(full_lake, training_rows, refusing, "bought")
     assert (len(rows.frame), rows.incomplete) == (2970 - sum(counts), sum(counts))
     assert rows.frame["facts__mood"].is_finite().all()
 
     facts.overwrite(facts.scan().with_columns(mood=pl.lit(None, pl.Float64)).collect().to_arrow())
-    made = training_set.make(project, filled, model, plan)
+    training_rows = training_set.make(project, full_lake, model, plan)
     with pytest.raises(Refused, match="each of the 2,970 labelled rows lacks a feature"):
-        training_set.read(filled, made, refusing, "bought")
+        training_set.read(full_lake, training_rows, refusing, "bought")
 
 
-def test_a_default_is_what_the_model_learns_from(filled: Lake, plan: FeaturePlan) -> None:
+def test_a_default_replaces_missing_values_in_every_part(full_lake: Lake, plan: FeaturePlan) -> None:
     part = pl.DataFrame({"facts__mood": [None, 2.0], "facts__kind": [None, "old"], "bought": [0, 1]})
-    parts = Parts(part, part, part, START, START, 0)
+    parts = Parts((Fold(part, part),), part)
     defaults = msgspec.structs.replace(plan, missing={"facts__mood": -7, "facts__kind": "none"})
-    prepared = prepare(parts, "bought", defaults)
-    assert prepared.encoding.categories == {"facts__kind": ("none", "old")}
-    for matrix, _ in (prepared.train, prepared.validation, prepared.test):
-        assert matrix.tolist() == [[-7.0, 0.0], [2.0, 1.0]]
+    matrices = to_matrices(parts, "bought", defaults)
+    assert matrices.encoding.categories == {"facts__kind": ("none", "old")}
+    for examples in (matrices.final.train, matrices.final.validation, matrices.test):
+        assert examples.matrix.tolist() == [[-7.0, 0.0], [2.0, 1.0]]

@@ -1,7 +1,6 @@
 """The shop's model: at a view or a cart, is this product bought before the session ends?"""
 
 from headrace import (
-    ByTime,
     Model,
     Tune,
     XGBoost,
@@ -12,6 +11,7 @@ from headrace import (
     uniform,
 )
 from shop.features import purchase_features
+from shop.split import split
 from shop.tables import view_outcomes
 
 purchase = Model(
@@ -31,7 +31,7 @@ purchase = Model(
             "subsample": uniform(0.6, 1.0),
         },
     ),
-    split=ByTime(validation=0.15, test=0.15, gap="30m"),  # a label's horizon: its session, half an hour silent
+    split=split,
     refresh="1d",
     gate=[at_least("roc_auc", 0.7), not_worse_than_champion("pr_auc")],
 )

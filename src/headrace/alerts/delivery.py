@@ -1,14 +1,13 @@
-"""Delivery: takes each change of an alert to every door, at least once, in order.
+"""Delivery: brings each change of an alert to every channel, at least once, in order.
 
-A door's position on the topic is moved when it has taken a change; a new door begins with the alerts
-that are open. One that is away is tried again, after some seconds and then twice as long each time up to
-a minute, for as long as it takes; one that refuses a change for what it is gets the next.
+A channel's position on the topic moves when the channel has accepted a change. A new channel begins with
+the alerts that are open. A channel that is away is tried again for as long as it takes, after pauses that
+double up to a minute. A change that a channel refuses for what it is, is counted and left out.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -17,30 +16,32 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from headrace.alerts.channels import Door
-from headrace.alerts.record import TOPIC, Alert, Changes
+from headrace.alerts.channels import Channel
+from headrace.alerts.record import TOPIC, Alert, AlertFollower
+from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.files import write_file
 from headrace.kernel.lock import try_lock
 from headrace.kernel.position import LogPosition
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
+from headrace.log.follow import TopicRecord
 
-__all__ = ["Delivered", "Ledger", "deliver"]
+__all__ = ["DeliveryLedger", "DeliveryState", "deliver"]
 
-_IDLE = 2.0  # seconds between two looks at the topic
-_LONGEST = 60.0
+_IDLE = 2.0  # seconds between two polls of the topic
+_LONGEST = 60.0  # seconds between two tries of a channel that is away
 _logger = logging.getLogger(__name__)
 
 
-class Delivered(Struct):
-    """How one door stands.
+class DeliveryState(Struct):
+    """How far deliveries to one channel have come.
 
     Attributes:
-        name: the door's.
-        position: how far it has got the topic; None: it is new.
-        delivered, refused: how many changes it has taken, and how many it would not take.
-        failure: why the last try did not work; None: it did.
+        name: the channel's name.
+        position: how far the channel has been brought on the topic; None: it is new.
+        delivered, refused: how many changes the channel has accepted, and how many it has refused.
+        failure: why the last try failed; None: it succeeded.
     """
 
     name: str
@@ -50,45 +51,51 @@ class Delivered(Struct):
     failure: str | None = None
 
 
-class Ledger:
-    """How the doors stand, in a file that survives the process."""
+class DeliveryLedger:
+    """The state of all channels, in a file that survives the process. Any thread may use it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._doors: dict[str, Delivered] = {}
+        self._states: dict[str, DeliveryState] = {}
         if path.is_file():
-            self._doors = msgspec.json.decode(path.read_bytes(), type=dict[str, Delivered])
+            self._states = msgspec.json.decode(path.read_bytes(), type=dict[str, DeliveryState])
 
-    def of(self, door: Door) -> Delivered:
-        """How this door stands."""
-        return self._doors.get(door.id) or Delivered(door.name)
+    def state_of(self, channel: Channel) -> DeliveryState:
+        """The state of this channel."""
+        return self._states.get(channel.id) or DeliveryState(channel.name)
 
-    def keep(self, door: Door, stands: Delivered) -> None:
-        """Writes down how it stands; on the disk when this returns."""
+    def store(self, channel: Channel, state: DeliveryState) -> None:
+        """Stores the state of this channel; it is on the disk on return."""
         with self._lock:
-            self._doors[door.id] = stands
-            write_file(self._path, msgspec.json.encode(self._doors))
+            self._states[channel.id] = state
+            write_file(self._path, msgspec.json.encode(self._states))
 
 
 def deliver(
-    doors: Sequence[Door], log: Log, ledger: Path, stop: threading.Event, *, idle: float = _IDLE
+    channels: Sequence[Channel], log: Log, ledger: Path, stop: threading.Event, *, idle: float = _IDLE
 ) -> None:
-    """Delivers to every door until `stop` is set, each by its own thread: a slow one holds up none.
+    """Delivers to every channel until `stop` is set, each in its own thread: a slow channel delays no other.
 
-    Only one process does so at a time: others wait until it ends.
+    Only one process delivers at a time: others wait until it ends.
 
     Args:
-        ledger: a file in a folder that exists.
+        channels: where to.
+        log: the log that holds the topic of alerts.
+        ledger: a file in a folder that exists (DeliveryLedger).
+        stop: ends the delivery.
+        idle: seconds between two polls of the topic.
     """
     while (lock := try_lock(ledger.with_suffix(".lock"))) is None:
         if stop.wait(idle):
             return
     with lock:
-        kept = Ledger(ledger)
+        states = DeliveryLedger(ledger)
         threads = [
-            threading.Thread(target=_loop, args=(_Way(door, log, kept), stop, idle), daemon=True)
-            for door in doors
+            threading.Thread(
+                target=_run, args=(_ChannelDelivery(channel, log, states), stop, idle), daemon=True
+            )
+            for channel in channels
         ]
         for thread in threads:
             thread.start()
@@ -96,74 +103,73 @@ def deliver(
             thread.join()
 
 
-def _loop(way: _Way, stop: threading.Event, idle: float) -> None:
-    failures = 0
+def _run(delivery: _ChannelDelivery, stop: threading.Event, idle: float) -> None:
+    backoff = Backoff(2 * idle, _LONGEST)
     while not stop.is_set():
         pause = idle
         try:
-            way.step(stop)
-            failures = 0
-        except Exception as error:  # nothing that a door does may end the process it runs in
-            failures += 1
-            pause = min(_LONGEST, idle * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)  # noqa: S311
-            way.failed(error)
+            delivery.deliver_due(stop)
+            backoff.reset()
+        except Exception as error:  # no channel may end the process that delivery runs in
+            pause = backoff.next_pause()
+            delivery.note_failure(error)
         stop.wait(pause)
 
 
-class _Way:
-    """One door, and what is on its way to it."""
+class _ChannelDelivery:
+    """One channel, and the changes that it has still to get."""
 
-    def __init__(self, door: Door, log: Log, ledger: Ledger) -> None:
-        self._door, self._log, self._ledger = door, log, ledger
-        self._changes = Changes(log)
-        # Each with the position that stands once it is taken; None: a later one has it.
+    def __init__(self, channel: Channel, log: Log, ledger: DeliveryLedger) -> None:
+        self._channel, self._log, self._ledger = channel, log, ledger
+        self._follower = AlertFollower(log)
+        # Each with the channel's position once it is accepted; None: a later one carries the position.
         self._due: deque[tuple[Alert, LogPosition | None]] = deque()
 
-    def step(self, stop: threading.Event) -> None:
-        """Delivers what is due."""
-        found = self._changes.poll()
-        if found:
-            self._add(found)
-        stands = self._ledger.of(self._door)
+    def deliver_due(self, stop: threading.Event) -> None:
+        """Polls the topic, and delivers all that is due."""
+        changes = self._follower.poll()
+        if changes:
+            self._add(changes)
+        state = self._ledger.state_of(self._channel)
         while self._due and not stop.is_set():
             alert, position = self._due[0]
             try:
-                self._door.deliver(alert)
-                stands.delivered += 1
-                stands.failure = None
+                self._channel.deliver(alert)
+                state.delivered += 1
+                state.failure = None
             except Refused as error:
-                stands.refused += 1
-                stands.failure = clean_text(str(error))
-                _logger.warning("alert %s was not taken and is passed over: %s", alert.id, stands.failure)
+                state.refused += 1
+                state.failure = clean_text(str(error))
+                _logger.warning("alert %s was refused and is left out: %s", alert.id, state.failure)
             self._due.popleft()
-            stands.position = position or stands.position
-            self._ledger.keep(self._door, stands)
+            state.position = position or state.position
+            self._ledger.store(self._channel, state)
 
-    def _add(self, found: list[tuple[int, int, Alert]]) -> None:
-        topic = self._log.identity(TOPIC)
-        at = self._due[-1][1] if self._due else self._ledger.of(self._door).position
-        if at is None or at.log_id != topic:  # a new door: what is open, then what comes
-            end = LogPosition(TOPIC, topic, {partition: offset + 1 for partition, offset, _ in found})
-            opened = self._changes.open
-            self._due.extend((alert, end if alert is opened[-1] else None) for alert in opened)
-            if not opened:
-                stands = self._ledger.of(self._door)
-                stands.position = end
-                self._ledger.keep(self._door, stands)
+    def _add(self, changes: list[TopicRecord[Alert]]) -> None:
+        log_id = self._log.identity(TOPIC)
+        at = self._due[-1][1] if self._due else self._ledger.state_of(self._channel).position
+        if at is None or at.log_id != log_id:  # a new channel: what is open, then what comes
+            end = LogPosition(TOPIC, log_id, {change.partition: change.offset + 1 for change in changes})
+            open_alerts = self._follower.open
+            self._due.extend((alert, end if alert is open_alerts[-1] else None) for alert in open_alerts)
+            if not open_alerts:
+                state = self._ledger.state_of(self._channel)
+                state.position = end
+                self._ledger.store(self._channel, state)
             return
-        for partition, offset, alert in found:
-            if not at.covers(partition, offset):
-                at = at.advanced({partition: offset + 1})
-                self._due.append((alert, at))
+        for change in changes:
+            if not at.covers(change.partition, change.offset):
+                at = at.with_offsets({change.partition: change.offset + 1})
+                self._due.append((change.value, at))
 
-    def failed(self, error: Exception) -> None:
-        """Notes why the last try did not work."""
-        what = clean_text(str(error) if isinstance(error, HeadraceError) else type(error).__name__)
-        stands = self._ledger.of(self._door)
-        if stands.failure != what:
-            _logger.warning("alerts: %s is tried again: %s", self._door.name, what)
-        stands.failure = what
+    def note_failure(self, error: Exception) -> None:
+        """Stores why the last try failed."""
+        failure = clean_text(str(error) if isinstance(error, HeadraceError) else type(error).__name__)
+        state = self._ledger.state_of(self._channel)
+        if state.failure != failure:
+            _logger.warning("alerts: %s is tried again: %s", self._channel.name, failure)
+        state.failure = failure
         try:
-            self._ledger.keep(self._door, stands)
+            self._ledger.store(self._channel, state)
         except OSError:
-            _logger.warning("alerts: how %s stands cannot be written down", self._door.name, exc_info=True)
+            _logger.warning("alerts: the state of %s cannot be stored", self._channel.name, exc_info=True)

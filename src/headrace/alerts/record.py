@@ -1,9 +1,9 @@
-"""Alerts: what is wrong with the events of a topic, as changes on topic `headrace.alerts`.
+"""Alerts as records: each change of an alert is an event on topic `headrace.alerts`.
 
-An alert is raised once, changed when its severity does, and resolved when it is over. The topic is its
-whole state: whoever decides reads it first. The changes of one reason are numbered, and of two that
-took the same number at the same time (two workers that saw the same rates) the one that came first on
-the log counts, for whoever reads it and in its table.
+An alert is raised once, changed when its severity changes, and resolved when it is over. The topic is the
+whole state of all alerts: a process that decides on a change reads the topic to its end first. The changes
+of one subject and reason are numbered. If two processes append the same number at the same time, the first
+on the log counts, for every reader of the topic and in its table.
 """
 
 from __future__ import annotations
@@ -14,153 +14,116 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct
 
-from headrace.declare.event import Contract, event
-from headrace.kernel.ids import new_id
-from headrace.kernel.time import format_duration, now
+from headrace.declare.event import event
+from headrace.log.follow import TopicFollower, TopicRecord
 
 if TYPE_CHECKING:
-    from headrace.events.ingest.rates import Rate, Reason, Severity
     from headrace.lake import Lake
     from headrace.log import Log
 
-__all__ = ["TOPIC", "Alert", "Changes", "change", "from_table", "open_alerts"]
+__all__ = [
+    "TOPIC",
+    "Alert",
+    "AlertFollower",
+    "AlertKey",
+    "Severity",
+    "has_forgotten",
+    "open_alerts",
+    "read_table",
+]
 
 TOPIC = "headrace.alerts"
 TABLE = "headrace_alerts"
-_BATCH = 1_000
 
-About = tuple[str, str, str | None]
+Severity = Literal["warning", "critical"]
+AlertKey = tuple[str, str, str]
+"""Source, subject and reason: what makes two alerts the same."""
 
 
 @event(
-    topic=TOPIC, time="at", key="topic", identity=["topic", "code", "field", "number"], dedup_within="365d",
+    topic=TOPIC,
+    time="at",
+    key="subject",
+    identity=["source", "subject", "reason", "number"],
+    dedup_within="365d",
     alerts=None,
-)  # fmt: skip
+)
 class Alert(Struct, frozen=True):
     """One change of an alert.
 
     Attributes:
         id: of this change, a UUIDv7.
-        alert: the id of the change that raised it.
-        number: of the changes of this reason, from 1 on.
+        alert: the id of the change that raised the alert.
+        number: of this change among those of its source, subject and reason, from 1 on.
         at: when it was decided.
-        topic, code, field: what it is about: events of the topic that are refused for this reason.
+        source: the name of the AlertSource that found it, such as `refusals`.
+        subject: what it is about, such as a topic.
+        reason: what is wrong with the subject, in a few words that stay the same.
         state: `raised`, `changed` (its severity) or `resolved`.
-        severity: `warning` or `critical`; of a resolved one, what it was.
-        refused, events, share: of the window, when it was decided; the share is 0 to 1.
-        before: the share in the time before the window; None: too few events to say.
-        window: how long the window is, in seconds.
-        why: the same in words.
+        severity: `warning` or `critical`; of a resolved alert its last one.
+        why: what is wrong, in words, with figures.
+        look: the command that shows more.
+        facts: the figures that it was decided on, and what else the source knows; by name.
     """
 
     id: str
     alert: str
     number: int
     at: datetime
-    topic: str
-    code: str
-    field: str | None
+    source: str
+    subject: str
+    reason: str
     state: Literal["raised", "changed", "resolved"]
-    severity: Literal["warning", "critical"]
-    refused: int
-    events: int
-    share: float
-    before: float | None
-    window: float
+    severity: Severity
     why: str
+    look: str
+    facts: dict[str, str | int | float | None]
 
     @property
-    def about(self) -> About:
-        """What it is about."""
-        return self.topic, self.code, self.field
+    def key(self) -> AlertKey:
+        """Source, subject and reason."""
+        return self.source, self.subject, self.reason
 
 
-def change(
-    contract: Contract, reason: Reason, rate: Rate, severity: Severity | None, last: Alert | None
-) -> Alert:
-    """The change that brings an alert to this severity (None: it is over). `last` is the one before."""
-    limits = contract.alerts
-    assert limits is not None
-    old = last if last is not None and last.state != "resolved" else None
-    code, field = reason
-    what = f"{code} ({field})" if field else code
-    why = f"{rate.share:.2%} of {rate.events:,} events in {format_duration(limits.window)} refused as {what}"
-    if rate.before is not None:
-        why += f"; {rate.before:.2%} in the {format_duration(limits.before)} before"
-    made = new_id()
-    return Alert(
-        id=made,
-        alert=old.alert if old else made,
-        number=last.number + 1 if last else 1,
-        at=now(),
-        topic=contract.topic,
-        code=code,
-        field=field,
-        state="raised" if old is None else "resolved" if severity is None else "changed",
-        severity=severity or (old.severity if old else "warning"),
-        refused=rate.refused,
-        events=rate.events,
-        share=rate.share,
-        before=rate.before,
-        window=limits.window.total_seconds(),
-        why=why,
-    )
-
-
-class Changes:
-    """Follows the topic.
+class AlertFollower:
+    """Follows the topic of alerts.
 
     Args:
-        log: where it is.
-        known: the last change of each reason, as far as it is known otherwise (`from_table`).
+        log: the log.
+        known: the last change of each alert, as far as it is known from elsewhere (`read_table`).
 
     Attributes:
-        last: what an alert is about → its last change, as of the last poll.
+        last: key → the alert's last change, as of the last poll.
     """
 
-    def __init__(self, log: Log, known: dict[About, Alert] | None = None) -> None:
-        self._log = log
-        self._offsets: dict[int, int] = {}
-        self._identity: str | None = None
-        self._decode = msgspec.json.Decoder(Alert).decode
-        self.last: dict[About, Alert] = dict(known or {})
+    def __init__(self, log: Log, known: dict[AlertKey, Alert] | None = None) -> None:
+        self._follower = TopicFollower(log, TOPIC, msgspec.json.Decoder(Alert).decode)
+        self.last: dict[AlertKey, Alert] = dict(known or {})
 
     @property
     def open(self) -> list[Alert]:
-        """The last change of each alert that is not over, the oldest first."""
-        return sorted((one for one in self.last.values() if one.state != "resolved"), key=lambda one: one.at)
+        """The last change of each alert that is not resolved, the oldest first."""
+        alerts = [alert for alert in self.last.values() if alert.state != "resolved"]
+        return sorted(alerts, key=lambda alert: alert.at)
 
-    def poll(self) -> list[tuple[int, int, Alert]]:
-        """The changes since the last poll, each with its log partition and offset. One that came second
-        with its number is passed over, and so is what is no alert: ingest keeps it in quarantine."""
-        if TOPIC not in self._log.topics():
-            return []
-        identity = self._log.identity(TOPIC)
-        if identity != self._identity:
-            if self._identity is not None:  # it was made again: numbers and offsets start anew
-                self.last = {}
-            self._identity = identity
-            self._offsets = dict.fromkeys(range(self._log.partitions(TOPIC)), 0)
-        found: list[tuple[int, int, Alert]] = []
-        while True:
-            batch = self._log.read(TOPIC, self._offsets, _BATCH)
-            if not batch.values:
-                return found
-            self._offsets.update(batch.next)
-            places = zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)
-            for (partition, offset), value in zip(places, batch.values, strict=True):
-                try:
-                    one = self._decode(value)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    continue
-                last = self.last.get(one.about)
-                if last is None or one.number > last.number:
-                    self.last[one.about] = one
-                    found.append((partition, offset, one))
+    def poll(self) -> list[TopicRecord[Alert]]:
+        """The changes since the last poll. A change whose number was taken before it is left out."""
+        before = self._follower.log_id
+        records = self._follower.poll()
+        if before not in (None, self._follower.log_id):  # the topic was made again: numbers begin anew
+            self.last = {}
+        changes: list[TopicRecord[Alert]] = []
+        for record in records:
+            alert = record.value
+            last = self.last.get(alert.key)
+            if last is None or alert.number > last.number:
+                self.last[alert.key] = alert
+                changes.append(record)
+        return changes
 
 
-def from_table(lake: Lake) -> dict[About, Alert]:
-    """The last change of each reason that the topic's table holds: what the log may have forgotten."""
+def read_table(lake: Lake) -> dict[AlertKey, Alert]:
+    """The last change of each alert in the topic's table, which also holds what the log has forgotten."""
     import polars as pl
 
     if not lake.table_exists(TABLE):
@@ -170,16 +133,28 @@ def from_table(lake: Lake) -> dict[About, Alert]:
         .scan()
         .filter(pl.col("_valid"))
         .sort("number")
-        .unique(["topic", "code", "field"], keep="last", maintain_order=True)
+        .unique(["source", "subject", "reason"], keep="last", maintain_order=True)
         .select(Alert.__struct_fields__)
         .collect()
     )
-    found = [msgspec.convert(row, Alert) for row in rows.iter_rows(named=True)]
-    return {one.about: one for one in found}
+    alerts = [
+        msgspec.convert({**row, "facts": msgspec.json.decode(row["facts"])}, Alert)
+        for row in rows.iter_rows(named=True)
+    ]
+    return {alert.key: alert for alert in alerts}
 
 
-def open_alerts(log: Log, lake: Lake) -> list[Alert]:
-    """The alerts that are not over, each as it last changed, the oldest first."""
-    changes = Changes(log, from_table(lake))
-    changes.poll()
-    return changes.open
+def has_forgotten(log: Log) -> bool:
+    """Whether the log may lack changes that the topic's table holds: it was trimmed or made again."""
+    return TOPIC not in log.topics() or any(log.start(TOPIC).values())
+
+
+def open_alerts(log: Log, lake: Lake | None = None) -> list[Alert]:
+    """The last change of each alert that is not resolved, the oldest first.
+
+    Args:
+        lake: has the changes that the log has forgotten; None: the log alone is read.
+    """
+    follower = AlertFollower(log, None if lake is None else read_table(lake))
+    follower.poll()
+    return follower.open

@@ -76,7 +76,7 @@ def contracts(call: Call, topics: tuple[str, ...]) -> int:
         if one.changes:
             click.echo(f"\n{one.topic}")
         for told in one.changes:
-            click.echo(f"  {told.change.level:16}  {told.change.field or 'the contract'}: {told.change.what}")
+            click.echo(f"  {told.change.level:16}  {told.change.field or 'the contract'}: {told.change.text}")
             if told.producers:
                 click.echo(f"{'':20}for: producers of {one.topic}")
             for reader in told.readers:

@@ -12,8 +12,8 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, verb
 from headrace.events.ingest.ingest import Progress
-from headrace.flows.events.ingest import IngestReport
 from headrace.flows.events.ingest import ingest as ingest_topics
+from headrace.flows.events.ingest_report import IngestReport
 
 __all__ = ["ingest"]
 

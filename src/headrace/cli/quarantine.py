@@ -12,7 +12,7 @@ import click
 from headrace.cli import show as shown
 from headrace.cli.call import Call, group, verb
 from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
-from headrace.events.verdicts.judge import First
+from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
 from headrace.kernel.errors import Refused
 from headrace.kernel.time import duration, now
@@ -24,10 +24,10 @@ _NAMED = 10  # events that are too large to be replayed are named, at most
 _LONGEST = 2_000  # characters of an event that are shown, unless the whole is asked for
 
 
-class _Position(click.ParamType[First]):
+class _Position(click.ParamType[FirstPosition]):
     name = "P:O"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> First:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FirstPosition:
         found = _POSITION.fullmatch(value)
         if found is None:
             self.fail(f"{value!r} is no position: write log partition and offset as 0:4711", param, ctx)
@@ -151,9 +151,9 @@ def _print_replay(done: Replay, *, dry_run: bool, narrowed: bool) -> None:
 
 @verb("alerts", example="headrace quarantine alerts")
 def alerts(call: Call) -> None:
-    """What is refused at too high a rate now: the alerts that are open.
+    """The alerts that are open: what is refused at too high a rate now.
 
-    Every change of one is an event on topic headrace.alerts, and a row of table headrace_alerts.
+    Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
     found = flow.alerts(call.settings())
     if call.json:
@@ -162,8 +162,8 @@ def alerts(call: Call) -> None:
     if not found:
         click.echo("No alert is open.")
         return
-    rows = [(one.severity, one.topic, one.code, one.field, _moment(one.at), one.why) for one in found]
-    shown.table(None, ["severity", "topic", "code", "field", "since", "why"], rows)
+    rows = [(one.severity, one.subject, one.reason, _moment(one.at), one.why) for one in found]
+    shown.table(None, ["severity", "subject", "reason", "since", "why"], rows)
 
 
 def _row(one: Group) -> tuple[object, ...]:

@@ -88,7 +88,7 @@ def _show_event(call: Call, found: EventWhy) -> None:
 def _print_answer(found: Why) -> None:
     one = found.prediction
     click.echo(
-        f"Prediction {one.id}: {one.model} version {one.version} said {one.score:.6g}"
+        f"Prediction {one.id}: {one.model} version {one.version} predicted {_text(one.value)}"
         f" at {one.at:%Y-%m-%d %H:%M:%S.%f} UTC"
     )
     if found.release is not None:

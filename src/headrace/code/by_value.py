@@ -1,17 +1,16 @@
-"""A function by value: as Python text that stands on its own, away from the project and from Feast.
+"""A function by value: as Python text that runs on its own, away from the project and from Feast.
 
-An on-demand function is written in a module that imports Feast, and runs in a serving process that
-never does. Pickling it would bring that module back (dill and pickle keep what can be imported by
-its name), would hold only for one version of Python, and would change when a comment moves its
-lines. So it is carried as text: the function, and every statement of the project's modules that it
-reaches or that changes what it reaches, in their order, without comments, without annotations of functions.
+An on-demand function is written in a module that imports Feast, and runs in a serving process that never does.
+Pickling it would bring that module back (dill and pickle keep what can be imported by its name), would work for
+one version of Python only, and would change when a comment moves its lines. So it is serialized as text: the
+function, and every statement of the project's modules that it reaches or that changes what it reaches, in their
+order, without comments and without annotations of functions.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
-import symtable
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,12 +19,23 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from headrace.code.effects import changes_in, executed_nodes
+from headrace.code.reader import (
+    Import,
+    SourceModule,
+    bound_names,
+    chain_of,
+    decorator_target,
+    find_imports,
+    used_names,
+)
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["serialize_function"]
 
 _OF_A_MODULE = {"__doc__", "__loader__", "__package__", "__spec__"}  # builtins has its own
-_ALWAYS_THERE = frozenset([*dir(builtins), "__name__"]) - _OF_A_MODULE
+_ALWAYS_DEFINED = frozenset([*dir(builtins), "__name__"]) - _OF_A_MODULE
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _checked: weakref.WeakKeyDictionary[FunctionType, str] = weakref.WeakKeyDictionary()
 
@@ -33,110 +43,139 @@ _checked: weakref.WeakKeyDictionary[FunctionType, str] = weakref.WeakKeyDictiona
 def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> str:
     """The text that defines `function` and all it reaches: run it in an empty namespace.
 
-    The text is run once, to see that what the function reaches has the values there that it has here.
+    The text is run once, to check that what the function reaches has the same values there as here.
 
     Args:
         function: a function defined at the top of a module of the project.
         decorator: a decorator of this name is left off it.
 
     Raises:
-        ProjectError: it is nested, a lambda or without source; it reaches Feast, a whole module of
-            the project (`import shop.text`), or a name that is nowhere defined; the text can't be run
-            alone, or gives other values.
+        ProjectError: it is nested, a lambda or without source; it reaches Feast, a whole module of the project
+            (`import shop.text`), or a name that is defined nowhere; the text cannot be run alone, or gives
+            other values.
     """
     if not isinstance(function, FunctionType):
-        raise ProjectError(f"{function!r} can't be carried to serving: it is no plain function")
-    name, module = function.__name__, function.__globals__["__name__"]
+        raise ProjectError(f"{function!r} can't be carried to serving: it is not a plain function")
+    name, module_name = function.__name__, function.__globals__["__name__"]
     where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
-    top = _Module.read(module, where)
-    if function.__closure__ or not any(isinstance(s, _Function) for _, s in top.statements_of(name)):
+    module = _Module.read(module_name, where)
+    if function.__closure__ or not any(isinstance(s, _Function) for _, s in module.statements_of(name)):
         raise ProjectError(
-            f"{name} can't be carried to serving: it is no plain function at the top of a module",
+            f"{name} can't be carried to serving: it is not a plain function at the top of a module",
             where=where,
-            remedy="Write it as a def of its own, at the top of the module.",
+            remedy="Define it with def at the top of the module.",
         )
-    carrier = _Carrier(project=module.partition(".")[0], decorator=decorator)
-    carrier.take(top, name, where)
-    text = carrier.text(module)
-    if _checked.get(function) != text:  # once: a function that remembers its answers changes what it reaches
-        carrier.check(text, name, where)
+    serializer = _Serializer(project=module_name.partition(".")[0], decorator=decorator)
+    serializer.add_name(module, name, where)
+    text = serializer.text(module_name)
+    if _checked.get(function) != text:  # once: a function that caches its answers changes what it reaches
+        serializer.check(text, name, where)
         _checked[function] = text
     return text
 
 
 @dataclass
 class _Module:
-    """One module of the project: its statements, and the names that each binds, or changes the value of."""
+    """One module of the project: its statements, and the names that each binds, or whose value it changes."""
 
-    name: str
-    file: str
-    package: str
-    statements: list[ast.stmt]
-    binds: list[frozenset[str]]
-    changes: list[frozenset[str]]
+    source: SourceModule
+    binds: list[set[str]]
+    changes: list[set[str]]
 
     @staticmethod
     def read(name: str, where: str) -> _Module:
-        loaded = sys.modules.get(name)
-        file = getattr(loaded, "__file__", None)
-        if loaded is None or file is None:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is None:
             raise ProjectError(f"module {name} has no source to carry a function from", where=where)
-        body = ast.parse(Path(file).read_bytes(), filename=file).body
-        binds, changes = [_bound(one) for one in body], [frozenset(_changed(one)) for one in body]
-        return _Module(name, file, loaded.__package__ or "", body, binds, changes)
+        source = SourceModule(name, Path(file))
+        binds = [
+            bound_names(statement) | {imported.local for imported in _own_imports(source, statement)}
+            for statement in source.statements
+        ]
+        return _Module(source, binds, [set(_changed_names(statement)) for statement in source.statements])
 
     def statements_of(self, name: str) -> list[tuple[int, ast.stmt]]:
-        """The statements that make the name's value what it is, each with its place in the module."""
-        pairs = enumerate(zip(self.statements, self.binds, self.changes, strict=True))
-        return [(at, one) for at, (one, binds, changes) in pairs if name in binds or name in changes]
+        """The statements that make the name's value what it is, each with its number in the module."""
+        numbered = enumerate(zip(self.source.statements, self.binds, self.changes, strict=True))
+        return [(n, statement) for n, (statement, *names) in numbered if any(name in part for part in names)]
+
+    def star_import_of(self, name: str) -> tuple[int, Import] | None:
+        """The last star import that brings in the name, as an import of this name alone, with its number."""
+        for number, statement in reversed(list(enumerate(self.source.statements))):
+            for imported in _own_imports(self.source, statement):
+                if imported.local == "*" and name in _exported_names(imported.module):
+                    return number, Import(name, imported.module, name)
+        return None
 
 
 @dataclass
-class _Carrier:
-    """Gathers statements. In the text they stand in the order in which they ran."""
+class _Serializer:
+    """Gathers statements. In the text they have the order in which they ran.
+
+    Attributes:
+        project: the project's package.
+        decorator: the decorator that is left off functions.
+        modules: the modules that were read, by name.
+        done: module, and the name or the number of a statement, that were added.
+        homes: name → what it stands for in the text: a module, or an import statement.
+        texts: module → number of a statement → its text.
+        bases: module → the project's modules that it imports from.
+    """
 
     project: str
     decorator: str
     modules: dict[str, _Module] = field(default_factory=dict)
-    done: set[tuple[str, str | int]] = field(default_factory=set)  # (module, name or place of a statement)
-    homes: dict[str, str] = field(default_factory=dict)  # name → what it is in the text
-    taken: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # module → place → text
-    bases: dict[str, dict[str, None]] = field(default_factory=dict)  # module → those that it imports from
+    done: set[tuple[str, str | int]] = field(default_factory=set)
+    homes: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    bases: dict[str, dict[str, None]] = field(default_factory=dict)
 
-    def take(self, module: _Module, name: str, where: str) -> None:
-        """Takes the statements that make the name's value in the module, and what they reach."""
-        statements = module.statements_of(name)
-        if (module.name, name) in self.done or (not statements and name in _ALWAYS_THERE):
+    def add_name(self, module: _Module, name: str, where: str) -> None:
+        """Adds the statements that make the name's value in the module, and all that they reach."""
+        if (module.source.name, name) in self.done:
             return
-        self.done.add((module.name, name))
-        if not statements:
+        statements = module.statements_of(name)
+        star = None if statements else module.star_import_of(name)
+        if not statements and star is None and name in _ALWAYS_DEFINED:
+            return
+        self.done.add((module.source.name, name))
+        if star is not None:
+            self._add_import(module, *star)
+        elif not statements:
             raise ProjectError(
-                f"an on-demand function uses {name}, which {module.file} does not define", where=where
+                f"an on-demand function uses {name}, which {module.source.path} does not define", where=where
             )
-        for place, statement in statements:
+        for number, statement in statements:
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
-                self._import(module, place, statement, name)
+                for imported in module.source.imports_in(statement):
+                    if imported.local == name:
+                        self._add_import(module, number, imported)
             else:
-                if name in module.binds[place]:
-                    self._claim(name, module.name, where)
-                self._statement(module, place, statement)
+                if name in module.binds[number]:
+                    self._claim(name, module.source.name, where)
+                self._add_statement(module, number, statement)
 
     def text(self, module: str) -> str:
-        """What was taken: a module's statements in their order, behind those of the modules it imports from."""
+        """The text: each module's statements in their order, after those of the modules it imports from."""
         ordered: dict[str, None] = {}
         self._order(module, ordered, set())
-        lines = [line for one in ordered for _, at in sorted(self.taken.get(one, {}).items()) for line in at]
+        lines = [
+            line
+            for name in ordered
+            for _, statement in sorted(self.texts.get(name, {}).items())
+            for line in statement
+        ]
         return "\n".join(lines) + "\n"
 
     def check(self, text: str, function: str, where: str) -> None:
-        """Runs the text, and compares the values in it with those that the project's modules have.
+        """Runs the text, and compares the values in it with those in the project's modules.
 
         Raises:
             ProjectError: it fails, or a value differs.
         """
-        space: dict[str, Any] = {"__name__": f"on_demand_{function}"}
+        namespace: dict[str, Any] = {"__name__": f"on_demand_{function}"}
         try:
-            exec(compile(text, f"<{function}>", "exec"), space)  # noqa: S102
+            exec(compile(text, f"<{function}>", "exec"), namespace)  # noqa: S102
         except Exception as error:
             raise ProjectError(
                 f"{function} can't be carried to serving: what it reaches can't be run alone:"
@@ -145,13 +184,13 @@ class _Carrier:
                 remedy="It runs away from its module: let it use its inputs, plain functions and constants.",
             ) from error
         for name, home in self.homes.items():
-            if home in self.taken and _differ(vars(sys.modules[home]).get(name), space.get(name)):
+            if home in self.texts and _differ(vars(sys.modules[home]).get(name), namespace.get(name)):
                 raise ProjectError(
                     f"{function} can't be carried to serving: {name} of {home} has another value when the"
                     " statements that define it are run again",
                     where=where,
-                    remedy=f"Make the value of {name} where it is defined, of constants alone: not in a"
-                    " function that changes it, and not of the time, chance or the surroundings.",
+                    remedy=f"Make the value of {name} where it is defined, from constants alone: not in a"
+                    " function that changes it, and not from the time, chance or the environment.",
                 )
 
     def _order(self, module: str, ordered: dict[str, None], visited: set[str]) -> None:
@@ -161,169 +200,126 @@ class _Carrier:
                 self._order(base, ordered, visited)
             ordered[module] = None
 
-    def _add(self, module: _Module, place: int, text: str) -> None:
-        self.taken.setdefault(module.name, {}).setdefault(place, []).append(text)
+    def _add_text(self, module: _Module, number: int, text: str) -> None:
+        self.texts.setdefault(module.source.name, {}).setdefault(number, []).append(text)
 
     def _claim(self, name: str, home: str, where: str) -> None:
-        held = self.homes.setdefault(name, home)
-        if held != home:
+        other = self.homes.setdefault(name, home)
+        if other != home:
             raise ProjectError(
-                f"an on-demand function reaches two things called {name}: {held} and {home}",
+                f"an on-demand function reaches two things called {name}: {other} and {home}",
                 where=where,
                 remedy="Rename one of them.",
             )
 
-    def _statement(self, module: _Module, place: int, statement: ast.stmt) -> None:
-        if (module.name, place) in self.done:
+    def _add_statement(self, module: _Module, number: int, statement: ast.stmt) -> None:
+        if (module.source.name, number) in self.done:
             return
-        self.done.add((module.name, place))
-        where = f"{module.file}:{statement.lineno}"
-        stripped = _Stripped(self.decorator).visit(ast.parse(ast.unparse(statement)).body[0])
+        self.done.add((module.source.name, number))
+        where = f"{module.source.path}:{statement.lineno}"
+        stripped = _Stripper(self.decorator).visit(ast.parse(ast.unparse(statement)).body[0])
         self._refuse_imports(module, stripped, where)
-        text = ast.unparse(stripped)
-        for name in sorted(_bound(stripped) | _reached(text)):
-            self.take(module, name, where)
-        self._add(module, place, text)
+        imported = {part.local for part in _own_imports(module.source, stripped)}
+        for name in sorted(bound_names(stripped) | imported | used_names(stripped)):
+            self.add_name(module, name, where)
+        self._add_text(module, number, ast.unparse(stripped))
 
     def _refuse_imports(self, module: _Module, statement: ast.stmt, where: str) -> None:
         """An import within a function or another statement stays as it is, and would fail when serving."""
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [_base(module, node)]
-            else:
-                continue
-            for name in names:
-                if name.partition(".")[0] in (self.project, "feast"):
-                    raise ProjectError(
-                        f"an on-demand function imports {name} within another statement",
-                        where=where,
-                        remedy="Import the names it uses at the top of the module: from module import name.",
-                    )
+        for imported in module.source.imports_in(statement):
+            if imported.module.partition(".")[0] in (self.project, "feast"):
+                raise ProjectError(
+                    f"an on-demand function imports {imported.module} within another statement",
+                    where=where,
+                    remedy="Import the names it uses at the top of the module: from module import name.",
+                )
 
-    def _import(self, module: _Module, place: int, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        where = f"{module.file}:{statement.lineno}"
-        base = _base(module, statement) if isinstance(statement, ast.ImportFrom) else ""
-        alias = next(a for a in statement.names if _imported(a, base) == name)
-        top = (base or alias.name).partition(".")[0]
-        if top == "feast":
+    def _add_import(self, module: _Module, number: int, imported: Import) -> None:
+        where = f"{module.source.path}:{module.source.statements[number].lineno}"
+        package = imported.module.partition(".")[0]
+        if package == "feast":
             raise ProjectError(
-                f"an on-demand function reaches {name}, which is Feast's",
+                f"an on-demand function reaches {imported.local}, which is Feast's",
                 where=where,
                 remedy="It runs where Feast is not: let it use its inputs, plain functions and constants.",
             )
-        if top != self.project:
-            single = ast.ImportFrom(base, [alias], 0) if base else ast.Import([alias])
-            self._claim(name, ast.unparse(single), where)
-            self._add(module, place, ast.unparse(single))
-        elif not base or f"{base}.{alias.name}" in sys.modules:
+        if package != self.project:
+            self._claim(imported.local, imported.statement, where)
+            self._add_text(module, number, imported.statement)
+        elif not imported.name or f"{imported.module}.{imported.name}" in sys.modules:
+            whole = imported.name or imported.module
             raise ProjectError(
-                f"an on-demand function uses the project's module {alias.name} as a whole",
+                f"an on-demand function uses the project's module {whole} as a whole",
                 where=where,
                 remedy="Import the names it uses: from module import name.",
             )
         else:
+            base = imported.module
             if base not in self.modules:
                 self.modules[base] = _Module.read(base, where)
-            self.bases.setdefault(module.name, {})[base] = None
-            self.take(self.modules[base], alias.name, where)
-            if name != alias.name:
-                self._claim(name, module.name, where)
-                self._add(module, place, f"{name} = {alias.name}")
+            self.bases.setdefault(module.source.name, {})[base] = None
+            self.add_name(self.modules[base], imported.name, where)
+            if imported.local != imported.name:
+                self._claim(imported.local, module.source.name, where)
+                self._add_text(module, number, f"{imported.local} = {imported.name}")
+
+
+def _own_imports(source: SourceModule, statement: ast.stmt) -> Iterator[Import]:
+    """The imports that a top-level statement runs: not those in bodies of functions."""
+    for node in executed_nodes(statement):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from find_imports(node, source.package)
+
+
+def _exported_names(module: str) -> set[str]:
+    """The names that a star import of the module brings in."""
+    names = vars(sys.modules[module])
+    return set(names.get("__all__", [name for name in names if not name.startswith("_")]))
+
+
+def _changed_names(statement: ast.stmt) -> Iterator[str]:
+    """The names whose values a statement at the top of a module changes: CODES["a"] = 1, CODES.update(...)."""
+    if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        for node in executed_nodes(statement):
+            yield from (chain[0] for chain in changes_in(node) if chain)
 
 
 def _differ(here: Any, there: Any) -> bool:
-    """Whether two values differ, as far as plain data tells: other objects are taken to be the same."""
+    """Whether two values differ, as far as plain data shows: other objects count as the same."""
     if isinstance(here, dict) and isinstance(there, dict):
         return list(here) != list(there) or any(_differ(here[key], there[key]) for key in here)
     if isinstance(here, (list, tuple)) and isinstance(there, (list, tuple)):
         return len(here) != len(there) or any(map(_differ, here, there))
     if isinstance(here, (set, frozenset)) and isinstance(there, (set, frozenset)):
-        return len(here) != len(there) or any(type(one) in _PLAIN and one not in there for one in here)
+        return len(here) != len(there) or any(type(item) in _PLAIN and item not in there for item in here)
     if type(here) in _PLAIN or type(there) in _PLAIN:
         return type(here) is not type(there) or repr(here) != repr(there)
     return False
 
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
-
-
-def _changed(statement: ast.stmt) -> Iterator[str]:
-    """The names whose values a statement at the top of a module changes: CODES["a"] = 1, CODES.update(...)."""
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return
-    for node in ast.iter_child_nodes(statement):
-        if (
-            isinstance(statement, ast.Expr)
-            and isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-        ):
-            yield from _root(node.func)
-        elif isinstance(node, (ast.stmt, ast.ExceptHandler, ast.match_case)):
-            yield from _changed(node)  # type: ignore[arg-type]  # they hold statements, as those do
-        elif isinstance(node, ast.expr):
-            for target in ast.walk(node):
-                if isinstance(target, (ast.Subscript, ast.Attribute)) and not isinstance(target.ctx, ast.Load):
-                    yield from _root(target)
-
-
-def _root(node: ast.expr) -> Iterator[str]:
-    while isinstance(node, (ast.Subscript, ast.Attribute, ast.Call)):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    if isinstance(node, ast.Name):
-        yield node.id
-
-
-def _imported(alias: ast.alias, base: str) -> str:
-    """The name that this part of an import statement binds."""
-    return alias.asname or (alias.name if base else alias.name.partition(".")[0])
-
-
-class _Stripped(ast.NodeTransformer):
-    """Takes annotations off functions: they would drag in what only a reader needs."""
+class _Stripper(ast.NodeTransformer):
+    """Removes annotations from functions, which would bring in what only a reader needs, and one decorator."""
 
     def __init__(self, decorator: str) -> None:
         self.decorator = decorator
 
-    def _function(self, node: _Function) -> ast.AST:
+    def _strip(self, node: _Function) -> ast.AST:
         node.returns = None
-        given = node.args
-        for one in [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]:
-            if one is not None:
-                one.annotation = None
-        node.decorator_list = [d for d in node.decorator_list if _called(d) != self.decorator]
+        arguments = node.args
+        for argument in [
+            *arguments.posonlyargs,
+            *arguments.args,
+            *arguments.kwonlyargs,
+            arguments.vararg,
+            arguments.kwarg,
+        ]:
+            if argument is not None:
+                argument.annotation = None
+        node.decorator_list = [d for d in node.decorator_list if _decorator_name(d) != self.decorator]
         return self.generic_visit(node)
 
-    visit_FunctionDef = visit_AsyncFunctionDef = _function  # noqa: N815 (ast's own names)
+    visit_FunctionDef = visit_AsyncFunctionDef = _strip  # noqa: N815 (ast's own names)
 
 
-def _called(node: ast.expr) -> str:
-    node = node.func if isinstance(node, ast.Call) else node
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-
-
-def _base(module: _Module, statement: ast.ImportFrom) -> str:
-    if not statement.level:
-        return statement.module or ""
-    parts = module.package.split(".")
-    parent = parts[: len(parts) - statement.level + 1]
-    return ".".join([*parent, *([statement.module] if statement.module else [])])
-
-
-def _bound(statement: ast.stmt) -> frozenset[str]:
-    """The names that a statement at the top of a module binds."""
-    table = symtable.symtable(ast.unparse(statement), "<statement>", "exec")
-    return frozenset(s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported())
-
-
-def _reached(text: str) -> set[str]:
-    """The names of the module, or of Python, that a statement's text uses."""
-    table = symtable.symtable(text, "<statement>", "exec")
-    names = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
-    pending = list(table.get_children())
-    while pending:
-        scope = pending.pop()
-        pending.extend(scope.get_children())
-        names |= {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
-    return names
+def _decorator_name(decorator: ast.expr) -> str:
+    return (chain_of(decorator_target(decorator)) or ("",))[-1]

@@ -1,8 +1,9 @@
 """Settings: headrace.toml and the environment, as one typed, frozen value.
 
 A setting is looked for in this order: the environment (`HEADRACE_LOG`, `HEADRACE_ONLINE`, ...: one
-variable a key of the profile), the profile's block in headrace.toml, the embedded default. Secrets
-are never settings: they are read from the environment by the room that uses them.
+variable a setting), the profile's block in headrace.toml, the embedded default. Each room has its own
+settings class, in a file of its own here. Secrets are never settings: they are read from the environment
+by the room that uses them.
 """
 
 from __future__ import annotations
@@ -11,140 +12,145 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from headrace.kernel.addresses import sqlalchemy_url, sqlite_address
+from headrace.config.alerts import AlertSettings
+from headrace.config.cluster import ClusterSettings
+from headrace.config.formats import FormatSettings
+from headrace.config.http import HttpSettings
+from headrace.config.lake import LakeSettings
+from headrace.config.lineage import LineageSettings
+from headrace.config.log import LogSettings
+from headrace.config.online import OnlineSettings
+from headrace.config.registry import RegistrySettings
+from headrace.config.serving import ServingSettings
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
 
-__all__ = ["FILE", "Profile", "Settings", "find_root", "load_settings"]
+__all__ = ["FILE", "Settings", "find_root", "load_settings", "make_settings"]
 
 FILE = "headrace.toml"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-T = TypeVar("T", bound=Struct)
-
-
-class Profile(Struct, frozen=True, forbid_unknown_fields=True):
-    """One set of addresses a project runs on. Every default is embedded: it needs only Python.
-
-    Attributes:
-        log: `sqlite` (one file a topic in the state folder) or `kafka://host:port,...`.
-        catalog: the Iceberg catalog: `sqlite` or the address of a REST catalog.
-        warehouse: where tables' files lie: `file` (the state folder) or `s3://bucket/path`.
-        online: the online store: `sqlite`, `redis://...`, `postgresql://...`.
-        schema_registry: the address of a schema registry, for contracts whose format needs one; by
-            default none.
-        mlflow: `sqlite` or the address of an MLflow server.
-        lineage: addresses of OpenLineage endpoints that get every event as well.
-        alerts: where alerts go out: `https://host/path`, `slack+https://...`, `mailto:ops@example.com`,
-            or `env:NAME`, for an address that is a secret.
-        ray: `local` (started for the project) or the address of a cluster.
-        serving: where the replicas of the predict endpoint run: `processes` (children of `headrace up`) or
-            `ray_serve`. By default as `ray` says: processes where it is local, else Ray Serve.
-        replicas: how many processes answer predictions.
-        trust: versions (`MODEL@VERSION`) whose bundles are taken though they are unsigned or signed
-            with another key.
-        host: the address that doors listen on.
-        predict_port, collector_port, console_port: the doors' ports; 0 takes a free one.
-    """
-
-    log: str = "sqlite"
-    catalog: str = "sqlite"
-    warehouse: str = "file"
-    online: str = "sqlite"
-    schema_registry: str = ""
-    mlflow: str = "sqlite"
-    lineage: tuple[str, ...] = ()
-    alerts: tuple[str, ...] = ()
-    ray: str = "local"
-    serving: Literal["", "processes", "ray_serve"] = ""
-    replicas: Annotated[int, Meta(ge=1)] = 1
-    trust: tuple[str, ...] = ()
-    host: str = "127.0.0.1"
-    predict_port: int = 8100
-    collector_port: int = 8101
-    console_port: int = 8102
-
-
-class ProjectBlock(Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[project]` block: the project's name is also its package's."""
-
-    name: str
+_STATE = "state"  # the field that every room's settings have beside their own
 
 
 class Settings(Struct, frozen=True):
-    """What a process knows of the project before it imports it.
+    """What a process knows of the project before it imports it. Made by `load_settings`.
 
     Attributes:
         root: the project's folder, absolute.
         project: the project's name; also the Python package in `root` that declares it.
         profile_name: which profile was chosen.
-        profile: its addresses, embedded defaults filled in.
         state: the folder that holds what this project and profile keep on this machine. It is made
             by whoever first writes to it, 0700.
+        values: setting → the value that was given for it, without defaults.
+        log, lake, ...: the settings of each room.
     """
 
     root: Path
     project: str
     profile_name: str
-    profile: Profile
     state: Path
+    values: dict[str, Any]
+    log: LogSettings
+    lake: LakeSettings
+    online: OnlineSettings
+    registry: RegistrySettings
+    lineage: LineageSettings
+    alerts: AlertSettings
+    cluster: ClusterSettings
+    serving: ServingSettings
+    http: HttpSettings
+    formats: FormatSettings
 
     def place(self, *parts: str) -> Path:
         """A path in the state folder."""
         return self.state.joinpath(*parts)
 
-    def made_state(self) -> Path:
-        """The state folder, made (0700) if it was not there."""
+    def make_state(self) -> Path:
+        """The state folder; it is made (0700) where it was missing."""
         return make_private(self.state)
 
     @property
-    def serving(self) -> str:
-        """Where the replicas run: `processes` or `ray_serve`."""
-        return self.profile.serving or ("processes" if self.profile.ray == "local" else "ray_serve")
+    def deployment(self) -> str:
+        """Where the replicas of the predict endpoint run: `processes` or `ray_serve`."""
+        return self.serving.chosen_deployment or ("processes" if self.cluster.is_local else "ray_serve")
 
-    @property
-    def log_url(self) -> str:
-        """The log's address: `sqlite:///...` (a folder) or as the profile says."""
-        return _embedded(self.profile.log, "sqlite", sqlite_address(self.place("log")))
+    def with_values(self, **values: Any) -> Settings:
+        """These settings with other values. Raises ProjectError on an unknown setting or a wrong value."""
+        return make_settings(
+            self.root, self.project, self.profile_name, state=self.state, values={**self.values, **values}
+        )
 
-    @property
-    def catalog_url(self) -> str:
-        """The Iceberg catalog's address: `sqlite:///...` (a file) or as the profile says."""
-        return _embedded(self.profile.catalog, "sqlite", sqlite_address(self.place("lake", "catalog.db")))
-
-    @property
-    def warehouse_url(self) -> str:
-        """Where tables' files lie: a folder's path or as the profile says.
-
-        The path is no `file://` URL: in such a one PyIceberg ends a path at `#` and `?`.
-        """
-        return _embedded(self.profile.warehouse, "file", str(self.place("lake", "warehouse")))
-
-    @property
-    def online_url(self) -> str:
-        """The online store's address: `sqlite:///...` (a file) or as the profile says."""
-        return _embedded(self.profile.online, "sqlite", sqlite_address(self.place("online.db")))
-
-    @property
-    def mlflow_url(self) -> str:
-        """MLflow's tracking and registry address: `sqlite:////...` (SQLAlchemy's form) or as it says."""
-        return _embedded(self.profile.mlflow, "sqlite", sqlalchemy_url(self.place("mlflow", "mlflow.db")))
+    def with_state(self, state: Path) -> Settings:
+        """The same settings with another state folder."""
+        return make_settings(self.root, self.project, self.profile_name, state=state, values=self.values)
 
 
-def _embedded(value: str, word: str, address: str) -> str:
-    return address if value == word else value
+_ROOMS: dict[str, type[Struct]] = {
+    "log": LogSettings,
+    "lake": LakeSettings,
+    "online": OnlineSettings,
+    "registry": RegistrySettings,
+    "lineage": LineageSettings,
+    "alerts": AlertSettings,
+    "cluster": ClusterSettings,
+    "serving": ServingSettings,
+    "http": HttpSettings,
+    "formats": FormatSettings,
+}
+_TYPES: dict[str, Any] = {
+    field.encode_name: field.type
+    for room in _ROOMS.values()
+    for field in msgspec.structs.fields(room)
+    if field.name != _STATE
+}
+"""Setting → its type."""
+
+
+def make_settings(
+    root: Path,
+    project: str,
+    profile: str = "local",
+    *,
+    state: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+    where: str = "settings",
+) -> Settings:
+    """Settings from values; every setting that is not among them has its embedded default.
+
+    Args:
+        root: the project's folder, absolute.
+        project: its name.
+        profile: the profile's name.
+        state: the state folder; by default `.headrace/PROFILE` in the root.
+        values: setting → value, of the setting's own type.
+        where: where the values come from, for errors.
+
+    Raises:
+        ProjectError: an unknown setting, or a value of the wrong type.
+    """
+    values = dict(values or {})
+    state = root / ".headrace" / profile if state is None else state
+    _check_names(values, _TYPES, where)
+    typed = {name: _convert(value, name, f"{where}.{name}", strict=True) for name, value in values.items()}
+    rooms = {}
+    for name, room in _ROOMS.items():
+        fields = [field for field in msgspec.structs.fields(room) if field.encode_name in typed]
+        rooms[name] = room(state=state, **{field.name: typed[field.encode_name] for field in fields})
+    return Settings(root, project, profile, state, typed, **rooms)  # type: ignore[arg-type]
 
 
 def find_root(start: Path | None = None) -> Path:
     """The nearest folder at or above `start` (default: here) that holds a headrace.toml.
 
     Raises:
-        ProjectError: there is none.
+        ProjectError: no folder does.
     """
     start = (start or Path.cwd()).absolute()
     for folder in (start, *start.parents):
@@ -164,71 +170,77 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
 
     Raises:
         ProjectError: no headrace.toml, no valid TOML, an unknown block, setting or profile, a value
-            of the wrong type.
+            of the wrong type. The error names the file and the setting, or the environment variable.
     """
     root = find_root(root) if root is None or not (root / FILE).is_file() else root.absolute()
     path = root / FILE
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProjectError(f"it is not valid TOML: {error}", where=str(path)) from error
-    _only(document, ("project", "profile"), where=str(path))
-    block = _typed(document.get("project", {}), ProjectBlock, f"{path}: project")
-    if not _NAME.fullmatch(block.name):
-        raise ProjectError(
-            f"{block.name!r} is no project name",
-            where=f"{path}: project.name",
-            remedy="Use lower-case letters, digits and _, as for a Python package.",
-        )
+    document = _read(path)
     name = profile or os.environ.get("HEADRACE_PROFILE") or "local"
     profiles = document.get("profile", {})
     if not isinstance(profiles, dict) or (name not in profiles and name != "local"):
         known = sorted({"local", *profiles}) if isinstance(profiles, dict) else ["local"]
         raise ProjectError(
-            f"there is no profile {name!r}",
+            f"profile {name!r} does not exist",
             where=str(path),
             remedy=f"Its profiles are {', '.join(known)}; add [profile.{name}] or name another.",
         )
-    return Settings(
-        root=root,
-        project=block.name,
-        profile_name=name,
-        profile=_profile(profiles.get(name, {}), f"{path}: profile.{name}"),
-        state=Path(os.environ.get("HEADRACE_STATE") or root / ".headrace") / name,
-    )
+    project = _project_name(document.get("project", {}), path)
+    state = Path(os.environ.get("HEADRACE_STATE") or root / ".headrace") / name
+    where = f"{path}: profile.{name}"
+    in_file = profiles.get(name, {})
+    make_settings(root, project, name, state=state, values=in_file, where=where)  # right even where overridden
+    values = {**in_file, **_read_environment()}
+    return make_settings(root, project, name, state=state, values=values, where=where)
 
 
-def _profile(values: Any, where: str) -> Profile:
-    fields = {field.name: field for field in msgspec.structs.fields(Profile)}
-    environment: dict[str, Any] = {}
-    for name, field in fields.items():
-        text = os.environ.get(f"HEADRACE_{name.upper()}")
-        if text is not None:
-            environment[name] = text.split(",") if field.type == tuple[str, ...] else text
-    if not environment:
-        return _typed(values, Profile, where)
-    _typed(values, Profile, where)  # what the file says must be right even where it is overridden
-    return _typed({**values, **environment}, Profile, f"{where} with HEADRACE_* variables", strict=False)
-
-
-def _typed(values: Any, kind: type[T], where: str, *, strict: bool = True) -> T:
-    _only(values, kind.__struct_fields__, where=where)
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return msgspec.convert(values, kind, strict=strict)
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProjectError(f"it is not valid TOML: {error}", where=str(path)) from error
+    _check_names(document, ("project", "profile"), str(path))
+    return document
+
+
+def _project_name(block: Any, path: Path) -> str:
+    _check_names(block, ("name",), f"{path}: project")
+    name = block.get("name", "")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ProjectError(
+            f"{name!r} is not a valid project name",
+            where=f"{path}: project.name",
+            remedy="Use lower-case letters, digits and _, as for a Python package.",
+        )
+    return name
+
+
+def _read_environment() -> dict[str, Any]:
+    values = {}
+    for name, type_ in _TYPES.items():
+        variable = f"HEADRACE_{name.upper()}"
+        text = os.environ.get(variable)
+        if text is not None:
+            parts = text.split(",") if type_ == tuple[str, ...] else text
+            values[name] = _convert(parts, name, f"the environment: {variable}", strict=False)
+    return values
+
+
+def _convert(value: Any, name: str, where: str, *, strict: bool) -> Any:
+    try:
+        return msgspec.convert(value, _TYPES[name], strict=strict)
     except msgspec.ValidationError as error:
-        # msgspec ends with " - at `$.field`": the place goes where places go.
-        what, _, place = str(error).partition(" - at `$")
+        what, _, place = str(error).partition(" - at `$")  # msgspec names the item of a list so
         raise ProjectError(what, where=where + place.rstrip("`")) from error
 
 
-def _only(values: Any, known: tuple[str, ...], where: str) -> None:
+def _check_names(values: Any, known: Collection[str], where: str) -> None:
     if not isinstance(values, dict):
         raise ProjectError("a block of settings is expected here", where=where)
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ProjectError(
-                f"there is no setting {name!r}",
+                f"setting {name!r} does not exist",
                 where=where,
                 remedy=f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(known)}.",
             )

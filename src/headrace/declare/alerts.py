@@ -1,71 +1,60 @@
-"""Alerts: from which rate on refused events of a topic raise an alert."""
+"""Alerts: from which share of refused events on a topic raises an alert."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
+import attrs
+
+from headrace.declare.convert import to_duration, to_tuple
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
 
 __all__ = ["Alerts"]
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Alerts:
     """What share of a topic's events may be refused for one reason (a code and a field).
 
-    The share is that of the events that arrived within `window`. A share that has grown `trend`-fold
-    against the time `before` it is taken one step more seriously: below `warning` it is a warning, from
-    `warning` on it is critical.
+        @event(topic="clicks", time="at", alerts=Alerts(critical=0.2, window="10m", ignore=["duplicate"]))
 
-    Attributes:
-        warning, critical: the shares from which an alert is a warning, and critical; 0 to 1.
-        trend: how many times the share of the time before, from which it counts as grown.
-        window, before: how long the time is, and the time before it.
-        least: with fewer events in the window nothing is raised.
-        ignore: codes that raise nothing.
+    The share is that of the events that arrived within `window`. If it is at least `growth` times the share
+    in the `baseline` before, it counts one step more: below `warning` as a warning, from `warning` on as
+    critical.
+
+    Args:
+        warning, critical: shares from which on an alert is a warning, and critical; 0 to 1.
+        growth: how many times the baseline's share counts as grown; more than 1.
+        window: how long the window is, as text such as `5m` or a timedelta; 10 s or more.
+        baseline: how long the time before the window is that it is compared with.
+        min_events: the events that a window needs before an alert is raised.
+        ignore: codes that raise no alert.
+
+    Raises:
+        ProjectError: a limit is out of range, or a duration is not valid.
     """
 
-    warning: float
-    critical: float
-    trend: float
-    window: timedelta
-    before: timedelta
-    least: int
-    ignore: tuple[str, ...]
+    warning: float = 0.01
+    critical: float = 0.1
+    growth: float = attrs.field(default=5.0, kw_only=True)
+    window: timedelta = attrs.field(default=timedelta(minutes=5), converter=to_duration, kw_only=True)
+    baseline: timedelta = attrs.field(default=timedelta(hours=1), converter=to_duration, kw_only=True)
+    min_events: int = attrs.field(default=200, kw_only=True)
+    ignore: tuple[str, ...] = attrs.field(default=(), converter=to_tuple, kw_only=True)
 
-    def __init__(
-        self,
-        warning: float = 0.01,
-        critical: float = 0.1,
-        *,
-        trend: float = 5.0,
-        window: str | timedelta = "5m",
-        before: str | timedelta = "1h",
-        least: int = 200,
-        ignore: Sequence[str] = (),
-    ) -> None:
-        where = str(Place.of_caller())
-        if not 0 < warning <= critical <= 1:
+    def __attrs_post_init__(self) -> None:
+        place = str(Place.of_caller())
+        if not 0 < self.warning <= self.critical <= 1:
             raise ProjectError(
-                f"warning={warning:g} and critical={critical:g} are shares: 0 < warning ≤ critical ≤ 1",
-                where=where,
+                f"warning={self.warning:g} and critical={self.critical:g} are shares: "
+                "0 < warning ≤ critical ≤ 1",
+                where=place,
             )
-        if trend <= 1 or least < 1:
+        if self.growth <= 1 or self.min_events < 1:
             raise ProjectError(
-                f"trend={trend:g} must be greater than 1, and least={least} at least 1", where=where
+                f"growth={self.growth:g} must be greater than 1, and min_events={self.min_events} at least 1",
+                where=place,
             )
-        try:
-            times = duration(window), duration(before)
-        except ValueError as error:
-            raise ProjectError(str(error), where=where) from error
-        if times[0] < timedelta(seconds=10) or times[1] < times[0]:
-            raise ProjectError("window is 10s or more, and before no shorter than it", where=where)
-        for name, value in (
-            ("warning", warning), ("critical", critical), ("trend", trend), ("window", times[0]),
-            ("before", times[1]), ("least", least), ("ignore", tuple(ignore)),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
+        if self.window < timedelta(seconds=10) or self.baseline < self.window:
+            raise ProjectError("window must be 10s or more, and baseline at least as long", where=place)

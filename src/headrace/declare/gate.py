@@ -22,10 +22,9 @@ class Rule:
     Attributes:
         kind: `at_least` and `at_most` compare with `bound`; `not_worse_than_champion` with the
             champion's metric on the same test rows, less `bound`.
-        metric: a name of METRICS.
+        metric: a name in declare.metrics.METRICS.
         bound: the number to compare with, or the tolerance.
-        unknown: what a rule says that cannot be compared: there is a champion, but it reads features that
-            the test rows do not have.
+        unknown: the outcome where the champion reads features that the test rows do not have.
     """
 
     kind: Literal["at_least", "at_most", "not_worse_than_champion"]
@@ -38,7 +37,7 @@ def at_least(metric: str, bound: float) -> Rule:
     """The metric is at least `bound`.
 
     Raises:
-        ProjectError: there is no such metric, less of it is better, or it never reaches `bound`.
+        ProjectError: the metric does not exist, less of it is better, or it never reaches `bound`.
     """
     _check(metric, bound, more_is_better=True, other=f"at_most({metric!r}, ...)", place=Place.of_caller())
     return Rule("at_least", metric, bound)
@@ -48,23 +47,23 @@ def at_most(metric: str, bound: float) -> Rule:
     """The metric is at most `bound`.
 
     Raises:
-        ProjectError: there is no such metric, more of it is better, or it is never as low as `bound`.
+        ProjectError: the metric does not exist, more of it is better, or it is never as low as `bound`.
     """
     _check(metric, bound, more_is_better=False, other=f"at_least({metric!r}, ...)", place=Place.of_caller())
     return Rule("at_most", metric, bound)
 
 
 def not_worse_than_champion(metric: str, tolerance: float = 0.0, *, unknown: Unknown = "fail") -> Rule:
-    """The metric is no worse than the champion's on the same test rows, but for `tolerance`.
+    """The metric is at most `tolerance` worse than the champion's on the same test rows.
 
     Args:
-        metric: which.
+        metric: the name of a metric.
         tolerance: how much worse it may be, 0 or more.
-        unknown: what the rule says where the champion cannot be tried on the test rows, because it reads
+        unknown: the outcome where the champion cannot be evaluated on the test rows, because it reads
             features that they do not have: `fail` or `pass`. Without a champion the rule passes.
 
     Raises:
-        ProjectError: there is no such metric, or `tolerance` or `unknown` is something else.
+        ProjectError: the metric does not exist, or `tolerance` or `unknown` is not valid.
     """
     place = Place.of_caller()
     find_metric(metric, place)
@@ -80,7 +79,7 @@ def _check(name: str, bound: float, *, more_is_better: bool, other: str, place: 
     if metric.more_is_better is not more_is_better:
         better = "more" if metric.more_is_better else "less"
         raise ProjectError(
-            f"of {name} {better} is better: this rule lets worse versions pass and stops better ones",
+            f"{better} is better for {name}: this rule would pass worse versions and refuse better ones",
             where=str(place),
             remedy=f"Write {other}.",
         )

@@ -1,14 +1,19 @@
-"""The metrics of a binary model: which there are, whether more is better, and between what they lie."""
+"""The metrics of each task: whether more is better, and between which numbers they lie."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["METRICS", "Metric", "better", "find_metric"]
+__all__ = ["METRICS", "TASKS", "Metric", "Task", "better", "find_metric", "tasks_of"]
+
+Task = Literal["binary", "multiclass", "regression"]
+TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Metric:
 
     Attributes:
         more_is_better: whether a higher value is the better one.
-        low, high: between what it lies, both included.
+        low, high: the least and the greatest value.
     """
 
     more_is_better: bool
@@ -25,31 +30,52 @@ class Metric:
     high: float = 1.0
 
 
-METRICS = {
-    "roc_auc": Metric(True),
-    "pr_auc": Metric(True),
-    "accuracy_at_base_rate": Metric(True),
-    "log_loss": Metric(False, high=math.inf),
-    "brier": Metric(False),
-    "calibration_error": Metric(False),
+_LOG_LOSS = Metric(False, high=math.inf)
+METRICS: Mapping[Task, Mapping[str, Metric]] = {
+    "binary": {
+        "roc_auc": Metric(True),
+        "pr_auc": Metric(True),
+        "accuracy_at_base_rate": Metric(True),
+        "log_loss": _LOG_LOSS,
+        "brier": Metric(False),
+        "calibration_error": Metric(False),
+    },
+    "multiclass": {
+        "accuracy": Metric(True),
+        "macro_f1": Metric(True),
+        "log_loss": _LOG_LOSS,
+    },
+    "regression": {
+        "rmse": Metric(False, high=math.inf),
+        "mae": Metric(False, high=math.inf),
+        "mape": Metric(False, high=math.inf),
+        "r2": Metric(True, low=-math.inf),
+    },
 }
 
 
 def find_metric(name: str, place: Place | None = None) -> Metric:
-    """The metric of this name.
+    """The metric of this name. A name means the same in every task that has it.
 
     Raises:
-        ProjectError: there is no metric of this name; `place` is where it was named.
+        ProjectError: no task has a metric of this name; `place` is where it was named.
     """
-    if name not in METRICS:
-        raise ProjectError(
-            f"there is no metric {name!r}",
-            where=None if place is None else str(place),
-            remedy=f"Metrics: {', '.join(METRICS)}.",
-        )
-    return METRICS[name]
+    for metrics in METRICS.values():
+        if name in metrics:
+            return metrics[name]
+    names = "; ".join(f"{task}: {', '.join(metrics)}" for task, metrics in METRICS.items())
+    raise ProjectError(
+        f"no metric {name!r} exists",
+        where=None if place is None else str(place),
+        remedy=f"Metrics: {names}.",
+    )
 
 
-def better(name: str) -> str:
+def tasks_of(name: str) -> frozenset[Task]:
+    """The tasks that have a metric of this name."""
+    return frozenset(task for task, metrics in METRICS.items() if name in metrics)
+
+
+def better(name: str) -> Literal["max", "min"]:
     """`max` where more of the metric is better, else `min`. Raises ProjectError for an unknown name."""
     return "max" if find_metric(name).more_is_better else "min"

@@ -2,145 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
+import attrs
+
+from headrace.declare.convert import to_duration
 from headrace.declare.gate import Rule
+from headrace.declare.metrics import TASKS, Task, tasks_of
 from headrace.declare.place import Place
 from headrace.declare.search import Tune
+from headrace.declare.splits import ByTime, Split
 from headrace.declare.table import Table
+from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
 
-__all__ = ["ByTime", "Missing", "Model", "XGBoost"]
+__all__ = ["Missing", "Model", "task_of"]
 
 Missing = Literal["model", "refuse"] | Mapping[str, Any]
 _LARGEST = 3.4028234663852886e38  # of float32: what is beyond is infinite to a model
+# The name is part of a lake table, a stage of the build, a path of the endpoint and a folder.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
-@dataclass(frozen=True)
-class ByTime:
-    """Split by the label's time: train, then validation, then test, with `gap` between them.
-
-    Attributes:
-        validation, test: shares of the rows, 0 to 1.
-        gap: rows within this time before a boundary are dropped: a label's horizon, so that no
-            training label was decided by what happened in the next part.
-    """
-
-    validation: float = 0.15
-    test: float = 0.15
-    gap: timedelta = timedelta(0)
-
-    def __init__(self, validation: float = 0.15, test: float = 0.15, gap: str | timedelta = "0s") -> None:
-        if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
-            raise ProjectError(
-                f"validation={validation} and test={test} must lie in 0..1 and leave a train part",
-                where=str(Place.of_caller()),
-            )
-        object.__setattr__(self, "validation", validation)
-        object.__setattr__(self, "test", test)
-        object.__setattr__(self, "gap", duration(gap))
+def _to_rules(rules: Any) -> tuple[Rule, ...]:
+    return tuple(rules)
 
 
-@dataclass(frozen=True)
-class XGBoost:
-    """Gradient-boosted trees by XGBoost.
-
-    Attributes:
-        num_boost_round: the most trees; fewer where the validation part stops improving.
-        early_stopping_rounds: how many rounds without improvement end the fit.
-        parameters: XGBoost's own, such as `objective`.
-    """
-
-    num_boost_round: int = 300
-    early_stopping_rounds: int = 20
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def __init__(self, num_boost_round: int = 300, early_stopping_rounds: int = 20, **parameters: Any) -> None:
-        object.__setattr__(self, "num_boost_round", num_boost_round)
-        object.__setattr__(self, "early_stopping_rounds", early_stopping_rounds)
-        object.__setattr__(self, "parameters", parameters)
+def _to_split(split: Split | None) -> Split:
+    return ByTime() if split is None else split
 
 
-@dataclass(frozen=True, eq=False)
+@attrs.frozen(eq=False)
 class Model:
     """One model.
 
     Attributes:
-        name: its name, also MLflow's.
+        name: its name, also MLflow's: a letter, then letters, digits, `_` and `-`.
         labels: the table of labels: entity keys, `event_timestamp`, the target, and what the request
             carries (the inputs of on-demand views).
-        target: the label's column, 0 or 1.
+        target: the label's column.
         features: a Feast FeatureService.
         trainer: how it is fitted.
+        task: `binary` (the target is 0 or 1), `multiclass` (one of several classes) or `regression` (a number).
+            None: the one task that has every metric named by `tune` and `gate`; else it follows from the
+            target's values.
         tune: how its parameters are searched, or None.
         split: how rows are divided.
         missing: what a missing feature means, in training and serving alike: `model` (the model sees null),
             `refuse` (the request is answered 422, and training leaves such rows out), or defaults, feature →
             value.
-        refresh: how old its inputs may grow before that alone makes it stale.
+        refresh: how old its inputs may grow before that alone makes it stale; text such as `1d` is read.
         gate: what a version must pass before it becomes champion.
         place: where it is declared.
+
+    Raises:
+        ProjectError: the name, `task`, `missing` or `refresh` is not valid, or no task has all the metrics.
     """
 
     name: str
-    labels: Table
-    target: str
-    features: Any
-    trainer: XGBoost
-    tune: Tune | None = None
-    split: ByTime = field(default_factory=ByTime)
-    missing: Missing = "model"
-    refresh: timedelta = timedelta(days=1)
-    gate: tuple[Rule, ...] = ()
-    place: Place = field(default_factory=lambda: Place("?", 0))
+    labels: Table = attrs.field(kw_only=True)
+    target: str = attrs.field(kw_only=True)
+    features: Any = attrs.field(kw_only=True)
+    trainer: Trainer = attrs.field(kw_only=True)
+    task: Task | None = attrs.field(default=None, kw_only=True)
+    tune: Tune | None = attrs.field(default=None, kw_only=True)
+    split: Split = attrs.field(default=None, converter=_to_split, kw_only=True)
+    missing: Missing = attrs.field(default="model", kw_only=True)
+    refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
+    gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
+    place: Place = attrs.field(init=False, factory=Place.of_caller)
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        labels: Table,
-        target: str,
-        features: Any,
-        trainer: XGBoost,
-        tune: Tune | None = None,
-        split: ByTime | None = None,
-        missing: Missing = "model",
-        refresh: str | timedelta = "1d",
-        gate: Sequence[Rule] = (),
-    ) -> None:
-        values = {
-            "name": name,
-            "labels": labels,
-            "target": target,
-            "features": features,
-            "trainer": trainer,
-            "tune": tune,
-            "split": split or ByTime(),
-            "missing": _checked_missing(name, missing),
-            "refresh": duration(refresh),
-            "gate": tuple(gate),
-            "place": Place.of_caller(),
-        }
-        for field_name, value in values.items():
-            object.__setattr__(self, field_name, value)
+    def __attrs_post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ProjectError(
+                f"{self.name!r} is not a valid model name",
+                where=str(self.place),
+                remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
+            )
+        _check_missing(self.name, self.missing, self.place)
+        task_of(self)
 
 
-def _checked_missing(model: str, missing: Missing) -> Missing:
+def task_of(model: Model) -> Task | None:
+    """The declared task, or the only one that has every metric that `tune` and `gate` name; None: it is open.
+
+    Raises:
+        ProjectError: no such task exists, or no task has all the metrics.
+    """
+    place = model.place
+    if model.task is not None and model.task not in TASKS:
+        raise ProjectError(
+            f"task={model.task!r} of model {model.name!r} is not a task",
+            where=str(place),
+            remedy=f"Tasks: {', '.join(TASKS)}.",
+        )
+    named = [rule.metric for rule in model.gate] + ([] if model.tune is None else [model.tune.metric])
+    possible = set(TASKS if model.task is None else [model.task])
+    for metric in named:
+        possible &= tasks_of(metric)
+        if not possible:
+            raise ProjectError(
+                f"{metric} of model {model.name!r} is a metric of {' and '.join(sorted(tasks_of(metric)))}, "
+                + (
+                    f"and its task is {model.task}"
+                    if model.task
+                    else "and its other metrics are of another task"
+                ),
+                where=str(place),
+                remedy="Name metrics of one task in tune= and gate=.",
+            )
+    return next(iter(possible)) if len(possible) == 1 else None
+
+
+def _check_missing(model: str, missing: Missing, place: Place) -> None:
     if missing in ("model", "refuse"):
-        return missing
+        return
     wrong = repr(missing)
     if isinstance(missing, Mapping):
-        values = [one for one in missing.items() if not _is_default(one[1])]
-        if not values:
-            return missing
-        wrong = f"{{{values[0][0]!r}: {values[0][1]!r}}}"
+        invalid = {feature: value for feature, value in missing.items() if not _is_default(value)}
+        if not invalid:
+            return
+        feature, value = next(iter(invalid.items()))
+        wrong = f"{{{feature!r}: {value!r}}}"
     raise ProjectError(
         f"missing={wrong} of model {model!r} is not a policy",
-        where=str(Place.of_caller()),
+        where=str(place),
         remedy='Give it "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
     )
 

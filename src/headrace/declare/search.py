@@ -11,11 +11,21 @@ from headrace.declare.metrics import find_metric
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Choice", "Floats", "Integers", "Space", "Tune", "choice", "integers", "loguniform", "uniform"]
+__all__ = [
+    "ChoiceSpace",
+    "FloatSpace",
+    "IntegerSpace",
+    "Space",
+    "Tune",
+    "choice",
+    "integers",
+    "loguniform",
+    "uniform",
+]
 
 
 @dataclass(frozen=True)
-class Integers:
+class IntegerSpace:
     """Whole numbers from `low` to `high`, both included."""
 
     low: int
@@ -23,7 +33,7 @@ class Integers:
 
 
 @dataclass(frozen=True)
-class Floats:
+class FloatSpace:
     """Numbers from `low` to `high`, evenly on a linear or a logarithmic scale."""
 
     low: float
@@ -32,33 +42,33 @@ class Floats:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of some values."""
+class ChoiceSpace:
+    """One of the listed values."""
 
     values: tuple[Any, ...]
 
 
-Space = Integers | Floats | Choice
+Space = IntegerSpace | FloatSpace | ChoiceSpace
 
 
-def integers(low: int, high: int) -> Integers:
+def integers(low: int, high: int) -> IntegerSpace:
     """Whole numbers from `low` to `high`, both included."""
-    return Integers(low, high)
+    return IntegerSpace(low, high)
 
 
-def uniform(low: float, high: float) -> Floats:
+def uniform(low: float, high: float) -> FloatSpace:
     """Numbers from `low` to `high`."""
-    return Floats(low, high, log=False)
+    return FloatSpace(low, high, log=False)
 
 
-def loguniform(low: float, high: float) -> Floats:
+def loguniform(low: float, high: float) -> FloatSpace:
     """Numbers from `low` to `high`, evenly on a logarithmic scale."""
-    return Floats(low, high, log=True)
+    return FloatSpace(low, high, log=True)
 
 
-def choice(*values: Any) -> Choice:
+def choice(*values: Any) -> ChoiceSpace:
     """One of the values."""
-    return Choice(values)
+    return ChoiceSpace(values)
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,13 @@ class Tune:
     """How hyperparameters are searched.
 
     Attributes:
-        metric: what the search improves on the validation part (a name of declare.metrics.METRICS).
+        metric: what the search improves on the validation part (a name in declare.metrics.METRICS).
         n_trials: how many settings are tried.
         space: parameter → its space; the others stay as the trainer says.
         seed: makes the search repeatable.
 
     Raises:
-        ProjectError: there is no such metric, no trial, or a space is none or holds a number that
-            is not finite.
+        ProjectError: the metric does not exist, n_trials is below 1, or a space is not valid.
     """
 
     metric: str
@@ -89,21 +98,21 @@ class Tune:
         for name, space in self.space.items():
             if not isinstance(space, Space):
                 raise ProjectError(
-                    f"the space of {name!r} is {space!r}, which is none",
+                    f"the space of {name!r} is {space!r}, which is not a space",
                     where=str(place),
                     remedy="Write integers(3, 6), uniform(0, 1), loguniform(0.01, 1) or choice(1, 2).",
                 )
-            numbers = space.values if isinstance(space, Choice) else (space.low, space.high)
+            numbers = space.values if isinstance(space, ChoiceSpace) else (space.low, space.high)
             if not numbers:
                 raise ProjectError(f"the space of {name!r} has no values", where=str(place))
             for number in numbers:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise ProjectError(f"the space of {name!r} holds {number}", where=str(place))
-            if not isinstance(space, Choice) and space.low > space.high:
+            if not isinstance(space, ChoiceSpace) and space.low > space.high:
                 raise ProjectError(
                     f"the space of {name!r} goes from {space.low} to {space.high}", where=str(place)
                 )
-            if isinstance(space, Floats) and space.log and space.low <= 0:
+            if isinstance(space, FloatSpace) and space.log and space.low <= 0:
                 raise ProjectError(
                     f"the space of {name!r} is logarithmic and begins at {space.low}",
                     where=str(place),

@@ -1,1 +1,1 @@
-"""The frame of `headrace demo`: steps, seconds and checks."""
+"""The frame of `headrace demo NAME`. An example's own steps lie in its demo.py."""

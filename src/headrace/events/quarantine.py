@@ -19,7 +19,7 @@ from msgspec import Struct
 from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES
-from headrace.events.verdicts.judge import First
+from headrace.events.verdicts.judge import FirstPosition
 from headrace.events.verdicts.keys import digest_of, key_reader
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import FIRST_POSITION
@@ -59,7 +59,7 @@ class Choice(Struct, frozen=True):
 
     code: str | None = None
     field: str | None = None
-    positions: tuple[First, ...] = ()
+    positions: tuple[FirstPosition, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
@@ -116,7 +116,7 @@ class Replay(Struct, frozen=True):
     events: int
     size: int
     reasons: tuple[tuple[str, str | None, int], ...]
-    too_large: tuple[First, ...] = ()
+    too_large: tuple[FirstPosition, ...] = ()
 
 
 def groups(contract: Contract, lake: Lake) -> list[Group]:
@@ -286,7 +286,7 @@ def _with_raw(contract: Contract, lake: Lake, rows: pl.DataFrame) -> list[Waitin
     return [Waiting(**one) for one in whole.select(Waiting.__struct_fields__).iter_rows(named=True)]
 
 
-def _replay(rows: pl.DataFrame, too_large: tuple[First, ...] = ()) -> Replay:
+def _replay(rows: pl.DataFrame, too_large: tuple[FirstPosition, ...] = ()) -> Replay:
     return Replay(len(rows), int(rows["size"].sum()), _reasons(rows), too_large)
 
 

@@ -13,8 +13,8 @@ from msgspec import Raw
 
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import fields_of
-from headrace.events.contracts.times import EPOCHS, has_zone, parse_times
-from headrace.events.formats import REFUSES, numbers
+from headrace.events.contracts.times import EPOCH_FORMATS, has_zone, parse_times
+from headrace.events.formats import DECODE_ERRORS, numbers
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import now_micros
 
@@ -74,8 +74,8 @@ class TimeShift:
         moved = list(events)
         for spelling in self._spellings:
             instants = _parse(times, spelling, self._zone)
-            if spelling in EPOCHS:
-                ahead = self._seconds * _SECOND // EPOCHS[spelling]
+            if spelling in EPOCH_FORMATS:
+                ahead = self._seconds * _SECOND // EPOCH_FORMATS[spelling]
                 texts: Sequence[Time | None] = [
                     None if instant is None else _add(time, ahead)
                     for instant, time in zip(instants.to_list(), times, strict=True)
@@ -93,7 +93,7 @@ class TimeShift:
     def _raw_time(self, event: bytes) -> bytes:
         try:
             return bytes(self._timed(event).time)
-        except REFUSES:
+        except DECODE_ERRORS:
             return b"null"
 
     def _replace(self, event: bytes, old: bytes, new: bytes) -> bytes:
@@ -109,7 +109,7 @@ _any = numbers.decoder(Any)
 def _time(raw: bytes) -> Time | None:
     try:
         value = _any(raw)
-    except REFUSES:
+    except DECODE_ERRORS:
         return None
     return value if type(value) in (str, int, Decimal) else None
 
@@ -119,7 +119,7 @@ def _parse(times: Sequence[Time | None], spelling: str, zone: str | None) -> pl.
     values = [float(time) if isinstance(time, Decimal) else time for time in times]
     parsed = parse_times(values, [spelling], zone)
     unread = parsed.null.copy()
-    unread[list(parsed.broken)] = True
+    unread[list(parsed.errors)] = True
     return pl.Series(parsed.micros).set(pl.Series(unread), None)
 
 

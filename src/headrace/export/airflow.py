@@ -9,9 +9,7 @@ from datetime import timedelta
 
 from headrace.config.settings import Settings
 from headrace.export.target import Export, Target
-from headrace.flows.build.graph import needs_of
-from headrace.flows.build.planning import stages
-from headrace.flows.build.work import Workshop
+from headrace.flows.build.context import BuildContext
 
 __all__ = ["TARGET", "Task", "dag_file"]
 
@@ -62,15 +60,15 @@ class Task:
 
 def _write(settings: Settings) -> Export:
     """The project's build. The DAG runs as often as the smallest refresh of the project's models."""
-    shop = Workshop(settings)
-    every = stages(shop)
+    context = BuildContext(settings)
+    graph = context.graph
     # Variables of the environment travel with Airflow's own configuration; the profile is named.
     options = f" --profile {shlex.quote(settings.profile_name)}"
     tasks = [
-        Task(stage.name, f"headrace build {shlex.quote(stage.name)}{options}", needs_of(every, stage))
-        for stage in every
+        Task(stage.name, f"headrace build {shlex.quote(stage.name)}{options}", graph.needs_of(stage))
+        for stage in graph.stages
     ]
-    refreshes = [model["refresh"] for model in shop.code["models"].values() if model["refresh"] > 0]
+    refreshes = [model.refresh for model in context.code.models.values() if model.refresh > 0]
     interval = timedelta(seconds=min(refreshes)) if refreshes else None
     text = dag_file(settings.project, str(settings.root), tasks, interval)
     return Export(text, f"{len(tasks)} tasks")

@@ -1,4 +1,4 @@
-"""The types of an ASGI application, and what of a request every door reads."""
+"""The types of an ASGI application, and helpers to read a request."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+class Disconnected(Exception):
+    """The client closed the connection before its request was complete."""
+
+
 def find_header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header of this lower-case name."""
+    """The value of the first header with this lower-case name."""
     for key, value in scope["headers"]:
         if key == name:
-            found: bytes = value
-            return found
+            content: bytes = value
+            return content
     return None
 
 
-class Disconnected(Exception):
-    """The client went away before its request was whole."""
-
-
 async def read_body(receive: Receive, limit: int, seconds: float) -> bytes | None:
-    """The whole body; None where it is longer than `limit` bytes.
+    """The whole body; None if it is longer than `limit` bytes.
 
     Raises:
-        TimeoutError: it was not whole within `seconds`.
-        Disconnected: the client went away.
+        TimeoutError: it was not complete within `seconds`.
+        Disconnected: the client closed the connection.
     """
     parts: list[bytes] = []
     size = 0

@@ -1,13 +1,13 @@
-"""The door: an ASGI wrapper that checks every request before the application sees it."""
+"""Middleware that checks every request before the application gets it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, find_header, read_body
-from headrace.http.responses import HttpError, send_error, to_http_error
+from headrace.http.responses import HttpError, error_body, send_error, to_http_error
 from headrace.http.token import has_token, is_local_host, is_loopback, token_for
 
 __all__ = ["MAX_BODY", "GuardMiddleware"]
@@ -18,23 +18,28 @@ _JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/n
 _CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
 
+def _encode_error(_scope: Scope, error: HttpError) -> bytes:
+    return error_body(error)
+
+
 class GuardMiddleware:
-    """Checks the Host header (on loopback), the token, the content type and the size of a request,
-    reads its body whole within a time, and turns errors into JSON answers.
+    """Checks a request's Host header (on loopback), token, content type and size, reads its whole body within
+    a time limit, and turns errors into JSON responses.
 
     Args:
-        app: the application behind the door.
-        host: the address it listens on.
-        max_body: bytes; more is answered 413.
-        body_seconds: how long a body may take to arrive; longer is answered 408.
-        content_types: what a request with a body may carry, in UTF-8 and not compressed; anything else is
-            answered 415. JSON alone also keeps out the plain forms that a foreign web page can send.
+        app: the application.
+        host: the address that the server listens on.
+        max_body: bytes; a larger body is answered 413.
+        body_seconds: how long a body may take to arrive; then the answer is 408.
+        content_types: the types of a body, which must be UTF-8 and not compressed; others are answered 415.
+            JSON alone also excludes the forms that a foreign web page can send without CORS.
         open_paths: paths that need no token, such as `/healthz`.
-        max_requests: how many requests may be answered at once; more get a 503. One counts from when its body
-            is here: who sends slowly keeps nobody out.
+        max_requests: how many requests may be answered at once; more are answered 503. A request counts once
+            its body is complete, so that slow clients do not use up the limit.
+        encode_error: the JSON body of an error.
 
     Raises:
-        ProjectError: the host is not loopback and there is no token.
+        ProjectError: the address is not loopback and the token is not set.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class GuardMiddleware:
         content_types: frozenset[bytes] = _JSON,
         open_paths: frozenset[str] = frozenset({"/healthz"}),
         max_requests: int = 1000,
+        encode_error: Callable[[Scope, HttpError], bytes] = _encode_error,
     ) -> None:
         self._app = app
         self._loopback = is_loopback(host)
@@ -56,7 +62,8 @@ class GuardMiddleware:
         self._content_types = content_types
         self._open_paths = open_paths
         self._max_requests = max_requests
-        self._requests = 0  # being answered now
+        self._encode_error = encode_error
+        self._requests = 0  # in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,36 +72,35 @@ class GuardMiddleware:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})  # the server answers 403
             return
-        if scope["method"] == "HEAD":  # what a GET answers; the server leaves the body out
+        if scope["method"] == "HEAD":  # the response to GET; the server omits its body
             scope = {**scope, "method": "GET"}
         started = False
 
-        async def noting_send(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal started
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
             self._check(scope)
-            content = await self._body(scope, receive)
-            with self._counted():
-                await self._app(scope, _replay(content, receive), noting_send)
+            content = await self._read_body(scope, receive)
+            with self._count_request():
+                await self._app(scope, _replay(content, receive), send_and_note)
         except Disconnected:
             return
         except Exception as error:
-            answer = to_http_error(error)
-            if answer.status >= 500:
-                _log.error(
-                    "%s %s: %s", scope["method"], scope["path"], error, exc_info=_unforeseen(answer, error)
-                )
+            response = to_http_error(error)
+            if response.status >= 500:
+                trace = error if response.code == "internal" else None
+                _log.error("%s %s: %s", scope["method"], scope["path"], error, exc_info=trace)
             if started:
                 raise
-            await send_error(send, answer)
+            await send_error(send, response, self._encode_error(scope, response))
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _count_request(self) -> Iterator[None]:
         if self._requests >= self._max_requests:
-            raise HttpError(503, "busy", "Too many requests are being answered.", headers={"Retry-After": "1"})
+            raise HttpError(503, "busy", "Too many requests are in progress.", headers={"Retry-After": "1"})
         self._requests += 1
         try:
             yield
@@ -103,8 +109,8 @@ class GuardMiddleware:
 
     def _check(self, scope: Scope) -> None:
         if self._loopback and not is_local_host(find_header(scope, b"host")):
-            raise HttpError(421, "host", "This door answers to localhost, 127.0.0.1 and [::1] only.")
-        if scope["path"] not in self._open_paths and not self._admitted(scope):
+            raise HttpError(421, "host", "This server answers to localhost, 127.0.0.1 and [::1] only.")
+        if scope["path"] not in self._open_paths and not self._is_authorized(scope):
             raise HttpError(
                 401, "token", "A bearer token is needed.", headers={"WWW-Authenticate": "Bearer"}, close=True
             )
@@ -121,17 +127,15 @@ class GuardMiddleware:
             if name.strip() == b"charset" and value.strip(b' "') not in _CHARSETS:
                 raise HttpError(415, "charset", "The body must be UTF-8.", close=True)
         if (find_header(scope, b"content-encoding") or b"identity").strip().lower() != b"identity":
-            raise HttpError(
-                415, "content_encoding", "The body must not be compressed.",
-                headers={"Accept-Encoding": "identity"}, close=True,
-            )  # fmt: skip
+            message, headers = "The body must not be compressed.", {"Accept-Encoding": "identity"}
+            raise HttpError(415, "content_encoding", message, headers=headers, close=True)
 
-    def _admitted(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         return self._token is None or has_token(find_header(scope, b"authorization"), self._token)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         length = find_header(scope, b"content-length")
-        if length is not None and int(length) > self._max_body:  # the parser has seen that it is a number
+        if length is not None and int(length) > self._max_body:  # the parser has checked that it is a number
             raise self._too_large()
         try:
             content = await read_body(receive, self._max_body, self._body_seconds)
@@ -145,19 +149,15 @@ class GuardMiddleware:
         return HttpError(413, "too_large", f"A body may have {self._max_body} bytes at most.", close=True)
 
 
-def _unforeseen(answer: HttpError, error: Exception) -> Exception | None:
-    return error if answer.code == "internal" else None
-
-
 def _replay(content: bytes, receive: Receive) -> Receive:
-    """A receive that gives the body in one piece, then whatever the server says."""
-    given = False
+    """A `receive` that gives the body in one message, then the server's own messages."""
+    is_given = False
 
-    async def once() -> Message:
-        nonlocal given
-        if given:
+    async def receive_body() -> Message:
+        nonlocal is_given
+        if is_given:
             return await receive()
-        given = True
+        is_given = True
         return {"type": "http.request", "body": content, "more_body": False}
 
-    return once
+    return receive_body

@@ -1,4 +1,4 @@
-"""Error bodies: every door answers `{"error": {"code", "message", "field"?, ...}}`."""
+"""Responses: a JSON body, or an error as `{"error": {"code", "message", "field"?, ...}}`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace.kernel.errors import (
     Unavailable,
 )
 
-__all__ = ["HttpError", "error_body", "send_error", "send_json", "to_http_error"]
+__all__ = ["HttpError", "error_body", "send_body", "send_error", "to_http_error"]
 
 _encoder = msgspec.json.Encoder()
 _STATUS: dict[type[HeadraceError], tuple[int, str]] = {
@@ -32,16 +32,16 @@ _STATUS: dict[type[HeadraceError], tuple[int, str]] = {
 
 
 class HttpError(Exception):
-    """An answer other than success.
+    """A response that reports an error.
 
     Args:
         status: the HTTP status.
         code: one word for programs, such as `too_large`.
         message: one sentence for people.
-        field: the field of the request it concerns.
-        more: what else the error's body holds.
-        headers: further headers of the answer, such as Retry-After.
-        close: whether the connection ends with it (the rest of the request is not read).
+        field: the field of the request that it concerns.
+        more: further members of the error's body.
+        headers: further headers of the response, such as Retry-After.
+        close: whether the connection is closed afterwards, since the rest of the request is not read.
     """
 
     def __init__(
@@ -67,33 +67,39 @@ class HttpError(Exception):
 
 def error_body(error: HttpError) -> bytes:
     """The JSON body of the error."""
-    inner = {"code": error.code, "message": error.message}
+    members = {"code": error.code, "message": error.message}
     if error.field is not None:
-        inner["field"] = error.field
-    return _encoder.encode({"error": {**inner, **error.more}})
+        members["field"] = error.field
+    return _encoder.encode({"error": {**members, **error.more}})
 
 
 def to_http_error(error: Exception) -> HttpError:
-    """What a door answers for an error of the house. Anything unforeseen is a 500 that says no more
-    than that: its text may hold what the caller must not see."""
+    """The HTTP error for an exception. An unexpected exception becomes a 500 without its text, which may
+    contain what the client must not see."""
     if isinstance(error, HttpError):
         return error
     for kind, (status, code) in _STATUS.items():
         if isinstance(error, kind):
             headers = {"Retry-After": "1"} if error.retryable else {}
             return HttpError(status, code, error.what, headers=headers)
-    return HttpError(500, "internal", "Something failed here; the log of the process says what.")
+    return HttpError(500, "internal", "The server failed; the log of its process says why.")
 
 
-async def send_json(send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-    """Sends a whole JSON answer."""
-    lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def send_body(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: bytes = b"application/json",
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Sends a whole response."""
+    lines = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
     lines += [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: HttpError) -> None:
-    """Sends an error as its JSON answer."""
+async def send_error(send: Send, error: HttpError, body: bytes | None = None) -> None:
+    """Sends an error; its body is `error_body` unless another is given."""
     headers = {**error.headers, **({"Connection": "close"} if error.close else {})}
-    await send_json(send, error.status, error_body(error), headers)
+    await send_body(send, error.status, error_body(error) if body is None else body, headers=headers)

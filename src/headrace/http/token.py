@@ -1,4 +1,4 @@
-"""Who may come in: the bearer token and the names by which a door may be addressed."""
+"""Access: the bearer token, and which Host headers name this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["TOKEN", "has_token", "is_local_host", "is_loopback", "token_for"]
 
 TOKEN = "HEADRACE_TOKEN"  # noqa: S105 - the variable's name
-_SHORTEST = 16
+_MIN_LENGTH = 16
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on this address."""
+    """Whether only this machine can connect to this address."""
     if host == "localhost":
         return True
     try:
@@ -25,24 +25,24 @@ def is_loopback(host: str) -> bool:
 
 
 def token_for(host: str) -> str | None:
-    """The token that a door on this host asks for: HEADRACE_TOKEN, or None on loopback without one.
+    """The token that a server on this address requires: HEADRACE_TOKEN; None on loopback if it is not set.
 
     Raises:
-        ProjectError: the host is not loopback and there is no token, or the token is too short or
-            holds what a header cannot.
+        ProjectError: the address is not loopback and the token is not set, or the token is too short or
+            contains characters that a header cannot carry.
     """
     token = os.environ.get(TOKEN) or None
     if token is None:
         if is_loopback(host):
             return None
         raise ProjectError(
-            f"a door on {host} is open to other machines, and there is no token",
+            f"other machines can connect to {host}, and the token is not set",
             where=TOKEN,
             remedy=f"Set {TOKEN} in the environment (openssl rand -hex 32 makes one), or host = '127.0.0.1'.",
         )
-    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise ProjectError(
-            f"the token must be at least {_SHORTEST} printable ASCII characters without spaces",
+            f"the token must be at least {_MIN_LENGTH} printable ASCII characters without spaces",
             where=TOKEN,
             remedy="openssl rand -hex 32 makes one.",
         )
@@ -50,14 +50,14 @@ def token_for(host: str) -> str | None:
 
 
 def has_token(authorization: bytes | None, token: str) -> bool:
-    """Whether an Authorization header holds the token; takes as long for a near miss as for a far one."""
-    scheme, _, given = (authorization or b"").partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
+    """Whether an Authorization header has the token. It takes the same time for every wrong token."""
+    scheme, _, credentials = (authorization or b"").partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(), token.encode())
 
 
 def is_local_host(host_header: bytes | None) -> bool:
-    """Whether a Host header names this machine. A page whose name was made to point here
-    (DNS rebinding) sends its own name, and is refused."""
+    """Whether a Host header names this machine. After DNS rebinding a web page's requests reach this machine,
+    but with the page's own name."""
     text = (host_header or b"").decode("latin-1").lower()
     name = text.rpartition("]")[0] + "]" if text.startswith("[") else text.partition(":")[0]
     return name in ("localhost", "127.0.0.1", "[::1]")

@@ -11,8 +11,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 
-__all__ = ["end_with_parent", "report_alive", "report_ready"]
+from headrace.kernel.errors import HeadraceError
+from headrace.kernel.secrets import clean_text
+
+__all__ = ["end_with_parent", "log_error", "report_alive", "report_ready", "run_work"]
 
 _GRACE = 10.0  # seconds to end by itself once its parent is gone
 _PR_SET_PDEATHSIG = 1
@@ -26,6 +31,28 @@ def report_ready() -> None:
 def report_alive() -> None:
     """Says that this process goes on; to be called every second or so, by what must not stand still."""
     _say(b".\n")
+
+
+def run_work(work: Callable[[], None]) -> int:
+    """Does the work of this process. An error goes to standard error, which is the child's log.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        work()
+    except HeadraceError as error:
+        log_error(error)
+        return error.exit_code
+    except Exception:
+        print(clean_text(traceback.format_exc()), file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def log_error(error: HeadraceError) -> None:
+    """Writes the error to the child's log as one line without secrets."""
+    print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201
 
 
 def end_with_parent() -> None:

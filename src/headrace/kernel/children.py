@@ -99,10 +99,10 @@ class Child:
             return True
         code = self.process.poll()
         if code is not None:
-            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.last_words}")
+            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.last_log_line}")
         silence = self._describe_silence()
         if silence:
-            raise Unavailable(f"{self.name} {silence}: {self.last_words}")
+            raise Unavailable(f"{self.name} {silence}: {self.last_log_line}")
         return False
 
     def await_ready(self) -> None:
@@ -117,7 +117,7 @@ class Child:
             if b"." in said:
                 self._beat = time.monotonic()
 
-    def look(self, report: Callable[[str], None]) -> None:
+    def supervise(self, report: Callable[[str], None]) -> None:
         """Starts it again if it has died: at once, and after longer each time it dies soon. Kills it first
         if it gave signs of life and gives none any more."""
         if self._due is not None:
@@ -138,11 +138,11 @@ class Child:
             self._pause = 0.0
         if code == os.EX_TEMPFAIL:  # it asks for a new process: nothing is wrong
             self._due = time.monotonic()
-            report(f"{self.name} starts again: {self.last_words}")
+            report(f"{self.name} starts again: {self.last_log_line}")
             return
         self._due = time.monotonic() + self._pause
         again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
-        report(f"{self.name} ended ({_describe_end(code)}): {self.last_words}; {again}")
+        report(f"{self.name} ended ({_describe_end(code)}): {self.last_log_line}; {again}")
         self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     def _describe_silence(self) -> str | None:
@@ -154,7 +154,7 @@ class Child:
         return None
 
     @property
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line that it wrote to its log since its start, and where the log is."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
@@ -201,10 +201,10 @@ class Children:
         for child in self._children:
             child.await_ready()
 
-    def look(self, report: Callable[[str], None]) -> None:
+    def supervise(self, report: Callable[[str], None]) -> None:
         """Starts again what has died, and reports it."""
         for child in self._children:
-            child.look(report)
+            child.supervise(report)
 
     def end(self) -> None:
         """Ends all of them together; returns when they are gone."""

@@ -6,7 +6,8 @@ HeadraceError                 something failed                                ex
 ├── Unavailable               a service, a port or a lock is not to be had    exit 1, may be tried again
 ├── Conflict                  another writer moved the position first         exit 1, may be tried again
 └── Refused                   a rule said no: audit, gate, contract, digest   exit 1
-    └── TooLarge              a record is larger than its topic takes         exit 1
+    └── RecordsRefused        a topic does not accept a record                exit 1
+        └── TooLarge          a record is larger than its topic accepts       exit 1
 
 Each says what went wrong, where, and what to do about it. The faces (command line, HTTP) decide
 how that is shown; no error here knows of a transport.
@@ -18,7 +19,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
-__all__ = ["CallError", "Conflict", "HeadraceError", "ProjectError", "Refused", "TooLarge", "Unavailable"]
+__all__ = [
+    "CallError",
+    "Conflict",
+    "HeadraceError",
+    "ProjectError",
+    "RecordsRefused",
+    "Refused",
+    "TooLarge",
+    "Unavailable",
+]
 
 
 class HeadraceError(Exception):
@@ -80,12 +90,12 @@ class Refused(HeadraceError):
     """A rule said no: an audit, a gate, a contract, a digest."""
 
 
-class TooLarge(Refused):
-    """Records are larger than their topic takes. To try again helps only once the topic takes more.
+class RecordsRefused(Refused):
+    """A topic does not accept some of the records of an append; none was appended.
 
     Args:
         what, where, remedy: see HeadraceError.
-        places: which of the records that were given, counted from 0.
+        places: of these records in the append, counted from 0.
     """
 
     def __init__(
@@ -95,4 +105,8 @@ class TooLarge(Refused):
         self.places = tuple(places)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (partial(TooLarge, where=self.where, remedy=self.remedy, places=self.places), (self.what,))
+        return (partial(type(self), where=self.where, remedy=self.remedy, places=self.places), (self.what,))
+
+
+class TooLarge(RecordsRefused):
+    """Records are larger than their topic accepts. To try again helps only once the topic accepts more."""

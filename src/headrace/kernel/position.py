@@ -36,17 +36,17 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
         """Whether the event at this log partition and offset has been read."""
         return offset < self.next_offset(partition)
 
-    def advanced(self, offsets: Mapping[int, int]) -> LogPosition:
+    def with_offsets(self, offsets: Mapping[int, int]) -> LogPosition:
         """This position moved to `offsets` in the log partitions that they name."""
         return LogPosition(self.topic, self.log_id, {**self.offsets, **offsets})
 
-    def within(self, partitions: Collection[int]) -> LogPosition:
+    def for_partitions(self, partitions: Collection[int]) -> LogPosition:
         """This position in these log partitions alone."""
         return LogPosition(self.topic, self.log_id, {p: self.next_offset(p) for p in sorted(partitions)})
 
-    def further(self, offsets: Mapping[int, int]) -> LogPosition:
+    def advance(self, offsets: Mapping[int, int]) -> LogPosition:
         """This position moved to `offsets` where those lie ahead of it; it is never set back."""
-        return self.advanced({p: end for p, end in offsets.items() if end > self.next_offset(p)})
+        return self.with_offsets({p: end for p, end in offsets.items() if end > self.next_offset(p)})
 
 
 class SnapshotPosition(Struct, frozen=True, tag_field="kind", tag="snapshot"):

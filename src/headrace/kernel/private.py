@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["is_open", "make_private", "set_private_umask", "user_umask"]
+__all__ = ["is_open_to_others", "make_private", "set_private_umask", "user_umask"]
 
 _user_umask = -1
 
@@ -25,7 +25,7 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
-def is_open(folder: Path) -> bool:
+def is_open_to_others(folder: Path) -> bool:
     """Whether others than the folder's user may enter or read it."""
     return bool(folder.stat().st_mode & 0o077)
 

@@ -6,12 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
-__all__ = ["alive", "mark"]
+__all__ = ["is_alive", "mark_of"]
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def mark(pid: int | None = None) -> str:
+def mark_of(pid: int | None = None) -> str:
     """`pid boot start` of a process (default: this one); `""` where there is no such process.
 
     The start time tells a process from a later one under the same number.
@@ -21,10 +21,10 @@ def mark(pid: int | None = None) -> str:
     return "" if start is None else f"{pid} {_boot()} {start}"
 
 
-def alive(written: str) -> bool:
+def is_alive(written: str) -> bool:
     """Whether the process that wrote this mark still runs."""
     pid = written.split(" ", 1)[0]
-    return pid.isdigit() and mark(int(pid)) == written
+    return pid.isdigit() and mark_of(int(pid)) == written
 
 
 def _boot() -> str:

@@ -2,7 +2,7 @@
 
 Rooms write `with run("table clean_events", inputs=[...]) as r: ...; r.output(...)` and know nothing
 of who listens. Recorders (lineage, tracing, tracking) are told by whoever assembles the process,
-with `recorder_added`.
+with `record_with`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.position import Position
 from headrace.kernel.time import now
 
-__all__ = ["Dataset", "Recorder", "Run", "RunEvent", "current_run", "recorder_added", "run"]
+__all__ = ["Dataset", "Recorder", "Run", "RunEvent", "current_run", "record_with", "run"]
 
 DatasetKind = Literal["topic", "table", "file", "online", "model", "endpoint"]
 Outcome = Literal["START", "RUNNING", "COMPLETE", "FAIL", "ABORT"]
@@ -98,7 +98,7 @@ _current: ContextVar[Run | None] = ContextVar("headrace_run", default=None)
 
 
 @contextmanager
-def recorder_added(recorder: Recorder) -> Iterator[Recorder]:
+def record_with(recorder: Recorder) -> Iterator[Recorder]:
     """While the block runs, every run of this process is told to `recorder`."""
     _recorders.append(recorder)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -16,6 +15,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from headrace.config.settings import Settings
 from headrace.kernel.addresses import path_of, sqlalchemy_url
 from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import is_locked, open_shared
 from headrace.lake.failures import failures
@@ -34,7 +34,7 @@ def open_catalog(settings: Settings) -> Catalog:
         ProjectError: the address is of an unknown kind.
         Unavailable: the catalog is locked, or does not answer.
     """
-    kind = urlsplit(settings.catalog_url).scheme
+    kind = urlsplit(settings.lake.catalog_url).scheme
     address = address_of(settings)
     if kind not in ("sqlite", "http", "https"):
         raise ProjectError(
@@ -50,20 +50,20 @@ def open_catalog(settings: Settings) -> Catalog:
 
 def address_of(settings: Settings) -> str:
     """The catalog's address without a user and password."""
-    parts = urlsplit(settings.catalog_url)
+    parts = urlsplit(settings.lake.catalog_url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _open_sqlite(settings: Settings) -> Catalog:
-    path = path_of(settings.catalog_url)
+    path = path_of(settings.lake.catalog_url)
     _make_file(path, settings)
     uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
-    warehouse = settings.warehouse_url
-    with path.with_name(f"{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two that are first at once, one would find half of its tables
-        if settings.profile.catalog == "sqlite":
+    warehouse = settings.lake.warehouse_url
+    # Of two processes that are first at once, one would find half of its tables.
+    with hold_lock(path.with_name(f"{path.name}.lock")):
+        if settings.lake.catalog == "sqlite":
             folder = settle(path)
-            if settings.profile.warehouse == "file":
+            if settings.lake.warehouse == "file":
                 warehouse = str(folder / WAREHOUSE)
         catalog = load_catalog("headrace", type="sql", uri=uri, warehouse=warehouse, **_object_store())
         catalog.create_namespace_if_not_exists(settings.project)
@@ -74,9 +74,9 @@ def _open_sqlite(settings: Settings) -> Catalog:
 def _open_rest(settings: Settings, address: str) -> Catalog:
     from headrace.lake.rest import TimedRestCatalog
 
-    properties = {"type": "rest", "uri": settings.catalog_url}
-    if settings.profile.warehouse != "file":
-        properties["warehouse"] = settings.warehouse_url
+    properties = {"type": "rest", "uri": settings.lake.catalog_url}
+    if settings.lake.warehouse != "file":
+        properties["warehouse"] = settings.lake.warehouse_url
     for name, variable in (("token", "TOKEN"), ("credential", "CREDENTIAL")):
         if secret := os.environ.get(f"HEADRACE_CATALOG_{variable}"):
             properties[name] = secret
@@ -92,7 +92,7 @@ def _open_rest(settings: Settings, address: str) -> Catalog:
 
 def _make_file(path: Path, settings: Settings) -> None:
     """Makes the catalog's file, in WAL mode."""
-    settings.made_state()
+    settings.make_state()
     make_private(path.parent)
     try:
         open_shared(path, timeout=BUSY_SECONDS).close()

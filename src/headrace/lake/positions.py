@@ -55,4 +55,4 @@ def _move_log_position(
                 where=where,
                 remedy=_REMEDY,
             )
-    return stored.advanced(moves)
+    return stored.with_offsets(moves)

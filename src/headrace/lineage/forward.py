@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import httpx
 
+from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.secrets import clean_text
 from headrace.lineage.store import Store
@@ -70,17 +70,16 @@ def forward(store: Store, urls: Sequence[str], stop: threading.Event, *, idle: f
 
 
 def _loop(store: Store, url: str, stop: threading.Event, idle: float) -> None:
-    failures = 0
+    backoff = Backoff(2 * idle, _LONGEST_SECONDS)
     with httpx.Client(timeout=10) as client:
         while not stop.is_set():
             pause = idle
             try:
                 if send(store, url, client) == _BATCH:
                     pause = 0
-                failures = 0
+                backoff.reset()
             except Exception as error:  # nothing that lineage does may end the process it runs in
-                failures += 1
-                pause = min(_LONGEST_SECONDS, idle * 2 ** min(failures, 16)) * random.uniform(0.5, 1)  # noqa: S311
+                pause = backoff.next_pause()
                 _note(store, url, error)
             stop.wait(pause)
     store.close()

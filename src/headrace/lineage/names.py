@@ -30,7 +30,7 @@ class Names:
     @staticmethod
     def of(settings: Settings) -> Names:
         """The names that this project and profile give."""
-        log = settings.profile.log
+        log = settings.log.address
         kafka = clean_text(log.split(",")[0]) if log.startswith("kafka://") else None
         return Names(settings.project, kafka)
 

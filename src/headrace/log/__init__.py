@@ -1,4 +1,4 @@
-"""Logs: where topics live. `open(url)` is the only wiring of the two implementations."""
+"""Logs: where topics live. `open(url)` is the only place that chooses between the implementations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Batch", "Log", "Member", "append_fitting", "lag", "open", "record_si
 
 
 def open(url: str) -> Log:  # noqa: A001
-    """The log at an address: `sqlite:///folder` holds one SQLite file a topic;
+    """The log at an address: `sqlite:///folder` holds one SQLite file for each topic;
     `kafka://host:port,...` is a cluster.
 
     Raises:
-        ProjectError: the address is none of these, or holds a password.
+        ProjectError: the address is neither of these, or holds a password.
         Unavailable: the folder cannot be made or written, or the package for Kafka is missing.
     """
     scheme, separator, rest = url.partition("://")
@@ -25,7 +25,7 @@ def open(url: str) -> Log:  # noqa: A001
     if separator and scheme == "kafka":
         if "@" in rest:
             raise ProjectError(
-                "a log's address holds no user and no password",
+                "the address of a log must not hold a user or a password",
                 where="headrace.toml: log",
                 remedy="Set HEADRACE_KAFKA_SASL_USERNAME and HEADRACE_KAFKA_SASL_PASSWORD in the environment.",
             )
@@ -33,7 +33,7 @@ def open(url: str) -> Log:  # noqa: A001
 
         return KafkaLog(rest)
     raise ProjectError(
-        f"{url!r} is no log's address",
+        f"{url!r} is not a valid address of a log",
         where="headrace.toml: log",
-        remedy='Write log = "sqlite" for the embedded one, or log = "kafka://host:port".',
+        remedy='Write log = "sqlite" for the embedded log, or log = "kafka://host:port".',
     )

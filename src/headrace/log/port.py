@@ -1,4 +1,4 @@
-"""The log's port: what an append-only topic can do, whoever keeps it."""
+"""The log's port: what an append-only topic can do, on every log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from numpy.typing import NDArray
 from headrace.kernel.errors import CallError, TooLarge
 
 __all__ = [
-    "OVERHEAD", "Batch", "Headers", "Log", "Member", "append_fitting", "check_lengths", "check_sizes", "lag",
+    "OVERHEAD",
+    "Batch",
+    "Headers",
+    "Log",
+    "Member",
+    "append_fitting",
+    "check_lengths",
+    "check_partitions",
+    "check_sizes",
+    "lag",
+    "missing_topic",
     "record_sizes",
-]  # fmt: skip
+]
 
 Headers = Mapping[str, bytes]
 
@@ -27,12 +37,12 @@ _HEADER_OVERHEAD = 10  # the same around one header
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some records of one topic, in the order of their offsets within each log partition.
+    """Records of one topic, in the order of their offsets within each log partition.
 
     Attributes:
         partitions: int32[n], each record's log partition.
         offsets: int64[n], each record's offset in it.
-        arrived_at: int64[n], when the log took each record, microseconds since 1970.
+        arrived_at: int64[n], when the log accepted each record, microseconds since 1970.
         values, keys, headers: lists of n.
         next: log partition → the offset to read from next, for every partition that was asked for.
     """
@@ -62,18 +72,17 @@ class Batch:
 
 
 class Member(Protocol):
-    """One of those that share a topic's log partitions, each partition with one of them.
+    """A member of a group that shares a topic's log partitions: each partition belongs to one member.
 
-    Who dies or hangs loses its share to the others, and notices when it wakes up. For a moment two may
-    believe that a partition is theirs: what they make of it must be held together by a position.
+    A member that dies or hangs loses its share to the others; if it wakes up, it notices. For a moment two
+    members may both believe that a partition is theirs: a stored position must keep their results apart.
     """
 
     def partitions(self) -> frozenset[int]:
-        """The log partitions that are its share now; maybe none.
+        """The log partitions of its share now; perhaps none.
 
-        It is cheap, and meant to be asked before each batch: who does not ask for five minutes
-        counts as hung. Before partitions are given up, `settle` (see Log.join) is called in this
-        thread.
+        The call is cheap; make it before each batch: a member that does not make it for five minutes
+        counts as hung. Before partitions are given up, `settle` (see Log.join) is called in this thread.
 
         Raises:
             Unavailable: the log cannot be reached.
@@ -81,41 +90,43 @@ class Member(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives its share up at once."""
+        """Leaves the group, which divides its share at once."""
         ...
 
 
 class Log(Protocol):
     """Topics of records, append-only, in log partitions.
 
-    Every method may be called from any thread, and several processes may have the same log open.
-    Methods that name a topic raise CallError where there is no such topic, and Unavailable where
-    the log cannot be reached, is locked for too long, or is damaged.
+    Any thread may call any method, and several processes may have the same log open. Methods that name a
+    topic raise CallError if the topic does not exist, and Unavailable if the log cannot be reached, is
+    locked for too long, or is damaged.
     """
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
-        """Makes the topic, unless it is there: then its number of partitions stays.
+        """Creates the topic unless it exists: then its number of partitions stays.
 
         Args:
-            retention: how long a record is kept at least; it may be kept longer. A topic that is there
-                takes it on. None: a new topic keeps everything, one that is there what it keeps.
+            topic: its name.
+            partitions: the number of its log partitions.
+            retention: how long a record is kept at least; it may be kept longer. An existing topic gets this
+                retention too. None: a new topic keeps everything, an existing one keeps its retention.
         """
         ...
 
     def retention(self, topic: str) -> timedelta | None:
-        """How long the topic keeps a record at least; None: for good."""
+        """How long the topic keeps a record at least; None: for ever."""
         ...
 
     def topics(self) -> list[str]:
-        """The topics' names, sorted."""
+        """The names of all topics, sorted."""
         ...
 
     def identity(self, topic: str) -> str:
-        """What tells this topic from another that is made later under its name."""
+        """What distinguishes this topic from another that is created later under its name."""
         ...
 
     def partitions(self, topic: str) -> int:
-        """How many log partitions the topic has: they are numbered from 0."""
+        """The number of log partitions; they are numbered from 0."""
         ...
 
     def append(
@@ -125,37 +136,39 @@ class Log(Protocol):
         keys: Sequence[bytes | None] | None = None,
         headers: Sequence[Headers | None] | None = None,
     ) -> list[tuple[int, int]]:
-        """Appends records in one transaction; they are durable when this returns.
+        """Appends records in one transaction; they are durable on return.
 
-        A record with a key goes to the partition that `log.partition.partition_of` names; those
-        without one go together to a partition of the log's choice.
+        A record with a key goes to the partition that `log.partition.partition_of` names; the records
+        without a key go together to a partition that the log chooses.
 
         Returns:
             each record's (log partition, offset), in the order given.
 
         Raises:
-            TooLarge: the topic does not take some of them, which it names; none was appended.
+            TooLarge: some records are larger than the topic accepts; the error has their places. None was
+                appended.
+            Refused: the topic does not accept such records, whatever their size. None was appended.
         """
         ...
 
     def largest(self, topic: str) -> int:
-        """How many bytes (`record_sizes`) a record may have at most. A cluster's topic may get another
-        limit at any time: it is seen within a minute, and `append` raises TooLarge meanwhile."""
+        """How many bytes (`record_sizes`) a record may have. On Kafka the topic's limit may change at any
+        time: the new one is known within a minute, and `append` raises TooLarge meanwhile."""
         ...
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
-        """At most `limit` records, from these next offsets on, of these log partitions.
+        """At most `limit` records of these log partitions, from these next offsets on.
 
-        Empty only where there is nothing more. Offsets that were trimmed away are passed over.
+        The batch is empty only if there is nothing more. Offsets that were trimmed are skipped.
         """
         ...
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
-        """Whether there is anything at or past one of these next offsets, waiting up to `timeout` seconds."""
+        """Whether there is a record at or past one of these next offsets, waiting up to `timeout` seconds."""
         ...
 
     def start(self, topic: str) -> dict[int, int]:
-        """Log partition → the first offset that has not been trimmed away."""
+        """Log partition → the first offset that has not been trimmed."""
         ...
 
     def end(self, topic: str) -> dict[int, int]:
@@ -163,31 +176,34 @@ class Log(Protocol):
         ...
 
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
-        """Lets the log forget the records before these offsets; it may keep some of them longer."""
+        """Allows the log to delete the records before these offsets; it may keep some of them longer."""
         ...
 
     def join(self, topic: str, group: str, folder: Path, settle: Callable[[], None] = lambda: None) -> Member:
-        """Becomes one of those that share the topic's log partitions under the name `group`.
+        """Joins the group that shares the topic's log partitions under this name.
 
         Args:
-            group: letters, digits, '.', '_' and '-'. Groups know nothing of each other.
-            folder: where this machine notes its members of groups; one for all its processes. A
-                member that was killed and is started again from here takes up its share at once.
-            settle: finishes what is being made of the share; called before some of it is given up.
+            topic: the topic.
+            group: letters, digits, '.', '_' and '-'. Groups are independent of each other.
+            folder: where this machine keeps the names of its members; the same for all its processes. A
+                member that was killed and is started again from here gets its share back at once.
+            settle: finishes work on the share; called before some of the share is given up.
         """
         ...
 
     def close(self) -> None:
-        """Closes it; nothing of it may be used after."""
+        """Closes the log; nothing of it may be used afterwards."""
         ...
 
 
 def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
     """Log partition → how many records lie from these next offsets to its end, at most: offsets that a
-    log uses for itself (Kafka's markers of transactions) are counted too. What was trimmed is not.
+    log uses for itself (Kafka's markers of transactions) are counted too. Trimmed records are not.
 
     Args:
-        offsets: log partition → the next offset; 0 where it is not named.
+        log: the log.
+        topic: the topic.
+        offsets: log partition → the next offset; 0 for a partition that is not in it.
     """
     start = log.start(topic)
     return {
@@ -196,16 +212,28 @@ def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
     }
 
 
+def missing_topic(topic: str, where: str, names: Sequence[str]) -> CallError:
+    """The error for a topic that does not exist, where these do."""
+    topics = ", ".join(names) or "none yet"
+    return CallError(f"topic {topic!r} does not exist", where=where, remedy=f"The topics are: {topics}.")
+
+
+def check_partitions(topic: str, partitions: int) -> None:
+    """Raises CallError if a topic cannot have this number of log partitions."""
+    if partitions < 1:
+        raise CallError(f"topic {topic!r} needs at least one log partition, not {partitions}")
+
+
 def check_lengths(
     topic: str,
     values: Sequence[bytes],
     keys: Sequence[bytes | None] | None,
     headers: Sequence[Headers | None] | None,
 ) -> None:
-    """Raises CallError where an append was given another number of keys or headers than of values."""
-    for name, given in (("keys", keys), ("headers", headers)):
-        if given is not None and len(given) != len(values):
-            raise CallError(f"{len(values)} values but {len(given)} {name} were given for topic {topic!r}")
+    """Raises CallError if an append has another number of keys or headers than of values."""
+    for name, items in (("keys", keys), ("headers", headers)):
+        if items is not None and len(items) != len(values):
+            raise CallError(f"{len(values)} values but {len(items)} {name} were given for topic {topic!r}")
 
 
 def record_sizes(
@@ -218,7 +246,7 @@ def record_sizes(
     if keys is not None:
         sizes = [size + len(key or b"") for size, key in zip(sizes, keys, strict=True)]
     if headers is not None:
-        sizes = [size + _header_size(given) for size, given in zip(sizes, headers, strict=True)]
+        sizes = [size + _header_size(items) for size, items in zip(sizes, headers, strict=True)]
     return sizes
 
 
@@ -229,11 +257,11 @@ def _header_size(headers: Headers | None) -> int:
 
 
 def check_sizes(topic: str, sizes: Sequence[int], largest: int, where: str, remedy: str) -> None:
-    """Raises TooLarge where records of these sizes are larger than `largest`; it names them."""
+    """Raises TooLarge, with the records' places, if records of these sizes are larger than `largest`."""
     if max(sizes) > largest:
         places = [place for place, size in enumerate(sizes) if size > largest]
         raise TooLarge(
-            f"topic {topic!r} takes records of {largest:,} bytes at most, and {len(places):,} of"
+            f"topic {topic!r} accepts records of at most {largest:,} bytes, and {len(places):,} of"
             f" {len(sizes):,} are larger, up to {max(sizes):,} bytes",
             where=where,
             remedy=remedy,
@@ -248,7 +276,7 @@ def append_fitting(
     keys: Sequence[bytes | None] | None = None,
     headers: Sequence[Headers | None] | None = None,
 ) -> list[tuple[int, int] | None]:
-    """Appends all records that the topic takes, in one transaction (see Log.append).
+    """Appends all records that are not too large for the topic, in one transaction (see Log.append).
 
     Returns:
         each record's (log partition, offset), in the order given; None: it is too large.

@@ -1,7 +1,7 @@
-"""Slots: the numbers of a machine's members of one group, each held by a living process alone.
+"""Member slots: the numbers of a machine's members of one group, each held by one living process.
 
-A slot is a locked file, which the kernel unlocks when its holder dies, however that dies: who is
-started again takes the number of who was killed, and with it the name the others knew it by.
+A slot is a locked file, which the kernel unlocks when its holder dies in any way. So a process that is
+started after another was killed gets the same number, and with it the name that the group knows.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import try_lock
 from headrace.kernel.private import make_private
 
-__all__ = ["Slot"]
+__all__ = ["MemberSlot"]
 
 
-class Slot:
-    """The smallest number of a group that nobody holds in this folder. It is held until `close`.
+class MemberSlot:
+    """The smallest free number of a group in this folder. It is held until `close`.
 
     Attributes:
-        name: tells this machine, folder and number from all others.
+        name: of this machine, folder and number; unique.
     """
 
     def __init__(self, folder: Path, group: str) -> None:
         """Raises Unavailable where the folder cannot be made or written."""
         try:
             make_private(folder)
-            number, self._file = _taken(folder, group)
+            number, self._file = _lock_smallest(folder, group)
         except OSError as error:
             raise Unavailable(
-                f"a member of {group} cannot be noted: {error.strerror}",
+                f"the slot of a member of {group} cannot be locked: {error.strerror}",
                 where=str(folder),
                 remedy="Give this user the right to write there.",
             ) from error
@@ -41,13 +41,13 @@ class Slot:
         self.name = f"{machine}-{number}"
 
     def close(self) -> None:
-        """Gives it up."""
+        """Frees the number."""
         self._file.close()
 
 
-def _taken(folder: Path, group: str) -> tuple[int, IO[str]]:
+def _lock_smallest(folder: Path, group: str) -> tuple[int, IO[str]]:
     for number in count():
         file = try_lock(folder / f"{group}-{number}.lock")
         if file is not None:
             return number, file
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable: count() does not end")

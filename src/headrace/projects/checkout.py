@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 
+from headrace.code.source_files import LOCK_FILES
 from headrace.config.settings import FILE, Settings
 
 __all__ = ["commit_of"]
 
 _SECONDS = 10.0
-_LOCKS = ("uv.lock", "pylock.toml", "poetry.lock", "requirements*.txt")
 
 
 def commit_of(settings: Settings) -> str | None:
@@ -22,7 +22,7 @@ def commit_of(settings: Settings) -> str | None:
     commit = _git(settings, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return None
-    changed = _git(settings, "status", "--porcelain", "--", settings.project, FILE, *_LOCKS)
+    changed = _git(settings, "status", "--porcelain", "--", settings.project, FILE, *LOCK_FILES)
     return f"{commit}-dirty" if changed or changed is None else commit
 
 

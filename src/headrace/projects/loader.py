@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import sys
 import traceback
@@ -10,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from headrace.code.importers import find_importers
+from headrace.code.source_files import list_modules, stamp
 from headrace.config.settings import Settings
 from headrace.kernel.errors import HeadraceError, ProjectError
 
@@ -31,11 +32,7 @@ def project_files(settings: Settings) -> dict[str, Path]:
             where=str(settings.root),
             remedy=f"Make {settings.project}/__init__.py; it declares events, tables, features and models.",
         )
-    files = {}
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(settings.root).with_suffix("").parts
-        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return files
+    return list_modules(settings.root, settings.project)
 
 
 def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[ModuleType]:
@@ -51,7 +48,7 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
         ProjectError: a module cannot be imported; it names the file and the line.
     """
     files = project_files(settings)
-    unwanted = _reaching(files, frozenset(without))
+    unwanted = find_importers(files, frozenset(without))
     root = str(settings.root)
     if root not in sys.path:
         sys.path.insert(0, root)
@@ -62,7 +59,7 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
 def _forget_other_text(settings: Settings, files: dict[str, Path]) -> None:
     """What was imported before must not stand in for what the files say now: neither a package of
     this name from another folder, nor this one before an edit (notebooks, tests, a build after another)."""
-    stamps = {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files.values()}
+    stamps = {str(path): stamp(path) for path in files.values()}
     if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:
             del sys.modules[name]
@@ -84,38 +81,3 @@ def _import(name: str, path: Path) -> ModuleType:
 def _line_in(error: BaseException, path: Path) -> int | None:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     return lines[-1] if lines else None
-
-
-def _reaching(files: dict[str, Path], unwanted: frozenset[str]) -> set[str]:
-    """The modules whose imports, directly or through other modules here, reach an unwanted package."""
-    if not unwanted:
-        return set()
-    imports = {name: _imported(name, path) for name, path in files.items()}
-    tops = {u for u in unwanted if "." not in u}
-    found = {
-        name for name, names in imports.items() if any(n in unwanted or n.split(".")[0] in tops for n in names)
-    }
-    while more := {n for n, names in imports.items() if n not in found and names & found}:
-        found |= more
-    return found
-
-
-def _imported(module: str, path: Path) -> set[str]:
-    """Every dotted name that the module's import statements name, as absolute names."""
-    try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except SyntaxError as error:
-        raise ProjectError(f"it is not valid Python: {error.msg}", where=f"{path}:{error.lineno}") from error
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parent, *([base] if base else [])])
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names

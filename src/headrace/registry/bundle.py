@@ -1,7 +1,7 @@
-"""A version's bundle: a folder of files under one manifest, sealed with a digest and a signature.
+"""A version's bundle: a folder of files under a manifest, sealed with a digest and a signature.
 
 `MANIFEST.json` lists the SHA-256 of every other file, the digest over that list, and an HMAC of the
-digest. Nothing of a bundle is opened before all of it has been checked.
+digest. All of a bundle is checked before any of it is opened.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from headrace.kernel.digest import digest_bytes, digest_file
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.files import write_file
 
-__all__ = ["MANIFEST", "Manifest", "seal", "sealed", "verify"]
+__all__ = ["MANIFEST", "Manifest", "is_sealed", "seal", "verify"]
 
 MANIFEST = "MANIFEST.json"
 _UNTRUSTED = "Restore the bundle from where it was made; nothing of it has been loaded."
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `MANIFEST.json` holds.
+    """The content of `MANIFEST.json`.
 
     Attributes:
         files: path within the bundle, with `/` → SHA-256 of the file, hexadecimal.
         digest: SHA-256 over the files' lines `<sha256>  <path>`, sorted by path.
-        hmac: HMAC-SHA-256 of the digest, or empty: unsigned.
-        format: the manifest's own form.
+        hmac: HMAC-SHA-256 of the digest, or empty where it is unsigned.
+        format: the version of the manifest's format.
     """
 
     files: dict[str, str]
@@ -46,18 +46,20 @@ def seal(folder: Path, key: bytes | None) -> str:
     Sealing the same files again gives the same manifest. Without a key the bundle stays unsigned.
 
     Raises:
-        Refused: the folder holds something that is no plain file.
+        Refused: the folder holds something that is not a plain file.
     """
+    for abandoned in folder.glob(f".{MANIFEST}.*"):  # by a process that was killed while it wrote the manifest
+        abandoned.unlink()
     files = {name: digest_file(folder / name) for name in _names(folder)}
-    digest = _digest(files)
+    digest = _digest_of(files)
     manifest = Manifest(files, digest, _sign(digest, key) if key else "")
     text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1)
     write_file(folder / MANIFEST, text)
     return digest
 
 
-def sealed(folder: Path) -> bool:
-    """Whether the folder holds a bundle that was written to its end."""
+def is_sealed(folder: Path) -> bool:
+    """Whether the folder holds a whole bundle."""
     return (folder / MANIFEST).is_file()
 
 
@@ -67,26 +69,26 @@ def verify(folder: Path, key: bytes | None, *, trusted: bool = False) -> Manifes
     Args:
         folder: the bundle.
         key: the signing key.
-        trusted: takes a bundle that is unsigned, or signed with another key. Its files must still
+        trusted: accepts a bundle that is unsigned or signed with another key. Its files must still
             be those of the manifest.
 
     Raises:
-        CallError: there is no bundle.
-        Refused: a file differs, is missing, was added or is no plain file, or the signature is
+        CallError: the folder does not hold a bundle.
+        Refused: a file differs, is missing, was added or is not a plain file, or the signature is
             missing or another's. The error names the file.
     """
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
-        raise CallError("there is no bundle here", where=str(folder))
+        raise CallError("no bundle is here", where=str(folder))
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except msgspec.DecodeError as error:
         raise Refused(f"the manifest cannot be read: {error}", where=str(path), remedy=_UNTRUSTED) from error
     _check_files(folder, manifest)
-    if not hmac.compare_digest(manifest.digest, _digest(manifest.files)):
+    if not hmac.compare_digest(manifest.digest, _digest_of(manifest.files)):
         raise Refused("the manifest's digest is not that of its list", where=str(path), remedy=_UNTRUSTED)
-    signed = key is not None and hmac.compare_digest(manifest.hmac, _sign(manifest.digest, key))
-    if not signed and not trusted:
+    is_signed = key is not None and hmac.compare_digest(manifest.hmac, _sign(manifest.digest, key))
+    if not is_signed and not trusted:
         raise Refused(
             "the bundle is signed with another key" if manifest.hmac else "the bundle is not signed",
             where=str(path),
@@ -98,19 +100,19 @@ def verify(folder: Path, key: bytes | None, *, trusted: bool = False) -> Manifes
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     present = _names(folder)
-    # Only names that were found by walking the folder are ever opened, so that a manifest naming
-    # ../something or an absolute path leads nowhere.
+    # Only names from the folder itself are opened, so that a manifest that names ../something or an absolute
+    # path leads nowhere.
     for name in sorted(set(manifest.files) - set(present)):
         raise Refused(f"the bundle's file {name!r} is missing", where=str(folder), remedy=_UNTRUSTED)
     for name in present:
         if name not in manifest.files:
-            raise Refused(f"the file {name!r} is not the bundle's", where=str(folder), remedy=_UNTRUSTED)
+            raise Refused(f"the file {name!r} is not in the manifest", where=str(folder), remedy=_UNTRUSTED)
         if not hmac.compare_digest(digest_file(folder / name), manifest.files[name]):
             raise Refused(f"the bundle's file {name!r} was changed", where=str(folder), remedy=_UNTRUSTED)
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file below the folder but its manifest, sorted. Refused where there is anything else."""
+    """Every file below the folder but its manifest, sorted. Raises Refused for a link or a device."""
     names = []
     for parent, folders, files in os.walk(folder, followlinks=False):
         for name in (*folders, *files):
@@ -123,10 +125,10 @@ def _names(folder: Path) -> list[str]:
                     remedy=_UNTRUSTED,
                 )
         names += [Path(parent, name).relative_to(folder).as_posix() for name in files]
-    return sorted(set(names) - {MANIFEST, f".{MANIFEST}"})
+    return sorted(set(names) - {MANIFEST})
 
 
-def _digest(files: dict[str, str]) -> str:
+def _digest_of(files: dict[str, str]) -> str:
     lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
     return digest_bytes(lines.encode())
 

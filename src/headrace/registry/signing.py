@@ -1,4 +1,4 @@
-"""The key that signs bundles: from the environment, or made once for this project and machine."""
+"""The key that signs bundles: from the environment, or made once for a project on a machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ VARIABLE = "HEADRACE_SIGNING_KEY"
 
 
 def signing_key(settings: Settings) -> bytes:
-    """The key: `HEADRACE_SIGNING_KEY`, else `signing.key` in the state folder, made (0600) if need be."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        return given.encode()
+    """The key: `HEADRACE_SIGNING_KEY`, else `signing.key` in the state folder, made (0600) if it is missing."""
+    key = os.environ.get(VARIABLE)
+    if key:
+        return key.encode()
     path = settings.place("signing.key")
     if not path.exists():
-        settings.made_state()
+        settings.make_state()
         create_file(path, secrets.token_hex(32), mode=0o600)
     return path.read_bytes()

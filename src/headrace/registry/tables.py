@@ -1,6 +1,7 @@
-"""MLflow's tables, asked without MLflow: `status`, `why` and a rollback do not wait 4 s for its import.
+"""MLflow's tables, read and written without MLflow: `status`, `why` and a rollback save its import of 4 s.
 
-Each raises sqlite3.Error where the tables are others: MLflow is asked then.
+The tables are those of internals.TABLES. Each function raises sqlite3.Error where the file has other tables or
+none; the caller then asks MLflow.
 """
 
 from __future__ import annotations
@@ -9,54 +10,30 @@ import contextlib
 import math
 import sqlite3
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
-from msgspec import Struct
-
 from headrace.kernel.time import from_micros
+from headrace.registry.version import Version
 
-__all__ = ["Version", "delete_alias", "read_alias", "read_version", "write_alias"]
-
-
-class Version(Struct, frozen=True, kw_only=True):
-    """One registered version of one model.
-
-    Attributes:
-        model, version: its name and number.
-        run_id: the MLflow run it came from.
-        tags: MLflow's and Headrace's (`headrace.*`).
-        metrics, params: those of the run.
-        aliases: such as `champion` and `challenger`.
-        created: when it was registered.
-    """
-
-    model: str
-    version: int
-    run_id: str
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    params: dict[str, str]
-    aliases: tuple[str, ...]
-    created: datetime
+__all__ = ["delete_alias", "read_alias", "read_version", "write_alias"]
 
 
 @contextlib.contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+def _open_to_read(file: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as db:
         yield db
 
 
 @contextlib.contextmanager
-def _writing(file: Path) -> Iterator[sqlite3.Connection]:
-    """One transaction on the store's file, which must be there."""
+def _open_to_write(file: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction on the store's file, which must exist."""
     with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=15)) as db, db:
         yield db
 
 
 def read_alias(file: Path, model: str, alias: str) -> int | None:
-    """The version that the alias stands for, or None."""
-    with _reading(file) as db:
+    """The version that the alias points at, or None."""
+    with _open_to_read(file) as db:
         row = db.execute(
             "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias]
         ).fetchone()
@@ -64,27 +41,27 @@ def read_alias(file: Path, model: str, alias: str) -> int | None:
 
 
 def write_alias(file: Path, model: str, alias: str, version: int) -> bool:
-    """Whether there is such a version; the alias stands for it then."""
-    with _writing(file) as db:
-        done = db.execute(
+    """Points the alias at the version; returns whether the version exists."""
+    with _open_to_write(file) as db:
+        result = db.execute(
             "INSERT OR REPLACE INTO registered_model_aliases (alias, version, name, workspace)"
             " SELECT ?, version, name, workspace FROM model_versions WHERE name = ? AND version = ?",
             [alias, model, version],
         )
-        return done.rowcount == 1
+        return result.rowcount == 1
 
 
 def delete_alias(file: Path, model: str, alias: str) -> None:
-    """Takes the alias away, where there is one."""
-    with _writing(file) as db:
+    """Deletes the alias, if there is one."""
+    with _open_to_write(file) as db:
         db.execute("DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias])
 
 
 def read_version(file: Path, model: str, ref: int | str) -> Version | None:
     """The version by its number or alias, or None."""
     number = int(ref) if isinstance(ref, int) or ref.isdecimal() else read_alias(file, model, ref)
-    with _reading(file) as db:
-        db.execute("BEGIN")  # one moment for all that is read
+    with _open_to_read(file) as db:
+        db.execute("BEGIN")  # all is read at one moment
         row = db.execute(
             "SELECT run_id, creation_time FROM model_versions WHERE name = ? AND version = ?"
             " AND current_stage <> 'Deleted_Internal'",

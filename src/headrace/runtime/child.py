@@ -9,17 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import serve, stop_on_signals
-from headrace.kernel.child import end_with_parent, report_alive, report_ready
+from headrace.kernel.child import end_with_parent, report_alive, report_ready, run_work
 from headrace.kernel.children import Child
-from headrace.kernel.errors import HeadraceError
-from headrace.kernel.secrets import clean_text
 
 __all__ = ["Work", "run_child", "serve_until", "start_child"]
 
@@ -51,19 +48,11 @@ def run_child(work: Work) -> int:
     root, profile, port = sys.argv[1:4]
     stop = stop_on_signals()
     end_with_parent()
-    try:
-        work(load_settings(Path(root), profile), int(port), stop)
-    except HeadraceError as error:
-        print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201  the child's log
-        return error.exit_code
-    except Exception:
-        print(clean_text(traceback.format_exc()), file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return run_work(lambda: work(load_settings(Path(root), profile), int(port), stop))
 
 
 def serve_until(app: App, settings: Settings, port: int, stop: threading.Event) -> None:
     """Serves the application until `stop`; reports that it is ready, and every second that it is alive."""
-    with serve(app, settings.profile.host, port, beat=report_alive):
+    with serve(app, settings.http.host, port, beat=report_alive):
         report_ready()
         stop.wait()

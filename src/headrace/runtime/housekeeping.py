@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 from headrace import lineage
 from headrace import log as logs
-from headrace.alerts.channels import doors
+from headrace.alerts.channels import channels
 from headrace.alerts.delivery import deliver
 from headrace.config.settings import Settings
 from headrace.flows.project.maintain import run_maintenance
@@ -27,12 +27,12 @@ def housekeeping(settings: Settings) -> Iterator[None]:
     """Maintains the lake, forwards lineage and delivers alerts, as far as the profile names where to, until
     the block ends."""
     with ExitStack() as stack:
-        if settings.profile.alerts:
-            log = stack.enter_context(closing(logs.open(settings.log_url)))
-            ledger = settings.made_state() / "alerts.json"
-            stack.enter_context(_thread(deliver, doors(settings), log, ledger))
-        if settings.profile.lineage:
-            stack.enter_context(_thread(forward, lineage.open(settings), settings.profile.lineage))
+        if settings.alerts.channels:
+            log = stack.enter_context(closing(logs.open(settings.log.url)))
+            ledger = settings.make_state() / "alerts.json"
+            stack.enter_context(_thread(deliver, channels(settings), log, ledger))
+        if settings.lineage.endpoints:
+            stack.enter_context(_thread(forward, lineage.open(settings), settings.lineage.endpoints))
         stack.enter_context(_thread(run_maintenance, settings))
         yield
 

@@ -58,9 +58,9 @@ def up(
             does not start.
     """
     stop, rolling = stop or threading.Event(), threading.Event()
-    token_for(settings.profile.host)
-    with running.locked(settings), ExitStack() as stack:
-        running.forget(settings)  # an `up` that was killed may have left it
+    token_for(settings.http.host)
+    with running.hold_up_lock(settings), ExitStack() as stack:
+        running.remove_up(settings)  # an `up` that was killed may have left it
         ports = _choose_ports(settings)
         stack.enter_context(_set_on_signals(stop))
         stack.enter_context(_set_on_roll_signal(rolling))
@@ -77,15 +77,15 @@ def up(
         stack.callback(endpoint.stop)
         stack.enter_context(_set_on_signals(stop))  # Ray may have installed its own handler
         children.await_ready()
-        stack.callback(running.forget, settings)
+        stack.callback(running.remove_up, settings)
         state = _write_state(settings, endpoint, ports, children)
         if ready is not None:
             ready(state)
         builds = BuildSchedule(settings, build_every, report)
         stack.callback(builds.end)
         while not stop.wait(_LOOK):
-            children.look(report)
-            endpoint.look(report)
+            children.supervise(report)
+            endpoint.supervise(report)
             if rolling.is_set():
                 rolling.clear()
                 endpoint.roll(report)
@@ -96,7 +96,7 @@ def up(
 
 def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
     """Writes the addresses and process ids where the other verbs read them."""
-    host = settings.profile.host
+    host = settings.http.host
     state = Up(
         pid=os.getpid(),
         started=now(),
@@ -105,13 +105,13 @@ def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, i
         console=url_of(host, ports["console_port"]),
         processes=children.processes | endpoint.processes,
     )
-    running.keep(settings, state)
+    running.write_up(settings, state)
     return state
 
 
 def _create_topics(settings: Settings) -> None:
     """Creates the product's own topics, which must exist when the ingest lists the topics to follow."""
-    with closing(logs.open(settings.log_url)) as log:
+    with closing(logs.open(settings.log.url)) as log:
         for contract in system_contracts():
             log.create(contract.topic, contract.partitions, contract.retention)
 
@@ -124,9 +124,9 @@ def _choose_ports(settings: Settings) -> dict[str, int]:
     """
     ports = {}
     for name in ("predict_port", "collector_port", "console_port"):
-        port = getattr(settings.profile, name)
+        port = getattr(settings.http, name)
         try:
-            with bind(settings.profile.host, port) as probe:
+            with bind(settings.http.host, port) as probe:
                 ports[name] = probe.getsockname()[1]
         except Unavailable as error:
             raise Unavailable(

@@ -1,163 +1,169 @@
-"""Endpoint: the HTTP application of one replica. It knows nothing of Ray: any ASGI server runs it.
+"""Endpoint: the HTTP application of one replica. It serves the listed protocols, and knows nothing of Ray.
 
-POST /predict/MODEL    one object, or {"instances": [object, ...]}; ?explain=1 adds the features
-GET  /models           which versions answer, by which release
-GET  /metrics          Prometheus' text form
 GET  /healthz
+GET  /metrics          Prometheus' text format
+and the routes of headrace.serving.protocols
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
-from headrace.http.responses import HttpError, send_json
-from headrace.kernel.errors import Unavailable
-from headrace.serving import prediction_log
-from headrace.serving.answering import Answering
-from headrace.serving.models import Models, Served
+from headrace.http.responses import HttpError, error_body, send_body
+from headrace.serving.models import Models
+from headrace.serving.prediction import TOPIC
+from headrace.serving.predictor import SpoolingPredictor
+from headrace.serving.protocols import PROTOCOLS
+from headrace.serving.protocols.port import PredictRoute, ReadRoute, Route
+from headrace.serving.protocols.status import to_response_error
+from headrace.serving.spool import MAX_BYTES
 
 __all__ = ["MAX_BODY", "Endpoint"]
 
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
 _JSON = frozenset({b"application/json"})
-_INLINE = 32  # more instances than this are answered in a thread: they would hold up the others
-_FOLLOW = 0.5  # seconds between two looks at the releases
-_encode = msgspec.json.Encoder().encode
+_MAX_INLINE = 32  # more instances than this are predicted in a thread: they would delay other requests
+_POLL = 0.5  # seconds between two looks at the releases
+_CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Endpoint:
-    """Answers predictions.
+    """Answers prediction requests in each of the listed protocols.
 
     Args:
-        models: what answers.
-        spool: the folder that predictions are kept in before they are answered.
-        host: the address that the door in front of the replicas listens on: on loopback it admits
-            whoever names loopback, elsewhere whoever has the token.
+        models: what it predicts with.
+        spool: the folder that keeps predictions until they are on the log.
+        host: the address that clients connect to. On loopback requests to localhost are answered, elsewhere
+            requests with the token.
+
+    Attributes:
+        app: the ASGI application.
     """
 
     def __init__(self, models: Models, spool: Path, host: str) -> None:
         self._models = models
-        self._answering = Answering(spool)
-        self._metrics = self._answering.metrics
-        self._bound_predictions()
+        self._predictor = SpoolingPredictor(spool)
+        self._metrics = self._predictor.metrics
+        self._update_max_bytes()
+        self._routes = self._collect_routes()
         self._stop = threading.Event()
-        self._follower = threading.Thread(target=self._follow, name="releases", daemon=True)
+        self._follower = threading.Thread(target=self._follow_releases, name="releases", daemon=True)
         self._follower.start()
-        self.app: App = GuardMiddleware(self._answer, host, max_body=MAX_BODY, content_types=_JSON)
+        self.app: App = GuardMiddleware(
+            self._handle, host, max_body=MAX_BODY, content_types=_JSON, encode_error=self._encode_error
+        )
 
     def close(self) -> None:
         """Ends the thread that follows the releases, and completes the spool file."""
         self._stop.set()
         self._follower.join()
-        self._answering.close()
+        self._predictor.close()
         self._models.close()
 
-    def _follow(self) -> None:
-        while not self._stop.wait(_FOLLOW):
+    def _follow_releases(self) -> None:
+        while not self._stop.wait(_POLL):
             try:
                 self._models.poll()
-                self._bound_predictions()
-            except Exception as error:  # what is in force stays so, and the next look may do better
+                self._update_max_bytes()
+            except Exception as error:  # the releases in force stay so, and the next poll may succeed
                 _log.error("the releases cannot be followed: %s", error)
 
-    def _bound_predictions(self) -> None:
-        """Learns how large a prediction may be: what nobody can ship is not answered."""
-        largest = self._models.largest(prediction_log.TOPIC)
+    def _update_max_bytes(self) -> None:
+        """Learns the largest record that the topic takes: a prediction that cannot be shipped is not given."""
+        largest = self._models.max_record_bytes(TOPIC)
         if largest is not None:
-            self._answering.largest = min(largest, prediction_log.LARGEST)
+            self._predictor.max_bytes = min(largest, MAX_BYTES)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _collect_routes(self) -> list[_CompiledRoute]:
+        own = (
+            ReadRoute("/healthz", _read_health),
+            ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
+        )
+        routes: list[_CompiledRoute] = [(_compile_path(route.path), route, error_body) for route in own]
+        for protocol in PROTOCOLS:
+            routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
+        return routes
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await _handle_lifespan(receive, send)
             return
-        path, method = scope["path"], scope["method"]
-        if path.startswith("/predict/"):
-            if method != "POST":
-                raise HttpError(405, "method", "Ask with POST.", headers={"Allow": "POST"})
-            await self._predict(path.removeprefix("/predict/"), scope, receive, send)
-        elif method != "GET":
-            raise HttpError(404, "not_found", f"There is nothing at {method} {path}.")
-        elif path == "/healthz":
-            await send_json(send, 200, _encode({"status": "ok", "models": sorted(self._models.served)}))
-        elif path == "/models":
-            await send_json(send, 200, _encode(self._described()))
-        elif path == "/metrics":
-            await _send_text(send, self._metrics.text())
-        else:
-            raise HttpError(404, "not_found", f"There is nothing at {path}.")
-
-    async def _predict(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        try:
-            served = self._served(model)
-            requests, several = served.requests.read((await receive())["body"])
-            explain = _explain(scope["query_string"])
-            if len(requests) > _INLINE:
-                answers = await asyncio.to_thread(self._answering.predicted, served, requests, explain)
+        for pattern, route, _ in self._routes:
+            match = pattern.fullmatch(scope["path"])
+            if match is None:
+                continue
+            allowed = "POST" if isinstance(route, PredictRoute) else "GET"
+            if scope["method"] != allowed:
+                raise HttpError(405, "method", f"Ask with {allowed}.", headers={"Allow": allowed})
+            if isinstance(route, PredictRoute):
+                await self._predict(route, match["model"], scope, receive, send)
             else:
-                answers = self._answering.predicted(served, requests, explain)
-        except HttpError as error:
-            self._metrics.answered(error.status, time.perf_counter() - began)
-            raise
-        except Exception:
-            self._metrics.answered(500, time.perf_counter() - began)
-            raise
-        body = _encode({"predictions": answers} if several else answers[0])
-        self._metrics.answered(200, time.perf_counter() - began)
-        await send_json(send, 200, body)
-        if served.shadows:
-            await asyncio.to_thread(self._answering.shadowed, served, requests, [one["id"] for one in answers])
+                await send_body(send, 200, _read(route, self._models, match), route.content_type)
+            return
+        raise HttpError(404, "not_found", f"There is nothing at {scope['path']}.")
 
-    def _served(self, model: str) -> Served:
-        served = self._models.served.get(model)
-        if served is None:
-            failure = self._models.failed.get(model)
-            if failure is not None:
-                raise Unavailable(f"no release of model {model!r} could be put in place: {failure.why}")
-            raise HttpError(
-                404,
-                "no_such_model",
-                f"No model {model!r} is released here.",
-                field="model",
-                more={"models": sorted(self._models.served)},
-            )
-        return served
+    async def _predict(
+        self, route: PredictRoute, name: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        started = time.perf_counter()
+        try:
+            model = self._models.find(name)
+            request = route.decode(model.schema, scope, (await receive())["body"])
+            if len(request.instances) > _MAX_INLINE:
+                predictions = await asyncio.to_thread(self._predictor.predict, model, request.instances)
+            else:
+                predictions = self._predictor.predict(model, request.instances)
+            body = request.encode(predictions)
+        except Exception as error:
+            response = to_response_error(error)
+            self._metrics.count_answer(response.status, time.perf_counter() - started)
+            if response.status >= 500:
+                raise  # the middleware logs the error itself
+            raise response from error
+        self._metrics.count_answer(200, time.perf_counter() - started)
+        await send_body(send, 200, body)
+        if model.shadows:
+            await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
 
-    def _described(self) -> dict[str, Any]:
-        models: dict[str, Any] = {}
-        for name, served in sorted(self._models.served.items()):
-            fields = served.requests.fields
-            models[name] = {"release": served.release, "fields": fields, "customer": served.customer}
-        return {"models": models, "failed": self._models.failed}
-
-
-def _explain(query: bytes) -> bool:
-    """Whether the features are asked for too."""
-    if query not in (b"", b"explain=0", b"explain=1"):
-        raise HttpError(400, "query", "The query may say explain=1.")
-    return query == b"explain=1"
+    def _encode_error(self, scope: Scope, error: HttpError) -> bytes:
+        """The body of an error in the protocol that the path belongs to."""
+        for pattern, _, encode in self._routes:
+            if pattern.fullmatch(scope["path"]):
+                return encode(error)
+        return error_body(error)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+def _compile_path(path: str) -> re.Pattern[str]:
+    """A pattern with a group for each name in braces."""
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*)", re.escape(path)))
+
+
+def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
+    try:
+        return route.read(models, match.groupdict())
+    except Exception as error:
+        raise to_response_error(error) from error
+
+
+def _read_health(models: Models, _names: object) -> bytes:
+    return msgspec.json.encode({"status": "ok", "models": sorted(models.released)})
+
+
+async def _handle_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
-
-
-async def _send_text(send: Send, text: bytes) -> None:
-    kind = b"text/plain; version=0.0.4; charset=utf-8"
-    headers = [(b"content-type", kind), (b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": text})

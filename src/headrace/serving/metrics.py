@@ -1,4 +1,4 @@
-"""Metrics of one replica, in Prometheus' text form. Counting costs a few dictionary updates."""
+"""Metrics of one replica in Prometheus' text format. Counting costs a few dictionary updates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0) 
 
 
 class Metrics:
-    """Counters and one histogram. Written by the replica's event loop and its threads."""
+    """Counters and one histogram. The replica's event loop and its threads update them."""
 
     def __init__(self) -> None:
         self._predictions: Counter[tuple[str, int, str]] = Counter()
@@ -22,31 +22,31 @@ class Metrics:
         self._seconds = 0.0
         self._failed_shadows = 0
 
-    def answered(self, status: int, seconds: float) -> None:
-        """Counts one HTTP answer of /predict."""
+    def count_answer(self, status: int, seconds: float) -> None:
+        """Counts one HTTP response to a prediction request."""
         self._answers[status] += 1
         self._seconds += seconds
         self._buckets[bisect_left(_BOUNDS, seconds)] += 1
 
-    def predicted(self, model: str, version: int, arm: str, missing: Iterable[str]) -> None:
-        """Counts one prediction, and the features that it lacked."""
+    def count_prediction(self, model: str, version: int, arm: str, missing: Iterable[str]) -> None:
+        """Counts one prediction, and the features that were missing."""
         self._predictions[model, version, arm] += 1
         for feature in missing:
             self._missing[model, feature] += 1
 
-    def shadow_failed(self) -> None:
-        """Counts a shadow's copy that came to nothing."""
+    def count_failed_shadow(self) -> None:
+        """Counts a request whose copy a shadow arm could not predict."""
         self._failed_shadows += 1
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text exposition format."""
+        """All metrics in Prometheus' text exposition format."""
         lines = ["# TYPE headrace_predictions_total counter"]
         for (model, version, arm), count in sorted(self._predictions.items()):
-            labels = f'model="{_quoted(model)}",version="{version}",arm="{_quoted(arm)}"'
+            labels = f'model="{_escape(model)}",version="{version}",arm="{_escape(arm)}"'
             lines.append(f"headrace_predictions_total{{{labels}}} {count}")
         lines.append("# TYPE headrace_missing_features_total counter")
         for (model, feature), count in sorted(self._missing.items()):
-            labels = f'model="{_quoted(model)}",feature="{_quoted(feature)}"'
+            labels = f'model="{_escape(model)}",feature="{_escape(feature)}"'
             lines.append(f"headrace_missing_features_total{{{labels}}} {count}")
         lines.append("# TYPE headrace_predict_answers_total counter")
         for status, count in sorted(self._answers.items()):
@@ -63,5 +63,5 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode()
 
 
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _escape(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,68 +1,37 @@
-"""Models: the versions that a replica answers with. It follows the releases and swaps arms whole."""
+"""Models: what a replica predicts with. It follows the releases, and activates each one whole or not at all."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from headrace import log as logs
 from headrace import registry
 from headrace.config.settings import Settings
 from headrace.features import online
-from headrace.features.online import OnlineStore
-from headrace.features.online.lookup import Lookup
-from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
-from headrace.registry import Registry
-from headrace.serving.protocol import Requests
-from headrace.serving.release import Arm, Release, Releases
-from headrace.serving.split import Split
-from headrace.training.trainers import xgboost
+from headrace.serving.errors import UnknownModel
+from headrace.serving.release import Arm, Release, ReleaseFollower
+from headrace.serving.request_schema import RequestSchema
+from headrace.serving.servable import Servable, load_servable
+from headrace.serving.split import TrafficSplit
 
-__all__ = ["Failure", "Loaded", "Models", "Served", "load_version"]
+__all__ = ["Models", "ReleaseFailure", "ReleasedModel"]
 
 _log = logging.getLogger("headrace.serving")
-_AGAIN = 5.0  # seconds until a release that could not be put in place is tried once more
+_RETRY = 5.0  # seconds until a release that could not be activated is tried again
 
 
-class Predictor(Protocol):
-    """A loaded model: shape (n, features) in, float64 of shape (n,) out."""
-
-    def predict(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float64]: ...
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """One version, ready to answer.
-
-    Attributes:
-        version: its number.
-        plan: its features.
-        columns: their names, the order of the model's matrix.
-        lookup: finds and computes them.
-        predictor: the model itself.
-    """
-
-    version: int
-    plan: FeaturePlan
-    columns: tuple[str, ...]
-    lookup: Lookup
-    predictor: Predictor
-
-
-class Failure(Struct, frozen=True):
-    """A release that could not be put in place.
+class ReleaseFailure(Struct, frozen=True):
+    """A release that could not be activated.
 
     Attributes:
         release: its id.
@@ -73,31 +42,35 @@ class Failure(Struct, frozen=True):
     why: str
 
 
-class Served:
-    """A release in force: its arms, loaded.
+class ReleasedModel:
+    """A release in force, with a loaded servable for each of its arms.
+
+    Args:
+        release: the record.
+        servables: version → servable, for every version of the release.
 
     Attributes:
         release: the record.
-        answering: the arms that answer, with their versions.
-        shadows: the arms that get copies.
-        requests: reads what may be asked.
-        customer: the entity key that a customer is told by: the first of the plan.
+        answering: the arms that answer, with their servables.
+        shadows: the shadow arms, with their servables.
+        schema: the fields of an instance.
+        split_key: the entity key whose value decides the arm: the first of the plan.
         entities: every entity key of the answering plans.
     """
 
-    def __init__(self, release: Release, versions: Mapping[int, Loaded]) -> None:
+    def __init__(self, release: Release, servables: Mapping[int, Servable]) -> None:
         self.release = release
-        self.answering = [(arm, versions[arm.version]) for arm in release.arms if not arm.shadow]
-        self.shadows = [(arm, versions[arm.version]) for arm in release.arms if arm.shadow]
-        plans = [loaded.plan for _, loaded in self.answering]
-        self.requests = Requests(plans, [loaded.plan for _, loaded in self.shadows])
-        self.customer = plans[0].entities[0].join_key
+        self.answering = [(arm, servables[arm.version]) for arm in release.arms if not arm.shadow]
+        self.shadows = [(arm, servables[arm.version]) for arm in release.arms if arm.shadow]
+        plans = [servable.plan for _, servable in self.answering]
+        self.schema = RequestSchema(plans, [servable.plan for _, servable in self.shadows])
+        self.split_key = plans[0].entities[0].join_key
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
-        self._split = Split(release.model, [arm for arm, _ in self.answering])
+        self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
-    def arm(self, request: Mapping[str, Any]) -> tuple[Arm, Loaded]:
-        """The arm that answers this request."""
-        return self.answering[self._split.place(request[self.customer])]
+    def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
+        """The arm that answers this instance."""
+        return self.answering[self._split.index(instance[self.split_key])]
 
 
 class Models:
@@ -105,125 +78,127 @@ class Models:
 
     Args:
         settings: of which project.
-        names: the models to answer for; empty: every model that is released.
+        names: the models to predict; empty: every model that is released.
 
     Attributes:
-        served: model → what answers. It is replaced, never changed: take it once a request.
-        failed: model → its last release, where that could not be put in place; the one before stays.
+        released: model → its release in force. The mapping is replaced, never changed.
+        failed: model → its last release, where that could not be activated; the one before stays in force.
     """
 
     def __init__(self, settings: Settings, names: Sequence[str] = ()) -> None:
         self._settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
-        self._store = online.open(settings.online_url)
+        self._store = online.open(settings.online.url)
         self._log: logs.Log | None = None
-        self._releases: Releases | None = None
-        self._wanted: dict[str, Release] = {}
-        self._kept = settings.place("serving", "releases.json")
-        self._tried: dict[str, tuple[str, float]] = {}
-        self.served: dict[str, Served] = {}
-        self.failed: dict[str, Failure] = {}
-        if not self._polled():
-            self._wanted = _read(self._kept)
-        self._put_in_place()
+        self._releases: ReleaseFollower | None = None
+        self._latest: dict[str, Release] = {}
+        self._file = settings.place("serving", "releases.json")
+        self._attempts: dict[str, tuple[str, float]] = {}  # model → release, when it was tried (monotonic)
+        self.released: dict[str, ReleasedModel] = {}
+        self.failed: dict[str, ReleaseFailure] = {}
+        if not self._poll_releases():
+            self._latest = _read_releases(self._file)
+        self._activate_latest()
+
+    def find(self, name: str) -> ReleasedModel:
+        """The model's release in force.
+
+        Raises:
+            UnknownModel: the model was never released.
+            Unavailable: none of its releases could be activated.
+        """
+        model = self.released.get(name)
+        if model is None:
+            failure = self.failed.get(name)
+            if failure is not None:
+                raise Unavailable(f"no release of model {name!r} could be activated: {failure.why}")
+            raise UnknownModel(
+                f"No model {name!r} is released here.", field="model", details={"models": sorted(self.released)}
+            )
+        return model
 
     def poll(self) -> bool:
-        """Puts what was released since the last poll in place. Returns whether anything changed."""
-        self._polled()
-        return self._put_in_place()
+        """Activates what was released since the last poll. Returns whether anything changed."""
+        self._poll_releases()
+        return self._activate_latest()
 
-    def largest(self, topic: str) -> int | None:
-        """How many bytes a record of the topic may have; None where the log cannot say it now."""
+    def max_record_bytes(self, topic: str) -> int | None:
+        """The largest record that the topic takes; None while the log is away."""
         try:
             return None if self._log is None else self._log.largest(topic)
         except HeadraceError:
             return None
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._store.close()
         if self._log is not None:
             self._log.close()
 
-    def _polled(self) -> bool:
-        """Whether the log could be read; without it, what is in force stays so."""
+    def _poll_releases(self) -> bool:
+        """Reads new releases from the log. Returns False while the log is away: what is in force stays so."""
         try:
             if self._log is None or self._releases is None:
-                self._log = logs.open(self._settings.log_url)
-                self._releases = Releases(self._log)
+                self._log = logs.open(self._settings.log.url)
+                self._releases = ReleaseFollower(self._log)
             self._releases.poll()
         except Unavailable as error:
             _log.warning("the releases cannot be read, the last ones stay in force: %s", error.what)
             return False
-        self._wanted = self._wanted | self._releases.in_force
+        self._latest = self._latest | self._releases.in_force
         return True
 
-    def _put_in_place(self) -> bool:
+    def _activate_latest(self) -> bool:
+        """Activates the latest release of each model. Returns whether anything changed."""
         changed = False
-        for model, release in self._wanted.items():
-            if self._names and model not in self._names:
-                continue
-            now = self.served.get(model)
-            if now is not None and now.release.id == release.id:
-                continue
-            tried, moment = self._tried.get(model, ("", 0.0))
-            if tried == release.id and time.monotonic() - moment < _AGAIN:
-                continue
-            self._tried[model] = (release.id, time.monotonic())
-            try:
-                served = Served(release, self._loaded(release, now))
-            except Exception as error:  # whatever is wrong with one release, the others are followed
-                self.failed = {**self.failed, model: Failure(release.id, _say(error))}
-                _log.error("release %s of %s cannot be put in place: %s", release.id, model, error)
-                continue
-            self.failed = {name: why for name, why in self.failed.items() if name != model}
-            self.served = {**self.served, model: served}
-            changed = True
+        for name, release in self._latest.items():
+            if (not self._names or name in self._names) and self._is_due(name, release):
+                changed |= self._activate(name, release)
         if changed:
-            _keep(self._kept, {model: served.release for model, served in self.served.items()})
+            make_private(self._file.parent)
+            releases = {name: model.release for name, model in self.released.items()}
+            write_file(self._file, msgspec.json.encode(releases))
         return changed
 
-    def _loaded(self, release: Release, now: Served | None) -> dict[int, Loaded]:
-        """The versions of the release; those that answer already are taken over."""
-        have = {one.version: one for _, one in (*now.answering, *now.shadows)} if now else {}
+    def _is_due(self, name: str, release: Release) -> bool:
+        current = self.released.get(name)
+        if current is not None and current.release.id == release.id:
+            return False
+        attempted, moment = self._attempts.get(name, ("", 0.0))
+        return attempted != release.id or time.monotonic() - moment >= _RETRY
+
+    def _activate(self, name: str, release: Release) -> bool:
+        self._attempts[name] = (release.id, time.monotonic())
+        try:
+            model = ReleasedModel(release, self._load_servables(release))
+        except Exception as error:  # whatever is wrong with one release, the other models' are followed
+            self.failed = {**self.failed, name: ReleaseFailure(release.id, _describe(error))}
+            _log.error("release %s of %s cannot be activated: %s", release.id, name, error)
+            return False
+        self.failed = {other: failure for other, failure in self.failed.items() if other != name}
+        self.released = {**self.released, name: model}
+        return True
+
+    def _load_servables(self, release: Release) -> dict[int, Servable]:
+        """The versions of the release. Versions of the release in force are reused."""
+        current = self.released.get(release.model)
+        arms = (*current.answering, *current.shadows) if current else ()
+        loaded = {servable.version: servable for _, servable in arms}
         return {
-            arm.version: have.get(arm.version)
-            or load_version(self._registry, self._store, release.model, arm.version)
+            arm.version: loaded.get(arm.version)
+            or load_servable(self._registry, self._store, release.model, arm.version)
             for arm in release.arms
         }
 
 
-def load_version(registry: Registry, store: OnlineStore, model: str, version: int) -> Loaded:
-    """One version of a model, checked and ready to answer.
-
-    Raises:
-        CallError: there is no such version.
-        Refused: its bundle is not what was registered.
-        ProjectError: its features cannot be served.
-    """
-    bundle = registry.bundle(model, version)
-    plan = decode_plan((bundle / "plan.json").read_bytes())
-    store.prepare(plan)
-    predictor = xgboost.load(bundle / "model")
-    columns = tuple(feature.column for feature in plan.features)
-    # The first call is slow: not a customer's.
-    predictor.predict(np.full((1, len(columns)), np.nan, np.float32))
-    return Loaded(version, plan, columns, Lookup(plan, store, predictor.meta.encoding), predictor)
-
-
-def _say(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
-def _read(path: Path) -> dict[str, Release]:
+def _read_releases(path: Path) -> dict[str, Release]:
     """The releases that were in force when a replica last ran here."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Release])
     except (FileNotFoundError, msgspec.DecodeError):
         return {}
-
-
-def _keep(path: Path, releases: Mapping[str, Release]) -> None:
-    make_private(path.parent)
-    write_file(path, msgspec.json.encode(releases))

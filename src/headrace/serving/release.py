@@ -1,6 +1,6 @@
-"""Release: how one model's traffic is divided, as a record on topic `headrace.releases`.
+"""Releases: how a model's traffic is divided among its versions, as records on topic `headrace.releases`.
 
-The topic is the history: the last record of a model is in force, and rollback reads the one before.
+The topic is the history: the last record of a model is in force, and a rollback restores the one before.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ __all__ = [
     "TOPIC",
     "Arm",
     "Release",
-    "Releases",
+    "ReleaseFollower",
     "append",
-    "champion",
-    "current",
-    "going_back",
+    "champion_version",
+    "find_current",
     "history",
     "make",
-    "previous",
-    "rollback",
+    "make_rollback",
 ]
 
 TOPIC = "headrace.releases"
@@ -45,10 +43,9 @@ class Arm(Struct, frozen=True):
 
     Attributes:
         version: the model's version.
-        weight: its share of the customers, 0 to 1. A shadow arm has none: it gets a copy of every
-            request, and its answers are only logged.
-        shadow: whether it answers nobody.
-        name: what the arm is called: `champion`, `challenger`, `shadow`, ...
+        weight: its share of the entities, 0 to 1. A shadow arm's is 0.
+        shadow: whether the arm gets a copy of every request and its predictions are only logged.
+        name: the arm's name, such as `champion`, `challenger` or `shadow`.
     """
 
     version: int
@@ -63,13 +60,13 @@ class Release(Struct, frozen=True):
 
     Attributes:
         id: a UUIDv7.
-        model: whose traffic.
+        model: the model's name.
         arms: the champion first; the weights of those that answer add up to 1.
-        by: who made it: a person, or a flow.
-        why: the reason, in words.
-        override: whether it was made although the gate refused a version of it.
-        at: when it was made.
-        restores: the id of the release whose arms it brings back, where it is a rollback.
+        by: who released: a person, or a flow.
+        why: the reason.
+        override: whether it was released although the gate refused a version of it.
+        at: the time of the release.
+        restores: of a rollback, the id of the release whose arms it restores.
     """
 
     id: str
@@ -85,11 +82,11 @@ class Release(Struct, frozen=True):
 def make(
     model: str, arms: Sequence[Arm], *, by: str, why: str, override: bool = False, restores: str | None = None
 ) -> Release:
-    """A release of now, checked.
+    """A new release with the time of now. It is not in force before `append`.
 
     Raises:
-        CallError: no arm, two arms of one name, a weight outside 0..1, or weights that do not add up
-            to 1.
+        CallError: no arm answers, two arms have the same name, a weight is outside 0..1, or the weights
+            do not add up to 1.
     """
     where = f"release of {model!r}"
     if len({arm.name for arm in arms}) != len(arms):
@@ -107,75 +104,64 @@ def make(
     total = sum(arm.weight for arm in answering)
     if not isclose(total, 1.0, abs_tol=1e-9):
         raise CallError(f"the arms' weights add up to {total:g}, not 1", where=where)
-    plain = [arm if not arm.shadow else msgspec.structs.replace(arm, weight=0.0) for arm in arms]
-    return Release(new_id(), model, plain, by, why, override, now(), restores)
+    weighted = [msgspec.structs.replace(arm, weight=0.0) if arm.shadow else arm for arm in arms]
+    return Release(new_id(), model, weighted, by, why, override, now(), restores)
 
 
 def append(log: Log, release: Release) -> tuple[int, int]:
-    """Puts the release in force. Durable on return: (log partition, offset) of its record."""
+    """Puts the release in force. Its record is durable on return.
+
+    Returns:
+        The log partition and the offset of the record.
+    """
     log.create(TOPIC)
     return log.append(TOPIC, [msgspec.json.encode(release)], [release.model.encode()])[0]
 
 
 def history(log: Log, model: str) -> list[Release]:
     """Every release of the model, oldest first."""
-    return Releases(log).all(model)
+    return [release for release in ReleaseFollower(log).poll() if release.model == model]
 
 
-def current(log: Log, model: str) -> Release | None:
-    """The release in force, or None where the model was never released."""
-    found = history(log, model)
-    return found[-1] if found else None
+def find_current(log: Log, model: str) -> Release | None:
+    """The release in force, or None if the model was never released."""
+    releases = history(log, model)
+    return releases[-1] if releases else None
 
 
-def champion(release: Release) -> int:
-    """The version that the alias `champion` stands for: the arm of that name, else the heaviest."""
+def champion_version(release: Release) -> int:
+    """The version of the arm `champion`; without such an arm, of the one with the largest weight."""
     answering = [arm for arm in release.arms if not arm.shadow]
-    named = [arm for arm in answering if arm.name == "champion"]
-    return max(named or answering, key=lambda arm: arm.weight).version
+    champions = [arm for arm in answering if arm.name == "champion"]
+    return max(champions or answering, key=lambda arm: arm.weight).version
 
 
-def previous(releases: Sequence[Release]) -> Release | None:
-    """The release that a rollback brings back; a rollback of a rollback goes one further back."""
-    if not releases:
-        return None
-    place = _made_at(releases, len(releases) - 1)
-    return releases[_made_at(releases, place - 1)] if place else None
+def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
+    """A new release with the arms of the release before the one in force. It is not in force before `append`.
 
-
-def _made_at(releases: Sequence[Release], place: int) -> int:
-    """Where the arms in force at `place` were first made: the release that a rollback restores."""
-    places = {release.id: n for n, release in enumerate(releases)}
-    while (restored := releases[place].restores) is not None and places.get(restored, place) < place:
-        place = places[restored]
-    return place
-
-
-def going_back(log: Log, model: str, *, by: str, why: str) -> Release:
-    """The release that puts the one before the present in force again; it is not appended yet.
+    A rollback after a rollback goes one release further back.
 
     Raises:
-        CallError: there is none before.
+        CallError: there is no release before the one in force.
     """
-    before = previous(history(log, model))
-    if before is None:
+    releases = history(log, model)
+    current = _original_index(releases, len(releases) - 1) if releases else 0
+    if current == 0:
         raise CallError(f"model {model!r} has no release to go back to")
-    return make(model, before.arms, by=by, why=why, override=before.override, restores=before.id)
+    target = releases[_original_index(releases, current - 1)]
+    return make(model, target.arms, by=by, why=why, override=target.override, restores=target.id)
 
 
-def rollback(log: Log, model: str, *, by: str, why: str) -> Release:
-    """Puts the release before the present one in force again, as a new record.
-
-    Raises:
-        CallError: there is none before.
-    """
-    release = going_back(log, model, by=by, why=why)
-    append(log, release)
-    return release
+def _original_index(releases: Sequence[Release], index: int) -> int:
+    """The index of the release that first had these arms: of a rollback, the release that it restores."""
+    indexes = {release.id: place for place, release in enumerate(releases)}
+    while (restored := releases[index].restores) is not None and indexes.get(restored, index) < index:
+        index = indexes[restored]
+    return index
 
 
-class Releases:
-    """Follows the topic: each `poll` reads what is new.
+class ReleaseFollower:
+    """Follows the topic of the releases.
 
     Attributes:
         in_force: model → its last release, as of the last poll.
@@ -190,7 +176,3 @@ class Releases:
         releases = [record.value for record in self._follower.poll()]
         self.in_force.update((release.model, release) for release in releases)
         return releases
-
-    def all(self, model: str) -> list[Release]:
-        """The model's releases among those appended since the last poll, oldest first."""
-        return [release for release in self.poll() if release.model == model]

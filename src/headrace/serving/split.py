@@ -1,4 +1,4 @@
-"""Split: which arm answers a customer. It depends on the customer and the model alone."""
+"""The traffic split: which arm answers an entity, by the entity key's value and the model's name alone."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from itertools import accumulate
 
 from headrace.serving.release import Arm
 
-__all__ = ["Split"]
+__all__ = ["TrafficSplit"]
 
 
-class Split:
-    """The answering arms of a release, by their shares of the interval 0 to 1.
+class TrafficSplit:
+    """The answering arms of a release, each with a part of the interval 0 to 1 as long as its weight.
 
-    An entity key has one place in the interval, by a hash of it and the model's name. Where an arm
-    grows at its neighbour's cost, the customers that it had stay with it.
+    An entity has a fixed point in the interval: a hash of its key and the model's name. If an arm grows at
+    its neighbour's cost, the entities that it had stay with it.
 
     Args:
-        model: the model's name, so that the splits of two models are independent.
+        model: the model's name, which makes the splits of two models independent.
         arms: those that answer; their weights add up to 1.
     """
 
     def __init__(self, model: str, arms: Sequence[Arm]) -> None:
-        self._only = len(arms) == 1
+        self._is_single = len(arms) == 1
         self._salt = blake2b(model.encode(), digest_size=16).digest()
         self._ends = [end * 2**64 for end in accumulate(arm.weight for arm in arms)][:-1]
 
-    def place(self, key: object) -> int:
-        """The index of the arm that answers this entity key."""
-        if self._only:
+    def index(self, key: object) -> int:
+        """The index of the arm that answers the entity with this key."""
+        if self._is_single:
             return 0
         digest = blake2b(repr(key).encode(), digest_size=8, key=self._salt).digest()
         return bisect_right(self._ends, int.from_bytes(digest))

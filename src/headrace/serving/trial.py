@@ -1,4 +1,4 @@
-"""Trial: a release is tried as a replica would run it, before it is put in force."""
+"""Trial: a release is loaded and predicts, as on a replica, before it is put in force."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from headrace.features.online import OnlineStore
 from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.time import now_micros
-from headrace.serving.models import Loaded, Served, load_version
+from headrace.serving.models import ReleasedModel
 from headrace.serving.release import Release
+from headrace.serving.servable import Servable, load_servable
 
 __all__ = ["try_release"]
 
-Request = Mapping[str, Any]
+_Instances = Sequence[Mapping[str, Any]]
 
 
-def try_release(settings: Settings, release: Release, requests_of: Mapping[int, Sequence[Request]]) -> None:
-    """Loads every version of the release, and lets each predict: bundle, plan, lookup, predictor.
+def try_release(settings: Settings, release: Release, instances: Mapping[int, _Instances]) -> None:
+    """Loads every version of the release and predicts with it.
 
     Args:
         settings: of which project.
         release: what is to be put in force; nothing is written.
-        requests_of: version → requests to try it on: entity keys and request fields of real rows. A version
-            without any is only loaded, and its views looked at.
+        instances: version → entity keys and request fields of real rows, to predict. A version without any
+            is only loaded, and its views are checked.
 
     Raises:
-        Refused: a version cannot be loaded or cannot predict, or versions cannot answer the same requests;
-            the error names it and says why.
-        Unavailable: the registry or the online store is away, or a view holds no values yet.
+        Refused: a version cannot be loaded or cannot predict, or the versions cannot answer the same requests;
+            the error names the version and the reason.
+        Unavailable: the registry or the online store is away, or a view has no values yet.
     """
     registry = registries.open(settings)
-    with closing(online.open(settings.online_url)) as store:
-        loaded = {}
+    with closing(online.open(settings.online.url)) as store:
+        servables = {}
         for version in sorted({arm.version for arm in release.arms}):
             try:
-                loaded[version] = load_version(registry, store, release.model, version)
-                _check_filled(store, loaded[version].plan)
-                _predict(loaded[version], requests_of.get(version, ()))
+                servables[version] = load_servable(registry, store, release.model, version)
+                _check_views(store, servables[version].plan)
+                _predict(servables[version], instances.get(version, ()))
             except Unavailable as error:
                 raise Unavailable(
                     f"version {version} of model {release.model!r} cannot be tried: {error.what}",
@@ -52,14 +53,14 @@ def try_release(settings: Settings, release: Release, requests_of: Mapping[int, 
                     remedy=error.remedy,
                 ) from error
             except (HeadraceError, ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
-                raise _refuse(release.model, f"version {version}", error) from error
+                raise _refusal(release.model, f"version {version}", error) from error
         try:
-            Served(release, loaded)
+            ReleasedModel(release, servables)
         except (HeadraceError, LookupError, TypeError, ValueError) as error:
-            raise _refuse(release.model, "the arms together", error) from error
+            raise _refusal(release.model, "the arms together", error) from error
 
 
-def _check_filled(store: OnlineStore, plan: FeaturePlan) -> None:
+def _check_views(store: OnlineStore, plan: FeaturePlan) -> None:
     for view in plan.stored:
         if store.position(view) is None:
             raise Unavailable(
@@ -69,21 +70,22 @@ def _check_filled(store: OnlineStore, plan: FeaturePlan) -> None:
             )
 
 
-def _predict(loaded: Loaded, requests: Sequence[Request]) -> None:
-    if not requests:
+def _predict(servable: Servable, instances: _Instances) -> None:
+    if not instances:
         return
-    answers = loaded.lookup.features(requests, now_micros())
-    predictions = loaded.predictor.predict(answers.matrix)
-    bad = np.flatnonzero(~np.isfinite(predictions))
+    answers = servable.lookup.features(instances, now_micros())
+    values = servable.predictor.predict(answers.matrix)
+    is_finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    bad = np.flatnonzero(~is_finite)
     if len(bad):
-        raise ValueError(f"it predicts {predictions[bad[0]]} for {dict(requests[bad[0]])}")
+        raise ValueError(f"it predicts {values[bad[0]]} for {dict(instances[bad[0]])}")
 
 
-def _refuse(model: str, what: str, error: Exception) -> Refused:
+def _refusal(model: str, subject: str, error: Exception) -> Refused:
     known = error if isinstance(error, HeadraceError) else None
     return Refused(
-        f"{what} of model {model!r} cannot answer requests: "
+        f"{subject} of model {model!r} cannot answer requests: "
         + (known.what if known else f"{type(error).__name__}: {error}"),
         where=known.where if known else None,
-        remedy=(known.remedy if known else None) or "Nothing was released; what answered before still does.",
+        remedy=(known.remedy if known else None) or "Nothing was released; the release before stays in force.",
     )

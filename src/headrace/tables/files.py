@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from headrace.declare.source import Source, list_files
+from headrace.code.source_files import list_files
+from headrace.declare.source import Source
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 from headrace.tables.csv_file import CsvFile, check_csv

@@ -9,11 +9,11 @@ from msgspec import Struct
 from headrace.declare.gate import Rule
 from headrace.declare.metrics import find_metric
 
-__all__ = ["RuleResult", "Verdict", "judge"]
+__all__ = ["GateResult", "RuleResult", "judge"]
 
 
 class RuleResult(Struct, frozen=True):
-    """What one rule said.
+    """The result of a rule.
 
     Attributes:
         rule: the rule, as a sentence.
@@ -32,16 +32,16 @@ class RuleResult(Struct, frozen=True):
     note: str = ""
 
 
-class Verdict(Struct, frozen=True):
-    """What the gate said: passed where every rule did. A gate without rules passes all."""
+class GateResult(Struct, frozen=True):
+    """The result of the gate: passed where every rule is. A gate without rules passes all."""
 
     passed: bool
     results: tuple[RuleResult, ...]
 
     @property
     def failed(self) -> tuple[RuleResult, ...]:
-        """The rules that said no."""
-        return tuple(one for one in self.results if not one.passed)
+        """The rules that did not pass."""
+        return tuple(result for result in self.results if not result.passed)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -55,24 +55,25 @@ def judge(
     champion: Mapping[str, float] | None,
     *,
     lacking: Sequence[str] = (),
-) -> Verdict:
+) -> GateResult:
     """Judges a version by its metrics on the held-out test part.
 
     Args:
         rules: the model's gate.
         metrics: the version's.
-        champion: the champion's on the same rows, or None. Where there is no champion, a rule that compares
+        champion: the champion's on the same rows, or None. Without a champion, a rule that compares
             with it passes.
-        lacking: features that the champion reads and the test rows do not have, so that it could not be tried.
+        lacking: features that the champion reads and the test rows do not have, so that it could not be
+            evaluated.
 
     Raises:
-        ProjectError: a rule names no metric.
+        ProjectError: a rule's metric does not exist.
     """
-    results = tuple(_result(rule, metrics, champion, lacking) for rule in rules)
-    return Verdict(all(one.passed for one in results), results)
+    results = tuple(_apply(rule, metrics, champion, lacking) for rule in rules)
+    return GateResult(all(result.passed for result in results), results)
 
 
-def _result(
+def _apply(
     rule: Rule, metrics: Mapping[str, float], champion: Mapping[str, float] | None, lacking: Sequence[str]
 ) -> RuleResult:
     name, metric = rule.metric, find_metric(rule.metric)
@@ -82,8 +83,9 @@ def _result(
         text = f"{name} not worse than the champion's{tolerance}"
         if champion is None:
             passed = not lacking or rule.unknown == "pass"
-            reads = f"not compared: the champion reads {', '.join(lacking)}, which the test rows do not have"
-            note = reads if lacking else "not compared: there is no champion yet"
+            note = "not compared: no champion yet"
+            if lacking:
+                note = f"not compared: the champion reads {', '.join(lacking)}, which the test rows do not have"
             return RuleResult(text, name, value, None, passed, note)
         more = metric.more_is_better
         bound = champion[name] - rule.bound if more else champion[name] + rule.bound

@@ -1,8 +1,7 @@
-"""The face that a bundle has for stock MLflow: `mlflow.pyfunc.load_model("models:/purchase@champion")`.
+"""A bundle as an MLflow model: `mlflow.pyfunc.load_model("models:/purchase@champion")`.
 
-Its input is a frame with the plan's feature columns (`view__feature`), not a request: what looks
-features up is Headrace's endpoint. What is missing in it, columns that are left out included, means what it
-means when serving.
+Its input is a frame with the plan's feature columns (`view__feature`), not a request: Headrace's endpoint looks
+features up. A missing value or column means what it means when serving.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from headrace.features.plan import FeaturePlan, FeatureRef, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import CallError
+from headrace.training.files import MODEL, PLAN
+from headrace.training.trainers.folder import load_model
+from headrace.training.trainers.port import Label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,29 +25,33 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["PLAN", "write_mlmodel"]
-
-PLAN = "plan.json"
-"""The plan's file in a bundle, beside the model's folder."""
+__all__ = ["write_mlmodel"]
 
 
-def write_mlmodel(bundle: Path, plan: FeaturePlan) -> None:
-    """Writes `MLmodel`, which tells MLflow how to load the bundle. The same plan gives the same file."""
+def write_mlmodel(bundle: Path, plan: FeaturePlan, classes: tuple[Label, ...] = ()) -> None:
+    """Writes `MLmodel`, which tells MLflow how to load the bundle. The same plan gives the same file.
+
+    Args:
+        bundle: the folder.
+        plan: the features.
+        classes: the labels of a multiclass model.
+    """
     # MLflow's "long" can't be missing, and its "double" takes no int64. So the columns are of any type, and are
-    # converted here (_Loaded).
-    inputs = [{"name": one.column, "type": "any", "required": False} for one in plan.features]
+    # converted here (_PyfuncModel).
+    inputs = [{"name": feature.column, "type": "any", "required": False} for feature in plan.features]
+    shape = [-1, len(classes)] if classes else [-1]
     text = {
         "flavors": {
             "python_function": {
                 "loader_module": "headrace.training.pyfunc",
-                "data": "model",
+                "data": MODEL,
                 "python_version": platform.python_version(),
             }
         },
         "mlflow_version": version("mlflow"),
         "signature": {
             "inputs": json.dumps(inputs),
-            "outputs": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]),
+            "outputs": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": shape}}]),
             "params": None,
         },
     }
@@ -55,19 +61,17 @@ def write_mlmodel(bundle: Path, plan: FeaturePlan) -> None:
 
 def _load_pyfunc(path: str) -> Any:
     """What MLflow calls, with the folder that `data` names."""
-    return _Loaded(Path(path))
+    return _PyfuncModel(Path(path))
 
 
-class _Loaded:
+class _PyfuncModel:
     def __init__(self, folder: Path) -> None:
-        from headrace.training.trainers import xgboost
-
         self._plan = decode_plan((folder.parent / PLAN).read_bytes())
-        self._predictor = xgboost.load(folder)
+        self._predictor = load_model(folder)
         self._matrix = Matrix(self._plan, self._predictor.meta.encoding)
 
     def predict(self, rows: pd.DataFrame) -> npt.NDArray[np.float64]:
-        """Probabilities for a frame of features, shape (n,).
+        """The model's outputs for a frame of features (see `Predictor.predict`).
 
         Raises:
             CallError: a column is not of its feature's dtype, or a feature is missing and the model refuses
@@ -76,21 +80,23 @@ class _Loaded:
         import polars as pl
 
         frame = pl.from_pandas(rows)
-        nothing = pl.Series([None] * len(frame))
+        nulls = pl.Series([None] * len(frame))
         features = pl.DataFrame(
             {
-                one.column: _converted(frame[one.column] if one.column in frame.columns else nothing, one)
-                for one in self._plan.features
+                feature.column: _convert(
+                    frame[feature.column] if feature.column in frame.columns else nulls, feature
+                )
+                for feature in self._plan.features
             }
         )
-        seen = self._matrix.of_frame(features)
-        if self._plan.missing == "refuse" and seen.missing is not None:
-            row, missing = next((n, names) for n, names in enumerate(self._matrix.missing(seen)) if names)
+        values = self._matrix.of_frame(features)
+        if self._plan.missing == "refuse" and values.missing is not None:
+            row, missing = next((n, names) for n, names in enumerate(self._matrix.missing(values)) if names)
             raise CallError(f"the model refuses to answer without {', '.join(missing)}", where=f"row {row}")
-        return self._predictor.predict(seen.matrix)
+        return self._predictor.predict(values.matrix)
 
 
-def _converted(column: pl.Series, feature: FeatureRef) -> pl.Series:
+def _convert(column: pl.Series, feature: FeatureRef) -> pl.Series:
     import polars as pl
 
     dtype = pl.String() if feature.dtype == "string" else pl.Float64()

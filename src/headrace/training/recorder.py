@@ -1,7 +1,7 @@
-"""The recorder that shows trainings in MLflow: a run for each, its steps and trials nested in it.
+"""The recorder that shows trainings in MLflow: a run for each, with runs for its steps and trials nested in it.
 
-The steps of a training are kept until it ends: MLflow is neither imported (4 s) nor asked while the
-work goes on, and not at all where nothing was trained.
+The steps of a training are kept in memory until it ends: MLflow is neither imported (4 s) nor called while the
+training runs, and not at all where nothing was trained.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from headrace.kernel.time import micros
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MlflowRecorder", "Tracked"]
+__all__ = ["MlflowRecorder", "RunStore"]
 
 _log = logging.getLogger(__name__)
 _BUILD, _TRAINING, _STEPS = "build", "train ", ("training set ", "tuning ", "fit ")
 
 
-class Tracked(Protocol):
-    """Where the runs go: the registry."""
+class RunStore(Protocol):
+    """Where the runs are written: the registry.
+
+    Attributes:
+        client: MLflow's.
+        experiment: the id of the experiment.
+    """
 
     @property
     def client(self) -> MlflowClient: ...
@@ -34,17 +39,18 @@ class Tracked(Protocol):
 
 
 class MlflowRecorder:
-    """Listens to runs (kernel.run.Recorder) and writes those of a training to MLflow when it has ended.
+    """Writes the runs of a training (kernel.run.Recorder) to MLflow when it has ended.
 
-    A build that trains is a run in MLflow too: its trainings are nested in it.
+    A build that trains is a run in MLflow too, and its trainings are nested in it.
     """
 
-    def __init__(self, tracked: Tracked) -> None:
-        self._tracked = tracked
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
         self._steps: list[RunEvent] = []
         self._written: dict[str, str] = {}  # run → MLflow's run
 
     def record(self, event: RunEvent) -> None:
+        """Keeps the end of a step; at the end of a training, writes it with its steps."""
         run = event.run
         if run.ended is None:
             return
@@ -55,31 +61,32 @@ class MlflowRecorder:
             elif run.job.startswith(_STEPS):
                 self._steps.append(event)
             elif run.id in self._written:
-                self._tracked.client.set_terminated(
+                self._store.client.set_terminated(
                     self._written[run.id], _status(event), micros(run.ended) // 1000
                 )
-        except Exception:  # what MLflow lacks must not make a training fail that is done
+        except Exception:  # a finished training must not fail because MLflow does
             _log.warning("MLflow did not take the runs of %s", run.job, exc_info=True)
 
-    def _write(self, ended: list[RunEvent]) -> None:
-        """The training, which comes last, and its steps."""
-        outer = next((one for one in _parents(ended[-1].run) if one.job.startswith(_BUILD)), None)
-        if outer is not None and outer.id not in self._written:
-            self._written[outer.id] = self._run(outer.job, outer, None, None, {}, {}, {})
-        for event in reversed(ended):  # a parent ends after its children, and is written before them
+    def _write(self, events: list[RunEvent]) -> None:
+        """Writes a training, the last of the events, and its steps."""
+        build = next((parent for parent in _parents(events[-1].run) if parent.job.startswith(_BUILD)), None)
+        if build is not None and build.id not in self._written:
+            self._written[build.id] = self._create_run(build.job, build, None, None, {}, {}, {})
+        for event in reversed(events):  # a parent ends after its children, and is written before them
             run, facts, status = event.run, event.run.facts, _status(event)
-            parent = next((self._written[one.id] for one in _parents(run) if one.id in self._written), None)
-            tags = {RUN: run.id}
-            tags |= {f"{INPUT}{one.name}": str(one.position) for one in run.inputs}
-            own = self._run(
-                run.job, run, status, parent, facts.get("params", {}), facts.get("metrics", {}), tags
+            outer = next(
+                (self._written[parent.id] for parent in _parents(run) if parent.id in self._written), None
             )
-            self._written[run.id] = own
-            for number, trial in enumerate(facts.get("trials", ())):
-                found = {name: value for name, value in trial.items() if name != "parameters"}
-                self._run(f"trial {number + 1}", run, status, own, trial["parameters"], found, {})
+            tags = {RUN: run.id} | {f"{INPUT}{dataset.name}": str(dataset.position) for dataset in run.inputs}
+            run_id = self._create_run(
+                run.job, run, status, outer, facts.get("params", {}), facts.get("metrics", {}), tags
+            )
+            self._written[run.id] = run_id
+            for number, trial in enumerate(facts.get("trials", ()), 1):
+                metrics = {name: value for name, value in trial.items() if name != "parameters"}
+                self._create_run(f"trial {number}", run, status, run_id, trial["parameters"], metrics, {})
 
-    def _run(
+    def _create_run(
         self,
         name: str,
         run: Run,
@@ -89,16 +96,16 @@ class MlflowRecorder:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> str:
-        client = self._tracked.client  # it tells MLflow how to behave before it is imported
+        client = self._store.client  # before MLflow is imported: it sets MLflow's environment
         from mlflow.entities import Metric, Param
 
-        began = micros(run.started) // 1000
-        ended = began if run.ended is None else micros(run.ended) // 1000
+        started = micros(run.started) // 1000
+        ended = started if run.ended is None else micros(run.ended) // 1000
         nested = {} if parent is None else {"mlflow.parentRunId": parent}
-        made = client.create_run(
-            self._tracked.experiment, start_time=began, tags={**tags, **nested, "mlflow.runName": name}
+        created = client.create_run(
+            self._store.experiment, start_time=started, tags={**tags, **nested, "mlflow.runName": name}
         )
-        run_id = str(made.info.run_id)
+        run_id = str(created.info.run_id)
         client.log_batch(
             run_id,
             metrics=[Metric(key, float(value), ended, 0) for key, value in metrics.items()],
@@ -110,11 +117,12 @@ class MlflowRecorder:
 
 
 def _parents(run: Run) -> list[Run]:
-    found = []
+    """The runs that the run is nested in, from the inside."""
+    parents = []
     while run.parent is not None:
         run = run.parent
-        found.append(run)
-    return found
+        parents.append(run)
+    return parents
 
 
 def _status(event: RunEvent) -> str:

@@ -1,7 +1,7 @@
 """The training set: labels joined point-in-time with features, kept as a table.
 
-Its snapshot is pinned, and so are the snapshots it was made from, before the first of their rows is
-read: a version's data can be read again for as long as the pins stand.
+Its snapshot is tagged, and so are the snapshots it was made from, before the first of their rows is
+read: as long as the tags are there, a version's data can be read again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 import polars as pl
 from msgspec import Struct
 
-from headrace.declare.model import Model
+from headrace.declare.metrics import Task
+from headrace.declare.model import Model, task_of
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan
 from headrace.features.values.matrix import Matrix
@@ -23,39 +24,19 @@ from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
-from headrace.training.split import MOMENT
+from headrace.training.evaluation import evaluator_for, infer_task
+from headrace.training.report import TrainingSet
+from headrace.training.splits.port import MOMENT
 
-__all__ = ["Rows", "TrainingSet", "keep_for", "make", "read", "reader"]
+__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "read", "table_reader"]
 
 _logger = logging.getLogger(__name__)
-
-
-class TrainingSet(Struct, frozen=True):
-    """One training set.
-
-    Attributes:
-        model: whose.
-        table, snapshot: where its rows are: the join keys, `event_timestamp`, the request's fields,
-            the target, and a column `view__feature` for each feature of the plan.
-        inputs: table → the snapshot that was read.
-        plan: the plan's digest.
-        rows: how many.
-        refused: how many labelled rows were left out, because their label is null.
-    """
-
-    model: str
-    table: str
-    snapshot: int
-    inputs: dict[str, int]
-    plan: str
-    rows: int
-    refused: int
 
 
 def make(
     project: Project, lake: Lake, model: Model, plan: FeaturePlan, *, inputs: Mapping[str, int] | None = None
 ) -> TrainingSet:
-    """Makes the training set, unless it is already made from just these snapshots.
+    """Makes the training set, unless it is already made from these snapshots.
 
     Args:
         project, lake: whose.
@@ -65,57 +46,56 @@ def make(
 
     Raises:
         CallError: a table it reads has not been built, or a snapshot has expired.
-        Refused: there is no row with a label, or the target is something else than 0 and 1.
-        ProjectError: the labels lack a column that the plan needs.
+        Refused: no row has a label, or a value of the target is not one of the model's task.
+        ProjectError: the labels lack a column that the plan needs, or the task does not follow from the target.
     """
-    with run(f"training set {model.name}") as this:
-        pinned = _pinned(lake, model, plan, inputs or {})
-        for name, snapshot in pinned.items():
-            this.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
-        table, made_from = f"training_{model.name}", _made_from(model, plan, pinned)
+    with run(f"training set {model.name}") as current:
+        snapshots = _tag_inputs(lake, model, plan, inputs or {})
+        for name, snapshot in snapshots.items():
+            current.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
+        table, digest = f"training_{model.name}", _digest_of(model, plan, snapshots)
         head = lake.table(table).current_snapshot() if lake.table_exists(table) else None
-        if head is None or head.summary.get(INPUTS_DIGEST) != made_from:
-            head = _made(project, lake, model, plan, pinned, made_from)
+        if head is None or head.summary.get(INPUTS_DIGEST) != digest:
+            head = _write_rows(project, lake, model, plan, snapshots, digest)
         lake.table(table).create_tag(f"training.{head.id}", head.id)
-        made = TrainingSet(
+        rows = TrainingSet(
             model.name,
             table,
             head.id,
-            pinned,
+            snapshots,
             plan.digest,
             head.rows,
             int(head.summary.get(UNLABELLED_ROWS, 0)),
         )
-        this.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
-        this.fact(rows=made.rows, refused=made.refused, plan=plan.digest)
-    return made
+        current.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
+        current.fact(rows=rows.rows, refused=rows.refused, plan=plan.digest)
+    return rows
 
 
-def keep_for(lake: Lake, made: TrainingSet, version: int) -> None:
-    """Pins the training set and what it was made from for as long as the version is wanted, and lets go of
-    those of the model that no version was made of; the newest stays.
+def keep_for_version(lake: Lake, rows: TrainingSet, version: int) -> None:
+    """Tags the training set and its inputs for the version, and removes the model's other training tags.
 
-    To be called when the version is registered. Done again, it changes nothing.
+    The newest training set keeps its tag. Call this when the version is registered; it may be repeated.
 
     Raises:
         CallError: a snapshot has expired.
     """
-    held = {made.table: made.snapshot, **made.inputs}
-    for name, snapshot in held.items():
-        lake.table(name).create_tag(f"version.{made.model}.{version}", snapshot)
-    head = lake.table(made.table).current_snapshot()
-    newest = {made.snapshot, *([] if head is None else [head.id])}
-    for name, snapshot in held.items():
+    snapshots = {rows.table: rows.snapshot, **rows.inputs}
+    for name, snapshot in snapshots.items():
+        lake.table(name).create_tag(f"version.{rows.model}.{version}", snapshot)
+    head = lake.table(rows.table).current_snapshot()
+    newest = {rows.snapshot, *([] if head is None else [head.id])}
+    for name, snapshot in snapshots.items():
         table = lake.table(name)
-        own = "training." if name == made.table else f"training.{made.model}."
-        wanted = newest if name == made.table else {snapshot}
-        for pin, pinned in table.tags().items():
-            if pin.startswith(own) and pinned not in wanted:
-                table.remove_tag(pin)
+        prefix = "training." if name == rows.table else f"training.{rows.model}."
+        needed = newest if name == rows.table else {snapshot}
+        for tag, tagged in table.tags().items():
+            if tag.startswith(prefix) and tagged not in needed:
+                table.remove_tag(tag)
 
 
-class Rows(Struct, frozen=True):
-    """The rows of a training set that a model learns from and is tried on.
+class LabelledRows(Struct, frozen=True):
+    """The rows of a training set that serving would answer.
 
     Attributes:
         frame: what a request carries, `event_timestamp`, the target, and the plan's features.
@@ -129,67 +109,53 @@ class Rows(Struct, frozen=True):
     infinite: dict[str, int]
 
 
-def read(lake: Lake, made: TrainingSet, plan: FeaturePlan, target: str) -> Rows:
+def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> LabelledRows:
     """The rows of the training set that serving would answer.
 
     Raises:
         Refused: the plan refuses missing features, and every row lacks one.
     """
-    asked = [*(one.join_key for one in plan.entities), *(one.name for one in plan.request)]
-    columns = [*asked, MOMENT, target, *(one.column for one in plan.features)]
-    frame = lake.table(made.table).scan(made.snapshot).select(list(dict.fromkeys(columns))).collect()
+    request = [*(entity.join_key for entity in plan.entities), *(field.name for field in plan.request)]
+    columns = [*request, MOMENT, target, *(feature.column for feature in plan.features)]
+    frame = lake.table(rows.table).scan(rows.snapshot).select(list(dict.fromkeys(columns))).collect()
     matrix = Matrix(plan)
     infinite = matrix.count_infinite(frame)
     if infinite:
         counts = ", ".join(f"{name} in {count:,} rows" for name, count in infinite.items())
-        _logger.warning("model %s: infinite, and so taken as missing: %s", made.model, counts)
+        _logger.warning("model %s: infinite, and so taken as missing: %s", rows.model, counts)
     complete = frame.filter(matrix.complete(frame)) if plan.missing == "refuse" else frame
     if complete.is_empty() and len(frame):
         raise Refused(
             f'each of the {len(frame):,} labelled rows lacks a feature, and missing="refuse" answers none',
-            where=f"model {made.model}",
+            where=f"model {rows.model}",
             remedy='Bring in the data that the features are made of, or declare missing="model" or defaults.',
         )
-    return Rows(complete, len(frame) - len(complete), infinite)
+    return LabelledRows(complete, len(frame) - len(complete), infinite)
 
 
-def _pinned(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
-    """The snapshot of each table that is read, pinned."""
-    pinned = {}
-    for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
-        table = lake.table(name)
-        head = table.current_snapshot()
-        if head is None:
-            raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
-        pinned[name] = wanted.get(name, head.id)
-        table.create_tag(f"training.{model.name}.{pinned[name]}", pinned[name])
-    return pinned
+def find_task(model: Model, target: pl.Series) -> Task:
+    """The model's task: as declared, else as the metrics it names, else as the values of the target.
+
+    Raises:
+        Refused: a value is not one of the task.
+        ProjectError: the task does not follow from the values.
+    """
+    where = f"table {model.labels.name}"
+    task = task_of(model) or infer_task(target, where)
+    evaluator = evaluator_for(task)
+    invalid = evaluator.find_invalid(target)
+    if len(invalid):
+        raise Refused(
+            f"the target {model.target!r} of a {task} model must be {evaluator.target_rule}; "
+            f"a row has {invalid[0]!r}",
+            where=where,
+        )
+    return task
 
 
-def _made_from(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
-    """What the rows depend on, as a digest: the same again makes the same rows."""
-    lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
-    return short_digest("\n".join(lines))
-
-
-def _made(
-    project: Project, lake: Lake, model: Model, plan: FeaturePlan, inputs: dict[str, int], made_from: str
-) -> Snapshot:
-    read_table = reader(project, lake, inputs)
-    labels = _labels(read_table(model.labels.name), model, plan)
-    labelled = labels.drop_nulls(model.target)
-    _check(labelled, model)
-    rows = join(labelled, plan, read_table).to_arrow()
-    table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
-    facts = {
-        f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
-    }
-    facts |= {INPUTS_DIGEST: made_from, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
-    return table.overwrite(rows, facts=facts)
-
-
-def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:
-    """From the name of a table among the inputs (table → snapshot) to its rows; of a topic's, the good ones."""
+def table_reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:
+    """A function from the name of a table among the inputs (table → snapshot) to its rows; of a topic's table
+    it gives the good rows alone."""
     topics = {contract.table for contract in project.contracts.values()}
 
     def read_table(name: str) -> pl.LazyFrame:
@@ -199,24 +165,50 @@ def reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[
     return read_table
 
 
-def _labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:
-    keys = [one.join_key for one in plan.entities]
-    wanted = dict.fromkeys([*keys, MOMENT, *(one.name for one in plan.request), model.target])
-    there = [name for name in wanted if name in table.collect_schema().names()]  # join names what lacks
-    return table.select(there).sort(there).collect()
+def _tag_inputs(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
+    """The snapshot of each table that is read, tagged."""
+    snapshots = {}
+    for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
+        table = lake.table(name)
+        head = table.current_snapshot()
+        if head is None:
+            raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
+        snapshots[name] = wanted.get(name, head.id)
+        table.create_tag(f"training.{model.name}.{snapshots[name]}", snapshots[name])
+    return snapshots
 
 
-def _check(labelled: pl.DataFrame, model: Model) -> None:
+def _digest_of(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
+    """The digest of all that the rows depend on."""
+    lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
+    return short_digest("\n".join(lines))
+
+
+def _write_rows(
+    project: Project, lake: Lake, model: Model, plan: FeaturePlan, inputs: dict[str, int], digest: str
+) -> Snapshot:
+    read_table = table_reader(project, lake, inputs)
+    labels = _read_labels(read_table(model.labels.name), model, plan)
+    labelled = labels.drop_nulls(model.target)
     if labelled.is_empty():
         raise Refused(
             f"table {model.labels.name!r} has no row with a label",
             where=f"model {model.name}",
             remedy="A label may need time to be known; send more events, or build again later.",
         )
-    target = labelled[model.target]
-    if target.dtype.is_numeric() or target.dtype == pl.Boolean:
-        target = target.filter(~target.cast(pl.Float64).is_in([0.0, 1.0]))
-    if len(target):
-        raise Refused(
-            f"the target {model.target!r} is 0 or 1; there is {target[0]!r}", where=f"table {model.labels.name}"
-        )
+    find_task(model, labelled[model.target])
+    rows = join(labelled, plan, read_table).to_arrow()
+    table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
+    facts = {
+        f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
+    }
+    facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
+    return table.overwrite(rows, facts=facts)
+
+
+def _read_labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:
+    keys = [entity.join_key for entity in plan.entities]
+    wanted = dict.fromkeys([*keys, MOMENT, *(field.name for field in plan.request), model.target])
+    columns = table.collect_schema().names()
+    present = [name for name in wanted if name in columns]  # join names the missing ones
+    return table.select(present).sort(present).collect()

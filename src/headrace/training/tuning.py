@@ -5,72 +5,59 @@ from __future__ import annotations
 import logging
 import math
 import os
+import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-
 from headrace.declare.metrics import better
-from headrace.declare.model import Model, XGBoost
-from headrace.declare.search import Choice, Floats, Integers, Space, Tune
+from headrace.declare.model import Model
+from headrace.declare.search import ChoiceSpace, FloatSpace, IntegerSpace, Space, Tune
+from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.run import run
-from headrace.training.evaluation import metric
-from headrace.training.fit import Prepared, Progress
-from headrace.training.trainers import xgboost
+from headrace.training.evaluation import evaluator_for
+from headrace.training.fit import Progress
+from headrace.training.matrices import Matrices
+from headrace.training.report import Trial
+from headrace.training.trainers import trainer_for
+from headrace.training.trainers.port import Budget, TrainingData
 
-__all__ = ["Trial", "search"]
+__all__ = ["search"]
 
 _NICENESS = 10  # of a trial: what `up` runs, replicas above all, is never starved by a build beside it
 
 
-class Trial(Struct, frozen=True):
-    """One setting that was tried.
-
-    Attributes:
-        parameters: the setting.
-        value: the metric on the validation part; None: the fitted model's answers were not finite numbers.
-        rounds: where the fit stopped.
-        seconds: how long it took.
-    """
-
-    parameters: dict[str, Any]
-    value: float | None
-    rounds: int
-    seconds: float
-
-
 def search(
-    prepared: Prepared, model: Model, tune: Tune, folder: Path, progress: Progress | None = None
+    matrices: Matrices, model: Model, tune: Tune, folder: Path, progress: Progress | None = None
 ) -> list[Trial]:
     """Tries settings, as many at a time as the cluster has CPUs; the best comes first.
 
     The process must be connected to Ray (`cluster.connect`).
 
     Args:
-        prepared: the matrices; they go to Ray once.
+        matrices: they go to Ray once.
         model: its trainer gives what is not searched.
         tune: what is searched, and how.
-        folder: where Ray Tune keeps what it must; it is made, and may be removed afterwards.
-        progress: told of each trial that is done.
+        folder: where Ray Tune keeps its files; it is made, and may be removed afterwards.
+        progress: called after each trial.
 
     Raises:
-        ProjectError: the metric does not exist.
+        ProjectError: the metric does not exist, or the trainer does not take a parameter.
         Refused: no trial's answers were finite numbers.
         HeadraceError: a trial failed.
     """
     mode = better(tune.metric)
-    with run(f"tuning {model.name}") as this:
-        trials = _by_ray_tune(prepared, model.trainer, tune, mode, folder, progress)
+    with run(f"tuning {model.name}") as current:
+        trials = _search_by_ray_tune(matrices.folds, model.trainer, tune, mode, folder, progress)
         trials.sort(key=lambda trial: _rank(trial, mode))
-        this.fact(
+        current.fact(
             metric=tune.metric,
             trials=[
-                {"parameters": t.parameters, "rounds": t.rounds}
-                | ({} if t.value is None else {tune.metric: t.value})
-                for t in trials
+                {"parameters": trial.parameters, **trial.chosen}
+                | ({} if trial.value is None else {tune.metric: trial.value})
+                for trial in trials
             ],
         )
         if not trials or trials[0].value is None:
@@ -82,8 +69,13 @@ def search(
     return trials
 
 
-def _by_ray_tune(
-    prepared: Prepared, trainer: XGBoost, tune: Tune, mode: str, folder: Path, progress: Progress | None
+def _search_by_ray_tune(
+    folds: Sequence[TrainingData],
+    declared: Trainer,
+    tune: Tune,
+    mode: str,
+    folder: Path,
+    progress: Progress | None,
 ) -> list[Trial]:
     # No files for TensorBoard and the like, and no snapshots of a search of some seconds.
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_GLOBAL_CHECKPOINT_S="86400")
@@ -96,11 +88,10 @@ def _by_ray_tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    told = {"data": ray.put((prepared.train, prepared.validation)), "trainer": trainer, "metric": tune.metric}
     sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=max(4, tune.n_trials // 2))
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(_trainable(told), {"cpu": 1}),
-        param_space={name: _space(one) for name, one in tune.space.items()},
+        ray_tune.with_resources(_trainable(ray.put(tuple(folds)), declared, tune), {"cpu": 1}),
+        param_space={name: _ray_space(space) for name, space in tune.space.items()},
         tune_config=ray_tune.TuneConfig(
             metric="value",
             mode=mode,
@@ -123,16 +114,14 @@ def _by_ray_tune(
         results = tuner.fit()
     if results.errors:
         raise HeadraceError(f"a trial failed: {results.errors[0]}") from results.errors[0]
-    return [
-        Trial(
-            dict(one.config or {}),
-            None if math.isnan(m["value"]) else m["value"],
-            m["rounds"],
-            m["time_total_s"],
-        )
-        for one in results
-        for m in [_reported(one.metrics)]
-    ]
+    return [_to_trial(result.config or {}, result.metrics) for result in results]
+
+
+def _to_trial(parameters: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> Trial:
+    if not metrics or "value" not in metrics:
+        raise HeadraceError("a trial ended without a result")
+    value = None if math.isnan(metrics["value"]) else metrics["value"]
+    return Trial(dict(parameters), value, metrics["chosen"], metrics["time_total_s"])
 
 
 def _rank(trial: Trial, mode: str) -> float:
@@ -142,23 +131,17 @@ def _rank(trial: Trial, mode: str) -> float:
     return -trial.value if mode == "max" else trial.value
 
 
-def _reported(metrics: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if not metrics or "value" not in metrics:
-        raise HeadraceError("a trial ended without a result")
-    return metrics
-
-
-def _trainable(told: dict[str, Any]) -> Any:
-    """Ray Tune's class for one trial after another in one process."""
+def _trainable(folds: Any, declared: Trainer, tune: Tune) -> Any:
+    """Ray Tune's class whose instance runs one trial after another. `folds` is a reference of Ray's."""
     import ray
     from ray import tune as ray_tune
 
-    class Fitting(ray_tune.Trainable):  # type: ignore[misc]
+    class Trials(ray_tune.Trainable):  # type: ignore[misc]
         def setup(self, config: dict[str, Any]) -> None:
             os.nice(_NICENESS)
-            xgboost.import_alone()
-            self._train, self._validation = ray.get(told["data"])
-            self._matrices: dict[int | None, tuple[Any, Any]] = {}
+            self._trainer = trainer_for(declared)
+            self._folds = ray.get(folds)
+            self._prepared = [self._trainer.prepare(fold) for fold in self._folds]
             self._config = config
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -166,53 +149,44 @@ def _trainable(told: dict[str, Any]) -> Any:
             return True
 
         def step(self) -> dict[str, Any]:
-            trainer: XGBoost = told["trainer"]
-            parameters = {**trainer.parameters, **self._config}
-            bins = parameters.get("max_bin")
-            if bins not in self._matrices:
-                self._matrices = {bins: xgboost.matrices_of(self._train, self._validation, max_bin=bins)}
-            _, rounds, answers, _ = xgboost.fit(
-                self._train,
-                self._validation,
-                parameters,
-                rounds=trainer.num_boost_round,
-                early_stopping=trainer.early_stopping_rounds,
-                matrices=self._matrices[bins],
-            )
-            try:
-                value = metric(told["metric"], self._validation[1], answers)
-            except Refused:  # NaN tells the search that this setting is not to be chosen
-                value = math.nan
-            return {"value": value, "rounds": rounds, "done": True}
+            evaluator = evaluator_for(self._folds[-1].task)
+            values = []
+            for fold, prepared in zip(self._folds, self._prepared, strict=True):
+                fitted = self._trainer.fit(prepared, declared, self._config, seed=tune.seed, budget=Budget())
+                try:
+                    values.append(evaluator.metric(tune.metric, fold.validation.target, fitted.validation))
+                except Refused:  # NaN tells the search that this setting is not to be chosen
+                    values.append(math.nan)
+            return {"value": statistics.fmean(values), "chosen": dict(fitted.chosen), "done": True}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """A trial is one step: there is nothing to go on from."""
+            """A trial is one step: there is nothing to resume."""
 
-    return Fitting
+    return Trials
 
 
 def _callbacks(tune: Tune, progress: Progress | None) -> list[Any]:
     if progress is None:
         return []
-    told = progress
+    report = progress
     from ray import tune as ray_tune
 
-    class Telling(ray_tune.Callback):  # type: ignore[misc]
+    class TrialCount(ray_tune.Callback):  # type: ignore[misc]
         done = 0
 
         def on_trial_complete(self, *_: Any, **__: Any) -> None:
             self.done += 1
-            told("trials", self.done, tune.n_trials)
+            report("trials", self.done, tune.n_trials)
 
-    return [Telling()]
+    return [TrialCount()]
 
 
-def _space(space: Space) -> Any:
+def _ray_space(space: Space) -> Any:
     from ray import tune as ray_tune
 
-    if isinstance(space, Integers):
-        return ray_tune.randint(space.low, space.high + 1)  # Ray leaves the upper end out
-    if isinstance(space, Floats):
+    if isinstance(space, IntegerSpace):
+        return ray_tune.randint(space.low, space.high + 1)  # Ray excludes the upper end
+    if isinstance(space, FloatSpace):
         return (ray_tune.loguniform if space.log else ray_tune.uniform)(space.low, space.high)
-    assert isinstance(space, Choice)
+    assert isinstance(space, ChoiceSpace)
     return ray_tune.choice(list(space.values))

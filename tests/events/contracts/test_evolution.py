@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
+import attrs
 import pytest
 
 from headrace import Meta, Precision, Struct, event
 from headrace.declare.event import Contract, contract_of
-from headrace.events.contracts.description import described
-from headrace.events.contracts.evolution import changes
+from headrace.events.contracts.description import describe_contract
+from headrace.events.contracts.evolution import compare_contracts
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.ingest import Ingest
 from headrace.kernel.errors import Conflict, Refused
@@ -52,7 +52,7 @@ VISIT = declared(Visit)
 
 
 def levels(old: Contract, new: Contract) -> list[tuple[str, str | None]]:
-    return [(one.level, one.field) for one in changes(described(old), described(new))]
+    return [(one.level, one.field) for one in compare_contracts(describe_contract(old), describe_contract(new))]
 
 
 class Page(Enum):
@@ -74,9 +74,9 @@ class Reordered(Struct):
 
 def test_order_comments_and_where_it_stands_do_not_count() -> None:
     other = declared(Reordered, version=7, partitions=9)
-    assert described(other)["fingerprint"] == described(VISIT)["fingerprint"]
+    assert describe_contract(other)["fingerprint"] == describe_contract(VISIT)["fingerprint"]
     assert levels(VISIT, other) == []
-    assert json.loads(json.dumps(described(VISIT))) == described(VISIT)
+    assert json.loads(json.dumps(describe_contract(VISIT))) == describe_contract(VISIT)
 
 
 class City(Struct):
@@ -214,15 +214,15 @@ def test_what_is_not_compatible_needs_a_version_or_a_name(events_log: Log, lake:
     assert "version=2" in str(refused.value)
     assert "page: 'shop' is refused" in str(refused.value)
     with pytest.raises(Refused, match="cannot hold it"):
-        adopted(replace(like(user=float), version=2), lake)
+        adopted(attrs.evolve(like(user=float), version=2), lake)
     assert set(lake.table("visits").schema().names) >= {"user", "price"}
-    meant = replace(like(page=Literal["home"], price=...), version=2)
+    meant = attrs.evolve(like(page=Literal["home"], price=...), version=2)
     adopted(meant, lake)
     with pytest.raises(Refused, match="seen version 2") as refused:
         adopted(VISIT, lake)
     assert "version=3" in str(refused.value)
-    adopted(replace(meant, version=1), lake)  # the same contract: nothing is at stake
-    adopted(replace(VISIT, version=3), lake)
+    adopted(attrs.evolve(meant, version=1), lake)  # the same contract: nothing is at stake
+    adopted(attrs.evolve(VISIT, version=3), lake)
 
 
 def test_many_that_start_at_once_agree(lake: Lake) -> None:
@@ -231,7 +231,7 @@ def test_many_that_start_at_once_agree(lake: Lake) -> None:
     with ThreadPoolExecutor(6) as threads:
         tables = list(threads.map(lambda _: adopted(new, lake), range(6)))
     kept = json.loads(tables[0].property(CONTRACT) or "")
-    assert kept == json.loads(json.dumps(described(new)))
+    assert kept == json.loads(json.dumps(describe_contract(new)))
     assert tables[0].schema().names.count("more") == 1
 
 
@@ -290,7 +290,7 @@ def test_older_events_are_upgraded_and_judged(events_log: Log, lake: Lake) -> No
 
 
 def test_the_time_of_an_upgraded_event_need_not_be_spelled_again(events_log: Log, lake: Lake) -> None:
-    local = replace(UPGRADED, time_formats=("%d.%m.%Y %H:%M",), timezone="Europe/Paris")
+    local = attrs.evolve(UPGRADED, time_formats=("%d.%m.%Y %H:%M",), timezone="Europe/Paris")
     events_log.create("visits")
     events_log.append("visits", [b'{"when": "01.03.2026 12:00", "who": "7"}'])
     (row,) = ingested(local, events_log, lake)

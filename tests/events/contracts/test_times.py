@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.events.contracts.times import FIRST, LAST, parse_one, parse_times
+from headrace.events.contracts.times import EARLIEST, LATEST, parse_time, parse_times
 from headrace.kernel.time import micros
 
-SPELLINGS = (
+FORMATS = (
     "rfc3339",
     "epoch_ms",
     "%Y-%m-%d %H:%M:%S UTC",
@@ -30,7 +30,7 @@ LIKE_TIMES = st.from_regex(
 ODD_NUMBERS = st.sampled_from([10**50, Decimal("1e300"), Decimal("1e-300"), Decimal("1e999999999999999999")])
 TRUE_TIMES = st.datetimes().flatmap(
     lambda at: st.sampled_from(
-        [at.isoformat() + "Z", *(at.strftime(form).rjust(19, "0") for form in SPELLINGS[2:5]), at.isoformat()]
+        [at.isoformat() + "Z", *(at.strftime(form).rjust(19, "0") for form in FORMATS[2:5]), at.isoformat()]
     )
 )
 
@@ -52,12 +52,12 @@ TRUE_TIMES = st.datetimes().flatmap(
 def test_a_column_is_parsed_as_each_of_its_values(
     texts: list[Any], others: list[Any], zone: str | None
 ) -> None:
-    parsed = parse_times([*texts, *others], SPELLINGS, zone)
+    parsed = parse_times([*texts, *others], FORMATS, zone)
     for at, text in enumerate([*texts, *others]):
         assert bool(parsed.null[at]) == (text is None)
         if text is not None:
-            expected = parse_one(text, SPELLINGS, zone)
-            found = parsed.broken.get(at, int(parsed.micros[at]))
+            expected = parse_time(text, FORMATS, zone)
+            found = parsed.errors.get(at, int(parsed.micros[at]))
             assert found == expected, text
 
 
@@ -67,7 +67,7 @@ def test_a_column_is_parsed_as_each_of_its_values(
      ("2026-03-01T12:00:00+0000", "%Y-%m-%dT%H:%M:%S%z"), ("01.03.26 12:00 Z", "%d.%m.%y %H:%M Z")],
 )  # fmt: skip
 def test_spellings(text: str, spelling: str) -> None:
-    assert parse_one(text, (spelling,)) == micros(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    assert parse_time(text, (spelling,)) == micros(datetime(2026, 3, 1, 12, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
@@ -80,19 +80,19 @@ def test_spellings(text: str, spelling: str) -> None:
 )  # fmt: skip
 def test_no_instant_lies_outside_of_what_can_be_stored(value: Any) -> None:
     for values in ([value], [value, "2026-03-01T12:00:00Z"], [value, None, 0]):
-        parsed = parse_times(values, SPELLINGS)
-        assert list(parsed.broken) == [0]
+        parsed = parse_times(values, FORMATS)
+        assert list(parsed.errors) == [0]
         assert parsed.micros[0] == 0
-    assert parse_one(value, SPELLINGS) == parsed.broken[0]
+    assert parse_time(value, FORMATS) == parsed.errors[0]
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-    assert parse_times([first, last], SPELLINGS).micros.tolist() == [FIRST, LAST]
+    assert parse_times([first, last], FORMATS).micros.tolist() == [EARLIEST, LATEST]
 
 
 @pytest.mark.parametrize("number", [Decimal("253370764800123.457"), "253370764800123.457"])
 def test_a_number_is_an_instant_to_the_microsecond(number: Decimal | str) -> None:
-    assert parse_one(number, ("epoch_ms",)) == micros(datetime(9999, 1, 1, 0, 0, 0, 123_457, UTC))
+    assert parse_time(number, ("epoch_ms",)) == micros(datetime(9999, 1, 1, 0, 0, 0, 123_457, UTC))
 
 
 def test_a_spelling_without_a_zone_is_naive() -> None:
-    assert parse_one("2026-03-01 12:00:00", ("%Y-%m-%d %H:%M:%S",))[0] == "naive_time"  # type: ignore[index]
-    assert parse_times(["2026-03-01 12:00:00"], ("%Y-%m-%d %H:%M:%S",)).broken[0][0] == "naive_time"
+    assert parse_time("2026-03-01 12:00:00", ("%Y-%m-%d %H:%M:%S",))[0] == "naive_time"  # type: ignore[index]
+    assert parse_times(["2026-03-01 12:00:00"], ("%Y-%m-%d %H:%M:%S",)).errors[0][0] == "naive_time"

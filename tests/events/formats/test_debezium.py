@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+import attrs
 import numpy as np
 import polars as pl
 import pytest
@@ -22,7 +22,7 @@ ARRIVED = NOON + 3_600_000_000
 def judged(*raw: bytes, **declared: Any) -> Verdicts:
     contract = contract_of(Customer)
     assert contract is not None
-    contract = replace(contract, **declared)
+    contract = attrs.evolve(contract, **declared)
     count = len(raw)
     nothing: list[Any] = [None] * count
     batch = Batch(

@@ -8,7 +8,6 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import attrs
 import fastavro
 import httpx
 import msgspec
@@ -32,7 +32,8 @@ from headrace import Meta, Precision, Struct, event, log
 from headrace.declare.event import Contract, contract_of
 from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
-from headrace.events.formats.schema_registry import SchemaRegistry, Unknown
+from headrace.events.formats.refusals import UnknownSchema
+from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.events.ingest.ingest import Ingest, Progress
 from headrace.events.verdicts.judge import Judge
 from headrace.kernel.errors import ProjectError, Unavailable
@@ -107,8 +108,8 @@ class Known(SchemaRegistry):
         for at, one in enumerate(schemas):
             self._schemas[at] = fastavro.parse_schema(one)
 
-    def _parsed(self, id: int) -> Any:
-        raise Unknown(f"there is no {id}")
+    def _fetch(self, id: int) -> Any:
+        raise UnknownSchema(f"there is no {id}")
 
 
 def register(registry: Registry, subject: str, schema: Any, **more: Any) -> int:
@@ -182,7 +183,7 @@ FORMATS = pytest.mark.parametrize("format", list(ENCODE))
 
 @FORMATS
 def test_a_right_event_is_the_same_row_on_every_format(format: str) -> None:
-    row = row_of(judge_of(replace(of(Order), format=format), ORDER_SCHEMA), ENCODE[format](GOOD))
+    row = row_of(judge_of(attrs.evolve(of(Order), format=format), ORDER_SCHEMA), ENCODE[format](GOOD))
     assert row["_valid"], row["_reason"]
     seen = {"city": "Köln", "seen": NOON - timedelta(hours=1), "zip": 1}
     assert {name: row[name] for name in Order.__struct_fields__} == {
@@ -207,7 +208,7 @@ def test_a_right_event_is_the_same_row_on_every_format(format: str) -> None:
 )
 def test_values_that_the_contract_refuses(format: str, fields: dict[str, Any], code: str, field: str) -> None:
     raw = ENCODE[format](order(**fields))
-    row = row_of(judge_of(replace(of(Order), format=format), ORDER_SCHEMA), raw)
+    row = row_of(judge_of(attrs.evolve(of(Order), format=format), ORDER_SCHEMA), raw)
     assert (row["_code"], row["_field"], row["_raw"]) == (code, field, raw)
 
 
@@ -241,7 +242,7 @@ def test_what_only_json_can_break(
     format: str, fields: dict[str, Any], code: str, field: str, path: str
 ) -> None:
     raw = ENCODE[format](order(**fields))
-    row = row_of(judge_of(replace(of(Order), format=format)), raw)
+    row = row_of(judge_of(attrs.evolve(of(Order), format=format)), raw)
     assert (row["_code"], row["_field"]) == (code, field), row["_reason"]
     assert path in row["_reason"]
 
@@ -257,7 +258,7 @@ HOSTILE = [
 @FORMATS
 @pytest.mark.parametrize("raw", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_bytes_are_refused(format: str, raw: bytes) -> None:
-    row = row_of(judge_of(replace(of(Order), format=format), ORDER_SCHEMA), raw)
+    row = row_of(judge_of(attrs.evolve(of(Order), format=format), ORDER_SCHEMA), raw)
     assert not row["_valid"]
     assert row["_code"] in CODES
     assert row["_reason"]
@@ -267,7 +268,7 @@ def test_hostile_bytes_are_refused(format: str, raw: bytes) -> None:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_bytes_are_one_verdict(format: str, data: st.DataObject) -> None:
-    judge = judge_of(replace(of(Order), format=format, coerce=True), ORDER_SCHEMA)
+    judge = judge_of(attrs.evolve(of(Order), format=format, coerce=True), ORDER_SCHEMA)
     raw = bytearray(ENCODE[format](GOOD))
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(5, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -296,25 +297,25 @@ def test_an_envelopes_schema_says_what_its_numbers_mean() -> None:
     }  # fmt: skip
     seen = {"city": "Köln", "seen": 1772362800000}
     payload = order(at=1772366400000, day=20513, total="BOI=", place=seen, before=[seen])
-    judge = judge_of(replace(of(Order), format="connect"))
+    judge = judge_of(attrs.evolve(of(Order), format="connect"))
     row = row_of(judge, plain({"schema": schema, "payload": payload}))
     assert row["_valid"], row["_reason"]
     assert (row["at"], row["day"], row["total"]) == (NOON, date(2026, 3, 1), Decimal("12.50"))
     assert row["place"]["seen"] == row["before"][0]["seen"] == NOON - timedelta(hours=1)
     wrong = row_of(judge, plain({"schema": schema, "payload": {**payload, "at": 10**30}}))
     assert (wrong["_code"], wrong["_field"]) == ("wrong_type", "at")
-    assert row_of(judge, plain(GOOD))["_reason"].startswith("it is no envelope")
+    assert row_of(judge, plain(GOOD))["_reason"].startswith("it is not an envelope")
 
 
 def test_a_body_that_is_cut_off_or_too_long_is_refused() -> None:
-    judge = judge_of(replace(of(Order), format="avro"), ORDER_SCHEMA)
+    judge = judge_of(attrs.evolve(of(Order), format="avro"), ORDER_SCHEMA)
     raw = avro_order(GOOD)
     for broken in (raw[:-1], raw[:40], raw[:5], raw + b"\0"):
         assert row_of(judge, broken)["_code"] == "not_avro"
 
 
 def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
-    contract = replace(of(Order), format="avro")
+    contract = attrs.evolve(of(Order), format="avro")
     place = register(registry, "place", _PLACE_SCHEMA)
     assert place > 0
     old = {**ORDER_SCHEMA, "fields": [
@@ -337,7 +338,7 @@ def test_schemas_of_writers_are_resolved_by_name(registry: Registry) -> None:
     assert row["_valid"], row["_reason"]
     assert (row["before"], row["note"], row["place"]["city"]) == ([], None, "Köln")
     assert row["_extra"] == '{"colour":"red"}'
-    refusing = replace(contract, extra="forbid")
+    refusing = attrs.evolve(contract, extra="forbid")
     judge = Judge(refusing, format=formats.open(refusing, SchemaRegistry(registry.url)))
     row = row_of(judge, avro({**native(GOOD), "colour": "red"}, whole, second))
     assert (row["_code"], row["_field"]) == ("extra", "colour")
@@ -369,7 +370,7 @@ class Guard(Serving):
 def test_avro_from_a_broker_by_a_registry_with_a_password(
     registry: Registry, broker: Broker, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract = replace(of(Order), topic="orders-by-avro", format="avro")
+    contract = attrs.evolve(of(Order), topic="orders-by-avro", format="avro")
     id_ = register(registry, "orders-by-avro-value", ORDER_SCHEMA)
     events = log.open(broker.url)
     events.create(contract.topic)
@@ -395,7 +396,7 @@ def test_avro_from_a_broker_by_a_registry_with_a_password(
 
 
 def test_a_registry_that_is_away_decides_nothing() -> None:
-    contract = replace(of(Order), format="avro")
+    contract = attrs.evolve(of(Order), format="avro")
     judge = Judge(contract, format=formats.open(contract, SchemaRegistry("http://127.0.0.1:9")))
     with pytest.raises(Unavailable, match="does not answer"):
         judge.judge(batch([avro_order(GOOD)]))
@@ -415,7 +416,7 @@ class Away(Known):
 
 def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.RETRY", 0.06)
-    contract = replace(of(Order), format="avro")
+    contract = attrs.evolve(of(Order), format="avro")
     events_log.create("orders")
     events_log.append("orders", [avro_order(GOOD)] * 2)
     stop = threading.Event()
@@ -438,7 +439,7 @@ def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch:
 
 def test_a_registry_must_be_named_without_secrets() -> None:
     with pytest.raises(ProjectError, match="names no schema registry"):
-        formats.open(replace(of(Order), format="avro"))
+        formats.open(attrs.evolve(of(Order), format="avro"))
     with pytest.raises(ProjectError) as error:
         SchemaRegistry("https://me:secret@registry.example")
     assert "secret" not in str(error.value)
@@ -449,11 +450,12 @@ def test_a_registry_must_be_named_without_secrets() -> None:
 @pytest.mark.parametrize("half", [r"\ud800", r"\uDC00", r"\ud800\u0041", r"\\\ud83d", r"\ud83d\ude00\ude00"])
 def test_half_a_character_is_named(format: str, name: str, half: str) -> None:
     raw = ENCODE[format](order(**{name: "HERE"})).replace(b"HERE", half.encode())
-    row = row_of(judge_of(replace(of(Order), format=format)), raw)
+    row = row_of(judge_of(attrs.evolve(of(Order), format=format)), raw)
     assert row["_code"] == "not_json"
     assert re.match(r"\\u[dD]\w{3} is half of a character", row["_reason"]), row["_reason"]
     whole = raw.replace(half.encode(), rb"\ud83d\ude00 \\ud800")
-    assert row_of(judge_of(replace(of(Order), format=format)), whole)["_valid"]
+    assert row_of(judge_of(attrs.evolve(of(Order), format=format)), whole)["_valid"]
     assert (
-        row_of(judge_of(replace(of(Order), format=format)), whole[:-1])["_reason"] == "Input data was truncated"
+        row_of(judge_of(attrs.evolve(of(Order), format=format)), whole[:-1])["_reason"]
+        == "Input data was truncated"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import attrs
 import msgspec
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def plain_of_an_older_version(number: str) -> tuple[Contract, str]:
 
 
 def connect_without_a_schema(number: str) -> tuple[Contract, str]:
-    contract = replace(of(Sale), format="connect")
+    contract = attrs.evolve(of(Sale), format="connect")
     return contract, '{"schema": null, "payload": ' + plain_with_an_empty_text(number)[1] + "}"
 
 
@@ -112,7 +112,7 @@ def connect_with_logical_types(number: str) -> tuple[Contract, str]:
     timestamp = {"field": "at", "type": "int64", "name": "org.apache.kafka.connect.data.Timestamp"}
     schema = json.dumps({"type": "struct", "fields": [timestamp]})
     payload = sale(number, f'"beside": {{"y": {number}}}', '"optional": ""', at="1772366400000")
-    return replace(of(Sale), format="connect"), f'{{"schema": {schema}, "payload": {payload}}}'
+    return attrs.evolve(of(Sale), format="connect"), f'{{"schema": {schema}, "payload": {payload}}}'
 
 
 SOURCE = '"source": {"lsn": 7, "ts_ms": 1772366400000}'
@@ -199,7 +199,9 @@ def test_connects_decimals_keep_their_digits(unscaled: bytes, scale: int) -> Non
     }  # fmt: skip
     schema = json.dumps({"type": "struct", "fields": [decimal]})
     payload = sale(f'"{base64.b64encode(unscaled).decode()}"')
-    row = row_of(replace(of(Sale), format="connect"), f'{{"schema": {schema}, "payload": {payload}}}'.encode())
+    row = row_of(
+        attrs.evolve(of(Sale), format="connect"), f'{{"schema": {schema}, "payload": {payload}}}'.encode()
+    )
     assert row["_valid"], row["_reason"]
     whole = int.from_bytes(unscaled, "big", signed=True)
     stored = Decimal(row["total"])
@@ -215,7 +217,7 @@ def test_a_scale_that_no_decimal_has_is_refused(scale: str) -> None:
     decimal = {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": scale}}
     schema = json.dumps({"type": "struct", "fields": [{"field": "total", **decimal}]})
     raw = f'{{"schema": {schema}, "payload": {sale(chr(34) + "AQ==" + chr(34))}}}'.encode()
-    assert row_of(replace(of(Sale), format="connect"), raw)["_code"] == "out_of_range"
+    assert row_of(attrs.evolve(of(Sale), format="connect"), raw)["_code"] == "out_of_range"
     contract, envelope = debezium(f'{{"scale": {scale}, "value": "AQ=="}}')
     assert row_of(contract, envelope.encode())["_code"] == "out_of_range"
 
@@ -249,7 +251,7 @@ def test_of_a_key_that_is_there_twice_each_value_must_be_right_and_the_last_coun
 def test_what_is_no_object_stays_as_it_is(text: bytes) -> None:
     try:
         assert numbers.replace_empty_by_null(text, {"at"}) == text
-    except formats.REFUSES:
+    except formats.DECODE_ERRORS:
         assert text not in (b"[]", b'"x"', b"{}")
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import attrs
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -15,13 +15,14 @@ from tests.events.clicks import click
 from headrace import Struct, event
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract, contract_of
-from headrace.events.ingest.ingest import POSITION, Ingest, Progress, ingest_all
+from headrace.events.ingest.ingest import Ingest, Progress, ingest_all
+from headrace.events.ingest.position import stored_position
 from headrace.events.ingest.sinks import sink_schema
 from headrace.events.quarantine import Choice, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
-from headrace.kernel.run import RunEvent, recorder_added
+from headrace.kernel.run import RunEvent, record_with
 from headrace.kernel.time import duration, now
 from headrace.lake import Lake, Unwritable
 from headrace.log import Log
@@ -49,7 +50,7 @@ class Kept:
         done = self.at or LogPosition(position.topic, position.log_id)
         new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
-        self.at = done.further(position.offsets)
+        self.at = done.advance(position.offsets)
 
     @property
     def users(self) -> list[int]:
@@ -84,7 +85,7 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert rows["_raw"].to_list() == [None, b"no json", click(2, price=-1), click(1)]
     assert rows["user"].to_list() == [1, None, None, None]
     table = lake.table("clicks")
-    assert table.position(POSITION) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
+    assert stored_position(table) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
     head = table.current_snapshot()
@@ -111,7 +112,7 @@ def test_many_batches_and_log_partitions(
 ) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 70)
     monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
-    wide = replace(contract, partitions=3)
+    wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     events_log.append("clicks", [click(n) for n in range(500)], [b"%d" % n for n in range(500)])
     kept = Kept()
@@ -237,7 +238,7 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
         if progress.position.offsets == {0: 4}:
             reached.set()
 
-    with recorder_added(Recorder()):
+    with record_with(Recorder()):
         thread = threading.Thread(
             target=ingest_all, args=([contract], events_log, lake),
             kwargs={"until_end": False, "stop": stop, "tell": tell},
@@ -308,7 +309,7 @@ def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
     assert "surrogates not allowed" in refused["_reason"][0]
     assert refused.select(*contract.struct.__struct_fields__, "_field").null_count().row(0) == (6,) * 6
     assert sorted(kept.users) == sorted({*numbers} - spoilt | {8})
-    position = lake.table("clicks").position(POSITION)
+    position = stored_position(lake.table("clicks"))
     assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
     # Mended, they are admitted when they are replayed.
     monkeypatch.undo()
@@ -379,7 +380,7 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1), click(9_000, user=2), click(1), click(9_000, user=2)])
-    (told,) = to_end(replace(contract, dedup_within=timedelta(hours=1)), events_log, lake)
+    (told,) = to_end(attrs.evolve(contract, dedup_within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
 
@@ -391,7 +392,7 @@ def test_a_backlog_of_several_log_partitions_admits_no_copy(
     restarts: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
-    wide = replace(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
+    wide = attrs.evolve(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
     events_log.create("clicks", 3)
     hour = 3_600
     for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
@@ -416,7 +417,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
     def key_in(partition: int) -> bytes:
         return next(b"%d" % n for n in range(99) if partition_of(b"%d" % n, 3) == partition)
 
-    wide = replace(contract, partitions=3)
+    wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     day = 86_400
     for partition in (0, 1):
@@ -433,7 +434,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
 def test_an_event_dated_ahead_makes_nothing_forgotten(
     contract: Contract, events_log: Log, lake: Lake, future: str, within: str
 ) -> None:
-    ahead = replace(contract, max_ahead=duration(future), dedup_within=duration(within))
+    ahead = attrs.evolve(contract, max_ahead=duration(future), dedup_within=duration(within))
     events_log.create("clicks")
     present, later = now(), now() + ahead.max_ahead - timedelta(seconds=10)
     first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
@@ -446,13 +447,13 @@ def test_an_event_dated_ahead_makes_nothing_forgotten(
 def test_an_event_dated_ahead_is_remembered_under_a_contract_that_admits_none_such(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    ahead = replace(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
+    ahead = attrs.evolve(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
     present = now()
     events_log.create("clicks")
     events_log.append("clicks", [click(1, at=(present + timedelta(hours=20)).isoformat())])
     to_end(ahead, events_log, lake)
     events_log.append("clicks", [click(1, at=present.isoformat())])
-    (progress,) = to_end(replace(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
+    (progress,) = to_end(attrs.evolve(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
     assert (progress.good, progress.refused) == (0, Counter(duplicate=1))
 
 

@@ -6,9 +6,9 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from time import sleep
 
+import attrs
 import polars as pl
 import pytest
 from tests.events.clicks import click
@@ -17,8 +17,8 @@ from tests.until import until
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.ingest.ingest import POSITION, Ingest, Progress
-from headrace.kernel.position import LogPosition
+from headrace.events.ingest.ingest import Ingest, Progress
+from headrace.events.ingest.position import stored_position
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
@@ -29,7 +29,7 @@ PARTITIONS = 4
 
 @pytest.fixture
 def wide(contract: Contract) -> Contract:
-    return replace(contract, partitions=PARTITIONS)
+    return attrs.evolve(contract, partitions=PARTITIONS)
 
 
 class Worker:
@@ -115,8 +115,8 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": number - 200, "size": sent - number}
-    position = table.position(POSITION)
-    assert isinstance(position, LogPosition)
+    position = stored_position(table)
+    assert position is not None
     assert all(position.next_offset(p) > rows.filter(_log_partition=p)["_log_offset"].max() for p in range(4))
     opened.close()
 
@@ -138,7 +138,7 @@ def test_until_end_waits_for_what_others_write(url: str, wide: Contract, start: 
 def test_without_a_key_duplicates_meet_one_worker_wherever_they_lie(
     url: str, wide: Contract, start: Start, lake: Lake
 ) -> None:
-    keyless = replace(wide, key=None)
+    keyless = attrs.evolve(wide, key=None)
     opened = log.open(url)
     opened.create("clicks", PARTITIONS)
     workers = [start(keyless), start(keyless)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
+import attrs
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -132,7 +133,7 @@ def test_what_is_right_is_taken(raw: bytes, column: str, value: object) -> None:
 
 
 def test_a_contract_may_be_strict() -> None:
-    strict = replace(of(Click), coerce=False, extra="forbid", time_formats=("rfc3339",))
+    strict = attrs.evolve(of(Click), coerce=False, extra="forbid", time_formats=("rfc3339",))
     assert refusal(click(1, user="35"), strict) == ("wrong_type", "user")
     assert refusal(click(1, price=""), strict) == ("wrong_type", "price")
     assert refusal(click(1, other=1), strict) == ("extra", "other")
@@ -145,7 +146,7 @@ def test_the_rows_keep_each_event_beside_its_position() -> None:
     rows = {row["_log_offset"]: row for row in made.rows.to_pylist()}
     assert [rows[o]["_valid"] for o in (10, 11, 12, 13)] == [True, False, True, False]
     assert [rows[o]["user"] for o in (10, 11, 12, 13)] == [1, None, 2, None]
-    assert made.online.column("_log_offset").to_pylist() == [10, 12]
+    assert made.good_rows.column("_log_offset").to_pylist() == [10, 12]
     assert made.latest == micros(NOON + timedelta(days=1))
 
 
@@ -280,10 +281,10 @@ def test_an_event_is_no_older_than_its_contract_takes() -> None:
     row = verdict(click(1, at="1969-12-31T23:59:59.999999Z"))
     assert (row["_code"], row["_field"]) == ("out_of_range", "at")
     assert row["_reason"].endswith("lies before 1970-01-01 00:00:00+00:00, the oldest that the contract takes")
-    ancient = replace(of(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
+    ancient = attrs.evolve(of(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
     assert verdict(click(1, at="1901-01-01T00:00:00Z"), ancient)["at"] == datetime(1901, 1, 1, tzinfo=UTC)
     assert verdict(click(1, at="0001-01-01T00:00:00Z"), ancient)["at"] == datetime(1, 1, 1, tzinfo=UTC)
-    recent = replace(of(Click), oldest=NOON)
+    recent = attrs.evolve(of(Click), oldest=NOON)
     assert refusal(click(-1), recent) == ("out_of_range", "at")
     assert refusal(click(1, at="soon"), recent) == ("bad_time", "at")
     assert verdict(click(0), recent)["_valid"]
@@ -409,14 +410,14 @@ def test_what_is_broken_inside_is_named_by_its_top_field(raw: bytes, code: str, 
 def test_a_replay_is_not_too_late() -> None:
     old = nested("2026-01-30T12:00:00Z")
     two = batch([old, old])
-    headed = replace(two, headers=[{FIRST_POSITION: b"0:7"}, None])
+    headed = dataclasses.replace(two, headers=[{FIRST_POSITION: b"0:7"}, None])
     made = Judge(of(Nested), lambda _: set()).judge(headed)
     assert (made.good, made.refused) == (1, {"late": 1})
     assert made.rows["_first_offset"].to_pylist() == [7, None]
 
 
 def test_extra_fields_inside_are_refused_where_the_contract_says_so() -> None:
-    strict = replace(of(Nested), extra="forbid")
+    strict = attrs.evolve(of(Nested), extra="forbid")
     assert refusal(nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
     assert verdict(nested(many=[{"seenAt": 0}]), strict)["_valid"]
 
@@ -454,7 +455,9 @@ def test_a_refusal_in_words_that_cannot_be_stored_is_kept_all_the_same() -> None
 
 
 def test_a_span_longer_than_all_of_time_bounds_nothing() -> None:
-    endless = replace(of(Click), max_ahead=timedelta.max, max_late=timedelta.max, dedup_within=timedelta.max)
+    endless = attrs.evolve(
+        of(Click), max_ahead=timedelta.max, max_late=timedelta.max, dedup_within=timedelta.max
+    )
     assert verdict(click(1, at="9999-12-31T23:59:59Z"), endless)["_valid"]
     assert verdict(click(1, at="1970-01-01T00:00:00Z"), endless)["_valid"]
 

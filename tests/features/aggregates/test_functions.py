@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from headrace.features.aggregates import FUNCTIONS, parse_function, result_dtype
+from headrace.features.aggregates import SPELLINGS, parse_function, result_dtype
 from headrace.features.plan import AggregateFunction, hop_of
 from headrace.kernel.errors import ProjectError
 
@@ -34,7 +34,7 @@ def test_an_unknown_function_is_refused_by_name(text):
 def test_the_remedy_names_every_function():
     with pytest.raises(ProjectError, match="count_distinct") as caught:
         parse_function("median")
-    assert all(name in str(caught.value.remedy) for name in FUNCTIONS)
+    assert all(name in str(caught.value.remedy) for name in SPELLINGS)
 
 
 def test_results_have_a_dtype_and_sums_need_numbers():
@@ -47,7 +47,7 @@ def test_results_have_a_dtype_and_sums_need_numbers():
 
 @pytest.mark.parametrize("kind", ["count", "count_distinct", "max", "last"])
 def test_no_function_takes_a_column_of_lists(kind):
-    with pytest.raises(ProjectError, match=f"{kind} takes no column of list"):
+    with pytest.raises(ProjectError, match=f"{kind} does not accept a column of list"):
         result_dtype(AggregateFunction(kind), "list[int64]")
 
 

@@ -8,7 +8,9 @@ import pytest
 from tests.features.online.test_follow import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
 from tests.features.views import DAY, MINUTE
 
-from headrace.features.checks.parity import ServedPrediction, behind, check
+from headrace.features.checks.events_behind import find_events_behind
+from headrace.features.checks.parity import check_parity
+from headrace.features.checks.recompute import ServedPrediction
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.backfill import fill
 from headrace.features.online.follow import OnlineSink
@@ -67,7 +69,7 @@ def served(project, log, lake, store, plan):
 
 
 def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, served):
-    report = check(project, lake, plan, served)
+    report = check_parity(project, lake, plan, served)
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
 
 
@@ -91,7 +93,7 @@ def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, serve
     )
     early = {**last.positions, "activity": StreamPosition({0: 1, 1: 1})}
     misplaced = ServedPrediction("early", last.at, last.keys, last.values, early, last.request)
-    report = check(project, lake, plan, [wrong, misplaced, last])
+    report = check_parity(project, lake, plan, [wrong, misplaced, last])
     assert report.equal == 1
     assert {(one.id, one.column) for one in report.differing} >= {
         ("wrong", "activity__n_1h"),
@@ -110,7 +112,7 @@ def test_what_cannot_be_checked_says_why(project, lake, plan, served):
         one.request,
     )
     without = ServedPrediction("without", one.at, one.keys, one.values, {}, one.request)
-    report = check(project, lake, plan, [gone, without, one])
+    report = check_parity(project, lake, plan, [gone, without, one])
     assert (report.checked, report.equal) == (1, 1)
     assert sorted(report.not_checkable.values()) == [1, 1]
     assert any("12345" in reason for reason in report.not_checkable)
@@ -123,11 +125,11 @@ def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(project
     assert "ratio__of_most" in answers.missing[0]
     values = dict(zip(Lookup(plan, store).columns, answers.values[0], strict=True))
     one = ServedPrediction("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e45})
-    assert check(project, lake, plan, [one]).differing == []
+    assert check_parity(project, lake, plan, [one]).differing == []
     as_infinity = ServedPrediction(
         "two", at, {"user": 1}, {**values, "ratio__of_most": 1e45}, one.positions, one.request
     )
-    (difference,) = check(project, lake, plan, [as_infinity]).differing
+    (difference,) = check_parity(project, lake, plan, [as_infinity]).differing
     assert (difference.column, difference.recomputed) == ("ratio__of_most", None)
 
 
@@ -136,11 +138,11 @@ def test_what_an_edited_rowwise_function_made_is_counted_apart(project, lake, pl
     views = [activity_view if view.name == "activity" else view for view in plan.views]
     edited = msgspec.structs.replace(plan, views=tuple(views))
     wrong = msgspec.structs.replace(served[0], id="wrong", values={**served[0].values, "activity__n_1h": 99.0})
-    report = check(project, lake, edited, [*served, wrong])
+    report = check_parity(project, lake, edited, [*served, wrong])
     assert (report.code_changed, report.checked, report.differing, report.not_checkable) == (29, 0, [], {})
     # What it did not make is compared all the same.
     other = msgspec.structs.replace(served[0], id="other", values={**served[0].values, "facts__most": 99.0})
-    assert [one.column for one in check(project, lake, edited, [other]).differing] == ["facts__most"]
+    assert [one.column for one in check_parity(project, lake, edited, [other]).differing] == ["facts__most"]
 
 
 def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project, lake, plan, served):
@@ -153,7 +155,7 @@ def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project,
         "def f(given):\n    return {'of_most': [1 / (one - 4.0) and None for one in given['price']]}\n",
     )
     other = msgspec.structs.replace(plan, views=(*plan.views[:-1], failing))
-    report = check(project, lake, other, served)
+    report = check_parity(project, lake, other, served)
     assert (sum(report.not_checkable.values()), report.checked) == (4, 24)  # user 1 of each round asks for 4.0
     assert all("ratio" in reason and "ZeroDivisionError" in reason for reason in report.not_checkable)
 
@@ -182,6 +184,7 @@ def test_the_events_behind_a_value(project, log, lake, store):
     position = store.lookup(plan, [{"user": 1}], at).positions[0][view.name]
     send(log, [(1, now - 2 * MINUTE, 7.0)])  # late: it was not known then
     ingest(project, log, lake)
-    rows = behind(project, lake, view, {"user": 1}, at, position)
-    assert rows.select(["user", "price"]).to_pylist() == [{"user": 1, "price": 5.0}]
-    assert rows.column_names[-3:] == ["_log_partition", "_log_offset", "_arrived_at"]
+    behind = find_events_behind(project, lake, view, {"user": 1}, at, position)
+    events = behind.events[behind.event_of_row.unique()]
+    assert events.select("user", "price").to_dicts() == [{"user": 1, "price": 5.0}]
+    assert events.columns[-3:] == ["_log_partition", "_log_offset", "_arrived_at"]

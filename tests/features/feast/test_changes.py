@@ -61,7 +61,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_rows_as_they_were_and_as_they_are(root: Path) -> None:
     settings = load_settings(root)
-    topic = log.open(settings.log_url)
+    topic = log.open(settings.log.url)
     topic.create("shop.public.customers")
     topic.append(
         "shop.public.customers",

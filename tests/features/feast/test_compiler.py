@@ -131,7 +131,7 @@ WRONG = {
         "column 'cost', which scaled lacks",
         "price",
     ),
-    "unknown function": (('function="sum"', 'function="summ"'), "no aggregate function 'summ'", "count"),
+    "unknown function": (('function="sum"', 'function="summ"'), "'summ' is not an aggregate function", "count"),
     "no time window": (("time_window=DAY, ", ""), "no time_window", ""),
     "batch view with aggregations": (
         (
@@ -143,7 +143,7 @@ WRONG = {
     ),
     "field that is no aggregation": (
         ('schema=[Field(name="spent"', 'schema=[Field(name="more", dtype=Float64), Field(name="spent"'),
-        "'more' of 'activity' is no aggregation's name",
+        "'more' of 'activity' is not the name of an aggregation",
         "spent",
     ),
     "aggregation without field": (

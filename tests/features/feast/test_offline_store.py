@@ -10,8 +10,8 @@ from feast import FeatureStore
 
 from headrace import lake
 from headrace.features.feast import apply, compile  # noqa: A004
-from headrace.features.feast.compiler import settled
-from headrace.features.feast.views import stored
+from headrace.features.feast.compiler import collect_objects
+from headrace.features.feast.views import compile_stored_view
 from headrace.kernel.errors import CallError
 from headrace.projects.project import Project
 
@@ -220,8 +220,8 @@ def test_a_key_column_of_32_bits_is_joined(small: Callable[..., Project]) -> Non
 
 def test_a_stream_feature_view_is_one_view_in_whatever_order_feast_writes_its_fields(small) -> None:
     project = small(("facts = FeatureView(", "facts = StreamFeatureView(timestamp_field='event_timestamp', "))
-    found = settled(project)
+    found = collect_objects(project)
     view = found.views["facts"]
-    first = stored(view, found.entities, "here")
+    first = compile_stored_view(view, found.entities, "here")
     view.features.reverse()
-    assert stored(view, found.entities, "here").digest == first.digest
+    assert compile_stored_view(view, found.entities, "here").digest == first.digest

@@ -71,7 +71,7 @@ def test_materialize_then_read(
     head = lake.open(project.settings).table("item_facts").current_snapshot()
     assert head is not None
     (view,) = compile(project, project.model("bought")).as_of
-    assert online.open(project.settings.online_url).position(view) == SnapshotPosition("item_facts", head.id)
+    assert online.open(project.settings.online.url).position(view) == SnapshotPosition("item_facts", head.id)
 
 
 def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
@@ -79,7 +79,7 @@ def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
 ) -> None:
     store.materialize(now - 24 * HOUR, now)
     plan = compile(project, project.model("bought"))
-    state = online.open(project.settings.online_url)
+    state = online.open(project.settings.online.url)
     state.prepare(plan)
     events = pa.table(
         {
@@ -167,7 +167,7 @@ PUSHED_WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no key": ({"item": [None]}, "have no item in row 0"),
     "text that is no time": ({"event_timestamp": ["yesterday"]}, "'yesterday', which is not a time"),
     "a number for a time": ({"event_timestamp": [7]}, "'event_timestamp' .* holds Int64, not times"),
-    "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is no whole number"),
+    "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is not a whole number"),
     "text for a number": ({"mean_price": ["dear"]}, "'mean_price' .* is String, not float64"),
 }
 
@@ -209,7 +209,7 @@ def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: da
 
 def test_teardown_takes_the_state_away(store: FeatureStore, project: Project, now: datetime) -> None:
     store.materialize(now - 24 * HOUR, now)
-    state = online.open(project.settings.online_url)
+    state = online.open(project.settings.online.url)
     assert state.views()
     store.teardown()
     assert state.views() == []

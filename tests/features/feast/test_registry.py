@@ -12,7 +12,7 @@ from feast.types import Float64
 
 from headrace.features.checks.applied import REGISTRY, folder
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
-from headrace.features.feast.views import stored
+from headrace.features.feast.views import compile_stored_view
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 
@@ -41,7 +41,7 @@ def test_views_of_the_registry_are_those_of_the_plan(shop: Project) -> None:
     entities = {one.name: one for one in store.list_entities()}
     for view in compile(shop, shop.model("purchase")).stored:
         found = store.registry.get_any_feature_view(view.name, store.project)
-        assert stored(found, entities, "here").digest == view.digest
+        assert compile_stored_view(found, entities, "here").digest == view.digest
 
 
 def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:

@@ -11,7 +11,7 @@ from feast.data_source import DataSource
 
 from headrace import Struct, TableSource, day, event, lake, table
 from headrace.features.feast import apply
-from headrace.features.feast.types import declared_columns, feast_type, value_type, word
+from headrace.features.feast.types import dtype_of, feast_type, schema_columns, value_type
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 
@@ -87,9 +87,9 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: TableSource("facts"), "is no table"),
-        (lambda: TableSource(timeless), "does not know which column"),
-        (lambda: TableSource(facts, timestamp_field="then"), "'then' is no column of facts"),
+        (lambda: TableSource("facts"), "that is not a table"),
+        (lambda: TableSource(timeless), "cannot tell which column"),
+        (lambda: TableSource(facts, timestamp_field="then"), "'then' is not a column of facts"),
     ],
 )
 def test_what_is_no_source_is_refused(make: Callable[[], TableSource], what: str) -> None:
@@ -111,6 +111,6 @@ def test_columns_that_nothing_declares_come_from_the_lake(small: Callable[..., P
 
 def test_every_declared_type_has_a_feast_type() -> None:
     for declared in (facts, Click.__contract__):  # type: ignore[attr-defined]
-        for name in (declared_columns(declared) or {}).values():
-            assert word(feast_type(name)) == name
+        for name in (schema_columns(declared) or {}).values():
+            assert dtype_of(feast_type(name)) == name
             assert value_type(name) == feast_type(name).to_value_type()

@@ -171,7 +171,7 @@ def test_on_demand_functions_of_whole_columns(mode):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("return {}", "returned no 'd'"),
+        ("return {}", "result lacks 'd'"),
         ("return 1 / 0", "ZeroDivisionError"),
         ("return {'d': [1]}", "1 values for 2"),
     ],

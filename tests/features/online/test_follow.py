@@ -16,7 +16,7 @@ from tests.features.views import DAY, HOUR, MINUTE
 
 from headrace import lake as lakes
 from headrace import log as logs
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.feast import TableSource
 from headrace.features.offline.point_in_time import join
@@ -199,8 +199,8 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         settings = load_settings(Path({str(project.settings.root)!r}))
         project = load_project(settings)
         contract = project.contract("clicks")
-        sink = OnlineSink(project, contract, online.open(settings.online_url))
-        Ingest(contract, log.open(settings.log_url), lake.open(settings), [sink]).run(True, threading.Event())
+        sink = OnlineSink(project, contract, online.open(settings.online.url))
+        Ingest(contract, log.open(settings.log.url), lake.open(settings), [sink]).run(True, threading.Event())
     """
     killed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "HEADRACE_FAULT": point}, timeout=60
@@ -293,7 +293,7 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
     source = TableSource(project.tables["clean"])
-    source.settle(project, CodeIndex(project_files(project.settings)))
+    source.complete(project, CodeIndex(project_files(project.settings)))
     assert source.code == codes_of(project)["clean"]
 
 
@@ -301,14 +301,14 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
     """Each moves the view in its own log partitions; none sets it back in the others'."""
     view, users = activity(), list(range(7))
     plan = plan_of(view)
-    sender = logs.open(project.settings.log_url)
+    sender = logs.open(project.settings.log.url)
     sender.create("clicks", 2)
     send(sender, clicks_until(now_micros(), 200))
     ingest(project, sender, lake, OnlineSink(project, project.contract("clicks"), store))
     fill(project, lake, plan, store)
     stop, threads, moved = threading.Event(), [], [set(), set()]
     for number in range(2):
-        own = logs.open(project.settings.log_url)
+        own = logs.open(project.settings.log.url)
         sink = OnlineSink(project, project.contract("clicks"), store)
         worker = Ingest(project.contract("clicks"), own, lakes.open(project.settings), [sink])
 

@@ -1,6 +1,6 @@
 from tests.features.views import DAY, HOUR, MINUTE, windowed
 
-from headrace.features.online.tiles import Tiles, pack, unpack
+from headrace.features.online.tiles import Tiles, pack_state, unpack_state
 
 NOW = 1_760_000_000_000_000
 
@@ -10,8 +10,10 @@ def test_what_no_window_reaches_is_dropped_by_the_wall_clock():
     state, sizes = tiles.empty(), []
     for step in range(60):
         now = NOW + step * 10 * MINUTE
-        state = unpack(pack(tiles.add(state, [now - MINUTE], [[step], [1.5], ["a"], [1]], {0: step + 1}, now)))
-        sizes.append(len(pack(state)))
+        state = unpack_state(
+            pack_state(tiles.add(state, [now - MINUTE], [[step], [1.5], ["a"], [1]], {0: step + 1}, now))
+        )
+        sizes.append(len(pack_state(state)))
     # An hour's tiles and what is not settled, however long it goes on.
     assert max(sizes[20:]) <= max(sizes[:20])
     state = tiles.add(state, [], [[], [], [], []], {0: 61}, NOW + 2 * DAY)

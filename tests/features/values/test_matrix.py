@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.features.offline.point_in_time import join
 from headrace.features.online.lookup import Lookup
-from headrace.features.online.sqlite import SqliteStore
+from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import (
     AsOfView,
     EntityKey,
@@ -210,7 +210,7 @@ def test_training_and_serving_make_the_same_matrix(tmp_path_factory, mode, missi
     assert seen.matrix.dtype == np.float32
     assert Matrix(plan, encoding).missing(seen) == [names for _, names in hand]
 
-    store = SqliteStore(tmp_path_factory.mktemp("online") / "online.db")
+    store = open_sqlite(tmp_path_factory.mktemp("online") / "online.db")
     store.prepare(plan)
     store.load(FACTS, table.to_arrow(), SnapshotPosition("facts", 1))
     lookup = Lookup(plan, store, encoding)

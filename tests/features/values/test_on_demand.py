@@ -60,7 +60,7 @@ REFUSED = [
 def test_what_a_function_returns_becomes_its_declared_type(mode, dtype, returned, value):
     body = f"return {{'out': {returned if mode == 'row' else f'[{returned}]'}}}"
     view = on_demand(dtype, body, mode)
-    for made in (view.row([1])[0], view.columns([[1]], 1)[0][0]):
+    for made in (view.compute_row([1])[0], view.compute_columns([[1]], 1)[0][0]):
         assert made == value
         assert type(made) is type(value)
 
@@ -70,7 +70,7 @@ def test_what_a_function_returns_becomes_its_declared_type(mode, dtype, returned
 def test_what_would_lose_something_is_an_error_that_names_it(mode, dtype, returned):
     body = f"return {{'out': {returned if mode == 'row' else f'[{returned}]'}}}"
     view = on_demand(dtype, body, mode)
-    for call in (lambda: view.row([1]), lambda: view.columns([[1]], 1)):
+    for call in (lambda: view.compute_row([1]), lambda: view.compute_columns([[1]], 1)):
         with pytest.raises(OnDemandError, match=f"as 'out', which is declared as {dtype[:4]}") as raised:
             call()
         assert raised.value.where == "view"
@@ -93,26 +93,26 @@ def test_what_would_lose_something_is_an_error_that_names_it(mode, dtype, return
 )
 def test_a_row_alone_is_as_in_company_in_a_dataframe(given, values, body):
     view = on_demand("int64", body, "pandas", given)
-    (together,) = view.columns([values], len(values))
-    assert [view.row([value])[0] for value in values] == together
-    assert view.columns([values[:1]], 1)[0] == together[:1]
+    (together,) = view.compute_columns([values], len(values))
+    assert [view.compute_row([value])[0] for value in values] == together
+    assert view.compute_columns([values[:1]], 1)[0] == together[:1]
 
 
 def test_a_whole_number_stays_one_in_a_dataframe_beside_a_missing_one():
     view = on_demand("int64", "return pd.DataFrame({'out': value})", "pandas")
-    assert view.columns([[2**53 + 1, None]], 2) == [[2**53 + 1, None]]
+    assert view.compute_columns([[2**53 + 1, None]], 2) == [[2**53 + 1, None]]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_a_missing_input_is_none(value):
-    assert on_demand("bool", "return {'out': value is None}", given="float64").row([value]) == [True]
+    assert on_demand("bool", "return {'out': value is None}", given="float64").compute_row([value]) == [True]
     python = on_demand("bool", "return {'out': [one is None for one in value]}", "python", "float64")
-    assert python.columns([[value, 1.0]], 2) == [[True, False]]
+    assert python.compute_columns([[value, 1.0]], 2) == [[True, False]]
 
 
 def test_a_timestamp_is_utc_whatever_its_offset():
     view = on_demand("int64", "return {'out': value.hour}", given="timestamp")
-    assert view.row([MOMENT.astimezone(timezone(timedelta(hours=2)))]) == [10]
+    assert view.compute_row([MOMENT.astimezone(timezone(timedelta(hours=2)))]) == [10]
 
 
 @pytest.mark.parametrize("mode", ["row", "python", "pandas"])
@@ -126,7 +126,7 @@ def test_the_row_that_a_function_fails_on_is_named(mode, wrong):
     values = [1] * 5
     values[wrong] = 0
     with pytest.raises(OnDemandError, match="ZeroDivisionError") as raised:
-        on_demand("int64", bodies[mode], mode).columns([values], 5)
+        on_demand("int64", bodies[mode], mode).compute_columns([values], 5)
     assert raised.value.row == wrong
 
 
@@ -135,13 +135,13 @@ def test_a_function_that_only_fails_in_company_names_no_row():
         "int64", "if len(value) > 1: raise ValueError('too many')\n    return {'out': value}", "python"
     )
     with pytest.raises(OnDemandError, match="too many") as raised:
-        view.columns([[1, 2, 3]], 3)
+        view.compute_columns([[1, 2, 3]], 3)
     assert raised.value.row is None
 
 
 def test_a_sorted_frame_still_says_which_row_is_which():
     view = on_demand("int64", "return inputs.sort_values('value').assign(out=inputs['value'] * 2)", "pandas")
-    assert view.columns([[3, 1, 2]], 3) == [[6, 2, 4]]
+    assert view.compute_columns([[3, 1, 2]], 3) == [[6, 2, 4]]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_sorted_frame_still_says_which_row_is_which():
 )
 def test_what_has_no_order_is_no_column(mode, body):
     with pytest.raises(OnDemandError, match="out is not a column of values"):
-        on_demand("int64", body, mode).columns([[30, 10]], 2)
+        on_demand("int64", body, mode).compute_columns([[30, 10]], 2)
 
 
 @pytest.mark.parametrize("mode", ["row", "python", "pandas"])
@@ -167,7 +167,7 @@ def test_a_function_that_changes_a_list_changes_its_own(mode):
         given="list[int64]",
     )
     given = [1, 2]
-    assert view.row([given]) == [[2]]
+    assert view.compute_row([given]) == [[2]]
     assert given == [1, 2]
 
 
@@ -176,9 +176,9 @@ def test_a_timestamp_beyond_the_first_year_in_utc_is_refused(dtype):
     early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
     view = on_demand(dtype, "return {'out': value}", given="int64")
     with pytest.raises(OnDemandError, match="declared as"):
-        view.row([early if dtype == "timestamp" else [early]])
+        view.compute_row([early if dtype == "timestamp" else [early]])
 
 
 def test_a_list_of_timestamps_may_have_a_missing_one():
     view = on_demand("int64", "return {'out': value.index(None)}", given="list[timestamp]")
-    assert view.row([[MOMENT, None]]) == [1]
+    assert view.compute_row([[MOMENT, None]]) == [1]

@@ -14,11 +14,12 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from headrace.declare.event import Contract
+from headrace.events import formats
 from headrace.events.collector.intake import Intake
 from headrace.events.collector.requests import Key, Requests
-from headrace.events.formats.reasons import reason_of
+from headrace.events.formats.refusals import refusal_of
 from headrace.http.asgi import Receive, Scope, Send, find_header
-from headrace.http.responses import HttpError, send_json
+from headrace.http.responses import HttpError, send_body
 from headrace.log import Log
 
 __all__ = ["Collector"]
@@ -42,8 +43,11 @@ class Collector:
     def __init__(
         self, contracts: Mapping[str, Contract], log: Log, folder: Path, *, most_waiting: int = _MOST_WAITING
     ) -> None:
-        self._formats = {topic: one.format for topic, one in contracts.items() if one.format != "json"}
-        contracts = {topic: one for topic, one in contracts.items() if topic not in self._formats}
+        accepted = {topic for topic, contract in contracts.items() if formats.find(contract).plain_json}
+        self._other_formats = {
+            topic: contract.format for topic, contract in contracts.items() if topic not in accepted
+        }
+        contracts = {topic: contract for topic, contract in contracts.items() if topic in accepted}
         self._requests = {
             topic: Requests(folder / f"requests-{contract.table}.db", log)
             for topic, contract in contracts.items()
@@ -58,13 +62,13 @@ class Collector:
             await self._lifespan(receive, send)
             return
         if scope["path"] == "/healthz" and scope["method"] == "GET":
-            await send_json(send, 200, b'{"status":"ok"}')
+            await send_body(send, 200, b'{"status":"ok"}')
             return
         intake = self._intake(scope)
         content = (await receive())["body"]
         values = _events(scope, content)
         answer = await intake.offer(values, partial=_partial(scope), key=_key(scope, content))
-        await send_json(send, 202, answer)
+        await send_body(send, 202, answer)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -81,11 +85,13 @@ class Collector:
         if len(path) != 3 or path[:2] != ["", "events"]:
             raise HttpError(404, "not_found", "Events are posted to /events/{topic}.")
         topic = unquote(path[2])
-        if topic in self._formats:
+        if topic in self._other_formats:
             raise HttpError(
-                415, "format", f"This door takes JSON, and the events of {topic!r} are written as "
-                f"{self._formats[topic]}: put them on the log with a producer of that.",
-            )  # fmt: skip
+                415,
+                "format",
+                f"The collector accepts JSON, and the events of {topic!r} have the format "
+                f"{self._other_formats[topic]!r}: put them on the log with a producer of that format.",
+            )
         if topic not in self._intakes:
             known = ", ".join(sorted(self._intakes))
             raise HttpError(
@@ -106,7 +112,7 @@ def _events(scope: Scope, content: bytes) -> list[bytes]:
             values = [bytes(one) for one in _raw_list.decode(content)]
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise HttpError(
-                400, "not_json", f"The body is no JSON: {reason_of(error, content).reason}."
+                400, "not_json", f"The body is no JSON: {refusal_of(error, content).reason}."
             ) from None
         except RecursionError:
             raise HttpError(400, "too_deep", "The body is nested too deeply.") from None

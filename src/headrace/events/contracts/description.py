@@ -1,7 +1,7 @@
-"""What a contract is, as data: kept with its topic's table, and compared with what the project declares.
+"""A contract as JSON-ready data. It is stored with the topic's table and compared with the declared contract.
 
-It holds what changes verdicts or storage: not comments, docstrings, the order of fields, or where it is
-declared.
+It holds what changes verdicts or storage, and leaves out comments, docstrings, the order of the fields and the
+place of the declaration.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from headrace.code.fingerprint import code_digest, digest
+from headrace.code.fingerprint import code_digest
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import Field, Kind, fields_of
+from headrace.events.contracts.fields import ContractField, FieldKind, fields_of
 from headrace.events.contracts.shape import structs_of
+from headrace.kernel.digest import digest_value
 
-__all__ = ["described"]
+__all__ = ["describe_contract"]
 
 _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
 
 
-def described(contract: Contract) -> dict[str, Any]:
-    """The contract, JSON-ready.
+def describe_contract(contract: Contract) -> dict[str, Any]:
+    """Describe a contract.
 
-    Its keys: `topic`, `version`, `fingerprint` (16 hexadecimal digits of all the rest), the rules of
-    Contract by name (durations in seconds), `checks` (struct → digest of its `__post_init__`),
-    `upcasters` (older structs, newest first), and `fields`: name → `key`, `type`, `optional`, and
-    `default` where it has one.
+    The keys are: `topic`, `version`, `fingerprint` (the digest of all the rest), the rules of
+    Contract by name (durations in seconds), `checks` (struct → digest of its `__post_init__`), `upcasters`
+    (older structs, newest first), and `fields`: name → `key`, `type`, `optional`, and `default` if it has one.
     """
     fields = fields_of(contract.struct)
     structs = [contract.struct, *structs_of(fields)]
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "topic": contract.topic,
         "time": contract.time,
         "key": contract.key,
@@ -48,7 +48,9 @@ def described(contract: Contract) -> dict[str, Any]:
         "extra": contract.extra,
         "format": contract.format,
         "checks": {
-            one.__name__: code_digest(one.__post_init__) for one in structs if hasattr(one, "__post_init__")
+            struct.__name__: code_digest(struct.__post_init__)
+            for struct in structs
+            if hasattr(struct, "__post_init__")
         },
         "upcasters": [
             {"struct": older.__name__, "fields": _fields(fields_of(older)), "code": code_digest(upcaster)}
@@ -56,33 +58,33 @@ def described(contract: Contract) -> dict[str, Any]:
         ],
         "fields": _fields(fields),
     }
-    return {"version": contract.version, "fingerprint": digest(found), **found}
+    return {"version": contract.version, "fingerprint": digest_value(description), **description}
 
 
-def _seconds(one: timedelta | None) -> float | None:
-    return None if one is None else one.total_seconds()
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span.total_seconds()
 
 
-def _fields(fields: Sequence[Field]) -> dict[str, Any]:
-    return {one.name: _field(one) for one in fields}
+def _fields(fields: Sequence[ContractField]) -> dict[str, Any]:
+    return {field.name: _field(field) for field in fields}
 
 
-def _field(one: Field) -> dict[str, Any]:
-    found = {"key": one.key, "type": _type(one.kind), "optional": one.optional}
-    return found if one.required else {**found, "default": _plain(one.default)}
+def _field(field: ContractField) -> dict[str, Any]:
+    description = {"key": field.key, "type": _type(field.kind), "optional": field.optional}
+    return description if field.required else {**description, "default": _to_json(field.default)}
 
 
-def _type(kind: Kind) -> dict[str, Any]:
-    found: dict[str, Any] = {"sort": kind.sort, "stored": str(kind.type)}
-    if kind.sort == "choice":
-        values = get_args(kind.core) if get_origin(kind.core) else [one.value for one in kind.core]
-        found["values"] = sorted(values)
-    elif kind.sort == "struct":
-        found["fields"] = _fields(kind.fields)
+def _type(kind: FieldKind) -> dict[str, Any]:
+    description: dict[str, Any] = {"category": kind.category, "stored": str(kind.arrow_type)}
+    if kind.category == "choice":
+        values = get_args(kind.core) if get_origin(kind.core) else [member.value for member in kind.core]
+        description["values"] = sorted(values)
+    elif kind.category == "struct":
+        description["fields"] = _fields(kind.fields)
     elif kind.item is not None:
-        found["item"] = _field(kind.item)
-    elif kind.sort in ("plain", "json"):
-        found["of"] = kind.core.__name__ if isinstance(kind.core, type) else str(kind.core)
+        description["item"] = _field(kind.item)
+    elif kind.category in ("plain", "json"):
+        description["of"] = kind.core.__name__ if isinstance(kind.core, type) else str(kind.core)
     bounds = {
         name: value
         for meta in kind.metas
@@ -90,11 +92,11 @@ def _type(kind: Kind) -> dict[str, Any]:
         for name in _BOUNDS
         if (value := getattr(meta, name)) is not None
     }
-    return {**found, "bounds": bounds} if bounds else found
+    return {**description, "bounds": bounds} if bounds else description
 
 
-def _plain(value: Any) -> Any:
-    """A default as JSON has it."""
+def _to_json(value: Any) -> Any:
+    """Convert a default to plain values; to its repr if JSON cannot hold it."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value, order="deterministic"))
     except (TypeError, ValueError):

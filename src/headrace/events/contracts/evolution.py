@@ -1,203 +1,240 @@
-"""How one contract differs from another, and what that means for events, readers and the table.
+"""The differences between two versions of a contract, and their effect on events, readers and the table.
 
-A change is compatible; or it tightens: some events that were good are refused from now on; or it breaks
-what reads the table; or it cannot be stored in it. Tightening and breaking are accepted by a higher
-version; what cannot be stored needs a field, or a topic, of a new name.
+A change has one of four levels. `compatible`: every good event stays good. `tightens`: some events that were
+good are refused from now on. `breaks`: what reads the table may break. `cannot be stored`: the table cannot
+hold it. A higher version of the contract accepts tightening and breaking changes; what cannot be stored needs a
+field, or a topic, of a new name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Change", "Level", "changes"]
+__all__ = ["ContractChange", "Level", "compare_contracts"]
 
 Level = Literal["compatible", "tightens", "breaks", "cannot be stored"]
 
-# The bounds of one end; of equal numbers the later one lies higher: 0 itself is not above 0.
+_WORST_FIRST: tuple[Level, ...] = ("cannot be stored", "breaks", "tightens", "compatible")
+
+# The bounds of each end. Of equal numbers the later bound is the stricter one: 0 itself is not above 0.
 _LOWER, _UPPER = (("ge", "gt"), ("min_length",)), (("lt", "le"), ("max_length",))
 
 
-class Change(NamedTuple):
-    """One difference.
+class ContractChange(NamedTuple):
+    """One difference between two versions of a contract.
 
     Attributes:
-        level: what it means.
-        field: the field's name, `a.b` within a struct; None where it is a rule of the whole contract.
-        what: in words.
+        level: its effect.
+        field: the field's name, `a.b` for a field of a struct; None for a rule of the whole contract.
+        text: the difference in words.
     """
 
     level: Level
     field: str | None
-    what: str
+    text: str
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """The changes from one description (headrace.events.contracts.description) to another, worst first."""
+def compare_contracts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ContractChange]:
+    """Compare two descriptions (headrace.events.contracts.description), the worst change first."""
     if old["fingerprint"] == new["fingerprint"]:
         return []
-    found = [*_rules(old, new), *_of_fields(old["fields"], new["fields"], "")]
-    worst = ("cannot be stored", "breaks", "tightens", "compatible")
-    return sorted(found, key=lambda one: (worst.index(one.level), one.field or "", one.what))
+    changes = [
+        *_compare_rules(old, new),
+        *_compare_times(old, new),
+        *_compare_windows(old, new),
+        *_compare_checks(old["checks"], new["checks"]),
+        *_compare_upcasters(old["upcasters"], new["upcasters"]),
+        *_compare_fields(old["fields"], new["fields"], ""),
+    ]
+    return sorted(
+        changes, key=lambda change: (_WORST_FIRST.index(change.level), change.field or "", change.text)
+    )
 
 
-def _rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    def differ(name: str) -> bool:
-        return bool(old.get(name) != new.get(name))
-
-    if differ("time"):
-        what = f"time= was {old['time']!r}, by whose day the table is partitioned"
-        yield Change("cannot be stored", new["time"], what)
-    if differ("key"):
-        what = f"key= was {old['key']!r}: events of one key lie in two log partitions"
-        yield Change("breaks", new["key"], what)
-    if differ("timezone"):
-        yield Change("breaks", None, f"timezone= was {old['timezone']!r}: the same text is another instant now")
-    if differ("format"):
-        yield Change(
-            "tightens", None, f"events written as {old['format']} are refused: format={new['format']!r}"
-        )
-    if differ("identity"):
-        yield Change("tightens", None, "identity= is another: other events count as duplicates")
-    for name, shorter in (("max_ahead", "tightens"), ("max_late", "tightens"), ("dedup_within", "compatible")):
-        if differ(name):
-            yield _window(name, old[name], new[name], shorter == "tightens")
-    if "oldest" in old and differ("oldest"):
-        level: Level = "tightens" if old["oldest"] < new["oldest"] else "compatible"
-        yield Change(level, None, f"oldest= is {new['oldest']}, was {old['oldest']}")
-    gone = [one for one in old["time_formats"] if one not in new["time_formats"]]
-    if gone:
-        yield Change("tightens", None, f"time_formats= takes no {', '.join(map(repr, gone))} any more")
-    elif [one for one in new["time_formats"] if one in old["time_formats"]] != old["time_formats"]:
-        yield Change(
-            "tightens", None, "time_formats= has another order: a text that fits two is another instant now"
-        )
-    elif differ("time_formats"):
-        yield Change("compatible", None, "time_formats= takes more spellings")
-    if differ("coerce"):
-        yield Change("compatible" if new["coerce"] else "tightens", None, f"coerce={new['coerce']}")
-    if differ("extra"):
-        yield Change("tightens" if new["extra"] == "forbid" else "compatible", None, f"extra={new['extra']!r}")
-    for struct in sorted(new["checks"]):
-        if old["checks"].get(struct) != new["checks"][struct]:
-            yield Change("tightens", None, f"{struct}.__post_init__ is new or another")
-    for struct in sorted(old["checks"].keys() - new["checks"].keys()):
-        yield Change("compatible", None, f"{struct}.__post_init__ checks no more")
-    yield from _upcasters(old["upcasters"], new["upcasters"])
+def _level(compatible: bool) -> Level:
+    return "compatible" if compatible else "tightens"
 
 
-def _window(name: str, old: float | None, new: float | None, shorter_tightens: bool) -> Change:
-    """A duration that was changed; None is without end, and for `dedup_within` it is none at all."""
-    endless = float("inf") if shorter_tightens else 0.0
-    before, after = (endless if one is None else one for one in (old, new))
-    tightens = after < before if shorter_tightens else after > before
-    was = "" if old is None else f", was {old:g} s"
-    said = "is not set any more" if new is None else f"is {new:g} s{was}"
-    return Change("tightens" if tightens else "compatible", None, f"{name}= {said}")
-
-
-def _upcasters(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
-    then, now = ({one["struct"]: one for one in each} for each in (old, new))
-    for struct in sorted(then.keys() | now.keys()):
-        if struct not in now:
-            yield Change("tightens", None, f"events of {struct} are no longer upcast")
-        elif struct not in then:
-            yield Change("compatible", None, f"events of {struct} are upcast")
-        elif then[struct] != now[struct]:
-            yield Change("tightens", None, f"events of {struct} are upcast by other code")
-
-
-def _of_fields(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Change]:
-    for name in sorted(old.keys() | new.keys()):
-        here = f"{path}{name}"
-        if name not in new:
-            yield Change("breaks", here, "the field is gone: it is null in new rows")
-        elif name not in old:
-            if "default" in new[name]:
-                yield Change("compatible", here, "a new field: it is null in the rows that are there")
-            else:
-                yield Change("tightens", here, "a new field without a default: events without it are refused")
-        else:
-            yield from _field(old[name], new[name], here)
-
-
-def _field(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+def _compare_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
+    if old["time"] != new["time"]:
+        text = f"time= was {old['time']!r}, and the table is partitioned by the day of it"
+        yield ContractChange("cannot be stored", new["time"], text)
     if old["key"] != new["key"]:
-        yield Change("tightens", here, f"it is read from {new['key']!r} in the event, was {old['key']!r}")
-    if old["optional"] != new["optional"]:
-        what = "null is taken" if new["optional"] else "null is refused"
-        yield Change("compatible" if new["optional"] else "tightens", here, what)
-    if "default" in old and "default" not in new:
-        yield Change("tightens", here, "it has no default any more: events without it are refused")
-    elif "default" not in old and "default" in new:
-        yield Change("compatible", here, "it has a default: events without it are taken")
-    elif old.get("default") != new.get("default"):
-        yield Change("compatible", here, f"its default is {new['default']!r}, was {old['default']!r}")
-    yield from _type(old["type"], new["type"], here)
+        text = f"key= was {old['key']!r}: events of one key lie in two log partitions"
+        yield ContractChange("breaks", new["key"], text)
+    if old["format"] != new["format"]:
+        text = f"events in the format {old['format']} are refused: format={new['format']!r}"
+        yield ContractChange("tightens", None, text)
+    if old["identity"] != new["identity"]:
+        yield ContractChange("tightens", None, "identity= changed: other events count as duplicates")
+    if old["coerce"] != new["coerce"]:
+        yield ContractChange(_level(new["coerce"]), None, f"coerce={new['coerce']}")
+    if old["extra"] != new["extra"]:
+        yield ContractChange(_level(new["extra"] != "forbid"), None, f"extra={new['extra']!r}")
 
 
-def _type(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
-    same = old["sort"] == new["sort"]
-    if same and old["sort"] == "struct":
-        yield from _of_fields(old["fields"], new["fields"], f"{here}.")
-        return
-    if same and old["sort"] == "list":
-        yield from _field(old["item"], new["item"], f"{here}[]")
-    elif old["stored"] != new["stored"]:
-        if _widens(old["stored"], new["stored"]):
-            yield Change("compatible", here, f"it has room for more digits: {new['stored']}")
+def _compare_times(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
+    if old["timezone"] != new["timezone"]:
+        text = f"timezone= was {old['timezone']!r}: the same text is another instant now"
+        yield ContractChange("breaks", None, text)
+    before, after = old["time_formats"], new["time_formats"]
+    removed = [name for name in before if name not in after]
+    if removed:
+        text = f"time_formats= no longer allows {', '.join(map(repr, removed))}"
+        yield ContractChange("tightens", None, text)
+    elif [name for name in after if name in before] != before:
+        text = "time_formats= has another order: a text that matches two formats is another instant now"
+        yield ContractChange("tightens", None, text)
+    elif before != after:
+        yield ContractChange("compatible", None, "time_formats= allows more formats")
+
+
+def _compare_windows(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
+    for name in ("max_ahead", "max_late"):
+        if old[name] != new[name]:
+            no_shorter = _or_endless(old[name]) <= _or_endless(new[name])
+            yield ContractChange(_level(no_shorter), None, _window_text(name, old[name], new[name]))
+    before, after = old["dedup_within"], new["dedup_within"]
+    if before != after:
+        no_longer = (before or 0.0) >= (after or 0.0)
+        yield ContractChange(_level(no_longer), None, _window_text("dedup_within", before, after))
+    if old["oldest"] != new["oldest"]:
+        earlier = old["oldest"] > new["oldest"]
+        text = f"oldest= is {new['oldest']}, was {old['oldest']}"
+        yield ContractChange(_level(earlier), None, text)
+
+
+def _or_endless(seconds: float | None) -> float:
+    return float("inf") if seconds is None else seconds
+
+
+def _window_text(name: str, old: float | None, new: float | None) -> str:
+    if new is None:
+        return f"{name}= is no longer set"
+    return f"{name}= is {new:g} s" if old is None else f"{name}= is {new:g} s, was {old:g} s"
+
+
+def _compare_checks(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[ContractChange]:
+    for struct in sorted(new):
+        if old.get(struct) != new[struct]:
+            yield ContractChange("tightens", None, f"{struct}.__post_init__ is new or has changed")
+    for struct in sorted(old.keys() - new.keys()):
+        yield ContractChange("compatible", None, f"{struct}.__post_init__ was removed")
+
+
+def _compare_upcasters(
+    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
+) -> Iterator[ContractChange]:
+    before, after = ({upcaster["struct"]: upcaster for upcaster in upcasters} for upcasters in (old, new))
+    for struct in sorted(before.keys() | after.keys()):
+        if struct not in after:
+            yield ContractChange("tightens", None, f"events of {struct} are no longer upcast")
+        elif struct not in before:
+            yield ContractChange("compatible", None, f"events of {struct} are upcast")
+        elif before[struct] != after[struct]:
+            yield ContractChange("tightens", None, f"the upcaster of {struct} has changed")
+
+
+def _compare_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[ContractChange]:
+    for name in sorted(old.keys() | new.keys()):
+        path = f"{prefix}{name}"
+        if name not in new:
+            yield ContractChange("breaks", path, "the field was removed: it is null in new rows")
+        elif name in old:
+            yield from _compare_field(old[name], new[name], path)
+        elif "default" in new[name]:
+            yield ContractChange("compatible", path, "a new field: it is null in the rows stored so far")
         else:
-            what = f"it is stored as {old['stored']} and would become {new['stored']}"
-            yield Change("cannot be stored", here, what)
+            text = "a new field without a default: events without it are refused"
+            yield ContractChange("tightens", path, text)
+
+
+def _compare_field(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[ContractChange]:
+    if old["key"] != new["key"]:
+        text = f"its name in the event is {new['key']!r}, was {old['key']!r}"
+        yield ContractChange("tightens", path, text)
+    if old["optional"] != new["optional"]:
+        text = "null is allowed" if new["optional"] else "null is refused"
+        yield ContractChange(_level(new["optional"]), path, text)
+    if "default" in old and "default" not in new:
+        text = "it no longer has a default: events without it are refused"
+        yield ContractChange("tightens", path, text)
+    elif "default" not in old and "default" in new:
+        yield ContractChange("compatible", path, "it has a default: events without it are allowed")
+    elif old.get("default") != new.get("default"):
+        text = f"its default is {new['default']!r}, was {old['default']!r}"
+        yield ContractChange("compatible", path, text)
+    yield from _compare_types(old["type"], new["type"], path)
+
+
+def _compare_types(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[ContractChange]:
+    same = old["category"] == new["category"]
+    if same and old["category"] == "struct":
+        yield from _compare_fields(old["fields"], new["fields"], f"{path}.")
         return
-    elif same and old["sort"] == "choice":
-        gone = [one for one in old["values"] if one not in new["values"]]
-        if gone:
-            yield Change("tightens", here, f"{', '.join(map(repr, gone))} is refused")
-        elif old["values"] != new["values"]:
-            more = [one for one in new["values"] if one not in old["values"]]
-            yield Change("compatible", here, f"{', '.join(map(repr, more))} is taken too")
+    if same and old["category"] == "list":
+        yield from _compare_field(old["item"], new["item"], f"{path}[]")
+    elif old["stored"] != new["stored"]:
+        if _is_wider_decimal(old["stored"], new["stored"]):
+            yield ContractChange("compatible", path, f"it has room for more digits: {new['stored']}")
+        else:
+            text = f"it is stored as {old['stored']} and would become {new['stored']}"
+            yield ContractChange("cannot be stored", path, text)
+        return
+    elif same and old["category"] == "choice":
+        yield from _compare_choices(old["values"], new["values"], path)
     elif not same or old.get("of") != new.get("of"):
-        looser = new["sort"] == "plain" and new.get("of") in ("str", "int") and old["sort"] != "json"
-        names = [one.get("of") or one["sort"] for one in (old, new)]
-        yield Change("compatible" if looser else "tightens", here, f"it is {names[1]}, was {names[0]}")
-    yield from _bounds(old.get("bounds", {}), new.get("bounds", {}), here)
+        looser = new["category"] == "plain" and new.get("of") in ("str", "int") and old["category"] != "json"
+        before, after = (type_.get("of") or type_["category"] for type_ in (old, new))
+        yield ContractChange(_level(looser), path, f"it is {after}, was {before}")
+    yield from _compare_bounds(old.get("bounds", {}), new.get("bounds", {}), path)
 
 
-def _widens(old: str, new: str) -> bool:
-    """Whether a decimal column has the same digits behind the point and more before it."""
-
-    def digits(stored: str) -> tuple[int, int] | None:
-        if not stored.startswith("decimal128("):
-            return None
-        precision, scale = stored.removeprefix("decimal128(").removesuffix(")").split(", ")
-        return int(precision), int(scale)
-
-    then, now = digits(old), digits(new)
-    return then is not None and now is not None and then[1] == now[1] and then[0] < now[0]
+def _compare_choices(old: Sequence[Any], new: Sequence[Any], path: str) -> Iterator[ContractChange]:
+    removed = [value for value in old if value not in new]
+    added = [value for value in new if value not in old]
+    if removed:
+        yield ContractChange("tightens", path, f"{', '.join(map(repr, removed))} is refused")
+    elif added:
+        yield ContractChange("compatible", path, f"{', '.join(map(repr, added))} is allowed too")
 
 
-def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], here: str) -> Iterator[Change]:
+def _is_wider_decimal(old: str, new: str) -> bool:
+    """Whether a decimal column has as many digits after the point, and more before it."""
+    before, after = _find_precision(old), _find_precision(new)
+    return before is not None and after is not None and before[1] == after[1] and before[0] < after[0]
+
+
+def _find_precision(stored: str) -> tuple[int, int] | None:
+    """Find the precision and scale of an Arrow type as text; None: it is not a decimal."""
+    if not stored.startswith("decimal128("):
+        return None
+    precision, scale = stored.removeprefix("decimal128(").removesuffix(")").split(", ")
+    return int(precision), int(scale)
+
+
+def _compare_bounds(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[ContractChange]:
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before == after:
             continue
         looser = after is None or _implies(old, name, after)
-        said = f"no {name} any more" if after is None else f"{name}={after!r}"
+        text = f"{name} was removed" if after is None else f"{name}={after!r}"
         was = "" if before is None else f", was {before!r}"
-        yield Change("compatible" if looser else "tightens", here, said + was)
+        yield ContractChange(_level(looser), path, text + was)
 
 
 def _implies(bounds: Mapping[str, Any], name: str, limit: Any) -> bool:
-    """Whether whatever keeps the bounds keeps this one too: all above 0 is at least 0."""
+    """Whether every value within the bounds satisfies one more bound: what is above 0 is at least 0."""
+
+    def bounds_of(end: Sequence[str]) -> Iterator[tuple[Any, int]]:
+        return ((bounds[other], end.index(other)) for other in end if other in bounds)
+
     for end in _LOWER:
         if name in end:
-            return any(
-                (bounds[one], end.index(one)) >= (limit, end.index(name)) for one in end if one in bounds
-            )
+            return any(bound >= (limit, end.index(name)) for bound in bounds_of(end))
     for end in _UPPER:
         if name in end:
-            return any(
-                (bounds[one], end.index(one)) <= (limit, end.index(name)) for one in end if one in bounds
-            )
+            return any(bound <= (limit, end.index(name)) for bound in bounds_of(end))
     return False

@@ -1,8 +1,8 @@
-"""The fields of a contract: what each annotation is, as a tree, and the Arrow type it is stored as.
+"""The fields of a contract: each annotation as a tree, with the Arrow type it is stored as.
 
-Everything that a contract's fields decide is read from here: the structs that bytes decode to
-(headrace.events.contracts.shape), the columns (headrace.events.verdicts.columns), what is kept of the
-contract with its table (headrace.events.contracts.description).
+Three modules build on it: headrace.events.contracts.shape (the structs that bytes decode to),
+headrace.events.verdicts.columns (the columns) and headrace.events.contracts.description (the description
+that is stored with the topic's table).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import operator
 import types
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import attrs
 import msgspec
 import pyarrow as pa
 from msgspec import Meta, Struct
 
 from headrace.declare.precision import Precision
 
-__all__ = ["TIMESTAMP", "Field", "Kind", "Sort", "fields_of", "without_none"]
+__all__ = ["TIMESTAMP", "ContractField", "FieldCategory", "FieldKind", "fields_of", "split_annotation"]
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 
-Sort = Literal["plain", "time", "choice", "decimal", "uuid", "struct", "list", "json"]
+FieldCategory = Literal["plain", "time", "choice", "decimal", "uuid", "struct", "list", "json"]
 
 _PLAIN: dict[Any, pa.DataType] = {
     bool: pa.bool_(),
@@ -41,117 +41,124 @@ _PLAIN: dict[Any, pa.DataType] = {
 }
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What an annotation is, None and Annotated taken away.
+@attrs.frozen
+class FieldKind:
+    """What an annotation declares, without None and Annotated.
 
     Attributes:
-        sort: `plain` values go into a column as they are; a `time` is an instant (datetime); a `choice`
-            is a Literal or Enum of texts or of whole numbers; a `decimal` has its digits; whatever has
-            no column of its own (dicts, unions, Any, structs that hold themselves) is kept as `json`.
+        category: how values are stored. `plain` values go into a column as they are; `time` is an instant
+            (datetime); `choice` is a Literal or Enum of texts or of whole numbers; `decimal` has a
+            precision; whatever has no column type of its own (dicts, unions, Any, structs that contain
+            themselves) is stored as `json`.
         core: the annotation itself.
-        type: what it is stored as.
-        metas: what Annotated said, Meta and Precision.
-        fields: of a struct.
-        item: of a list: its elements, as a field without a name.
+        arrow_type: the type of the column.
+        metas: the Meta and Precision of Annotated.
+        fields: the fields of a struct.
+        item: the elements of a list, as a field without a name.
     """
 
-    sort: Sort
+    category: FieldCategory
     core: Any
-    type: pa.DataType
+    arrow_type: pa.DataType
     metas: tuple[Any, ...] = ()
-    fields: tuple[Field, ...] = ()
-    item: Field | None = None
+    fields: tuple[ContractField, ...] = ()
+    item: ContractField | None = None
 
 
-@dataclass(frozen=True)
-class Field:
-    """One field of a struct.
+@attrs.frozen
+class ContractField:
+    """One field of a contract's struct.
 
     Attributes:
         name: the field's name, also the column's.
-        key: its name where the event is encoded (a JSON object).
-        kind: what it is.
-        optional: None is right.
-        required: it has no default.
-        default: the default, or msgspec.NODEFAULT; of a factory what it makes.
+        key: its name in the encoded event (a JSON object).
+        kind: what its annotation declares.
+        optional: whether None is allowed.
+        required: whether it has no default.
+        default: the default, or what the default factory makes; msgspec.NODEFAULT if it is required.
     """
 
     name: str
     key: str
-    kind: Kind
+    kind: FieldKind
     optional: bool
     required: bool
     default: Any = msgspec.NODEFAULT
 
     @property
-    def arrow(self) -> pa.Field[Any]:
-        """The column; every one is nullable in storage."""
-        return pa.field(self.name, self.kind.type)
+    def arrow_field(self) -> pa.Field[Any]:
+        """The column; every column is nullable in storage."""
+        return pa.field(self.name, self.kind.arrow_type)
 
 
-def fields_of(struct: type[Struct]) -> tuple[Field, ...]:
+def fields_of(struct: type[Struct]) -> tuple[ContractField, ...]:
     """The fields of a struct, in its order."""
     return _fields(struct, (struct,))
 
 
-def _fields(struct: type[Struct], within: tuple[Any, ...]) -> tuple[Field, ...]:
+def _fields(struct: type[Struct], parents: tuple[Any, ...]) -> tuple[ContractField, ...]:
     hints = get_type_hints(struct, include_extras=True)
-    found = []
-    for one in msgspec.structs.fields(struct):
-        default = one.default
-        if one.default_factory is not msgspec.NODEFAULT:
-            default = one.default_factory()
-        kind, optional = _kind(hints[one.name], within)
-        found.append(Field(one.name, one.encode_name, kind, optional, one.required, default))
-    return tuple(found)
+    fields = []
+    for info in msgspec.structs.fields(struct):
+        default = info.default
+        if info.default_factory is not msgspec.NODEFAULT:
+            default = info.default_factory()
+        kind, optional = _kind(hints[info.name], parents)
+        fields.append(ContractField(info.name, info.encode_name, kind, optional, info.required, default))
+    return tuple(fields)
 
 
-def without_none(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
-    """The type without Annotated and None, what Annotated said, and whether None was allowed."""
-    if get_origin(kind) is Annotated:
-        core, metas, optional = without_none(get_args(kind)[0])
-        return core, (*metas, *(m for m in get_args(kind)[1:] if isinstance(m, (Meta, Precision)))), optional
-    if get_origin(kind) in (Union, types.UnionType):
-        rest = [one for one in get_args(kind) if one is not types.NoneType]
-        optional = len(rest) < len(get_args(kind))
-        if len(rest) == 1:
-            core, metas, _ = without_none(rest[0])
+def split_annotation(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Split an annotation.
+
+    Returns:
+        The type without Annotated and None; the Meta and Precision of Annotated; whether None is allowed.
+    """
+    if get_origin(annotation) is Annotated:
+        inner, *extras = get_args(annotation)
+        core, metas, optional = split_annotation(inner)
+        return core, (*metas, *(meta for meta in extras if isinstance(meta, (Meta, Precision)))), optional
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not types.NoneType]
+        optional = len(members) < len(get_args(annotation))
+        if len(members) == 1:
+            core, metas, _ = split_annotation(members[0])
             return core, metas, optional
-        return functools.reduce(operator.or_, rest), (), optional
-    return kind, (), False
+        return functools.reduce(operator.or_, members), (), optional
+    return annotation, (), False
 
 
-def _kind(annotation: Any, within: tuple[Any, ...]) -> tuple[Kind, bool]:
-    core, metas, optional = without_none(annotation)
-    return _of(core, metas, within), optional
+def _kind(annotation: Any, parents: tuple[Any, ...]) -> tuple[FieldKind, bool]:
+    core, metas, optional = split_annotation(annotation)
+    return _kind_of_core(core, metas, parents), optional
 
 
-def _of(core: Any, metas: tuple[Any, ...], within: tuple[Any, ...]) -> Kind:
+def _kind_of_core(core: Any, metas: tuple[Any, ...], parents: tuple[Any, ...]) -> FieldKind:
     if core in _PLAIN:
-        return Kind("plain", core, _PLAIN[core], metas)
+        return FieldKind("plain", core, _PLAIN[core], metas)
     if core is dt.datetime:
-        return Kind("time", core, TIMESTAMP, metas)
+        return FieldKind("time", core, TIMESTAMP, metas)
     if core is Decimal:
-        digits = next((m for m in metas if isinstance(m, Precision)), None)
-        type_ = pa.string() if digits is None else pa.decimal128(digits.precision, digits.scale)
-        return Kind("decimal", core, type_, metas)
+        precision = next((meta for meta in metas if isinstance(meta, Precision)), None)
+        type_ = pa.string() if precision is None else pa.decimal128(precision.precision, precision.scale)
+        return FieldKind("decimal", core, type_, metas)
     if core is uuid.UUID:
-        return Kind("uuid", core, pa.string(), metas)
-    chosen = {type(value) for value in _choices(core)}
-    if chosen in ({str}, {int}):
-        return Kind("choice", core, _PLAIN[chosen.pop()], metas)
+        return FieldKind("uuid", core, pa.string(), metas)
+    choice_types = {type(value) for value in _choices(core)}
+    if choice_types in ({str}, {int}):
+        return FieldKind("choice", core, _PLAIN[choice_types.pop()], metas)
     if core is list or get_origin(core) is list:
-        item, nullable = _kind((get_args(core) or (Any,))[0], within)
-        if item.sort != "json":
-            return Kind("list", core, pa.list_(item.type), metas, item=Field("", "", item, nullable, True))
-    if isinstance(core, type) and issubclass(core, Struct) and core not in within:
-        fields = _fields(core, (*within, core))
+        item, nullable = _kind((get_args(core) or (Any,))[0], parents)
+        if item.category != "json":
+            element = ContractField("", "", item, nullable, True)
+            return FieldKind("list", core, pa.list_(item.arrow_type), metas, item=element)
+    if isinstance(core, type) and issubclass(core, Struct) and core not in parents:
+        fields = _fields(core, (*parents, core))
         if fields:
-            return Kind("struct", core, pa.struct([one.arrow for one in fields]), metas, fields)
-    if core == float | int or core == Union[int, float]:  # noqa: UP007 - both spellings are met in contracts
-        return Kind("plain", float, pa.float64(), metas)
-    return Kind("json", core, pa.string(), metas)
+            return FieldKind("struct", core, pa.struct([field.arrow_field for field in fields]), metas, fields)
+    if core == float | int or core == Union[int, float]:  # noqa: UP007 - contracts use both spellings
+        return FieldKind("plain", float, pa.float64(), metas)
+    return FieldKind("json", core, pa.string(), metas)
 
 
 def _choices(core: Any) -> Iterator[Any]:

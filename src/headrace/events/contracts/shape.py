@@ -1,8 +1,8 @@
-"""A contract's shape: the struct that raw bytes decode to, and the Arrow schema that it becomes.
+"""A contract's shape: the struct that raw bytes decode to, and the Arrow schema of its columns.
 
-Both follow from the contract's annotations. The decoded struct differs from the declared one in two
-ways: whole numbers are held to 64 bits, which is what a column can store, and times stay as they came,
-since they are parsed a column at a time (headrace.events.contracts.times).
+Both follow from the contract's annotations. The decoded struct differs from the declared one in two ways:
+whole numbers are bounded to 64 bits, which is what a column can store, and times are not parsed, since they
+are parsed a column at a time (headrace.events.contracts.times).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+import attrs
 import msgspec
 import pyarrow as pa
 from msgspec import Meta, Struct
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import TIMESTAMP, Field, fields_of, without_none
-from headrace.events.contracts.times import EPOCHS
+from headrace.events.contracts.fields import TIMESTAMP, ContractField, fields_of, split_annotation
+from headrace.events.contracts.times import EPOCH_FORMATS
 
 __all__ = ["CODES", "META", "Shape", "shape_of", "structs_of", "table_schema"]
 
@@ -40,52 +40,66 @@ _META: list[tuple[str, pa.DataType]] = [
     ("_first_offset", pa.int64()),
 ]
 META = pa.schema(_META)
-"""What a topic's table holds beside the contract's fields. `_extra` holds the fields that the contract
-does not name, as JSON, null where there are none; `_raw` to `_reason` are null in good rows; `_first_*`
-is where a replayed event first stood on the log, null in all others."""
+"""The columns of a topic's table beside the contract's fields. `_extra` holds the fields that the contract
+does not name, as JSON, and is null if there are none; `_raw` to `_reason` are null in good rows; `_first_*` is
+the position on the log at which a replayed event first stood, and null in all others."""
 
 CODES = (
-    "not_json", "not_avro", "unknown_schema", "bad_utf8", "missing", "wrong_type", "out_of_range",
-    "unknown_value", "bad_time", "naive_time", "future", "late", "duplicate", "too_deep", "extra",
-    "upcast_failed", "unwritable",
-)  # fmt: skip
-"""Why an event is refused."""
+    "not_json",
+    "not_avro",
+    "unknown_schema",
+    "bad_utf8",
+    "missing",
+    "wrong_type",
+    "out_of_range",
+    "unknown_value",
+    "bad_time",
+    "naive_time",
+    "future",
+    "late",
+    "duplicate",
+    "too_deep",
+    "extra",
+    "upcast_failed",
+    "unwritable",
+)
+"""The codes of refused events (docs/guide/events.md)."""
 
 _INT64 = (-(2**63), 2**63 - 1)
 _AWARE = Annotated[dt.datetime, Meta(tz=True)]
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Shape:
-    """What a contract's events are decoded to, and stored as.
+    """The structs that a contract's events are decoded to, and the columns they are stored in.
 
     Attributes:
-        declared: the contract's struct, or one of its older ones.
+        struct: the contract's struct, or one of its older ones.
         fields: its fields, in its order.
-        texts: how a time comes in JSON: text; or anything, where the contract says that it may be a number.
-        refuses: whether a field that it does not name refuses the event.
-        checks: whether a struct in it has a `__post_init__`, which an event must pass.
+        time_type: how a time is decoded from JSON: as text, or Any if the contract allows a number.
+        forbids_extra: whether an event is refused for a field that the struct does not name.
+        has_checks: whether a struct in it has a `__post_init__`, which an event must pass.
     """
 
-    declared: type[Struct]
-    fields: tuple[Field, ...]
-    texts: Any
-    refuses: bool
-    checks: bool
+    struct: type[Struct]
+    fields: tuple[ContractField, ...]
+    time_type: Any
+    forbids_extra: bool
+    has_checks: bool
 
     @property
     def schema(self) -> pa.Schema:
         """The fields as columns, all nullable."""
-        return pa.schema([one.arrow for one in self.fields])
+        return pa.schema([field.arrow_field for field in self.fields])
 
-    def struct(self, *, exact: bool, instants: bool = False) -> type[Struct]:
-        """What the decoder makes.
+    def decoded_struct(self, *, exact: bool, typed_times: bool = False) -> type[Struct]:
+        """The struct that a decoder makes.
 
         Args:
-            exact: it takes no field that the contract does not name, at any depth.
-            instants: a time may come as anything: as an instant, a number or text.
+            exact: whether it refuses fields that the contract does not name, at any depth.
+            typed_times: whether a time may be a datetime or a number too (Format.typed_times).
         """
-        return _decoded_struct(self.declared, exact, Any if instants else self.texts, {})
+        return _decoded_struct(self.struct, exact, Any if typed_times else self.time_type, {})
 
 
 def table_schema(contract: Contract) -> pa.Schema:
@@ -93,24 +107,24 @@ def table_schema(contract: Contract) -> pa.Schema:
     return pa.schema([*list(shape_of(contract).schema), *list(META)])
 
 
-def shape_of(contract: Contract, declared: type[Struct] | None = None) -> Shape:
-    """The shape of a contract; or of another struct that is judged by it."""
-    declared = declared or contract.struct
-    numbers = any(one in EPOCHS for one in contract.time_formats)
+def shape_of(contract: Contract, struct: type[Struct] | None = None) -> Shape:
+    """The shape of a contract; or of another struct under the contract's rules."""
+    struct = struct or contract.struct
+    fields = fields_of(struct)
     return Shape(
-        declared,
-        fields_of(declared),
-        Any if numbers else str,
-        contract.extra == "forbid" or declared.__struct_config__.forbid_unknown_fields,
-        any(hasattr(one, "__post_init__") for one in (declared, *structs_of(fields_of(declared)))),
+        struct,
+        fields,
+        Any if any(name in EPOCH_FORMATS for name in contract.time_formats) else str,
+        contract.extra == "forbid" or struct.__struct_config__.forbid_unknown_fields,
+        any(hasattr(part, "__post_init__") for part in (struct, *structs_of(fields))),
     )
 
 
-def structs_of(fields: Sequence[Field]) -> Iterator[type[Struct]]:
-    """The structs inside of these fields that are stored as such, at any depth."""
-    for one in fields:
-        kind = one.kind.item.kind if one.kind.item is not None else one.kind
-        if kind.sort == "struct":
+def structs_of(fields: Sequence[ContractField]) -> Iterator[type[Struct]]:
+    """The structs in these fields that are stored as struct columns, at any depth."""
+    for field in fields:
+        kind = field.kind.item.kind if field.kind.item is not None else field.kind
+        if kind.category == "struct":
             yield kind.core
             yield from structs_of(kind.fields)
         elif kind.item is not None:
@@ -118,26 +132,27 @@ def structs_of(fields: Sequence[Field]) -> Iterator[type[Struct]]:
 
 
 def _decoded_struct(
-    declared: type[Struct], exact: bool, time: Any, made: dict[type[Struct], type[Struct]]
+    struct: type[Struct], exact: bool, time_type: Any, parents: Mapping[type[Struct], type[Struct]]
 ) -> type[Struct]:
-    if declared in made:
-        return made[declared]
-    inside = {**made, declared: declared}  # one that holds itself is kept as JSON there, as it is declared
+    if struct in parents:
+        return parents[struct]
+    parents = {**parents, struct: struct}  # a struct that contains itself is stored as JSON, so it stays as is
     fields: list[tuple[str, Any, Any]] = []
-    hints = get_type_hints(declared, include_extras=True)
-    for one in msgspec.structs.fields(declared):
-        options: dict[str, Any] = {"name": one.encode_name}
-        if one.default_factory is not msgspec.NODEFAULT:
-            options["default_factory"] = one.default_factory
-        elif one.default is not msgspec.NODEFAULT:
-            options["default"] = one.default
-        fields.append((one.name, _decoded(hints[one.name], exact, time, inside), msgspec.field(**options)))
-    config = declared.__struct_config__
+    hints = get_type_hints(struct, include_extras=True)
+    for info in msgspec.structs.fields(struct):
+        options: dict[str, Any] = {"name": info.encode_name}
+        if info.default_factory is not msgspec.NODEFAULT:
+            options["default_factory"] = info.default_factory
+        elif info.default is not msgspec.NODEFAULT:
+            options["default"] = info.default
+        type_ = _decoded_type(hints[info.name], exact, time_type, parents)
+        fields.append((info.name, type_, msgspec.field(**options)))
+    config = struct.__struct_config__
     return msgspec.defstruct(
-        declared.__name__,
+        struct.__name__,
         fields,
         kw_only=not config.array_like,
-        gc=False,  # a struct decoded from bytes holds no cycle; a million need not be walked
+        gc=False,  # a struct decoded from bytes holds no cycle, and the collector need not walk a million
         tag=config.tag,
         tag_field=config.tag_field,
         array_like=config.array_like,
@@ -145,39 +160,42 @@ def _decoded_struct(
     )
 
 
-def _decoded(annotation: Any, exact: bool, time: Any, made: dict[type[Struct], type[Struct]]) -> Any:
-    """A field's type as the decoder sees it."""
-    core, metas, _ = without_none(annotation)
+def _decoded_type(
+    annotation: Any, exact: bool, time_type: Any, parents: Mapping[type[Struct], type[Struct]]
+) -> Any:
+    """A field's type in the decoded struct."""
+    core, metas, _ = split_annotation(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if core is dt.datetime and origin is Annotated:
-        return _decoded(arguments[0], exact, time, made)
+        return _decoded_type(arguments[0], exact, time_type, parents)
     if core is int and origin is Annotated:
-        bounds = _bounds([one for one in metas if isinstance(one, Meta)])
+        bounds = _int64_bounds([meta for meta in metas if isinstance(meta, Meta)])
         return typing.cast(Any, Annotated[(arguments[0], *arguments[1:], *bounds)])
     if origin is Annotated:
-        inner = _decoded(arguments[0], exact, time, made)
+        inner = _decoded_type(arguments[0], exact, time_type, parents)
         return typing.cast(Any, Annotated[(inner, *arguments[1:])])
     if origin in (Union, types.UnionType):
-        if len([one for one in arguments if one is not types.NoneType]) > 1:
-            time = _AWARE  # kept as JSON
-        return functools.reduce(operator.or_, (_decoded(one, exact, time, made) for one in arguments))
+        if len([member for member in arguments if member is not types.NoneType]) > 1:
+            time_type = _AWARE  # stored as JSON
+        members = (_decoded_type(member, exact, time_type, parents) for member in arguments)
+        return functools.reduce(operator.or_, members)
     if origin is list:
-        return typing.cast(Any, list)[_decoded(arguments[0], exact, time, made)]
+        return typing.cast(Any, list)[_decoded_type(arguments[0], exact, time_type, parents)]
     if origin is dict:
-        return typing.cast(Any, dict)[arguments[0], _decoded(arguments[1], exact, _AWARE, made)]
+        return typing.cast(Any, dict)[arguments[0], _decoded_type(arguments[1], exact, _AWARE, parents)]
     if annotation is dt.datetime:
-        return time
+        return time_type
     if annotation is dt.time:
         return Annotated[dt.time, Meta(tz=False)]
     if annotation is int:
         return Annotated[int, Meta(ge=_INT64[0], le=_INT64[1])]
-    if isinstance(annotation, type) and issubclass(annotation, Struct) and time is not _AWARE:
-        return _decoded_struct(annotation, exact, time, made)
+    if isinstance(annotation, type) and issubclass(annotation, Struct) and time_type is not _AWARE:
+        return _decoded_struct(annotation, exact, time_type, parents)
     return annotation
 
 
-def _bounds(metas: Sequence[Meta]) -> list[Meta]:
-    """The bounds of 64 bits that the given ones leave open."""
-    low = any(m.ge is not None or m.gt is not None for m in metas)
-    high = any(m.le is not None or m.lt is not None for m in metas)
+def _int64_bounds(metas: Sequence[Meta]) -> list[Meta]:
+    """The bounds of 64 bits, for the ends that the contract's bounds leave open."""
+    low = any(meta.ge is not None or meta.gt is not None for meta in metas)
+    high = any(meta.le is not None or meta.lt is not None for meta in metas)
     return [*([] if low else [Meta(ge=_INT64[0])]), *([] if high else [Meta(le=_INT64[1])])]

@@ -1,10 +1,10 @@
-"""Times as events give them: text, numbers or instants, to microseconds since 1970, a column at a time.
+"""Times of events (text, numbers or datetimes) to microseconds since 1970, a column at a time.
 
-The common spellings are parsed by polars, 40 ns each. What that leaves is parsed one by one, by the
-definition: RFC 3339 by msgspec, any other spelling by `datetime.strptime`.
+Polars parses the common formats, at 40 ns a time. The rest is parsed one by one, which defines the result:
+RFC 3339 by msgspec, every other format by `datetime.strptime`.
 
-A text without a zone is a time in the contract's `timezone`, if it has one. An hour that the clocks of that
-zone show twice is taken as the first of the two; one that they leave out is no time.
+A text without a zone is a time in the contract's `timezone`, if it has one. If the clocks of that zone show an
+hour twice, the first of the two is meant; a time in an hour that they skip is refused.
 
 An instant must lie in the years 1 to 9999 of UTC, whatever its own zone: no other can be stored.
 """
@@ -26,201 +26,217 @@ from numpy.typing import NDArray
 
 from headrace.kernel.time import micros
 
-__all__ = ["EPOCHS", "FIRST", "LAST", "Parsed", "has_zone", "parse_one", "parse_times"]
+__all__ = ["EARLIEST", "EPOCH_FORMATS", "LATEST", "ParsedTimes", "has_zone", "parse_time", "parse_times"]
 
-EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-"""Spellings of a time as a number since 1970 → microseconds in one of it."""
+EPOCH_FORMATS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+"""Formats of a time as a number since 1970 → microseconds in one unit of it."""
+
+EARLIEST, LATEST = (micros(instant.replace(tzinfo=UTC)) for instant in (datetime.min, datetime.max))
+"""The first and the last instant that can be stored, in microseconds since 1970: the years 1 to 9999."""
+
+TimeError = tuple[str, str]
+"""A code and a reason, as in a Refusal."""
 
 _DIRECTIVE = re.compile(r"%(.)")
 _WIDTHS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 _ZONES = re.compile(r"(?<![A-Za-z])(UTC|GMT|Z)(?![A-Za-z])")
-_LONGEST = 20  # digits of a number that may be a time
+_MAX_DIGITS = 20  # of a number that may be a time
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,9})?")
-FIRST, LAST = (micros(instant.replace(tzinfo=UTC)) for instant in (datetime.min, datetime.max))
-"""The first and the last instant that can be stored, microseconds since 1970: years 1 to 9999."""
-
-Wrong = tuple[str, str]
 
 
-class Parsed(NamedTuple):
-    """Times parsed.
+class ParsedTimes(NamedTuple):
+    """A parsed column of times.
 
     Attributes:
-        micros: int64[n], microseconds since 1970, 0 where there is none.
-        null: bool[n], where no time was given.
-        broken: place → (code, reason), where it is no time or has no zone.
+        micros: int64[n], microseconds since 1970; 0 for a value that is None or wrong.
+        null: bool[n], whether the value is None.
+        errors: row → (code, reason), for a value that is not a time or has no zone.
     """
 
     micros: NDArray[np.int64]
     null: NDArray[np.bool_]
-    broken: dict[int, Wrong]
+    errors: dict[int, TimeError]
 
 
-def parse_times(values: Sequence[Any], spellings: Sequence[str], zone: str | None = None) -> Parsed:
-    """Parses a column by the spellings that a contract allows (declare.event.Contract.times).
+def parse_times(values: Sequence[Any], formats: Sequence[str], zone: str | None = None) -> ParsedTimes:
+    """Parse a column of times by the formats that a contract allows (`time_formats`).
 
     Args:
-        values: text, numbers, datetimes or None; anything else is refused as of the wrong type.
-        spellings: `rfc3339`, strptime formats, or one of EPOCHS for numbers.
-        zone: of a text without one.
+        values: text, numbers, datetimes or None; anything else is an error of code `wrong_type`.
+        formats: `rfc3339`, strptime formats, or one of EPOCH_FORMATS for numbers.
+        zone: the time zone of a text without one; None: such a text is an error of code `naive_time`.
     """
-    texts = [one for one in spellings if one not in EPOCHS]
+    text_formats = [name for name in formats if name not in EPOCH_FORMATS]
     if not set(map(type, values)) <= {str, NoneType}:  # polars panics over some other values
-        return _mixed(values, spellings, zone)
+        return _parse_mixed(values, formats, zone)
     column = pl.Series(values, dtype=pl.String)
     null = column.is_null().to_numpy()
-    found = pl.Series([None], dtype=pl.Datetime("us")).new_from_index(0, len(column))
-    for pattern, width, read in _fast(texts, zone):
-        if found.null_count() == len(column):
+    times = pl.Series([None], dtype=pl.Datetime("us")).new_from_index(0, len(column))
+    for pattern, width, to_utc in _polars_parsers(text_formats, zone):
+        if times.null_count() == len(column):
             rest = column
         else:
-            rest = pl.select(pl.when(found.is_null()).then(column)).to_series()
+            rest = pl.select(pl.when(times.is_null()).then(column)).to_series()
         if rest.null_count() == len(column):
             break
-        # Only the one fixed width: unpadded numbers, which polars would take, are for the slow way.
+        # Polars also accepts unpadded numbers, so texts of another length are left for strptime.
         rest = pl.select(pl.when(rest.str.len_bytes() == width).then(rest)).to_series()
-        parsed = read(rest.str.to_datetime(pattern, time_unit="us", strict=False, cache=False))
-        found = (
-            parsed if found.null_count() == len(column) else pl.select(pl.coalesce(found, parsed)).to_series()
-        )
-    result = found.to_physical().fill_null(0).to_numpy(writable=True)
-    outside = (result < FIRST) | (result > LAST)  # polars takes the year 0
+        parsed = to_utc(rest.str.to_datetime(pattern, time_unit="us", strict=False, cache=False))
+        if times.null_count() == len(column):
+            times = parsed
+        else:
+            times = pl.select(pl.coalesce(times, parsed)).to_series()
+    result = times.to_physical().fill_null(0).to_numpy(writable=True)
+    outside = (result < EARLIEST) | (result > LATEST)  # polars accepts the year 0
     result[outside] = 0
-    left = np.flatnonzero((found.is_null().to_numpy() | outside) & ~null)
-    return Parsed(result, null, _one_by_one(column, left.tolist(), result, spellings, zone))
+    left = np.flatnonzero((times.is_null().to_numpy() | outside) & ~null)
+    return ParsedTimes(result, null, _parse_each(column, left.tolist(), result, formats, zone))
 
 
-def _mixed(values: Sequence[Any], spellings: Sequence[str], zone: str | None) -> Parsed:
-    """A column that is not all text."""
-    null = np.array([one is None for one in values], bool)
+def _parse_mixed(values: Sequence[Any], formats: Sequence[str], zone: str | None) -> ParsedTimes:
+    """Parse a column that is not all text."""
+    null = np.array([value is None for value in values], bool)
     result = np.zeros(len(values), np.int64)
     left: Sequence[int] = np.flatnonzero(~null).tolist()
-    factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
-    if factor is not None and all(type(values[at]) is int for at in left):
+    factor = _find_factor(formats)
+    if factor is not None and all(type(values[row]) is int for row in left):
         try:
-            whole = np.array([0 if one is None else one for one in values], np.int64)
+            numbers = np.array([0 if value is None else value for value in values], np.int64)
         except OverflowError:
-            whole = None
-        if whole is not None:
-            inside = (whole >= FIRST // factor) & (whole <= LAST // factor)
-            result[inside] = whole[inside] * factor
+            numbers = None
+        if numbers is not None:
+            inside = (numbers >= EARLIEST // factor) & (numbers <= LATEST // factor)
+            result[inside] = numbers[inside] * factor
             left = np.flatnonzero(~inside).tolist()
-    return Parsed(result, null, _one_by_one(values, left, result, spellings, zone))
+    return ParsedTimes(result, null, _parse_each(values, left, result, formats, zone))
 
 
-def _one_by_one(
-    values: Any, places: Sequence[int], result: NDArray[np.int64], spellings: Sequence[str], zone: str | None
-) -> dict[int, Wrong]:
-    broken: dict[int, Wrong] = {}
-    for place in places:
-        one = parse_one(values[place], spellings, zone)
-        if isinstance(one, int):
-            result[place] = one
+def _parse_each(
+    values: Any, rows: Sequence[int], result: NDArray[np.int64], formats: Sequence[str], zone: str | None
+) -> dict[int, TimeError]:
+    errors: dict[int, TimeError] = {}
+    for row in rows:
+        parsed = parse_time(values[row], formats, zone)
+        if isinstance(parsed, int):
+            result[row] = parsed
         else:
-            broken[place] = one
-    return broken
+            errors[row] = parsed
+    return errors
 
 
-def parse_one(value: Any, spellings: Sequence[str], zone: str | None = None) -> int | Wrong:
-    """One time in microseconds since 1970, or the code and reason it is refused for."""
+def parse_time(value: Any, formats: Sequence[str], zone: str | None = None) -> int | TimeError:
+    """Parse one time to microseconds since 1970, or explain why it is refused.
+
+    Args:
+        value, formats, zone: see parse_times.
+    """
     if isinstance(value, str):
-        return _text(value, spellings, zone)
+        return _parse_text(value, formats, zone)
     if isinstance(value, Decimal):
-        return _number(value, spellings)
+        return _parse_decimal(value, formats)
     if isinstance(value, datetime):
-        return _instant(value, zone)
-    factor = next((EPOCHS[one] for one in spellings if one in EPOCHS), None)
+        return _parse_datetime(value, zone)
+    factor = _find_factor(formats)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or factor is None:
-        wanted = "a number or text" if factor is not None else "text (for a number see time_formats=)"
-        return "wrong_type", f"a time is given as {wanted}, not as {type(value).__name__}"
-    if not FIRST <= value * factor <= LAST:  # also of what is no number or infinite
+        expected = "a number or text" if factor is not None else "text (for a number see time_formats=)"
+        return "wrong_type", f"a time is given as {expected}, not as {type(value).__name__}"
+    if not EARLIEST <= value * factor <= LATEST:  # false for NaN and infinity too
         return _outside(str(value))
     return round(value * factor)
 
 
-def _number(value: Decimal, spellings: Sequence[str]) -> int | Wrong:
-    factor = next((EPOCHS[spelling] for spelling in spellings if spelling in EPOCHS), None)
-    if factor is None or not value.is_finite() or value.adjusted() > _LONGEST:
-        return parse_one(float(value), spellings)
-    return parse_one(round(value * factor), ["epoch_us"])
+def _parse_decimal(value: Decimal, formats: Sequence[str]) -> int | TimeError:
+    factor = _find_factor(formats)
+    if factor is None or not value.is_finite() or value.adjusted() > _MAX_DIGITS:
+        return parse_time(float(value), formats)
+    return parse_time(round(value * factor), ["epoch_us"])
 
 
-def _text(text: str, spellings: Sequence[str], zone: str | None) -> int | Wrong:
-    wrong: Wrong | None = None
-    for spelling in spellings:
-        if spelling in EPOCHS:
+def _parse_text(text: str, formats: Sequence[str], zone: str | None) -> int | TimeError:
+    error: TimeError | None = None
+    for name in formats:
+        if name in EPOCH_FORMATS:
             if _NUMBER.fullmatch(text):
-                return parse_one(int(text) if "." not in text else Decimal(text), spellings)
+                return parse_time(int(text) if "." not in text else Decimal(text), formats)
             continue
         try:
-            if spelling == "rfc3339":
+            if name == "rfc3339":
                 instant = msgspec.convert(text, datetime)
             else:
-                instant = datetime.strptime(text, spelling)
-                if instant.tzinfo is None and has_zone(spelling):
+                instant = datetime.strptime(text, name)
+                if instant.tzinfo is None and has_zone(name):
                     instant = instant.replace(tzinfo=UTC)
-            found = _instant(instant, zone)
+            parsed = _parse_datetime(instant, zone)
         except (ValueError, OverflowError):
-            continue  # not this spelling; msgspec.ValidationError is a ValueError
-        if isinstance(found, int):
-            return found
-        wrong = wrong or found
-    return wrong or ("bad_time", f"{text[:60]!r} is not spelled as {' or '.join(spellings)}")
+            continue  # the text has another format; msgspec.ValidationError is a ValueError
+        if isinstance(parsed, int):
+            return parsed
+        error = error or parsed
+    return error or ("bad_time", f"{text[:60]!r} does not match {' or '.join(formats)}")
 
 
-def has_zone(spelling: str) -> bool:
-    """Whether a strptime format says which zone its texts are in, as literal text."""
-    return _ZONES.search(_DIRECTIVE.sub(" ", spelling)) is not None
-
-
-def _instant(instant: datetime, zone: str | None) -> int | Wrong:
+def _parse_datetime(instant: datetime, zone: str | None) -> int | TimeError:
     if instant.tzinfo is not None:
         since = micros(instant)
-        return since if FIRST <= since <= LAST else _outside(str(instant))
+        return since if EARLIEST <= since <= LATEST else _outside(str(instant))
     if zone is None:
         return "naive_time", f"{str(instant)!r} has no time zone"
-    there = instant.replace(tzinfo=ZoneInfo(zone), fold=0)
+    local = instant.replace(tzinfo=ZoneInfo(zone), fold=0)
     try:
-        if there.astimezone(UTC).astimezone(there.tzinfo).replace(tzinfo=None) != instant:
-            return "bad_time", f"{str(instant)!r} does not exist in {zone}: the clocks pass over it"
-        return micros(there.astimezone(UTC))
+        if local.astimezone(UTC).astimezone(local.tzinfo).replace(tzinfo=None) != instant:
+            return "bad_time", f"{str(instant)!r} does not exist in {zone}: the clocks skip it"
+        return micros(local.astimezone(UTC))
     except OverflowError:
         return _outside(str(instant))
 
 
-def _outside(instant: str) -> Wrong:
+def _outside(instant: str) -> TimeError:
     return "out_of_range", f"{instant[:60]!r} lies outside the years 1 to 9999 in UTC"
 
 
-def _fast(
-    spellings: Sequence[str], zone: str | None
-) -> list[tuple[str, int, Callable[[pl.Series], pl.Series]]]:
-    """The spellings that polars parses as strptime would, each with the width of a padded text and what
-    makes naive UTC of what it parses."""
+def _find_factor(formats: Sequence[str]) -> int | None:
+    """Find the microseconds in one unit of a number; None: the formats allow no number."""
+    return next((EPOCH_FORMATS[name] for name in formats if name in EPOCH_FORMATS), None)
 
-    def is_utc(naive: pl.Series) -> pl.Series:
+
+def has_zone(pattern: str) -> bool:
+    """Whether a strptime format names the zone of its texts as literal text (`UTC`, `GMT`, `Z`)."""
+    return _ZONES.search(_DIRECTIVE.sub(" ", pattern)) is not None
+
+
+def _polars_parsers(
+    formats: Sequence[str], zone: str | None
+) -> list[tuple[str, int, Callable[[pl.Series], pl.Series]]]:
+    """The formats that polars parses exactly as strptime does.
+
+    Returns:
+        For each its pattern, the length of a padded text, and a function from the naive times that polars
+        parses to naive UTC.
+    """
+
+    def keep_utc(naive: pl.Series) -> pl.Series:
         return naive
 
-    def is_local(naive: pl.Series) -> pl.Series:
-        # Beyond these years the two libraries do not have the same clocks.
-        sure = pl.select(pl.when(naive.dt.year().is_between(1970, 2099)).then(naive)).to_series()
-        local = sure.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    def convert_local(naive: pl.Series) -> pl.Series:
+        # Outside these years polars and zoneinfo do not have the same clock changes.
+        reliable = pl.select(pl.when(naive.dt.year().is_between(1970, 2099)).then(naive)).to_series()
+        local = reliable.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         return local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
-    fast: list[tuple[str, int, Callable[[pl.Series], pl.Series]]] = []
-    for spelling in spellings:
-        if spelling == "rfc3339":
-            fast.append(("%Y-%m-%dT%H:%M:%SZ", 20, is_utc))
+    parsers: list[tuple[str, int, Callable[[pl.Series], pl.Series]]] = []
+    for name in formats:
+        if name == "rfc3339":
+            parsers.append(("%Y-%m-%dT%H:%M:%SZ", 20, keep_utc))
             if zone is not None:
-                fast.append(("%Y-%m-%dT%H:%M:%S", 19, is_local))
+                parsers.append(("%Y-%m-%dT%H:%M:%S", 19, convert_local))
             continue
-        directives = _DIRECTIVE.findall(spelling)
-        literal = _DIRECTIVE.sub(" ", spelling)
-        # Each of the six exactly once, and nothing that polars reads otherwise.
+        directives = _DIRECTIVE.findall(name)
+        literal = _DIRECTIVE.sub(" ", name)
+        # Only formats with each of the six directives exactly once: polars reads others differently.
         if sorted(directives) == sorted(_WIDTHS) and literal.isascii():
-            width = len(_DIRECTIVE.sub("", spelling)) + sum(_WIDTHS[d] for d in directives)
-            if has_zone(spelling):
-                fast.append((spelling, width, is_utc))
+            width = len(_DIRECTIVE.sub("", name)) + sum(_WIDTHS[directive] for directive in directives)
+            if has_zone(name):
+                parsers.append((name, width, keep_utc))
             elif zone is not None:
-                fast.append((spelling, width, is_local))
-    return fast
+                parsers.append((name, width, convert_local))
+    return parsers

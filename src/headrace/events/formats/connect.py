@@ -1,13 +1,13 @@
 """Kafka Connect's envelope: `{"schema": ..., "payload": {...}}`, as its JsonConverter writes it.
 
-The schema beside the payload says which numbers and texts stand for instants, days and decimals; it is
-read once for all events that carry the same. Where it is null the payload is taken as plain JSON.
+The schema beside the payload says which numbers and texts stand for instants, days and decimals. It is parsed
+once for all events that carry the same schema. If it is null, the payload is decoded as plain JSON.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -17,14 +17,16 @@ import msgspec
 from msgspec import Raw, Struct
 
 from headrace.events.formats import numbers
-from headrace.events.formats.reasons import Broken, Reason
+from headrace.events.formats.port import Format
+from headrace.events.formats.refusals import InvalidEvent
 
 __all__ = ["Connect"]
 
 Converter = Callable[[Any], Any]
 
 _LOGICAL = "org.apache.kafka.connect.data."
-_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+_SCALE = re.compile(r"-?[0-9]{1,40}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Envelope(Struct):
@@ -32,45 +34,45 @@ class _Envelope(Struct):
     schema: Raw = Raw(b"null")
 
 
-class Connect:
+class Connect(Format):
     """The event is the envelope's payload."""
-
-    instants = True
 
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
         """See Format."""
-        envelope = msgspec.json.Decoder(_Envelope).decode
-        event = numbers.decoder(kind, strict=strict)
-        plain = numbers.decoder(Any)
+        decode_envelope = msgspec.json.Decoder(_Envelope).decode
+        decode_event = numbers.decoder(kind, strict=strict)
+        decode_plain = numbers.decoder(Any)
 
         def decode(raw: bytes) -> Any:
             try:
-                whole = envelope(raw)
+                envelope = decode_envelope(raw)
             except msgspec.ValidationError as error:
-                why = f"it is no envelope of schema and payload: {error}"
-                raise Broken(Reason("wrong_type", None, why)) from None
-            payload = bytes(whole.payload)
+                reason = f"it is not an envelope of schema and payload: {error}"
+                raise InvalidEvent("wrong_type", None, reason) from None
+            payload = bytes(envelope.payload)
             if empty_is_null:
                 payload = numbers.replace_empty_by_null(payload, empty_is_null)
-            convert = _of_text(bytes(whole.schema))
+            convert = _parse_schema(bytes(envelope.schema))
             if convert is None:
-                return event(payload)
-            return numbers.convert(convert(plain(payload)), kind, strict=strict)
+                return decode_event(payload)
+            return numbers.convert(convert(decode_plain(payload)), kind, strict=strict)
 
         return decode
 
 
 @lru_cache(maxsize=256)
-def _of_text(schema: bytes) -> Converter | None:
-    """What makes the values that a schema (its JSON text) means of those that stand in the payload;
-    None where they are the same."""
+def _parse_schema(text: bytes) -> Converter | None:
+    """Build the converter of a schema (its JSON) from the payload's values to what they stand for.
+
+    None if they are the same.
+    """
     try:
-        found = msgspec.json.decode(schema)
+        schema = msgspec.json.decode(text)
     except RecursionError:
-        found = None
-    return _converter(found)
+        return None
+    return _converter(schema)
 
 
 def _converter(schema: Any) -> Converter | None:
@@ -78,66 +80,68 @@ def _converter(schema: Any) -> Converter | None:
         return None
     name = schema.get("name")
     if isinstance(name, str) and name.startswith(_LOGICAL):
-        return _logical(name.removeprefix(_LOGICAL), schema.get("parameters"))
+        return _logical_converter(name.removeprefix(_LOGICAL), schema.get("parameters"))
     if schema.get("type") == "array":
-        return _each(_converter(schema.get("items")))
+        return _list_converter(_converter(schema.get("items")))
     fields = schema.get("fields")
     if schema.get("type") != "struct" or not isinstance(fields, list):
         return None
-    inner = {
-        one["field"]: convert
-        for one in fields
-        if isinstance(one, dict) and isinstance(one.get("field"), str) and (convert := _converter(one))
+    converters = {
+        field["field"]: convert
+        for field in fields
+        if isinstance(field, dict) and isinstance(field.get("field"), str) and (convert := _converter(field))
     }
-    return _inside(inner) if inner else None
+    return _struct_converter(converters) if converters else None
 
 
-def _each(convert: Converter | None) -> Converter | None:
+def _list_converter(convert: Converter | None) -> Converter | None:
     if convert is None:
         return None
-    return lambda values: [convert(one) for one in values] if isinstance(values, list) else values
+    return lambda values: [convert(value) for value in values] if isinstance(values, list) else values
 
 
-def _inside(fields: Mapping[str, Converter]) -> Converter:
-    def made(value: Any) -> Any:
-        if isinstance(value, dict):
-            for name, convert in fields.items():
-                if value.get(name) is not None:
-                    value[name] = convert(value[name])
-        return value
+def _struct_converter(converters: Mapping[str, Converter]) -> Converter:
+    def convert_fields(struct: Any) -> Any:
+        if isinstance(struct, dict):
+            for name, convert in converters.items():
+                if struct.get(name) is not None:
+                    struct[name] = convert(struct[name])
+        return struct
 
-    return made
+    return convert_fields
 
 
-def _logical(name: str, parameters: Any) -> Converter | None:
-    """A value that is not what its schema says stays as it is, for the contract to refuse."""
+def _logical_converter(name: str, parameters: Any) -> Converter | None:
+    """The converter of a logical type. It leaves a value that is not of its type for the contract to refuse."""
     if name == "Decimal":
         scale = parameters.get("scale") if isinstance(parameters, dict) else None
-        return _decimal(int(scale)) if isinstance(scale, str) and scale.lstrip("-").isdigit() else None
-    made: dict[str, Converter] = {
-        "Timestamp": lambda n: _BEGIN + timedelta(milliseconds=n),
-        "Date": lambda n: (_BEGIN + timedelta(days=n)).date(),
-        "Time": lambda n: (_BEGIN + timedelta(milliseconds=n)).time(),
+        return _decimal_converter(int(scale)) if isinstance(scale, str) and _SCALE.fullmatch(scale) else None
+    converters: dict[str, Callable[[int], date | time]] = {
+        "Timestamp": lambda count: _EPOCH + timedelta(milliseconds=count),
+        "Date": lambda count: (_EPOCH + timedelta(days=count)).date(),
+        "Time": lambda count: (_EPOCH + timedelta(milliseconds=count)).time(),
     }
-    return _of_number(made[name]) if name in made else None
+    return _number_converter(converters[name]) if name in converters else None
 
 
-def _of_number(make: Callable[[int], date | time]) -> Converter:
-    def convert(value: Any) -> Any:
+def _number_converter(convert: Callable[[int], date | time]) -> Converter:
+    def convert_number(value: Any) -> Any:
         try:
-            return make(value) if type(value) is int else value
+            return convert(value) if type(value) is int else value
         except OverflowError:
             return value
 
-    return convert
+    return convert_number
 
 
-def _decimal(scale: int) -> Converter:
+def _decimal_converter(scale: int) -> Converter:
     def convert(value: Any) -> Any:
-        try:
-            digits = base64.b64decode(value, validate=True) if isinstance(value, str) else None
-        except binascii.Error:
+        if not isinstance(value, str):
             return value
-        return value if digits is None else numbers.decimal_of(digits, scale)
+        try:
+            unscaled = base64.b64decode(value, validate=True)
+        except ValueError:  # it is not base64
+            return value
+        return numbers.decimal_of(unscaled, scale)
 
     return convert

@@ -2,16 +2,16 @@
 
     {"op": "u", "before": ..., "after": {"id": 1, ...}, "source": {"lsn": ..., "ts_us": ...}, ...}
 
-It may stand within Kafka Connect's `{"schema": ..., "payload": ...}`. A change becomes the row after it
-with the change's own columns; a deleted row its key, and nulls; the end of a snapshot that read no row is
-nulls alone (`headrace capture` writes it). A record that holds nothing (a
-tombstone, which follows a delete where a topic is compacted) is no event.
+The envelope may itself be the payload of Kafka Connect's `{"schema": ..., "payload": ...}`. A change becomes
+the row after it, with the columns of CHANGE_FIELDS. A deleted row becomes its key and nulls; the end of a
+snapshot that read no row (`headrace capture` writes it) becomes nulls alone. An empty record, the tombstone
+that follows a delete where a topic is compacted, is not an event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -20,20 +20,24 @@ from headrace.declare.changes import CHANGE_FIELDS, SNAPSHOT_ENDS
 from headrace.declare.event import Contract
 from headrace.events.contracts.fields import fields_of
 from headrace.events.formats import numbers
-from headrace.events.formats.port import REFUSES, Nothing
-from headrace.events.formats.reasons import LONGEST, Broken, Reason, reason_of
+from headrace.events.formats.port import DECODE_ERRORS, Format, NoEvent
+from headrace.events.formats.refusals import InvalidEvent, refusal_of
 from headrace.events.formats.row_types import (
     LATEST,
     UNAVAILABLE_MARKS,
-    instant,
+    find_unit,
     is_unavailable,
-    settled_type,
-    unit_of,
+    parse_instant,
+    row_type,
 )
+
+if TYPE_CHECKING:
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
 __all__ = ["Debezium"]
 
-_AFTER, _OPS = frozenset("cur"), frozenset("curdt")
+_OPS = frozenset("curdt")  # create, update, read by a snapshot, delete, truncate
+_OPS_WITH_ROW = frozenset("cur")
 _INT64 = 2**63
 _REMEDY = "the table needs a primary key, or REPLICA IDENTITY FULL"
 
@@ -47,105 +51,150 @@ class _Source(Struct, gc=False):
     sequence: str | None = None
 
 
-class Debezium:
-    """The changes of one contract's table."""
+class Debezium(Format):
+    """The changes of the contract's table."""
 
-    instants = True
-
-    def __init__(self, contract: Contract) -> None:
-        self._key = contract.row_key
-        self._time_unit = contract.time_unit
-        self._cores = {one.name: one.kind.core for one in fields_of(contract.struct)}
+    def __init__(self, contract: Contract, schema_registry: SchemaRegistry | None) -> None:
+        super().__init__(contract, schema_registry)
+        self._cores = {field.name: field.kind.core for field in fields_of(contract.struct)}
 
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """See Format. `kind` is a struct of the contract's fields; or Any: the row after the change. In a
-        database's row "" is a text."""
+        """See Format. `kind` is a struct of the contract's fields, or Any: the row after the change.
+
+        `empty_is_null` must be empty: in a database's row "" is a text.
+        """
         assert not empty_is_null
         if kind is Any:
-            return _after
-        kind, settled = self._as_written(kind)
-        decode = numbers.decoder(_envelope(kind, self._key, kind), strict=strict)
-        nulls = dict.fromkeys(kind.__struct_fields__)
-        key, unit = self._key, self._time_unit
-        without = _Unavailable(kind, self._key, strict)
-        text, base64, uuid, codes = UNAVAILABLE_MARKS
+            return _decode_after
+        row_struct, parsers = self._row_struct(kind)
+        return _ChangeDecoder(row_struct, parsers, self.contract, strict=strict)
 
-        def change(raw: bytes) -> Any:
-            if not raw:
-                raise Nothing
-            unavailable: list[str] | None = None
-            try:
-                if text in raw or base64 in raw or uuid in raw or codes in raw:
-                    one, unavailable = without(raw)
-                else:
-                    one = decode(raw)
-            except msgspec.ValidationError as error:
-                raise _told_of_the_row(error) from None
-            if one.payload is not UNSET:
-                one = one.payload
-            if one is None:
-                raise Nothing
-            op, source = one.op, one.source
-            if op in _AFTER:
-                row = one.after
-                if row is None and op == "r" and source is not None and source.snapshot in SNAPSHOT_ENDS:
-                    row = kind(**nulls)
-                elif row is None:
-                    raise Broken(Reason("missing", "after", f"a change of kind {op!r} has no row after it"))
-            elif op == "d":
-                if one.before is None:
-                    raise Broken(Reason("missing", "before", f"a deleted row has no key: {_REMEDY}"))
-                row = kind(**nulls | {name: getattr(one.before, name) for name in key})
-            elif op == "t":
-                row = kind(**nulls)
-            else:
-                raise _no_change(op)
-            for name, encoded, settle in settled:
-                value = getattr(row, name)
-                if value is not None:
-                    try:
-                        if settle is instant and isinstance(value, int):
-                            setattr(row, name, instant(value, unit_of(raw, encoded) or unit))
-                        else:
-                            setattr(row, name, settle(value))
-                    except (*REFUSES, ValueError) as error:
-                        raise Broken(_reason(encoded, error)) from None
-            _stamp(row, op, source, unavailable)
-            return row
-
-        return change
-
-    def _as_written(self, kind: Any) -> tuple[Any, list[tuple[str, str, Callable[..., Any]]]]:
-        """The struct with its values as Debezium writes them; and what settles those: name, key, function."""
+    def _row_struct(self, kind: Any) -> tuple[type[Struct], list[_Parser]]:
+        """The struct of a row with the values as Debezium writes them, and what parses those."""
         fields: list[tuple[str, Any, Any]] = []
-        settled = []
-        change = {name for name, _, _ in CHANGE_FIELDS}
-        for one in msgspec.structs.fields(kind):
-            type_, settle = settled_type(one.type, self._cores[one.name])
-            given = {"default": one.default, "default_factory": one.default_factory}
-            options = {name: value for name, value in given.items() if value is not msgspec.NODEFAULT}
-            fields.append((one.name, type_, msgspec.field(name=one.encode_name, **options)))
-            if settle is not None and one.name not in change:
-                settled.append((one.name, one.encode_name, settle))
+        parsers = []
+        change_columns = {name for name, _, _ in CHANGE_FIELDS}
+        for field in msgspec.structs.fields(kind):
+            type_, parse = row_type(field.type, self._cores[field.name])
+            defaults = {"default": field.default, "default_factory": field.default_factory}
+            options = {name: value for name, value in defaults.items() if value is not msgspec.NODEFAULT}
+            fields.append((field.name, type_, msgspec.field(name=field.encode_name, **options)))
+            if parse is not None and field.name not in change_columns:
+                parsers.append(_Parser(field.name, field.encode_name, parse))
         forbid = kind.__struct_config__.forbid_unknown_fields
-        made = msgspec.defstruct(kind.__name__, fields, kw_only=True, gc=False, forbid_unknown_fields=forbid)
-        return made, settled
+        struct = msgspec.defstruct(kind.__name__, fields, kw_only=True, gc=False, forbid_unknown_fields=forbid)
+        return struct, parsers
 
 
-_plain = numbers.decoder(Any)
+class _Parser(NamedTuple):
+    """Parses the values of one column: the field's name, the column's name, the function."""
+
+    field: str
+    column: str
+    parse: Callable[..., Any]
 
 
-def _after(raw: bytes) -> Any:
-    found = _plain(raw)
-    inner = found.get("payload", found) if isinstance(found, dict) else None
-    return (inner.get("after") or {}) if isinstance(inner, dict) else {}
+class _ChangeDecoder:
+    """Decodes one change to the row after it.
+
+    Args:
+        row_struct: the row as Debezium writes it.
+        parsers: of the columns whose values are not written as their fields hold them.
+        contract: the contract of the table.
+        strict: see Format.decoder.
+    """
+
+    def __init__(
+        self, row_struct: type[Struct], parsers: Sequence[_Parser], contract: Contract, *, strict: bool
+    ) -> None:
+        self._row_struct = row_struct
+        self._parsers = parsers
+        self._key = contract.row_key
+        self._time_unit = contract.time_unit
+        self._nulls = dict.fromkeys(row_struct.__struct_fields__)
+        self._decode = numbers.decoder(_envelope(row_struct, self._key, row_struct), strict=strict)
+        self._decode_unavailable = _UnavailableDecoder(row_struct, self._key, strict)
+
+    def __call__(self, raw: bytes) -> Any:
+        if not raw:
+            raise NoEvent
+        envelope, unavailable = self._decode_envelope(raw)
+        if envelope.payload is not UNSET:
+            envelope = envelope.payload
+        if envelope is None:
+            raise NoEvent
+        row = self._row_of(envelope)
+        self._parse_values(row, raw)
+        _set_change_columns(row, envelope.op, envelope.source, unavailable)
+        return row
+
+    def _decode_envelope(self, raw: bytes) -> tuple[Any, list[str] | None]:
+        text, base64, uuid, codes = UNAVAILABLE_MARKS
+        try:
+            # Not `any(...)` over the marks: this runs for every change.
+            if text in raw or base64 in raw or uuid in raw or codes in raw:
+                return self._decode_unavailable(raw)
+            return self._decode(raw), None
+        except msgspec.ValidationError as error:
+            raise _without_envelope(error) from None
+
+    def _row_of(self, envelope: Any) -> Any:
+        op, source = envelope.op, envelope.source
+        if op in _OPS_WITH_ROW:
+            if envelope.after is not None:
+                return envelope.after
+            if op == "r" and source is not None and source.snapshot in SNAPSHOT_ENDS:
+                return self._row_struct(**self._nulls)
+            raise InvalidEvent("missing", "after", f"a change of kind {op!r} has no row after it")
+        if op == "d":
+            if envelope.before is None:
+                raise InvalidEvent("missing", "before", f"a deleted row has no key: {_REMEDY}")
+            key = {name: getattr(envelope.before, name) for name in self._key}
+            return self._row_struct(**self._nulls | key)
+        if op == "t":
+            return self._row_struct(**self._nulls)
+        if not op:
+            raise InvalidEvent("missing", "op", "it is not an envelope of Debezium: it has no op")
+        raise InvalidEvent("unknown_value", "op", f"{op[:20]!r} is not one of {', '.join(sorted(_OPS))}")
+
+    def _parse_values(self, row: Any, raw: bytes) -> None:
+        for field, column, parse in self._parsers:
+            value = getattr(row, field)
+            if value is None:
+                continue
+            try:
+                if parse is parse_instant and isinstance(value, int):
+                    setattr(row, field, parse_instant(value, find_unit(raw, column) or self._time_unit))
+                else:
+                    setattr(row, field, parse(value))
+            except DECODE_ERRORS as error:
+                code, _, reason = refusal_of(error)
+                raise InvalidEvent("wrong_type" if code == "not_json" else code, column, reason) from None
+            except ValueError as error:
+                raise InvalidEvent("bad_time", column, str(error)) from None
+
+
+_decode_plain = numbers.decoder(Any)
+
+
+def _decode_after(raw: bytes) -> Any:
+    """Decode the row after the change as a dict, empty if there is none."""
+    message = _decode_plain(raw)
+    envelope = message.get("payload", message) if isinstance(message, dict) else None
+    return (envelope.get("after") or {}) if isinstance(envelope, dict) else {}
 
 
 def _envelope(kind: Any, key: tuple[str, ...], after: Any) -> type[Struct]:
-    """An envelope of rows of a kind, whose row after the change is of another type."""
-    fields = {one.name: one for one in msgspec.structs.fields(kind)}
+    """The struct of an envelope.
+
+    Args:
+        kind: the struct of a row, which types the key before the change.
+        key: the names of the key's fields.
+        after: the type of the row after the change.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
     before = msgspec.defstruct(
         "Key",
         [(name, fields[name].type, msgspec.field(name=fields[name].encode_name)) for name in key],
@@ -166,20 +215,20 @@ def _envelope(kind: Any, key: tuple[str, ...], after: Any) -> type[Struct]:
     )
 
 
-def _stamp(row: Any, op: str, source: _Source | None, unavailable: list[str] | None) -> None:
-    """The change's own columns."""
+def _set_change_columns(row: Any, op: str, source: _Source | None, unavailable: list[str] | None) -> None:
+    """Set the columns of CHANGE_FIELDS."""
     lsn = None if source is None else source.lsn
     if source is not None and lsn is None and source.snapshot == "incremental":
-        lsn = _last_seen(source.sequence)
+        lsn = _find_last_lsn(source.sequence)
     if source is None or lsn is None or not 0 <= lsn < _INT64:
-        raise Broken(Reason("missing", "source", "it does not say where in the database's log it stands (lsn)"))
+        raise InvalidEvent("missing", "source", "it has no position in the database's log (lsn)")
     at = source.ts_us
     if at is None and source.ts_ms is not None:
         at = source.ts_ms * 1_000
     if at is None or not 0 <= at <= LATEST:
-        raise Broken(Reason("missing", "source", "it does not say when it was committed (ts_us, ts_ms)"))
+        raise InvalidEvent("missing", "source", "it has no commit time (ts_us, ts_ms)")
     if source.transaction is not None and not -_INT64 <= source.transaction < _INT64:
-        raise Broken(Reason("out_of_range", "source", "its transaction's number does not fit 64 bits"))
+        raise InvalidEvent("out_of_range", "source", "its transaction's number does not fit 64 bits")
     row._op = op
     row._lsn = lsn
     row._changed_at = at
@@ -188,8 +237,8 @@ def _stamp(row: Any, op: str, source: _Source | None, unavailable: list[str] | N
     row._unchanged = unavailable
 
 
-def _last_seen(sequence: str | None) -> int | None:
-    """The LSN of the change that Debezium had read last: an incrementally read row has none of its own."""
+def _find_last_lsn(sequence: str | None) -> int | None:
+    """Find the LSN of the change that Debezium read last: an incrementally read row has no LSN."""
     try:
         lsns = msgspec.json.decode(sequence or "[]", type=list[int | None], strict=False)
     except msgspec.MsgspecError:
@@ -197,8 +246,8 @@ def _last_seen(sequence: str | None) -> int | None:
     return lsns[-1] if lsns else None
 
 
-class _Unavailable:
-    """Reads the changes whose envelope lacks large values that did not change."""
+class _UnavailableDecoder:
+    """Decodes changes whose envelope lacks large values that did not change."""
 
     def __init__(self, kind: Any, key: tuple[str, ...], strict: bool) -> None:
         fields = msgspec.structs.fields(kind)
@@ -215,44 +264,29 @@ class _Unavailable:
             forbid_unknown_fields=kind.__struct_config__.forbid_unknown_fields,
             gc=False,
         )
-        self._envelope = numbers.decoder(_envelope(kind, key, dict[str, Raw]), strict=strict)
-        self._row = numbers.decoder(relaxed, strict=strict)
+        self._decode_envelope = numbers.decoder(_envelope(kind, key, dict[str, Raw]), strict=strict)
+        self._decode_row = numbers.decoder(relaxed, strict=strict)
 
     def __call__(self, raw: bytes) -> tuple[Any, list[str] | None]:
-        """The envelope with nulls in their place, and the fields' names."""
-        envelope = self._envelope(raw)
-        change = (
-            envelope.payload or envelope
-        )  # neither where it is UNSET nor where it is None is there a row in it
+        """Decode an envelope with nulls for the missing values, and list the fields that miss them."""
+        envelope = self._decode_envelope(raw)
+        change = envelope.payload or envelope  # a payload that is UNSET or None holds no row
         if change.after is None:
             return envelope, None
         names, row = self._names, change.after
-        lacking = [name for name in row if name in names and is_unavailable(_plain(row[name]))]
+        missing = [name for name in row if name in names and is_unavailable(_decode_plain(row[name]))]
         for name in self._required:
             if name not in row:
                 raise msgspec.ValidationError(f"Object missing required field `{name}` - at `$.after`")
-        sent = {name: value for name, value in row.items() if name not in lacking}
-        values = self._row(numbers.encode(sent))
+        sent = {name: value for name, value in row.items() if name not in missing}
+        values = self._decode_row(numbers.encode(sent))
         change.after = self._kind(**{name: getattr(values, name) for name in values.__struct_fields__})
-        return envelope, [names[name] for name in lacking] or None
+        return envelope, [names[name] for name in missing] or None
 
 
-def _told_of_the_row(error: msgspec.ValidationError) -> msgspec.ValidationError:
-    """The error with the row's own columns for their place within the envelope."""
+def _without_envelope(error: msgspec.ValidationError) -> msgspec.ValidationError:
+    """The error with paths from the row instead of from the envelope."""
     text = str(error).replace("`$.payload", "`$", 1)
     for part in ("`$.after", "`$.before"):
         text = text.replace(part, "`$", 1)
     return msgspec.ValidationError(text.removesuffix(" - at `$`"))
-
-
-def _no_change(op: str) -> Broken:
-    if not op:
-        return Broken(Reason("missing", "op", "it is no envelope of Debezium's: it has no op"))
-    return Broken(Reason("unknown_value", "op", f"{op[:20]!r} is none of {', '.join(sorted(_OPS))}"))
-
-
-def _reason(name: str, error: Exception) -> Reason:
-    if isinstance(error, REFUSES):
-        code, _, why = reason_of(error)
-        return Reason("wrong_type" if code == "not_json" else code, name, why)
-    return Reason("bad_time", name, str(error)[:LONGEST])

@@ -1,8 +1,8 @@
 """JSON whose numbers keep every digit they were written with.
 
-Where a type says what a number is (float, int, Decimal), it is read as that. Where none does (Any, dicts,
-lists, a field that no contract names), a number with a point or an exponent is read as a Decimal, since a
-64-bit float would drop digits of it; and it is written as a number again.
+Where a type says what a number is (float, int, Decimal), it is decoded as that. Where none does (Any, dicts,
+lists, a field that no contract names), a number with a point or an exponent is decoded as a Decimal, since a
+64-bit float would drop digits; `encode` writes it as a number again.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from msgspec import Raw
 __all__ = ["convert", "decimal_of", "decoder", "encode", "replace_empty_by_null"]
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
-"""To JSON; a Decimal as a number, with its digits."""
+"""Encode a value as JSON; a Decimal becomes a number with all its digits."""
 
 _raw_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-_MOST = 2**63
+_INT64 = 2**63
 _EMPTY, _NULL = b'""', Raw(b"null")
 
 
 def decoder(kind: Any, *, strict: bool = True) -> Callable[[bytes | str], Any]:
-    """A function from JSON to this type. It raises one of formats.REFUSES."""
+    """Build a decoder from JSON to a type. It raises one of formats.DECODE_ERRORS."""
     decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(kind, strict=strict, float_hook=Decimal).decode
     return decode
 
 
 def convert(value: Any, kind: Any, *, strict: bool) -> Any:
-    """What a decoder of this type would have made of the JSON that gave these plain values.
+    """Convert plain values, as a decoder of this type would have decoded their JSON.
 
     Raises:
-        msgspec.ValidationError: it is not of the type.
+        msgspec.ValidationError: the value is not of the type.
     """
     try:
         return msgspec.convert(value, kind, strict=strict)
@@ -46,10 +46,14 @@ def convert(value: Any, kind: Any, *, strict: bool) -> Any:
 
 
 def decimal_of(unscaled: bytes, scale: int) -> Decimal:
-    """The decimal of a whole number (big-endian, signed) over ten to the power of a scale, with all its digits.
+    """The decimal `unscaled / 10**scale`, with all its digits.
+
+    Args:
+        unscaled: a signed whole number, big-endian.
+        scale: how many digits stand after the point.
 
     Raises:
-        msgspec.ValidationError: no decimal has such a scale.
+        msgspec.ValidationError: a decimal cannot have such a scale.
     """
     number = Decimal(int.from_bytes(unscaled, "big", signed=True))
     try:
@@ -59,20 +63,21 @@ def decimal_of(unscaled: bytes, scale: int) -> Decimal:
 
 
 def _with_integers(value: Any) -> Any:
-    """The values with 35.0 as 35: msgspec takes it for an integer in JSON, but not as a Decimal."""
+    """Replace 35.0 by 35: msgspec takes 35.0 for an integer in JSON, but not as a Decimal."""
     if isinstance(value, Decimal):
-        return int(value) if -_MOST <= value < _MOST and value == value.to_integral_value() else value
+        return int(value) if -_INT64 <= value < _INT64 and value == value.to_integral_value() else value
     if isinstance(value, dict):
         return {key: _with_integers(inner) for key, inner in value.items()}
     return [_with_integers(inner) for inner in value] if isinstance(value, list) else value
 
 
 def replace_empty_by_null(raw: bytes, names: Collection[str]) -> bytes:
-    """The JSON object with null for "" in these fields; unchanged where it is no object, or holds a key
-    twice: what such a key stands for is for the decoder to judge.
+    """Replace "" by null in the named fields of a JSON object.
+
+    The text is returned unchanged if it is not an object, or holds a key twice: the decoder judges those.
 
     Raises:
-        msgspec.DecodeError: it is no JSON.
+        msgspec.DecodeError: it is not valid JSON.
     """
     try:
         fields = _raw_fields(raw)

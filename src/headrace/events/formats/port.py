@@ -1,49 +1,66 @@
-"""What a format is."""
+"""The port of a format: how the raw bytes of an event hold its fields."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from decimal import InvalidOperation
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from headrace.events.formats.reasons import Broken
+from headrace.declare.event import Contract
+from headrace.events.formats.refusals import InvalidEvent
 
-__all__ = ["REFUSES", "Format", "Nothing"]
+if TYPE_CHECKING:
+    from headrace.events.formats.schema_registry import SchemaRegistry
 
-REFUSES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation, Broken)
-"""What a decoder may raise of an event that is not right; reasons.reason_of reads all of them."""
+__all__ = ["DECODE_ERRORS", "Format", "NoEvent"]
+
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation, InvalidEvent)
+"""The errors by which a decoder refuses an event; refusals.refusal_of reads all of them."""
 
 
-class Nothing(Exception):
-    """The bytes hold no event, and are not meant to: nothing is stored of them."""
+class NoEvent(Exception):
+    """The bytes hold no event and need not hold one (a tombstone): nothing is stored for them."""
 
 
-class Format(Protocol):
-    """A way in which bytes hold an event.
+class Format(ABC):
+    """A way in which bytes hold an event. A format does not judge: it makes a struct of the bytes.
 
-    Attributes:
-        instants: a time may lie in it as an instant or a number, not as text alone. Its decoders are
-            then asked for structs whose times may be anything (headrace.events.contracts.times looks at them).
+    Args:
+        contract: the contract of the topic.
+        schema_registry: where a format finds the schemas that its events name; None: the profile names none.
+
+    Raises:
+        ProjectError: the format needs a schema registry and has none.
+        Unavailable: a package that the format needs is not installed.
     """
 
-    instants: bool
+    plain_json: ClassVar[bool] = False
+    """Whether an event is one JSON object whose keys are the fields: what HTTP clients and files hold."""
 
+    typed_times: ClassVar[bool] = True
+    """Whether a time may be a datetime or a number, not only text. The decoder is then asked for structs
+    whose times are of type Any; headrace.events.contracts.times parses them."""
+
+    def __init__(self, contract: Contract, schema_registry: SchemaRegistry | None) -> None:
+        self.contract = contract
+        self.schema_registry = schema_registry
+
+    @abstractmethod
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """What makes an object of the raw bytes of one event.
+        """Build the function that decodes the raw bytes of one event.
 
         Args:
-            kind: a struct, whose fields are found by their encoded names; or Any, which gives dicts,
-                lists and plain values, of which a number with a point or an exponent is a Decimal.
-            strict: whether "35" is refused for 35.
-            empty_is_null: the fields of the event, not of what lies inside it, in which "" stands for null.
+            kind: a struct, whose fields are found by their encoded names; or Any, which gives dicts, lists
+                and plain values. Of those a number with a point or an exponent is a Decimal.
+            strict: whether "35" is refused where an integer is declared.
+            empty_is_null: the top-level fields in which "" stands for null.
 
         Returns:
-            A function that raises one of REFUSES where the bytes are no such object, Nothing where they
-            hold none and need not, and Unavailable
-            where what it needs to know is not to be had now: then nothing is decided of the event.
+            A function from bytes to an object of `kind`. It raises one of DECODE_ERRORS if the bytes do not
+            hold one; NoEvent; or Unavailable, if something that decides about the event cannot be reached.
         """
-        ...

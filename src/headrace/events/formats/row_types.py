@@ -1,8 +1,8 @@
-"""How Debezium writes the values of a row, and what makes of them what a contract's field is.
+"""The values of a row as Debezium writes them, and how each is parsed to its contract field.
 
-The schema of an envelope is often left out, so the field's type decides. A number that stands for an
-instant does not say its unit: the schema does, or the contract (`time_unit`). The connector that `headrace
-export debezium` writes leaves no such case.
+The envelope's schema is often left out, so the field's type decides. A number that stands for an instant does
+not carry its unit: the schema does, or the contract (`time_unit`). The connector that `headrace export
+debezium` writes always sends text.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from msgspec import Raw, Struct
 
 from headrace.events.formats.numbers import decimal_of, decoder
 
-__all__ = ["LATEST", "UNAVAILABLE_MARKS", "instant", "is_unavailable", "settled_type", "unit_of"]
+__all__ = ["LATEST", "UNAVAILABLE_MARKS", "find_unit", "is_unavailable", "parse_instant", "row_type"]
 
-# What Debezium writes for a value that PostgreSQL did not send: large (TOASTed) and not changed.
+# Debezium writes this for a value that PostgreSQL did not send: large (TOASTed) and unchanged.
 _UNAVAILABLE = "__debezium_unavailable_value"
 
 # As text, as bytea, as a uuid (Java's of these bytes), and as an array of whole numbers.
@@ -36,8 +36,8 @@ _TEXTS = (
     base64.b64encode(_UNAVAILABLE.encode()).decode(),
     str(uuid.UUID(bytes=hashlib.md5(_UNAVAILABLE.encode(), usedforsecurity=False).digest(), version=3)),
 )
-UNAVAILABLE_MARKS = (*(one.encode() for one in _TEXTS), str(_CODES).replace(" ", "").encode())
-"""What stands in the bytes of an envelope that has such a value, one of them."""
+UNAVAILABLE_MARKS = (*(text.encode() for text in _TEXTS), str(_CODES).replace(" ", "").encode())
+"""An envelope with such a value holds at least one of these in its bytes."""
 LATEST = 253_402_300_799_999_999
 """The end of the year 9999 in microseconds since 1970: PostgreSQL's `infinity` lies after it."""
 
@@ -45,7 +45,7 @@ _EPOCH = dt.date(1970, 1, 1)
 _EARLIEST = -62_135_596_800_000_000  # the year 1
 _NUMBER = re.compile(r"-?[\d.]+")
 _NANOSECONDS = {"ms": 1_000_000, "us": 1_000, "ns": 1}
-# What PostgreSQL's driver gives for `infinity` and what Debezium makes of it lie at the ends of 64 bits.
+# PostgreSQL's driver gives `infinity` as a number at the ends of 64 bits, and so does Debezium.
 _INFINITY = 9_223_372_036_825_200_000
 _UNITS = {
     "io.debezium.time.Timestamp": "ms",
@@ -55,8 +55,8 @@ _UNITS = {
 }
 
 
-class _Described(Struct, gc=False):
-    """An envelope beside its schema, which is all that is read of it."""
+class _WithSchema(Struct, gc=False):
+    """The schema beside an envelope; the envelope itself is not decoded."""
 
     schema: Raw = Raw(b"null")
 
@@ -68,42 +68,43 @@ class _Scaled(Struct, gc=False):
     value: bytes
 
 
-def settled_type(kind: Any, core: Any) -> tuple[Any, Callable[..., Any] | None]:
-    """What a field's value decodes to, and what settles it: raises ValueError where it is not right.
+def row_type(kind: Any, core: Any) -> tuple[Any, Callable[..., Any] | None]:
+    """The type that a column's value decodes to, and the function that parses it to the field's type.
 
-    It takes the value; `instant` also the unit.
+    The function takes the value (`parse_instant` also the unit) and raises ValueError if the value is wrong;
+    None: there is nothing to parse.
 
     Args:
-        kind: the field's type, as an ordinary event's would be decoded; of a time Any.
-        core: the type that is declared, without annotations and None.
+        kind: the field's type, as an ordinary event is decoded; Any for a time.
+        core: the declared type, without annotations and None.
     """
     optional = type(None) in get_args(kind)
 
-    def made(one: Any) -> Any:
-        return one | None if optional else one
+    def with_none(type_: Any) -> Any:
+        return type_ | None if optional else type_
 
     if core is dt.datetime:
-        return kind, instant
+        return kind, parse_instant
     if core is dt.date:
-        return made(str | int), _day
+        return with_none(str | int), _parse_day
     if core is dt.time:
-        return made(str), _time
+        return with_none(str), _parse_time
     if core is Decimal:
-        return made(Decimal | _Scaled), _number
+        return with_none(Decimal | _Scaled), _parse_decimal
     if get_origin(core) in (list, dict) or core in (list, dict) or _is_struct(core):
         inner = (
-            functools.reduce(operator.or_, [one for one in get_args(kind) if one is not NoneType])
+            functools.reduce(operator.or_, [part for part in get_args(kind) if part is not NoneType])
             if optional
             else kind
         )
         decode = decoder(inner)
-        # An array is an array; jsonb is its text.
-        return made(str | inner), lambda value: decode(value) if isinstance(value, str) else value
+        # Debezium writes an array as an array, and jsonb as its text.
+        return with_none(str | inner), lambda value: decode(value) if isinstance(value, str) else value
     return kind, None
 
 
 def is_unavailable(value: Any) -> bool:
-    """Whether the value stands for one that the database did not send."""
+    """Whether the value is the mark of one that the database did not send."""
     if isinstance(value, list):
         return value == _CODES or (len(value) == 1 and is_unavailable(value[0]))
     return isinstance(value, str) and value in _TEXTS
@@ -113,17 +114,17 @@ def _is_struct(core: Any) -> bool:
     return isinstance(core, type) and issubclass(core, Struct)
 
 
-def unit_of(raw: bytes, name: str) -> str | None:
-    """The unit of a column's instants, by the schema that stands in the envelope; None: it says none."""
-    return _units(bytes(_described(raw).schema)).get(name)
+def find_unit(raw: bytes, name: str) -> str | None:
+    """Find the unit of a column's instants in the schema beside the envelope; None: the schema has none."""
+    return _units(bytes(_decode_schema(raw).schema)).get(name)
 
 
-_described = msgspec.json.Decoder(_Described).decode
+_decode_schema = msgspec.json.Decoder(_WithSchema).decode
 
 
 @functools.lru_cache(maxsize=256)
 def _units(schema: bytes) -> dict[str, str]:
-    """Column → unit, of the row after the change."""
+    """The units of the row after the change: column → unit."""
 
     def fields(struct: Any) -> list[dict[str, Any]]:
         inner = struct.get("fields") if isinstance(struct, dict) else None
@@ -139,14 +140,19 @@ def _units(schema: bytes) -> dict[str, str]:
     return {field: _UNITS[name] for field, name in names if isinstance(field, str) and name in _UNITS}
 
 
-def instant(value: Any, unit: str | None = None) -> Any:
-    """A number as microseconds since 1970; text, and the field's default, as they are."""
+def parse_instant(value: Any, unit: str | None = None) -> Any:
+    """Convert a number to microseconds since 1970; text and datetimes (a default) stay as they are.
+
+    Raises:
+        ValueError: the number has no unit or lies outside the years 1 to 9999, or the text is a number.
+        msgspec.ValidationError: the value is neither text nor a whole number.
+    """
     if isinstance(value, dt.datetime):
         return value
     if isinstance(value, str):
         if _NUMBER.fullmatch(value) is None:
             return value
-        raise ValueError(f"{value[:60]!r} is a number as text, and no time of RFC 3339")
+        raise ValueError(f"{value[:60]!r} is a number as text, not a time as in RFC 3339")
     if type(value) is not int:
         raise msgspec.ValidationError(f"a time is text or a whole number, not {type(value).__name__}")
     if unit is None:
@@ -156,26 +162,26 @@ def instant(value: Any, unit: str | None = None) -> Any:
         )
     micros = value * _NANOSECONDS[unit] // 1_000
     if abs(value) >= _INFINITY or not _EARLIEST <= micros <= LATEST:
-        raise ValueError(f"{value} ({unit}) is no instant between the years 1 and 9999")
+        raise ValueError(f"{value} ({unit}) does not lie in the years 1 to 9999")
     return micros
 
 
-def _day(value: str | int | dt.date) -> dt.date:
-    if isinstance(value, dt.date):  # the field's default
+def _parse_day(value: str | int | dt.date) -> dt.date:
+    if isinstance(value, dt.date):  # the field's default value
         return value
     if isinstance(value, int):
         try:
             return _EPOCH + dt.timedelta(days=value)
         except OverflowError as error:
-            raise ValueError(f"{value} days since 1970 is no date") from error
+            raise ValueError(f"{value} days since 1970 is not a valid date") from error
     return dt.date.fromisoformat(value.removesuffix("Z"))
 
 
-def _time(value: str | dt.time) -> dt.time:
+def _parse_time(value: str | dt.time) -> dt.time:
     return value if isinstance(value, dt.time) else dt.time.fromisoformat(value.removesuffix("Z"))
 
 
-def _number(value: Decimal | _Scaled) -> Decimal:
+def _parse_decimal(value: Decimal | _Scaled) -> Decimal:
     if isinstance(value, Decimal):
         return value
     return decimal_of(value.value, value.scale)

@@ -1,7 +1,7 @@
-"""The schema registry: the writer's schema of an id, by the API of Confluent's registry (Apicurio has it too).
+"""The schema registry: an id's writer schema, by the API of Confluent's registry (Apicurio has it too).
 
-Schemas never change under their id, so each is fetched once. An id that the registry does not know is
-asked for again after a while: it may be known by then.
+A schema never changes under its id, so each is fetched once. An unknown id is asked for again after a while:
+it may have been registered by then.
 """
 
 from __future__ import annotations
@@ -14,35 +14,32 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from headrace.events.formats.refusals import UnknownSchema
 from headrace.kernel.errors import ProjectError, Unavailable
 
-__all__ = ["SchemaRegistry", "Unknown"]
+__all__ = ["SchemaRegistry"]
 
-_AGAIN = 30.0  # seconds until an unknown id is asked for again
-_SECONDS = 10.0  # an answer may take
-
-
-class Unknown(Exception):
-    """The registry has no Avro schema of this id."""
+_RETRY_AFTER = 30.0  # seconds until an unknown id is asked for again
+_TIMEOUT = 10.0  # seconds
 
 
 class SchemaRegistry:
     """The schemas of one registry.
 
-    User and password are taken from HEADRACE_SCHEMA_REGISTRY_USER and HEADRACE_SCHEMA_REGISTRY_PASSWORD.
+    The user and password come from HEADRACE_SCHEMA_REGISTRY_USER and HEADRACE_SCHEMA_REGISTRY_PASSWORD.
 
     Args:
-        url: its address (`https://registry.example`, Apicurio's ends in `/apis/ccompat/v7`).
+        url: its address (`https://registry.example`; Apicurio's ends in `/apis/ccompat/v7`).
 
     Raises:
-        ProjectError: it is no address.
+        ProjectError: the address is not valid.
     """
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc:
             raise ProjectError(
-                "the setting `schema_registry` is not the address of a schema registry",
+                "the setting `schema_registry` is not a valid address",
                 where="headrace.toml: profile",
                 remedy="Write https://registry.example; user and password come from "
                 "HEADRACE_SCHEMA_REGISTRY_USER and HEADRACE_SCHEMA_REGISTRY_PASSWORD.",
@@ -52,21 +49,21 @@ class SchemaRegistry:
         self._unknown: dict[int, float] = {}
 
     def schema(self, id: int) -> Any:
-        """The schema of this id, as fastavro takes it.
+        """The schema of this id, as fastavro parses it.
 
         Raises:
-            Unknown: the registry does not have it, or it is no schema of Avro's.
-            Unavailable: the registry is away, or refuses to say.
+            UnknownSchema: the registry does not have it, or it is not an Avro schema.
+            Unavailable: the registry cannot be reached, or refuses the request.
         """
-        found = self._schemas.get(id)
-        if found is not None:
-            return found
+        schema = self._schemas.get(id)
+        if schema is not None:
+            return schema
         if self._unknown.get(id, 0.0) > time.monotonic():
-            raise Unknown(f"the registry has no Avro schema {id}")
+            raise UnknownSchema(f"the registry has no Avro schema {id}")
         try:
-            self._schemas[id] = self._parsed(id)
-        except Unknown:
-            self._unknown[id] = time.monotonic() + _AGAIN
+            self._schemas[id] = self._fetch(id)
+        except UnknownSchema:
+            self._unknown[id] = time.monotonic() + _RETRY_AFTER
             raise
         return self._schemas[id]
 
@@ -74,43 +71,44 @@ class SchemaRegistry:
         """The names under which it keeps schemas.
 
         Raises:
-            Unavailable: the registry is away, or refuses to say.
+            Unavailable: the registry cannot be reached, or refuses the request.
+            UnknownSchema: the server at this address is not a schema registry.
         """
-        return list(self._get("/subjects", "this is no schema registry's address"))
+        return list(self._get("/subjects", "the server at this address is not a schema registry"))
 
-    def _parsed(self, id: int) -> Any:
+    def _fetch(self, id: int) -> Any:
         import fastavro
 
         named: dict[str, Any] = {}
         answer = self._get(f"/schemas/ids/{id}", f"the registry has no schema {id}")
         if answer.get("schemaType", "AVRO") != "AVRO":
-            raise Unknown(f"the registry's schema {id} is {answer['schemaType']}, not Avro")
-        self._references(answer, named, set())
+            raise UnknownSchema(f"the registry's schema {id} is {answer['schemaType']}, not Avro")
+        self._parse_references(answer, named, set())
         try:
             return fastavro.parse_schema(json.loads(answer["schema"]), named_schemas=named)
         except (KeyError, ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
-            raise Unknown(f"the registry's schema {id} cannot be read: {error}") from error
+            raise UnknownSchema(f"the registry's schema {id} cannot be read: {error}") from error
 
-    def _references(self, answer: Any, named: dict[str, Any], seen: set[tuple[str, int]]) -> None:
-        """Reads the schemas that one refers to, and those that they refer to, before it."""
+    def _parse_references(self, answer: Any, named: dict[str, Any], seen: set[tuple[str, int]]) -> None:
+        """Parse the schemas that a schema refers to, and those that they refer to, before it."""
         import fastavro
 
-        for one in answer.get("references") or []:
-            place = (str(one["subject"]), int(one["version"]))
-            if place not in seen:
-                seen.add(place)
-                subject = quote(place[0], safe="")
-                inner = self._get(f"/subjects/{subject}/versions/{place[1]}", f"the registry has no {place}")
-                self._references(inner, named, seen)
+        for reference in answer.get("references") or []:
+            subject, version = str(reference["subject"]), int(reference["version"])
+            if (subject, version) not in seen:
+                seen.add((subject, version))
+                path = f"/subjects/{quote(subject, safe='')}/versions/{version}"
+                inner = self._get(path, f"the registry has no version {version} of {subject!r}")
+                self._parse_references(inner, named, seen)
                 fastavro.parse_schema(json.loads(inner["schema"]), named_schemas=named)
 
     def _get(self, path: str, missing: str) -> Any:
         user = os.environ.get("HEADRACE_SCHEMA_REGISTRY_USER")
         auth = None if user is None else (user, os.environ.get("HEADRACE_SCHEMA_REGISTRY_PASSWORD", ""))
         try:
-            answer = httpx.get(self._url + path, auth=auth, timeout=_SECONDS)
-            if answer.status_code == 404 and _is_registrys(answer):
-                raise Unknown(missing)
+            answer = httpx.get(self._url + path, auth=auth, timeout=_TIMEOUT)
+            if answer.status_code == 404 and _is_from_registry(answer):
+                raise UnknownSchema(missing)
             answer.raise_for_status()
             return answer.json()
         except (httpx.HTTPError, ValueError) as error:
@@ -122,8 +120,8 @@ class SchemaRegistry:
             ) from error
 
 
-def _is_registrys(answer: httpx.Response) -> bool:
-    """Whether it is the registry that does not know, and not a wrong address."""
+def _is_from_registry(answer: httpx.Response) -> bool:
+    """Whether a 404 comes from the registry itself, and not from a wrong address."""
     try:
         return str(answer.json().get("error_code", "")).startswith("404")
     except (ValueError, AttributeError):

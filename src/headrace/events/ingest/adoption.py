@@ -11,8 +11,8 @@ import json
 from typing import Any
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.description import described
-from headrace.events.contracts.evolution import Change, changes
+from headrace.events.contracts.description import describe_contract
+from headrace.events.contracts.evolution import ContractChange, compare_contracts
 from headrace.events.contracts.shape import table_schema
 from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.properties import CONTRACT
@@ -32,7 +32,7 @@ def adopted(contract: Contract, lake: Lake) -> LakeTable:
         ProjectError: a column is stored with another type, or the table is partitioned otherwise.
         Unavailable: others changed the table each time.
     """
-    new = described(contract)
+    new = describe_contract(contract)
     for _ in range(_TRIES):
         table = lake.table(contract.table) if lake.table_exists(contract.table) else None
         had = None if table is None else table.property(CONTRACT)
@@ -62,7 +62,7 @@ def kept(contract: Contract, lake: Lake) -> dict[str, Any] | None:
 
 def refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any]) -> Refused | None:
     """Why a contract cannot take the place of the one before it, or None."""
-    found = changes(old, new)
+    found = compare_contracts(old, new)
     if not found:
         return None
     where = f"{contract.place}: topic {contract.topic}"
@@ -91,5 +91,5 @@ def refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any]) -> Ref
     return None
 
 
-def _lines(found: list[Change]) -> str:
-    return "\n".join(f"  {one.field or 'the contract'}: {one.what} ({one.level})" for one in found)
+def _lines(found: list[ContractChange]) -> str:
+    return "\n".join(f"  {one.field or 'the contract'}: {one.text} ({one.level})" for one in found)

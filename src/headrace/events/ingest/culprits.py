@@ -7,11 +7,12 @@ single event stops its topic. A culprit goes to quarantine as `unwritable`, with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+import attrs
 
 from headrace.declare.event import Contract
 from headrace.events.formats import Format
-from headrace.events.formats.reasons import LONGEST, Reason
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
 from headrace.events.verdicts.judge import Judge, Verdicts
 from headrace.kernel.errors import HeadraceError
 from headrace.lake import LakeTable, Unwritable
@@ -21,7 +22,7 @@ from headrace.log import Batch
 __all__ = ["find_culprits", "judge_batch"]
 
 
-def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Reason]) -> Verdicts:
+def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Refusal]) -> Verdicts:
     """The batch's verdicts; those of culprits (place in the batch → why) are known before.
 
     Raises:
@@ -38,7 +39,7 @@ def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Reason]) -> V
         ) from error
 
 
-def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeTable) -> dict[int, Reason]:
+def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeTable) -> dict[int, Refusal]:
     """Place in the batch → why that event cannot be judged or stored, while a refused row of it can.
 
     Each is judged whatever was admitted before, and its row is made up as a data file in memory. So a disk
@@ -48,9 +49,9 @@ def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeT
         Unwritable: not even a refused row of an event can be stored: then it is not the event's fault.
         Unavailable: as Judge.judge.
     """
-    judge = Judge(replace(contract, dedup_within=None), lambda _: (), format)
+    judge = Judge(attrs.evolve(contract, dedup_within=None), lambda _: (), format)
     stored = table.iceberg()
-    culprits: dict[int, Reason] = {}
+    culprits: dict[int, Refusal] = {}
     spans = [(0, len(batch))]
     while spans:
         begin, end = spans.pop()
@@ -62,7 +63,7 @@ def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeT
                 spans += [(begin, middle), (middle, end)]
                 continue
             # It may quote the event, whose letters may be what cannot be stored.
-            words = error.what[:LONGEST].encode("ascii", "backslashreplace").decode()
-            culprits[begin] = Reason("unwritable", None, words)
+            words = error.what[:MAX_REASON_LENGTH].encode("ascii", "backslashreplace").decode()
+            culprits[begin] = Refusal("unwritable", None, words)
             check_rows(judge_batch(judge, batch[begin:end], {0: culprits[begin]}).rows, stored)
     return culprits

@@ -27,8 +27,8 @@ from headrace.log import Log, record_sizes
 from headrace.log.partition import partition_of
 
 if TYPE_CHECKING:
-    from headrace.log.kafka.forwarder import Forwarder
-    from headrace.log.kafka.writer import Record
+    from headrace.log.kafka.forwarder import KafkaForwarder
+    from headrace.log.kafka.writer import KafkaRecord
 
 __all__ = ["ForwardSink"]
 
@@ -73,7 +73,7 @@ class ForwardSink:
         whole = "/".join((contract.topic, log.identity(contract.topic), *contract.forward))
         name = f"headrace.forward.{short_digest(whole)}"
         self._log = log
-        self._forwarder: Forwarder = make(name, log.partitions(contract.topic), contract.forward)
+        self._forwarder: KafkaForwarder = make(name, log.partitions(contract.topic), contract.forward)
 
     def position(self) -> LogPosition | None:
         """How far every log partition has been forwarded, by whichever process."""
@@ -100,7 +100,7 @@ class ForwardSink:
     def _forward(self, rows: pl.DataFrame, partition: int, move: LogPosition) -> None:
         large: set[int] = set()  # offsets of events that a broker refused, which does not tell its limit
         while True:
-            taken = self._forwarder.take(partition)
+            taken = self._forwarder.take_over(partition)
             at = 0 if taken is None else _position(taken).next_offset(partition)
             if move.offsets[partition] <= at:
                 return
@@ -123,7 +123,7 @@ class ForwardSink:
         """Ends it."""
         self._forwarder.close()
 
-    def _records(self, rows: pl.DataFrame, large: Collection[int]) -> list[Record]:
+    def _records(self, rows: pl.DataFrame, large: Collection[int]) -> list[KafkaRecord]:
         """A record of each of these rows (raw.RAW), in their order.
 
         Args:
@@ -131,7 +131,7 @@ class ForwardSink:
         """
         processed_at = now()
         most_good, most_refused = self._log.largest(self._good), self._log.largest(self._refused)
-        records: list[Record] = []
+        records: list[KafkaRecord] = []
         for row in rows.iter_rows(named=True):
             key, value, headers = row["_key"], row["_raw"], _headers(row)
             is_large = row["_log_offset"] in large

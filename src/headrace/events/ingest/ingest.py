@@ -25,19 +25,19 @@ import polars as pl
 
 from headrace.declare.event import Contract
 from headrace.events import formats
-from headrace.events.formats.reasons import Reason
+from headrace.events.formats.refusals import Refusal
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
-from headrace.events.ingest.facts import POSITION
 from headrace.events.ingest.maintenance import IngestMaintenance
+from headrace.events.ingest.position import READER, stored_position
 from headrace.events.ingest.progress import Progress, Report
-from headrace.events.ingest.rates import arrivals
+from headrace.events.ingest.rates import count_arrivals
 from headrace.events.ingest.rows import recent_rows
 from headrace.events.ingest.share import Share
 from headrace.events.ingest.sinks import Feed, Sink
-from headrace.events.verdicts.decode import NAMES
-from headrace.events.verdicts.judge import First, Judge, Verdicts
-from headrace.events.verdicts.watermarks import Watermarks, merge
+from headrace.events.verdicts.decode import MAX_EXTRA_NAMES
+from headrace.events.verdicts.judge import FirstPosition, Judge, Verdicts
+from headrace.events.verdicts.watermarks import Watermarks, merge_watermarks
 from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
@@ -49,7 +49,7 @@ from headrace.log import Batch, Log
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
 
-__all__ = ["POSITION", "Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["Ingest", "Progress", "Sink", "ingest_all"]
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
@@ -297,14 +297,14 @@ class Ingest:
             self._judge = self._made_judge(behind)
         else:
             self._judge.watermarks.advance(behind)
-        culprits: dict[int, Reason] = {}
+        culprits: dict[int, Refusal] = {}
         if self._suspicious:
             culprits = find_culprits(batch, self.contract, self._format, self.table)
         verdicts = judge_batch(self._judge, batch, culprits)
-        before, self._read = self._read.within(batch.next), self._read.advanced(batch.next)
+        before, self._read = self._read.for_partitions(batch.next), self._read.with_offsets(batch.next)
         lost, self._lost = self._lost, 0
         kept = batch if any(feed.raw for feed in self._feeds) else None
-        return _Judged(verdicts, before, self._read.within(batch.next), kept, lost)
+        return _Judged(verdicts, before, self._read.for_partitions(batch.next), kept, lost)
 
     def _behind(self, asked: Mapping[int, int]) -> frozenset[int]:
         """The log partitions with events that are not judged yet; looked at where a mark depends on it."""
@@ -318,7 +318,7 @@ class Ingest:
         facts, properties = _said(verdicts, self.contract)
         snapshot = self.table.append(
             verdicts.rows,
-            position=(POSITION, judged.before, judged.after),
+            position=(READER, judged.before, judged.after),
             facts=facts,
             properties=properties,
         )
@@ -340,11 +340,11 @@ class Ingest:
         """Brings sinks that are behind level with this share of the table. Nothing is being written
         meanwhile."""
         for feed in self._feeds:
-            feed.catch_up(self._read.within(self._share.partitions))
+            feed.catch_up(self._read.for_partitions(self._share.partitions))
 
     def _level_all(self) -> None:
         """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""
-        stored = self.table.position(POSITION)
+        stored = stored_position(self.table)
         for feed in self._feeds:
             if isinstance(stored, LogPosition):
                 feed.catch_up(stored)
@@ -360,7 +360,7 @@ class Ingest:
             judge.remember(rows)
         return judge
 
-    def _admitted(self, firsts: Collection[First]) -> set[First]:
+    def _admitted(self, firsts: Collection[FirstPosition]) -> set[FirstPosition]:
         """Which of these first positions the table holds as good, as they came or replayed."""
         self._settle()  # the batch before this one counts
         wanted = pl.LazyFrame(list(firsts), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
@@ -376,7 +376,7 @@ class Ingest:
 def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
     """How far the table has read the topic. Raises Refused where the log is not the one that it read."""
     identity = log.identity(topic)
-    stored = table.position(POSITION) or LogPosition(topic, identity)
+    stored = stored_position(table) or LogPosition(topic, identity)
     here = f"table {table.name}, topic {topic}"
     if not isinstance(stored, LogPosition) or stored.log_id != identity:
         raise Refused(
@@ -402,7 +402,7 @@ Said = Callable[[Mapping[str, str]], Mapping[str, str]]
 def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
     """What a commit says in its snapshot, and of the table; both of the table's properties as the commit
     finds them: others may have moved them since."""
-    arrived = arrivals(verdicts.rows, contract)
+    arrived = count_arrivals(verdicts.rows, contract)
 
     def clock(stored: Mapping[str, str]) -> str:
         return str(max(int(stored.get(LATEST_ARRIVAL, 0)), verdicts.latest))
@@ -412,11 +412,14 @@ def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
         return {LATEST_ARRIVAL: clock(stored), **extra, **arrived}
 
     def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-        moved = {LATEST_ARRIVAL: clock(stored), WATERMARKS: merge(stored.get(WATERMARKS), verdicts.watermarks)}
+        moved = {
+            LATEST_ARRIVAL: clock(stored),
+            WATERMARKS: merge_watermarks(stored.get(WATERMARKS), verdicts.watermarks),
+        }
         if not verdicts.extra:
             return moved
         extra = Counter(json.loads(stored.get(UNDECLARED_FIELDS, "{}"))) + verdicts.extra
-        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(NAMES)))}
+        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(MAX_EXTRA_NAMES)))}
 
     return facts, properties
 

@@ -1,34 +1,38 @@
-"""Rates: what share of a topic's events was refused, by reason, in a window of arrivals and before it.
+"""Rates of refusal: what share of a topic's events was refused, by reason, in a sliding window of arrival times
+and in the baseline before it.
 
-Each commit of ingest says in its snapshot's summary how many events it brought, by reason and by the
-time they arrived in slices of a tenth of the window. So whoever looks at the table, whichever worker
-wrote the rows, sees the same rates. What the snapshots no longer tell is counted in the rows.
+Each commit of ingest writes into its snapshot's summary how many events it brought, by reason and by time of
+arrival, in slices of a tenth of the window. So every process that reads the table sees the same rates,
+whichever workers wrote the rows. Where snapshots have expired, the rows themselves are counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
-from typing import Literal
 
 import msgspec
 import polars as pl
 import pyarrow as pa
 from msgspec import Struct
 
+from headrace.alerts.record import Severity
 from headrace.declare.alerts import Alerts
 from headrace.declare.event import Contract
 from headrace.kernel.properties import ARRIVALS, LATEST_ARRIVAL
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 
-__all__ = ["Rate", "Rates", "Reason", "Severity", "arrivals", "severity"]
+__all__ = ["RefusalKey", "RefusalRate", "RefusalRates", "count_arrivals", "severity_of"]
 
-Severity = Literal["warning", "critical"]
-Reason = tuple[str, str | None]
-SLICES = 12  # of a commit, the newest: a batch of a backlog may span days
-HELD = 0.75  # an alert holds until the rates are below this part of what raises one, so that it does not flap
-LEAST_REFUSED = 10  # events refused for a reason before its trend says anything
+RefusalKey = tuple[str, str | None]
+"""A code of refusal and the field, if there is one."""
+
+SLICES = 12  # the newest of a commit that its summary holds: a batch of a backlog may span days
+HYSTERESIS = (
+    0.75  # an alert keeps its severity until the rate is below this part of what raises it: no flapping
+)
+LEAST_REFUSED = 10  # events refused for a reason before growth counts
 
 _MICROS = timedelta(microseconds=1)
 _encode = msgspec.json.Encoder().encode
@@ -38,72 +42,79 @@ _Slice = tuple[int, int, list[tuple[str, str | None, int]]]
 _decode = msgspec.json.Decoder(list[_Slice]).decode
 
 
-class Rate(Struct, frozen=True):
-    """How often one reason was met.
+class RefusalRate(Struct, frozen=True):
+    """How often events were refused for one reason.
 
     Attributes:
-        refused, events: in the window.
-        before: the share in the time before; None where too few events arrived then to say.
+        refused, events: events in the window.
+        baseline: the share in the time before the window; None if too few events arrived then.
     """
 
     refused: int
     events: int
-    before: float | None
+    baseline: float | None
 
     @property
     def share(self) -> float:
-        """Of the window's events, 0 to 1."""
+        """Refused events among the window's events, 0 to 1."""
         return self.refused / self.events if self.events else 0.0
 
     @property
-    def grown(self) -> float | None:
-        """How many times the share of the time before this one is."""
-        return None if self.before is None else self.share / self.before
+    def growth(self) -> float | None:
+        """The share divided by the baseline."""
+        return None if self.baseline is None else self.share / self.baseline
 
 
-def severity(rate: Rate, limits: Alerts, old: Severity | None) -> Severity | None:
-    """How serious this rate is; None: not at all. `old` is what it was held to be before."""
-    if rate.events < limits.least:
-        return old if rate.refused else None
-    new, held = _severity(rate, limits, 1.0), _severity(rate, limits, HELD)
-    if old is None or new == "critical":
+def severity_of(rate: RefusalRate, limits: Alerts, current: Severity | None) -> Severity | None:
+    """How serious this rate is; None: not at all.
+
+    Args:
+        current: the severity of the alert that is open, if one is: it is kept until the rate is clearly lower.
+    """
+    if rate.events < limits.min_events:
+        return current if rate.refused else None
+    new, kept = _severity(rate, limits, 1.0), _severity(rate, limits, HYSTERESIS)
+    if current is None or new == "critical":
         return new
-    return min(old, held, key=_rank) if _rank(held) > _rank(new) else new
+    return min(current, kept, key=_rank) if _rank(kept) > _rank(new) else new
 
 
-def _rank(one: Severity | None) -> int:
-    return 0 if one is None else 1 if one == "warning" else 2
+def _rank(severity: Severity | None) -> int:
+    return 0 if severity is None else 1 if severity == "warning" else 2
 
 
-def _severity(rate: Rate, limits: Alerts, scale: float) -> Severity | None:
-    grown = rate.refused >= LEAST_REFUSED and rate.grown is not None and rate.grown >= limits.trend * scale
+def _severity(rate: RefusalRate, limits: Alerts, scale: float) -> Severity | None:
+    """The severity by limits multiplied by `scale`."""
+    has_grown = (
+        rate.refused >= LEAST_REFUSED and rate.growth is not None and rate.growth >= limits.growth * scale
+    )
     if rate.share >= limits.critical * scale:
         return "critical"
     if rate.share >= limits.warning * scale:
-        return "critical" if grown else "warning"
-    return "warning" if grown else None
+        return "critical" if has_grown else "warning"
+    return "warning" if has_grown else None
 
 
-def arrivals(rows: pa.Table, contract: Contract) -> dict[str, str]:
-    """The fact (ARRIVALS) that a commit of these rows of the topic's table carries; none where nothing is
-    watched."""
+def count_arrivals(rows: pa.Table, contract: Contract) -> dict[str, str]:
+    """The summary (ARRIVALS) of a commit of these rows of the topic's table; empty if the contract has no
+    alerts."""
     if contract.alerts is None:
         return {}
-    counted = _counted(pl.DataFrame(pl.from_arrow(rows.select(_COLUMNS))).lazy(), contract)
-    return {ARRIVALS: _encode(counted[-SLICES:]).decode()}
+    slices = _count_slices(pl.DataFrame(pl.from_arrow(rows.select(_COLUMNS))).lazy(), contract)
+    return {ARRIVALS: _encode(slices[-SLICES:]).decode()}
 
 
 _COLUMNS = ["_arrived_at", "_valid", "_code", "_field", "_first_offset"]
 
 
-def _counted(rows: pl.LazyFrame, contract: Contract) -> list[_Slice]:
-    """The slices of these rows, the oldest first. A replay is no arrival."""
+def _count_slices(rows: pl.LazyFrame, contract: Contract) -> list[_Slice]:
+    """The slices of these rows, the oldest first. A replay does not count as an arrival."""
     assert contract.alerts is not None
     width = contract.alerts.window // _MICROS // 10
-    known = list(contract.struct.__struct_fields__)  # of other fields' names there may be any number
+    names = list(contract.struct.__struct_fields__)  # an event may have any number of other fields
     at = (pl.col("_arrived_at").to_physical() // width * width).alias("at")
     rows = rows.filter(pl.col("_first_offset").is_null())
-    field = pl.when(pl.col("_field").is_in(known)).then("_field")
+    field = pl.when(pl.col("_field").is_in(names)).then("_field")
     events, refused = pl.collect_all(
         [
             rows.select(at).group_by("at").len(),
@@ -121,12 +132,15 @@ def _counted(rows: pl.LazyFrame, contract: Contract) -> list[_Slice]:
     return list(slices.values())
 
 
-class Rates:
-    """The rates of one topic, kept level with its table.
+class RefusalRates:
+    """The rates of one topic, read from its table.
 
     Args:
-        contract: the topic's; it is watched.
-        table: the topic's.
+        contract: the topic's contract, with `alerts`.
+        table: the topic's table.
+
+    Attributes:
+        latest: the latest arrival, in microseconds since 1970, rounded down to a slice; 0 before the first.
     """
 
     def __init__(self, contract: Contract, table: LakeTable) -> None:
@@ -136,43 +150,46 @@ class Rates:
         self._limits = contract.alerts
         self._width = self._limits.window // _MICROS // 10
         self._events: Counter[int] = Counter()
-        self._refused: dict[Reason, Counter[int]] = {}
-        self._seen: int | None = None
+        self._refused: dict[RefusalKey, Counter[int]] = {}
+        self._snapshot: int | None = None  # the newest whose counts are in
         self.latest = 0
-        """The latest arrival that was seen, microseconds since 1970, to a slice; 0: none yet."""
 
-    def look(self) -> None:
-        """Takes in what was committed since the last look."""
+    def update(self) -> None:
+        """Adds what was committed since the last call."""
         history = self._table.snapshots()
-        ids = [one.id for one in history]
-        if self._seen in ids:
-            for one in history[ids.index(self._seen) + 1 :]:
-                self._take(_decode(one.summary.get(ARRIVALS, "[]")))
-        elif history:  # the first look, or one after more commits than the table keeps snapshots of
+        ids = [snapshot.id for snapshot in history]
+        if self._snapshot in ids:
+            for snapshot in history[ids.index(self._snapshot) + 1 :]:
+                self._add(_decode(snapshot.summary.get(ARRIVALS, "[]")))
+        elif history:  # the first call, or one after more commits than the table keeps snapshots of
             self._events, self._refused = Counter(), {}
             oldest = int(self._table.property(LATEST_ARRIVAL) or 0) - self._span()
-            # From the whole of the oldest slice: half of one would be a share of its own.
+            # From the beginning of the oldest slice: a part of a slice would have another share.
             since = from_micros(max(0, oldest) // self._width * self._width)
             rows = self._table.scan(ids[-1]).filter(pl.col("_arrived_at") >= since).select(_COLUMNS)
-            self._take(_counted(rows, self._contract))
-        self._seen = ids[-1] if ids else None
-        self._forget()
+            self._add(_count_slices(rows, self._contract))
+        self._snapshot = ids[-1] if ids else None
+        self._drop_old()
 
-    def reasons(self) -> list[Reason]:
-        """The reasons met within the times that are looked at."""
+    def keys(self) -> list[RefusalKey]:
+        """The reasons that occur in the window and its baseline."""
         return list(self._refused)
 
-    def rate(self, reason: Reason, until: int) -> Rate:
-        """How often this reason was met in the window that ends at `until` (microseconds since 1970)."""
+    def rate(self, key: RefusalKey, until: int) -> RefusalRate:
+        """The rate of this reason in the window that ends at `until` (microseconds since 1970)."""
         begin = until - self._limits.window // _MICROS
-        first = begin - self._limits.before // _MICROS
-        refused = self._refused.get(reason, Counter())
-        then = _within(self._events, first, begin)
-        # One more of each than there were: a reason never met before has not grown without bound.
-        before = (_within(refused, first, begin) + 1) / (then + 1) if then >= self._limits.least else None
-        return Rate(_within(refused, begin, until + 1), _within(self._events, begin, until + 1), before)
+        first = begin - self._limits.baseline // _MICROS
+        refused = self._refused.get(key, Counter())
+        before = _sum_between(self._events, first, begin)
+        baseline = None
+        if before >= self._limits.min_events:
+            # One is added to both counts: a reason that never occurred before has not grown without bound.
+            baseline = (_sum_between(refused, first, begin) + 1) / (before + 1)
+        return RefusalRate(
+            _sum_between(refused, begin, until + 1), _sum_between(self._events, begin, until + 1), baseline
+        )
 
-    def _take(self, slices: list[_Slice]) -> None:
+    def _add(self, slices: list[_Slice]) -> None:
         for at, events, reasons in slices:
             self.latest = max(self.latest, at)
             self._events[at] += events
@@ -181,15 +198,15 @@ class Rates:
                     self._refused.setdefault((code, field), Counter())[at] += count
 
     def _span(self) -> int:
-        return (self._limits.window + self._limits.before) // _MICROS
+        return (self._limits.window + self._limits.baseline) // _MICROS
 
-    def _forget(self) -> None:
+    def _drop_old(self) -> None:
         oldest = self.latest - self._span() - self._width
-        for counted in (self._events, *self._refused.values()):
-            for at in [at for at in counted if at < oldest]:
-                del counted[at]
-        self._refused = {reason: counted for reason, counted in self._refused.items() if counted}
+        for counts in (self._events, *self._refused.values()):
+            for at in [at for at in counts if at < oldest]:
+                del counts[at]
+        self._refused = {key: counts for key, counts in self._refused.items() if counts}
 
 
-def _within(counted: Counter[int], begin: int, end: int) -> int:
-    return sum(count for at, count in counted.items() if begin <= at < end)
+def _sum_between(counts: Counter[int], begin: int, end: int) -> int:
+    return sum(count for at, count in counts.items() if begin <= at < end)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from msgspec import Raw
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import Field, Kind, fields_of
+from headrace.events.contracts.fields import ContractField, FieldKind, fields_of
 from headrace.events.contracts.shape import META
 from headrace.events.formats import numbers
 from headrace.events.verdicts.keys import key_of
@@ -108,19 +108,19 @@ def _written_again(contract: Contract, rows: pl.DataFrame) -> pa.Table:
     return _cast(rows.with_columns(**made))
 
 
-def _object(row: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]:
+def _object(row: Mapping[str, Any], fields: Sequence[ContractField]) -> dict[str, Any]:
     """The values of a struct's columns under the names that they have in an event."""
     return {
         field.key: _value(row[field.name], field.kind) for field in fields if row.get(field.name) is not None
     }
 
 
-def _value(value: Any, kind: Kind) -> Any:
+def _value(value: Any, kind: FieldKind) -> Any:
     if value is None:
         return None
-    if kind.sort == "json":
+    if kind.category == "json":
         return Raw(value)
-    if kind.sort == "struct":
+    if kind.category == "struct":
         return _object(value, kind.fields)
     return value if kind.item is None else [_value(item, kind.item.kind) for item in value]
 

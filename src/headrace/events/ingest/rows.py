@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META, shape_of
-from headrace.events.contracts.times import FIRST, LAST
+from headrace.events.contracts.times import EARLIEST, LATEST
 from headrace.events.verdicts.watermarks import Watermarks
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
@@ -72,9 +72,9 @@ def _spans(
     found: list[tuple[int, dict[int, int]]] = []
     admitted = [partition for partition in partitions if partition in watermarks.marks]
     for mark, partition in sorted((watermarks.mark(partition), partition) for partition in admitted):
-        oldest = max(FIRST, mark - before)
+        oldest = max(EARLIEST, mark - before)
         # A row lies after the watermark only as far as it lay after its arrival.
-        latest = LAST if watermarks.shared else min(LAST, mark + ahead)
+        latest = LATEST if watermarks.shared else min(LATEST, mark + ahead)
         if found and oldest <= found[-1][0]:
             found[-1][1][partition] = oldest
             found[-1] = (max(latest, found[-1][0]), found[-1][1])

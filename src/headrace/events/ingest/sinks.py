@@ -47,7 +47,7 @@ class Sink(Protocol):
         """Takes the events (see sink_schema) and moves its position, in one transaction.
 
         The position names some log partitions, those of one worker's share; in all others, and where
-        it lies behind the sink's own, that one stays as it is (LogPosition.further). Events come in
+        it lies behind the sink's own, that one stays as it is (LogPosition.advance). Events come in
         the order of their offsets within a log partition. Those before the sink's own position were
         taken before, and are passed over: several workers may give it the same ones at once.
         """
@@ -131,7 +131,7 @@ class Feed:
 
     def _judged(self, verdicts: Verdicts, batch: Batch | None) -> pa.Table:
         if not self.raw:
-            return verdicts.online
+            return verdicts.good_rows
         assert batch is not None, "a raw sink needs the batch"
         return with_raw(pl.DataFrame(pl.from_arrow(verdicts.rows.select(META.names))), batch)
 

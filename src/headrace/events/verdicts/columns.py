@@ -1,179 +1,195 @@
-"""From decoded events to columns, and what is wrong with some values that decoding does not see.
+"""From decoded events to columns, and the refusals of values that decoding does not check.
 
-A value is refused with its top field and the path to it: a time that cannot be read, a number that is not
-finite, a decimal with more digits than its column, a text that is no UTF-8.
+Such a value is refused with its top-level field and its path: a time that cannot be parsed, a number that is
+not finite, a decimal with more digits than its column, a text that is not valid UTF-8.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any
 
+import attrs
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import TIMESTAMP, Field, Kind
+from headrace.events.contracts.fields import TIMESTAMP, ContractField, FieldKind
 from headrace.events.contracts.times import parse_times
 from headrace.events.formats import numbers
-from headrace.events.formats.reasons import LONGEST, Reason
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
 
 __all__ = ["Columns", "columns_of"]
 
-# How a float that is not finite is written, and how such a Decimal is.
+# In JSON a float that is not finite is written as null, and such a Decimal as its name.
 _MAYBE_NOT_FINITE = (b"null", b"NaN", b"Infinity")
-_UNFIT = (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError, RecursionError)
+_STORE_ERRORS = (
+    pa.ArrowException,
+    OverflowError,
+    UnicodeEncodeError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Columns:
-    """The contract's fields as a table of n rows, and row → what is wrong with it.
+    """The contract's fields as a table of n rows, and the rows that are refused.
 
-    What is wrong is null in the table.
+    Attributes:
+        table: the fields; a refused value is null in it.
+        refusals: row → its first refusal.
     """
 
     table: pa.Table
-    broken: dict[int, Reason]
+    refusals: dict[int, Refusal]
 
 
-def columns_of(events: Sequence[Any], fields: Sequence[Field], contract: Contract) -> Columns:
+def columns_of(events: Sequence[Any], fields: Sequence[ContractField], contract: Contract) -> Columns:
     """The columns of decoded events.
 
     Args:
-        events: n structs with these fields, as headrace.events.contracts.shape makes them.
-        fields: the struct's.
-        contract: how a time is spelled.
+        events: n structs with these fields, as headrace.events.contracts.shape builds them.
+        fields: the fields of the struct.
+        contract: its rules say how a time is written.
     """
-    making = _Making(contract)
-    arrays = [making.array(one, list(map(attrgetter(one.name), events)), None, "") for one in fields]
-    return Columns(pa.table(arrays, schema=pa.schema([one.arrow for one in fields])), making.broken)
+    builder = _ColumnBuilder(contract)
+    arrays = [builder.build(field, list(map(attrgetter(field.name), events)), None, "") for field in fields]
+    return Columns(
+        pa.table(arrays, schema=pa.schema([field.arrow_field for field in fields])), builder.refusals
+    )
 
 
-@dataclass
-class _Making:
-    contract: Contract
-    broken: dict[int, Reason] = field(default_factory=dict)
+class _ColumnBuilder:
+    """Builds columns from values.
 
-    def array(self, one: Field, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
-        """A column of values, and of what lies inside them.
+    In all methods `rows` holds the row of each value (None: the rows are 0, 1, ...), and `path` leads from the
+    top-level field to the values; it is empty for a top-level field.
+    """
 
-        Args:
-            one: the field.
-            values: its values.
-            rows: the row of each; None: they are those of the rows 0, 1, ...
-            path: where they lie, from the top field on; empty for a top field.
-        """
-        path = f"{path}.{one.name}" if one.name else path
-        kind = one.kind
-        if kind.sort == "time":
-            return self._times(values, rows, path, one.optional)
-        if kind.sort in ("struct", "list"):
-            return self._nested(kind, values, rows, path)
-        if kind.sort != "plain":
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self.refusals: dict[int, Refusal] = {}
+
+    def build(self, field: ContractField, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
+        """Build the column of a field's values, and of what lies inside them."""
+        path = f"{path}.{field.name}" if field.name else path
+        kind = field.kind
+        if kind.category == "time":
+            return self._build_times(values, rows, path, field.optional)
+        if kind.category in ("struct", "list"):
+            return self._build_nested(kind, values, rows, path)
+        if kind.category != "plain":
             values = [
-                None if v is None else self._stored(kind, v, at, rows, path) for at, v in enumerate(values)
+                None if value is None else self._store(kind, value, at, rows, path)
+                for at, value in enumerate(values)
             ]
-        array = self._plain(values, kind.type, rows, path)
-        if pa.types.is_floating(kind.type):
+        array = self._build_plain(values, kind.arrow_type, rows, path)
+        if pa.types.is_floating(kind.arrow_type):
             finite = pc.is_finite(array).fill_null(True).to_numpy(zero_copy_only=False)
             for at in np.flatnonzero(finite == 0).tolist():
                 self._refuse(at, rows, "out_of_range", path, "it is not a finite number")
         return array
 
-    def _refuse(self, at: int, rows: Sequence[int] | None, code: str, path: str, why: str) -> None:
-        top, _, inside = path[1:].partition(".")
+    def _refuse(self, at: int, rows: Sequence[int] | None, code: str, path: str, reason: str) -> None:
+        top, _, inner = path[1:].partition(".")
         top, bracket, rest = top.partition("[]")
-        where = f"{bracket}{rest}{'.' if inside else ''}{inside}"
+        place = f"{bracket}{rest}{'.' if inner else ''}{inner}"
         row = at if rows is None else rows[at]
-        why = why[:LONGEST] + (f" (at .{top}{where})" if where else "")
-        self.broken.setdefault(row, Reason(code, top, why))
+        reason = reason[:MAX_REASON_LENGTH] + (f" (at .{top}{place})" if place else "")
+        self.refusals.setdefault(row, Refusal(code, top, reason))
 
-    def _times(self, values: list[Any], rows: Sequence[int] | None, path: str, optional: bool) -> Any:
-        parsed = parse_times(values, self.contract.time_formats, self.contract.timezone)
-        for at, (code, reason) in parsed.broken.items():
+    def _build_times(self, values: list[Any], rows: Sequence[int] | None, path: str, optional: bool) -> Any:
+        parsed = parse_times(values, self._contract.time_formats, self._contract.timezone)
+        for at, (code, reason) in parsed.errors.items():
             self._refuse(at, rows, code, path, reason)
         if not optional:
             for at in np.flatnonzero(parsed.null).tolist():
                 self._refuse(at, rows, "wrong_type", path, "Expected a time, got `null`")
         return pa.array(parsed.micros, mask=parsed.null, type=pa.int64()).cast(TIMESTAMP)
 
-    def _nested(self, kind: Kind, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
-        """A struct's or list's column: those that are there, and then nulls in between."""
-        n = len(values)
-        there = [at for at, one in enumerate(values) if one is not None]
-        whole = len(there) == n
-        if not whole:
-            values = [values[at] for at in there]
-        if rows is not None or not whole:
-            rows = there if rows is None else [rows[at] for at in there]
+    def _build_nested(self, kind: FieldKind, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
+        """Build a column of structs or lists: first of the values that are not null, then with the nulls."""
+        count = len(values)
+        present = [at for at, value in enumerate(values) if value is not None]
+        complete = len(present) == count
+        if not complete:
+            values = [values[at] for at in present]
+        if rows is not None or not complete:
+            rows = present if rows is None else [rows[at] for at in present]
         if kind.item is None:
             children = [
-                self.array(one, list(map(attrgetter(one.name), values)), rows, path) for one in kind.fields
+                self.build(field, list(map(attrgetter(field.name), values)), rows, path)
+                for field in kind.fields
             ]
-            array: Any = pa.StructArray.from_arrays(children, fields=[one.arrow for one in kind.fields])
+            array: Any = pa.StructArray.from_arrays(
+                children, fields=[field.arrow_field for field in kind.fields]
+            )
         else:
-            lengths = [len(one) for one in values]
-            inner = [at if rows is None else rows[at] for at, n in enumerate(lengths) for _ in range(n)]
-            items = self.array(kind.item, list(chain.from_iterable(values)), inner, f"{path}[]")
+            lengths = [len(value) for value in values]
+            item_rows = [
+                at if rows is None else rows[at] for at, length in enumerate(lengths) for _ in range(length)
+            ]
+            items = self.build(kind.item, list(chain.from_iterable(values)), item_rows, f"{path}[]")
             offsets = pa.array([0, *accumulate(lengths)], pa.int32())
-            array = pa.ListArray.from_arrays(offsets, items, type=kind.type)
-        if whole:
+            array = pa.ListArray.from_arrays(offsets, items, type=kind.arrow_type)
+        if complete:
             return array
-        places, absent = np.zeros(n, np.int64), np.ones(n, bool)
-        places[there], absent[there] = np.arange(len(there)), False
-        taken: Any = pa.array(places, mask=absent)
-        return array.take(taken)
+        places, absent = np.zeros(count, np.int64), np.ones(count, bool)
+        places[present], absent[present] = np.arange(len(present)), False
+        indices: Any = pa.array(places, mask=absent)
+        return array.take(indices)
 
-    def _stored(self, kind: Kind, value: Any, at: int, rows: Sequence[int] | None, path: str) -> Any:
-        """The value as its column takes it; None where it cannot be stored."""
-        if kind.sort == "choice":
+    def _store(self, kind: FieldKind, value: Any, at: int, rows: Sequence[int] | None, path: str) -> Any:
+        """Convert a value to what its column stores; None if it cannot be stored."""
+        if kind.category == "choice":
             return getattr(value, "value", value)
-        if kind.sort == "decimal":
+        if kind.category == "decimal":
             if not value.is_finite():
                 self._refuse(at, rows, "out_of_range", path, "it is not a finite number")
                 return None
-            return value if pa.types.is_decimal(kind.type) else str(value)
-        if kind.sort == "uuid":
+            return value if pa.types.is_decimal(kind.arrow_type) else str(value)
+        if kind.category == "uuid":
             return str(value)
         try:
             text = numbers.encode(value)
-            if any(word in text for word in _MAYBE_NOT_FINITE) and not _finite(value):
+            if any(word in text for word in _MAYBE_NOT_FINITE) and not _is_finite(value):
                 raise ValueError("it holds a number that is not finite")
             return text.decode()
-        except _UNFIT as error:
+        except _STORE_ERRORS as error:
             self._refuse(at, rows, "out_of_range", path, str(error))
             return None
 
-    def _plain(self, values: list[Any], type_: pa.DataType, rows: Sequence[int] | None, path: str) -> Any:
+    def _build_plain(self, values: list[Any], type_: pa.DataType, rows: Sequence[int] | None, path: str) -> Any:
         try:
             array = pa.array(values, type_)
-        except _UNFIT:
-            # Rare enough to be found one by one: a lone surrogate, a decimal of too many digits.
+        except _STORE_ERRORS:
+            # Rare (a lone surrogate, a decimal of too many digits), so each value is tried by itself.
             for at, value in enumerate(values):
                 try:
                     pa.scalar(value, type_)
-                except _UNFIT as error:
+                except _STORE_ERRORS as error:
                     self._refuse(at, rows, "out_of_range", path, str(error))
                     values[at] = None
             array = pa.array(values, type_)
         return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def _finite(value: Any) -> bool:
-    """Whether every number in it is finite: in JSON text others would become null."""
+def _is_finite(value: Any) -> bool:
+    """Whether every number in a value is finite: in JSON text others would become null."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Decimal):
         return value.is_finite()
     if isinstance(value, dict):
-        return all(map(_finite, value.values()))
+        return all(map(_is_finite, value.values()))
     if isinstance(value, msgspec.Struct):
-        return all(_finite(getattr(value, name)) for name in value.__struct_fields__)
-    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_finite, value))
+        return all(_is_finite(getattr(value, name)) for name in value.__struct_fields__)
+    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_is_finite, value))

@@ -1,219 +1,227 @@
-"""From raw bytes to structs of a contract's shape: what decodes, and why the rest does not.
+"""From raw bytes to structs of a contract's shape, and the refusals of the bytes that do not decode.
 
-The ordinary way is one call an event and takes what is exactly right. What that refuses is looked at
-again: it may hold fields that the contract does not name, or "" for null, where the contract allows it;
-or it may be right for an older struct of the contract, and be made a present one by its upcaster.
+Most events are decoded by one call, which accepts only the fields that the contract names. An event that it
+refuses is tried again: it may hold further fields, or "" for null, where the contract allows them; or it may
+match an older struct of the contract, whose upcaster converts it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import attrs
 import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.event import Contract
-from headrace.events.contracts.fields import Field
+from headrace.events.contracts.fields import ContractField
 from headrace.events.contracts.shape import Shape, shape_of
 from headrace.events.formats import numbers
-from headrace.events.formats.port import REFUSES, Format, Nothing
-from headrace.events.formats.reasons import LONGEST, Broken, Reason, reason_of
+from headrace.events.formats.port import DECODE_ERRORS, Format, NoEvent
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, InvalidEvent, Refusal, refusal_of
 from headrace.events.verdicts.instances import instance_of
 
-__all__ = ["NAMES", "Decoded", "Decoder"]
+__all__ = ["MAX_EXTRA_NAMES", "BatchDecoder", "DecodedBatch"]
 
-NAMES, OTHERS = 20, "(others)"  # unknown fields are counted by name, up to so many
+MAX_EXTRA_NAMES = 20
+"""Fields that the contract does not name are counted by name, up to so many names, and the rest together."""
+_OTHER_NAMES = "(others)"
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What became of a batch's bytes.
+@attrs.frozen
+class DecodedBatch:
+    """The events of a batch, decoded.
 
     Attributes:
-        places: int64[n], where in the batch the events stand that decode.
+        places: int64[n], the places in the batch of the events that decode.
         events: n structs of the shape.
-        refused: place → why another does not. A place in neither holds no event (formats.Nothing).
+        refused: place → why that event does not decode. A place in neither holds no event (formats.NoEvent).
         surplus: place → the event's fields that the contract does not name, as JSON.
-        extra: name of such a field → how many events carry it (Verdicts.extra).
+        extra: name of such a field → how many events hold it (Verdicts.extra).
     """
 
     places: NDArray[np.int64]
     events: list[Struct]
-    refused: dict[int, Reason]
-    surplus: dict[int, str] = field(default_factory=dict)
-    extra: Counter[str] = field(default_factory=Counter)
+    refused: dict[int, Refusal]
+    surplus: dict[int, str] = attrs.Factory(dict)
+    extra: Counter[str] = attrs.Factory(Counter)
+
+    def count_surplus(self, place: int, event: _DecodedEvent) -> None:
+        """Keep the further fields of an event, and count it under the name of the first."""
+        if event.surplus is not None and event.first_extra is not None:
+            self.surplus[place] = event.surplus
+            counted = event.first_extra in self.extra or len(self.extra) < MAX_EXTRA_NAMES
+            self.extra[event.first_extra if counted else _OTHER_NAMES] += 1
 
 
-class _Found(NamedTuple):
-    """An event that decodes, and the fields of it that its struct does not name: as JSON, and the first's
-    name; None where there are none."""
+class _DecodedEvent(NamedTuple):
+    """An event, and its fields that the struct does not name: as JSON, and the name of the first."""
 
-    event: Struct
+    struct: Struct
     surplus: str | None = None
-    name: str | None = None
+    first_extra: str | None = None
 
 
-class _Reader:
+class _StructDecoder:
     """Decodes to one struct: the contract's, or one of its older ones."""
 
     def __init__(self, shape: Shape, contract: Contract, format: Format) -> None:
         strict = not contract.coerce
         self._fields = shape.fields
-        self._keeps = not shape.refuses
-        self._config = shape.declared.__struct_config__
-        struct = shape.struct(exact=shape.refuses, instants=format.instants)
-        # Exactly first: what msgspec passes over it does not tell, and most events hold no more.
-        self.exact = format.decoder(shape.struct(exact=True, instants=format.instants), strict=strict)
-        self._kept = format.decoder(struct, strict=strict)
-        self._plain = format.decoder(Any, strict=True)
-        self._renamed = {one.key: one.name for one in shape.fields if one.key != one.name}
+        self._allows_extra = not shape.forbids_extra
+        self._config = shape.struct.__struct_config__
+        exact = shape.decoded_struct(exact=True, typed_times=format.typed_times)
+        struct = shape.decoded_struct(exact=shape.forbids_extra, typed_times=format.typed_times)
+        # The exact decoder goes first: msgspec does not report fields that it ignores, and most events hold
+        # no further ones.
+        self.decode_exact = format.decoder(exact, strict=strict)
+        self._decode_with_extra = format.decoder(struct, strict=strict)
+        self._decode_plain = format.decoder(Any, strict=True)
+        self._names = {field.key: field.name for field in shape.fields if field.key != field.name}
         self._empty_is_null = {
-            one.key for one in shape.fields if contract.coerce and one.optional and one.kind.core is not str
+            field.key
+            for field in shape.fields
+            if contract.coerce and field.optional and field.kind.core is not str
         }
-        self._without_empty = format.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
+        self._decode_empty = format.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
 
-    def again(self, raw: bytes, reason: Reason) -> _Found | Reason:
-        """An event that `exact` has refused for a reason: taken all the same, or why it is not."""
+    def retry(self, raw: bytes, refusal: Refusal) -> _DecodedEvent | Refusal:
+        """Decode an event that `decode_exact` refused with what the contract allows beyond it."""
         try:
-            if reason.code == "extra" and self._keeps:
-                return self._with_surplus(self._kept(raw), raw)
-        except REFUSES as error:
-            reason = reason_of(error, raw)
+            if refusal.code == "extra" and self._allows_extra:
+                return self._with_surplus(self._decode_with_extra(raw), raw)
+        except DECODE_ERRORS as error:
+            refusal = refusal_of(error, raw)
         try:
-            if reason.code == "wrong_type" and reason.field in self._empty_is_null:
-                event = self._without_empty(raw)
-                return self._with_surplus(event, raw) if self._keeps else _Found(event)
-        except REFUSES as error:
-            reason = reason_of(error, raw)
-        if reason.field in self._renamed:
-            return Reason(reason.code, self._renamed[reason.field], reason.reason)
-        return reason
+            if refusal.code == "wrong_type" and refusal.field in self._empty_is_null:
+                struct = self._decode_empty(raw)
+                return self._with_surplus(struct, raw) if self._allows_extra else _DecodedEvent(struct)
+        except DECODE_ERRORS as error:
+            refusal = refusal_of(error, raw)
+        if refusal.field in self._names:
+            return Refusal(refusal.code, self._names[refusal.field], refusal.reason)
+        return refusal
 
-    def _with_surplus(self, event: Struct, raw: bytes) -> _Found:
-        surplus = _surplus(self._plain(raw), self._fields, self._config.tag_field)
+    def find(self, raw: bytes) -> _DecodedEvent | None:
+        """Decode an event; None if it does not match the struct."""
+        try:
+            return _DecodedEvent(self.decode_exact(raw))
+        except DECODE_ERRORS as error:
+            event = self.retry(raw, refusal_of(error))
+            return None if isinstance(event, Refusal) else event
+
+    def _with_surplus(self, struct: Struct, raw: bytes) -> _DecodedEvent:
+        surplus = _surplus(self._decode_plain(raw), self._fields, self._config.tag_field)
         if not surplus:
-            return _Found(event)
-        return _Found(event, numbers.encode(surplus).decode(), next(iter(surplus)))
+            return _DecodedEvent(struct)
+        return _DecodedEvent(struct, numbers.encode(surplus).decode(), next(iter(surplus)))
 
 
-class Decoder:
-    """Decodes the events of one contract.
+class BatchDecoder:
+    """Decodes batches of the events of one contract.
 
     Args:
-        contract: what they must be.
-        shape: the contract's.
-        format: how they lie in bytes.
+        contract: the contract.
+        shape: its shape.
+        format: how bytes hold its events.
     """
 
     def __init__(self, contract: Contract, shape: Shape, format: Format) -> None:
         self._contract = contract
-        self._reader = _Reader(shape, contract, format)
-        self._older: list[tuple[_Reader, Shape, Callable[[Any], Any]]] = []
+        self._decoder = _StructDecoder(shape, contract, format)
+        self._older: list[tuple[_StructDecoder, Shape, Callable[[Any], Any]]] = []
         for struct, upcaster in contract.upcasters.items():
             older = shape_of(contract, struct)
-            self._older.append((_Reader(older, contract, format), older, upcaster))
-        self._upgraded = shape.struct(exact=True, instants=True)
+            self._older.append((_StructDecoder(older, contract, format), older, upcaster))
+        self._upcast_struct = shape.decoded_struct(exact=True, typed_times=True)
 
-    def decode(self, values: list[bytes], refused: Mapping[int, Reason]) -> Decoded:
-        """Each event by itself, but for those that are `refused` already.
+    def decode(self, values: list[bytes], refused: Mapping[int, Refusal]) -> DecodedBatch:
+        """Decode each event by itself, except those that are `refused` already.
 
         Raises:
-            Unavailable: what the format needs is away; nothing is decided.
+            Unavailable: something that the format needs cannot be reached; no event is decided.
         """
-        made = Decoded(np.arange(len(values)), [], dict(refused))
-        nothing: list[int] = []
-        exact, add = self._reader.exact, made.events.append
-        unread = enumerate(values)
-        for at, raw in filter(lambda place: place[0] not in refused, unread) if refused else unread:
+        batch = DecodedBatch(np.arange(len(values)), [], dict(refused))
+        without_event: list[int] = []
+        decode_exact, append = self._decoder.decode_exact, batch.events.append
+        pending = enumerate(values)
+        for place, raw in filter(lambda item: item[0] not in refused, pending) if refused else pending:
             try:
-                add(exact(raw))
-            except REFUSES as error:
-                found = self._again(raw, reason_of(error, raw))
-                if isinstance(found, Reason):
-                    made.refused[at] = found
+                append(decode_exact(raw))
+            except DECODE_ERRORS as error:
+                event = self._retry(raw, refusal_of(error, raw))
+                if isinstance(event, Refusal):
+                    batch.refused[place] = event
                 else:
-                    add(found.event)
-                    _keep(found, at, made)
-            except Nothing:
-                nothing.append(at)
-        if not made.refused and not nothing:
-            return made
-        places = np.delete(made.places, [*made.refused, *nothing])
-        return Decoded(places, made.events, made.refused, made.surplus, made.extra)
+                    append(event.struct)
+                    batch.count_surplus(place, event)
+            except NoEvent:
+                without_event.append(place)
+        if not batch.refused and not without_event:
+            return batch
+        return attrs.evolve(batch, places=np.delete(batch.places, [*batch.refused, *without_event]))
 
-    def _again(self, raw: bytes, reason: Reason) -> _Found | Reason:
-        found = self._reader.again(raw, reason)
-        if isinstance(found, Reason):
-            for reader, shape, upcaster in self._older:
-                older = _read(reader, raw)
+    def _retry(self, raw: bytes, refusal: Refusal) -> _DecodedEvent | Refusal:
+        event = self._decoder.retry(raw, refusal)
+        if isinstance(event, Refusal):
+            for decoder, shape, upcaster in self._older:
+                older = decoder.find(raw)
                 if older is not None:
-                    return self._made_new(older, shape, upcaster)
-        return found
+                    return self._upcast(older, shape, upcaster)
+        return event
 
-    def _made_new(self, older: _Found, shape: Shape, upcaster: Callable[[Any], Any]) -> _Found | Reason:
-        """The present struct of an older one, by the contract's own code: whatever that does is a verdict."""
+    def _upcast(
+        self, older: _DecodedEvent, shape: Shape, upcaster: Callable[[Any], Any]
+    ) -> _DecodedEvent | Refusal:
         name = getattr(upcaster, "__name__", "the upcaster")
         try:
-            made = upcaster(instance_of(older.event, shape, self._contract))
-        except Broken as error:
-            return error.reason
-        except Exception as error:
-            return Reason("upcast_failed", None, f"{name}: {type(error).__name__}: {error}"[:LONGEST])
-        if not isinstance(made, self._contract.struct):
-            return Reason("upcast_failed", None, f"{name} gave a {type(made).__name__}")
+            instance = upcaster(instance_of(older.struct, shape, self._contract))
+        except InvalidEvent as error:
+            return error.refusal
+        except Exception as error:  # the contract's own code: whatever it raises refuses the event
+            reason = f"{name}: {type(error).__name__}: {error}"
+            return Refusal("upcast_failed", None, reason[:MAX_REASON_LENGTH])
+        if not isinstance(instance, self._contract.struct):
+            return Refusal("upcast_failed", None, f"{name} returned a {type(instance).__name__}")
         try:
-            plain = msgspec.to_builtins(made, builtin_types=(Decimal, datetime))
-            event = msgspec.convert(plain, self._upgraded)
-        except (*REFUSES, TypeError, ValueError) as error:
-            reason = reason_of(error)
-            return Reason("upcast_failed", reason.field, f"{name}: {reason.reason}")
-        return _Found(event, older.surplus, older.name)
+            plain = msgspec.to_builtins(instance, builtin_types=(Decimal, datetime))
+            struct = msgspec.convert(plain, self._upcast_struct)
+        except (*DECODE_ERRORS, TypeError, ValueError) as error:
+            refusal = refusal_of(error)
+            return Refusal("upcast_failed", refusal.field, f"{name}: {refusal.reason}")
+        return _DecodedEvent(struct, older.surplus, older.first_extra)
 
 
-def _read(reader: _Reader, raw: bytes) -> _Found | None:
-    try:
-        return _Found(reader.exact(raw))
-    except REFUSES as error:
-        found = reader.again(raw, reason_of(error))
-        return None if isinstance(found, Reason) else found
+def _surplus(value: Any, fields: Sequence[ContractField], tag: str | None = None) -> Any:
+    """The part of an object that the fields do not name, at any depth.
 
-
-def _surplus(value: Any, fields: Sequence[Field], tag: str | None = None) -> Any:
-    """What of an object the fields do not name, at any depth: an object again, empty where there is
-    nothing; of a list of objects a list of as many."""
+    Returns:
+        An object, empty if there is nothing; for a list of objects a list of as many.
+    """
     if not isinstance(value, dict):
         return {}
-    known = {one.key: one.kind for one in fields}
-    found = {}
-    for key, one in value.items():
-        kind = known.get(key)
+    kinds = {field.key: field.kind for field in fields}
+    surplus = {}
+    for key, inner in value.items():
+        kind = kinds.get(key)
         if kind is None:
             if key != tag:
-                found[key] = one
+                surplus[key] = inner
             continue
-        if kind.sort == "struct":
-            rest = _surplus(one, kind.fields, kind.core.__struct_config__.tag_field)
-        elif kind.item is not None and kind.item.kind.sort == "struct" and isinstance(one, list):
+        if kind.category == "struct":
+            rest = _surplus(inner, kind.fields, kind.core.__struct_config__.tag_field)
+        elif kind.item is not None and kind.item.kind.category == "struct" and isinstance(inner, list):
             item = kind.item.kind
-            each = [_surplus(each, item.fields, item.core.__struct_config__.tag_field) for each in one]
-            rest = each if any(each) else {}
+            parts = [_surplus(part, item.fields, item.core.__struct_config__.tag_field) for part in inner]
+            rest = parts if any(parts) else {}
         else:
             continue
         if rest:
-            found[key] = rest
-    return found
-
-
-def _keep(found: _Found, at: int, made: Decoded) -> None:
-    """The event's further fields; it is counted by the name of the first."""
-    if found.surplus is not None and found.name is not None:
-        made.surplus[at] = found.surplus
-        name = found.name
-        made.extra[name if name in made.extra or len(made.extra) < NAMES else OTHERS] += 1
+            surplus[key] = rest
+    return surplus

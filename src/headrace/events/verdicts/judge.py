@@ -1,4 +1,4 @@
-"""The judge: a contract and raw events in, one verdict an event out, as rows of the topic's table."""
+"""The judge: from a contract and raw events to one verdict per event, as rows of the topic's table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -22,79 +22,79 @@ from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.contracts.fields import TIMESTAMP
 from headrace.events.contracts.shape import META, shape_of
-from headrace.events.contracts.times import FIRST as EARLIEST
-from headrace.events.contracts.times import LAST as LATEST
+from headrace.events.contracts.times import EARLIEST, LATEST
 from headrace.events.formats import Format
-from headrace.events.formats.reasons import LONGEST, Reason
+from headrace.events.formats.refusals import MAX_REASON_LENGTH, Refusal
 from headrace.events.verdicts.columns import columns_of
-from headrace.events.verdicts.decode import Decoder
+from headrace.events.verdicts.decode import BatchDecoder
+from headrace.events.verdicts.identities import RecentIdentities
 from headrace.events.verdicts.instances import instance_of
-from headrace.events.verdicts.seen import Seen
 from headrace.events.verdicts.watermarks import Watermarks
 from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros, micros
 from headrace.log.port import Batch, Headers
 
-__all__ = ["First", "Judge", "Verdicts", "first_of"]
+__all__ = ["FirstPosition", "Judge", "Verdicts", "find_first_position"]
 
 
-First = tuple[int, int]
-_FIRST_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
+FirstPosition = tuple[int, int]
+"""The log partition and offset at which a replayed event first stood."""
+
+_FIRST_POSITION_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
 _MICROSECOND = timedelta(microseconds=1)
-_GOOD = ("_log_partition", "_log_offset", "_arrived_at")
+_META_OF_GOOD = ("_log_partition", "_log_offset", "_arrived_at")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Verdicts:
-    """What became of a batch.
+    """The verdicts on a batch.
 
     Attributes:
-        rows: every event once, as the topic's table stores it (shape.table_schema); good ones first,
-            each part in the order of the batch.
-        good: how many of them are good.
-        refused: code → how many.
-        latest: the latest arrival, microseconds since 1970; 0 in an empty batch.
-        extra: field that the contract does not name → how many events carry it; of an event's several
-            the first counts, and beyond 20 names they count together. They are in column `_extra`.
-        watermarks: the topic's with this batch, as text (verdicts.watermarks).
+        rows: every event once, as the topic's table stores it (shape.table_schema); the good ones first,
+            both parts in the order of the batch.
+        good: the number of good events.
+        refused: code → the number of events refused with it.
+        latest: the latest arrival, microseconds since 1970; 0 for an empty batch.
+        extra: field that the contract does not name → the number of events that hold it. An event counts for
+            the first such field; beyond 20 names they are counted together. The values are in column `_extra`.
+        watermarks: the topic's watermarks after this batch, encoded (verdicts.watermarks).
     """
 
     rows: pa.Table
     good: int
     refused: Counter[str]
     latest: int
-    extra: Counter[str] = field(default_factory=Counter)
+    extra: Counter[str] = attrs.Factory(Counter)
     watermarks: str = "{}"
 
     @property
-    def online(self) -> pa.Table:
-        """The good part without the columns of refusal: contract fields, _log_partition, _log_offset
-        and _arrived_at."""
+    def good_rows(self) -> pa.Table:
+        """The good rows: the contract's fields, _log_partition, _log_offset and _arrived_at."""
         fields = [name for name in self.rows.column_names if name not in META.names]
-        return self.rows.slice(0, self.good).select([*fields, *_GOOD])
+        return self.rows.slice(0, self.good).select([*fields, *_META_OF_GOOD])
 
 
 class Judge:
     """Judges the events of one topic.
 
     Args:
-        contract: what they must be.
-        admitted: which of some first positions the topic's table already holds as good; by default
-            all of them, since who does not know must not admit one twice.
-        format: how they lie in bytes; by default as the contract says.
-        folder: where identities seen lately are kept once they are many; by default the machine's
-            folder for temporary files.
-        watermarks: how far the topic's admitted events have come; by default there were none yet.
+        contract: the contract of the topic.
+        find_admitted: which of some first positions the topic's table already holds as good. By default all
+            of them: without a table an event must not be admitted twice.
+        format: how bytes hold an event; by default the contract's format.
+        folder: where long lists of recent identities are written; by default the machine's folder for
+            temporary files.
+        watermarks: the topic's watermarks; by default no event was admitted yet.
 
     Attributes:
         contract: the contract.
-        watermarks: as they now are.
+        watermarks: the watermarks after the last batch.
     """
 
     def __init__(
         self,
         contract: Contract,
-        admitted: Callable[[Collection[First]], Collection[First]] = frozenset,
+        find_admitted: Callable[[Collection[FirstPosition]], Collection[FirstPosition]] = frozenset,
         format: Format | None = None,
         folder: Path | None = None,
         watermarks: Watermarks | None = None,
@@ -102,170 +102,169 @@ class Judge:
         self.contract = contract
         self.watermarks = watermarks or Watermarks()
         self._shape = shape_of(contract)
-        self._decoder = Decoder(contract, self._shape, format or formats.open(contract))
-        self._admitted = admitted
-        self._seen = None
+        self._decoder = BatchDecoder(contract, self._shape, format or formats.open(contract))
+        self._find_admitted = find_admitted
+        self._identities = None
         if contract.dedup_within is not None:
-            self._seen = Seen(contract.dedup_within, folder or Path(tempfile.gettempdir()), self.watermarks)
+            self._identities = RecentIdentities(
+                contract.dedup_within, folder or Path(tempfile.gettempdir()), self.watermarks
+            )
 
     def remember(self, good: pl.DataFrame) -> None:
-        """Takes good rows of the topic's table as admitted: `_log_partition`, and the contract's time and
-        identity.
+        """Remember good rows of the topic's table as admitted.
+
+        Args:
+            good: `_log_partition`, and the contract's time and identity.
 
         Raises:
-            Unavailable: there is no room on the disk for what is kept of them.
+            Unavailable: the disk is full.
         """
-        if self._seen is not None:
+        if self._identities is not None:
             times = good[self.contract.time].to_physical().to_numpy()
             partitions = good["_log_partition"].to_numpy()
-            self._seen.remember(good.select(self.contract.identity), times, partitions)
+            self._identities.remember(good.select(self.contract.identity), times, partitions)
 
-    def judge(self, batch: Batch, unwritable: Mapping[int, Reason] | None = None) -> Verdicts:
-        """One verdict for each event of the batch. No event raises.
+    def judge(self, batch: Batch, unwritable: Mapping[int, Refusal] | None = None) -> Verdicts:
+        """Judge each event of a batch. No event raises.
+
+        Good events are remembered as admitted. If the verdicts are not stored, this judge must not be used
+        any further.
 
         Args:
             batch: the events.
-            unwritable: place in the batch → why that event is refused unread.
+            unwritable: place in the batch → why that event is refused without being decoded.
 
         Raises:
-            Unavailable: what the format needs to know is not to be had now, and nothing is decided; or there
-                is no room on the disk for identities, and nobody must go on with this judge.
-
-        Good events are remembered as admitted: whoever does not store the verdicts must not go on
-        with this judge.
+            Unavailable: something that the format needs cannot be reached, and no event is decided; or the
+                disk is full, and this judge must not be used any further.
         """
         decoded = self._decoder.decode(batch.values, unwritable or {})
         places, refused = decoded.places, decoded.refused
-        made = columns_of(decoded.events, self._shape.fields, self.contract)
-        table, broken = made.table, made.broken
-        if self._shape.checks:
-            self._check(decoded.events, broken)
+        columns = columns_of(decoded.events, self._shape.fields, self.contract)
+        table, refusals = columns.table, columns.refusals
+        if self._shape.has_checks:
+            self._check(decoded.events, refusals)
         arrived = batch.arrived_at[places]
         times = _micros(table[self.contract.time])
-        firsts = _firsts(batch.headers)
-        # A replay is somebody's decision, made later: it is not too late.
-        replayed = np.isin(places, list(firsts)) if firsts else np.zeros(len(places), bool)
-        self._refuse_by_time(times, arrived, replayed, broken)
-        keep = np.ones(len(places), bool)
-        keep[list(broken)] = False
-        if firsts:
-            self._refuse_replayed(firsts, places, keep, broken)
-        if self._seen is not None:
-            self._refuse_seen(self._seen, table, times, batch, places, keep, broken)
+        first_positions = _first_positions(batch.headers)
+        # Somebody replays an event later on purpose, so it is never too late.
+        replayed = np.isin(places, list(first_positions)) if first_positions else np.zeros(len(places), bool)
+        self._refuse_by_time(times, arrived, replayed, refusals)
+        good = np.ones(len(places), bool)
+        good[list(refusals)] = False
+        if first_positions:
+            self._refuse_replayed(first_positions, places, good, refusals)
+        if self._identities is not None:
+            self._refuse_duplicates(self._identities, table, times, batch, places, good, refusals)
         else:
-            self.watermarks.take(batch.partitions[places][keep], times[keep], arrived[keep])
-        refused |= {int(places[at]): reason for at, reason in broken.items()}
-        if broken:
-            table = table.filter(pa.array(keep))
-            places = places[keep]
-        bad = sorted(refused)
-        reasons = [refused[at] for at in bad]
-        nothing = _nothing(table.schema, len(bad))
+            self.watermarks.record(batch.partitions[places][good], times[good], arrived[good])
+        refused |= {int(places[row]): refusal for row, refusal in refusals.items()}
+        if refusals:
+            table = table.filter(pa.array(good))
+            places = places[good]
+        refused_places = sorted(refused)
+        ordered = [refused[place] for place in refused_places]
+        nulls = _null_rows(table.schema, len(refused_places))
         rows = pa.concat_tables(
             [
-                _stamped(table, batch, places, None, firsts, decoded.surplus),
-                _stamped(nothing, batch, np.array(bad, np.int64), reasons, firsts, {}),
+                _append_meta(table, batch, places, None, first_positions, decoded.surplus),
+                _append_meta(nulls, batch, np.array(refused_places, np.int64), ordered, first_positions, {}),
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
-        codes = Counter([reason.code for reason in reasons])
-        return Verdicts(rows, len(places), codes, latest, decoded.extra, self.watermarks.text())
+        codes = Counter([refusal.code for refusal in ordered])
+        return Verdicts(rows, len(places), codes, latest, decoded.extra, self.watermarks.encode())
 
-    def _check(self, events: list[Struct], broken: dict[int, Reason]) -> None:
-        """The declared structs' own `__post_init__`, for every event that is right so far."""
-        for at, event in enumerate(events):
-            if at not in broken:
+    def _check(self, events: list[Struct], refusals: dict[int, Refusal]) -> None:
+        """Run the declared structs' `__post_init__` on every event that is good so far."""
+        for row, event in enumerate(events):
+            if row not in refusals:
                 try:
                     instance_of(event, self._shape, self.contract)
                 except (ValueError, TypeError) as error:
-                    broken[at] = Reason("out_of_range", None, str(error)[:LONGEST])
-                except Exception as error:  # the contract's own code: whatever it does is a verdict
-                    why = f"{type(error).__name__}: {error}"[:LONGEST]
-                    broken[at] = Reason("out_of_range", None, why)
+                    refusals[row] = Refusal("out_of_range", None, str(error)[:MAX_REASON_LENGTH])
+                except Exception as error:  # the contract's own code: whatever it raises refuses the event
+                    reason = f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
+                    refusals[row] = Refusal("out_of_range", None, reason)
 
     def _refuse_by_time(
         self,
         times: NDArray[np.int64],
         arrived: NDArray[np.int64],
         replayed: NDArray[np.bool_],
-        broken: dict[int, Reason],
+        refusals: dict[int, Refusal],
     ) -> None:
-        """An event may not be older than the contract takes, and lie so far after its arrival, and so far
-        before it unless it is replayed."""
+        """Refuse events before `oldest`, beyond `max_ahead`, or beyond `max_late` unless they are replayed."""
         oldest = self.contract.oldest
-        for at in np.flatnonzero(times < micros(oldest)).tolist():
-            why = f"{from_micros(int(times[at]))} lies before {oldest}, the oldest that the contract takes"
-            broken.setdefault(at, Reason("out_of_range", self.contract.time, why))
-        bounds = [("future", times > arrived + _span(self.contract.max_ahead), "after")]
+        for row in np.flatnonzero(times < micros(oldest)).tolist():
+            reason = f"{from_micros(int(times[row]))} lies before {oldest}, the oldest that the contract takes"
+            refusals.setdefault(row, Refusal("out_of_range", self.contract.time, reason))
+        bounds = [("future", times > arrived + _to_micros(self.contract.max_ahead), "after")]
         if self.contract.max_late is not None:
-            early = times < arrived - _span(self.contract.max_late)
-            bounds.append(("late", early & ~replayed, "before"))
+            late = times < arrived - _to_micros(self.contract.max_late)
+            bounds.append(("late", late & ~replayed, "before"))
         for code, outside, side in bounds:
-            for at in np.flatnonzero(outside).tolist():
-                time, arrival = from_micros(int(times[at])), from_micros(int(arrived[at]))
-                why = f"{time} is too far {side} its arrival at {arrival}"
-                broken.setdefault(at, Reason(code, self.contract.time, why))
+            for row in np.flatnonzero(outside).tolist():
+                time, arrival = from_micros(int(times[row])), from_micros(int(arrived[row]))
+                reason = f"{time} is too far {side} its arrival at {arrival}"
+                refusals.setdefault(row, Refusal(code, self.contract.time, reason))
 
     def _refuse_replayed(
         self,
-        firsts: dict[int, First],
+        first_positions: dict[int, FirstPosition],
         places: NDArray[np.int64],
-        keep: NDArray[np.bool_],
-        broken: dict[int, Reason],
+        good: NDArray[np.bool_],
+        refusals: dict[int, Refusal],
     ) -> None:
-        """A replayed event is admitted once, however often it is replayed."""
-        admitted = set(self._admitted(set(firsts.values())))
-        for at in np.flatnonzero(keep).tolist():
-            first = firsts.get(int(places[at]))
+        """Refuse an event that was replayed and admitted before."""
+        admitted = set(self._find_admitted(set(first_positions.values())))
+        for row in np.flatnonzero(good).tolist():
+            first = first_positions.get(int(places[row]))
             if first in admitted:
-                keep[at] = False
-                broken[at] = Reason("duplicate", None, "the event it replays was admitted before")
+                good[row] = False
+                refusals[row] = Refusal("duplicate", None, "the event it replays was admitted before")
             elif first is not None:
                 admitted.add(first)
 
-    def _refuse_seen(
+    def _refuse_duplicates(
         self,
-        seen: Seen,
+        identities: RecentIdentities,
         table: pa.Table,
         times: NDArray[np.int64],
         batch: Batch,
         places: NDArray[np.int64],
-        keep: NDArray[np.bool_],
-        broken: dict[int, Reason],
+        good: NDArray[np.bool_],
+        refusals: dict[int, Refusal],
     ) -> None:
         identity = table.select(self.contract.identity)
-        if broken:
-            identity, times, places = identity.filter(pa.array(keep)), times[keep], places[keep]
+        if refusals:
+            identity, times, places = identity.filter(pa.array(good)), times[good], places[good]
         frame = pl.DataFrame(pl.from_arrow(identity))
-        new = seen.admit(frame, times, batch.arrived_at[places], batch.partitions[places])
-        again = np.flatnonzero(keep)[~new].tolist()
-        keep[again] = False
-        why = f"one with the same {', '.join(self.contract.identity)} was admitted"
-        for at in again:
-            broken[at] = Reason("duplicate", None, why)
+        admitted = identities.admit(frame, times, batch.arrived_at[places], batch.partitions[places])
+        duplicates = np.flatnonzero(good)[~admitted].tolist()
+        good[duplicates] = False
+        reason = f"one with the same {', '.join(self.contract.identity)} was admitted"
+        for row in duplicates:
+            refusals[row] = Refusal("duplicate", None, reason)
 
 
-def _span(span: timedelta) -> int:
-    """A duration in microseconds; none is longer than all of time."""
+def _to_micros(span: timedelta) -> int:
+    """A duration in microseconds, cut to the span of all instants so that sums fit 64 bits."""
     return min(span // _MICROSECOND, LATEST - EARLIEST)
 
 
-def first_of(headers: Headers | None) -> First | None:
-    """Where the record with these headers first stood, if it is a replay."""
-    form = _FIRST_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
+def find_first_position(headers: Headers | None) -> FirstPosition | None:
+    """Find the first position of a replayed record in its headers; None: it is not a replay."""
+    form = _FIRST_POSITION_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
     return None if form is None else (int(form.group(1)), int(form.group(2)))
 
 
-def _firsts(headers: Collection[Headers | None]) -> dict[int, First]:
-    """Place → first position, for the records that were replayed."""
-    found: dict[int, First] = {}
+def _first_positions(headers: Collection[Headers | None]) -> dict[int, FirstPosition]:
+    """The replayed records of a batch: place → first position."""
     if not any(headers):
-        return found
-    for at, one in enumerate(headers):
-        first = first_of(one)
-        if first is not None:
-            found[at] = first
-    return found
+        return {}
+    positions = ((place, find_first_position(record)) for place, record in enumerate(headers))
+    return {place: position for place, position in positions if position is not None}
 
 
 def _micros(column: Any) -> NDArray[np.int64]:
@@ -273,48 +272,56 @@ def _micros(column: Any) -> NDArray[np.int64]:
     return micros
 
 
-def _nothing(schema: pa.Schema, count: int) -> pa.Table:
+def _null_rows(schema: pa.Schema, count: int) -> pa.Table:
     return pa.table([pa.nulls(count, field.type) for field in schema], schema=schema)
 
 
-def _stamped(
+def _append_meta(
     table: pa.Table,
     batch: Batch,
     places: NDArray[np.int64],
-    reasons: list[Reason] | None,
-    firsts: dict[int, First],
+    refusals: list[Refusal] | None,
+    first_positions: dict[int, FirstPosition],
     surplus: Mapping[int, str],
 ) -> pa.Table:
-    """The rows with META's columns: where and when each event arrived, and why it is refused if it is."""
+    """Append the columns of META.
+
+    Args:
+        table: n rows of the contract's fields.
+        batch: the batch they come from.
+        places: int64[n], their places in it.
+        refusals: n refusals; None: the rows are good.
+        first_positions, surplus: by place in the batch.
+    """
     count = len(places)
     columns: dict[str, Any] = {
         "_log_partition": batch.partitions[places],
         "_log_offset": batch.offsets[places],
         "_arrived_at": pa.array(batch.arrived_at[places], pa.int64()).cast(TIMESTAMP),
-        "_valid": np.full(count, reasons is None),
+        "_valid": np.full(count, refusals is None),
     }
-    if reasons is not None:
-        columns["_raw"] = [batch.values[at] for at in places.tolist()]
-        columns["_code"] = [reason.code for reason in reasons]
-        columns["_field"] = [reason.field and _storable(reason.field) for reason in reasons]
-        columns["_reason"] = [_storable(reason.reason) for reason in reasons]
+    if refusals is not None:
+        columns["_raw"] = [batch.values[place] for place in places.tolist()]
+        columns["_code"] = [refusal.code for refusal in refusals]
+        columns["_field"] = [refusal.field and _escape(refusal.field) for refusal in refusals]
+        columns["_reason"] = [_escape(refusal.reason) for refusal in refusals]
     if surplus:
-        columns["_extra"] = [surplus.get(at) for at in places.tolist()]
-    if firsts:
-        mine = [firsts.get(at, (None, None)) for at in places.tolist()]
-        columns["_first_partition"] = [partition for partition, _ in mine]
-        columns["_first_offset"] = [offset for _, offset in mine]
-    for one in META:
-        values = columns.get(one.name)
-        array = pa.nulls(count, one.type) if values is None else _typed(values, one.type)
-        table = table.append_column(one, array)
+        columns["_extra"] = [surplus.get(place) for place in places.tolist()]
+    if first_positions:
+        positions = [first_positions.get(place, (None, None)) for place in places.tolist()]
+        columns["_first_partition"] = [partition for partition, _ in positions]
+        columns["_first_offset"] = [offset for _, offset in positions]
+    for field in META:
+        values = columns.get(field.name)
+        array = pa.nulls(count, field.type) if values is None else _to_array(values, field.type)
+        table = table.append_column(field, array)
     return table
 
 
-def _storable(text: str) -> str:
-    """The text, with lone surrogates spelled out: it may quote an event or the words of the contract's code."""
+def _escape(text: str) -> str:
+    """Spell out lone surrogates, which cannot be stored: a reason may quote the event."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _typed(values: Any, type_: pa.DataType) -> Any:
+def _to_array(values: Any, type_: pa.DataType) -> Any:
     return values if isinstance(values, pa.Array) else pa.array(values, type_)

@@ -1,8 +1,8 @@
-"""Watermarks: how far the admitted events of a topic have come in time, by log partition.
+"""Watermarks: the latest time of the admitted events of a topic, by log partition.
 
-From them follows what a topic forgets of the identities that it has admitted (verdicts.seen). They depend on
-the events of a log partition and their order there alone, so they are the same whoever reads it, however
-its events fall into batches, and after a restart: the topic's table keeps them with its position.
+They decide which admitted identities a topic forgets (verdicts.identities). A watermark depends only on the
+events of its log partition and their order there. So it is the same whichever process reads them, however they
+fall into batches, and after a restart: the topic's table stores it with its position.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEVER", "Watermarks", "merge"]
+__all__ = ["NEVER", "Watermarks", "merge_watermarks"]
 
 Int64s = NDArray[np.int64]
 
@@ -24,18 +24,18 @@ _FRONT, _LEAD = "front", "lead"
 class Watermarks:
     """The watermarks of one topic.
 
-    An event moves the watermark of its log partition to its time, but never past its arrival on the log: what
-    a producer's clock says of the future makes nothing forgotten.
+    An event moves the watermark of its log partition to its time, but never past its arrival on the log: a
+    producer's clock that is ahead must not cause identities to be forgotten.
 
     Args:
-        stored: what `text` gave; None: nothing was admitted yet.
+        stored: the result of `encode`; None: no event was admitted yet.
         shared: see the attribute.
 
     Attributes:
-        shared: whether the same event may lie in any log partition, and not in one alone. Then all are
-            judged by one mark, the front, which moves between batches only (`advance`).
-        marks: log partition → the watermark, microseconds since 1970.
-        front: see `shared`.
+        shared: whether copies of an event may lie in different log partitions. Then all events are judged by
+            one mark, the front, which moves only between batches (`advance`).
+        marks: log partition → its watermark, microseconds since 1970.
+        front: the mark of a shared topic, microseconds since 1970.
         lead: the most by which the time of an admitted event lay after its arrival, microseconds.
     """
 
@@ -47,11 +47,11 @@ class Watermarks:
         self.marks = {int(partition): mark for partition, mark in known.items()}
 
     def mark(self, partition: int) -> int:
-        """The mark by which an event of this log partition is judged; NEVER: nothing was admitted yet."""
+        """The mark by which events of a log partition are judged; NEVER: no event was admitted yet."""
         return self.front if self.shared else self.marks.get(partition, NEVER)
 
-    def take(self, partitions: NDArray[np.int32], times: Int64s, arrived: Int64s) -> None:
-        """Takes events as admitted.
+    def record(self, partitions: NDArray[np.int32], times: Int64s, arrived: Int64s) -> None:
+        """Record admitted events.
 
         Args:
             partitions: int32[n], their log partitions.
@@ -64,17 +64,17 @@ class Watermarks:
             self.marks[partition] = max(self.marks.get(partition, NEVER), latest)
 
     def advance(self, behind: Collection[int]) -> None:
-        """Moves the front to where all log partitions have come.
+        """Move the front to the earliest watermark of the log partitions that are behind.
 
         Args:
-            behind: those that hold events that are not judged yet. One that was read to its end holds
-                nothing up: what it gets from now on arrives after all that was judged.
+            behind: the log partitions with events that are not judged yet. One that was read to its end does
+                not count: events that it gets from now on arrive after all that were judged.
         """
         marks = [self.marks.get(partition, NEVER) for partition in behind]
         self.front = max(self.front, min(marks) if marks else max(self.marks.values(), default=NEVER))
 
-    def text(self) -> str:
-        """The watermarks as JSON."""
+    def encode(self) -> str:
+        """Encode the watermarks as JSON."""
         known = {str(partition): mark for partition, mark in self.marks.items()}
         if self.front != NEVER:
             known[_FRONT] = self.front
@@ -83,8 +83,8 @@ class Watermarks:
         return json.dumps(known)
 
 
-def merge(stored: str | None, text: str) -> str:
-    """The later of each of two texts' watermarks: others have moved those of their log partitions."""
+def merge_watermarks(stored: str | None, text: str) -> str:
+    """Take the later of each of two encoded watermarks: other processes move those of their partitions."""
     before: dict[str, int] = json.loads(stored or "{}")
     after: dict[str, int] = json.loads(text)
     return json.dumps({name: max(before.get(name, NEVER), after.get(name, NEVER)) for name in before | after})

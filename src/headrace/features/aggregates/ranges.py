@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["distinct", "extremes", "prefix_counts"]
+__all__ = ["count_distinct", "prefix_counts", "range_extremes"]
 
 Ints = NDArray[np.int64]
 Values = NDArray[Any]
 
 
-def prefix_counts(counted: NDArray[np.bool_]) -> Ints:
+def prefix_counts(counts: NDArray[np.bool_]) -> Ints:
     """How many of the first i values count, int64 [n + 1]."""
-    out = np.empty(len(counted) + 1, dtype=np.int64)
+    out = np.empty(len(counts) + 1, dtype=np.int64)
     out[0] = 0
-    np.cumsum(counted, out=out[1:])
+    np.cumsum(counts, out=out[1:])
     return out
 
 
-def extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> Values:
-    """The least (or greatest) value of each range [m]; of an empty range, a value to be ignored.
+def range_extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> Values:
+    """The least (or greatest) value of each range [m]; of an empty range, an arbitrary value.
 
     Two overlapping blocks of the longest power of two that fits cover a range, so blocks of each
     length are made once from those of half the length: O(n log(longest) + m).
@@ -45,22 +45,22 @@ def extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> Values:
     return out
 
 
-def distinct(before: Ints, low: Ints, high: Ints) -> Ints:
+def count_distinct(previous: Ints, low: Ints, high: Ints) -> Ints:
     """How many different values each range holds, int64 [m].
 
     Args:
-        before: for each value, the place of the same value before it plus one; 0: there is none.
+        previous: for each value, the place of the previous equal value plus one; 0: it is the first.
         low, high: the ranges.
 
-    A value is the first of its kind in a range if the same value before it lies outside. They are
-    counted by a wavelet matrix (Claude, Navarro and Ordóñez, 2015): O((n + m) log n).
+    A value is the first of its kind in a range if the previous equal value lies before the range. They
+    are counted by a wavelet matrix (Claude, Navarro and Ordóñez, 2015): O((n + m) log n).
     """
     count = np.zeros(len(low), dtype=np.int64)
-    # In a range, `before` ≤ low says that the same value before lies outside.
+    # In a range, `previous` ≤ low says that the previous equal value lies before it.
     bound = low + 1
     left, right = low.copy(), high.copy()
-    current = before
-    for bit in range(int(len(before) + 1).bit_length() - 1, -1, -1):
+    current = previous
+    for bit in range(int(len(previous) + 1).bit_length() - 1, -1, -1):
         ones = (current >> bit) & 1 == 1
         ones_before = prefix_counts(ones)
         zeros = len(current) - int(ones_before[-1])

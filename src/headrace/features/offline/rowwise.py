@@ -1,4 +1,4 @@
-"""From a topic's good events to the rows of a windowed view's table, wherever the events come from."""
+"""From a topic's good events to the rows of a windowed view's table, in the lake and on the stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from headrace.code.fingerprint import CodeIndex, external_digests, fingerprint
+from headrace.code.external import external_digests
+from headrace.code.fingerprint import fingerprint
+from headrace.code.index import CodeIndex
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
@@ -18,23 +20,23 @@ __all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
 
 
 def codes_of(project: Project) -> dict[str, str]:
-    """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
-    sources = CodeIndex(project_files(project.settings))
+    """Rowwise table → the fingerprint of its function in the current source files (WindowedView.code)."""
+    index = CodeIndex(project_files(project.settings))
     rowwise = [table for table in project.tables.values() if table.rowwise]
-    return {table.name: code_of(project, table, sources) for table in rowwise}
+    return {table.name: code_of(project, table, index) for table in rowwise}
 
 
-def code_of(project: Project, table: Table, sources: CodeIndex) -> str:
-    """The fingerprint of what a rowwise table's rows are made by: its function, and the files and variables
-    that it declares to read."""
+def code_of(project: Project, table: Table, index: CodeIndex) -> str:
+    """The fingerprint of a rowwise table's function, with the files and environment variables that it
+    declares to read."""
     if not (table.reads_files or table.env):
-        return fingerprint(table.function, sources)
-    outside = external_digests(project.settings.root, table.reads_files, table.env)
-    return fingerprint([table.function, outside], sources)
+        return fingerprint(table.function, index)
+    external = external_digests(project.settings.root, table.reads_files, table.env)
+    return fingerprint([table.function, external], index)
 
 
 def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:
-    """Whether the view's rows were made by another code than these (`codes_of`) are."""
+    """Whether the view was compiled with other code of its rowwise function than in `codes` (`codes_of`)."""
     return view.rowwise is not None and bool(view.code) and view.code != codes.get(view.rowwise)
 
 
@@ -70,7 +72,7 @@ def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.Laz
         steps.append(table)
 
     columns = list(
-        dict.fromkeys(name for one in views for name in (*one.keys, one.time, *(f.name for f in one.columns)))
+        dict.fromkeys(name for v in views for name in (*v.keys, v.time, *(field.name for field in v.columns)))
     )
 
     def rows(events: pl.LazyFrame) -> pl.LazyFrame:

@@ -1,4 +1,4 @@
-"""Filling the online store from the lake: what a build does before a plan can be served."""
+"""Filling the online store from the lake, which a build does before a plan can be served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from headrace.features.offline.point_in_time import as_of_rows
 from headrace.features.offline.rowwise import rows_of
-from headrace.features.online import OnlineStore
+from headrace.features.online.store import OnlineStore
 from headrace.features.plan import AsOfView, FeaturePlan, WindowedView
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
@@ -24,14 +24,14 @@ _INGEST = "ingest"  # the position that ingest keeps in a topic's table
 
 
 class FillResult(NamedTuple):
-    """What was done for one view.
+    """What a fill did for one view.
 
     Attributes:
-        view: its name.
-        digest: its digest.
-        rows: how many rows of its table were read; 0 where it already stood there.
+        view: the view's name.
+        digest: the view's digest.
+        rows: how many rows of its table were read; 0 where the view was already at the position.
         entities: how many entities got values.
-        position: where it stands now.
+        position: the view's position now.
     """
 
     view: str
@@ -42,29 +42,41 @@ class FillResult(NamedTuple):
 
 
 def fill(
-    project: Project, lake: Lake, plan: FeaturePlan, store: OnlineStore, *, at: Mapping[str, int] | None = None
+    project: Project,
+    lake: Lake,
+    plan: FeaturePlan,
+    store: OnlineStore,
+    *,
+    at: Mapping[str, int] | None = None,
 ) -> list[FillResult]:
     """Brings every stored view of the plan up to the lake.
 
-    An as-of view becomes what the snapshot of its table says that `at` names, else its newest one. A windowed
-    view that is not filled yet, or has broken entities, gets the topic's good events up to where ingest
-    stands, and is followed by ingest from there on; any other stays as it is. Idempotent; a killed one leaves
-    each view as it was or done.
+    An as-of view gets the snapshot of its table that `at` names, else the newest one. A windowed view that
+    is not filled yet, or has broken entities, gets the topic's good events up to ingest's position, and
+    ingest keeps it up to date from there on; any other windowed view stays as it is. Idempotent; a killed
+    fill leaves each view either as it was or done.
+
+    Args:
+        project: it declares the topics and rowwise tables of the plan's views.
+        lake: it holds their tables.
+        plan: the plan.
+        store: the store to fill.
+        at: table → the snapshot to load.
 
     Raises:
-        CallError: a table or snapshot is not there, or a topic was never ingested.
+        CallError: a table or snapshot does not exist, or a topic was never ingested.
         Unavailable: the store is locked.
     """
     store.prepare(plan)
     return [
-        _fill(project, lake, view, store)
+        _fill_windowed(project, lake, view, store)
         if isinstance(view, WindowedView)
-        else _load(lake, view, store, (at or {}).get(view.table))
+        else _load_as_of(lake, view, store, (at or {}).get(view.table))
         for view in plan.stored
     ]
 
 
-def _load(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> FillResult:
+def _load_as_of(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> FillResult:
     table = lake.table(view.table)
     snapshot = table.current_snapshot() if wanted is None else table.snapshot(wanted)
     if snapshot is None:
@@ -73,21 +85,23 @@ def _load(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) ->
     if store.position(view) == position:
         return FillResult(view.name, view.digest, 0, 0, position)
     rows = as_of_rows(view, table.scan(snapshot.id)).collect()
-    return FillResult(view.name, view.digest, len(rows), store.load(view, rows.to_arrow(), position), position)
+    entities = store.load(view, rows.to_arrow(), position)
+    return FillResult(view.name, view.digest, len(rows), entities, position)
 
 
-def _fill(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
+def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
     contract = project.contract(view.topic)
     # The position first: rows that are committed meanwhile lie behind it and are left out.
     position = lake.table(contract.table).position(_INGEST)
     if not isinstance(position, LogPosition):
         raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")
-    stands = store.position(view)
-    same_log = isinstance(stands, LogPosition) and stands.log_id == position.log_id
-    if isinstance(stands, LogPosition) and same_log and not store.broken(view):
-        return FillResult(view.name, view.digest, 0, 0, stands)
+    current = store.position(view)
+    same_log = isinstance(current, LogPosition) and current.log_id == position.log_id
+    if isinstance(current, LogPosition) and same_log and not store.count_broken(view):
+        return FillResult(view.name, view.digest, 0, 0, current)
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)
     oldest = from_micros(now_micros() - 2 * view.longest)
     rows = rows_of(project, [view])(events).filter(pl.col(view.time) >= oldest).collect()
-    return FillResult(view.name, view.digest, len(rows), store.fill(view, rows.to_arrow(), position), position)
+    entities = store.fill(view, rows.to_arrow(), position)
+    return FillResult(view.name, view.digest, len(rows), entities, position)

@@ -1,4 +1,4 @@
-"""A batch of rows, taken apart by entity: what every online store writes."""
+"""Rows grouped by entity, as an online store writes them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.offline.point_in_time import as_of_rows
+from headrace.features.online.entries import Entry
+from headrace.features.online.keys import Key
 from headrace.features.online.tiles import SETTLED
 from headrace.features.plan import AsOfView, WindowedView
-from headrace.features.values.columns import counted, micros_of
+from headrace.features.values.columns import countable, micros_of
 
-__all__ = ["Entry", "Events", "entries_by_entity", "events_by_entity", "merged_entries"]
+__all__ = ["EntityEvents", "entries_by_entity", "events_by_entity"]
 
-Key = tuple[Any, ...]
-Events = tuple[list[int], list[list[Any]]]
-Entry = tuple[int, int | None, list[Any]]
-"""A row of an as-of view: its time, the snapshot it was read at (None: it was pushed), its features."""
+EntityEvents = tuple[list[int], list[list[Any]]]
+"""The times of an entity's events in order, and for each column of the view their countable values."""
+
 _TIME = "__time"
 
 
-def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[tuple[Key, Events]]:
-    """Each entity's events: their times in order, and a list of what counts for each column.
+def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[tuple[Key, EntityEvents]]:
+    """Each entity's events.
 
     Rows without a key or a time are left out, and those that no window can reach any more.
     """
@@ -35,7 +36,7 @@ def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[t
         .select(
             *view.keys,
             micros_of(view.time).alias(_TIME),
-            *(counted(one.name, one.dtype).alias(f"_{at}") for at, one in enumerate(view.columns)),
+            *(countable(field.name, field.dtype).alias(f"_{at}") for at, field in enumerate(view.columns)),
         )
         .drop_nulls([*view.keys, _TIME])
         .filter(pl.col(_TIME) >= now - SETTLED - view.longest)
@@ -51,10 +52,10 @@ def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[t
 def entries_by_entity(
     view: AsOfView, rows: pa.Table, snapshot: int | None, now: int
 ) -> Iterator[tuple[Key, list[Entry]]]:
-    """Each entity's rows that a lookup can still see, (time, snapshot, features) in order of time.
+    """Each entity's rows that a lookup can still see, in order of time.
 
-    These are the newest one that was already known when the oldest lookup under way began, and all
-    that come after it.
+    These are the newest row that was already known when the oldest lookup under way began, and all
+    later ones.
     """
     time = view.time
     known = pl.col(time) <= now - SETTLED
@@ -67,22 +68,13 @@ def entries_by_entity(
         .collect()
     )
     times = frame[time].to_list()
-    values = frame.select(one.name for one in view.features).rows()
+    values = frame.select(field.name for field in view.features).rows()
     for key, low, high in _groups(frame, view.keys):
         yield key, [(times[at], snapshot, list(values[at])) for at in range(low, high)]
 
 
-def merged_entries(old: Sequence[Entry], new: Sequence[Entry], view: AsOfView, now: int) -> list[Entry]:
-    """What is kept of an entity's rows: a new one takes the place of an old one of the same time."""
-    by_time = {entry[0]: entry for entry in (*old, *new)}
-    times = sorted(by_time)
-    known = sum(1 for time in times if time <= now - SETTLED)
-    kept = times[max(known - 1, 0) :]
-    return [by_time[time] for time in kept if view.ttl is None or time >= now - SETTLED - view.ttl]
-
-
 def _groups(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Key, int, int]]:
-    """Each key of a frame that is sorted by its keys, and from where to where it goes."""
+    """Each key of a frame that is sorted by its keys, with the range of its rows."""
     if frame.is_empty():
         return
     changes = np.zeros(len(frame), dtype=np.bool_)

@@ -1,18 +1,20 @@
-"""The stream's way into the online store: ingest's sink that windowed views follow a topic by."""
+"""Keeping the online store level with the stream: the sink of ingest that updates windowed views."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
-from headrace.features.online import OnlineStore
+from headrace.features.online.store import OnlineStore, UnreadEvent
 from headrace.features.plan import WindowedView
-from headrace.kernel.errors import Conflict
+from headrace.kernel.errors import Conflict, HeadraceError
 from headrace.kernel.position import LogPosition
 from headrace.projects.project import Project
 
@@ -20,50 +22,54 @@ __all__ = ["OnlineSink"]
 
 _logger = logging.getLogger(__name__)
 _TRIES = 20
+_MOST_UNREAD = 100  # events of one batch that a function may fail on
 
 
 class OnlineSink:
     """Keeps every filled windowed view of one topic level with it (events.ingest.sinks.Sink).
 
-    Which views there are is asked of the store each time, so that what a build fills is followed at
-    once by an ingest that has long been running. Several ingests may run, each with its share of the
-    topic: each batch is taken once.
+    The store is asked each time which views there are, so that a running ingest follows what a build
+    fills at once. Several ingests may run, each with its share of the topic: each batch is applied once.
 
-    A view that was made by another code of its rowwise function than this process has loaded is not
-    followed: two functions' rows in one state would equal neither. It keeps what it holds, and its
-    position tells each answer how old that is. A build with the new code fills a view of its own.
+    A view whose rowwise function has other code than this process has loaded is not followed: the rows of
+    two functions in one state would equal neither. It keeps its values and its position. A build with the
+    new code fills a view of its own.
+
+    An event that the rowwise function fails on breaks its entity in the views of that function, and in no
+    others. Where the event does not carry the entity's key, these views are not followed any more.
     """
 
     def __init__(self, project: Project, contract: Contract, store: OnlineStore) -> None:
         self.name = "the online store"
         self._project = project
         self._topic = contract.topic
+        self._fields = {field.name for field in msgspec.structs.fields(contract.struct)}
         self._store = store
         self._idle: LogPosition | None = None
         self._codes = codes_of(project)  # now, while the files are those that were loaded
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
+        self._failing: set[str] = set()
 
     def position(self) -> LogPosition | None:
-        """How far every followed view has come. Where there is none, what came by is taken."""
-        stands = [position for _, position in self._followed()]
-        if not stands:
+        """How far every followed view has come; without such views, how far the sink has been called."""
+        positions = [position for _, position in self._views_to_follow()]
+        if not positions:
             return self._idle
-        first = stands[0]
-        partitions = {partition for position in stands for partition in position.offsets}
+        first = positions[0]
+        partitions = {partition for position in positions for partition in position.offsets}
         return LogPosition(
             first.topic,
             first.log_id,
-            {one: min(position.next_offset(one) for position in stands) for one in sorted(partitions)},
+            {p: min(position.next_offset(p) for position in positions) for p in sorted(partitions)},
         )
 
     def apply(self, good: pa.Table, position: LogPosition) -> None:
-        """Takes good events up to `position` into every followed view, one transaction each group.
+        """Applies good events up to `position` to every followed view, one transaction for each group of views.
 
         Raises:
             Conflict: other processes kept moving the same views.
-            HeadraceError: a rowwise function failed.
         """
-        self._idle = position if self._idle is None else self._idle.further(position.offsets)
+        self._idle = position if self._idle is None else self._idle.advance(position.offsets)
         for attempt in range(_TRIES):
             try:
                 return self._apply(good, position)
@@ -73,58 +79,116 @@ class OnlineSink:
         return None
 
     def _apply(self, good: pa.Table, position: LogPosition) -> None:
-        # Views of one table that stand at one place share the work.
+        # Views of one table at one position share the work.
         groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
-        stands: dict[str, LogPosition] = {}
-        for view, at in self._followed():
-            key = (view.rowwise, repr(at))
+        positions: dict[str, LogPosition] = {}
+        for view, current in self._views_to_follow():
+            key = (view.rowwise, repr(current))
             groups[key].append(view)
-            stands[key[1]] = at
+            positions[key[1]] = current
         for (_, place), views in groups.items():
-            at = stands[place]
-            ahead = at.further(position.offsets)
-            if ahead != at:
-                rows = self._rows(views, good, at)
-                self._store.apply(views, rows, ahead, after=at)
+            current = positions[place]
+            ahead = current.advance(position.offsets)
+            if ahead != current:
+                self._apply_group(views, _events_after(good, current), ahead, current)
 
-    def _rows(self, views: list[WindowedView], good: pa.Table, after: LogPosition) -> pa.Table:
-        """What the events that lie behind `after` become in the views' table."""
-        new = pl.any_horizontal(
-            pl.lit(False),
-            *(
-                (pl.col("_log_partition") == partition)
-                & (pl.col("_log_offset") >= after.next_offset(partition))
-                for partition in pl.DataFrame(good)["_log_partition"].unique().to_list()
-            ),
-        )
-        events = pl.DataFrame(good).lazy().filter(new)
-        rows = rows_of(self._project, views)(events)
-        return rows.collect().to_arrow()
+    def _apply_group(
+        self, views: list[WindowedView], events: pl.DataFrame, ahead: LogPosition, after: LogPosition
+    ) -> None:
+        rows_from, unread = rows_of(self._project, views), list[UnreadEvent]()
+        try:
+            rows = _read(views[0], rows_from, events, unread)
+        except HeadraceError as error:
+            if views[0].rowwise is None:
+                raise
+            for view in views:
+                self._stop_following(view, str(error))
+            return
+        for view in [view for view in views if unread and not self._fields.issuperset(view.keys)]:
+            views.remove(view)
+            self._stop_following(
+                view, f"{unread[0].reason}. The event does not carry the view's key: its entity is unknown"
+            )
+        if views:
+            self._store.apply(views, rows.to_arrow(), ahead, after=after, unread=unread)
 
-    def _followed(self) -> list[tuple[WindowedView, LogPosition]]:
-        followed, left = [], []
+    def _views_to_follow(self) -> list[tuple[WindowedView, LogPosition]]:
+        followed, other_code = [], []
         for view in self._store.views():
-            if isinstance(view, WindowedView) and view.topic == self._topic:
-                if is_of_other_code(view, self._codes):
-                    left.append(view)
-                    continue
-                position = self._store.position(view)
-                if isinstance(position, LogPosition):
-                    followed.append((view, position))
+            if not isinstance(view, WindowedView) or view.topic != self._topic or view.digest in self._failing:
+                continue
+            if is_of_other_code(view, self._codes):
+                other_code.append(view)
+                continue
+            position = self._store.position(view)
+            if isinstance(position, LogPosition):
+                followed.append((view, position))
         names = {view.name for view, _ in followed}
-        for view in left:
-            if view.name not in names:  # else a build has put the new code's view in its place
-                self._tell(view)
+        for view in other_code:
+            if view.name not in names:  # else a build has filled the new code's view in its place
+                self._warn_of_other_code(view)
         return followed
 
-    def _tell(self, view: WindowedView) -> None:
-        if view.digest not in self._told:
-            self._told.add(view.digest)
+    def _warn_of_other_code(self, view: WindowedView) -> None:
+        if view.digest not in self._warned:
+            self._warned.add(view.digest)
             _logger.warning(
-                "view %s (%s) does not follow topic %s any more: it was made by another code of %s() than this"
+                "view %s (%s) does not follow topic %s any more: it was filled by other code of %s() than this"
                 " process runs. Bring the online state up to date: headrace build; then start ingest again",
                 view.name,
                 view.digest[:8],
                 view.topic,
                 view.rowwise,
             )
+
+    def _stop_following(self, view: WindowedView, reason: str) -> None:
+        self._failing.add(view.digest)
+        _logger.error(
+            "view %s (%s) does not follow topic %s any more: %s. Correct the function, then: headrace build",
+            view.name,
+            view.digest[:8],
+            view.topic,
+            reason,
+        )
+
+
+def _events_after(good: pa.Table, position: LogPosition) -> pl.DataFrame:
+    """The good events that lie behind the position."""
+    events = pl.DataFrame(good)
+    new = pl.any_horizontal(
+        pl.lit(False),
+        *(
+            (pl.col("_log_partition") == partition) & (pl.col("_log_offset") >= position.next_offset(partition))
+            for partition in events["_log_partition"].unique().to_list()
+        ),
+    )
+    return events.filter(new)
+
+
+def _read(
+    view: WindowedView,
+    rows_from: Callable[[pl.LazyFrame], pl.LazyFrame],
+    events: pl.DataFrame,
+    unread: list[UnreadEvent],
+) -> pl.DataFrame:
+    """The rows that the events become in the view's table. Adds the events that its function fails on to
+    `unread`; they are found by halves, for f(a + b) = f(a) + f(b).
+
+    Raises:
+        HeadraceError: the function fails on too many events, or on none at all.
+    """
+    try:
+        return rows_from(events.lazy()).collect()
+    except Exception as error:
+        reason = f"{view.rowwise}() fails: {type(error).__name__}: {error}"
+        if view.rowwise is None or events.is_empty() or len(unread) >= _MOST_UNREAD:
+            raise HeadraceError(reason, where=f"topic {view.topic}") from error
+    if len(events) > 1:
+        middle = len(events) // 2
+        halves = [_read(view, rows_from, half, unread) for half in (events[:middle], events[middle:])]
+        return pl.concat(halves)
+    event = events.row(0, named=True)
+    place = f"{event['_log_partition']}:{event['_log_offset']}"
+    _logger.error("event %s of topic %s breaks its entity: %s", place, view.topic, reason)
+    unread.append(UnreadEvent(event, f"event {place}: {reason}"))
+    return _read(view, rows_from, events[:0], unread)

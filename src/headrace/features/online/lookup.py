@@ -1,4 +1,4 @@
-"""From requests to a model's matrix: lookup, on-demand views, what a missing feature means."""
+"""From requests to a model's matrix: lookup, on-demand views, and the policy for missing features."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.features.online import OnlineStore, ServedPosition
+from headrace.features.online.store import OnlineStore, ServedPosition
 from headrace.features.plan import FeaturePlan
 from headrace.features.values.matrix import Encoding, Matrix
 from headrace.features.values.on_demand import OnDemand
 from headrace.kernel.errors import CallError
 
-__all__ = ["Answers", "Lookup"]
+__all__ = ["Lookup", "RequestFeatures"]
 
 
-class Answers(NamedTuple):
+class RequestFeatures(NamedTuple):
     """The features of n requests.
 
     Attributes:
         matrix: float32 [n, features], in the order of `plan.features`: what the model sees. NaN is missing;
             where the plan has defaults, they are in it.
-        values: for each request, the features as they are logged: float64 before the model rounds them, or
-            text; NaN or None is missing.
+        values: for each request, the features as they are logged: float64 before they are rounded for the
+            model, or text; NaN or None is missing.
         missing: for each request, the columns (`view__feature`) that were missing, defaults or not.
-        positions: for each request, view → the position its values stand for.
+        positions: for each request, view → the position of its values.
     """
 
     matrix: NDArray[np.float32]
@@ -35,35 +35,34 @@ class Answers(NamedTuple):
     positions: list[dict[str, ServedPosition]]
 
 
-class _Computed(NamedTuple):
+class _OnDemandStep(NamedTuple):
     """An on-demand view, and where each of its inputs is: a place in the row, or a field of the request."""
 
     on_demand: OnDemand
     inputs: list[int | str]
 
     def extend(self, requests: Sequence[Mapping[str, Any]], rows: list[list[Any]]) -> None:
-        """Puts the view's features at the end of the rows."""
+        """Appends the view's features to the rows."""
         if len(rows) == 1:
             (request,), (row,) = requests, rows
-            values = [request[one] if isinstance(one, str) else row[one] for one in self.inputs]
-            row.extend(self.on_demand.row(values))
+            values = [request[place] if isinstance(place, str) else row[place] for place in self.inputs]
+            row.extend(self.on_demand.compute_row(values))
             return
         columns = [
-            [request[one] for request in requests] if isinstance(one, str) else [row[one] for row in rows]
-            for one in self.inputs
+            [request[place] for request in requests] if isinstance(place, str) else [row[place] for row in rows]
+            for place in self.inputs
         ]
-        for features, row in zip(
-            zip(*self.on_demand.columns(columns, len(rows)), strict=True), rows, strict=True
-        ):
-            row.extend(features)
+        features = zip(*self.on_demand.compute_columns(columns, len(rows)), strict=True)
+        for row, row_features in zip(rows, features, strict=True):
+            row.extend(row_features)
 
 
 class Lookup:
     """One plan on one store. Threads may share it.
 
     Args:
-        plan: the features. Its on-demand functions are defined here: it must be trusted.
-        store: where the stored views are kept.
+        plan: the features. Its on-demand functions are executed: it must be trusted.
+        store: the store that holds the stored views.
         encoding: how the model's text becomes numbers.
 
     Raises:
@@ -75,17 +74,20 @@ class Lookup:
         self._matrix = Matrix(plan, encoding)
         self.columns = self._matrix.columns
         self._store = store
-        found = {one.column: place for place, one in enumerate(plan.looked_up)}
-        self._computed = []
+        places = {feature.column: place for place, feature in enumerate(plan.looked_up)}
+        self._steps = []
         for view in plan.on_demand:
-            inputs = [one.name if one.view is None else found[f"{one.view}__{one.name}"] for one in view.inputs]
-            self._computed.append(_Computed(OnDemand(view, plan.input_dtypes), inputs))
+            inputs = [
+                source.name if source.view is None else places[f"{source.view}__{source.name}"]
+                for source in view.inputs
+            ]
+            self._steps.append(_OnDemandStep(OnDemand(view, plan.input_dtypes), inputs))
             for field in view.features:
-                found[f"{view.name}__{field.name}"] = len(found)
-        self._places = [found[column] for column in self.columns]
-        self._text = {one.column: found[one.column] for one in plan.features if one.dtype == "string"}
+                places[f"{view.name}__{field.name}"] = len(places)
+        self._places = [places[column] for column in self.columns]
+        self._text = {f.column: places[f.column] for f in plan.features if f.dtype == "string"}
 
-    def features(self, requests: Sequence[Mapping[str, Any]], at: int) -> Answers:
+    def features(self, requests: Sequence[Mapping[str, Any]], at: int) -> RequestFeatures:
         """The features of each request at `at` (microseconds, about now).
 
         Args:
@@ -94,21 +96,22 @@ class Lookup:
 
         Raises:
             CallError: a request lacks a field.
-            OnDemandError: an on-demand function failed; `row` says on which request.
-            Unavailable: a view was not filled yet.
+            OnDemandError: an on-demand function failed; `row` is the place of the request.
+            Unavailable: a view was not filled yet, or an entity is broken.
         """
         try:
             rows, positions = self._store.lookup(self.plan, requests, at)
-            for computed in self._computed:
-                computed.extend(requests, rows)
+            for step in self._steps:
+                step.extend(requests, rows)
         except KeyError as error:
             raise CallError(
                 f"the request lacks {error.args[0]!r}",
-                remedy=f"It carries {', '.join(self._wanted())}.",
+                remedy=f"It carries {', '.join(self._request_names())}.",
             ) from error
         seen = self._matrix.of_rows([[row[place] for place in self._places] for row in rows])
         text = {name: [row[place] for row in rows] for name, place in self._text.items()}
-        return Answers(seen.matrix, self._matrix.values(seen, text), self._matrix.missing(seen), positions)
+        values, missing = self._matrix.values(seen, text), self._matrix.missing(seen)
+        return RequestFeatures(seen.matrix, values, missing, positions)
 
-    def _wanted(self) -> list[str]:
-        return [one.join_key for one in self.plan.entities] + [one.name for one in self.plan.request]
+    def _request_names(self) -> list[str]:
+        return [entity.join_key for entity in self.plan.entities] + [f.name for f in self.plan.request]

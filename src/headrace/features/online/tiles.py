@@ -1,16 +1,16 @@
-"""The state of one entity in a windowed view: tiles of settled events, and the events that are not.
+"""The state of one entity in a windowed view: tiles of settled events, and the unsettled events.
 
 An event is settled once the wall clock is past its time by `SETTLED`: no lookup that is under way can
-have a moment before it any more. Settled events are added into tiles, one for each hop that has any;
-the others are kept as they came, for a lookup sees only those before its moment. What no window can
-reach any more is dropped, by the wall clock and never by the time of events.
+then have a moment before it. Settled events are added to tiles, one for each hop that has events; the
+others are kept as they arrived, because a lookup sees only those before its moment. Tiles that no window
+can reach any more are dropped, by the wall clock and never by the time of events.
 
 A track is the tiles of one column at one hop: parallel lists, the tiles' begins first, then one list
-for each part that the view's aggregations need of it. Everything here is plain lists, packed as
-MessagePack, and gives the same numbers as the offline kernel (windows.py), to the bit.
+for each part that the view's aggregations need. A state consists of plain lists, is packed as
+MessagePack, and gives the same values as the offline kernel (`offline.windows`), to the bit.
 
-An entity whose state cannot be made or read is broken: a text that says why stands in the place of its
-state, for a state that lacks events would be served as if it were whole.
+An entity whose state cannot be computed is **broken**: a text with the reason takes the place of its
+state, because a state that lacks events would be served as if it were complete.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace.features.online.parts import Part, Reader, Track, parts_of, reader_of
-from headrace.features.plan import Aggregation, WindowedView
+from headrace.features.aggregates import TilePart, TileReader, Track, aggregate_of
+from headrace.features.plan import Aggregation, Dtype, WindowedView
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["BROKEN", "SETTLED", "State", "Tiles", "pack", "unpack"]
+__all__ = ["BROKEN", "SETTLED", "EntityState", "Tiles", "pack_state", "unpack_state"]
 
 _logger = logging.getLogger(__name__)
 
@@ -34,16 +34,16 @@ SETTLED = 5 * 60 * 1_000_000
 """Microseconds after its time at which an event is settled."""
 
 BROKEN = b"\x91"
-"""The first byte of what stands in the place of a broken entity's state: a list of one text."""
+"""The first byte of a broken entity's packed state: a list of one text."""
 
 
-class State(NamedTuple):
-    """One entity.
+class EntityState(NamedTuple):
+    """The state of one entity.
 
     Attributes:
         offsets: log partition → the first offset that is not in it.
-        times: the unsettled events' times, in order.
-        values: for each column of the view, their values; null does not count.
+        times: the unsettled events' times, in order, microseconds.
+        values: for each column of the view, the unsettled events' values; null does not count.
         tracks: in the order of `Tiles.tracks`.
     """
 
@@ -53,80 +53,84 @@ class State(NamedTuple):
     tracks: list[Track]
 
 
-class _Track(NamedTuple):
+class _TrackShape(NamedTuple):
     column: int
     hop: int
     longest: int
-    parts: list[Part]
+    parts: list[TilePart]
 
 
 class _Window(NamedTuple):
-    """The aggregations of one window, by the track they are read from."""
+    """The aggregations of one window, by the track that they are read from."""
 
     window: int
     hop: int
-    reads: list[tuple[int, int, list[tuple[int, Reader]]]]  # track, column, (place in the row, reader)
+    reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (place in the row, reader)
 
 
 class Tiles:
-    """How the entities of one windowed view are kept."""
+    """The layout of a windowed view's entity states, and how to update and read them."""
 
     def __init__(self, view: WindowedView) -> None:
         self.view = view
-        self._columns = {one.name: at for at, one in enumerate(view.columns)}
-        dtypes = {one.name: one.dtype for one in view.columns}
-        wanted: dict[tuple[str, int], list[Aggregation]] = {}
-        for one in view.aggregations:
-            wanted.setdefault((one.column, one.hop), []).append(one)
-        self.tracks: list[_Track] = []
-        places: dict[str, tuple[int, dict[str, int]]] = {}
-        for (column, hop), users in wanted.items():
-            kept = parts_of(users, dtypes[column])
-            longest = max(one.window for one in users)
-            for one in users:
-                places[one.name] = len(self.tracks), {name: at + 1 for at, name in enumerate(kept)}
-            self.tracks.append(_Track(self._columns[column], hop, longest, list(kept.values())))
-        self._windows: list[_Window] = []
-        windows: dict[tuple[int, int], dict[int, list[tuple[int, Reader]]]] = {}
-        for place, one in enumerate(view.aggregations):
-            track_at, kept_at = places[one.name]
-            reader = reader_of(one, kept_at, dtypes[one.column])
-            windows.setdefault((one.window, one.hop), {}).setdefault(track_at, []).append((place, reader))
-        for (window, hop), by_track in windows.items():
-            reads = [(track_at, self.tracks[track_at].column, found) for track_at, found in by_track.items()]
-            self._windows.append(_Window(window, hop, reads))
+        self._columns = {field.name: place for place, field in enumerate(view.columns)}
+        dtypes = {field.name: field.dtype for field in view.columns}
+        by_track: dict[tuple[str, int], list[Aggregation]] = {}
+        for aggregation in view.aggregations:
+            by_track.setdefault((aggregation.column, aggregation.hop), []).append(aggregation)
+        self.tracks: list[_TrackShape] = []
+        windows: dict[tuple[int, int], dict[int, list[tuple[int, TileReader]]]] = {}
+        row_places = {aggregation.name: place for place, aggregation in enumerate(view.aggregations)}
+        for (column, hop), aggregations in by_track.items():
+            parts = _parts_of(aggregations, dtypes[column])
+            part_places = {name: place for place, name in enumerate(parts, 1)}
+            for aggregation in aggregations:
+                reader = aggregate_of(aggregation.function).tile_reader(part_places, dtypes[column])
+                tracks = windows.setdefault((aggregation.window, aggregation.hop), {})
+                tracks.setdefault(len(self.tracks), []).append((row_places[aggregation.name], reader))
+            longest = max(aggregation.window for aggregation in aggregations)
+            self.tracks.append(_TrackShape(self._columns[column], hop, longest, list(parts.values())))
+        self._windows = [
+            _Window(window, hop, [(track, self.tracks[track].column, reads) for track, reads in tracks.items()])
+            for (window, hop), tracks in windows.items()
+        ]
 
-    def empty(self) -> State:
-        """An entity of which nothing is known."""
+    def empty(self) -> EntityState:
+        """The state of an entity without events."""
         tracks: list[Track] = [[[] for _ in range(len(track.parts) + 1)] for track in self.tracks]
-        return State({}, [], [[] for _ in self._columns], tracks)
+        return EntityState({}, [], [[] for _ in self._columns], tracks)
 
     def add(
-        self, state: State, times: list[int], values: Sequence[list[Any]], offsets: dict[int, int], now: int
-    ) -> State:
-        """The state with more events, which are in the order of their times; `state` is used up.
+        self,
+        state: EntityState,
+        times: list[int],
+        values: Sequence[list[Any]],
+        offsets: dict[int, int],
+        now: int,
+    ) -> EntityState:
+        """The state with more events. `state` must not be used afterwards.
 
         Args:
-            state: what is known so far.
-            times: of the events, microseconds.
-            values: a list for each of the view's columns, as `counted` gives them.
-            offsets: where the log stands after them.
-            now: the wall clock.
+            state: the state so far.
+            times: the events' times in order, microseconds.
+            values: a list for each of the view's columns, as `countable` gives them.
+            offsets: the log's position after the events.
+            now: the wall clock, microseconds.
         """
         if state.times:
-            times, values = _merged(state.times, state.values, times, values)
+            times, values = _merge_events(state.times, state.values, times, values)
         settled = bisect_left(times, now - SETTLED)
         if settled:
             for track, shape in zip(state.tracks, self.tracks, strict=True):
                 _settle(track, shape, times[:settled], values[shape.column][:settled])
         for track, shape in zip(state.tracks, self.tracks, strict=True):
-            gone = bisect_left(track[0], (now - SETTLED - shape.longest) // shape.hop * shape.hop)
-            if gone:
+            expired = bisect_left(track[0], (now - SETTLED - shape.longest) // shape.hop * shape.hop)
+            if expired:
                 for part in track:
-                    del part[:gone]
-        return State(offsets, times[settled:], [column[settled:] for column in values], state.tracks)
+                    del part[:expired]
+        return EntityState(offsets, times[settled:], [column[settled:] for column in values], state.tracks)
 
-    def grow(
+    def update(
         self,
         packed: bytes | None,
         key: tuple[Any, ...],
@@ -134,22 +138,26 @@ class Tiles:
         offsets: dict[int, int],
         now: int,
     ) -> bytes:
-        """`add`, from a packed state (None: of an entity of which nothing is known) to a packed one.
+        """`add`, from a packed state (None: of an entity without events) to a packed state.
 
-        Never raises because of one entity: where its state cannot be made, the entity is broken.
+        Never raises because of one entity: where its state cannot be computed, the entity is broken.
         """
         if packed is not None and packed[:1] == BROKEN:
             return packed
         try:
-            state = self.empty() if packed is None else unpack(packed)
-            return pack(self.add(state, *events, offsets, now))
+            state = self.empty() if packed is None else unpack_state(packed)
+            return pack_state(self.add(state, *events, offsets, now))
         except Exception as error:
-            reason = f"view {self.view.name!r}, entity {key}: {type(error).__name__}: {error}"
-            _logger.exception("an entity's online state cannot take its events, and is broken: %s", reason)
-            return _encode([reason])
+            reason = f"{type(error).__name__}: {error}"
+            _logger.exception("entity %s of view %r is broken: %s", key, self.view.name, reason)
+            return self.pack_broken(key, reason)
 
-    def values(self, state: State, at: int) -> list[object]:
-        """The view's features at `at`, in their order."""
+    def pack_broken(self, key: tuple[Any, ...], reason: str) -> bytes:
+        """The bytes that take the place of a broken entity's state."""
+        return _encode([f"view {self.view.name!r}, entity {key}: {reason}"])
+
+    def values(self, state: EntityState, at: int) -> list[object]:
+        """The view's features at `at` (microseconds), in their order."""
         _, times, raw, tracks = state
         row: list[object] = [None] * len(self.view.aggregations)
         low = high = 0
@@ -158,8 +166,8 @@ class Tiles:
             if times:
                 low, high = bisect_left(times, begin), bisect_left(times, at)
             seen = times[low:high]
-            for track_at, column, readers in reads:
-                track = tracks[track_at]
+            for track_place, column, readers in reads:
+                track = tracks[track_place]
                 first = bisect_left(track[0], begin)
                 values = raw[column][low:high] if seen else seen
                 for place, read in readers:
@@ -167,46 +175,58 @@ class Tiles:
         return row
 
 
-def pack(state: State) -> bytes:
+def pack_state(state: EntityState) -> bytes:
     """The state as bytes."""
     return _encode(state)
 
 
-def unpack(packed: bytes) -> State:
-    """The state that `pack` wrote.
+def unpack_state(packed: bytes) -> EntityState:
+    """The state that `pack_state` wrote.
 
     Raises:
         Unavailable: the entity is broken.
+        msgspec.DecodeError: the bytes are something else.
     """
     try:
         return _decode(packed)
-    except msgspec.DecodeError as error:
-        reason = _decode_any(packed)[0] if packed[:1] == BROKEN else error
-        raise Unavailable(
-            f"an entity's online state is broken: {reason}",
-            remedy="A headrace build that brings the online state up to date makes the view's state anew.",
-        ) from error
+    except msgspec.DecodeError:
+        if packed[:1] != BROKEN:
+            raise
+    raise Unavailable(
+        f"an entity's online state is broken: {_decode_reason(packed)[0]}",
+        remedy="A headrace build that updates the online state computes the view's state anew.",
+    )
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(State).decode
-_decode_any = msgspec.msgpack.Decoder().decode
+_decode = msgspec.msgpack.Decoder(EntityState).decode
+_decode_reason = msgspec.msgpack.Decoder(list[str]).decode
 
 
-def _merged(
+def _parts_of(aggregations: Sequence[Aggregation], dtype: Dtype) -> dict[str, TilePart]:
+    """The parts that these aggregations of one column need, by name."""
+    parts: dict[str, TilePart] = {}
+    for aggregation in aggregations:
+        for part in aggregate_of(aggregation.function).tile_parts(dtype):
+            if part.name not in parts or parts[part.name].size < part.size:
+                parts[part.name] = part
+    return parts
+
+
+def _merge_events(
     times: list[int], values: Sequence[list[Any]], more: list[int], more_values: Sequence[list[Any]]
 ) -> tuple[list[int], Sequence[list[Any]]]:
     """Two runs of events as one, in the order of their times."""
     both = times + more
-    if not more or times[-1] <= more[0]:
-        return both, [old + new for old, new in zip(values, more_values, strict=True)]
-    order = sorted(range(len(both)), key=both.__getitem__)
     columns = [old + new for old, new in zip(values, more_values, strict=True)]
+    if not more or times[-1] <= more[0]:
+        return both, columns
+    order = sorted(range(len(both)), key=both.__getitem__)
     return [both[i] for i in order], [[column[i] for i in order] for column in columns]
 
 
-def _settle(track: Track, shape: _Track, times: list[int], values: list[Any]) -> None:
-    """Adds events, in the order of their times, to the tiles they fall in."""
+def _settle(track: Track, shape: _TrackShape, times: list[int], values: list[Any]) -> None:
+    """Adds events, in the order of their times, to their tiles."""
     begins, hop, count = track[0], shape.hop, len(times)
     end = 0
     while end < count:
@@ -223,9 +243,9 @@ def _settle(track: Track, shape: _Track, times: list[int], values: list[Any]) ->
             ]
         at = bisect_left(begins, begin)
         if at < len(begins) and begins[at] == begin:
-            for kept, part in zip(track[1:], shape.parts, strict=True):
-                kept[at] = part.merge(kept[at], part.make(moments, inside))
+            for tiles, part in zip(track[1:], shape.parts, strict=True):
+                tiles[at] = part.merge(tiles[at], part.make(moments, inside))
         else:
             begins.insert(at, begin)
-            for kept, part in zip(track[1:], shape.parts, strict=True):
-                kept.insert(at, part.make(moments, inside))
+            for tiles, part in zip(track[1:], shape.parts, strict=True):
+                tiles.insert(at, part.make(moments, inside))

@@ -1,7 +1,7 @@
-"""Which values of a column count in an aggregate, the same offline and online.
+"""Columns of feature values in Polars: their dtypes, and which of their values an aggregate counts.
 
-A null does not count; neither does a float that is no finite number. -0.0 is 0.0. Strings are
-ordered by their code points.
+The same values count offline and online: a null does not, and neither does a float that is not a finite
+number. -0.0 becomes 0.0. Strings are ordered by their code points.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import polars as pl
 
 from headrace.features.plan import Dtype
 
-__all__ = ["POLARS", "counted", "micros_of"]
+__all__ = ["POLARS", "countable", "micros_of"]
 
 POLARS: dict[Dtype, pl.DataType] = {
     "int64": pl.Int64(),
@@ -24,25 +24,25 @@ POLARS: dict[Dtype, pl.DataType] = {
     "list[bool]": pl.List(pl.Boolean()),
     "list[timestamp]": pl.List(pl.Datetime("us", "UTC")),
 }
-"""The polars dtype of each of a plan's dtypes."""
+"""The Polars dtype of each of a plan's dtypes."""
 
 
-def counted(column: str, dtype: Dtype) -> pl.Expr:
-    """The column's values that count, null elsewhere.
+def countable(column: str, dtype: Dtype) -> pl.Expr:
+    """The column's values that an aggregate counts, null elsewhere.
 
     Floats stay floats and strings strings; whole numbers, booleans (0, 1) and timestamps
-    (microseconds) come as Int64.
+    (microseconds) become Int64.
     """
-    one = pl.col(column)
+    values = pl.col(column)
     if dtype == "float64":
-        number = one.cast(pl.Float64)
+        number = values.cast(pl.Float64)
         # -0.0 == 0.0; adding 0.0 instead would be optimised away.
         return pl.when(number == 0.0).then(pl.lit(0.0)).when(number.is_finite()).then(number)
     if dtype == "string":
-        return one.cast(pl.String)
+        return values.cast(pl.String)
     if dtype == "timestamp":
         return micros_of(column)
-    return one.cast(pl.Int64)
+    return values.cast(pl.Int64)
 
 
 def micros_of(column: str) -> pl.Expr:

@@ -1,8 +1,8 @@
 """build: brings up to date what is stale, and nothing else.
 
-The graph is DVC's (dvc.yaml, dvc.lock): this walks it in one warm process, and plain `dvc repro` and
-`dvc status` agree afterwards. Importing this loads nothing heavy: whether there is anything to do is
-decided first.
+The stage graph is DVC's (dvc.yaml, dvc.lock). This runs it in one warm process, and plain `dvc repro` and
+`dvc status` agree afterwards. Importing this loads nothing heavy: a build first decides whether there is
+anything to do.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from time import perf_counter
 
 from headrace.config.settings import Settings
 from headrace.flows.build.report import BuildReport, Progress, StageReport, silent
-from headrace.flows.build.unchanged import nothing_new
-from headrace.kernel.errors import CallError, Unavailable
+from headrace.flows.build.unchanged import is_unchanged
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder, try_lock
 
-__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage"]
+__all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage", "silent"]
 
 
 def build(
@@ -30,84 +30,85 @@ def build(
 ) -> BuildReport:
     """Brings the targets (default: everything) up to date.
 
-    Killed at any point, the next build goes on where this one was.
+    A build that is killed at any point is continued by the next one.
 
     Args:
         settings: whose project.
-        targets: stages, tables or models; with what they need.
-        dry_run: only say what would run, and why.
-        override: release a version though the gate refuses it, for this reason.
-        progress: is told of each stage.
+        targets: stages, tables or models; they are built with all they need.
+        dry_run: only report what would run, and why.
+        override: release a version although the gate refuses it, for this reason.
+        progress: is called for each stage.
 
     Raises:
-        ProjectError, CallError: the project is wrong; there is no such target.
-        Refused: an audit or a gate said no; what was published before is as it was.
-        Unavailable: another build works on this project, or a service is away.
+        ProjectError: the project is wrong, or a source has no files; stages that do not need it have run.
+        CallError: a target does not exist.
+        Refused: an audit or a gate refused a result; what was published before is as it was.
+        Unavailable: another build runs on this project, or a service is away.
     """
-    begun = perf_counter()
-    if override is None and nothing_new(settings):
+    start = perf_counter()
+    if override is None and is_unchanged(settings):
         if targets:
-            _check_targets(settings, tuple(targets))
-        return BuildReport((), perf_counter() - begun, dry_run)
+            _check_targets(settings, targets)
+        return BuildReport((), perf_counter() - start, dry_run)
     if dry_run:
-        from headrace.flows.build.planning import planned
+        from headrace.flows.build.preview import plan_build
 
-        would = [
-            StageReport(one.stage.name, "; ".join(r.what for r in one.reasons))
-            for one in planned(settings, tuple(targets))
-            if one.reasons
+        reports = [
+            StageReport(planned.stage.name, "; ".join(reason.what for reason in planned.reasons))
+            for planned in plan_build(settings, targets)
+            if planned.reasons
         ]
-        return BuildReport(tuple(would), perf_counter() - begun, dry_run=True)
+        return BuildReport(tuple(reports), perf_counter() - start, dry_run=True)
     with hold_build_lock(settings):
-        from headrace.flows.build.walk import walk
-        from headrace.flows.build.work import Workshop
+        from headrace.flows.build.context import BuildContext
+        from headrace.flows.build.runner import run_build
 
-        done = walk(Workshop(settings, override), tuple(targets), progress)
-    return BuildReport(tuple(done), perf_counter() - begun)
+        reports = run_build(BuildContext(settings, override), targets, progress)
+    return BuildReport(tuple(reports), perf_counter() - start)
 
 
 def run_stage(settings: Settings, name: str) -> str:
-    """Does one stage's work, for `dvc repro`: DVC itself decides and records. Returns what it did.
+    """Does one stage's work, for `dvc repro`: DVC itself decides and records. Returns what the stage did.
 
     Raises:
-        CallError: there is no such stage.
+        CallError: the project has no such stage.
         HeadraceError: as the stage's work.
     """
     with hold_build_lock(settings):
-        from headrace.flows.build.planning import stages as every_stage
-        from headrace.flows.build.walk import recorded_runs
-        from headrace.flows.build.work import Workshop, work
-        from headrace.kernel.run import run
+        from headrace.flows.build.context import BuildContext
+        from headrace.flows.build.runner import record_runs
+        from headrace.flows.build.runner import run_stage as run
 
-        shop = Workshop(settings)
-        stages = {stage.name: stage for stage in every_stage(shop)}
-        if name not in stages:
-            raise CallError(f"there is no stage {name!r}", remedy=f"There are: {', '.join(stages)}.")
-        with recorded_runs(settings), run(f"stage {name}"):
-            return work(shop, stages[name]).what
+        context = BuildContext(settings)
+        stage = context.graph.stage(name)
+        with record_runs(settings):
+            return run(context, stage).what
 
 
-def _check_targets(settings: Settings, targets: tuple[str, ...]) -> None:
-    from headrace.flows.build.graph import stages_for, stages_of
-    from headrace.flows.build.pointers import CODE, Pointers
+def _check_targets(settings: Settings, targets: Sequence[str]) -> None:
+    from headrace.flows.build.graph import StageGraph
+    from headrace.flows.build.pointers import Pointers
+    from headrace.flows.build.project_code import read_project_code
 
-    stages_for(stages_of(Pointers(settings.root).read(CODE) or {}, settings.project), targets)
+    code = read_project_code(Pointers(settings.root))
+    if code is not None:
+        StageGraph.of_project(code, settings).select(targets)
 
 
 @contextmanager
 def hold_build_lock(settings: Settings) -> Iterator[None]:
-    """One build a project and profile at a time; the lock goes with the process that holds it.
+    """Holds the lock that allows one build a project and profile; it ends with the process that holds it.
 
     Raises:
         Unavailable: another process builds.
     """
-    path = settings.made_state() / "build.lock"
+    path = settings.make_state() / "build.lock"
     file = try_lock(path)
     if file is None:
         raise Unavailable(
-            f"another build works on this project (process {find_holder(path) or '?'})",
+            f"another build is running on this project (process {find_holder(path) or '?'})",
             where=str(path),
-            remedy="Wait for its end; or end it: the next build goes on where it was.",
+            remedy="Wait until it has ended, or end it: the next build continues where it was.",
         )
     with file:
         yield

@@ -1,4 +1,4 @@
-"""Pointers: small JSON files under pointers/, committed, that say which data a project now stands on."""
+"""Pointers: small JSON files under pointers/, committed, that name the data a project was last built from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import write_file
 
-__all__ = ["CODE", "Pointers", "pointer_text", "write_whole"]
+__all__ = ["CODE", "FEATURES", "ONLINE", "Pointers", "pointer_text", "write_if_changed"]
 
 CODE = "pointers/code.json"
+FEATURES = "pointers/features.json"
+ONLINE = "pointers/online.json"
 
 
 class Pointers:
@@ -33,31 +35,31 @@ class Pointers:
         """What the file holds, or None where there is none.
 
         Raises:
-            ProjectError: it is not JSON (a merge left its marks?).
+            ProjectError: it is not a JSON object, for example after a merge conflict.
         """
         file = self._root / path
         try:
-            held = json.loads(file.read_bytes())
+            content = json.loads(file.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise ProjectError(
                 f"it is not JSON: {error}",
                 where=str(file),
-                remedy="Solve its merge conflict, or delete it: the next build makes it again.",
+                remedy="Resolve its merge conflict, or delete it: the next build writes it again.",
             ) from error
-        if not isinstance(held, dict):
+        if not isinstance(content, dict):
             raise ProjectError(
-                "it is no pointer", where=str(file), remedy="Delete it; the next build makes it."
+                "it is not a JSON object", where=str(file), remedy="Delete it: the next build writes it again."
             )
-        return held
+        return content
 
     def write(self, path: str, value: dict[str, Any]) -> bool:
-        """Writes it whole or not at all. Returns whether it differs from what was there."""
-        return write_whole(self._root / path, pointer_text(value))
+        """Writes the file whole or not at all. Returns whether that changed it."""
+        return write_if_changed(self._root / path, pointer_text(value))
 
     def remove(self, path: str) -> None:
-        """Takes the file away, if it is there."""
+        """Removes the file, if it is there."""
         (self._root / path).unlink(missing_ok=True)
 
 
@@ -66,7 +68,7 @@ def pointer_text(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=1).encode() + b"\n"
 
 
-def write_whole(file: Path, text: bytes) -> bool:
+def write_if_changed(file: Path, text: bytes) -> bool:
     """Replaces the file in one step, unless it holds this text already. Returns whether it did."""
     if file.is_file() and file.read_bytes() == text:
         return False

@@ -8,39 +8,44 @@ from typing import Any
 
 from headrace.kernel.time import format_duration, now
 
-__all__ = ["due_at", "taken_because"]
+__all__ = ["due_at", "refresh_reason"]
 
 
-def taken_because(
-    held: Mapping[str, Any] | None, inputs: Mapping[str, int], code: str, refresh: timedelta, *, trained: bool
+def refresh_reason(
+    pointer: Mapping[str, Any] | None,
+    inputs: Mapping[str, int],
+    code: str,
+    refresh: timedelta,
+    *,
+    is_trained: bool,
 ) -> str | None:
-    """Why the newest inputs are to be taken, or None: those held are kept.
+    """Why the model takes its newest inputs, or None: it keeps those it has.
 
     Args:
-        held: what pointers/inputs/<model>.json holds: `snapshots`, `taken`, `code`.
+        pointer: what pointers/inputs/<model>.json holds: `snapshots`, `taken`, `code`.
         inputs: table → its newest snapshot.
         code: the fingerprint of what decides the training set.
-        refresh: how old the inputs may grow. A build that runs every so often may reach this point a little
-            earlier than the last time, so they are taken a tenth of it before, an hour at most.
-        trained: whether there is a trained model at all.
+        refresh: how old the inputs may grow. Scheduled builds do not start at exactly the same moment, so
+            newer inputs are taken a tenth of this earlier, at most an hour.
+        is_trained: whether the model has been trained at all.
     """
-    if held is None or not trained:
+    if pointer is None or not is_trained:
         return "it was never trained"
-    if held["code"] != code:
+    if pointer["code"] != code:
         return "its features or labels changed"
-    if held["snapshots"] == dict(inputs):
+    if pointer["snapshots"] == dict(inputs):
         return None
-    taken = datetime.fromisoformat(held["taken"])
+    taken = datetime.fromisoformat(pointer["taken"])
     if now() >= _due(taken, refresh):
         return f"newer inputs, and those it has are as old as its refresh of {format_duration(refresh)} allows"
     return None
 
 
-def due_at(held: Mapping[str, Any] | None, inputs: Mapping[str, int], refresh: timedelta) -> datetime | None:
-    """When inputs that are held back now will be taken; None where none are."""
-    if held is None or held["snapshots"] == dict(inputs):
+def due_at(pointer: Mapping[str, Any] | None, inputs: Mapping[str, int], refresh: timedelta) -> datetime | None:
+    """When the model will take the inputs that its refresh holds back; None if it holds none back."""
+    if pointer is None or pointer["snapshots"] == dict(inputs):
         return None
-    return _due(datetime.fromisoformat(held["taken"]), refresh)
+    return _due(datetime.fromisoformat(pointer["taken"]), refresh)
 
 
 def _due(taken: datetime, refresh: timedelta) -> datetime:

@@ -1,4 +1,4 @@
-"""What a build tells: while it works, and at its end."""
+"""What a build reports, while it runs and at its end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class StageReport:
 
     Attributes:
         stage: its name.
-        what: what it did; of a dry run: why it would run.
-        rows: how many rows its table has, where it makes one.
+        what: what it did; in a dry run, why it would run.
+        rows: how many rows its table has, if it makes one.
         seconds: wall time.
     """
 
@@ -30,10 +30,10 @@ class BuildReport:
     """What a build did.
 
     Attributes:
-        stages: those that ran (of a dry run: that would run), in order.
-        seconds: wall time of all.
-        dry_run: nothing was done.
-        nothing: there was nothing to do.
+        stages: those that ran, or in a dry run would run, in order.
+        seconds: wall time of the whole build.
+        dry_run: whether it only looked.
+        nothing: whether there was nothing to do.
     """
 
     stages: tuple[StageReport, ...]
@@ -47,8 +47,8 @@ class BuildReport:
 
 
 Progress = Callable[[StageReport], None]
-"""Is told each stage twice: when it begins (no seconds), and when it is done."""
+"""Called twice a stage: when it begins (without seconds), and when it is done."""
 
 
 def silent(report: StageReport) -> None:
-    """Tells nobody."""
+    """Ignores the report."""

@@ -1,67 +1,97 @@
-"""The sources' pointers: which snapshot of each topic's table, and which files, this build stands on."""
+"""Source pointers: the snapshot of each topic's table, and the files of each source, that a build reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.code.source_files import list_files
 from headrace.config.settings import Settings
-from headrace.declare.source import list_files
 from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.stage import Stage
 from headrace.kernel.digest import digest_file
-from headrace.kernel.errors import ProjectError, Unavailable
-from headrace.lake.snapshot_ids import current_snapshot_ids
+from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
+from headrace.lake.table_state import current_snapshot_ids
 
-__all__ = ["current", "read_by_tables", "stamps"]
-
-
-def read_by_tables(code: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """The topics' tables and the sources (name → path) that tables or features read."""
-    read = {(kind, one) for reads in code["reads"].values() for kind, one in reads}
-    read |= {("topics", view) for model in code["models"].values() for view in model["views"]}
-    tables = [table for table in code["topics"].values() if ("topics", table) in read]
-    return tables, {name: path for name, path in code["sources"].items() if ("sources", name) in read}
+__all__ = ["SourceState", "find_sources", "raise_first_problem", "source_paths"]
 
 
-def current(settings: Settings, code: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Pointer file → what it would hold now.
+@dataclass(frozen=True)
+class SourceState:
+    """A topic's table or a source, as it is now.
+
+    Attributes:
+        pointer: what its pointer is to hold.
+        change: what to say if that is not what the last build read.
+        problem: why nothing can be built from it, or None.
+    """
+
+    pointer: dict[str, Any] = field(default_factory=dict)
+    change: str = ""
+    problem: HeadraceError | None = None
+
+
+def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState]:
+    """Pointer file → the state of the topic's table or source, for each that a table or feature view reads.
 
     Raises:
-        ProjectError: a source's files are not there.
-        Unavailable: a topic has no table yet, or the catalog is away.
+        Unavailable: the catalog is away.
     """
-    tables, sources = read_by_tables(code)
-    found: dict[str, dict[str, Any]] = {}
-    for table, snapshot in current_snapshot_ids(settings, tables).items():
-        if snapshot is None:
-            topic = next(t for t, name in code["topics"].items() if name == table)
-            captured = f"{table}_current" in code["tables"]
-            puts = "headrace capture, or Debezium elsewhere," if captured else f"headrace send {topic} FILE"
-            raise Unavailable(
-                f"no event of topic {topic!r} has been ingested yet",
-                where=f"table {table}",
-                remedy=f"{puts} puts events on it; then headrace ingest --until-end.",
+    tables = [table for table in code.topics.values() if ("topics", table) in _reads(code)]
+    states = {
+        Pointers.path("topics", table): _topic_state(code, table, snapshot)
+        for table, snapshot in current_snapshot_ids(settings, tables).items()
+    }
+    for name, path in source_paths(code).items():
+        states[Pointers.path("sources", name)] = _files_state(settings.root, name, path)
+    return states
+
+
+def source_paths(code: ProjectCode) -> dict[str, str]:
+    """Source → path, for each source that a table reads."""
+    return {name: path for name, path in code.sources.items() if ("sources", name) in _reads(code)}
+
+
+def raise_first_problem(sources: Mapping[str, SourceState], stages: Iterable[Stage]) -> None:
+    """Raises the problem of the first source that the stages depend on, if any has one."""
+    for stage in stages:
+        for path in stage.deps:
+            if path in sources and (problem := sources[path].problem) is not None:
+                raise problem
+
+
+def _reads(code: ProjectCode) -> set[tuple[str, str]]:
+    reads: set[tuple[str, str]] = {(read.kind, read.name) for reads in code.reads.values() for read in reads}
+    return reads | {("topics", view) for model in code.models.values() for view in model.views}
+
+
+def _topic_state(code: ProjectCode, table: str, snapshot: int | None) -> SourceState:
+    if snapshot is not None:
+        return SourceState({"table": table, "snapshot": snapshot}, f"{table} has new events")
+    topic = next(topic for topic, name in code.topics.items() if name == table)
+    is_captured = f"{table}_current" in code.tables
+    verb = "headrace capture, or Debezium elsewhere," if is_captured else f"headrace send {topic} FILE"
+    return SourceState(
+        problem=Unavailable(
+            f"no event of topic {topic!r} has been ingested yet",
+            where=f"table {table}",
+            remedy=f"{verb} puts events on it; then headrace ingest --until-end.",
+        )
+    )
+
+
+def _files_state(root: Path, name: str, path: str) -> SourceState:
+    files = list_files(root / path)
+    if not files:
+        return SourceState(
+            problem=ProjectError(
+                f"source {name!r} has no files",
+                where=str(root / path),
+                remedy=f"Put its files there, or correct the path in source({name!r}, ...).",
             )
-        found[Pointers.path("topics", table)] = {"table": table, "snapshot": snapshot}
-    for name, path in sources.items():
-        files = {one: digest_file(settings.root / one) for one in _files(settings.root, name, path)}
-        found[Pointers.path("sources", name)] = {"source": name, "files": files}
-    return found
-
-
-def stamps(root: Path, paths: Iterable[str]) -> list[Any]:
-    """Path, size and modification time of every file under `paths`: cheap, and enough to see a change."""
-    found = []
-    for path in sorted(paths):
-        for file in list_files(root / path):
-            status = file.stat()
-            found.append([str(file.relative_to(root)), status.st_size, status.st_mtime_ns])
-    return found
-
-
-def _files(root: Path, name: str, path: str) -> list[str]:
-    found = [one.relative_to(root).as_posix() for one in list_files(root / path)]
-    if not found:
-        raise ProjectError(f"source {name!r} has no files", where=str(root / path), remedy="Put them there.")
-    return found
+        )
+    digests = {file.relative_to(root).as_posix(): digest_file(file) for file in files}
+    return SourceState({"source": name, "files": digests}, f"the files of source {name} changed")

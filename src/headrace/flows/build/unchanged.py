@@ -1,9 +1,9 @@
-"""Nothing to do, decided by one digest before anything heavy is imported.
+"""Nothing to do: one digest decides it before anything heavy is imported.
 
 The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, Feast's
-registry, and the files and environment variables that tables declare to read. With it the lake is looked at:
-the sources' newest snapshots, and whether each table stands where its pointer says. A build that brought
-everything up to date keeps both in the state folder.
+registry, and the files and environment variables that tables declare to read. Beside it the lake is
+compared: the sources' newest snapshots, and whether each table is at the snapshot that its pointer names.
+A build that brought everything up to date records both in the state folder.
 """
 
 from __future__ import annotations
@@ -13,78 +13,78 @@ from datetime import datetime
 from typing import Any
 
 from headrace import __version__
-from headrace.code.fingerprint import digest, external_digests
+from headrace.code.external import external_digests
+from headrace.code.source_files import LOCK_FILES, file_stamps
 from headrace.config.settings import FILE, Settings
 from headrace.features.checks.applied import registry_digest
-from headrace.flows.build.pointers import write_whole
-from headrace.flows.build.sources import stamps
-from headrace.flows.build.standing import FILE as STANDING
+from headrace.flows.build.drift import FILE as DRIFT
+from headrace.flows.build.pointers import write_if_changed
+from headrace.kernel.digest import digest_value
 from headrace.kernel.time import now
-from headrace.lake.snapshot_ids import current_snapshot_ids, rows_snapshot_ids
+from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.loader import project_files
 
-__all__ = ["nothing_new", "remember"]
+__all__ = ["is_unchanged", "record_build"]
 
 _FILE = "built.json"
 _WRITTEN = ("dvc.yaml", "dvc.lock", FILE)
 
 
-def nothing_new(settings: Settings) -> bool:
-    """Whether everything is as the last whole build left it, and no model's refresh has fallen due."""
+def is_unchanged(settings: Settings) -> bool:
+    """Whether everything is as the last whole build left it, and no model's refresh has become due."""
     try:
-        kept = json.loads(settings.place(_FILE).read_bytes())
-        used, made, due = kept["heads"], kept["made"], kept["due"]
-    except (FileNotFoundError, ValueError, KeyError):  # there is none, or it is another version's
+        record = json.loads(settings.place(_FILE).read_bytes())
+        heads, tables, due = record["heads"], record["tables"], record["due"]
+    except (FileNotFoundError, ValueError, KeyError):  # there is none, or another version wrote it
         return False
     if due is not None and now() >= datetime.fromisoformat(due):
         return False
     return bool(
-        current_snapshot_ids(settings, used) == used
-        and rows_snapshot_ids(settings, made) == made
-        and digest_of(settings, kept["files"], kept["env"]) == kept["digest"]
+        current_snapshot_ids(settings, heads) == heads
+        and rows_snapshot_ids(settings, tables) == tables
+        and _digest(settings, record["files"], record["env"]) == record["digest"]
     )
 
 
-def remember(
+def record_build(
     settings: Settings,
-    used: dict[str, int],
-    made: dict[str, int],
+    *,
+    heads: dict[str, int],
+    tables: dict[str, int],
     files: list[str],
     env: list[str],
     due: datetime | None,
 ) -> None:
-    """Everything is up to date with these heads of the topics' tables and these sources.
+    """Records that everything is up to date.
 
     Args:
         settings: whose project.
-        used: topic's table → the snapshot that was built on, which newer ones may have followed.
-        made: table → the snapshot that its pointer names.
-        files: the paths of the sources, and of the files that tables read by themselves.
-        env: the environment variables that tables read.
-        due: when inputs that are held back for `refresh` will be taken.
+        heads: topic's table → the snapshot that was built on, which newer ones may have followed.
+        tables: table → the snapshot that its pointer names.
+        files: the paths of the sources, and of the files that tables declare to read.
+        env: the environment variables that tables declare to read.
+        due: when a model will take inputs that its refresh holds back; None: none does.
     """
-    kept: dict[str, Any] = {
-        "heads": used,
-        "made": made,
+    record: dict[str, Any] = {
+        "heads": heads,
+        "tables": tables,
         "files": files,
         "env": env,
         "due": None if due is None else due.isoformat(),
-        "digest": digest_of(settings, files, env),
+        "digest": _digest(settings, files, env),
     }
-    settings.made_state()
-    write_whole(settings.place(_FILE), json.dumps(kept, sort_keys=True).encode())
+    settings.make_state()
+    write_if_changed(settings.place(_FILE), json.dumps(record, sort_keys=True).encode())
 
 
-def digest_of(settings: Settings, files: list[str], env: list[str]) -> str:
-    """The digest of all but what stands in the lake."""
-    from headrace.flows.build.code import LOCKS
-
+def _digest(settings: Settings, files: list[str], env: list[str]) -> str:
+    """The digest of everything but the lake."""
     root = settings.root
-    written = [root / name for name in (*_WRITTEN, *LOCKS) if (root / name).is_file()]
-    texts = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
-    written_texts = {str(path.relative_to(root)): path.read_text() for path in texts}
-    notes = settings.place(STANDING)
-    written_texts[STANDING] = notes.read_text() if notes.is_file() else ""
-    profile = [settings.profile_name, repr(settings.profile), registry_digest(settings)]
-    outside = external_digests(root, env=env)
-    return digest([__version__, profile, written_texts, outside, stamps(root, [*files, "models"])])
+    written = [root / name for name in (*_WRITTEN, *LOCK_FILES) if (root / name).is_file()]
+    paths = [*project_files(settings).values(), *written, *sorted((root / "pointers").rglob("*.json"))]
+    texts = {str(path.relative_to(root)): path.read_text() for path in paths}
+    drift = settings.place(DRIFT)
+    texts[DRIFT] = drift.read_text() if drift.is_file() else ""
+    profile = [settings.profile_name, settings.values, registry_digest(settings)]
+    variables = external_digests(root, env=env).env
+    return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, "models"])])

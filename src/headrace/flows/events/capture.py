@@ -91,7 +91,7 @@ def capture(
         counts[topic] += changes
         progress(topic, changes)
 
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
         engines = []
         for one in wanted:

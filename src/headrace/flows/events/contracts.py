@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headrace import lake as lakes
-from headrace.code.fingerprint import CodeIndex
+from headrace.code.index import CodeIndex
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
-from headrace.events.contracts.description import described
-from headrace.events.contracts.evolution import Change, changes
+from headrace.events.contracts.description import describe_contract
+from headrace.events.contracts.evolution import ContractChange, compare_contracts
 from headrace.events.ingest.adoption import kept, refusal
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project, load_project
@@ -47,7 +47,7 @@ class Told:
         readers: what reads the topic and names the field, and what is made of that.
     """
 
-    change: Change
+    change: ContractChange
     producers: bool
     readers: tuple[Reader, ...]
 
@@ -92,8 +92,8 @@ def contracts(settings: Settings, topics: Sequence[str] = ()) -> list[Checked]:
     project = load_project(settings, without=("feast",))
     lake = lakes.open(settings)
     chosen = [project.contract(name) for name in topics] or list(project.contracts.values())
-    pairs = [(one, kept(one, lake), described(one)) for one in chosen]
-    if any(old is not None and changes(old, new) for _, old, new in pairs):
+    pairs = [(one, kept(one, lake), describe_contract(one)) for one in chosen]
+    if any(old is not None and compare_contracts(old, new) for _, old, new in pairs):
         project = load_project(settings)  # Feast, for the views: seconds, and only where something has changed
     downstream = _Downstream(project)
     return [_checked(one, old, new, downstream) for one, old, new in pairs]
@@ -105,7 +105,7 @@ def _checked(
     topic, version, fingerprint = contract.topic, contract.version, new["fingerprint"]
     if old is None:
         return Checked(topic, version, None, fingerprint, "new")
-    found = changes(old, new)
+    found = compare_contracts(old, new)
     error = refusal(contract, old, new)
     outcome: Outcome = "unchanged"
     if error is not None:
@@ -129,7 +129,7 @@ class _Downstream:
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._sources = CodeIndex(project_files(project.settings))
+        self._index = CodeIndex(project_files(project.settings))
         self._words: dict[str, set[str]] = {}
         self._plans: dict[str, Any] | None = None
 
@@ -164,10 +164,10 @@ class _Downstream:
     def _names(self, table: Table, field: str) -> bool:
         """Whether the table's code names the field. One that the build makes itself (current rows) has all."""
         function = table.function
-        if not self._sources.has(function.__module__):
+        if not self._index.has(function.__module__):
             return True
         if table.name not in self._words:
-            words = self._sources.words(function.__module__, function.__qualname__.split(".")[0])
+            words = self._index.words(function.__module__, function.__qualname__.split(".")[0])
             partition = table.partition_by
             self._words[table.name] = words | ({partition.column} if partition is not None else set())
         return field in self._words[table.name]

@@ -6,9 +6,9 @@ from headrace import lake as lakes
 from headrace.config.settings import Settings
 from headrace.declare.table import Table
 from headrace.flows.build import hold_build_lock
-from headrace.flows.build.pipeline import forget
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.pipeline import remove_stage
 from headrace.flows.build.pointers import Pointers
-from headrace.flows.build.work import Workshop
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
@@ -48,9 +48,7 @@ def check_droppable(settings: Settings, name: str) -> None:
         if any(isinstance(one, Table) and one.name == name for one in project.inputs(table))
     ]
     readers += [
-        f"model {model}"
-        for model, facts in Workshop(settings).code["models"].items()
-        if name in (facts["labels"], *facts["views"])
+        f"model {model}" for model, code in BuildContext(settings).code.models.items() if name in code.tables
     ]
     if readers:
         raise Refused(
@@ -70,6 +68,6 @@ def drop_table(settings: Settings, name: str) -> None:
         check_droppable(settings, name)
         lake = lakes.open(settings)
         Pointers(settings.root).remove(Pointers.path("tables", name))
-        forget(settings.root, f"table-{name}")
+        remove_stage(settings.root, f"table-{name}")
         unpin_inputs(lake, name)
         lake.drop_table(name)

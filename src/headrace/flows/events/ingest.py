@@ -1,88 +1,36 @@
-"""ingest: the log into the topics' tables, and into the online state, until stopped or at the end."""
+"""ingest: the log into the topics' tables and the online state, until stopped or at the end."""
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from headrace import lake, lineage, log
+from headrace import lake as lakes
+from headrace import lineage
+from headrace import log as logs
+from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.contracts.description import described
-from headrace.events.ingest.adoption import kept
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Progress, Sink, ingest_all
-from headrace.events.ingest.watch import Watch
+from headrace.events.ingest.refusals import RefusalSource
 from headrace.features import online as online_stores
-from headrace.features.offline.rowwise import codes_of, is_of_other_code
-from headrace.features.online import OnlineStore
 from headrace.features.online.follow import OnlineSink
-from headrace.features.plan import StoredView, WindowedView
-from headrace.kernel.errors import ProjectError, Unavailable
-from headrace.kernel.run import recorder_added
-from headrace.lake import Lake
-from headrace.log import Log
-from headrace.projects.loader import project_files
-from headrace.projects.project import Project, load_project
+from headrace.flows.events.code_watch import CodeWatch
+from headrace.flows.events.ingest_report import IngestReport
+from headrace.kernel.run import record_with
+from headrace.projects.project import load_project
 from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
 
-__all__ = ["IngestReport", "Renew", "Topic", "ingest", "open_schema_registry"]
-
-_LOOK = 2.0  # seconds between two looks for newer code
-
-
-@dataclass
-class Topic:
-    """What was ingested of one topic.
-
-    Attributes:
-        extra: field that the contract does not name → events with it.
-        lost: how many events, at most, the log had forgotten before they were read.
-    """
-
-    topic: str
-    events: int = 0
-    good: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    extra: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
-
-    def add(self, one: Progress) -> None:
-        """Adds a commit."""
-        self.events += one.events
-        self.good += one.good
-        self.refused.update(one.refused)
-        self.extra.update(one.extra)
-        self.lost += one.lost
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What was ingested.
-
-    Attributes:
-        topics: by topic; those without new events are not named.
-        seconds: wall time.
-    """
-
-    topics: dict[str, Topic]
-    seconds: float
-
-    @property
-    def events(self) -> int:
-        """How many events, good and refused."""
-        return sum(one.events for one in self.topics.values())
+__all__ = ["ingest", "open_schema_registry"]
 
 
 def ingest(
@@ -91,168 +39,116 @@ def ingest(
     *,
     until_end: bool = False,
     stop: threading.Event | None = None,
-    renew: bool = False,
-    at_work: Callable[[], None] | None = None,
+    end_on_newer_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> IngestReport:
-    """Ingests the topics (default: every one with a contract), each event exactly once.
+    """Ingests the topics (default: every topic with a contract), each event exactly once.
 
-    Killed at any point, the next call goes on from the last commit.
+    If this process is killed, the next call continues from the last commit.
 
     Args:
-        settings: whose project.
-        topics: which.
+        settings: of the project.
+        topics: the topics to ingest.
         until_end: return when what the log held at the call is in the tables; else run until `stop`.
         stop: set from another thread, it ends the work after the batch that is being written.
-        renew: end with Renew when the project's files hold newer code, and a build has filled a view with
-            it or another ingest has taken a contract of it up: for a caller that starts a new process then.
-        at_work: called once, when every topic is followed, or another process follows it.
-        progress: is told of each commit, from the topics' threads.
+        end_on_newer_code: end with NewerCode when the project has newer code (CodeWatch): for a caller that
+            starts a new process then.
+        progress: called with each commit, from the topics' threads.
+        on_ready: called once, when every topic is followed by this process or by another.
 
     Raises:
         CallError: a topic has no contract.
-        ProjectError: events are to be forwarded, and the log is not on Kafka.
+        ProjectError: a contract forwards events, and the log is not on Kafka.
         Refused: a topic was made again since its table last read it.
         Unavailable: log, lake or online store is away.
-        Renew: see `renew`.
+        NewerCode: see `end_on_newer_code`.
     """
-    begun = perf_counter()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own would keep what a maintenance took
-    project = load_project(settings, without=("feast",))
-    contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
-    found: dict[str, Topic] = {}
+    started = perf_counter()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool would keep what a maintenance took
     stop = stop or threading.Event()
-    with ExitStack() as stack:
-        store = stack.enter_context(closing(lineage.open(settings)))
-        opened = stack.enter_context(closing(log.open(settings.log_url)))
-        online = stack.enter_context(closing(online_stores.open(settings.online_url)))
-        opened_lake = lake.open(settings)
-        if not topics:  # the product's own topics, once there is something on them
-            contracts += [one for one in system_contracts() if one.topic in opened.topics()]
-        sinks = stack.enter_context(closing(_Sinks(project, opened, online)))
-        stack.enter_context(recorder_added(store.recorder()))
-        watch = stack.enter_context(Watch(contracts, opened, opened_lake))
-        new_code = stack.enter_context(_NewCode(project, contracts, opened_lake, online, stop, wanted=renew))
+    report = IngestReport()
+    with _Session(settings, topics, stop) as session:
+        if end_on_newer_code:
+            session.watch_code()
 
-        def tell(one: Progress) -> None:
-            found.setdefault(one.topic, Topic(one.topic)).add(one)
-            watch.committed(one.topic)
-            progress(one)
+        def note_commit(commit: Progress) -> None:
+            report.add(commit)
+            session.refusals.note_commit(commit.topic)
+            progress(commit)
 
         ingest_all(
-            contracts, opened, opened_lake, until_end=until_end, stop=stop, sinks_of=sinks.of, tell=tell,
-            schema_registry=open_schema_registry(settings), at_work=at_work,
-        )  # fmt: skip
-    new_code.check()
-    return IngestReport(found, perf_counter() - begun)
+            session.contracts,
+            session.log,
+            session.lake,
+            until_end=until_end,
+            stop=stop,
+            sinks_of=session.open_sinks,
+            tell=note_commit,
+            schema_registry=open_schema_registry(settings),
+            at_work=on_ready,
+        )
+    session.check_code()
+    report.seconds = perf_counter() - started
+    return report
 
 
-class _Sinks:
-    """What takes a topic's events beside its table."""
+class _Session:
+    """What one ingest works with; everything is closed at the end of its block.
 
-    def __init__(self, project: Project, opened: Log, online: OnlineStore) -> None:
-        self._project, self._log, self._online = project, opened, online
-        self._forwarding: list[ForwardSink] = []
+    Attributes:
+        contracts: of the topics that it ingests.
+        log, lake: hold topics and tables.
+        refusals: the source of alerts, which runs beside the ingest.
+    """
 
-    def of(self, contract: Contract) -> list[Sink]:
-        """A topic's sinks. Raises ProjectError where events are to be forwarded on a log that cannot."""
+    def __init__(self, settings: Settings, topics: Sequence[str], stop: threading.Event) -> None:
+        self._settings, self._topics, self._stop = settings, topics, stop
+        self._project = load_project(settings, without=("feast",))
+        self.contracts = [self._project.contract(name) for name in topics]
+        self._code_watch: CodeWatch | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Session:
+        with ExitStack() as stack:
+            lineage_store = stack.enter_context(closing(lineage.open(self._settings)))
+            self.log = stack.enter_context(closing(logs.open(self._settings.log.url)))
+            self._online = stack.enter_context(closing(online_stores.open(self._settings.online.url)))
+            self.lake = lakes.open(self._settings)
+            if not self._topics:
+                system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
+                self.contracts = [*self._project.contracts.values(), *system]
+            stack.enter_context(record_with(lineage_store.recorder()))
+            self.refusals = RefusalSource(self.contracts, self.log, self.lake)
+            stack.enter_context(AlertWatch([self.refusals], self.log, self.lake))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open_sinks(self, contract: Contract) -> list[Sink]:
+        """A topic's sinks. Raises ProjectError if it forwards events and the log is not on Kafka."""
         sinks: list[Sink] = [OnlineSink(self._project, contract, self._online)]
         if contract.forward is not None:
-            self._forwarding.append(ForwardSink(contract, self._log))
-            sinks.append(self._forwarding[-1])
+            sinks.append(self._stack.enter_context(closing(ForwardSink(contract, self.log))))
         return sinks
 
-    def close(self) -> None:
-        """Ends those that hold on to something."""
-        for sink in self._forwarding:
-            sink.close()
+    def watch_code(self) -> None:
+        """Ends the ingest once there is newer code."""
+        watch = CodeWatch(self._project, self.contracts, self.lake, self._online, self._stop)
+        self._code_watch = self._stack.enter_context(watch)
+
+    def check_code(self) -> None:
+        """Raises NewerCode where the ingest ended for that."""
+        if self._code_watch is not None:
+            self._code_watch.check()
 
 
 def open_schema_registry(settings: Settings) -> SchemaRegistry | None:
     """The profile's schema registry, if it names one."""
-    if not settings.profile.schema_registry:
+    if not settings.formats.schema_registry:
         return None
     from headrace.events.formats.schema_registry import SchemaRegistry
 
-    return SchemaRegistry(settings.profile.schema_registry)
-
-
-class Renew(Unavailable):
-    """The work is to begin again in a new process, with the newer code."""
-
-    exit_code = os.EX_TEMPFAIL
-
-
-class _NewCode:
-    """Looks now and then whether the project's files hold newer code than is loaded, and a build has filled
-    a view with it, or another ingest has taken a contract of it up. Then the work is stopped, for a new process
-    to go on with."""
-
-    def __init__(
-        self,
-        project: Project,
-        contracts: Sequence[Contract],
-        opened_lake: Lake,
-        store: OnlineStore,
-        stop: threading.Event,
-        *,
-        wanted: bool,
-    ) -> None:
-        self._project, self._lake, self._store, self._stop = project, opened_lake, store, stop
-        self._loaded = codes_of(project)
-        self._contracts = contracts
-        self._files = _stamps(project.settings)
-        self._ended = threading.Event()
-        self._found: str | None = None
-        self._thread = threading.Thread(target=self._look, name="new-code", daemon=True) if wanted else None
-
-    def __enter__(self) -> _NewCode:
-        if self._thread is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def check(self) -> None:
-        """Raises Renew where newer code was found."""
-        if self._found is not None:
-            raise Renew(self._found)
-
-    def _look(self) -> None:
-        while not self._ended.wait(_LOOK):
-            try:
-                # Without an edit a new process would load the same, and end in the same way.
-                self._found = self._find() if _stamps(self._project.settings) != self._files else None
-            except (OSError, Unavailable, ProjectError):  # asked again the next time
-                continue
-            if self._found is not None:
-                self._stop.set()
-                return
-
-    def _find(self) -> str | None:
-        """What is newer, as a sentence; None: nothing."""
-        for view in self._store.views():
-            if self._is_newer(view):
-                return f"{view.table}() was edited and built: ingest begins again with the new code"
-        for contract in self._contracts:
-            had = kept(contract, self._lake)
-            if had is not None and had["fingerprint"] != described(contract)["fingerprint"]:
-                return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
-        return None
-
-    def _is_newer(self, view: StoredView) -> bool:
-        return (
-            isinstance(view, WindowedView)
-            and is_of_other_code(view, self._loaded)
-            and not is_of_other_code(view, codes_of(self._project))
-            and self._store.position(view) is not None
-        )
-
-
-def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
-    """Name, size and time of the project's files."""
-    status = [(name, path.stat()) for name, path in project_files(settings).items()]
-    return [(name, one.st_size, one.st_mtime_ns) for name, one in status]
+    return SchemaRegistry(settings.formats.schema_registry)

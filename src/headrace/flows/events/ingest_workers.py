@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.events.ingest.progress import Progress
-from headrace.flows.events.ingest import IngestReport, Topic, ingest
+from headrace.flows.events.ingest import ingest
+from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.projects.project import load_project
 
@@ -42,11 +43,11 @@ def ingest_by_workers(
         Unavailable: a worker died; the others have stopped then. The next call goes on.
         HeadraceError: what a worker raised; likewise.
     """
-    begun = perf_counter()
+    started = perf_counter()
     _check(settings, topics, workers)
     stop = stop or threading.Event()
     running = [_Worker(settings, topics, until_end, number) for number in range(1, workers + 1)]
-    found: dict[str, Topic] = {}
+    report = IngestReport()
     failed: BaseException | None = None
     while running:
         if stop.is_set() or failed is not None:
@@ -56,20 +57,21 @@ def ingest_by_workers(
         for one in [one for one in running if one.pipe in told]:
             said = one.said()
             if isinstance(said, Progress):
-                found.setdefault(said.topic, Topic(said.topic)).add(said)
+                report.add(said)
                 progress(said)
             else:
                 failed = failed or said
                 running.remove(one)
     if failed is not None:
         raise failed
-    return IngestReport(found, perf_counter() - begun)
+    report.seconds = perf_counter() - started
+    return report
 
 
 def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
     project = load_project(settings, without=("feast",))
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         there = opened.topics()
         most = max(opened.partitions(one.topic) if one.topic in there else one.partitions for one in contracts)

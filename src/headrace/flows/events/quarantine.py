@@ -43,7 +43,7 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
             takes.
     """
     contract = _contracts(settings, [topic])[0]
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         return quarantine.replay(
             contract, lake.open(settings), opened, choice, open_schema_registry(settings), dry_run=dry_run
@@ -54,7 +54,7 @@ def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = Fa
 
 def alerts(settings: Settings) -> list[Alert]:
     """The alerts that are not over, each as it last changed, the oldest first."""
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         return open_alerts(opened, lake.open(settings))
     finally:

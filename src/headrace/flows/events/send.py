@@ -82,11 +82,11 @@ def send(
     """
     _check_options(rate, skip)
     contract = load_project(settings, without=("feast",)).contract(topic)
-    if contract.format != "json":
+    if not formats.find(contract).plain_json:
         raise CallError(
-            f"send writes JSON, and the events of {topic!r} are written as {contract.format}",
+            f"send writes JSON, and the events of {topic!r} have the format {contract.format!r}",
             where=str(contract.place),
-            remedy="Put them on the log with a producer of that.",
+            remedy="Put them on the log with a producer of that format.",
         )
     begun = time.perf_counter()
     keys_of = key_reader(contract, formats.open(contract))
@@ -96,7 +96,7 @@ def send(
         check_file(file)
         if shift_to_now:
             shift = TimeShift(contract, _batches(read_events(file), _BATCH), str(file))
-        opened = log.open(settings.log_url)
+        opened = log.open(settings.log.url)
         try:
             opened.create(topic, contract.partitions, contract.retention)
             for events in _batches(islice(read_events(file), skip, None), size):

@@ -1,4 +1,4 @@
-"""What the running predict endpoint says of itself."""
+"""What the running predict endpoint reports about its releases."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from msgspec import Struct
 from headrace.http.token import TOKEN
 from headrace.kernel.errors import Refused, Unavailable
 from headrace.projects.running import Up
-from headrace.serving.models import Failure
+from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release
 
-__all__ = ["Answering", "await_release", "describe"]
+__all__ = ["EndpointReport", "await_release", "describe"]
 
-_SECONDS = 2.0  # that an answer may take
-_TAKEN_UP = 30.0  # seconds that the endpoint has for a release
-_LOOK = 0.1
+_TIMEOUT = 2.0  # seconds for a response
+_ACTIVATION = 30.0  # seconds until the endpoint must have activated a release
+_POLL = 0.1
 
 
 class _Model(Struct):
     release: Release
 
 
-class Answering(Struct):
-    """What the endpoint answers with.
+class EndpointReport(Struct):
+    """The releases that the endpoint answers by.
 
     Attributes:
-        models: model → the release that answers.
-        failed: model → the release that could not be put in place, and why.
+        models: model → its release in force there.
+        failed: model → the release that could not be activated, and why.
     """
 
     models: dict[str, _Model]
-    failed: dict[str, Failure]
+    failed: dict[str, ReleaseFailure]
 
 
-def describe(up: Up) -> Answering:
-    """Asks the endpoint which releases answer.
+def describe(up: Up) -> EndpointReport:
+    """Asks the endpoint for its releases.
 
     Raises:
         Unavailable: it does not answer within 2 s.
     """
     address = urlsplit(up.predict)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_SECONDS)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
     token = os.environ.get(TOKEN)
     try:
         connection.request("GET", "/models", headers={"Authorization": f"Bearer {token}"} if token else {})
@@ -62,36 +62,37 @@ def describe(up: Up) -> Answering:
     if response.status != 200:
         raise Unavailable(f"the predict endpoint answers {response.status} to GET /models", where=up.predict)
     try:
-        return msgspec.json.decode(body, type=Answering)
+        return msgspec.json.decode(body, type=EndpointReport)
     except (msgspec.DecodeError, json.JSONDecodeError) as error:
         raise Unavailable(f"GET /models of the predict endpoint: {error}", where=up.predict) from error
 
 
 def await_release(up: Up, release: Release) -> None:
-    """Returns when the endpoint answers by this release.
+    """Returns when the endpoint answers by this release or a later one.
 
     Raises:
-        Refused: the endpoint cannot take it up; the release before still answers there.
-        Unavailable: the endpoint does not answer, or has not taken it up in time.
+        Refused: the endpoint cannot activate it; the release before stays in force there.
+        Unavailable: the endpoint does not answer, or has not activated the release within 30 s.
     """
-    deadline = time.monotonic() + _TAKEN_UP
+    deadline = time.monotonic() + _ACTIVATION
     while True:
-        now = describe(up)
-        model = now.models.get(release.model)
-        if model is not None and model.release.id >= release.id:  # ids rise with time: a later one will do
+        report = describe(up)
+        model = report.models.get(release.model)
+        if model is not None and model.release.id >= release.id:  # ids rise with time
             return
-        failure = now.failed.get(release.model)
+        failure = report.failed.get(release.model)
         if failure is not None and failure.release == release.id:
             raise Refused(
-                f"release {release.id} is recorded, but the endpoint cannot take it up: {failure.why}",
+                f"release {release.id} is recorded, but the endpoint cannot activate it: {failure.why}",
                 where=up.predict,
-                remedy="The release before still answers there. To go back to it:"
+                remedy="The release before stays in force there. To go back to it:"
                 f" headrace rollback {release.model}",
             )
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"release {release.id} is recorded, but the endpoint has not taken it up in {_TAKEN_UP:.0f} s",
+                f"release {release.id} is recorded, but the endpoint has not activated it"
+                f" within {_ACTIVATION:.0f} s",
                 where=up.predict,
                 remedy="See headrace status.",
             )
-        time.sleep(_LOOK)
+        time.sleep(_POLL)

@@ -1,4 +1,4 @@
-"""predict: one prediction from the running endpoint."""
+"""predict: asks the running endpoint for one prediction."""
 
 from __future__ import annotations
 
@@ -12,49 +12,50 @@ import httpx
 from headrace.config.settings import Settings
 from headrace.http.token import TOKEN
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 
 __all__ = ["predict"]
 
-_SECONDS = 30.0
+_TIMEOUT = 30.0  # seconds
 
 
 def predict(
     settings: Settings, model: str, values: Mapping[str, Any], *, explain: bool = False
 ) -> dict[str, Any]:
-    """The endpoint's answer: id, model, version, arm, score, missing, and features where asked.
+    """The endpoint's response: id, model, version, arm, value, missing, and features if `explain`.
 
     Args:
         settings: of which project; its `up` must run.
         model: which model.
-        values: entity keys and request fields. Text is read as the field's own type.
-        explain: with the features as the model saw them.
+        values: entity keys and request fields. Text is read as the field's type.
+        explain: whether to add the features as the model saw them.
 
     Raises:
-        Unavailable: no `up` runs here, or the endpoint does not answer.
-        CallError: no such model is released, a field is missing, unknown or of the wrong type.
+        Unavailable: no `up` runs for this project and profile, or the endpoint does not answer.
+        CallError: the model is not released, or a field is missing, unknown or of the wrong type.
     """
-    up = running(settings)
+    up = find_up(settings)
     if up is None:
-        raise Unavailable("no endpoint runs here", where=str(settings.root), remedy="Start it: headrace up")
+        raise Unavailable(
+            "the predict endpoint does not run", where=str(settings.root), remedy="Start it: headrace up"
+        )
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with httpx.Client(base_url=up.predict, headers=headers, timeout=_SECONDS, trust_env=False) as client:
+    with httpx.Client(base_url=up.predict, headers=headers, timeout=_TIMEOUT, trust_env=False) as client:
         try:
-            models = _answer(client.get("/models"))["models"]
+            models = _read_response(client.get("/models"))["models"]
             fields = models.get(model, {}).get("fields", {})
-            body = {name: _typed(value, fields.get(name)) for name, value in values.items()}
-            return _answer(
-                client.post(f"/predict/{model}", params={"explain": 1} if explain else {}, json=body)
-            )
+            body = {name: _parse(value, fields.get(name)) for name, value in values.items()}
+            params = {"explain": 1} if explain else {}
+            return _read_response(client.post(f"/predict/{model}", params=params, json=body))
         except httpx.HTTPError as error:
             raise Unavailable(
-                f"the endpoint does not answer: {error}", where=up.predict, remedy="headrace status"
+                f"the predict endpoint does not answer: {error}", where=up.predict, remedy="headrace status"
             ) from error
 
 
-def _typed(value: Any, dtype: str | None) -> Any:
-    """Text as the field's type; what cannot be read so goes as it is, and the endpoint says why not."""
+def _parse(value: Any, dtype: str | None) -> Any:
+    """Text as the field's type. Text that is not of the type is sent as it is: the endpoint names the error."""
     if not isinstance(value, str) or dtype == "string":
         return value
     try:
@@ -63,7 +64,7 @@ def _typed(value: Any, dtype: str | None) -> Any:
         return value
 
 
-def _answer(response: httpx.Response) -> dict[str, Any]:
+def _read_response(response: httpx.Response) -> dict[str, Any]:
     try:
         body: dict[str, Any] = response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Predictions: one logged prediction by its id, wherever on its way it is."""
+"""Finds a prediction by its id: in its table, on the log, or in a spool."""
 
 from __future__ import annotations
 
@@ -11,95 +11,97 @@ import msgspec
 import polars as pl
 
 from headrace.config.settings import Settings
-from headrace.events.ingest.facts import POSITION
+from headrace.events.ingest.position import stored_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import id_time
-from headrace.kernel.position import LogPosition
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.log.follow import read_to_end
-from headrace.serving.prediction_log import TOPIC, Prediction, spooled
+from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.spool import read_spool
 
-__all__ = ["TABLE", "Place", "find"]
+__all__ = ["TABLE", "PredictionPlace", "find_prediction"]
 
 TABLE = "headrace_predictions"
-Place = Literal["table", "log", "spool"]
-_AROUND = timedelta(minutes=10)  # an id is made within this of the moment its features were looked up
+PredictionPlace = Literal["table", "log", "spool"]
+_AROUND = timedelta(minutes=10)  # between the time in an id and the time of its features
 _READ = 10_000
 _decode = msgspec.json.Decoder(Prediction).decode
-_JSON = {"entity", "request", "features", "positions"}
+_JSON_COLUMNS = {"entity", "request", "features", "positions", "value"}
 
 
-def find(settings: Settings, lake: Lake, log: Log, prediction_id: str) -> tuple[Prediction, Place]:
-    """The prediction and where it was found: in its table, on the log, or still in a replica's spool.
+def find_prediction(
+    settings: Settings, lake: Lake, log: Log, prediction_id: str
+) -> tuple[Prediction, PredictionPlace]:
+    """The prediction with this id, and where it is: in its table, on the log, or still in a replica's spool.
 
     Raises:
-        CallError: the id is none, or there is no such prediction.
+        CallError: the id is not valid, or no prediction has it.
     """
     try:
         text = str(UUID(prediction_id))
-        made = id_time(text)
+        time = id_time(text)
     except ValueError:
         raise CallError(
-            f"{prediction_id!r} is no prediction's id", remedy="It is the `id` of an answer, a UUIDv7."
+            f"{prediction_id!r} is not a valid prediction id", remedy="It is the `id` of a response, a UUIDv7."
         ) from None
     spool = settings.place("serving", "spool")
-    looks: list[tuple[Place, Callable[[], Prediction | None]]] = [
-        ("table", lambda: _in_table(lake, text, made)),
-        ("log", lambda: _in(_unread(lake, log), text)),
-        ("spool", lambda: _in(spooled(spool), text)),
-        ("log", lambda: _in(_unread(lake, log), text)),  # it may have been shipped between the looks
+    searches: list[tuple[PredictionPlace, Callable[[], Prediction | None]]] = [
+        ("table", lambda: _find_in_table(lake, text, time)),
+        ("log", lambda: _find_in(_read_unread(lake, log), text)),
+        ("spool", lambda: _find_in(read_spool(spool), text)),
+        ("log", lambda: _find_in(_read_unread(lake, log), text)),  # it may have been shipped meanwhile
     ]
-    for place, look in looks:
-        found = look()
-        if found is not None:
-            return found, place
+    for place, search in searches:
+        prediction = search()
+        if prediction is not None:
+            return prediction, place
     raise CallError(
         f"there is no prediction {text}",
         where=f"project {settings.project}, profile {settings.profile_name}",
-        remedy=f"It would have been made at {made:%Y-%m-%d %H:%M:%S} UTC. Is this its project and profile?",
+        remedy=f"Its id says {time:%Y-%m-%d %H:%M:%S} UTC. Is this its project and profile?",
     )
 
 
-def _in_table(lake: Lake, id: str, made: datetime) -> Prediction | None:
+def _find_in_table(lake: Lake, id: str, time: datetime) -> Prediction | None:
     if not lake.table_exists(TABLE):
         return None
     rows = (
         lake.table(TABLE)
         .scan()
-        .filter(pl.col("_valid"), pl.col("at").is_between(made - _AROUND, made + _AROUND), pl.col("id") == id)
+        .filter(pl.col("_valid"), pl.col("at").is_between(time - _AROUND, time + _AROUND), pl.col("id") == id)
         .limit(1)
         .collect()
     )
     if rows.is_empty():
         return None
     row = rows.select(Prediction.__struct_fields__).row(0, named=True)
-    # What is no plain value is kept in the table as JSON text.
-    row |= {name: msgspec.json.decode(row[name]) for name in _JSON}
+    row |= {name: msgspec.json.decode(row[name]) for name in _JSON_COLUMNS}
     return msgspec.convert(row, Prediction)
 
 
-def _unread(lake: Lake, log: Log) -> Iterable[bytes]:
-    """What is on the log and not yet in the table."""
+def _read_unread(lake: Lake, log: Log) -> Iterable[bytes]:
+    """The records on the log that are not yet in the table."""
     if TOPIC not in log.topics():
         return
     offsets = dict.fromkeys(range(log.partitions(TOPIC)), 0)
-    position = lake.table(TABLE).position(POSITION) if lake.table_exists(TABLE) else None
-    if isinstance(position, LogPosition) and position.log_id == log.identity(TOPIC):
+    position = stored_position(lake.table(TABLE)) if lake.table_exists(TABLE) else None
+    if position is not None and position.log_id == log.identity(TOPIC):
         offsets |= position.offsets
     for batch in read_to_end(log, TOPIC, offsets, _READ):
         yield from batch.values
 
 
-def _in(values: Iterable[bytes], id: str) -> Prediction | None:
-    wanted = id.encode()
-    for value in values:
-        if wanted not in value:
+def _find_in(records: Iterable[bytes], id: str) -> Prediction | None:
+    """The prediction with this id among encoded ones. Others, and what is not a prediction, are skipped."""
+    encoded_id = id.encode()
+    for record in records:
+        if encoded_id not in record:
             continue
         try:
-            one = _decode(value)
+            prediction = _decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        if one.id == id:
-            return one
+        if prediction.id == id:
+            return prediction
     return None

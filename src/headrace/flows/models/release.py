@@ -1,6 +1,6 @@
-"""release: divides a model's traffic among its versions, and goes back.
+"""release and rollback: divide a model's traffic among its versions, and restore the division before.
 
-The record on the topic is what counts: replicas follow it. The registry's aliases are set from it.
+The record on the topic counts: replicas follow it. The registry's aliases are set from it.
 """
 
 from __future__ import annotations
@@ -19,90 +19,52 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
-from headrace.flows.build.pointers import Pointers
+from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log
-from headrace.projects.running import running
+from headrace.projects.project import load_project
+from headrace.projects.running import find_up
 from headrace.registry import Registry
 from headrace.serving import release as releases
-from headrace.serving.release import Arm, Release, Releases
+from headrace.serving.release import Arm, Release
 from headrace.serving.trial import try_release
-from headrace.training.training_set import TrainingSet
+from headrace.training.files import PLAN, REPORT
+from headrace.training.report import TrainingSet
 
-__all__ = [
-    "GATE",
-    "Moved",
-    "OtherChampion",
-    "moved_aliases",
-    "other_champions",
-    "parse_arm",
-    "release",
-    "rollback",
-]
+__all__ = ["parse_arm", "release", "rollback"]
 
-"""The tag of a version that says what the gate said: `passed` or `refused`."""
-_SPEC = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<weight>[0-9.]+))?")
-
-
+_ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
 
 
-class _TrainedOn(Struct):
+class _TrainingRecord(Struct):
     training_set: TrainingSet | None = None
 
 
-class Moved(Struct, frozen=True):
-    """An alias that somebody moved by hand.
-
-    Attributes:
-        model, alias: which.
-        stands_at: the version it stands for now; None: it is gone.
-        released: the version that the release in force gave it; None: the release has no such arm.
-    """
-
-    model: str
-    alias: str
-    stands_at: int | None
-    released: int | None
-
-
-class OtherChampion(Struct, frozen=True):
-    """A champion that is another version than the project's pointer says.
-
-    Attributes:
-        model: which.
-        champion: the version in force.
-        built: the version that the build released which wrote the pointer.
-    """
-
-    model: str
-    champion: int
-    built: int
-
-
 def parse_arm(text: str) -> tuple[str, int, float | None]:
-    """Name, version and weight of `champion=3`, `challenger=4:0.1` or `shadow=5`.
+    """Name, version and share of `champion=3`, `challenger=4:0.1` or `shadow=5`.
 
     Raises:
-        CallError: the text is no arm.
+        CallError: the text is not a valid arm.
     """
-    found = _SPEC.fullmatch(text)
-    if found is None:
+    match = _ARM.fullmatch(text)
+    if match is None:
         raise CallError(
-            f"{text!r} is no arm", remedy="Write ARM=VERSION or ARM=VERSION:SHARE, such as challenger=4:0.1"
+            f"{text!r} is not a valid arm",
+            remedy="Write ARM=VERSION or ARM=VERSION:SHARE, such as challenger=4:0.1",
         )
     try:
-        weight = None if found["weight"] is None else float(found["weight"])
+        share = None if match["share"] is None else float(match["share"])
     except ValueError:
-        weight = math.nan
-    if weight is not None and not 0 < weight <= 1:
-        raise CallError(f"{found['weight']!r} is no share", where=text, remedy="0 < share ≤ 1.")
-    if weight is not None and found["name"] == "shadow":
+        share = math.nan
+    if share is not None and not 0 < share <= 1:
+        raise CallError(f"{match['share']!r} is not a valid share", where=text, remedy="0 < share ≤ 1.")
+    if share is not None and match["name"] == "shadow":
         raise CallError("a shadow has no share: it gets a copy of every request", where=text)
-    return found["name"], int(found["version"]), weight
+    return match["name"], int(match["version"]), share
 
 
 def release(
@@ -114,36 +76,35 @@ def release(
     why: str = "",
     override: bool = False,
 ) -> Release:
-    """Puts a release of these arms in force, once every version of it has been tried on real rows.
+    """Puts a release with these arms in force, after it has tried every version on rows of its training set.
 
-    Where the project's `up` runs, it returns when the endpoint answers by the release.
+    While the project's `up` runs, it returns when the endpoint answers by the release.
 
     Args:
         settings: of which project.
-        model: whose traffic.
-        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Where no champion is named, the
-            present one stays. The champion gets what the others leave, unless its share is given.
-        by: who; default: the user of this process.
+        model: the model's name.
+        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Without a champion among them the present
+            one stays. The champion gets what the others leave, unless it has a share.
+        by: who releases; default: the user of this process.
         why: the reason.
         override: whether a version that the gate refused may answer.
 
     Raises:
-        CallError: an arm cannot be read, a version does not exist, there is no champion, or the
+        CallError: an arm is not valid, the model or a version does not exist, there is no champion, or the
             shares do not add up to 1.
         Refused: the gate refused a version that would answer, or a version cannot answer: nothing is
-            recorded then. Or the endpoint that runs cannot take the release up.
-        Unavailable: the registry, the log or the online store is away, or a view holds no values yet.
+            recorded then. Or the running endpoint cannot activate the release.
+        Unavailable: the registry, the log or the online store is away, or a view has no values yet.
     """
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     try:
-        present = releases.current(log, model)
-        found = _arms(model, arms, present)
-        for arm in found:
-            _check(registry, model, arm, override)
-        made = releases.make(model, found, by=by or getpass.getuser(), why=why, override=override)
-        versions = {arm.version for arm in made.arms}
-        try_release(settings, made, {n: _real_requests(settings, registry, model, n) for n in versions})
-        return _put(settings, log, registry, made)
+        parsed = _parse_arms(model, arms, releases.find_current(log, model))
+        for arm in parsed:
+            _check_version(settings, registry, model, arm, override)
+        new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
+        versions = {arm.version for arm in new.arms}
+        try_release(settings, new, {n: _read_instances(settings, registry, model, n) for n in versions})
+        return _put_in_force(settings, log, registry, new)
     finally:
         log.close()
 
@@ -152,74 +113,47 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
     """Puts the release before the present one in force again.
 
     Raises:
-        CallError: there is none before.
-        Refused, Unavailable: the endpoint that runs cannot take it up.
+        CallError: there is no release before it.
+        Refused, Unavailable: the running endpoint cannot activate it.
     """
-    log, registry = logs.open(settings.log_url), registries.open(settings)
+    log, registry = logs.open(settings.log.url), registries.open(settings)
     try:
-        made = releases.going_back(log, model, by=by or getpass.getuser(), why=why or "rollback")
-        return _put(settings, log, registry, made)
+        new = releases.make_rollback(log, model, by=by or getpass.getuser(), why=why or "rollback")
+        return _put_in_force(settings, log, registry, new)
     finally:
         log.close()
 
 
-def moved_aliases(settings: Settings) -> list[Moved]:
-    """The aliases that do not stand where the releases in force put them, of every model released."""
-    log, registry = logs.open(settings.log_url), registries.open(settings)
-    moved = []
-    try:
-        followed = Releases(log)
-        followed.poll()
-        for model, present in sorted(followed.in_force.items()):
-            for alias, version in _aliases(present).items():
-                stands_at = registry.alias(model, alias)
-                if stands_at != version:
-                    moved.append(Moved(model, alias, stands_at, version))
-    finally:
-        log.close()
-    return moved
-
-
-def other_champions(settings: Settings, models: Sequence[str]) -> tuple[OtherChampion, ...]:
-    """The champions that are other versions than pointers/release/ says: after `git checkout` of another
-    commit, which moves no traffic, or after a release by hand.
-    """
-    log, pointers = logs.open(settings.log_url), Pointers(settings.root)
-    try:
-        found = []
-        for model in models:
-            present, held = releases.current(log, model), pointers.read(Pointers.path("release", model))
-            if present is not None and held is not None and releases.champion(present) != held["version"]:
-                found.append(OtherChampion(model, releases.champion(present), int(held["version"])))
-    finally:
-        log.close()
-    return tuple(found)
-
-
-def _arms(model: str, texts: Sequence[str], present: Release | None) -> list[Arm]:
-    named = [parse_arm(text) for text in texts]
-    if not any(name == "champion" for name, _, _ in named):
-        if present is None:
+def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> list[Arm]:
+    """The arms, the champion first. Without one among the texts, the present champion is added."""
+    parsed = [parse_arm(text) for text in texts]
+    if not any(name == "champion" for name, _, _ in parsed):
+        if current is None:
             raise CallError(
                 f"model {model!r} has no champion yet", remedy=f"Name one: headrace release {model} champion=1"
             )
-        named.insert(0, ("champion", releases.champion(present), None))
-    others = [weight for name, _, weight in named if name not in ("champion", "shadow")]
-    if any(weight is None for weight in others):
+        parsed.insert(0, ("champion", releases.champion_version(current), None))
+    shares = [share for name, _, share in parsed if name not in ("champion", "shadow")]
+    if any(share is None for share in shares):
         raise CallError("an arm beside the champion needs a share", remedy="Write it as challenger=4:0.1")
-    rest = 1 - math.fsum(weight for weight in others if weight is not None)
+    rest = 1 - math.fsum(share for share in shares if share is not None)
     arms = []
-    for name, version, weight in sorted(named, key=lambda one: one[0] != "champion"):
+    for name, version, share in sorted(parsed, key=lambda arm: arm[0] != "champion"):
         if name == "shadow":
             arms.append(Arm(version, 0.0, shadow=True, name=name))
         else:
-            arms.append(Arm(version, rest if weight is None else weight, name=name))
+            arms.append(Arm(version, rest if share is None else share, name=name))
     return arms
 
 
-def _check(registry: Registry, model: str, arm: Arm, override: bool) -> None:
-    """The version exists, and where it would answer, the gate did not refuse it."""
-    version = registry.version(model, arm.version)
+def _check_version(settings: Settings, registry: Registry, model: str, arm: Arm, override: bool) -> None:
+    """Checks that the version exists and, if it would answer, that the gate did not refuse it."""
+    try:
+        version = registry.version(model, arm.version)
+    except CallError:
+        if not registry.versions(model):
+            load_project(settings).model(model)  # an unknown name: the error lists the models
+        raise
     if version.tags.get(GATE) == "refused" and not arm.shadow and not override:
         raise Refused(
             f"the gate refused version {arm.version} of model {model!r}",
@@ -228,41 +162,37 @@ def _check(registry: Registry, model: str, arm: Arm, override: bool) -> None:
         )
 
 
-def _real_requests(settings: Settings, registry: Registry, model: str, version: int) -> list[dict[str, Any]]:
-    """Requests made of rows that the version was trained on; none where this lake does not have them."""
+def _read_instances(settings: Settings, registry: Registry, model: str, version: int) -> list[dict[str, Any]]:
+    """Instances from rows of the version's training set; none if this lake does not have these rows."""
     bundle = registry.bundle(model, version)
-    plan = decode_plan((bundle / "plan.json").read_bytes())
-    trained = msgspec.json.decode((bundle / "training.json").read_bytes(), type=_TrainedOn).training_set
-    if trained is None:
+    plan = decode_plan((bundle / PLAN).read_bytes())
+    record = msgspec.json.decode((bundle / REPORT).read_bytes(), type=_TrainingRecord)
+    training_set = record.training_set
+    if training_set is None:
         return []
     names = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]
     try:
-        rows = lake.open(settings).table(trained.table).scan(trained.snapshot)
+        rows = lake.open(settings).table(training_set.table).scan(training_set.snapshot)
         return rows.select(names).drop_nulls().head(_ROWS_TRIED).collect().to_dicts()
     except CallError:  # the version comes from another lake, or its rows have expired
         return []
 
 
-def _put(settings: Settings, log: Log, registry: Registry, made: Release) -> Release:
-    with run(f"release {made.model}") as this:
-        partition, offset = releases.append(log, made)
-        for alias, version in _aliases(made).items():
+def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release) -> Release:
+    """Records the release, sets the aliases, and waits for the endpoint if it runs."""
+    with run(f"release {new.model}") as job:
+        partition, offset = releases.append(log, new)
+        for alias, version in aliases_of(new).items():
             if version is None:
-                registry.delete_alias(made.model, alias)
+                registry.delete_alias(new.model, alias)
             else:
-                registry.set_alias(made.model, alias, version)
-        for arm in made.arms:
-            this.input(Dataset("model", f"{made.model}@{arm.version}"))
-        this.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
-        this.output(Dataset("endpoint", made.model))
-        this.fact(release=made.id, by=made.by, why=made.why, override=made.override)
-    up = running(settings)
+                registry.set_alias(new.model, alias, version)
+        for arm in new.arms:
+            job.input(Dataset("model", f"{new.model}@{arm.version}"))
+        job.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
+        job.output(Dataset("endpoint", new.model))
+        job.fact(release=new.id, by=new.by, why=new.why, override=new.override)
+    up = find_up(settings)
     if up is not None:
-        await_release(up, made)
-    return made
-
-
-def _aliases(made: Release) -> dict[str, int | None]:
-    """The aliases that a release sets; None: it takes the alias away."""
-    challenger = next((arm.version for arm in made.arms if arm.name == "challenger"), None)
-    return {"champion": releases.champion(made), "challenger": challenger}
+        await_release(up, new)
+    return new

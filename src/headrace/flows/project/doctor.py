@@ -14,20 +14,20 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from headrace import lake, lineage, log, registry
-from headrace.alerts.channels import doors
-from headrace.alerts.delivery import Ledger
+from headrace.alerts.channels import channels
+from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
-from headrace.kernel.private import is_open
+from headrace.kernel.private import is_open_to_others
 from headrace.kernel.secrets import clean_text
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.serving.deployment import haproxy
-from headrace.serving.prediction_log import TOPIC as PREDICTIONS
-from headrace.serving.prediction_log import aside, spooled
+from headrace.serving.prediction import TOPIC as PREDICTIONS
+from headrace.serving.spool import find_oversized, oversized_folder, read_spool
 
 __all__ = ["Finding", "doctor"]
 
@@ -61,26 +61,26 @@ def doctor(settings: Settings | None) -> list[Finding]:
     Nothing raises: what fails is a finding.
     """
     found = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings)]
-    if settings is not None and settings.serving == "ray_serve":
+    if settings is not None and settings.deployment == "ray_serve":
         found.append(_haproxy())
     if settings is None:
         return found
     looks: list[tuple[str, Callable[[], str]]] = [
-        (f"log {settings.profile.log}", lambda: _log(settings)),
-        (f"catalog {settings.profile.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
-        (f"warehouse {settings.profile.warehouse}", lambda: _warehouse(settings)),
-        (f"online {settings.profile.online}", lambda: _online(settings)),
-        (f"mlflow {settings.profile.mlflow}", lambda: _mlflow(settings)),
+        (f"log {settings.log.address}", lambda: _log(settings)),
+        (f"catalog {settings.lake.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
+        (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(settings)),
+        (f"online {settings.online.address}", lambda: _online(settings)),
+        (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(settings)),
     ]
-    if url := settings.profile.schema_registry:
+    if url := settings.formats.schema_registry:
         looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
     found += [
-        _extra(url) for url in (settings.profile.log, settings.profile.online) if urlsplit(url).scheme in _FOR
+        _extra(url) for url in (settings.log.address, settings.online.address) if urlsplit(url).scheme in _FOR
     ]
     found += [_looked(clean_text(what), look) for what, look in looks]
     found += (
-        [_address(clean_text(f"ray {settings.profile.ray}"), settings.profile.ray)]
-        if settings.profile.ray != "local"
+        [_address(clean_text(f"ray {settings.cluster.address}"), settings.cluster.address)]
+        if not settings.cluster.is_local
         else []
     )
     return [
@@ -89,12 +89,12 @@ def doctor(settings: Settings | None) -> list[Finding]:
         *_ports(settings),
         *_spool(settings),
         *_lineage(settings),
-        *_doors(settings),
+        *_check_channels(settings),
     ]
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    if settings.state.is_dir() and is_open(settings.state):
+    if settings.state.is_dir() and is_open_to_others(settings.state):
         mode = stat.S_IMODE(settings.state.stat().st_mode)
         found = f"others on this machine may enter {settings.state} (mode {mode:o})"
         yield Finding("state folder", False, found, f"chmod 700 {shlex.quote(str(settings.state))}")
@@ -137,7 +137,7 @@ def _disk(settings: Settings | None) -> Finding:
 
 
 def _haproxy() -> Finding:
-    path = haproxy.binary()
+    path = haproxy.find_binary()
     if path is not None:
         return Finding("haproxy", True, path)
     return Finding(
@@ -163,10 +163,10 @@ def _looked(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _log(settings: Settings) -> str:
-    opened = log.open(settings.log_url)
+    opened = log.open(settings.log.url)
     try:
         topics = f"{len(opened.topics())} topics"
-        if urlsplit(settings.log_url).scheme != "kafka":
+        if urlsplit(settings.log.url).scheme != "kafka":
             return topics
         protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
         return f"{topics}; it lets this user in by {protocol}"
@@ -175,17 +175,17 @@ def _log(settings: Settings) -> str:
 
 
 def _warehouse(settings: Settings) -> str:
-    if settings.profile.warehouse == "file" and settings.profile.catalog != "sqlite":
+    if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
         return "the catalog decides where files lie"
-    lake.open(settings).check_warehouse(settings.warehouse_url)
+    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     return "files can be written and read"
 
 
 def _online(settings: Settings) -> str:
-    store = online.open(settings.online_url)
+    store = online.open(settings.online.url)
     try:
         views = store.views()
-        broken = sum(store.broken(view) for view in views if isinstance(view, WindowedView))
+        broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
         return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
     finally:
         store.close()
@@ -207,15 +207,15 @@ def _address(what: str, url: str) -> Finding:
 
 def _ports(settings: Settings) -> Iterator[Finding]:
     """The doors' ports: free, or taken by our own `up`."""
-    if running(settings) is not None:
+    if find_up(settings) is not None:
         yield Finding("ports", True, "`headrace up` runs here and has them")
         return
     for name in ("predict_port", "collector_port", "console_port"):
-        port = getattr(settings.profile, name)
+        port = getattr(settings.http, name)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.profile.host, port))
+                probe.bind((settings.http.host, port))
                 yield Finding(name, True, f"{port} is free")
             except OSError as error:
                 remedy = f"End what listens there, or set {name} in the profile (0 takes a free one)."
@@ -225,14 +225,14 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 def _spool(settings: Settings) -> Iterator[Finding]:
     """Predictions that the log does not take, or that no `up` is there to ship."""
     folder = settings.place("serving", "spool")
-    large = len(aside(folder))
+    large = len(find_oversized(folder))
     if large:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
-        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder / 'aside'}"
+        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {oversized_folder(folder)}"
         yield Finding("predictions", False, what, remedy)
-    if running(settings) is not None:
+    if find_up(settings) is not None:
         return
-    left = sum(1 for _ in spooled(folder)) - large
+    left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:
         remedy = "Nothing is lost: the next headrace up ships them."
         yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
@@ -243,7 +243,7 @@ def _lineage(settings: Settings) -> Iterator[Finding]:
         return
     store = lineage.open(settings)
     try:
-        health = store.health(settings.profile.lineage)
+        health = store.health(settings.lineage.endpoints)
     finally:
         store.close()
     fine = not health.dropped
@@ -261,19 +261,19 @@ def _lineage(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _doors(settings: Settings) -> Iterator[Finding]:
-    """Where alerts go out, and whether they arrive."""
-    if not settings.profile.alerts:
+def _check_channels(settings: Settings) -> Iterator[Finding]:
+    """The channels for alerts, and whether alerts arrive there."""
+    if not settings.alerts.channels:
         return
     try:
-        found = doors(settings)
+        opened = channels(settings)
     except HeadraceError as error:
         yield Finding(f"alerts ({error.where})", False, error.what, error.remedy)
         return
-    ledger = Ledger(settings.place("alerts.json"))
-    for door in found:
-        stands = ledger.of(door)
-        refused = f", {stands.refused:,} not taken" if stands.refused else ""
-        told = stands.failure or f"{stands.delivered:,} changes of alerts delivered{refused}"
-        remedy = None if stands.failure is None else "It is tried again while `headrace up` runs."
-        yield Finding(f"alerts {door.name}", stands.failure is None, told, remedy)
+    ledger = DeliveryLedger(settings.place("alerts.json"))
+    for channel in opened:
+        state = ledger.state_of(channel)
+        refused = f", {state.refused:,} refused" if state.refused else ""
+        outcome = state.failure or f"{state.delivered:,} changes of alerts delivered{refused}"
+        remedy = None if state.failure is None else "It is tried again while `headrace up` runs."
+        yield Finding(f"alerts {channel.name}", state.failure is None, outcome, remedy)

@@ -4,7 +4,7 @@ by the offline path."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -14,15 +14,15 @@ from msgspec import Struct
 from headrace.declare.event import Contract
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.events.ingest.facts import POSITION
-from headrace.features.offline.point_in_time import MOMENT, join
+from headrace.events.ingest.position import stored_position
+from headrace.features.checks.events_behind import find_events_behind
 from headrace.features.online import RowPosition, StreamPosition
-from headrace.features.plan import Aggregation, AsOfView, FeaturePlan, FeatureRef, StoredView, WindowedView
+from headrace.features.plan import Aggregation, AsOfView, WindowedView
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition, decode_position
 from headrace.kernel.properties import INPUT
-from headrace.kernel.time import from_micros, micros
+from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.read import read_input, select_days
@@ -91,7 +91,7 @@ class Evidence(Struct, frozen=True):
     """What a view's values were made of.
 
     Attributes:
-        values: feature → the value made again from exactly this.
+        source: what the values can be computed from again: the topic's events, or rows of the table.
         events: the raw events, the newest first, at most as many as were asked for.
         total: how many there are.
         counted: feature → how many of them it counts.
@@ -99,7 +99,7 @@ class Evidence(Struct, frozen=True):
         notes: what a reader should know.
     """
 
-    values: dict[str, Any]
+    source: pl.LazyFrame
     events: tuple[RawEvent, ...] = ()
     total: int = 0
     counted: dict[str, int] = {}
@@ -110,14 +110,13 @@ class Evidence(Struct, frozen=True):
 def windowed(
     project: Project,
     lake: Lake,
-    plan: FeaturePlan,
     view: WindowedView,
     entity: Mapping[str, Any],
-    at: datetime,
+    at: int,
     position: StreamPosition,
     most: int,
 ) -> Evidence:
-    """The raw events before `position` in the view's longest window at `at`, and the features again.
+    """The raw events before `position` in the view's longest window at `at` (microseconds).
 
     Args:
         entity: the plan's join keys.
@@ -128,31 +127,14 @@ def windowed(
         Unavailable: the events are not in the topic's table yet.
     """
     contract = project.contract(view.topic)
-    table = lake.table(contract.table)
-    _check_ingested(contract, table.position(POSITION), position)
-    own = {f.name for f in msgspec.structs.fields(contract.struct)}
-    before = [
-        (pl.col("_log_partition") == partition) & (pl.col("_log_offset") < offset)
-        for partition, offset in position.offsets.items()
-    ]
-    time = pl.col(contract.time)
-    raw = (
-        read_input(project, lake, contract)
-        .filter(pl.any_horizontal(before) if before else pl.lit(False))
-        .filter(time < at, time >= at - timedelta(microseconds=view.longest))
-        .filter(*(pl.col(key) == entity[key] for key in view.keys if key in own))
-        .sort(contract.time, "_log_partition", "_log_offset", descending=True)
-        .collect()
-    )
-    rows, of_event = _as_seen(project, view, raw)
-    mine = pl.all_horizontal(pl.col(key) == entity[key] for key in view.keys).fill_null(False)
-    rows, of_event = rows.filter(mine), of_event.filter(rows.select(mine).to_series())
-    counts = {one.name: _counted(view, one, rows, at) for one in view.aggregations}
+    _check_ingested(contract, stored_position(lake.table(contract.table)), position)
+    events, rows, of_event = find_events_behind(project, lake, view, entity, at, position)
+    counts = {one.name: _counted(one, view, rows, at) for one in view.aggregations}
     behind = of_event.unique(maintain_order=True)
     return Evidence(
-        _again(plan, view, entity, at, {view.table: rows.lazy()}),
+        events.lazy(),
         tuple(
-            _event(contract, view, raw.row(event, named=True), rows, counts, place)
+            _event(contract, view, events.row(event, named=True), rows, counts, place)
             for event, place in _row_of_each(of_event, behind.head(most))
         ),
         len(behind),
@@ -160,11 +142,10 @@ def windowed(
     )
 
 
-def _counted(view: WindowedView, one: Aggregation, rows: pl.DataFrame, at: datetime) -> pl.Series:
+def _counted(one: Aggregation, view: WindowedView, rows: pl.DataFrame, at: int) -> pl.Series:
     """Which rows the aggregation counts at this moment."""
-    begin = from_micros((micros(at) - one.window) // one.hop * one.hop)
     time = pl.col(view.time)
-    counts = pl.col(one.column).is_not_null() & (time < at) & (time >= begin)
+    counts = pl.col(one.column).is_not_null() & (time < from_micros(at)) & (time >= from_micros(one.begin(at)))
     return rows.select(counts.fill_null(False)).to_series()
 
 
@@ -196,13 +177,11 @@ def _event(
 def as_of(
     project: Project,
     lake: Lake,
-    plan: FeaturePlan,
     view: AsOfView,
     entity: Mapping[str, Any],
-    at: datetime,
     position: RowPosition,
 ) -> Evidence:
-    """The row that the view's values came from, and the features again from that snapshot.
+    """The row that the view's values came from.
 
     Raises:
         CallError: the table is gone.
@@ -210,7 +189,7 @@ def as_of(
     if position.snapshot is None:
         pushed = "the row was pushed through Feast, and is in no snapshot of the table"
         note = "the view had not been loaded" if position.time is None else pushed
-        return Evidence({one.name: None for one in view.features}, notes=(note,))
+        return Evidence(_no_rows(view, entity), notes=(note,))
     table = lake.table(view.table)
     notes: tuple[str, ...] = ()
     try:
@@ -219,19 +198,18 @@ def as_of(
         frame = table.scan()
         notes = (f"snapshot {position.snapshot} of {view.table} has expired: its newest was read instead",)
     own = frame.filter(*(pl.col(key) == entity[key] for key in view.keys))
-    values = _again(plan, view, entity, at, {view.table: own})
     if position.time is None:
-        return Evidence(values, notes=(*notes, "there was no row for this entity"))
+        return Evidence(own, notes=(*notes, "there was no row for this entity"))
     time = from_micros(position.time)
     found = own.filter(pl.col(view.time).cast(POLARS["timestamp"]) == time).limit(1).collect()
     if found.is_empty():
-        return Evidence(values, notes=(*notes, f"the row of {time} is not there any more"))
+        return Evidence(own, notes=(*notes, f"the row of {time} is not there any more"))
     one = found.row(0, named=True)
     declared = project.tables.get(view.table)
     keys = {key: entity[key] for key in view.keys}
     origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, one)
     features = {field.name: one[field.name] for field in view.features}
-    return Evidence(values, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
+    return Evidence(own, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
 
 
 def _check_ingested(contract: Contract, stored: object, position: StreamPosition) -> None:
@@ -244,39 +222,11 @@ def _check_ingested(contract: Contract, stored: object, position: StreamPosition
             )
 
 
-def _as_seen(project: Project, view: WindowedView, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
-    """The rows of the view's table that the raw events became, and the place of each row's event.
-
-    A rowwise function gives the rows of its events in their order. Where it drops or multiplies some,
-    it is called for each event by itself to learn which became which.
-    """
-    places = pl.Series("event", range(raw.height), dtype=pl.Int64)
-    if view.rowwise is None:
-        return raw, places
-    function = project.table(view.rowwise).function
-    rows = function(raw.lazy()).collect()
-    if rows.height != raw.height:
-        sizes = [function(raw[place].lazy()).collect().height for place in range(raw.height)]
-        places = pl.Series("event", [p for p, size in enumerate(sizes) for _ in range(size)], dtype=pl.Int64)
-    return rows, places
-
-
-def _again(
-    plan: FeaturePlan,
-    view: StoredView,
-    entity: Mapping[str, Any],
-    at: datetime,
-    frames: Mapping[str, pl.LazyFrame],
-) -> dict[str, Any]:
-    """The view's features for the entity at this moment, by the offline join."""
-    alone = msgspec.structs.replace(
-        plan, views=(view,), request=(),
-        features=tuple(FeatureRef(view.name, one.name, one.dtype) for one in view.features),
-    )  # fmt: skip
-    schema = {one.join_key: POLARS[one.dtype] for one in plan.entities} | {MOMENT: POLARS["timestamp"]}
-    label = pl.DataFrame({**{name: [entity[name]] for name in schema if name != MOMENT}, MOMENT: [at]}, schema)
-    made = join(label, alone, lambda name: frames[name])
-    return {one.name: made[f"{view.name}__{one.name}"].to_list()[0] for one in view.features}
+def _no_rows(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
+    """The view's table without a row."""
+    types = {key: pl.Int64() if isinstance(entity[key], int) else pl.String() for key in view.keys}
+    features = {field.name: POLARS[field.dtype] for field in view.features}
+    return pl.LazyFrame(schema={**types, view.time: POLARS["timestamp"], **features})
 
 
 def _origins(

@@ -11,8 +11,8 @@ import polars as pl
 from headrace import lake as lakes
 from headrace import registry as registries
 from headrace.config.settings import Settings
-from headrace.features.checks.parity import ParityReport, ServedPrediction
-from headrace.features.checks.parity import check as check_plan
+from headrace.features.checks.parity import ParityReport, check_parity
+from headrace.features.checks.recompute import ServedPrediction
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.conversion import decode_fields
@@ -49,7 +49,7 @@ def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) 
     for (name, version), rows in sorted(groups.items()):
         plan = decode_plan((versions.bundle(name, version) / "plan.json").read_bytes())
         served = [_served(row, plan) for row in rows]
-        reports[f"{name}@{version}"] = check_plan(project, lake, plan, served)
+        reports[f"{name}@{version}"] = check_parity(project, lake, plan, served)
     return reports
 
 

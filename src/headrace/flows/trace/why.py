@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import polars as pl
 from msgspec import Struct
 
 from headrace import lake as lakes
 from headrace import lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings
-from headrace.features.offline.rowwise import codes_of, is_of_other_code
+from headrace.features.checks.recompute import Recomputed, ServedPrediction, recompute, views_of_edited_code
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView, decode_plan
-from headrace.features.values.columns import POLARS
 from headrace.features.values.conversion import decode_fields
-from headrace.features.values.matrix import Matrix
-from headrace.features.values.on_demand import OnDemand, OnDemandError
-from headrace.flows.models.predictions import Place, find
+from headrace.flows.models.predictions import PredictionPlace, find_prediction
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, as_of, windowed
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.time import micros
 from headrace.lake import Lake
 from headrace.lineage.graph import Node, upstream
 from headrace.log import Log
 from headrace.projects.project import Project, load_project
 from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST, Manifest
-from headrace.serving.prediction_log import Prediction
+from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release, history
 
 __all__ = ["FeatureWhy", "MadeFrom", "VersionWhy", "ViewWhy", "Why", "why"]
@@ -96,7 +92,7 @@ class MadeFrom(Struct, frozen=True):
         pinned: whether that snapshot is pinned, so that it can still be read.
         inputs: table → the snapshot that the training set was made from.
         source: `sha256:` of the archive of the project's source in the bundle; None: there is none.
-        rounds, parameters: of the fit.
+        parameters: of the fit.
         gate: whether it passed the gate; None: not known.
     """
 
@@ -108,7 +104,6 @@ class MadeFrom(Struct, frozen=True):
     pinned: bool
     inputs: dict[str, int]
     source: str | None
-    rounds: int | None
     parameters: dict[str, Any]
     gate: bool | None
     commit: str | None = None
@@ -148,12 +143,11 @@ class _Gate(Struct):
 
 
 class _Report(Struct):
-    """What is read of training.json; training.job writes it, and would bring Ray."""
+    """What is read of training.json; training.report writes it."""
 
     run: str
     code: str
     training_set: _TrainingSet
-    rounds: int | None = None
     parameters: dict[str, Any] = {}
     gate: _Gate | None = None
     commit: str | None = None
@@ -173,7 +167,7 @@ class Why(Struct, frozen=True):
     """
 
     prediction: Prediction
-    found: Place
+    found: PredictionPlace
     release: Release | None
     views: tuple[ViewWhy, ...]
     equal: bool
@@ -198,9 +192,9 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
     """
     project = load_project(settings, without=["feast"])
     lake = lakes.open(settings)
-    log = logs.open(settings.log_url)
+    log = logs.open(settings.log.url)
     try:
-        prediction, found = find(settings, lake, log, prediction_id)
+        prediction, found = find_prediction(settings, lake, log, prediction_id)
         versions = registry.open(settings)
         bundle = versions.bundle(prediction.model, prediction.version)
         plan = decode_plan((bundle / "plan.json").read_bytes())
@@ -235,116 +229,99 @@ class _Made(Struct):
 def _views(
     project: Project, lake: Lake, plan: FeaturePlan, prediction: Prediction, most: int
 ) -> tuple[ViewWhy, ...]:
-    known: dict[str, Any] = {}
-    parts: list[_Made] = []
+    served = _served(plan, prediction)
+    edited = views_of_edited_code(project, plan)
+    evidence: dict[str, Evidence] = {}
+    errors: dict[str, str] = {}
+    for stored in plan.stored:
+        try:
+            evidence[stored.name] = _evidence(project, lake, stored, served, most)
+        except (CallError, Unavailable) as error:
+            errors[stored.name] = str(error)
+    sources = {name: known.source for name, known in evidence.items()}
+    (again,) = recompute(project, lake, plan, [served], skip=edited | errors.keys(), sources=sources)
+    parts = []
     for view in plan.views:
         if isinstance(view, OnDemandView):
-            parts.append(_on_demand(plan, view, prediction, known))
+            parts.append(_on_demand(view, served, again))
+        elif view.name in errors:
+            why_not = ViewWhy(
+                view.name, _kind(view), served.positions.get(view.name), (), notes=(errors[view.name],)
+            )
+            parts.append(_Made(why_not, comparable=False))
         else:
-            parts.append(_stored(project, lake, plan, view, prediction, known, most))
-    again = _seen_in_training(plan, known)
+            parts.append(_stored(view, prediction.version, served, evidence[view.name], view.name in edited))
     return tuple(
         msgspec.structs.replace(
             part.view,
             features=tuple(
-                _feature(one.column, prediction, again.get(one.column), part, one.name)
-                for one in plan.features
-                if one.view == part.view.name
+                _feature(feature.column, prediction, again.seen.get(feature.column), part, feature.name)
+                for feature in plan.features
+                if feature.view == part.view.name
             ),
         )
         for part in parts
     )
 
 
-def _stored(
-    project: Project,
-    lake: Lake,
-    plan: FeaturePlan,
-    view: StoredView,
-    prediction: Prediction,
-    known: dict[str, Any],
-    most: int,
-) -> _Made:
-    """A stored view's values again, which are added to `known`."""
-    position = _position(view.name, prediction)
-    kind = "as_of" if isinstance(view, AsOfView) else "windowed"
-    try:
-        evidence = _evidence(project, lake, plan, view, prediction, position, most)
-    except (CallError, Unavailable) as error:
-        return _Made(ViewWhy(view.name, kind, position, (), notes=(str(error),)), comparable=False)
-    notes, changed = evidence.notes, False
-    if isinstance(view, WindowedView) and is_of_other_code(view, codes_of(project)):
-        changed = True
-        note = f"{view.rowwise}() was edited since version {prediction.version} was trained"
-        notes += (f"code changed: {note}. The events are shown as it sees them now; nothing is compared",)
-    else:
-        known |= {f"{view.name}__{name}": value for name, value in evidence.values.items()}
-    return _Made(
-        ViewWhy(view.name, kind, position, (), evidence.events, evidence.total, evidence.row, notes=notes),
-        evidence.counted,
-        not changed,
+def _served(plan: FeaturePlan, prediction: Prediction) -> ServedPrediction:
+    """The prediction as `recompute` takes it."""
+    return ServedPrediction(
+        prediction.id,
+        micros(prediction.at),
+        prediction.entity,
+        {},
+        msgspec.convert(prediction.positions, dict[str, StreamPosition | RowPosition], strict=False),
+        decode_fields(plan.request, prediction.request),
     )
 
 
-def _seen_in_training(plan: FeaturePlan, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Column → the value that training gives the model; None: missing."""
-    frame = pl.DataFrame(
-        {one.column: pl.Series([known.get(one.column)], dtype=POLARS[one.dtype]) for one in plan.features}
-    )
-    matrix = Matrix(plan)
-    text = {one.column: frame[one.column].to_list() for one in plan.features if one.dtype == "string"}
-    (row,) = matrix.values(matrix.of_frame(frame), text)
-    return {name: None if value != value else value for name, value in zip(matrix.columns, row, strict=True)}
-
-
-def _position(view: str, prediction: Prediction) -> ServedPosition | None:
-    given = prediction.positions.get(view)
-    return None if given is None else msgspec.convert(given, StreamPosition | RowPosition, strict=False)
-
-
-def _evidence(
-    project: Project,
-    lake: Lake,
-    plan: FeaturePlan,
-    view: StoredView,
-    prediction: Prediction,
-    position: ServedPosition | None,
-    most: int,
-) -> Evidence:
-    entity, at = prediction.entity, prediction.at
+def _evidence(project: Project, lake: Lake, view: StoredView, served: ServedPrediction, most: int) -> Evidence:
+    position = served.positions.get(view.name)
     if isinstance(view, AsOfView) and isinstance(position, RowPosition):
-        return as_of(project, lake, plan, view, entity, at, position)
+        return as_of(project, lake, view, served.keys, position)
     if not isinstance(view, AsOfView) and isinstance(position, StreamPosition):
-        return windowed(project, lake, plan, view, entity, at, position, most)
+        return windowed(project, lake, view, served.keys, served.at, position, most)
     raise CallError(f"the prediction carries no position of view {view.name!r}")
 
 
-def _on_demand(plan: FeaturePlan, view: OnDemandView, prediction: Prediction, known: dict[str, Any]) -> _Made:
-    """An on-demand view again, from the request and from the other views' values, made again too; its values
-    are added to `known`."""
-    request = decode_fields(plan.request, prediction.request)
+def _stored(
+    view: StoredView, version: int, served: ServedPrediction, evidence: Evidence, edited: bool
+) -> _Made:
+    notes = evidence.notes
+    if edited and isinstance(view, WindowedView):
+        note = f"{view.rowwise}() was edited since version {version} was trained"
+        notes += (f"code changed: {note}. The events are shown as it sees them now; nothing is compared",)
+    position = served.positions.get(view.name)
+    return _Made(
+        ViewWhy(
+            view.name, _kind(view), position, (), evidence.events, evidence.total, evidence.row, notes=notes
+        ),
+        evidence.counted,
+        not edited,
+    )
+
+
+def _kind(view: StoredView) -> str:
+    return "as_of" if isinstance(view, AsOfView) else "windowed"
+
+
+def _on_demand(view: OnDemandView, served: ServedPrediction, again: Recomputed) -> _Made:
+    """An on-demand view, with its inputs from the request and from the other views' recomputed features."""
     inputs: dict[str, Any] = {}
     lacking = []
-    for one in view.inputs:
-        source = one.name if one.view is None else f"{one.view}__{one.name}"
-        values = request if one.view is None else known
-        if source not in values:
-            lacking.append(source)
-        inputs[source] = values.get(source)
+    for source in view.inputs:
+        column = source.name if source.view is None else f"{source.view}__{source.name}"
+        values = served.request if source.view is None else again.features
+        if column not in values:
+            lacking.append(column)
+        inputs[column] = values.get(column)
     named = {one.name: inputs[f"{one.view}__{one.name}"] for one in view.inputs if one.view is not None}
-    made = ViewWhy(view.name, "on_demand", None, (), inputs=inputs | named)
-    note = f"{', '.join(lacking)} could not be made again"
-    if not lacking:
-        try:
-            columns = OnDemand(view, plan.input_dtypes).columns([[value] for value in inputs.values()], 1)
-        except OnDemandError as error:
-            note = error.what
-        else:
-            names = [f"{view.name}__{one.name}" for one in view.features]
-            known |= {name: column[0] for name, column in zip(names, columns, strict=True)}
-            return _Made(made)
-    # What could not be made again stays unknown to the views that read it.
-    return _Made(msgspec.structs.replace(made, notes=(note,)), comparable=False)
+    part = ViewWhy(view.name, "on_demand", None, (), inputs=inputs | named)
+    if not lacking and view.name not in again.failures:
+        return _Made(part)
+    note = f"{', '.join(lacking)} could not be made again" if lacking else again.failures[view.name]
+    return _Made(msgspec.structs.replace(part, notes=(note,)), comparable=False)
 
 
 def _feature(column: str, prediction: Prediction, again: Any, part: _Made, name: str) -> FeatureWhy:
@@ -389,7 +366,6 @@ def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
         made.snapshot in pins,
         made.inputs,
         None if source is None else f"sha256:{source}",
-        report.rounds,
         report.parameters,
         None if report.gate is None else report.gate.passed,
         report.commit,

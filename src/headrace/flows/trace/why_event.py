@@ -14,10 +14,9 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
-from headrace.events.ingest.facts import POSITION
-from headrace.events.verdicts.judge import First, first_of
+from headrace.events.ingest.position import stored_position
+from headrace.events.verdicts.judge import FirstPosition, find_first_position
 from headrace.kernel.errors import CallError
-from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
@@ -68,7 +67,7 @@ class EventWhy(Struct, frozen=True):
     partition: int
     offset: int
     state: Literal["admitted", "refused", "waiting"]
-    first: First
+    first: FirstPosition
     arrived_at: datetime
     verdicts: tuple[Verdict, ...]
     values: dict[str, Any] | None
@@ -90,7 +89,7 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
         return None
     contract = _contract(settings, form.group(1))
     asked = int(form.group(2)), int(form.group(3))
-    lake, log = lakes.open(settings), logs.open(settings.log_url)
+    lake, log = lakes.open(settings), logs.open(settings.log.url)
     try:
         table = lake.table(contract.table) if lake.table_exists(contract.table) else None
         notes: list[str] = []
@@ -108,12 +107,12 @@ def _contract(settings: Settings, topic: str) -> Contract:
     return own[topic] if topic in own else load_project(settings, without=["feast"]).contract(topic)
 
 
-def _record(log: Log, topic: str, at: First, table: LakeTable | None, notes: list[str]) -> Batch | None:
+def _record(log: Log, topic: str, at: FirstPosition, table: LakeTable | None, notes: list[str]) -> Batch | None:
     """The record at this place, if the log still has it and is the one that the table has read."""
     if topic not in log.topics():
         return None
-    position = None if table is None else table.position(POSITION)
-    if isinstance(position, LogPosition) and position.log_id != log.identity(topic):
+    position = None if table is None else stored_position(table)
+    if position is not None and position.log_id != log.identity(topic):
         notes.append("the topic was made again since its table read it: only the table was asked")
         return None
     partition, offset = at
@@ -123,7 +122,7 @@ def _record(log: Log, topic: str, at: First, table: LakeTable | None, notes: lis
     return batch if batch.offsets.tolist() == [offset] else None
 
 
-def _rows(table: LakeTable, at: First, record: Batch | None) -> list[dict[str, Any]]:
+def _rows(table: LakeTable, at: FirstPosition, record: Batch | None) -> list[dict[str, Any]]:
     """The rows of the event's first arrival and of its replays, the oldest first."""
     rows = table.scan()
     found = _at(rows, "_log", at).select(list(META.names)).collect()
@@ -131,22 +130,22 @@ def _rows(table: LakeTable, at: First, record: Batch | None) -> list[dict[str, A
     if not found.is_empty():
         first = _first(found.row(0, named=True))
     elif record is not None:
-        first = first_of(record.headers[0]) or at
+        first = find_first_position(record.headers[0]) or at
     every = pl.concat([_at(rows, "_log", first), _at(rows, "_first", first)])
     return every.sort("_arrived_at", "_log_offset").collect().to_dicts()
 
 
-def _at(rows: pl.LazyFrame, where: str, at: First) -> pl.LazyFrame:
+def _at(rows: pl.LazyFrame, where: str, at: FirstPosition) -> pl.LazyFrame:
     return rows.filter(pl.col(f"{where}_partition") == at[0], pl.col(f"{where}_offset") == at[1])
 
 
-def _first(row: dict[str, Any]) -> First:
+def _first(row: dict[str, Any]) -> FirstPosition:
     """Where the event of this row first stood."""
     where = "_log" if row["_first_offset"] is None else "_first"
     return row[f"{where}_partition"], row[f"{where}_offset"]
 
 
-def _nothing(log: Log, topic: str, at: First) -> CallError:
+def _nothing(log: Log, topic: str, at: FirstPosition) -> CallError:
     partition, offset = at
     what, where = f"there is no event at {partition}:{offset}", f"topic {topic}"
     if topic not in log.topics():
@@ -162,7 +161,7 @@ def _nothing(log: Log, topic: str, at: First) -> CallError:
 
 
 def _told(
-    contract: Contract, asked: First, rows: list[dict[str, Any]], record: Batch | None, notes: list[str]
+    contract: Contract, asked: FirstPosition, rows: list[dict[str, Any]], record: Batch | None, notes: list[str]
 ) -> EventWhy:
     verdicts = tuple(map(_verdict, rows))
     mine = next((one for one in verdicts if (one.partition, one.offset) == asked), None)
@@ -183,7 +182,7 @@ def _told(
         partition=asked[0],
         offset=asked[1],
         state="waiting" if mine is None else "refused" if admitted is None else "admitted",
-        first=first_of(headers) or (_first(rows[-1]) if rows else asked),
+        first=find_first_position(headers) or (_first(rows[-1]) if rows else asked),
         arrived_at=arrived_at,
         verdicts=verdicts,
         values=None if admitted is None else {n: v for n, v in admitted.items() if n not in META.names},

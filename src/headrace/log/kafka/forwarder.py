@@ -1,9 +1,9 @@
-"""Forwarding on Kafka: records to other topics and the position that they stand for, in one transaction.
+"""Forwarding on Kafka: records to other topics and the position they are forwarded to, in one transaction.
 
-The positions are records on a compacted topic beside, in a log partition for each one that is forwarded,
-and so is the transactional id: who takes a log partition over fences whoever had it before, who can then
-commit nothing more, and only after that reads the position. So every record is forwarded exactly once, to
-those who read committed records, whatever dies or hangs.
+Positions are records on a compacted topic with one log partition for each log partition that is forwarded. Each
+log partition also has its own transactional id: a process that takes it over fences its predecessor, which can
+commit nothing more, and only then reads the position. So every record is forwarded exactly once, for readers
+of committed records, whatever process dies or hangs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Any
 
 import confluent_kafka as ck
 
-from headrace.kernel.errors import Conflict, TooLarge, Unavailable
+from headrace.kernel.errors import Conflict, Refused, TooLarge, Unavailable
 from headrace.kernel.faults import reach
-from headrace.log.kafka.cluster import SECONDS
-from headrace.log.kafka.limits import Limits, is_too_large
-from headrace.log.kafka.reader import COMMITTED
-from headrace.log.kafka.writer import Record, Told, produce
+from headrace.log.kafka.connection import SECONDS
+from headrace.log.kafka.limits import TopicLimits, is_too_large
+from headrace.log.kafka.reader import READ_COMMITTED
+from headrace.log.kafka.writer import DeliveryCallback, KafkaRecord, produce
 
-__all__ = ["Forwarder"]
+__all__ = ["KafkaForwarder"]
 
 TRANSACTION_MS = 60_000
+_WHERE = "forward= of the contract"
 _FENCED = (
     ck.KafkaError._FENCED,
     ck.KafkaError.PRODUCER_FENCED,
@@ -34,17 +35,17 @@ _FENCED = (
 )
 
 
-class Forwarder:
-    """Forwards what comes from the log partitions of one topic. One thread at a time.
+class KafkaForwarder:
+    """Forwards what comes from the log partitions of one topic. One thread at a time may use it.
 
     Args:
-        config: the clients' settings.
-        name: of the forwarding, and of the topic of its positions; of two with the same name the later
-            fences the earlier.
+        config: settings of every client.
+        name: of the forwarding, and of the topic of its positions. Of two forwarders with the same name the
+            later fences the earlier.
         partitions: how many log partitions are forwarded.
-        have: sees to it that the topic of the positions has so many log partitions.
+        create_positions: creates the topic of positions, or gives it at least so many log partitions.
         limits: how large records may be.
-        topics: where to they are forwarded.
+        topics: where records are forwarded to.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class Forwarder:
         config: Mapping[str, Any],
         name: str,
         partitions: int,
-        have: Callable[[int], None],
-        limits: Limits,
+        create_positions: Callable[[str, int], None],
+        limits: TopicLimits,
         topics: Sequence[str],
     ) -> None:
         self._config = config
-        self._have = have
+        self._create_positions = create_positions
         self._limits = limits
         self._topics = topics
         self._name = name
@@ -65,26 +66,26 @@ class Forwarder:
         self._producers: dict[int, ck.Producer] = {}
         self._positions: dict[int, bytes] = {}
         self._next: defaultdict[int, int] = defaultdict(int)
-        have(partitions)
-        self._consumer = self._made_consumer()
+        create_positions(name, partitions)
+        self._consumer = self._open_consumer()
 
     def positions(self) -> dict[int, bytes]:
-        """Log partition → the position that was committed last, as far as that is known: of those that
-        another forwards at this moment it may be one of before."""
+        """Log partition → its last committed position. That of a log partition which another process forwards
+        at this moment may be out of date."""
         self._read([partition for partition in self._partitions if partition not in self._producers])
         return dict(self._positions)
 
-    def take(self, partition: int) -> bytes | None:
-        """Makes sure that nobody else forwards this log partition; its position, None: nothing yet.
+    def take_over(self, partition: int) -> bytes | None:
+        """Makes sure that no other process forwards this log partition; its position, None: nothing yet.
 
         Raises:
             Unavailable: the broker is away.
         """
-        if partition not in self._partitions:  # the topic has got more of them meanwhile
+        if partition not in self._partitions:  # the topic has got more of them
             self._partitions = range(partition + 1)
-            self._have(partition + 1)
+            self._create_positions(self._name, partition + 1)
         if partition not in self._producers:
-            with _reached():
+            with _name_errors():
                 limit = self._limits.of_all([*self._topics, self._name])
             producer = ck.Producer(
                 {
@@ -96,75 +97,84 @@ class Forwarder:
                     "queue.buffering.max.messages": 1_000_000,
                 }
             )
-            with _reached():
-                producer.init_transactions(SECONDS)  # ends what one before may have left open
+            with _name_errors():
+                producer.init_transactions(SECONDS)  # ends a transaction that a predecessor left open
             self._read([partition])
             self._producers[partition] = producer
         return self._positions.get(partition)
 
-    def commit(self, partition: int, records: Iterable[Record], position: bytes) -> None:
-        """Appends the records and stores the position of a log partition that was taken, or neither.
+    def commit(self, partition: int, records: Iterable[KafkaRecord], position: bytes) -> None:
+        """Appends the records and stores the position of a log partition that was taken over, or neither.
 
         Raises:
-            Conflict: another has taken the log partition since.
-            TooLarge: a topic does not take the records that it names, if the broker told which these are.
-                The limits are asked anew; what is committed is undone: `take` it again.
-            Unavailable: the broker is away; what became of the transaction is told by `take`.
+            Conflict: another process has taken the log partition over since.
+            TooLarge: a topic does not accept the records at these places, if the broker told which. Nothing is
+                committed, and the limits are asked for again: `take_over` first, then try again.
+            Refused: the broker refuses a record as invalid; the same records will always be refused.
+            Unavailable: the broker is away; `take_over` tells what became of the transaction.
         """
         producer = self._producers[partition]
-        refused: list[int] = []
+        too_large: list[int] = []
+        invalid: list[int] = []
         try:
-            with _reached():
+            with _name_errors():
                 producer.begin_transaction()
                 try:
                     for place, record in enumerate(records):
-                        produce(producer, record, _note_refusal(refused, place))
+                        produce(producer, record, _note_refusal(too_large, invalid, place))
                     produce(producer, (self._name, partition, position, b"position", None))
                 except ck.KafkaException as error:
                     if error.args[0].code() == ck.KafkaError._FATAL:
-                        producer.commit_transaction(SECONDS)  # raises what made it fatal, which `error` hides
+                        producer.commit_transaction(SECONDS)  # raises the fatal error's cause
                     raise
                 reach("forward.before_commit")
                 producer.commit_transaction(SECONDS)
         except BaseException as error:
-            self._give_up(partition)
-            if refused:
-                with _reached():
-                    alone = self._limits.of_all(self._topics).batch == 1
+            self._release(partition)
+            if invalid:
+                raise Refused(
+                    f"the broker refuses records for {' or '.join(self._topics)} as invalid",
+                    where=_WHERE,
+                    remedy="A compacted topic needs a key on each event: set its cleanup.policy to delete.",
+                ) from error
+            if too_large:
+                with _name_errors():
+                    is_each_alone = self._limits.of_all(self._topics).batch == 1
                     self._limits.note_refusal(self._topics)
                 raise TooLarge(
                     "records are too large for the topics they are forwarded to",
-                    where="forward= of the contract",
-                    places=sorted(refused) if alone else (),
+                    where=_WHERE,
+                    places=sorted(too_large) if is_each_alone else (),
                 ) from error
             raise
         reach("forward.after_commit")
         self._positions[partition] = position
 
     def close(self) -> None:
-        """Ends it; what is not committed is undone."""
+        """Closes the clients; what is not committed is undone."""
         for partition in list(self._producers):
-            self._give_up(partition)
+            self._release(partition)
         self._consumer.close()
 
-    def _give_up(self, partition: int) -> None:
-        """Lets go of a log partition. `take` begins anew with it, and undoes what this one left open."""
+    def _release(self, partition: int) -> None:
+        """Discards the producer of a log partition; `take_over` makes a new one and ends what this one left
+        open."""
         self._producers.pop(partition).purge()
 
     def _read(self, partitions: Sequence[int]) -> None:
-        """Reads the positions of some log partitions, up to what is committed now."""
-        with _reached():
+        """Reads the positions of log partitions, up to what is committed now."""
+        with _name_errors():
             try:
                 self._read_to_end(partitions)
             except BaseException:
                 self._consumer.close()
-                self._consumer = self._made_consumer()
+                self._consumer = self._open_consumer()
                 raise
 
     def _read_to_end(self, partitions: Sequence[int]) -> None:
         waiting = set(partitions)
         deadline = monotonic() + SECONDS
-        # Assigned anew each time: the end is told once an assignment.
+        # Assigned anew each time: the end is reported once for each assignment.
         self._consumer.assign([ck.TopicPartition(self._name, p, self._next[p]) for p in partitions])
         while waiting:
             for message in self._consumer.consume(10_000, 0.1):
@@ -177,31 +187,36 @@ class Forwarder:
                 else:
                     raise ck.KafkaException(error)
             if waiting and monotonic() > deadline:
-                raise Unavailable(f"Kafka did not tell the positions in {SECONDS:g} s", where=self._name)
+                raise Unavailable(f"Kafka did not return the positions within {SECONDS:g} s", where=self._name)
         self._consumer.unassign()
 
-    def _made_consumer(self) -> ck.Consumer:
-        return ck.Consumer({**self._config, **COMMITTED, "fetch.wait.max.ms": 20})
+    def _open_consumer(self) -> ck.Consumer:
+        return ck.Consumer({**self._config, **READ_COMMITTED, "fetch.wait.max.ms": 20})
 
 
-def _note_refusal(refused: list[int], place: int) -> Told:
-    def told(error: ck.KafkaError | None, _: ck.Message) -> None:
-        if error is not None and is_too_large(error):
-            refused.append(place)
+def _note_refusal(too_large: list[int], invalid: list[int], place: int) -> DeliveryCallback:
+    def note(error: ck.KafkaError | None, _: ck.Message) -> None:
+        if error is None:
+            return
+        if is_too_large(error):
+            too_large.append(place)
+        elif error.code() == ck.KafkaError.INVALID_RECORD:
+            invalid.append(place)
 
-    return told
+    return note
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def _name_errors() -> Iterator[None]:
+    """Turns the client's errors in the block into Conflict or Unavailable, with a remedy."""
     try:
         yield
     except ck.KafkaException as error:
-        told = error.args[0]
-        if told.code() in _FENCED:
+        cause = error.args[0]
+        if cause.code() in _FENCED:
             raise Conflict("another process forwards this log partition now") from error
         raise Unavailable(
-            f"Kafka did not forward: {told.str()}",
-            where="forward= of the contract",
-            remedy="See that the broker runs, is reached from here, and lets this user write to these topics.",
+            f"Kafka did not forward: {cause.str()}",
+            where=_WHERE,
+            remedy="Check that the broker runs, can be reached, and lets this user write to these topics.",
         ) from error

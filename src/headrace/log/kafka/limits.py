@@ -1,30 +1,31 @@
-"""How large a record may be on Kafka: each topic's own limit, as the brokers tell it.
+"""How large a record may be on Kafka: the limit of each topic, as the brokers report it.
 
-A producer has a limit of its own (librdkafka: 1,000,000 bytes), which knows nothing of the topic's, and sends
-several records as one batch, which the broker measures. So a producer is made for a topic's limit: it takes
-what the topic takes, and no batch of several records is refused.
+A producer has its own limit (librdkafka: 1,000,000 bytes), which knows nothing of the topic's, and sends
+several records as one batch, whose size the broker checks. So a producer is made for a topic's limit: it
+accepts what the topic accepts, and no batch of several records is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import NamedTuple
 
 import confluent_kafka as ck
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.log.port import OVERHEAD
 
-__all__ = ["Limit", "Limits", "RecordsRefused", "is_too_large"]
+__all__ = ["BatchRefused", "TopicLimit", "TopicLimits", "is_too_large"]
 
-USUAL = 1_048_588  # bytes: what a broker takes unless it is told otherwise
-_MOST = 64 << 20  # bytes: our readers take no answer over 100 MB, whatever a topic takes
-_LEAST = 1_000  # bytes: librdkafka takes no lower limit
-_BATCH = 1_000_000  # bytes: librdkafka's own
-_SECONDS = 60.0  # how long what a broker said about a topic is believed
+DEFAULT = 1_048_588  # bytes: a broker's own default
+_MOST = 64 << 20  # bytes: our readers accept no answer over 100 MB, whatever a topic accepts
+_LEAST = 1_000  # bytes: librdkafka accepts no lower limit
+_BATCH = 1_000_000  # bytes: librdkafka's default
+_SECONDS = 60.0  # how long a broker's answer is used
 
 
-class Limit(NamedTuple):
+class TopicLimit(Struct, frozen=True):
     """A topic's limit.
 
     Attributes:
@@ -46,51 +47,54 @@ class Limit(NamedTuple):
         return {"message.max.bytes": max(self.size, _LEAST), "batch.size": self.batch}
 
 
-class RecordsRefused(Exception):
-    """A broker refused a batch as too large.
+class BatchRefused(Exception):
+    """A broker refused records of a transaction.
 
-    Args:
-        places: the records in it, counted from 0. Where each record was sent alone, these are too large.
+    Attributes:
+        too_large: places of records in refused batches that were too large. If each record was sent alone,
+            these are too large.
+        invalid: places of records in batches that the broker refused as invalid.
     """
 
-    def __init__(self, places: Iterable[int]) -> None:
-        self.places = sorted(places)
-        super().__init__(f"too large: records {self.places}")
+    def __init__(self, too_large: Iterable[int], invalid: Iterable[int]) -> None:
+        self.too_large, self.invalid = sorted(too_large), sorted(invalid)
+        super().__init__(f"too large: records {self.too_large}; invalid: records {self.invalid}")
 
 
-class Limits:
-    """The topics' limits.
+class TopicLimits:
+    """The limits of topics.
 
     Args:
-        ask: the broker's limit for a topic; None: this user may not ask.
+        ask: asks the broker for a topic's limit; None: this user may not ask.
     """
 
     def __init__(self, ask: Callable[[str], int | None]) -> None:
         self._ask = ask
-        self._known: dict[str, tuple[Limit, float]] = {}
+        self._cache: dict[str, tuple[TopicLimit, float]] = {}
 
-    def of(self, topic: str) -> Limit:
-        """The topic's limit now; a change is seen within a minute, or with `note_refusal`."""
-        known = self._known.get(topic)
-        if known is None or monotonic() > known[1]:
-            size = min(self._ask(topic) or USUAL, _MOST)
-            known = self._known[topic] = Limit(size, min(_BATCH, size)), monotonic() + _SECONDS
-        return known[0]
+    def of(self, topic: str) -> TopicLimit:
+        """The topic's limit; a change is known within a minute, or after `note_refusal`."""
+        cached = self._cache.get(topic)
+        if cached is None or monotonic() > cached[1]:
+            size = min(self._ask(topic) or DEFAULT, _MOST)
+            cached = self._cache[topic] = TopicLimit(size, min(_BATCH, size)), monotonic() + _SECONDS
+        return cached[0]
 
-    def of_all(self, topics: Iterable[str]) -> Limit:
+    def of_all(self, topics: Iterable[str]) -> TopicLimit:
         """The limit for a producer that writes to all of these topics."""
         limits = [self.of(topic) for topic in topics]
-        return Limit(max(limit.size for limit in limits), min(limit.batch for limit in limits))
+        return TopicLimit(max(limit.size for limit in limits), min(limit.batch for limit in limits))
 
     def note_refusal(self, topics: Iterable[str]) -> None:
-        """Notes that a broker refused a batch for these topics that lay within their limits. Where it does not
-        tell a lower limit, each record goes alone for a while, so that its refusals name the large ones."""
+        """Notes that a broker refused a batch that was within the limits of these topics. If the broker
+        reports no lower limit, each record is sent alone for a minute, so that its refusals identify the large
+        ones."""
         before = {topic: self.of(topic).size for topic in topics}
         for topic in before:
-            self._known.pop(topic, None)
+            self._cache.pop(topic, None)
         if all(self.of(topic).size >= size for topic, size in before.items()):
             for topic in before:
-                self._known[topic] = self.of(topic)._replace(batch=1), monotonic() + _SECONDS
+                self._cache[topic] = replace(self.of(topic), batch=1), monotonic() + _SECONDS
 
 
 def is_too_large(error: ck.KafkaError) -> bool:

@@ -1,8 +1,10 @@
-"""Reading from Kafka: a consumer that knows where it stands."""
+"""Reading from Kafka: consumers that know how far they have read, kept for the next reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from time import monotonic
 from typing import Any
@@ -10,175 +12,231 @@ from typing import Any
 import confluent_kafka as ck
 import numpy as np
 
-from headrace.log.kafka.cluster import SECONDS
+from headrace.log.kafka.connection import SECONDS
 from headrace.log.port import Batch
 
-__all__ = ["COMMITTED", "Reader", "joined"]
+__all__ = ["READ_COMMITTED", "KafkaReader", "KafkaReaders"]
 
-COMMITTED = {
-    "group.id": "headrace-unused",  # librdkafka wants one; nothing is committed to it
+READ_COMMITTED = {
+    "group.id": "headrace-unused",  # librdkafka needs one; nothing is committed to it
     "enable.auto.commit": False,
     "isolation.level": "read_committed",
     "auto.offset.reset": "earliest",
     "enable.partition.eof": True,
 }
-"""What a consumer needs that reads what is committed, from offsets that it is given."""
+"""Settings of a consumer that reads committed records, from offsets that it is given."""
 
-TOGETHER = 500
-"""Messages that are received at once. What is needed of them is taken out and they are let go: Python's
-garbage collector would walk through many that live, again and again, for a third of all the time."""
+IDLE_READERS = 4  # consumers that are kept for each topic, each where its last batch ended
+CONSUME_MESSAGES = 500
+"""Messages that are received at once. Their columns are copied and the messages freed: many that live make
+Python's garbage collector walk through them again and again, for a third of all the time."""
 
 _LAST_MILLISECOND = 253_402_300_799_999
-"""The end of the year 9999: on a topic with producers' timestamps a record may say anything."""
+"""The end of the year 9999: on a topic with producers' timestamps a record may have any time."""
 
-# Methods of a message are asked for by map and not one by one: a million are received in a second.
+# Methods of messages are called through map, not one by one: a million messages are received in a second.
 _error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
 
+_EMPTY = Batch(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), [], [], [], {})
 
-_NOTHING = Batch(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), [], [], [], {})
 
-
-class Reader:
-    """One consumer of one topic that knows where it stands. One caller at a time."""
+class KafkaReader:
+    """One consumer of one topic that knows how far it has read. One thread at a time may use it."""
 
     def __init__(self, config: Mapping[str, Any], topic: str) -> None:
         self._topic = topic
         self._consumer = ck.Consumer(
             {
                 **config,
-                **COMMITTED,
+                **READ_COMMITTED,
                 "allow.auto.create.topics": False,
                 "fetch.wait.max.ms": 100,
                 "queued.min.messages": 200_000,
-                # Its default, a second, is how long a full queue would keep it from fetching.
+                # By default a full queue stops the next fetch for a second.
                 "fetch.queue.backoff.ms": 5,
                 "fetch.message.max.bytes": 8_000_000,
             }
         )
         self._next: dict[int, int] = {}
-        # Where each log partition's end was seen: all before it was received. It lies past the
-        # markers that end transactions, which no record shows.
-        self._seen: dict[int, int] = {}
-        self._kept = _NOTHING  # what `wait` received before it was asked for
+        # Log partition → where its end was when it was reached: all records before it have been received. The
+        # end lies past the markers of transactions, which no record shows.
+        self._ends: dict[int, int] = {}
+        self._buffer = _EMPTY  # what `wait` received before it was asked for
 
-    def stands_at(self, offsets: Mapping[int, int]) -> bool:
+    def is_at(self, offsets: Mapping[int, int]) -> bool:
+        """Whether it reads these offsets next."""
         return self._next == dict(offsets)
 
-    def next_offsets(self) -> dict[int, int]:
-        return dict(self._next)
-
-    def stand(self, offsets: Mapping[int, int]) -> None:
-        """Goes to these offsets, unless it is there."""
-        if not self.stands_at(offsets):
-            self._kept, self._seen = _NOTHING, {}
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Goes to these next offsets, unless it is there."""
+        if not self.is_at(offsets):
+            self._buffer, self._ends = _EMPTY, {}
             self._next = dict(offsets)
             self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
 
-    def kept(self, limit: int) -> list[Batch]:
-        """Up to `limit` of the records that `wait` received, and all that lies here behind them."""
-        some, self._kept = self._kept[:limit], self._kept[limit:]
-        found: list[Batch] = []
-        count = 0
-        while len(some):
-            self._passed(some)
-            found.append(some)
-            count += len(some)
-            some = self._consume(limit - count, 0.0) if count < limit else _NOTHING
-        return found
+    def read(self, ends: Callable[[], Mapping[int, int]], limit: int) -> Batch:
+        """At most `limit` records (Log.read).
 
-    def read(self, ends: Mapping[int, int], limit: int) -> list[Batch]:
-        """Up to `limit` records; none only where there is nothing before `ends`.
+        Args:
+            ends: asks for the next offsets to be written.
+            limit: the most records.
 
-        What others have appended but not committed is waited for only while there is nothing else.
+        Raises:
+            TimeoutError: records did not come in time.
+            ck.KafkaException: the client failed.
         """
-        found: list[Batch] = []
-        count = 0
-        deadline = monotonic() + SECONDS
-        while count < limit and self._before(ends) and not (count and self._saw_all()):
-            some = self._consume(limit - count, 0.05)
-            self._passed(some)
-            found.append(some)
-            count += len(some)
-            if monotonic() > deadline:
-                if count:
-                    return found
-                raise TimeoutError
-        self._next = {partition: max(n, self._seen.get(partition, 0)) for partition, n in self._next.items()}
-        return found
+        return _join(self._read_buffer(limit) or self._read_to(ends(), limit), dict(self._next))
 
     def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
-        """Whether there is a record, now or within `timeout` seconds."""
+        """Whether there is a record, now or within `timeout` seconds (Log.wait).
+
+        Args:
+            ends: the next offsets to be written.
+            timeout: seconds.
+        """
         deadline = monotonic() + timeout
-        while not len(self._kept):
+        while not len(self._buffer):
             left = deadline - monotonic()
-            if left <= 0 and not self._before(ends):
+            if left <= 0 and not self._is_before(ends):
                 return False
             if left < -SECONDS:
                 raise TimeoutError
-            self._kept = self._consume(1, min(0.1, max(0.01, left)))
+            self._buffer = self._consume(1, min(0.1, max(0.01, left)))
         return True
 
     def close(self) -> None:
+        """Closes the consumer."""
         self._consumer.close()
 
-    def _saw_all(self) -> bool:
-        """Whether the end of what is committed was seen in every log partition."""
-        return all(self._seen.get(partition, -1) >= n for partition, n in self._next.items())
+    def _read_buffer(self, limit: int) -> list[Batch]:
+        """Up to `limit` of the records that `wait` received, and of those that the client has received
+        since."""
+        part, self._buffer = self._buffer[:limit], self._buffer[limit:]
+        parts: list[Batch] = []
+        count = 0
+        while len(part):
+            self._move_past(part)
+            parts.append(part)
+            count += len(part)
+            part = self._consume(limit - count, 0.0) if count < limit else _EMPTY
+        return parts
 
-    def _before(self, ends: Mapping[int, int]) -> bool:
-        return any(max(self._next[p], self._seen.get(p, 0)) < end for p, end in ends.items())
+    def _read_to(self, ends: Mapping[int, int], limit: int) -> list[Batch]:
+        """Up to `limit` records; none only if there is nothing before `ends`.
+
+        It waits for transactions that are not committed only as long as it has no record.
+        """
+        parts: list[Batch] = []
+        count = 0
+        deadline = monotonic() + SECONDS
+        while count < limit and self._is_before(ends) and not (count and self._has_reached_ends()):
+            part = self._consume(limit - count, 0.05)
+            self._move_past(part)
+            parts.append(part)
+            count += len(part)
+            if monotonic() > deadline:
+                if count:
+                    return parts
+                raise TimeoutError
+        self._next = {partition: max(n, self._ends.get(partition, 0)) for partition, n in self._next.items()}
+        return parts
+
+    def _has_reached_ends(self) -> bool:
+        """Whether it has reached the end of what is committed in every log partition."""
+        return all(self._ends.get(partition, -1) >= n for partition, n in self._next.items())
+
+    def _is_before(self, ends: Mapping[int, int]) -> bool:
+        return any(max(self._next[p], self._ends.get(p, 0)) < end for p, end in ends.items())
 
     def _consume(self, limit: int, timeout: float) -> Batch:
-        messages = self._consumer.consume(min(limit, TOGETHER), timeout)
+        messages = self._consumer.consume(min(limit, CONSUME_MESSAGES), timeout)
         if any(map(_error, messages)):
-            messages = self._without_ends(messages)
-        found = _columns(messages)
-        # An offset past the end makes librdkafka begin anew: what lies before was not asked for.
-        if any((found.offsets[found.partitions == p] < first).any() for p, first in self._next.items()):
-            return _columns([one for one in messages if one.offset() >= self._next[one.partition()]])
-        return found
+            messages = self._note_ends(messages)
+        batch = _to_batch(messages)
+        # An offset past the end makes librdkafka begin at the start: those records were not asked for.
+        if any((batch.offsets[batch.partitions == p] < first).any() for p, first in self._next.items()):
+            return _to_batch([m for m in messages if m.offset() >= self._next[m.partition()]])
+        return batch
 
-    def _without_ends(self, messages: Sequence[ck.Message]) -> list[ck.Message]:
-        """The records among them; the others say where a log partition ends, or what went wrong."""
-        found = []
+    def _note_ends(self, messages: Sequence[ck.Message]) -> list[ck.Message]:
+        """The records among these messages; of the others it notes the ends of log partitions, and raises
+        errors."""
+        records = []
         for message in messages:
             error = message.error()
             if error is None:
-                found.append(message)
+                records.append(message)
             elif error.code() == ck.KafkaError._PARTITION_EOF:
-                self._seen[message.partition()] = message.offset()
+                self._ends[message.partition()] = message.offset()
             else:
                 raise ck.KafkaException(error)
-        return found
+        return records
 
-    def _passed(self, found: Batch) -> None:
-        for partition in np.unique(found.partitions).tolist():
-            self._next[partition] = int(found.offsets[found.partitions == partition][-1]) + 1
+    def _move_past(self, batch: Batch) -> None:
+        for partition in np.unique(batch.partitions).tolist():
+            self._next[partition] = int(batch.offsets[batch.partitions == partition][-1]) + 1
 
 
-def joined(found: Sequence[Batch], next_offsets: dict[int, int]) -> Batch:
-    """What was received, one after another, as one batch."""
-    some = [*found, _NOTHING]
+class KafkaReaders:
+    """The readers of one log, which are lent to one caller at a time. Any thread may use it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._idle: dict[str, list[KafkaReader]] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrow(self, topic: str, offsets: Mapping[int, int]) -> Iterator[KafkaReader]:
+        """A reader of the topic at these next offsets. A reader whose block raises is discarded."""
+        with self._lock:
+            idle = self._idle.setdefault(topic, [])
+            fitting = [reader for reader in idle if reader.is_at(offsets)]
+            reader = fitting[0] if fitting else (idle[0] if len(idle) >= IDLE_READERS else None)
+            if reader is not None:
+                idle.remove(reader)
+        if reader is None:
+            reader = KafkaReader(self._config, topic)
+        try:
+            reader.seek(offsets)
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        with self._lock:
+            self._idle.setdefault(topic, []).append(reader)
+
+    def close(self) -> None:
+        """Closes the idle readers."""
+        with self._lock:
+            readers = list(chain.from_iterable(self._idle.values()))
+            self._idle.clear()
+        for reader in readers:
+            reader.close()
+
+
+def _join(parts: Sequence[Batch], next_offsets: dict[int, int]) -> Batch:
+    """The parts, one after another, as one batch."""
+    batches = [*parts, _EMPTY]
     return Batch(
-        np.concatenate([one.partitions for one in some]),
-        np.concatenate([one.offsets for one in some]),
-        np.concatenate([one.arrived_at for one in some]),
-        list(chain.from_iterable(one.values for one in some)),
-        list(chain.from_iterable(one.keys for one in some)),
-        list(chain.from_iterable(one.headers for one in some)),
+        np.concatenate([batch.partitions for batch in batches]),
+        np.concatenate([batch.offsets for batch in batches]),
+        np.concatenate([batch.arrived_at for batch in batches]),
+        list(chain.from_iterable(batch.values for batch in batches)),
+        list(chain.from_iterable(batch.keys for batch in batches)),
+        list(chain.from_iterable(batch.headers for batch in batches)),
         next_offsets,
     )
 
 
-def _columns(messages: Sequence[ck.Message]) -> Batch:
-    """What is needed of these messages; what comes next is not in it."""
+def _to_batch(messages: Sequence[ck.Message]) -> Batch:
+    """The columns of these messages; `next` is empty."""
     count = len(messages)
     values: list[bytes] = list(map(ck.Message.value, messages))
     if None in values:
         values = [value or b"" for value in values]
     headers = list(map(ck.Message.headers, messages))
     if headers.count(None) < count:
-        headers = [dict(given) if given else None for given in headers]
+        headers = [dict(items) if items else None for items in headers]
     millis = [millis for _, millis in map(ck.Message.timestamp, messages)]
     return Batch(
         np.fromiter(map(_partition, messages), np.int32, count),

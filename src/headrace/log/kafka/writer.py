@@ -1,4 +1,5 @@
-"""Writing to Kafka: a record to a producer, and transactions that threads share."""
+"""Writing to Kafka in transactions. Threads that append at the same time share one, so that the broker is
+waited for once."""
 
 from __future__ import annotations
 
@@ -11,61 +12,63 @@ from typing import Any
 import confluent_kafka as ck
 
 from headrace.kernel.ids import new_id
-from headrace.log.kafka.cluster import SECONDS
-from headrace.log.kafka.limits import Limit, RecordsRefused, is_too_large
+from headrace.log.kafka.connection import SECONDS
+from headrace.log.kafka.limits import BatchRefused, TopicLimit, is_too_large
 from headrace.log.port import Headers
 
-__all__ = ["Record", "Writer", "produce"]
+__all__ = ["DeliveryCallback", "KafkaRecord", "KafkaWriter", "KafkaWriters", "produce"]
 
-TRANSACTION_MS = 25_000  # how long a killed writer's open transaction may hold readers up
+TRANSACTION_MS = 25_000  # how long the open transaction of a killed writer may delay readers
 
-Record = tuple[str, int, bytes, bytes | None, Headers | None]
+KafkaRecord = tuple[str, int, bytes, bytes | None, Headers | None]
 """Topic, log partition, value, key, headers."""
-Told = Callable[[ck.KafkaError | None, ck.Message], None]
+DeliveryCallback = Callable[[ck.KafkaError | None, ck.Message], None]
 
 
-def produce(producer: ck.Producer, record: Record, told: Told | None = None) -> None:
-    """Gives the record to the producer, once its queue has room, also for a log partition that the topic
-    has got since the producer looked.
+def produce(producer: ck.Producer, record: KafkaRecord, on_delivery: DeliveryCallback | None = None) -> None:
+    """Gives the record to the producer once its queue has room; also for a log partition that the topic has got
+    since the producer last asked.
 
     Args:
-        producer: where to.
-        record: what.
-        told: is called with what became of it, by the producer's `poll` and `flush`.
+        producer: the producer.
+        record: the record.
+        on_delivery: called with the outcome, by the producer's `poll` and `flush`.
 
     Raises:
-        KafkaException: the producer does not take it.
+        KafkaException: the producer does not accept it.
     """
     topic, partition, value, key, headers = record
-    named: dict[str, Any] = {} if told is None else {"on_delivery": told}
-    given = None if headers is None else list(headers.items())
-    met = False
+    callback: dict[str, Any] = {} if on_delivery is None else {"on_delivery": on_delivery}
+    header_list = None if headers is None else list(headers.items())
+    is_refreshed = False
     while True:
         try:
-            producer.produce(topic, value, key, partition, headers=given, **named)
+            producer.produce(topic, value, key, partition, headers=header_list, **callback)
             return
-        except BufferError:  # the queue is full: let some of it go out
+        except BufferError:  # the queue is full: wait until some of it is sent
             producer.poll(0.1)
         except ck.KafkaException as error:
-            if met or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
+            if is_refreshed or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
                 raise
-            met = True
-            producer.list_topics(topic, SECONDS)  # the producer learns of them
+            is_refreshed = True
+            producer.list_topics(topic, SECONDS)  # the producer learns the topic's partitions
 
 
-class Writer:
-    """Appends in transactions: whoever comes first leads, and takes along those who came meanwhile.
+_Waiting = tuple[list[KafkaRecord], "Future[list[tuple[int, int]]]"]
+
+
+class KafkaWriter:
+    """Appends in transactions: the first of several threads commits for all that wait.
 
     Args:
-        config: the clients' settings.
+        config: settings of every client.
         limit: of the topics that it writes to.
 
     Attributes:
-        broken: a transaction could not be committed, or what was begun not be aborted; nothing more goes
-            through it.
+        is_broken: a transaction could not be committed or aborted; the writer must not be used again.
     """
 
-    def __init__(self, config: Mapping[str, Any], limit: Limit) -> None:
+    def __init__(self, config: Mapping[str, Any], limit: TopicLimit) -> None:
         self._producer = ck.Producer(
             {
                 **config,
@@ -81,71 +84,84 @@ class Writer:
             }
         )
         self._producer.init_transactions(SECONDS)
-        self.broken = False
-        self._waiting: list[tuple[list[Record], Future[list[tuple[int, int]]]]] = []
+        self.is_broken = False
+        self._waiting: list[_Waiting] = []
+        self._queue = threading.Lock()
         self._lock = threading.Lock()
-        self._leading = threading.Lock()
 
-    def append(self, records: list[Record]) -> list[tuple[int, int]]:
+    def append(self, records: list[KafkaRecord]) -> list[tuple[int, int]]:
         """Appends the records in one transaction; their (log partition, offset).
 
         Raises:
-            RecordsRefused: the broker refused records of the transaction, maybe none of these.
+            BatchRefused: the broker refused records of the transaction, perhaps none of these.
+            KafkaException: the client failed.
         """
-        mine: Future[list[tuple[int, int]]] = Future()
-        with self._lock:
-            self._waiting.append((records, mine))
-        with self._leading:  # whoever led before may have taken mine along
-            if not mine.done():
-                with self._lock:
+        positions: Future[list[tuple[int, int]]] = Future()
+        with self._queue:
+            self._waiting.append((records, positions))
+        with self._lock:  # the first thread here writes for all that wait
+            if not positions.done():
+                with self._queue:
                     group, self._waiting = self._waiting, []
                 self._commit(group)
-        return mine.result()
+        return positions.result()
 
-    def _commit(self, group: list[tuple[list[Record], Future[list[tuple[int, int]]]]]) -> None:
+    def close(self) -> None:
+        """Ends the producer."""
+        self._producer.flush(SECONDS)
+
+    def _commit(self, group: list[_Waiting]) -> None:
         try:
-            positions = iter(self._transaction([record for records, _ in group for record in records]))
+            positions = iter(self._write([record for records, _ in group for record in records]))
             for records, future in group:
                 future.set_result(list(itertools.islice(positions, len(records))))
-        except RecordsRefused as refused:
+        except BatchRefused as refusal:
             start = 0
             for records, future in group:
-                places = [place - start for place in refused.places if 0 <= place - start < len(records)]
-                future.set_exception(RecordsRefused(places))
+                own = range(start, start + len(records))
+                future.set_exception(
+                    BatchRefused(
+                        [place - start for place in refusal.too_large if place in own],
+                        [place - start for place in refusal.invalid if place in own],
+                    )
+                )
                 start += len(records)
         except Exception as error:
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)
 
-    def _transaction(self, records: list[Record]) -> list[tuple[int, int]]:
+    def _write(self, records: list[KafkaRecord]) -> list[tuple[int, int]]:
         positions: list[tuple[int, int]] = [(-1, -1)] * len(records)
-        refused: list[int] = []
+        too_large: list[int] = []
+        invalid: list[int] = []
 
-        def delivered(n: int) -> Told:
-            def told(error: ck.KafkaError | None, message: ck.Message) -> None:
+        def note_delivery(place: int) -> DeliveryCallback:
+            def note(error: ck.KafkaError | None, message: ck.Message) -> None:
                 if error is None:
-                    positions[n] = (message.partition(), message.offset())
+                    positions[place] = (message.partition(), message.offset())
                 elif is_too_large(error):
-                    refused.append(n)
+                    too_large.append(place)
+                elif error.code() == ck.KafkaError.INVALID_RECORD:
+                    invalid.append(place)
 
-            return told
+            return note
 
         producer = self._producer
         producer.begin_transaction()
         try:
-            for n, record in enumerate(records):
-                produce(producer, record, delivered(n))
+            for place, record in enumerate(records):
+                produce(producer, record, note_delivery(place))
         except ck.KafkaException:
             self._abort()
             raise
         try:
             producer.commit_transaction(SECONDS)
         except ck.KafkaException:
-            self.broken = True  # it may have lost the brokers for good (headrace.log.kafka.cluster)
+            self.is_broken = True  # it may have lost the brokers for good (headrace.log.kafka.connection)
             self._abort()
-            if refused:
-                raise RecordsRefused(refused) from None
+            if too_large or invalid:
+                raise BatchRefused(too_large, invalid) from None
             raise
         return positions
 
@@ -153,8 +169,29 @@ class Writer:
         try:
             self._producer.abort_transaction(SECONDS)
         except ck.KafkaException:
-            self.broken = True  # the broker ends it
+            self.is_broken = True  # the broker ends the transaction
+
+
+class KafkaWriters:
+    """The writers of one log, one for each limit. Any thread may use it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._writers: dict[TopicLimit, KafkaWriter] = {}
+        self._lock = threading.Lock()
+
+    def get(self, limit: TopicLimit) -> KafkaWriter:
+        """The writer to topics of this limit; a new one if the last one is broken."""
+        with self._lock:
+            writer = self._writers.get(limit)
+            if writer is None or writer.is_broken:
+                writer = self._writers[limit] = KafkaWriter(self._config, limit)
+            return writer
 
     def close(self) -> None:
-        """Ends it."""
-        self._producer.flush(SECONDS)
+        """Ends all writers."""
+        with self._lock:
+            writers = list(self._writers.values())
+            self._writers.clear()
+        for writer in writers:
+            writer.close()

@@ -1,11 +1,12 @@
 """Sharing a topic of the embedded log: leases in the topic's file (see headrace.log.port.Member).
 
-Every member may hold so many log partitions: all of them divided by the living members, the first to
-join get one more where that does not come out even. Who holds more gives the rest up, who holds fewer
-takes what is free. So a partition moves only where it must, and is never taken from who lives.
+Each member may hold as many log partitions as an even division among the living members gives it; the
+first to join get one more if the division leaves a rest. A member that holds more gives up what is too much;
+one that holds fewer takes what is free. So a partition moves only if it must, and never from a living member
+that may keep it.
 
-A thread beats for the process as long as its member is asked for its share. Who is dead is seen by the
-mark of its process, who hangs by its last beat.
+A thread renews the member's heartbeat as long as the process asks for its share. A dead member is known by
+the mark of its process, a hung one by its last heartbeat.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from pathlib import Path
 
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
-from headrace.kernel.process import alive, mark
+from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.time import now_micros
+from headrace.log.sqlite.connection import name_errors, transaction
 
 __all__ = ["SqliteMember"]
 
-SESSION = 10.0  # seconds without a beat after which a member's share is free
-LONGEST = 300.0  # seconds that it may not ask for its share, before it beats no more
-LOOK = 0.5  # seconds between two looks at the others
+SESSION_SECONDS = 10.0  # without a heartbeat, after which a member's share is free
+LONGEST_SECONDS = 300.0  # between two calls of `partitions`, after which there are no more heartbeats
+REFRESH_SECONDS = 0.5  # between two looks at the other members
 _logger = logging.getLogger(__name__)
 
 _SCHEMA = (
@@ -50,29 +53,25 @@ class SqliteMember:
 
     Args:
         connection: to the topic's file, for this member alone.
-        faults: names SQLite's errors.
+        path: the topic's file.
         group, settle: see Log.join.
     """
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        faults: Callable[[], AbstractContextManager[None]],
-        group: str,
-        settle: Callable[[], None],
+        self, connection: sqlite3.Connection, path: Path, group: str, settle: Callable[[], None]
     ) -> None:
         self._db = connection
-        self._faults = faults
+        self._path = path
         self._group = group
         self._settle = settle
         self._id = new_id()
-        self._process = mark()
+        self._process = mark_of()
         self._share: frozenset[int] = frozenset()
         self._asked = time.monotonic()
-        self._looked = 0.0
+        self._refreshed = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        with self._writing():
+        with self._write():
             for statement in _SCHEMA:
                 self._db.execute(statement)
             self._beat()
@@ -81,40 +80,42 @@ class SqliteMember:
 
     def partitions(self) -> frozenset[int]:
         self._asked = time.monotonic()
-        if self._asked - self._looked < LOOK:
+        if self._asked - self._refreshed < REFRESH_SECONDS:
             return self._share
-        with self._faults(), self._lock:
-            held, share = self._seen()
-        if held is None or held != share:
-            if held is None or held - share:
+        with name_errors(self._path), self._lock:
+            leased, share = self._divide()
+        if leased is None or leased != share:
+            if leased is None or leased - share:
                 self._settle()
-            with self._writing():
-                self._bury()
+            with self._write():
+                self._remove_dead()
                 self._beat()
-                _, share = self._seen()
+                _, share = self._divide()
                 self._db.execute("DELETE FROM lease WHERE of_group = ? AND member = ?", (self._group, self._id))
                 self._db.executemany(
-                    "INSERT INTO lease VALUES (?, ?, ?)", [(self._group, one, self._id) for one in share]
+                    "INSERT INTO lease VALUES (?, ?, ?)",
+                    [(self._group, partition, self._id) for partition in share],
                 )
         self._share = share
-        self._looked = time.monotonic()
+        self._refreshed = time.monotonic()
         return share
 
     def close(self) -> None:
         self._closed.set()
         self._thread.join()
         try:
-            with self._writing():
+            with self._write():
                 self._remove(self._id)
         finally:
             self._db.close()
 
-    def _seen(self) -> tuple[frozenset[int] | None, frozenset[int]]:
-        """The log partitions that it holds, and those it should; None where it was taken for dead."""
+    def _divide(self) -> tuple[frozenset[int] | None, frozenset[int]]:
+        """The log partitions that this member has leased and those it should have; None and nothing if the
+        others have removed it as dead."""
         rows = self._db.execute(
             "SELECT id, process, beat FROM member WHERE of_group = ? ORDER BY id", (self._group,)
         ).fetchall()
-        living = [id_ for id_, process, beat in rows if id_ == self._id or self._lives(process, beat)]
+        living = [id_ for id_, process, beat in rows if id_ == self._id or _is_alive(process, beat)]
         if self._id not in living:
             return None, frozenset()
         leases = self._db.execute(
@@ -122,22 +123,19 @@ class SqliteMember:
             " ON l.log_partition = p.id AND l.of_group = ? ORDER BY p.id",
             (self._group,),
         ).fetchall()
-        held = [one for one, member in leases if member == self._id]
-        free = [one for one, member in leases if member not in living]
-        whole, rest = divmod(len(leases), len(living))
-        quota = whole + (living.index(self._id) < rest)
-        return frozenset(held), frozenset((held + free)[:quota])
+        leased = [partition for partition, member in leases if member == self._id]
+        free = [partition for partition, member in leases if member not in living]
+        each, rest = divmod(len(leases), len(living))
+        quota = each + (living.index(self._id) < rest)
+        return frozenset(leased), frozenset((leased + free)[:quota])
 
-    def _lives(self, process: str, beat: int) -> bool:
-        return now_micros() - beat < SESSION * 1e6 and alive(process)
-
-    def _bury(self) -> None:
-        """Removes the others of the group that do not live."""
+    def _remove_dead(self) -> None:
+        """Removes the other members of the group that do not live."""
         rows = self._db.execute(
             "SELECT id, process, beat FROM member WHERE of_group = ? AND id <> ?", (self._group, self._id)
         ).fetchall()
         for id_, process, beat in rows:
-            if not self._lives(process, beat):
+            if not _is_alive(process, beat):
                 self._remove(id_)
 
     def _remove(self, member: str) -> None:
@@ -151,24 +149,21 @@ class SqliteMember:
         )
 
     def _keep_beating(self) -> None:
-        while not self._closed.wait(SESSION / 3):
-            if time.monotonic() - self._asked > LONGEST:
+        while not self._closed.wait(SESSION_SECONDS / 3):
+            if time.monotonic() - self._asked > LONGEST_SECONDS:
                 continue
             try:
-                with self._writing():
-                    # Not where it was taken for dead: who asks for the share must see that it was lost.
+                with self._write():
+                    # No row is inserted: a member that was removed as dead must see that its share was lost.
                     self._db.execute("UPDATE member SET beat = ? WHERE id = ?", (now_micros(), self._id))
             except HeadraceError as error:
                 _logger.warning("%s", error)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._faults(), self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+    def _write(self) -> Iterator[None]:
+        with name_errors(self._path), self._lock, transaction(self._db):
+            yield
+
+
+def _is_alive(process: str, beat: int) -> bool:
+    return now_micros() - beat < SESSION_SECONDS * 1e6 and is_alive(process)

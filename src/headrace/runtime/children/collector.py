@@ -17,9 +17,9 @@ from headrace.runtime.child import run_child, serve_until
 def collect(settings: Settings, port: int, stop: threading.Event) -> None:
     """Serves the collector until `stop`."""
     project = load_project(settings, without=["feast"])
-    with closing(logs.open(settings.log_url)) as log:
-        collector = Collector(project.contracts, log, settings.made_state() / "collector")
-        serve_until(GuardMiddleware(collector, settings.profile.host), settings, port, stop)
+    with closing(logs.open(settings.log.url)) as log:
+        collector = Collector(project.contracts, log, settings.make_state() / "collector")
+        serve_until(GuardMiddleware(collector, settings.http.host), settings, port, stop)
 
 
 if __name__ == "__main__":

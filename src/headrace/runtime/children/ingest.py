@@ -15,7 +15,7 @@ from headrace.runtime.housekeeping import housekeeping
 def ingest_and_keep(settings: Settings, _port: int, stop: threading.Event) -> None:
     """Ingests every topic until `stop`, or until newer code asks for a new process."""
     with housekeeping(settings):
-        ingest(settings, stop=stop, renew=True, at_work=report_ready)
+        ingest(settings, stop=stop, end_on_newer_code=True, on_ready=report_ready)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Deployment: where the replicas of the predict endpoint run. One file a way, all with the same `start`."""
+"""Deployments: where the replicas of the predict endpoint run. One module each, all with the same `start`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Deployment", "start"]
 
 
 class Deployment(Protocol):
-    """A predict endpoint that runs until it is stopped. Its predictions are shipped to the log meanwhile.
+    """A predict endpoint that runs until it is stopped. Meanwhile its predictions are shipped to the log.
 
     Attributes:
         url: its address.
@@ -22,36 +22,39 @@ class Deployment(Protocol):
 
     @property
     def processes(self) -> dict[str, int]:
-        """Name → process id of the replicas that this process looks after."""
+        """Name → process id of the replicas that this process supervises."""
         ...
 
-    def look(self, report: Callable[[str], None]) -> None:
-        """To be called a few times a second: starts again what has died or hangs, goes on with a roll, and
-        reports it."""
+    def supervise(self, report: Callable[[str], None]) -> None:
+        """Restarts what has died or hangs, and continues a rolling restart. It is called a few times a second.
+
+        Args:
+            report: called with a sentence about each event.
+        """
         ...
 
     def roll(self, report: Callable[[str], None]) -> None:
-        """Begins to put a new process in the place of each replica, one after the other, without a request
-        lost. Where that fails it is reported, and what is at work goes on."""
+        """Begins a rolling restart: replaces one replica after the other without losing a request. If a new
+        replica does not start, that is reported and the old ones continue."""
         ...
 
     def stop(self) -> None:
-        """Ends the replicas, and ships the predictions that they have left."""
+        """Ends the replicas and ships the predictions that are left."""
         ...
 
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Deployment:
-    """Starts the endpoint as the profile's `serving` says, and returns when it answers.
+    """Starts the endpoint by the profile's setting `serving`, and returns when it answers.
 
     Args:
-        settings: of which project; its profile says the host, and how many replicas.
-        models: the models to answer for; empty: every model that is released, now or later.
+        settings: of which project; its profile has the host and the number of replicas.
+        models: the models to predict; empty: every model that is released, now or later.
         port: where to listen.
 
     Raises:
-        ProjectError: the host is not loopback and there is no token.
-        Unavailable: the port is in use, or the log, Ray or a replica does not come up.
+        ProjectError: the host is not loopback and the token is not set.
+        Unavailable: the port is in use, or the log, Ray or a replica does not start.
     """
-    module = importlib.import_module(f"{__name__}.{settings.serving}")
+    module = importlib.import_module(f"{__name__}.{settings.deployment}")
     deployment: Deployment = module.start(settings, models, port=port)
     return deployment

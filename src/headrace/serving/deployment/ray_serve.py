@@ -1,7 +1,7 @@
-"""Replicas on Ray Serve; the way for a cluster of machines.
+"""Replicas on Ray Serve, for a cluster of machines.
 
-The driver (ray_driver) is a child of this process: Ray's client ends a process whose Ray has died, and that is
-not to be the one that looks after it.
+The driver (ray_driver) is a child of this process: Ray's client ends a process whose Ray has died, and that
+must not be the process that supervises it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from headrace.config.settings import Settings
 from headrace.http.serve import url_of
 from headrace.http.token import token_for
 from headrace.kernel.children import Child
-from headrace.serving.prediction_log import run_shipper
+from headrace.serving.shipper import run_shipper
 
-__all__ = ["RayServe", "start"]
+__all__ = ["RayServeDeployment", "start"]
 
-_READY = 180.0  # seconds until the endpoint must have answered
-_END = 30.0  # seconds that Ray has to end
+_LONGEST_START = 180.0  # seconds until the endpoint must have answered
+_GRACE = 30.0  # seconds that Ray has to end
 
 
-class RayServe:
-    """Replicas on Ray Serve (serving.deployment.Deployment). Ray watches them; the driver asks every two
-    seconds whether the endpoint answers. Where it has not for 20 s, driver and Ray are started again.
+class RayServeDeployment:
+    """Replicas on Ray Serve (serving.deployment.Deployment). Ray supervises them; the driver asks every two
+    seconds whether the endpoint answers. If it has not answered for 20 s, driver and Ray are restarted.
 
     Attributes:
         url: the endpoint's address.
     """
 
     def __init__(self, settings: Settings, models: Sequence[str], port: int) -> None:
-        self.url = url_of(settings.profile.host, port)
+        self.url = url_of(settings.http.host, port)
         command = [
             sys.executable,
             "-m",
@@ -47,41 +47,46 @@ class RayServe:
         environment = {
             **os.environ,
             "HEADRACE_STATE": str(settings.state.parent),
-            "HEADRACE_REPLICAS": str(settings.profile.replicas),
+            "HEADRACE_REPLICAS": str(settings.serving.replicas),
         }
         with ExitStack() as stack:
             stack.enter_context(run_shipper(settings))
             self._driver = Child(
-                "ray-serve", command, settings.place("up", "ray-serve.log"), environment, longest_start=_READY
+                "ray-serve",
+                command,
+                settings.place("up", "ray-serve.log"),
+                environment,
+                longest_start=_LONGEST_START,
             )
-            stack.callback(self._end)
+            stack.callback(self._end_driver)
             self._driver.await_ready()
             self._stack = stack.pop_all()
 
     @property
     def processes(self) -> dict[str, int]:
-        """The driver; the replicas are Ray's to look after."""
+        """The driver; Ray supervises the replicas."""
         return {self._driver.name: self._driver.process.pid}
 
-    def look(self, report: Callable[[str], None]) -> None:
-        """Starts driver and Ray again where they have died, or the endpoint does not answer."""
-        self._driver.look(report)
+    def supervise(self, report: Callable[[str], None]) -> None:
+        """Restarts driver and Ray if they have died or the endpoint does not answer."""
+        self._driver.supervise(report)
 
     def roll(self, report: Callable[[str], None]) -> None:
-        """Has the replicas deployed anew; Serve replaces them one after the other."""
+        """Has the driver deploy the replicas again; Serve replaces one after the other."""
         self._driver.process.send_signal(signal.SIGUSR1)
-        report("the replicas are deployed anew")
+        report("the replicas are deployed again")
 
     def stop(self) -> None:
-        """Ends the replicas and HAProxy, ships what they have left, and ends Ray if it was started here."""
+        """Ends the replicas and HAProxy, ships the predictions that are left, and ends Ray if it was started
+        here."""
         self._stack.close()
 
-    def _end(self) -> None:
+    def _end_driver(self) -> None:
         self._driver.ask_to_end()
-        self._driver.end(time.monotonic() + _END)
+        self._driver.end(time.monotonic() + _GRACE)
 
 
-def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServe:
+def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServeDeployment:
     """Starts Ray Serve and returns when the endpoint answers; see serving.deployment.start."""
-    token_for(settings.profile.host)
-    return RayServe(settings, models, port)
+    token_for(settings.http.host)
+    return RayServeDeployment(settings, models, port)

@@ -1,1 +1,33 @@
-"""The trainers, one file each."""
+"""The trainers, a module each. One more trainer is its module, its declaration and its line in `TRAINERS`."""
+
+from __future__ import annotations
+
+from headrace.declare.trainers import Trainer
+from headrace.kernel.errors import HeadraceError
+from headrace.training.trainers.port import TrainerPort
+from headrace.training.trainers.xgboost import XGBoostTrainer
+
+__all__ = ["TRAINERS", "trainer_by_name", "trainer_for"]
+
+TRAINERS: tuple[TrainerPort, ...] = (XGBoostTrainer(),)
+
+
+def trainer_for(declared: Trainer) -> TrainerPort:
+    """The trainer that a declaration stands for."""
+    return next(trainer for trainer in TRAINERS if trainer.declaration is type(declared))
+
+
+def trainer_by_name(name: str) -> TrainerPort:
+    """The trainer that a model's folder names.
+
+    Raises:
+        HeadraceError: this version of Headrace does not have it.
+    """
+    for trainer in TRAINERS:
+        if trainer.name == name:
+            return trainer
+    names = ", ".join(trainer.name for trainer in TRAINERS)
+    raise HeadraceError(
+        f"no trainer {name!r} exists here",
+        remedy=f"Use the Headrace it was trained with; here are {names}.",
+    )

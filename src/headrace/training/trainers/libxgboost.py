@@ -28,7 +28,7 @@ _library: ctypes.CDLL | None = None
 
 
 class Booster:
-    """A fitted booster. `predict` may be called by several threads at a time.
+    """A fitted booster. Threads may share it.
 
     Args:
         path: a model file as XGBoost's `save_model` writes it (`.ubj` or `.json`).
@@ -36,7 +36,7 @@ class Booster:
 
     Raises:
         Unavailable: XGBoost is not installed.
-        HeadraceError: the file is no model.
+        HeadraceError: XGBoost cannot read the file.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -47,17 +47,17 @@ class Booster:
         self._call("XGBoosterSetParam", self._handle, b"nthread", str(threads).encode())
 
     def predict(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """One number a row.
+        """What the objective gives for each row: for `binary:logistic` a probability.
 
         Args:
             matrix: float32, C-contiguous, shape (n, features); NaN is a missing value.
 
         Returns:
-            float32, shape (n,): what the objective gives, for `binary:logistic` a probability.
+            float32, shape (n,), or (n, classes) where the objective gives a number for each class.
         """
         rows, columns = matrix.shape
         address = matrix.__array_interface__["data"][0]
-        described = (
+        array_interface = (
             f'{{"data": [{address}, true], "shape": [{rows}, {columns}], "typestr": "<f4", "version": 3}}'
         )
         shape = ctypes.POINTER(ctypes.c_uint64)()
@@ -66,7 +66,7 @@ class Booster:
         self._call(
             "XGBoosterPredictFromDense",
             self._handle,
-            described.encode(),
+            array_interface.encode(),
             _PREDICT,
             None,
             ctypes.byref(shape),
@@ -74,12 +74,12 @@ class Booster:
             ctypes.byref(result),
         )
         # The library owns the result and reuses it at this thread's next call.
-        return np.ctypeslib.as_array(result, (rows,)).copy()
+        return np.ctypeslib.as_array(result, tuple(shape[: dimensions.value])).copy()
 
     def _call(self, function: str, *arguments: object) -> None:
         if getattr(self._library, function)(*arguments) != 0:
-            said = self._library.XGBGetLastError().decode(errors="replace").strip()
-            raise HeadraceError(f"XGBoost: {said.splitlines()[0] if said else function + ' failed'}")
+            message = self._library.XGBGetLastError().decode(errors="replace").strip()
+            raise HeadraceError(f"XGBoost: {message.splitlines()[0] if message else function + ' failed'}")
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
@@ -97,8 +97,8 @@ def _load() -> ctypes.CDLL:
 
 
 def _path() -> Path:
-    found = importlib.util.find_spec("xgboost")  # finds it without importing it
-    for folder in (found and found.submodule_search_locations) or ():
+    spec = importlib.util.find_spec("xgboost")  # finds it without importing it
+    for folder in (spec and spec.submodule_search_locations) or ():
         for name in ("libxgboost.so", "libxgboost.dylib"):
             if (path := Path(folder) / "lib" / name).is_file():
                 return path

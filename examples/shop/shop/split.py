@@ -1,0 +1,6 @@
+"""How the shop's labels are divided in time."""
+
+from headrace import ByTime
+
+# A label is known when its session has been silent for half an hour: so far apart are the parts.
+split = ByTime(validation=0.15, test=0.15, gap="30m")

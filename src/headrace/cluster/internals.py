@@ -1,0 +1,129 @@
+"""What Headrace uses of Ray beyond its public interface, and the versions of Ray that have it.
+
+`check_version` comes before every use: with another Ray, one sentence says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from headrace.kernel.errors import Unavailable
+
+__all__ = [
+    "INTERNALS",
+    "VERSIONS",
+    "Internal",
+    "check_version",
+    "keep_replica_on_loopback",
+    "log_worker_output",
+    "use_token",
+]
+
+_logger = logging.getLogger(__name__)
+
+VERSIONS = ("2.60", "2.61")
+"""The first version of Ray that Headrace works with, and the first that it does not."""
+
+
+class Internal(NamedTuple):
+    """A name that Ray does not promise to keep.
+
+    Attributes:
+        module: where it is.
+        name: what it is called there; a dotted one is an attribute of a class.
+        use: what for.
+        parameters: those that Headrace passes by place, in their order; of a name that is called.
+    """
+
+    module: str
+    name: str
+    use: str
+    parameters: tuple[str, ...] = ()
+
+
+_START = ("command", "process_type")
+INTERNALS = (
+    Internal("ray._private.worker", "print_to_stdstream", "workers' output goes to the log"),
+    Internal("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", "Ray listens on loopback alone"),
+    Internal("ray._raylet", "Config.initialize", "a Ray that was imported before takes tokens"),
+    Internal("ray._raylet", "AuthenticationTokenLoader.instance", "the project's token is read again"),
+    Internal(
+        "ray._private.services",
+        "start_ray_process",
+        "the raylet starts lean_agent",
+        ("command", "process_type"),
+    ),
+    Internal("ray._private.node", "Node.start_api_server", "no API server is started"),
+    Internal("ray._private.node", "Node.start_monitor", "no autoscaler is started"),
+    Internal("ray._private.node", "Node.start_log_monitor", "no log monitor is started"),
+    Internal("ray.train.v2.api.data_parallel_trainer", "DataParallelTrainer", "the final fit in this process"),
+    Internal(
+        "ray.serve._private.replica",
+        "add_port_to_grpc_server",
+        "a replica opens its gRPC port on loopback",
+        ("server", "address"),
+    ),
+    Internal("ray.serve._private.constants", "RAY_SERVE_HAPROXY_BINARY_PATH", "our wrapper starts HAProxy"),
+    Internal("ray.serve._private.haproxy", "HAProxyApi", "the wrapper restricts the listeners that it writes"),
+)
+"""Read by what starts Ray (connection, lean), by training's fit and by serving's driver."""
+
+
+def check_version() -> None:
+    """Checks that the installed Ray has the internals that Headrace uses.
+
+    Raises:
+        Unavailable: it is another version.
+    """
+    installed = version("ray")
+    first, beyond = (_numbers(bound) for bound in VERSIONS)
+    if not first <= _numbers(installed) < beyond:
+        needed = f">={VERSIONS[0]},<{VERSIONS[1]}"
+        raise Unavailable(
+            f"Ray {installed} is installed, and Headrace needs Ray {needed}",
+            remedy=f'pip install "ray{needed}"',
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def log_worker_output() -> None:
+    """Has Ray log what workers print, instead of printing it among a verb's results."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = _log_lines
+
+
+def _log_lines(batch: dict[str, Any], *_: object, **__: object) -> None:
+    _logger.info("%s", "\n".join(batch["lines"]))
+
+
+def use_token() -> None:
+    """Has Ray ask for the project's token and listen on loopback, also where it was imported before the
+    environment said so, by a notebook for example."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    Config.initialize('{"AUTH_MODE": "token"}')
+    AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's
+
+
+def keep_replica_on_loopback() -> None:
+    """Has a Serve replica open its gRPC port, which is for handles between deployments, on loopback. Ray opens
+    it on every address and has no setting for it.
+
+    Raises:
+        Unavailable: Ray is another version.
+    """
+    check_version()
+    from ray.serve._private import replica
+
+    add_port: Any = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(
+        server, address.replace("[::]", "127.0.0.1")
+    )

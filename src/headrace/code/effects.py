@@ -1,0 +1,62 @@
+"""Effects: which objects a statement changes when it runs, seen in its source alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+
+from headrace.code.reader import Chain, chain_of
+
+__all__ = ["arguments_in", "changes_in", "executed_nodes"]
+
+_CHANGE_AND_RETURN = {"setdefault", "pop", "popitem"}  # methods that change their object and return a value
+
+
+def executed_nodes(node: ast.AST, decorators: Iterable[ast.expr] = ()) -> Iterator[ast.AST]:
+    """The nodes of a top-level statement that run when its module is imported: no bodies of functions.
+
+    Args:
+        node: the statement.
+        decorators: those of its decorators that count.
+    """
+    yield node
+    children: Iterable[ast.AST | None] = ast.iter_child_nodes(node)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        children = [*decorators, *node.args.defaults, *node.args.kw_defaults]
+    elif isinstance(node, ast.Lambda):
+        children = [*node.args.defaults, *node.args.kw_defaults]
+    elif isinstance(node, ast.ClassDef):
+        children = [*decorators, *node.bases, *node.keywords, *node.body]
+    for child in children:
+        if child is not None:
+            yield from executed_nodes(child, getattr(child, "decorator_list", ()))
+
+
+def changes_in(node: ast.AST) -> Iterator[Chain]:
+    """The names of the objects that this node itself changes: `RATES["eur"] = 2`, `RATES.update(...)`."""
+    if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        yield _innermost_chain(node)
+    elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) in _CHANGE_AND_RETURN:
+        yield _innermost_chain(node.func)
+    call = _call_for_no_value(node)
+    if call is not None and isinstance(call.func, ast.Attribute):
+        yield _innermost_chain(call.func)
+
+
+def arguments_in(node: ast.AST) -> Iterator[Chain]:
+    """The names of the objects given to a function that is called for no value, which may change them."""
+    call = _call_for_no_value(node)
+    if call is not None:
+        for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
+            yield chain_of(argument)
+
+
+def _call_for_no_value(node: ast.AST) -> ast.Call | None:
+    return node.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+
+
+def _innermost_chain(node: ast.expr) -> Chain:
+    """The dotted name that an expression begins with: `a.b` of `a.b["c"].append`."""
+    while not chain_of(node) and isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return chain_of(node)

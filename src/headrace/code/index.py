@@ -1,0 +1,300 @@
+"""CodeIndex: what each name of a project reaches, directly or through other names, as digests of its pieces.
+
+A piece is a function, class or constant at the top of a module. It counts with every piece of the project that
+it names. A statement that changes an object when its module is imported (`RATES["eur"] = 2`, `setup()`,
+`@registry.add("x")` above a function) counts for that object, in whichever module it is. Comments, layout and
+docstrings do not count. Packages outside the project count by their names only: their versions are in the lock.
+
+What it cannot see: names looked up by text (`getattr(module, name)`, `globals()[name]`), files that the code
+reads, and environment variables.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from headrace.code.effects import arguments_in, changes_in, executed_nodes
+from headrace.code.reader import (
+    Chain,
+    SourceModule,
+    canonical_text,
+    chain_of,
+    chains_in,
+    decorator_target,
+    used_names,
+)
+from headrace.kernel.digest import digest_value
+
+__all__ = ["CodeIndex"]
+
+_DECLARERS = "headrace"  # the package whose decorators make declarations
+
+
+class _Ref(NamedTuple):
+    """A name at the top of a module; an empty name is the module itself."""
+
+    module: str
+    name: str
+
+
+class _Statement(NamedTuple):
+    """A top-level statement, and the module it belongs to."""
+
+    module: str
+    node: ast.stmt
+
+
+class CodeIndex:
+    """The modules of a project, read from their files when they are first needed.
+
+    Args:
+        files: module name → file (projects.loader.project_files).
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+        self._modules: dict[str, SourceModule] = {}
+        self._changed_by_function: dict[_Ref, set[_Ref]] = {}
+        self._effects_by_ref: dict[_Ref, list[_Statement]] | None = None
+
+    def has(self, module: str) -> bool:
+        """Whether the module belongs to the project."""
+        return module in self._files
+
+    def binds(self, module: str, name: str) -> bool:
+        """Whether a statement of the module makes this name, rather than an import."""
+        return self.has(module) and name in self._module(module).bindings
+
+    def pieces(self, module: str, name: str) -> dict[str, str]:
+        """`module.name` → digest, for the piece and every piece of the project that it reaches.
+
+        A declaration (under a decorator of Headrace's) that is named in another declaration's decorator is an
+        input, not code: it is left out.
+
+        Args:
+            module: the module's name.
+            name: a name at its top; "" for the whole module.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        digests: dict[str, str] = {}
+        pending = [_Ref(module, name)]
+        while pending:
+            ref = pending.pop()
+            key = f"{ref.module}.{ref.name}".rstrip(".")
+            if key in digests:
+                continue
+            digests[key] = ""
+            texts: list[str] = []
+            for statement in self._statements(ref):
+                texts.append(canonical_text(statement.node))
+                refs, outside = self._names_in(self._module(statement.module), statement.node)
+                texts += outside
+                pending += sorted(refs)
+            digests[key] = digest_value(texts)
+        return digests
+
+    def words(self, module: str, name: str) -> set[str]:
+        """Every name, attribute and text in the piece and the pieces of the project that it reaches: the column
+        names among them are those that its code can use.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        words: set[str] = set()
+        for key in self.pieces(module, name):
+            home = next(prefix for prefix in _prefixes(key) if prefix in self._files)
+            for statement in self._statements(_Ref(home, key[len(home) + 1 :])):
+                for node in ast.walk(statement.node):
+                    if isinstance(node, ast.Name):
+                        words.add(node.id)
+                    elif isinstance(node, ast.Attribute):
+                        words.add(node.attr)
+                    elif isinstance(node, ast.keyword) and node.arg:
+                        words.add(node.arg)
+                    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                        words.add(node.value)
+        return words
+
+    def _module(self, name: str) -> SourceModule:
+        if name not in self._modules:
+            self._modules[name] = SourceModule(name, self._files[name])
+        return self._modules[name]
+
+    # --- what a piece consists of ---
+
+    def _statements(self, ref: _Ref) -> list[_Statement]:
+        """The statements that make the piece what it is: those that bind it, then those that change it."""
+        module = self._module(ref.module)
+        binding = module.statements if not ref.name else module.bindings.get(ref.name, [])
+        effects = self._effects()
+        changing = [*effects.get(ref, ()), *(effects.get(_Ref(ref.module, ""), ()) if ref.name else ())]
+        return [
+            *(_Statement(ref.module, node) for node in binding),
+            *(statement for statement in changing if statement.node not in binding),
+        ]
+
+    def _effects(self) -> dict[_Ref, list[_Statement]]:
+        """Piece → the top-level statements of the project that change it when their module is imported."""
+        if self._effects_by_ref is None:
+            effects: dict[_Ref, list[_Statement]] = {}
+            for name in sorted(self._files):
+                module = self._module(name)
+                for node in module.statements:
+                    for ref in sorted(self._changed_by_statement(module, node)):
+                        effects.setdefault(ref, []).append(_Statement(name, node))
+            self._effects_by_ref = effects
+        return self._effects_by_ref
+
+    def _changed_by_statement(self, module: SourceModule, statement: ast.stmt) -> set[_Ref]:
+        """The pieces that a top-level statement changes, itself or through what it calls."""
+        changed: set[_Ref] = set()
+        called: set[_Ref] = set()
+        decorators = [
+            decorator
+            for decorator in getattr(statement, "decorator_list", ())
+            if not self._is_declarer(module, decorator)
+        ]
+        # An object's decorator (`@registry.add("x")`) changes that object: it registers the function.
+        targets = [chain_of(decorator_target(decorator)) for decorator in decorators]
+        changed |= self._variables(module, targets)
+        for node in executed_nodes(statement, decorators):
+            changed |= self._variables(module, [*changes_in(node), *arguments_in(node)])
+            if isinstance(node, ast.Name | ast.Attribute):
+                called |= self._functions(module, [chain_of(node)])
+        for ref in called:
+            changed |= self._changed_by_call(ref, ())
+        return changed
+
+    def _changed_by_call(self, ref: _Ref, path: tuple[_Ref, ...]) -> set[_Ref]:
+        """The pieces that a call of a function or class changes, itself or through what it calls.
+
+        Args:
+            ref: the function or class.
+            path: the calls that led here.
+        """
+        if ref in self._changed_by_function or ref in path:
+            return self._changed_by_function.get(ref, set())
+        module = self._module(ref.module)
+        changed: set[_Ref] = set()
+        for statement in module.bindings.get(ref.name, ()):
+            nodes = list(ast.walk(statement))
+            declared_global = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+            outer = used_names(statement) | declared_global
+            changed |= {_Ref(ref.module, name) for name in declared_global if name in module.bindings}
+            for node in nodes:
+                chains = [*changes_in(node), *arguments_in(node)]
+                changed |= self._variables(module, [chain for chain in chains if chain and chain[0] in outer])
+                chain = chain_of(node.func) if isinstance(node, ast.Call) else ()
+                if chain and chain[0] in outer:
+                    for called in self._functions(module, [chain]) - {ref}:
+                        changed |= self._changed_by_call(called, (*path, ref))
+        if not path:  # in a circle of calls the result is complete only for the call that it began with
+            self._changed_by_function[ref] = changed
+        return changed
+
+    # --- what a name stands for ---
+
+    def _variables(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """Those of the names that are variables of the project's modules, or the modules themselves."""
+        return {ref for ref in self._refs(module, chains) if not self._is_definition(ref)}
+
+    def _functions(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """Those of the names that are functions and classes of the project."""
+        return {ref for ref in self._refs(module, chains) if self._is_definition(ref)}
+
+    def _refs(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        refs = (self._resolve(module, chain, {}) for chain in chains if chain)
+        return {ref for ref in refs if isinstance(ref, _Ref)}
+
+    def _is_definition(self, ref: _Ref) -> bool:
+        statements = self._module(ref.module).bindings.get(ref.name, ())
+        definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        return any(isinstance(statement, definitions) for statement in statements)
+
+    def _names_in(self, module: SourceModule, statement: ast.stmt) -> tuple[set[_Ref], list[str]]:
+        """The pieces of the project that a statement names, and the dotted names outside the project."""
+        refs: set[_Ref] = set()
+        outside: list[str] = []
+        local = {imported.local: imported.target for imported in module.imports_in(statement)}
+        for part, is_declarer in self._parts(module, statement):
+            for chain in sorted(set(chains_in(part, used_names(part) | set(local)))):
+                target = self._resolve(module, chain, local)
+                if isinstance(target, str):
+                    outside.append(target)
+                elif target is not None and not (is_declarer and self._is_declaration(target)):
+                    refs.add(target)
+        return refs, outside
+
+    def _parts(self, module: SourceModule, statement: ast.stmt) -> Iterator[tuple[ast.AST, bool]]:
+        """The statement's decorators, then the rest of it; and of each whether it is Headrace's decorator."""
+        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            yield statement, False
+            return
+        for decorator in statement.decorator_list:
+            yield decorator, self._is_declarer(module, decorator)
+        bare = ast.parse(ast.unparse(statement)).body[0]
+        assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
+        bare.decorator_list = []
+        yield bare, False
+
+    def _is_declarer(self, module: SourceModule, decorator: ast.expr) -> bool:
+        chain = chain_of(decorator_target(decorator))
+        target = module.imports.get(chain[0]) if chain else None
+        return target is not None and target.split(".")[0] == _DECLARERS
+
+    def _is_declaration(self, ref: _Ref) -> bool:
+        module = self._module(ref.module)
+        return any(
+            self._is_declarer(module, decorator)
+            for statement in module.bindings.get(ref.name, [])
+            if isinstance(statement, (ast.FunctionDef, ast.ClassDef))
+            for decorator in statement.decorator_list
+        )
+
+    def _resolve(
+        self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()
+    ) -> _Ref | str | None:
+        """What a dotted name stands for: a piece of the project; a dotted name outside it; None for a builtin.
+
+        Args:
+            module: where the name is used.
+            chain: the name.
+            local: local name → dotted name, of imports within the statement.
+            path: the modules whose star imports led here.
+        """
+        first = chain[0]
+        if first in local:
+            return self._resolve_dotted([*local[first].split("."), *chain[1:]])
+        if first in module.bindings:
+            return _Ref(module.name, first)
+        if first in module.imports:
+            return self._resolve_dotted([*module.imports[first].split("."), *chain[1:]])
+        for star in module.star_imports:
+            if star in self._files and star not in path:
+                target = self._resolve(self._module(star), chain, {}, (*path, module.name))
+                if target is not None:
+                    return target
+        return None
+
+    def _resolve_dotted(self, parts: list[str]) -> _Ref | str:
+        for length in range(len(parts), 0, -1):
+            name = ".".join(parts[:length])
+            if name not in self._files:
+                continue
+            if length == len(parts):
+                return _Ref(name, "")
+            target = self._resolve(self._module(name), tuple(parts[length:]), {})
+            return target if target is not None else _Ref(name, parts[length])
+        return ".".join(parts)
+
+
+def _prefixes(dotted: str) -> Iterator[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        yield ".".join(parts[:length])

@@ -1,0 +1,46 @@
+"""The files that a project is made of: its modules, its locks, and the data files of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["LOCK_FILES", "file_stamps", "list_files", "list_modules", "stamp"]
+
+LOCK_FILES = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
+"""The files that say which versions of packages a project runs on."""
+
+
+def list_modules(root: Path, package: str) -> dict[str, Path]:
+    """Module name → file, for every module of a package in the folder `root`, sorted by path."""
+    files = {}
+    for path in sorted((root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+def list_files(path: Path) -> list[Path]:
+    """The file, or every file under the folder, sorted. Names that begin with `.` or `_` are left out."""
+    if path.is_file():
+        return [path]
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    )
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """The size and the modification time (nanoseconds) of a file: cheap, and enough to see an edit."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def file_stamps(root: Path, paths: Iterable[str]) -> list[list[str | int]]:
+    """Path, size and modification time of every file under the paths, which are relative to `root`."""
+    return [
+        [str(file.relative_to(root)), *stamp(file)]
+        for path in sorted(paths)
+        for file in list_files(root / path)
+    ]

@@ -1,0 +1,26 @@
+"""Settings of the Ray cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct, field
+
+__all__ = ["ClusterSettings"]
+
+
+class ClusterSettings(Struct, frozen=True):
+    """Which Ray runs what is spread over processes and machines.
+
+    Attributes:
+        state: the state folder.
+        address: setting `ray`: `local` (started for the project) or the address of a cluster.
+    """
+
+    state: Path
+    address: str = field(default="local", name="ray")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether Ray is started on this machine for the project."""
+        return self.address == "local"

@@ -1,0 +1,28 @@
+"""Settings of the online store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from headrace.kernel.addresses import sqlite_address
+
+__all__ = ["OnlineSettings"]
+
+
+class OnlineSettings(Struct, frozen=True):
+    """Where current feature values live.
+
+    Attributes:
+        state: the state folder.
+        address: setting `online`: `sqlite` (a file in the state folder), `redis://...` or `postgresql://...`.
+    """
+
+    state: Path
+    address: str = field(default="sqlite", name="online")
+
+    @property
+    def url(self) -> str:
+        """The full address: `sqlite:///file`, `redis://...` or `postgresql://...`."""
+        return sqlite_address(self.state / "online.db") if self.address == "sqlite" else self.address

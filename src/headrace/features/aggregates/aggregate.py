@@ -1,0 +1,100 @@
+"""Aggregate: what the window kernel and the online tiles need to know of one aggregate function.
+
+Offline, a function sees the sorted values of one column and computes a result for each of many ranges.
+Online, the events of a hop are condensed into a tile, which holds one value for each `TilePart`; a
+result is read from the tiles and the unsettled events of a window. Both give the same value to the bit,
+whatever the order in which events arrive.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import polars as pl
+
+from headrace.features.aggregates.column import Ints, SortedColumn
+from headrace.features.plan import Dtype
+from headrace.kernel.time import from_micros
+
+__all__ = ["Aggregate", "TilePart", "TileReader", "Track", "drop_nulls", "restore_of"]
+
+Track = list[list[Any]]
+"""The tiles of one column at one hop as parallel lists: their begins, then one list for each part."""
+
+TileReader = Callable[[Track, int, list[int], list[Any]], object]
+"""Reads a result from a track, the place of the first tile in the window, and the times and values of the
+unsettled events in the window. A null value does not count."""
+
+
+class TilePart(NamedTuple):
+    """One value that a tile holds. Aggregations of one column share the parts of equal name.
+
+    Attributes:
+        name: the part's name.
+        make: from the times and values of the tile's events, in order of time and without nulls.
+        merge: from the values of two tiles to that of all their events.
+        size: of the parts of equal name, the one with the greatest size is kept.
+    """
+
+    name: str
+    make: Callable[[list[int], list[Any]], Any]
+    merge: Callable[[Any, Any], Any]
+    size: int = 0
+
+
+class Aggregate(ABC):
+    """One aggregate function.
+
+    Args:
+        n: the parameter, of a function that takes one.
+
+    Attributes:
+        name: its name in a plan.
+        spellings: the texts by which an aggregation names it; with a parameter they end in `(n)`.
+        largest_n: the greatest value of its parameter.
+    """
+
+    name: ClassVar[str]
+    spellings: ClassVar[tuple[str, ...]]
+    largest_n: ClassVar[int] = 0
+
+    def __init__(self, n: int = 0) -> None:
+        self.n = n
+
+    @abstractmethod
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """The dtype of the result over a column of this dtype, which is not a list.
+
+        Raises:
+            TypeError: the function does not accept such a column.
+        """
+
+    @abstractmethod
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """The result for each range [low, high) of the column's values: m results, null or 0 of an empty range.
+
+        The caller casts them to the result's dtype.
+        """
+
+    @abstractmethod
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """The parts that tiles of a column of this dtype must hold."""
+
+    @abstractmethod
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """The reader of the result; `places` gives the place of each part in a track."""
+
+
+def drop_nulls(values: list[Any]) -> list[Any]:
+    """The values that count."""
+    return [value for value in values if value is not None] if values else values
+
+
+def restore_of(dtype: Dtype) -> Callable[[Any], Any] | None:
+    """The conversion from a whole number to the value that it encodes; None where a value encodes itself."""
+    return _RESTORE.get(dtype)
+
+
+_RESTORE: dict[Dtype, Callable[[Any], Any]] = {"bool": bool, "timestamp": from_micros}

@@ -1,0 +1,159 @@
+"""The first and the last values. Of values of one time, the greater is the later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track, restore_of
+from headrace.features.aggregates.column import Ints, SortedColumn
+from headrace.features.plan import Dtype
+
+__all__ = ["First", "Last", "LastN"]
+
+_MOST_VALUES = 1000  # of last(n): an entity's state holds n values a tile
+
+
+class First(Aggregate):
+    """The value of the earliest time; null of none."""
+
+    name = "first"
+    spellings = ("first",)
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return column
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return _pick(column, low, high > low)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (
+            TilePart(
+                "first",
+                lambda times, values: min(zip(times, values, strict=True)),
+                lambda a, b: min(tuple(a), tuple(b)),
+            ),
+        )
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        place, restore = places["first"], restore_of(column)
+
+        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
+            pairs = [tuple(pair) for pair in track[place][first : first + 1]]
+            pairs.extend(_pairs(times, unsettled))
+            if not pairs:
+                return None
+            value = min(pairs)[1]
+            return value if restore is None else restore(value)
+
+        return read
+
+
+class Last(Aggregate):
+    """The value of the latest time; null of none."""
+
+    name = "last"
+    spellings = ("last",)
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return column
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return _pick(column, high - 1, high > low)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (_last_part(1),)
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        read_values = _last_reader(places, 1, column)
+
+        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
+            values: Any = read_values(track, first, times, unsettled)
+            return None if values is None else values[0]
+
+        return read
+
+
+class LastN(Aggregate):
+    """The values of the n latest times, the oldest first; null of none."""
+
+    name = "last_n"
+    spellings = ("last(n)",)
+    largest_n: ClassVar[int] = _MOST_VALUES
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return f"list[{column}]"  # type: ignore[return-value]
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        first = np.maximum(low, high - self.n)
+        sizes = high - first
+        ends = np.cumsum(sizes)
+        places = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
+        values = column.names_of(pl.Series(column.in_order[places]))
+        lists = pa.LargeListArray.from_arrays(
+            pa.array(np.append(0, ends)), values.to_arrow(), mask=pa.array(sizes == 0)
+        )
+        return pl.Series(values=lists)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (_last_part(self.n),)
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        return _last_reader(places, self.n, column)
+
+
+def _pick(column: SortedColumn, places: Ints, present: Any) -> pl.Series:
+    """The values at these places, null where nothing is present."""
+    picked = np.zeros(len(places), dtype=column.values.dtype)
+    picked[present] = column.in_order[places[present]]
+    return column.series_of(picked, present, named=True)
+
+
+def _last_part(n: int) -> TilePart:
+    return TilePart(
+        "last",
+        lambda times, values: sorted(zip(times, values, strict=True))[-n:],
+        lambda a, b: sorted(tuple(pair) for pair in chain(a, b))[-n:],
+        n,
+    )
+
+
+def _last_reader(places: Mapping[str, int], n: int, column: Dtype) -> TileReader:
+    """The reader of the n latest values, the oldest first; None of none."""
+    place, restore = places["last"], restore_of(column)
+
+    def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
+        pairs = _pairs(times, unsettled)
+        count = 0
+        for tile in reversed(track[place][first:]):
+            pairs.extend((time, value) for time, value in tile)
+            count += len(tile)
+            if count >= n:
+                break
+        if not pairs:
+            return None
+        pairs.sort()
+        return [value if restore is None else restore(value) for _, value in pairs[-n:]]
+
+    return read
+
+
+def _pairs(times: list[int], values: list[Any]) -> list[tuple[int, Any]]:
+    return [(time, value) for time, value in zip(times, values, strict=True) if value is not None]

@@ -1,0 +1,95 @@
+"""SortedColumn: the values of one column, sorted by entity and time, as aggregate functions see them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from headrace.features.aggregates.exact import ExactSums, float_sums, whole_sums
+from headrace.features.aggregates.ranges import prefix_counts
+
+__all__ = ["Ints", "SortedColumn", "Values"]
+
+Ints = NDArray[np.int64]
+Values = NDArray[Any]
+
+
+class SortedColumn:
+    """The values of one column that count, sorted by (entity, time).
+
+    Args:
+        series: the column's values in the order of `keys`; null does not count.
+        keys: each value's entity and time as one number: entity · span + time, int64 [n].
+        span: the factor of the entity.
+
+    Attributes:
+        values: int64 or float64 [n]; of strings, their places in the sorted distinct strings.
+        is_float: whether the values are floats.
+    """
+
+    def __init__(self, series: pl.Series, keys: Ints, span: int) -> None:
+        self._span = span
+        self._counts_before: Ints | None = None
+        if series.null_count():
+            counts = series.is_not_null().to_numpy()
+            self._counts_before, keys, series = prefix_counts(counts), keys[counts], series.drop_nulls()
+        self._names: pl.Series | None = None
+        if series.dtype == pl.String:
+            self._names = series.unique().sort()
+            places = pl.DataFrame({"name": self._names, "place": np.arange(len(self._names))})
+            joined = series.to_frame("name").join(places, on="name", how="left", maintain_order="left")
+            series = joined["place"]
+        self.values: Values = series.to_numpy()
+        self.is_float = self.values.dtype == np.float64
+        self._keys = keys
+
+    def ranges_of(self, low: Ints, high: Ints) -> tuple[Ints, Ints]:
+        """Ranges of events as ranges of the values that count."""
+        if self._counts_before is None:
+            return low, high
+        return self._counts_before[low], self._counts_before[high]
+
+    def names_of(self, values: pl.Series) -> pl.Series:
+        """Values as they are in the column: of strings, the strings at these places."""
+        return values if self._names is None else self._names.gather(values)
+
+    def series_of(self, values: Values, present: NDArray[np.bool_], *, named: bool = False) -> pl.Series:
+        """Results as a series, null where `present` is false; `named`: they are values of the column."""
+        series = pl.Series(values=pa.array(values, mask=~present))
+        return self.names_of(series) if named else series
+
+    @cached_property
+    def sums(self) -> ExactSums:
+        """Prefix sums of the true values."""
+        return float_sums(self.values) if self.is_float else whole_sums(self.values)
+
+    @cached_property
+    def wrapped_sums(self) -> Ints:
+        """Prefix sums of whole numbers, wrapped around as int64."""
+        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.values)])
+
+    @cached_property
+    def in_order(self) -> Values:
+        """The values, those of one entity and time sorted by size."""
+        tied = self._keys[1:] == self._keys[:-1]
+        if not tied.any():
+            return self.values
+        places = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        values = self.values.copy()
+        values[places] = values[places][np.lexsort((values[places], self._keys[places]))]
+        return values
+
+    @cached_property
+    def previous_equal(self) -> Ints:
+        """For each value, the place of the entity's previous equal value plus one, or 0."""
+        entity = self._keys // self._span
+        order = np.lexsort((self.values, entity))  # stable: equal values stay in order of time
+        same = (entity[order][1:] == entity[order][:-1]) & (self.values[order][1:] == self.values[order][:-1])
+        previous = np.zeros(len(order), dtype=np.int64)
+        previous[order[1:][same]] = order[:-1][same] + 1
+        return previous

@@ -1,0 +1,83 @@
+"""Counts: of values, and of distinct values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import polars as pl
+
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
+from headrace.features.aggregates.column import Ints, SortedColumn
+from headrace.features.aggregates.ranges import count_distinct
+from headrace.features.plan import Dtype
+
+__all__ = ["COUNT_PART", "Count", "CountDistinct", "count_reader"]
+
+COUNT_PART = TilePart("count", lambda _, values: len(values), lambda a, b: a + b)
+
+
+class Count(Aggregate):
+    """How many values there are; 0 of none."""
+
+    name = "count"
+    spellings = ("count",)
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return "int64"
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return pl.Series(high - low, dtype=pl.Int64)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (COUNT_PART,)
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        return count_reader(places)
+
+
+class CountDistinct(Aggregate):
+    """How many different values there are, exactly; 0 of none."""
+
+    name = "count_distinct"
+    spellings = ("count_distinct",)
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return "int64"
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return pl.Series(count_distinct(column.previous_equal, low, high), dtype=pl.Int64)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (TilePart("distinct", lambda _, values: sorted(set(values)), lambda a, b: sorted({*a, *b})),)
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        place = places["distinct"]
+
+        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:
+            values = set(unsettled)
+            values.update(chain.from_iterable(track[place][first:]))
+            values.discard(None)
+            return len(values)
+
+        return read
+
+
+def count_reader(places: Mapping[str, int]) -> TileReader:
+    """The reader of how many values count."""
+    place = places["count"]
+
+    def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:
+        count: int = sum(track[place][first:])
+        return count + len(unsettled) - unsettled.count(None) if unsettled else count
+
+    return read

@@ -1,0 +1,68 @@
+"""The least and the greatest value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import polars as pl
+
+from headrace.features.aggregates.aggregate import (
+    Aggregate,
+    TilePart,
+    TileReader,
+    Track,
+    drop_nulls,
+    restore_of,
+)
+from headrace.features.aggregates.column import Ints, SortedColumn
+from headrace.features.aggregates.ranges import range_extremes
+from headrace.features.plan import Dtype
+
+__all__ = ["Max", "Min"]
+
+
+class _Extreme(Aggregate):
+    choose: ClassVar[Callable[..., Any]]
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return column
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        extremes = range_extremes(column.values, low, high, largest=self.name == "max")
+        return column.series_of(extremes, high > low, named=True)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        choose = type(self).choose
+        return (TilePart(self.name, lambda _, values: choose(values), choose),)
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        place, choose, restore = places[self.name], type(self).choose, restore_of(column)
+
+        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
+            values = track[place][first:] + drop_nulls(unsettled)
+            if not values:
+                return None
+            return choose(values) if restore is None else restore(choose(values))
+
+        return read
+
+
+class Min(_Extreme):
+    """The least value; strings are ordered by their code points; null of none."""
+
+    name = "min"
+    spellings = ("min",)
+    choose = min
+
+
+class Max(_Extreme):
+    """The greatest value; strings are ordered by their code points; null of none."""
+
+    name = "max"
+    spellings = ("max",)
+    choose = max

@@ -1,0 +1,131 @@
+"""Sum and mean. Both come from the true sum of the values, so they don't depend on the order of adding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import polars as pl
+
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track, drop_nulls
+from headrace.features.aggregates.column import Ints, SortedColumn
+from headrace.features.aggregates.counts import COUNT_PART, count_reader
+from headrace.features.aggregates.exact import mean_of, range_means, range_sums, sum_of, total_of
+from headrace.features.plan import Dtype
+
+__all__ = ["Mean", "Sum"]
+
+_FLOAT_SUM = TilePart("sum", lambda _, values: total_of(values), lambda a, b: total_of([*a, *b]))
+_WHOLE_SUM = TilePart(
+    "sum", lambda _, values: _pack_whole(sum(values)), lambda a, b: _pack_whole(_whole_total([a, b], []))
+)
+
+
+class Sum(Aggregate):
+    """The sum of numbers; booleans are 0 and 1. Whole sums wrap around as int64; null of none."""
+
+    name = "sum"
+    spellings = ("sum",)
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        _check_number(column)
+        return "float64" if column == "float64" else "int64"
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        if column.is_float:
+            return column.series_of(range_sums(column.sums, low, high), high > low)
+        return column.series_of(column.wrapped_sums[high] - column.wrapped_sums[low], high > low)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (_sum_part(column),)
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        place, add = places["sum"], _add_floats if column == "float64" else _add_whole
+
+        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
+            totals, values = track[place][first:], drop_nulls(unsettled)
+            return add(totals, values) if totals or values else None
+
+        return read
+
+
+class Mean(Aggregate):
+    """The true sum, rounded to a double, over the count; null of none."""
+
+    name = "mean"
+    spellings = ("mean", "avg")
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        _check_number(column)
+        return "float64"
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return column.series_of(range_means(column.sums, low, high), high > low)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (COUNT_PART, _sum_part(column))
+
+    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        place, count_values = places["sum"], count_reader(places)
+        mean = _mean_of_floats if column == "float64" else _mean_of_whole
+
+        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
+            count: Any = count_values(track, first, times, unsettled)
+            return mean(track[place][first:], drop_nulls(unsettled), count) if count else None
+
+        return read
+
+
+def _check_number(column: Dtype) -> None:
+    if column not in ("int64", "float64", "bool"):
+        raise TypeError(f"needs numbers, but the column is {column}")
+
+
+def _sum_part(column: Dtype) -> TilePart:
+    return _FLOAT_SUM if column == "float64" else _WHOLE_SUM
+
+
+def _add_floats(totals: list[Any], values: list[Any]) -> float:
+    return sum_of(chain(chain.from_iterable(totals), values))
+
+
+def _mean_of_floats(totals: list[Any], values: list[Any], count: int) -> float:
+    return mean_of(chain(chain.from_iterable(totals), values), count)
+
+
+def _add_whole(totals: list[Any], values: list[Any]) -> int:
+    """The sum, wrapped around as int64 offline and online alike."""
+    total = _whole_total(totals, values)
+    return total if _is_int64(total) else (total + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _mean_of_whole(totals: list[Any], values: list[Any], count: int) -> float:
+    return float(_whole_total(totals, values)) / count
+
+
+def _whole_total(totals: list[Any], values: list[Any]) -> int:
+    """The true sum of whole numbers and of what `_pack_whole` wrote."""
+    total: int = sum(values)
+    try:
+        total += sum(totals)
+    except TypeError:  # one of them is a text
+        total += sum(int(part, 16) if isinstance(part, str) else part for part in totals)
+    return total
+
+
+def _pack_whole(total: int) -> int | str:
+    """A whole number in a form that MessagePack can hold: beyond int64 a text of hexadecimal digits."""
+    return total if _is_int64(total) else hex(total)
+
+
+def _is_int64(value: int) -> bool:
+    return -(1 << 63) <= value < 1 << 63

@@ -1,0 +1,97 @@
+"""The events behind a windowed view's values: raw, and as the rows that its function makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+
+from headrace.features.offline.rowwise import rows_of
+from headrace.features.online import StreamPosition
+from headrace.features.plan import WindowedView
+from headrace.kernel.time import from_micros
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.read import read_input
+
+__all__ = ["EventsBehind", "find_events_behind"]
+
+
+class EventsBehind(NamedTuple):
+    """Events of an entity before a position, in the longest of the view's windows.
+
+    Attributes:
+        events: the contract's fields, `_log_partition`, `_log_offset`, `_arrived_at`; the newest first. Where
+            an event does not carry every key, also other entities' events.
+        rows: the entity's rows of the view's table that the events became: keys, time and columns.
+        event_of_row: for each row, the place of its event in `events`, Int64.
+    """
+
+    events: pl.DataFrame
+    rows: pl.DataFrame
+    event_of_row: pl.Series
+
+
+def find_events_behind(
+    project: Project,
+    lake: Lake,
+    view: WindowedView,
+    entity: Mapping[str, Any],
+    at: int,
+    position: StreamPosition,
+) -> EventsBehind:
+    """The events that a windowed view's values were computed from.
+
+    A rowwise function must leave the keys and the time that its event carries as they are.
+
+    Args:
+        project: it declares the topic and the rowwise tables of the view.
+        lake: it holds the topic's table.
+        view: the view.
+        entity: its join keys.
+        at: the moment, microseconds.
+        position: the position of the values.
+
+    Raises:
+        CallError: the project no longer has the topic, or the topic has no table.
+    """
+    contract = project.contract(view.topic)
+    carried = {field.name for field in msgspec.structs.fields(contract.struct)}
+    before = [
+        (pl.col("_log_partition") == partition) & (pl.col("_log_offset") < offset)
+        for partition, offset in position.offsets.items()
+    ]
+    time, moment = pl.col(contract.time), from_micros(at)
+    events = (
+        read_input(project, lake, contract)
+        .filter(pl.any_horizontal(before) if before else pl.lit(False))
+        .filter(time < moment, time >= moment - timedelta(microseconds=view.longest))
+        .filter(*(pl.col(key) == entity[key] for key in view.keys if key in carried))
+        .sort(contract.time, "_log_partition", "_log_offset", descending=True)
+        .collect()
+    )
+    rows, event_of_row = _rows_with_events(project, view, events)
+    mine = rows.select(
+        pl.all_horizontal(pl.col(key) == entity[key] for key in view.keys).fill_null(False)
+    ).to_series()
+    return EventsBehind(events, rows.filter(mine), event_of_row.filter(mine))
+
+
+def _rows_with_events(
+    project: Project, view: WindowedView, events: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.Series]:
+    """The rows of the view's table that the events become, and the place of each row's event.
+
+    A rowwise function may drop, multiply and reorder rows: it is called for each event alone.
+    """
+    rows_from = rows_of(project, [view])
+    if view.rowwise is None:
+        rows = rows_from(events.lazy()).collect()
+        return rows, pl.Series("event", range(events.height), dtype=pl.Int64)
+    each = pl.collect_all([rows_from(events[place].lazy()) for place in range(events.height)])
+    places = [place for place, rows in enumerate(each) for _ in range(rows.height)]
+    empty = rows_from(events[:0].lazy()).collect()
+    return pl.concat([empty, *each]), pl.Series("event", places, dtype=pl.Int64)

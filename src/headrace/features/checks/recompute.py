@@ -1,0 +1,298 @@
+"""Recompute served features offline: `check parity` and `why` compare what this returns.
+
+A served value has a position: the events before it (a windowed view), or a row of a snapshot (an as-of
+view). So it can be computed again from the lake, however many late events came since. The features take
+the path of a training set: the window kernel and the as-of join, the on-demand functions over whole
+columns, and the matrix that the model learns from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+from msgspec import Struct
+
+from headrace.features.offline.point_in_time import MOMENT, join_as_of
+from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
+from headrace.features.offline.windows import aggregate
+from headrace.features.online import RowPosition, ServedPosition, StreamPosition
+from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView
+from headrace.features.values.columns import POLARS
+from headrace.features.values.matrix import Matrix
+from headrace.features.values.on_demand import OnDemand, OnDemandError
+from headrace.kernel.errors import CallError
+from headrace.kernel.time import from_micros
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.read import read_input
+
+__all__ = ["Recomputed", "ServedPrediction", "recompute", "views_of_edited_code"]
+
+_ROW, _AT, _UNTIL = "__row", "__at", "__until"
+_PARTITION, _OFFSET = "_log_partition", "_log_offset"
+_INSTANT = pl.Datetime("us", "UTC")
+_TOGETHER = 2_000  # predictions that are joined with their events at once
+
+
+class ServedPrediction(Struct, frozen=True):
+    """One prediction, from the prediction log.
+
+    Attributes:
+        id: the prediction's id.
+        at: its moment, microseconds.
+        keys: join key → value.
+        values: column (`view__feature`) → the value that the model saw; None or NaN is missing.
+        positions: view → the position of its values.
+        request: the request's other fields, of the plan's dtypes (`conversion.decode_fields`).
+    """
+
+    id: str
+    at: int
+    keys: dict[str, int | str]
+    values: dict[str, float | str | None]
+    positions: dict[str, ServedPosition]
+    request: dict[str, Any] = {}
+
+
+class Recomputed(NamedTuple):
+    """The features of one prediction, computed again.
+
+    Attributes:
+        features: column → value, of the features of every view without a failure.
+        seen: column → the value that training gives the model for it; None: missing. Only those of
+            `plan.features` whose view has no failure.
+        failures: view → why its features could not be computed again.
+    """
+
+    features: dict[str, Any]
+    seen: dict[str, float | str | None]
+    failures: dict[str, str]
+
+
+def views_of_edited_code(project: Project, plan: FeaturePlan) -> frozenset[str]:
+    """The views whose values nobody can compute again, because a rowwise function was edited since the plan
+    was compiled: windowed views of that function, and on-demand views that read them."""
+    codes = codes_of(project)
+    edited = {view.name for view in plan.windowed if is_of_other_code(view, codes)}
+    for view in plan.on_demand:
+        if any(source.view in edited for source in view.inputs):
+            edited.add(view.name)
+    return frozenset(edited)
+
+
+def recompute(
+    project: Project,
+    lake: Lake,
+    plan: FeaturePlan,
+    served: Sequence[ServedPrediction],
+    *,
+    skip: frozenset[str] = frozenset(),
+    sources: Mapping[str, pl.LazyFrame] | None = None,
+) -> list[Recomputed]:
+    """The features of predictions, computed again at their moments and positions.
+
+    Args:
+        project: it declares the topics and rowwise tables of the plan's views.
+        lake: it holds the topics' tables, and the snapshots that as-of values came from.
+        plan: the plan that was served.
+        served: the predictions.
+        skip: views that are not computed; they have neither features nor a failure.
+        sources: view → the rows to compute it from, where the caller has read them: of a windowed view the
+            topic's events (as `read_input` gives them), of an as-of view the rows of its table.
+
+    Returns:
+        One result for each prediction.
+    """
+    work = _Work(served, [{} for _ in served], {})
+    for view in plan.views:
+        if view.name in skip:
+            continue
+        source = (sources or {}).get(view.name)
+        if isinstance(view, WindowedView):
+            if source is None:
+                source = read_input(project, lake, project.contract(view.topic))
+            _recompute_windowed(project, view, source, work)
+        elif isinstance(view, AsOfView):
+            _recompute_as_of(lake, plan, view, source, work)
+        else:
+            _recompute_on_demand(plan, view, work)
+    return _by_prediction(plan, work)
+
+
+def _by_prediction(plan: FeaturePlan, work: _Work) -> list[Recomputed]:
+    values = _values_in_training(plan, work)
+    features = {
+        f"{view.name}__{field.name}": (view.name, work.columns[f"{view.name}__{field.name}"].to_list())
+        for view in plan.views
+        for field in view.features
+        if f"{view.name}__{field.name}" in work.columns
+    }
+    results = []
+    for place, failures in enumerate(work.failures):
+        known = {column: series[place] for column, (view, series) in features.items() if view not in failures}
+        seen = {column: series[place] for column, series in values.items() if column in known}
+        results.append(Recomputed(known, seen, failures))
+    return results
+
+
+class _Work(NamedTuple):
+    """Attributes: the predictions; for each, view → failure; column → its values so far, one a prediction."""
+
+    served: Sequence[ServedPrediction]
+    failures: list[dict[str, str]]
+    columns: dict[str, pl.Series]
+
+    def add(self, view: StoredView | OnDemandView, values: Mapping[str, Sequence[object] | pl.Series]) -> None:
+        """Adds the features of a view, by the features' names."""
+        for field in view.features:
+            series = pl.Series(values[field.name], dtype=POLARS[field.dtype])
+            self.columns[f"{view.name}__{field.name}"] = series
+
+
+def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFrame, work: _Work) -> None:
+    ends: list[tuple[int, int, int, *tuple[Any, ...]]] = []  # prediction, log partition, its end, keys
+    for place, prediction in enumerate(work.served):
+        position = prediction.positions.get(view.name)
+        if not isinstance(position, StreamPosition):
+            work.failures[place][view.name] = f"it has no position of {view.name}"
+            continue
+        keys = [prediction.keys.get(key) for key in view.keys]
+        ends.extend((place, partition, end, *keys) for partition, end in position.offsets.items())
+    rows = _rows_by_position(project, view, events, {(partition, end) for _, partition, end, *_ in ends})
+    key_types = {key: rows.schema[key] for key in view.keys}
+    before = pl.DataFrame(
+        ends, {_ROW: pl.Int64, _PARTITION: pl.Int32, _UNTIL: pl.Int64, **key_types}, orient="row"
+    )
+    moments = pl.DataFrame(
+        [(place, from_micros(prediction.at)) for place, prediction in enumerate(work.served)],
+        {_ROW: pl.Int64, _AT: _INSTANT},
+        orient="row",
+    )
+    # Each prediction is an entity of its own, with the events before its position.
+    by_prediction = msgspec.structs.replace(view, keys=(_ROW,))
+    results = [aggregate(by_prediction, moments[:0], rows, at=_AT)]
+    for first in range(0, len(moments), _TOGETHER):
+        chunk = before.filter(pl.col(_ROW).is_between(first, first + _TOGETHER, closed="left"))
+        visible = chunk.join(rows, on=[*view.keys, _PARTITION]).filter(pl.col(_OFFSET) < pl.col(_UNTIL))
+        results.append(aggregate(by_prediction, moments[first : first + _TOGETHER], visible, at=_AT))
+    values = pl.concat(results)
+    work.add(view, {field.name: values[field.name] for field in view.features})
+
+
+def _rows_by_position(
+    project: Project, view: WindowedView, events: pl.LazyFrame, ends: set[tuple[int, int]]
+) -> pl.DataFrame:
+    """The rows of the view's table, each with its place in the log, as precisely as the positions
+    (log partition, end) tell them apart.
+
+    The function keeps no offsets, but f(a + b) = f(a) + f(b): so it is run on each piece of the log between
+    two positions, and its rows get the piece's first offset.
+    """
+    rows_from = rows_of(project, [view])
+    ordered = events.collect().sort(_PARTITION, _OFFSET)
+    pieces = [_with_place(rows_from(ordered[:0].lazy()), 0, 0)]
+    for partition in sorted({partition for partition, _ in ends}):
+        part = ordered.filter(pl.col(_PARTITION) == partition)
+        cuts = [0, *sorted({end for end_partition, end in ends if end_partition == partition and end > 0})]
+        places = part[_OFFSET].search_sorted(pl.Series(cuts)).to_list()
+        for (first, begin), (_, end) in pairwise(zip(cuts, places, strict=True)):
+            if end > begin:
+                pieces.append(_with_place(rows_from(part[begin:end].lazy()), partition, first))
+    return pl.concat(pl.collect_all(pieces))
+
+
+def _with_place(rows: pl.LazyFrame, partition: int, offset: int) -> pl.LazyFrame:
+    return rows.with_columns(
+        pl.lit(partition, pl.Int32).alias(_PARTITION), pl.lit(offset, pl.Int64).alias(_OFFSET)
+    )
+
+
+def _recompute_as_of(
+    lake: Lake, plan: FeaturePlan, view: AsOfView, source: pl.LazyFrame | None, work: _Work
+) -> None:
+    values: dict[str, list[object]] = {field.name: [None] * len(work.served) for field in view.features}
+    by_snapshot: dict[int | None, list[int]] = {}
+    for place, prediction in enumerate(work.served):
+        position = prediction.positions.get(view.name)
+        if isinstance(position, RowPosition) and (source is not None or position.snapshot is not None):
+            by_snapshot.setdefault(position.snapshot, []).append(place)
+        else:
+            work.failures[place][view.name] = f"it has no position of {view.name}"
+    for snapshot, places in by_snapshot.items():
+        try:
+            table = lake.table(view.table).scan(snapshot) if source is None else source
+        except CallError:
+            for place in places:
+                work.failures[place][view.name] = f"snapshot {snapshot} of {view.table} has expired"
+            continue
+        predictions = [work.served[place] for place in places]
+        schema = table.collect_schema()
+        rows = pl.DataFrame(
+            [(*(p.keys.get(key) for key in view.keys), from_micros(p.at)) for p in predictions],
+            {**{key: schema[key] for key in view.keys}, MOMENT: _INSTANT},
+            orient="row",
+        )
+        joined = join_as_of(rows, view, table, strict=plan.is_strict(view))
+        for name, column in values.items():
+            for place, value in zip(places, joined[name].to_list(), strict=True):
+                column[place] = value
+    work.add(view, values)
+
+
+def _recompute_on_demand(plan: FeaturePlan, view: OnDemandView, work: _Work) -> None:
+    """Calls the function for all predictions whose inputs are known, without those that it fails on."""
+    on_demand = OnDemand(view, plan.input_dtypes)
+    inputs: list[list[object]] = []
+    for source in view.inputs:
+        column = f"{source.view}__{source.name}"
+        if source.view is None:
+            inputs.append([prediction.request.get(source.name) for prediction in work.served])
+        elif column in work.columns:
+            inputs.append(work.columns[column].to_list())
+        else:  # a skipped view
+            inputs.append([None] * len(work.served))
+            for failures in work.failures:
+                failures[view.name] = f"{column} could not be computed again"
+    for failures in work.failures:
+        for source in view.inputs:
+            if source.view in failures:
+                failures[view.name] = f"{source.view}__{source.name} could not be computed again"
+    values: dict[str, list[object]] = {field.name: [None] * len(work.served) for field in view.features}
+    while places := [place for place, failures in enumerate(work.failures) if view.name not in failures]:
+        try:
+            columns = on_demand.compute_columns([[column[p] for p in places] for column in inputs], len(places))
+        except OnDemandError as error:
+            for place in places if error.row is None else [places[error.row]]:
+                work.failures[place][view.name] = error.what
+            continue
+        for field, results in zip(view.features, columns, strict=True):
+            for place, value in zip(places, results, strict=True):
+                values[field.name][place] = value
+        break
+    work.add(view, values)
+
+
+def _values_in_training(plan: FeaturePlan, work: _Work) -> dict[str, list[float | str | None]]:
+    """Column → the values that training gives the model, one a prediction."""
+    if not work.served:
+        return {}
+    frame = pl.DataFrame(
+        {
+            feature.column: work.columns.get(
+                feature.column, pl.Series([None] * len(work.served), dtype=POLARS[feature.dtype])
+            )
+            for feature in plan.features
+        }
+    )
+    matrix = Matrix(plan)
+    text = {f.column: frame[f.column].to_list() for f in plan.features if f.dtype == "string"}
+    rows = matrix.values(matrix.of_frame(frame), text)
+    return {
+        column: [None if value != value else value for value in values]
+        for column, values in zip(matrix.columns, zip(*rows, strict=True), strict=True)
+        if column in work.columns
+    }

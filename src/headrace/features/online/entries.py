@@ -1,0 +1,43 @@
+"""The state of one entity in an as-of view: the rows that a lookup can still see, packed as MessagePack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from headrace.features.online.tiles import SETTLED
+from headrace.features.plan import AsOfView
+
+__all__ = ["Entry", "merge_entries", "pack_entries", "select_pushed", "unpack_entries"]
+
+Entry = tuple[int, int | None, list[Any]]
+"""A row: its time (microseconds), the snapshot that it was read from (None: it was pushed), its features."""
+
+pack_entries = msgspec.msgpack.Encoder().encode
+"""From a list of entries in order of time to bytes."""
+
+unpack_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+"""The entries that `pack_entries` packed. Raises msgspec.DecodeError on anything else."""
+
+_unpack_sources = msgspec.msgpack.Decoder(list[tuple[int, int | None, msgspec.Raw]]).decode
+
+
+def select_pushed(packed: bytes) -> list[Entry]:
+    """The pushed entries among the packed ones; none of bytes that cannot be read, which a load replaces."""
+    try:
+        if all(snapshot is not None for _, snapshot, _ in _unpack_sources(packed)):
+            return []
+        return [entry for entry in unpack_entries(packed) if entry[1] is None]
+    except msgspec.DecodeError:
+        return []
+
+
+def merge_entries(old: Sequence[Entry], new: Sequence[Entry], view: AsOfView, now: int) -> list[Entry]:
+    """The entries of both that a lookup can still see; of equal time, the new one."""
+    by_time = {entry[0]: entry for entry in (*old, *new)}
+    times = sorted(by_time)
+    known = sum(1 for time in times if time <= now - SETTLED)
+    visible = times[max(known - 1, 0) :]
+    return [by_time[time] for time in visible if view.ttl is None or time >= now - SETTLED - view.ttl]

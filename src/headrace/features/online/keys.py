@@ -1,0 +1,58 @@
+"""KeySchema: the join keys of an entity, and the one value that a database keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from headrace.features.plan import FeaturePlan, StoredView
+from headrace.kernel.digest import short_digest
+
+__all__ = ["Key", "KeySchema"]
+
+Key = tuple[Any, ...]
+"""The values of an entity's join keys, in their order."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+class KeySchema(Struct, frozen=True, array_like=True):
+    """The join keys of an entity, in order, each with its dtype.
+
+    A database keeps one value for each entity: of a single key the key itself, of several keys their
+    MessagePack.
+    """
+
+    columns: tuple[tuple[str, Literal["int64", "string"]], ...]
+
+    @classmethod
+    def of(cls, plan: FeaturePlan, view: StoredView) -> KeySchema:
+        """The join keys of a plan's view."""
+        dtypes = {entity.join_key: entity.dtype for entity in plan.entities}
+        return cls(tuple((key, dtypes[key]) for key in view.keys))
+
+    @property
+    def kind(self) -> Literal["int64", "string", "bytes"]:
+        """The type of the value that a database keeps."""
+        return self.columns[0][1] if len(self.columns) == 1 else "bytes"
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits that name the schema."""
+        return short_digest(msgspec.json.encode(self.columns))
+
+    def packer(self) -> Callable[[Key], Any]:
+        """The function from a key to the value that a database keeps."""
+        return _pack if len(self.columns) > 1 else _single
+
+    def unpack(self, packed: Any) -> Key:
+        """The key that the packer packed."""
+        return tuple(_unpack(packed)) if len(self.columns) > 1 else (packed,)
+
+
+def _single(key: Key) -> Any:
+    return key[0]

@@ -1,0 +1,174 @@
+"""OnlineStore: the port, and `open`, the one place that chooses an implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
+from headrace.kernel.addresses import path_of
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.position import LogPosition, Position, SnapshotPosition
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "LookupResult",
+    "OnlineStore",
+    "RowPosition",
+    "ServedPosition",
+    "StreamPosition",
+    "UnreadEvent",
+    "open",
+]
+
+
+class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
+    """The position of a windowed view's value: it is computed from exactly the entity's events before it.
+
+    Attributes:
+        offsets: log partition → the first offset that is not in it.
+    """
+
+    offsets: dict[int, int]
+
+
+class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
+    """The position of an as-of view's value: the row that it came from, if there was one.
+
+    Attributes:
+        snapshot: the snapshot of the view's table that the row was read from; of a missing row, the
+            snapshot that was loaded last; None: no snapshot was loaded, or the row was pushed.
+        time: the row's feature time, microseconds; None: there was no row.
+    """
+
+    snapshot: int | None
+    time: int | None
+
+
+ServedPosition = StreamPosition | RowPosition
+
+
+class LookupResult(NamedTuple):
+    """The values of a lookup.
+
+    Attributes:
+        rows: for each key, the values of `plan.looked_up` in that order; None is missing.
+        positions: for each key, view name → the position of its values.
+    """
+
+    rows: list[list[Any]]
+    positions: list[dict[str, ServedPosition]]
+
+
+class UnreadEvent(NamedTuple):
+    """An event that the view's rowwise function fails on.
+
+    Attributes:
+        fields: the event's fields; they include the view's keys.
+        reason: the function's error, and the event's place in the log.
+    """
+
+    fields: Mapping[str, Any]
+    reason: str
+
+
+class OnlineStore(Protocol):
+    """The store of current feature values. Several threads may use one instance."""
+
+    def prepare(self, plan: FeaturePlan) -> None:
+        """Adds the plan's stored views. Idempotent."""
+
+    def views(self) -> list[StoredView]:
+        """Every view that was prepared and not dropped."""
+
+    def drop(self, digest: str) -> None:
+        """Removes the view with this digest and its state, if there is one."""
+
+    def position(self, view: StoredView) -> Position | None:
+        """How far the view's state has come; None: it has not been filled."""
+
+    def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
+        """Replaces the view's state by a snapshot of its table. Returns the snapshot's number of entities.
+
+        An entity that the snapshot lacks loses its values, and an entity whose newest row it lacks gets
+        those of the row before. Only pushed rows stay, each as one more row beside the snapshot's. Readers
+        see the old state or the new one. `rows` has the view's keys, time and features: every row of the
+        table.
+        """
+
+    def push(self, view: AsOfView, rows: pa.Table) -> int:
+        """Adds rows that are in no snapshot. Returns the number of entities that got rows.
+
+        A row never hides a newer one. A row of equal time is replaced, until the next snapshot is loaded.
+        The view's position does not change; a view that is still empty gets snapshot 0, so that the next
+        fill reads the table.
+        """
+
+    def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
+        """Replaces the view's state by one of `rows`, its table up to `position`. Returns the number of
+        entities.
+
+        `rows` has the view's keys, time and columns. Readers see nothing before the state is complete. An
+        entity whose state cannot be computed is broken (see `apply`).
+        """
+
+    def count_broken(self, view: WindowedView) -> int:
+        """How many entities of the view are broken. A fill repairs them."""
+
+    def apply(
+        self,
+        views: Sequence[WindowedView],
+        rows: pa.Table,
+        position: LogPosition,
+        *,
+        after: LogPosition,
+        unread: Sequence[UnreadEvent] = (),
+    ) -> None:
+        """Adds rows to the state of views at the position `after`, and moves the views to `position` in the
+        log partitions in which the two differ: one transaction.
+
+        Others may have moved the views in other log partitions meanwhile. An entity whose state cannot
+        take its rows, or that has an unread event, is broken from then on: the store logs it, and a lookup
+        of it raises. Other entities are not affected.
+
+        Args:
+            views: filled views of one table.
+            rows: the rows of the views' table from the events between `after` and `position`: keys, time
+                and columns.
+            position: the views' position afterwards.
+            after: the views' position now.
+            unread: the events between them that did not become rows.
+
+        Raises:
+            Conflict: a view has another position in one of those log partitions; nothing was written.
+        """
+
+    def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
+        """The values of the plan's stored features for each key, at `at` (microseconds, about now).
+
+        Raises:
+            CallError: the plan was not prepared here.
+            Unavailable: a view was not filled yet, or an entity is broken.
+        """
+
+    def close(self) -> None:
+        """Closes the connections."""
+
+
+def open(url: str) -> OnlineStore:  # noqa: A001
+    """The online store at `url`: `sqlite:///file`.
+
+    Raises:
+        ProjectError: no online store has such an address.
+    """
+    if url.startswith("sqlite://"):
+        from headrace.features.online.sqlite import open_sqlite
+
+        return open_sqlite(path_of(url))
+    raise ProjectError(
+        f"{url!r} is not the address of an online store", remedy="Use sqlite:///absolute/path/of/a/file.db."
+    )

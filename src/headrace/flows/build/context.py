@@ -1,0 +1,181 @@
+"""BuildContext: what the stages of one build share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from headrace.config.settings import Settings
+from headrace.flows.build import refresh
+from headrace.flows.build.fingerprints import fingerprint_project, is_current, source_digest
+from headrace.flows.build.graph import StageGraph
+from headrace.flows.build.pointers import CODE, Pointers
+from headrace.flows.build.project_code import ProjectCode, read_project_code
+from headrace.kernel.errors import ProjectError
+from headrace.projects.project import Project, load_project
+
+if TYPE_CHECKING:
+    from headrace.features.plan import FeaturePlan
+    from headrace.lake import Lake
+
+__all__ = ["BuildContext"]
+
+
+@dataclass
+class BuildContext:
+    """What the stages of one build share. Each part is made when it is first needed.
+
+    Attributes:
+        settings: whose project.
+        override: why a version that the gate refuses is released nevertheless, or None.
+        by: who builds, for the record of a release.
+    """
+
+    settings: Settings
+    override: str | None = None
+    by: str = "build"
+    _projects: dict[bool, Project] = field(default_factory=dict)
+
+    @cached_property
+    def pointers(self) -> Pointers:
+        """The project's pointers."""
+        return Pointers(self.settings.root)
+
+    @cached_property
+    def source_digest(self) -> str:
+        """The digest of the project's source files when this process first read them."""
+        return source_digest(self.settings)
+
+    @cached_property
+    def code(self) -> ProjectCode:
+        """The project's fingerprints: those recorded where nothing has changed since, else new ones."""
+        return self.recorded_code or fingerprint_project(self.project(), self.settings, self.source_digest)
+
+    @cached_property
+    def recorded_code(self) -> ProjectCode | None:
+        """The fingerprints recorded by the last build; None where something has changed since."""
+        recorded = read_project_code(self.pointers)
+        return recorded if recorded and is_current(recorded, self.settings, self.source_digest) else None
+
+    @cached_property
+    def graph(self) -> StageGraph:
+        """The stages of the project as it is now."""
+        return StageGraph.of_project(self.code, self.settings)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake."""
+        from headrace import lake
+
+        return lake.open(self.settings)
+
+    def project(self, *, features: bool = True) -> Project:
+        """The project; without features and models it loads 5 s faster.
+
+        Raises:
+            ProjectError: a file was edited since the fingerprints were taken, so that the build would record
+                its results as those of other code.
+        """
+        if True in self._projects:
+            return self._projects[True]
+        if features not in self._projects:
+            digest = self.source_digest  # before the modules are loaded
+            if features:
+                import headrace.features.feast  # noqa: F401  (before the project's modules: quicker)
+            project = load_project(self.settings, without=() if features else ("feast",))
+            if source_digest(self.settings) != digest:
+                raise ProjectError(
+                    "the project's code was edited while the build was reading it",
+                    where=str(self.settings.root / self.settings.project),
+                    remedy="Run the build again: nothing was built from a half-finished edit.",
+                )
+            self._projects[features] = project
+        return self._projects[features]
+
+    def write_code(self) -> None:
+        """Writes the fingerprints to pointers/code.json."""
+        self.pointers.write(CODE, msgspec.to_builtins(self.code))
+
+    def snapshot(self, table: str) -> int:
+        """The snapshot that the table's pointer names.
+
+        Raises:
+            ProjectError: the table has no pointer yet.
+        """
+        path = self.code.pointer_of(table)
+        pointer = self.pointers.read(path)
+        if pointer is None:
+            raise ProjectError(
+                f"table {table!r} has not been built yet", where=path, remedy="headrace build builds it."
+            )
+        return int(pointer["snapshot"])
+
+    def newest_inputs(self, model: str) -> dict[str, int]:
+        """Table → the snapshot that its pointer names, for each table that the model is made from.
+
+        Raises:
+            ProjectError: a table has no pointer yet.
+        """
+        return {table: self.snapshot(table) for table in self.code.models[model].tables}
+
+    def inputs(self, model: str) -> dict[str, int]:
+        """Table → snapshot, as the stage `inputs` of the model chose them."""
+        pointer = self.pointers.read(Pointers.path("inputs", model))
+        assert pointer is not None
+        return {table: int(snapshot) for table, snapshot in pointer["snapshots"].items()}
+
+    def refresh_reason(self, model: str, inputs: dict[str, int]) -> str | None:
+        """Why the model takes these inputs now, or None (see refresh)."""
+        return refresh.refresh_reason(
+            self.pointers.read(Pointers.path("inputs", model)),
+            inputs,
+            self.code.training_set_digest(model),
+            timedelta(seconds=self.code.models[model].refresh),
+            is_trained=self.pointers.read(Pointers.path("train", model)) is not None,
+        )
+
+    def next_refreshes(self) -> dict[str, datetime]:
+        """Model → when it will take the newer inputs that its refresh holds back; other models are left out.
+
+        Raises:
+            ProjectError: a table has no pointer yet.
+        """
+        moments = {}
+        for name, model in self.code.models.items():
+            pointer = self.pointers.read(Pointers.path("inputs", name))
+            due = refresh.due_at(pointer, self.newest_inputs(name), timedelta(seconds=model.refresh))
+            if due is not None:
+                moments[name] = due
+        return moments
+
+    def plan_file(self, model: str) -> Path:
+        """The file of the model's plan."""
+        return self.settings.root / Pointers.path("plans", model)
+
+    def plan(self, model: str) -> FeaturePlan:
+        """The model's plan, as the stage `features` wrote it.
+
+        Raises:
+            FileNotFoundError: it has not been written yet.
+            msgspec.DecodeError: the file is damaged.
+        """
+        from headrace.features.plan import decode_plan
+
+        return decode_plan(self.plan_file(model).read_bytes())
+
+    def champion(self, model: str) -> int | None:
+        """The version that is champion now, or None."""
+        from headrace import log as logs
+        from headrace.serving import release
+
+        log = logs.open(self.settings.log.url)
+        try:
+            current = release.find_current(log, model)
+        finally:
+            log.close()
+        return None if current is None else release.champion_version(current)

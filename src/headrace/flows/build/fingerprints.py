@@ -1,0 +1,167 @@
+"""Takes the fingerprints of a project: one of each table, contract, model and of all Feast objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from headrace import __version__
+from headrace.code.external import ExternalDigests, external_digests
+from headrace.code.fingerprint import fingerprint, values_digest
+from headrace.code.index import CodeIndex
+from headrace.code.source_files import LOCK_FILES
+from headrace.config.settings import Settings
+from headrace.declare.event import Contract
+from headrace.declare.model import Model
+from headrace.declare.source import Source
+from headrace.declare.table import Table
+from headrace.flows.build.project_code import ModelCode, ProjectCode, Read
+from headrace.kernel.digest import digest_value
+from headrace.projects.loader import project_files
+from headrace.projects.project import Project
+
+if TYPE_CHECKING:
+    from headrace.features.plan import FeaturePlan
+
+__all__ = ["fingerprint_project", "is_current", "source_digest"]
+
+_FILE_READING = 2  # the version of how files are read: a higher one makes the tables that read them stale
+
+
+def source_digest(settings: Settings) -> str:
+    """The digest of what the project's modules are made from: their code without comments, and the lock."""
+    files = project_files(settings)
+    index = CodeIndex(files)
+    return digest_value([__version__, {name: index.pieces(name, "") for name in files}, _lock_digest(settings)])
+
+
+def is_current(code: ProjectCode, settings: Settings, digest: str) -> bool:
+    """Whether the fingerprints are of this source_digest, and of the files and variables as they are now."""
+    external = code.external
+    return code.source_digest == digest and external == external_digests(
+        settings.root, external.files, external.env
+    )
+
+
+def fingerprint_project(project: Project, settings: Settings, digest: str) -> ProjectCode:
+    """The fingerprints of the project.
+
+    Args:
+        project: the project, loaded.
+        settings: whose project.
+        digest: the source_digest of the files that it was loaded from.
+
+    Raises:
+        ProjectError: a file is not valid Python, or Feast objects cannot be compiled.
+    """
+    index = CodeIndex(project_files(settings))
+    external = external_digests(
+        settings.root,
+        files=[path for table in project.tables.values() for path in table.reads_files],
+        env=[name for table in project.tables.values() for name in table.env],
+    )
+    plans = _compile_plans(project)
+    return ProjectCode(
+        source_digest=digest,
+        external=external,
+        lock=_lock_digest(settings),
+        sources={source.name: source.path for source in project.sources.values()},
+        topics={contract.topic: contract.table for contract in project.contracts.values()},
+        contracts={contract.table: _contract_pieces(contract) for contract in project.contracts.values()},
+        tables={name: _table_pieces(project, table, index, external) for name, table in project.tables.items()},
+        reads={
+            name: [_read(declared) for declared in project.inputs(table)]
+            for name, table in project.tables.items()
+        },
+        features=_feature_pieces(project, index),
+        models={name: _model_code(model, plans[name], index) for name, model in project.models.items()},
+    )
+
+
+def _compile_plans(project: Project) -> dict[str, FeaturePlan]:
+    if not project.models:
+        return {}
+    from headrace.features.feast import compile as compile_plan  # 5 s: only when code has changed
+
+    return {name: compile_plan(project, model) for name, model in project.models.items()}
+
+
+def _read(declared: Contract | Source | Table) -> Read:
+    if isinstance(declared, Contract):
+        return Read("topics", declared.table)
+    return Read("tables" if isinstance(declared, Table) else "sources", declared.name)
+
+
+def _lines(pieces: dict[str, str]) -> list[str]:
+    return [f"{name} {digest}" for name, digest in sorted(pieces.items())]
+
+
+def _table_pieces(project: Project, table: Table, index: CodeIndex, external: ExternalDigests) -> list[str]:
+    module = table.function.__module__
+    pieces = index.pieces(module, table.function.__qualname__.split(".")[0]) if index.has(module) else {}
+    values = values_digest(table.function, index)
+    if values is not None:
+        pieces[f"values that {table.name}() was made with"] = values
+    for module, name in _names_of(project, table, index):
+        pieces |= index.pieces(module, name)
+    # The decorator's arguments, also where the table was not made by a decorator.
+    arguments: list[Any] = [table.partition_by, table.rowwise, table.schema]
+    if table.current:
+        arguments += [contract.row_key for contract in table.reads if isinstance(contract, Contract)]
+    pieces[f"@table of {table.name}"] = fingerprint(arguments, index)
+    pieces |= {f"file {path}": external.files[path] or "none" for path in table.reads_files}
+    pieces |= {f"variable {name}": external.env[name] or "none" for name in table.env}
+    for read in table.reads:
+        if isinstance(read, Source):
+            types = {column: repr(dtype) for column, dtype in read.schema.items()}
+            pieces[f"source({read.name})"] = digest_value([_FILE_READING, types, read.encoding])
+    return _lines(pieces)
+
+
+def _names_of(project: Project, table: Table, index: CodeIndex) -> Iterator[tuple[str, str]]:
+    """Module and name of each statement that binds the table: `daily = make_daily(2)` is code of it as well."""
+    for module in project.modules:
+        for name, value in vars(module).items():
+            if value is table and index.binds(module.__name__, name):
+                yield module.__name__, name
+
+
+def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
+    def pieces(*fields: str) -> list[str]:
+        return _lines(
+            {f"{field}= of {model.name}": fingerprint(getattr(model, field), index) for field in fields}
+        )
+
+    return ModelCode(
+        labels=model.labels.name,
+        views=sorted({view.table for view in plan.stored}),
+        plan=plan.digest,
+        refresh=model.refresh.total_seconds(),
+        training_set=pieces("labels", "target"),
+        fit=pieces("target", "trainer", "tune", "split", "missing", "task"),
+        gate=pieces("gate"),
+    )
+
+
+def _contract_pieces(contract: Contract) -> list[str]:
+    from headrace.events.contracts.description import describe_contract  # Arrow: only when code has changed
+
+    fields = describe_contract(contract)["fields"]
+    pieces = {f"{contract.topic}.{name}": digest_value(field) for name, field in fields.items()}
+    return _lines({**pieces, f"{contract.topic} time=": digest_value(contract.time)})
+
+
+def _feature_pieces(project: Project, index: CodeIndex) -> list[str]:
+    """The pieces of every Feast object at the top of a module."""
+    pieces: dict[str, str] = {}
+    for module in project.modules:
+        for name, value in vars(module).items():
+            if type(value).__module__.split(".")[0] == "feast" and index.has(module.__name__):
+                pieces.update(index.pieces(module.__name__, name))
+    return _lines(pieces)
+
+
+def _lock_digest(settings: Settings) -> str:
+    paths = {name: settings.root / name for name in LOCK_FILES}
+    texts = {name: path.read_text() for name, path in paths.items() if path.is_file()}
+    return digest_value(texts) if texts else "none"

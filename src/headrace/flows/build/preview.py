@@ -1,0 +1,112 @@
+"""What a build would run, and why. It writes nothing: `build --dry-run` and `status` show it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.config.settings import Settings
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.drift import find_drift
+from headrace.flows.build.pipeline import read_lock
+from headrace.flows.build.pointers import pointer_text
+from headrace.flows.build.reasons import StaleReason
+from headrace.flows.build.sources import find_sources, raise_first_problem
+from headrace.flows.build.stage import Stage
+
+__all__ = ["PlannedStage", "Preview", "plan_build"]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage, and why a build would run it; without reasons it is up to date."""
+
+    stage: Stage
+    reasons: tuple[StaleReason, ...]
+
+
+def plan_build(settings: Settings, targets: Sequence[str] = ()) -> list[PlannedStage]:
+    """Every stage of the targets but those that are never reported, in order, with the reasons why it is stale.
+
+    Raises:
+        ProjectError: the project is wrong, or a source that the targets need has no files.
+        CallError: a target does not exist.
+        Unavailable: the catalog is away, or a topic that the targets need has no events yet.
+    """
+    return Preview(BuildContext(settings)).plan(targets)
+
+
+class Preview:
+    """Goes through the stages in order, as a build would.
+
+    Attributes:
+        context: whose project.
+    """
+
+    def __init__(self, context: BuildContext) -> None:
+        self.context = context
+        self._root = context.settings.root
+        self._lock = read_lock(self._root)
+        self._sources = find_sources(context.settings, context.code)
+        self._stale: dict[str, str] = {}  # pointer that will change → the stage that writes it
+
+    def plan(self, targets: Sequence[str]) -> list[PlannedStage]:
+        """See plan_build."""
+        stages = self.context.graph.select(targets)
+        raise_first_problem(self._sources, stages)
+        drift = find_drift(self.context.settings, self.context.graph.stages)
+        planned = []
+        for stage in stages:
+            if stage.reporting == "never":
+                continue
+            reasons = stage.stale_reasons(self)
+            if reasons:
+                self._stale[stage.out] = stage.name
+            elif stage.name in drift:  # it is restored, and its pointer stays as it is
+                reasons = [StaleReason("state", drift[stage.name])]
+            planned.append(PlannedStage(stage, tuple(reasons)))
+        return planned
+
+    def is_any_stale(self, paths: Iterable[str]) -> bool:
+        """Whether a stage that would run writes one of these files."""
+        return not self._stale.keys().isdisjoint(paths)
+
+    def reasons_of(self, stage: Stage) -> list[StaleReason]:
+        """Why DVC would run the stage: its parameters, dependencies and outputs, compared with dvc.lock."""
+        recorded = self._lock.get(stage.name)
+        if recorded is None:
+            return [StaleReason("new", "it was never made")]
+        reasons: list[StaleReason] = []
+        for parameter in stage.params:
+            now = self.context.code.parameter(parameter.key)
+            reasons += parameter.reasons(recorded.params.get(parameter.key), now)
+        for path in stage.deps:
+            reasons += self._dependency_reasons(path, recorded.files.get(path))
+        if not reasons and recorded.files.get(stage.out) != _md5_of(self._root / stage.out):
+            reasons.append(StaleReason("output", f"{stage.out} is gone or was changed by hand"))
+        reasons += [
+            StaleReason("output", f"{path}/ is gone")
+            for path in stage.files
+            if not (self._root / path).exists()
+        ]
+        return reasons
+
+    def _dependency_reasons(self, path: str, recorded: str | None) -> list[StaleReason]:
+        if path in self._stale:
+            return [StaleReason("upstream", f"{self._stale[path]} runs first")]
+        if path in self._sources:
+            source = self._sources[path]
+            if recorded == _md5(pointer_text(source.pointer)):
+                return []
+            return [StaleReason("input", source.change)]
+        return [] if recorded == _md5_of(self._root / path) else [StaleReason("input", f"{path} changed")]
+
+
+def _md5(text: bytes) -> str:
+    return hashlib.md5(text, usedforsecurity=False).hexdigest()  # as DVC does
+
+
+def _md5_of(path: Path) -> str | None:
+    return _md5(path.read_bytes()) if path.is_file() else None

@@ -1,0 +1,136 @@
+"""ProjectCode: what pointers/code.json holds, the fingerprints of everything that the project declares.
+
+DVC takes its entries as parameters of stages, by their dotted names, such as `models.purchase.fit`.
+A fingerprint is a list of `piece digest` lines, so that a stage can name the function whose edit made it stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from headrace.code.external import ExternalDigests
+from headrace.flows.build.pointers import CODE, Pointers
+from headrace.kernel.digest import digest_value
+
+__all__ = ["ModelCode", "ProjectCode", "Read", "changed_pieces", "read_project_code"]
+
+
+class Read(msgspec.Struct, frozen=True, array_like=True):
+    """One input of a table. A source and a table may share a name, so the kind is part of it.
+
+    Attributes:
+        kind: the folder of its pointer.
+        name: the table in the lake, or the source.
+    """
+
+    kind: Literal["topics", "tables", "sources"]
+    name: str
+
+    @property
+    def pointer(self) -> str:
+        """The pointer file."""
+        return Pointers.path(self.kind, self.name)
+
+
+class ModelCode(msgspec.Struct, frozen=True):
+    """A model's declaration.
+
+    Attributes:
+        labels: the table of its labels.
+        views: the tables of its feature views, sorted.
+        plan: the digest of its feature plan.
+        refresh: how old its inputs may grow, in seconds.
+        training_set, fit, gate: the pieces that decide the training set, the training and the gate.
+    """
+
+    labels: str
+    views: list[str]
+    plan: str
+    refresh: float
+    training_set: list[str]
+    fit: list[str]
+    gate: list[str]
+
+    @property
+    def tables(self) -> list[str]:
+        """Every table that the model is made from, sorted."""
+        return sorted({self.labels, *self.views})
+
+
+class ProjectCode(msgspec.Struct, frozen=True):
+    """The fingerprints of a project.
+
+    Attributes:
+        source_digest: of the project's source files and its lock (fingerprints.source_digest).
+        external: the files and environment variables that tables declare to read.
+        lock: the digest of the project's lock files; "none" where there are none.
+        sources: name → path.
+        topics: topic → its table.
+        contracts: table of the topic → pieces, one a field.
+        tables: name → pieces, in the order in which tables are built.
+        reads: table → what it reads.
+        features: the pieces of all Feast objects.
+        models: name → its declaration.
+    """
+
+    source_digest: str
+    external: ExternalDigests
+    lock: str
+    sources: dict[str, str]
+    topics: dict[str, str]
+    contracts: dict[str, list[str]]
+    tables: dict[str, list[str]]
+    reads: dict[str, list[Read]]
+    features: list[str]
+    models: dict[str, ModelCode]
+
+    def pointer_of(self, table: str) -> str:
+        """The pointer of a table in the lake: a declared one, or a topic's."""
+        return Pointers.path("tables" if table in self.tables else "topics", table)
+
+    def parameter(self, key: str) -> Any:
+        """The value of a parameter of DVC's, such as `models.purchase.fit`."""
+        value = msgspec.to_builtins(self)
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    def contracts_of(self, table: str) -> list[str]:
+        """The topics' tables among what the table reads: their contracts are part of its code."""
+        return [read.name for read in self.reads[table] if read.kind == "topics"]
+
+    def table_digest(self, table: str) -> str:
+        """The digest of all code that decides a table's rows."""
+        contracts = [self.contracts[name] for name in self.contracts_of(table)]
+        return digest_value([self.lock, self.tables[table], contracts])
+
+    def training_set_digest(self, model: str) -> str:
+        """The digest of all code that decides the rows of a model's training set."""
+        declared = self.models[model]
+        tables = [self.tables.get(name) for name in declared.tables]
+        return digest_value([declared.plan, declared.training_set, tables])
+
+    def training_digest(self, model: str) -> str:
+        """The digest of all code that decides a model's training, its training set aside."""
+        return digest_value([self.lock, self.models[model].fit])
+
+
+def read_project_code(pointers: Pointers) -> ProjectCode | None:
+    """What pointers/code.json holds; None where there is none, or another version of Headrace wrote it.
+
+    Raises:
+        ProjectError: it is not JSON.
+    """
+    content = pointers.read(CODE)
+    try:
+        return None if content is None else msgspec.convert(content, ProjectCode)
+    except msgspec.ValidationError:
+        return None
+
+
+def changed_pieces(before: list[str], after: list[str]) -> list[str]:
+    """The names of the pieces that differ, sorted."""
+    old, new = (dict(line.rsplit(" ", 1) for line in lines) for lines in (before, after))
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

@@ -1,0 +1,115 @@
+"""Registers a trained version and, where the gate or an override lets it, makes it champion."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace import registry as registries
+from headrace.config.settings import Settings
+from headrace.flows.build.context import BuildContext
+from headrace.flows.models.release import release
+from headrace.kernel.digest import short_digest
+from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.files import move_into_place
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.private import make_private
+from headrace.kernel.run import Dataset, run
+from headrace.registry.source import write_source
+from headrace.training.files import REPORT
+from headrace.training.gate import GateResult
+from headrace.training.report import TrainingReport, read_report
+from headrace.training.training_set import keep_for_version
+
+__all__ = ["VersionRelease", "release_version"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VersionRelease:
+    """A version that is champion.
+
+    Attributes:
+        version: its number.
+        how: why it may be, in words.
+        pointer: what pointers/release/MODEL.json is to hold.
+    """
+
+    version: int
+    how: str
+    pointer: dict[str, Any]
+
+
+def release_version(context: BuildContext, name: str, folder: Path) -> VersionRelease:
+    """Registers the version whose bundle lies in the folder, and makes it champion.
+
+    Raises:
+        Refused: the gate refuses it; the rules that it breaks are listed.
+    """
+    model = context.project().model(name)
+    report = read_report(folder)
+    gate = report.gate
+    version = _register(context, name, folder, report)
+    if not gate.passed and context.override is None:
+        raise Refused(
+            f"the gate refuses version {version} of {name}:\n{_list_failures(gate)}",
+            where=str(model.place),
+            remedy=f"Release it all the same: headrace build release-{name} --override WHY",
+        )
+    if context.champion(name) != version:
+        why = "the gate passed" if gate.passed else str(context.override)
+        arms = [f"champion={version}"]
+        release(context.settings, name, arms, by=context.by, why=why, override=not gate.passed)
+    how = "it passed the gate" if gate.passed else f"by override ({context.override})"
+    how += "".join(f"; {note}" for note in gate.notes)
+    return VersionRelease(version, how, {"model": name, "version": version, "gate": msgspec.to_builtins(gate)})
+
+
+def _register(context: BuildContext, name: str, folder: Path, report: TrainingReport) -> int:
+    """The version's number. The same training, judged by the same gate, is one version, however often it is
+    registered."""
+    rows = report.training_set
+    sealed = _seal(context.settings, name, folder, report)
+    inputs = [
+        Dataset("model", f"{name}@{report.run}"),
+        Dataset("table", rows.table, SnapshotPosition(rows.table, rows.snapshot)),
+    ]
+    with run(f"register {name}", inputs) as registration:
+        registry = registries.open(context.settings)
+        version = registry.register(
+            name, sealed, metrics=report.metrics, params=report.parameters, tags=report.tags
+        )
+        try:
+            keep_for_version(context.lake, rows, version)
+        except CallError as error:  # the version is as good without, but its rows cannot be read again
+            _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
+        registration.output(Dataset("model", f"{name}@{version}"))
+    return version
+
+
+def _seal(settings: Settings, name: str, folder: Path, report: TrainingReport) -> Path:
+    """A copy of the bundle with the project's source, which no later training overwrites."""
+    place = settings.place("release", name)
+    sealed = place / f"{report.run}-{short_digest((folder / REPORT).read_text())}"
+    if not sealed.is_dir():
+        for older in place.glob("*"):
+            shutil.rmtree(older)
+        draft = make_private(place) / f".{sealed.name}"
+        shutil.copytree(folder, draft)
+        write_source(settings, draft / "source.tar.gz")
+        move_into_place(draft, sealed)
+    return sealed
+
+
+def _list_failures(gate: GateResult) -> str:
+    return "\n".join(
+        f"  {result.rule}: it is {result.value:.4f}, "
+        + (result.note if result.bound is None else f"the bound {result.bound:.4f}")
+        for result in gate.failed
+    )

@@ -1,0 +1,132 @@
+"""Runs a build: writes the sources' pointers, then runs what DVC finds changed, in order, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from time import perf_counter
+
+from headrace.config.settings import Settings
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
+from headrace.flows.build.pipeline import Pipeline, init
+from headrace.flows.build.pointers import write_if_changed
+from headrace.flows.build.report import Progress, StageReport
+from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, source_paths
+from headrace.flows.build.stage import Stage, StageResult
+from headrace.flows.build.unchanged import record_build
+from headrace.kernel.faults import reach
+from headrace.kernel.run import record_with, run
+
+__all__ = ["record_runs", "run_build", "run_stage"]
+
+
+def run_build(context: BuildContext, targets: Sequence[str], progress: Progress) -> list[StageReport]:
+    """Brings the targets up to date; see build. Returns what to report, a stage each.
+
+    A source that has a problem stops the stages that depend on it; the others run, and then it is raised.
+    """
+    settings, graph = context.settings, context.graph
+    init(settings.root)
+    selected = graph.select(targets)
+    sources = find_sources(settings, context.code)
+    blocked = graph.dependents_of(path for path, source in sources.items() if source.problem is not None)
+    reports: list[StageReport] = []
+    with record_runs(settings), run("build") as build_run:
+        for path, source in sources.items():
+            if source.problem is None:
+                context.pointers.write(path, source.pointer)
+        remove_void_pointers(settings, graph.stages)
+        _remove_lost_pointers(context, selected)
+        drift = find_drift(settings, graph.stages)
+        write_if_changed(settings.root / "dvc.yaml", graph.dvc_yaml().encode())
+        pipeline = Pipeline(settings.root)
+        with pipeline.lock():
+            for stage in selected:
+                if stage.name not in blocked:
+                    report = _bring_up_to_date(context, pipeline, stage, progress, drift.get(stage.name))
+                    reports += [] if report is None else [report]
+        build_run.fact(stages=[report.stage for report in reports])
+    raise_first_problem(sources, selected)
+    if not targets:
+        _record_build(context, sources)
+    return reports
+
+
+def run_stage(context: BuildContext, stage: Stage, *, restore: bool = False) -> StageResult:
+    """Does one stage's work, whether or not it is stale; the caller records it in dvc.lock.
+
+    Args:
+        context: whose build.
+        stage: the stage.
+        restore: only what it keeps outside of git is to follow its pointer.
+    """
+    with run(f"stage {stage.name}") as stage_run:
+        result = stage.restore(context) if restore else stage.run(context)
+        stage_run.fact(what=result.what, rows=result.rows)
+    record_state(context.settings, stage)
+    return result
+
+
+def _bring_up_to_date(
+    context: BuildContext, pipeline: Pipeline, stage: Stage, progress: Progress, drift: str | None
+) -> StageReport | None:
+    """Runs the stage where it must. Returns the report, or None where there is nothing to report."""
+    is_changed = pipeline.is_changed(stage.name)
+    if is_changed and stage.files and pipeline.restore(stage.name):
+        is_changed, drift = False, drift or "its files were those of another commit"
+    if not is_changed and drift is None and not stage.is_due(context):
+        return None
+    start = perf_counter()
+    before = context.pointers.read(stage.out)
+    if stage.reporting == "always":
+        progress(StageReport(stage.name, "begins"))
+    result = run_stage(context, stage, restore=not is_changed and drift is not None)
+    reach("build.before_record")
+    pipeline.record(stage.name)
+    reach("build.after_record")
+    if stage.reporting == "never":
+        return None
+    if stage.reporting == "on_change" and before == context.pointers.read(stage.out):
+        return None
+    report = StageReport(stage.name, result.what, result.rows, perf_counter() - start)
+    progress(report)
+    return report
+
+
+def _remove_lost_pointers(context: BuildContext, stages: Iterable[Stage]) -> None:
+    for stage in stages:
+        if context.pointers.read(stage.out) is not None and stage.is_lost(context):
+            context.pointers.remove(stage.out)
+
+
+def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> None:
+    topics = [source.pointer for source in sources.values() if "table" in source.pointer]
+    tables = table_snapshots(context.settings, context.graph.stages).values()
+    external = context.code.external
+    record_build(
+        context.settings,
+        heads={topic["table"]: topic["snapshot"] for topic in topics},
+        tables={table: snapshot for table, snapshot, _ in tables},
+        files=sorted({*source_paths(context.code).values(), *external.files}),
+        env=sorted(external.env),
+        due=min(context.next_refreshes().values(), default=None),
+    )
+
+
+@contextmanager
+def record_runs(settings: Settings) -> Iterator[None]:
+    """While the block runs, every run goes to the lineage store, and trainings to MLflow as well.
+
+    MLflow itself is loaded when a training has ended: a build that touches tables only never pays for it.
+    """
+    from headrace import lineage, registry
+    from headrace.training.recorder import MlflowRecorder
+
+    with ExitStack() as stack:
+        store = lineage.open(settings)
+        stack.callback(store.close)
+        recorder = stack.enter_context(store.recorder())  # when it ends, everything has been written
+        stack.enter_context(record_with(recorder))
+        stack.enter_context(record_with(MlflowRecorder(registry.open(settings))))
+        yield

@@ -1,0 +1,27 @@
+"""The stages of a build, one kind a file. A new kind is a new file and one entry of `KINDS`."""
+
+from __future__ import annotations
+
+from headrace.flows.build.stage import Stage
+from headrace.flows.build.stages.code import CodeStage
+from headrace.flows.build.stages.features import FeaturesStage
+from headrace.flows.build.stages.inputs import InputsStage
+from headrace.flows.build.stages.online import OnlineStage
+from headrace.flows.build.stages.release import ReleaseStage
+from headrace.flows.build.stages.table import TableStage
+from headrace.flows.build.stages.train import TrainStage
+from headrace.flows.build.stages.training_set import TrainingSetStage
+
+__all__ = ["KINDS"]
+
+KINDS: tuple[type[Stage], ...] = (
+    CodeStage,
+    TableStage,
+    FeaturesStage,
+    OnlineStage,
+    InputsStage,
+    TrainingSetStage,
+    TrainStage,
+    ReleaseStage,
+)
+"""In the order of the build: each kind depends on earlier ones alone."""

@@ -1,0 +1,50 @@
+"""`features`: applies the project's definitions to Feast's registry and compiles one plan a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from headrace.config.settings import Settings
+from headrace.flows.build.pointers import FEATURES, write_if_changed
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.reasons import LOCK, Parameter
+from headrace.flows.build.stage import Stage, StageResult
+
+if TYPE_CHECKING:
+    from headrace.flows.build.context import BuildContext
+
+__all__ = ["FeaturesStage"]
+
+
+class FeaturesStage(Stage):
+    """Depends on Feast's objects, and on each model's plan, for it writes the plans."""
+
+    kind = "features"
+    drift = "Feast's registry holds the definitions of another commit"
+
+    @classmethod
+    def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
+        if not code.models:
+            return []
+        plans = [Parameter(f"models.{name}.plan", "code", f"features of {name}") for name in code.models]
+        return [cls(params=(LOCK, Parameter("features", "code"), *plans), out=FEATURES)]
+
+    def run(self, context: BuildContext) -> StageResult:
+        from headrace.features import feast
+        from headrace.features.plan import encode_plan
+
+        project = context.project()
+        feast.apply(project)
+        digests = {}
+        for name, model in project.models.items():
+            plan = feast.compile(project, model)
+            write_if_changed(context.plan_file(name), encode_plan(plan) + b"\n")
+            digests[name] = plan.digest
+        context.pointers.write(self.out, {"plans": digests})
+        return StageResult(f"applied to Feast; plans of {', '.join(digests)}")
+
+    def is_lost(self, context: BuildContext) -> bool:
+        """Whether one of Feast's own commands (apply, teardown) has written the registry since."""
+        from headrace.features.checks.applied import is_registry_as_applied
+
+        return not is_registry_as_applied(context.settings)

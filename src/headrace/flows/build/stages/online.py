@@ -1,0 +1,60 @@
+"""`online`: fills the online store up to the tables' pointers; ingest keeps it current from there."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from headrace.config.settings import Settings
+from headrace.flows.build.pointers import FEATURES, ONLINE
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.stage import Stage, StageResult
+
+if TYPE_CHECKING:
+    from headrace.flows.build.context import BuildContext
+
+__all__ = ["OnlineStage"]
+
+
+class OnlineStage(Stage):
+    """Depends on the plans, and on the tables of every feature view."""
+
+    kind = "online"
+    drift = "the online state was filled for another commit"
+
+    @classmethod
+    def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
+        if not code.models:
+            return []
+        views = sorted({view for model in code.models.values() for view in model.views})
+        return [cls(deps=(FEATURES, *(code.pointer_of(view) for view in views)), out=ONLINE)]
+
+    def run(self, context: BuildContext) -> StageResult:
+        from headrace.features import online
+        from headrace.features.online.backfill import fill
+
+        project = context.project()
+        plans = [context.plan(name) for name in project.models]
+        # A topic's own table moves on meanwhile, and its older snapshots expire.
+        tables = {view.table for plan in plans for view in plan.stored} & context.code.tables.keys()
+        at = {name: context.snapshot(name) for name in tables}
+        with closing(online.open(context.settings.online.url)) as store:
+            fills = [view for plan in plans for view in fill(project, context.lake, plan, store, at=at)]
+        context.pointers.write(self.out, {view.view: msgspec.to_builtins(view.position) for view in fills})
+        counts = {view.view: view.entities for view in fills if view.rows}
+        words = ", ".join(f"{view} {entities:,} entities" for view, entities in counts.items())
+        return StageResult(words or "was up to date", sum(view.rows for view in fills))
+
+    def is_lost(self, context: BuildContext) -> bool:
+        """Whether a view in the online store is empty or broken, or was never compiled."""
+        from headrace.features import online
+        from headrace.features.checks.applied import is_filled
+
+        try:
+            plans = [context.plan(name) for name in context.code.models]
+        except (FileNotFoundError, msgspec.DecodeError):
+            return True
+        with closing(online.open(context.settings.online.url)) as store:
+            return not is_filled(store, plans)

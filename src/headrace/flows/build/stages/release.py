@@ -1,0 +1,48 @@
+"""`release-MODEL`: registers the version; it becomes champion where the gate, or an override, lets it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from headrace.config.settings import Settings
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.stage import Stage, StageResult
+from headrace.flows.build.stages.online import OnlineStage
+from headrace.flows.build.stages.train import bundle_folder
+
+if TYPE_CHECKING:
+    from headrace.flows.build.context import BuildContext
+
+__all__ = ["ReleaseStage"]
+
+
+class ReleaseStage(Stage):
+    """Depends on the training. A released model is served, so `online` is built too."""
+
+    kind = "release"
+    is_target = True
+
+    @classmethod
+    def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
+        return [
+            cls(
+                subject=name,
+                deps=(Pointers.path("train", name),),
+                out=Pointers.path(cls.kind, name),
+                companions=(OnlineStage.kind,),
+            )
+            for name in code.models
+        ]
+
+    def run(self, context: BuildContext) -> StageResult:
+        """Registers the version and releases it.
+
+        Raises:
+            Refused: the gate refuses it; the rules that it breaks are listed.
+        """
+        from headrace.flows.build.registration import release_version
+
+        release = release_version(context, self.subject, context.settings.root / bundle_folder(self.subject))
+        context.pointers.write(self.out, release.pointer)
+        return StageResult(f"version {release.version} is champion: {release.how}")

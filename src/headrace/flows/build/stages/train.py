@@ -1,0 +1,108 @@
+"""`train-MODEL`: search, fit and evaluation; DVC keeps the bundle's files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from headrace.config.settings import Settings
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.reasons import LOCK, Parameter
+from headrace.flows.build.stage import Stage, StageResult
+from headrace.kernel.files import move_into_place
+
+if TYPE_CHECKING:
+    from headrace.flows.build.context import BuildContext
+    from headrace.training.report import TrainingReport
+
+__all__ = ["TrainStage", "bundle_folder"]
+
+
+class TrainStage(Stage):
+    """Depends on the training set and on how the model is declared to be fitted and judged."""
+
+    kind = "train"
+    drift = "the files of another version lie there"
+
+    @classmethod
+    def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
+        return [
+            cls(
+                subject=name,
+                deps=(Pointers.path("training_set", name),),
+                params=(
+                    LOCK,
+                    Parameter(f"models.{name}.fit", "parameter"),
+                    Parameter(f"models.{name}.gate", "parameter"),
+                ),
+                out=Pointers.path(cls.kind, name),
+                files=(bundle_folder(name),),
+            )
+            for name in code.models
+        ]
+
+    def run(self, context: BuildContext) -> StageResult:
+        from headrace import registry
+        from headrace.training.job import train
+
+        name, project = self.subject, context.project()
+        champion = context.champion(name)
+        trained = train(
+            project,
+            context.lake,
+            project.model(name),
+            context.plan(name),
+            code=context.code.training_digest(name),
+            champion=None if champion is None else registry.open(context.settings).bundle(name, champion),
+            inputs=context.inputs(name),
+        )
+        _copy_bundle(trained.bundle, context.settings.root / bundle_folder(name))
+        report = trained.report
+        context.pointers.write(
+            self.out,
+            {
+                "model": name,
+                "run": report.run,
+                "metrics": report.test.metrics,
+                **report.test.baseline,
+                "gate": msgspec.to_builtins(report.gate),
+            },
+        )
+        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
+        baseline = ", ".join(
+            f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in report.test.baseline.items()
+        )
+        return StageResult(f"{metrics} ({baseline}){_describe_omissions(report)}", report.test.rows)
+
+    def restore(self, context: BuildContext) -> StageResult:
+        return StageResult("its files are back, from DVC's cache")  # DVC has put them there
+
+
+def bundle_folder(model: str) -> str:
+    """The folder of a model's newest bundle, relative to the project."""
+    return f"models/{model}"
+
+
+def _describe_omissions(report: TrainingReport) -> str:
+    """What of the training set the model did not see as it is."""
+    text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
+    if report.infinite:
+        counts = ", ".join(f"{name} in {count:,} rows" for name, count in report.infinite.items())
+        text += f"; infinite, and so missing: {counts}"
+    return text
+
+
+def _copy_bundle(bundle: Path, folder: Path) -> None:
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(bundle, draft)
+    if folder.exists():
+        shutil.rmtree(folder)
+    move_into_place(draft, folder)
+    ignore = folder.with_name(".gitignore")  # DVC writes one itself, but only in a git repository
+    if not ignore.is_file():
+        ignore.write_text("/*\n!/.gitignore\n")

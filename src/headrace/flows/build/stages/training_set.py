@@ -1,0 +1,50 @@
+"""`training_set-MODEL`: joins the labels with the features, point-in-time, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from headrace.config.settings import Settings
+from headrace.flows.build.pointers import FEATURES, Pointers
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.reasons import LOCK, Parameter
+from headrace.flows.build.stage import LakeStage, StageResult
+
+if TYPE_CHECKING:
+    from headrace.flows.build.context import BuildContext
+
+__all__ = ["TrainingSetStage"]
+
+
+class TrainingSetStage(LakeStage):
+    """Depends on the inputs taken and the plan."""
+
+    kind = "training_set"
+
+    @classmethod
+    def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
+        return [
+            cls(
+                subject=name,
+                deps=(Pointers.path("inputs", name), FEATURES),
+                params=(
+                    LOCK,
+                    Parameter(f"models.{name}.plan", "code", f"features of {name}"),
+                    Parameter(f"models.{name}.training_set", "parameter"),
+                ),
+                out=Pointers.path(cls.kind, name),
+            )
+            for name in code.models
+        ]
+
+    def run(self, context: BuildContext) -> StageResult:
+        from headrace.training.training_set import make
+
+        project, plan = context.project(), context.plan(self.subject)
+        model = project.model(self.subject)
+        rows = make(project, context.lake, model, plan, inputs=context.inputs(self.subject))
+        context.pointers.write(self.out, msgspec.to_builtins(rows))
+        unknown = f"; {rows.refused:,} labels are not known yet" if rows.refused else ""
+        return StageResult(f"labels with {len(plan.features)} features{unknown}", rows.rows)

@@ -1,0 +1,106 @@
+"""Code watch: notices that the project has newer code than this process, so that a new process takes over."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+from headrace.code.source_files import stamp
+from headrace.config.settings import Settings
+from headrace.declare.event import Contract
+from headrace.events.contracts.description import describe_contract
+from headrace.events.ingest.adoption import kept
+from headrace.features.offline.rowwise import codes_of, is_of_other_code
+from headrace.features.online import OnlineStore
+from headrace.features.plan import StoredView, WindowedView
+from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.lake import Lake
+from headrace.projects.loader import project_files
+from headrace.projects.project import Project
+
+__all__ = ["CodeWatch", "NewerCode"]
+
+_INTERVAL = 2.0  # seconds between two checks
+
+
+class NewerCode(Unavailable):
+    """The project has newer code than this process: the work must begin again in a new process."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
+class CodeWatch:
+    """Sets `stop` once the project's files hold newer code and that code is in use: a build has filled a view
+    with it, or another ingest has given a table its contract. Checks while its block runs.
+
+    Args:
+        project: as this process has loaded it.
+        contracts: of the topics that are ingested here.
+        lake, online: hold the tables and the views.
+        stop: is set where there is newer code.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        contracts: Sequence[Contract],
+        lake: Lake,
+        online: OnlineStore,
+        stop: threading.Event,
+    ) -> None:
+        self._project, self._lake, self._online, self._stop = project, lake, online, stop
+        self._loaded = codes_of(project)
+        self._contracts = contracts
+        self._files = _stamps(project.settings)
+        self._ended = threading.Event()
+        self._newer: str | None = None
+        self._thread = threading.Thread(target=self._run, name="code-watch", daemon=True)
+
+    def __enter__(self) -> CodeWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises NewerCode where there is newer code."""
+        if self._newer is not None:
+            raise NewerCode(self._newer)
+
+    def _run(self) -> None:
+        while not self._ended.wait(_INTERVAL):
+            try:
+                # Without an edit a new process would load the same code, and end in the same way.
+                self._newer = self._find_newer() if _stamps(self._project.settings) != self._files else None
+            except (OSError, Unavailable, ProjectError):  # checked again the next time
+                continue
+            if self._newer is not None:
+                self._stop.set()
+                return
+
+    def _find_newer(self) -> str | None:
+        """What is newer, as a sentence; None: nothing."""
+        for view in self._online.views():
+            if self._is_newer(view):
+                return f"{view.table}() was edited and built: ingest begins again with the new code"
+        for contract in self._contracts:
+            stored = kept(contract, self._lake)
+            if stored is not None and stored["fingerprint"] != describe_contract(contract)["fingerprint"]:
+                return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
+        return None
+
+    def _is_newer(self, view: StoredView) -> bool:
+        return (
+            isinstance(view, WindowedView)
+            and is_of_other_code(view, self._loaded)
+            and not is_of_other_code(view, codes_of(self._project))
+            and self._online.position(view) is not None
+        )
+
+
+def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
+    """Name, size and time of modification of the project's files."""
+    return [(name, *stamp(path)) for name, path in project_files(settings).items()]

@@ -1,0 +1,124 @@
+"""The connection to MLflow: its client, made when it is first needed, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.config.settings import Settings
+from headrace.kernel.addresses import path_of_sqlalchemy
+from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.lock import hold_lock
+from headrace.kernel.private import make_private
+from headrace.kernel.secrets import clean_text
+from headrace.registry.internals import ARTIFACT_ROOT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["MlflowConnection"]
+
+_PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors are MLflow's
+_ANSWER_SECONDS = 5.0  # that an MLflow server has for any answer
+
+
+class MlflowConnection:
+    """MLflow of a profile. It is imported (4 s) and reached when `client` is first read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: MlflowClient | None = None
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client.
+
+        Raises:
+            Unavailable: the store or the server cannot be reached.
+        """
+        if self._client is None:
+            with self.lock("setup"):  # two processes must not make the same new database
+                self._client = self._make_client()
+        return self._client
+
+    @property
+    def experiment(self) -> str:
+        """The id of the project's MLflow experiment, which is made if it is missing."""
+        experiment = self.client.get_experiment_by_name(self._settings.project)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        artifacts = None
+        if path_of_sqlalchemy(self._settings.registry.mlflow_url) is not None:
+            artifacts = self._settings.place("mlflow", "artifacts").as_uri()
+        return str(self.client.create_experiment(self._settings.project, artifact_location=artifacts))
+
+    @property
+    def unopened_file(self) -> Path | None:
+        """The SQLite file of the store as long as MLflow is not imported: to read its tables takes no 4 s.
+
+        `status` and `why` read little else.
+        """
+        return path_of_sqlalchemy(self._settings.registry.mlflow_url) if self._client is None else None
+
+    @contextlib.contextmanager
+    def lock(self, subject: str) -> Iterator[None]:
+        """Lets one process at a time change the subject: a model, or the store itself."""
+        with hold_lock(make_private(self._settings.place("mlflow")) / f"{subject}.lock"):
+            yield
+
+    @contextlib.contextmanager
+    def translate_errors(self) -> Iterator[None]:
+        """Raises Unavailable for an error of MLflow's or of what it talks through."""
+        try:
+            yield
+        except HeadraceError:
+            raise
+        except Exception as error:
+            is_foreign = type(error).__module__.split(".")[0] in _PACKAGES
+            if not is_foreign and not isinstance(error, OSError):
+                raise
+            message = clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__
+            address = clean_text(self._settings.registry.mlflow)
+            raise Unavailable(
+                f"MLflow failed: {message}",
+                where=f"profile.{self._settings.profile_name}.mlflow = {address}",
+                remedy="See what is wrong with it: headrace doctor",
+            ) from error
+
+    def _make_client(self) -> MlflowClient:
+        # Before MLflow is imported: nothing is reported to its makers, and the store makes no ./mlruns.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        # A server that goes away meanwhile is waited for some 15 s, not six minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+        os.environ[ARTIFACT_ROOT] = self._settings.place("mlflow", "artifacts").as_uri()
+        from mlflow import MlflowClient
+
+        # MLflow's own way to ask SQLAlchemy, which nobody here can change.
+        warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
+        with self.translate_errors():
+            _await_answer(self._settings.registry.mlflow_url)
+            client = MlflowClient(self._settings.registry.mlflow_url, self._settings.registry.mlflow_url)
+            client.search_experiments(max_results=1)
+        return client
+
+
+def _await_answer(url: str) -> None:
+    """Raises where another server does not answer: MLflow tries for 100 s (a database) to 380 s (its own
+    server) before it raises."""
+    scheme = url.partition(":")[0]
+    if scheme in ("http", "https"):
+        import httpx
+
+        # Any answer will do: a proxy may not know /health.
+        httpx.get(f"{url.rstrip('/')}/health", timeout=_ANSWER_SECONDS)
+    elif path_of_sqlalchemy(url) is None and scheme != "file":
+        import sqlalchemy
+
+        sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect().close()

@@ -1,0 +1,69 @@
+"""What Headrace uses of MLflow beyond its public interface, and the versions of MLflow that have it.
+
+`check_version` comes before every use: with another MLflow, one sentence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from headrace.kernel.errors import Unavailable
+
+__all__ = ["ADDRESSES", "ARTIFACT_ROOT", "TABLES", "VERSIONS", "check_version"]
+
+VERSIONS = ("3.17", "4")
+"""The first version of MLflow that Headrace works with, and the first that it does not."""
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "experiments": ("name", "artifact_location"),
+    "latest_metrics": ("run_uuid", "key", "value", "is_nan"),
+    "logged_models": ("artifact_location",),
+    "model_version_tags": ("name", "version", "key", "value"),
+    "model_versions": (
+        "name",
+        "version",
+        "workspace",
+        "run_id",
+        "creation_time",
+        "current_stage",
+        "source",
+        "storage_location",
+    ),
+    "params": ("run_uuid", "key", "value"),
+    "registered_model_aliases": ("name", "alias", "version", "workspace"),
+    "runs": ("run_uuid", "artifact_uri"),
+}
+"""Table of the SQLite store → the columns that registry.tables and registry.home read and write."""
+
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+"""Where the store names the files of an experiment, a run, a version or a model."""
+
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+"""The variable by which a store on SQLite makes no ./mlruns in the working directory."""
+
+
+def check_version() -> None:
+    """Checks that the installed MLflow has the internals that Headrace uses.
+
+    Raises:
+        Unavailable: it is another version.
+    """
+    installed = version("mlflow")
+    first, beyond = (_numbers(bound) for bound in VERSIONS)
+    if not first <= _numbers(installed) < beyond:
+        needed = f">={VERSIONS[0]},<{VERSIONS[1]}"
+        raise Unavailable(
+            f"MLflow {installed} is installed, and Headrace needs MLflow {needed}",
+            remedy=f'pip install "mlflow{needed}"',
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])

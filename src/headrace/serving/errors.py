@@ -1,0 +1,105 @@
+"""Errors of a prediction request. They name the instance and the field; they know no transport.
+
+RequestError          the request cannot be answered
+├── UnknownModel      no release of this model is in force
+├── MissingField      a field that the model needs is missing
+├── UnknownField      no arm of the model reads this field
+├── WrongValue        a field has the wrong type, or its value is out of range
+├── MissingFeatures   the model declares that it does not predict without a feature that is missing
+├── FeatureFailed     an on-demand function failed
+└── OversizedPrediction   the record of the prediction is larger than its topic takes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from headrace.kernel.errors import CallError
+
+__all__ = [
+    "FeatureFailed",
+    "MissingFeatures",
+    "MissingField",
+    "OversizedPrediction",
+    "RequestError",
+    "UnknownField",
+    "UnknownModel",
+    "WrongValue",
+]
+
+
+class RequestError(CallError):
+    """The request cannot be answered.
+
+    Args:
+        what: one sentence. It contains no feature value: clients may read it.
+        field: the field of the request that it concerns.
+        instance: the index of the instance that it concerns; None where the request has one instance only.
+        details: what else a client can use, as JSON values.
+
+    Attributes:
+        code: one word for programs.
+    """
+
+    code: ClassVar[str]
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        field: str | None = None,
+        instance: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what, where=field)
+        self.field = field
+        self.instance = instance
+        self.details = dict(details or {})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        rebuild = partial(type(self), field=self.field, instance=self.instance, details=self.details)
+        return (rebuild, (self.what,))
+
+
+class UnknownModel(RequestError):
+    """No release of this model is in force; `details` lists the models that have one."""
+
+    code = "no_such_model"
+
+
+class MissingField(RequestError):
+    """A field that the model needs is missing."""
+
+    code = "missing"
+
+
+class UnknownField(RequestError):
+    """No arm of the model reads this field."""
+
+    code = "extra"
+
+
+class WrongValue(RequestError):
+    """A field has the wrong type, or its value is out of range."""
+
+    code = "wrong_value"
+
+
+class MissingFeatures(RequestError):
+    """The model does not predict without a feature that is missing; `details` lists the features."""
+
+    code = "missing_features"
+
+
+class FeatureFailed(RequestError):
+    """An on-demand function failed; `details` names the view."""
+
+    code = "feature_failed"
+
+
+class OversizedPrediction(RequestError):
+    """The record of the prediction is larger than its topic takes."""
+
+    code = "too_large"

@@ -1,0 +1,187 @@
+"""Predictor: from decoded instances to predictions. It knows no HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace.features.values.on_demand import OnDemandError
+from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.ids import new_id
+from headrace.kernel.time import from_micros, now_micros
+from headrace.serving.errors import FeatureFailed, MissingFeatures, OversizedPrediction
+from headrace.serving.metrics import Metrics
+from headrace.serving.models import ReleasedModel
+from headrace.serving.prediction import Prediction
+from headrace.serving.release import Arm
+from headrace.serving.servable import Servable
+from headrace.serving.spool import DEFAULT_MAX_BYTES, Spool
+
+__all__ = ["Instances", "SpoolingPredictor"]
+
+_log = logging.getLogger("headrace.serving")
+_encode = msgspec.json.Encoder().encode
+Instances = Sequence[Mapping[str, Any]]
+"""Field → value of each instance of a request, as RequestSchema.to_values gives them."""
+
+
+class SpoolingPredictor:
+    """Predicts by a release in force. A prediction is in the spool before it is returned.
+
+    Threads may share it.
+
+    Args:
+        spool: the folder of the spool.
+
+    Attributes:
+        metrics: counts of what was predicted.
+        max_bytes: the largest record of a prediction; with a larger one the request is refused.
+    """
+
+    def __init__(self, spool: Path) -> None:
+        self._spool = Spool(spool)
+        self.max_bytes = DEFAULT_MAX_BYTES
+        self.metrics = Metrics()
+
+    def close(self) -> None:
+        """Completes the spool file."""
+        self._spool.close()
+
+    def predict(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
+        """Predicts each instance by the arm that its entity belongs to.
+
+        Returns:
+            The predictions in the order of the instances. Every one is in the spool.
+
+        Raises:
+            MissingFeatures: the model does not predict without a feature that is missing.
+            FeatureFailed: an on-demand function failed.
+            OversizedPrediction: the record of a prediction is larger than `max_bytes`.
+            Unavailable: the features cannot be read, or the spool cannot be written.
+        """
+        if len(instances) == 1:
+            predictions = self._predict_arm(model, *model.find_arm(instances[0]), instances, None)
+        else:
+            predictions = self._predict_arms(model, instances)
+        self._append_to_spool(predictions)
+        return predictions
+
+    def predict_shadows(
+        self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
+    ) -> None:
+        """Predicts the same instances by the shadow arms, for the log alone. It logs and counts failures."""
+        for arm, servable in model.shadows:
+            try:
+                self._append_to_spool(
+                    self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions)
+                )
+            except (HeadraceError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                self.metrics.count_failed_shadow()
+                _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
+
+    def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
+        """Groups the instances by their arms, and predicts each group at once."""
+        groups: dict[str, tuple[Arm, Servable, list[int]]] = {}
+        for index, instance in enumerate(instances):
+            arm, servable = model.find_arm(instance)
+            groups.setdefault(arm.name, (arm, servable, []))[2].append(index)
+        predictions: dict[int, Prediction] = {}
+        for arm, servable, indexes in groups.values():
+            group = [instances[index] for index in indexes]
+            predictions.update(
+                zip(indexes, self._predict_arm(model, arm, servable, group, indexes), strict=True)
+            )
+        return [predictions[index] for index in range(len(instances))]
+
+    def _predict_arm(
+        self,
+        model: ReleasedModel,
+        arm: Arm,
+        servable: Servable,
+        instances: Instances,
+        indexes: Sequence[int] | None,
+        shadow_of: Sequence[Prediction] | None = None,
+    ) -> list[Prediction]:
+        """Predicts instances by one arm.
+
+        Args:
+            indexes: where each instance is in the request; None: they are all of the request.
+            shadow_of: for a shadow arm, the predictions that were sent to the client.
+        """
+        started = time.perf_counter()
+        at = now_micros()
+        try:
+            answers = servable.lookup.features(instances, at)
+        except OnDemandError as error:
+            _log.warning("model %s version %d: %s", model.release.model, arm.version, error)
+            raise _feature_failed(error, indexes) from error
+        if servable.plan.missing == "refuse" and any(answers.missing):
+            raise _missing_features(answers.missing, indexes)
+        values = servable.predictor.predict(answers.matrix).tolist()
+        latency_ms = (time.perf_counter() - started) * 1_000
+        moment, name, entities = from_micros(at), model.release.model, model.entities
+        predictions = []
+        for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
+            missing = answers.missing[row]
+            self.metrics.count_prediction(name, arm.version, arm.name, missing)
+            predictions.append(
+                Prediction(
+                    id=new_id(),
+                    model=name,
+                    version=arm.version,
+                    plan=servable.plan.digest,
+                    arm=arm.name,
+                    shadow=arm.shadow,
+                    at=moment,
+                    instance=row if indexes is None else indexes[row],
+                    entity={key: instance[key] for key in instance if key in entities},
+                    request={key: instance[key] for key in instance if key not in entities},
+                    features=dict(zip(servable.columns, features, strict=True)),
+                    value=values[row],
+                    latency_ms=latency_ms,
+                    missing=missing,
+                    positions=answers.positions[row],
+                    release=model.release.id,
+                    shadow_of=None if shadow_of is None else shadow_of[row].id,
+                )
+            )
+        return predictions
+
+    def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
+        records = [_encode(prediction) for prediction in predictions]
+        for prediction, record in zip(predictions, records, strict=True):
+            if len(record) > self.max_bytes:
+                raise OversizedPrediction(
+                    f"The prediction's record, with the request in it, would have {len(record):,} bytes,"
+                    f" and may have {self.max_bytes:,}.",
+                    details={"instance": prediction.instance},
+                )
+        try:
+            self._spool.append(*records)
+        except OSError as error:  # a prediction that nobody could trace is not given
+            raise Unavailable(f"the prediction cannot be written to the spool: {error}") from error
+
+
+def _missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | None) -> MissingFeatures:
+    rows = [row for row, names in enumerate(missing) if names]
+    details: dict[str, Any] = {"missing": sorted({name for names in missing for name in names})}
+    what, first = f"The model refuses to answer without {', '.join(missing[rows[0]])}.", None
+    if indexes is not None:
+        first = indexes[rows[0]]
+        what = f"Instance {first}: {what}"
+        details["instances"] = [indexes[row] for row in rows]
+    return MissingFeatures(what, instance=first, details=details)
+
+
+def _feature_failed(error: OnDemandError, indexes: Sequence[int] | None) -> FeatureFailed:
+    """What the client may read: the view and the instance, but no value."""
+    what, instance = f"The on-demand view {error.where!r} failed; the log of the process says why.", None
+    if indexes is not None and error.row is not None:
+        instance = indexes[error.row]
+        what = f"Instance {instance}: {what}"
+    return FeatureFailed(what, instance=instance, details={"view": error.where})

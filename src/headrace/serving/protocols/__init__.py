@@ -1,0 +1,13 @@
+"""HTTP protocols of the predict endpoint, one module each. To add one, write its module and list it here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.serving.protocols import native
+from headrace.serving.protocols.port import HttpProtocol
+
+__all__ = ["PROTOCOLS"]
+
+PROTOCOLS: Sequence[HttpProtocol] = (native,)
+"""The endpoint asks them in this order."""

@@ -1,0 +1,71 @@
+"""The port of the HTTP protocols: what a module of this folder declares. It decodes and encodes, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from headrace.http.asgi import Scope
+from headrace.http.responses import HttpError
+from headrace.serving.models import Models
+from headrace.serving.prediction import Prediction
+from headrace.serving.request_schema import RequestSchema
+
+__all__ = ["DecodedRequest", "HttpProtocol", "PredictRoute", "ReadRoute", "Route"]
+
+
+class DecodedRequest(NamedTuple):
+    """A decoded prediction request.
+
+    Attributes:
+        instances: field → value of each instance, as RequestSchema.to_values gives them.
+        encode: the response body of the predictions, which are in the order of the instances.
+    """
+
+    instances: list[dict[str, Any]]
+    encode: Callable[[Sequence[Prediction]], bytes]
+
+
+class PredictRoute(Struct, frozen=True):
+    """POST of a prediction request.
+
+    Attributes:
+        path: with `{model}` where the model's name is, such as `/predict/{model}`.
+        decode: decodes a request for a model with this schema. It raises RequestError or HttpError.
+    """
+
+    path: str
+    decode: Callable[[RequestSchema, Scope, bytes], DecodedRequest]
+
+
+class ReadRoute(Struct, frozen=True):
+    """GET of what the endpoint says of itself.
+
+    Attributes:
+        path: with names in braces, such as `/v1/models/{model}`.
+        read: the response body, from the models and the values of the path's names. It raises RequestError or
+            HttpError.
+        content_type: the response's.
+    """
+
+    path: str
+    read: Callable[[Models, Mapping[str, str]], bytes]
+    content_type: bytes = b"application/json"
+
+
+Route = PredictRoute | ReadRoute
+
+
+class HttpProtocol(Protocol):
+    """One module of this folder."""
+
+    @property
+    def ROUTES(self) -> Sequence[Route]:  # noqa: N802 - a module's constant
+        """What it answers."""
+        ...
+
+    def encode_error(self, error: HttpError) -> bytes:
+        """The JSON body of an error."""
+        ...

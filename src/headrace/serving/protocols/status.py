@@ -1,0 +1,24 @@
+"""The HTTP status of each error of a prediction request: the only place that maps them."""
+
+from __future__ import annotations
+
+from headrace.http.responses import HttpError, to_http_error
+from headrace.serving.errors import OversizedPrediction, RequestError, UnknownModel
+
+__all__ = ["to_response_error"]
+
+_STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction: 413}
+_UNPROCESSABLE = 422
+
+
+def to_response_error(error: Exception) -> HttpError:
+    """The HTTP error for whatever decoding or predicting raised. Of several instances, `field` names the one:
+    `instances[1].price`, or `instances[1]`."""
+    if not isinstance(error, RequestError):
+        return to_http_error(error)
+    field = error.field
+    if error.instance is not None:
+        instance = f"instances[{error.instance}]"
+        field = instance if field is None else f"{instance}.{field}"
+    status = _STATUS.get(type(error), _UNPROCESSABLE)
+    return HttpError(status, error.code, error.what, field=field, more=error.details)

@@ -1,0 +1,53 @@
+"""Servable: all that one version of a model needs to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.features.online import OnlineStore
+from headrace.features.online.lookup import Lookup
+from headrace.features.plan import FeaturePlan, decode_plan
+from headrace.registry import Registry
+from headrace.training.files import MODEL, PLAN
+from headrace.training.trainers.folder import Predictor, load_model
+
+__all__ = ["Servable", "load_servable"]
+
+
+@dataclass(frozen=True)
+class Servable:
+    """One version of a model, ready to predict.
+
+    Attributes:
+        version: its number.
+        plan: its feature plan.
+        columns: the names of its features, in the order of the matrix.
+        lookup: looks up and computes the features.
+        predictor: the model itself.
+    """
+
+    version: int
+    plan: FeaturePlan
+    columns: tuple[str, ...]
+    lookup: Lookup
+    predictor: Predictor
+
+
+def load_servable(registry: Registry, store: OnlineStore, model: str, version: int) -> Servable:
+    """Verifies the version's bundle and loads it.
+
+    Raises:
+        CallError: the version does not exist.
+        Refused: its bundle is not what was registered.
+        ProjectError: its features cannot be served.
+    """
+    bundle = registry.bundle(model, version)
+    plan = decode_plan((bundle / PLAN).read_bytes())
+    store.prepare(plan)
+    predictor = load_model(bundle / MODEL)
+    columns = tuple(feature.column for feature in plan.features)
+    # The first call is slow: it must not be a client's.
+    predictor.predict(np.full((1, len(columns)), np.nan, np.float32))
+    return Servable(version, plan, columns, Lookup(plan, store, predictor.meta.encoding), predictor)

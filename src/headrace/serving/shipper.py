@@ -1,0 +1,197 @@
+"""Shipping: moves predictions from the spool folder to topic `headrace.predictions`.
+
+Predictions are appended to the log in batches. A file beside the spool file (`.shipped`) holds the offset up to
+which it is shipped. A batch that was appended just before a kill is appended again; ingest refuses the second
+copy by its ids.
+
+A prediction that is larger than the topic takes is not given to a client. If the topic's limit is lowered after
+the answer, the shipper moves the prediction to a file of its own and ships it once the topic takes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from headrace import log as logs
+from headrace.config.settings import Settings
+from headrace.kernel.digest import short_digest
+from headrace.kernel.errors import HeadraceError
+from headrace.kernel.files import write_file
+from headrace.log import append_fitting
+from headrace.serving.prediction import TOPIC
+from headrace.serving.spool import (
+    BATCH_BYTES,
+    find_oversized,
+    find_spool_files,
+    oversized_folder,
+    split_frames,
+)
+
+if TYPE_CHECKING:
+    from headrace.log import Log
+
+__all__ = ["ShipResult", "Shipper", "run_shipper", "ship"]
+
+_log = logging.getLogger("headrace.serving")
+
+
+class ShipResult(Struct):
+    """Counts of one or several passes over a spool folder.
+
+    Attributes:
+        predictions: predictions that were appended to the log.
+        oversized: predictions that were moved to a file of their own, as too large for the topic.
+        torn: incomplete frames at the end of a file, which were skipped.
+        files: spool files that were removed.
+    """
+
+    predictions: int = 0
+    oversized: int = 0
+    torn: int = 0
+    files: int = 0
+
+    def __add__(self, other: ShipResult) -> ShipResult:
+        return ShipResult(
+            self.predictions + other.predictions,
+            self.oversized + other.oversized,
+            self.torn + other.torn,
+            self.files + other.files,
+        )
+
+
+def ship(folder: Path, log: Log) -> ShipResult:
+    """Appends the folder's predictions to the log, and removes the spool files that are complete.
+
+    If the writer of a file is dead, the file is shipped to its end; an incomplete last frame is skipped and
+    counted.
+
+    Raises:
+        Unavailable: the log is away. What was not shipped stays in the folder.
+    """
+    result = ShipResult()
+    if not folder.is_dir():
+        return result
+    _ship_oversized(folder, log, result)
+    for path in find_spool_files(folder):
+        _ship_file(path, log, result)
+    return result
+
+
+def _ship_oversized(folder: Path, log: Log, result: ShipResult) -> None:
+    for path in find_oversized(folder):
+        if path.stat().st_size <= log.largest(TOPIC):
+            (position,) = append_fitting(log, TOPIC, [path.read_bytes()])
+            if position is not None:
+                path.unlink()
+                result.predictions += 1
+
+
+def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
+    mark = path.with_suffix(".shipped")
+    shipped = int(mark.read_text()) if mark.exists() else 0
+    with path.open("rb") as file:
+        is_complete = _try_lock(file.fileno())  # before reading: nothing is written afterwards
+        file.seek(shipped)
+        while True:
+            predictions, used = split_frames(file.read(BATCH_BYTES))
+            if not predictions:
+                break
+            positions = append_fitting(log, TOPIC, predictions)
+            for prediction, position in zip(predictions, positions, strict=True):
+                if position is None:
+                    _write_oversized(path.parent, prediction)
+                    result.oversized += 1
+                else:
+                    result.predictions += 1
+            shipped += used
+            write_file(mark, str(shipped))
+            file.seek(shipped)
+        if is_complete:
+            result.torn += file.seek(0, os.SEEK_END) > shipped
+            path.unlink()
+            mark.unlink(missing_ok=True)
+            result.files += 1
+
+
+def _write_oversized(folder: Path, prediction: bytes) -> None:
+    oversized = oversized_folder(folder)
+    oversized.mkdir(mode=0o700, exist_ok=True)
+    # Named by its content: written again after a kill, it is the same file.
+    path = oversized / f"{short_digest(prediction)}.json"
+    write_file(path, prediction)
+    _log.error(
+        "a prediction of %d bytes is larger than topic %s takes; it was moved to %s",
+        len(prediction),
+        TOPIC,
+        path,
+    )
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Locks the file unless its writer holds the lock. Returns whether it did."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def run_shipper(settings: Settings) -> Iterator[Shipper]:
+    """Ships the project's predictions to the log while the block runs, and the rest when it ends."""
+    with closing(logs.open(settings.log.url)) as log:
+        shipper = Shipper(settings.place("serving", "spool"), log)
+        try:
+            yield shipper
+        finally:
+            shipper.stop()
+
+
+class Shipper:
+    """A thread that ships a spool folder to the log until it is stopped.
+
+    Args:
+        folder: the spool folder.
+        log: the log.
+        interval: seconds between two passes.
+
+    Attributes:
+        total: the counts since the start.
+        error: why the last pass failed; None: it did not.
+    """
+
+    def __init__(self, folder: Path, log: Log, interval: float = 0.25) -> None:
+        self.total = ShipResult()
+        self.error: HeadraceError | None = None
+        self._folder, self._log, self._interval = folder, log, interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prediction shipper", daemon=True)
+        log.create(TOPIC)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ships what is in the folder and ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._ship()
+        self._ship()
+
+    def _ship(self) -> None:
+        try:
+            self.total += ship(self._folder, self._log)
+        except HeadraceError as error:  # the log is away: the spool keeps the predictions meanwhile
+            self.error = error
+        else:
+            self.error = None

@@ -1,0 +1,103 @@
+"""Evaluation of a regression: its outputs are values of the target. The metrics are those of scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from msgspec import Struct
+
+from headrace.declare.metrics import Task
+from headrace.training.evaluation.plots import Plot, draw
+from headrace.training.evaluation.port import Floats, check_metric, finite
+from headrace.training.trainers.port import Label
+
+__all__ = ["RegressionEvaluation", "RegressionEvaluator"]
+
+_POINTS = 200
+
+
+class RegressionEvaluation(Struct, frozen=True, tag_field="task", tag="regression"):
+    """A model's values against the target.
+
+    Attributes:
+        rows: how many rows.
+        mean: the mean of the target.
+        deviation: the standard deviation of the target: the RMSE of a model that always answers the mean.
+        metrics: by the names in declare.metrics.METRICS.
+        quantiles: points (value of the target, value of the outputs) at equal shares of the rows.
+    """
+
+    rows: int
+    mean: float
+    deviation: float
+    metrics: dict[str, float]
+    quantiles: list[tuple[float, float]]
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """What the metrics are to be compared with."""
+        return {"target_mean": self.mean, "target_deviation": self.deviation}
+
+
+class RegressionEvaluator:
+    """The port `Evaluator` for targets that are numbers."""
+
+    task: Task = "regression"
+    target_rule = "a finite number"
+
+    def find_invalid(self, target: pl.Series) -> pl.Series:
+        """The values that are not finite numbers."""
+        if not target.dtype.is_numeric():
+            return target
+        return target.filter(~target.cast(pl.Float64).is_finite())
+
+    def classes(self, target: pl.Series) -> tuple[Label, ...]:  # noqa: ARG002  the port's signature
+        """None: the target is a number."""
+        return ()
+
+    def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float32]:  # noqa: ARG002
+        """The numbers as float32."""
+        return target.cast(pl.Float32).to_numpy()
+
+    def evaluate(
+        self,
+        target: npt.ArrayLike,
+        outputs: npt.ArrayLike,
+        classes: tuple[Label, ...] = (),  # noqa: ARG002
+    ) -> RegressionEvaluation:
+        """Compares values with the target (see the port)."""
+        truth, values = np.asarray(target, np.float64), finite(outputs)
+        shares = np.linspace(0, 1, min(_POINTS, len(truth)))
+        quantiles = zip(np.quantile(truth, shares).tolist(), np.quantile(values, shares).tolist(), strict=True)
+        return RegressionEvaluation(
+            len(truth), float(truth.mean()), float(truth.std()), _metrics(truth, values), list(quantiles)
+        )
+
+    def metric(self, name: str, target: npt.ArrayLike, outputs: npt.ArrayLike) -> float:
+        """A single metric (see the port)."""
+        check_metric(name, self.task)
+        return _metrics(np.asarray(target, np.float64), finite(outputs))[name]
+
+    def plot(self, evaluation: RegressionEvaluation) -> str:
+        """The quantiles of the outputs over those of the target."""
+        numbers = [number for point in evaluation.quantiles for number in point]
+        low, span = min(numbers), (max(numbers) - min(numbers)) or 1.0
+        points = [((x - low) / span, (y - low) / span) for x, y in evaluation.quantiles]
+        title = f"Quantiles, RMSE {evaluation.metrics['rmse']:.4g}"
+        scale = f"({low:.3g} to {low + span:.3g})"
+        return draw([Plot(title, f"target {scale}", f"prediction {scale}", points, [(0, 0), (1, 1)])])
+
+
+def _metrics(truth: Floats, values: Floats) -> dict[str, float]:
+    errors = values - truth
+    squares, total = float(np.sum(errors**2)), float(np.sum((truth - truth.mean()) ** 2))
+    # As in scikit-learn: a target of 0 has an error relative to the smallest step of a float.
+    relative = np.abs(errors) / np.maximum(np.abs(truth), np.finfo(np.float64).eps)
+    constant = 1.0 if squares == 0 else 0.0
+    return {
+        "rmse": float(np.sqrt(np.mean(errors**2))),
+        "mae": float(np.mean(np.abs(errors))),
+        "mape": float(np.mean(relative)),
+        "r2": 1 - squares / total if total else constant,
+    }

@@ -1,0 +1,75 @@
+"""The parts of a training set as a trainer learns them: encodings and matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from headrace.declare.metrics import Task
+from headrace.features.plan import FeaturePlan
+from headrace.features.values.matrix import Encoding, Matrix
+from headrace.training.evaluation import evaluator_for
+from headrace.training.splits.port import Parts
+from headrace.training.trainers.port import Examples, Label, TrainingData
+
+__all__ = ["Matrices", "matrix_of", "to_matrices"]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The parts of a training set as numbers.
+
+    Attributes:
+        encoding: how rows become numbers, learnt from the train part of the last fold.
+        folds: train and validation parts; the last is that of the final fit.
+        test: the rows that the evaluation alone sees.
+    """
+
+    encoding: Encoding
+    folds: tuple[TrainingData, ...]
+    test: Examples
+
+    @property
+    def final(self) -> TrainingData:
+        """What the final fit learns from."""
+        return self.folds[-1]
+
+    @property
+    def task(self) -> Task:
+        """What the target is."""
+        return self.final.task
+
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """The labels of a multiclass target; else empty."""
+        return self.final.classes
+
+
+def to_matrices(parts: Parts, target: str, plan: FeaturePlan, task: Task = "binary") -> Matrices:
+    """The parts as numbers; all that is learnt of an encoding comes from train parts alone."""
+    evaluator = evaluator_for(task)
+    encoding = Encoding.learn(parts.train, plan)
+    matrix = Matrix(plan, encoding)
+    classes = evaluator.classes(pl.concat([part[target] for _, part in parts]))
+
+    def examples(rows: pl.DataFrame) -> Examples:
+        return Examples(matrix_of(rows, matrix), evaluator.encode(rows[target], classes))
+
+    folds = tuple(
+        TrainingData(task, encoding.features, classes, examples(fold.train), examples(fold.validation))
+        for fold in parts.folds
+    )
+    return Matrices(encoding, folds, examples(parts.test))
+
+
+def matrix_of(rows: pl.DataFrame, matrix: Matrix) -> npt.NDArray[np.float32]:
+    """The rows as a model sees them, float32 (rows, features). Only a slice at a time is held as float64."""
+    values = np.empty((len(rows), len(matrix.columns)), dtype=np.float32)
+    first = 0
+    for part in matrix.slices(rows):
+        values[first : first + len(part.matrix)] = part.matrix
+        first += len(part.matrix)
+    return values

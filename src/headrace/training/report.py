@@ -1,0 +1,134 @@
+"""The training report, `training.json` in a bundle: how a version was trained, and how good it is.
+
+Reading it loads neither Ray nor a trainer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from headrace.declare.metrics import Task
+from headrace.kernel.files import write_file
+from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, PLAN, RUN, TRAINING_SET
+from headrace.training.evaluation import Evaluation
+from headrace.training.files import REPORT
+from headrace.training.gate import GateResult
+
+__all__ = ["TrainingReport", "TrainingSet", "Trial", "read_report", "write_report"]
+
+
+class TrainingSet(Struct, frozen=True):
+    """A training set.
+
+    Attributes:
+        model: whose.
+        table, snapshot: where its rows are: the join keys, `event_timestamp`, the request's fields,
+            the target, and a column `view__feature` for each feature of the plan.
+        inputs: table → the snapshot that was read.
+        plan: the plan's digest.
+        rows: how many.
+        refused: how many labelled rows were left out, because their label is null.
+    """
+
+    model: str
+    table: str
+    snapshot: int
+    inputs: dict[str, int]
+    plan: str
+    rows: int
+    refused: int
+
+
+class Trial(Struct, frozen=True):
+    """A setting that the search tried.
+
+    Attributes:
+        parameters: the setting.
+        value: the metric on the validation part, the mean over the folds; None: the fitted model's answers were
+            not finite numbers.
+        chosen: what the fit of the last fold itself settled, such as the number of rounds.
+        seconds: how long it took.
+    """
+
+    parameters: dict[str, Any]
+    value: float | None
+    chosen: dict[str, float]
+    seconds: float
+
+
+class TrainingReport(Struct, frozen=True, kw_only=True):
+    """How a version was trained, and how good it is.
+
+    Attributes:
+        model: its name.
+        task: what its target is.
+        run: the id of the run that trained it.
+        code: the fingerprint of the model's declaration.
+        commit: the git commit of the project, with `-dirty` appended where its files differ; None: no git.
+        training_set: which rows; its snapshots are pinned.
+        parts: part → rows; `dropped` are in no part.
+        boundaries: part → its first moment, ISO 8601; empty where time does not divide the rows.
+        parameters: of the fit: the trainer's, those that the search found, and those that the fit settled.
+        trials: what the search tried, the best first.
+        validation, test: evaluations of the parts; the test part was held out.
+        champion: the champion's metrics on the same test rows, or None.
+        champion_lacks: what the champion needs and the test rows do not have, so that it could not be
+            evaluated on them.
+        importance: feature → its share of what the model owes to its features.
+        gate: the result of the gate; not passed until it is judged.
+        incomplete: rows that were left out, because serving would refuse to answer them (`missing="refuse"`).
+        infinite: feature → in how many rows it was infinite, and so missing.
+    """
+
+    model: str
+    task: Task
+    training_set: TrainingSet
+    parts: dict[str, int]
+    boundaries: dict[str, str]
+    parameters: dict[str, Any]
+    trials: list[Trial]
+    validation: Evaluation
+    test: Evaluation
+    champion: dict[str, float] | None
+    importance: dict[str, float]
+    gate: GateResult = GateResult(False, ())
+    run: str = ""
+    code: str = ""
+    commit: str | None = None
+    champion_lacks: list[str] = []
+    incomplete: int = 0
+    infinite: dict[str, int] = {}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Where the version comes from: run, code, commit, plan, rows, and the result of the gate."""
+        rows = self.training_set
+        return {
+            RUN: self.run,
+            CODE: self.code,
+            **({} if self.commit is None else {COMMIT: self.commit}),
+            PLAN: rows.plan,
+            TRAINING_SET: f"{rows.table}@{rows.snapshot}",
+            **{f"{INPUT}{name}": str(snapshot) for name, snapshot in rows.inputs.items()},
+            GATE: "passed" if self.gate.passed else "refused",
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The held-out metrics by their names, and what to compare them with."""
+        return {**self.test.metrics, **self.test.baseline}
+
+
+def read_report(bundle: Path) -> TrainingReport:
+    """The report in the folder of a bundle."""
+    return msgspec.json.decode((bundle / REPORT).read_bytes(), type=TrainingReport)
+
+
+def write_report(bundle: Path, report: TrainingReport) -> None:
+    """Writes the report into the folder of a bundle, whole or not at all."""
+    text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=1)
+    write_file(bundle / REPORT, text)

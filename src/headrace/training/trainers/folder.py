@@ -1,0 +1,96 @@
+"""The folder of a fitted model: the trainer's own files, and `meta.json`, which says how to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from headrace.declare.metrics import Task
+from headrace.features.values.matrix import Encoding
+from headrace.kernel.errors import HeadraceError
+from headrace.training.trainers import trainer_by_name
+from headrace.training.trainers.port import Label, Outputs, PredictFunction
+
+__all__ = ["META", "ModelMeta", "Predictor", "load_model", "save_model"]
+
+META = "meta.json"
+
+
+class ModelMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """What `meta.json` holds.
+
+    Attributes:
+        trainer: the name of the trainer that reads the other files.
+        task: what the outputs are.
+        classes: the labels of a multiclass model, in the order of its outputs; else empty.
+        encoding: how a row becomes numbers.
+        parameters: those it was fitted with.
+    """
+
+    trainer: str
+    task: Task = "binary"
+    classes: tuple[Label, ...] = ()
+    encoding: Encoding
+    parameters: dict[str, Any] = {}
+
+
+class Predictor:
+    """A loaded model. Threads may share it.
+
+    Attributes:
+        meta: what the model's folder says of it.
+    """
+
+    def __init__(self, meta: ModelMeta, predict: PredictFunction) -> None:
+        self.meta = meta
+        self._predict = predict
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns of the matrix, in order."""
+        return self.meta.encoding.features
+
+    def predict(self, matrix: npt.NDArray[Any]) -> Outputs:
+        """The model's output for each row.
+
+        Args:
+            matrix: float32 (n, features), as `features.matrix.Matrix` makes it.
+
+        Returns:
+            float64: shape (n,), the probability that the target is 1 or the value; for a multiclass model
+            (n, classes), the probability of each class.
+
+        Raises:
+            HeadraceError: the matrix has another number of columns.
+        """
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
+            raise HeadraceError(
+                f"the model takes {len(self.features)} features; the matrix has the shape {matrix.shape}"
+            )
+        return self._predict(np.ascontiguousarray(matrix, np.float32))
+
+
+def save_model(folder: Path, files: Mapping[str, bytes], meta: ModelMeta) -> None:
+    """Writes the trainer's files and `meta.json` into the folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta, order="sorted"), indent=1))
+
+
+def load_model(folder: Path) -> Predictor:
+    """The model in this folder, ready to predict.
+
+    Raises:
+        HeadraceError: the folder does not hold a model.
+    """
+    try:
+        meta = msgspec.json.decode((folder / META).read_bytes(), type=ModelMeta)
+    except (OSError, msgspec.DecodeError) as error:
+        raise HeadraceError(f"no model can be read: {error}", where=str(folder)) from error
+    return Predictor(meta, trainer_by_name(meta.trainer).load(folder))

@@ -1,0 +1,107 @@
+"""The workspace: one project on one profile, with everything that its verbs open, each opened once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from headrace.config.settings import Settings
+from headrace.projects.project import Project, load_project
+
+if TYPE_CHECKING:
+    from headrace.features.online import OnlineStore
+    from headrace.lake import Lake
+    from headrace.lineage.store import Store
+    from headrace.log import Log
+    from headrace.registry.store import Registry
+
+__all__ = ["Workspace"]
+
+
+class Workspace:
+    """What a verb works on. A context manager: leaving it closes what was opened.
+
+    Each part is opened when it is first asked for, so that a verb pays only for what it uses. Threads may
+    share a workspace as far as the parts themselves allow.
+
+    Args:
+        settings: which project and profile.
+
+    Attributes:
+        settings: as given.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._stack = ExitStack()
+
+    @cached_property
+    def project(self) -> Project:
+        """What the project declares, without what needs Feast (seconds to import): features and models.
+
+        Raises:
+            ProjectError: a declaration is wrong, or a module cannot be imported.
+        """
+        return load_project(self.settings, without=("feast",))
+
+    @cached_property
+    def whole_project(self) -> Project:
+        """All that the project declares, features and models too. Raises ProjectError as `project`."""
+        return load_project(self.settings)
+
+    @cached_property
+    def log(self) -> Log:
+        """The log. Raises Unavailable where it cannot be reached."""
+        from headrace import log
+
+        return self._stack.enter_context(closing(log.open(self.settings.log.url)))
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake. Raises Unavailable where the catalog cannot be reached."""
+        from headrace import lake
+
+        return lake.open(self.settings)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store. Raises Unavailable where it cannot be reached."""
+        from headrace.features import online
+
+        return self._stack.enter_context(closing(online.open(self.settings.online.url)))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The model registry; it connects when it is first asked for something."""
+        from headrace import registry
+
+        return registry.open(self.settings)
+
+    @cached_property
+    def lineage(self) -> Store:
+        """The lineage store."""
+        from headrace import lineage
+
+        return self._stack.enter_context(closing(lineage.open(self.settings)))
+
+    def close(self) -> None:
+        """Closes what was opened. What is asked for afterwards is opened again."""
+        for name in ("project", "whole_project", "log", "lake", "online", "registry", "lineage"):
+            self.__dict__.pop(name, None)
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<workspace {self.settings.project} on {self.settings.profile_name}: {self.settings.root}>"

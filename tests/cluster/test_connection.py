@@ -1,0 +1,71 @@
+"""The project's Ray is found by its address as long as the process that started it lives."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.cluster.address import find_address, forget_address, keep_address
+from headrace.cluster.folder import remove_dead_sessions, runtime_folder
+from headrace.config.settings import Settings, load_settings
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.process import mark_of
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "headrace.toml").write_text('[project]\nname = "lean"\n[profile.local]\n')
+    settings = load_settings(tmp_path)
+    settings.make_state()
+    return settings
+
+
+def run_process_to_its_end() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_an_address_is_found_while_its_starter_lives_and_it_accepts_connections(settings: Settings) -> None:
+    assert find_address(settings) is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        keep_address(settings, address)
+        assert find_address(settings) == address
+        file = settings.place("ray.json")
+        kept = msgspec.json.decode(file.read_bytes())
+        # A later process may have the id of the starter.
+        file.write_bytes(msgspec.json.encode(kept | {"starter": f"{os.getpid()} boot 1"}))
+        assert find_address(settings) is None
+        forget_address(settings)
+        assert file.exists(), "another process wrote it"
+        keep_address(settings, address)
+    assert find_address(settings) is None, "nothing listens there"
+    forget_address(settings)
+    assert not settings.place("ray.json").exists()
+
+
+def test_sessions_of_ended_processes_are_removed(tmp_path: Path) -> None:
+    alive, dead = (
+        tmp_path / f"session_2026-01-01_00-00-00_1_{pid}" for pid in (os.getpid(), run_process_to_its_end())
+    )
+    for session in (alive, dead):
+        (session / "logs").mkdir(parents=True)
+    remove_dead_sessions(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [alive.name]
+    assert mark_of(os.getpid())
+
+
+def test_a_runtime_folder_that_others_may_enter_is_refused(settings: Settings) -> None:
+    folder = runtime_folder(settings)
+    folder.chmod(0o755)
+    with pytest.raises(Unavailable, match="others may enter"):
+        runtime_folder(settings)
+    folder.chmod(0o700)
+    assert runtime_folder(settings) == folder
+    folder.rmdir()

@@ -1,0 +1,108 @@
+"""A small project with a real model: bundles from the trainer, signed, and features in the online store."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from headrace import log, registry
+from headrace.config.settings import load_settings
+from headrace.features import online
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField, encode_plan
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.time import from_micros, now_micros
+from headrace.registry.bundle import seal
+from headrace.registry.signing import signing_key
+from headrace.serving import release
+
+DAY = 86_400_000_000
+FACTS = AsOfView(
+    name="facts",
+    keys=("product_id",),
+    table="facts",
+    time="event_timestamp",
+    features=(PlanField("mean_price", "float64"), PlanField("views", "int64")),
+    ttl=7 * DAY,
+)
+
+
+PRICE = PlanField("price", "float64")
+
+
+def plan_of(missing="model", request=(PRICE,)):
+    return FeaturePlan(
+        model="purchase",
+        entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
+        views=(FACTS,),
+        features=(FeatureRef("facts", "mean_price", "float64"), FeatureRef("facts", "views", "int64")),
+        request=request,
+        missing=missing,
+    )
+
+
+def fit_booster(slope: int) -> bytes:
+    """Trees that predict more than .5 for a product with many views (`slope` 1) or with few (-1)."""
+    import xgboost
+
+    views = np.arange(200, dtype=np.float32)
+    matrix = np.column_stack([np.zeros(200, np.float32), views])
+    labels = (views > 100) if slope > 0 else (views <= 100)
+    parameters = {"objective": "binary:logistic", "max_depth": 2, "nthread": 1}
+    booster = xgboost.train(parameters, xgboost.DMatrix(matrix, labels.astype(float)), 5)
+    return bytes(booster.save_raw("ubj"))
+
+
+def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
+    """Writes a version's bundle to where a replica reads it, sealed with the project's key."""
+    from headrace.features.values.matrix import Encoding
+    from headrace.training.trainers.folder import ModelMeta, save_model
+    from headrace.training.trainers.xgboost import MODEL
+
+    place = registry.open(settings).bundle_folder("purchase", version)
+    place.mkdir(parents=True)
+    (place / "plan.json").write_bytes(encode_plan(plan))
+    columns = tuple(feature.column for feature in plan.features)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns, categories or {}))
+    save_model(place / "model", {MODEL: boosters[slope or 1 + (version + 1) % 2]}, meta)
+    (place / "training.json").write_text(json.dumps({}))
+    seal(place, signing_key(settings))
+    return place
+
+
+def put_features(settings, plan, rows):
+    """Loads product → (mean price, views) into the online store, with the time of an hour ago."""
+    store = online.open(settings.online.url)
+    store.prepare(plan)
+    at = pa.scalar(from_micros(now_micros() - DAY // 24), pa.timestamp("us", "UTC"))
+    table = pa.table(
+        {
+            "product_id": pa.array(list(rows), pa.int64()),
+            "event_timestamp": pa.array([at] * len(rows), pa.timestamp("us", "UTC")),
+            "mean_price": pa.array([price for price, _ in rows.values()], pa.float64()),
+            "views": pa.array([views for _, views in rows.values()], pa.int64()),
+        }
+    )
+    store.load(FACTS, table, SnapshotPosition("facts", 41))
+    store.close()
+
+
+def put_release(settings, *arms, model="purchase"):
+    topics = log.open(settings.log.url)
+    new = release.make(model, list(arms), by="test", why="because")
+    release.append(topics, new)
+    topics.close()
+    return new
+
+
+def make_project(root: Path):
+    (root / "small").mkdir(parents=True)
+    (root / "small" / "__init__.py").write_text("")
+    (root / "small" / "events.py").write_text(
+        "from datetime import datetime\nfrom headrace import Struct, event\n"
+        '@event(topic="clicks", time="at")\nclass Click(Struct):\n    at: datetime\n    user_id: int\n'
+    )
+    (root / "headrace.toml").write_text(
+        '[project]\nname = "small"\n[profile.local]\npredict_port = 0\ncollector_port = 0\nconsole_port = 0\n'
+    )
+    return load_settings(root)

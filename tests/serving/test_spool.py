@@ -1,0 +1,163 @@
+"""The spool and the shipper: no prediction is lost with its process, no incomplete frame is shipped."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from tests.contract.test_log import configure
+
+from headrace import log
+from headrace.serving import shipper as shipping
+from headrace.serving import spool as spooling
+from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.shipper import Shipper, ShipResult, ship
+from headrace.serving.spool import MAX_BYTES, Spool, find_oversized, read_spool
+
+
+@pytest.fixture
+def topics(tmp_path):
+    topics = log.open(f"sqlite://{tmp_path}/log")
+    topics.create(TOPIC)
+    yield topics
+    topics.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "spool"
+
+
+def read_log(topics):
+    return topics.read(TOPIC, {0: 0}, 100_000).values
+
+
+def test_the_file_of_a_running_replica_is_shipped_as_it_grows(folder, topics):
+    spool = Spool(folder)
+    spool.append(b"one")
+    assert ship(folder, topics).predictions == 1
+    assert ship(folder, topics).predictions == 0
+    spool.append(b"two")
+    spool.append(b"three")
+    assert ship(folder, topics).predictions == 2
+    assert read_log(topics) == [b"one", b"two", b"three"]
+    assert len(list(folder.glob("*.spool"))) == 1
+    spool.close()
+    assert ship(folder, topics).files == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_file_is_followed_by_a_new_one(folder, topics, monkeypatch):
+    monkeypatch.setattr(spooling, "_ROTATE", 110)
+    spool = Spool(folder)
+    sent = [b"%03d" % n + b"x" * 40 for n in range(20)]
+    for prediction in sent:
+        spool.append(prediction)
+    result = ship(folder, topics)
+    assert (result.predictions, result.files, result.torn) == (20, 9, 0)
+    assert read_log(topics) == sent
+    spool.close()
+
+
+def test_an_incomplete_last_frame_is_skipped_and_counted(folder, topics):
+    spool = Spool(folder)
+    spool.append(b"whole")
+    spool.append(b"incomplete")
+    spool.close()
+    (path,) = folder.glob("*.spool")
+    os.truncate(path, path.stat().st_size - 1)
+    result = ship(folder, topics)
+    assert (result.predictions, result.torn, result.files) == (1, 1, 1)
+    assert read_log(topics) == [b"whole"]
+
+
+def test_after_a_kill_a_batch_is_shipped_again_and_has_the_same_ids(folder, topics, monkeypatch):
+    spool = Spool(folder)
+    spool.append(b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "write_file", lambda path, text: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            ship(folder, topics)
+    ship(folder, topics)
+    assert read_log(topics) == [b"one", b"one"]
+    assert Prediction.__contract__.identity == ("id",)
+    spool.close()
+
+
+def test_predictions_survive_a_kill_of_their_process(folder, topics):
+    program = f"""
+from pathlib import Path
+from headrace.serving.spool import Spool
+spool = Spool(Path({str(folder)!r}))
+for n in range(1_000_000):
+    spool.append(b"%d" % n)
+    print(n, flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    last = 0
+    for line in child.stdout:
+        last = int(line)
+        if last >= 500:
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    last = max([last, *(int(line) for line in child.stdout.read().split(b"\n")[:-1])])
+    child.wait()
+    child.stdout.close()
+    shipper = Shipper(folder, topics)
+    shipper.stop()
+    shipped = [int(value) for value in read_log(topics)]
+    assert shipped[: last + 1] == list(range(last + 1))
+    assert shipper.total.predictions == len(shipped)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def kafka(empty_broker):
+    topics = log.open(empty_broker.url)
+    topics.create(TOPIC)
+    yield topics
+    topics.close()
+
+
+def test_an_oversized_prediction_is_shipped_once_the_topic_takes_it(folder, kafka, empty_broker, caplog):
+    spool = Spool(folder)
+    large = os.urandom(1_200_000)  # larger than the broker takes
+    for prediction in (b"one", large, b"two", os.urandom(MAX_BYTES), b"three"):
+        spool.append(prediction)
+    result = ship(folder, kafka)
+    assert (result.predictions, result.oversized) == (3, 2)
+    assert read_log(kafka) == [b"one", b"two", b"three"]
+    assert large in [path.read_bytes() for path in find_oversized(folder)]
+    assert large in list(read_spool(folder))
+    assert str(folder / "oversized") in caplog.text
+    assert ship(folder, kafka) == ShipResult()
+    spool.append(b"four")
+    configure(empty_broker.url, TOPIC, 2_000_000)
+    kafka.close()
+    reopened = log.open(empty_broker.url)
+    assert ship(folder, reopened).predictions == 2
+    assert sorted(read_log(reopened), key=len)[-1] == large
+    assert len(find_oversized(folder)) == 1
+    spool.close()
+    reopened.close()
+
+
+def test_a_kill_leaves_one_file_of_an_oversized_prediction(folder, kafka, monkeypatch):
+    spool = Spool(folder)
+    spool.append(os.urandom(1_200_000))
+    write_file = shipping.write_file
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+
+            def write_or_die(path, content):
+                if path.suffix == ".shipped":
+                    raise SystemExit
+                write_file(path, content)
+
+            patch.setattr(shipping, "write_file", write_or_die)
+            with pytest.raises(SystemExit):
+                ship(folder, kafka)
+    assert ship(folder, kafka).oversized == 1
+    assert len(find_oversized(folder)) == 1
+    spool.close()
