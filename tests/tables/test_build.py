@@ -203,7 +203,7 @@ def test_inputs_are_pinned_until_the_next_build(project: Project, lake: Lake, ar
 
 
 def test_a_missing_input_is_named(project: Project, lake: Lake) -> None:
-    with pytest.raises(CallError, match="no table 'clicks'"):
+    with pytest.raises(CallError, match="table 'clicks' does not exist"):
         build(project, lake, "clean")
     (project.settings.root / "data" / "names.csv").unlink()
     with pytest.raises(ProjectError, match=r"'names' has no files at data/names\.csv"):
