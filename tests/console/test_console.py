@@ -113,7 +113,7 @@ def test_the_models_versions(served: HttpServer) -> None:
 def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced) -> None:
     store = open_lineage(shop.settings)
     with store.recorder() as recorder, record_with(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
-        r.fact(said=NASTY)
+        r.add_facts(said=NASTY)
     store.close()
     nasty = msgspec.structs.replace(
         shop.prediction, id=new_id(), request={**shop.prediction.request, "event_type": NASTY}, arm=NASTY

@@ -144,7 +144,7 @@ def too_few_frames() -> object:
         (lambda: click(key="nobody"), "key='nobody'"),
         (lambda: click(identity=["at", "x"]), "identity='x'"),
         (lambda: click(dedup_within="1d"), "needs identity="),
-        (lambda: click(identity=["at"], dedup_within="soon"), "'soon' is no duration"),
+        (lambda: click(identity=["at"], dedup_within="soon"), "'soon' is not a valid duration"),
         (lambda: click(oldest="long ago"), "oldest='long ago' is not a day or an instant with a time zone"),
         (lambda: click(oldest="1970-01-01T00:00:00"), "oldest='1970-01-01T00:00:00' is not a day or"),
         (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),
@@ -153,7 +153,7 @@ def too_few_frames() -> object:
         (too_few_frames, "takes 1 frames but reads 2"),
         (rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
-        (lambda: day("at", after="x"), "after: 'x' is no duration"),
+        (lambda: day("at", after="x"), "after: 'x' is not a valid duration"),
         (lambda: day("at", after=7), 'after: 7 is not a duration: write a text such as "7d"'),  # type: ignore[arg-type]
         (lambda: day("at", before="9999999999w"), "longer than a duration can be"),
         (

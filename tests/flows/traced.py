@@ -180,5 +180,5 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
         version = registry.open(settings).register(
             "purchase", bundle, metrics={"roc_auc": 0.81}, params={}, tags={}
         )
-        this.output(Dataset("model", f"purchase@{version}"))
+        this.add_output(Dataset("model", f"purchase@{version}"))
     assert version == prediction.version

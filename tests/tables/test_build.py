@@ -205,7 +205,7 @@ def test_inputs_stay_pinned_until_the_next_build(project: Project, opened: Lake,
 
 
 def test_what_is_not_there_is_said(project: Project, opened: Lake) -> None:
-    with pytest.raises(CallError, match="no table 'clicks'"):
+    with pytest.raises(CallError, match="table 'clicks' does not exist"):
         build(project, opened, "clean")
     (project.settings.root / "data" / "names.csv").unlink()
     with pytest.raises(ProjectError, match=r"nothing at data/names\.csv"):

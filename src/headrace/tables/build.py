@@ -84,8 +84,8 @@ def build_table(
         # Who made it may have been killed before its run was told.
         with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
             position = SnapshotPosition(table.name, head.id)
-            this.output(Dataset("table", table.name, position, {"rows": head.rows}))
-            this.fact(days=0, because=[])
+            this.add_output(Dataset("table", table.name, position, {"rows": head.rows}))
+            this.add_facts(days=0, because=[])
         return TableBuild(table.name, head.id, [], head.rows, inputs, skipped=True)
     with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
         _pin_inputs(lake, plan)
@@ -93,8 +93,8 @@ def build_table(
         _unpin_older(lake, plan)
         days = None if plan.whole else plan.days
         facts = {"rows": snapshot.rows, "schema": {f.name: str(f.type) for f in schema}}
-        this.output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
-        this.fact(days=None if days is None else len(days), because=plan.because)
+        this.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
+        this.add_facts(days=None if days is None else len(days), because=plan.because)
     return TableBuild(table.name, snapshot.id, days, snapshot.rows, inputs, skipped=False, because=plan.because)
 
 

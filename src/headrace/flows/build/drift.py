@@ -16,7 +16,7 @@ from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers, write_if_changed
 from headrace.flows.build.stage import LakeStage, Stage
 from headrace.kernel.digest import digest_file
-from headrace.lake.heads import find_missing, snapshots_made
+from headrace.lake.table_state import find_missing_snapshots, rows_snapshot_ids
 
 __all__ = ["FILE", "find_drift", "record_state", "remove_void_pointers", "table_snapshots"]
 
@@ -66,7 +66,7 @@ def table_snapshots(settings: Settings, stages: Iterable[Stage]) -> dict[str, tu
         if pointer is not None:
             ((table, snapshot),) = stage.snapshots(pointer).items()
             named[stage.name] = table, snapshot
-    current = snapshots_made(settings, {table for table, _ in named.values()})
+    current = rows_snapshot_ids(settings, {table for table, _ in named.values()})
     return {name: (table, snapshot, current[table]) for name, (table, snapshot) in named.items()}
 
 
@@ -75,7 +75,9 @@ def remove_void_pointers(settings: Settings, stages: Iterable[Stage]) -> None:
     pointers = Pointers(settings.root)
     contents = {stage: pointers.read(stage.out) for stage in stages}
     named = {stage: stage.snapshots(content) for stage, content in contents.items() if content is not None}
-    lost = find_missing(settings, {item for snapshots in named.values() for item in snapshots.items()})
+    lost = find_missing_snapshots(
+        settings, {item for snapshots in named.values() for item in snapshots.items()}
+    )
     for stage, snapshots in named.items():
         if not lost.isdisjoint(snapshots.items()):
             pointers.remove(stage.out)

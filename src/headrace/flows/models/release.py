@@ -188,10 +188,10 @@ def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release
             else:
                 registry.set_alias(new.model, alias, version)
         for arm in new.arms:
-            job.input(Dataset("model", f"{new.model}@{arm.version}"))
-        job.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
-        job.output(Dataset("endpoint", new.model))
-        job.fact(release=new.id, by=new.by, why=new.why, override=new.override)
+            job.add_input(Dataset("model", f"{new.model}@{arm.version}"))
+        job.add_output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
+        job.add_output(Dataset("endpoint", new.model))
+        job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
     up = find_up(settings)
     if up is not None:
         await_release(up, new)
