@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -116,6 +117,14 @@ def test_spaces_hold_their_bounds() -> None:
     assert choice("a", 2).values == ("a", 2)
 
 
+def make_model(name: str, **options: Any) -> Model:
+    @table(reads=click())
+    def labels(events: pl.LazyFrame) -> pl.LazyFrame:
+        return events
+
+    return Model(name, labels=labels, target="y", features=None, trainer=XGBoost(), **options)
+
+
 def rowwise_of_two() -> object:
     def two(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
         return a
@@ -135,7 +144,7 @@ def too_few_frames() -> object:
         (lambda: click(key="nobody"), "key='nobody'"),
         (lambda: click(identity=["at", "x"]), "identity='x'"),
         (lambda: click(dedup_within="1d"), "needs identity="),
-        (lambda: click(identity=["at"], dedup_within="soon"), "'soon' is no duration"),
+        (lambda: click(identity=["at"], dedup_within="soon"), "'soon' is not a valid duration"),
         (lambda: click(oldest="long ago"), "oldest='long ago' is not a day or an instant with a time zone"),
         (lambda: click(oldest="1970-01-01T00:00:00"), "oldest='1970-01-01T00:00:00' is not a day or"),
         (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),
@@ -144,7 +153,7 @@ def too_few_frames() -> object:
         (too_few_frames, "takes 1 frames but reads 2"),
         (rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
-        (lambda: day("at", after="x"), "after: 'x' is no duration"),
+        (lambda: day("at", after="x"), "after: 'x' is not a valid duration"),
         (lambda: day("at", after=7), 'after: 7 is not a duration: write a text such as "7d"'),  # type: ignore[arg-type]
         (lambda: day("at", before="9999999999w"), "longer than a duration can be"),
         (
@@ -172,6 +181,13 @@ def too_few_frames() -> object:
         (lambda: source("s", "x.csv", schema=["a"]), "schema=['a'] is not a dict"),  # type: ignore[arg-type]
         (lambda: source("s", "../up.csv"), "must lie in the project"),
         (lambda: ByTime(validation=0.6, test=0.6), "must lie in 0..1"),
+        (lambda: ByTime(gap="half an hour"), "'half an hour'"),
+        (lambda: ByTime(gap=timedelta(minutes=-5)), "must not be negative"),
+        (lambda: make_model("m", refresh="daily"), "'daily'"),
+        (lambda: make_model("churn model"), "'churn model' is not a valid model name"),
+        (lambda: make_model("a/b"), "'a/b' is not a valid model name"),
+        (lambda: make_model(""), "'' is not a valid model name"),
+        (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not a policy"),
     ],
 )
 def test_a_wrong_declaration_is_said_with_its_place(wrong: Callable[[], object], said: str) -> None:

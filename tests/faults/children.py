@@ -34,7 +34,7 @@ from headrace.events.ingest import ingest
 from headrace.events.ingest import maintenance as ingest_maintenance
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
-from headrace.lake import LakeTable, catalog, expiry, lease, maintenance, table
+from headrace.lake import LakeTable, catalog, compaction, expiry, lease, maintenance, table
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
 from headrace.log.sqlite import connection as sqlite_connection
@@ -57,7 +57,7 @@ def tune() -> None:
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (lease, {"SECONDS": 1.0}),
         (table, {"BRIEF": BRIEF}),
-        (maintenance, {"BRIEF": BRIEF}),
+        (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),
         (kafka_writer, {"TRANSACTION_MS": 60_000}),  # none runs out while a broker is away: see _writes_as

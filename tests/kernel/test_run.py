@@ -21,8 +21,8 @@ class Told:
 def test_a_run_starts_and_completes_with_its_inputs_and_outputs() -> None:
     source, made = Dataset("topic", "events"), Dataset("table", "clean", facts={"rows": 3})
     with record_with(Told()) as told, run("table clean", [source]) as this:
-        this.output(made)
-        this.fact(rows=3)
+        this.add_output(made)
+        this.add_facts(rows=3)
         assert current_run() is this
     assert told.outcomes() == [("table clean", "START"), ("table clean", "COMPLETE")]
     assert (this.inputs, this.outputs, this.facts) == ([source], [made], {"rows": 3})
@@ -54,7 +54,7 @@ def test_an_error_ends_it_and_goes_on(error: type[BaseException], outcome: str) 
 def test_a_continuous_job_says_that_it_goes_on_at_most_once_a_while() -> None:
     with record_with(Told()) as told, run("ingest events") as this:
         for _ in range(100):
-            this.running()
+            this.report_running()
     assert [outcome for _, outcome in told.outcomes()] == ["START", "RUNNING", "COMPLETE"]
 
 

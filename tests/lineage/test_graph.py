@@ -13,7 +13,7 @@ def table(name: str, snapshot: int) -> Dataset:
 def recorded(store: Store, job: str, inputs: list[Dataset], outputs: list[Dataset]) -> None:
     with store.recorder() as recorder, record_with(recorder), run(job, inputs) as r:
         for one in outputs:
-            r.output(one)
+            r.add_output(one)
 
 
 def shape(node: Node) -> object:

@@ -28,8 +28,8 @@ TABLE = Dataset(
 
 def ingested(store: Store) -> str:
     with store.recorder() as recorder, record_with(recorder), run("ingest clicks", [TOPIC]) as r:
-        r.output(TABLE)
-        r.fact(good=13, refused=1)
+        r.add_output(TABLE)
+        r.add_facts(good=13, refused=1)
     return r.id
 
 
@@ -114,7 +114,7 @@ def test_a_failure_keeps_its_message_and_no_secret(
     facts = {"password": "pw-456", "nested": {"auth_token": "t-789", "rows": 3}}
     with store.recorder() as recorder, record_with(recorder), contextlib.suppress(ConnectionError):  # noqa: SIM117
         with run("load", [Dataset("file", address, facts={"api_key": "k-123"})]) as r:
-            r.fact(**facts)
+            r.add_facts(**facts)
             raise ConnectionError(address + " says no to hunter2-from-env")
     row = store.run(r.id)
 
@@ -142,8 +142,8 @@ def test_an_interrupt_is_an_abort(store: Store) -> None:
 
 def test_running_events_show_what_a_continuous_job_has_made_so_far(store: Store) -> None:
     with store.recorder() as recorder, record_with(recorder), run("ingest") as r:
-        r.output(TABLE)
-        r.running(every=timedelta(0))
+        r.add_output(TABLE)
+        r.report_running(every=timedelta(0))
         assert recorder.flush()
         row = store.run(r.id)
         assert row is not None
@@ -162,7 +162,7 @@ def test_what_a_continuous_job_read_is_where_it_now_stands(store: Store) -> None
 def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> None:
     first = ingested(store)
     with store.recorder() as recorder, record_with(recorder), run("ingest clicks") as r:
-        r.output(Dataset("table", "clicks", SnapshotPosition("clicks", 8)))
+        r.add_output(Dataset("table", "clicks", SnapshotPosition("clicks", 8)))
 
     def producer(position: SnapshotPosition | None) -> str | None:
         row = store.producer("table", "clicks", position)
@@ -185,7 +185,7 @@ def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> 
 
 def test_what_is_no_json_is_kept_as_its_repr(store: Store) -> None:
     with store.recorder() as recorder, record_with(recorder), run("odd") as r:
-        r.fact(kind=Path)
+        r.add_facts(kind=Path)
 
     row = store.run(r.id)
     assert row is not None

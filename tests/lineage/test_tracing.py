@@ -22,7 +22,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 def test_a_run_is_a_span_and_its_child_a_child(spans: InMemorySpanExporter) -> None:
     with record_with(SpanRecorder()), run("build") as outer, run("table a") as inner:
-        inner.fact(rows=3, password="x")
+        inner.add_facts(rows=3, password="x")
 
     child, parent = spans.get_finished_spans()
     assert (child.name, parent.name) == ("table a", "build")

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import parse_duration
 
 __all__ = ["to_duration", "to_optional_duration", "to_tuple"]
 
@@ -19,7 +19,7 @@ def to_duration(value: str | timedelta) -> timedelta:
         ProjectError: the value is not a duration.
     """
     try:
-        return duration(value)
+        return parse_duration(value)
     except ValueError as error:
         raise ProjectError(
             str(error), where=str(Place.of_caller()), remedy='Write it as "30m", "1d" or "1h30m".'

@@ -15,7 +15,7 @@ from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.source import Source
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
+from headrace.kernel.time import parse_duration
 
 if TYPE_CHECKING:
     import dataframely as dy
@@ -64,7 +64,7 @@ def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta =
 def _whole_days(name: str, value: str | timedelta) -> timedelta:
     place = str(Place.of_caller())
     try:
-        span = duration(value)
+        span = parse_duration(value)
     except ValueError as error:
         raise ProjectError(f"{name}: {error}", where=place) from error
     if span % ONE_DAY:

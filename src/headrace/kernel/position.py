@@ -20,8 +20,8 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
     Attributes:
         topic: the topic's name.
         log_id: the identity of the topic; it changes when the topic is made again under its name.
-        offsets: log partition → the first offset that has *not* been read. A log partition that is
-            not named has been read up to nothing.
+        offsets: log partition → the first offset that has *not* been read. Of a log partition that is
+            not named, nothing has been read.
     """
 
     topic: str

@@ -1,6 +1,6 @@
-"""What is kept on this machine is for its user alone: events, features, models, the source.
+"""Privacy of files: events, features, models and source are for this machine's user alone.
 
-The folders are what protects it; the umask is a second line, for what is written into a folder that
+The folders' permissions protect them. The umask is a second line of defence, for files in a folder that
 somebody opened to others.
 """
 
@@ -15,7 +15,7 @@ _user_umask = -1
 
 
 def make_private(folder: Path) -> Path:
-    """Makes the folder and each parent that is missing, 0700; what is there stays as it is. Returns it.
+    """Makes the folder and each missing parent with mode 0700. Existing folders keep their mode. Returns it.
 
     Raises:
         OSError: a parent may not be written, or is a file.
@@ -31,7 +31,7 @@ def is_open_to_others(folder: Path) -> bool:
 
 
 def set_private_umask() -> int:
-    """From now on this process makes files for its user alone. Returns the umask before."""
+    """Sets the umask so that this process makes files for its user alone. Returns the umask before."""
     global _user_umask
     _user_umask = os.umask(0o077)
     return _user_umask

@@ -23,7 +23,7 @@ from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.kernel.run import RunEvent, record_with
-from headrace.kernel.time import duration, now
+from headrace.kernel.time import now, parse_duration
 from headrace.lake import Lake, Unwritable
 from headrace.log import Log
 from headrace.log.partition import partition_of
@@ -265,7 +265,7 @@ SPOILING = "-" * 15 + "\ud7ff" + "."
 @pytest.fixture
 def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are described as PyIceberg does it by itself."""
-    monkeypatch.setattr("headrace.lake.files.bound_texts", lambda statistics: None)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", lambda statistics: None)
 
 
 def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
@@ -339,7 +339,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
 
     ingest = Ingest(contract, events_log, lake)
     events_log.append("clicks", [click(1), click(2)])
-    monkeypatch.setattr("headrace.lake.files.bound_texts", fail)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", fail)
     with pytest.raises(Unwritable, match="is not what it was"):
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):
@@ -434,7 +434,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
 def test_an_event_dated_ahead_makes_nothing_forgotten(
     contract: Contract, events_log: Log, lake: Lake, future: str, within: str
 ) -> None:
-    ahead = attrs.evolve(contract, max_ahead=duration(future), dedup_within=duration(within))
+    ahead = attrs.evolve(contract, max_ahead=parse_duration(future), dedup_within=parse_duration(within))
     events_log.create("clicks")
     present, later = now(), now() + ahead.max_ahead - timedelta(seconds=10)
     first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())

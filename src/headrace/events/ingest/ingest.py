@@ -211,7 +211,7 @@ class Ingest:
                 self._level()
                 if stop.is_set() or self._covers(end):
                     break
-                report.running()
+                report.report_running()
                 self._share.wait(self._offsets(), stop, PAUSE)
             if end is not None:
                 self._level_all()

@@ -76,7 +76,7 @@ class Report:
         made = SnapshotPosition(self._table, progress.snapshot)
         self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
         self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
-        self.running()
+        self.report_running()
         self._maintenance.count_commit()
         if self._tell is not None:
             self._tell(progress)
@@ -87,6 +87,6 @@ class Report:
             self._at_work()
             self._at_work = None
 
-    def running(self) -> None:
+    def report_running(self) -> None:
         """Says that it goes on."""
-        self._run.running()
+        self._run.report_running()
