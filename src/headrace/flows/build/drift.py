@@ -26,7 +26,7 @@ FILE = "applied_pointers.json"
 def record_state(settings: Settings, stage: Stage) -> None:
     """Records that what the stage keeps outside of git agrees with its pointer."""
     if stage.drift:
-        digests = {**_recorded_digests(settings), stage.name: digest_file(settings.root / stage.out)}
+        digests = {**_read_digests(settings), stage.name: digest_file(settings.root / stage.out)}
         settings.make_state()
         write_if_changed(settings.place(FILE), json.dumps(digests, sort_keys=True).encode())
 
@@ -37,7 +37,7 @@ def find_drift(settings: Settings, stages: Iterable[Stage]) -> dict[str, str]:
     Raises:
         Unavailable: the catalog is locked or away.
     """
-    pointers, digests = Pointers(settings.root), _recorded_digests(settings)
+    pointers, digests = Pointers(settings.root), _read_digests(settings)
     chosen = [stage for stage in stages if pointers.read(stage.out) is not None]
     snapshots = table_snapshots(settings, chosen)
     drift = {}
@@ -83,7 +83,7 @@ def remove_void_pointers(settings: Settings, stages: Iterable[Stage]) -> None:
             pointers.remove(stage.out)
 
 
-def _recorded_digests(settings: Settings) -> dict[str, str]:
+def _read_digests(settings: Settings) -> dict[str, str]:
     try:
         digests: dict[str, str] = json.loads(settings.place(FILE).read_bytes())
     except FileNotFoundError:
