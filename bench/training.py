@@ -1,4 +1,4 @@
-"""Training and prediction: a search by Ray Tune against a plain loop, one row's answer, the metrics.
+"""Training and prediction: a search by Ray Tune against a plain loop, the answer for a row, the metrics.
 
 python bench/training.py [--json]
 """
@@ -9,9 +9,10 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -54,18 +55,16 @@ MODEL = Model(
     tune=TUNE,
     split=ByTime(0.15, 0.15, "30m"),
 )
-
-
 EVALUATOR = evaluator_for("binary")
 
 
-def data() -> Matrices:
+def make_matrices() -> Matrices:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, FEATURES))
     y = (rng.random(ROWS) < 1 / (1 + np.exp(-(x[:, 0] + x[:, 1] * x[:, 2] - 2)))).astype(int)
     start = datetime(2026, 1, 1, tzinfo=UTC)
     plan = FeaturePlan("bench", (), (), tuple(FeatureRef("x", f"f{n}", "float64") for n in range(FEATURES)))
-    rows = pl.DataFrame(x, schema=[one.column for one in plan.features]).with_columns(
+    rows = pl.DataFrame(x, schema=[feature.column for feature in plan.features]).with_columns(
         target=y, event_timestamp=pl.Series([start + timedelta(seconds=n) for n in range(ROWS)])
     )
     return to_matrices(divide(rows, MODEL.split, "target"), "target", plan)
@@ -77,9 +76,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def plain(prepared: Matrices, settings: list[dict[str, object]]) -> None:
+def fit_in_a_loop(matrices: Matrices, settings: Sequence[Mapping[str, Any]]) -> None:
     """The same fits one after another in this process, with all its threads."""
-    trainer, data = XGBoostTrainer(), prepared.final
+    trainer, data = XGBoostTrainer(), matrices.final
     for parameters in settings:
         fitted = trainer.fit(trainer.prepare(data), XGBoost(), parameters, seed=0, budget=Budget(threads=2))
         EVALUATOR.metric("pr_auc", data.validation.target, fitted.validation)
@@ -87,32 +86,30 @@ def plain(prepared: Matrices, settings: list[dict[str, object]]) -> None:
 
 def figures(folder: Path) -> list[dict[str, object]]:
     settings = make_settings(folder, "bench", state=folder / "state")
-    prepared = data()
-    made: list[dict[str, object]] = []
+    matrices = make_matrices()
+    results: list[dict[str, object]] = []
 
     def add(work: str, ours: float, unit: str, peer: float | None = None) -> None:
         compared = {} if peer is None else {"peer": peer, "ratio": ours / peer}
-        made.append({"work": work, "ours": ours, "unit": unit, **compared})
+        results.append({"work": work, "ours": ours, "unit": unit, **compared})
 
     began = time.perf_counter()
     with connect(settings):
         add("Ray started", time.perf_counter() - began, "s")
         began = time.perf_counter()
-        trials = search(prepared, MODEL, TUNE, folder / "ray")
+        trials = search(matrices, MODEL, TUNE, folder / "ray")
         tuned = time.perf_counter() - began
         began = time.perf_counter()
-        fitted = final_fit(prepared, MODEL, trials[0].parameters, folder / "ray")
+        fitted = final_fit(matrices, MODEL, trials[0].parameters, folder / "ray")
         add("fit by Ray Train", time.perf_counter() - began, "s")
-    loop = seconds(lambda: plain(prepared, [one.parameters for one in trials]))
+    loop = seconds(lambda: fit_in_a_loop(matrices, [trial.parameters for trial in trials]))
     add(f"{TRIALS} trials on {ROWS:,} x {FEATURES}, against a plain loop", tuned, "s", loop)
 
-    predictor = save(folder / "model", fitted, MODEL, prepared)
-    add(
-        "metrics of 15,000 rows",
-        seconds(lambda: EVALUATOR.evaluate(prepared.test.target, predictor.predict(prepared.test.matrix))),
-        "s",
-    )
-    row = prepared.test.matrix[:1].astype(np.float64)
+    predictor = save(folder / "model", fitted, MODEL, matrices)
+    test = matrices.test
+    evaluated = seconds(lambda: EVALUATOR.evaluate(test.target, predictor.predict(test.matrix)))
+    add("metrics of 15,000 rows", evaluated, "s")
+    row = test.matrix[:1].astype(np.float64)
     import xgboost as stock
 
     booster = stock.Booster(model_file=folder / "model" / BOOSTER)
@@ -120,17 +117,17 @@ def figures(folder: Path) -> list[dict[str, object]]:
     times = 2000
     ours = seconds(lambda: [predictor.predict(row) for _ in range(times)]) / times
     peer = seconds(lambda: [booster.inplace_predict(row) for _ in range(times)]) / times
-    add("one row's answer, against inplace_predict", ours * 1e6, "us", peer * 1e6)
-    return made
+    add("the answer for a row, against inplace_predict", ours * 1e6, "us", peer * 1e6)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one object a line")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for figure in figures(Path(folder)):
-            print(json.dumps(figure) if given.json else figure)
+            print(json.dumps(figure) if arguments.json else figure)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import msgspec
 import pytest
 from tests.events.clicks import click
@@ -77,7 +77,7 @@ def test_alerts_refuse_limits_without_meaning() -> None:
 
 @pytest.fixture
 def watched_contract(contract: Contract) -> Contract:
-    return replace(contract, dedup_within=None, alerts=Alerts(window="10m", baseline="20m", min_events=20))
+    return attrs.evolve(contract, dedup_within=None, alerts=Alerts(window="10m", baseline="20m", min_events=20))
 
 
 def ingest_all(contract: Contract, log: Log, lake: Lake) -> None:
@@ -170,7 +170,7 @@ def test_few_events_raise_nothing(watched_contract: Contract, events_log: Log, l
     events_log.append("clicks", [b"no"] * 19)
     ingest_all(watched_contract, events_log, lake)
     assert watch_once(watched_contract, events_log, lake) == []
-    assert watch_once(replace(watched_contract, alerts=None), events_log, lake) == []
+    assert watch_once(attrs.evolve(watched_contract, alerts=None), events_log, lake) == []
 
 
 def test_first_on_the_log_counts_where_two_decide_at_once(

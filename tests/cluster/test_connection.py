@@ -13,7 +13,7 @@ from headrace.cluster.address import find_address, forget_address, keep_address
 from headrace.cluster.folder import remove_dead_sessions, runtime_folder
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.process import mark
+from headrace.kernel.process import mark_of
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_sessions_of_ended_processes_are_removed(tmp_path: Path) -> None:
         (session / "logs").mkdir(parents=True)
     remove_dead_sessions(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [alive.name]
-    assert mark(os.getpid())
+    assert mark_of(os.getpid())
 
 
 def test_a_runtime_folder_that_others_may_enter_is_refused(settings: Settings) -> None:

@@ -12,10 +12,10 @@ from tests.flows.traced import Traced, traced
 
 from headrace import log as logs
 from headrace.console.app import app
-from headrace.console.door import COOKIE, session_of
+from headrace.console.session import COOKIE, session_of
 from headrace.http.serve import HttpServer, serve
 from headrace.kernel.ids import new_id
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import open as open_lineage
 from headrace.serving.prediction import TOPIC
 
@@ -81,7 +81,7 @@ def test_runs_and_one_run(served: HttpServer) -> None:
 def test_a_prediction_shows_why(served: HttpServer, shop: Traced) -> None:
     page = text(served, f"/predictions/{shop.prediction.id}")
 
-    assert "every feature, made again from the raw events, is what was served" in page
+    assert "every feature, recomputed from the raw events, is what was served" in page
     rows = cells(page)
     assert ["user_activity__events_1h", "4", "4", "yes", "4"] in rows
     assert [row[0] for row in rows if len(row) == 5 and row[0].startswith("0:")] == [
@@ -112,8 +112,8 @@ def test_the_models_versions(served: HttpServer) -> None:
 
 def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced) -> None:
     store = open_lineage(shop.settings)
-    with store.recorder() as recorder, recorder_added(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
-        r.fact(said=NASTY)
+    with store.recorder() as recorder, record_with(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
+        r.add_facts(said=NASTY)
     store.close()
     nasty = msgspec.structs.replace(
         shop.prediction, id=new_id(), request={**shop.prediction.request, "event_type": NASTY}, arm=NASTY

@@ -12,10 +12,10 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 from tests.events.clicks import Click
 
 from headrace import log
@@ -26,7 +26,7 @@ from headrace.events.ingest import ingest
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.refusals import RefusalSource
 from headrace.kernel import faults
-from headrace.lake import catalog
+from headrace.lake.lake import open as open_lake
 
 
 def settings_of(folder: Path) -> Settings:
@@ -38,7 +38,7 @@ def watch_once(folder: str) -> None:
     settings = settings_of(Path(folder))
     contract = contract_of(Click)
     assert contract is not None
-    events, lake = log.open(settings.log.url), catalog.open(settings)
+    events, lake = log.open(settings.log.url), open_lake(settings)
     refusals = RefusalSource([contract], events, lake)
     with AlertWatch([refusals], events, lake):
         ingest.Ingest(contract, events, lake).run(
@@ -53,12 +53,12 @@ def forward_once(folder: str, url: str, topic: str) -> None:
     ingest.BATCH, ingest.TRICKLE = 100, 0
     declared = contract_of(Click)
     assert declared is not None
-    contract = replace(
+    contract = attrs.evolve(
         declared, topic=topic, dedup_within=None, partitions=2, forward=(f"{topic}.valid", f"{topic}.invalid")
     )
     events = log.open(url)
     sink = ForwardSink(contract, events)
-    lake = catalog.open(settings_of(Path(folder)))
+    lake = open_lake(settings_of(Path(folder)))
     ingest.Ingest(contract, events, lake, [sink]).run(until_end=True, stop=threading.Event())
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
+import attrs
 import pytest
 from tests.events.clicks import click
 from tests.events.customers import Customer, change
@@ -34,7 +34,7 @@ def test_refused_bytes_are_kept_and_replayed_as_they_came(
         row = {"id": 1, "name": "__debezium_unavailable_value", "balance": "x"}
         contract, broken = declared, [*BROKEN[:-1], change("u", 1, row)]  # an empty value is no event there
     else:
-        contract = replace(contract, format=format)
+        contract = attrs.evolve(contract, format=format)
         payload = click(1, price=-1, note="").replace(b"-1", b"-1.10")
         broken = [*BROKEN, payload, b'{"schema": {"type": "struct"},  "payload": ' + payload + b"}"]
     events_log.create(contract.topic)

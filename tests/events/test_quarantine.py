@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
+import attrs
 import pytest
 from services.kafka import Broker
 from tests.contract.test_log import configure
@@ -135,13 +135,15 @@ def test_first_position_that_was_good_is_not_admitted_again(
     ingest_five_clicks(contract, events_log, lake)
     forged = {"headrace.first": b"0:0"}
     events_log.append("clicks", [click(9), click(8)], headers=[forged, {"headrace.first": b"not a position"}])
-    assert ingest_all(replace(contract, dedup_within=None), events_log, lake) == Counter(good=1, duplicate=1)
+    assert ingest_all(attrs.evolve(contract, dedup_within=None), events_log, lake) == Counter(
+        good=1, duplicate=1
+    )
 
 
 def test_every_replay_of_an_event_is_in_one_log_partition(
     contract: Contract, lake: Lake, events_log: Log
 ) -> None:
-    wide = replace(contract, partitions=4)
+    wide = attrs.evolve(contract, partitions=4)
     events_log.create("clicks", 4)
     broken = [click(n, price=-1) for n in range(8)] + [b"no %d" % n for n in range(8)]
     events_log.append("clicks", broken, [None] * 16)
@@ -160,7 +162,7 @@ def test_every_replay_of_an_event_is_in_one_log_partition(
 
 
 def test_key_is_read_as_the_format_says(contract: Contract) -> None:
-    enveloped = replace(contract, format="connect")
+    enveloped = attrs.evolve(contract, format="connect")
     read = key_reader(enveloped, formats.open(enveloped))
     assert read([b'{"schema": null, "payload": {"user": 7, "price": -1}}', b'{"user": 7}']) == [b"7", None]
 
@@ -179,7 +181,7 @@ def test_hundred_thousand_events_are_replayed_in_one_transaction_on_kafka(
     contract: Contract, lake: Lake, broker: Broker
 ) -> None:
     kafka = log.open(broker.url)
-    wide = replace(contract, topic=f"clicks-{new_id()[-12:]}", partitions=2)
+    wide = attrs.evolve(contract, topic=f"clicks-{new_id()[-12:]}", partitions=2)
     kafka.create(wide.topic, 2)
     for begin in range(0, 100_000, 25_000):
         kafka.append(wide.topic, [b'{"user": %d, "page": "attic"}' % n for n in range(begin, begin + 25_000)])
@@ -197,7 +199,7 @@ def test_events_that_are_too_large_now_stay_and_the_others_are_replayed(
 ) -> None:
     kafka = log.open(broker.url)
     topic = f"clicks-{new_id()}"
-    contract, fixed = (replace(version, topic=topic, partitions=1) for version in (contract, fixed))
+    contract, fixed = (attrs.evolve(version, topic=topic, partitions=1) for version in (contract, fixed))
     kafka.create(topic)
     large = click(2, page="attic", note=os.urandom(30_000).hex())
     kafka.append(topic, [click(1, page="attic"), large, click(3, page="cellar")])

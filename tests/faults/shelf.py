@@ -41,7 +41,7 @@ class Shelf:
             new = [(user,) for place, user in users.items() if not stored.covers(*place)]
             db.executemany("INSERT INTO taken VALUES (?)", new)
             db.execute("DELETE FROM position")
-            db.execute("INSERT INTO position VALUES (?)", (encode_position(stored.further(position.offsets)),))
+            db.execute("INSERT INTO position VALUES (?)", (encode_position(stored.advance(position.offsets)),))
             reach("sink.written")
             db.execute("COMMIT")
         reach("sink.committed")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import attrs
 from tests.events.clicks import Click
 
 from headrace import Struct, event
@@ -61,7 +62,7 @@ class Stage:
     def contract(self, mended: bool = False) -> Contract:
         found = contract_of(Mended if mended else Click)
         assert found is not None
-        return replace(found, topic=self.topic, partitions=self.partitions)
+        return attrs.evolve(found, topic=self.topic, partitions=self.partitions)
 
     def journal(self) -> Say:
         """Writes lines to the journal: a pipe, so that they arrive when disks are full."""

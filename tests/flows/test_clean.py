@@ -12,7 +12,7 @@ from headrace.flows.project import clean as cleaning
 from headrace.flows.project.clean import clean
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder
-from headrace.projects.running import locked
+from headrace.projects.running import hold_up_lock
 
 
 def test_it_takes_away_the_state_and_the_pointers_and_leaves_code_and_data(tiny: Settings) -> None:
@@ -30,7 +30,7 @@ def test_beside_a_build_or_up_it_is_refused_and_takes_nothing(tiny: Settings) ->
     before = sorted(tiny.root.rglob("*"))
     with hold_build_lock(tiny), pytest.raises(Unavailable, match="another build works"):
         clean(tiny)
-    with locked(tiny), pytest.raises(Unavailable, match="`headrace up` runs here"):
+    with hold_up_lock(tiny), pytest.raises(Unavailable, match="`headrace up` runs here"):
         clean(tiny)
     assert {path for path in before if not path.exists()} == set()
 

@@ -10,13 +10,14 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
 from headrace.features.values.matrix import Encoding
-from headrace.flows.models.release import MovedAlias, find_moved_aliases, parse_arm, release, rollback
+from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
+from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
-from headrace.projects.running import Up, keep, locked
+from headrace.projects.running import Up, hold_up_lock, write_up
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release as releases
@@ -25,6 +26,14 @@ from headrace.serving.models import Models
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import ModelMeta, save_model
 from headrace.training.trainers.xgboost import MODEL
+
+
+def moved_aliases(settings):
+    log = logs.open(settings.log.url)
+    follower = releases.ReleaseFollower(log)
+    follower.poll()
+    log.close()
+    return find_moved_aliases(settings, follower.in_force.values())
 
 
 @pytest.mark.parametrize(
@@ -95,16 +104,16 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     arms = [(arm.name, arm.version, round(arm.weight, 9), arm.shadow) for arm in canary.arms]
     assert arms == [("champion", 1, 0.9, False), ("challenger", 2, 0.1, False), ("shadow", 1, 0.0, True)]
     assert registry.version("purchase", "challenger").version == 2
-    assert find_moved_aliases(settings) == []
+    assert moved_aliases(settings) == []
 
     release(settings, "purchase", ["champion=2"], why="better")
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
-    assert find_moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
+    assert moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
     registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert find_moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
+    assert moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -115,7 +124,7 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
 
     back = rollback(settings, "purchase")
     assert (back.restores, back.arms) == (canary.id, canary.arms)
-    assert find_moved_aliases(settings) == []
+    assert moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
     log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
@@ -150,8 +159,8 @@ def small(tmp_path):
 def running_endpoint(settings):
     """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
-    with locked(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
-        keep(settings, Up(os.getpid(), now(), served.url, "", "", {}))
+    with hold_up_lock(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
+        write_up(settings, Up(os.getpid(), now(), served.url, "", "", {}))
         yield
     endpoint.close()
 
@@ -196,8 +205,8 @@ def test_a_version_whose_features_were_never_filled_is_not_released(tmp_path):
 def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
     with running_endpoint(small):
         made = release(small, "purchase", ["champion=2"])
-        found = status(small)
-        assert (found.failed, found.silent) == ({}, None)
+        state = status(small)
+        assert (state.failed_releases, state.endpoint_error) == ({}, None)
         assert rollback(small, "purchase").restores != made.id
 
 
@@ -210,18 +219,18 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
         with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
-        failure = status(small).failed["purchase"]
+        failure = status(small).failed_releases["purchase"]
         assert failure.release == recorded(small)[-1].id
         assert "was changed" in failure.why
 
 
 def test_status_tells_of_an_endpoint_that_does_not_answer(small):
-    with locked(small):
-        keep(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
-        assert "does not answer" in status(small).silent
+    with hold_up_lock(small):
+        write_up(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
+        assert "does not answer" in status(small).endpoint_error
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_status_tells_an_alias_moved_by_hand_though_it_loads_no_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
-    assert status(small).moved == (MovedAlias("purchase", "champion", 2, 1),)
+    assert status(small).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)

@@ -15,7 +15,7 @@ from headrace.flows.project.doctor import doctor
 from headrace.flows.project.status import status
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.kernel.time import now
 from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
@@ -52,7 +52,7 @@ def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny
         f'[project]\nname = "tiny"\n[profile.local]\nlineage = ["{url}"]\n'
     )
     store = lineage.open(settings)
-    with store.recorder() as recorder, recorder_added(recorder), run("work"):
+    with store.recorder() as recorder, record_with(recorder), run("work"):
         pass
     store.mark_failed(url, str(Unavailable("it does not answer")))
     store._write([], 3, "the disk was full")

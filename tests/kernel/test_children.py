@@ -40,7 +40,7 @@ def test_one_that_does_not_come_up_is_killed_and_started_again(tmp_path: Path) -
     first, said = child.process.pid, list[str]()
 
     def is_another() -> bool:
-        child.look(said.append)
+        child.supervise(said.append)
         return child.process.pid != first
 
     try:
@@ -48,7 +48,7 @@ def test_one_that_does_not_come_up_is_killed_and_started_again(tmp_path: Path) -
     finally:
         child.process.kill()
         child.end(0.0)
-    assert said[0] == "work hangs: it was not at work within 0.2 s, and is killed"
+    assert said[0] == "work hangs: it was not ready within 0.2 s, and is killed"
 
 
 def test_one_that_is_stopped_ends_when_its_parent_is_killed(tmp_path: Path) -> None:

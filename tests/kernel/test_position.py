@@ -39,7 +39,7 @@ def test_what_was_read_is_covered_and_nothing_else() -> None:
 
 def test_it_moves_only_in_the_partitions_named() -> None:
     position = LogPosition("t", "i", {0: 3, 1: 5})
-    assert position.advanced({1: 9}).offsets == {0: 3, 1: 9}
+    assert position.with_offsets({1: 9}).offsets == {0: 3, 1: 9}
     assert position.offsets == {0: 3, 1: 5}
 
 

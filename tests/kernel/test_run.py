@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.kernel.run import Dataset, RunEvent, current_run, recorder_added, run
+from headrace.kernel.run import Dataset, RunEvent, current_run, record_with, run
 
 
 class Told:
@@ -20,9 +20,9 @@ class Told:
 
 def test_a_run_starts_and_completes_with_its_inputs_and_outputs() -> None:
     source, made = Dataset("topic", "events"), Dataset("table", "clean", facts={"rows": 3})
-    with recorder_added(Told()) as told, run("table clean", [source]) as this:
-        this.output(made)
-        this.fact(rows=3)
+    with record_with(Told()) as told, run("table clean", [source]) as this:
+        this.add_output(made)
+        this.add_facts(rows=3)
         assert current_run() is this
     assert told.outcomes() == [("table clean", "START"), ("table clean", "COMPLETE")]
     assert (this.inputs, this.outputs, this.facts) == ([source], [made], {"rows": 3})
@@ -32,7 +32,7 @@ def test_a_run_starts_and_completes_with_its_inputs_and_outputs() -> None:
 
 
 def test_a_run_inside_another_is_its_child() -> None:
-    with recorder_added(Told()) as told, run("build") as outer, run("table a") as inner:
+    with record_with(Told()) as told, run("build") as outer, run("table a") as inner:
         assert inner.parent is outer
     assert told.outcomes() == [
         ("build", "START"),
@@ -44,7 +44,7 @@ def test_a_run_inside_another_is_its_child() -> None:
 
 @pytest.mark.parametrize(("error", "outcome"), [(ValueError, "FAIL"), (KeyboardInterrupt, "ABORT")])
 def test_an_error_ends_it_and_goes_on(error: type[BaseException], outcome: str) -> None:
-    with recorder_added(Told()) as told, pytest.raises(error), run("table a"):
+    with record_with(Told()) as told, pytest.raises(error), run("table a"):
         raise error("broken")
     assert told.outcomes()[-1] == ("table a", outcome)
     assert isinstance(told.events[-1].error, error)
@@ -52,14 +52,14 @@ def test_an_error_ends_it_and_goes_on(error: type[BaseException], outcome: str) 
 
 
 def test_a_continuous_job_says_that_it_goes_on_at_most_once_a_while() -> None:
-    with recorder_added(Told()) as told, run("ingest events") as this:
+    with record_with(Told()) as told, run("ingest events") as this:
         for _ in range(100):
-            this.running()
+            this.report_running()
     assert [outcome for _, outcome in told.outcomes()] == ["START", "RUNNING", "COMPLETE"]
 
 
 def test_who_no_longer_listens_is_not_told() -> None:
-    with recorder_added(Told()) as told:
+    with record_with(Told()) as told:
         pass
     with run("table a"):
         pass

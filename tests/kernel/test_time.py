@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.kernel.time import duration, format_duration, from_micros, micros, now, now_micros
+from headrace.kernel.time import format_duration, from_micros, micros, now, now_micros, parse_duration
 
 
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.timezones()))
@@ -40,27 +40,27 @@ def test_now_is_utc_in_micros() -> None:
     ],
 )
 def test_durations_are_read(text: str, expected: timedelta) -> None:
-    assert duration(text) == expected
-    assert duration(expected) == expected
+    assert parse_duration(text) == expected
+    assert parse_duration(expected) == expected
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30 m", "1x", "1d!", "-1d", "1.5h"])
-def test_other_text_is_no_duration(text: str) -> None:
+def test_other_text_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
-        duration(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("value", [7, 7.0, None, b"7d"])
 def test_what_is_no_text_is_refused_with_the_way_to_write_it(value: Any) -> None:
     with pytest.raises(ValueError, match='is not a duration: write a text such as "7d"'):
-        duration(value)
+        parse_duration(value)
 
 
 def test_a_duration_has_an_end() -> None:
     with pytest.raises(ValueError, match="longer than a duration can be"):
-        duration("9999999999w")
+        parse_duration("9999999999w")
 
 
 @given(st.integers(0, 10**12).map(lambda n: timedelta(milliseconds=n)))
 def test_a_duration_written_is_read_back(value: timedelta) -> None:
-    assert duration(format_duration(value)) == value
+    assert parse_duration(format_duration(value)) == value

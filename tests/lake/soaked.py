@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import attrs
 from tests.events.clicks import Click, click
 from tests.events.forking import settings_of
 
@@ -61,7 +61,7 @@ def main() -> None:
     old = ingest.Ingest(contract, events, opened)
     until_end(old, 0, commits * EVENTS)
     for number in range(ROUNDS):
-        fresh = replace(contract, topic=f"fresh{number}")
+        fresh = attrs.evolve(contract, topic=f"fresh{number}")
         until_end(ingest.Ingest(fresh, events, opened), 0, 100 * EVENTS)
         until_end(old, (commits + number * 100) * EVENTS, 100 * EVENTS)
 

@@ -45,7 +45,7 @@ while True:
     pair = {"p": [partition] * 2, "o": [offset, offset + 1]}
     rows = pa.table(pair, schema=pa.schema([("p", pa.int32()), ("o", pa.int64())]))
     try:
-        table.append(rows, position=("ingest", position, position.advanced({partition: offset + 2})))
+        table.append(rows, position=("ingest", position, position.with_offsets({partition: offset + 2})))
     except Conflict:
         conflicts += 1
 print(json.dumps(conflicts), flush=True)
@@ -100,7 +100,7 @@ def test_two_writers_of_different_log_partitions(settings: Settings, table: Lake
     conflicts = run_together(start(settings, 0, 20), start(settings, 1, 20))
     assert conflicts == [0, 0]
     assert rows_in(table) == expected(2, 20)
-    assert table.position("ingest") == START.advanced({0: 20, 1: 20})
+    assert table.position("ingest") == START.with_offsets({0: 20, 1: 20})
 
 
 def test_two_writers_of_the_same_log_partition(settings: Settings, table: LakeTable) -> None:
@@ -124,10 +124,10 @@ def test_a_writer_that_is_killed(settings: Settings, table: LakeTable, point: st
     killed.communicate("go\n", timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert rows_in(table) == expected(1, landed)
-    assert table.position("ingest") == START.advanced({0: landed})
-    begin = START.advanced({0: landed})
+    assert table.position("ingest") == START.with_offsets({0: landed})
+    begin = START.with_offsets({0: landed})
     rest = pa.table({"p": [0] * (10 - landed), "o": range(landed, 10)})
-    table.append(rest, position=("ingest", begin, begin.advanced({0: 10})))
+    table.append(rest, position=("ingest", begin, begin.with_offsets({0: 10})))
     assert rows_in(table) == expected(1, 10)
 
 
@@ -175,7 +175,7 @@ def test_an_unknown_outcome_that_landed_is_found(table: LakeTable, monkeypatch: 
         raise ConnectionResetError("the answer was lost")
 
     monkeypatch.setattr(type(table.catalog), "commit_table", lost_answer)
-    snapshot = table.append(rows, position=("ingest", None, START.advanced({0: 1})))
+    snapshot = table.append(rows, position=("ingest", None, START.with_offsets({0: 1})))
     assert table.current_snapshot() == snapshot
     assert table.scan().collect().height == 1
 

@@ -49,7 +49,7 @@ def table(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
     table = opened.ensure("events", rows(1, 1, 0).schema, PARTITIONS)
     position = START
     for n in range(10):
-        moved = position.advanced({0: 3 * (n + 1)})
+        moved = position.with_offsets({0: 3 * (n + 1)})
         both = pa.concat_tables([rows(2, 1 + n % 2, 3 * n), rows(1, 1, 3 * n + 2, valid=False)])
         made = table.append(both, position=("ingest", position, moved))
         position = moved
@@ -131,7 +131,7 @@ def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table:
 
 def test_other_readers_find_a_moved_lake(local: Settings, tmp_path: Path) -> None:
     table = lake.open(local).ensure("events", rows(1, 1, 0).schema, PARTITIONS)
-    table.append(rows(3, 1, 0), position=("ingest", START, START.advanced({0: 3})))
+    table.append(rows(3, 1, 0), position=("ingest", START, START.with_offsets({0: 3})))
     table.append(rows(3, 2, 3, valid=False))
     expected = ours(table)
     place = tmp_path / "elsewhere" / "state"

@@ -40,14 +40,16 @@ def settings(served: Settings, door: Front) -> Settings:
 @pytest.fixture
 def table(settings: Settings) -> LakeTable:
     table = lake.open(settings).ensure("events", SCHEMA)
-    table.append(pa.table({"o": [0]}), position=("ingest", None, START.advanced({0: 1})))
+    table.append(pa.table({"o": [0]}), position=("ingest", None, START.with_offsets({0: 1})))
     return table
 
 
 def append(table: LakeTable, offset: int) -> object:
     """One row, and the position moves past it."""
-    begin = START.advanced({0: offset})
-    return table.append(pa.table({"o": [offset]}), position=("ingest", begin, begin.advanced({0: offset + 1})))
+    begin = START.with_offsets({0: offset})
+    return table.append(
+        pa.table({"o": [offset]}), position=("ingest", begin, begin.with_offsets({0: offset + 1}))
+    )
 
 
 def offsets(table: LakeTable) -> list[int]:
@@ -71,7 +73,7 @@ def test_a_commit_that_did_not_happen_is_said_to_be_unknown(table: LakeTable, do
     with pytest.raises(Unavailable, match="outcome is unknown"):
         append(table, 1)
     assert offsets(table) == [0]
-    assert table.position("ingest") == START.advanced({0: 1})
+    assert table.position("ingest") == START.with_offsets({0: 1})
     append(table, 1)
     assert offsets(table) == [0, 1]
 

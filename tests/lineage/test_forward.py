@@ -8,7 +8,7 @@ from tests.servers import Endpoint
 from tests.until import until
 
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lineage import Store
 from headrace.lineage.forward import endpoint, forward, send
 
@@ -21,7 +21,7 @@ def server() -> Iterator[Endpoint]:
 
 
 def recorded(store: Store, *jobs: str) -> None:
-    with store.recorder() as recorder, recorder_added(recorder):
+    with store.recorder() as recorder, record_with(recorder):
         for job in jobs:
             with run(job):
                 pass

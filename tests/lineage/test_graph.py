@@ -1,5 +1,5 @@
 from headrace.kernel.position import LogPosition, SnapshotPosition
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
 from headrace.lineage.graph import Node, downstream, upstream
 
@@ -11,9 +11,9 @@ def table(name: str, snapshot: int) -> Dataset:
 
 
 def recorded(store: Store, job: str, inputs: list[Dataset], outputs: list[Dataset]) -> None:
-    with store.recorder() as recorder, recorder_added(recorder), run(job, inputs) as r:
+    with store.recorder() as recorder, record_with(recorder), run(job, inputs) as r:
         for one in outputs:
-            r.output(one)
+            r.add_output(one)
 
 
 def shape(node: Node) -> object:

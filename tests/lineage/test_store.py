@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from headrace.kernel.position import LogPosition, SnapshotPosition
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
 from headrace.lineage.names import Names
 
@@ -27,9 +27,9 @@ TABLE = Dataset(
 
 
 def ingested(store: Store) -> str:
-    with store.recorder() as recorder, recorder_added(recorder), run("ingest clicks", [TOPIC]) as r:
-        r.output(TABLE)
-        r.fact(good=13, refused=1)
+    with store.recorder() as recorder, record_with(recorder), run("ingest clicks", [TOPIC]) as r:
+        r.add_output(TABLE)
+        r.add_facts(good=13, refused=1)
     return r.id
 
 
@@ -92,7 +92,7 @@ def test_openlineages_own_client_reads_the_events(store: Store) -> None:
 def test_a_child_names_its_parent_and_its_root(
     store: Store, conforming: Callable[[dict[str, Any]], None]
 ) -> None:
-    with store.recorder() as recorder, recorder_added(recorder):  # noqa: SIM117
+    with store.recorder() as recorder, record_with(recorder):  # noqa: SIM117
         with run("build") as build, run("table a") as table, run("audit a") as audit:
             pass
     event = store.events(audit.id)[0]
@@ -112,9 +112,9 @@ def test_a_failure_keeps_its_message_and_no_secret(
     monkeypatch.setenv("SHOP_DB_PASSWORD", "hunter2-from-env")
     address = "postgresql://joe:s3cr3t@db/shop"
     facts = {"password": "pw-456", "nested": {"auth_token": "t-789", "rows": 3}}
-    with store.recorder() as recorder, recorder_added(recorder), contextlib.suppress(ConnectionError):  # noqa: SIM117
+    with store.recorder() as recorder, record_with(recorder), contextlib.suppress(ConnectionError):  # noqa: SIM117
         with run("load", [Dataset("file", address, facts={"api_key": "k-123"})]) as r:
-            r.fact(**facts)
+            r.add_facts(**facts)
             raise ConnectionError(address + " says no to hunter2-from-env")
     row = store.run(r.id)
 
@@ -132,7 +132,7 @@ def test_a_failure_keeps_its_message_and_no_secret(
 
 def test_an_interrupt_is_an_abort(store: Store) -> None:
     recorder = store.recorder()
-    with pytest.raises(KeyboardInterrupt), recorder, recorder_added(recorder), run("long") as r:
+    with pytest.raises(KeyboardInterrupt), recorder, record_with(recorder), run("long") as r:
         raise KeyboardInterrupt
 
     row = store.run(r.id)
@@ -141,9 +141,9 @@ def test_an_interrupt_is_an_abort(store: Store) -> None:
 
 
 def test_running_events_show_what_a_continuous_job_has_made_so_far(store: Store) -> None:
-    with store.recorder() as recorder, recorder_added(recorder), run("ingest") as r:
-        r.output(TABLE)
-        r.running(every=timedelta(0))
+    with store.recorder() as recorder, record_with(recorder), run("ingest") as r:
+        r.add_output(TABLE)
+        r.report_running(every=timedelta(0))
         assert recorder.flush()
         row = store.run(r.id)
         assert row is not None
@@ -151,7 +151,7 @@ def test_running_events_show_what_a_continuous_job_has_made_so_far(store: Store)
 
 
 def test_what_a_continuous_job_read_is_where_it_now_stands(store: Store) -> None:
-    with store.recorder() as recorder, recorder_added(recorder), run("ingest", [TOPIC]) as r:
+    with store.recorder() as recorder, record_with(recorder), run("ingest", [TOPIC]) as r:
         r.inputs[:] = [Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 99}))]
 
     row = store.run(r.id)
@@ -161,8 +161,8 @@ def test_what_a_continuous_job_read_is_where_it_now_stands(store: Store) -> None
 
 def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> None:
     first = ingested(store)
-    with store.recorder() as recorder, recorder_added(recorder), run("ingest clicks") as r:
-        r.output(Dataset("table", "clicks", SnapshotPosition("clicks", 8)))
+    with store.recorder() as recorder, record_with(recorder), run("ingest clicks") as r:
+        r.add_output(Dataset("table", "clicks", SnapshotPosition("clicks", 8)))
 
     def producer(position: SnapshotPosition | None) -> str | None:
         row = store.producer("table", "clicks", position)
@@ -175,7 +175,7 @@ def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> Non
 
 def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> None:
     ids = [ingested(store) for _ in range(3)]
-    with store.recorder() as recorder, recorder_added(recorder), run("other"):
+    with store.recorder() as recorder, record_with(recorder), run("other"):
         pass
 
     assert [r.id for r in store.runs(job="ingest clicks")] == ids[::-1]
@@ -184,8 +184,8 @@ def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> 
 
 
 def test_what_is_no_json_is_kept_as_its_repr(store: Store) -> None:
-    with store.recorder() as recorder, recorder_added(recorder), run("odd") as r:
-        r.fact(kind=Path)
+    with store.recorder() as recorder, record_with(recorder), run("odd") as r:
+        r.add_facts(kind=Path)
 
     row = store.run(r.id)
     assert row is not None
@@ -196,7 +196,7 @@ def test_what_is_no_json_is_kept_as_its_repr(store: Store) -> None:
 def test_a_store_that_cannot_be_written_fails_no_work_and_is_counted(tmp_path: Path) -> None:
     place = tmp_path / "gone"
     store = Store(place / "lineage.db", Names("shop"))
-    with store.recorder() as recorder, recorder_added(recorder):
+    with store.recorder() as recorder, record_with(recorder):
         with run("one"):
             pass
         assert recorder.flush()
@@ -217,7 +217,7 @@ def test_a_locked_store_is_waited_for_off_the_works_own_thread(store: Store) -> 
     blocker = sqlite3.connect(store.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     recorder = store.recorder()
-    with recorder_added(recorder), run("behind a lock") as r:
+    with record_with(recorder), run("behind a lock") as r:
         pass  # the run ends while the store is still locked
     blocker.execute("ROLLBACK")
     blocker.close()
@@ -229,12 +229,12 @@ def test_a_locked_store_is_waited_for_off_the_works_own_thread(store: Store) -> 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lineage import Store
 from headrace.lineage.names import Names
 
 recorder = Store(Path(sys.argv[1]), Names("shop")).recorder()
-with recorder_added(recorder), run("killed") as r:
+with record_with(recorder), run("killed") as r:
     recorder.flush()
     if sys.argv[2] == "kill":
         print(r.id, flush=True)

@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lineage.tracing import SpanRecorder
 
 
@@ -21,8 +21,8 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 def test_a_run_is_a_span_and_its_child_a_child(spans: InMemorySpanExporter) -> None:
-    with recorder_added(SpanRecorder()), run("build") as outer, run("table a") as inner:
-        inner.fact(rows=3, password="x")
+    with record_with(SpanRecorder()), run("build") as outer, run("table a") as inner:
+        inner.add_facts(rows=3, password="x")
 
     child, parent = spans.get_finished_spans()
     assert (child.name, parent.name) == ("table a", "build")
@@ -33,7 +33,7 @@ def test_a_run_is_a_span_and_its_child_a_child(spans: InMemorySpanExporter) -> N
 
 
 def test_a_failure_is_an_error_without_its_secrets(spans: InMemorySpanExporter) -> None:
-    with contextlib.suppress(ValueError), recorder_added(SpanRecorder()), run("load"):
+    with contextlib.suppress(ValueError), record_with(SpanRecorder()), run("load"):
         raise ValueError("redis://:s3cr3t@host is gone")
 
     (span,) = spans.get_finished_spans()
@@ -43,7 +43,7 @@ def test_a_failure_is_an_error_without_its_secrets(spans: InMemorySpanExporter) 
 
 def test_without_an_sdk_nothing_happens() -> None:
     recorder = SpanRecorder()
-    with recorder_added(recorder), run("build"):
+    with record_with(recorder), run("build"):
         pass
 
     assert recorder._spans == {}

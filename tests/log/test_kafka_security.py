@@ -6,9 +6,9 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
@@ -30,7 +30,7 @@ from headrace.declare.event import contract_of
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
-from headrace.kernel.run import Dataset, recorder_added, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.log.kafka.connection import KafkaConnection
 
 PASSWORD = "correct-horse-7431"
@@ -89,7 +89,7 @@ def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
 ) -> None:
     contract = contract_of(Click)
     assert contract is not None
-    contract = replace(contract, topic="given.clicks", forward=("given.good", "given.refused"))
+    contract = attrs.evolve(contract, topic="given.clicks", forward=("given.good", "given.refused"))
     connection = KafkaConnection(secured_broker.url.removeprefix("kafka://"))
     for topic in (contract.topic, *contract.forward):
         connection.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
@@ -164,7 +164,7 @@ def test_client_that_is_denied_access_learns_why_and_nothing_shows_the_password(
         tmp_path, "scratch", "kafka", values={"log": secured_broker.url}, state=tmp_path / "state"
     )
     store = lineage.open(settings)
-    with caplog.at_level(logging.DEBUG), recorder_added(store.recorder()):
+    with caplog.at_level(logging.DEBUG), record_with(store.recorder()):
         opened = log.open(settings.log.url)
         with (
             pytest.raises(Unavailable, match=message) as raised,

@@ -29,7 +29,7 @@ from headrace.config.settings import load_settings
 from headrace.flows.models.predict import predict
 from headrace.http.serve import bind
 from headrace.kernel.errors import CallError, Unavailable
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.runtime.up import up
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.release import Arm
@@ -63,7 +63,7 @@ class Running:
             )  # fmt: skip
         until(lambda: "ready" in self.said.read_text() or self.process.poll() is not None, seconds=240)
         assert self.process.poll() is None, self.said.read_text()
-        self.up = running(settings)
+        self.up = find_up(settings)
 
     def clean_up(self):
         for pid in marked(self.mark):
@@ -147,12 +147,12 @@ def test_a_second_up_is_refused_by_the_pid_of_the_first(one, settings):
 
 
 def test_what_dies_is_started_again_and_reported(one, settings):
-    before = running(settings).processes
+    before = find_up(settings).processes
     for name in ("collector", "ingest"):
         os.kill(before[name], signal.SIGKILL)
 
     def others():
-        now = running(settings).processes
+        now = find_up(settings).processes
         return all(now[name] != before[name] for name in ("collector", "ingest"))
 
     until(others)
@@ -189,7 +189,7 @@ def test_told_to_stop_it_leaves_nothing(one, settings):
     assert until(lambda: marked(one.mark) == {} or None, seconds=30) is True
     for port in ports:
         bind("127.0.0.1", port).close()
-    assert running(settings) is None
+    assert find_up(settings) is None
     with pytest.raises(Unavailable, match="no endpoint runs here"):
         predict(settings, "purchase", ASKED)
     # Its last prediction was shipped before it ended.
@@ -204,7 +204,7 @@ def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
         killed.process.wait()
         # Ray's agent looks for its parent every half minute.
         until(lambda: marked(killed.mark) == {}, seconds=180)
-        assert running(settings) is None
+        assert find_up(settings) is None
     with ran(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])
         assert predict(settings, "purchase", ASKED)["version"] == answer["version"]
@@ -224,4 +224,4 @@ def test_a_port_in_use_is_named_with_its_setting(tmp_path):
             up(load_settings(settings.root))
     assert f"port {port}" in caught.value.what
     assert "collector_port" in caught.value.where
-    assert running(settings) is None
+    assert find_up(settings) is None

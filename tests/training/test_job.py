@@ -1,6 +1,5 @@
 """A whole training: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
 
-import dataclasses
 from pathlib import Path
 
 import attrs
@@ -16,7 +15,7 @@ from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.training import job, training_set
@@ -49,7 +48,7 @@ def test_a_training_goes_from_the_lake_to_mlflow(
     object.__setattr__(tune, "space", space)  # a space refuses NaN; other settings may lead to it all the same
     model = attrs.evolve(model, tune=tune)
     versions = registry.open(project.settings)
-    with recorder_added(MlflowRecorder(versions)), run("build"):
+    with record_with(MlflowRecorder(versions)), run("build"):
         trained = job.train(
             project, full_lake, model, plan, code="c1", progress=lambda *step: progress.append(step)
         )
@@ -161,7 +160,7 @@ def test_a_model_of_another_task_is_trained_and_judged_by_its_metrics(
     outcomes = empty_lake.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=target).to_arrow()
     empty_lake.ensure("targets", rows.schema).overwrite(rows)
-    labels = dataclasses.replace(model.labels, name="targets")
+    labels = attrs.evolve(model.labels, name="targets")
     other = attrs.evolve(model, labels=labels, tune=None, gate=[rule], task=task)
     trained = job.train(project, empty_lake, other, plan)
     assert trained.report.gate.passed

@@ -1,7 +1,5 @@
 """The training set: a tagged table of labels and features, and the rows that training reads of it."""
 
-import dataclasses
-
 import attrs
 import msgspec
 import polars as pl
@@ -10,7 +8,7 @@ import pytest
 from headrace.declare.model import Model
 from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import CallError, Refused
-from headrace.kernel.run import RunEvent, recorder_added
+from headrace.kernel.run import RunEvent, record_with
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.training import training_set
@@ -29,7 +27,7 @@ class EventRecorder:
 def test_a_training_set_is_a_tagged_table_and_its_inputs_are_tagged(
     project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:
-    with recorder_added(EventRecorder()) as recorder:
+    with record_with(EventRecorder()) as recorder:
         training_rows = training_set.make(project, full_lake, model, plan)
     assert (training_rows.table, training_rows.rows, training_rows.refused) == ("training_purchase", 2970, 30)
     heads = {
@@ -124,7 +122,7 @@ def test_a_text_target_is_refused(project: Project, full_lake: Lake, model: Mode
     outcomes = full_lake.table("outcomes").scan().collect()
     rows = outcomes.with_columns(bought=pl.lit("yes")).to_arrow()
     full_lake.ensure("words", rows.schema).overwrite(rows)
-    model = attrs.evolve(model, labels=dataclasses.replace(model.labels, name="words"))
+    model = attrs.evolve(model, labels=attrs.evolve(model.labels, name="words"))
     with pytest.raises(Refused, match="must be 0 or 1; a row has 'yes'"):
         training_set.make(project, full_lake, model, plan)
 

@@ -159,7 +159,7 @@ class _ChannelDelivery:
             return
         for change in changes:
             if not at.covers(change.partition, change.offset):
-                at = at.advanced({change.partition: change.offset + 1})
+                at = at.with_offsets({change.partition: change.offset + 1})
                 self._due.append((change.value, at))
 
     def note_failure(self, error: Exception) -> None:

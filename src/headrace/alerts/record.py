@@ -27,6 +27,7 @@ __all__ = [
     "AlertFollower",
     "AlertKey",
     "Severity",
+    "has_forgotten",
     "open_alerts",
     "read_table",
 ]
@@ -143,8 +144,17 @@ def read_table(lake: Lake) -> dict[AlertKey, Alert]:
     return {alert.key: alert for alert in alerts}
 
 
-def open_alerts(log: Log, lake: Lake) -> list[Alert]:
-    """The last change of each alert that is not resolved, the oldest first."""
-    follower = AlertFollower(log, read_table(lake))
+def has_forgotten(log: Log) -> bool:
+    """Whether the log may lack changes that the topic's table holds: it was trimmed or made again."""
+    return TOPIC not in log.topics() or any(log.start(TOPIC).values())
+
+
+def open_alerts(log: Log, lake: Lake | None = None) -> list[Alert]:
+    """The last change of each alert that is not resolved, the oldest first.
+
+    Args:
+        lake: has the changes that the log has forgotten; None: the log alone is read.
+    """
+    follower = AlertFollower(log, None if lake is None else read_table(lake))
     follower.poll()
     return follower.open

@@ -15,7 +15,7 @@ from headrace.events.quarantine import QuarantineSelection, RefusalGroup, Refuse
 from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
 from headrace.kernel.errors import Refused
-from headrace.kernel.time import duration, now
+from headrace.kernel.time import now, parse_duration
 
 __all__ = ["quarantine"]
 
@@ -39,7 +39,7 @@ class _Moment(click.ParamType[datetime]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
-            return now() - duration(value)
+            return now() - parse_duration(value)
         except ValueError:
             pass
         try:

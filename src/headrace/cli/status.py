@@ -8,102 +8,132 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, verb
+from headrace.flows.models.aliases import MovedAlias
 from headrace.flows.project.status import Status
-from headrace.flows.project.status import status as status_of
+from headrace.flows.project.status import status as read_status
 
 __all__ = ["status"]
 
 
-@verb("status", example="headrace status")
-def status(call: Call) -> None:
-    """Say what is stale and why, what runs now, and how fresh everything is."""
-    found = status_of(call.settings())
+@verb("status", example="headrace status\nheadrace status --profile prod --json")
+def status(call: Call) -> int:
+    """Show what is stale and why, what runs now, and how fresh everything is.
+
+    Exit code 1 where the log or the catalog cannot be reached; the rest is shown all the same.
+    """
+    state = read_status(call.settings())
     if call.json:
-        show.json(found)
+        show.json(state)
     else:
-        _print(found)
+        _print(state)
+    return 1 if state.problems else 0
 
 
-def _print(found: Status) -> None:
-    click.echo(f"{found.project} on profile {found.profile}: {_running(found)}\n")
-    if found.blocked:
-        click.echo(f"Not to be built yet: {found.blocked}\n")
-    elif found.stale:
-        rows = [(one.stage, "; ".join(f"{kind}: {what}" for kind, what in one.reasons)) for one in found.stale]
+def _print(state: Status) -> None:
+    click.echo(f"{state.project} on profile {state.profile}: {_running(state)}\n")
+    for problem in state.problems:
+        click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}\n")
+    _print_build(state)
+    _print_releases(state)
+    _print_lineage(state)
+    if state.oversized:
+        click.echo(
+            f"Predictions: {state.oversized:,} are larger than their topic takes; see headrace doctor.\n"
+        )
+    _print_topics(state)
+    rows = [(table.table, table.rows, _age(table.age)) for table in state.tables if table.declared]
+    if rows:
+        show.table("Tables", ["table", "rows", "made"], rows)
+    if state.undeclared:
+        click.echo(f"\nTables that nothing declares any more: {', '.join(state.undeclared)}")
+        click.echo(f"  To delete one: headrace drop-table {state.undeclared[0]}")
+
+
+def _print_build(state: Status) -> None:
+    if state.blocked:
+        click.echo(f"Not to be built yet: {state.blocked}\n")
+    elif state.stale:
+        rows = [
+            (stage.stage, "; ".join(f"{kind}: {reason}" for kind, reason in stage.reasons))
+            for stage in state.stale
+        ]
         show.table("Stale", ["stage", "why"], rows)
-        click.echo("  headrace build brings them up to date.\n")
+        click.echo("  To bring them up to date: headrace build\n")
     else:
         click.echo("Everything is up to date.\n")
-    for model, due in found.held.items():
+    for model, due in state.waiting.items():
         click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
-    for moved in found.moved:
-        stands = "is gone" if moved.current is None else f"was moved to version {moved.current}"
-        says = "has no such arm" if moved.released is None else f"says version {moved.released}"
-        share = ":0.1" if moved.alias == "challenger" else ""
+
+
+def _print_releases(state: Status) -> None:
+    for moved in state.moved_aliases:
+        _print_moved_alias(moved)
+    if state.endpoint_error:
         click.echo(
-            f"Alias {moved.alias} of {moved.model} {stands} by hand; the release in force {says}."
-            f"\n  To release what it stands for: headrace release {moved.model}"
-            f" {moved.alias}={moved.current or moved.released}{share}\n"
+            f"{state.endpoint_error}.\n"
+            "  See what `headrace up` prints; start it again if it does not recover.\n"
         )
-    if found.silent:
-        click.echo(
-            f"{found.silent}.\n  See what `headrace up` prints; start it again if it does not recover.\n"
-        )
-    for model, failure in found.failed.items():
+    for model, failure in state.failed_releases.items():
         click.echo(
             f"Release {failure.release} of {model} could not be activated; the one before it stays in force.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
-    for other in found.released:
+    for mismatch in state.champion_mismatches:
+        model, built = mismatch.model, mismatch.built
         click.echo(
-            f"Version {other.champion} of {other.model} answers; the last build of this commit released version"
-            f" {other.built}.\n  To put that in force: headrace release {other.model} champion={other.built}\n"
+            f"Version {mismatch.champion} of {model} answers; the last build of this commit released version"
+            f" {built}.\n  To put that in force: headrace release {model} champion={built}\n"
         )
-    _print_lineage(found)
-    if found.oversized:
-        click.echo(
-            f"Predictions: {found.oversized:,} are larger than their topic takes; see headrace doctor.\n"
-        )
-    topics = [(one.topic, one.events, one.lag) for one in found.topics]
-    if topics:
-        show.table("Topics", ["topic", "events", "not ingested"], topics)
-        for one in found.topics:
-            if one.contract:
-                click.echo(f"  {one.topic}: {one.contract}")
-            if one.extra:
-                counts = ", ".join(f"{name} {count:,}" for name, count in one.extra.items())
-                click.echo(f"  {one.topic}: fields that the contract does not name are in _extra: {counts}")
+
+
+def _print_moved_alias(moved: MovedAlias) -> None:
+    what = "was deleted" if moved.current is None else f"was moved to version {moved.current}"
+    release = "has no such arm" if moved.released is None else f"says version {moved.released}"
+    share = ":0.1" if moved.alias == "challenger" else ""
+    click.echo(
+        f"Alias {moved.alias} of {moved.model} {what} by hand; the release in force {release}."
+        f"\n  To release that version: headrace release {moved.model}"
+        f" {moved.alias}={moved.current or moved.released}{share}\n"
+    )
+
+
+def _print_lineage(state: Status) -> None:
+    if state.lineage is None:
+        return
+    if state.lineage.dropped:
+        click.echo(f"Lineage: {state.lineage.dropped:,} events were dropped: {state.lineage.reason}\n")
+    for endpoint in state.lineage.endpoints:
+        if endpoint.failure or endpoint.refused:
+            refused = f", {endpoint.refused:,} refused" if endpoint.refused else ""
+            why = f": {endpoint.failure}" if endpoint.failure else ""
+            click.echo(f"Lineage to {endpoint.url}: {endpoint.waiting:,} events wait{refused}{why}\n")
+
+
+def _print_topics(state: Status) -> None:
+    rows = [(topic.topic, topic.events, topic.lag) for topic in state.topics]
+    if rows:
+        show.table("Topics", ["topic", "events", "not ingested"], rows)
+        for topic in state.topics:
+            if topic.contract:
+                click.echo(f"  {topic.topic}: {topic.contract}")
+            if topic.extra:
+                counts = ", ".join(f"{name} {count:,}" for name, count in topic.extra.items())
+                click.echo(f"  {topic.topic}: fields that the contract does not name are in _extra: {counts}")
         click.echo()
-    alerts = [(alert.severity, alert.subject, alert.reason, alert.why) for alert in found.alerts]
+    alerts = [(alert.severity, alert.subject, alert.reason, alert.why) for alert in state.alerts]
     if alerts:
         show.table("Open alerts", ["severity", "subject", "reason", "why"], alerts)
-        click.echo("  headrace quarantine list and show have the events.\n")
-    tables = [(one.table, one.rows, _age(one.age)) for one in found.tables]
-    if tables:
-        show.table("Tables", ["table", "rows", "made"], tables)
-    if found.undeclared:
-        click.echo(f"\nTables that nothing declares any more: {', '.join(found.undeclared)}")
-        click.echo(f"  headrace drop-table {found.undeclared[0]} takes one away.")
+        for command in dict.fromkeys(alert.look for alert in state.alerts):
+            click.echo(f"  To see more: {command}")
+        click.echo()
 
 
-def _print_lineage(found: Status) -> None:
-    if found.lineage is None:
-        return
-    if found.lineage.dropped:
-        click.echo(f"Lineage: {found.lineage.dropped:,} events were dropped: {found.lineage.reason}\n")
-    for one in found.lineage.endpoints:
-        if one.failure or one.refused:
-            refused = f", {one.refused:,} refused" if one.refused else ""
-            why = f": {one.failure}" if one.failure else ""
-            click.echo(f"Lineage to {one.url}: {one.waiting:,} events wait{refused}{why}\n")
-
-
-def _running(found: Status) -> str:
+def _running(state: Status) -> str:
     parts = []
-    if found.up is not None:
-        parts.append(f"up (process {found.up.pid}): predict {found.up.predict}, collector {found.up.collector}")
-    if found.building is not None:
-        parts.append(f"a build runs (process {found.building})")
+    if state.up is not None:
+        parts.append(f"up (process {state.up.pid}): predict {state.up.predict}, collector {state.up.collector}")
+    if state.building is not None:
+        parts.append(f"a build runs (process {state.building})")
     return "; ".join(parts) or "nothing runs"
 
 

@@ -7,7 +7,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, verb
 from headrace.kernel.errors import CallError
-from headrace.kernel.time import duration
+from headrace.kernel.time import parse_duration
 from headrace.projects.running import Up
 from headrace.runtime.up import up as run_up
 
@@ -19,7 +19,7 @@ __all__ = ["up"]
 def up(call: Call, build_every: str | None) -> None:
     """Answer predictions, collect events and ingest them, until Ctrl-C."""
     try:
-        every = None if build_every is None else duration(build_every)
+        every = None if build_every is None else parse_duration(build_every)
     except ValueError as error:
         raise CallError(str(error), where="--build-every") from error
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel.files import write_file
-from headrace.kernel.process import alive, mark
+from headrace.kernel.process import is_alive, mark_of
 
 __all__ = ["find_address", "forget_address", "keep_address"]
 
@@ -31,14 +31,14 @@ class _Address(Struct):
 
 def keep_address(settings: Settings, address: str) -> None:
     """Writes where the Ray listens that this process has started."""
-    write_file(settings.place(_FILE), msgspec.json.encode(_Address(address, mark())))
+    write_file(settings.place(_FILE), msgspec.json.encode(_Address(address, mark_of())))
 
 
 def find_address(settings: Settings) -> str | None:
     """The address of another verb's Ray, if that verb lives and its Ray accepts connections."""
     try:
         kept = _read(settings)
-        if not alive(kept.starter):
+        if not is_alive(kept.starter):
             return None
         host, _, port = kept.address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=1).close()
@@ -50,7 +50,7 @@ def find_address(settings: Settings) -> str | None:
 def forget_address(settings: Settings) -> None:
     """Removes the file, if this process wrote it."""
     with suppress(OSError, msgspec.DecodeError):
-        if _read(settings).starter == mark():
+        if _read(settings).starter == mark_of():
             settings.place(_FILE).unlink()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from headrace.config.settings import Settings
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.process import mark
+from headrace.kernel.process import mark_of
 
 __all__ = ["remove_dead_sessions", "runtime_folder"]
 
@@ -43,5 +43,5 @@ def runtime_folder(settings: Settings) -> Path:
 def remove_dead_sessions(folder: Path) -> None:
     """Removes the logs and sockets of each Ray whose starter has ended; their names end with its process id."""
     for session in folder.glob("session_*_*"):
-        if not mark(int(session.name.rpartition("_")[2])):
+        if not mark_of(int(session.name.rpartition("_")[2])):
             shutil.rmtree(session, ignore_errors=True)

@@ -2,78 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
+import attrs
+
+from headrace.declare.convert import to_duration, to_tuple
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
 
 __all__ = ["Alerts"]
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Alerts:
     """What share of a topic's events may be refused for one reason (a code and a field).
+
+        @event(topic="clicks", time="at", alerts=Alerts(critical=0.2, window="10m", ignore=["duplicate"]))
 
     The share is that of the events that arrived within `window`. If it is at least `growth` times the share
     in the `baseline` before, it counts one step more: below `warning` as a warning, from `warning` on as
     critical.
 
-    Attributes:
+    Args:
         warning, critical: shares from which on an alert is a warning, and critical; 0 to 1.
         growth: how many times the baseline's share counts as grown; more than 1.
-        window: how long the window is; 10 s or more.
+        window: how long the window is, as text such as `5m` or a timedelta; 10 s or more.
         baseline: how long the time before the window is that it is compared with.
         min_events: the events that a window needs before an alert is raised.
         ignore: codes that raise no alert.
+
+    Raises:
+        ProjectError: a limit is out of range, or a duration is not valid.
     """
 
-    warning: float
-    critical: float
-    growth: float
-    window: timedelta
-    baseline: timedelta
-    min_events: int
-    ignore: tuple[str, ...]
+    warning: float = 0.01
+    critical: float = 0.1
+    growth: float = attrs.field(default=5.0, kw_only=True)
+    window: timedelta = attrs.field(default=timedelta(minutes=5), converter=to_duration, kw_only=True)
+    baseline: timedelta = attrs.field(default=timedelta(hours=1), converter=to_duration, kw_only=True)
+    min_events: int = attrs.field(default=200, kw_only=True)
+    ignore: tuple[str, ...] = attrs.field(default=(), converter=to_tuple, kw_only=True)
 
-    def __init__(
-        self,
-        warning: float = 0.01,
-        critical: float = 0.1,
-        *,
-        growth: float = 5.0,
-        window: str | timedelta = "5m",
-        baseline: str | timedelta = "1h",
-        min_events: int = 200,
-        ignore: Sequence[str] = (),
-    ) -> None:
-        """Raises ProjectError where a limit is out of range or a duration cannot be read."""
-        where = str(Place.of_caller())
-        if not 0 < warning <= critical <= 1:
+    def __attrs_post_init__(self) -> None:
+        place = str(Place.of_caller())
+        if not 0 < self.warning <= self.critical <= 1:
             raise ProjectError(
-                f"warning={warning:g} and critical={critical:g} are shares: 0 < warning ≤ critical ≤ 1",
-                where=where,
+                f"warning={self.warning:g} and critical={self.critical:g} are shares: "
+                "0 < warning ≤ critical ≤ 1",
+                where=place,
             )
-        if growth <= 1 or min_events < 1:
+        if self.growth <= 1 or self.min_events < 1:
             raise ProjectError(
-                f"growth={growth:g} must be greater than 1, and min_events={min_events} at least 1", where=where
+                f"growth={self.growth:g} must be greater than 1, and min_events={self.min_events} at least 1",
+                where=place,
             )
-        try:
-            window, baseline = duration(window), duration(baseline)
-        except ValueError as error:
-            raise ProjectError(str(error), where=where) from error
-        if window < timedelta(seconds=10) or baseline < window:
-            raise ProjectError("window must be 10s or more, and baseline at least as long", where=where)
-        values = {
-            "warning": warning,
-            "critical": critical,
-            "growth": growth,
-            "window": window,
-            "baseline": baseline,
-            "min_events": min_events,
-            "ignore": tuple(ignore),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        if self.window < timedelta(seconds=10) or self.baseline < self.window:
+            raise ProjectError("window must be 10s or more, and baseline at least as long", where=place)

@@ -1,11 +1,10 @@
-"""@changes: a contract on a table of a database, as a msgspec struct of its row.
+"""@changes: a contract on a database table, as a msgspec struct of its row.
 
-Its events are the changes of the table's rows in Debezium's envelopes, whoever put them on the topic.
+Its events are the changes of the table's rows in Debezium's envelopes, whatever puts them on the topic.
 """
 
 from __future__ import annotations
 
-import inspect
 import types
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -16,11 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from headrace.declare.alerts import Alerts
-from headrace.declare.event import Contract, contract_of
+from headrace.declare.event import Contract, contract_of, is_struct
 from headrace.declare.place import Place
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration
 
 __all__ = ["CHANGED_AT", "CHANGE_FIELDS", "SNAPSHOT_ENDS", "changes", "current"]
 
@@ -35,14 +33,14 @@ CHANGE_FIELDS: list[tuple[str, Any, Any]] = [
     ("_snapshot", str | None, None),
     ("_unchanged", list[str] | None, None),
 ]
-"""What a change says of itself, beside the columns of its row: what was done (`c`, `u`, `d`, `r`: read by a
-snapshot, `t`: truncated); where it stands in the database's log; when it was committed, and by which
-transaction; its place in a snapshot; the columns whose values the database did not send."""
+"""The columns of a change beside those of its row: the operation (`c` created, `u` updated, `d` deleted, `r`
+read by a snapshot, `t` truncated); its position in the database's log; when and by which transaction it was
+committed; its place in a snapshot; the columns whose values the database did not send."""
 
 SNAPSHOT_ENDS = ("last", "last_in_data_collection")
-"""`_snapshot` of the row that ends the snapshot of its table."""
+"""The values of `_snapshot` that mark the last row of a table's snapshot."""
 
-_ANY_TIME = timedelta(days=36_500)  # the database's clock is not judged
+_ANY_TIME = timedelta(days=36_500)  # the clock of the database is not judged
 
 
 def changes(
@@ -56,110 +54,148 @@ def changes(
     retention: str | timedelta | None = None,
     version: int = 1,
 ) -> Callable[[S], S]:
-    """Declares that the decorated struct is a row of the table whose changes come on a topic.
+    """Declare that the decorated struct is a row of the table whose changes arrive on a topic.
+
+        @changes(topic="shop.public.customers", key=["id"])
+        class Customer(Struct):
+            id: int
+            email: str | None = None
 
     Args:
-        topic: as Debezium names it: PREFIX.SCHEMA.TABLE.
+        topic: the topic, as Debezium names it: PREFIX.SCHEMA.TABLE.
         key: the columns of the table's primary key.
-        dedup_within: how long after a change (by the source's clock) the same one again is refused as a
-            duplicate; Debezium sends again what it had sent just before it was stopped.
-        extra: what to do with columns that the struct does not name.
-        time_unit: what a number counts that stands for an instant, since 1970: milli-, micro- or nanoseconds.
-            A schema beside the row says so for itself. None: such a number is refused.
-        partitions: how many log partitions the topic is made with.
-        retention: how long the log keeps a change at least; None: what the topic has.
-        version: raised when a column goes, or rows that were good are refused (see Contract).
+        dedup_within: how long after a change, by the database's clock, the same change is refused as
+            `duplicate`. Debezium sends again what it sent just before it was stopped.
+        extra: see @event, for columns that the struct does not name.
+        time_unit: the unit of a number that stands for an instant, since 1970, if the envelope has no schema
+            that says it; None: such a number is refused.
+        partitions, retention, version: see @event.
 
     Raises:
-        ProjectError: the topic is not of that form, the key is empty, names no field or one that may be
-            null, a field begins with `_` or the class is no msgspec Struct, or has a `__post_init__`; there is
-            no such unit.
+        ProjectError: the topic or the key is not valid, a key column is not a field or may be null, a field
+            begins with `_`, the class is not a msgspec Struct or has a `__post_init__`, the unit is not
+            known, or a duration is not valid.
     """
 
-    def declared(struct: S) -> S:
+    def declare(struct: S) -> S:
         place = Place.of(struct)
-        if not (inspect.isclass(struct) and issubclass(struct, Struct)):
+        if not is_struct(struct):
             raise ProjectError("@changes needs a class that derives from headrace.Struct", where=str(place))
-        _check(struct, topic, key, place)
+        _check_topic(topic, place)
+        _check_key(struct, key, place)
+        _check_struct(struct, place)
         if time_unit not in (None, "ms", "us", "ns"):
             raise ProjectError(f"time_unit={time_unit!r} is not ms, us or ns", where=str(place))
-        try:
-            spans = duration(dedup_within), None if retention is None else duration(retention)
-        except ValueError as error:
-            raise ProjectError(str(error), where=str(place)) from error
-        change: type[Struct] = msgspec.defstruct(
-            struct.__name__, CHANGE_FIELDS, bases=(struct,), module=struct.__module__, kw_only=True
-        )
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
-            topic=topic, struct=change, time=CHANGED_AT, key=None, identity=(*key, "_lsn", "_op", CHANGED_AT),
-            dedup_within=spans[0], time_formats=("rfc3339", "epoch_us"), coerce=False, max_ahead=_ANY_TIME,
-            extra=extra, partitions=partitions, retention=spans[1], format="debezium", version=version,
-            place=place, row_key=tuple(key), time_unit=time_unit,
-            alerts=Alerts(ignore=["duplicate"]),  # Debezium sends again what it is not sure of
-        )  # fmt: skip
+            **_FIXED_RULES,
+            topic=topic,
+            struct=_change_struct(struct),
+            identity=(*key, "_lsn", "_op", CHANGED_AT),
+            dedup_within=dedup_within,
+            extra=extra,
+            partitions=partitions,
+            retention=retention,
+            version=version,
+            place=place,
+            row_key=tuple(key),
+            time_unit=time_unit,
+        )
         return struct
 
-    return declared
+    return declare
+
+
+_FIXED_RULES: dict[str, Any] = {
+    "time": CHANGED_AT,
+    "time_formats": ("rfc3339", "epoch_us"),
+    "max_ahead": _ANY_TIME,
+    "format": "debezium",
+    "alerts": Alerts(ignore=["duplicate"]),  # after a restart Debezium repeats what it had sent
+}
+
+
+def _change_struct(row: type[Struct]) -> type[Struct]:
+    return msgspec.defstruct(row.__name__, CHANGE_FIELDS, bases=(row,), module=row.__module__, kw_only=True)
 
 
 def current(declared: Any) -> Table:
-    """The table of a database table's rows as they now are: one a key, of the columns of its struct.
+    """The table of the current rows of a database table: one row per key, with the columns of its struct.
 
-    `headrace build` makes it from the changelog of every @changes class; this names it, for `reads=` and
-    TableSource. Its name is the topic's table's with `_current`.
+    `headrace build` makes it from the changelog of every @changes class. Use it in `reads=` of @table and in
+    TableSource. Its name is that of the topic's table with `_current` appended.
+
+        @table(reads=current(Customer))
+        def emails(customers: pl.LazyFrame) -> pl.LazyFrame:
+            return customers.select("id", "email")
+
+    Args:
+        declared: a class under @changes.
 
     Raises:
-        ProjectError: `declared` is no class under @changes.
+        ProjectError: `declared` is not a class under @changes.
     """
     contract = declared if isinstance(declared, Contract) else contract_of(declared)
     if contract is None or not contract.row_key:
         raise ProjectError(f"current({declared!r}) needs a class under @changes", where=str(Place.of_caller()))
-    name = f"{contract.table}_current"
-    table = _MADE.get(contract.struct)
+    table = _CURRENT_TABLES.get(contract.struct)
     if table is None:
-        table = Table(name, _kept_by_the_build, (contract,), None, False, None, contract.place, current=True)
-        _MADE[contract.struct] = table
+        table = Table(
+            name=f"{contract.table}_current",
+            function=_refuse_call,
+            reads=(contract,),
+            place=contract.place,
+            current=True,
+        )
+        _CURRENT_TABLES[contract.struct] = table
     return table
 
 
-_MADE: WeakKeyDictionary[type[Struct], Table] = WeakKeyDictionary()  # so that it is one object a contract
+_CURRENT_TABLES: WeakKeyDictionary[type[Struct], Table] = WeakKeyDictionary()
+"""One Table object per contract, since tables are compared by identity."""
 
 
-def _kept_by_the_build(_: Any) -> Any:
-    raise ProjectError("a table of current rows is made by headrace build alone")
+def _refuse_call(_: Any) -> Any:
+    raise ProjectError("only headrace build makes a table of current rows")
 
 
-def _check(struct: type[Struct], topic: str, key: Sequence[str], place: Place) -> None:
-    if len(topic.split(".")) < 3 or not all(topic.split(".")):
+def _check_topic(topic: str, place: Place) -> None:
+    parts = topic.split(".")
+    if len(parts) < 3 or not all(parts):
         raise ProjectError(
             f"topic={topic!r} is not PREFIX.SCHEMA.TABLE",
             where=str(place),
-            remedy="Debezium names a topic so: `shop.public.customers` for table public.customers.",
+            remedy="Debezium names the topic of table public.customers `shop.public.customers`, for example.",
         )
-    hints = get_type_hints(struct)
-    names = [field.name for field in msgspec.structs.fields(struct)]
+
+
+def _check_key(struct: type[Struct], key: Sequence[str], place: Place) -> None:
     if not key or isinstance(key, str):
         raise ProjectError("key= lists the columns of the primary key", where=str(place))
+    hints = get_type_hints(struct)
+    names = [field.name for field in msgspec.structs.fields(struct)]
     for name in key:
         if name not in names:
             raise ProjectError(
-                f"key names {name!r}, which is no field of {struct.__name__}",
+                f"key= names {name!r}, which is not a field of {struct.__name__}",
                 where=str(place),
                 remedy=f"Its fields are {', '.join(names)}.",
             )
-        kind = hints[name]
-        if get_origin(kind) in (Union, types.UnionType) and types.NoneType in get_args(kind):
-            raise ProjectError(f"{name!r} is of the key, so it can't be null", where=str(place))
-    hidden = [name for name in names if name.startswith("_")]
-    if hidden:
-        raise ProjectError(
-            f"{hidden[0]!r} begins with _, as the columns of a change do",
-            where=str(place),
-            remedy='Name the column with msgspec\'s field(name="...").',
-        )
+        hint = hints[name]
+        if get_origin(hint) in (Union, types.UnionType) and types.NoneType in get_args(hint):
+            raise ProjectError(f"{name!r} is part of the key, so it can't be null", where=str(place))
+
+
+def _check_struct(struct: type[Struct], place: Place) -> None:
+    for field in msgspec.structs.fields(struct):
+        if field.name.startswith("_"):
+            raise ProjectError(
+                f"{field.name!r} begins with _, as the columns of a change do",
+                where=str(place),
+                remedy='Name the column with msgspec\'s field(name="...").',
+            )
     if hasattr(struct, "__post_init__"):
         raise ProjectError(
-            "a row under @changes has no __post_init__: a deleted row has no values to look at",
+            "a row under @changes cannot have a __post_init__: a deleted row has no values to check",
             where=str(place),
             remedy="Bound the fields with Annotated[..., Meta(...)].",
         )

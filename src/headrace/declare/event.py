@@ -3,86 +3,80 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar, get_type_hints
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import attrs
 import msgspec
 from msgspec import Struct
 
 from headrace.declare.alerts import Alerts
+from headrace.declare.convert import to_duration, to_optional_duration, to_tuple
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import duration, from_micros, micros
+from headrace.kernel.time import from_micros, micros
 
-__all__ = ["Contract", "contract_of", "event"]
+__all__ = ["Contract", "contract_of", "event", "is_struct"]
 
 S = TypeVar("S", bound=type[Struct])
 
-OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What an event of one topic must be.
+def _to_instant(value: str | date) -> datetime:
+    """Convert a day (its beginning in UTC) or an instant, as text or as an object."""
+    try:
+        instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(instant, datetime) or (isinstance(value, str) and len(value) == 10):
+            return datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
+        return from_micros(micros(instant))  # raises ValueError for a naive one
+    except (ValueError, OverflowError) as error:
+        raise ProjectError(
+            f"oldest={value!r} is not a day or an instant with a time zone, such as '1970-01-01'",
+            where=str(Place.of_caller()),
+        ) from error
 
-    Attributes:
-        topic: the topic.
-        struct: the msgspec struct that an event decodes to.
-        time: the datetime field that says when it happened.
-        key: the field whose value chooses the log partition, or None.
-        identity: the fields that make two events the same one.
-        dedup_within: how far apart in time two events of one identity may lie to be the same one, the second of
-            which is refused as a duplicate (docs/guide/contracts.md says in full); None: none is refused.
-        time_formats: how a time may be spelled: `rfc3339`, strptime formats, and one of `epoch_s`, `epoch_ms`,
-            `epoch_us` for a number since 1970. A time without a zone is refused as naive, unless its
-            format has one as literal text (`UTC`), or `timezone` says which.
-        timezone: the zone of a time that has none, `Europe/Paris`.
-        coerce: whether "35" is taken for 35.
-        max_ahead: how far after its arrival an event's time may lie before it is refused.
-        max_late: how far before its arrival an event's time may lie before it is refused; None: any.
-        oldest: an event whose time lies before this instant is refused.
-        extra: what to do with fields the contract does not name: `allow` them, kept as JSON in column `_extra`,
-            or `forbid` them: the event is refused.
-        partitions: how many log partitions the topic is made with.
-        alerts: from which rate on refused events raise an alert; None: never.
-        forward: two more topics of the log, on Kafka, that get the good events as they came, and the
-            refused ones with why; None: none.
-        retention: how long the log keeps an event at least; None: what the topic has, and for good where
-            it is made. The topic's table keeps what was ingested, however long ago.
-        format: how the raw bytes hold an event (events.formats): `json`, or `connect` for Kafka Connect's
-            `{"schema": ..., "payload": ...}`; `debezium` for changes of a database's rows (@changes).
-        version: raised by who changes the contract so that events that were good are refused, or a
-            field goes; the topic's table remembers the last (events.evolution).
-        upcasters: older struct → what makes the present one of it, newest first.
-        place: where it is declared.
-        row_key: under @changes, the columns of the table's primary key; of an ordinary event none.
-        time_unit: under @changes, what numbers that stand for instants count: `ms`, `us` or `ns` since 1970.
-    """
+
+@attrs.frozen(kw_only=True)
+class _EventRules:
+    """The rules that a contract takes from its declaration; `event` documents them."""
 
     topic: str
-    struct: type[Struct]
     time: str
-    key: str | None
-    identity: tuple[str, ...]
-    dedup_within: timedelta | None
-    time_formats: tuple[str, ...]
-    coerce: bool
-    max_ahead: timedelta
-    extra: Literal["allow", "forbid"]
-    partitions: int
-    retention: timedelta | None
-    format: str
-    place: Place
+    key: str | None = None
+    identity: tuple[str, ...] = attrs.field(default=(), converter=to_tuple)
+    dedup_within: timedelta | None = attrs.field(default=None, converter=to_optional_duration)
+    time_formats: tuple[str, ...] = attrs.field(default=("rfc3339",), converter=to_tuple)
     timezone: str | None = None
-    max_late: timedelta | None = None
-    oldest: datetime = OLDEST
-    alerts: Alerts | None = field(default_factory=Alerts)
+    coerce: bool = False
+    max_ahead: timedelta = attrs.field(default=timedelta(minutes=5), converter=to_duration)
+    max_late: timedelta | None = attrs.field(default=None, converter=to_optional_duration)
+    oldest: datetime = attrs.field(default=_EPOCH, converter=_to_instant)
+    extra: Literal["allow", "forbid"] = "allow"
+    format: str = "json"
+    partitions: int = 1
+    retention: timedelta | None = attrs.field(default=None, converter=to_optional_duration)
+    alerts: Alerts | None = attrs.Factory(Alerts)
     forward: tuple[str, str] | None = None
     version: int = 1
-    upcasters: Mapping[type[Struct], Callable[[Any], Any]] = field(default_factory=dict)
+    upcasters: Mapping[type[Struct], Callable[[Any], Any]] = attrs.Factory(dict)
+
+
+@attrs.frozen(kw_only=True)
+class Contract(_EventRules):
+    """A contract: the rules of an @event or @changes class, and the class.
+
+    Attributes:
+        struct: the msgspec struct that an event decodes to.
+        place: the line of the declaration.
+        row_key: under @changes the columns of the table's primary key; empty under @event.
+        time_unit: under @changes the unit of numbers that stand for instants, since 1970.
+    """
+
+    struct: type[Struct]
+    place: Place
     row_key: tuple[str, ...] = ()
     time_unit: Literal["ms", "us", "ns"] | None = None
 
@@ -92,117 +86,114 @@ class Contract:
         return self.topic.replace(".", "_").replace("-", "_")
 
 
-def event(
-    *,
-    topic: str,
-    time: str,
-    key: str | None = None,
-    identity: Sequence[str] = (),
-    dedup_within: str | timedelta | None = None,
-    time_formats: Sequence[str] = ("rfc3339",),
-    timezone: str | None = None,
-    coerce: bool = False,
-    max_ahead: str | timedelta = "5m",
-    max_late: str | timedelta | None = None,
-    oldest: str | date = OLDEST,
-    extra: Literal["allow", "forbid"] = "allow",
-    partitions: int = 1,
-    alerts: Alerts | None = Alerts(),  # noqa: B008 - it is frozen
-    forward: tuple[str, str] | None = None,
-    retention: str | timedelta | None = None,
-    format: Literal["json", "connect", "avro"] = "json",
-    version: int = 1,
-    upcasters: Mapping[type[Struct], Callable[[Any], Any]] | None = None,
-) -> Callable[[S], S]:
-    """Declares that the decorated struct is the contract of a topic (see Contract for the arguments).
+@attrs.frozen(kw_only=True)
+class event(_EventRules):  # noqa: N801  it is a decorator
+    """Declare that the decorated struct is the contract of a topic.
+
+        @event(topic="clicks", time="at", key="user", identity=["user", "at"], dedup_within="1d")
+        class Click(Struct):
+            at: datetime
+            user: int
+            price: Annotated[float, Meta(ge=0)] | None = None
+
+    Durations are text such as `30s`, `5m`, `1h30m` or `7d`, or timedeltas.
+
+    Args:
+        topic: the topic on the log. Its Iceberg table has the same name, with `_` for `.` and `-`.
+        time: the datetime field that says when the event happened.
+        key: the field whose value chooses the log partition; None: any partition.
+        identity: the fields that identify an event. Two events with equal values are the same event.
+        dedup_within: an event is refused as `duplicate` if one with the same identity was admitted with a
+            time at most this far from its own (docs/guide/contracts.md has the full rule); None: never.
+        time_formats: how a time may be written: `rfc3339`, strptime formats, and at most one of `epoch_s`,
+            `epoch_ms`, `epoch_us` for a number since 1970.
+        timezone: the zone of a time that is written without one, such as `Europe/Paris`; None: such a time is
+            refused as `naive_time`, unless its format has the zone as literal text (`UTC`).
+        coerce: whether text that spells a number or a boolean is accepted for it ("35" for 35).
+        max_ahead: how far an event's time may lie after its arrival; beyond it the event is refused as
+            `future`.
+        max_late: how far an event's time may lie before its arrival; beyond it the event is refused as `late`;
+            None: any distance.
+        oldest: an event whose time lies before this day or instant is refused as `out_of_range`. A day begins
+            at midnight UTC.
+        extra: what happens to fields that the struct does not name: `allow` stores them as JSON in the column
+            `_extra`, `forbid` refuses the event.
+        format: how the bytes hold an event: `json`, `connect` (Kafka Connect's envelope of schema and
+            payload) or `avro` (with a schema registry).
+        partitions: the number of log partitions that the topic is created with.
+        retention: how long the log keeps an event at least. None: as the topic is configured, and for ever if
+            Headrace creates it. The topic's table keeps every event.
+        alerts: the shares of refused events that raise an alert; None: no alerts.
+        forward: two further Kafka topics: the first gets the good events as they came, the second the refused
+            ones with the reason; None: no forwarding.
+        version: the version of the contract, from 1. Raise it for a change that refuses events that were good,
+            or that removes a field.
+        upcasters: older struct → function that makes the present struct of it, the newest first. An event
+            that matches an older struct is converted by it.
 
     Raises:
-        ProjectError: a field that is named is not in the struct, `time` is no datetime, `dedup_within` is
-            without `identity`, a duration, `oldest` or a zone cannot be read, `time_formats` has two
-            kinds of number, `version` is below 1, or the class or an older one is no msgspec Struct.
+        ProjectError: a field that is named is not in the struct, `time` is not a datetime field, `dedup_within`
+            lacks `identity`, a duration, `oldest` or `timezone` is not valid, `time_formats` has two kinds
+            of number, `version` is below 1, `forward` does not name two further topics, or the class or an
+            older one is not a msgspec Struct.
     """
 
-    def declared(struct: S) -> S:
+    def __attrs_post_init__(self) -> None:
+        place = str(Place.of_caller())
+        if self.dedup_within is not None and not self.identity:
+            raise ProjectError("dedup_within= needs identity=, the fields that identify an event", where=place)
+        if len([name for name in self.time_formats if name.startswith("epoch_")]) > 1:
+            raise ProjectError(
+                "time_formats= names two kinds of number",
+                where=place,
+                remedy="Name one of them: a number does not say its unit.",
+            )
+        if self.timezone is not None:
+            try:
+                ZoneInfo(self.timezone)
+            except (ZoneInfoNotFoundError, ValueError) as error:
+                raise ProjectError(
+                    f"timezone={self.timezone!r} is not a known time zone", where=place
+                ) from error
+        if self.version < 1:
+            raise ProjectError(f"version={self.version}: the first version is 1", where=place)
+        for older in self.upcasters:
+            if not is_struct(older):
+                raise ProjectError(f"upcasters= has {older!r}, which is not a headrace.Struct", where=place)
+        if self.forward is not None and len({self.topic, *self.forward}) != 3:
+            raise ProjectError(
+                f"forward={self.forward!r} must name two topics other than {self.topic!r}", where=place
+            )
+
+    def __call__(self, struct: S) -> S:
+        """Attach the contract to the class, and return the class."""
         place = Place.of(struct)
-        if not (inspect.isclass(struct) and issubclass(struct, Struct)):
+        if not is_struct(struct):
             raise ProjectError("@event needs a class that derives from headrace.Struct", where=str(place))
-        _check_fields(struct, time, key, identity, place)
-        if dedup_within is not None and not identity:
-            raise ProjectError(
-                "dedup_within= needs identity=: the fields that make two events the same", where=str(place)
-            )
-        _check_rules(time_formats, timezone, version, upcasters or {}, place)
-        try:
-            windows = [None if one is None else duration(one) for one in (dedup_within, max_late, retention)]
-            contract = Contract(
-                topic=topic, struct=struct, time=time, key=key, identity=tuple(identity),
-                dedup_within=windows[0], time_formats=tuple(time_formats), timezone=timezone, coerce=coerce,
-                max_ahead=duration(max_ahead), max_late=windows[1], oldest=_instant(oldest), extra=extra,
-                partitions=partitions, retention=windows[2], alerts=alerts, forward=forward, format=format,
-                version=version, upcasters=dict(upcasters or {}), place=place,
-            )  # fmt: skip
-        except ValueError as error:
-            raise ProjectError(str(error), where=str(place)) from error
-        if forward is not None and len({topic, *forward}) != 3:
-            raise ProjectError(
-                f"forward={forward!r} must name two topics, both others than {topic!r}", where=str(place)
-            )
-        struct.__contract__ = contract  # type: ignore[attr-defined]
+        self._check_fields(struct, place)
+        rules = attrs.asdict(self, recurse=False)
+        struct.__contract__ = Contract(struct=struct, place=place, **rules)  # type: ignore[attr-defined]
         return struct
 
-    return declared
+    def _check_fields(self, struct: type[Struct], place: Place) -> None:
+        fields = {field.name for field in msgspec.structs.fields(struct)}
+        roles = [("time", self.time), ("key", self.key), *(("identity", name) for name in self.identity)]
+        for role, name in roles:
+            if name is not None and name not in fields:
+                raise ProjectError(
+                    f"{role}={name!r} is not a field of {struct.__name__}",
+                    where=str(place),
+                    remedy=f"Its fields are {', '.join(sorted(fields))}.",
+                )
+        if get_type_hints(struct)[self.time] is not datetime:
+            raise ProjectError(f"time={self.time!r} must be a field of type datetime", where=str(place))
 
 
-def _instant(value: str | date) -> datetime:
-    """The beginning of a day in UTC, or an instant. Raises ValueError where the value is neither."""
-    try:
-        instant = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if not isinstance(instant, datetime) or (isinstance(value, str) and len(value) == 10):
-            return datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
-        return from_micros(micros(instant))  # a naive one raises ValueError
-    except (ValueError, OverflowError) as error:
-        what = f"oldest={value!r} is not a day or an instant with a time zone, such as '1970-01-01'"
-        raise ValueError(what) from error
-
-
-def _check_fields(
-    struct: type[Struct], time: str, key: str | None, identity: Sequence[str], place: Place
-) -> None:
-    names = {f.name for f in msgspec.structs.fields(struct)}
-    for role, name in [("time", time), ("key", key), *(("identity", n) for n in identity)]:
-        if name is not None and name not in names:
-            raise ProjectError(
-                f"{role}={name!r} names no field of {struct.__name__}",
-                where=str(place),
-                remedy=f"Its fields are {', '.join(sorted(names))}.",
-            )
-    if get_type_hints(struct)[time] is not datetime:
-        raise ProjectError(f"time={time!r} must be a field of type datetime", where=str(place))
-
-
-def _check_rules(
-    time_formats: Sequence[str],
-    timezone: str | None,
-    version: int,
-    upcasters: Mapping[type[Struct], Callable[[Any], Any]],
-    place: Place,
-) -> None:
-    if len([one for one in time_formats if one.startswith("epoch_")]) > 1:
-        raise ProjectError(
-            "time_formats= has two kinds of number: which one is meant cannot be told", where=str(place)
-        )
-    if timezone is not None:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ProjectError(f"there is no time zone {timezone!r}", where=str(place)) from error
-    if version < 1:
-        raise ProjectError(f"version={version}: the first is 1", where=str(place))
-    for older in upcasters:
-        if not (inspect.isclass(older) and issubclass(older, Struct)):
-            raise ProjectError(f"upcasters= has {older!r}, which is no headrace.Struct", where=str(place))
+def is_struct(value: Any) -> bool:
+    """Whether a value is a class that derives from headrace.Struct."""
+    return inspect.isclass(value) and issubclass(value, Struct)
 
 
 def contract_of(declared: Any) -> Contract | None:
-    """The contract of a class under @event (not one it merely inherits), else None."""
+    """The contract of a class under @event or @changes, not one that it inherits; None for anything else."""
     return declared.__dict__.get("__contract__") if inspect.isclass(declared) else None

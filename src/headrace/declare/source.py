@@ -1,11 +1,12 @@
-"""source: data that are not events, which a table reads."""
+"""source: files that a table reads, beside the events."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
@@ -16,39 +17,42 @@ if TYPE_CHECKING:
 __all__ = ["Source", "source"]
 
 
-@dataclass(frozen=True, eq=False)
+@attrs.frozen(eq=False)
 class Source:
-    """Files that a table reads.
+    """Files that a table reads (see `source`).
 
     Attributes:
-        name: its name.
-        path: a file, or a folder of them, relative to the project; CSV or Parquet by their ending.
-        place: where it is declared.
-        schema: column → polars type, for the columns whose type is declared; the others' is detected.
-        encoding: of CSV files, as Python names it.
+        name: the name of the source.
+        path: a file, or a folder of files, relative to the project.
+        place: the line of the declaration.
+        schema: column → polars type, for the columns whose type is declared.
+        encoding: the encoding of CSV files, as Python names it.
     """
 
     name: str
     path: str
     place: Place
-    schema: Mapping[str, pl.DataType] = field(default_factory=dict)
+    schema: Mapping[str, pl.DataType] = attrs.Factory(dict)
     encoding: str = "utf-8"
 
 
 def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, encoding: str = "utf-8") -> Source:
-    """Declares files as a source: `source("catalogue", "data/catalogue.csv", schema={"code": str})`.
+    """Declare files as a source that tables can read.
+
+        catalogue = source("catalogue", "data/catalogue.csv", schema={"code": str})
 
     Args:
-        name: its name, which errors and lineage use.
-        path: a file, or a folder of them, relative to the project; CSV or Parquet by their ending.
-        schema: column → its type: a polars type, or `str`, `int`, `float`, `bool`, `date` or `datetime`. It
-            may name some of the columns: the types of the others are detected (CSV) or the files' own
-            (Parquet).
-        encoding: of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python knows.
+        name: its name in errors and lineage.
+        path: a file, or a folder of files, relative to the project. Files whose names end in `.csv` are read as
+            CSV, those in `.parquet` as Parquet.
+        schema: column → type, for some of the columns: a polars type, or `str`, `int`, `float`, `bool`, `date`
+            or `datetime`. The types of the others are detected (CSV) or taken from the file (Parquet).
+        encoding: the encoding of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python
+            knows.
 
     Raises:
-        ProjectError: the path is absolute or leads out of the project, a type is not one that a file can be
-            read as, or there is no such encoding.
+        ProjectError: the name is not valid, the path is absolute or leads out of the project, a type cannot be
+            read from a file, or the encoding is not known.
     """
     place = Place.of_caller()
     if not name or "/" in name:
@@ -68,29 +72,29 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
         raise ProjectError(
             f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
         )
-    types = {column: _type_of(column, given, place) for column, given in (schema or {}).items()}
+    types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
     return Source(name, path, place, types, codec)
 
 
-def _type_of(column: str, given: Any, place: Place) -> pl.DataType:
+def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:
     import polars as pl
 
     try:
-        dtype = pl.Schema({column: given})[column]
+        dtype = pl.Schema({column: type_})[column]
     except Exception as error:
-        raise _not_a_type(column, given, place) from error
+        raise _type_error(column, type_, place) from error
     plain = (pl.String, pl.Boolean, pl.Date)
     sized = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.Float32, pl.Float64)
     instant = isinstance(dtype, pl.Datetime) and dtype.time_unit == "us" and dtype.time_zone in (None, "UTC")
     decimal = isinstance(dtype, pl.Decimal) and dtype.precision is not None
     if not (instant or decimal or isinstance(dtype, (*plain, *sized))):
-        raise _not_a_type(column, given, place)
+        raise _type_error(column, type_, place)
     return dtype
 
 
-def _not_a_type(column: str, given: Any, place: Place) -> ProjectError:
+def _type_error(column: str, type_: Any, place: Place) -> ProjectError:
     return ProjectError(
-        f"schema={{{column!r}: {given!r}}}: a file's column cannot be read as that",
+        f"schema={{{column!r}: {type_!r}}}: a file's column cannot be read as that",
         where=str(place),
         remedy="Use str, int, float, bool, date, datetime, or a polars type: pl.String, pl.Int64, pl.Float64,"
         ' pl.Decimal(18, 2), pl.Boolean, pl.Date, pl.Datetime("us", "UTC").',

@@ -1,12 +1,11 @@
-"""A connection: uvicorn's protocol with what it lacks, so that no slow or idle client shuts a door.
+"""Connections: uvicorn's protocol with time limits and a limit of connections, against slow and idle clients.
 
-A client is waited for only so long: for the head of a request, for the next request, for room to write an
-answer. (How long a body may take is the door's.) A connection that waits for its client costs a file, and
-files are few: one more than there may be closes the one that has waited longest, so whoever holds many
-connections open loses them to those who come with a request.
+The server waits only so long for the head of a request, for the next request, and for a client to read a
+response. (GuardMiddleware limits the time of a body.) A waiting connection holds a file, and a process has few
+files. So one connection beyond the limit closes the connection that has waited longest: a client that holds
+many connections open loses them to clients that send requests.
 
-What of uvicorn is used that it does not document: HttpToolsProtocol and its callbacks, `cycle`, `flow`,
-`timeout_keep_alive_task`.
+headrace.http.internals lists what this module uses of uvicorn beyond its public interface.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from headrace.http.responses import HttpError, error_body
 __all__ = ["Connection", "WaitingConnections", "raise_file_limit"]
 
 _log = logging.getLogger("headrace.http")
-_HEAD_SECONDS = 10.0  # a request line and headers must be whole within this
+_HEAD_SECONDS = 10.0  # for a request line and headers
 _HEAD_BYTES = 64 * 1024
-_IDLE_SECONDS = 30.0  # how long the next request may be waited for
-_WRITE_SECONDS = 30.0  # how long a client may take none of an answer
-_CLOSE_SECONDS = 5.0  # how long a closed connection may take to hand over what was written
+_IDLE_SECONDS = 30.0  # until the next request
+_WRITE_SECONDS = 30.0  # without the client reading any of a response
+_CLOSE_SECONDS = 5.0  # for a closed connection to send what was written
 _FILES = 10_240  # files that this process should be able to open
 
 
 def raise_file_limit() -> int:
-    """Lets this process open more files, as far as it may; how many it then may open."""
+    """Raises the limit of open files as far as this process may. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
-    with contextlib.suppress(OSError, ValueError):  # it may not: then it has what it has
+    with contextlib.suppress(OSError, ValueError):  # not permitted: the limit stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return soft
@@ -48,29 +47,29 @@ class WaitingConnections:
     """The connections of one server that wait for their clients, the longest wait first.
 
     Args:
-        most: how many connections there may be.
+        limit: how many connections there may be.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._connections: dict[Connection, None] = {}
         self._has_warned = False
 
     def add(self, connection: Connection) -> None:
-        """The connection waits for its client from now on."""
+        """Appends a connection that begins to wait for its client."""
         self._connections.pop(connection, None)
         self._connections[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """It does not: its request is being answered, or it is gone."""
+        """Removes a connection that does not wait any more, or was closed."""
         self._connections.pop(connection, None)
 
     def make_room(self, count: int) -> None:
-        """Closes the one that has waited longest where there are more connections than may be."""
-        if count > self._most:
+        """Closes the connection that has waited longest, if there are more connections than the limit."""
+        if count > self._limit:
             if not self._has_warned:
                 self._has_warned = True
-                _log.warning("more than %d connections: those that wait longest are closed", self._most)
+                _log.warning("more than %d connections: the longest waiting ones are closed", self._limit)
             longest = next(iter(self._connections))
             self.remove(longest)
             longest.transport.abort()
@@ -80,16 +79,16 @@ class Connection(HttpToolsProtocol):
     """One client's connection.
 
     Args:
-        waiting: the server's connections that wait.
+        waiting: the server's waiting connections, which this one joins.
     """
 
     def __init__(self, *args: Any, waiting: WaitingConnections, **more: Any) -> None:
         super().__init__(*args, **more)
         self._waiting = waiting
-        self._timer: asyncio.TimerHandle | None = None  # ends the wait for its client
+        self._timer: asyncio.TimerHandle | None = None  # of the wait for the client
         self._write_timer: asyncio.TimerHandle | None = None
         self._awaits_head = False
-        self._heads = 0  # begun so far
+        self._heads = 0  # of requests that have begun
         self._head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -100,7 +99,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_idle() and not self._awaits_head:
-            self._await_head()  # also where what comes is nothing yet, such as an empty line
+            self._await_head()  # also if the data is not a request yet, such as an empty line
         head = self._heads
         super().data_received(data)
         if self._awaits_head and self._heads == head:
@@ -125,11 +124,11 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._unset_keepalive_if_required()  # uvicorn's ends with any byte, such as an empty line
+        self._unset_keepalive_if_required()  # uvicorn's timer ends with any byte, such as an empty line
         if not self._is_idle():
-            return  # the next request is here already
+            return  # the next request has arrived
         if self.cycle.more_body:
-            self.transport.close()  # the rest of the body is no request, and nobody times it
+            self.transport.close()  # the rest of the body has no time limit
         if self.transport.is_closing():
             self._start_timer(_CLOSE_SECONDS, self.transport.abort)
             return
@@ -151,11 +150,11 @@ class Connection(HttpToolsProtocol):
         self._cancel_write_timer()
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - its text is for people alone
-        self._give_up(400, "bad_request", "This is no valid HTTP request.")
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the body is ours
+        self._give_up(400, "bad_request", "The request is not valid HTTP.")
 
     def _is_idle(self) -> bool:
-        """Whether no request of it is being answered."""
+        """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
@@ -167,7 +166,7 @@ class Connection(HttpToolsProtocol):
     def _give_up_head(self) -> None:
         if self._is_idle():
             self._give_up(408, "timeout", "The request did not arrive in time.")
-        else:  # a pipelined request waits for the answer before it, not for its client
+        else:  # a pipelined request waits for the response before it, not for its client
             self._start_timer(_HEAD_SECONDS, self._give_up_head)
 
     def _give_up(self, status: int, code: str, message: str) -> None:

@@ -1,6 +1,6 @@
-"""Serving: one application on one port, by uvicorn in a thread of this process.
+"""Serves one ASGI application on one port, by uvicorn in a thread of this process.
 
-How long a client may take, and how many may be connected, is headrace.http.connection's.
+Time limits of clients and the limit of connections are in headrace.http.connection.
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 __all__ = ["HttpServer", "bind", "serve", "stop_on_signals", "url_of"]
 
 _log = logging.getLogger("headrace.http")
-_READY_SECONDS = 30.0
+_START_SECONDS = 30.0
 _GRACE_SECONDS = 5
 _BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, so that nothing is begun that would then find its port taken.
+    """A listening socket on the address. To bind first shows early that a port is in use.
 
     Args:
-        host: a name or address. port: 0 takes a free one.
+        host: a name or address.
+        port: 0 takes a free one.
 
     Raises:
-        Unavailable: the port is in use, or may not or cannot be bound.
+        Unavailable: the port is in use, or this process may not listen on the address.
     """
     where = f"{host}:{port}"
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        one = socket.socket(family, kind, proto)
+        listening = socket.socket(family, kind, proto)
         try:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(address)
-            one.listen(_BACKLOG)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
         except OSError:
-            one.close()
+            listening.close()
             raise
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -57,29 +58,30 @@ def bind(host: str, port: int) -> socket.socket:
                 where=where,
                 remedy="Stop what listens there, or choose another port in headrace.toml (0 takes a free one).",
             ) from error
-        raise Unavailable(f"it cannot be listened on: {error.strerror or error}", where=where) from error
-    one.setblocking(False)
-    return one
+        raise Unavailable(f"the port cannot be opened: {error.strerror or error}", where=where) from error
+    listening.setblocking(False)
+    return listening
 
 
 def url_of(host: str, port: int) -> str:
-    """The address at which this machine reaches what listens there."""
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+    """The URL by which a client on this machine reaches a server on this address."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 class HttpServer:
-    """An application being served.
+    """A running server. As a context manager it stops when the block ends.
 
     Attributes:
-        host, port: where it listens. url: the same as an address.
+        host, port: where it listens.
+        url: by which clients on this machine reach it.
     """
 
     def __init__(
         self,
         app: App,
         listening: socket.socket,
-        most_connections: int,
+        max_connections: int,
         beat: Callable[[], None] | None,
         drain: float,
     ) -> None:
@@ -88,20 +90,19 @@ class HttpServer:
         self._socket = listening
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._server = _Server(_config(app, most_connections, beat), self._ready, drain)
+        self._server = _Server(_config(app, max_connections, beat), self._ready, drain)
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
     def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
-        """Takes no more requests, lets those in progress end (5 s at most), and frees the port."""
+        """Accepts no more requests, lets those in progress end (5 s at most), and closes the port.
+
+        Raises:
+            HeadraceError: it did not stop within `timeout` seconds.
+        """
         self._server.should_exit = True
         self._thread.join(timeout)
         if self._thread.is_alive():
             raise HeadraceError("the server did not stop in time", where=self.url)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still serves."""
-        return self._thread.is_alive()
 
     def __enter__(self) -> HttpServer:
         return self
@@ -113,7 +114,7 @@ class HttpServer:
 
     def _start(self) -> HttpServer:
         self._thread.start()
-        if not self._ready.wait(_READY_SECONDS) or self._error is not None:
+        if not self._ready.wait(_START_SECONDS) or self._error is not None:
             self._server.should_exit = True
             raise HeadraceError(
                 f"the server did not start: {self._error or 'it took too long'}", where=self.url
@@ -138,33 +139,35 @@ def serve(
     port: int,
     *,
     bound: socket.socket | None = None,
-    most_connections: int | None = None,
+    max_connections: int | None = None,
     beat: Callable[[], None] | None = None,
     drain: float = 0.0,
 ) -> HttpServer:
-    """Serves the application in a thread and returns when it takes requests.
+    """Serves the application in a thread, and returns when it accepts requests.
 
     Args:
         app: an ASGI application, normally behind http.middleware.GuardMiddleware.
         host, port: where to listen; port 0 takes a free one.
-        bound: a socket that `bind` gave earlier.
-        most_connections: how many clients may be connected. One more closes the connection that has waited
+        bound: a socket from `bind`, instead of host and port.
+        max_connections: how many clients may be connected. One more closes the connection that has waited
             longest for its client. Default: three quarters of the files that this process may open.
-        beat: called by the event loop every second, for who must know that it goes round.
-        drain: how long it goes on with the connections it has when it is stopped, in seconds: for one of
-            several that share the socket, so that a request which has just come in is answered.
+        beat: called by the event loop every second, as a sign that it is not blocked.
+        drain: seconds for which a server that is stopped still answers on the connections that it has. With
+            several servers on one socket, a connection that was just accepted is answered that way.
 
     Raises:
         Unavailable: the port is in use.
         HeadraceError: the application failed to start.
     """
-    most = most_connections or raise_file_limit() * 3 // 4
-    return HttpServer(app, bound or bind(host, port), most, beat, drain)._start()
+    limit = max_connections or raise_file_limit() * 3 // 4
+    return HttpServer(app, bound or bind(host, port), limit, beat, drain)._start()
 
 
 def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
-    """An event that SIGTERM and SIGINT set; to be called from the main thread. A second SIGINT
-    interrupts as usual."""
+    """Has SIGTERM and SIGINT set the event, or a new one, and returns it. A second SIGINT interrupts as usual.
+
+    It must be called from the main thread.
+    """
     stop = stop or threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -177,18 +180,18 @@ def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _config(app: App, most_connections: int, beat: Callable[[], None] | None) -> uvicorn.Config:
+def _config(app: App, max_connections: int, beat: Callable[[], None] | None) -> uvicorn.Config:
     async def notify() -> None:
         if beat is not None:
             beat()
 
     return uvicorn.Config(
         app,
-        http=partial(Connection, waiting=WaitingConnections(most_connections)),  # type: ignore[arg-type]  # it is called
+        http=partial(Connection, waiting=WaitingConnections(max_connections)),  # type: ignore[arg-type]  # it is called
         ws="none",
         lifespan="auto",
         log_config=None,
-        log_level="critical",  # the door logs what matters
+        log_level="critical",  # GuardMiddleware logs errors
         access_log=False,
         server_header=False,
         date_header=False,
@@ -200,7 +203,7 @@ def _config(app: App, most_connections: int, beat: Callable[[], None] | None) ->
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and goes on for a while with the connections it has when it is stopped."""
+    """Sets `ready` after its start. After its stop it still answers on its connections for `drain` seconds."""
 
     def __init__(self, config: uvicorn.Config, ready: threading.Event, drain: float) -> None:
         super().__init__(config)

@@ -1,1 +1,1 @@
-"""What every room speaks: run, position, errors, time, fingerprint, ids."""
+"""What every room uses: run, position, errors, time, ids, files, locks, digests, secrets."""

@@ -1,7 +1,7 @@
-"""Child: what a supervised process does for the one that started it (kernel.children).
+"""What a supervised process does for its parent (kernel.children).
 
-It says that it is at work, and goes on saying so; it ends when the pipe from its parent closes, as that
-does however the parent ends.
+It reports that it is ready, then that it is alive. It ends when the pipe from its parent closes, which
+happens in whatever way the parent ends.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from headrace.kernel.secrets import clean_text
 
 __all__ = ["end_with_parent", "log_error", "report_alive", "report_ready", "run_work"]
 
-_GRACE = 10.0  # seconds to end by itself once its parent is gone
+_GRACE = 10.0  # seconds to end by itself once its parent has ended
 _PR_SET_PDEATHSIG = 1
 
 
 def report_ready() -> None:
-    """Says that this process is at work."""
-    _say(b"ready\n")
+    """Reports to the parent that this process is ready."""
+    _write(b"ready\n")
 
 
 def report_alive() -> None:
-    """Says that this process goes on; to be called every second or so, by what must not stand still."""
-    _say(b".\n")
+    """Reports to the parent that this process is alive. To be called every second or so by the thread that must
+    not hang."""
+    _write(b".\n")
 
 
 def run_work(work: Callable[[], None]) -> int:
@@ -57,7 +58,7 @@ def log_error(error: HeadraceError) -> None:
 
 def end_with_parent() -> None:
     """Starts a thread that ends this process by SIGTERM when its standard input closes, and by force where
-    that takes longer than 10 s. Where this process is stopped then, it goes on, to end (on Linux)."""
+    that takes longer than 10 s. A process that is suspended (SIGSTOP) then is resumed, to end (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
@@ -72,8 +73,8 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def _say(text: bytes) -> None:
+def _write(signals: bytes) -> None:
     try:
-        os.write(sys.stdout.fileno(), text)
-    except (BlockingIOError, BrokenPipeError):  # the parent has not read for long, or is gone: see above
+        os.write(sys.stdout.fileno(), signals)
+    except (BlockingIOError, BrokenPipeError):  # the parent has not read for long, or has ended
         return

@@ -1,4 +1,4 @@
-"""Children: processes that run as long as this one, watched, and started again where they die or hang."""
+"""Child processes of this process: watched, and started again where they die or hang."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["Child", "Children"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a child that keeps dying
 _STEADY = 60.0  # seconds of life after which its next start is at once again
-_LOOK = 0.02  # seconds between two looks for a sign of life
+_CHECK_EVERY = 0.02  # seconds between two checks for a sign of life
 _SILENT = 20.0  # seconds without a sign of life, of a child that gives them, after which it hangs
 _GRACE = 10.0  # seconds that a child has to end
 
 
 class Child:
-    """One process, and its log. Its program calls kernel.child.
+    """A supervised process. Its program calls the functions of kernel.child.
 
-    It ends with the process that made it, however that ends: its standard input is a pipe from here.
+    It ends when this process ends, in whatever way: its standard input is a pipe from here.
 
     Args:
-        name: what it does.
+        name: what it does, for messages.
         command: the program and its arguments.
-        log: the file that gets its standard error; what it holds is cleared.
+        log: the file that its standard error is written to; emptied at the start.
         environment: its variables.
         files: file descriptors that it inherits.
-        longest_start: seconds until it must be at work.
-        umask: of the process; -1: that of this one.
+        longest_start: seconds that it may take until it reports that it is ready.
+        umask: the process's umask; -1: this process's.
 
     Attributes:
-        name: what it does.
-        process: as it runs now.
+        name: as given.
+        process: the process that runs now.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Child:
         self._beat: float | None = None
         self._log_start = self._log.stat().st_size
         with self._log.open("ab") as log:
-            # A session of its own: Ctrl-C reaches the parent alone, which ends its children in order.
+            # Its own session: Ctrl-C reaches the parent alone, which ends its children in order.
             process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -85,41 +85,41 @@ class Child:
 
     @property
     def ready(self) -> bool:
-        """Whether it runs and has said that it is at work."""
+        """Whether it runs and has reported that it is ready."""
         self._listen()
         return self._ready and self.process.poll() is None
 
     def check_start(self) -> bool:
-        """Whether it is at work.
+        """Whether it is ready.
 
         Raises:
-            Unavailable: it died before, or took too long.
+            Unavailable: it died before it was ready, or took too long.
         """
         if self.ready:
             return True
         code = self.process.poll()
         if code is not None:
-            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.last_words}")
+            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.last_log_line}")
         silence = self._describe_silence()
         if silence:
-            raise Unavailable(f"{self.name} {silence}: {self.last_words}")
+            raise Unavailable(f"{self.name} {silence}: {self.last_log_line}")
         return False
 
     def await_ready(self) -> None:
-        """Returns when it is at work. Raises Unavailable as check_start."""
+        """Returns when it is ready. Raises Unavailable as check_start."""
         while not self.check_start():
-            time.sleep(_LOOK)
+            time.sleep(_CHECK_EVERY)
 
     def _listen(self) -> None:
-        said = _pipe(self.process.stdout).read()
-        if said:
+        signals = _pipe(self.process.stdout).read()
+        if signals:
             self._ready = True
-            if b"." in said:
+            if b"." in signals:
                 self._beat = time.monotonic()
 
-    def look(self, report: Callable[[str], None]) -> None:
-        """Starts it again if it has died: at once, and after longer each time it dies soon. Kills it first
-        if it gave signs of life and gives none any more."""
+    def supervise(self, report: Callable[[str], None]) -> None:
+        """Starts it again if it has died: at once, or after a growing pause where it keeps dying soon.
+        Kills it if it has given signs of life and stopped giving them."""
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
@@ -136,38 +136,38 @@ class Child:
             return
         if time.monotonic() - self._since > _STEADY:
             self._pause = 0.0
-        if code == os.EX_TEMPFAIL:  # it asks for a new process: nothing is wrong
+        if code == os.EX_TEMPFAIL:  # it asks to be started again: nothing is wrong
             self._due = time.monotonic()
-            report(f"{self.name} starts again: {self.last_words}")
+            report(f"{self.name} starts again: {self.last_log_line}")
             return
         self._due = time.monotonic() + self._pause
         again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
-        report(f"{self.name} ended ({_describe_end(code)}): {self.last_words}; {again}")
+        report(f"{self.name} ended ({_describe_end(code)}): {self.last_log_line}; {again}")
         self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     def _describe_silence(self) -> str | None:
-        """How long it has been silent, where that is too long."""
+        """What is wrong where it has been silent for too long, else None."""
         if not self._ready and time.monotonic() - self._since > self._longest_start:
-            return f"was not at work within {self._longest_start:g} s"
+            return f"was not ready within {self._longest_start:g} s"
         if self._beat is not None and time.monotonic() - self._beat > _SILENT:
             return f"gave no sign of life for {_SILENT:g} s"
         return None
 
     @property
-    def last_words(self) -> str:
-        """The last line that it wrote to its log since its start, and where the log is."""
+    def last_log_line(self) -> str:
+        """The last line that it wrote to its log since its start, and the log's path."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1].strip()} ({self._log})" if lines else f"it said nothing ({self._log})"
+        return f"{lines[-1].strip()} ({self._log})" if lines else f"its log is empty ({self._log})"
 
     def ask_to_end(self) -> None:
-        """Asks it to end; `end` then waits."""
+        """Sends SIGTERM; `end` then waits."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self, deadline: float) -> None:
-        """Waits until the deadline (monotonic) for its end, then kills it."""
+        """Waits for its end until the deadline (of time.monotonic), then kills it."""
         try:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -182,13 +182,13 @@ class Child:
 
 
 class Children:
-    """All of them. To be used by one thread."""
+    """The children of this process. To be used by one thread."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
 
     def add(self, child: Child) -> None:
-        """Takes a child that was started."""
+        """Adds a child, which runs already."""
         self._children.append(child)
 
     @property
@@ -197,17 +197,17 @@ class Children:
         return {child.name: child.process.pid for child in self._children}
 
     def await_ready(self) -> None:
-        """Returns when every child is at work. Raises Unavailable as Child.check_start."""
+        """Returns when every child is ready. Raises Unavailable as Child.check_start."""
         for child in self._children:
             child.await_ready()
 
-    def look(self, report: Callable[[str], None]) -> None:
-        """Starts again what has died, and reports it."""
+    def supervise(self, report: Callable[[str], None]) -> None:
+        """Starts again each child that has died or hangs, and reports it."""
         for child in self._children:
-            child.look(report)
+            child.supervise(report)
 
     def end(self) -> None:
-        """Ends all of them together; returns when they are gone."""
+        """Ends all of them together; returns when they have ended."""
         for child in self._children:
             child.ask_to_end()
         deadline = time.monotonic() + _GRACE

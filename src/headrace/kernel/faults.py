@@ -1,8 +1,8 @@
-"""Faults: named points of the write paths at which a test kills the process as kill -9 would, or stops it.
+"""Fault points: named points of the write paths at which a test kills or suspends the process.
 
-`HEADRACE_FAULT=ingest.after_commit` kills at that point; `ingest.after_commit:3` at the third time it
-is reached; `ingest.after_commit:3:STOP` sends SIGSTOP instead, and the process goes on from there when
-it gets SIGCONT. Without the variable, or at any other point, nothing happens.
+`HEADRACE_FAULT=ingest.after_commit` kills it (SIGKILL) at that point; `ingest.after_commit:3` when it gets
+there for the third time; `ingest.after_commit:3:STOP` sends SIGSTOP instead, and SIGCONT resumes it. Without
+the variable, or at any other point, nothing happens.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ __all__ = ["VARIABLE", "reach"]
 VARIABLE = "HEADRACE_FAULT"
 
 _lock = threading.Lock()
-_reached: Counter[str] = Counter()
+_times_reached: Counter[str] = Counter()
 
 
 def reach(point: str) -> None:
-    """Says that this process is at the named point. Does not return where the environment has it killed there.
+    """Marks a point of a write path. Does not return where the environment asks to be killed there.
 
-    The variable is read each time, so that a forked child may be given its own.
+    The variable is read each time, so that a forked child can have its own.
     """
-    wanted = os.environ.get(VARIABLE)
-    if not wanted:
+    fault = os.environ.get(VARIABLE)
+    if not fault:
         return
-    name, nth, how = (*wanted.split(":"), "", "")[:3]
+    name, nth, signal_name = (*fault.split(":"), "", "")[:3]
     if name != point:
         return
     with _lock:
-        _reached[wanted] += 1
-        now = _reached[wanted] == int(nth or 1)
-    if now:
-        os.kill(os.getpid(), signal.Signals[f"SIG{how or 'KILL'}"])
+        _times_reached[fault] += 1
+        strikes = _times_reached[fault] == int(nth or 1)
+    if strikes:
+        os.kill(os.getpid(), signal.Signals[f"SIG{signal_name or 'KILL'}"])

@@ -34,9 +34,9 @@ def id_time(text: str) -> datetime:
     """When the id was made, to the millisecond, in UTC.
 
     Raises:
-        ValueError: `text` is no UUIDv7.
+        ValueError: `text` is not a UUIDv7.
     """
     value = UUID(text)
     if value.version != 7:
-        raise ValueError(f"{text} is no UUIDv7")
+        raise ValueError(f"{text} is not a UUIDv7")
     return datetime.fromtimestamp((value.int >> 80) / 1000, UTC)

@@ -20,8 +20,8 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
     Attributes:
         topic: the topic's name.
         log_id: the identity of the topic; it changes when the topic is made again under its name.
-        offsets: log partition → the first offset that has *not* been read. A log partition that is
-            not named has been read up to nothing.
+        offsets: log partition → the first offset that has *not* been read. Of a log partition that is
+            not named, nothing has been read.
     """
 
     topic: str
@@ -36,17 +36,17 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
         """Whether the event at this log partition and offset has been read."""
         return offset < self.next_offset(partition)
 
-    def advanced(self, offsets: Mapping[int, int]) -> LogPosition:
+    def with_offsets(self, offsets: Mapping[int, int]) -> LogPosition:
         """This position moved to `offsets` in the log partitions that they name."""
         return LogPosition(self.topic, self.log_id, {**self.offsets, **offsets})
 
-    def within(self, partitions: Collection[int]) -> LogPosition:
+    def for_partitions(self, partitions: Collection[int]) -> LogPosition:
         """This position in these log partitions alone."""
         return LogPosition(self.topic, self.log_id, {p: self.next_offset(p) for p in sorted(partitions)})
 
-    def further(self, offsets: Mapping[int, int]) -> LogPosition:
+    def advance(self, offsets: Mapping[int, int]) -> LogPosition:
         """This position moved to `offsets` where those lie ahead of it; it is never set back."""
-        return self.advanced({p: end for p, end in offsets.items() if end > self.next_offset(p)})
+        return self.with_offsets({p: end for p, end in offsets.items() if end > self.next_offset(p)})
 
 
 class SnapshotPosition(Struct, frozen=True, tag_field="kind", tag="snapshot"):

@@ -1,6 +1,6 @@
-"""What is kept on this machine is for its user alone: events, features, models, the source.
+"""Privacy of files: events, features, models and source are for this machine's user alone.
 
-The folders are what protects it; the umask is a second line, for what is written into a folder that
+The folders' permissions protect them. The umask is a second line of defence, for files in a folder that
 somebody opened to others.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["is_open", "make_private", "set_private_umask", "user_umask"]
+__all__ = ["is_open_to_others", "make_private", "set_private_umask", "user_umask"]
 
 _user_umask = -1
 
 
 def make_private(folder: Path) -> Path:
-    """Makes the folder and each parent that is missing, 0700; what is there stays as it is. Returns it.
+    """Makes the folder and each missing parent with mode 0700. Existing folders keep their mode. Returns it.
 
     Raises:
         OSError: a parent may not be written, or is a file.
@@ -25,13 +25,13 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
-def is_open(folder: Path) -> bool:
+def is_open_to_others(folder: Path) -> bool:
     """Whether others than the folder's user may enter or read it."""
     return bool(folder.stat().st_mode & 0o077)
 
 
 def set_private_umask() -> int:
-    """From now on this process makes files for its user alone. Returns the umask before."""
+    """Sets the umask so that this process makes files for its user alone. Returns the umask before."""
     global _user_umask
     _user_umask = os.umask(0o077)
     return _user_umask

@@ -1,4 +1,4 @@
-"""Process: a mark by which a later process knows whether the one that wrote it still lives."""
+"""Marks of processes: a later process tells by a mark whether the one that it stands for is still alive."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import os
 import subprocess
 from pathlib import Path
 
-__all__ = ["alive", "mark"]
+__all__ = ["is_alive", "mark_of"]
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def mark(pid: int | None = None) -> str:
-    """`pid boot start` of a process (default: this one); `""` where there is no such process.
+def mark_of(pid: int | None = None) -> str:
+    """The mark `pid boot start` of a process (default: this one); `""` where it does not run.
 
-    The start time tells a process from a later one under the same number.
+    The start time distinguishes a process from a later one with the same id.
     """
     pid = os.getpid() if pid is None else pid
     start = _start(pid)
     return "" if start is None else f"{pid} {_boot()} {start}"
 
 
-def alive(written: str) -> bool:
-    """Whether the process that wrote this mark still runs."""
-    pid = written.split(" ", 1)[0]
-    return pid.isdigit() and mark(int(pid)) == written
+def is_alive(mark: str) -> bool:
+    """Whether the process with this mark still runs."""
+    pid = mark.split(" ", 1)[0]
+    return pid.isdigit() and mark_of(int(pid)) == mark
 
 
 def _boot() -> str:
@@ -39,5 +39,5 @@ def _start(pid: int) -> str | None:
             return None
         fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
         return None if fields[0] == "Z" else fields[19]
-    done = subprocess.run(["ps", "-p", str(pid), "-o", "lstart="], capture_output=True, text=True, check=False)
-    return done.stdout.strip().replace(" ", "_") or None
+    ps = subprocess.run(["ps", "-p", str(pid), "-o", "lstart="], capture_output=True, text=True, check=False)
+    return ps.stdout.strip().replace(" ", "_") or None

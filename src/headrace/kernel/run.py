@@ -1,8 +1,7 @@
 """Run: one execution of a job, with its inputs, outputs and outcome.
 
-Rooms write `with run("table clean_events", inputs=[...]) as r: ...; r.output(...)` and know nothing
-of who listens. Recorders (lineage, tracing, tracking) are told by whoever assembles the process,
-with `recorder_added`.
+Rooms write `with run("table clean_events", inputs=[...]) as r: ...; r.add_output(...)` and do not know who
+listens. Whoever assembles the process adds the recorders (lineage, tracing, tracking) with `record_with`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,17 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.position import Position
 from headrace.kernel.time import now
 
-__all__ = ["Dataset", "Recorder", "Run", "RunEvent", "current_run", "recorder_added", "run"]
+__all__ = [
+    "Dataset",
+    "DatasetKind",
+    "Outcome",
+    "Recorder",
+    "Run",
+    "RunEvent",
+    "current_run",
+    "record_with",
+    "run",
+]
 
 DatasetKind = Literal["topic", "table", "file", "online", "model", "endpoint"]
 Outcome = Literal["START", "RUNNING", "COMPLETE", "FAIL", "ABORT"]
@@ -26,14 +35,14 @@ Outcome = Literal["START", "RUNNING", "COMPLETE", "FAIL", "ABORT"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Something a run reads or writes.
+    """Data that a run reads or writes.
 
     Attributes:
-        kind: what it is.
+        kind: topic, table, file, online store, model or endpoint.
         name: its name within the project: a topic, a table, a path relative to the project, a
             model's `name@version`.
-        position: how far it was read, or what was made of it.
-        facts: what else is known, JSON-ready: `rows`, `bytes`, `schema` (column → dtype), `digest`,
+        position: how far it was read, or the position that was written.
+        facts: JSON-ready facts: `rows`, `bytes`, `schema` (column → dtype), `digest`,
             `columns` (output column → the input columns it was made from).
     """
 
@@ -55,31 +64,31 @@ class Run:
     outputs: list[Dataset] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     ended: datetime | None = None
-    _told: datetime | None = None
+    _last_report: datetime | None = None
 
-    def input(self, dataset: Dataset) -> None:
+    def add_input(self, dataset: Dataset) -> None:
         """Adds an input that was not known at the start."""
         self.inputs.append(dataset)
 
-    def output(self, dataset: Dataset) -> None:
+    def add_output(self, dataset: Dataset) -> None:
         """Adds an output."""
         self.outputs.append(dataset)
 
-    def fact(self, **facts: Any) -> None:
+    def add_facts(self, **facts: Any) -> None:
         """Adds JSON-ready facts: counts, metrics, parameters. Never a secret."""
         self.facts.update(facts)
 
-    def running(self, every: timedelta = timedelta(minutes=1)) -> None:
-        """Tells the recorders that a continuous job goes on, at most once in `every`."""
+    def report_running(self, every: timedelta = timedelta(minutes=1)) -> None:
+        """Reports to the recorders that a continuous job still runs, at most once in `every`."""
         moment = now()
-        if self._told is None or moment - self._told >= every:
-            self._told = moment
-            _tell(RunEvent("RUNNING", self, moment))
+        if self._last_report is None or moment - self._last_report >= every:
+            self._last_report = moment
+            _report(RunEvent("RUNNING", self, moment))
 
 
 @dataclass(frozen=True)
 class RunEvent:
-    """What a recorder is told: the outcome so far, the run as it stands, and the error of a FAIL."""
+    """What recorders receive: the outcome so far, the run, and the error of a FAIL or ABORT."""
 
     outcome: Outcome
     run: Run
@@ -98,8 +107,8 @@ _current: ContextVar[Run | None] = ContextVar("headrace_run", default=None)
 
 
 @contextmanager
-def recorder_added(recorder: Recorder) -> Iterator[Recorder]:
-    """While the block runs, every run of this process is told to `recorder`."""
+def record_with(recorder: Recorder) -> Iterator[Recorder]:
+    """While the block runs, `recorder` receives the events of every run of this process."""
     _recorders.append(recorder)
     try:
         yield recorder
@@ -112,20 +121,20 @@ def run(job: str, inputs: Iterable[Dataset] = (), *, id: str | None = None) -> I
     """One execution of `job`: START at the beginning; COMPLETE, FAIL or ABORT at the end.
 
     A run inside another is its child. A KeyboardInterrupt, SystemExit or GeneratorExit is an ABORT;
-    any other exception is a FAIL. Both go on to the caller.
+    any other exception is a FAIL. Both are raised again.
     """
-    this = Run(job, id or new_id(), _current.get(), now(), list(inputs))
-    token = _current.set(this)
-    _tell(RunEvent("START", this, this.started))
+    new_run = Run(job, id or new_id(), _current.get(), now(), list(inputs))
+    token = _current.set(new_run)
+    _report(RunEvent("START", new_run, new_run.started))
     try:
-        yield this
+        yield new_run
     except BaseException as error:
-        this.ended = now()
-        _tell(RunEvent("FAIL" if isinstance(error, Exception) else "ABORT", this, this.ended, error))
+        new_run.ended = now()
+        _report(RunEvent("FAIL" if isinstance(error, Exception) else "ABORT", new_run, new_run.ended, error))
         raise
     else:
-        this.ended = now()
-        _tell(RunEvent("COMPLETE", this, this.ended))
+        new_run.ended = now()
+        _report(RunEvent("COMPLETE", new_run, new_run.ended))
     finally:
         _current.reset(token)
 
@@ -135,6 +144,6 @@ def current_run() -> Run | None:
     return _current.get()
 
 
-def _tell(event: RunEvent) -> None:
+def _report(event: RunEvent) -> None:
     for recorder in tuple(_recorders):
         recorder.record(event)

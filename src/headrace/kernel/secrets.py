@@ -1,4 +1,4 @@
-"""Secrets: what must never reach the lineage store, and how it is taken out."""
+"""Secrets: masks them in texts and values, before those reach a log, an error message or lineage."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def clean(value: Any, known: Sequence[str] | None = None, depth: int = 0) -> Any
     if isinstance(value, Mapping):
         return {str(k): clean(v, known, depth + 1) for k, v in value.items() if not looks_secret(str(k))}
     if isinstance(value, (list, tuple)):
-        return [clean(one, known, depth + 1) for one in value]
+        return [clean(item, known, depth + 1) for item in value]
     return value
 
 

@@ -37,7 +37,7 @@ def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
 def is_locked(error: object) -> bool:
     """Whether another process has the file: SQLite's error, or the text of it.
 
-    One that was stopped with the locks of the WAL index in its hand makes "locking protocol" of "locked".
+    A process that was suspended while it held the locks of the WAL index causes "locking protocol" instead.
     """
     text = str(error)
     return "lock" in text or "busy" in text

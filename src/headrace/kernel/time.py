@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-__all__ = ["add_days", "duration", "format_duration", "from_micros", "micros", "now", "now_micros"]
+__all__ = ["add_days", "format_duration", "from_micros", "micros", "now", "now_micros", "parse_duration"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000,
-          "w": 7 * 86_400_000_000}  # fmt: skip
+_UNITS = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
+"""Unit → microseconds."""
 _TERM = re.compile(r"(\d+)(ms|[smhdw])")
 
 
@@ -40,16 +47,16 @@ def from_micros(value: int) -> datetime:
 
 
 def add_days(day: date, span: timedelta) -> date:
-    """The day that lies so many whole days away; the first or the last of all where there is none."""
+    """The day that many whole days later (or earlier); the first or last possible day where that is outside."""
     days = day.toordinal() + span // timedelta(days=1)
     return date.fromordinal(min(max(days, date.min.toordinal()), date.max.toordinal()))
 
 
-def duration(value: str | timedelta) -> timedelta:
+def parse_duration(value: str | timedelta) -> timedelta:
     """A duration: a timedelta, or text such as `30m`, `1d`, `1h30m`, `250ms`.
 
     Raises:
-        ValueError: it is something else, or the text is no duration.
+        ValueError: the value is of another type, or the text is not a duration.
     """
     if isinstance(value, timedelta):
         return value
@@ -57,7 +64,7 @@ def duration(value: str | timedelta) -> timedelta:
         raise ValueError(f'{value!r} is not a duration: write a text such as "7d", "30m" or "1h30m"')
     terms = _TERM.findall(value)
     if not terms or "".join(number + unit for number, unit in terms) != value:
-        raise ValueError(f"{value!r} is no duration: write it as 30m, 1d or 1h30m")
+        raise ValueError(f"{value!r} is not a valid duration: write it as 30m, 1d or 1h30m")
     try:
         return timedelta(microseconds=sum(int(number) * _UNITS[unit] for number, unit in terms))
     except OverflowError as error:
@@ -65,7 +72,7 @@ def duration(value: str | timedelta) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """The shortest text that `duration` reads back as the same duration, to the millisecond."""
+    """The shortest text that `parse_duration` reads as the same duration, to the millisecond."""
     rest = value // timedelta(microseconds=1)
     parts = []
     for unit in ("d", "h", "m", "s", "ms"):

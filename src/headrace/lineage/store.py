@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.kernel.position import Position, decode_position, encode_position
-from headrace.kernel.process import alive, mark
+from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.run import Dataset, DatasetKind
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import open_shared
@@ -97,11 +97,11 @@ class Store:
     def __init__(self, path: Path, names: Names) -> None:
         self.path = path
         self._names = names
-        self._process = mark()
+        self._process = mark_of()
         self._local = threading.local()
 
     def recorder(self) -> OutboxRecorder:
-        """A new recorder that writes here; give it to kernel.run.recorder_added."""
+        """A new recorder that writes here; give it to kernel.run.record_with."""
         return OutboxRecorder(self._write)
 
     def run(self, id: str) -> RunRow | None:
@@ -187,7 +187,7 @@ class Store:
                 seq, refused, failure = row or (0, 0, None)
                 (waiting,) = db.execute("SELECT count(*) FROM event WHERE seq > ?", [seq]).fetchone()
                 endpoints.append(Sent(url, waiting, refused, failure))
-        lost = sum(not alive(process) for (process,) in open_runs)
+        lost = sum(not is_alive(process) for (process,) in open_runs)
         return Health(events, dropped, reason, lost, tuple(endpoints))
 
     def close(self) -> None:
@@ -248,7 +248,7 @@ class Store:
 
     def _row(self, db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRow:
         run, job, parent, outcome, started, ended, process, error, facts = row
-        if outcome == "RUNNING" and not alive(process):
+        if outcome == "RUNNING" and not is_alive(process):
             outcome = "LOST"
         edges: dict[str, list[Dataset]] = {"in": [], "out": []}
         for way, kind, name, position, known in db.execute(

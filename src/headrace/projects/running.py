@@ -13,7 +13,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import write_file
 from headrace.kernel.lock import find_holder, try_lock
 
-__all__ = ["Up", "forget", "keep", "locked", "running"]
+__all__ = ["Up", "find_up", "hold_up_lock", "remove_up", "write_up"]
 
 
 class Up(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Up(Struct, frozen=True):
     processes: dict[str, int]
 
 
-def running(settings: Settings) -> Up | None:
+def find_up(settings: Settings) -> Up | None:
     """The project's `up`, where one runs and has come up."""
     if find_holder(settings.place("up.lock")) is None:
         return None
@@ -44,7 +44,7 @@ def running(settings: Settings) -> Up | None:
         return None
 
 
-def locked(settings: Settings) -> IO[str]:
+def hold_up_lock(settings: Settings) -> IO[str]:
     """The lock that says that this process is the project's `up`; it goes with the file or the process.
 
     Raises:
@@ -62,11 +62,11 @@ def locked(settings: Settings) -> IO[str]:
     return file
 
 
-def keep(settings: Settings, up: Up) -> None:
+def write_up(settings: Settings, up: Up) -> None:
     """Writes down what runs, as one step."""
     write_file(settings.place("up.json"), msgspec.json.encode(up))
 
 
-def forget(settings: Settings) -> None:
+def remove_up(settings: Settings) -> None:
     """Takes it away."""
     settings.place("up.json").unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class BuildSchedule:
             if code is None:
                 return
             if code != 0:
-                self._report(f"the build failed (exit {code}): {self._build.last_words}")
+                self._report(f"the build failed (exit {code}): {self._build.last_log_line}")
             self._end_build()
         if self._interval is not None and time.monotonic() >= self._due:
             self._due = time.monotonic() + self._interval

@@ -59,8 +59,8 @@ def up(
     """
     stop, rolling = stop or threading.Event(), threading.Event()
     token_for(settings.http.host)
-    with running.locked(settings), ExitStack() as stack:
-        running.forget(settings)  # an `up` that was killed may have left it
+    with running.hold_up_lock(settings), ExitStack() as stack:
+        running.remove_up(settings)  # an `up` that was killed may have left it
         ports = _choose_ports(settings)
         stack.enter_context(_set_on_signals(stop))
         stack.enter_context(_set_on_roll_signal(rolling))
@@ -77,14 +77,14 @@ def up(
         stack.callback(endpoint.stop)
         stack.enter_context(_set_on_signals(stop))  # Ray may have installed its own handler
         children.await_ready()
-        stack.callback(running.forget, settings)
+        stack.callback(running.remove_up, settings)
         state = _write_state(settings, endpoint, ports, children)
         if ready is not None:
             ready(state)
         builds = BuildSchedule(settings, build_every, report)
         stack.callback(builds.end)
         while not stop.wait(_LOOK):
-            children.look(report)
+            children.supervise(report)
             endpoint.supervise(report)
             if rolling.is_set():
                 rolling.clear()
@@ -105,7 +105,7 @@ def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, i
         console=url_of(host, ports["console_port"]),
         processes=children.processes | endpoint.processes,
     )
-    running.keep(settings, state)
+    running.write_up(settings, state)
     return state
 
 

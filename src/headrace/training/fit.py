@@ -46,7 +46,7 @@ def final_fit(
     """
     with run(f"fit {model.name}") as current:
         fitted = _fit_by_ray_train(matrices.final, model.trainer, parameters, folder, seed, on_worker)
-        current.fact(params={**fitted.parameters, **fitted.chosen})
+        current.add_facts(params={**fitted.parameters, **fitted.chosen})
     return fitted
 
 

@@ -106,7 +106,7 @@ def train(
     """
     with run(f"train {model.name}") as current:
         rows = training_set.make(project, lake, model, plan, inputs=inputs)
-        current.input(Dataset("table", rows.table, SnapshotPosition(rows.table, rows.snapshot)))
+        current.add_input(Dataset("table", rows.table, SnapshotPosition(rows.table, rows.snapshot)))
         commit = commit_of(project.settings)  # as it is when the work begins
         work = make_private(project.settings.place("training", model.name))
         bundle = work / f"{rows.snapshot}-{code or current.id}"
@@ -123,8 +123,8 @@ def train(
         write_report(bundle, report)  # the last of the bundle's files: with it, the bundle is whole
         version = TrainedVersion(bundle, report, resumed)
         # Until it is registered, a bundle is named by the run that trained it.
-        current.output(Dataset("model", f"{model.name}@{report.run}"))
-        current.fact(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
+        current.add_output(Dataset("model", f"{model.name}@{report.run}"))
+        current.add_facts(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
     return version
 
 

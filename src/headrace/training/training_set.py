@@ -52,7 +52,7 @@ def make(
     with run(f"training set {model.name}") as current:
         snapshots = _tag_inputs(lake, model, plan, inputs or {})
         for name, snapshot in snapshots.items():
-            current.input(Dataset("table", name, SnapshotPosition(name, snapshot)))
+            current.add_input(Dataset("table", name, SnapshotPosition(name, snapshot)))
         table, digest = f"training_{model.name}", _digest_of(model, plan, snapshots)
         head = lake.table(table).current_snapshot() if lake.table_exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != digest:
@@ -67,8 +67,8 @@ def make(
             head.rows,
             int(head.summary.get(UNLABELLED_ROWS, 0)),
         )
-        current.output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
-        current.fact(rows=rows.rows, refused=rows.refused, plan=plan.digest)
+        current.add_output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
+        current.add_facts(rows=rows.rows, refused=rows.refused, plan=plan.digest)
     return rows
 
 

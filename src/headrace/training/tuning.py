@@ -52,7 +52,7 @@ def search(
     with run(f"tuning {model.name}") as current:
         trials = _search_by_ray_tune(matrices.folds, model.trainer, tune, mode, folder, progress)
         trials.sort(key=lambda trial: _rank(trial, mode))
-        current.fact(
+        current.add_facts(
             metric=tune.metric,
             trials=[
                 {"parameters": trial.parameters, **trial.chosen}

@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import attrs
 import httpx
 import pytest
 from msgspec import Meta, Struct
@@ -72,7 +72,7 @@ def kept(log: Log) -> dict[tuple[int, int], bytes]:
 
 def test_a_topic_that_is_not_json_is_not_offered(log: Log, tmp_path: Path) -> None:
     assert CLICK is not None
-    contracts = {"clicks": CLICK, "other": replace(CLICK, topic="other", format="avro")}
+    contracts = {"clicks": CLICK, "other": attrs.evolve(CLICK, topic="other", format="avro")}
     with serve(GuardMiddleware(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
         answer = httpx.post(f"{one.url}/events/other", content=b"{}", headers=JSON, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "format")

@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 from services.kafka import Broker
@@ -32,7 +32,7 @@ PARTIAL = "?partial=accept"
 def contract() -> Contract:
     one = contract_of(Click)
     assert one is not None
-    return replace(one, topic=f"clicks-{new_id()}", partitions=2)
+    return attrs.evolve(one, topic=f"clicks-{new_id()}", partitions=2)
 
 
 @pytest.fixture(params=["sqlite", "kafka"])

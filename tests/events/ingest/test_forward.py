@@ -10,11 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from services.kafka import Broker
 from tests.contract.test_log import configure
@@ -50,7 +50,7 @@ def with_forward(contract: Contract) -> Contract:
     """The contract on topics of its own, with two log partitions."""
     topic = f"clicks-{new_id()[-12:]}"
     forward = (f"{topic}.valid", f"{topic}.invalid")
-    return replace(contract, topic=topic, dedup_within=None, partitions=2, forward=forward)
+    return attrs.evolve(contract, topic=topic, dedup_within=None, partitions=2, forward=forward)
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_log_partitions_that_the_topic_gets_meanwhile_are_ingested_and_forwarded
     monkeypatch.setattr(kafka_member, "REFRESH_MS", 200)
     assert isinstance(kafka, KafkaLog)
     assert forwarded.forward is not None
-    contract = replace(forwarded, dedup_within=within, key=forwarded.key if within is None else None)
+    contract = attrs.evolve(forwarded, dedup_within=within, key=forwarded.key if within is None else None)
     stop = threading.Event()
     told: list[Progress] = []
     ingest = Ingest(contract, kafka, lake, [ForwardSink(contract, kafka)])
@@ -250,7 +250,7 @@ def test_who_hangs_and_wakes_up_can_forward_nothing_more(forwarded: Contract, ka
 
 def test_the_embedded_log_has_nobody_to_forward_to(contract: Contract, events_log: Log) -> None:
     with pytest.raises(ProjectError, match="needs a log on Kafka"):
-        ForwardSink(replace(contract, forward=("clicks.valid", "clicks.invalid")), events_log)
+        ForwardSink(attrs.evolve(contract, forward=("clicks.valid", "clicks.invalid")), events_log)
 
 
 def test_a_good_event_that_is_too_large_is_told_of_and_holds_up_no_other(

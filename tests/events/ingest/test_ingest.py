@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import attrs
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -22,8 +22,8 @@ from headrace.events.quarantine import QuarantineSelection, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
-from headrace.kernel.run import RunEvent, recorder_added
-from headrace.kernel.time import duration, now
+from headrace.kernel.run import RunEvent, record_with
+from headrace.kernel.time import now, parse_duration
 from headrace.lake import Lake, Unwritable
 from headrace.log import Log
 from headrace.log.partition import partition_of
@@ -50,7 +50,7 @@ class Kept:
         done = self.at or LogPosition(position.topic, position.log_id)
         new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
-        self.at = done.further(position.offsets)
+        self.at = done.advance(position.offsets)
 
     @property
     def users(self) -> list[int]:
@@ -114,7 +114,7 @@ def test_many_batches_and_log_partitions(
 ) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 70)
     monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
-    wide = replace(contract, partitions=3)
+    wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     events_log.append("clicks", [click(n) for n in range(500)], [b"%d" % n for n in range(500)])
     kept = Kept()
@@ -240,7 +240,7 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
         if progress.position.offsets == {0: 4}:
             reached.set()
 
-    with recorder_added(Recorder()):
+    with record_with(Recorder()):
         thread = threading.Thread(
             target=ingest_all, args=([contract], events_log, lake),
             kwargs={"until_end": False, "stop": stop, "hooks": IngestHooks(tell)},
@@ -267,7 +267,7 @@ SPOILING = "-" * 15 + "\ud7ff" + "."
 @pytest.fixture
 def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are described as PyIceberg does it by itself."""
-    monkeypatch.setattr("headrace.lake.files.bound_texts", lambda statistics: None)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", lambda statistics: None)
 
 
 def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
@@ -341,7 +341,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
 
     ingest = Ingest(contract, events_log, lake)
     events_log.append("clicks", [click(1), click(2)])
-    monkeypatch.setattr("headrace.lake.files.bound_texts", fail)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", fail)
     with pytest.raises(Unwritable, match="is not what it was"):
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):
@@ -382,7 +382,7 @@ def test_an_event_is_forgotten_when_the_watermark_has_passed(
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1), click(9_000, user=2), click(1), click(9_000, user=2)])
-    (told,) = to_end(replace(contract, dedup_within=timedelta(hours=1)), events_log, lake)
+    (told,) = to_end(attrs.evolve(contract, dedup_within=timedelta(hours=1)), events_log, lake)
     # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
     assert (told.good, told.refused) == (3, Counter(duplicate=1))
 
@@ -394,7 +394,7 @@ def test_a_backlog_of_several_log_partitions_admits_no_copy(
     restarts: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
-    wide = replace(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
+    wide = attrs.evolve(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
     events_log.create("clicks", 3)
     hour = 3_600
     for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
@@ -419,7 +419,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
     def key_in(partition: int) -> bytes:
         return next(b"%d" % n for n in range(99) if partition_of(b"%d" % n, 3) == partition)
 
-    wide = replace(contract, partitions=3)
+    wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     day = 86_400
     for partition in (0, 1):
@@ -436,7 +436,7 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
 def test_an_event_dated_ahead_makes_nothing_forgotten(
     contract: Contract, events_log: Log, lake: Lake, future: str, within: str
 ) -> None:
-    ahead = replace(contract, max_ahead=duration(future), dedup_within=duration(within))
+    ahead = attrs.evolve(contract, max_ahead=parse_duration(future), dedup_within=parse_duration(within))
     events_log.create("clicks")
     present, later = now(), now() + ahead.max_ahead - timedelta(seconds=10)
     first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
@@ -449,13 +449,13 @@ def test_an_event_dated_ahead_makes_nothing_forgotten(
 def test_an_event_dated_ahead_is_remembered_under_a_contract_that_admits_none_such(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    ahead = replace(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
+    ahead = attrs.evolve(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
     present = now()
     events_log.create("clicks")
     events_log.append("clicks", [click(1, at=(present + timedelta(hours=20)).isoformat())])
     to_end(ahead, events_log, lake)
     events_log.append("clicks", [click(1, at=present.isoformat())])
-    (progress,) = to_end(replace(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
+    (progress,) = to_end(attrs.evolve(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
     assert (progress.good, progress.refused) == (0, Counter(duplicate=1))
 
 

@@ -6,9 +6,9 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from time import sleep
 
+import attrs
 import polars as pl
 import pytest
 from tests.events.clicks import click
@@ -29,7 +29,7 @@ PARTITIONS = 4
 
 @pytest.fixture
 def wide(contract: Contract) -> Contract:
-    return replace(contract, partitions=PARTITIONS)
+    return attrs.evolve(contract, partitions=PARTITIONS)
 
 
 class Worker:
@@ -138,7 +138,7 @@ def test_until_end_waits_for_what_others_write(url: str, wide: Contract, start: 
 def test_without_a_key_duplicates_meet_one_worker_wherever_they_lie(
     url: str, wide: Contract, start: Start, lake: Lake
 ) -> None:
-    keyless = replace(wide, key=None)
+    keyless = attrs.evolve(wide, key=None)
     opened = log.open(url)
     opened.create("clicks", PARTITIONS)
     workers = [start(keyless), start(keyless)]

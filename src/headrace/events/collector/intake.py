@@ -7,9 +7,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+import attrs
 import msgspec
 import numpy as np
 
@@ -86,7 +87,7 @@ class Intake:
     def __init__(self, contract: Contract, log: Log, requests: Requests, most: int) -> None:
         self._topic = contract.topic
         self._key = contract.key
-        self._judge = Judge(replace(contract, dedup_within=None))
+        self._judge = Judge(attrs.evolve(contract, dedup_within=None))
         self._log = log
         self._requests = requests
         self._most = most

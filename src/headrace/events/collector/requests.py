@@ -20,7 +20,7 @@ from msgspec import Struct
 from headrace.http.responses import HttpError
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
-from headrace.kernel.process import alive, mark
+from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.properties import REQUEST
 from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
@@ -75,7 +75,7 @@ class Requests:
         make_private(path.parent)
         path.touch(mode=0o600)
         self._log = log
-        self._process = mark()
+        self._process = mark_of()
         with _available():
             self._db = open_shared(path, timeout=20)
             self._db.executescript(_SCHEMA)
@@ -102,7 +102,7 @@ class Requests:
             )
         if answer is not None:
             return Answered(answer)
-        if process != self._process and alive(process):
+        if process != self._process and is_alive(process):
             raise HttpError(
                 409, "in_progress", "The first request under this key is being dealt with.",
                 headers={"Retry-After": "1"},

@@ -7,7 +7,8 @@ single event stops its topic. A culprit goes to quarantine as `unwritable`, with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+import attrs
 
 from headrace.declare.event import Contract
 from headrace.events.formats import Format
@@ -48,7 +49,7 @@ def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeT
         Unwritable: not even a refused row of an event can be stored: no event is to blame.
         Unavailable: as Judge.judge.
     """
-    judge = Judge(replace(contract, dedup_within=None), lambda _: (), format)
+    judge = Judge(attrs.evolve(contract, dedup_within=None), lambda _: (), format)
     stored = table.iceberg()
     culprits: dict[int, Refusal] = {}
     spans = [(0, len(batch))]

@@ -253,7 +253,7 @@ class Ingest:
     def _catch_up(self) -> None:
         """Brings sinks that are behind level with this share of the table, while nothing is being written."""
         for feed in self._feeds:
-            feed.catch_up(self.position.within(self._share.partitions))
+            feed.catch_up(self.position.for_partitions(self._share.partitions))
 
     def _catch_up_with_table(self) -> None:
         """Brings sinks level with the whole table: an ingest of another share may have died before its

@@ -67,8 +67,8 @@ class RunTotals:
         snapshot = SnapshotPosition(self._table, progress.snapshot)
         self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
         self._run.outputs[:] = [Dataset("table", self._table, snapshot, facts)]
-        self._run.running()
+        self._run.report_running()
 
     def report_running(self) -> None:
         """Tells the recorders that the run continues."""
-        self._run.running()
+        self._run.report_running()

@@ -94,9 +94,9 @@ class TopicReader:
         gaps = _find_gaps(asked, batch)
         if gaps:  # the log may have forgotten what was there
             self._lost += self._count_lost(gaps, self._log.start(self._topic))
-        before, self.position = self.position.within(batch.next), self.position.advanced(batch.next)
+        before, self.position = self.position.for_partitions(batch.next), self.position.with_offsets(batch.next)
         lost, self._lost = self._lost, 0
-        return batch, ReadSpan(asked, before, self.position.within(batch.next), lost)
+        return batch, ReadSpan(asked, before, self.position.for_partitions(batch.next), lost)
 
     def has_reached(self, end: Mapping[int, int]) -> bool:
         """Whether this share has been read, and the other shares committed, up to these offsets."""

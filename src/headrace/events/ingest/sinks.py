@@ -48,7 +48,7 @@ class Sink(Protocol):
         """Takes the events (see sink_schema) and moves its position, in one transaction.
 
         The position names the log partitions of one worker's share; in all others, and where it lies
-        behind the sink's own, the sink's position stays as it is (LogPosition.further). Events come in the
+        behind the sink's own, the sink's position stays as it is (LogPosition.advance). Events come in the
         order of their offsets within a log partition. Events before the sink's own position have been taken and
         are skipped: several workers may bring the same events at once.
         """

@@ -4,9 +4,9 @@ A window's sum is the true sum of its values, rounded once; beyond the range of 
 infinity. Offline it is a difference of prefix sums, online it comes from tiles, so both must be exact:
 in plain floats the two differ in the last digits, and one huge value spoils every sum after it.
 
-Offline, every value is cut into whole multiples of a few powers of two, and whole numbers add up
-exactly. Values of very different size have prefix sums of their own (a band), so that one huge value
-costs the others neither digits nor memory. Online, a sum is a few floats that add up to it exactly.
+Offline, every value is split into whole multiples of a few powers of two, and whole numbers add up
+exactly. Values of very different size have separate prefix sums (bands), so that one huge value costs
+the others neither digits nor memory. Online, a sum is kept as a few floats that add up to it exactly.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Total = list[float | str]
-"""A true sum: floats that add up to it exactly. One that no double can hold is a text instead: how
-many 2^-1074 it is, in hexadecimal digits."""
+"""A true sum as floats that add up to it exactly. A sum that no double can hold is a text instead: the
+number of 2^-1074 in it, in hexadecimal digits."""
 
-_BAND = 64  # the exponents of a band's values lie so close together
+_BAND = 64  # the exponents of a band's values differ by less than this
 _SMALLEST = -1074  # every finite double is a multiple of 2^-1074
 _LOW = np.int64((1 << 31) - 1)
 _EXACT = 1 << 53  # whole numbers up to it are doubles
@@ -46,8 +46,8 @@ class _Band(NamedTuple):
     """Prefix sums of some of n values: limb k counts multiples of 2^exponents[k].
 
     Attributes:
-        places: where the band's values stand among the n, int64 in order; None: all of them.
-        exponents: one a limb.
+        places: the places of the band's values among the n, int64 in order; None: all of them.
+        exponents: one for each limb.
         limbs: each int64, one longer than the band has values.
     """
 
@@ -56,7 +56,7 @@ class _Band(NamedTuple):
     limbs: list[Ints]
 
     def counts(self, low: Ints, high: Ints) -> Iterator[tuple[int, Ints]]:
-        """For each limb its exponent, and what it counts in each range."""
+        """For each limb its exponent, and its count in each range."""
         if self.places is not None:
             low, high = np.searchsorted(self.places, low), np.searchsorted(self.places, high)
         for exponent, limb in zip(self.exponents, self.limbs, strict=True):
@@ -91,12 +91,12 @@ def _band(places: Ints | None, values: Floats, top: int) -> _Band:
     """The prefix sums of floats below 2^top."""
     exponents: list[int] = []
     limbs: list[Ints] = []
-    # n values below 2^bits add up below 2^62.
+    # n values below 2^bits add up to less than 2^62.
     bits = 62 - len(values).bit_length()
     exponent, rest = top, values
     while not exponents or rest.any():
         exponent = max(exponent - bits, _SMALLEST)
-        # Scaling by a power of two is exact, and what is cut off keeps its sign.
+        # Scaling by a power of two is exact, and the remainder keeps its sign.
         counts = np.trunc(np.ldexp(rest, -exponent))
         limbs.append(_prefix(counts.astype(np.int64)))
         exponents.append(exponent)
@@ -128,28 +128,28 @@ def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
             error, lost = _two_sum(error, lost)
             slack += np.abs(lost)
         result = np.ldexp(total + error, base)
-        certain = np.isfinite(total)  # one in between may have been too large
+        certain = np.isfinite(total)  # an intermediate sum may have been too large
         if slack.any():
             slack *= 1.001  # for its own rounding
             least = total + np.nextafter(error - slack, -np.inf)
             certain &= (slack == 0) | (least == total + np.nextafter(error + slack, np.inf))
     unsure = np.flatnonzero(~certain)
     if len(unsure):
-        result[unsure] = [_rounded(units) for units in _range_units(sums, low[unsure], high[unsure])]
+        result[unsure] = [_round(units) for units in _range_units(sums, low[unsure], high[unsure])]
     return result
 
 
 def range_means(sums: ExactSums, low: Ints, high: Ints) -> Floats:
-    """For each range its sum, rounded, divided by how many values it has; of an empty one 0.
+    """For each range its sum, rounded, divided by its number of values; 0 for an empty range.
 
-    Where no double holds the sum, the true mean, rounded once.
+    Where no double can hold the sum: the true mean, rounded once.
     """
     totals, counts = range_sums(sums, low, high), np.maximum(high - low, 1)
     means: Floats = totals / counts
     over = np.flatnonzero(np.isinf(totals))
     if len(over):
         units = _range_units(sums, low[over], high[over])
-        means[over] = [_rounded(*pair) for pair in zip(units, counts[over].tolist(), strict=True)]
+        means[over] = [_round(*pair) for pair in zip(units, counts[over].tolist(), strict=True)]
     return means
 
 
@@ -162,33 +162,33 @@ def _terms(sums: ExactSums, low: Ints, high: Ints, base: int) -> Iterator[Floats
 
 
 def total_of(values: Iterable[float | str]) -> Total:
-    """The true sum of finite floats and of what is in other totals; the same list whatever their order."""
+    """The true sum of finite floats and of other totals' items; the same list whatever their order."""
     parts: Total = []
     rest: list[Any] = list(values)
-    given = len(rest)
+    count = len(rest)
     try:
         while part := math.fsum(rest):
             parts.append(part)
             rest.append(-part)
         return parts
-    except (OverflowError, TypeError):  # a sum in between is too large for a double, or is a text
-        return _total_of_units(_units_of(rest[:given]))
+    except (OverflowError, TypeError):  # an intermediate sum is too large for a double, or an item is a text
+        return _total_of_units(_units_of(rest[:count]))
 
 
 def sum_of(values: Iterable[float | str]) -> float:
-    """The sum of finite floats and of what is in totals, rounded once; ±inf beyond a double's range."""
-    given: list[Any] = list(values)
+    """The sum of finite floats and of totals' items, rounded once; ±inf beyond a double's range."""
+    items: list[Any] = list(values)
     try:
-        return math.fsum(given)
+        return math.fsum(items)
     except (OverflowError, TypeError):
-        return _rounded(_units_of(given))
+        return _round(_units_of(items))
 
 
 def mean_of(values: Iterable[float | str], count: int) -> float:
-    """The mean of `count` floats of which these are the values and totals, as `range_means`."""
-    given = list(values)
-    total = sum_of(given)
-    return _rounded(_units_of(given), count) if math.isinf(total) else total / count
+    """The mean of `count` floats, given as values and totals' items, as `range_means`."""
+    items = list(values)
+    total = sum_of(items)
+    return _round(_units_of(items), count) if math.isinf(total) else total / count
 
 
 def _range_units(sums: ExactSums, low: Ints, high: Ints) -> list[int]:
@@ -202,7 +202,7 @@ def _range_units(sums: ExactSums, low: Ints, high: Ints) -> list[int]:
 
 
 def _units_of(values: list[float | str]) -> int:
-    """The sum of these in units of 2^-1074."""
+    """The sum of floats and totals' items in units of 2^-1074."""
     return sum(int(value, 16) if isinstance(value, str) else _units(value) for value in values)
 
 
@@ -214,7 +214,7 @@ def _units(value: float) -> int:
 def _total_of_units(units: int) -> Total:
     parts: Total = []
     while units:
-        part = _rounded(units)
+        part = _round(units)
         if math.isinf(part):
             return [hex(units)]
         parts.append(part)
@@ -222,7 +222,7 @@ def _total_of_units(units: int) -> Total:
     return parts
 
 
-def _rounded(units: int, divisor: int = 1) -> float:
+def _round(units: int, divisor: int = 1) -> float:
     """units / divisor · 2^-1074, rounded once; ±inf beyond a double's range."""
     try:
         return units / (divisor << -_SMALLEST)
@@ -238,7 +238,7 @@ def _as_floats(count: Ints) -> list[Floats]:
 
 
 def _two_sum(left: Floats, right: Floats) -> tuple[Floats, Floats]:
-    """Knuth's: the rounded sum, and what its rounding lost."""
+    """The rounded sum and its rounding error (Knuth's two-sum)."""
     total = left + right
     shadow = total - left
     return total, (left - (total - shadow)) + (right - shadow)

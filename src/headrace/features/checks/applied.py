@@ -1,4 +1,4 @@
-"""Whether Feast's registry and the online store are as a build left them, asked without importing Feast."""
+"""Whether Feast's registry and the online store are unchanged since a build. Does not import Feast."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ REGISTRY = "registry.db"
 
 
 def folder(settings: Settings) -> Path:
-    """The folder that stock Feast opens: `FeatureStore(repo_path=folder(settings))`."""
+    """The folder for stock Feast: `FeatureStore(repo_path=folder(settings))`."""
     return settings.place("feast")
 
 
 def registry_digest(settings: Settings) -> str:
-    """Of the registry's file; "" where there is none. Feast itself writes it too: `feast apply`, `teardown`,
-    `materialize`."""
+    """The digest of the registry's file; "" without a file. Feast itself writes the file too: `feast apply`,
+    `teardown`, `materialize`."""
     file = folder(settings) / REGISTRY
     return digest_file(file) if file.is_file() else ""
 
 
 def mark_of(settings: Settings, declared: str) -> str:
-    """The text of applied.txt: a digest of what is declared, and that of the registry."""
+    """The text of applied.txt: the digest of the declarations, and that of the registry."""
     return f"{declared}\n{registry_digest(settings)}"
 
 
 def is_registry_as_applied(settings: Settings) -> bool:
-    """Whether nobody has written, or taken away, the registry since it was applied."""
+    """Whether nobody has written or deleted the registry since it was applied."""
     mark = folder(settings) / APPLIED
     return mark.is_file() and mark.read_text().partition("\n")[2] == registry_digest(settings) != ""
 
 
 def is_filled(store: OnlineStore, plans: Iterable[FeaturePlan]) -> bool:
-    """Whether each stored view of the plans has values, and no entity of them is broken."""
+    """Whether each stored view of the plans is filled, without a broken entity."""
     return not any(
         store.position(view) is None or (isinstance(view, WindowedView) and store.count_broken(view))
         for plan in plans

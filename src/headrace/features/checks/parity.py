@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from headrace.features.checks.recompute import ServedPrediction, edited_views, recompute
+from headrace.features.checks.recompute import ServedPrediction, recompute, views_of_edited_code
 from headrace.features.plan import FeaturePlan
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -56,7 +56,7 @@ def check_parity(
         served: the predictions.
     """
     predictions = list(served)
-    edited = edited_views(project, plan)
+    edited = views_of_edited_code(project, plan)
     reasons: Counter[str] = Counter()
     differing: list[Difference] = []
     for prediction, again in zip(

@@ -30,7 +30,7 @@ from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.read import read_input
 
-__all__ = ["Recomputed", "ServedPrediction", "edited_views", "recompute"]
+__all__ = ["Recomputed", "ServedPrediction", "recompute", "views_of_edited_code"]
 
 _ROW, _AT, _UNTIL = "__row", "__at", "__until"
 _PARTITION, _OFFSET = "_log_partition", "_log_offset"
@@ -73,7 +73,7 @@ class Recomputed(NamedTuple):
     failures: dict[str, str]
 
 
-def edited_views(project: Project, plan: FeaturePlan) -> frozenset[str]:
+def views_of_edited_code(project: Project, plan: FeaturePlan) -> frozenset[str]:
     """The views whose values nobody can compute again, because a rowwise function was edited since the plan
     was compiled: windowed views of that function, and on-demand views that read them."""
     codes = codes_of(project)
@@ -232,7 +232,7 @@ def _recompute_as_of(
         predictions = [work.served[place] for place in places]
         schema = table.collect_schema()
         rows = pl.DataFrame(
-            [(*(one.keys.get(key) for key in view.keys), from_micros(one.at)) for one in predictions],
+            [(*(p.keys.get(key) for key in view.keys), from_micros(p.at)) for p in predictions],
             {**{key: schema[key] for key in view.keys}, MOMENT: _INSTANT},
             orient="row",
         )

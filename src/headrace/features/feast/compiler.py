@@ -11,28 +11,39 @@ from feast.base_feature_view import BaseFeatureView
 
 from headrace.code.index import CodeIndex
 from headrace.declare.model import Model
-from headrace.features.feast.objects import FeastObjects, find
+from headrace.features.feast.internals import service_entries
+from headrace.features.feast.objects import FeastObjects, find_objects
 from headrace.features.feast.source import TableSource, topics_of
-from headrace.features.feast.types import declared_columns
-from headrace.features.feast.views import entity_key, fields, on_demand, request_fields, stored
+from headrace.features.feast.types import schema_columns
+from headrace.features.feast.views import (
+    compile_entity_key,
+    compile_fields,
+    compile_on_demand_view,
+    compile_stored_view,
+    request_fields,
+)
 from headrace.features.plan import FeaturePlan, FeatureRef, View
 from headrace.features.values.matrix import check_dtypes
 from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
-__all__ = ["compile", "settled"]
+__all__ = ["collect_objects", "compile"]
 
 
-def settled(project: Project) -> FeastObjects:
-    """The project's Feast objects, their table sources told what the whole project knows."""
-    found = find(project.modules, project.models.values())
-    index = CodeIndex(project_files(project.settings))
-    for view in found.views.values():
+def collect_objects(project: Project) -> FeastObjects:
+    """The project's Feast objects; their table sources get what only the whole project knows.
+
+    Raises:
+        ProjectError: two objects of one kind share a name.
+    """
+    objects = find_objects(project.modules, project.models.values())
+    code = CodeIndex(project_files(project.settings))
+    for view in objects.views.values():
         source = getattr(view, "batch_source", None)
         if isinstance(source, TableSource):
-            source.settle(project, index)
-    return found
+            source.complete(project, code)
+    return objects
 
 
 def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is what this does)
@@ -42,7 +53,7 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is
         ProjectError: a view, an aggregation, a field or an entity is wrong, or the labels lack what
             the features need; it names the place and the remedy.
     """
-    found = settled(project)
+    objects = collect_objects(project)
     service = model.features
     if not isinstance(service, FeatureService):
         raise ProjectError(
@@ -50,43 +61,56 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is
             where=str(model.place),
             remedy='Give it a Feast FeatureService: FeatureService(name="...", features=[...]).',
         )
-    chosen = _chosen(service, found)
-    on_demand_views = [found.views[name] for name, _ in chosen]
-    on_demand_views = [one for one in on_demand_views if isinstance(one, OnDemandFeatureView)]
-    names = dict.fromkeys(name for name, _ in chosen if name not in {one.name for one in on_demand_views})
-    for one in on_demand_views:
-        names |= dict.fromkeys(one.source_feature_view_projections)
+    where = objects.place(service)
+    entries = _service_features(service, objects)
+    features = tuple(feature for _, listed in entries for feature in listed)
+    stored, on_demand = _views_of([name for name, _ in entries], objects, where)
     views: list[View] = []
-    read = [_of_project(found, name, found.place(service)) for name in names]
-    for view in read:
-        with _readable(view, found.place(view)):
-            views.append(stored(view, found.entities, found.place(view)))
-    keys = dict.fromkeys(name for view in read for name in view.entities)
-    for one in on_demand_views:
-        with _readable(one, found.place(one)):
-            views.append(on_demand(one, found.place(one)))
-    columns = declared_columns(model.labels)
-    features = tuple(ref for _, refs in chosen for ref in refs)
-    check_dtypes(features, where=found.place(service))
-    _check_names(features, found.place(service))
+    for view in stored:
+        with _naming(view, objects.place(view)):
+            views.append(compile_stored_view(view, objects.entities, objects.place(view)))
+    for view in on_demand:
+        with _naming(view, objects.place(view)):
+            views.append(compile_on_demand_view(view, objects.place(view)))
+    columns = schema_columns(model.labels)
+    check_dtypes(features, where=where)
+    _check_names(features, where)
+    entities = [
+        objects.entities[name] for name in dict.fromkeys(name for view in stored for name in view.entities)
+    ]
     plan = FeaturePlan(
         model=model.name,
         entities=tuple(
-            entity_key(found.entities[key], read, columns, found.place(found.entities[key])) for key in keys
+            compile_entity_key(entity, stored, columns, objects.place(entity)) for entity in entities
         ),
         views=tuple(views),
         features=features,
-        request=request_fields(on_demand_views, found.place(service)),
+        request=request_fields(on_demand, where),
         missing=_missing(model, features),
         labels_topics=topics_of(project, model.labels),
     )
-    _labels_suffice(model, plan, columns)
+    _check_labels(model, plan, columns)
     return plan
 
 
+def _views_of(
+    names: Sequence[str], objects: FeastObjects, where: str
+) -> tuple[list[FeatureView], list[OnDemandFeatureView]]:
+    """The stored views and the on-demand views that a service names, and the stored views that these read."""
+    on_demand = [view for name in names if isinstance(view := objects.views[name], OnDemandFeatureView)]
+    stored = dict.fromkeys(name for name in names if not isinstance(objects.views[name], OnDemandFeatureView))
+    for view in on_demand:
+        stored |= dict.fromkeys(view.source_feature_view_projections)
+    return [_view_of_project(objects, name, where) for name in stored], on_demand
+
+
 @contextmanager
-def _readable(view: Any, where: str) -> Iterator[None]:
-    """What Feast takes of any type, and is of none that it means, is an error of the project."""
+def _naming(view: BaseFeatureView, where: str) -> Iterator[None]:
+    """Names the view where one of its arguments is not of the type that Feast expects but does not check.
+
+    Raises:
+        ProjectError: the block raised AttributeError or TypeError.
+    """
     try:
         yield
     except (AttributeError, TypeError) as error:
@@ -97,15 +121,15 @@ def _readable(view: Any, where: str) -> Iterator[None]:
         ) from error
 
 
-def _chosen(service: FeatureService, found: FeastObjects) -> list[tuple[str, list[FeatureRef]]]:
+def _service_features(service: FeatureService, objects: FeastObjects) -> list[tuple[str, list[FeatureRef]]]:
     """View and features of each entry of the service, in its order."""
-    where = found.place(service)
-    chosen = []
-    for entry in service._features:
+    where = objects.place(service)
+    entries = []
+    for entry in service_entries(service):
         if isinstance(entry, str):
             name, _, feature = entry.partition(":")
-            view: BaseFeatureView = _of_project(found, name, where)
-            listed = [one for one in view.features if not feature or one.name == feature]
+            view: BaseFeatureView = _view_of_project(objects, name, where)
+            listed = [field for field in view.features if not feature or field.name == feature]
             if not listed:
                 raise ProjectError(f"{entry!r} names no feature of {name!r}", where=where)
         else:
@@ -116,18 +140,18 @@ def _chosen(service: FeatureService, found: FeastObjects) -> list[tuple[str, lis
                     where=where,
                     remedy="Declare a feature view of its own for it.",
                 )
-            view, listed = _of_project(found, entry.name, where), projection.features
-        refs = [FeatureRef(view.name, one.name, one.dtype) for one in fields(listed, found.place(view))]
-        chosen.append((view.name, refs))
-    columns = [ref.column for _, refs in chosen for ref in refs]
+            view, listed = _view_of_project(objects, entry.name, where), projection.features
+        features = compile_fields(listed, objects.place(view))
+        entries.append((view.name, [FeatureRef(view.name, field.name, field.dtype) for field in features]))
+    columns = [feature.column for _, features in entries for feature in features]
     for column in columns:
         if columns.count(column) > 1:
             raise ProjectError(f"service {service.name!r} takes {column} twice", where=where)
-    return chosen
+    return entries
 
 
-def _of_project(found: FeastObjects, name: str, where: str) -> Any:
-    view = found.views.get(name)
+def _view_of_project(objects: FeastObjects, name: str, where: str) -> Any:
+    view = objects.views.get(name)
     if not isinstance(view, (FeatureView, OnDemandFeatureView)):
         raise ProjectError(
             f"feature view {name!r} is not at the top of any module",
@@ -142,19 +166,19 @@ def _missing(model: Model, features: Sequence[FeatureRef]) -> Any:
     if not isinstance(model.missing, Mapping):
         return model.missing
     defaults = {}
-    for given, value in model.missing.items():
-        columns = [ref.column for ref in features if given in (ref.column, ref.name)]
+    for name, value in model.missing.items():
+        columns = [ref.column for ref in features if name in (ref.column, ref.name)]
         if len(columns) != 1:
             many = "more than one" if columns else "no"
             raise ProjectError(
-                f"missing={{{given!r}: ...}} of model {model.name!r} names {many} feature",
+                f"missing={{{name!r}: ...}} of model {model.name!r} names {many} feature",
                 where=str(model.place),
                 remedy=f"Its features are {', '.join(ref.column for ref in features)}.",
             )
         (ref,) = [ref for ref in features if ref.column == columns[0]]
         if isinstance(value, str) != (ref.dtype == "string"):
             raise ProjectError(
-                f"missing={{{given!r}: {value!r}}} of model {model.name!r}: the feature is {ref.dtype}",
+                f"missing={{{name!r}: {value!r}}} of model {model.name!r}: the feature is {ref.dtype}",
                 where=str(model.place),
                 remedy="Text has a default of text, and all other features a number, True or False.",
             )
@@ -163,7 +187,7 @@ def _missing(model: Model, features: Sequence[FeatureRef]) -> Any:
 
 
 def _check_names(features: Sequence[FeatureRef], where: str) -> None:
-    """XGBoost refuses these signs, and does so after the search."""
+    """Raises ProjectError for names that XGBoost refuses, and would refuse only after the search."""
     for ref in features:
         if any(sign in ref.column for sign in "[]<"):
             raise ProjectError(
@@ -173,8 +197,9 @@ def _check_names(features: Sequence[FeatureRef], where: str) -> None:
             )
 
 
-def _labels_suffice(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | None) -> None:
-    """The labels carry every entity's key and every field of the request, of its type, and a numeric target."""
+def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | None) -> None:
+    """The labels must carry every entity's key and every field of the request, of its type, and a numeric
+    target. Raises ProjectError for what they lack."""
     keys = {key.join_key: key.name for key in plan.entities}
     for field in plan.request:
         if field.name in keys:
@@ -196,7 +221,7 @@ def _labels_suffice(model: Model, plan: FeaturePlan, columns: Mapping[str, str] 
     needed = [(key.join_key, key.dtype, f"the key of entity {key.name!r}") for key in plan.entities]
     needed += [(field.name, field.dtype, "a field of the request") for field in plan.request]
     for name, dtype, role in needed:
-        if name in columns and not _alike(columns[name], dtype):
+        if name in columns and not _is_convertible(columns[name], dtype):
             raise ProjectError(
                 f"{name!r}, {role}, is declared as {dtype}, and labels {model.labels.name!r} of model"
                 f" {model.name!r} have {columns[name]}",
@@ -211,7 +236,7 @@ def _labels_suffice(model: Model, plan: FeaturePlan, columns: Mapping[str, str] 
             )
 
 
-def _alike(column: str, dtype: str) -> bool:
+def _is_convertible(column: str, dtype: str) -> bool:
     """Whether a column can hold values of the dtype. Among numbers the rows decide (point_in_time.join)."""
     numbers = ("int64", "float64", "bool")
     return column == dtype or (column in numbers and dtype in numbers)

@@ -1,4 +1,4 @@
-"""What Feast's callers hand over as frames, as rows of a plan's types: each refused by name if it can't be."""
+"""Frames from Feast's callers, converted to a plan's types. A value that can't be is refused by name."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from headrace.features.plan import AsOfView
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError
 
-__all__ = ["instants", "polars_of", "rows_of_view"]
+__all__ = ["to_instants", "to_polars", "to_view_rows"]
 
 
-def polars_of(frame: pd.DataFrame, what: str) -> pl.DataFrame:
+def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
     """A pandas frame as a polars one; NaN and NaT become null.
 
     Args:
         frame: the frame.
-        what: what it is, for the error.
+        what: the frame's name in an error.
 
     Raises:
         CallError: a column holds values of several types.
@@ -32,13 +32,13 @@ def polars_of(frame: pd.DataFrame, what: str) -> pl.DataFrame:
         raise CallError(f"{what} can't be read: {error}", remedy="Give each column one type.") from error
 
 
-def instants(column: pl.Series, what: str) -> pl.Series:
+def to_instants(column: pl.Series, what: str) -> pl.Series:
     """A column of times as UTC microseconds: of datetimes, of dates, or of text in ISO 8601. Without a
     zone a time is UTC.
 
     Args:
         column: the column.
-        what: the frame that it is in, for the error.
+        what: the frame's name in an error.
 
     Raises:
         CallError: it holds something else.
@@ -61,11 +61,11 @@ def instants(column: pl.Series, what: str) -> pl.Series:
     return column.cast(pl.Datetime("us", "UTC"))
 
 
-def rows_of_view(given: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -> pl.DataFrame:
+def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -> pl.DataFrame:
     """Rows for an as-of view: its keys, time and features, of its types, none without a key or a time.
 
     Args:
-        given: the rows, with the view's columns and any others.
+        frame: the rows, with the view's columns and any others.
         view: the view.
         keys: join key → its type in the plan's words.
 
@@ -73,11 +73,11 @@ def rows_of_view(given: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
         CallError: a column is missing, a value is not of its type, or a row has no key or time.
     """
     what = f"the rows for feature view {view.name!r}"
-    types = {**keys, view.time: "timestamp", **{one.name: one.dtype for one in view.features}}
-    lacking = [name for name in types if name not in given.columns]
+    types = {**keys, view.time: "timestamp", **{field.name: field.dtype for field in view.features}}
+    lacking = [name for name in types if name not in frame.columns]
     if lacking:
         raise CallError(f"{what} lack {', '.join(lacking)}", remedy=f"Its columns are {', '.join(types)}.")
-    rows = pl.DataFrame([_cast(given[name], dtype, what) for name, dtype in types.items()])
+    rows = pl.DataFrame([_cast(frame[name], dtype, what) for name, dtype in types.items()])
     for name in (*keys, view.time):
         if rows[name].null_count():
             place = int(rows[name].is_null().arg_max() or 0)
@@ -89,14 +89,14 @@ def rows_of_view(given: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
 
 def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
     if dtype == "timestamp":
-        return instants(column, what)
+        return to_instants(column, what)
     try:
         cast = column.cast(POLARS[dtype])  # type: ignore[index]
     except pl.exceptions.PolarsError as error:
         raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}") from error
     if column.dtype.is_float() and dtype == "int64" and (cast != column).any():
         value = column.filter(cast != column)[0]
-        raise CallError(f"{column.name!r} of {what} is int64, and {value} is no whole number")
+        raise CallError(f"{column.name!r} of {what} is int64, and {value} is not a whole number")
     return cast
 
 

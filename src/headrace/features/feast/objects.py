@@ -1,4 +1,4 @@
-"""The Feast objects of a project: what its modules declare, by kind and name, each with its place."""
+"""The Feast objects that a project's modules declare, by kind and name, each with its place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feast.data_source import DataSource
 from headrace.declare.model import Model
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["FeastObjects", "find"]
+__all__ = ["FeastObjects", "find_objects"]
 
 
 @dataclass
@@ -38,37 +38,37 @@ class FeastObjects:
     homes: dict[int, tuple[ModuleType, str]] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
 
-    def everything(self) -> list[Any]:
-        """All of them."""
+    def all_objects(self) -> list[Any]:
+        """Every object: entities, views, services, sources."""
         groups: list[Iterable[Any]] = [
             self.entities.values(),
             self.views.values(),
             self.services.values(),
             self.sources.values(),
         ]
-        return [one for group in groups for one in group]
+        return [value for group in groups for value in group]
 
-    def place(self, one: Any) -> str:
+    def place(self, value: Any) -> str:
         """File and line of an object's declaration, for errors."""
-        home = self.homes.get(id(one))
+        home = self.homes.get(id(value))
         if home is None:
-            return self.places.get(id(one)) or f"Feast's {type(one).__name__} {one.name!r}"
+            return self.places.get(id(value)) or f"Feast's {type(value).__name__} {value.name!r}"
         module, name = home
         return f"{module.__file__}:{_line(module, name)}"
 
 
-def find(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> FeastObjects:
+def find_objects(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> FeastObjects:
     """The module-level Feast objects of a project's modules, and the services written within its models.
 
     Raises:
         ProjectError: two objects of one kind share a name.
     """
-    found = FeastObjects()
+    objects = FeastObjects()
     groups: list[tuple[type, dict[str, Any]]] = [
-        (Entity, found.entities),
-        (FeatureService, found.services),
-        (BaseFeatureView, found.views),
-        (DataSource, found.sources),
+        (Entity, objects.entities),
+        (FeatureService, objects.services),
+        (BaseFeatureView, objects.views),
+        (DataSource, objects.sources),
     ]
     for module in modules:
         for name, value in vars(module).items():
@@ -76,31 +76,32 @@ def find(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> FeastOb
             if group is None:
                 continue
             other = group.setdefault(value.name, value)
-            found.homes.setdefault(id(value), (module, name))
+            objects.homes.setdefault(id(value), (module, name))
             if other is not value:
                 raise ProjectError(
                     f"{type(value).__name__} {value.name!r} is declared twice;"
-                    f" the other is at {found.place(other)}",
-                    where=found.place(value),
+                    f" the other is at {objects.place(other)}",
+                    where=objects.place(value),
                 )
     for model in models:
         service = model.features
-        if isinstance(service, FeatureService) and id(service) not in found.homes:
-            found.places[id(service)] = str(model.place)
-            other = found.services.setdefault(service.name, service)
+        if isinstance(service, FeatureService) and id(service) not in objects.homes:
+            objects.places[id(service)] = str(model.place)
+            other = objects.services.setdefault(service.name, service)
             if other is not service:
                 raise ProjectError(
-                    f"FeatureService {service.name!r} is declared twice; the other is at {found.place(other)}",
+                    f"FeatureService {service.name!r} is declared twice;"
+                    f" the other is at {objects.place(other)}",
                     where=str(model.place),
                 )
-    return found
+    return objects
 
 
 def _line(module: ModuleType, name: str) -> int:
-    """The line that binds `name` at the top of the module, 0 where none does."""
+    """The line that binds `name` at the top of the module; 0: none."""
     for statement in ast.parse(Path(module.__file__ or "").read_bytes()).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
-        names = {getattr(one, "id", getattr(one, "name", None)) for one in targets}
+        names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}
         if isinstance(statement, ast.AnnAssign):
             names = {getattr(statement.target, "id", None)}
         if name in names:

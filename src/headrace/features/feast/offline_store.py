@@ -18,9 +18,14 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import StrictStr
 
 from headrace import lake
-from headrace.features.feast.frames import instants, polars_of
+from headrace.features.feast.frames import to_instants, to_polars
 from headrace.features.feast.repository import settings_of
-from headrace.features.feast.views import entity_key, on_demand, request_fields, stored
+from headrace.features.feast.views import (
+    compile_entity_key,
+    compile_on_demand_view,
+    compile_stored_view,
+    request_fields,
+)
 from headrace.features.offline.point_in_time import MOMENT, join
 from headrace.features.plan import FeaturePlan, FeatureRef
 from headrace.kernel.errors import CallError
@@ -38,7 +43,7 @@ class HeadraceOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
 
 class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
-    """Rows that are computed when they are asked for; on-demand views are already in them."""
+    """Rows that are computed when Feast asks for them, on-demand features included."""
 
     def __init__(
         self, rows: Callable[[], pa.Table], full_feature_names: bool, metadata: RetrievalMetadata | None
@@ -60,27 +65,27 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None that Feast would still have to run."""
+        """None: the rows include them, and Feast must not compute them again."""
         return []
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked for."""
+        """The features and keys of the request."""
         return self._metadata
 
     def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Refused with a CallError, as is a saved dataset, which ends here."""
+        """Raises CallError; so does a saved dataset, which calls this."""
         raise CallError(
             "Headrace keeps no saved datasets of Feast",
             remedy="Keep job.to_arrow() yourself; a model's training set is a table in the lake.",
         )
 
     def to_sql(self) -> str:
-        """Refused with a CallError: there is no SQL."""
+        """Raises CallError: features are not computed by SQL."""
         raise CallError("features are not computed by SQL here", remedy="Take job.to_arrow() or job.to_df().")
 
     def to_remote_storage(self) -> list[str]:
-        """Refused with a CallError."""
+        """Raises CallError."""
         raise CallError(
             "features are not exported to files here", remedy="Write job.to_arrow() where you want it."
         )
@@ -104,7 +109,7 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         """Each row of `entity_df`, in its order, with the features as they were known at its time.
 
         Raises:
-            CallError: `entity_df` is no DataFrame.
+            CallError: `entity_df` is not a DataFrame.
         """
         if not isinstance(entity_df, pd.DataFrame):
             raise CallError(
@@ -117,12 +122,12 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
         def rows() -> pa.Table:
             time = infer_event_timestamp_from_entity_df(dict(entities.dtypes))
-            labels = polars_of(entities, "entity_df")
-            labels = labels.with_columns(instants(labels[time], "entity_df")).rename({time: MOMENT})
-            named = {one.column: one.column if full_feature_names else one.name for one in plan.features}
+            labels = to_polars(entities, "entity_df")
+            labels = labels.with_columns(to_instants(labels[time], "entity_df")).rename({time: MOMENT})
+            named = {f.column: f.column if full_feature_names else f.name for f in plan.features}
             _check_names(labels.columns, plan, named)
-            made = join(labels, plan, read).rename({**named, MOMENT: time})
-            return _with_short_lists(made.to_arrow())
+            features = join(labels, plan, read).rename({**named, MOMENT: time})
+            return _with_short_lists(features.to_arrow())
 
         keys = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]
         return HeadraceRetrievalJob(rows, full_feature_names, RetrievalMetadata(feature_refs, keys))
@@ -166,7 +171,7 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
     @staticmethod
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, *rows: Any, **more: Any) -> None:
-        """Refused with a CallError: what push to the offline store ends in."""
+        """Raises CallError; so does a push to the offline store, which calls this."""
         raise CallError(
             f"rows of feature view {feature_view.name!r} can't be written to its table through Feast",
             remedy="Send the events that the table is made from, or push to the online store alone.",
@@ -174,7 +179,7 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
     @staticmethod
     def write_logged_features(*arguments: Any, **more: Any) -> None:
-        """Refused with a CallError."""
+        """Raises CallError."""
         raise CallError(
             "Headrace keeps no feature logs of Feast",
             remedy="The predictions of a served model are logged, with their features.",
@@ -182,11 +187,11 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
 
 def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
-    """From the name of a table to its rows now; of a topic's own table, the good ones."""
-    opened = lake.open(settings_of(config))
+    """The function from the name of a table to its current rows; of a topic's table, the good ones."""
+    tables = lake.open(settings_of(config))
 
     def read(name: str) -> pl.LazyFrame:
-        frame = opened.table(name).scan()
+        frame = tables.table(name).scan()
         return frame.filter("_valid") if "_valid" in frame.collect_schema() else frame
 
     return read
@@ -194,12 +199,12 @@ def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
 
 def _check_names(labels: Sequence[str], plan: FeaturePlan, named: Mapping[str, str]) -> None:
     """Raises CallError where a column of the labels has the name of a feature."""
-    keys = {one.join_key for one in plan.entities}
+    keys = {entity.join_key for entity in plan.entities}
     for name in [*named, *named.values()]:
         if name in labels and name not in keys:
             raise CallError(
                 f"entity_df has a column {name!r}, and so will the features",
-                remedy="Name the column otherwise, or ask for full_feature_names=True.",
+                remedy="Rename the column, or ask for full_feature_names=True.",
             )
 
 
@@ -224,25 +229,25 @@ def _aware(time: datetime) -> datetime:
 def _plan(
     views: Sequence[FeatureView], references: Sequence[str], registry: BaseRegistry, project: str
 ) -> FeaturePlan:
-    """The plan of what Feast was asked for: views from its registry, features in the order asked."""
-    entities = {one.name: one for one in registry.list_entities(project, allow_cache=True)}
-    asked = dict.fromkeys(tuple(one.split(":", 1)) for one in references)
-    computed = [
-        one
-        for one in registry.list_on_demand_feature_views(project, allow_cache=True)
-        if any(one.name == view for view, _ in asked)
+    """The plan of Feast's request: views from its registry, features in the order of the request."""
+    entities = {entity.name: entity for entity in registry.list_entities(project, allow_cache=True)}
+    wanted = dict.fromkeys(tuple(reference.split(":", 1)) for reference in references)
+    on_demand = [
+        view
+        for view in registry.list_on_demand_feature_views(project, allow_cache=True)
+        if any(view.name == name for name, _ in wanted)
     ]
     where = f"Feast project {project}"
-    made = [
-        *(stored(one, entities, where) for one in views),
-        *(on_demand(one, where, registered=True) for one in computed),
+    compiled = [
+        *(compile_stored_view(view, entities, where) for view in views),
+        *(compile_on_demand_view(view, where, registered=True) for view in on_demand),
     ]
-    dtypes = {(one.name, field.name): field.dtype for one in made for field in one.features}
-    needed = dict.fromkeys(name for one in views for name in one.entities)
+    dtypes = {(view.name, field.name): field.dtype for view in compiled for field in view.features}
+    keys = dict.fromkeys(name for view in views for name in view.entities)
     return FeaturePlan(
         model="",
-        entities=tuple(entity_key(entities[name], views, None, where) for name in needed),
-        views=tuple(made),
-        features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in asked),
-        request=request_fields(computed, where),
+        entities=tuple(compile_entity_key(entities[name], views, None, where) for name in keys),
+        views=tuple(compiled),
+        features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in wanted),
+        request=request_fields(on_demand, where),
     )

@@ -18,10 +18,10 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from pydantic import StrictStr
 
 from headrace.features import online
-from headrace.features.feast.frames import rows_of_view
+from headrace.features.feast.frames import to_view_rows
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.types import value_type
-from headrace.features.feast.views import entity_key, stored
+from headrace.features.feast.views import compile_entity_key, compile_stored_view
 from headrace.features.online import RowPosition
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
 from headrace.kernel.errors import CallError
@@ -34,7 +34,7 @@ _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 
 class HeadraceOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
-    """Nothing but its type: the offline store's block says which project it is."""
+    """Only the type: the offline store's block says which project it is."""
 
     type: StrictStr = "headrace.features.feast.online_store.HeadraceOnlineStore"
 
@@ -70,33 +70,33 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """For each key, the values now and the time they are of; (None, None) where there are none.
+        """For each key, the current values and their time; (None, None) where there are none.
 
         Raises:
-            Unavailable: the view's state was never filled.
+            Unavailable: the view was never filled, or an entity is broken.
         """
         plan, at = self._plan(config, table), now_micros()
         view = plan.stored[0]
         keys = [
             {
                 name: feast_value_type_to_python_type(value)
-                for name, value in zip(one.join_keys, one.entity_values, strict=True)
+                for name, value in zip(key.join_keys, key.entity_values, strict=True)
             }
-            for one in entity_keys
+            for key in entity_keys
         ]
-        looked = self._opened(config).lookup(plan, keys, at)
+        result = self._open_store(config).lookup(plan, keys, at)
         columns = {
             field.name: python_values_to_proto_values(
-                [row[place] for row in looked.rows], value_type(field.dtype)
+                [row[place] for row in result.rows], value_type(field.dtype)
             )
             for place, field in enumerate(view.features)
             if requested_features is None or field.name in requested_features
         }
         read: list[tuple[datetime | None, dict[str, Value] | None]] = []
-        for place, positions in enumerate(looked.positions):
+        for place, positions in enumerate(result.positions):
             position = positions.get(view.name)
             time = position.time if isinstance(position, RowPosition) else at
-            if time is None or all(value is None for value in looked.rows[place]):
+            if time is None or all(value is None for value in result.rows[place]):
                 read.append((None, None))
             else:
                 read.append((from_micros(time), {name: column[place] for name, column in columns.items()}))
@@ -105,7 +105,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[_Row], progress: Callable[[int], Any] | None
     ) -> None:
-        """Rows of an as-of view, as Feast hands them over; older ones never hide newer ones.
+        """Writes Feast's rows of an as-of view; an older row never hides a newer one.
 
         Raises:
             CallError: the view is windowed.
@@ -117,34 +117,34 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
             row: dict[str, Any] = dict(
                 zip(key.join_keys, map(feast_value_type_to_python_type, key.entity_values), strict=True)
             )
-            row |= {one.name: feast_value_type_to_python_type(values[one.name]) for one in view.features}
+            row |= {f.name: feast_value_type_to_python_type(values[f.name]) for f in view.features}
             rows.append(row | {view.time: time.replace(tzinfo=UTC) if time.tzinfo is None else time})
         self.push(config, table, pl.DataFrame(rows, infer_schema_length=None))
         if progress is not None:
             progress(len(rows))
 
     def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int) -> int:
-        """Makes an as-of view what a snapshot of its table says; returns how many entities that has."""
+        """Replaces an as-of view's state by a snapshot of its table. Returns the number of entities."""
         view = self.as_of(config, table)
-        return self._opened(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
+        return self._open_store(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
 
     def push(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
-        """Adds rows of no snapshot to an as-of view; returns how many entities got any.
+        """Adds rows that are in no snapshot to an as-of view. Returns the number of entities that got rows.
 
         Raises:
             CallError: the rows are not of the view's columns and types, or one has no key or time.
         """
         plan = self._plan(config, table)
-        view, keys = plan.as_of[0], {one.join_key: one.dtype for one in plan.entities}
-        return self._opened(config).push(view, rows_of_view(rows, view, keys).to_arrow())
+        view, keys = plan.as_of[0], {entity.join_key: entity.dtype for entity in plan.entities}
+        return self._open_store(config).push(view, to_view_rows(rows, view, keys).to_arrow())
 
     def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
-        """Nothing: state is made room for when a plan or a read needs it."""
+        """Does nothing: views are added to the state when a plan or a read needs them."""
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Takes away the state of these views."""
-        names = {one.name for one in tables}
-        store = self._opened(config)
+        """Removes the state of these views."""
+        names = {view.name for view in tables}
+        store = self._open_store(config)
         for view in store.views():
             if view.name in names:
                 store.drop(view.digest)
@@ -153,7 +153,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         """The plan's view of an as-of view of the registry."""
         return self._plan(config, table).as_of[0]
 
-    def _opened(self, config: RepoConfig) -> online.OnlineStore:
+    def _open_store(self, config: RepoConfig) -> online.OnlineStore:
         if self._store is None:
             settings = settings_of(config)
             settings.make_state()
@@ -161,20 +161,21 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         return self._store
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
-        """A plan of this one view, its state made room for."""
+        """A plan of this one view, prepared in the store."""
         if not set(table.entities) <= set(self._entities):
             registry = Registry(config.project, config.registry, Path(config.repo_path or "."))
-            self._entities = {one.name: one for one in registry.list_entities(config.project)}
+            entities = registry.list_entities(config.project)
+            self._entities = {entity.name: entity for entity in entities}
         where = f"Feast project {config.project}"
-        view = stored(table, self._entities, where)
+        view = compile_stored_view(table, self._entities, where)
         if view.digest not in self._plans:
             self._plans[view.digest] = FeaturePlan(
                 model="",
                 entities=tuple(
-                    entity_key(self._entities[name], [table], None, where) for name in table.entities
+                    compile_entity_key(self._entities[name], [table], None, where) for name in table.entities
                 ),
                 views=(view,),
-                features=tuple(FeatureRef(view.name, one.name, one.dtype) for one in view.features),
+                features=tuple(FeatureRef(view.name, field.name, field.dtype) for field in view.features),
             )
-            self._opened(config).prepare(self._plans[view.digest])
+            self._open_store(config).prepare(self._plans[view.digest])
         return self._plans[view.digest]

@@ -11,7 +11,7 @@ from feast.infra.passthrough_provider import PassthroughProvider
 from feast.repo_config import RepoConfig
 
 from headrace import lake
-from headrace.features.feast.frames import polars_of
+from headrace.features.feast.frames import to_polars
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
 from headrace.features.offline.point_in_time import as_of_rows
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
-    """Feast's usual provider, but for what it would do row by row."""
+    """Feast's usual provider, except for the steps that it would take row by row."""
 
     def __init__(self, config: RepoConfig) -> None:
         super().__init__(config)
@@ -34,11 +34,11 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         return self._state
 
     def update_infra(self, *changes: Any, **more: Any) -> None:
-        """Nothing: state is made room for when a plan or a read needs it."""
+        """Does nothing: views are added to the state when a plan or a read needs them."""
 
     def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
-        """Loads an as-of view's table, whatever the dates: the state stands for a snapshot. Rows of the
-        future are in it, for they wait for their time. Windowed views are kept by ingest and passed over."""
+        """Loads an as-of view's table, whatever the dates: the state is that of a snapshot, rows of the future
+        included. Skips windowed views, which ingest keeps up to date."""
         if is_windowed(feature_view):
             _log.info("%s is a windowed view: ingest keeps it, nothing to materialize", feature_view.name)
             return
@@ -51,11 +51,11 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         self.online_store.load(config, feature_view, rows, head.id)
 
     def ingest_df(self, feature_view: FeatureView, df: pd.DataFrame, field_mapping: Any = None) -> None:
-        """What push and write_to_online_store end in.
+        """Writes the rows of `push` and `write_to_online_store`.
 
         Raises:
             CallError: the view is windowed, or the rows are not of its columns and types.
         """
         refuse_windowed(feature_view)
-        rows = polars_of(df, f"the rows for feature view {feature_view.name!r}")
+        rows = to_polars(df, f"the rows for feature view {feature_view.name!r}")
         self.online_store.push(self.repo_config, feature_view, rows)

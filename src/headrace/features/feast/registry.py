@@ -1,4 +1,4 @@
-"""apply: the project's Feast objects into a Feast registry, so that stock Feast works on them."""
+"""apply: writes the project's Feast objects into a Feast registry, so that stock Feast works on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
 from feast.errors import FeastError
@@ -19,15 +19,17 @@ from google.protobuf.message import DecodeError
 
 from headrace.code.by_value import serialize_function
 from headrace.features.checks.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
-from headrace.features.feast.compiler import settled
+from headrace.features.feast.compiler import collect_objects
+from headrace.features.feast.internals import skip_inference
 from headrace.features.feast.objects import FeastObjects
-from headrace.features.feast.repository import YAML, described
-from headrace.features.feast.views import fields, on_demand, request_fields
+from headrace.features.feast.repository import YAML, repository_yaml
+from headrace.features.feast.views import compile_fields, compile_on_demand_view, request_fields
 from headrace.features.plan import Dtype, OnDemandInput
 from headrace.features.values.on_demand import OnDemand, OnDemandError, ReturnError
 from headrace.kernel import faults
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.projects.project import Project
 
@@ -40,155 +42,149 @@ _SAMPLE = {
     "bool": True,
     "timestamp": datetime(2026, 1, 1, tzinfo=UTC),
 }
-# What Feast writes into its protos that is not what the user wrote.
+# Fields of Feast's protos that Feast writes, not the user.
 _NOT_CONTENT = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "bodyText"})
 
 
-class ApplyResult:
+class ApplyResult(NamedTuple):
     """What `apply` did.
 
     Attributes:
-        folder: what to give stock Feast as `repo_path`.
+        folder: stock Feast's `repo_path`.
         changed: whether the registry was written.
         objects: how many objects the project declares.
     """
 
-    def __init__(self, folder: Path, changed: bool, objects: int) -> None:
-        self.folder = folder
-        self.changed = changed
-        self.objects = objects
+    folder: Path
+    changed: bool
+    objects: int
 
 
 def apply(project: Project) -> ApplyResult:
-    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared: also
-    where Feast itself has written it since (`feast apply`, `teardown`, a deleted view).
+    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared. They may
+    not be because Feast itself has written them since (`feast apply`, `teardown`, a deleted view).
 
-    The registry is written beside the old one and takes its place in one step, so a reader, or a
-    process killed at any point, finds the old or the new one, whole.
+    The new registry replaces the old one in one step: a reader, or a process killed at any point, finds
+    one of the two, complete.
 
     Raises:
         ProjectError: two objects share a name, an on-demand function can't be carried, or Feast
             refuses an object.
     """
-    found = settled(project)
+    objects = collect_objects(project)
     place = folder(project.settings)
-    text = described(project.settings, place / REGISTRY)
-    wanted = short_digest("\n".join([text, *sorted(f"{k}={v}" for k, v in _fingerprints(found).items())]))
-    count = len(found.everything())
+    yaml = repository_yaml(project.settings, place / REGISTRY)
+    prints = sorted(f"{name}={digest}" for name, digest in _fingerprints(objects).items())
+    declared = short_digest("\n".join([yaml, *prints]))
+    count = len(objects.all_objects())
     mark = place / APPLIED
-    if is_registry_as_applied(project.settings) and mark.read_text() == mark_of(project.settings, wanted):
+    if is_registry_as_applied(project.settings) and mark.read_text() == mark_of(project.settings, declared):
         return ApplyResult(place, False, count)
     make_private(place)
     faults.reach("feast.apply.begin")
-    _register(project, found, place)
+    _write_registry(project, objects, place)
     faults.reach("feast.apply.registry")
-    _write(place / YAML, text)
-    _write(mark, mark_of(project.settings, wanted))
+    write_file(place / YAML, yaml)
+    write_file(mark, mark_of(project.settings, declared))
     return ApplyResult(place, True, count)
 
 
 def fingerprints(project: Project) -> dict[str, str]:
     """Kind and name of each Feast object (`feature_view:user_activity`) → 32 hex digits of its content.
 
-    On-demand views count by what their functions reach. Comments and times change nothing.
+    The content of an on-demand view is everything that its function uses. Comments and times do not count.
 
     Raises:
         ProjectError: as `apply`.
     """
-    return _fingerprints(settled(project))
+    return _fingerprints(collect_objects(project))
 
 
-def _fingerprints(found: FeastObjects) -> dict[str, str]:
-    made = {}
+def _fingerprints(objects: FeastObjects) -> dict[str, str]:
+    digests = {}
     groups: list[tuple[str, dict[str, Any]]] = [
-        ("entity", found.entities),
-        ("feature_view", found.views),
-        ("feature_service", found.services),
-        ("data_source", found.sources),
+        ("entity", objects.entities),
+        ("feature_view", objects.views),
+        ("feature_service", objects.services),
+        ("data_source", objects.sources),
     ]
     for kind, group in groups:
-        for name, one in group.items():
-            message = _content(MessageToDict(one.to_proto()))
-            if isinstance(one, StreamFeatureView):  # Feast writes its fields in no order
+        for name, value in group.items():
+            message = _content(MessageToDict(value.to_proto()))
+            if isinstance(value, StreamFeatureView):  # Feast writes its fields in no fixed order
                 message["spec"]["features"].sort(key=lambda field: field["name"])
             content = [json.dumps(message, sort_keys=True)]
-            if isinstance(one, OnDemandFeatureView):
-                content.append(_text(one))
-            made[f"{kind}:{name}"] = short_digest("\n".join(content))
-    return made
+            if isinstance(value, OnDemandFeatureView):
+                content.append(_source_text(value))
+            digests[f"{kind}:{name}"] = short_digest("\n".join(content))
+    return digests
 
 
-def _register(project: Project, found: FeastObjects, place: Path) -> None:
+def _write_registry(project: Project, objects: FeastObjects, place: Path) -> None:
     scratch = place / f"new-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     make_private(scratch)
     old, new = place / REGISTRY, scratch / REGISTRY
     if _is_readable(old):
-        shutil.copyfile(old, new)  # what Feast knows of materializations stays
-    (scratch / YAML).write_text(described(project.settings, new))
+        shutil.copyfile(old, new)  # keeps what Feast knows of materializations
+    (scratch / YAML).write_text(repository_yaml(project.settings, new))
     store = FeatureStore(repo_path=str(scratch))
-    gone = _gone(store, found)
-    objects = _registered(found)
+    deleted = _objects_to_delete(store, objects)
+    registrable = _registrable_objects(objects)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "On demand feature view is an experimental feature", RuntimeWarning
             )
-            store.apply(objects, objects_to_delete=gone, partial=False)
+            store.apply(registrable, objects_to_delete=deleted, partial=False)
     except (ValueError, TypeError, FeastError) as error:
         raise ProjectError(
             f"Feast refuses the project's feature definitions: {error}", where=str(project.settings.root)
         ) from error
-    with new.open("rb+") as written:
-        os.fsync(written.fileno())
-    os.replace(new, old)
+    write_file(old, new.read_bytes())
     shutil.rmtree(scratch)
 
 
-def _registered(found: FeastObjects) -> list[Any]:
-    """The objects as they go into the registry: copies, for Feast fills in what it infers.
+def _registrable_objects(objects: FeastObjects) -> list[Any]:
+    """Copies of the objects for the registry, because Feast fills in what it infers.
 
-    On-demand views carry the text of all that they reach: Feast rebuilds a function from its text
+    On-demand views carry the text of everything that they use: Feast rebuilds a function from its text
     alone, without the names of its module.
     """
-    taken = copy.deepcopy(found.everything())
-    for original, one in zip(found.everything(), taken, strict=True):
-        if isinstance(one, OnDemandFeatureView) and one.feature_transformation is not None:
-            one.feature_transformation.udf_string = _text(original)
+    originals = objects.all_objects()
+    copies = copy.deepcopy(originals)
+    for original, view in zip(originals, copies, strict=True):
+        if isinstance(view, OnDemandFeatureView) and view.feature_transformation is not None:
+            view.feature_transformation.udf_string = _source_text(original)
             if _is_supported(original):
-                _check_sample(original, found.place(original))
-                # Feast would call it with a sample of its own and refuse what is right: None for a missing
-                # feature, a whole number for a float. The schema says what it returns.
-                one.infer_features = _infer_nothing
-    return taken
-
-
-def _infer_nothing() -> None:
-    """In the place of Feast's own inference."""
+                _check_sample(original, objects.place(original))
+                skip_inference(view)
+    return copies
 
 
 def _is_supported(view: OnDemandFeatureView) -> bool:
-    """Whether a model may use it (views.on_demand); others are in Feast's registry alone."""
-    kept = view.write_to_online_store or view.aggregations
-    return view.mode in ("python", "pandas") and bool(view.features) and not kept
+    """Whether a model may use it (`compile_on_demand_view`); others are only in Feast's registry."""
+    stored = view.write_to_online_store or view.aggregations
+    return view.mode in ("python", "pandas") and bool(view.features) and not stored
 
 
 def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
-    """Calls the function with a made-up row: what it returns must be the features it declares.
+    """Calls the function with a sample row: it must return the features that it declares.
 
-    A function that fails on the sample is not wrong by that: its real inputs may never be such.
+    A function may fail on the sample: its real inputs may never be like it.
 
     Raises:
         ProjectError: it returns other features, or of other types, than its schema.
     """
-    view = on_demand(declared, where)
+    view = compile_on_demand_view(declared, where)
     dtypes: dict[OnDemandInput, Dtype] = {
-        OnDemandInput(one.name): one.dtype for one in request_fields([declared], where)
+        OnDemandInput(field.name): field.dtype for field in request_fields([declared], where)
     }
     for name, projection in declared.source_feature_view_projections.items():
-        dtypes |= {OnDemandInput(one.name, name): one.dtype for one in fields(projection.features, where)}
+        for field in compile_fields(projection.features, where):
+            dtypes[OnDemandInput(field.name, name)] = field.dtype
     try:
-        OnDemand(view, dtypes).compute_columns([[_sample(dtypes[one])] for one in view.inputs], 1)
+        OnDemand(view, dtypes).compute_columns([[_sample(dtypes[source])] for source in view.inputs], 1)
     except ReturnError as error:
         raise ProjectError(
             f"on-demand view {view.name!r} does not return what its schema says: {error.what}",
@@ -203,18 +199,18 @@ def _sample(dtype: Dtype) -> Any:
     return [_SAMPLE[dtype[5:-1]]] if dtype.startswith("list[") else _SAMPLE[dtype]
 
 
-def _text(one: OnDemandFeatureView) -> str:
-    if one.feature_transformation is None:
+def _source_text(view: OnDemandFeatureView) -> str:
+    if view.feature_transformation is None:
         return ""
-    return serialize_function(one.feature_transformation.udf, decorator="on_demand_feature_view")
+    return serialize_function(view.feature_transformation.udf, decorator="on_demand_feature_view")
 
 
-def _gone(store: FeatureStore, found: FeastObjects) -> list[Any]:
-    """What the registry still has and the project no longer declares."""
+def _objects_to_delete(store: FeatureStore, objects: FeastObjects) -> list[Any]:
+    """The registry's objects that the project no longer declares."""
     return [
-        *(one for one in store.list_entities() if one.name not in found.entities),
-        *(one for one in store.list_all_feature_views() if one.name not in found.views),
-        *(one for one in store.list_feature_services() if one.name not in found.services),
+        *(entity for entity in store.list_entities() if entity.name not in objects.entities),
+        *(view for view in store.list_all_feature_views() if view.name not in objects.views),
+        *(service for service in store.list_feature_services() if service.name not in objects.services),
     ]
 
 
@@ -228,16 +224,7 @@ def _is_readable(registry: Path) -> bool:
 
 def _content(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _content(one) for key, one in value.items() if key not in _NOT_CONTENT}
+        return {key: _content(item) for key, item in value.items() if key not in _NOT_CONTENT}
     if isinstance(value, list):
-        return [_content(one) for one in value]
+        return [_content(item) for item in value]
     return value
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -1,4 +1,4 @@
-"""The Feast repository of a project: its folder, its feature_store.yaml, and the way back from it."""
+"""A project's Feast repository: its feature_store.yaml, and from that file back to the settings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from feast.repo_config import RepoConfig
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["YAML", "described", "settings_of"]
+__all__ = ["YAML", "repository_yaml", "settings_of"]
 
 YAML = "feature_store.yaml"
 _HERE = "headrace.features.feast"
 
 
-def described(settings: Settings, registry: Path) -> str:
+def repository_yaml(settings: Settings, registry: Path) -> str:
     """The text of feature_store.yaml beside the registry.
 
-    Its paths are relative where the state folder lies in the project's: so they stay right when that moves.
+    Its paths are relative where the state folder is inside the project's, so that the project can be moved.
     """
     place, root, state = registry.parent, settings.root, settings.state
     if state.is_relative_to(root):
@@ -48,7 +48,7 @@ def settings_of(config: RepoConfig) -> Settings:
     """The settings of the project that a feature_store.yaml was written for.
 
     Raises:
-        ProjectError: the project, or its profile, is no longer there, or feature_store.yaml does not name
+        ProjectError: the project or its profile does not exist any more, or feature_store.yaml does not name
             Headrace's offline store.
     """
     address = config.offline_store

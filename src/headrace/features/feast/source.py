@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import feast  # before the filter below: its own import puts one in front
+import feast  # before the filter below, because Feast's own import inserts one in front of it
 from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
@@ -17,14 +17,14 @@ from headrace.declare.changes import CHANGED_AT
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
-from headrace.features.feast.types import declared_columns, of_arrow, value_type
+from headrace.features.feast.types import arrow_columns, schema_columns, value_type
 from headrace.features.offline.rowwise import code_of
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 
 __all__ = ["TableSource", "topics_of"]
 
-# Every project that has a windowed view would print this once a process.
+# Otherwise every process of a project with a windowed view prints it.
 warnings.filterwarnings("ignore", "(Stream|Batch) feature views are experimental", RuntimeWarning)
 
 _CLASS = "headrace.features.feast.source.TableSource"
@@ -33,43 +33,51 @@ _CLASS = "headrace.features.feast.source.TableSource"
 class TableSource(DataSource):  # type: ignore[misc]
     """A table of the lake, or a topic's own table, as the source of feature views.
 
-    Feast keeps it in its registry as a custom source, with what a reader needs to know of the table,
-    so that stock Feast reads it without importing the project.
+    Feast keeps it in its registry as a custom source, with every fact that a reader needs, so that stock
+    Feast reads it without importing the project.
 
     Attributes:
         name: the table's name in the lake, which is also the source's.
         timestamp_field: the column that says when a row was true.
-        columns: column → type in the plan's words, as declared; None where nothing is declared.
+        columns: column → the plan's dtype, as declared; None where nothing is declared.
         rowwise: whether the table is made row by row from a topic.
-        topic: the topic whose events the table holds, one row or none an event; None for any other.
+        topic: the topic whose events become the table's rows one by one; None for any other table.
         topics: every topic that the table is made from, directly or through other tables.
-        code: names what the function of a rowwise table does; "" for any other.
-        place: where it was written; None when it came from a registry.
+        code: the fingerprint of a rowwise table's function; "" for any other table.
+        place: the place of its declaration; None when it came from a registry.
     """
 
-    def __init__(self, table: Any, timestamp_field: str | None = None) -> None:
+    def __init__(self, table: Any, timestamp_field: str | None = None, **options: Any) -> None:
         """Makes the source of `table`: a @table function, or the @event class of a topic's own table.
 
         Args:
             table: the table.
             timestamp_field: its time column. Not given: the contract's `time`; else
                 `event_timestamp` where the schema has it; else the column it is partitioned by.
+            options: the options of Feast's other sources, such as `field_mapping`: all are refused.
 
         Raises:
-            ProjectError: `table` is neither, no time column can be told, or it is not in the schema.
+            ProjectError: `table` is neither, the time column is unknown or not in the schema, or there are
+                options.
         """
         self.place: Place | None = Place.of_caller()
+        if options:
+            raise ProjectError(
+                f"a TableSource does not take {', '.join(options)}",
+                where=str(self.place),
+                remedy="Name, convert and choose the columns in the table's function.",
+            )
         declared = contract_of(table) or table
         if not isinstance(declared, (Table, Contract)):
             raise ProjectError(
-                f"TableSource({table!r}) is no table",
+                f"TableSource({table!r}): that is not a table",
                 where=str(self.place),
                 remedy="Name a @table function or an @event class.",
             )
-        columns = declared_columns(declared)
+        columns = schema_columns(declared)
         reads = declared.reads if isinstance(declared, Table) else (declared,)
         own = isinstance(declared, Contract) or declared.rowwise
-        self._known(
+        self._set_facts(
             name=declared.table if isinstance(declared, Contract) else declared.name,
             time=timestamp_field or _time_of(declared, columns, self.place),
             columns=columns,
@@ -78,12 +86,12 @@ class TableSource(DataSource):  # type: ignore[misc]
         )
         if columns is not None and self.timestamp_field not in columns:
             raise ProjectError(
-                f"timestamp_field={self.timestamp_field!r} is no column of {self.name}",
+                f"timestamp_field={self.timestamp_field!r} is not a column of {self.name}",
                 where=str(self.place),
                 remedy=f"Its columns are {', '.join(columns)}.",
             )
 
-    def _known(
+    def _set_facts(
         self,
         *,
         name: str,
@@ -101,11 +109,11 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topics = tuple(topics)
         self.code = code
 
-    def settle(self, project: Project, index: CodeIndex) -> None:
-        """Looks up what only the whole project knows: the topics, and what the function reaches.
+    def complete(self, project: Project, index: CodeIndex) -> None:
+        """Sets what only the whole project knows: the topics, and the fingerprint of the function.
 
         Raises:
-            CallError: the table is not one of the project's.
+            CallError: the project does not have the table.
         """
         declared: Table | Contract
         if self.topic is not None and not self.rowwise:
@@ -135,9 +143,9 @@ class TableSource(DataSource):  # type: ignore[misc]
 
     @staticmethod
     def from_proto(data_source: DataSourceProto) -> TableSource:
-        """The source that a registry holds."""
+        """The source from its entry in a registry."""
         source = TableSource.__new__(TableSource)
-        source._known(**json.loads(data_source.custom_options.configuration))
+        source._set_facts(**json.loads(data_source.custom_options.configuration))
         source.place = None
         return source
 
@@ -153,12 +161,12 @@ class TableSource(DataSource):  # type: ignore[misc]
         )
 
     def source_type(self) -> DataSourceProto.SourceType.ValueType:
-        """Feast's own word for sources of others."""
+        """Feast's type of a source that it does not know."""
         kind: DataSourceProto.SourceType.ValueType = DataSourceProto.CUSTOM_SOURCE
         return kind
 
     def validate(self, config: RepoConfig) -> None:
-        """Nothing to do: a table that has not been built yet is no error."""
+        """Does nothing: a table may not be built yet."""
 
     def get_table_query_string(self) -> str:
         """The table's name."""
@@ -166,11 +174,11 @@ class TableSource(DataSource):  # type: ignore[misc]
 
     @staticmethod
     def source_datatype_to_feast_value_type() -> Callable[[str], feast.ValueType]:
-        """From the plan's word to Feast's value type."""
+        """The function from a plan's dtype to Feast's value type."""
         return value_type
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
-        """Column and type of what is declared; where nothing is, of the table in the lake.
+        """The declared columns and their dtypes; without a declaration, those of the table in the lake.
 
         Raises:
             CallError: nothing is declared and the table has not been built.
@@ -180,7 +188,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         from headrace import lake
         from headrace.features.feast.repository import settings_of
 
-        return of_arrow(lake.open(settings_of(config)).table(self.name).schema()).items()
+        return arrow_columns(lake.open(settings_of(config)).table(self.name).schema()).items()
 
 
 def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: Place | None) -> str:
@@ -193,7 +201,7 @@ def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: 
     if declared.partition_by is not None:
         return declared.partition_by.column
     raise ProjectError(
-        f"TableSource({declared.name}) does not know which column of the table is its time",
+        f"TableSource({declared.name}) cannot tell which column of the table is its time",
         where=str(place),
         remedy=f'Say so: TableSource({declared.name}, timestamp_field="...").',
     )
@@ -203,5 +211,5 @@ def topics_of(project: Project, declared: Table | Contract) -> tuple[str, ...]:
     """The topics that a table is made from, directly or through other tables, in order of name."""
     if isinstance(declared, Contract):
         return (declared.topic,)
-    inputs = [one for one in project.inputs(declared) if isinstance(one, (Table, Contract))]
-    return tuple(sorted({topic for one in inputs for topic in topics_of(project, one)}))
+    inputs = [value for value in project.inputs(declared) if isinstance(value, (Table, Contract))]
+    return tuple(sorted({topic for value in inputs for topic in topics_of(project, value)}))

@@ -1,4 +1,4 @@
-"""The types of columns and features, in the plan's words, and what Feast and others call them."""
+"""Conversions between a plan's dtypes and the types of Feast, Arrow, Polars and msgspec."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, Uni
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 
-__all__ = ["declared_columns", "feast_type", "of_arrow", "value_type", "word"]
+__all__ = ["arrow_columns", "dtype_of", "feast_type", "schema_columns", "value_type"]
 
-# The plan's word → Feast's type. Every other type that Feast has is refused by name.
+# Every other type of Feast is refused by name.
 _FEAST: dict[str, Any] = {
     "int64": Int64,
     "float64": Float64,
@@ -24,7 +24,7 @@ _FEAST: dict[str, Any] = {
     "bool": Bool,
     "timestamp": UnixTimestamp,
 }
-_WORDS: dict[Any, str] = {
+_DTYPES: dict[Any, str] = {
     **{feast: name for name, feast in _FEAST.items()},
     **{Array(feast): f"list[{name}]" for name, feast in _FEAST.items()},
     Int32: "int64",
@@ -36,40 +36,40 @@ _MSGSPEC: dict[type, str] = {
     msgspec.inspect.BoolType: "bool",
     msgspec.inspect.StrType: "string",
     msgspec.inspect.DateTimeType: "timestamp",
-    msgspec.inspect.DecimalType: "float64",  # a feature is a number, whatever keeps it exact in a table
+    msgspec.inspect.DecimalType: "float64",  # exact in a table, a float as a feature
 }
 
 
-def word(dtype: Any) -> str | None:
-    """The plan's word for a Feast type; None where features of this type are not supported."""
-    return _WORDS.get(dtype)
+def dtype_of(feast_type: Any) -> str | None:
+    """The plan's dtype of a Feast type; None where features of this type are not supported."""
+    return _DTYPES.get(feast_type)
 
 
-def feast_type(name: str) -> Any:
-    """The Feast type of one of the plan's words."""
-    return Array(_FEAST[name[5:-1]]) if name.startswith("list[") else _FEAST[name]
+def feast_type(dtype: str) -> Any:
+    """The Feast type of a plan's dtype."""
+    return Array(_FEAST[dtype[5:-1]]) if dtype.startswith("list[") else _FEAST[dtype]
 
 
-def value_type(name: str) -> ValueType:
-    """Feast's value type of a word, UNKNOWN where it has none."""
+def value_type(dtype: str) -> ValueType:
+    """Feast's value type of a plan's dtype; UNKNOWN where Feast has none."""
     try:
-        return feast_type(name).to_value_type()
+        return feast_type(dtype).to_value_type()
     except KeyError:
         return ValueType.UNKNOWN
 
 
-def of_arrow(schema: pa.Schema) -> dict[str, str]:
-    """Column → word, of an Arrow schema: what a table in the lake holds."""
+def arrow_columns(schema: pa.Schema) -> dict[str, str]:
+    """Column → dtype, of an Arrow schema."""
     return {name: _of_polars(dtype) for name, dtype in pl.from_arrow(schema.empty_table()).schema.items()}  # type: ignore[union-attr]
 
 
-def declared_columns(declared: Table | Contract) -> dict[str, str] | None:
-    """Column → word, as the schema or the contract declares them; None for a table without a schema."""
+def schema_columns(declared: Table | Contract) -> dict[str, str] | None:
+    """Column → dtype, as the schema or the contract declares them; None for a table without a schema."""
     if isinstance(declared, Contract):
         fields = msgspec.inspect.type_info(declared.struct).fields  # type: ignore[attr-defined]
         return {field.name: _of_msgspec(field.type) for field in fields}
     if declared.current and isinstance(declared.reads[0], Contract):
-        return declared_columns(declared.reads[0])
+        return schema_columns(declared.reads[0])
     if declared.schema is None:
         return None
     schema: Mapping[str, Any] = declared.schema.columns()
@@ -90,9 +90,9 @@ def _of_polars(dtype: Any) -> str:
 
 def _of_msgspec(kind: Any) -> str:
     if isinstance(kind, msgspec.inspect.UnionType):
-        kinds = [one for one in kind.types if not isinstance(one, msgspec.inspect.NoneType)]
-        words = {_of_msgspec(one) for one in kinds}
-        return words.pop() if len(words) == 1 else "string"
+        kinds = [item for item in kind.types if not isinstance(item, msgspec.inspect.NoneType)]
+        dtypes = {_of_msgspec(item) for item in kinds}
+        return dtypes.pop() if len(dtypes) == 1 else "string"
     if isinstance(kind, msgspec.inspect.LiteralType):
         return "int64" if all(isinstance(value, int) for value in kind.values) else "string"
     if isinstance(kind, msgspec.inspect.ListType):

@@ -1,4 +1,4 @@
-"""Feast's feature views as views of a plan, each checked, with one clear error for what is wrong."""
+"""Feast's feature views and entities, checked and compiled to those of a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 from headrace.code.by_value import serialize_function
 from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.feast.source import TableSource
-from headrace.features.feast.types import word
+from headrace.features.feast.types import dtype_of
 from headrace.features.plan import (
     Aggregation,
     AsOfView,
@@ -28,7 +28,13 @@ from headrace.features.plan import (
 )
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["entity_key", "fields", "on_demand", "request_fields", "stored"]
+__all__ = [
+    "compile_entity_key",
+    "compile_fields",
+    "compile_on_demand_view",
+    "compile_stored_view",
+    "request_fields",
+]
 
 _MICROSECOND = timedelta(microseconds=1)
 _KEYS: dict[ValueType, str] = {
@@ -38,12 +44,12 @@ _KEYS: dict[ValueType, str] = {
 }
 
 
-def stored(view: FeatureView, entities: Mapping[str, Entity], where: str) -> StoredView:
+def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where: str) -> StoredView:
     """The plan's view of a plain feature view, or of a stream feature view with aggregations.
 
     Raises:
-        ProjectError: it reads no TableSource, has no entity, or what it aggregates or names is not
-            there; see each message.
+        ProjectError: its source is not a TableSource, it has no entity, or the table lacks a column that it
+            names.
     """
     source = getattr(view, "batch_source", None)  # an on-demand view has none
     if not isinstance(source, TableSource):
@@ -67,31 +73,34 @@ def stored(view: FeatureView, entities: Mapping[str, Entity], where: str) -> Sto
         )
     keys = _keys(view, source, entities, where)
     if isinstance(view, StreamFeatureView) and aggregations:
-        return _windowed(view, source, keys, where)
+        return _compile_windowed(view, source, keys, where)
     # Feast's registry lists the keys of a StreamFeatureView among its features.
-    named = tuple(one for one in fields(view.features, where) if one.name not in keys)
-    if isinstance(view, StreamFeatureView):  # Feast writes its fields in no order
-        named = tuple(sorted(named, key=lambda one: one.name))
-    if not named:
+    features = tuple(field for field in compile_fields(view.features, where) if field.name not in keys)
+    if isinstance(view, StreamFeatureView):  # Feast writes its fields in no fixed order
+        features = tuple(sorted(features, key=lambda field: field.name))
+    if not features:
         raise ProjectError(
             f"feature view {view.name!r} has no schema",
             where=where,
             remedy="List its features: schema=[Field(name=..., dtype=...)].",
         )
-    for one in named:
-        _same(one.dtype, _column(source, one.name, view.name, where), f"{view.name}:{one.name}", where)
+    for field in features:
+        column = _column(source, field.name, view.name, where)
+        _check_same_dtype(field.dtype, column, f"{view.name}:{field.name}", where)
     return AsOfView(
         name=view.name,
         keys=keys,
         table=source.name,
         time=source.timestamp_field,
-        features=named,
+        features=features,
         ttl=view.ttl // _MICROSECOND if view.ttl else None,
         topics=source.topics,
     )
 
 
-def _windowed(view: StreamFeatureView, source: TableSource, keys: tuple[str, ...], where: str) -> WindowedView:
+def _compile_windowed(
+    view: StreamFeatureView, source: TableSource, keys: tuple[str, ...], where: str
+) -> WindowedView:
     if source.topic is None:
         raise ProjectError(
             f"windowed view {view.name!r} reads {source.name}, whose rows are not made one by one from events",
@@ -106,11 +115,12 @@ def _windowed(view: StreamFeatureView, source: TableSource, keys: tuple[str, ...
             remedy="Make them the same.",
         )
     columns: dict[str, Dtype] = {}
-    made = []
-    for one in view.aggregations:
-        columns[one.column] = _column(source, one.column, view.name, where, needed=True) or "int64"
-        made.append(_aggregation(view, one, columns[one.column], where))
-    _one_field_each(view, made, keys, where)
+    aggregations = []
+    for declared in view.aggregations:
+        dtype: Dtype = _column(source, declared.column, view.name, where, needed=True)
+        columns[declared.column] = dtype
+        aggregations.append(_compile_aggregation(view, declared, dtype, where))
+    _check_fields(view, aggregations, keys, where)
     return WindowedView(
         name=view.name,
         keys=keys,
@@ -119,65 +129,73 @@ def _windowed(view: StreamFeatureView, source: TableSource, keys: tuple[str, ...
         rowwise=source.name if source.rowwise else None,
         time=source.timestamp_field,
         columns=tuple(PlanField(name, dtype) for name, dtype in columns.items()),
-        aggregations=tuple(made),
+        aggregations=tuple(aggregations),
         code=source.code,
     )
 
 
-def _aggregation(view: StreamFeatureView, one: FeastAggregation, column: Dtype, where: str) -> Aggregation:
-    if not one.time_window:
+def _compile_aggregation(
+    view: StreamFeatureView, declared: FeastAggregation, column: Dtype, where: str
+) -> Aggregation:
+    window = declared.time_window
+    if not window:
         raise ProjectError(
-            f"aggregation {one.function}({one.column}) of {view.name!r} has no time_window", where=where
+            f"aggregation {declared.function}({declared.column}) of {view.name!r} has no time_window",
+            where=where,
         )
-    name = one.resolved_name(one.time_window)
-    function = parse_function(one.function, where=where)
+    name = declared.resolved_name(window)
+    function = parse_function(declared.function, where=where)
     try:
-        hop = hop_of(one.time_window, slide=one.slide_interval, tiling=view.tiling_hop_size)
+        hop = hop_of(window, slide=declared.slide_interval, tiling=view.tiling_hop_size)
     except ProjectError as error:
         raise ProjectError(f"{view.name}:{name}: {error.what}", where=where, remedy=error.remedy) from error
     return Aggregation(
         name=name,
-        column=one.column,
+        column=declared.column,
         function=function,
-        window=one.time_window // _MICROSECOND,
+        window=window // _MICROSECOND,
         hop=hop // _MICROSECOND,
         dtype=result_dtype(function, column, where=where),
     )
 
 
-def _one_field_each(
-    view: StreamFeatureView, made: list[Aggregation], keys: tuple[str, ...], where: str
+def _check_fields(
+    view: StreamFeatureView, aggregations: list[Aggregation], keys: tuple[str, ...], where: str
 ) -> None:
-    names = [one.name for one in made]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ProjectError(f"{view.name!r} has two aggregations called {', '.join(sorted(twice))}", where=where)
-    declared = {one.name: one.dtype for one in fields(view.features, where)}
-    for one in made:
-        if one.name not in declared:
+    """Raises ProjectError where the view's schema is not one field for each aggregation, of its dtype."""
+    names = [aggregation.name for aggregation in aggregations]
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        raise ProjectError(
+            f"{view.name!r} has two aggregations called {', '.join(sorted(duplicates))}", where=where
+        )
+    declared = {field.name: field.dtype for field in compile_fields(view.features, where)}
+    for aggregation in aggregations:
+        if aggregation.name not in declared:
             raise ProjectError(
-                f"aggregation {one.name!r} of {view.name!r} is not in its schema",
+                f"aggregation {aggregation.name!r} of {view.name!r} is not in its schema",
                 where=where,
-                remedy=f'Add Field(name="{one.name}", dtype=...).',
+                remedy=f'Add Field(name="{aggregation.name}", dtype=...).',
             )
-        _same(declared[one.name], one.dtype, f"{view.name}:{one.name}", where)
+        feature = f"{view.name}:{aggregation.name}"
+        _check_same_dtype(declared[aggregation.name], aggregation.dtype, feature, where)
     for name in declared:
         if name not in names and name not in keys:  # Feast's registry lists keys among the features
             raise ProjectError(
-                f"field {name!r} of {view.name!r} is no aggregation's name",
+                f"field {name!r} of {view.name!r} is not the name of an aggregation",
                 where=where,
                 remedy=f"Its aggregations are {', '.join(names)}.",
             )
 
 
-def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False) -> OnDemandView:
+def compile_on_demand_view(view: OnDemandFeatureView, where: str, *, registered: bool = False) -> OnDemandView:
     """The plan's view of an on-demand feature view, in python or pandas mode.
 
     Args:
         view: the view.
         where: its place, for errors.
-        registered: whether it comes from a registry that `apply` wrote: its source text is already
-            what is carried.
+        registered: whether it comes from a registry that `apply` wrote, so that its source text already
+            runs alone.
 
     Raises:
         ProjectError: its mode, its writing to the online store or its aggregations are not
@@ -189,10 +207,10 @@ def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False
         _not_supported(view, "write_to_online_store", "Leave it out: the value is computed when asked.", where)
     if view.aggregations:
         _not_supported(view, "aggregations", "Aggregate in a StreamFeatureView and read that.", where)
-    inputs = [OnDemandInput(one.name) for one in request_fields([view], where)]
+    inputs = [OnDemandInput(field.name) for field in request_fields([view], where)]
     for name, projection in view.source_feature_view_projections.items():
-        inputs += [OnDemandInput(one.name, name) for one in projection.features]
-    names = [one.name for one in inputs]
+        inputs += [OnDemandInput(field.name, name) for field in projection.features]
+    names = [source.name for source in inputs]
     for name in names:
         if names.count(name) > 1:
             raise ProjectError(f"on-demand view {view.name!r} has two inputs called {name!r}", where=where)
@@ -201,7 +219,7 @@ def on_demand(view: OnDemandFeatureView, where: str, *, registered: bool = False
     return OnDemandView(
         name=view.name,
         inputs=tuple(inputs),
-        features=fields(view.features, where),
+        features=compile_fields(view.features, where),
         mode="pandas" if view.mode == "pandas" else "row" if view.singleton else "python",
         function=function.__name__,
         source=transformation.udf_string
@@ -215,7 +233,7 @@ def _not_supported(view: OnDemandFeatureView, what: str, remedy: str, where: str
 
 
 def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[PlanField, ...]:
-    """What a request must carry for these views, each name once.
+    """The fields that a request must carry for these views, each name once.
 
     Raises:
         ProjectError: two views want one name with different types.
@@ -223,39 +241,38 @@ def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[Pl
     wanted: dict[str, PlanField] = {}
     for view in views:
         for source in view.source_request_sources.values():
-            for one in fields(source.schema, where):
-                if wanted.setdefault(one.name, one) != one:
+            for field in compile_fields(source.schema, where):
+                if wanted.setdefault(field.name, field) != field:
                     raise ProjectError(
-                        f"request field {one.name!r} is {one.dtype} in {view.name!r}"
-                        f" and {wanted[one.name].dtype} in another view",
+                        f"request field {field.name!r} is {field.dtype} in {view.name!r}"
+                        f" and {wanted[field.name].dtype} in another view",
                         where=where,
                     )
     return tuple(wanted.values())
 
 
-def fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, ...]:
+def compile_fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, ...]:
     """Feast's fields as the plan's. Raises ProjectError for a type that features can't have."""
-    made = []
-    for one in feast_fields:
-        dtype = word(one.dtype)
+    fields = []
+    for field in feast_fields:
+        dtype = dtype_of(field.dtype)
         if dtype is None:
             raise ProjectError(
-                f"feature {one.name!r} has the type {one.dtype}, which is not supported",
+                f"feature {field.name!r} has the type {field.dtype}, which is not supported",
                 where=where,
                 remedy="Use Int64, Float64, String, Bool, UnixTimestamp, or an Array of one.",
             )
-        made.append(PlanField(one.name, dtype))  # type: ignore[arg-type]
-    return tuple(made)
+        fields.append(PlanField(field.name, dtype))  # type: ignore[arg-type]
+    return tuple(fields)
 
 
-def entity_key(
+def compile_entity_key(
     entity: Entity, views: Iterable[FeatureView], labels: Mapping[str, str] | None, where: str
 ) -> EntityKey:
-    """The plan's key of an entity; where it declares no type, the type that it has in the views of it or
-    in the labels.
+    """The plan's key of an entity. Where the entity declares no type, its type in the views or in the labels.
 
     Raises:
-        ProjectError: no type is known, it is no whole number or text, or two views differ in it.
+        ProjectError: no type is known, it is neither a whole number nor text, or two views differ in it.
     """
     dtypes = {}
     for view in views:
@@ -264,8 +281,8 @@ def entity_key(
             if dtype is not None:
                 dtypes[dtype] = view.name
     if len(dtypes) > 1:
-        told = " and ".join(f"{dtype} in {name!r}" for dtype, name in dtypes.items())
-        raise ProjectError(f"the key of entity {entity.name!r} is {told}", where=where)
+        types = " and ".join(f"{dtype} in {name!r}" for dtype, name in dtypes.items())
+        raise ProjectError(f"the key of entity {entity.name!r} is {types}", where=where)
     known = next(iter(dtypes), None) or (labels or {}).get(entity.join_key) or entity.value_type.name
     if known not in ("int64", "string"):
         raise ProjectError(
@@ -277,11 +294,11 @@ def entity_key(
 
 
 def _key_dtype(entity: Entity, view: FeatureView, source: TableSource) -> str | None:
-    """The type of a view's key: as the entity, the table or the view's schema says; None: none does."""
+    """The dtype of a view's key from the entity, the table or the view's schema; None: none declares it."""
     if entity.value_type != ValueType.UNKNOWN:
         return _KEYS.get(entity.value_type) or str(entity.value_type.name)
-    listed = {field.name: word(field.dtype) for field in view.entity_columns}
-    return (source.columns or {}).get(entity.join_key) or listed.get(entity.join_key)
+    columns = {field.name: dtype_of(field.dtype) for field in view.entity_columns}
+    return (source.columns or {}).get(entity.join_key) or columns.get(entity.join_key)
 
 
 def _keys(
@@ -292,7 +309,7 @@ def _keys(
         raise ProjectError(
             f"feature view {view.name!r} has no entity",
             where=where,
-            remedy="Name what its rows are about: entities=[...].",
+            remedy="Name the entity of its rows: entities=[...].",
         )
     for name in names:
         if name not in entities:
@@ -315,7 +332,7 @@ def _keys(
 
 
 def _column(source: TableSource, name: str, view: str, where: str, *, needed: bool = False) -> Any:
-    """The type of a column as declared; None where the table declares nothing."""
+    """The declared dtype of a column; None where the table declares nothing."""
     if source.columns is None:
         if needed:
             raise ProjectError(
@@ -333,7 +350,7 @@ def _column(source: TableSource, name: str, view: str, where: str, *, needed: bo
     return source.columns[name]
 
 
-def _same(declared: str, real: str | None, feature: str, where: str) -> None:
+def _check_same_dtype(declared: str, real: str | None, feature: str, where: str) -> None:
     if real is not None and declared != real:
         raise ProjectError(
             f"feature {feature} is declared as {declared}, but it is {real}",

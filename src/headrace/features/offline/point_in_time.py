@@ -1,4 +1,4 @@
-"""Point in time: features as they were known at each label's moment."""
+"""The point-in-time join: features as they were known at each label's moment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
 
-__all__ = ["MOMENT", "add_on_demand", "as_of_rows", "check_columns", "join", "join_as_of"]
+__all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of"]
 
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
 _PLACE = "__place"
-_words = {dtype: word for word, dtype in POLARS.items()}
+_NAMES = {dtype: name for name, dtype in POLARS.items()}
 
 
 def join(
@@ -30,12 +30,12 @@ def join(
     Args:
         labels: the plan's join keys, `event_timestamp` (a UTC datetime), the columns of
             `plan.request`, and anything else. m rows.
-        plan: what to join.
-        read: from the name of a table to its rows.
+        plan: the features to join.
+        read: the function from the name of a table to its rows.
 
     Returns:
         The labels, in their order, and a column `view__feature` for each of `plan.features`. A row
-        of an as-of view is seen from its time on (only after it, where `plan.strict`) until it is
+        of an as-of view is seen from its time on (only after it, where `plan.is_strict`) until it is
         older than the ttl; windowed views as in `windows.aggregate`.
 
     Raises:
@@ -45,53 +45,51 @@ def join(
     """
     if isinstance(labels, pa.Table):
         labels = pl.DataFrame(labels)
-    rows = _checked(labels, plan)
-    made: dict[str, pl.Series] = {}
-    ordered = _Ordered(rows)
+    rows = _convert_labels(labels, plan)
+    columns: dict[str, pl.Series] = {}
+    ordered = _OrderedRows(rows)
     for view in plan.as_of:
-        found = ordered.join(view, read(view.table), strict=plan.is_strict(view))
-        made.update({f"{view.name}__{one.name}": found[one.name] for one in view.features})
+        features = ordered.join(view, read(view.table), strict=plan.is_strict(view))
+        columns |= {f"{view.name}__{field.name}": features[field.name] for field in view.features}
     for windowed in plan.windowed:
-        found = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
-        made.update({f"{windowed.name}__{one.name}": found[one.name] for one in windowed.aggregations})
+        features = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
+        columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
     try:
-        add_on_demand(plan, rows, made)
+        _add_on_demand(plan, rows, columns)
     except OnDemandError as error:
         if error.row is not None:
             error.what += f"; the label's row is {rows.row(error.row, named=True)}"
         raise
-    return labels.with_columns(made[one.column].alias(one.column) for one in plan.features)
+    return labels.with_columns(columns[f.column].alias(f.column) for f in plan.features)
 
 
-def add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, made: dict[str, pl.Series]) -> None:
+def _add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, columns: dict[str, pl.Series]) -> None:
     """Adds the features of the plan's on-demand views.
 
     Args:
         plan: the views.
         rows: the fields of `plan.request`, of their dtypes, and at least one other column.
-        made: column (`view__feature`) → the stored views' features for these rows; the on-demand views' are
-            added.
+        columns: column (`view__feature`) → the stored views' features for these rows; the on-demand views'
+            features are added.
 
     Raises:
-        OnDemandError: a function failed; `row` says on which of the rows.
+        OnDemandError: a function failed; `row` is the place of the row.
     """
     for view in plan.on_demand:
         values = [
-            (rows[one.name] if one.view is None else made[f"{one.view}__{one.name}"]).to_list()
-            for one in view.inputs
+            (rows[s.name] if s.view is None else columns[f"{s.view}__{s.name}"]).to_list() for s in view.inputs
         ]
-        columns = OnDemand(view, plan.input_dtypes).compute_columns(values, len(rows))
-        for field, column in zip(view.features, columns, strict=True):
-            made[f"{view.name}__{field.name}"] = pl.Series(column, dtype=POLARS[field.dtype])
+        results = OnDemand(view, plan.input_dtypes).compute_columns(values, len(rows))
+        for field, result in zip(view.features, results, strict=True):
+            columns[f"{view.name}__{field.name}"] = pl.Series(result, dtype=POLARS[field.dtype])
 
 
 def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
-    """The rows of the view's table that can be seen: keys, time and features, one a key and time.
+    """The visible rows of the view's table: keys, time and features, one row for each key and time.
 
-    A row without a key or a time is never seen. Of several with one key and time, the one is taken
-    that is last in the order of its features (null first), whatever order the table has them in; of the
-    changes of a database's row, the last, and a row that is deleted is one of nulls from then on. Of a
-    topic's own table, the good rows.
+    A row without a key or a time is never visible. Of several rows with one key and time, the one with the
+    greatest features is taken (null first), whatever their order in the table. Of a changelog, the last
+    change of a row counts, and a deleted row becomes a row of nulls. Of a topic's table, the good rows.
 
     Raises:
         ProjectError: as `check_columns`.
@@ -100,12 +98,12 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
         table = table.filter("_valid")
     if is_changelog(table):
         table = history(table, view.keys)
-    keys, features = list(view.keys), [one.name for one in view.features]
+    keys, features = list(view.keys), [field.name for field in view.features]
     check_columns(view, table)
     rows = table.select(
         *keys,
         pl.col(view.time).cast(_INSTANT),
-        *(pl.col(one.name).cast(POLARS[one.dtype]) for one in view.features),
+        *(pl.col(field.name).cast(POLARS[field.dtype]) for field in view.features),
     ).drop_nulls([*keys, view.time])
     frame = rows.collect()
     if frame.select(pl.struct(*keys, view.time).is_duplicated().any()).item():
@@ -114,50 +112,50 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
-    """The table has the columns that the view reads. Before it is built only its schema, if it has one, tells.
+    """Checks that the table has the columns that the view reads.
 
     Raises:
-        ProjectError: it lacks one: the time, a key or a feature; or a key or a feature is of another type.
+        ProjectError: the time, a key or a feature is missing, or a key or a feature has another type.
     """
-    there = table.collect_schema()
+    columns = table.collect_schema()
     for what, names in (
         ("timestamp_field", [view.time]),
         ("join key", view.keys),
         ("feature", [field.name for field in view.features]),
     ):
         for name in names:
-            if name not in there:
+            if name not in columns:
                 raise ProjectError(
                     f"{view.name!r} has the {what} {name!r}, a column that table {view.table} lacks",
                     where=f"feature view {view.name}",
-                    remedy=f"Columns of {view.table}: {', '.join(there)}.",
+                    remedy=f"Columns of {view.table}: {', '.join(columns)}.",
                 )
     for field in view.features:
-        if not _holds(POLARS[field.dtype], there[field.name]):
+        if not _is_convertible(POLARS[field.dtype], columns[field.name]):
             raise ProjectError(
                 f"feature {view.name}:{field.name} is declared as {field.dtype}, but the column is"
-                f" {there[field.name]} in table {view.table}",
+                f" {columns[field.name]} in table {view.table}",
                 where=f"feature view {view.name}",
                 remedy="Give its Field the type that the values have.",
             )
     for key in view.keys:
-        if not (there[key].is_integer() or _holds(pl.String(), there[key])):
+        if not (columns[key].is_integer() or _is_convertible(pl.String(), columns[key])):
             raise ProjectError(
-                f"the key {key!r} of {view.name!r} is a whole number or text, and {there[key]} in table"
+                f"the key {key!r} of {view.name!r} is a whole number or text, and {columns[key]} in table"
                 f" {view.table}",
                 where=f"feature view {view.name}",
                 remedy="Convert the column in the table's function.",
             )
 
 
-def _holds(dtype: pl.DataType, column: pl.DataType) -> bool:
-    """Whether every value of a column of this type is one of the dtype, or the number nearest to it."""
+def _is_convertible(dtype: pl.DataType, column: pl.DataType) -> bool:
+    """Whether every value of a column of this type converts to the dtype: numbers to the nearest one."""
     if column in (dtype, pl.Null()):
         return True
     if isinstance(dtype, pl.List):
-        return isinstance(column, (pl.List, pl.Array)) and _holds(dtype.inner, column.inner)  # type: ignore[arg-type]
+        return isinstance(column, (pl.List, pl.Array)) and _is_convertible(dtype.inner, column.inner)  # type: ignore[arg-type]
     if dtype.is_numeric():
-        # Text is how a database's decimals come; what is no number is an error when it is read.
+        # A database's decimals arrive as text; a text that is not a number is an error when it is read.
         return (
             column.is_integer()
             or column in (pl.Boolean, pl.String)
@@ -170,11 +168,11 @@ def _holds(dtype: pl.DataType, column: pl.DataType) -> bool:
 
 def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
     """The features of one as-of view for rows that have its keys and `event_timestamp`, in their order."""
-    return _Ordered(rows).join(view, table, strict=strict)
+    return _OrderedRows(rows).join(view, table, strict=strict)
 
 
-class _Ordered:
-    """Rows in the order of their moments, as joins need them, and the way back."""
+class _OrderedRows:
+    """Rows sorted by their moments, as joins need them, with their original places."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
@@ -182,12 +180,12 @@ class _Ordered:
     def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
         """The view's features for each row, in the rows' own order."""
         keys = list(view.keys)
-        found = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
+        visible = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
         joined = (
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
             .join_asof(
-                found.sort(view.time),
+                visible.sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys,
@@ -197,13 +195,13 @@ class _Ordered:
                 check_sortedness=False,
             )
         )
-        return joined.sort(_PLACE).select(one.name for one in view.features).collect()
+        return joined.sort(_PLACE).select(field.name for field in view.features).collect()
 
 
-def _checked(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
-    """The columns of the labels that features are made from, of the plan's dtypes."""
-    wanted = {one.join_key: POLARS[one.dtype] for one in plan.entities}
-    wanted |= {one.name: POLARS[one.dtype] for one in plan.request}
+def _convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
+    """The labels' columns that features are computed from, converted to the plan's dtypes."""
+    wanted = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
+    wanted |= {field.name: POLARS[field.dtype] for field in plan.request}
     wanted[MOMENT] = _INSTANT
     whose = f"the labels of model {plan.model!r}" if plan.model else "the labels"
     lacking = [name for name in wanted if name not in labels.columns]
@@ -212,18 +210,18 @@ def _checked(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
             f"{whose} lack {', '.join(lacking)}",
             remedy="They carry the keys, event_timestamp, and what on-demand views take of a request.",
         )
-    rows = labels.select(_converted(labels[name], dtype, plan.model) for name, dtype in wanted.items())
+    rows = labels.select(_convert(labels[name], dtype, plan.model) for name, dtype in wanted.items())
     if rows[MOMENT].null_count():
         raise ProjectError(f"{whose} have rows without event_timestamp")
     return rows
 
 
-def _converted(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
-    """The column as this dtype; NaN becomes null. What a request could not say is refused: text for a number,
-    2.5 for a whole number."""
+def _convert(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
+    """The column as this dtype; NaN becomes null. Values that a request could not carry are refused: text for
+    a number, 2.5 for a whole number."""
     if isinstance(dtype, pl.List) and isinstance(column.dtype, pl.List):
         items = column.explode(empty_as_null=False, keep_nulls=False).rename(column.name)
-        _converted(items, dtype.inner, model)  # type: ignore[arg-type]  # refuses what they can't be
+        _convert(items, dtype.inner, model)  # type: ignore[arg-type]  # refuses items that can't be converted
         return column.cast(dtype)
     if column.dtype.is_float():
         column = column.fill_nan(None)
@@ -239,7 +237,7 @@ def _converted(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
         if wrong.is_empty():
             return converted
     raise ProjectError(
-        f"{column.name!r} is declared as {_words[dtype]}, and the labels of model {model!r} have {wrong[0]!r}",
+        f"{column.name!r} is declared as {_NAMES[dtype]}, and the labels of model {model!r} have {wrong[0]!r}",
         remedy="Give the request's field, or the entity, the type that the column has, or convert the column.",
     )
 

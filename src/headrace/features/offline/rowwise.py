@@ -1,4 +1,4 @@
-"""From a topic's good events to the rows of a windowed view's table, wherever the events come from."""
+"""From a topic's good events to the rows of a windowed view's table, in the lake and on the stream."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
 
 
 def codes_of(project: Project) -> dict[str, str]:
-    """Rowwise table → the fingerprint of its function as its file now says (WindowedView.code)."""
+    """Rowwise table → the fingerprint of its function in the current source files (WindowedView.code)."""
     index = CodeIndex(project_files(project.settings))
     rowwise = [table for table in project.tables.values() if table.rowwise]
     return {table.name: code_of(project, table, index) for table in rowwise}
 
 
 def code_of(project: Project, table: Table, index: CodeIndex) -> str:
-    """The fingerprint of what a rowwise table's rows are made by: its function, and the files and variables
-    that it declares to read."""
+    """The fingerprint of a rowwise table's function, with the files and environment variables that it
+    declares to read."""
     if not (table.reads_files or table.env):
         return fingerprint(table.function, index)
     external = external_digests(project.settings.root, table.reads_files, table.env)
@@ -36,7 +36,7 @@ def code_of(project: Project, table: Table, index: CodeIndex) -> str:
 
 
 def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:
-    """Whether the view's rows were made by another code than these (`codes_of`) are."""
+    """Whether the view was compiled with other code of its rowwise function than in `codes` (`codes_of`)."""
     return view.rowwise is not None and bool(view.code) and view.code != codes.get(view.rowwise)
 
 
@@ -72,7 +72,7 @@ def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.Laz
         steps.append(table)
 
     columns = list(
-        dict.fromkeys(name for one in views for name in (*one.keys, one.time, *(f.name for f in one.columns)))
+        dict.fromkeys(name for v in views for name in (*v.keys, v.time, *(field.name for field in v.columns)))
     )
 
     def rows(events: pl.LazyFrame) -> pl.LazyFrame:

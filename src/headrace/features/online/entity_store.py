@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from headrace.features.online.batches import entries_by_entity, events_by_entity
 from headrace.features.online.database import StateDatabase
-from headrace.features.online.entries import merge_entries, pack_entries, pushed_entries, unpack_entries
+from headrace.features.online.entries import merge_entries, pack_entries, select_pushed, unpack_entries
 from headrace.features.online.keys import Key, KeySchema
 from headrace.features.online.readers import ViewReader, readers_of
 from headrace.features.online.store import LookupResult, ServedPosition, UnreadEvent
@@ -67,13 +67,13 @@ class EntityStore:
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
         """See OnlineStore."""
         database, now = self._database, self._clock()
+        _keys_of(database, view).check(view, rows)
         entries = dict(entries_by_entity(view, rows, position.snapshot_id, now))
         with database.writing():
-            _keys_of(database, view)
             states: dict[Key, bytes | None] = {}
             for key, packed in database.all_states(view):
                 loaded = entries.get(key, [])
-                pushed = pushed_entries(packed)
+                pushed = select_pushed(packed)
                 visible = merge_entries(pushed, loaded, view, now) if pushed else loaded
                 states[key] = pack_entries(visible) if visible else None
             states |= {key: pack_entries(loaded) for key, loaded in entries.items() if key not in states}
@@ -85,6 +85,7 @@ class EntityStore:
     def push(self, view: AsOfView, rows: pa.Table) -> int:
         """See OnlineStore."""
         database, now = self._database, self._clock()
+        _keys_of(database, view).check(view, rows)
         entries = dict(entries_by_entity(view, rows, None, now))
         with database.writing():
             states = self._states(view, entries)
@@ -99,12 +100,12 @@ class EntityStore:
     def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
         """See OnlineStore."""
         database, now, tiles = self._database, self._clock(), self._tiles_of(view)
+        _keys_of(database, view).check(view, rows)
         states = [
             (key, tiles.update(None, key, events, position.offsets, now))
             for key, events in events_by_entity(view, rows, now)
         ]
         with database.writing():
-            _keys_of(database, view)
             database.clear_states(view)
             database.write_states(view, states)
             faults.reach("online.fill.written")
@@ -183,7 +184,7 @@ class EntityStore:
                 where=self._database.where,
                 remedy="Another process moved it. Read its position again and continue from there.",
             )
-        return current.advanced(moves)
+        return current.with_offsets(moves)
 
 
 class _PlanLookup:
@@ -230,7 +231,7 @@ class _KeyGroup:
         if any(states.get(key, _NO_STATES).count(None) for key in packed_keys):
             # An entity without a state gets its view's position, so both are read as of one instant.
             with self._database.reading():
-                filled = [self._filled_position(reader.view) for reader in self._readers]
+                filled = [self._position_of(reader.view) for reader in self._readers]
                 states = self._select(packed_keys)
         for place, packed_key in enumerate(packed_keys):
             row = states.get(packed_key)
@@ -246,7 +247,7 @@ class _KeyGroup:
                 except Exception as error:
                     raise self._unreadable(reader.view, keys[place], error) from error
 
-    def _filled_position(self, view: StoredView) -> Position:
+    def _position_of(self, view: StoredView) -> Position:
         position = self._database.position(view)
         if position is None:
             raise Unavailable(f"view {view.name!r} holds no values yet", remedy="headrace build fills it.")

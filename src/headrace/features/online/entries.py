@@ -10,7 +10,7 @@ import msgspec
 from headrace.features.online.tiles import SETTLED
 from headrace.features.plan import AsOfView
 
-__all__ = ["Entry", "merge_entries", "pack_entries", "pushed_entries", "unpack_entries"]
+__all__ = ["Entry", "merge_entries", "pack_entries", "select_pushed", "unpack_entries"]
 
 Entry = tuple[int, int | None, list[Any]]
 """A row: its time (microseconds), the snapshot that it was read from (None: it was pushed), its features."""
@@ -24,7 +24,7 @@ unpack_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 _unpack_sources = msgspec.msgpack.Decoder(list[tuple[int, int | None, msgspec.Raw]]).decode
 
 
-def pushed_entries(packed: bytes) -> list[Entry]:
+def select_pushed(packed: bytes) -> list[Entry]:
     """The pushed entries among the packed ones; none of bytes that cannot be read, which a load replaces."""
     try:
         if all(snapshot is not None for _, snapshot, _ in _unpack_sources(packed)):

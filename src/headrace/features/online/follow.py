@@ -52,7 +52,7 @@ class OnlineSink:
 
     def position(self) -> LogPosition | None:
         """How far every followed view has come; without such views, how far the sink has been called."""
-        positions = [position for _, position in self._followed_views()]
+        positions = [position for _, position in self._views_to_follow()]
         if not positions:
             return self._idle
         first = positions[0]
@@ -69,7 +69,7 @@ class OnlineSink:
         Raises:
             Conflict: other processes kept moving the same views.
         """
-        self._idle = position if self._idle is None else self._idle.further(position.offsets)
+        self._idle = position if self._idle is None else self._idle.advance(position.offsets)
         for attempt in range(_TRIES):
             try:
                 return self._apply(good, position)
@@ -82,13 +82,13 @@ class OnlineSink:
         # Views of one table at one position share the work.
         groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
         positions: dict[str, LogPosition] = {}
-        for view, current in self._followed_views():
+        for view, current in self._views_to_follow():
             key = (view.rowwise, repr(current))
             groups[key].append(view)
             positions[key[1]] = current
         for (_, place), views in groups.items():
             current = positions[place]
-            ahead = current.further(position.offsets)
+            ahead = current.advance(position.offsets)
             if ahead != current:
                 self._apply_group(views, _events_after(good, current), ahead, current)
 
@@ -112,7 +112,7 @@ class OnlineSink:
         if views:
             self._store.apply(views, rows.to_arrow(), ahead, after=after, unread=unread)
 
-    def _followed_views(self) -> list[tuple[WindowedView, LogPosition]]:
+    def _views_to_follow(self) -> list[tuple[WindowedView, LogPosition]]:
         followed, other_code = [], []
         for view in self._store.views():
             if not isinstance(view, WindowedView) or view.topic != self._topic or view.digest in self._failing:
@@ -180,7 +180,8 @@ def _read(
     try:
         return rows_from(events.lazy()).collect()
     except Exception as error:
-        reason = f"{view.rowwise}() fails: {type(error).__name__}: {error}"
+        message = str(error).partition("\n")[0]
+        reason = f"{view.rowwise}() fails: {type(error).__name__}: {message}"
         if view.rowwise is None or events.is_empty() or len(unread) >= _MOST_UNREAD:
             raise HeadraceError(reason, where=f"topic {view.topic}") from error
     if len(events) > 1:

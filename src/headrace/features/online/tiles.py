@@ -82,7 +82,7 @@ class Tiles:
         windows: dict[tuple[int, int], dict[int, list[tuple[int, TileReader]]]] = {}
         row_places = {aggregation.name: place for place, aggregation in enumerate(view.aggregations)}
         for (column, hop), aggregations in by_track.items():
-            parts = _shared_parts(aggregations, dtypes[column])
+            parts = _parts_of(aggregations, dtypes[column])
             part_places = {name: place for place, name in enumerate(parts, 1)}
             for aggregation in aggregations:
                 reader = aggregate_of(aggregation.function).tile_reader(part_places, dtypes[column])
@@ -203,7 +203,7 @@ _decode = msgspec.msgpack.Decoder(EntityState).decode
 _decode_reason = msgspec.msgpack.Decoder(list[str]).decode
 
 
-def _shared_parts(aggregations: Sequence[Aggregation], dtype: Dtype) -> dict[str, TilePart]:
+def _parts_of(aggregations: Sequence[Aggregation], dtype: Dtype) -> dict[str, TilePart]:
     """The parts that these aggregations of one column need, by name."""
     parts: dict[str, TilePart] = {}
     for aggregation in aggregations:

@@ -1,7 +1,8 @@
-"""Values of a declared dtype: from JSON, to an on-demand function, and from one. Nothing is lost or guessed.
+"""Conversions of values to a declared dtype: from JSON, for an on-demand function, and from its results.
+Nothing is lost or guessed.
 
-A value is **missing** if it is null, NaN or infinite. Infinity comes of a division by zero, and no model can
-learn from it: XGBoost refuses it in training and would score it when serving.
+A value is **missing** if it is null, NaN or infinite. Infinity comes from a division by zero, and no model
+can learn from it: XGBoost refuses it in training and would score it when serving.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _JSON: dict[str, Any] = {
 
 
 def json_type(dtype: Dtype) -> Any:
-    """The type by which msgspec reads a field of this dtype. A timestamp must name its offset."""
+    """The type by which msgspec reads a value of this dtype. A timestamp must have an offset."""
     item = _item(dtype)
     return _JSON[dtype] if item is None else GenericAlias(list, (_JSON[item],))
 
 
 def decode_fields(fields: Iterable[PlanField], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields from a request as the prediction log keeps it; None where it has no such field.
+    """The fields of a logged request; None where it lacks a field.
 
     Raises:
         msgspec.ValidationError: a value is not of its field's dtype.
@@ -51,24 +52,24 @@ def decode_fields(fields: Iterable[PlanField], values: Mapping[str, Any]) -> dic
 
 
 def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
-    """What brings an input of an on-demand function to its one form; None where it always has it.
+    """The function that normalizes an input of an on-demand function; None where there is nothing to do.
 
-    A float that is NaN or infinite becomes None. A timestamp becomes UTC. A list is the function's own: what it
-    does to it, the next function and the log do not see.
+    A float that is NaN or infinite becomes None. A timestamp becomes UTC. A list is copied, so that a function
+    that changes it changes neither the next function's input nor the log.
     """
     if dtype == "float64":
         return _finite
     if dtype == "timestamp":
         return lambda value: None if value is None else value.astimezone(UTC)
     if dtype == "list[timestamp]":
-        return lambda value: None if value is None else [one and one.astimezone(UTC) for one in value]
+        return lambda value: None if value is None else [item and item.astimezone(UTC) for item in value]
     if dtype.startswith("list["):
         return lambda value: None if value is None else list(value)
     return None
 
 
 def converter(dtype: Dtype) -> Callable[[Any], Any]:
-    """What turns a value that a function returned into one of this dtype: None, int, float, bool, str, a UTC
+    """The function that converts a function's result to this dtype: None, int, float, bool, str, a UTC
     datetime, or a list of them.
 
     None, NaN and pandas' NA and NaT become None. Numbers convert where nothing is lost: 3.0 is a whole
@@ -83,7 +84,7 @@ def converter(dtype: Dtype) -> Callable[[Any], Any]:
 
     def convert_list(value: Any) -> list[Any] | None:
         if isinstance(value, (list, tuple, np.ndarray)):
-            return [convert(one) for one in value]
+            return [convert(item) for item in value]
         return None if _plain(value) is None else _refuse(value)
 
     return convert_list
@@ -99,10 +100,10 @@ def _finite(value: float | None) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """A scalar as Python has it; None for what says that there is no value."""
+    """A scalar as a plain Python value; None for NaN, NA and NaT."""
     if isinstance(value, np.generic):
         value = value.item()
-    if type(value).__name__ in ("NAType", "NaTType"):  # pandas', which is not imported for this
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' types; pandas is not imported here
         return None
     return None if isinstance(value, float) and value != value else value
 
@@ -156,11 +157,11 @@ def _to_timestamp(value: Any) -> datetime | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         _refuse(value)
-    # pandas' own has nanoseconds, which no timestamp here has.
+    # pandas.Timestamp has nanoseconds, which a feature's timestamp does not have.
     plain: datetime = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
     try:
         return plain.astimezone(UTC)
-    except OverflowError:  # beyond the first or the last year there
+    except OverflowError:  # out of datetime's range
         _refuse(value)
 
 

@@ -1,8 +1,8 @@
-"""Matrix: the one way from feature values to what a model sees, for training and for serving.
+"""Matrix: the conversion of feature values to a model's input, the same for training and serving.
 
-Numbers become float64 and then float32. Text becomes the place of its value among those that the train part
-had. What is missing follows the plan's policy. A value is **missing** if it is null, NaN, infinite, or larger
-than float32 can hold (3.4e38), which to a model is infinite.
+Numbers become float64 and then float32. Text becomes its place among the values of the train part. Missing
+values follow the plan's policy. A value is **missing** if it is null, NaN, infinite, or larger than float32
+can hold (3.4e38), which to a model is infinite.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["Encoding", "Matrix", "MatrixRows", "check_dtypes"]
 
 _LARGEST = float(np.finfo(np.float32).max)
-_UNSEEN = -1.0  # the code of a text that the train part did not have; the model sees NaN
-_SLICE = 100_000  # rows of a frame that are held as float64 at once
+_UNSEEN = -1.0  # the code of a text that the train part lacks; the model sees NaN
+_SLICE = 100_000  # rows of a frame that are float64 in memory at once
 
 
 class Encoding(msgspec.Struct, frozen=True):
-    """How text becomes numbers, learnt from the train part alone.
+    """The numbers of text values, learnt from the train part alone.
 
     Attributes:
         features: the columns of the matrix, in the model's order.
@@ -47,23 +47,23 @@ class Encoding(msgspec.Struct, frozen=True):
 
         defaults = _defaults(plan)
         categories = {}
-        for one in plan.features:
-            if one.dtype == "string":
-                values = train[one.column].cast(pl.String)
-                if one.column in defaults:
-                    values = values.fill_null(str(defaults[one.column]))
-                categories[one.column] = tuple(values.drop_nulls().unique().sort())
-        return Encoding(tuple(one.column for one in plan.features), categories)
+        for feature in plan.features:
+            if feature.dtype == "string":
+                values = train[feature.column].cast(pl.String)
+                if feature.column in defaults:
+                    values = values.fill_null(str(defaults[feature.column]))
+                categories[feature.column] = tuple(values.drop_nulls().unique().sort())
+        return Encoding(tuple(feature.column for feature in plan.features), categories)
 
 
 class MatrixRows(NamedTuple):
-    """n rows as a model sees them.
+    """n rows as the model's input.
 
     Attributes:
         matrix: float32 [n, features], C-contiguous, in the order of `plan.features`; NaN where a feature is
-            missing and has no default, or is a text that the train part did not have.
-        numbers: float64 [n, features]: the same before it was rounded; codes in the columns of text.
-        missing: bool [n, features]: which features were missing, defaults or not; None: none was.
+            missing without a default, or is a text that the train part lacks.
+        numbers: float64 [n, features]: the matrix before rounding; codes in the columns of text.
+        missing: bool [n, features]: which features were missing, defaults or not; None: no feature was.
     """
 
     matrix: NDArray[np.float32]
@@ -72,11 +72,11 @@ class MatrixRows(NamedTuple):
 
 
 class Matrix:
-    """From the values of one plan's features to its model's matrix. Threads may share it.
+    """Converts the values of one plan's features to its model's matrix. Threads may share it.
 
     Args:
-        plan: the features and what a missing one means.
-        encoding: how text becomes numbers; without one every text is one that the train part did not have.
+        plan: the features and the policy for missing ones.
+        encoding: the numbers of text values; without an encoding the model sees NaN for every text.
 
     Attributes:
         columns: the features (`view__feature`), in the order of the matrix.
@@ -89,11 +89,11 @@ class Matrix:
         check_dtypes(plan.features, where=f"model {plan.model}")
         categories = {} if encoding is None else encoding.categories
         defaults = _defaults(plan)
-        self.columns = tuple(one.column for one in plan.features)
+        self.columns = tuple(feature.column for feature in plan.features)
         self._codes = {
-            place: {text: float(code) for code, text in enumerate(categories.get(one.column, ()))}
-            for place, one in enumerate(plan.features)
-            if one.dtype == "string"
+            place: {text: float(code) for code, text in enumerate(categories.get(feature.column, ()))}
+            for place, feature in enumerate(plan.features)
+            if feature.dtype == "string"
         }
         self._text_defaults = {place: defaults.get(self.columns[place]) for place in self._codes}
         self._defaults = np.array(
@@ -126,18 +126,18 @@ class Matrix:
         return self._fill(self._numbers(frame))
 
     def slices(self, frame: pl.DataFrame) -> Iterator[MatrixRows]:
-        """As `of_frame`, some rows at a time."""
+        """`of_frame`, for a slice of the rows at a time."""
         for first in range(0, len(frame), _SLICE):
             yield self.of_frame(frame[first : first + _SLICE])
 
     def values(
         self, rows: MatrixRows, text: Mapping[str, Sequence[str | None]]
     ) -> list[list[float | str | None]]:
-        """The rows as answers and the log tell them: numbers as float64, text as it is, NaN or None where
+        """The rows for answers and the log: numbers as float64, text as it is, NaN or None where
         missing.
 
         Args:
-            rows: what `of_rows` or `of_frame` made.
+            rows: the result of `of_rows` or `of_frame`.
             text: for each column of text, its values.
         """
         values: list[list[Any]] = rows.numbers.tolist()
@@ -153,14 +153,14 @@ class Matrix:
         return [list(compress(self.columns, row)) for row in rows.missing.tolist()]
 
     def count_infinite(self, frame: pl.DataFrame) -> dict[str, int]:
-        """Feature → in how many rows of the frame it is infinite to a model; only those where it ever is."""
+        """Feature → the number of rows of the frame in which it is infinite to a model, of those above 0."""
         counts = np.zeros(len(self.columns), dtype=np.int64)
         for first in range(0, len(frame), _SLICE):
             counts += (np.abs(self._numbers(frame[first : first + _SLICE])) > _LARGEST).sum(axis=0)
         return {name: int(count) for name, count in zip(self.columns, counts, strict=True) if count}
 
     def complete(self, frame: pl.DataFrame) -> pl.Series:
-        """Which rows of the frame lack no feature, as booleans."""
+        """For each row of the frame, whether it has every feature, as booleans."""
         import polars as pl
 
         parts = [
@@ -190,7 +190,7 @@ class Matrix:
         return numbers
 
     def _fill(self, numbers: NDArray[np.float64]) -> MatrixRows:
-        """What both sides do: finds what is missing, puts defaults there, and rounds. Uses `numbers` up."""
+        """Finds missing values, puts defaults in their places, and rounds. Changes `numbers`."""
         present = np.abs(numbers) <= _LARGEST  # neither NaN nor infinity is
         missing = None
         if 0 in present.tobytes():  # ten times as fast as present.all() for one row
@@ -204,11 +204,11 @@ class Matrix:
 
 
 def check_dtypes(features: Sequence[FeatureRef], *, where: str) -> None:
-    """Raises ProjectError where a feature is neither a number nor text, so that no matrix can hold it."""
-    for one in features:
-        if one.dtype not in ("int64", "float64", "bool", "string"):
+    """Raises ProjectError where a feature is neither a number nor text: a matrix cannot hold it."""
+    for feature in features:
+        if feature.dtype not in ("int64", "float64", "bool", "string"):
             raise ProjectError(
-                f"feature {one.column} is {one.dtype}, and a model's matrix holds numbers and text",
+                f"feature {feature.column} is {feature.dtype}, and a model's matrix holds numbers and text",
                 where=where,
                 remedy="Turn it into numbers in an on-demand view, and name that in the feature service.",
             )

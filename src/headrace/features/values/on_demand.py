@@ -1,4 +1,4 @@
-"""On-demand views: features that a function computes at the moment of asking, offline and online alike."""
+"""On-demand views: features that a function computes at the moment of the request, offline and online alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from headrace.kernel.errors import HeadraceError
 
 __all__ = ["OnDemand", "OnDemandError", "ReturnError"]
 
-# A frame's dtypes are the plan's, not guessed from its rows: else one row alone would differ from the same
-# row in company. Those of integers and booleans can hold a missing value.
+# A frame has the plan's dtypes, not those that pandas infers from its rows: else a single row would differ
+# from the same row among others. The dtypes of integers and booleans can hold a missing value.
 _PANDAS: dict[str, str] = {
     "int64": "Int64",
     "float64": "float64",
@@ -22,49 +22,45 @@ _PANDAS: dict[str, str] = {
 
 
 class OnDemandError(HeadraceError):
-    """An on-demand function failed, or returned something else than its features.
+    """An on-demand function failed, or did not return its features.
 
     Attributes:
-        row: the place of the row that it failed on; None: it failed on no single row.
+        row: the place of the row that it failed on; None: no single row makes it fail.
     """
 
     row: int | None = None
 
 
 class ReturnError(OnDemandError):
-    """An on-demand function returned something else than its features."""
+    """An on-demand function did not return its features."""
 
 
 class OnDemand:
     """One on-demand view, ready to be called.
 
-    A function's input is known to it by its name, and a feature also as `view__name`. A missing input (null,
-    NaN or infinity) reaches the function as None; in a DataFrame, whose dtypes are Int64, float64, boolean,
-    object and datetime64[us, UTC], as NA, NaN, NA, None and NaT. What it returns becomes the declared dtype
-    where nothing is lost (`conversion.converter`), and is an error elsewhere.
+    The function gets each input under its name, and a feature also as `view__name`. A missing input (null,
+    NaN or infinity) is None; in a DataFrame, whose dtypes are Int64, float64, boolean, object and
+    datetime64[us, UTC], it is NA, NaN, NA, None or NaT. A result is converted to its declared dtype where
+    nothing is lost (`conversion.converter`); any other result is an error.
 
     Args:
-        view: what it is. Its text is run: the plan must be trusted.
-        dtypes: the dtype of each of its inputs (`Plan.input_dtypes`).
+        view: the view. Its source text is executed: the plan must be trusted.
+        dtypes: the dtype of each of its inputs (`FeaturePlan.input_dtypes`).
 
     Attributes:
-        view: what it is.
+        view: the view.
     """
 
     def __init__(self, view: OnDemandView, dtypes: Mapping[OnDemandInput, Dtype]) -> None:
         self.view = view
-        self._dtypes = [dtypes[one] for one in view.inputs]
-        self._names = [
-            (name, place)
-            for place, one in enumerate(view.inputs)
-            for name in ((one.name,) if one.view is None else (one.name, f"{one.view}__{one.name}"))
-        ]
+        self._dtypes = [dtypes[source] for source in view.inputs]
+        self._names = [(name, place) for place, source in enumerate(view.inputs) for name in _names_of(source)]
         self._cleaners = [
             (place, cleaner)
             for place, dtype in enumerate(self._dtypes)
             if (cleaner := input_cleaner(dtype)) is not None
         ]
-        self._outputs = [(one.name, one.dtype, converter(one.dtype)) for one in view.features]
+        self._outputs = [(field.name, field.dtype, converter(field.dtype)) for field in view.features]
         self._function: Callable[[Any], Any] = view.compiled_function
 
     def compute_row(self, values: list[object]) -> list[object]:
@@ -74,17 +70,17 @@ class OnDemand:
             values: of the view's inputs, in their order.
 
         Raises:
-            OnDemandError: the function failed or returned something else than its features.
+            OnDemandError: the function failed or did not return its features.
         """
         if self.view.mode != "row":
             return [column[0] for column in self.compute_columns([[value] for value in values], 1)]
-        given = list(values)
+        inputs = list(values)
         for place, clean in self._cleaners:
-            given[place] = clean(given[place])
-        returned = self._call({name: given[place] for name, place in self._names})
+            inputs[place] = clean(inputs[place])
+        returned = self._call({name: inputs[place] for name, place in self._names})
         features = []
         for name, dtype, convert in self._outputs:
-            value = self._named(returned, name)
+            value = self._result(returned, name)
             try:
                 features.append(convert(value))
             except ValueError as error:
@@ -99,17 +95,17 @@ class OnDemand:
             count: how many rows.
 
         Raises:
-            OnDemandError: the function failed or returned something else than its features.
+            OnDemandError: the function failed or did not return its features.
         """
         if self.view.mode == "row":
             return self._row_by_row(values, count)
-        given = [list(column) for column in values]
+        inputs = [list(column) for column in values]
         for place, clean in self._cleaners:
-            given[place] = [clean(value) for value in given[place]]
+            inputs[place] = [clean(value) for value in inputs[place]]
         try:
-            returned = self._call_columns(given)
+            returned = self._call_columns(inputs)
         except OnDemandError as error:
-            error.row = self._failing_row(given, count)
+            error.row = self._failing_row(inputs, count)
             raise
         return [self._column(returned, *output, count) for output in self._outputs]
 
@@ -125,10 +121,10 @@ class OnDemand:
                 column.append(value)
         return columns
 
-    def _call_columns(self, given: Sequence[Sequence[Any]]) -> Any:
+    def _call_columns(self, inputs: Sequence[Sequence[Any]]) -> Any:
         if self.view.mode == "pandas":
-            return self._call(self._frame(given))
-        return self._call({name: given[place] for name, place in self._names})
+            return self._call(self._frame(inputs))
+        return self._call({name: inputs[place] for name, place in self._names})
 
     def _frame(self, values: Sequence[Sequence[Any]]) -> Any:
         import pandas as pd
@@ -142,11 +138,11 @@ class OnDemand:
     def _column(
         self, returned: Any, name: str, dtype: Dtype, convert: Callable[[Any], Any], count: int
     ) -> list[object]:
-        column = self._named(returned, name)
+        column = self._result(returned, name)
         if isinstance(column, (str, bytes, Mapping, Set)) or not isinstance(column, Iterable):
             raise self._error(ReturnError, f"{name} is not a column of values")
         if self.view.mode == "pandas" and hasattr(column, "sort_index"):
-            by_row = column.sort_index()  # a frame that was sorted still says which row is which
+            by_row = column.sort_index()  # the index of a sorted frame still identifies its rows
             column = by_row if list(by_row.index) == list(range(count)) else column
         values = list(column)
         if len(values) != count:
@@ -159,21 +155,24 @@ class OnDemand:
                 raise self._wrong_value(name, dtype, error, place) from error
         return converted
 
-    def _failing_row(self, given: Sequence[Sequence[object]], count: int) -> int | None:
-        """The place of a row that the function fails on alone, found by halves; None where it needs company."""
+    def _failing_row(self, inputs: Sequence[Sequence[object]], count: int) -> int | None:
+        """The place of a row that alone makes the function fail, found by halves; None: no row alone does."""
         first, last = 0, count
         while last - first > 1:
             middle = (first + last) // 2
             halves = ((first, middle), (middle, last))
-            half = next((one for one in halves if self._fails([column[slice(*one)] for column in given])), None)
+            half = next(
+                (bounds for bounds in halves if self._fails([column[slice(*bounds)] for column in inputs])),
+                None,
+            )
             if half is None:
                 return None
             first, last = half
         return first if count else None
 
-    def _fails(self, given: Sequence[Sequence[object]]) -> bool:
+    def _fails(self, inputs: Sequence[Sequence[object]]) -> bool:
         try:
-            self._call_columns(given)
+            self._call_columns(inputs)
         except OnDemandError:
             return True
         return False
@@ -184,11 +183,11 @@ class OnDemand:
         except Exception as error:
             raise self._error(OnDemandError, f"{type(error).__name__}: {error}") from error
 
-    def _named(self, returned: Any, name: str) -> Any:
+    def _result(self, returned: Any, name: str) -> Any:
         try:
             return returned[name]
         except (KeyError, TypeError, IndexError) as error:
-            raise self._error(ReturnError, f"it returned no {name!r}") from error
+            raise self._error(ReturnError, f"its result lacks {name!r}") from error
 
     def _wrong_value(self, name: str, dtype: Dtype, error: ValueError, row: int | None = None) -> OnDemandError:
         wrong = self._error(ReturnError, f"it returned {error} as {name!r}, which is declared as {dtype}")
@@ -201,3 +200,8 @@ class OnDemand:
             where=self.view.name,
             remedy="Its function must return each of its features, of its type; an input may be missing.",
         )
+
+
+def _names_of(source: OnDemandInput) -> tuple[str, ...]:
+    """The names under which a function gets the input."""
+    return (source.name,) if source.view is None else (source.name, f"{source.view}__{source.name}")

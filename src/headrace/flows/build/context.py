@@ -54,10 +54,13 @@ class BuildContext:
     @cached_property
     def code(self) -> ProjectCode:
         """The project's fingerprints: those recorded where nothing has changed since, else new ones."""
+        return self.recorded_code or fingerprint_project(self.project(), self.settings, self.source_digest)
+
+    @cached_property
+    def recorded_code(self) -> ProjectCode | None:
+        """The fingerprints recorded by the last build; None where something has changed since."""
         recorded = read_project_code(self.pointers)
-        if recorded is not None and is_current(recorded, self.settings, self.source_digest):
-            return recorded
-        return fingerprint_project(self.project(), self.settings, self.source_digest)
+        return recorded if recorded and is_current(recorded, self.settings, self.source_digest) else None
 
     @cached_property
     def graph(self) -> StageGraph:

@@ -14,7 +14,7 @@ from headrace.code.external import ExternalDigests
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.digest import digest_value
 
-__all__ = ["ModelCode", "ProjectCode", "Read", "changed_pieces", "read_project_code"]
+__all__ = ["ModelCode", "ProjectCode", "Read", "diff_pieces", "read_project_code"]
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +69,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         sources: name → path.
         topics: topic → its table.
         contracts: table of the topic → pieces, one a field.
+        contract_digests: topic → the digest of all of its contract (events.contracts.description).
         tables: name → pieces, in the order in which tables are built.
         reads: table → what it reads.
         features: the pieces of all Feast objects.
@@ -81,6 +82,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
     sources: dict[str, str]
     topics: dict[str, str]
     contracts: dict[str, list[str]]
+    contract_digests: dict[str, str]
     tables: dict[str, list[str]]
     reads: dict[str, list[Read]]
     features: list[str]
@@ -130,7 +132,7 @@ def read_project_code(pointers: Pointers) -> ProjectCode | None:
         return None
 
 
-def changed_pieces(before: list[str], after: list[str]) -> list[str]:
+def diff_pieces(before: list[str], after: list[str]) -> list[str]:
     """The names of the pieces that differ, sorted."""
     old, new = (dict(line.rsplit(" ", 1) for line in lines) for lines in (before, after))
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

@@ -16,7 +16,7 @@ from headrace.flows.build.sources import SourceState, find_sources, raise_first_
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.unchanged import record_build
 from headrace.kernel.faults import reach
-from headrace.kernel.run import recorder_added, run
+from headrace.kernel.run import record_with, run
 
 __all__ = ["record_runs", "run_build", "run_stage"]
 
@@ -46,7 +46,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
                 if stage.name not in blocked:
                     report = _bring_up_to_date(context, pipeline, stage, progress, drift.get(stage.name))
                     reports += [] if report is None else [report]
-        build_run.fact(stages=[report.stage for report in reports])
+        build_run.add_facts(stages=[report.stage for report in reports])
     raise_first_problem(sources, selected)
     if not targets:
         _record_build(context, sources)
@@ -63,7 +63,7 @@ def run_stage(context: BuildContext, stage: Stage, *, restore: bool = False) -> 
     """
     with run(f"stage {stage.name}") as stage_run:
         result = stage.restore(context) if restore else stage.run(context)
-        stage_run.fact(what=result.what, rows=result.rows)
+        stage_run.add_facts(what=result.what, rows=result.rows)
     record_state(context.settings, stage)
     return result
 
@@ -127,6 +127,6 @@ def record_runs(settings: Settings) -> Iterator[None]:
         store = lineage.open(settings)
         stack.callback(store.close)
         recorder = stack.enter_context(store.recorder())  # when it ends, everything has been written
-        stack.enter_context(recorder_added(recorder))
-        stack.enter_context(recorder_added(MlflowRecorder(registry.open(settings))))
+        stack.enter_context(record_with(recorder))
+        stack.enter_context(record_with(MlflowRecorder(registry.open(settings))))
         yield

@@ -23,7 +23,7 @@ from headrace.features import online as online_stores
 from headrace.features.online.follow import OnlineSink
 from headrace.flows.events.code_watch import CodeWatch
 from headrace.flows.events.ingest_report import IngestReport
-from headrace.kernel.run import recorder_added
+from headrace.kernel.run import record_with
 from headrace.projects.project import load_project
 from headrace.serving.topics import system_contracts
 
@@ -119,7 +119,7 @@ class _Session:
             if not self._topics:
                 system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
                 self.contracts = [*self._project.contracts.values(), *system]
-            stack.enter_context(recorder_added(lineage_store.recorder()))
+            stack.enter_context(record_with(lineage_store.recorder()))
             self.refusals = RefusalSource(self.contracts, self.log, self.lake)
             stack.enter_context(AlertWatch([self.refusals], self.log, self.lake))
             self._stack = stack.pop_all()

@@ -109,7 +109,7 @@ def send(
                     time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
         finally:
             opened.close()
-        this.output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
+        this.add_output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
     moved, early = (None, 0) if shift is None else (shift.by, shift.early)
     return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large), early)
 

@@ -12,7 +12,7 @@ import httpx
 from headrace.config.settings import Settings
 from headrace.http.token import TOKEN
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 
 __all__ = ["predict"]
 
@@ -34,7 +34,7 @@ def predict(
         Unavailable: no `up` runs for this project and profile, or the endpoint does not answer.
         CallError: the model is not released, or a field is missing, unknown or of the wrong type.
     """
-    up = running(settings)
+    up = find_up(settings)
     if up is None:
         raise Unavailable(
             "the predict endpoint does not run", where=str(settings.root), remedy="Start it: headrace up"

@@ -19,30 +19,22 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
-from headrace.flows.build.pointers import Pointers
+from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log
 from headrace.projects.project import load_project
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.registry import Registry
 from headrace.serving import release as releases
-from headrace.serving.release import Arm, Release, ReleaseFollower
+from headrace.serving.release import Arm, Release
 from headrace.serving.trial import try_release
 from headrace.training.files import PLAN, REPORT
 from headrace.training.report import TrainingSet
 
-__all__ = [
-    "ChampionMismatch",
-    "MovedAlias",
-    "find_champion_mismatches",
-    "find_moved_aliases",
-    "parse_arm",
-    "release",
-    "rollback",
-]
+__all__ = ["parse_arm", "release", "rollback"]
 
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
@@ -50,35 +42,6 @@ _ROWS_TRIED = 20  # of each version
 
 class _TrainingRecord(Struct):
     training_set: TrainingSet | None = None
-
-
-class MovedAlias(Struct, frozen=True):
-    """An alias in the registry that does not name the version of the release in force.
-
-    Attributes:
-        model, alias: which alias.
-        current: the version that it names; None: it was deleted.
-        released: the version of the release in force; None: the release has no such arm.
-    """
-
-    model: str
-    alias: str
-    current: int | None
-    released: int | None
-
-
-class ChampionMismatch(Struct, frozen=True):
-    """A champion that is not the version in the project's pointer file.
-
-    Attributes:
-        model: the model's name.
-        champion: the version in force.
-        built: the version that the build released which wrote the pointer file.
-    """
-
-    model: str
-    champion: int
-    built: int
 
 
 def parse_arm(text: str) -> tuple[str, int, float | None]:
@@ -161,43 +124,6 @@ def rollback(settings: Settings, model: str, *, by: str | None = None, why: str 
         log.close()
 
 
-def find_moved_aliases(settings: Settings) -> list[MovedAlias]:
-    """The aliases of all released models that do not name the versions of the releases in force."""
-    log, registry = logs.open(settings.log.url), registries.open(settings)
-    moved = []
-    try:
-        follower = ReleaseFollower(log)
-        follower.poll()
-        for model, current in sorted(follower.in_force.items()):
-            for alias, released in _aliases(current).items():
-                version = registry.alias(model, alias)
-                if version != released:
-                    moved.append(MovedAlias(model, alias, version, released))
-    finally:
-        log.close()
-    return moved
-
-
-def find_champion_mismatches(settings: Settings, models: Sequence[str]) -> tuple[ChampionMismatch, ...]:
-    """The champions that are not the versions in pointers/release/: after a `git checkout` of another commit,
-    which moves no traffic, or after a release by hand.
-    """
-    log, pointers = logs.open(settings.log.url), Pointers(settings.root)
-    mismatches = []
-    try:
-        for model in models:
-            current = releases.find_current(log, model)
-            pointer = pointers.read(Pointers.path("release", model))
-            if current is None or pointer is None:
-                continue
-            champion = releases.champion_version(current)
-            if champion != pointer["version"]:
-                mismatches.append(ChampionMismatch(model, champion, int(pointer["version"])))
-    finally:
-        log.close()
-    return tuple(mismatches)
-
-
 def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> list[Arm]:
     """The arms, the champion first. Without one among the texts, the present champion is added."""
     parsed = [parse_arm(text) for text in texts]
@@ -256,23 +182,17 @@ def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release
     """Records the release, sets the aliases, and waits for the endpoint if it runs."""
     with run(f"release {new.model}") as job:
         partition, offset = releases.append(log, new)
-        for alias, version in _aliases(new).items():
+        for alias, version in aliases_of(new).items():
             if version is None:
                 registry.delete_alias(new.model, alias)
             else:
                 registry.set_alias(new.model, alias, version)
         for arm in new.arms:
-            job.input(Dataset("model", f"{new.model}@{arm.version}"))
-        job.output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
-        job.output(Dataset("endpoint", new.model))
-        job.fact(release=new.id, by=new.by, why=new.why, override=new.override)
-    up = running(settings)
+            job.add_input(Dataset("model", f"{new.model}@{arm.version}"))
+        job.add_output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
+        job.add_output(Dataset("endpoint", new.model))
+        job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
+    up = find_up(settings)
     if up is not None:
         await_release(up, new)
     return new
-
-
-def _aliases(release: Release) -> dict[str, int | None]:
-    """Alias → the version of the release that it names; None: the alias is to be deleted."""
-    challenger = next((arm.version for arm in release.arms if arm.name == "challenger"), None)
-    return {"champion": releases.champion_version(release), "challenger": challenger}

@@ -9,7 +9,7 @@ from pathlib import Path
 from headrace.config.settings import Settings
 from headrace.flows.build import hold_build_lock
 from headrace.kernel.faults import reach
-from headrace.projects.running import locked
+from headrace.projects.running import hold_up_lock
 
 __all__ = ["Found", "clean", "what"]
 
@@ -42,7 +42,7 @@ def clean(settings: Settings) -> Found:
     """
     if not what(settings).paths:
         return Found((), 0)
-    with locked(settings), hold_build_lock(settings):
+    with hold_up_lock(settings), hold_build_lock(settings):
         found = what(settings)
         for path in found.paths:
             if path == settings.state:

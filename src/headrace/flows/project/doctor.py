@@ -22,12 +22,12 @@ from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
-from headrace.kernel.private import is_open
+from headrace.kernel.private import is_open_to_others
 from headrace.kernel.secrets import clean_text
-from headrace.projects.running import running
+from headrace.projects.running import find_up
 from headrace.serving.deployment import haproxy
 from headrace.serving.prediction import TOPIC as PREDICTIONS
-from headrace.serving.spool import find_oversized, oversized_folder, read_spool
+from headrace.serving.spool import find_oversized, folder_of_oversized, read_spool
 
 __all__ = ["Finding", "doctor"]
 
@@ -94,7 +94,7 @@ def doctor(settings: Settings | None) -> list[Finding]:
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    if settings.state.is_dir() and is_open(settings.state):
+    if settings.state.is_dir() and is_open_to_others(settings.state):
         mode = stat.S_IMODE(settings.state.stat().st_mode)
         found = f"others on this machine may enter {settings.state} (mode {mode:o})"
         yield Finding("state folder", False, found, f"chmod 700 {shlex.quote(str(settings.state))}")
@@ -177,7 +177,7 @@ def _log(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
         return "the catalog decides where files lie"
-    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
+    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     return "files can be written and read"
 
 
@@ -207,7 +207,7 @@ def _address(what: str, url: str) -> Finding:
 
 def _ports(settings: Settings) -> Iterator[Finding]:
     """The doors' ports: free, or taken by our own `up`."""
-    if running(settings) is not None:
+    if find_up(settings) is not None:
         yield Finding("ports", True, "`headrace up` runs here and has them")
         return
     for name in ("predict_port", "collector_port", "console_port"):
@@ -228,9 +228,9 @@ def _spool(settings: Settings) -> Iterator[Finding]:
     large = len(find_oversized(folder))
     if large:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
-        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {oversized_folder(folder)}"
+        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder_of_oversized(folder)}"
         yield Finding("predictions", False, what, remedy)
-    if running(settings) is not None:
+    if find_up(settings) is not None:
         return
     left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:

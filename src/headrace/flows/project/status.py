@@ -1,49 +1,52 @@
-"""status: what is stale and why, what runs now, how fresh everything is. It writes nothing."""
+"""status: what is stale and why, what runs now, how fresh everything is. It writes nothing.
+
+The command line, the console and `headrace.project().status()` show this one record. It is read from files, the
+log's ends and the tables' metadata. The project's modules and the engines are loaded only after an edit.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from headrace import lake as lakes
 from headrace import lineage
 from headrace import log as logs
-from headrace.alerts.record import Alert, open_alerts
+from headrace.alerts.record import TABLE as ALERTS
+from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
-from headrace.declare.event import Contract
-from headrace.events.contracts.description import describe_contract
-from headrace.events.ingest.adoption import contract_refusal, stored_contract
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.pointers import Pointers
-from headrace.flows.build.preview import plan_build
 from headrace.flows.build.project_code import read_project_code
-from headrace.flows.events.drop_table import undeclared_tables
-from headrace.flows.models.endpoint import describe
-from headrace.flows.models.release import (
+from headrace.flows.build.unchanged import is_unchanged
+from headrace.flows.models.aliases import (
     ChampionMismatch,
     MovedAlias,
     find_champion_mismatches,
     find_moved_aliases,
 )
-from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.flows.models.endpoint import describe
+from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
+from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
-from headrace.kernel.position import LogPosition
-from headrace.kernel.properties import UNDECLARED_FIELDS
-from headrace.kernel.time import now
-from headrace.lake import Lake
+from headrace.kernel.properties import CODE, CONTRACT
+from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
 from headrace.log import Log
-from headrace.projects.project import Project, load_project
-from headrace.projects.running import Up, running
+from headrace.projects.project import load_project
+from headrace.projects.running import Up, find_up
 from headrace.serving.models import ReleaseFailure
+from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
 
-__all__ = ["Stale", "Status", "TableStatus", "TopicStatus", "status"]
+__all__ = ["StaleStage", "Status", "status"]
 
 
 @dataclass(frozen=True)
-class Stale:
+class StaleStage:
     """A stage that a build would run.
 
     Attributes:
@@ -57,72 +60,77 @@ class Stale:
 
 
 @dataclass(frozen=True)
-class TopicStatus:
-    """A topic: how many events are on the log, and how many of them are not ingested yet.
-
-    Attributes:
-        topic, events, lag: as said.
-        extra: field that the contract does not name, and that is kept in `_extra` → how many events carried it.
-        contract: what is to be known of an edited contract that ingest has not taken up, or None.
-    """
-
-    topic: str
-    events: int
-    lag: int
-    extra: dict[str, int] = field(default_factory=dict)
-    contract: str | None = None
-
-
-@dataclass(frozen=True)
-class TableStatus:
-    """A table: its rows and when its newest snapshot was made; None: it was never made."""
-
-    table: str
-    rows: int | None
-    at: datetime | None
-    age: timedelta | None
-
-
-@dataclass(frozen=True)
 class Status:
     """The state of a project on a profile.
 
     Attributes:
         project, profile: which.
+        problems: what could not be asked (the log, the catalog), and why; their part is empty.
         stale: what a build would run, in order.
-        blocked: why that cannot be said (no events yet, a source's file is gone, ...), or None.
-        held: model → when newer inputs, held back for its refresh, will be taken.
-        topics, tables: how fresh they are.
+        blocked: why that cannot be said (no events yet, a source has no files, ...), or None.
+        waiting: model → when it will take newer inputs, which its refresh holds back until then.
+        topics: how far their tables are behind them.
+        tables: how fresh they are; the declared ones first, in the order in which they are built.
         undeclared: tables that a build made and that nothing declares any more.
-        alerts: the alerts that are open, the oldest first.
-        oversized: how many predictions were answered and are now larger than their topic takes.
-        moved: aliases that somebody moved by hand: traffic goes by the release, not by them.
-        failed: model → the release that the running endpoint could not take up; the one before answers.
-        silent: why the endpoint of the running `up` cannot be asked, or None.
-        released: champions that are other versions than the last build released, by hand or for another commit.
+        alerts: the open alerts, the oldest first.
+        oversized: how many predictions were answered and are larger than their topic takes.
+        releases: the releases in force, by model.
+        moved_aliases: aliases that somebody moved by hand: traffic follows the release, not them.
+        failed_releases: model → the release that the running endpoint could not put in place; the one before
+            it answers.
+        endpoint_error: why the endpoint of the running `up` cannot be asked, or None.
+        champion_mismatches: champions that are other versions than the last build of this commit released.
         lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
             was recorded yet.
-        building: the process of a running build, or None.
+        building: the process id of a running build, or None.
         up: the running `up`, or None.
     """
 
     project: str
     profile: str
-    stale: tuple[Stale, ...]
+    problems: tuple[str, ...]
+    stale: tuple[StaleStage, ...]
     blocked: str | None
-    held: dict[str, datetime]
+    waiting: dict[str, datetime]
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
     undeclared: tuple[str, ...]
     alerts: tuple[Alert, ...]
     oversized: int
-    moved: tuple[MovedAlias, ...]
-    failed: dict[str, ReleaseFailure]
-    silent: str | None
-    released: tuple[ChampionMismatch, ...]
+    releases: dict[str, Release]
+    moved_aliases: tuple[MovedAlias, ...]
+    failed_releases: dict[str, ReleaseFailure]
+    endpoint_error: str | None
+    champion_mismatches: tuple[ChampionMismatch, ...]
     lineage: Health | None
     building: int | None
     up: Up | None
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What the project declares, as far as a status needs it.
+
+    Attributes:
+        topics: topic → its table.
+        tables: names, in the order in which they are built.
+        models: names.
+        contracts: topic → the digest of its contract.
+    """
+
+    topics: Mapping[str, str]
+    tables: tuple[str, ...]
+    models: tuple[str, ...]
+    contracts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _OnLog:
+    """What a status reads from the log."""
+
+    topics: tuple[TopicStatus, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    releases: Mapping[str, Release] | None = None
 
 
 def status(settings: Settings) -> Status:
@@ -130,96 +138,135 @@ def status(settings: Settings) -> Status:
 
     Raises:
         ProjectError: the project is wrong.
-        Unavailable: the catalog or the log is away.
     """
-    project = load_project(settings, without=("feast",))  # so without its models
-    code = read_project_code(Pointers(settings.root))
-    models = [] if code is None else list(code.models)
-    stale: tuple[Stale, ...] = ()
-    blocked = None
+    problems: list[str] = []
+    stale, blocked, waiting = _find_stale(settings)
+    declared = _read_declared(settings)
     try:
-        stale = tuple(
-            Stale(one.stage.name, tuple((r.kind, r.what) for r in one.reasons))
-            for one in plan_build(settings)
-            if one.reasons
-        )
-    except (ProjectError, Unavailable) as error:  # a source's file is gone, a topic has no events yet
-        blocked = str(error)
-    up = running(settings)
-    failed, silent = _failed_releases(up)
-    lake = lakes.open(settings)
-    log = logs.open(settings.log.url)
+        heads = read_table_states(settings)
+    except HeadraceError as error:
+        problems.append(str(error))
+        heads = {}
     try:
-        topics = tuple(_topic(project, lake, log, name) for name in project.contracts)
-        alerts = tuple(open_alerts(log, lake))
-    finally:
-        log.close()
+        on_log = _read_log(settings, declared, heads)
+    except HeadraceError as error:
+        problems.append(str(error))
+        on_log = _OnLog()
+    releases = dict(on_log.releases or {})
+    built = [releases[model] for model in declared.models if model in releases]
+    up = find_up(settings)
+    failed_releases, endpoint_error = _ask_endpoint(up)
+    names = [*declared.topics.values(), *declared.tables]
     return Status(
         project=settings.project,
         profile=settings.profile_name,
+        problems=tuple(problems),
         stale=stale,
         blocked=blocked,
-        held=_held(settings),
-        topics=topics,
-        tables=tuple(_table(lake, name) for name in _tables(project)),
-        undeclared=tuple(undeclared_tables(project, lake)),
-        alerts=alerts,
+        waiting=waiting,
+        topics=on_log.topics,
+        tables=(
+            *(table_status(name, heads.get(name), declared=True) for name in names),
+            *(table_status(name, heads[name], declared=False) for name in heads if name not in names),
+        ),
+        undeclared=tuple(name for name, head in heads.items() if name not in names and CODE in head.properties),
+        alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
-        moved=_moved(settings),
-        failed=failed,
-        silent=silent,
-        released=find_champion_mismatches(settings, models),
-        lineage=_lineage(settings),
+        releases=releases,
+        moved_aliases=_moved_aliases(settings, releases),
+        failed_releases=failed_releases,
+        endpoint_error=endpoint_error,
+        champion_mismatches=tuple(find_champion_mismatches(settings, built)),
+        lineage=_lineage_health(settings),
         building=_building(settings),
         up=up,
     )
 
 
-def _topic(project: Project, lake: Lake, log: Log, name: str) -> TopicStatus:
-    if name not in log.topics():
-        return TopicStatus(name, 0, 0)
-    table = project.contracts[name].table
-    made = lake.table(table) if lake.table_exists(table) else None
-    position = None if made is None else made.position("ingest")
-    extra = json.loads((None if made is None else made.property(UNDECLARED_FIELDS)) or "{}")
-    read = position.offsets if isinstance(position, LogPosition) else {}
-    lag = sum(logs.lag(log, name, read).values())
-    return TopicStatus(
-        name, sum(log.end(name).values()), lag, extra, _contract_note(project.contracts[name], lake)
+def _find_stale(settings: Settings) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
+    """What a build would run, why that cannot be said, and what waits for a refresh."""
+    try:
+        stale = () if is_unchanged(settings) else _plan(settings)
+    except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
+        return (), str(error), {}
+    try:
+        return stale, None, BuildContext(settings).next_refreshes()
+    except ProjectError:  # nothing was built yet
+        return stale, None, {}
+
+
+def _plan(settings: Settings) -> tuple[StaleStage, ...]:
+    from headrace.flows.build.preview import plan_build  # it brings DVC
+
+    return tuple(
+        StaleStage(planned.stage.name, tuple((reason.kind, reason.what) for reason in planned.reasons))
+        for planned in plan_build(settings)
+        if planned.reasons
     )
 
 
-def _contract_note(contract: Contract, lake: Lake) -> str | None:
-    """Whether the contract differs from the one that the topic's table last had, and what follows."""
-    old, new = stored_contract(contract, lake), describe_contract(contract)
-    if old is None or old["fingerprint"] == new["fingerprint"]:
-        return None
-    error = contract_refusal(contract, old, new)
+def _read_declared(settings: Settings) -> _Declared:
+    """What the project declares: as the last build recorded it where the code is still the same."""
+    code = BuildContext(settings).recorded_code
+    if code is not None:
+        return _Declared(code.topics, tuple(code.tables), tuple(code.models), code.contract_digests)
+    from headrace.events.contracts.description import describe_contract
+
+    project = load_project(settings, without=("feast",))  # so without its models
+    contracts = project.contracts.values()
+    last = read_project_code(Pointers(settings.root))
+    return _Declared(
+        {contract.topic: contract.table for contract in contracts},
+        tuple(project.tables),
+        () if last is None else tuple(last.models),
+        {contract.topic: describe_contract(contract)["fingerprint"] for contract in contracts},
+    )
+
+
+def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
+    with closing(logs.open(settings.log.url)) as log:
+        notes = _contract_notes(settings, declared, heads)
+        topics = tuple(
+            topic_status(log, topic, table, heads.get(table), notes.get(topic))
+            for topic, table in declared.topics.items()
+        )
+        follower = ReleaseFollower(log)
+        follower.poll()
+        return _OnLog(topics, tuple(_open_alerts(settings, log, heads)), follower.in_force)
+
+
+def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableState]) -> list[Alert]:
+    if ALERTS not in heads or not has_forgotten(log):
+        return open_alerts(log)
+    from headrace import lake as lakes
+
+    return open_alerts(log, lakes.open(settings))
+
+
+def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> dict[str, str]:
+    """Topic → what an edit of its contract means, where the topic's table has another contract."""
+    notes = {}
+    for topic, table in declared.topics.items():
+        text = heads[table].properties.get(CONTRACT) if table in heads else None
+        old = None if text is None else json.loads(text)
+        if old is not None and old["fingerprint"] != declared.contracts[topic]:
+            notes[topic] = _contract_note(settings, topic, old)
+    return notes
+
+
+def _contract_note(settings: Settings, topic: str, old: dict[str, Any]) -> str:
+    from headrace.events.contracts.description import describe_contract
+    from headrace.events.ingest.adoption import contract_refusal
+
+    contract = load_project(settings, without=("feast",)).contract(topic)
+    error = contract_refusal(contract, old, describe_contract(contract))
     if error is not None:
         return f"ingest refuses its contract: {error}"
-    return "its contract was edited; ingest takes that up when it starts next: headrace ingest --until-end"
+    return "its contract was edited; ingest adopts it when it starts next: headrace ingest --until-end"
 
 
-def _tables(project: Project) -> list[str]:
-    return [*(one.table for one in project.contracts.values()), *project.tables]
-
-
-def _table(lake: Lake, name: str) -> TableStatus:
-    head = lake.table(name).current_snapshot() if lake.table_exists(name) else None
-    if head is None:
-        return TableStatus(name, None, None, None)
-    return TableStatus(name, head.rows, head.at, now() - head.at)
-
-
-def _held(settings: Settings) -> dict[str, datetime]:
-    try:
-        return BuildContext(settings).next_refreshes()
-    except ProjectError:  # nothing was built yet
-        return {}
-
-
-def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
-    """The releases that the endpoint could not take up; why it cannot be asked, or None."""
+def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
+    """The releases that the endpoint could not put in place; why it cannot be asked, or None."""
     if up is None:
         return {}, None
     try:
@@ -228,21 +275,18 @@ def _failed_releases(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | No
         return {}, error.what
 
 
-def _moved(settings: Settings) -> tuple[MovedAlias, ...]:
+def _moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
     try:
-        return tuple(find_moved_aliases(settings))
-    except Unavailable:  # MLflow is away, which doctor tells; status is not to fail for it
+        return tuple(find_moved_aliases(settings, releases.values()))
+    except Unavailable:  # MLflow is away: doctor reports that, and a status must not fail for it
         return ()
 
 
-def _lineage(settings: Settings) -> Health | None:
+def _lineage_health(settings: Settings) -> Health | None:
     if not settings.place("lineage.db").is_file():
         return None
-    store = lineage.open(settings)
-    try:
+    with closing(lineage.open(settings)) as store:
         return store.health(settings.lineage.endpoints)
-    finally:
-        store.close()
 
 
 def _building(settings: Settings) -> int | None:

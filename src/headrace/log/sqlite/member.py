@@ -21,7 +21,7 @@ from pathlib import Path
 
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
-from headrace.kernel.process import alive, mark
+from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.time import now_micros
 from headrace.log.sqlite.connection import name_errors, transaction
 
@@ -65,7 +65,7 @@ class SqliteMember:
         self._group = group
         self._settle = settle
         self._id = new_id()
-        self._process = mark()
+        self._process = mark_of()
         self._share: frozenset[int] = frozenset()
         self._asked = time.monotonic()
         self._refreshed = 0.0
@@ -166,4 +166,4 @@ class SqliteMember:
 
 
 def _is_alive(process: str, beat: int) -> bool:
-    return now_micros() - beat < SESSION_SECONDS * 1e6 and alive(process)
+    return now_micros() - beat < SESSION_SECONDS * 1e6 and is_alive(process)

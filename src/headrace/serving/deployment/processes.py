@@ -62,7 +62,7 @@ class ProcessDeployment:
         """Restarts replicas that have died or hang, and continues a rolling restart. While no replica is ready,
         this process answers 503."""
         for replica in self._replicas:
-            replica.look(report)
+            replica.supervise(report)
         self._continue_roll(report)
         if any(replica.ready for replica in self._replicas):
             self._stop_fallback()

@@ -69,7 +69,7 @@ class RayServeDeployment:
 
     def supervise(self, report: Callable[[str], None]) -> None:
         """Restarts driver and Ray if they have died or the endpoint does not answer."""
-        self._driver.look(report)
+        self._driver.supervise(report)
 
     def roll(self, report: Callable[[str], None]) -> None:
         """Has the driver deploy the replicas again; Serve replaces one after the other."""

@@ -1,4 +1,4 @@
-"""The console's door: a browser cannot send a bearer token, so it signs in once and gets a cookie."""
+"""The console's session: a browser cannot send a bearer token, so it signs in once and gets a cookie."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError
 from headrace.http.token import has_token, token_for
 
-__all__ = ["COOKIE", "ConsoleDoor", "session_of"]
+__all__ = ["COOKIE", "ConsoleGuard", "session_of", "sign_in"]
 
 COOKIE = "headrace_console"
 _FORMS = frozenset({b"application/x-www-form-urlencoded"})
 
 
 def session_of(token: str) -> str:
-    """What the cookie of someone who knows the token holds; the token cannot be told from it."""
+    """The value of the cookie for this token. The token cannot be computed from it."""
     return hmac.new(token.encode(), b"headrace console session", hashlib.sha256).hexdigest()
 
 
-class ConsoleDoor(GuardMiddleware):
-    """A door that also takes the console's cookie, and sends a browser without one to /login."""
+class ConsoleGuard(GuardMiddleware):
+    """A guard that also accepts the console's cookie, and redirects a browser without one to /login."""
 
     def __init__(self, app: App, host: str) -> None:
         super().__init__(
@@ -48,17 +48,18 @@ class ConsoleDoor(GuardMiddleware):
         return False
 
 
-def signed_in(given: str, host: str) -> str | None:
-    """The cookie for someone who gives the token of this host's doors; None for a wrong one."""
-    token = token_for(host)
-    if token is None or not has_token(b"Bearer " + given.encode(), token):
+def sign_in(token: str, host: str) -> str | None:
+    """The cookie for someone who sends this host's token; None for a wrong one."""
+    expected = token_for(host)
+    if expected is None or not has_token(b"Bearer " + token.encode(), expected):
         return None
-    return session_of(token)
+    return session_of(expected)
 
 
 def _cookie(line: bytes | None) -> str:
+    """The console's cookie in a Cookie header; empty where there is none."""
     try:
-        found = SimpleCookie((line or b"").decode("latin-1")).get(COOKIE)
+        morsel = SimpleCookie((line or b"").decode("latin-1")).get(COOKIE)
     except CookieError:
         return ""
-    return "" if found is None else found.value
+    return "" if morsel is None else morsel.value

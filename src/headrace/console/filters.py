@@ -1,0 +1,85 @@
+"""Filters of the templates: how numbers, times and positions are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from headrace.kernel.position import Position, SnapshotPosition
+from headrace.kernel.time import now
+from headrace.lineage import RunRow
+
+__all__ = ["FILTERS"]
+
+
+def format_count(value: int) -> str:
+    """12345 → 12,345."""
+    return f"{value:,}"
+
+
+def format_number(value: object) -> str:
+    """A feature's value with six digits; `missing` for none."""
+    if value is None:
+        return "missing"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def format_json(value: object) -> str:
+    """The value as JSON on one line."""
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def format_position(position: Position) -> str:
+    """A snapshot's id, or the offset of each log partition."""
+    if isinstance(position, SnapshotPosition):
+        return f"snapshot {position.snapshot_id}"
+    offsets = ", ".join(f"{partition}:{offset}" for partition, offset in sorted(position.offsets.items()))
+    return f"up to {offsets or 'the beginning'}"
+
+
+def format_pairs(values: Mapping[str, Any]) -> str:
+    """`name value` for each value that is not missing."""
+    return ", ".join(
+        f"{name} {value if isinstance(value, datetime) else format_number(value)}"
+        for name, value in values.items()
+        if value is not None
+    )
+
+
+def format_moment(value: datetime | None) -> str:
+    """Date and time to the second, or nothing."""
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def format_age(value: timedelta | datetime | None) -> str:
+    """How long ago, in the largest unit that fits; `never` for none."""
+    if value is None:
+        return "never"
+    seconds = int((value if isinstance(value, timedelta) else now() - value).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{max(seconds, 0)} s ago"
+
+
+def format_duration(run: RunRow) -> str:
+    """How long a run took; nothing while it runs."""
+    if run.ended is None:
+        return ""
+    seconds = (run.ended - run.started).total_seconds()
+    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "age": format_age,
+    "count": format_count,
+    "duration": format_duration,
+    "json": format_json,
+    "moment": format_moment,
+    "number": format_number,
+    "pairs": format_pairs,
+    "position": format_position,
+}

@@ -1,0 +1,143 @@
+"""What Headrace uses of Feast beyond its public interface, and the versions of Feast that have it.
+
+This module comes before every import of Feast. It imports Feast without typeguard's run-time checks: 1.2 s
+of CPU instead of 4.1. Feast marks its classes for typeguard, which compiles each of their methods anew at
+import, in every process. What the checks would find in a project's definitions, `compile` reports with the
+place. A process that has imported Feast before keeps it as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typeguard
+
+from headrace.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from feast import FeatureService, OnDemandFeatureView
+
+__all__ = ["INTERNALS", "VERSIONS", "FeastInternal", "check_version", "service_entries", "skip_inference"]
+
+VERSIONS = ("0.67", "0.68")
+"""The first version of Feast that Headrace works with, and the first that it does not."""
+
+
+class FeastInternal(NamedTuple):
+    """A name that Feast does not promise to keep.
+
+    Attributes:
+        module: the module that has it.
+        name: its name there; a dotted name is an attribute of a class.
+        use: what Headrace uses it for.
+    """
+
+    module: str
+    name: str
+    use: str
+
+
+INTERNALS = (
+    FeastInternal("typeguard", "typechecked", "Feast is imported without run-time type checks"),
+    FeastInternal("feast.feature_service", "FeatureService._features", "a service's entries, text among them"),
+    FeastInternal("feast.feature_view", "DUMMY_ENTITY_NAME", "a view without an entity is refused"),
+    FeastInternal(
+        "feast.on_demand_feature_view",
+        "OnDemandFeatureView.infer_features",
+        "Feast does not call functions with a sample of its own",
+    ),
+    FeastInternal(
+        "feast.transformation.python_transformation",
+        "PythonTransformation",
+        "its udf_string is replaced by text that runs alone",
+    ),
+    FeastInternal("feast.aggregation", "Aggregation.resolved_name", "the name of an aggregation's feature"),
+    FeastInternal("feast.protos.feast.core.Registry_pb2", "Registry", "whether a registry file is readable"),
+    FeastInternal("feast.data_source", "DataSource._to_proto_impl", "TableSource in Feast's registry"),
+    FeastInternal(
+        "feast.infra.offline_stores.offline_store",
+        "RetrievalJob._to_arrow_internal",
+        "get_historical_features computes its rows when they are asked for",
+    ),
+    FeastInternal(
+        "feast.infra.offline_stores.offline_store",
+        "RetrievalJob._to_df_internal",
+        "get_historical_features computes its rows when they are asked for",
+    ),
+    FeastInternal(
+        "feast.infra.offline_stores.offline_utils",
+        "infer_event_timestamp_from_entity_df",
+        "the time column of the labels",
+    ),
+    FeastInternal(
+        "feast.infra.online_stores.online_store",
+        "OnlineStore._versioned_read_supported",
+        "Feast does not import every online store that it knows",
+    ),
+    FeastInternal(
+        "feast.infra.passthrough_provider",
+        "PassthroughProvider.materialize_single_feature_view",
+        "materialize loads a snapshot",
+    ),
+    FeastInternal(
+        "feast.infra.passthrough_provider", "PassthroughProvider.ingest_df", "push keeps the rows' types"
+    ),
+    FeastInternal("feast.type_map", "feast_value_type_to_python_type", "values of a key"),
+    FeastInternal("feast.type_map", "python_values_to_proto_values", "values of an online read"),
+)
+"""Read by the modules of this room."""
+
+
+def check_version() -> None:
+    """Checks that the installed Feast has the internals that Headrace uses.
+
+    Raises:
+        Unavailable: it is another version.
+    """
+    installed = version("feast")
+    numbers = [tuple(int(part) for part in text.split(".")[:2]) for text in (*VERSIONS, installed)]
+    if not numbers[0] <= numbers[2] < numbers[1]:
+        wanted = f">={VERSIONS[0]},<{VERSIONS[1]}"
+        raise Unavailable(
+            f"Feast {installed} is installed, and Headrace needs Feast {wanted}",
+            remedy=f'pip install "feast{wanted}"',
+        )
+
+
+def service_entries(service: FeatureService) -> list[Any]:
+    """A feature service's entries in their order: views, or text such as `activity:price_1h`."""
+    entries: list[Any] = service._features
+    return entries
+
+
+def skip_inference(view: OnDemandFeatureView) -> None:
+    """Lets Feast take the view's features from its schema.
+
+    Feast would call the function with a sample of its own and refuse what is right: None for a missing
+    feature, a whole number for a float.
+    """
+    view.infer_features = _infer_nothing
+
+
+def _infer_nothing() -> None:
+    """Takes the place of `OnDemandFeatureView.infer_features`."""
+
+
+def _leave_unchecked(target: Any = None, **_: Any) -> Any:
+    """Takes the place of `typeguard.typechecked`: returns the class or function as it is."""
+    return (lambda undecorated: undecorated) if target is None else target
+
+
+check_version()
+if "feast" not in sys.modules:
+    _typechecked = typeguard.typechecked
+    typeguard.typechecked = _leave_unchecked
+    try:
+        # A dozen of Feast's modules change which warnings the whole process shows. That is the user's choice.
+        with warnings.catch_warnings():
+            import feast  # noqa: F401
+    finally:
+        typeguard.typechecked = _typechecked

@@ -1,0 +1,129 @@
+"""Freshness: how far each topic's table is behind the topic, and when each table was written.
+
+It reads the log's ends and the tables' metadata, never rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from headrace import log as logs
+from headrace.config.settings import Settings
+from headrace.kernel.position import LogPosition, decode_position
+from headrace.kernel.properties import POSITION, UNDECLARED_FIELDS
+from headrace.kernel.time import now
+from headrace.lake.table_state import TableState
+from headrace.log import Log
+
+__all__ = ["TableStatus", "TopicStatus", "Verdicts", "count_verdicts", "table_status", "topic_status"]
+
+_READER = "ingest"
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """A topic, and how far its table is behind it.
+
+    Attributes:
+        topic, table: their names.
+        events: how many events were ever appended.
+        lag: how many events on the log are not in the table yet, at most (log.lag).
+        extra: field that the contract does not name, and that is kept in `_extra` → how many events carried it.
+        contract: what an edit of the contract means for the ingest, where the table has another one; else None.
+    """
+
+    topic: str
+    table: str
+    events: int
+    lag: int
+    extra: dict[str, int] = field(default_factory=dict)
+    contract: str | None = None
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """A table of the lake.
+
+    Attributes:
+        table: its name.
+        declared: whether a topic's contract or a table function declares it. Others are training sets, the
+            product's own topics, and tables that are no longer declared.
+        snapshot, rows: its newest snapshot, and the rows in it; None: it was never made.
+        at, age: when that snapshot was written.
+    """
+
+    table: str
+    declared: bool
+    snapshot: int | None
+    rows: int | None
+    at: datetime | None
+    age: timedelta | None
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """How many events of a topic's table are good, and how many were refused."""
+
+    good: int
+    refused: int
+
+
+def topic_status(
+    log: Log, topic: str, table: str, head: TableState | None, contract: str | None
+) -> TopicStatus:
+    """The topic as it is now.
+
+    Args:
+        head: of the topic's table; None where there is none.
+        contract: see TopicStatus.
+    """
+    if topic not in log.topics():
+        return TopicStatus(topic, table, 0, 0)
+    properties = {} if head is None else head.properties
+    text = properties.get(POSITION + _READER)
+    position = None if text is None else decode_position(text)
+    offsets = position.offsets if isinstance(position, LogPosition) else {}
+    return TopicStatus(
+        topic,
+        table,
+        events=sum(log.end(topic).values()),
+        lag=sum(logs.lag(log, topic, offsets).values()),
+        extra=json.loads(properties.get(UNDECLARED_FIELDS, "{}")),
+        contract=contract,
+    )
+
+
+def table_status(name: str, head: TableState | None, *, declared: bool) -> TableStatus:
+    """The table as it is now. `head` is None where the lake has no such table."""
+    if head is None or head.snapshot is None or head.at is None:
+        return TableStatus(name, declared, None, None, None, None)
+    return TableStatus(name, declared, head.snapshot, head.rows, head.at, now() - head.at)
+
+
+def count_verdicts(
+    settings: Settings, tables: Iterable[str], heads: Mapping[str, TableState]
+) -> dict[str, Verdicts]:
+    """Topic's table → its good and refused events, from the metadata of its files.
+
+    This reads each table's list of files, which takes longer than the rest of a status.
+
+    Raises:
+        Unavailable: the lake is away.
+    """
+    from headrace import lake as lakes
+
+    lake = lakes.open(settings)
+    verdicts = {}
+    for name in tables:
+        head = heads.get(name)
+        if head is None or head.snapshot is None:
+            verdicts[name] = Verdicts(0, 0)
+            continue
+        table = lake.table(name)
+        (_, _), (time, _) = table.partition_by()
+        good = sum(table.rows_per_day(time, head.snapshot, {"_valid": True}).values())
+        verdicts[name] = Verdicts(good, head.rows - good)
+    return verdicts

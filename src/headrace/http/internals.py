@@ -1,0 +1,31 @@
+"""What Headrace uses of uvicorn beyond its public interface, and the versions of uvicorn that have it."""
+
+from __future__ import annotations
+
+__all__ = ["INTERNALS", "VERSIONS"]
+
+VERSIONS = ("0.54", "0.55")
+"""The first version of uvicorn that Headrace works with, and the first that it does not."""
+
+INTERNALS = {
+    "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol": (
+        "_unset_keepalive_if_required",
+        "connection_lost",
+        "connection_made",
+        "connections",
+        "cycle",
+        "data_received",
+        "loop",
+        "on_headers_complete",
+        "on_message_begin",
+        "on_message_complete",
+        "on_response_complete",
+        "pause_writing",
+        "resume_writing",
+        "send_400_response",
+        "transport",
+    ),
+    "uvicorn.protocols.http.httptools_impl.RequestResponseCycle": ("more_body", "response_complete"),
+    "uvicorn.server.Server": ("servers", "should_exit", "shutdown", "startup"),
+}
+"""Class → the methods and attributes that headrace.http.connection and headrace.http.serve override or read."""

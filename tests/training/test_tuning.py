@@ -1,0 +1,53 @@
+"""The search: its trials, and the mean over several folds."""
+
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+
+from headrace.cluster.connection import connect
+from headrace.declare.model import Model
+from headrace.declare.search import Tune, choice
+from headrace.features.values.matrix import Encoding
+from headrace.projects.project import Project
+from headrace.training.evaluation import evaluator_for
+from headrace.training.matrices import Matrices
+from headrace.training.trainers import trainer_for
+from headrace.training.trainers.port import Budget, Examples, TrainingData
+from headrace.training.tuning import search
+
+DEPTHS = (1, 4)
+
+
+def make_fold(seed: int) -> TrainingData:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(600, 2)).astype(np.float32)
+    y = (rng.random(600) < 1 / (1 + np.exp(-2 * x[:, 0] * x[:, 1]))).astype(np.float32)
+    return TrainingData("binary", ("a", "b"), (), Examples(x[:400], y[:400]), Examples(x[400:], y[400:]))
+
+
+def test_a_trial_has_the_mean_metric_of_all_folds(project: Project, model: Model, tmp_path: Path) -> None:
+    folds = (make_fold(1), make_fold(2))
+    tune = Tune("roc_auc", n_trials=4, space={"max_depth": choice(*DEPTHS)}, seed=5)
+    matrices = Matrices(Encoding(("a", "b")), folds, folds[-1].validation)
+    with connect(project.settings):
+        trials = search(matrices, attrs.evolve(model, tune=tune), tune, tmp_path / "ray")
+    trainer, evaluator = trainer_for(model.trainer), evaluator_for("binary")
+    expected = {}
+    for depth in DEPTHS:
+        fits = [
+            trainer.fit(trainer.prepare(fold), model.trainer, {"max_depth": depth}, seed=5, budget=Budget())
+            for fold in folds
+        ]
+        values = [
+            evaluator.metric("roc_auc", fold.validation.target, fit.validation)
+            for fold, fit in zip(folds, fits, strict=True)
+        ]
+        expected[depth] = (sum(values) / 2, fits[-1].chosen)
+    assert len(trials) == 4
+    for trial in trials:
+        value, chosen = expected[trial.parameters["max_depth"]]
+        assert trial.value == pytest.approx(value, abs=1e-12)
+        assert trial.chosen == chosen
+    assert trials[0].value == max(trial.value for trial in trials)
