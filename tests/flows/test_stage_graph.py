@@ -20,6 +20,7 @@ CODE = ProjectCode(
     sources={"prices": "data/prices.csv"},
     topics={"clicks": "clicks"},
     contracts={"clicks": ["clicks.at 1"]},
+    contract_digests={"clicks": "digest"},
     tables={"clean": ["clean 1"], "catalogue": ["catalogue 1"], "labels": ["labels 1"]},
     reads={
         "clean": [Read("topics", "clicks")],
