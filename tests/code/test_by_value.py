@@ -107,7 +107,7 @@ def run(text: str, name: str) -> Any:
     return space[name]
 
 
-def test_a_function_stands_alone(goods: Callable[..., ModuleType]) -> None:
+def test_the_text_of_a_function_runs_alone(goods: Callable[..., ModuleType]) -> None:
     module = goods()
     text = serialize_function(module.wanted)
     assert "feast" not in text
@@ -115,7 +115,7 @@ def test_a_function_stands_alone(goods: Callable[..., ModuleType]) -> None:
     assert run(text, "wanted")({"p": 4}) == module.wanted({"p": 4})
 
 
-def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., ModuleType]) -> None:
+def test_the_text_changes_with_the_code_it_reaches_alone(goods: Callable[..., ModuleType]) -> None:
     before = serialize_function(goods().wanted)
     assert serialize_function(goods(FEATURES.replace("LIMIT = 3", "\n# three\nLIMIT =  3")).wanted) == before
     assert serialize_function(goods(FEATURES.replace("return not_there", "return None")).wanted) == before
@@ -131,7 +131,9 @@ def test_edits_that_change_nothing_and_edits_that_do(goods: Callable[..., Module
         ("outer", "not a plain function at the top"),
     ],
 )
-def test_what_cannot_be_carried_is_refused(goods: Callable[..., ModuleType], name: str, what: str) -> None:
+def test_a_function_that_cannot_be_serialized_is_refused(
+    goods: Callable[..., ModuleType], name: str, what: str
+) -> None:
     module = goods()
     with pytest.raises(ProjectError, match=what) as raised:
         serialize_function(getattr(module, name))
@@ -155,7 +157,7 @@ def test_two_things_of_one_name_are_refused(goods: Callable[..., ModuleType]) ->
         ("X = {}\nX['a'] = 1", {"a": 1}),
         ("X = {'a': 1, 'b': 2}\ndel X['a']", {"b": 2}),
         ("X = {}\nX.setdefault('a', []).append(1)", {"a": [1]}),
-        ("X = []\nfor one in range(3):\n    if one:\n        X.append(one)", [1, 2]),
+        ("X = []\nfor n in range(3):\n    if n:\n        X.append(n)", [1, 2]),
         ("X = [1, 2]\nX[0] += 5", [6, 2]),
         ("A = 1\nX = A + 1\nA = 5", 2),
         ("X = 0\nX += 1\nX += 1", 2),
@@ -165,7 +167,7 @@ def test_two_things_of_one_name_are_refused(goods: Callable[..., ModuleType]) ->
         ("from goods.text import FOUND\nFOUND.append(2)\nX = FOUND", [1, 2]),
     ],
 )
-def test_a_value_is_what_all_statements_make_of_it_in_their_order(goods, monkeypatch, statements, value):
+def test_a_value_results_from_all_its_statements_in_order(goods, monkeypatch, statements, value):
     monkeypatch.setattr(sys.modules[__name__], "TEXT", "FOUND = []\nFOUND.append(1)\n")
     module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
     assert module.wanted({}) == value
@@ -189,15 +191,38 @@ def test_a_value_is_what_all_statements_make_of_it_in_their_order(goods, monkeyp
         ("X = __doc__", "uses __doc__, which .* does not define"),
     ],
 )
-def test_what_would_have_another_value_elsewhere_is_refused(goods, statements, what):
+def test_a_value_that_would_differ_elsewhere_is_refused(goods, statements, what):
     module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
     with pytest.raises(ProjectError, match=what):
         serialize_function(module.wanted)
 
 
-def test_a_function_that_remembers_its_answers_can_be_carried_after_a_call(goods):
+def test_a_function_that_caches_its_answers_can_be_serialized_after_a_call(goods):
     statements = "KNOWN = {}\ndef wanted(inputs):\n    return KNOWN.setdefault(inputs['p'], len(KNOWN))\n"
     module = goods(statements)
     text = serialize_function(module.wanted)
     assert module.wanted({"p": 1}) == 0
     assert serialize_function(module.wanted) == text
+
+
+@pytest.mark.parametrize(
+    ("statements", "value"),
+    [
+        ("from goods.text import *\nX = FOUND", [1]),
+        ("from math import *\nX = floor(1.5)", 1),
+        ("from goods.text import *\nX = sum([2, 3])", "the module's own sum"),
+    ],
+)
+def test_names_of_a_star_import_are_serialized(goods, monkeypatch, statements, value):
+    text = 'FOUND = [1]\ndef sum(values):\n    return "the module\'s own sum"\n'
+    monkeypatch.setattr(sys.modules[__name__], "TEXT", text)
+    module = goods(f"{statements}\ndef wanted(inputs):\n    return X\n")
+    assert module.wanted({}) == value
+    assert run(serialize_function(module.wanted), "wanted")({}) == value
+
+
+def test_a_star_import_of_feast_is_refused_with_its_line(goods):
+    module = goods("import math\nfrom feast import *\ndef wanted(inputs):\n    return Field\n")
+    with pytest.raises(ProjectError, match="reaches Field, which is Feast's") as refused:
+        serialize_function(module.wanted)
+    assert (refused.value.where or "").endswith("features.py:2")

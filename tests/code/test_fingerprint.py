@@ -1,4 +1,4 @@
-"""Fingerprints of a project that is really edited, file by file."""
+"""Fingerprints of a project whose files are edited."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def of(folder: Path, name: str, module: str = "shop.tables") -> dict[str, str]:
+def pieces_of(folder: Path, name: str, module: str = "shop.tables") -> dict[str, str]:
     names = {p: "shop" if p.stem == "__init__" else f"shop.{p.stem}" for p in folder.glob("*.py")}
     return CodeIndex({name: path for path, name in names.items()}).pieces(module, name)
 
@@ -78,8 +78,8 @@ def edit(folder: Path, file: str, old: str, new: str) -> None:
     (folder / file).write_text(text.replace(old, new))
 
 
-def test_it_reaches_functions_classes_and_constants_of_the_project_alone(shop: Path) -> None:
-    assert sorted(of(shop, "clean")) == [
+def test_a_fingerprint_covers_the_project_functions_classes_and_constants_it_reaches(shop: Path) -> None:
+    assert sorted(pieces_of(shop, "clean")) == [
         "shop.deep.rounded",
         "shop.rates.ROUNDING",
         "shop.rates.VAT",
@@ -90,8 +90,8 @@ def test_it_reaches_functions_classes_and_constants_of_the_project_alone(shop: P
     ]
 
 
-def test_a_parameter_named_as_a_table_is_not_that_table(shop: Path) -> None:
-    assert sorted(of(shop, "totals")) == ["shop.tables.totals"]
+def test_a_parameter_with_the_name_of_a_table_is_not_that_table(shop: Path) -> None:
+    assert sorted(pieces_of(shop, "totals")) == ["shop.tables.totals"]
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_a_parameter_named_as_a_table_is_not_that_table(shop: Path) -> None:
         ("tables.py", '"""Tables."""', "'''The tables.'''\n\n"),
     ],
 )
-def test_an_edit_that_does_not_concern_it_changes_nothing(shop: Path, file: str, old: str, new: str) -> None:
-    before = of(shop, "clean")
+def test_an_edit_of_unreached_code_changes_nothing(shop: Path, file: str, old: str, new: str) -> None:
+    before = pieces_of(shop, "clean")
     edit(shop, file, old, new)
-    assert of(shop, "clean") == before
+    assert pieces_of(shop, "clean") == before
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_an_edit_that_does_not_concern_it_changes_nothing(shop: Path, file: str,
         ("tables.py", "import polars as pl", "import pandas as pl", "shop.tables.clean"),
     ],
 )
-def test_an_edit_of_what_it_reaches_changes_that_piece(
+def test_an_edit_of_reached_code_changes_its_piece(
     shop: Path, file: str, old: str, new: str, named: str
 ) -> None:
-    before = of(shop, "clean")
+    before = pieces_of(shop, "clean")
     edit(shop, file, old, new)
-    after = of(shop, "clean")
+    after = pieces_of(shop, "clean")
     assert {name for name in before if before[name] != after.get(name)} == {named}
 
 
-def test_a_table_called_in_a_body_is_code(shop: Path) -> None:
+def test_a_table_called_in_a_body_counts_as_code(shop: Path) -> None:
     edit(shop, "tables.py", "return clean.sum()", "return totals_of(clean)")
     edit(
         shop,
@@ -142,17 +142,17 @@ def test_a_table_called_in_a_body_is_code(shop: Path) -> None:
         "@table(reads=clean)",
         "def totals_of(x):\n    return clean(x)\n\n@table(reads=clean)",
     )
-    assert "shop.rates.net" in of(shop, "totals")
+    assert "shop.rates.net" in pieces_of(shop, "totals")
 
 
 def test_imports_in_functions_and_whole_modules_count(shop: Path) -> None:
     (shop / "late.py").write_text("def f():\n    from shop.deep import rounded\n    return rounded\n")
     (shop / "whole.py").write_text("from shop import deep\ndef f():\n    return vars(deep)\n")
-    assert "shop.deep.rounded" in of(shop, "f", "shop.late")
-    before = of(shop, "f", "shop.whole")
+    assert "shop.deep.rounded" in pieces_of(shop, "f", "shop.late")
+    before = pieces_of(shop, "f", "shop.whole")
     assert "shop.deep" in before
     edit(shop, "deep.py", "round(digits)", "floor()")
-    assert of(shop, "f", "shop.whole") != before
+    assert pieces_of(shop, "f", "shop.whole") != before
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ class Declared:
     place: str
 
 
-def test_an_object_counts_by_its_fields_and_a_declaration_in_it_by_its_name() -> None:
-    sources = CodeIndex({})
+def test_an_object_counts_by_its_fields_and_a_nested_declaration_by_its_name() -> None:
+    index = CodeIndex({})
 
-    def made(metric: str = "auc", place: str = "a:1", inner: int = 1) -> Declared:
+    def declare(metric: str = "auc", place: str = "a:1", inner: int = 1) -> Declared:
         return Declared(
             "m",
             (Rule(metric, timedelta(inner)),),
@@ -180,14 +180,14 @@ def test_an_object_counts_by_its_fields_and_a_declaration_in_it_by_its_name() ->
             place,
         )
 
-    assert fingerprint(made(place="z:9"), sources) == fingerprint(made(), sources)
-    assert fingerprint(made("f1"), sources) != fingerprint(made(), sources)
-    assert fingerprint(Declared("m", (), made(inner=1), ""), sources) == fingerprint(
-        Declared("m", (), made(inner=2), ""), sources
+    assert fingerprint(declare(place="z:9"), index) == fingerprint(declare(), index)
+    assert fingerprint(declare("f1"), index) != fingerprint(declare(), index)
+    assert fingerprint(Declared("m", (), declare(inner=1), ""), index) == fingerprint(
+        Declared("m", (), declare(inner=2), ""), index
     )
 
 
-def test_it_is_the_same_in_another_process(shop: Path) -> None:
+def test_pieces_are_the_same_in_another_process(shop: Path) -> None:
     script = (
         "import json,sys,pathlib; from headrace.code.index import CodeIndex\n"
         "folder = pathlib.Path(sys.argv[1])\n"
@@ -195,7 +195,7 @@ def test_it_is_the_same_in_another_process(shop: Path) -> None:
         "print(json.dumps(CodeIndex(names).pieces('shop.tables', 'clean')))"
     )
     out = subprocess.run([sys.executable, "-c", script, str(shop)], capture_output=True, check=True, timeout=60)
-    assert json.loads(out.stdout) == of(shop, "clean")
+    assert json.loads(out.stdout) == pieces_of(shop, "clean")
 
 
 IMPORT_EFFECTS = {
@@ -298,23 +298,23 @@ def effects(tmp_path: Path) -> Path:
         ("handlers", "patch.py", "frame + 8", "frame + 9"),
     ],
 )
-def test_what_changes_an_object_when_a_module_is_imported_counts_for_it(
+def test_import_effects_count_for_the_object_they_change(
     effects: Path, function: str, file: str, old: str, new: str
 ) -> None:
     functions = ("star", "rates", "limit", "names", "rules", "handlers", "nothing")
-    before = {name: of(effects, name) for name in functions}
+    before = {name: pieces_of(effects, name) for name in functions}
     edit(effects, file, old, new)
-    after = {name: of(effects, name) for name in functions}
+    after = {name: pieces_of(effects, name) for name in functions}
     assert {name for name in functions if before[name] != after[name]} == {function}
 
 
 def test_star_imports_in_a_circle_end(effects: Path) -> None:
     (effects / "base.py").write_text("from shop.outer import *\n" + IMPORT_EFFECTS["base.py"])
-    assert "shop.base.STAR" in of(effects, "star")
+    assert "shop.base.STAR" in pieces_of(effects, "star")
 
 
 def load(folder: Path, name: str) -> tuple[ModuleType, CodeIndex]:
-    """A module of one file, really imported, and its sources."""
+    """Imports a module of one file. Returns it with its index."""
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -362,21 +362,21 @@ plain = double
         ("then", "functools.partial(double, 4)"),
     ],
 )
-def test_the_values_that_a_function_was_made_with_count(tmp_path: Path, name: str, value: str) -> None:
+def test_closure_values_of_a_function_count(tmp_path: Path, name: str, value: str) -> None:
     (tmp_path / "factory.py").write_text(FACTORY)
-    module, sources = load(tmp_path, "factory")
+    module, index = load(tmp_path, "factory")
 
-    def made(**changes: object) -> object:
+    def make(**changes: object) -> object:
         return module.make(**{**module.VALUES, **changes})
 
-    before = fingerprint(made(), sources)
-    assert fingerprint(made(), sources) == before
+    before = fingerprint(make(), index)
+    assert fingerprint(make(), index) == before
     changed = eval(value, vars(module))
-    assert fingerprint(made(**{name: changed}), sources) != before
-    assert values_digest(module.plain, sources) is None
+    assert fingerprint(make(**{name: changed}), index) != before
+    assert values_digest(module.plain, index) is None
 
 
-def test_the_values_are_told_alike_in_every_process(tmp_path: Path) -> None:
+def test_closure_values_are_the_same_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "factory.py").write_text(FACTORY)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import factory, pathlib\n"

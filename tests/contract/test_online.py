@@ -1,6 +1,7 @@
 """One suite for every online store: what it serves is what the offline kernel and join compute."""
 
 import sqlite3
+import sys
 import threading
 from contextlib import closing, contextmanager
 
@@ -13,23 +14,23 @@ from tests.features.views import (
     HOUR,
     MINUTE,
     events_around,
-    frame,
+    events_frame,
     instant,
+    view_of_all_functions,
     wild_amounts,
     wild_numbers,
-    windowed,
 )
 
 from headrace.features.offline.point_in_time import join
 from headrace.features.offline.windows import aggregate
-from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.online import RowPosition, StreamPosition, UnreadEvent
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
-from headrace.kernel.errors import CallError, Conflict, Unavailable
+from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
-ACTIVITY = windowed((HOUR, DAY, 15 * DAY))
+ACTIVITY = view_of_all_functions((HOUR, DAY, 15 * DAY))
 FACTS = AsOfView(
     "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
 )
@@ -37,7 +38,9 @@ USER = EntityKey("user", "user_id", "int64")
 
 
 def plan_of(*views, entities=(USER,), **rest):
-    features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
+    features = tuple(
+        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
+    )
     return FeaturePlan("m", entities, views, features, **rest)
 
 
@@ -87,11 +90,20 @@ def store(kind, clock, tmp_path):
         yield store
 
 
+@pytest.fixture
+def quick_switches():
+    """Lets threads take turns often: the writer does not wait long for busy readers."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
 def offline(view, events, users, at):
     rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
         pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
     )
-    return [list(row) for row in aggregate(view, rows, frame(events), at="at").rows()]
+    return [list(row) for row in aggregate(view, rows, events_frame(events), at="at").rows()]
 
 
 def exactly(rows):
@@ -120,25 +132,25 @@ def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, 
     clock.now = clocks[0]
     with stores.open() as store:
         store.prepare(plan)
-        store.fill(ACTIVITY, frame(events[:first]).to_arrow(), at_offset(first))
+        store.fill(ACTIVITY, events_frame(events[:first]).to_arrow(), at_offset(first))
     before = first
     for until, now in zip([*cuts, len(events)], clocks, strict=True):
         clock.now = now
         with stores.open() as store:
             if until > before:
-                batch = frame(events[before:until]).to_arrow()
+                batch = events_frame(events[before:until]).to_arrow()
                 store.apply([ACTIVITY], batch, at_offset(until), after=at_offset(before))
                 with pytest.raises(Conflict):
                     store.apply([ACTIVITY], batch, at_offset(until), after=at_offset(before))
             before = max(until, before)
             moment = now - data.draw(st.integers(0, 5 * MINUTE), label="the lookup began before")
             for at in (now, moment):
-                looked = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
-                assert exactly(looked.rows) == exactly(offline(ACTIVITY, events[:before], [1, 2, 3, 4], at))
-                one = store.lookup(plan, [{"user_id": 1}], at)
-                assert exactly(one.rows) == exactly(looked.rows[:1])
+                result = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
+                assert exactly(result.rows) == exactly(offline(ACTIVITY, events[:before], [1, 2, 3, 4], at))
+                alone = store.lookup(plan, [{"user_id": 1}], at)
+                assert exactly(alone.rows) == exactly(result.rows[:1])
             # No event of an entity that counts lies between its own position and the view's.
-            for user, position in zip((1, 2, 3, 4), looked.positions, strict=True):
+            for user, position in zip((1, 2, 3, 4), result.positions, strict=True):
                 until = position["activity"].offsets[0]
                 assert until <= before
                 between = [event for event in events[until:before] if event[0] == user]
@@ -148,21 +160,21 @@ def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, 
 def test_batches_of_several_entities_in_several_columns(store):
     plan = plan_of(ACTIVITY, FACTS)
     store.prepare(plan)
-    store.fill(ACTIVITY, frame([]).to_arrow(), at_offset(0))
+    store.fill(ACTIVITY, events_frame([]).to_arrow(), at_offset(0))
     store.load(
         FACTS, facts([(user, NOW, user, 0.5) for user in range(0, 2000, 2)]), SnapshotPosition("facts", 7)
     )
     events = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(1000)]
-    store.apply([ACTIVITY], frame(events).to_arrow(), at_offset(1000), after=at_offset(0))
+    store.apply([ACTIVITY], events_frame(events).to_arrow(), at_offset(1000), after=at_offset(0))
     users = list(range(-5, 2005))
-    looked = store.lookup(plan, [{"user_id": user} for user in users], NOW)
+    result = store.lookup(plan, [{"user_id": user} for user in users], NOW)
     width = len(ACTIVITY.aggregations)
-    assert exactly([row[:width] for row in looked.rows]) == exactly(offline(ACTIVITY, events, users, NOW))
-    assert [row[width:] for row in looked.rows] == [
+    assert exactly([row[:width] for row in result.rows]) == exactly(offline(ACTIVITY, events, users, NOW))
+    assert [row[width:] for row in result.rows] == [
         [user, 0.5] if user % 2 == 0 and 0 <= user < 2000 else [None, None] for user in users
     ]
-    assert looked.positions[5 + 4] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, NOW)}
-    assert looked.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
+    assert result.positions[5 + 4] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, NOW)}
+    assert result.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
 
 
 def facts(rows):
@@ -207,56 +219,56 @@ def test_as_of_views_follow_the_join_however_their_table_is_rewritten(
             store.load(view, facts(table), SnapshotPosition("facts", snapshot))
             assert store.position(view) == SnapshotPosition("facts", snapshot)
             for at in (clock.now, clock.now - 2 * MINUTE, clock.now + 30 * MINUTE):
-                looked = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
+                result = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
                 labels = pl.DataFrame({"user_id": [1, 2, 3, 4], "event_timestamp": [instant(at)] * 4})
-                made = join(labels, plan, lambda _, table=table: pl.DataFrame(facts(table)).lazy())
-                assert [tuple(row) for row in looked.rows] == made[:, 2:].rows()
-                assert {position["facts"].snapshot for position in looked.positions} == {snapshot}
+                joined = join(labels, plan, lambda _, table=table: pl.DataFrame(facts(table)).lazy())
+                assert [tuple(row) for row in result.rows] == joined[:, 2:].rows()
+                assert {position["facts"].snapshot for position in result.positions} == {snapshot}
 
 
-def test_a_row_that_left_the_table_leaves_the_store(store):
+def test_a_row_removed_from_the_table_leaves_the_store(store):
     plan, keys = plan_of(FACTS), [{"user_id": user} for user in (1, 2, 3)]
     store.prepare(plan)
     newest = NOW - MINUTE * 10
     store.load(FACTS, facts([(user, newest, user, 0.1) for user in (1, 2, 3)]), SnapshotPosition("facts", 1))
     rows = facts([(2, newest - HOUR, 7, 0.2), (3, newest, 3, 0.1)])  # 1 is gone, 2 was an hour earlier
     assert store.load(FACTS, rows, SnapshotPosition("facts", 2)) == 2
-    looked = store.lookup(plan, keys, NOW)
-    assert looked.rows == [[None, None], [7, 0.2], [3, 0.1]]
-    assert [position["facts"] for position in looked.positions] == [
+    result = store.lookup(plan, keys, NOW)
+    assert result.rows == [[None, None], [7, 0.2], [3, 0.1]]
+    assert [position["facts"] for position in result.positions] == [
         RowPosition(2, None),
         RowPosition(2, newest - HOUR),
         RowPosition(2, newest),
     ]
 
 
-def test_a_pushed_row_is_one_more_row_beside_the_snapshots(store):
+def test_a_pushed_row_is_an_additional_row(store):
     plan, key = plan_of(FACTS), [{"user_id": 1}]
     store.prepare(plan)
 
-    def served():
-        looked = store.lookup(plan, key, NOW)
-        return looked.rows[0][0], looked.positions[0]["facts"]
+    def look_up():
+        result = store.lookup(plan, key, NOW)
+        return result.rows[0][0], result.positions[0]["facts"]
 
     assert store.push(FACTS, facts([(1, NOW - HOUR, 5, 0.5)])) == 1
     assert store.position(FACTS) == SnapshotPosition("facts", 0)
     # Beside a snapshot that lacks the entity, or has an earlier row of it, the pushed one stays.
     for number, rows in enumerate(([], [(1, NOW - HOUR - 1, 1, 0.1)], [(1, NOW + HOUR, 1, 0.1)]), 1):
         store.load(FACTS, facts(rows), SnapshotPosition("facts", number))
-        assert served() == (5, RowPosition(None, NOW - HOUR))
+        assert look_up() == (5, RowPosition(None, NOW - HOUR))
     # It never hides a newer one, and a pushed one of the same time takes the place until the next load.
     store.load(FACTS, facts([(1, NOW - MINUTE * 30, 2, 0.2)]), SnapshotPosition("facts", 4))
-    assert served() == (2, RowPosition(4, NOW - MINUTE * 30))
+    assert look_up() == (2, RowPosition(4, NOW - MINUTE * 30))
     store.push(FACTS, facts([(1, NOW - HOUR, 5, 0.5)]))
-    assert served() == (2, RowPosition(4, NOW - MINUTE * 30))
+    assert look_up() == (2, RowPosition(4, NOW - MINUTE * 30))
     store.push(FACTS, facts([(1, NOW - MINUTE * 30, 6, 0.6)]))
-    assert served() == (6, RowPosition(None, NOW - MINUTE * 30))
+    assert look_up() == (6, RowPosition(None, NOW - MINUTE * 30))
     assert store.position(FACTS) == SnapshotPosition("facts", 4)
     store.load(FACTS, facts([(1, NOW - MINUTE * 30, 2, 0.2)]), SnapshotPosition("facts", 5))
-    assert served() == (2, RowPosition(5, NOW - MINUTE * 30))
+    assert look_up() == (2, RowPosition(5, NOW - MINUTE * 30))
 
 
-def test_pushed_rows_of_an_entity_with_several_keys_stay(store):
+def test_a_load_keeps_pushed_rows_of_an_entity_with_several_keys(store):
     view = AsOfView("facts", ("shop", "user_id"), "facts", "time", FACTS.features)
     plan = plan_of(view, entities=(USER, EntityKey("shop", "shop", "string")))
     store.prepare(plan)
@@ -266,7 +278,8 @@ def test_pushed_rows_of_an_entity_with_several_keys_stay(store):
     assert store.lookup(plan, [{"shop": "é", "user_id": 1}], NOW).rows == [[5, 0.5]]
 
 
-def test_readers_beside_a_load_see_one_snapshot_or_the_other(kind, clock, tmp_path):
+@pytest.mark.usefixtures("quick_switches")
+def test_readers_during_a_load_see_the_old_or_the_new_snapshot(kind, clock, tmp_path):
     plan, seen, done = plan_of(FACTS), set(), threading.Event()
     users = [{"user_id": user} for user in range(20)]
     with kind(tmp_path, clock).open() as store:
@@ -293,23 +306,23 @@ def test_readers_beside_a_load_see_one_snapshot_or_the_other(kind, clock, tmp_pa
     assert seen <= {(0,) * 20, (1, None) * 10}
 
 
-def test_an_entity_whose_state_is_broken_holds_up_no_other(store, kind, tmp_path, caplog):
-    """A state that cannot be read stands for whatever makes one entity's update fail."""
+def test_a_broken_entity_affects_no_other(store, kind, tmp_path, caplog):
+    """An unreadable state makes the update of one entity fail."""
     plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
     events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2)]
     store.prepare(plan)
-    store.fill(ACTIVITY, frame(events).to_arrow(), at_offset(2))
+    store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
     assert store.count_broken(ACTIVITY) == 0
     SPOILERS[kind](tmp_path, ACTIVITY, 1)
     for offset in (2, 4):
-        store.apply([ACTIVITY], frame(events).to_arrow(), at_offset(offset + 2), after=at_offset(offset))
+        store.apply([ACTIVITY], events_frame(events).to_arrow(), at_offset(offset + 2), after=at_offset(offset))
     assert store.position(ACTIVITY) == at_offset(6)
     assert store.lookup(plan, users[1:], NOW).rows[0][0] == 3
     with pytest.raises(Unavailable, match=r"broken: view 'activity', entity \(1,\)"):
         store.lookup(plan, users[:1], NOW)
     assert store.count_broken(ACTIVITY) == 1
-    assert sum("is broken" in one.message for one in caplog.records) == 1
-    store.fill(ACTIVITY, frame(events * 3).to_arrow(), at_offset(6))
+    assert sum("is broken" in record.message for record in caplog.records) == 1
+    store.fill(ACTIVITY, events_frame(events * 3).to_arrow(), at_offset(6))
     assert store.count_broken(ACTIVITY) == 0
     assert [row[0] for row in store.lookup(plan, users, NOW).rows] == [3, 3]
 
@@ -324,6 +337,53 @@ def spoil_sqlite(folder, view, key):
 SPOILERS = {Sqlite: spoil_sqlite}
 
 
+def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, kind, tmp_path):
+    plan, users = plan_of(ACTIVITY, FACTS), [{"user_id": user} for user in (1, 2)]
+    store.prepare(plan)
+    events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2)]
+    store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
+    rows = facts([(user, NOW - MINUTE, user, 0.5) for user in (1, 2)])
+    for view in (ACTIVITY, FACTS):
+        store.load(FACTS, rows, SnapshotPosition("facts", 1))
+        SPOILERS[kind](tmp_path, view, 1)
+        with pytest.raises(Unavailable, match=f"user_id=1 in view '{view.name}' is unreadable"):
+            store.lookup(plan, users, NOW)
+        assert store.lookup(plan, users[1:], NOW).rows[0][-2:] == [2, 0.5]
+        store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
+    store.load(FACTS, rows, SnapshotPosition("facts", 2))
+    assert [row[-2] for row in store.lookup(plan, users, NOW).rows] == [1, 2]
+
+
+def test_an_event_that_did_not_become_a_row_breaks_its_entity_alone(store):
+    plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
+    store.prepare(plan)
+    store.fill(ACTIVITY, events_frame([]).to_arrow(), at_offset(0))
+    rows = events_frame([(user, NOW - 1, 1, 2.0, "a", True) for user in (1, 2)]).to_arrow()
+    unread = [UnreadEvent({"user_id": 1}, "f() fails on it"), UnreadEvent({"user_id": None}, "f() fails")]
+    store.apply([ACTIVITY], rows, at_offset(4), after=at_offset(0), unread=unread)
+    assert store.position(ACTIVITY) == at_offset(4)
+    assert store.count_broken(ACTIVITY) == 1
+    assert store.lookup(plan, users[1:], NOW).rows[0][0] == 1
+    with pytest.raises(Unavailable, match=r"entity \(1,\): f\(\) fails on it"):
+        store.lookup(plan, users[:1], NOW)
+
+
+@pytest.mark.parametrize("keys", [("user_id",), ("shop", "user_id")])
+def test_keys_of_another_type_than_their_entity_are_refused_by_name(store, keys):
+    text = EntityKey("user", "user_id", "string")
+    entities = (text, EntityKey("shop", "shop", "string"))
+    rows = pl.DataFrame(facts([(1, NOW - HOUR, 5, 0.5)])).with_columns(shop=pl.lit("é"))
+    as_of = AsOfView("facts", keys, "facts", "time", FACTS.features)
+    store.prepare(plan_of(as_of, entities=entities))
+    with pytest.raises(ProjectError, match="key 'user_id' of view 'facts' is declared as string"):
+        store.load(as_of, rows.to_arrow(), SnapshotPosition("facts", 1))
+    view = view_of_all_functions((HOUR,), keys=keys)
+    store.prepare(plan_of(view, entities=entities))
+    events = events_frame([(1, NOW - 1, 1, 1.0, "a", True)]).with_columns(shop=pl.lit("é"))
+    with pytest.raises(ProjectError, match="key 'user_id' of view 'activity' is declared as string"):
+        store.fill(view, events.to_arrow(), at_offset(1))
+
+
 def test_a_row_of_the_future_waits_for_its_time(store):
     plan = plan_of(FACTS)
     store.prepare(plan)
@@ -334,10 +394,10 @@ def test_a_row_of_the_future_waits_for_its_time(store):
 
 
 def test_two_plans_live_side_by_side_and_one_is_dropped(store):
-    other = windowed((HOUR,), name="other")
+    other = view_of_all_functions((HOUR,), name="other")
     for view, count in ((ACTIVITY, 1), (other, 2)):
         store.prepare(plan_of(view))
-        store.fill(view, frame([(1, NOW - 1, 1, 1.0, "a", True)] * count).to_arrow(), at_offset(count))
+        store.fill(view, events_frame([(1, NOW - 1, 1, 1.0, "a", True)] * count).to_arrow(), at_offset(count))
     key = [{"user_id": 1}]
     assert store.lookup(plan_of(ACTIVITY), key, NOW).rows[0][0] == 1
     assert store.lookup(plan_of(other), key, NOW).rows[0][0] == 2
@@ -349,7 +409,7 @@ def test_two_plans_live_side_by_side_and_one_is_dropped(store):
         store.lookup(plan_of(other), key, NOW)
 
 
-def test_a_view_that_was_not_filled_gives_no_zeros(store):
+def test_an_unfilled_view_raises_instead_of_giving_zeros(store):
     with pytest.raises(CallError, match="not in the online store"):
         store.lookup(plan_of(ACTIVITY), [{"user_id": 1}], NOW)
     store.prepare(plan_of(ACTIVITY))
@@ -358,15 +418,15 @@ def test_a_view_that_was_not_filled_gives_no_zeros(store):
         store.lookup(plan_of(ACTIVITY), [{"user_id": 1}], NOW)
 
 
-def test_keys_of_text_and_of_several_columns(store):
-    view = windowed((HOUR,), keys=("shop", "user_id"))
+def test_keys_may_be_text_or_several_columns(store):
+    view = view_of_all_functions((HOUR,), keys=("shop", "user_id"))
     plan = plan_of(view, entities=(USER, EntityKey("shop", "shop", "string")))
     store.prepare(plan)
-    rows = frame([(1, NOW - 1, 1, 1.0, "a", True), (2, NOW - 1, 1, 1.0, "a", True)])
+    rows = events_frame([(1, NOW - 1, 1, 1.0, "a", True), (2, NOW - 1, 1, 1.0, "a", True)])
     store.fill(view, rows.with_columns(shop=pl.Series(["é", None])).to_arrow(), at_offset(2))
     keys = [{"user_id": 1, "shop": "é"}, {"user_id": 1, "shop": "e"}, {"user_id": 2, "shop": "é"}]
     assert [row[0] for row in store.lookup(plan, keys, NOW).rows] == [1, 0, 0]
-    text = windowed((HOUR,), name="text", keys=("shop",))
+    text = view_of_all_functions((HOUR,), name="text", keys=("shop",))
     plan = plan_of(text, entities=(EntityKey("shop", "shop", "string"),))
     store.prepare(plan)
     store.fill(text, rows.with_columns(shop=pl.Series(["1", "b"])).to_arrow(), at_offset(2))
@@ -377,13 +437,15 @@ def test_keys_of_text_and_of_several_columns(store):
     ]
 
 
+@pytest.mark.usefixtures("quick_switches")
 def test_readers_on_other_threads_see_whole_batches(kind, clock, tmp_path):
     """Every batch gives each of two users one event: no reader ever sees them differ."""
-    plan = plan_of(ACTIVITY)
+    view = view_of_all_functions((HOUR,))
+    plan = plan_of(view)
     seen, done = [], threading.Event()
     with kind(tmp_path, clock).open() as store:
         store.prepare(plan)
-        store.fill(ACTIVITY, frame([]).to_arrow(), at_offset(0))
+        store.fill(view, events_frame([]).to_arrow(), at_offset(0))
 
         def read():
             while not done.is_set():
@@ -394,8 +456,8 @@ def test_readers_on_other_threads_see_whole_batches(kind, clock, tmp_path):
         for reader in readers:
             reader.start()
         for batch in range(100):
-            rows = frame([(user, NOW - 1 - batch, 1, 1.0, "a", True) for user in (1, 2)])
-            store.apply([ACTIVITY], rows.to_arrow(), at_offset(batch + 1), after=at_offset(batch))
+            rows = events_frame([(user, NOW - 1 - batch, 1, 1.0, "a", True) for user in (1, 2)])
+            store.apply([view], rows.to_arrow(), at_offset(batch + 1), after=at_offset(batch))
         done.set()
         for reader in readers:
             reader.join()
@@ -404,10 +466,10 @@ def test_readers_on_other_threads_see_whole_batches(kind, clock, tmp_path):
 
 
 def test_an_event_older_than_any_window_changes_nothing(store, clock):
-    view = windowed((HOUR,))
+    view = view_of_all_functions((HOUR,))
     store.prepare(plan_of(view))
-    store.fill(view, frame([]).to_arrow(), at_offset(0))
-    old = frame([(1, NOW - DAY, 1, 1.0, "a", True)])
+    store.fill(view, events_frame([]).to_arrow(), at_offset(0))
+    old = events_frame([(1, NOW - DAY, 1, 1.0, "a", True)])
     store.apply([view], old.to_arrow(), at_offset(1), after=at_offset(0))
     assert store.lookup(plan_of(view), [{"user_id": 1}], NOW).rows[0][0] == 0
     assert store.position(view) == at_offset(1)

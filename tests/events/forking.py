@@ -26,7 +26,7 @@ from headrace.events.ingest import ingest
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.refusals import RefusalSource
 from headrace.kernel import faults
-from headrace.lake import catalog
+from headrace.lake.lake import open as open_lake
 
 
 def settings_of(folder: Path) -> Settings:
@@ -38,7 +38,7 @@ def watch_once(folder: str) -> None:
     settings = settings_of(Path(folder))
     contract = contract_of(Click)
     assert contract is not None
-    events, lake = log.open(settings.log.url), catalog.open(settings)
+    events, lake = log.open(settings.log.url), open_lake(settings)
     refusals = RefusalSource([contract], events, lake)
     with AlertWatch([refusals], events, lake):
         ingest.Ingest(contract, events, lake).run(
@@ -56,7 +56,7 @@ def forward_once(folder: str, url: str, topic: str) -> None:
     )
     events = log.open(url)
     sink = ForwardSink(contract, events)
-    lake = catalog.open(settings_of(Path(folder)))
+    lake = open_lake(settings_of(Path(folder)))
     ingest.Ingest(contract, events, lake, [sink]).run(until_end=True, stop=threading.Event())
 
 

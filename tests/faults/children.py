@@ -34,7 +34,8 @@ from headrace.events.ingest import ingest
 from headrace.events.ingest import maintenance as ingest_maintenance
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
-from headrace.lake import LakeTable, catalog, expiry, lease, maintenance, table
+from headrace.lake import LakeTable, catalog, compaction, expiry, lease, maintenance, table
+from headrace.lake.lake import open as open_lake
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
 from headrace.log.sqlite import connection as sqlite_connection
@@ -57,7 +58,7 @@ def tune() -> None:
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (lease, {"SECONDS": 1.0}),
         (table, {"BRIEF": BRIEF}),
-        (maintenance, {"BRIEF": BRIEF}),
+        (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),
         (kafka_writer, {"TRANSACTION_MS": 60_000}),  # none runs out while a broker is away: see _writes_as
@@ -95,7 +96,7 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
                 closing(Shelf(stage.disk / "shelf.db")) as shelf,
             ):
                 ingest.ingest_all(
-                    [stage.contract(mended)], events, catalog.open(stage.settings),
+                    [stage.contract(mended)], events, open_lake(stage.settings),
                     until_end=until_end, stop=stop, sinks_of=lambda _: [shelf], tell=tell,
                 )  # fmt: skip
             return
@@ -248,14 +249,14 @@ def meddle(stage: Stage, say: Say) -> None:
 
 
 def _table(stage: Stage) -> LakeTable:
-    return catalog.open(stage.settings).table(stage.contract().table)
+    return open_lake(stage.settings).table(stage.contract().table)
 
 
 def replay(stage: Stage, say: Say) -> None:
     """Puts what waits for its price on the log once more."""
     _writes_as("replay")
     with closing(log.open(stage.settings.log.url)) as events:
-        lake = catalog.open(stage.settings)
+        lake = open_lake(stage.settings)
         say("replaying")
         done = quarantine.replay(stage.contract(), lake, events, quarantine.Choice(code="out_of_range"))
     say("replayed", count=done.events)

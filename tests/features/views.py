@@ -25,7 +25,7 @@ FUNCTIONS = [
 ] + [AggregateFunction("last_n", 3)]
 
 
-def windowed(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
+def view_of_all_functions(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
     """A view with every function over every column that takes it, at each window."""
     aggregations = []
     for window in windows:
@@ -51,7 +51,7 @@ def instant(micros):
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
 
 
-def frame(events):
+def events_frame(events):
     """Events (user_id, time, number, amount, word, flag) as a table of the view."""
     return pl.DataFrame(
         {
@@ -100,7 +100,7 @@ def events_around(now, *, users=3, size=40, amounts=amounts, numbers=numbers):
         st.sampled_from([now, now - 1, now + 1, edge, edge - 1, edge - HOUR, edge - DAY, edge - 15 * DAY]),
         st.integers(0, 30).map(lambda steps: now - steps * 5 * MINUTE - now % (5 * MINUTE)),
     )
-    one = st.tuples(
+    event = st.tuples(
         st.integers(1, users),
         times,
         numbers,
@@ -108,4 +108,4 @@ def events_around(now, *, users=3, size=40, amounts=amounts, numbers=numbers):
         st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "z"])),
         st.one_of(st.none(), st.booleans()),
     )
-    return st.lists(one, max_size=size)
+    return st.lists(event, max_size=size)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import inf, isfinite
 
 
-def expected(function, n, window, hop, t, events):
+def expect_value(function, n, window, hop, t, events):
     """`events`: (time, value) pairs of one entity; times, window and hop in microseconds."""
     begin = t - window
     begin = begin - begin % hop
@@ -29,10 +29,10 @@ def expected(function, n, window, hop, t, events):
         exact = sum((Fraction(value) for value in values), Fraction(0))
         if function == "sum" and not isinstance(values[0], float):
             return (int(exact) + 2**63) % 2**64 - 2**63
-        total = rounded(exact)
+        total = round_to_double(exact)
         if function == "sum":
             return total
-        return total / len(values) if isfinite(total) else rounded(exact / len(values))
+        return total / len(values) if isfinite(total) else round_to_double(exact / len(values))
     if function == "min":
         return min(values)
     if function == "max":
@@ -46,7 +46,7 @@ def expected(function, n, window, hop, t, events):
     raise AssertionError(function)
 
 
-def rounded(exact):
+def round_to_double(exact):
     """The double nearest to a Fraction, as IEEE 754 has it."""
     try:
         return float(exact)

@@ -1,4 +1,4 @@
-"""check contracts: what has changed since the table last saw the contract, and for whom."""
+"""check contracts: the changes since the stored contract, and who is affected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace import lake as lakes
 from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
 from headrace.events.ingest.adoption import adopted
-from headrace.flows.events.contracts import Reader, contracts
+from headrace.flows.events.contracts import Dependent, check_contracts
 from headrace.projects.project import load_project
 
 CLICKS = """
@@ -29,12 +29,12 @@ class Click(Struct):
 
 PAGE = "page"
 
-def chosen(clicks):
+def select_columns(clicks):
     return clicks.select("at", "user", PAGE)
 
 @table(reads=Click)
 def pages(clicks):
-    return chosen(clicks)
+    return select_columns(clicks)
 
 @table(reads=pages)
 def counted(pages):
@@ -48,44 +48,46 @@ def users(clicks):
 
 @pytest.fixture
 def clicks(tmp_path: Path) -> Settings:
-    """A project whose table of clicks has seen its contract."""
+    """A project whose contract of clicks is stored with its table."""
     settings = load_settings(write(tmp_path / "project", CLICKS))
     adopted(load_project(settings).contract("clicks"), lakes.open(settings))
     return settings
 
 
-def edited(settings: Settings, *edits: tuple[str, str]) -> Settings:
+def edit(settings: Settings, *edits: tuple[str, str]) -> Settings:
+    """Replace texts in the project's module, which is then imported anew."""
     file = settings.root / "tiny" / "tables.py"
     text = file.read_text()
     for old, new in edits:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
-    for name in [one for one in sys.modules if one.split(".")[0] == "tiny"]:
+    for name in [module for module in sys.modules if module.split(".")[0] == "tiny"]:
         del sys.modules[name]
     return settings
 
 
-def code(*arguments: str) -> object:
-    with pytest.raises(SystemExit) as ended:
+def run_main(*arguments: str) -> object:
+    """Run the command line, and return its exit code."""
+    with pytest.raises(SystemExit) as exit_:
         main(arguments)
-    return ended.value.code
+    return exit_.value.code
 
 
-def test_a_field_that_goes_breaks_what_names_it(clicks: Settings) -> None:
-    (one,) = contracts(clicks)
-    assert (one.outcome, one.was, one.changes, one.breaks) == ("unchanged", 1, (), False)
-    gone = ("    page: str\n", "")
-    (one,) = contracts(edited(clicks, gone))
-    assert (one.outcome, one.breaks) == ("refused", True)
-    (told,) = one.changes
-    assert (told.change.level, told.change.field, told.producers) == ("breaks", "page", False)
-    assert told.readers == (Reader("table", "pages"), Reader("table", "counted", "pages"))
-    assert "version=2" in str(one.remedy)
-    (one,) = contracts(edited(clicks, ('time="at")', 'time="at", version=2)')))
-    assert (one.outcome, one.breaks) == ("meant", True)  # it is meant, and `pages` names it all the same
-    (one,) = contracts(edited(clicks, ('"at", "user", PAGE', '"at", "user"')))
-    assert (one.outcome, one.breaks, one.changes[0].readers) == ("meant", False, ())
+def test_a_removed_field_breaks_the_tables_that_name_it(clicks: Settings) -> None:
+    (check,) = check_contracts(clicks)
+    assert (check.outcome, check.stored_version, check.effects, check.breaks) == ("unchanged", 1, (), False)
+    removal = ("    page: str\n", "")
+    (check,) = check_contracts(edit(clicks, removal))
+    assert (check.outcome, check.breaks) == ("refused", True)
+    (effect,) = check.effects
+    assert (effect.change.level, effect.change.field, effect.affects_producers) == ("breaks", "page", False)
+    assert effect.dependents == (Dependent("table", "pages"), Dependent("table", "counted", "pages"))
+    assert "version=2" in str(check.remedy)
+    (check,) = check_contracts(edit(clicks, ('time="at")', 'time="at", version=2)')))
+    assert (check.outcome, check.breaks) == ("accepted", True)  # `pages` still names the field
+    (check,) = check_contracts(edit(clicks, ('"at", "user", PAGE', '"at", "user"')))
+    assert (check.outcome, check.breaks, check.effects[0].dependents) == ("accepted", False, ())
 
 
 CHANGES = """
@@ -99,34 +101,36 @@ class Customer(Struct):
 """
 
 
-def test_a_column_of_a_database_that_goes(tmp_path: Path) -> None:
+def test_a_removed_database_column_breaks_the_current_rows(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / "project", CHANGES))
     adopted(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
-    (one,) = contracts(edited(settings, ("    note: str | None\n", "    more: str | None\n")))
-    assert [told.change.level for told in one.changes] == ["breaks", "tightens"]
-    assert one.changes[0].readers == (Reader("table", "shop_public_customers_current"),)
-    (one,) = contracts(edited(settings, ('key=["id"])', 'key=["id"], version=2)')))
-    assert one.outcome == "meant"
+    (check,) = check_contracts(edit(settings, ("    note: str | None\n", "    more: str | None\n")))
+    assert [effect.change.level for effect in check.effects] == ["breaks", "tightens"]
+    assert check.effects[0].dependents == (Dependent("table", "shop_public_customers_current"),)
+    (check,) = check_contracts(edit(settings, ('key=["id"])', 'key=["id"], version=2)')))
+    assert check.outcome == "accepted"
 
 
-def test_the_verb_tells_what_breaks(clicks: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    here = ["check", "contracts", "--project", str(clicks.root)]
-    edited(clicks, ("    note: str | None = None", "    note: str | None = None\n    more: int | None = None"))
-    assert code(*here) == 0
-    assert "compatible: ingest takes it by itself" in capsys.readouterr().out
-    edited(clicks, ("    user: int", "    user: str"))
-    assert code(*here) == 1
-    said = capsys.readouterr().out
-    assert "ingest will not start" in said
-    assert "user: it is stored as int64 and would become string" in said
-    assert "for: table users" in said
-    assert code(*here, "--json", "clicks") == 1
+def test_check_contracts_prints_changes_and_effects(
+    clicks: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = ["check", "contracts", "--project", str(clicks.root)]
+    edit(clicks, ("    note: str | None = None", "    note: str | None = None\n    more: int | None = None"))
+    assert run_main(*verb) == 0
+    assert "compatible: ingest evolves the table" in capsys.readouterr().out
+    edit(clicks, ("    user: int", "    user: str"))
+    assert run_main(*verb) == 1
+    output = capsys.readouterr().out
+    assert "ingest will not start" in output
+    assert "user: it is stored as int64 and would become string" in output
+    assert "affects: table users" in output
+    assert run_main(*verb, "--json", "clicks") == 1
     assert '"cannot be stored"' in capsys.readouterr().out
-    assert code(*here, "other") == 2
+    assert run_main(*verb, "other") == 2
     (clicks.root / "one.ndjson").write_text("{}")
     capsys.readouterr()
-    edited(clicks, ('time="at"', 'time="at", format="avro"'))
-    assert code("send", "clicks", str(clicks.root / "one.ndjson"), "--project", str(clicks.root)) == 2
+    edit(clicks, ('time="at"', 'time="at", format="avro"'))
+    assert run_main("send", "clicks", str(clicks.root / "one.ndjson"), "--project", str(clicks.root)) == 2
     assert "send writes JSON" in capsys.readouterr().err
-    assert code("ingest", "--until-end", "--project", str(clicks.root)) == 2
+    assert run_main("ingest", "--until-end", "--project", str(clicks.root)) == 2
     assert "names no schema registry" in capsys.readouterr().err

@@ -275,5 +275,5 @@ def test_a_file_without_a_time_cannot_be_moved(settings: Settings, write: Write)
     file = write("a.ndjson", b'{"Sold At": "never", "total": 1}')
     with pytest.raises(CallError) as error:
         send(settings, "sales", file, shift_to_now=True)
-    assert error.value.what == "no 'Sold At' in it can be read, so there is nothing to move to now"
+    assert error.value.what == "no event has a 'Sold At' that can be parsed, so no time can be moved to now"
     assert error.value.where == str(file)

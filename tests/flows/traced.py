@@ -27,7 +27,9 @@ from headrace.projects.project import Project, load_project
 from headrace.serving import release
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.tables.build import build_table
-from headrace.training.report import TrainingSet
+from headrace.training.evaluation.binary import BinaryEvaluator
+from headrace.training.gate import judge
+from headrace.training.report import TrainingReport, TrainingSet, write_report
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 USER, PRODUCT = 1, 10
@@ -154,19 +156,27 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
         inputs.append(Dataset("table", name, SnapshotPosition(name, head.id)))
     lake.table("product_facts").create_tag(f"training.{snapshot}", snapshot)
     with run("train purchase", inputs) as this:
-        made = TrainingSet(
+        rows = TrainingSet(
             "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0
         )
-        (bundle / "training.json").write_bytes(
-            msgspec.json.encode(
-                {
-                    "run": this.id,
-                    "code": "c0de",
-                    "training_set": made,
-                    "parameters": {"num_boost_round": 7},
-                }
-            )
+        evaluation = BinaryEvaluator().evaluate([0, 1], [0.2, 0.8])
+        report = TrainingReport(
+            model="purchase",
+            task="binary",
+            run=this.id,
+            code="c0de",
+            training_set=rows,
+            parts={"train": 2, "validation": 1, "test": 1, "dropped": 0},
+            boundaries={},
+            parameters={"num_boost_round": 7},
+            trials=[],
+            validation=evaluation,
+            test=evaluation,
+            champion=None,
+            importance={},
+            gate=judge([], evaluation.metrics, None),
         )
+        write_report(bundle, report)
         version = registry.open(settings).register(
             "purchase", bundle, metrics={"roc_auc": 0.81}, params={}, tags={}
         )

@@ -20,7 +20,7 @@ from headrace import lake
 from headrace.config.settings import Settings, make_settings
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.lake import LakeTable
-from headrace.lake.heads import heads
+from headrace.lake.table_state import current_snapshot_ids
 
 AT_ONCE = timedelta(microseconds=-1)
 STAMP = pa.timestamp("us", "UTC")
@@ -92,11 +92,11 @@ def test_a_moved_lake_is_read_and_written_where_it_is(tmp_path: Path) -> None:
     before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "deeper" / "after")
     write(before)
     expected = snapshots(before)
-    head = heads(before, ["events"])
+    head = current_snapshot_ids(before, ["events"])
     after.root.parent.mkdir()
     before.root.rename(after.root)
 
-    assert heads(after, ["events"]) == head
+    assert current_snapshot_ids(after, ["events"]) == head
     assert snapshots(after) == expected
     table = lake.open(after).table("events")
     assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in paths(table))
@@ -242,9 +242,9 @@ def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
     expected = snapshots(settings)
     head = table.current_snapshot()
     assert head is not None
-    assert heads(settings, ["events"]) == {"events": head.id}
+    assert current_snapshot_ids(settings, ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
-    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
+    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
     assert missing(table) == set()
     settings.root.rename(tmp_path / f"moved {name}")

@@ -21,11 +21,11 @@ from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.properties import LATEST_ARRIVAL, ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
-from headrace.lake import Lake, LakeTable, commit, expiry, heads, lease, orphan_files
+from headrace.lake import Lake, LakeTable, commit, compaction, expiry, lease, maintenance, orphan_files
 from headrace.lake import files as lake_files
-from headrace.lake import maintenance as steps
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.lease import Lease
+from headrace.lake.table_state import rows_snapshot_ids
 
 AT_ONCE = timedelta(microseconds=-1)
 HOUR = 3_600_000_000
@@ -125,7 +125,7 @@ class TestCompaction:
     def test_of_many_days_goes_some_at_a_time(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(steps, "_GROUPS", 2)
+        monkeypatch.setattr(compaction, "_GROUPS", 2)
         days = pa.concat_tables([rows(day, day) for day in range(1, 6)])
         for _ in range(8):
             local_table.append(days)
@@ -137,7 +137,7 @@ class TestCompaction:
     def test_leaves_a_file_of_a_row_group_alone(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(steps, "ROW_GROUP", 10)
+        monkeypatch.setattr(compaction, "ROW_GROUP", 10)
         for n in range(10):
             local_table.append(rows(1, n))
         assert lake.maintain(local_table).compacted == 10
@@ -201,7 +201,7 @@ class TestExpiry:
         local_table.append(rows(1))
         # It was followed when `newer` was made; that one was followed just now.
         between = newer.at + timedelta(milliseconds=1)
-        monkeypatch.setattr(steps, "now_micros", lambda: int(between.timestamp() * 1e6))
+        monkeypatch.setattr(maintenance, "now_micros", lambda: int(between.timestamp() * 1e6))
         assert lake.maintain(local_table, older_than=timedelta()).expired == 1
         left = {s.id for s in local_table.snapshots()}
         assert old.id not in left
@@ -219,7 +219,7 @@ class TestExpiry:
     def test_gives_way_to_another_expiry(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(4):
             table.append(rows(1, n))
-        faster = lambda: expiry.expire(table.catalog, table.iceberg(), 1)  # noqa: E731
+        faster = lambda: expiry.expire_snapshots(table.catalog, table.iceberg(), 1)  # noqa: E731
         at_point(monkeypatch, expiry, "maintenance.expire", faster)
         lake.maintain(table, older_than=AT_ONCE)
         assert len(table.snapshots()) == 1
@@ -247,7 +247,7 @@ class TestExpiry:
 
         monkeypatch.setattr(expiry, "NEWEST", 1)
         monkeypatch.setattr(expiry, "_SLACK", 0)
-        monkeypatch.setattr(expiry, "expire", away)
+        monkeypatch.setattr(expiry, "expire_snapshots", away)
         for n in range(3):
             table.append(rows(1, n))
         assert values(table) == [0, 1, 2]
@@ -266,11 +266,11 @@ class TestPin:
             found = loaded()
             if not seen:
                 seen.append(found)
-                assert expiry.expire(table.catalog, loaded(), 1) == 1
+                assert expiry.expire_snapshots(table.catalog, loaded(), 1) == 1
             return found
 
         monkeypatch.setattr(table, "iceberg", load)
-        with pytest.raises(CallError, match="no snapshot"):
+        with pytest.raises(CallError, match="does not exist"):
             table.create_tag("late", first.id)
         assert table.tags() == {}
 
@@ -465,9 +465,9 @@ class TestLease:
         assert hung.take()
         monkeypatch.undo()
         assert Lease(table.catalog, table.iceberg).take()
-        with pytest.raises(Conflict, match="another upkeep"):
+        with pytest.raises(Conflict, match="another maintenance"):
             hung.renew()
-        with pytest.raises(Conflict, match="another upkeep"):
+        with pytest.raises(Conflict, match="another maintenance"):
             hung.give_back({"headrace.note": "late"})
         assert table.property("headrace.note") is None
         assert lake.maintain(table).busy
@@ -509,7 +509,7 @@ class TestLease:
                 table.append(rows(1, n))
             lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
 
-        module = {"maintenance.leased": steps, "maintenance.expire": expiry}.get(point, orphan_files)
+        module = {"maintenance.leased": maintenance, "maintenance.expire": expiry}.get(point, orphan_files)
         first_time = [meanwhile]
 
         def reach(reached: str) -> None:
@@ -535,10 +535,10 @@ def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
         head = table.current_snapshot()
         assert head is not None
         assert head.id != made_last.id
-        assert heads.snapshots_made(settings, ["kept", "none"]) == {"kept": made_last.id, "none": None}
+        assert rows_snapshot_ids(settings, ["kept", "none"]) == {"kept": made_last.id, "none": None}
         for x in range(30):
             made_last = table.append(rows(1, x))
-        assert heads.snapshots_made(settings, ["kept"]) == {"kept": made_last.id}
+        assert rows_snapshot_ids(settings, ["kept"]) == {"kept": made_last.id}
 
 
 def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, table: LakeTable) -> None:
@@ -557,7 +557,7 @@ def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, t
     assert values(table) == [1, 3]
     table.rollback_to_snapshot(second.id)
     assert table.scan().collect()["more"].to_list() == [1.5]
-    with pytest.raises(CallError, match="there is no snapshot"):
+    with pytest.raises(CallError, match="does not exist"):
         table.rollback_to_snapshot(7)
 
 

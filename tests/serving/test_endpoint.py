@@ -1,8 +1,9 @@
 """The endpoint over HTTP: responses, arms, missing features, invalid requests, and the logged predictions."""
 
+import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import httpx
 import msgspec
@@ -235,6 +236,18 @@ def test_off_loopback_the_token_is_asked_for(project, monkeypatch):
         allowed = {"Authorization": "Bearer a-token-of-enough-length"}
         assert client.post("/predict/purchase", json=INSTANCE, headers=allowed).status_code == 200
         assert client.get("/models").status_code == 401
+
+
+def test_unreadable_online_state_is_answered_503(client, project):
+    with closing(sqlite3.connect(project.online.url.removeprefix("sqlite://"))) as database, database:
+        for table, column in database.execute(
+            "select tables.name, columns.name from sqlite_master tables, pragma_table_info(tables.name) columns"
+            " where tables.name like 'entities%' and columns.name like 'v%'"
+        ).fetchall():
+            database.execute(f"update {table} set {column} = x'c1'")
+    response = client.post("/predict/purchase", json=INSTANCE)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+    assert "product_id=7 in view 'facts' is unreadable" in response.json()["error"]["message"]
 
 
 def test_metrics_count_answers_and_predictions(client):

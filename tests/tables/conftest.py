@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from headrace import lake
 from headrace.config.settings import load_settings
 from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
+from headrace.lake import open as open_lake
 from headrace.projects.project import Project, load_project
 
 EVENTS = """
@@ -86,17 +86,17 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
-def opened(project: Project) -> Lake:
-    return lake.open(project.settings)
+def lake(project: Project) -> Lake:
+    return open_lake(project.settings)
 
 
 @pytest.fixture
-def clicks(opened: Lake) -> LakeTable:
+def clicks(lake: Lake) -> LakeTable:
     """The topic's table, empty."""
     stamp = pa.timestamp("us", "UTC")
     fields = [("at", stamp), ("user", pa.int64()), ("price", pa.float64()), ("_log_partition", pa.int32())]
     fields += [("_log_offset", pa.int64()), ("_arrived_at", stamp), ("_valid", pa.bool_())]
-    return opened.ensure("clicks", pa.schema(fields), [("_valid", "identity"), ("at", "day")])
+    return lake.ensure("clicks", pa.schema(fields), [("_valid", "identity"), ("at", "day")])
 
 
 @pytest.fixture

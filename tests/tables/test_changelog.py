@@ -1,4 +1,4 @@
-"""The current rows of a database's table, and its rows as of a time, against playing the changes."""
+"""The current rows of a database's table, and its rows as of a time, compared with applying the changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from headrace.tables.build import build_table
 from headrace.tables.changelog import as_of
 from headrace.tables.read import read_input
 
-KEPT = ("id", "name", "balance")
+COLUMNS = ("id", "name", "balance")
 
 
 class Shop:
@@ -41,14 +41,14 @@ class Shop:
 
     def __init__(self, root: Path) -> None:
         settings = make_settings(root, "scratch", state=root / "state")
-        found = contract_of(Customer)
-        assert found is not None
-        self.contract = found
+        contract = contract_of(Customer)
+        assert contract is not None
+        self.contract = contract
         self.table = current(Customer)
-        self.project = Project(settings, {found.topic: found}, {}, {self.table.name: self.table}, {}, ())
+        self.project = Project(settings, {contract.topic: contract}, {}, {self.table.name: self.table}, {}, ())
         self.log = log.open(settings.log.url)
         self.lake: Lake = open_lake(settings)
-        self.log.create(found.topic)
+        self.log.create(contract.topic)
 
     def ingest(self, *raw: bytes, headers: dict[str, bytes] | None = None) -> None:
         self.log.append(self.contract.topic, list(raw), headers=[headers] * len(raw))
@@ -59,16 +59,16 @@ class Shop:
         return self.lake.table(self.table.name).scan().sort("id").collect()
 
     def rows(self) -> list[tuple[Any, ...]]:
-        return self.build().select(KEPT).rows()
+        return self.build().select(COLUMNS).rows()
 
     def changelog(self) -> pl.LazyFrame:
         return read_input(self.project, self.lake, self.contract)
 
-    def then(self, at: int) -> list[tuple[Any, ...]]:
+    def rows_at(self, at: int) -> list[tuple[Any, ...]]:
         moment = from_micros(NOON + at * 1_000_000)
-        return as_of(self.changelog(), self.contract.row_key, moment).sort("id").select(KEPT).rows()
+        return as_of(self.changelog(), self.contract.row_key, moment).sort("id").select(COLUMNS).rows()
 
-    def joined(self, at: int, *ids: int) -> list[Any]:
+    def names_joined_at(self, at: int, *ids: int) -> list[Any]:
         view = AsOfView("v", ("id",), self.contract.table, "_changed_at", (PlanField("name", "string"),))
         labels = pl.DataFrame({"id": ids, "event_timestamp": [from_micros(NOON + at * 1_000_000)] * len(ids)})
         return join_as_of(labels, view, self.changelog(), strict=False)["name"].to_list()
@@ -76,16 +76,16 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    one = Shop(tmp_path)
-    yield one
-    one.log.close()
+    shop = Shop(tmp_path)
+    yield shop
+    shop.log.close()
 
 
 def row(id: int, name: str, **more: Any) -> dict[str, Any]:
     return {"id": id, "name": name, **more}
 
 
-def test_inserts_updates_deletes_and_a_key_that_comes_back(shop: Shop) -> None:
+def test_inserts_updates_deletes_and_a_key_that_is_inserted_again(shop: Shop) -> None:
     shop.ingest(change("r", 1, row(1, "a"), snapshot="first"), change("r", 1, row(2, "b"), snapshot="last"))
     shop.ingest(
         change("u", 2, row(1, "a2", balance="1.10")),
@@ -96,18 +96,18 @@ def test_inserts_updates_deletes_and_a_key_that_comes_back(shop: Shop) -> None:
     assert shop.rows() == [(1, "a2", "1.10"), (3, "c", None)]
     shop.ingest(change("c", 5, row(2, "back")), change("d", 6, row(3, "")))
     assert shop.rows() == [(1, "a2", "1.10"), (2, "back", None)]
-    assert shop.then(1) == [(1, "a", None), (2, "b", None)]
-    assert shop.then(4) == [(1, "a2", "1.10"), (3, "c", None)]
-    assert shop.joined(0, 1) == [None]
-    assert shop.joined(4, 1, 2, 3, 9) == ["a2", None, "c", None]
-    assert shop.joined(9, 1, 2, 3) == ["a2", "back", None]
-    # Every change is a row of the changelog, the tombstone is none, and none is refused.
+    assert shop.rows_at(1) == [(1, "a", None), (2, "b", None)]
+    assert shop.rows_at(4) == [(1, "a2", "1.10"), (3, "c", None)]
+    assert shop.names_joined_at(0, 1) == [None]
+    assert shop.names_joined_at(4, 1, 2, 3, 9) == ["a2", None, "c", None]
+    assert shop.names_joined_at(9, 1, 2, 3) == ["a2", "back", None]
+    # Every change is a row of the changelog, the tombstone is not, and no change is refused.
     everything = shop.lake.table(shop.contract.table).scan().sort("_log_offset").collect()
     assert everything["_op"].to_list() == ["r", "r", "u", "d", "c", "c", "d"]
     assert everything["_valid"].all()
 
 
-def test_a_change_that_comes_late_takes_its_own_place(shop: Shop) -> None:
+def test_a_late_change_takes_its_place_in_the_order(shop: Shop) -> None:
     shop.ingest(
         change("c", 10, row(1, "a")),
         change("u", 30, row(1, "c")),
@@ -117,12 +117,12 @@ def test_a_change_that_comes_late_takes_its_own_place(shop: Shop) -> None:
     assert shop.rows() == [(1, "c", None)]
     shop.ingest(change("u", 20, row(1, "b")), change("u", 21, row(2, "y")))  # as replayed from quarantine
     assert shop.rows() == [(1, "c", None)]
-    assert shop.then(25) == [(1, "b", None), (2, "y", None)]
-    assert shop.joined(25, 1, 2) == ["b", "y"]
-    assert shop.joined(40, 1, 2) == ["c", None]
+    assert shop.rows_at(25) == [(1, "b", None), (2, "y", None)]
+    assert shop.names_joined_at(25, 1, 2) == ["b", "y"]
+    assert shop.names_joined_at(40, 1, 2) == ["c", None]
 
 
-def test_several_changes_of_a_row_in_one_transaction(shop: Shop) -> None:
+def test_the_last_of_several_changes_in_one_transaction_counts(shop: Shop) -> None:
     shop.ingest(
         *(
             change(op, 10 + n, row(1, name), at=50)
@@ -130,118 +130,124 @@ def test_several_changes_of_a_row_in_one_transaction(shop: Shop) -> None:
         )
     )
     assert shop.rows() == [(1, "a", None)]
-    assert shop.joined(50, 1) == ["a"]
+    assert shop.names_joined_at(50, 1) == ["a"]
 
 
 def test_a_transaction_that_a_snapshot_did_not_see_comes_after_it(shop: Shop) -> None:
-    """As PostgreSQL 15 and Debezium 3.7 write it: LSN 18 lies before the snapshot's 20, its commit after."""
+    """As PostgreSQL 15 and Debezium 3.7 write it: LSN 18 is before the snapshot's 20, its commit after."""
     shop.ingest(change("r", 20, row(1, "old"), snapshot="first"), change("r", 20, row(2, "b"), snapshot="last"))
     assert shop.rows() == [(1, "old", None), (2, "b", None)]
     shop.ingest(change("u", 18, row(1, "new"), at=25), change("c", 19, row(3, "c"), at=25))
     assert shop.rows() == [(1, "new", None), (2, "b", None), (3, "c", None)]
-    assert shop.build("other code").select(KEPT).rows() == [(1, "new", None), (2, "b", None), (3, "c", None)]
-    assert shop.then(22) == [(1, "old", None), (2, "b", None)]
+    assert shop.build("other code").select(COLUMNS).rows() == [(1, "new", None), (2, "b", None), (3, "c", None)]
+    assert shop.rows_at(22) == [(1, "old", None), (2, "b", None)]
 
 
-def test_a_snapshot_of_one_row_takes_away_the_others_once_a_change_follows(shop: Shop) -> None:
+def test_a_snapshot_removes_the_rows_it_lacks_once_a_change_follows(shop: Shop) -> None:
     shop.ingest(*(change("c", n, row(n, "a")) for n in (1, 2, 3)))
     assert len(shop.rows()) == 3
     shop.ingest(change("r", 20, row(2, "b"), snapshot="first"))  # the first of several tables
-    assert shop.rows() == [(1, "a", None), (2, "b", None), (3, "a", None)]  # it may be killed in its midst
+    assert shop.rows() == [
+        (1, "a", None),
+        (2, "b", None),
+        (3, "a", None),
+    ]  # not yet complete
     shop.ingest(change("u", 30, row(2, "c")))
     assert shop.rows() == [(2, "c", None)]
-    assert shop.build("other code").select(KEPT).rows() == [(2, "c", None)]
-    assert shop.then(19) == [(1, "a", None), (2, "a", None), (3, "a", None)]
-    assert shop.then(20) == [(2, "b", None)]
-    assert shop.joined(25, 1, 2, 3) == [None, "b", None]
+    assert shop.build("other code").select(COLUMNS).rows() == [(2, "c", None)]
+    assert shop.rows_at(19) == [(1, "a", None), (2, "a", None), (3, "a", None)]
+    assert shop.rows_at(20) == [(2, "b", None)]
+    assert shop.names_joined_at(25, 1, 2, 3) == [None, "b", None]
 
 
-def test_a_snapshot_that_was_killed_takes_nothing_away(shop: Shop) -> None:
+def test_a_killed_snapshot_removes_nothing(shop: Shop) -> None:
     shop.ingest(change("c", 1, row(1, "a")), change("c", 2, row(2, "b")), change("c", 3, row(3, "c")))
     shop.ingest(change("r", 20, row(1, "a"), snapshot="first"), change("r", 20, row(2, "b"), snapshot="true"))
     shop.ingest(change("r", 30, row(1, "a"), snapshot="first"), change("r", 30, row(3, "c"), snapshot="last"))
     assert shop.rows() == [(1, "a", None), (3, "c", None)]
-    assert shop.then(25) == [(1, "a", None), (2, "b", None), (3, "c", None)]
+    assert shop.rows_at(25) == [(1, "a", None), (2, "b", None), (3, "c", None)]
 
 
-def test_a_snapshot_without_rows_takes_all_away(shop: Shop) -> None:
+def test_a_snapshot_without_rows_removes_all_rows(shop: Shop) -> None:
     shop.ingest(*(change("c", n, row(n, "a")) for n in (1, 2)))
     assert len(shop.rows()) == 2
     shop.ingest(change("r", 20, snapshot="last"), change("c", 21, row(3, "b")))
     assert shop.rows() == [(3, "b", None)]
-    assert shop.joined(20, 1, 2) == [None, None]
+    assert shop.names_joined_at(20, 1, 2) == [None, None]
 
 
-def test_another_server_has_lower_lsns(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """After a failover or a restore, with a snapshot: LSNs of two servers are not compared."""
+def test_lsns_of_another_server_are_not_compared(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """After a failover or a restore, with a snapshot."""
     shop.ingest(change("c", 9_000, row(1, "a"), at=1), change("u", 9_100, row(1, "b"), at=2))
     shop.ingest(change("c", 9_200, row(2, "x"), at=3))
     assert shop.rows() == [(1, "b", None), (2, "x", None)]
     shop.ingest(change("r", 20, row(1, "c"), at=10, snapshot="first"))
     shop.ingest(change("r", 20, row(2, "x"), at=10, snapshot="last"))
     assert shop.rows() == [(1, "c", None), (2, "x", None)]
-    (told,) = [record.getMessage() for record in caplog.records if "begin anew" in record.getMessage()]
-    assert told.startswith("shop.public.customers: from 2026-03-01T12:00:10+00:00 on")
+    (message,) = [record.getMessage() for record in caplog.records if "log begins again" in record.getMessage()]
+    assert message.startswith(
+        "shop.public.customers: the database's log begins again at 2026-03-01T12:00:10+00:00"
+    )
     shop.ingest(change("u", 21, row(1, "d"), at=11), change("d", 22, row(2, ""), at=12))
     assert shop.rows() == [(1, "d", None)]
-    assert [shop.then(at) for at in (5, 10, 11)] == [
-        [(1, "b", None), (2, "x", None)], [(1, "c", None), (2, "x", None)], [(1, "d", None), (2, "x", None)],
-    ]  # fmt: skip
-    assert shop.joined(12, 1, 2) == ["d", None]
-    # One of the old server, from quarantine: it stands where it first stood.
+    assert shop.rows_at(5) == [(1, "b", None), (2, "x", None)]
+    assert shop.rows_at(10) == [(1, "c", None), (2, "x", None)]
+    assert shop.rows_at(11) == [(1, "d", None), (2, "x", None)]
+    assert shop.names_joined_at(12, 1, 2) == ["d", None]
+    # A change of the old server, from quarantine: it takes the position it first had.
     shop.ingest(change("u", 9_050, row(1, "late"), at=2), headers={"headrace.first": b"0:0"})
     assert shop.rows() == [(1, "d", None)]
-    assert shop.build("other code").select(KEPT).rows() == [(1, "d", None)]
-    # The snapshot of a restored server takes away what it lacks.
+    assert shop.build("other code").select(COLUMNS).rows() == [(1, "d", None)]
+    # The snapshot of a restored server removes the rows it lacks.
     shop.ingest(change("r", 5, row(7, "z"), at=20, snapshot="last"))
     assert shop.rows() == [(7, "z", None)]
 
 
-def test_another_server_without_a_snapshot(shop: Shop) -> None:
+def test_another_server_without_a_snapshot_begins_an_era(shop: Shop) -> None:
     shop.ingest(change("c", 9_000, row(1, "a"), at=1), change("c", 9_100, row(2, "x"), at=2))
     assert len(shop.rows()) == 2
     shop.ingest(change("u", 21, row(1, "b"), at=10), change("d", 22, row(2, ""), at=11))
     assert shop.rows() == [(1, "b", None)]
     shop.ingest(change("t", 23, at=12), change("c", 24, row(3, "n"), at=13))
     assert shop.rows() == [(3, "n", None)]
-    assert shop.then(12) == []
-    assert shop.joined(11, 1, 2) == ["b", None]
+    assert shop.rows_at(12) == []
+    assert shop.names_joined_at(11, 1, 2) == ["b", None]
 
 
-def test_a_change_of_a_new_server_is_no_duplicate_of_the_old(shop: Shop) -> None:
+def test_a_change_of_a_new_server_is_not_a_duplicate_of_an_old_one(shop: Shop) -> None:
     shop.ingest(change("c", 10, row(1, "a"), at=1), change("u", 50, row(1, "b"), at=2))
     shop.ingest(change("u", 50, row(1, "c"), at=20))
     assert shop.lake.table(shop.contract.table).scan().collect()["_valid"].all()
 
 
-def test_a_clock_that_was_set_back_is_no_other_server(shop: Shop) -> None:
+def test_a_clock_that_was_set_back_does_not_begin_an_era(shop: Shop) -> None:
     shop.ingest(change("c", 10, row(1, "a"), at=100), change("u", 20, row(1, "b"), at=90))
     assert shop.rows() == [(1, "b", None)]
-    assert shop.then(95) == shop.then(100) == [(1, "b", None)]
-    assert shop.joined(95, 1) == shop.joined(100, 1) == ["b"]
+    assert shop.rows_at(95) == shop.rows_at(100) == [(1, "b", None)]
+    assert shop.names_joined_at(95, 1) == shop.names_joined_at(100, 1) == ["b"]
 
 
-def test_rows_that_an_incremental_snapshot_reads(shop: Shop) -> None:
-    """Its rows have the LSN of their window's end; their time is when Debezium came to it."""
+def test_an_incremental_snapshot_does_not_hide_newer_changes(shop: Shop) -> None:
+    """Its rows have the LSN of their window's end; their time is when Debezium read them."""
 
     def read(lsn: int, id: int, name: str, at: int) -> bytes:
-        told = {"snapshot": "incremental", "sequence": f'["{lsn}","{lsn}"]', "txId": None}
-        return change("r", None, row(id, name), at=at, **told)
+        fields = {"snapshot": "incremental", "sequence": f'["{lsn}","{lsn}"]', "txId": None}
+        return change("r", None, row(id, name), at=at, **fields)
 
     shop.ingest(change("c", 10, row(1, "a")), read(30, 1, "a", 500), read(30, 2, "was there", 500))
     assert shop.rows() == [(1, "a", None), (2, "was there", None)]
-    # A transaction under way when the window closed: its LSN is lower, its commit earlier than Debezium came.
+    # A transaction open when the window closed: its LSN is lower, its commit earlier than Debezium's read.
     shop.ingest(change("u", 25, row(1, "b"), at=400), change("u", 28, row(2, "c"), at=401))
     assert shop.rows() == [(1, "b", None), (2, "c", None)]
-    assert shop.build("other code").select(KEPT).rows() == [(1, "b", None), (2, "c", None)]
-    assert shop.joined(600, 1, 2) == ["b", "c"]
-    # A change that was refused before the window: what was read later stands after it.
+    assert shop.build("other code").select(COLUMNS).rows() == [(1, "b", None), (2, "c", None)]
+    assert shop.names_joined_at(600, 1, 2) == ["b", "c"]
+    # A change that was refused before the window comes before what the window read.
     shop.ingest(change("c", 5, row(1, "older"), at=5), headers={"headrace.first": b"0:0"})
     assert shop.rows() == [(1, "b", None), (2, "c", None)]
 
 
 @pytest.mark.parametrize("seed", range(200, 203))
-def test_what_is_built_bit_by_bit_is_what_is_in_the_database(seed: int, shop: Shop) -> None:
+def test_builds_in_steps_equal_the_database(seed: int, shop: Shop) -> None:
     database = Database(seed)
     database.run(120)
     chance = random.Random(seed)
@@ -249,46 +255,46 @@ def test_what_is_built_bit_by_bit_is_what_is_in_the_database(seed: int, shop: Sh
     raw: list[bytes] = []
     headers: list[dict[str, bytes] | None] = []
     for event in database.log:
-        told = {"snapshot": event.snapshot or "false"}
+        fields = {"snapshot": event.snapshot or "false"}
         changed = None if event.key is None else row(event.key, event.value or "")
         lsn: int | None = event.lsn
         if event.snapshot == "incremental":
-            lsn, told["sequence"] = None, f'["1","{event.lsn}"]'
-        raw.append(change(event.op, lsn, changed, at=event.time, **told))
+            lsn, fields["sequence"] = None, f'["1","{event.lsn}"]'
+        raw.append(change(event.op, lsn, changed, at=event.time, **fields))
         headers.append(None)
-        if chance.random() < 0.05:  # it takes this place, but is refused, and comes later
+        if chance.random() < 0.05:  # it is refused at this position, and replayed later
             waiting.append((raw[-1], {"headrace.first": b"0:%d" % (len(raw) - 1)}))
             raw[-1] = b"{}"
         if waiting and chance.random() < 0.03:
-            again, first = waiting.pop()
-            raw.append(again)
+            event_bytes, first = waiting.pop()
+            raw.append(event_bytes)
             headers.append(first)
-    raw += [again for again, _ in waiting]
+    raw += [event_bytes for event_bytes, _ in waiting]
     headers += [first for _, first in waiting]
     for start in range(0, len(raw), 60):
         shop.log.append(shop.contract.topic, raw[start : start + 60], headers=headers[start : start + 60])
         Ingest(shop.contract, shop.log, shop.lake).run(True, threading.Event())
-        folded = shop.rows()
-        assert folded == shop.build("other code").select(KEPT).rows()
+        current = shop.rows()
+        assert current == shop.build("other code").select(COLUMNS).rows()
         shop.build()
-    assert folded == sorted((key, value, None) for key, value in database.rows.items())
+    assert current == sorted((key, value, None) for key, value in database.rows.items())
 
 
-def test_truncate_and_a_snapshot_take_away_what_they_do_not_have(shop: Shop) -> None:
+def test_a_truncate_and_a_snapshot_remove_the_rows_they_lack(shop: Shop) -> None:
     shop.ingest(*(change("c", n, row(n, "a")) for n in (1, 2, 3)))
     assert len(shop.rows()) == 3
     shop.ingest(change("t", 5), change("c", 6, row(2, "b")), change("c", 7, row(4, "d")))
     assert shop.rows() == [(2, "b", None), (4, "d", None)]
-    assert shop.joined(5, 1, 2, 3) == [None, None, None]
+    assert shop.names_joined_at(5, 1, 2, 3) == [None, None, None]
     # The connector's slot was lost; while it was away row 4 was deleted: the new snapshot lacks it.
     shop.ingest(change("r", 20, row(2, "b"), snapshot="first"), change("r", 20, row(5, "e"), snapshot="last"))
     assert shop.rows() == [(2, "b", None), (5, "e", None)]
-    assert shop.joined(19, 2, 4, 5) == ["b", "d", None]
-    assert shop.joined(20, 2, 4, 5) == ["b", None, "e"]
-    assert shop.then(19) == [(2, "b", None), (4, "d", None)]
+    assert shop.names_joined_at(19, 2, 4, 5) == ["b", "d", None]
+    assert shop.names_joined_at(20, 2, 4, 5) == ["b", None, "e"]
+    assert shop.rows_at(19) == [(2, "b", None), (4, "d", None)]
 
 
-def test_a_value_that_the_database_did_not_send_is_the_one_before(shop: Shop) -> None:
+def test_a_value_that_was_not_sent_is_taken_from_the_change_before(shop: Shop) -> None:
     placeholder = "__debezium_unavailable_value"
     shop.ingest(change("c", 1, row(1, "long", balance="1")))
     shop.rows()
@@ -296,23 +302,23 @@ def test_a_value_that_the_database_did_not_send_is_the_one_before(shop: Shop) ->
         change("u", 2, row(1, placeholder, balance="2")), change("u", 3, row(1, placeholder, balance="3"))
     )
     assert shop.rows() == [(1, "long", "3")]
-    assert shop.joined(2, 1) == shop.joined(9, 1) == ["long"]
+    assert shop.names_joined_at(2, 1) == shop.names_joined_at(9, 1) == ["long"]
     changelog = shop.changelog().sort("_lsn").select("name", "_unchanged").collect()
     assert changelog.rows() == [("long", None), (None, ["name"]), (None, ["name"])]
 
 
-def test_what_debezium_sends_again_counts_once(shop: Shop) -> None:
+def test_a_change_that_debezium_sends_twice_counts_once(shop: Shop) -> None:
     first = [
         change("r", 1, row(1, "a"), snapshot="last"),
         change("c", 2, row(2, "b")),
         change("u", 2, row(2, "b2")),
     ]
     shop.ingest(*first)
-    shop.ingest(*first)  # another process: what was seen is read back from the table
-    told = (
+    shop.ingest(*first)  # another process reads from the table what was ingested
+    verdicts = (
         shop.lake.table(shop.contract.table).scan().group_by("_valid", "_code").len().sort("_valid").collect()
     )
-    assert told.rows() == [(False, "duplicate", 3), (True, None, 3)]
+    assert verdicts.rows() == [(False, "duplicate", 3), (True, None, 3)]
 
 
 def test_any_changes_in_any_batches_give_what_playing_them_gives(shop: Shop) -> None:
@@ -339,11 +345,11 @@ def test_any_changes_in_any_batches_give_what_playing_them_gives(shop: Shop) -> 
         shop.ingest(*sent[start : start + 75])
         shop.rows()
     assert shop.rows() == states[399]
-    assert shop.build("other code").select(KEPT).rows() == states[399]
+    assert shop.build("other code").select(COLUMNS).rows() == states[399]
     for lsn in (1, 50, 89, 90, 91, 200, 270, 398):
-        assert shop.then(lsn) == states[lsn]
-        found = dict(zip(range(12), shop.joined(lsn, *range(12)), strict=True))
-        assert {k: v for k, v in found.items() if v is not None} == {k: v for k, v, _ in states[lsn]}
+        assert shop.rows_at(lsn) == states[lsn]
+        names = dict(zip(range(12), shop.names_joined_at(lsn, *range(12)), strict=True))
+        assert {k: v for k, v in names.items() if v is not None} == {k: v for k, v, _ in states[lsn]}
 
 
 def test_a_build_that_is_killed_leaves_the_old_rows_or_the_new(shop: Shop, tmp_path: Path) -> None:
@@ -353,12 +359,14 @@ def test_a_build_that_is_killed_leaves_the_old_rows_or_the_new(shop: Shop, tmp_p
     before: list[tuple[Any, ...]] = [(1, "a", None)]
     for lsn, point in ((10, "lake.before_commit"), (20, "lake.after_commit")):
         shop.ingest(change("u", lsn, row(1, f"v{lsn}")), change("c", lsn + 1, row(lsn, "new")))
-        after = sorted([*(one for one in before if one[0] != 1), (1, f"v{lsn}", None), (lsn, "new", None)])
+        after = sorted(
+            [*(values for values in before if values[0] != 1), (1, f"v{lsn}", None), (lsn, "new", None)]
+        )
         killed = subprocess.run(
             [sys.executable, "-c", script], env={**os.environ, VARIABLE: point}, capture_output=True, text=True
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        left = shop.lake.table(shop.table.name).scan().sort("id").select(KEPT).collect().rows()
-        assert left == (before if point == "lake.before_commit" else after)
+        rows = shop.lake.table(shop.table.name).scan().sort("id").select(COLUMNS).collect().rows()
+        assert rows == (before if point == "lake.before_commit" else after)
         assert shop.rows() == after
         before = after

@@ -47,7 +47,7 @@ def oracle(content: bytes) -> list[list[str]]:
     last=st.booleans(),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "utf-16"]),
 )
-def test_what_a_csv_writer_writes_is_read(
+def test_a_file_of_a_csv_writer_is_read(
     tmp_path: Path, rows: list[list[str]], end: str, quoting: int, last: bool, encoding: str
 ) -> None:
     width = len(rows[0]) if rows else 2
@@ -110,16 +110,16 @@ def test_where_the_bytes_are_cut_makes_no_difference(
         (b"at,s\n1,Cafe, black\n", 2, "it has 3 cells, and the header 2"),
         (b'a,b\n1,2\n3,"open\n4,5\n', 3, "a quote opens in this row and is never closed"),
         (b'a,b\n1,2\n3,"open\n4,"5"\n', 3, "a quote opens in this row and text follows the next one"),
-        (b'a,b\n1,5" pipe\n', 2, "a quote stands within a cell"),
+        (b'a,b\n1,5" pipe\n', 2, "a quote is inside an unquoted cell"),
         ("Prénom,b\n1,2\n".encode("latin-1"), 1, "byte e9 at offset 2 is not UTF-8"),
         (b"a,b\n" + b"1,2\n" * 500 + b"3,\xe9\n", 502, "byte e9 at offset 2,006 is not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), 1, "it is UTF-16, not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16-le"), 1, "it holds a zero byte"),
-        (b"a,b\r1,2\n3,4\r", 2, "this row ends otherwise than the first one"),
-        (b"a,b\n1,2\r3,4\n", 2, "this row ends otherwise than the first one"),
+        (b"a,b\r1,2\n3,4\r", 2, "this row has another line end than the first one"),
+        (b"a,b\n1,2\r3,4\n", 2, "this row has another line end than the first one"),
     ],
 )
-def test_what_cannot_be_read_rightly_is_refused(
+def test_what_cannot_be_read_correctly_is_refused(
     tmp_path: Path, content: bytes, row: int | None, words: str
 ) -> None:
     with pytest.raises(ProjectError, match=words) as refused:

@@ -31,12 +31,13 @@ CELLS = {
         st.just(""),
     ),
     "times": st.one_of(
-        DAY, st.builds(str.__add__, DAY, TIME),
+        DAY,
+        st.builds(str.__add__, DAY, TIME),
         st.builds("{}{}{}".format, DAY, TIME, st.sampled_from(["Z", "+00:00", "-0130", "+0260", "z"])),
         st.just(""),
     ),
     "words": st.sampled_from(["true", "false", "True", "1", "", "yes"]),
-}  # fmt: skip
+}
 COLUMN = st.sampled_from(sorted(CELLS)).flatmap(lambda name: st.lists(CELLS[name], max_size=3))
 ONE_FOLDER = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -93,8 +94,8 @@ READERS: list[tuple[pl.DataType, Any]] = [
 ]
 
 
-def expected(cells: list[str]) -> tuple[pl.DataType, list[Any]]:
-    """The type of a column and its values, from the rule as the guide has it."""
+def expect_column(cells: list[str]) -> tuple[pl.DataType, list[Any]]:
+    """The type of a column and its values, by the rule in the guide."""
     filled = [cell for cell in cells if cell]
     for dtype, reader in READERS:
         values = [reader(cell) if cell else None for cell in cells]
@@ -121,12 +122,12 @@ def test_a_column_has_the_type_that_all_its_cells_are_written_as(
     file = write(tmp_path / "x.csv", [""] * (1_500 * earlier) + cells)
     dtype = type_of_kinds([detect_kinds(file, ["cell"])["cell"]])
     values = file.scan().select(as_type("cell", dtype)).collect()["cell"][1_500 * earlier :]
-    type_wanted, values_wanted = expected(cells)
+    type_wanted, values_wanted = expect_column(cells)
     assert dtype == type_wanted
     assert [spell(value) for value in values] == [spell(value) for value in values_wanted]
 
 
-def test_a_late_cell_decides_as_an_early_one_does(tmp_path: Path) -> None:
+def test_a_late_cell_counts_like_an_early_one(tmp_path: Path) -> None:
     for cells, dtype in (
         (["870"] * 20_000 + ["AB12"], pl.String()),
         (["870"] * 20_000 + ["0.5"], pl.Float64()),
@@ -158,11 +159,14 @@ def test_files_agree_on_a_type_that_holds_all_their_cells(tmp_path: Path) -> Non
         (pl.Decimal(4, 2), ["1.500", "+07.1"], [Decimal("1.50"), Decimal("7.10")]),
         (pl.Decimal(5, 0), ["12"], [Decimal("12")]),
         (pl.Boolean(), ["TRUE", "False"], [True, False]),
-        (pl.Datetime("us", "UTC"), ["2024-01-01T10:00:00", "2024-01-01T10:00:00+02:00"],
-         [datetime(2024, 1, 1, 10, tzinfo=UTC), datetime(2024, 1, 1, 8, tzinfo=UTC)]),
+        (
+            pl.Datetime("us", "UTC"),
+            ["2024-01-01T10:00:00", "2024-01-01T10:00:00+02:00"],
+            [datetime(2024, 1, 1, 10, tzinfo=UTC), datetime(2024, 1, 1, 8, tzinfo=UTC)],
+        ),
     ],
-)  # fmt: skip
-def test_a_declared_type_is_taken(
+)
+def test_a_declared_type_is_used(
     tmp_path: Path, dtype: pl.DataType, cells: list[str], values: list[Any]
 ) -> None:
     file = write(tmp_path / "x.csv", cells)

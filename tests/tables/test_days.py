@@ -1,4 +1,4 @@
-"""Each row of a table with days is kept, or the build is refused: never is one dropped without a word."""
+"""Each row of a table with days is kept, or the build is refused: no row is dropped silently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace.tables.read import TableInput
 
 Arrive = Callable[..., None]
 BEGIN = date(2024, 1, 1)
-# An input row: its day, and how many days later the row made from it lies.
+# An input row: its day, and by how many days the row made from it is later.
 ROWS = st.lists(st.tuples(st.integers(0, 9), st.integers(-2, 2)), min_size=1, max_size=12)
 
 
@@ -36,18 +36,18 @@ def shift(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def groups(days: set[date]) -> list[list[date]]:
-    """Neighbouring days together, each run of them in two at most."""
+    """Groups of neighbouring days, of four days at most."""
     runs: list[list[date]] = []
-    for this in sorted(days):
-        if runs and this - runs[-1][-1] == timedelta(days=1) and len(runs[-1]) < 4:
-            runs[-1].append(this)
+    for next_day in sorted(days):
+        if runs and next_day - runs[-1][-1] == timedelta(days=1) and len(runs[-1]) < 4:
+            runs[-1].append(next_day)
         else:
-            runs.append([this])
+            runs.append([next_day])
     return runs
 
 
 def make(table: Table, rows: list[tuple[int, int]], changed: set[date]) -> list[tuple[datetime, int]]:
-    """What the days that read any of `changed` get, as the build makes them."""
+    """The rows of the days that read any of `changed`, as the build makes them."""
     partition = table.partition_by
     assert partition is not None
     frame = pl.DataFrame(
@@ -58,8 +58,8 @@ def make(table: Table, rows: list[tuple[int, int]], changed: set[date]) -> list[
     source = TableInput("rows", SnapshotPosition("rows", 1), "at")
     stale = sorted(spread_days(changed, partition))
     plan = RebuildPlan("shifted", stale, False, [], [source], None, {}, dict(counts))
-    made = [make_days(table, partition, plan, [frame.lazy()], {}, group) for group in groups(set(stale))]
-    return sorted(pl.concat(made).rows())
+    frames = [make_days(table, partition, plan, [frame.lazy()], {}, group) for group in groups(set(stale))]
+    return sorted(pl.concat(frames).rows())
 
 
 @settings(max_examples=150, deadline=None)
@@ -85,16 +85,16 @@ def test_every_row_is_kept_or_the_build_is_refused(
             make(table, rows, days)
         return
     assert make(table, rows, days) == expected
-    # In steps: what came later makes its days again; the others stay as the first step made them.
+    # In steps: the later rows rebuild their days; the other days stay as the first step made them.
     first, later = rows[:cut], rows[cut:]
     stale = {BEGIN + timedelta(days=n) for n, _ in later}
-    again = spread_days(stale, partition)
-    stayed = [
+    rebuilt = spread_days(stale, partition)
+    unchanged = [
         row
         for row in (make(table, first, {BEGIN + timedelta(days=n) for n, _ in first}) if first else [])
-        if row[0].date() not in again
+        if row[0].date() not in rebuilt
     ]
-    assert sorted(stayed + (make(table, rows, stale) if later else [])) == expected
+    assert sorted(unchanged + (make(table, rows, stale) if later else [])) == expected
 
 
 def change(project: Project, name: str, function: Callable[..., pl.LazyFrame], **fields: object) -> None:
@@ -104,8 +104,8 @@ def change(project: Project, name: str, function: Callable[..., pl.LazyFrame], *
 
 
 @pytest.mark.parametrize("rowwise", [True, False])
-def test_facts_at_the_end_of_their_day_are_refused_with_the_remedy(
-    project: Project, opened: Lake, arrive: Arrive, rowwise: bool
+def test_rows_on_the_day_after_their_input_are_refused_with_a_remedy(
+    project: Project, lake: Lake, arrive: Arrive, rowwise: bool
 ) -> None:
     def end_of_day(clicks: pl.LazyFrame) -> pl.LazyFrame:
         return clicks.select(pl.col("at").dt.truncate("1d") + timedelta(days=1), "user")
@@ -114,50 +114,50 @@ def test_facts_at_the_end_of_their_day_are_refused_with_the_remedy(
     change(project, "clean", end_of_day, rowwise=rowwise)
     with pytest.raises(
         Refused, match=r"3 rows .* \(0 rows would be kept\): 2024-01-02 \(2\), 2024-01-03"
-    ) as no:
-        build_table(project, opened, project.table("clean"), code="1")
-    assert 'partition_by=day("at", before="1d")' in str(no.value.remedy)
-    assert not opened.table_exists("clean")
+    ) as refused:
+        build_table(project, lake, project.table("clean"), code="1")
+    assert 'partition_by=day("at", before="1d")' in str(refused.value.remedy)
+    assert not lake.table_exists("clean")
 
     change(project, "clean", end_of_day, rowwise=rowwise, partition_by=day("at", before="1d"))
-    assert build_table(project, opened, project.table("clean"), code="2").rows == 3
+    assert build_table(project, lake, project.table("clean"), code="2").rows == 3
     arrive((of_day(1), 4), arrived=of_day(5))
-    built = build_table(project, opened, project.table("clean"), code="2")
+    built = build_table(project, lake, project.table("clean"), code="2")
     assert (built.days, built.rows) == ([date(2024, 1, 2), date(2024, 1, 3)], 4)
 
     arrive((of_day(2), 5), arrived=of_day(5))
     change(project, "clean", lambda clicks: clicks.select(pl.col("at") + timedelta(days=2)), rowwise=rowwise)
     with pytest.raises(Refused, match="would be lost") as incremental:
-        build_table(project, opened, project.table("clean"), code="2")
+        build_table(project, lake, project.table("clean"), code="2")
     assert 'before="2d"' in str(incremental.value.remedy)
-    assert opened.table("clean").scan().collect().height == 4
+    assert lake.table("clean").scan().collect().height == 4
 
 
-def test_rows_of_an_input_without_days_are_not_dropped(project: Project, opened: Lake, arrive: Arrive) -> None:
+def test_rows_of_an_input_without_days_are_not_dropped(project: Project, lake: Lake, arrive: Arrive) -> None:
     def every_person(clicks: pl.LazyFrame, people: pl.LazyFrame) -> pl.LazyFrame:
         return people.select("user", day=pl.lit(of_day(3)))
 
     arrive((of_day(0), 1), arrived=of_day(5))
     for name in ("clean", "people"):
-        build_table(project, opened, project.table(name), code="1")
+        build_table(project, lake, project.table(name), code="1")
     change(project, "daily", every_person)
-    with pytest.raises(Refused, match=r"2 rows .* would be lost") as no:
-        build_table(project, opened, project.table("daily"), code="1")
-    assert "If they come from people, which is read whole" in str(no.value.remedy)
+    with pytest.raises(Refused, match=r"2 rows .* would be lost") as refused:
+        build_table(project, lake, project.table("daily"), code="1")
+    assert "If they come from people, which is read whole" in str(refused.value.remedy)
 
 
-def test_the_column_of_the_day_must_hold_days(project: Project, opened: Lake, arrive: Arrive) -> None:
+def test_the_partition_column_must_be_a_date_or_a_time(project: Project, lake: Lake, arrive: Arrive) -> None:
     arrive((of_day(0), 1), arrived=of_day(5))
     change(project, "clean", lambda clicks: clicks.select(at="user"))
     with pytest.raises(ProjectError, match="which is Int64, neither a date nor a time"):
-        build_table(project, opened, project.table("clean"), code="1")
+        build_table(project, lake, project.table("clean"), code="1")
 
 
 def test_the_first_and_the_last_day_of_the_calendar_have_no_neighbours(
-    project: Project, opened: Lake, arrive: Arrive
+    project: Project, lake: Lake, arrive: Arrive
 ) -> None:
     first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)
     arrive((first, 1), (last, 2), arrived=of_day(5))
     for name in ("clean", "visits"):
-        build_table(project, opened, project.table(name), code="1")
-    assert opened.table("clean").scan().collect()["at"].sort().to_list() == [first, last]
+        build_table(project, lake, project.table(name), code="1")
+    assert lake.table("clean").scan().collect()["at"].sort().to_list() == [first, last]

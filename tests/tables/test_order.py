@@ -15,15 +15,23 @@ from headrace.tables.order import find_eras
 
 INSTANT = pl.Datetime("us", "UTC")
 SCHEMA = {
-    "id": pl.Int64, "name": pl.String, "_op": pl.String, "_lsn": pl.Int64, "_changed_at": INSTANT,
-    "_transaction": pl.Int64, "_snapshot": pl.String, "_unchanged": pl.List(pl.String),
-    "_log_partition": pl.Int32, "_log_offset": pl.Int64,
-    "_first_partition": pl.Int32, "_first_offset": pl.Int64,
-}  # fmt: skip
+    "id": pl.Int64,
+    "name": pl.String,
+    "_op": pl.String,
+    "_lsn": pl.Int64,
+    "_changed_at": INSTANT,
+    "_transaction": pl.Int64,
+    "_snapshot": pl.String,
+    "_unchanged": pl.List(pl.String),
+    "_log_partition": pl.Int32,
+    "_log_offset": pl.Int64,
+    "_first_partition": pl.Int32,
+    "_first_offset": pl.Int64,
+}
 
 
 def changelog(log: list[Event], seed: int) -> pl.DataFrame:
-    """The log as ingest leaves it: what was refused at first is replayed later, and says where it stood."""
+    """The log as ingest writes it: refused events are replayed later, with their first position."""
     chance = random.Random(seed)
     rows, replayed = [], []
     for offset, event in enumerate(log):
@@ -44,7 +52,7 @@ def rows_of(frame: pl.DataFrame) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_rows_are_those_of_the_database_now_and_as_of_any_time(seed: int) -> None:
+def test_rows_equal_the_database_now_and_as_of_any_time(seed: int) -> None:
     database = Database(seed)
     database.run(200)
     frame = changelog(database.log, seed)

@@ -1,5 +1,5 @@
-"""A table built in steps, however its events arrive, is the table built at once; and a build that is
-killed leaves the old table or the new one."""
+"""A table built in steps, in whatever order its events arrive, equals the table built at once; a killed build
+leaves the old table or the new one."""
 
 import os
 import signal
@@ -20,40 +20,40 @@ Arrive = Callable[..., None]
 NAMES = ("clean", "people", "daily", "visits")
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 
-# Hours since the first of January, and a user: few of each, so that days, visits and ties meet.
+# Hours since the first of January, and a user: few of each, so that days, visits and ties coincide.
 CLICK = st.tuples(st.integers(0, 7 * 24 - 1).map(lambda h: BEGIN + timedelta(hours=h)), st.integers(1, 3))
 ARRIVALS = st.lists(st.lists(CLICK, min_size=1, max_size=6), min_size=1, max_size=4)
 
 
-def rows(opened: Lake, name: str) -> list[tuple[object, ...]]:
-    frame = opened.table(name).scan().collect()
+def rows(lake: Lake, name: str) -> list[tuple[object, ...]]:
+    frame = lake.table(name).scan().collect()
     return sorted(frame.select(sorted(frame.columns)).rows(), key=repr)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arrivals=ARRIVALS)
-def test_steps_give_what_one_build_gives(
+def test_builds_in_steps_equal_one_build(
     project: Project,
-    opened: Lake,
+    lake: Lake,
     clicks: LakeTable,
     arrive: Arrive,
     arrivals: list[list[tuple[datetime, int]]],
 ) -> None:
     for name in (*NAMES, "clicks"):
-        if name != "clicks" and opened.table_exists(name):
-            opened.drop_table(name)
+        if name != "clicks" and lake.table_exists(name):
+            lake.drop_table(name)
     clicks.overwrite(clicks.schema().empty_table())
     clock = BEGIN
     for batch in arrivals:
-        clock = max([clock, *(when for when, _ in batch)]) + timedelta(minutes=1)
+        clock = max([clock, *(time for time, _ in batch)]) + timedelta(minutes=1)
         arrive(*batch, arrived=clock)
         for name in NAMES:
-            build_table(project, opened, project.table(name), code="1")
-    in_steps = {name: rows(opened, name) for name in NAMES}
+            build_table(project, lake, project.table(name), code="1")
+    in_steps = {name: rows(lake, name) for name in NAMES}
     for name in NAMES:
-        opened.drop_table(name)
-        build_table(project, opened, project.table(name), code="1")
-    assert in_steps == {name: rows(opened, name) for name in NAMES}
+        lake.drop_table(name)
+        build_table(project, lake, project.table(name), code="1")
+    assert in_steps == {name: rows(lake, name) for name in NAMES}
 
 
 BUILDER = """
@@ -72,11 +72,11 @@ build_table(project, lake.open(project.settings), project.table("clean"), code="
 @pytest.mark.parametrize(
     ("point", "published"), [("lake.after_data_file", 1), ("lake.before_commit", 1), ("lake.after_commit", 2)]
 )
-def test_a_build_that_is_killed_goes_on(
-    project: Project, opened: Lake, arrive: Arrive, point: str, published: int
+def test_the_next_build_continues_a_killed_one(
+    project: Project, lake: Lake, arrive: Arrive, point: str, published: int
 ) -> None:
     arrive((BEGIN, 1), arrived=BEGIN)
-    build_table(project, opened, project.table("clean"), code="1")
+    build_table(project, lake, project.table("clean"), code="1")
     arrive((BEGIN + timedelta(days=1), 2), arrived=BEGIN)
     killed = subprocess.run(
         [sys.executable, "-c", BUILDER, str(project.settings.root)],
@@ -85,7 +85,7 @@ def test_a_build_that_is_killed_goes_on(
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    assert opened.table("clean").scan().collect().height == published
-    built = build_table(project, opened, project.table("clean"), code="1")
+    assert lake.table("clean").scan().collect().height == published
+    built = build_table(project, lake, project.table("clean"), code="1")
     assert built.skipped == (published == 2)
-    assert opened.table("clean").scan().collect().height == 2
+    assert lake.table("clean").scan().collect().height == 2

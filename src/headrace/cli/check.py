@@ -7,8 +7,7 @@ import msgspec
 
 from headrace.cli import show
 from headrace.cli.call import Call, group, verb
-from headrace.flows.events.contracts import Checked
-from headrace.flows.events.contracts import contracts as check_contracts
+from headrace.flows.events.contracts import ContractCheck, check_contracts
 from headrace.flows.trace.parity import parity as check_parity
 
 __all__ = ["check"]
@@ -59,45 +58,46 @@ def parity(call: Call, model: str | None, limit: int) -> int:
 @verb("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 def contracts(call: Call, topics: tuple[str, ...]) -> int:
-    """Compare the contracts with what their tables last had: what has changed, and for whom.
+    """Compare the contracts with the ones stored with their tables, and list who is affected.
 
-    Ingest takes compatible changes by itself. A change that tightens (events that were good are refused)
-    or breaks (a reader loses a field) needs a higher version in the declaration; one that the table
-    cannot store needs a new name. Exit code 1 where ingest would not start, or a reader of this project
-    names what is gone.
+    Ingest accepts compatible changes by itself. A change that tightens (events that were good are refused) or
+    breaks (a reader loses a field) needs a higher version in the declaration; one that the table cannot store
+    needs a new name. Exits with 1 if ingest would not start, or if this project still names a removed field.
     """
-    found = check_contracts(call.settings(), topics)
+    checks = check_contracts(call.settings(), topics)
     if call.json:
-        show.json([{**msgspec.to_builtins(one), "breaks": one.breaks} for one in found])
-        return 1 if any(one.breaks for one in found) else 0
-    rows = [(one.topic, _version(one), one.fingerprint, _MEANS[one.outcome]) for one in found]
-    show.table(None, ["topic", "version", "fingerprint", "what it is"], rows)
-    for one in found:
-        if one.changes:
-            click.echo(f"\n{one.topic}")
-        for told in one.changes:
-            click.echo(f"  {told.change.level:16}  {told.change.field or 'the contract'}: {told.change.text}")
-            if told.producers:
-                click.echo(f"{'':20}for: producers of {one.topic}")
-            for reader in told.readers:
-                by = f" (by {reader.through})" if reader.through else ""
-                click.echo(f"{'':20}for: {reader.kind} {reader.name}{by}")
-        if one.remedy:
-            click.echo(f"  {one.remedy}")
-    return 1 if any(one.breaks for one in found) else 0
+        show.json([{**msgspec.to_builtins(check), "breaks": check.breaks} for check in checks])
+        return 1 if any(check.breaks for check in checks) else 0
+    rows = [(check.topic, _version(check), check.fingerprint, _OUTCOMES[check.outcome]) for check in checks]
+    show.table(None, ["topic", "version", "fingerprint", "outcome"], rows)
+    for check in checks:
+        if check.effects:
+            click.echo(f"\n{check.topic}")
+        for effect in check.effects:
+            change = effect.change
+            click.echo(f"  {change.level:16}  {change.field or 'the contract'}: {change.text}")
+            if effect.affects_producers:
+                click.echo(f"{'':20}affects: producers of {check.topic}")
+            for dependent in effect.dependents:
+                through = f" (through {dependent.through})" if dependent.through else ""
+                click.echo(f"{'':20}affects: {dependent.kind} {dependent.name}{through}")
+        if check.remedy:
+            click.echo(f"  {check.remedy}")
+    return 1 if any(check.breaks for check in checks) else 0
 
 
-_MEANS = {
-    "new": "no table has seen it",
-    "unchanged": "as the table has it",
-    "compatible": "compatible: ingest takes it by itself",
-    "meant": "its higher version says that it is meant",
+_OUTCOMES = {
+    "new": "no contract is stored with the table yet",
+    "unchanged": "the same as the stored contract",
+    "compatible": "compatible: ingest evolves the table",
+    "accepted": "the higher version accepts the changes",
     "refused": "ingest will not start",
 }
 
 
-def _version(one: Checked) -> str:
-    return str(one.version) if one.was in (None, one.version) else f"{one.was} → {one.version}"
+def _version(check: ContractCheck) -> str:
+    same = check.stored_version in (None, check.version)
+    return str(check.version) if same else f"{check.stored_version} → {check.version}"
 
 
 check.add_command(parity)

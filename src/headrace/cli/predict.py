@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from headrace.cli import show
@@ -18,13 +20,7 @@ __all__ = ["predict"]
 @click.option("--explain", is_flag=True, help="With the features as the model saw them.")
 def predict(call: Call, model: str, values: tuple[str, ...], explain: bool) -> None:
     """Ask the running endpoint for one prediction of MODEL."""
-    given = {}
-    for text in values:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise CallError(f"{text!r} is no KEY=VALUE", remedy="Write it as user_id=1")
-        given[name] = value
-    answer = ask(call.settings(), model, given, explain=explain)
+    answer = ask(call.settings(), model, _parse_values(values), explain=explain)
     if call.json:
         show.json(answer)
         return
@@ -33,6 +29,18 @@ def predict(call: Call, model: str, values: tuple[str, ...], explain: bool) -> N
     if features:
         click.echo()
         show.table("features", ["name", "value"], [(name, _text(value)) for name, value in features.items()])
+
+
+def _parse_values(texts: Iterable[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise CallError(f"{text!r} is not KEY=VALUE", remedy="Write it as user_id=1")
+        if name in values:
+            raise CallError(f"{name!r} has two values: {values[name]!r} and {value!r}", remedy="Give it once.")
+        values[name] = value
+    return values
 
 
 def _text(value: object) -> str:

@@ -133,7 +133,6 @@ def _print_view(view: ViewWhy) -> None:
 def _print_version(found: Why) -> None:
     version, made = found.version, found.version.made_from
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    gate = {True: "passed", False: "refused", None: "not known"}[made.gate]
     rows = [
         ("version", f"{version.model} {version.version}{aliases}"),
         ("training run", made.run),
@@ -144,7 +143,7 @@ def _print_version(found: Why) -> None:
         ("commit", made.commit or "in no git checkout"),
         ("source", made.source or "not kept"),
         ("plan", version.plan),
-        ("gate", gate),
+        ("gate", "passed" if made.gate else "refused"),
     ]
     show.table("Made by", ["", ""], rows)
     click.echo("Lineage:")

@@ -19,15 +19,15 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from headrace.code.effects import changes_in, executed_nodes
+from headrace.code.effects import changes_in, walk_executed
 from headrace.code.reader import (
     Import,
     SourceModule,
-    bound_names,
     chain_of,
     decorator_target,
     find_imports,
-    used_names,
+    names_bound_by,
+    names_used_by,
 )
 from headrace.kernel.errors import ProjectError
 
@@ -89,10 +89,10 @@ class _Module:
             raise ProjectError(f"module {name} has no source to carry a function from", where=where)
         source = SourceModule(name, Path(file))
         binds = [
-            bound_names(statement) | {imported.local for imported in _own_imports(source, statement)}
+            names_bound_by(statement) | {imported.local for imported in _own_imports(source, statement)}
             for statement in source.statements
         ]
-        return _Module(source, binds, [set(_changed_names(statement)) for statement in source.statements])
+        return _Module(source, binds, [set(_names_changed_by(statement)) for statement in source.statements])
 
     def statements_of(self, name: str) -> list[tuple[int, ast.stmt]]:
         """The statements that make the name's value what it is, each with its number in the module."""
@@ -103,7 +103,7 @@ class _Module:
         """The last star import that brings in the name, as an import of this name alone, with its number."""
         for number, statement in reversed(list(enumerate(self.source.statements))):
             for imported in _own_imports(self.source, statement):
-                if imported.local == "*" and name in _exported_names(imported.module):
+                if imported.local == "*" and name in _star_names(imported.module):
                     return number, Import(name, imported.module, name)
         return None
 
@@ -220,7 +220,7 @@ class _Serializer:
         stripped = _Stripper(self.decorator).visit(ast.parse(ast.unparse(statement)).body[0])
         self._refuse_imports(module, stripped, where)
         imported = {part.local for part in _own_imports(module.source, stripped)}
-        for name in sorted(bound_names(stripped) | imported | used_names(stripped)):
+        for name in sorted(names_bound_by(stripped) | imported | names_used_by(stripped)):
             self.add_name(module, name, where)
         self._add_text(module, number, ast.unparse(stripped))
 
@@ -266,21 +266,21 @@ class _Serializer:
 
 def _own_imports(source: SourceModule, statement: ast.stmt) -> Iterator[Import]:
     """The imports that a top-level statement runs: not those in bodies of functions."""
-    for node in executed_nodes(statement):
+    for node in walk_executed(statement):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield from find_imports(node, source.package)
 
 
-def _exported_names(module: str) -> set[str]:
+def _star_names(module: str) -> set[str]:
     """The names that a star import of the module brings in."""
     names = vars(sys.modules[module])
     return set(names.get("__all__", [name for name in names if not name.startswith("_")]))
 
 
-def _changed_names(statement: ast.stmt) -> Iterator[str]:
+def _names_changed_by(statement: ast.stmt) -> Iterator[str]:
     """The names whose values a statement at the top of a module changes: CODES["a"] = 1, CODES.update(...)."""
     if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        for node in executed_nodes(statement):
+        for node in walk_executed(statement):
             yield from (chain[0] for chain in changes_in(node) if chain)
 
 

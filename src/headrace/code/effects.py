@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from headrace.code.reader import Chain, chain_of
 
-__all__ = ["arguments_in", "changes_in", "executed_nodes"]
+__all__ = ["arguments_in", "changes_in", "walk_executed"]
 
 _CHANGE_AND_RETURN = {"setdefault", "pop", "popitem"}  # methods that change their object and return a value
 
 
-def executed_nodes(node: ast.AST, decorators: Iterable[ast.expr] = ()) -> Iterator[ast.AST]:
+def walk_executed(node: ast.AST, decorators: Iterable[ast.expr] = ()) -> Iterator[ast.AST]:
     """The nodes of a top-level statement that run when its module is imported: no bodies of functions.
 
     Args:
@@ -29,7 +29,7 @@ def executed_nodes(node: ast.AST, decorators: Iterable[ast.expr] = ()) -> Iterat
         children = [*decorators, *node.bases, *node.keywords, *node.body]
     for child in children:
         if child is not None:
-            yield from executed_nodes(child, getattr(child, "decorator_list", ()))
+            yield from walk_executed(child, getattr(child, "decorator_list", ()))
 
 
 def changes_in(node: ast.AST) -> Iterator[Chain]:

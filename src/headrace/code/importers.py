@@ -23,7 +23,7 @@ def find_importers(files: Mapping[str, Path], targets: frozenset[str]) -> set[st
     if not targets:
         return set()
     packages = {target for target in targets if "." not in target}
-    imports = {name: _imported_names(SourceModule(name, path)) for name, path in files.items()}
+    imports = {name: _names_imported_by(SourceModule(name, path)) for name, path in files.items()}
     importers = {
         name
         for name, names in imports.items()
@@ -34,7 +34,7 @@ def find_importers(files: Mapping[str, Path], targets: frozenset[str]) -> set[st
     return importers
 
 
-def _imported_names(module: SourceModule) -> set[str]:
+def _names_imported_by(module: SourceModule) -> set[str]:
     """Every absolute dotted name in the module's import statements, wherever they are in it."""
     names: set[str] = set()
     for statement in module.statements:

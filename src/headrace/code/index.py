@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from headrace.code.effects import arguments_in, changes_in, executed_nodes
+from headrace.code.effects import arguments_in, changes_in, walk_executed
 from headrace.code.reader import (
     Chain,
     SourceModule,
@@ -24,7 +24,7 @@ from headrace.code.reader import (
     chain_of,
     chains_in,
     decorator_target,
-    used_names,
+    names_used_by,
 )
 from headrace.kernel.digest import digest_value
 
@@ -145,12 +145,12 @@ class CodeIndex:
             for name in sorted(self._files):
                 module = self._module(name)
                 for node in module.statements:
-                    for ref in sorted(self._changed_by_statement(module, node)):
+                    for ref in sorted(self._changes_of_statement(module, node)):
                         effects.setdefault(ref, []).append(_Statement(name, node))
             self._effects_by_ref = effects
         return self._effects_by_ref
 
-    def _changed_by_statement(self, module: SourceModule, statement: ast.stmt) -> set[_Ref]:
+    def _changes_of_statement(self, module: SourceModule, statement: ast.stmt) -> set[_Ref]:
         """The pieces that a top-level statement changes, itself or through what it calls."""
         changed: set[_Ref] = set()
         called: set[_Ref] = set()
@@ -162,15 +162,15 @@ class CodeIndex:
         # An object's decorator (`@registry.add("x")`) changes that object: it registers the function.
         targets = [chain_of(decorator_target(decorator)) for decorator in decorators]
         changed |= self._variables(module, targets)
-        for node in executed_nodes(statement, decorators):
+        for node in walk_executed(statement, decorators):
             changed |= self._variables(module, [*changes_in(node), *arguments_in(node)])
             if isinstance(node, ast.Name | ast.Attribute):
                 called |= self._functions(module, [chain_of(node)])
         for ref in called:
-            changed |= self._changed_by_call(ref, ())
+            changed |= self._changes_of_call(ref, ())
         return changed
 
-    def _changed_by_call(self, ref: _Ref, path: tuple[_Ref, ...]) -> set[_Ref]:
+    def _changes_of_call(self, ref: _Ref, path: tuple[_Ref, ...]) -> set[_Ref]:
         """The pieces that a call of a function or class changes, itself or through what it calls.
 
         Args:
@@ -184,7 +184,7 @@ class CodeIndex:
         for statement in module.bindings.get(ref.name, ()):
             nodes = list(ast.walk(statement))
             declared_global = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
-            outer = used_names(statement) | declared_global
+            outer = names_used_by(statement) | declared_global
             changed |= {_Ref(ref.module, name) for name in declared_global if name in module.bindings}
             for node in nodes:
                 chains = [*changes_in(node), *arguments_in(node)]
@@ -192,7 +192,7 @@ class CodeIndex:
                 chain = chain_of(node.func) if isinstance(node, ast.Call) else ()
                 if chain and chain[0] in outer:
                     for called in self._functions(module, [chain]) - {ref}:
-                        changed |= self._changed_by_call(called, (*path, ref))
+                        changed |= self._changes_of_call(called, (*path, ref))
         if not path:  # in a circle of calls the result is complete only for the call that it began with
             self._changed_by_function[ref] = changed
         return changed
@@ -222,7 +222,7 @@ class CodeIndex:
         outside: list[str] = []
         local = {imported.local: imported.target for imported in module.imports_in(statement)}
         for part, is_declarer in self._parts(module, statement):
-            for chain in sorted(set(chains_in(part, used_names(part) | set(local)))):
+            for chain in sorted(set(chains_in(part, names_used_by(part) | set(local)))):
                 target = self._resolve(module, chain, local)
                 if isinstance(target, str):
                     outside.append(target)

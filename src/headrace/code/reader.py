@@ -17,13 +17,13 @@ __all__ = [
     "Chain",
     "Import",
     "SourceModule",
-    "bound_names",
     "canonical_text",
     "chain_of",
     "chains_in",
     "decorator_target",
     "find_imports",
-    "used_names",
+    "names_bound_by",
+    "names_used_by",
 ]
 
 Chain = tuple[str, ...]
@@ -91,7 +91,7 @@ class SourceModule:
         self.imports: dict[str, str] = {}
         self.star_imports: list[str] = []
         for statement in self.statements:
-            for bound in bound_names(statement):
+            for bound in names_bound_by(statement):
                 self.bindings.setdefault(bound, []).append(statement)
             for imported in self.imports_in(statement):
                 if imported.local == "*":
@@ -125,7 +125,7 @@ def _absolute_module(statement: ast.ImportFrom, package: str) -> str:
     return ".".join([*parent, *([statement.module] if statement.module else [])])
 
 
-def bound_names(statement: ast.AST) -> set[str]:
+def names_bound_by(statement: ast.AST) -> set[str]:
     """The names that a statement binds in its own scope, imports aside."""
     names: set[str] = set()
     for node in _own_scope(statement):
@@ -150,7 +150,7 @@ def _own_scope(node: ast.AST) -> Iterator[ast.AST]:
             yield from _own_scope(child)
 
 
-def used_names(node: ast.AST) -> set[str]:
+def names_used_by(node: ast.AST) -> set[str]:
     """The names that the code takes from its module or from Python: not its parameters or local variables."""
     top = symtable.symtable(ast.unparse(node), "<statement>", "exec")
     names: set[str] = set()

@@ -24,7 +24,7 @@ from headrace.flows.project.status import Status, status
 from headrace.flows.trace.why import why
 from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
-from headrace.lake.table_heads import read_heads
+from headrace.lake.table_state import read_table_states
 from headrace.lineage.graph import upstream
 
 __all__ = ["Console", "app"]
@@ -93,7 +93,7 @@ class Console:
         if state.problems:
             return {topic.table: Verdicts(0, 0) for topic in state.topics}
         tables = [topic.table for topic in state.topics]
-        return count_verdicts(self._settings, tables, read_heads(self._settings))
+        return count_verdicts(self._settings, tables, read_table_states(self._settings))
 
     def runs(self, request: Request) -> Response:
         """The newest runs, of all jobs or one."""

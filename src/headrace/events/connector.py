@@ -1,6 +1,6 @@
-"""The connectors of Debezium's that put the changes of a project's database tables on its topics.
+"""The Debezium connectors that write the changes of a project's database tables to its topics.
 
-The settings leave nothing of a value to guess: numerics and times are text, and truncates are sent.
+With their settings no value is ambiguous: decimals and times are written as text, and truncates are sent.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import attrs
 
 from headrace.declare.event import Contract
 from headrace.kernel.errors import ProjectError
@@ -22,21 +23,21 @@ VARIABLES = {
     "database.password": "PGPASSWORD",
     "database.dbname": "PGDATABASE",
 }
-"""Setting → the environment variable that holds it, as PostgreSQL's own programs name it."""
+"""Setting → the environment variable that holds it, as PostgreSQL's programs name it."""
 
-_PLACE = re.compile(r"[^a-z0-9_]")
+_INVALID = re.compile(r"[^a-z0-9_]")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Connector:
-    """One connector: the tables whose topics share a prefix, which come from one database.
+    """One connector. It captures the tables of one database, whose topics share a prefix.
 
     Attributes:
-        name: its name; also its replication slot's and its publication's.
-        prefix: what its topics begin with.
-        settings: what Debezium is told, the database's address aside.
+        name: its name, also that of its replication slot and publication.
+        prefix: the first part of its topics' names.
+        settings: the settings for Debezium, without the database's address.
         topics: the topics that it writes.
-        partitions: how many log partitions a topic is made with.
+        partitions: the number of log partitions that a topic is created with.
     """
 
     name: str
@@ -47,10 +48,10 @@ class Connector:
 
 
 def connectors(project: str, contracts: Iterable[Contract]) -> list[Connector]:
-    """The connectors of a project's contracts under @changes, in order of name.
+    """The connectors for a project's contracts under @changes, sorted by name.
 
     Raises:
-        ProjectError: there is no such contract.
+        ProjectError: the project has no such contract.
     """
     by_prefix: dict[str, list[Contract]] = defaultdict(list)
     for contract in contracts:
@@ -61,12 +62,12 @@ def connectors(project: str, contracts: Iterable[Contract]) -> list[Connector]:
             "the project declares no table whose changes are captured",
             remedy='Declare one: @changes(topic="PREFIX.SCHEMA.TABLE", key=["id"]).',
         )
-    return [_connector(project, prefix, some) for prefix, some in sorted(by_prefix.items())]
+    return [_connector(project, prefix, group) for prefix, group in sorted(by_prefix.items())]
 
 
 def _connector(project: str, prefix: str, contracts: list[Contract]) -> Connector:
-    # A replication slot's name: letters, digits and _, at most 63.
-    name = _PLACE.sub("_", f"headrace_{project}_{prefix}".lower())[:63]
+    # The name of a replication slot has letters, digits and _, and at most 63 of them.
+    name = _INVALID.sub("_", f"headrace_{project}_{prefix}".lower())[:63]
     tables = sorted(contract.topic.removeprefix(f"{prefix}.") for contract in contracts)
     settings = {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
@@ -77,14 +78,14 @@ def _connector(project: str, prefix: str, contracts: list[Contract]) -> Connecto
         "publication.name": name,
         "publication.autocreate.mode": "filtered",
         "snapshot.mode": "initial",
-        "skipped.operations": "none",  # truncates, too
+        "skipped.operations": "none",  # by default truncates are skipped
         "tombstones.on.delete": "false",  # a changelog is never compacted
         "decimal.handling.mode": "string",
         "time.precision.mode": "isostring",
         "interval.handling.mode": "string",
         "hstore.handling.mode": "json",
         "poll.interval.ms": "100",
-        "heartbeat.interval.ms": "10000",  # so that the slot moves on where these tables rest
+        "heartbeat.interval.ms": "10000",  # the slot must move on while these tables do not change
     }
     topics = tuple(f"{prefix}.{table}" for table in tables)
     return Connector(name, prefix, settings, topics, max(contract.partitions for contract in contracts))

@@ -1,8 +1,7 @@
-"""Files of events: CSV, NDJSON and Parquet as the bytes of one JSON event after the other.
+"""Files of events: CSV, NDJSON and Parquet, as the bytes of JSON events.
 
-The lines of an NDJSON file are the events, to the byte. The rows of the others are written as JSON: a CSV
-file's cells as texts, an empty one as a field that is not there; of a line that is cut off the cells that
-it has.
+A line of an NDJSON file is an event, to the byte. The rows of the others are encoded as JSON: the cells of a
+CSV file as texts, an empty cell as a missing field. A CSV row that is cut off gives the cells that it has.
 """
 
 from __future__ import annotations
@@ -21,17 +20,19 @@ from headrace.kernel.errors import CallError
 
 __all__ = ["check_file", "read_events"]
 
-_ROWS = 20_000  # of a Parquet file, read at once
-_LONGEST_CELL = 64 << 20  # characters; what is longer is most likely a quote that is not closed
+_BATCH_ROWS = 20_000  # of a Parquet file
+_MAX_CELL_LENGTH = 64 << 20  # characters; a longer cell most likely has an unclosed quote
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_file(file: Path) -> None:
-    """Reads a file of rows to its end; of NDJSON every line is an event, whatever it holds.
+    """Check that read_events can read a file to its end.
+
+    In an NDJSON file every line is an event, whatever it holds, so its lines are not checked.
 
     Raises:
-        CallError: read_events could not read all of it.
+        CallError: it cannot.
     """
     kind = _kind(file)
     if kind == ".csv":
@@ -43,10 +44,10 @@ def check_file(file: Path) -> None:
 
 
 def read_events(file: Path) -> Iterator[bytes]:
-    """The events of a file, in its order.
+    """Read the events of a file, in its order.
 
     Raises:
-        CallError: there is no such file, it is of another kind, or a row of it cannot be read.
+        CallError: the file does not exist, is of another kind, or has a row that cannot be read.
     """
     kind = _kind(file)
     if kind == ".csv":
@@ -61,22 +62,22 @@ def read_events(file: Path) -> Iterator[bytes]:
 def _kind(file: Path) -> str:
     if file.is_dir():
         raise CallError(
-            "it is a folder", where=str(file), remedy="Give a file; send those of a folder one by one."
+            "it is a folder", where=str(file), remedy="Name a file; send the files of a folder one by one."
         )
     if not file.is_file():
-        raise CallError("there is no such file", where=str(file))
+        raise CallError("the file does not exist", where=str(file))
     kind = file.suffix.lower()
     if kind not in (".csv", ".ndjson", ".jsonl", ".parquet"):
         raise CallError(
             f"a {kind or 'file without ending'} file cannot be sent",
             where=str(file),
-            remedy="Give it as .csv, .ndjson, .jsonl or .parquet.",
+            remedy="Save it as .csv, .ndjson, .jsonl or .parquet.",
         )
     return kind
 
 
 def _open(file: Path) -> BinaryIO:
-    """A file of text, after the mark that says that it is UTF-8."""
+    """Open a text file after its UTF-8 mark, if it has one."""
     opened = file.open("rb")
     start = opened.read(len(_UTF8_MARK))
     if start.startswith(_UTF16_MARKS):
@@ -90,7 +91,7 @@ def _open(file: Path) -> BinaryIO:
 def _lines(file: Path) -> Iterator[bytes]:
     with _open(file) as opened:
         for line in opened:
-            # A line ends with LF, CR LF or CR alone: within an event a CR would be white space.
+            # A line may end with CR alone. Splitting there is safe: in JSON a bare CR is only white space.
             for text in line.rstrip(b"\r\n").split(b"\r"):
                 if not text.isspace() and text:
                     yield text
@@ -99,7 +100,9 @@ def _lines(file: Path) -> Iterator[bytes]:
 def _frames(file: Path) -> Iterator[pl.DataFrame]:
     rows = 0
     try:
-        for frame in pl.scan_parquet(file, glob=False).collect_batches(chunk_size=_ROWS, maintain_order=True):
+        for frame in pl.scan_parquet(file, glob=False).collect_batches(
+            chunk_size=_BATCH_ROWS, maintain_order=True
+        ):
             yield frame
             rows += len(frame)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -107,7 +110,7 @@ def _frames(file: Path) -> Iterator[pl.DataFrame]:
         raise CallError(
             f"it cannot be read as Parquet after row {rows:,}: {reason}",
             where=str(file),
-            remedy="Is it a whole Parquet file?",
+            remedy="Check that it is a complete Parquet file.",
         ) from error
 
 
@@ -116,12 +119,12 @@ def _csv(file: Path) -> Iterator[dict[str, str]]:
     _, columns = next(rows, (0, []))
     if not columns:
         raise CallError("it has no header", where=str(file), remedy="Its first line names the columns.")
-    twice = next((name for name in columns if columns.count(name) > 1), None)
-    if twice is not None:
+    repeated = next((name for name in columns if columns.count(name) > 1), None)
+    if repeated is not None:
         raise CallError(
-            f"its header names the column {twice!r} {columns.count(twice)} times",
+            f"its header names the column {repeated!r} {columns.count(repeated)} times",
             where=f"{file}: line 1",
-            remedy="Give each column a name of its own.",
+            remedy="Give each column a unique name.",
         )
     for number, (line, row) in enumerate(rows, 1):
         if any(row[len(columns) :]):
@@ -134,10 +137,10 @@ def _csv(file: Path) -> Iterator[dict[str, str]]:
 
 
 def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, the header too, each with its first line."""
+    """Read the rows that are not empty, with the header, each with the number of its first line."""
     _open(file).close()
-    csv.field_size_limit(_LONGEST_CELL)
-    # Bytes that are no UTF-8 go through as they are: to judge them is the contract's work.
+    csv.field_size_limit(_MAX_CELL_LENGTH)
+    # Bytes that are not UTF-8 pass through unchanged: the contract judges them.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         reader = csv.reader(opened, strict=True)
         number, line = 0, 1
@@ -151,13 +154,13 @@ def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
             raise CallError(
                 f"row {number:,} cannot be read: {error}" if number else f"the header cannot be read: {error}",
                 where=f"{file}: line {line}",
-                remedy='Is a quote (") left open there? A cell has at most '
-                f'{_LONGEST_CELL:,} characters; one that holds a quote is written "a ""b"" c".',
+                remedy='Check for an unclosed quote ("). A cell has at most '
+                f'{_MAX_CELL_LENGTH:,} characters; one that holds a quote is written "a ""b"" c".',
             ) from error
 
 
 def _encode(row: dict[str, str]) -> bytes:
     try:
         return numbers.encode(row)
-    except UnicodeEncodeError:  # what was no UTF-8 in the file is none on the log
+    except UnicodeEncodeError:  # bytes that are not UTF-8 in the file stay so on the log
         return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape")

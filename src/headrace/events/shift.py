@@ -1,4 +1,4 @@
-"""Moving the times of events that are bytes, each in its own spelling; all else stays to the byte."""
+"""Move the times of encoded events, each in its own format; every other byte stays as it is."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Time = str | int | Decimal
 
 
 class TimeShift:
-    """Moves the contract's time of JSON events by one whole number of seconds.
+    """Moves the contract's time of JSON events by a whole number of seconds, so that the latest is now.
 
     Args:
-        contract: which field is the time, and how it is spelled.
-        batches: all the events. The last of them will be now.
+        contract: its rules say which field is the time, and how it is written.
+        batches: all the events.
         where: where they come from, for the error.
 
     Raises:
-        CallError: no time in them can be read.
+        CallError: no time in them can be parsed.
 
     Attributes:
-        by: how far.
-        early: how many moved times lie in an hour that the zone's clocks show for the second time. Written
-            without a zone they are read as the first: an hour too early.
+        by: the distance.
+        early: the number of moved times in an hour that the zone's clocks show for the second time. They are
+            written without a zone, so they are parsed as the first showing: an hour too early.
     """
 
     by: timedelta
@@ -47,43 +47,43 @@ class TimeShift:
 
     def __init__(self, contract: Contract, batches: Iterable[Sequence[bytes]], where: str) -> None:
         self._name = next(field.key for field in fields_of(contract.struct) if field.name == contract.time)
-        self._spellings, self._zone = contract.time_formats, contract.timezone
+        self._formats, self._zone = contract.time_formats, contract.timezone
         field = msgspec.field(name=self._name, default=Raw(b"null"))
-        self._timed = numbers.decoder(msgspec.defstruct("Timed", [("time", Raw, field)]))
+        self._decode_time = numbers.decoder(msgspec.defstruct("Timed", [("time", Raw, field)]))
         last = None
         for events in batches:
-            times = [_time(raw) for raw in map(self._raw_time, events)]
-            for spelling in self._spellings:
-                latest = _parse(times, spelling, self._zone).max()
+            times = [_parse_raw(raw) for raw in map(self._raw_time, events)]
+            for form in self._formats:
+                latest = _parse(times, form, self._zone).max()
                 if isinstance(latest, int):
                     last = latest if last is None else max(last, latest)
         if last is None:
             raise CallError(
-                f"no {self._name!r} in it can be read, so there is nothing to move to now",
+                f"no event has a {self._name!r} that can be parsed, so no time can be moved to now",
                 where=where,
-                remedy=f"The contract's spellings are {', '.join(self._spellings)}.",
+                remedy=f"The contract allows {', '.join(self._formats)}.",
             )
         self._seconds = (now_micros() - last) // _SECOND
         self.by = timedelta(seconds=self._seconds)
         self.early = 0
 
     def move(self, events: Sequence[bytes]) -> list[bytes]:
-        """The events with their times moved; one whose time cannot be read stays as it is."""
+        """Move the times of some events. An event whose time cannot be parsed stays as it is."""
         raws = [self._raw_time(event) for event in events]
-        times = [_time(raw) for raw in raws]
+        times = [_parse_raw(raw) for raw in raws]
         moved = list(events)
-        for spelling in self._spellings:
-            instants = _parse(times, spelling, self._zone)
-            if spelling in EPOCH_FORMATS:
-                ahead = self._seconds * _SECOND // EPOCH_FORMATS[spelling]
+        for form in self._formats:
+            instants = _parse(times, form, self._zone)
+            if form in EPOCH_FORMATS:
+                ahead = self._seconds * _SECOND // EPOCH_FORMATS[form]
                 texts: Sequence[Time | None] = [
                     None if instant is None else _add(time, ahead)
                     for instant, time in zip(instants.to_list(), times, strict=True)
                 ]
             else:
-                local = _local(instants + self._seconds * _SECOND, spelling, self._zone)
+                local = _local(instants + self._seconds * _SECOND, form, self._zone)
                 self.early += _count_second_showings(local)
-                texts = local.dt.strftime(_pattern(spelling)).to_list()
+                texts = local.dt.strftime(_pattern(form)).to_list()
             for at, text in enumerate(texts):
                 if text is not None:
                     moved[at] = self._replace(events[at], raws[at], numbers.encode(text))
@@ -92,7 +92,7 @@ class TimeShift:
 
     def _raw_time(self, event: bytes) -> bytes:
         try:
-            return bytes(self._timed(event).time)
+            return bytes(self._decode_time(event).time)
         except DECODE_ERRORS:
             return b"null"
 
@@ -103,42 +103,42 @@ class TimeShift:
         return numbers.encode({**fields, self._name: Raw(new)})
 
 
-_any = numbers.decoder(Any)
+_decode_plain = numbers.decoder(Any)
 
 
-def _time(raw: bytes) -> Time | None:
+def _parse_raw(raw: bytes) -> Time | None:
     try:
-        value = _any(raw)
+        value = _decode_plain(raw)
     except DECODE_ERRORS:
         return None
     return value if type(value) in (str, int, Decimal) else None
 
 
-def _parse(times: Sequence[Time | None], spelling: str, zone: str | None) -> pl.Series:
-    """Microseconds since 1970, null where a time is not of this spelling."""
+def _parse(times: Sequence[Time | None], form: str, zone: str | None) -> pl.Series:
+    """Parse times to microseconds since 1970; null for a time in another format."""
     values = [float(time) if isinstance(time, Decimal) else time for time in times]
-    parsed = parse_times(values, [spelling], zone)
-    unread = parsed.null.copy()
-    unread[list(parsed.errors)] = True
-    return pl.Series(parsed.micros).set(pl.Series(unread), None)
+    parsed = parse_times(values, [form], zone)
+    unparsed = parsed.null.copy()
+    unparsed[list(parsed.errors)] = True
+    return pl.Series(parsed.micros).set(pl.Series(unparsed), None)
 
 
 def _add(time: Time | None, ahead: int) -> Time:
-    """The number, or the text of one, that lies so far ahead."""
+    """Add to a number, or to the text of one."""
     if isinstance(time, str):
         return str(_add(Decimal(time) if "." in time else int(time), ahead))
     assert time is not None
     return time + ahead
 
 
-def _pattern(spelling: str) -> str:
-    return "%Y-%m-%dT%H:%M:%S%.fZ" if spelling == "rfc3339" else spelling
+def _pattern(form: str) -> str:
+    return "%Y-%m-%dT%H:%M:%S%.fZ" if form == "rfc3339" else form
 
 
-def _local(instants: pl.Series, spelling: str, zone: str | None) -> pl.Series:
-    """The times to be written: in the contract's zone where the spelling names none."""
+def _local(instants: pl.Series, form: str, zone: str | None) -> pl.Series:
+    """Convert instants to the times to write: in the contract's zone if the format does not name one."""
     times = instants.cast(pl.Datetime("us"))
-    if zone is not None and not has_zone(_pattern(spelling)):
+    if zone is not None and not has_zone(_pattern(form)):
         times = times.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
     return times
 

@@ -1,6 +1,6 @@
-"""The lake: Iceberg tables, read at a snapshot, committed together with a position.
+"""The lake: Iceberg tables, read at a snapshot, and written in commits that also move a position.
 
-The only room that knows PyIceberg. Importing it costs nothing: each name comes in when first used.
+The only room that imports PyIceberg. Importing the room costs little: each name is loaded when first used.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headrace.lake.catalog import Lake, open  # noqa: A004
     from headrace.lake.files import Unwritable
+    from headrace.lake.lake import Lake, open  # noqa: A004
     from headrace.lake.maintenance import MaintenanceReport, maintain
     from headrace.lake.snapshot import Snapshot
     from headrace.lake.table import LakeTable
 
-_HOMES = {
-    "MaintenanceReport": "headrace.lake.maintenance",
-    "Lake": "headrace.lake.catalog",
+_MODULES = {
+    "Lake": "headrace.lake.lake",
     "LakeTable": "headrace.lake.table",
+    "MaintenanceReport": "headrace.lake.maintenance",
     "Snapshot": "headrace.lake.snapshot",
     "Unwritable": "headrace.lake.files",
     "maintain": "headrace.lake.maintenance",
-    "open": "headrace.lake.catalog",
+    "open": "headrace.lake.lake",
 }
 
 __all__ = ["Lake", "LakeTable", "MaintenanceReport", "Snapshot", "Unwritable", "maintain", "open"]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value

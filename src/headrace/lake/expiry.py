@@ -1,25 +1,27 @@
-"""Expiry of snapshots: what keeps the table's metadata small, so that a small commit stays cheap.
+"""Expiry of snapshots: keeps a table's metadata small, so that a small commit stays cheap.
 
-PyIceberg's own expiry would also remove a snapshot that was pinned after it looked. Here every pin
-sets a second tag, named after the snapshot, and an expiry is committed on the condition that none of
-the snapshots it removes has one. The files of an expired snapshot stay for
-the grace of lake/orphan_files.py, so that a reader that has begun finishes.
+PyIceberg's own expiry would also remove a snapshot that was tagged after it looked. Here every tag
+has a second one, named after the snapshot, and an expiry is committed on the condition that none of
+the snapshots it removes has one. The files of an expired snapshot stay for a grace
+(lake/orphan_files.py), so that a reader that has begun finishes.
 """
 
 from __future__ import annotations
 
 import logging
 from itertools import islice, pairwise
-from typing import Any
 
-from pyiceberg.exceptions import BadRequestError, CommitFailedException
-from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotsUpdate
+from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
+from pyiceberg.table.update import RemoveSnapshotsUpdate
 
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.faults import reach
 from headrace.lake.failures import failures
+from headrace.lake.refs import assert_ref, commit_updates
+from headrace.lake.snapshot import sequence_of
 
-__all__ = ["KEEP", "as_it_goes", "expire"]
+__all__ = ["KEEP", "expire_after_commit", "expire_snapshots"]
 
 KEEP = "headrace-keep-"
 _logger = logging.getLogger(__name__)
@@ -27,49 +29,47 @@ NEWEST = 20  # snapshots that are always kept: PyIceberg reads and writes them a
 _SLACK = 5  # so that not every commit expires
 
 
-def as_it_goes(catalog: Any, table: Any, where: str) -> None:
-    """After a commit: expires where there are too many. `table` is the handle of before the commit.
+def expire_after_commit(catalog: Catalog, table: Table, where: str) -> None:
+    """Expires snapshots where a table has too many. A failure is logged: the next commit tries again.
 
-    What was committed stays so, whatever comes of this: the next commit does it then.
+    Args:
+        catalog: PyIceberg's catalog.
+        table: the table as it was before the commit.
+        where: the catalog's address, for errors.
     """
     if len(table.metadata.snapshots) < NEWEST + _SLACK:
         return
     name = table.name()[-1]
     try:
         with failures(where, name):
-            expire(catalog, catalog.load_table(table.name()), NEWEST)
+            expire_snapshots(catalog, catalog.load_table(table.name()), NEWEST)
     except HeadraceError as error:
         _logger.warning("snapshots of %s were not expired: %s", name, error)
 
 
-def expire(catalog: Any, table: Any, newest: int, before_millis: int | None = None) -> int:
-    """Expires all but the `newest` newest snapshots, heads and pinned ones; returns how many.
+def expire_snapshots(catalog: Catalog, table: Table, newest: int, before_millis: int | None = None) -> int:
+    """Expires all but the newest snapshots and those a ref points to; returns how many.
+
+    Where a tag or commit comes in between, nothing is expired: a later expiry does it.
 
     Args:
-        catalog, table: PyIceberg's; the table fresh from the catalog.
-        newest: how many are kept in any case.
-        before_millis: where given, only those that had a newer one by this instant (milliseconds
-            since 1970): what was the head a moment ago is not old, whenever it was made.
-
-    A pin or commit that comes in between makes it do nothing: it comes again.
+        catalog: PyIceberg's catalog.
+        table: the table, fresh from the catalog.
+        newest: how many snapshots are kept in any case.
+        before_millis: where given, only those expire that had a successor by this instant
+            (milliseconds since 1970). What was current a moment ago is not old, whenever it was made.
     """
-    held = {ref.snapshot_id for ref in table.refs().values()}
-    ordered = sorted(table.metadata.snapshots, key=lambda s: s.sequence_number)
-    gone = [
-        s.snapshot_id
-        for s, after in islice(pairwise(ordered), max(0, len(ordered) - newest))
-        if s.snapshot_id not in held and (before_millis is None or after.timestamp_ms < before_millis)
+    referenced = {ref.snapshot_id for ref in table.refs().values()}
+    ordered = sorted(table.metadata.snapshots, key=sequence_of)
+    expired = [
+        snapshot.snapshot_id
+        for snapshot, successor in islice(pairwise(ordered), max(0, len(ordered) - newest))
+        if snapshot.snapshot_id not in referenced
+        and (before_millis is None or successor.timestamp_ms < before_millis)
     ]
-    if not gone:
+    if not expired:
         return 0
-    unpinned = tuple(AssertRefSnapshotId(ref=f"{KEEP}{i}", snapshot_id=None) for i in gone)
+    untagged = [assert_ref(f"{KEEP}{snapshot}", None) for snapshot in expired]
     reach("maintenance.expire")
-    try:
-        catalog.commit_table(
-            table,
-            (AssertTableUUID(uuid=table.metadata.table_uuid), *unpinned),
-            (RemoveSnapshotsUpdate(snapshot_ids=gone),),
-        )
-    except (CommitFailedException, BadRequestError, ValueError):
-        return 0  # the latter two where another expiry took them first
-    return len(gone)
+    removal = RemoveSnapshotsUpdate.model_validate({"snapshot-ids": expired})
+    return len(expired) if commit_updates(catalog, table, untagged, [removal]) else 0

@@ -36,7 +36,7 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
         yield
     except (NoSuchTableError, NoSuchNamespaceError) as error:
         raise CallError(
-            f"there is no table {table!r} in the lake",
+            f"table {table!r} does not exist in the lake",
             where=where,
             remedy="headrace build makes tables; headrace ingest makes a topic's table.",
         ) from error

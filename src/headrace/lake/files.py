@@ -1,15 +1,13 @@
-"""Data files: rows written as Parquet, one file a partition, with the statistics that prune reads.
+"""Data files: writes rows as Parquet, one file a partition, with the statistics that let reads skip files.
 
-Written with pyarrow directly rather than by PyIceberg's own append: that needs a second native
-library for a day partition, and splits and encodes at twice the cost (bench/lake.py).
+PyArrow writes them rather than PyIceberg's own append, which needs a second native library for a day
+partition, and splits and encodes at twice the cost (bench/lake.py).
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -18,26 +16,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyiceberg.io.pyarrow import (
-    compute_statistics_plan,
-    data_file_statistics_from_parquet_metadata,
-    parquet_path_to_id_mapping,
-    schema_to_pyarrow,
-)
+from msgspec import Struct
+from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.table import Table
 from pyiceberg.transforms import DayTransform
 from pyiceberg.typedef import Record
 
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
+from headrace.lake.pyiceberg_internals import StatisticsPlan
 
 __all__ = ["APPENDED", "DAY", "ROW_GROUP", "Unwritable", "check_rows", "conform", "write_file", "write_files"]
 
 APPENDED = "appended-"
 DAY = 86_400_000_000  # microseconds
 ROW_GROUP = 262_144  # rows
-# Arrow's bytes that are gathered for a row group, at most: reading is as fast as with more of them.
+# Arrow's bytes that are gathered for a row group, at most: more do not make reading faster.
 _GROUP_BYTES = 16 * 1024 * 1024
 _FEW = 8  # partitions up to which a filter for each is cheaper than one sort
 _FILE_BYTES = 512 * 1024 * 1024  # Arrow's bytes; about a tenth of it on disk
@@ -47,8 +43,8 @@ class Unwritable(CallError):
     """Rows hold a value that no data file of their table can hold."""
 
 
-def conform(rows: pa.Table, table: Any) -> pa.Table:
-    """The rows with the table's columns in its order and types; a column they lack is null.
+def conform(rows: pa.Table, table: Table) -> pa.Table:
+    """Returns the rows with the table's columns in its order and types; a column they lack is null.
 
     Raises:
         CallError: the rows have a column that the table lacks.
@@ -57,7 +53,7 @@ def conform(rows: pa.Table, table: Any) -> pa.Table:
     schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
     unknown = sorted(set(rows.column_names) - set(schema.names))
     if unknown:
-        raise CallError(f"there is no column {', '.join(unknown)}", where=f"table {table.name()[-1]}")
+        raise CallError(f"unknown column {', '.join(unknown)}", where=f"table {table.name()[-1]}")
     columns = []
     for field in schema:
         if field.name not in rows.column_names:
@@ -73,153 +69,149 @@ def conform(rows: pa.Table, table: Any) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_files(rows: pa.Table, table: Any, *, prefix: str = "") -> list[DataFile]:
-    """Writes the rows (as `conform` gives them) and returns what a commit needs to know of the files.
+def write_files(rows: pa.Table, table: Table, *, prefix: str = "") -> list[DataFile]:
+    """Writes the rows and returns what a commit needs to know of the files.
 
     Args:
-        rows: no rows give no files.
-        table: the pyiceberg table.
-        prefix: put before each file's name: it tells the sweep how long the write may take.
+        rows: as `conform` returns them; without rows no file is written.
+        table: the table.
+        prefix: begins each file's name. It tells the removal of orphan files how long the write may take.
 
     Raises:
         Unwritable: a value that no data file can hold.
     """
     if rows.num_rows == 0:
         return []
-    layout = _layout(rows, table, prefix)
+    layout = _Layout.of(rows, table, prefix)
     reach("lake.before_data_file")
     files = [
-        _write([piece], partition, layout) for partition, part in _parts(rows, table) for piece in _pieces(part)
+        _write([piece], partition, layout)
+        for partition, part in _split_by_partition(rows, table)
+        for piece in _split_by_size(part)
     ]
     reach("lake.after_data_file")
     return files
 
 
-def check_rows(rows: pa.Table, table: Any) -> None:
-    """Makes the data files of the rows in memory alone: nothing is written.
+def check_rows(rows: pa.Table, table: Table) -> None:
+    """Encodes the rows in memory, without writing a file, to find values that no data file can hold.
 
     Args:
         rows: as for `conform`.
-        table: the pyiceberg table.
+        table: the table.
 
     Raises:
         CallError: as `conform`.
         Unwritable: a value that no data file can hold.
     """
     rows = conform(rows, table)
-    layout = _layout(rows, table, "")
-    for _, part in _parts(rows, table) if rows.num_rows else ():
+    layout = _Layout.of(rows, table, "")
+    for _, part in _split_by_partition(rows, table) if rows.num_rows else ():
         _encode([part], pa.BufferOutputStream(), layout)
 
 
-def write_file(pieces: Iterator[pa.Table], partition: Any, table: Any, *, prefix: str = "") -> DataFile:
-    """Writes rows of one partition to one file, without holding more of them than a row group and a piece.
+def write_file(pieces: Iterator[pa.Table], partition: Record, table: Table, *, prefix: str = "") -> DataFile:
+    """Writes rows of one partition to one file; holds a row group and a piece in memory at most.
 
     Args:
-        pieces: rows as `conform` gives them; at least one piece.
+        pieces: rows as `conform` returns them; at least one piece.
         partition: the values of the table's partition fields.
-        table, prefix: as for `write_files`.
+        table: the table.
+        prefix: as for `write_files`.
     """
-    groups = _groups(pieces)
+    groups = _gather_groups(pieces)
     first = next(groups)
+    values = tuple(partition[i] for i in range(len(partition)))
     reach("lake.before_data_file")
-    file = _write(chain([first], groups), tuple(partition), _layout(first, table, prefix))
+    file = _write(chain([first], groups), values, _Layout.of(first, table, prefix))
     reach("lake.after_data_file")
     return file
 
 
-def _groups(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, gathered so that each makes a row group."""
-    held: list[pa.Table] = []
+def _gather_groups(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, gathered into tables of a row group each."""
+    gathered: list[pa.Table] = []
     rows = size = 0
     for piece in pieces:
-        held.append(piece)
+        gathered.append(piece)
         rows, size = rows + piece.num_rows, size + piece.nbytes
         if rows >= ROW_GROUP or size >= _GROUP_BYTES:
-            yield pa.concat_tables(held)
-            held, rows, size = [], 0, 0
-    if held:
-        yield pa.concat_tables(held)
+            yield pa.concat_tables(gathered)
+            gathered, rows, size = [], 0, 0
+    if gathered:
+        yield pa.concat_tables(gathered)
 
 
-def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
+def _split_by_size(rows: pa.Table) -> Iterator[pa.Table]:
     count = max(1, -(-rows.nbytes // _FILE_BYTES))
     size = -(-rows.num_rows // count)
     for start in range(0, rows.num_rows, size):
         yield rows.slice(start, size)
 
 
-def _parts(rows: pa.Table, table: Any) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+def _split_by_partition(rows: pa.Table, table: Table) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
     """(partition values, its rows in their order)."""
-    schema, spec = table.schema(), table.spec()
+    spec = table.spec()
     if spec.is_unpartitioned():
         yield (), rows
         return
     codes = np.zeros(rows.num_rows, np.int64)
     values: list[list[Any]] = []
     for field in spec.fields:
-        column = rows.column(schema.find_column_name(field.source_id))
-        keys: Any = _days(column) if isinstance(field.transform, DayTransform) else _whole(column)
+        column = rows.column(table.schema().find_field(field.source_id).name)
+        keys: Any = _days(column) if isinstance(field.transform, DayTransform) else _combine(column)
         encoded: Any = pc.dictionary_encode(keys, null_encoding="encode")
         values.append(encoded.dictionary.to_pylist())
         codes = codes * len(values[-1]) + np.asarray(encoded.indices)
-    found, counts = np.unique(codes, return_counts=True)
-    if len(found) <= _FEW:
-        for code in found:
-            yield _decoded(int(code), values), _where(rows, codes, code)
+    distinct, counts = np.unique(codes, return_counts=True)
+    if len(distinct) <= _FEW:
+        for code in distinct:
+            yield _decode(int(code), values), _select(rows, codes, code)
         return
     rows = rows.take(np.argsort(codes, kind="stable"))
-    for code, start, count in zip(found, np.cumsum(counts) - counts, counts, strict=True):
-        yield _decoded(int(code), values), rows.slice(start, count)
+    for code, start, count in zip(distinct, np.cumsum(counts) - counts, counts, strict=True):
+        yield _decode(int(code), values), rows.slice(start, count)
 
 
 def _days(column: Any) -> Any:
     """Whole days since 1970 of a date or timestamp column, floored, as int32."""
-    whole = _whole(column)
-    if pa.types.is_date(whole.type):
-        return whole.cast(pa.int32())
-    instants = np.asarray(pc.fill_null(whole.cast(pa.int64()), 0))
-    return pa.array((instants // DAY).astype(np.int32), mask=np.asarray(whole.is_null()))
+    array = _combine(column)
+    if pa.types.is_date(array.type):
+        return array.cast(pa.int32())
+    instants = np.asarray(pc.fill_null(array.cast(pa.int64()), 0))
+    return pa.array((instants // DAY).astype(np.int32), mask=np.asarray(array.is_null()))
 
 
-def _whole(column: Any) -> Any:
+def _combine(column: Any) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _decoded(code: int, values: list[list[Any]]) -> tuple[Any, ...]:
-    found: list[Any] = []
+def _decode(code: int, values: list[list[Any]]) -> tuple[Any, ...]:
+    """The partition values that a code stands for."""
+    decoded: list[Any] = []
     for column in reversed(values):
         code, index = divmod(code, len(column))
-        found.append(column[index])
-    return tuple(reversed(found))
+        decoded.append(column[index])
+    return tuple(reversed(decoded))
 
 
-def _where(rows: pa.Table, codes: npt.NDArray[np.int64], code: np.int64) -> pa.Table:
+def _select(rows: pa.Table, codes: npt.NDArray[np.int64], code: np.int64) -> pa.Table:
     mask = codes == code
     return rows if mask.all() else rows.filter(pa.array(mask))
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(Struct, frozen=True):
     """What the files of one write have in common."""
 
-    table: Any
+    table: Table
     prefix: str
-    schema: Any
-    repeating: Any
-    statistics: Any
-    columns: Any
+    schema: pa.Schema
+    repeating: list[str]
+    statistics: StatisticsPlan
 
-
-def _layout(rows: pa.Table, table: Any, prefix: str) -> _Layout:
-    return _Layout(
-        table=table,
-        prefix=prefix,
-        schema=rows.schema,
-        repeating=_repeating(rows),
-        statistics=compute_statistics_plan(table.schema(), table.properties),
-        columns=parquet_path_to_id_mapping(table.schema()),
-    )
+    @classmethod
+    def of(cls, rows: pa.Table, table: Table, prefix: str) -> _Layout:
+        return cls(table, prefix, rows.schema, _repeating(rows), StatisticsPlan.of(table))
 
 
 def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layout) -> DataFile:
@@ -243,27 +235,25 @@ def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layo
 
 
 def _encode(pieces: Iterable[pa.Table], stream: Any, layout: _Layout) -> dict[str, Any]:
-    """Writes a Parquet file to the stream, and gives what PyIceberg's DataFile says of its values."""
+    """Writes a Parquet file to the stream and returns what PyIceberg's DataFile says of its values."""
     with pq.ParquetWriter(
-        stream, layout.schema, compression="zstd", compression_level=1, use_dictionary=layout.repeating,
+        stream,
+        layout.schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=layout.repeating,  # type: ignore[arg-type]  # the stubs know only a bool
         store_decimal_as_integer=True,
-    ) as writer:  # fmt: skip
+    ) as writer:
         for rows in pieces:
-            with _naming_values(layout.table):
+            with _unwritable_values(layout.table):
                 writer.write(rows, row_group_size=ROW_GROUP)
-    with _naming_values(layout.table):
-        statistics = data_file_statistics_from_parquet_metadata(
-            parquet_metadata=writer.writer.metadata,
-            stats_columns=layout.statistics,
-            parquet_column_mapping=layout.columns,
-        )
-        bound_texts(statistics)
-        return dict(statistics.to_serialized_dict())
+    with _unwritable_values(layout.table):
+        return layout.statistics.statistics(writer.writer.metadata)
 
 
 @contextmanager
-def _naming_values(table: Any) -> Iterator[None]:
-    """For the block, what is neither a disk's fault nor memory's is said of the rows."""
+def _unwritable_values(table: Table) -> Iterator[None]:
+    """Inside, errors that come neither from the disk nor from memory are raised as Unwritable."""
     try:
         yield
     except (HeadraceError, OSError, MemoryError):
@@ -273,26 +263,6 @@ def _naming_values(table: Any) -> Iterator[None]:
             f"rows hold a value that no data file can hold: {type(error).__name__}: {error}",
             where=f"table {table.name()[-1]}",
         ) from error
-
-
-def bound_texts(statistics: Any) -> None:
-    """Sets the upper bound of each text column whose greatest value is longer than what is kept of it.
-
-    PyIceberg makes it greater by one code point, and fails where that is none (a surrogate, U+D800 to U+DFFF).
-    """
-    for column in statistics.column_aggregates.values():
-        greatest, width = column.current_max, column.trunc_length
-        if isinstance(greatest, str) and width is not None and len(greatest) > width:
-            column.current_max = _above(greatest[:width])
-
-
-def _above(text: str) -> str | None:
-    """A text of at most this length that is greater than all that begin with it; None: there is none."""
-    kept = text.rstrip(chr(sys.maxunicode))
-    if not kept:
-        return None
-    following = ord(kept[-1]) + 1
-    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
 def _repeating(rows: pa.Table) -> list[str]:

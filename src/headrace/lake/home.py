@@ -1,12 +1,13 @@
-"""Home: the folder where the embedded lake lies, and what follows when that is moved or copied.
+"""Home: the folder of the embedded lake, and what happens when it is moved or copied.
 
-Iceberg's metadata hold absolute paths, which is what every reader expects of them. So a lake whose folder
-has another path than its files name must not be used before they name its own: a moved lake would not find
-its files, and a copy would write to, and clean up in, the folder of the original.
+Iceberg's metadata hold absolute paths, which is what every reader expects. So a lake whose folder has
+another path than its files name must not be used before they are rewritten: a moved lake would not find its
+files, and a copy would write to, and delete in, the folder of the original.
 
-The catalog's file says in a table of its own for which folders its files were written: one, but while paths
-are being rewritten. They are rewritten in place, each file in one step and the same again if done twice; the
-catalog's rows come last, in one transaction. Killed at any point, the next opening goes on.
+The catalog's file records in a table of its own for which folders its files were written: one folder,
+except while paths are being rewritten. Files are rewritten in place, each in one step, and the same again
+if it happens twice. The catalog's rows come last, in one transaction. Killed at any point, the next opening
+goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.faults import reach
+from headrace.kernel.files import replace_file, write_file
 from headrace.kernel.ids import new_id
 
 __all__ = ["WAREHOUSE", "is_home", "settle"]
@@ -28,6 +30,7 @@ __all__ = ["WAREHOUSE", "is_home", "settle"]
 WAREHOUSE = "warehouse"  # beside the catalog's file
 _BUSY_SECONDS = 15
 _PATHS = ("manifest_path", "file_path", "referenced_data_file")  # of manifests and their lists
+_DELETES = 1  # the content of a manifest that lists delete files
 _ROWS = (
     "SELECT catalog_name, table_namespace, table_name, metadata_location, previous_metadata_location"
     " FROM iceberg_tables"
@@ -39,28 +42,28 @@ _UPDATE = (
 
 
 def is_home(connection: sqlite3.Connection, folder: Path) -> bool:
-    """Whether the files of the catalog name this folder, in which the catalog lies, and no other.
+    """Whether the catalog's files name this folder, the catalog's own, and no other.
 
-    A folder that is reached by another path, through a symbolic link, is the same one.
+    A folder reached by another path, through a symbolic link, is the same folder.
     """
-    folders, _ = _recorded(connection)
+    folders, _ = _read_home(connection)
     return len(folders) == 1 and _is_same(Path(folders[0]), folder)
 
 
 def settle(catalog: Path) -> Path:
-    """Makes a lake that was moved or copied the lake of the folder in which its catalog's file now lies.
+    """Rewrites the paths of a lake that was moved or copied to the folder in which its catalog now lies.
 
-    Nobody else may do this at the same time. Commits of others meanwhile are seen.
+    Only one process may do this at a time. Commits of others meanwhile are seen.
 
     Args:
         catalog: the SQLite file; it may be new.
 
     Returns:
-        The folder by the path that the files name.
+        The folder, by the path that the files name.
 
     Raises:
-        ProjectError: it is a copy that would share files outside of its folder with the original; or a
-            table has deletes of another engine, which cannot be rewritten.
+        ProjectError: the lake is a copy that would share files outside of its folder with the original; or
+            a table has delete files of another engine, which cannot be rewritten.
         OSError: a file cannot be read or written.
     """
     here = catalog.parent
@@ -68,7 +71,7 @@ def settle(catalog: Path) -> Path:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS headrace_home (folder TEXT NOT NULL, lake TEXT NOT NULL)"
         )
-        folders, lake = _recorded(connection)
+        folders, lake = _read_home(connection)
         if len(folders) == 1 and _is_same(Path(folders[0]), here):
             return Path(folders[0])
         if folders:
@@ -81,8 +84,8 @@ def settle(catalog: Path) -> Path:
     return here
 
 
-def _recorded(connection: sqlite3.Connection) -> tuple[list[str], str | None]:
-    """The folders that the catalog's files may name, and the lake's own id."""
+def _read_home(connection: sqlite3.Connection) -> tuple[list[str], str | None]:
+    """The folders that the catalog's files may name, and the lake's id."""
     try:
         rows = connection.execute("SELECT folder, lake FROM headrace_home ORDER BY rowid").fetchall()
     except sqlite3.OperationalError as error:
@@ -120,8 +123,8 @@ def _check_files_outside(connection: sqlite3.Connection, folders: list[str], lak
             f"this lake is a copy of the one in {original}, and files of {', '.join(outside)} lie outside of"
             " both: each would delete what the other writes there",
             where=folders[-1],
-            remedy="Take away the state of the one that is not wanted: headrace clean. To share tables between "
-            "two projects, name one catalog in both profiles.",
+            remedy="Delete the state of the one you do not need: headrace clean. To share tables between two "
+            "projects, name one catalog in both profiles.",
         )
 
 
@@ -131,14 +134,14 @@ def _lake_in(folder: Path) -> str | None:
     if not catalog.is_file():
         return None
     with closing(sqlite3.connect(catalog, timeout=_BUSY_SECONDS)) as connection:
-        return _recorded(connection)[1]
+        return _read_home(connection)[1]
 
 
 def _rewrite(connection: sqlite3.Connection, old: Mapping[str, str], here: Path) -> bool:
     """Rewrites every path that begins with one of `old`; False where the catalog has changed meanwhile."""
     rows = _tables(connection)
     for row in rows:
-        location = _moved(row[3], old)
+        location = _replace_prefix(row[3], old)
         if location.startswith(f"{here}/"):
             _rewrite_table(Path(location), old)
     reach("lake.home_rewritten")
@@ -147,7 +150,8 @@ def _rewrite(connection: sqlite3.Connection, old: Mapping[str, str], here: Path)
         connection.execute("ROLLBACK")
         return False
     for *name, current, previous in rows:
-        connection.execute(_UPDATE, [_moved(current, old), previous and _moved(previous, old), *name])
+        moved = [_replace_prefix(current, old), previous and _replace_prefix(previous, old)]
+        connection.execute(_UPDATE, [*moved, *name])
     connection.execute("DELETE FROM headrace_home")
     connection.execute("INSERT INTO headrace_home VALUES (?, ?)", [str(here), new_id()])
     connection.execute("COMMIT")
@@ -156,84 +160,74 @@ def _rewrite(connection: sqlite3.Connection, old: Mapping[str, str], here: Path)
 
 def _rewrite_table(metadata: Path, old: Mapping[str, str]) -> None:
     """Rewrites what a metadata file refers to, then older metadata files and itself."""
-    document = _moved_in(json.loads(metadata.read_bytes()), old)
+    document = _replace_prefixes(json.loads(metadata.read_bytes()), old)
     rewritten: set[str] = set()
     for snapshot in document["snapshots"]:
-        manifests = _manifests(snapshot["manifest-list"], old)
+        manifest_list = Path(snapshot["manifest-list"])
+        manifests = _manifests(manifest_list, old)
         for manifest in manifests - rewritten:
             _rewrite_avro(Path(manifest), old)
         rewritten |= manifests
-        _rewrite_avro(Path(snapshot["manifest-list"]), old)
+        _rewrite_avro(manifest_list, old)
         reach("lake.home_snapshot")
     older = (Path(entry["metadata-file"]) for entry in document["metadata-log"])
     for path in [*(path for path in older if path.is_file()), metadata]:
-        _replace(path, json.dumps(_moved_in(json.loads(path.read_bytes()), old)).encode())
+        write_file(path, json.dumps(_replace_prefixes(json.loads(path.read_bytes()), old)))
 
 
-def _manifests(manifest_list: str, old: Mapping[str, str]) -> set[str]:
-    from pyiceberg.io.pyarrow import PyArrowFileIO
-    from pyiceberg.manifest import ManifestContent, read_manifest_list
-
-    manifests = list(read_manifest_list(PyArrowFileIO().new_input(manifest_list)))
-    if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+def _manifests(manifest_list: Path, old: Mapping[str, str]) -> set[str]:
+    """The manifests in a list. Raises where one of them lists delete files."""
+    _, manifests = _read_avro(manifest_list)
+    if any(manifest.get("content") == _DELETES for manifest in manifests):
         raise ProjectError(
-            "another engine has deleted rows by files of their own, which name data files by their old folder",
-            where=manifest_list,
+            "another engine has deleted rows by files of its own, which name data files by their old folder",
+            where=str(manifest_list),
             remedy="Move the project back, let that engine rewrite the table's data files, and move it again.",
         )
-    return {_moved(manifest.manifest_path, old) for manifest in manifests}
+    return {_replace_prefix(manifest["manifest_path"], old) for manifest in manifests}
 
 
 def _rewrite_avro(path: Path, old: Mapping[str, str]) -> None:
     """Rewrites the paths in a manifest, or in a list of manifests that are rewritten already."""
-    from pyiceberg.avro.file import AvroFile, AvroOutputFile
-    from pyiceberg.io.pyarrow import PyArrowFileIO
+    import fastavro
 
-    io = PyArrowFileIO()
-    with AvroFile[Any](io.new_input(str(path))) as source:
-        records = list(source)
+    reader, records = _read_avro(path)
     for record in records:
-        _move_paths(record, source.schema, old)
-    half = _half(path)
-    name = json.loads(source.header.meta["avro.schema"])["name"]
-    with AvroOutputFile[Any](
-        io.new_output(str(half)), source.schema, name, metadata=source.header.meta
-    ) as output:
-        output.write_block(records)
-    half.replace(path)
+        _replace_paths(record, old)
+    codec, metadata = reader.codec, {n: v for n, v in reader.metadata.items() if not n.startswith("avro.")}
+    with replace_file(path) as file:
+        fastavro.writer(file, reader.writer_schema, records, codec=codec, metadata=metadata)
 
 
-def _move_paths(record: Any, struct: Any, old: Mapping[str, str]) -> None:
-    for position, field in enumerate(struct.fields):
-        if field.name in _PATHS and record[position] is not None:
-            record[position] = _moved(record[position], old)
-        elif field.name == "manifest_length":
-            record[position] = os.path.getsize(record[struct.fields.index(struct.find_field("manifest_path"))])
-        elif field.name == "data_file":
-            _move_paths(record[position], field.field_type, old)
+def _read_avro(path: Path) -> tuple[Any, list[dict[str, Any]]]:
+    import fastavro
+
+    with path.open("rb") as file:
+        reader = fastavro.reader(file)
+        return reader, list(reader)
 
 
-def _moved_in(value: Any, old: Mapping[str, str]) -> Any:
-    """A JSON value with every path in it moved."""
+def _replace_paths(record: dict[str, Any], old: Mapping[str, str]) -> None:
+    for field in _PATHS:
+        if record.get(field) is not None:
+            record[field] = _replace_prefix(record[field], old)
+    if "manifest_length" in record:
+        record["manifest_length"] = os.path.getsize(record["manifest_path"])
+    if "data_file" in record:
+        _replace_paths(record["data_file"], old)
+
+
+def _replace_prefixes(value: Any, old: Mapping[str, str]) -> Any:
+    """A JSON value with the prefix of every path in it replaced."""
     if isinstance(value, dict):
-        return {name: _moved_in(item, old) for name, item in value.items()}
+        return {name: _replace_prefixes(item, old) for name, item in value.items()}
     if isinstance(value, list):
-        return [_moved_in(item, old) for item in value]
-    return _moved(value, old) if isinstance(value, str) else value
+        return [_replace_prefixes(item, old) for item in value]
+    return _replace_prefix(value, old) if isinstance(value, str) else value
 
 
-def _moved(path: str, old: Mapping[str, str]) -> str:
+def _replace_prefix(path: str, old: Mapping[str, str]) -> str:
     for before, now in old.items():
         if path.startswith(before):
             return now + path.removeprefix(before)
     return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    half = _half(path)
-    half.write_bytes(content)
-    half.replace(path)
-
-
-def _half(path: Path) -> Path:
-    return path.with_name(f".{path.name}.half")

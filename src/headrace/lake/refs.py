@@ -1,60 +1,100 @@
-"""Changes of a table's refs on conditions that the catalog checks: what pins and leases are made of.
+"""Commits that change a table's refs on conditions the catalog checks: what tags and leases are made of.
 
-Iceberg lets a commit assert what a ref of a given name is, or that there is none, and nothing about
-properties. So what must be exact stands in the names of tags.
+Iceberg lets a commit assert which snapshot a ref points to, or that the ref does not exist. It lets a
+commit assert nothing about properties. So state that must be exact is kept in the names of tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import BadRequestError, CommitFailedException
+from pyiceberg.table import Table
 from pyiceberg.table.update import (
     AssertRefSnapshotId,
     AssertTableUUID,
     RemoveSnapshotRefUpdate,
     SetPropertiesUpdate,
     SetSnapshotRefUpdate,
+    TableRequirement,
+    TableUpdate,
 )
 
-__all__ = ["update_refs"]
+from headrace.kernel.errors import Conflict
+
+__all__ = ["TRIES", "assert_ref", "commit_updates", "outpaced", "set_branch", "set_tag", "update_refs"]
+
+TRIES = 50  # commits that are tried before a Conflict is raised
+
+
+def assert_ref(name: str, snapshot: int | None) -> AssertRefSnapshotId:
+    """The requirement that a ref points to a snapshot, or (None) does not exist."""
+    return AssertRefSnapshotId.model_validate({"ref": name, "snapshot-id": snapshot})
+
+
+def set_tag(name: str, snapshot: int) -> SetSnapshotRefUpdate:
+    """The update that sets a tag."""
+    return _set_ref(name, "tag", snapshot)
+
+
+def set_branch(name: str, snapshot: int) -> SetSnapshotRefUpdate:
+    """The update that sets a branch."""
+    return _set_ref(name, "branch", snapshot)
+
+
+def _set_ref(name: str, kind: str, snapshot: int) -> SetSnapshotRefUpdate:
+    return SetSnapshotRefUpdate.model_validate({"ref-name": name, "type": kind, "snapshot-id": snapshot})
+
+
+def commit_updates(
+    catalog: Catalog, table: Table, requirements: Sequence[TableRequirement], updates: Sequence[TableUpdate]
+) -> bool:
+    """Commits updates of a table's metadata in one step, without writing a snapshot.
+
+    Returns:
+        False where a requirement was not met or another commit was faster: load the table again.
+    """
+    same_table = AssertTableUUID(uuid=table.metadata.table_uuid)
+    try:
+        catalog.commit_table(table, (same_table, *requirements), tuple(updates))
+    except (CommitFailedException, BadRequestError, ValueError):
+        return False  # the latter two where a snapshot expired after the table was loaded
+    return True
 
 
 def update_refs(
-    catalog: Any,
-    table: Any,
+    catalog: Catalog,
+    table: Table,
     *,
     set_tags: Mapping[str, int] | None = None,
-    remove: tuple[str, ...] = (),
+    remove: Sequence[str] = (),
     properties: Mapping[str, str] | None = None,
     expect: Mapping[str, int | None],
 ) -> bool:
     """Sets and removes tags, and sets properties, in one commit without a snapshot.
 
     Args:
-        catalog, table: PyIceberg's.
+        catalog: PyIceberg's catalog.
+        table: the table, fresh from the catalog.
         set_tags: tag → snapshot id.
         remove: tags to remove, where they exist.
         properties: set in the same commit.
         expect: ref → the snapshot it must point to, or None where the ref must not exist.
 
     Returns:
-        False where something else had changed, or another commit was faster: look again.
+        False where a ref was not as expected or another commit was faster: load the table again.
     """
-    asserted = (AssertRefSnapshotId(ref=name, snapshot_id=snapshot) for name, snapshot in expect.items())
-    tags = (
-        SetSnapshotRefUpdate(ref_name=name, type="tag", snapshot_id=snapshot)
-        for name, snapshot in (set_tags or {}).items()
+    updates: list[TableUpdate] = [RemoveSnapshotRefUpdate.model_validate({"ref-name": name}) for name in remove]
+    updates += [set_tag(name, snapshot) for name, snapshot in (set_tags or {}).items()]
+    if properties:
+        updates.append(SetPropertiesUpdate(updates=dict(properties)))
+    requirements = [assert_ref(name, snapshot) for name, snapshot in expect.items()]
+    return commit_updates(catalog, table, requirements, updates)
+
+
+def outpaced(table: Table) -> Conflict:
+    """The error of a commit that other writers have beaten TRIES times."""
+    return Conflict(
+        "other writers kept changing the table", where=f"table {table.name()[-1]}", remedy="Try again."
     )
-    removed = (RemoveSnapshotRefUpdate(ref_name=name) for name in remove)
-    said = (SetPropertiesUpdate(updates=dict(properties)),) if properties else ()
-    try:
-        catalog.commit_table(
-            table,
-            (AssertTableUUID(uuid=table.metadata.table_uuid), *asserted),
-            (*removed, *tags, *said),
-        )
-    except (CommitFailedException, BadRequestError, ValueError):
-        return False  # the latter two where a snapshot was expired since the table was loaded
-    return True

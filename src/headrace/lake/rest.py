@@ -1,4 +1,4 @@
-"""PyIceberg's client of a REST catalog, with time limits: by itself it waits for an answer for ever."""
+"""PyIceberg's REST client with time limits: by itself it waits for an answer without end."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["TimedRestCatalog"]
 _CONNECT, _ANSWER = 5.0, 60.0  # seconds
 
 
-class TimedRestCatalog(RestCatalog):  # type: ignore[misc]
-    """Gives up where the service does not answer: the outcome of a commit is unknown then."""
+class TimedRestCatalog(RestCatalog):
+    """A RestCatalog that gives up where the service does not answer; a commit's outcome is unknown then."""
 
     def _create_session(self) -> Session:
-        session: Session = super()._create_session()
+        session = super()._create_session()
         for scheme in ("http://", "https://"):
-            session.mount(scheme, _Timed())
+            session.mount(scheme, _TimedAdapter())
         return session
 
 
-class _Timed(HTTPAdapter):
-    def send(self, request: Any, *given: Any, **named: Any) -> Any:
-        return super().send(request, *given, **{**named, "timeout": (_CONNECT, _ANSWER)})
+class _TimedAdapter(HTTPAdapter):
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().send(request, *args, **{**kwargs, "timeout": (_CONNECT, _ANSWER)})

@@ -1,57 +1,45 @@
-"""Rollback: a snapshot that is kept becomes the current one again."""
+"""Rollback: makes a former snapshot the current one again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from pyiceberg.exceptions import BadRequestError, CommitFailedException
+from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
 from pyiceberg.table.refs import MAIN_BRANCH
-from pyiceberg.table.update import (
-    AssertRefSnapshotId,
-    AssertTableUUID,
-    SetCurrentSchemaUpdate,
-    SetPropertiesUpdate,
-    SetSnapshotRefUpdate,
-)
+from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+from pyiceberg.table.update import SetCurrentSchemaUpdate, SetPropertiesUpdate, TableUpdate
 
-from headrace.kernel.errors import Conflict
 from headrace.lake.expiry import KEEP
+from headrace.lake.refs import TRIES, assert_ref, commit_updates, outpaced, set_branch, set_tag
+from headrace.lake.snapshot import newest_snapshot, summary_of
 
-__all__ = ["roll_back"]
-
-_TRIES = 50
+__all__ = ["rollback_to_snapshot"]
 
 
-def roll_back(catalog: Any, load: Callable[[], Any], snapshot: int) -> Any:
-    """PyIceberg's snapshot, which is now current, or None where it is not there. See LakeTable.roll_back.
+def rollback_to_snapshot(catalog: Catalog, load: Callable[[], Table], snapshot: int) -> IcebergSnapshot | None:
+    """Makes the snapshot current and returns it; None where the table does not have it.
 
-    A tag that is set on it makes an expiry under way leave it.
+    See LakeTable.rollback_to_snapshot. A tag set in the same commit keeps an expiry under way from
+    removing the snapshot.
+
+    Raises:
+        Conflict: other writers kept changing the table.
     """
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         table = load()
-        former, current = table.snapshot_by_id(snapshot), table.current_snapshot()
+        former = table.snapshot_by_id(snapshot)
         if former is None:
             return None
-        facts = former.summary.additional_properties
+        facts = summary_of(former)
         properties = {name: facts[name] for name in facts if name in table.properties}
-        try:
-            catalog.commit_table(
-                table,
-                (
-                    AssertTableUUID(uuid=table.metadata.table_uuid),
-                    AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=current.snapshot_id),
-                ),
-                (
-                    SetSnapshotRefUpdate(ref_name=MAIN_BRANCH, type="branch", snapshot_id=snapshot),
-                    SetSnapshotRefUpdate(ref_name=f"{KEEP}{snapshot}", type="tag", snapshot_id=snapshot),
-                    SetCurrentSchemaUpdate(schema_id=former.schema_id),
-                    SetPropertiesUpdate(updates=properties),
-                ),
-            )
-        except (CommitFailedException, BadRequestError, ValueError):
-            continue  # another commit was faster; the latter two where the snapshot has expired since
-        return former
-    raise Conflict(
-        "other writers kept changing the table", where=f"table {table.name()[-1]}", remedy="Try again."
-    )
+        updates: list[TableUpdate] = [
+            set_branch(MAIN_BRANCH, snapshot),
+            set_tag(f"{KEEP}{snapshot}", snapshot),
+            SetCurrentSchemaUpdate.model_validate({"schema-id": former.schema_id}),
+            SetPropertiesUpdate(updates=properties),
+        ]
+        current = assert_ref(MAIN_BRANCH, newest_snapshot(table).snapshot_id)
+        if commit_updates(catalog, table, [current], updates):
+            return former
+    raise outpaced(table)

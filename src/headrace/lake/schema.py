@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, Literal
 
 import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.types import (
     BinaryType,
@@ -35,7 +36,7 @@ __all__ = ["PartitionBy", "fits", "grow", "iceberg_schema", "partition_spec"]
 
 PartitionBy = Sequence[tuple[str, Literal["identity", "day"]]]
 
-_PLAIN: list[tuple[Any, Any]] = [
+_PLAIN: list[tuple[Callable[[Any], bool], type[IcebergType]]] = [
     (pa.types.is_boolean, BooleanType),
     (pa.types.is_int64, LongType),
     (pa.types.is_uint32, LongType),
@@ -68,10 +69,10 @@ def iceberg_schema(schema: pa.Schema, table: str) -> Schema:
     )
 
 
-def _type(arrow: pa.DataType, ids: Any, where: str) -> IcebergType:
-    for is_it, made in _PLAIN:
-        if is_it(arrow):
-            return made()
+def _type(arrow: pa.DataType, ids: Iterator[int], where: str) -> IcebergType:
+    for matches, iceberg_type in _PLAIN:
+        if matches(arrow):
+            return iceberg_type()
     if pa.types.is_dictionary(arrow):
         return _type(arrow.value_type, ids, where)
     if pa.types.is_decimal(arrow):
@@ -106,7 +107,7 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
     return PartitionSpec(*fields)
 
 
-def grow(update: Any, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
+def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
     """Stages on `update` (pyiceberg's UpdateSchema) what makes `have` hold the columns of `want`.
 
     New columns are added, also inside of structs; int grows to long, float to double, a decimal to more
@@ -139,7 +140,7 @@ def grow(update: Any, have: Schema, want: Schema, table: str, *, exact: bool = F
             update.delete_column(name)
 
 
-def _grow_type(update: Any, path: tuple[str, ...], old: IcebergType, new: IcebergType) -> None:
+def _grow_type(update: UpdateSchema, path: tuple[str, ...], old: IcebergType, new: IcebergType) -> None:
     """Stages what makes a type hold another that it can become."""
     if _holds(old, new):
         return

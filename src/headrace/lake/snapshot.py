@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-__all__ = ["Snapshot", "snapshot_of"]
+from headrace.kernel.errors import CallError
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+
+__all__ = ["Snapshot", "newest_snapshot", "sequence_of", "snapshot_of", "summary_of"]
 
 
 class Snapshot(Struct, frozen=True):
@@ -30,9 +36,9 @@ class Snapshot(Struct, frozen=True):
     rows: int
 
 
-def snapshot_of(iceberg: Any) -> Snapshot:
-    """The Snapshot of a pyiceberg one."""
-    summary = dict(iceberg.summary.additional_properties) if iceberg.summary is not None else {}
+def snapshot_of(iceberg: IcebergSnapshot) -> Snapshot:
+    """The Snapshot of one of PyIceberg's."""
+    summary = dict(summary_of(iceberg))
     return Snapshot(
         id=iceberg.snapshot_id,
         at=datetime.fromtimestamp(iceberg.timestamp_ms / 1000, UTC),
@@ -41,3 +47,25 @@ def snapshot_of(iceberg: Any) -> Snapshot:
         parent=iceberg.parent_snapshot_id,
         rows=int(summary.get("total-records", 0)),
     )
+
+
+def summary_of(iceberg: IcebergSnapshot) -> dict[str, str]:
+    """The facts and counts in the summary of one of PyIceberg's snapshots."""
+    return {} if iceberg.summary is None else iceberg.summary.additional_properties
+
+
+def sequence_of(iceberg: IcebergSnapshot) -> int:
+    """The sequence number of one of PyIceberg's snapshots; format 1 has none, and 0 stands for it."""
+    return iceberg.sequence_number or 0
+
+
+def newest_snapshot(table: Table) -> IcebergSnapshot:
+    """The current snapshot of a table that has one.
+
+    Raises:
+        CallError: nothing was ever written to the table.
+    """
+    current = table.current_snapshot()
+    if current is None:
+        raise CallError("the table has no snapshot yet", where=f"table {table.name()[-1]}")
+    return current

@@ -1,198 +1,57 @@
-"""One table of the lake: reading it at a snapshot, and committing to it with a position."""
+"""One table of the lake: read at a snapshot, and written in single commits."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import polars as pl
 import pyarrow as pa
-from pyiceberg.io.pyarrow import schema_to_pyarrow
+from msgspec import Struct
 from pyiceberg.manifest import DataFile
-from pyiceberg.transforms import DayTransform
+from pyiceberg.table import Table
 
 from headrace.kernel.errors import CallError, Conflict, Unavailable
-from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
-from headrace.kernel.properties import POSITION
+from headrace.kernel.position import Position
 from headrace.kernel.time import now_micros
-from headrace.lake import changes, expiry
-from headrace.lake.commit import BRIEF, LONG, Change, commit, discard
+from headrace.lake import changes, expiry, rollback, tags
+from headrace.lake.commit import BRIEF, LONG, FileChanges, commit, discard
 from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
-from headrace.lake.pins import pins_of, set_pin, take_pin
-from headrace.lake.refs import update_refs
-from headrace.lake.rollback import roll_back
+from headrace.lake.positions import move_position
+from headrace.lake.reader import TableReader
+from headrace.lake.refs import TRIES, outpaced, update_refs
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
 
-Said = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
-"""Names and values; or what makes them of the table's properties as the commit finds them."""
+Texts: TypeAlias = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Names and values; or a function that returns them, given the table's properties as the commit finds them."""
 
-Expected = Mapping[str, str | None]
-"""Properties and the values that they should have; None: not be there."""
+Expected: TypeAlias = Mapping[str, str | None]
+"""Properties and the values that they must have; None: the property must not exist."""
 
 _EPOCH = date(1970, 1, 1)
-_TRIES = 50
-
-# Polars plans scans by an extra package where that is there; without it, it warns at every scan.
-os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
 
-class LakeTable:
-    """A table. Every read asks the catalog anew; nothing is held between calls.
-
-    Attributes:
-        name: its name within the project.
-        where: the catalog's address, for errors.
-        catalog: PyIceberg's catalog.
-        folder: where this machine keeps what it knows of the lake.
-    """
-
-    def __init__(self, catalog: Any, iceberg: Any, where: str, folder: Path) -> None:
-        self.catalog = catalog
-        self._identifier = iceberg.name()
-        self.where = where
-        self.folder = folder
-        self.name: str = self._identifier[-1]
-
-    def iceberg(self) -> Any:
-        """PyIceberg's own object for this table, fresh from the catalog: the way out to plain code.
-
-        Raises:
-            CallError: the table is gone.
-        """
-        with failures(self.where, self.name):
-            return self.catalog.load_table(self._identifier)
-
-    def schema(self) -> pa.Schema:
-        """The columns as they now are; instants are timestamp[us, UTC]."""
-        schema: pa.Schema = schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
-        return schema
-
-    def partition_by(self) -> tuple[tuple[str, str], ...]:
-        """(column, `identity` or `day`) pairs, as `ensure` takes them."""
-        table = self.iceberg()
-        return tuple(
-            (
-                table.schema().find_column_name(f.source_id),
-                "day" if isinstance(f.transform, DayTransform) else "identity",
-            )
-            for f in table.spec().fields
-        )
-
-    def current_snapshot(self) -> Snapshot | None:
-        """The newest snapshot, or None where nothing was ever written."""
-        current = self.iceberg().current_snapshot()
-        return None if current is None else snapshot_of(current)
-
-    def snapshot(self, ref: int | str) -> Snapshot:
-        """The snapshot of this id, or under the pin of this name.
-
-        Raises:
-            CallError: there is none (it may have expired).
-        """
-        table = self.iceberg()
-        found = table.snapshot_by_id(ref) if isinstance(ref, int) else table.snapshot_by_name(ref)
-        if found is None:
-            raise CallError(
-                f"there is no snapshot {ref!r}" if isinstance(ref, int) else f"there is no pin {ref!r}",
-                where=f"table {self.name}",
-                remedy="Snapshots expire unless they are pinned. Pins here: "
-                + (", ".join(sorted(pins_of(table))) or "none"),
-            )
-        return snapshot_of(found)
-
-    def snapshots(self) -> list[Snapshot]:
-        """The snapshots that are kept, oldest first."""
-        return [snapshot_of(s) for s in sorted(self.iceberg().snapshots(), key=lambda s: s.sequence_number)]
-
-    def scan(self, snapshot: int | None = None) -> pl.LazyFrame:
-        """The rows of a snapshot (default: the newest as of this call), not yet read.
-
-        Filters and column choices reach the files: whole files are skipped by their statistics.
-        The columns are the snapshot's; instants are Datetime("us", "UTC").
-
-        Raises:
-            CallError: the snapshot is not there.
-        """
-        table = self.iceberg()
-        if snapshot is None:
-            current = table.current_snapshot()
-            if current is None:
-                empty = schema_to_pyarrow(table.schema(), include_field_ids=False).empty_table()
-                return pl.LazyFrame(pl.from_arrow(empty))
-            snapshot = current.snapshot_id
-        elif table.snapshot_by_id(snapshot) is None:
-            self.snapshot(snapshot)
-        return pl.scan_iceberg(table, snapshot_id=snapshot, reader_override="native")
-
-    def days_changed(
-        self, column: str, since: int | None, until: int, where: Mapping[str, object] | None = None
-    ) -> set[date] | None:
-        """The UTC days of `column` to which rows were added, or from which they were taken.
-
-        Upkeep's rewrites do not count. Rows without a value in `column` belong to no day.
-
-        Args:
-            column: the table must be partitioned by its day.
-            since: the snapshot last seen.
-            until: the snapshot to compare it with.
-            where: values of identity partition columns; others are not looked at.
-
-        Returns:
-            None where everything must be taken as changed: `since` is None, has expired, or is no
-            ancestor of `until`.
-
-        Raises:
-            CallError: no partition by that day, or `until` is not there.
-        """
-        self.snapshot(until)
-        return changes.days_changed(self.iceberg(), column, since, until, where or {})
-
-    def rows_per_day(
-        self, column: str, snapshot: int, where: Mapping[str, object] | None = None
-    ) -> dict[date, int]:
-        """The UTC days of `column` that a snapshot has rows for → how many, in order; from metadata alone.
-
-        Args:
-            column: the table must be partitioned by its day.
-            snapshot: which.
-            where: values of identity partition columns; others are not counted.
-
-        Raises:
-            CallError: no partition by that day, or no such snapshot.
-        """
-        self.snapshot(snapshot)
-        return changes.rows_per_day(self.iceberg(), column, snapshot, where or {})
-
-    def property(self, name: str) -> str | None:
-        """A property of the table."""
-        value = self.iceberg().properties.get(name)
-        return None if value is None else str(value)
-
-    def position(self, name: str) -> Position | None:
-        """The position stored under this name by `append`."""
-        return _stored_position(self.iceberg(), name)
+class LakeTable(TableReader):
+    """A table of the lake. Safe to use from several threads and processes at once."""
 
     def append(
         self,
         rows: pa.Table,
         *,
         position: tuple[str, Position | None, Position] | None = None,
-        facts: Said | None = None,
-        properties: Said | None = None,
+        facts: Texts | None = None,
+        properties: Texts | None = None,
     ) -> Snapshot:
         """Adds the rows and moves a position, in one commit.
 
         Args:
-            rows: columns of the table, by name; those they lack become null. There may be none: then
-                only the position moves.
-            position: (name, where it was believed to be, where it goes).
-            facts: for the snapshot's summary, `headrace.*` by convention.
+            rows: columns of the table, by name; those they lack become null. Without rows only the
+                position moves.
+            position: (name, where it is expected to be, where it moves to).
+            facts: for the snapshot's summary; their names begin with `headrace.` by convention.
             properties: set on the table in the same commit.
 
         Returns:
@@ -200,18 +59,20 @@ class LakeTable:
             looked at before an unknown outcome is reported.
 
         Raises:
-            Conflict: the position is not where it was believed to be, for the log partitions that
+            Conflict: the position is not where it is expected to be, for the log partitions that
                 move (those of other writers may have moved); nothing was written.
-            CallError: a column the table lacks.
+            CallError: the rows have a column that the table lacks.
             Unwritable: a value that the table cannot hold; nothing was written.
             Unavailable: the catalog is locked or away. With a position it is safe to read that again
-                and go on; without one the rows may be in.
+                and go on; without one the rows may have been written.
         """
 
-        def set_properties(table: Any) -> Mapping[str, str]:
-            return {**_said(properties, table), **(_moved(table, *position, self.name) if position else {})}
+        def set_properties(table: Table) -> Mapping[str, str]:
+            moved = {} if position is None else move_position(table, *position)
+            return {**_resolve(properties, table), **moved}
 
-        return self._commit([rows], facts, set_properties, prefix=APPENDED)
+        change = FileChanges([], properties=set_properties, facts=lambda table: _resolve(facts, table))
+        return self._write([rows], change, prefix=APPENDED)
 
     def overwrite(
         self,
@@ -222,169 +83,151 @@ class LakeTable:
         properties: Mapping[str, str] | None = None,
         expect: Expected | None = None,
     ) -> Snapshot:
-        """Puts the rows in the place of all there are, or of exactly those of some days, at once.
+        """Replaces all rows, or exactly those of some days, in one commit.
 
         Args:
-            rows: as for `append`; of several tables each is written before the next is asked for, and
-                an error in making one leaves all as it was. A day of `partitions` without rows is
-                empty afterwards.
+            rows: as for `append`. Of several tables each is written before the next is asked for, and
+                an error while one is computed leaves the table as it was. A day of `partitions`
+                without rows is empty afterwards.
             partitions: (column, its UTC days); the table must be partitioned by that column's day, and
                 every row must lie in one of them. Files of other days are not touched.
-            facts, properties: as for `append`.
-            expect: properties that must still have these values (None: not be there).
+            facts: as for `append`.
+            properties: as for `append`.
+            expect: properties that must have these values (None: must not exist).
 
         Raises:
-            CallError: as for `append`; a row outside `partitions`; no partition by that day.
+            CallError: as for `append`; a row lies outside `partitions`; the table is not partitioned
+                by that day.
             Conflict: a property is not as expected; nothing was written.
             Unavailable: the catalog is locked or away.
         """
-        wanted = set() if partitions is None else {(day - _EPOCH).days for day in partitions[1]}
-        where = None if partitions is None else changes.day_field(self.iceberg(), partitions[0])
+        scope = _Days(self.name) if partitions is None else _Days.of(self.iceberg(), *partitions)
 
-        def removed(table: Any) -> list[DataFile]:
-            current = table.current_snapshot()
-            if current is None:
-                return []
-            files = changes.live_files(table, current)
-            return [f for f in files if where is None or f.partition[where] in wanted]
-
-        def check(files: list[DataFile]) -> None:
-            for data_file in files:
-                if where is not None and data_file.partition[where] not in wanted:
-                    raise CallError(
-                        "a row lies outside the days that are replaced",
-                        where=f"table {self.name}: day {data_file.partition[where]} since 1970",
-                    )
-
-        def set_properties(table: Any) -> Mapping[str, str]:
-            _expected(table, expect or {}, self.name)
+        def set_properties(table: Table) -> Mapping[str, str]:
+            _check_expected(table, expect or {})
             return properties or {}
 
-        pieces = [rows] if isinstance(rows, pa.Table) else rows
-        return self._commit(pieces, facts, set_properties, removed, check)
-
-    def rollback_to_snapshot(self, snapshot: int) -> Snapshot:
-        """Makes a kept snapshot current again: rows, columns, and the properties committed with it.
-
-        Raises CallError as `snapshot`, and Conflict as `pin`.
-        """
-        with failures(self.where, self.name):
-            former = roll_back(self.catalog, self.iceberg, snapshot)
-        return self.snapshot(snapshot) if former is None else snapshot_of(former)  # it says what is there
+        change = FileChanges(
+            [], removed=scope.files, properties=set_properties, facts=lambda table: _resolve(facts, table)
+        )
+        return self._write([rows] if isinstance(rows, pa.Table) else rows, change, check=scope.check)
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
-        """Sets properties of the table, without a snapshot; with `expect` as for `replace`.
+        """Sets properties of the table, without a snapshot; with `expect` as for `overwrite`.
 
         Raises:
             Conflict: a property is not as expected; or other writers kept changing the table.
         """
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
+            table = self.iceberg()
             with failures(self.where, self.name):
-                table = self.iceberg()
-                _expected(table, expect or {}, self.name)
+                _check_expected(table, expect or {})
                 if update_refs(self.catalog, table, properties=properties, expect={}):
                     return
-        raise Conflict("other writers kept changing the table", where=f"table {self.name}", remedy="Try again.")
+        raise outpaced(table)
 
-    def _commit(
+    def create_tag(self, name: str, snapshot: int) -> None:
+        """Keeps a snapshot from expiring, under a name. An existing tag of that name moves.
+
+        Raises:
+            CallError: the table has no such snapshot (it may have expired).
+            Conflict: other writers kept changing the table.
+        """
+        with failures(self.where, self.name):
+            exists = tags.create_tag(self.catalog, self.iceberg, name, snapshot)
+        if not exists:
+            self.snapshot(snapshot)  # raises CallError
+
+    def remove_tag(self, name: str) -> None:
+        """Removes a tag, if it exists. Raises Conflict as `create_tag`."""
+        with failures(self.where, self.name):
+            tags.remove_tag(self.catalog, self.iceberg, name)
+
+    def rollback_to_snapshot(self, snapshot: int) -> Snapshot:
+        """Makes a former snapshot current again: rows, columns, and the properties committed with it.
+
+        Raises CallError as `snapshot`, and Conflict as `create_tag`.
+        """
+        with failures(self.where, self.name):
+            former = rollback.rollback_to_snapshot(self.catalog, self.iceberg, snapshot)
+        return self.snapshot(snapshot) if former is None else snapshot_of(former)
+
+    def _write(
         self,
         pieces: Iterable[pa.Table],
-        facts: Said | None,
-        properties: Callable[[Any], Mapping[str, str]],
-        removed: Callable[[Any], list[DataFile]] | None = None,
-        check: Callable[[list[DataFile]], None] | None = None,
+        change: FileChanges,
+        *,
+        check: Callable[[list[DataFile]], None] = lambda _: None,
         prefix: str = "",
     ) -> Snapshot:
+        """Writes the rows to files, then commits them with the change. `check` may refuse the files."""
         until = now_micros() + (BRIEF if prefix == APPENDED else LONG)
         table = self.iceberg()
-        properties(table)  # a position that has moved is found before anything is written
+        change.properties(table)  # a position that has moved is found before a file is written
+        files: list[DataFile] = []
         with failures(self.where, self.name):
-            files: list[DataFile] = []
             try:
                 for rows in pieces:
                     files += write_files(conform(rows, table), table, prefix=prefix)
-                if check is not None:
-                    check(files)
-                made = commit(
-                    self.iceberg,
-                    Change(files, removed, properties, lambda table: _said(facts, table), until=until),
-                    where=f"table {self.name} in {self.where}",
-                )
-            except Unavailable:  # the commit may have happened, or happen yet
+                check(files)
+                full = FileChanges(files, change.removed, change.properties, change.facts, until=until)
+                snapshot = commit(self.iceberg, full, where=f"table {self.name} in {self.where}")
+            except Unavailable:  # the commit may have happened, or may still happen
                 raise
             except Exception:
                 discard(table, files)
                 raise
-        expiry.as_it_goes(self.catalog, table, self.where)
-        return snapshot_of(made)
-
-    def tags(self) -> dict[str, int]:
-        """Pin → snapshot id."""
-        return pins_of(self.iceberg())
-
-    def create_tag(self, name: str, snapshot: int) -> None:
-        """Keeps a snapshot from expiring, under a name. A pin of that name moves.
-
-        Raises:
-            CallError: the snapshot is not there (any more).
-            Conflict: other writers kept changing the table.
-        """
-        with failures(self.where, self.name):
-            there = set_pin(self.catalog, self.iceberg, name, snapshot)
-        if not there:
-            self.snapshot(snapshot)  # says what is there instead
-
-    def remove_tag(self, name: str) -> None:
-        """Takes a pin away; nothing happens where there is none. Raises Conflict as `pin`."""
-        with failures(self.where, self.name):
-            take_pin(self.catalog, self.iceberg, name)
+        expiry.expire_after_commit(self.catalog, table, self.where)
+        return snapshot_of(snapshot)
 
 
-def _expected(table: Any, properties: Expected, label: str) -> None:
-    """Raises Conflict where a property has not the value it should have."""
+class _Days(Struct, frozen=True):
+    """The partitions that an overwrite replaces: all, or those of some days.
+
+    Attributes:
+        table: the table's name.
+        field: the index of the day among a partition's values; None: all partitions.
+        days: in days since 1970.
+    """
+
+    table: str
+    field: int | None = None
+    days: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, table: Table, column: str, days: Collection[date]) -> _Days:
+        """The partitions of these UTC days of `column`. Raises CallError as `changes.day_field`."""
+        field = changes.day_field(table, column)
+        return cls(table.name()[-1], field, frozenset((day - _EPOCH).days for day in days))
+
+    def files(self, table: Table) -> Iterable[DataFile]:
+        """The files that the table has of them."""
+        current = table.current_snapshot()
+        return [] if current is None else [f for f in changes.live_files(table, current) if self._holds(f)]
+
+    def check(self, files: Iterable[DataFile]) -> None:
+        """Raises CallError where a file holds rows of another day."""
+        for data_file in files:
+            if not self._holds(data_file):
+                raise CallError(
+                    "a row lies outside the days that are replaced",
+                    where=f"table {self.table}: day {data_file.partition[self.field or 0]} since 1970",
+                )
+
+    def _holds(self, data_file: DataFile) -> bool:
+        return self.field is None or data_file.partition[self.field] in self.days
+
+
+def _check_expected(table: Table, properties: Expected) -> None:
+    """Raises Conflict where a property does not have the value it should have."""
     for name, value in properties.items():
         if table.properties.get(name) != value:
             raise Conflict(
                 f"another writer changed property {name!r}",
-                where=f"table {label}",
+                where=f"table {table.name()[-1]}",
                 remedy="Look at the table again and start over.",
             )
 
 
-def _said(given: Said | None, table: Any) -> Mapping[str, str]:
-    return given(table.properties) if callable(given) else given or {}
-
-
-def _stored_position(table: Any, name: str) -> Position | None:
-    text = table.properties.get(POSITION + name)
-    return None if text is None else decode_position(text)
-
-
-def _moved(table: Any, name: str, expected: Position | None, new: Position, label: str) -> dict[str, str]:
-    """The property that moves the position. Raises Conflict where it is not as expected."""
-    stored = _stored_position(table, name)
-    where = f"table {label}: position {name!r}"
-    remedy = "Read the position again and go on from there."
-    if not isinstance(new, LogPosition):
-        if stored != expected:
-            raise Conflict("another writer moved the position", where=where, remedy=remedy)
-        return {POSITION + name: encode_position(new)}
-    if stored is None:
-        stored = LogPosition(new.topic, new.log_id)
-    if not isinstance(stored, LogPosition) or (stored.topic, stored.log_id) != (new.topic, new.log_id):
-        raise Conflict(
-            f"the position belongs to another log than {new.topic} ({new.log_id})",
-            where=where,
-            remedy="The topic was made again under its name; give the new one another table.",
-        )
-    before = expected if isinstance(expected, LogPosition) else LogPosition(new.topic, new.log_id)
-    moves = {p: o for p, o in new.offsets.items() if o != before.next_offset(p)}
-    for partition in moves:
-        if stored.next_offset(partition) != before.next_offset(partition):
-            raise Conflict(
-                f"another writer moved log partition {partition} to {stored.next_offset(partition)}; "
-                f"it was believed to be at {before.next_offset(partition)}",
-                where=where,
-                remedy=remedy,
-            )
-    return {POSITION + name: encode_position(stored.with_offsets(moves))}
+def _resolve(texts: Texts | None, table: Table) -> Mapping[str, str]:
+    return texts(table.properties) if callable(texts) else texts or {}

@@ -91,10 +91,10 @@ class Endpoint:
             ReadRoute("/healthz", _read_health),
             ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
         )
-        routes: list[_CompiledRoute] = [(_compile_path(route.path), route, error_body) for route in own]
+        routes: list[_CompiledRoute] = []
         for protocol in PROTOCOLS:
             routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
-        return routes
+        return [*routes, *((_compile_path(route.path), route, error_body) for route in own)]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

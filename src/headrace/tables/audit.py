@@ -15,11 +15,13 @@ _EXAMPLES = 3
 
 
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows, with the schema's columns in its order; a table without a schema passes as it is.
+    """Checks rows against the table's schema. Returns them with the schema's columns, in its order.
+
+    A table without a schema is returned as it is.
 
     Args:
         table: the declared table.
-        rows: what its function made.
+        rows: the rows that its function made.
 
     Raises:
         Refused: a column is missing, of another type or not in the schema, or rows break a rule. It names
@@ -52,7 +54,7 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     )
     examples = "\n  ".join(str(row) for row in failure.invalid().head(_EXAMPLES).to_dicts())
     raise Refused(
-        f"the audit refused it: {rules}. The table stays as it was. For example:\n  {examples}",
+        f"the audit refused it: {rules}. The table is unchanged. For example:\n  {examples}",
         where=where,
-        remedy="Mend the function, or the rule if it is wrong.",
+        remedy="Correct the function, or the rule if it is wrong.",
     )

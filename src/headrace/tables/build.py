@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -27,20 +28,20 @@ from headrace.tables.read import TableInput, read_input
 
 __all__ = ["TableBuild", "build_table", "unpin_inputs"]
 
-_ROWS = 2_000_000  # input rows that are held at once
+_MAX_INPUT_ROWS = 2_000_000  # input rows that are in memory at once
 
 
 class TableBuild(msgspec.Struct, frozen=True):
-    """What a build made.
+    """What a build of one table did.
 
     Attributes:
         name: the table.
-        snapshot: the snapshot that readers now get.
-        days: the days that were made; None: the whole table.
+        snapshot: the table's current snapshot.
+        days: the days that were made; None for the whole table.
         rows: how many rows the table has.
         inputs: input → its snapshot, or its files' digest.
-        skipped: nothing was to be done.
-        because: why it was stale.
+        skipped: whether it was up to date already.
+        because: why it was stale, a sentence for each reason.
     """
 
     name: str
@@ -55,79 +56,88 @@ class TableBuild(msgspec.Struct, frozen=True):
 def build_table(
     project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
 ) -> TableBuild:
-    """Brings one table up to date: makes its stale days (or all of it), audits them, publishes them.
+    """Brings one table up to date: makes its stale days (or all of it), audits and publishes them.
 
     The commit carries what the table was made from, so a build that is killed at any point leaves the
     old table or the new one, and the next build knows which.
 
     Args:
-        project, lake: where it lives.
+        project, lake: the project and the lake of the table.
         table: the declared table.
         code: the fingerprint of its code; another one makes all of it stale.
         at: input table → the snapshot to read; those not named are read at their newest.
 
     Raises:
-        CallError: a table that it reads is not there.
-        ProjectError: the function failed, or gave something else than a frame.
-        Refused: the audit said no; the table is as it was.
-        Conflict: another build of the table was faster.
+        CallError: a table that it reads does not exist.
+        ProjectError: the function failed, or did not return a frame.
+        Refused: the audit refused the rows; the table is unchanged.
+        Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or away.
     """
     plan = plan_rebuild(project, lake, table, code=code, at=at)
-    inputs = {one.name: one.version for one in plan.inputs}
+    versions = {source.name: source.version for source in plan.inputs}
+    datasets = [_dataset(project, source) for source in plan.inputs]
     if not plan.stale:
-        made = lake.table(table.name)
-        if any(made.property(name) != value for name, value in plan.properties(code).items()):
-            made.set_properties(plan.properties(code))
-        head = made.current_snapshot()
-        assert head is not None
-        # Who made it may have been killed before its run was told.
-        with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
-            position = SnapshotPosition(table.name, head.id)
-            this.add_output(Dataset("table", table.name, position, {"rows": head.rows}))
-            this.add_facts(days=0, because=[])
-        return TableBuild(table.name, head.id, [], head.rows, inputs, skipped=True)
-    with run(f"table {table.name}", inputs=[_dataset(project, one) for one in plan.inputs]) as this:
+        snapshot = _update_properties(lake, plan, code)
+        # The build that made it may have been killed before its run was recorded.
+        with run(f"table {table.name}", inputs=datasets) as table_run:
+            position = SnapshotPosition(table.name, snapshot.id)
+            table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
+            table_run.add_facts(days=0, because=[])
+        return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True)
+    with run(f"table {table.name}", inputs=datasets) as table_run:
         _pin_inputs(lake, plan)
         snapshot, schema = _publish(project, lake, table, plan, code)
         _unpin_older(lake, plan)
         days = None if plan.whole else plan.days
-        facts = {"rows": snapshot.rows, "schema": {f.name: str(f.type) for f in schema}}
-        this.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
-        this.add_facts(days=None if days is None else len(days), because=plan.because)
-    return TableBuild(table.name, snapshot.id, days, snapshot.rows, inputs, skipped=False, because=plan.because)
+        facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
+        table_run.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
+        table_run.add_facts(days=None if days is None else len(days), because=plan.because)
+    return TableBuild(
+        table.name, snapshot.id, days, snapshot.rows, versions, skipped=False, because=plan.because
+    )
 
 
-def _dataset(project: Project, one: TableInput) -> Dataset:
-    if isinstance(one.version, SnapshotPosition):
-        return Dataset("table", one.name, one.version)
-    return Dataset("file", project.sources[one.name].path, facts={"digest": one.version})
+def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
+    """Makes the properties of a table that is up to date name its inputs' present versions."""
+    table, properties = lake.table(plan.table), plan.properties(code)
+    if any(table.property(name) != value for name, value in properties.items()):
+        table.set_properties(properties)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    return snapshot
+
+
+def _dataset(project: Project, source: TableInput) -> Dataset:
+    if isinstance(source.version, SnapshotPosition):
+        return Dataset("table", source.name, source.version)
+    return Dataset("file", project.sources[source.name].path, facts={"digest": source.version})
 
 
 def _publish(
     project: Project, lake: Lake, table: Table, plan: RebuildPlan, code: str
 ) -> tuple[Snapshot, pa.Schema]:
-    """Computes, audits and commits; the table is made, or its columns are, with the first rows."""
+    """Computes, audits and commits the rows. The first of them decide the columns of the table."""
     if table.current:
         return keep_current(project, lake, table, plan, plan.properties(code))
     partition_by = _partition_by(lake, table)
-    pieces = _pieces(project, lake, table, plan)
-    first = next(pieces)
-    made = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
+    parts = _compute_parts(project, lake, table, plan)
+    first = next(parts)
+    stored = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
     facts = dict(properties) if plan.clock is None else {**properties, LATEST_ARRIVAL: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
-    snapshot = made.overwrite(
-        _chained(first, pieces), partitions=days, facts=facts, properties=properties, expect=plan.expect
+    snapshot = stored.overwrite(
+        chain([first], parts), partitions=days, facts=facts, properties=properties, expect=plan.expect
     )
     return snapshot, first.schema
 
 
 def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"]]]:
-    """The table's partition, as the lake takes it.
+    """The table's partition, as the lake declares it.
 
     Raises:
-        ProjectError: the table in the lake is partitioned otherwise.
+        ProjectError: the table in the lake has another partition.
     """
     declared: tuple[tuple[str, Literal["day"]], ...] = ()
     if table.partition_by is not None:
@@ -135,8 +145,8 @@ def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"
     stored = lake.table(table.name).partition_by() if lake.table_exists(table.name) else declared
     if stored != declared:
         was, now = (
-            " and ".join(f"by the {kind} of {column!r}" for column, kind in one) or "not at all"
-            for one in (stored, declared)
+            " and ".join(f"by the {kind} of {column!r}" for column, kind in partition) or "not at all"
+            for partition in (stored, declared)
         )
         raise ProjectError(
             f"table {table.name!r} is partitioned {was} in the lake, and now declared {now}",
@@ -146,16 +156,11 @@ def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"
     return declared
 
 
-def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield from rest
-
-
-def _pieces(project: Project, lake: Lake, table: Table, plan: RebuildPlan) -> Iterator[pa.Table]:
-    """The audited rows, a group of days at a time; at least one table, be it empty."""
+def _compute_parts(project: Project, lake: Lake, table: Table, plan: RebuildPlan) -> Iterator[pa.Table]:
+    """The audited rows, a group of days at a time; at least one table, which may be empty."""
     frames = [
-        read_input(project, lake, one, version.snapshot)
-        for one, version in zip(project.inputs(table), plan.inputs, strict=True)
+        read_input(project, lake, declared, source.snapshot)
+        for declared, source in zip(project.inputs(table), plan.inputs, strict=True)
     ]
     options = _options(table, plan)
     if table.partition_by is None or not plan.days:
@@ -175,21 +180,21 @@ def _options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
         return {}
     if plan.clock is None:
         raise ProjectError(
-            "it takes `now`, but nothing that it reads has a clock",
+            "its function takes `now`, but none of its inputs has a clock",
             where=str(table.place),
-            remedy="`now` is the latest arrival of a topic: read one, or a table made from one.",
+            remedy="`now` is the latest arrival of a topic: let it read a topic, or a table made from one.",
         )
     return {"now": from_micros(plan.clock)}
 
 
 def _groups(plan: RebuildPlan, day: Day) -> Iterator[list[date]]:
-    """Neighbouring days, as many as keep the input rows held at once within bounds."""
+    """Groups of neighbouring days, as large as the limit on input rows in memory allows."""
     group: list[date] = []
-    for this in plan.days or []:
-        wider = [*group, this]
-        if group and (this - group[-1] > ONE_DAY or _rows_read(plan, day, wider) > _ROWS):
+    for next_day in plan.days or []:
+        wider = [*group, next_day]
+        if group and (next_day - group[-1] > ONE_DAY or _rows_read(plan, day, wider) > _MAX_INPUT_ROWS):
             yield group
-            wider = [this]
+            wider = [next_day]
         group = wider
     if group:
         yield group
@@ -204,7 +209,7 @@ def _arrow(rows: pl.DataFrame) -> pa.Table:
     return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-# --- pins: an input stays until the next build has been published --------------------------------
+# --- pins: the inputs of a build are kept until the next one has been published ---
 
 
 def _pin(table: str, snapshot: int) -> str:
@@ -212,23 +217,23 @@ def _pin(table: str, snapshot: int) -> str:
 
 
 def _pin_inputs(lake: Lake, plan: RebuildPlan) -> None:
-    for one in plan.inputs:
-        if one.snapshot is not None:
-            lake.table(one.name).create_tag(_pin(plan.table, one.snapshot), one.snapshot)
+    for source in plan.inputs:
+        if source.snapshot is not None:
+            lake.table(source.name).create_tag(_pin(plan.table, source.snapshot), source.snapshot)
 
 
 def _unpin_older(lake: Lake, plan: RebuildPlan) -> None:
-    for one in plan.inputs:
-        if one.snapshot is None:
+    for source in plan.inputs:
+        if source.snapshot is None:
             continue
-        read: LakeTable = lake.table(one.name)
+        read: LakeTable = lake.table(source.name)
         for name, snapshot in read.tags().items():
-            if name == _pin(plan.table, snapshot) and snapshot != one.snapshot:
+            if name == _pin(plan.table, snapshot) and snapshot != source.snapshot:
                 read.remove_tag(name)
 
 
 def unpin_inputs(lake: Lake, table: str) -> None:
-    """Lets go of the inputs that a table which is about to be dropped was made from."""
+    """Removes the pins on the inputs of a table that is about to be dropped."""
     for name in lake.list_tables():
         read = lake.table(name)
         for pin, snapshot in read.tags().items():

@@ -1,4 +1,4 @@
-"""Calls a table's function; what fails in it is an error that names the place in the project's code."""
+"""Calls a table's function. An error in it names the line of the project's code."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["call_function", "collect_frames"]
 def call_function(
     table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]
 ) -> pl.LazyFrame:
-    """What the table's function makes of the frames, not yet collected.
+    """The result of the table's function on the frames, not yet collected.
 
     Raises:
-        ProjectError: the function failed, or returned something else than a frame.
+        ProjectError: the function failed, or did not return a frame.
     """
     try:
         rows: Any = table.function(*frames, **options)
@@ -33,7 +33,9 @@ def call_function(
     if isinstance(rows, pl.DataFrame):
         return rows.lazy()
     if not isinstance(rows, pl.LazyFrame):
-        raise ProjectError(f"it gave a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place))
+        raise ProjectError(
+            f"it returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
+        )
     return rows
 
 
@@ -52,7 +54,7 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
 
 
 def _failure(table: Table, error: BaseException) -> ProjectError:
-    """User code failed: where in the project's file, and the error's own words."""
+    """The error of the project's code, with the line it was raised at."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
     place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
     words = str(error).partition("\n\nResolved plan")[0]

@@ -1,11 +1,11 @@
-"""The changelog of a database's table, read: its rows as they were at some time, and how they came to be.
+"""Reads the changelog of a database's table: its rows as of a moment, and their history.
 
-Of a key's changes the order is that of the database's log (`_lsn`): a change that came late, from
-quarantine or from a second delivery, takes its own place. LSNs of two servers are not compared
-(tables.order). Rows that a snapshot read (`r`) are an exception: a transaction that was under way then has
-lower LSNs, and is not in them (docs/decisions/0011-changes.md, 0018-eras.md).
+The changes of a key are ordered by the database's log (`_lsn`): a change that arrives late, from quarantine
+or from a second delivery, takes its proper place. LSNs of two servers are not compared (tables.order). Rows
+that a snapshot read (`r`) are an exception: they lack transactions that were open at the time, whose LSNs are
+lower (docs/decisions/0011-changes.md, 0018-eras.md).
 
-Frames here have the columns that tables.read.read_input gives of a contract under @changes.
+Frames here have the columns that tables.read.read_input returns for a contract under @changes.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _AT, _ROW, _READ, _PARTITION = "__at", "__row", "__read", "__partition"
 
 
 class Cuts(NamedTuple):
-    """What takes away rows of many keys at once; -1 where there was none.
+    """What removes rows of many keys at once; -1 stands for none.
 
     Attributes:
-        truncated: era and LSN of the last TRUNCATE: a row whose last change is before it is gone.
-        read: era, LSN and time (microseconds since 1970) of the last snapshot that was taken to its end: a row
-            that is not in it and that was not changed since is gone; its delete was never sent.
-        open: log partition → era, LSN and time of a snapshot that stands last there; what follows tells
-            whether it was taken to its end.
+        truncated: era and LSN of the last TRUNCATE: it removed each row whose last change is before it.
+        read: era, LSN and time (microseconds since 1970) of the last complete snapshot: a row that is not in it
+            and was not changed since has been deleted, and the delete was never sent.
+        open: log partition → era, LSN and time of a snapshot that is the last thing in it; what follows decides
+            whether the snapshot was complete.
     """
 
     truncated: tuple[int, int] = (-1, -1)
     read: tuple[int, int, int] = (-1, -1, -1)
-    open: dict[int, tuple[int, int, int]] = {}  # noqa: RUF012  never changed
+    open: dict[int, tuple[int, int, int]] = {}  # noqa: RUF012  it is never changed
 
     def later(self, other: Cuts) -> Cuts:
-        """The later ones of both; `other` is of the changes that came after."""
+        """The later cuts of both; `other` is of the changes that follow."""
         return Cuts(max(self.truncated, other.truncated), max(self.read, other.read), other.open)
 
 
@@ -48,12 +48,12 @@ NO_CUTS = Cuts()
 
 
 def is_changelog(frame: pl.LazyFrame) -> bool:
-    """Whether the frame has the columns of one."""
+    """Whether the frame has the columns of a changelog."""
     return {*COLUMNS, "_unchanged"} <= set(frame.collect_schema())
 
 
 def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.DataFrame:
-    """The table's rows as they were at a moment (aware), one a key, as their last change left them."""
+    """The table's rows as of a moment (with a time zone): one a key, as its last change left it."""
     frame = changes.collect()
     eras = find_eras(frame, key)
     taken = pl.col(CHANGED_AT) <= moment
@@ -62,13 +62,12 @@ def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.Dat
 
 
 def find_cuts(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = None) -> Cuts:
-    """The last truncate and the last whole snapshot among these changes.
+    """The last truncate and the last complete snapshot among these changes.
 
     Args:
-        changes: of a table, all of them; or those that came after the ones of `before`, no replay of a read
-            among them.
-        eras: as tables.order.find_eras gives them.
-        before: those of the changes before.
+        changes: all changes of a table; or those after the changes of `before`, without replays of reads.
+        eras: as tables.order.find_eras returns them.
+        before: the cuts of the changes before.
     """
     placed = place(changes, eras)
     open_ = {} if before is None else dict(before.open)
@@ -81,17 +80,17 @@ def find_cuts(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = 
 
 
 def latest_changes(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era]) -> pl.DataFrame:
-    """The last change of each key, deletes among them, whole: what the database did not send with it is taken
+    """The last change of each key, deletes included. Values that the database did not send with it are taken
     from the changes before. Truncates, which have no key, are left out."""
-    ordered = _ordered(place(changes, eras), key)
+    ordered = _order(place(changes, eras), key)
     last = ordered.unique(key, keep="last", maintain_order=True)
-    return _carried(last, ordered, key).select(changes.columns)
+    return _fill_unsent(last, ordered, key).select(changes.columns)
 
 
 def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFrame:
-    """Of the last changes of keys those whose row is still there.
+    """Those of the last changes of keys whose row still exists.
 
-    What an incremental snapshot read has the time at which Debezium got to it, which may be much later.
+    A row of an incremental snapshot has the time at which Debezium read it, which may be much later.
     """
     era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT).to_physical()
     truncate, (read_era, read_lsn, read_at) = cuts.truncated, cuts.read
@@ -101,25 +100,27 @@ def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFra
 
 
 def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
-    """Every state of every row, for joins as of a time: one a key and time; a row that is gone is one of nulls.
+    """Every state of every row, for joins as of a time: one a key and time; a deleted row is a row of nulls.
 
-    What the database did not send is filled with what was there before, and a truncate, and the end of a
-    snapshot that lacks a row, become a delete of each row they took away.
+    Values that the database did not send are filled from the change before. A truncate, and the end of a
+    snapshot that lacks a row, become a delete of each row that they removed.
     """
     frame = changes.collect()
     placed = place(frame, find_eras(frame, key))
-    ordered = _ordered(placed, key)
+    ordered = _order(placed, key)
     columns = [name for name in _names_unchanged(ordered) if name in ordered.columns]
     for name in columns:
         sent = ~pl.col("_unchanged").list.contains(name).fill_null(False)
         filled = pl.when(sent).then(pl.struct(name)).forward_fill().over(key, order_by=_ROW)
         ordered = ordered.with_columns(filled.struct.field(name).alias(name))
     cuts = _cut_rows(placed).to_dicts()
-    gone = [_taken_by(ordered, key, cut, before) for before, cut in zip([None, *cuts], cuts, strict=False)]
-    whole = pl.concat([ordered, *gone]) if gone else ordered
+    deletes = [
+        _deletes_by_cut(ordered, key, cut, before) for before, cut in zip([None, *cuts], cuts, strict=False)
+    ]
+    whole = pl.concat([ordered, *deletes]) if deletes else ordered
     return (
         whole.sort(_ROW, maintain_order=True)
-        # A change counts at the latest from the time of the one after it.
+        # A change takes effect at the latest at the time of the change after it.
         .with_columns(pl.col(CHANGED_AT).cum_min(reverse=True).over(key))
         .unique([*key, CHANGED_AT], keep="last", maintain_order=True)
         .select(frame.columns)
@@ -127,18 +128,18 @@ def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
     )
 
 
-def _ordered(placed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The changes that have a key, in order, with `__row` to say so and `__at`, the LSN they stand at."""
+def _order(placed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The changes that have a key, in order: `__row` is their number, `__at` the LSN they are ordered by."""
     rows = placed.drop_nulls(list(key)).sort(_PARTITION, POSITION).with_row_index(_READ)
     log = [*key, ERA]
     streamed = pl.when(pl.col("_op") != "r").then("_lsn")
     known = streamed.cum_max().forward_fill().shift(1).over([*log, _PARTITION]).fill_null(-1)
-    reads = rows.with_columns(known=known).filter(pl.col("_op") == "r").select(
-        *log, _READ, _PARTITION, POSITION, "known", lsn="_lsn", read=CHANGED_AT, incremental=is_incremental()
-    )  # fmt: skip
+    snapshot_columns: dict[str, Any] = {"lsn": "_lsn", "read": CHANGED_AT, "incremental": is_incremental()}
+    reads = rows.with_columns(known=known).filter(pl.col("_op") == "r")
+    reads = reads.select(*log, _READ, _PARTITION, POSITION, "known", **snapshot_columns)
     others = rows.filter(pl.col("_op") != "r").select(*log, _PARTITION, POSITION, "_lsn", CHANGED_AT)
-    # A change that the read did not see though its LSN is lower: what was read stands before it. Debezium puts
-    # a row of an incremental snapshot in its right place among the row's changes; its time says nothing.
+    # A change that the read did not see although its LSN is lower comes after the read. Debezium puts a row of
+    # an incremental snapshot in its right place among the row's changes; its time has no meaning.
     later = (
         pl.when(pl.col("incremental") & (pl.col(_PARTITION) == pl.col(f"{_PARTITION}_right")))
         .then((pl.col(f"{POSITION}_right") > pl.col(POSITION)) & (pl.col("_lsn") > pl.col("known")))
@@ -159,8 +160,8 @@ def _names_unchanged(rows: pl.DataFrame) -> list[str]:
     return sorted(rows["_unchanged"].drop_nulls().explode().drop_nulls().unique().to_list())
 
 
-def _carried(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The last changes with what they lack, from the changes before; `_unchanged` keeps what none had."""
+def _fill_unsent(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The last changes with unsent values from the changes before; `_unchanged` keeps those that none had."""
     lacking = last.filter(pl.col("_unchanged").list.len() > 0)
     if lacking.is_empty():
         return last
@@ -187,7 +188,7 @@ def _carried(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> p
 
 
 def _in_order(placed: pl.DataFrame, *, replays: bool = False) -> pl.DataFrame:
-    """The changes as they came onto the log."""
+    """The changes in the order in which they arrived on the log."""
     return (
         placed.filter(replays | pl.col("_first_offset").is_null())
         .sort(_PARTITION, POSITION)
@@ -196,14 +197,14 @@ def _in_order(placed: pl.DataFrame, *, replays: bool = False) -> pl.DataFrame:
 
 
 def _cut_rows(placed: pl.DataFrame, open_: Mapping[int, tuple[int, int, int]] | None = None) -> pl.DataFrame:
-    """Each truncate and each whole snapshot that was taken to its end, in order: one row of each.
+    """Each truncate and each complete snapshot, in order: one row of each.
 
-    A snapshot's end is the row that says so; where it says something else (`first`), or was refused, it is
-    followed by a change, since Debezium streams none before it.
+    A snapshot's end is the row that is marked as its last; if that mark is another one (`first`), or the row
+    was refused, a change that follows shows the end, for Debezium streams none before it.
 
     Args:
-        placed: all changes; or those after others.
-        open_: of those others, changelog.Cuts.open.
+        placed: all changes; or those that follow others.
+        open_: changelog.Cuts.open of those others.
     """
     came = _in_order(placed, replays=open_ is None)
     is_end = is_whole_read() & pl.col("_snapshot").is_in(SNAPSHOT_ENDS)
@@ -220,33 +221,34 @@ def _cut_rows(placed: pl.DataFrame, open_: Mapping[int, tuple[int, int, int]] | 
 
 
 def _latest(cuts: pl.DataFrame) -> Cuts:
-    """The last truncate and the last snapshot of cuts that are in order."""
+    """The last truncate and the last snapshot among ordered cuts."""
     numbers = cuts.select("_op", ERA, "_lsn", pl.col(CHANGED_AT).to_physical()).rows()
     truncated = [(era, lsn) for op, era, lsn, _ in numbers if op == "t"]
     read = [(era, lsn, time) for op, era, lsn, time in numbers if op == "r"]
     return Cuts(max(truncated, default=(-1, -1)), max(read, default=(-1, -1, -1)))
 
 
-def _taken_by(
+def _deletes_by_cut(
     rows: pl.DataFrame, key: Sequence[str], cut: dict[str, Any], earlier: dict[str, Any] | None
 ) -> pl.DataFrame:
-    """A delete of each row that the truncate, or the snapshot without it, took away, in the place of its last
+    """A delete of each row that the truncate, or the snapshot that lacks it, removed, in the place of its last
     change before."""
     era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT)
     earlier_by_time = (time <= cut[CHANGED_AT]) | is_incremental() | (cut["_op"] == "t")
     before = rows.filter((era < cut[ERA]) | ((era == cut[ERA]) & (lsn < cut["_lsn"]) & earlier_by_time))
-    if earlier is not None:  # what that one left it saw, or came after it
+    if earlier is not None:  # rows that the earlier cut left, or that came after it
         saw = (era == earlier[ERA]) & ((lsn >= earlier["_lsn"]) | (time > earlier[CHANGED_AT]))
         before = before.filter((era > earlier[ERA]) | saw)
-    there = before.unique(key, keep="last", maintain_order=True).filter(pl.col("_op") != "d")
+    existing = before.unique(key, keep="last", maintain_order=True).filter(pl.col("_op") != "d")
     if cut["_op"] == "r":
         same = (era == cut[ERA]) & (lsn == cut["_lsn"]) & (time == cut[CHANGED_AT])
-        there = there.join(rows.filter(is_whole_read() & same), on=list(key), how="anti")
+        existing = existing.join(rows.filter(is_whole_read() & same), on=list(key), how="anti")
     of_cut = (ERA, "_lsn", CHANGED_AT, "_transaction", "_log_partition", "_log_offset", _PARTITION, POSITION)
-    nulls = [
-        (pl.lit(cut[name]) if name in of_cut
-         else pl.col(name) if name == _ROW
-         else pl.lit("d") if name == "_op" else pl.lit(None)).cast(dtype).alias(name)
-        for name, dtype in rows.schema.items() if name not in key
-    ]  # fmt: skip
-    return there.with_columns(nulls).select(rows.columns)
+    values = {name: pl.lit(cut[name]) for name in of_cut}
+    values |= {_ROW: pl.col(_ROW), "_op": pl.lit("d")}
+    columns = [
+        values.get(name, pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in rows.schema.items()
+        if name not in key
+    ]
+    return existing.with_columns(columns).select(rows.columns)

@@ -1,7 +1,7 @@
-"""A CSV file, checked byte by byte before its cells are read: what cannot be read rightly is refused.
+"""A CSV file, checked byte by byte before its cells are read: what cannot be read correctly is refused.
 
 The rules are RFC 4180's: rows end with LF or CRLF, or all of them with CR; a cell that holds a comma, a quote
-or a line end stands in quotes, and a quote in it is doubled; every row has as many cells as the header.
+or a line end is quoted, and a quote in it is doubled; every row has as many cells as the header.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _QUOTE, _COMMA, _LF, _CR, _NUL = (ord(c) for c in '",\n\r\0')
 _STRUCTURAL = np.zeros(256, bool)
 _STRUCTURAL[[_QUOTE, _COMMA, _LF, _CR, _NUL]] = True
 
-_RAGGED = "A cell that holds a comma stands in quotes."
-_DOUBLED = 'A cell that holds a quote stands in quotes, and the quote is doubled: "5"" pipe".'
+_RAGGED = "A cell that holds a comma must be quoted."
+_DOUBLED = 'A cell that holds a quote must be quoted, and the quote doubled: "5"" pipe".'
 _OPEN = "a quote opens in this row and text follows the next one: it is not closed, or one in it is not doubled"
 
 Bytes = npt.NDArray[np.uint8]
@@ -35,7 +35,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class CsvFile(NamedTuple):
-    """A CSV file whose structure is sound.
+    """A CSV file whose structure has been checked.
 
     Attributes:
         path: where it lies.
@@ -43,7 +43,7 @@ class CsvFile(NamedTuple):
         rows: how many rows follow the header.
         content: the file, or its text as UTF-8 where that is not what the file holds.
         eol: the byte that ends a row.
-        empty_lines: the numbers of lines without a cell, which are no rows (row 1 is the header).
+        empty_lines: the numbers of lines without a cell, which do not count as rows (row 1 is the header).
     """
 
     path: Path
@@ -72,7 +72,7 @@ class CsvFile(NamedTuple):
 
 
 def check_csv(path: Path, encoding: str) -> CsvFile:
-    """The file, once every byte of it has been looked at.
+    """The file, after every byte of it has been checked.
 
     Args:
         path: the file.
@@ -80,17 +80,17 @@ def check_csv(path: Path, encoding: str) -> CsvFile:
 
     Raises:
         ProjectError: it has no header or two columns of one name; a row has more or fewer cells than the
-            header; a quote is not closed or stands within a cell; a byte is not of the encoding.
+            header; a quote is not closed or is inside an unquoted cell; a byte is not of the encoding.
     """
     if path.stat().st_size == 0:
         raise ProjectError("it is empty", where=str(path), remedy="Its first row names the columns.")
     if encoding == "utf-8":
         return _Scan(path, np.memmap(path, np.uint8, mode="r")).result(path)
-    text = _decoded(path, encoding)
+    text = _decode(path, encoding)
     return _Scan(path, np.frombuffer(text, np.uint8)).result(text)
 
 
-def _decoded(path: Path, encoding: str) -> bytes:
+def _decode(path: Path, encoding: str) -> bytes:
     raw = path.read_bytes()
     try:
         return raw.decode(encoding).removeprefix("\ufeff").encode()
@@ -106,7 +106,7 @@ def _decoded(path: Path, encoding: str) -> bytes:
 
 
 class _Scan:
-    """One walk through the bytes, a chunk at a time."""
+    """One pass through the bytes, a chunk at a time."""
 
     def __init__(self, path: Path, content: Bytes) -> None:
         self._path = path
@@ -127,7 +127,7 @@ class _Scan:
         self._end()
 
     def result(self, content: Path | bytes) -> CsvFile:
-        """What was found; the content without its empty lines, where there are some."""
+        """The checked file; its content lacks its empty lines."""
         if self._dropped:
             keep = np.ones(len(self._content), bool)
             for begin, end in self._dropped:
@@ -176,7 +176,7 @@ class _Scan:
             yield position, f"byte {value:02x} at offset {position:,} is not UTF-8", remedy
 
     def _row_end_of(self, ends: Places) -> int:
-        """LF or CR, whichever ends the first row; 0: it has not ended yet."""
+        """LF or CR, whichever ends the first row; 0 if it has not ended yet."""
         if not len(ends):
             return 0
         first = int(ends[0])
@@ -192,7 +192,7 @@ class _Scan:
         inside: Flags,
         outside: Flags,
     ) -> Iterator[tuple[int, str, str]]:
-        """The first of each kind of byte that stands where it may not."""
+        """The first byte of each kind that is in a wrong place."""
         last = len(self._content) - 1
         before = np.where(at > self._begin, self._content[np.maximum(at, 1) - 1], _LF)
         after = np.where(at < last, self._content[np.minimum(at + 1, last)], _LF)
@@ -203,9 +203,9 @@ class _Scan:
             mixed = outside & (kinds == _CR) & ((after != _LF) | (at == last))
         for wrong, what, remedy in (
             (kinds == _NUL, "it holds a zero byte", 'If it is UTF-16: source(..., encoding="utf-16").'),
-            (opening & ~np.isin(before, borders), "a quote stands within a cell", _DOUBLED),
+            (opening & ~np.isin(before, borders), "a quote is inside an unquoted cell", _DOUBLED),
             (closing & ~np.isin(after, borders), _OPEN, _DOUBLED),
-            (mixed, "this row ends otherwise than the first one", "End all rows alike: LF, CRLF or CR."),
+            (mixed, "this row has another line end than the first one", "End all rows alike: LF, CRLF or CR."),
         ):
             if wrong.any():
                 yield int(at[np.argmax(wrong)]), what, remedy

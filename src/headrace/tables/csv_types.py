@@ -106,7 +106,7 @@ def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
 
 
 class _Test(NamedTuple):
-    """A kind that a column may be of, as seen from its first rows."""
+    """A kind that a column may be of, as its first rows suggest."""
 
     column: str
     kind: Kind
@@ -118,12 +118,12 @@ def detect_kinds(file: CsvFile, columns: Iterable[str]) -> dict[str, Kinds]:
     if not names:
         return {}
     sample = file.scan().select(names).head(_SAMPLE).collect().lazy()
-    likely = _passed(sample, [_Test(name, kind) for name in names for kind in _TYPES])
-    passed = _passed(file.scan(), likely)
-    return {name: frozenset(test.kind for test in passed if test.column == name) for name in names}
+    likely = _passing_tests(sample, [_Test(name, kind) for name in names for kind in _TYPES])
+    passing = _passing_tests(file.scan(), likely)
+    return {name: frozenset(test.kind for test in passing if test.column == name) for name in names}
 
 
-def _passed(rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
+def _passing_tests(rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
     """The tests that every cell passes."""
     if not tests:
         return []

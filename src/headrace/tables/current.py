@@ -1,8 +1,8 @@
-"""The table of a database table's current rows, kept from its changelog: what came new, not all of it.
+"""The table of a database table's current rows, updated from what its changelog has got since the last build.
 
-One commit puts the rows in place with how far the changelog was read (offsets of the log, as ingest
-stored them with each row), so a build that is killed leaves the old rows or the new ones and the next
-goes on from there.
+One commit writes the rows together with how far the changelog was read (the log's offsets, which ingest
+stores with each row). So a build that is killed leaves the old rows or the new ones, and the next continues
+from there.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["keep_current"]
 _logger = logging.getLogger(__name__)
 
 
-class _Stands(msgspec.Struct, frozen=True):
-    """What a table of current rows was made from.
+class _Progress(msgspec.Struct, frozen=True):
+    """How far of the changelog a table of current rows has been made.
 
     Attributes:
-        offsets: log partition → the first offset of the changelog that is not in it.
-        eras: where the database's log began anew (tables.order.find_eras).
+        offsets: log partition → the first offset of the changelog that is not in the table.
+        eras: where the database's log began again (tables.order.find_eras).
         lsn: the highest LSN of the last era.
-        cuts: what took rows away (changelog.Cuts).
+        cuts: what removed rows (changelog.Cuts).
     """
 
     offsets: dict[int, int] = {}
@@ -50,94 +50,98 @@ class _Stands(msgspec.Struct, frozen=True):
 def keep_current(
     project: Project, lake: Lake, table: Table, plan: RebuildPlan, properties: Mapping[str, str]
 ) -> tuple[Snapshot, pa.Schema]:
-    """Brings the table up to the changelog's snapshot that the plan names, in one commit.
+    """Updates the table to the changelog's snapshot that the plan names, in one commit.
 
     Args:
-        project, lake: where it lives.
+        project, lake: the project and the lake of the table.
         table: as declare.changes.current declares it.
-        plan: `tables.plan.plan_rebuild` of it. Where its code, or its contract, is another one since, or it
-            was never made, it is made from the whole changelog.
-        properties: what the commit sets beside its own.
+        plan: `tables.plan.plan_rebuild` of it. If its code or its contract has changed, or it was never
+            made, it is made from the whole changelog.
+        properties: further properties that the commit sets.
 
     Raises:
-        Conflict: another build of the table was faster.
+        Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or away.
     """
     contract = table.reads[0]
     assert isinstance(contract, Contract)
     changelog = read_input(project, lake, contract, plan.inputs[0].snapshot)
-    made = lake.table(table.name) if lake.table_exists(table.name) else None
-    told = made.property(CHANGELOG) if made is not None else None
-    stands = _Stands()
-    if told is not None and plan.expect[CODE] == properties[CODE]:
-        stands = msgspec.json.decode(told, type=_Stands)
-    rows, after = _kept(changelog, contract, made, stands)
+    stored = lake.table(table.name) if lake.table_exists(table.name) else None
+    recorded = stored.property(CHANGELOG) if stored is not None else None
+    progress = _Progress()
+    if recorded is not None and plan.expect[CODE] == properties[CODE]:
+        progress = msgspec.json.decode(recorded, type=_Progress)
+    rows, after = _update_rows(changelog, contract, stored, progress)
     for era in after.eras:
-        if era not in stands.eras:
+        if era not in progress.eras:
             _logger.warning(
-                "%s: from %s on the database's log positions begin anew (another server, or a restore);"
-                " they are not compared with those before",
+                "%s: the database's log begins again at %s (another server, or a restore); its positions are"
+                " not compared with earlier ones",
                 contract.topic,
                 from_micros(era.time).isoformat(),
             )
     written = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-    made = lake.ensure(table.name, written.schema, exact=True)
-    said = {**properties, CHANGELOG: msgspec.json.encode(after).decode()}
-    snapshot = made.overwrite(written, facts=said, properties=said, expect={**plan.expect, CHANGELOG: told})
+    stored = lake.ensure(table.name, written.schema, exact=True)
+    facts = {**properties, CHANGELOG: msgspec.json.encode(after).decode()}
+    snapshot = stored.overwrite(
+        written, facts=facts, properties=facts, expect={**plan.expect, CHANGELOG: recorded}
+    )
     return snapshot, written.schema
 
 
-def _kept(
-    changelog: pl.LazyFrame, contract: Contract, made: LakeTable | None, stands: _Stands
-) -> tuple[pl.DataFrame, _Stands]:
-    """The current rows, and what they are made from."""
+def _update_rows(
+    changelog: pl.LazyFrame, contract: Contract, stored: LakeTable | None, progress: _Progress
+) -> tuple[pl.DataFrame, _Progress]:
+    """The current rows, and how far of the changelog they are made."""
     key = list(contract.row_key)
-    fresh = changelog.filter(_from(stands.offsets)).collect()
-    if made is None or not stands.offsets:
-        return _made_whole(fresh, key, find_eras(fresh, key))
+    fresh = changelog.filter(_from(progress.offsets)).collect()
+    if stored is None or not progress.offsets:
+        return _build_whole(fresh, key, find_eras(fresh, key))
     if len(fresh.filter(pl.col("_op") == "r", pl.col("_first_offset").is_not_null())):
-        changes = changelog.collect()  # what a snapshot took away is seen anew
-        return _made_whole(changes, key, find_eras(changes, key))
-    held = made.scan().select(fresh.columns).collect()
-    placed = place(fresh, stands.eras)
-    # Only its whole history tells what becomes of a key by a change that came late: it may be older than
-    # the delete that took the row away, or have had a value that a newer one was sent without.
-    stood = place(held, stands.eras).select(*key, stood_era=ERA, stood="_lsn")
-    before = pl.col("stood_era").fill_null(len(stands.eras)), pl.col("stood").fill_null(stands.lsn)
+        changes = changelog.collect()  # which rows a snapshot removed is decided again
+        return _build_whole(changes, key, find_eras(changes, key))
+    rows_before = stored.scan().select(fresh.columns).collect()
+    placed = place(fresh, progress.eras)
+    # The effect of a late change on a key follows from the key's whole history: it may be older than the delete
+    # that removed the row, or have a value that a newer change was sent without.
+    positions = place(rows_before, progress.eras).select(*key, era_before=ERA, lsn_before="_lsn")
+    before = pl.col("era_before").fill_null(len(progress.eras)), pl.col("lsn_before").fill_null(progress.lsn)
     is_lower = (pl.col(ERA) < before[0]) | ((pl.col(ERA) == before[0]) & (pl.col("_lsn") <= before[1]))
-    lower = placed.join(stood, on=key, how="left").filter(is_lower)
+    lower = placed.join(positions, on=key, how="left").filter(is_lower)
     late = lower.select(key).drop_nulls().unique()
     if len(lower) or find_eras(fresh, key):
         eras = find_eras(changelog.select(*key, *COLUMNS).collect(), key)
-        if eras != stands.eras:  # what stood by its LSN stands elsewhere now
-            return _made_whole(changelog.collect(), key, eras)
-    cuts = stands.cuts.later(find_cuts(fresh, stands.eras, stands.cuts))
-    highest = max(stands.lsn, _highest(placed.filter(pl.col(ERA) == len(stands.eras))))
-    after = _Stands({**stands.offsets, **_offsets(fresh)}, stands.eras, highest, cuts)
-    known = [
-        held.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
+        if eras != progress.eras:  # the order of rows already written has changed
+            return _build_whole(changelog.collect(), key, eras)
+    cuts = progress.cuts.later(find_cuts(fresh, progress.eras, progress.cuts))
+    highest = max(progress.lsn, _highest(placed.filter(pl.col(ERA) == len(progress.eras))))
+    after = _Progress({**progress.offsets, **_offsets(fresh)}, progress.eras, highest, cuts)
+    parts = [
+        rows_before.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
         fresh.join(late, on=key, how="anti"),
     ]
     if len(late):
-        known.append(changelog.join(late.lazy(), on=key, how="semi").collect())
-    rows = pl.concat([held.join(fresh, on=key, how="anti"), latest_changes(pl.concat(known), key, stands.eras)])
-    return survivors(rows, cuts, stands.eras), after
+        parts.append(changelog.join(late.lazy(), on=key, how="semi").collect())
+    rows = pl.concat(
+        [rows_before.join(fresh, on=key, how="anti"), latest_changes(pl.concat(parts), key, progress.eras)]
+    )
+    return survivors(rows, cuts, progress.eras), after
 
 
-def _made_whole(changes: pl.DataFrame, key: list[str], eras: list[Era]) -> tuple[pl.DataFrame, _Stands]:
+def _build_whole(changes: pl.DataFrame, key: list[str], eras: list[Era]) -> tuple[pl.DataFrame, _Progress]:
     """The current rows of a whole changelog."""
     cuts = find_cuts(changes, eras)
     highest = _highest(place(changes, eras).filter(pl.col(ERA) == len(eras)))
     rows = survivors(latest_changes(changes, key, eras), cuts, eras)
-    return rows, _Stands(_offsets(changes), eras, highest, cuts)
+    return rows, _Progress(_offsets(changes), eras, highest, cuts)
 
 
 def _from(offsets: Mapping[int, int]) -> pl.Expr:
     """The rows at these offsets and after, of each log partition."""
     partition, offset = pl.col("_log_partition"), pl.col("_log_offset")
     wanted = ~partition.is_in(list(offsets)) if offsets else pl.lit(True)
-    for one, first in offsets.items():
-        wanted |= (partition == one) & (offset >= first)
+    for number, first in offsets.items():
+        wanted |= (partition == number) & (offset >= first)
     return wanted
 
 

@@ -1,8 +1,8 @@
-"""The rows of output days, and the proof that none is lost.
+"""Makes the rows of output days, and checks that none is lost.
 
-A function is called with a window of input days, and only the rows of the days asked for are kept: the
-others are made again by the calls for their own days. A row whose own day's call does not read the input
-that the row was made from would be made again by nobody, so it is refused, not dropped.
+A function is called with a window of input days, and only the rows of the requested days are kept: the others
+are made by the calls for their own days. If the call for a row's day does not read the input that the row was
+made from, no call would make that row. So such a row is refused, not dropped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class _Call(NamedTuple):
 
     Attributes:
         first, last: the input days that it reads.
-        earliest, latest: the days that its rows may lie on: the calls for these read some of the same input.
+        earliest, latest: the days that its rows may be on: the calls for these days read some of the same
+            input.
         keep: the first and the last day whose rows are kept.
     """
 
@@ -51,8 +52,8 @@ def make_days(
 ) -> pl.DataFrame:
     """The rows of neighbouring output days.
 
-    Each day is made from its own input days alone, whichever others are made beside it: so a build in
-    steps gives the same rows as one from scratch. A rowwise function is called once for each input day,
+    Each day is made from its own input days alone, whichever other days are made with it. So a build in steps
+    gives the same rows as one from scratch. A rowwise function is called once for each input day,
     any other once for each output day.
 
     Args:
@@ -60,12 +61,12 @@ def make_days(
         day: its partition.
         plan: what is to be made, from which input days.
         frames: what the function reads, in the order of `plan.inputs`.
-        options: `now`, where the function takes it.
+        options: `now`, if the function takes it.
         group: the output days, in order, without a gap.
 
     Raises:
-        ProjectError: the function failed, or does not give the column of the day.
-        Refused: rows have no day, or lie on a day that is not made from the input they come from.
+        ProjectError: the function failed, or does not return the column of the day.
+        Refused: rows have no day, or are on a day that is not made from the input they come from.
     """
     begin, end = add_days(group[0], -day.before), add_days(group[-1], day.after)
     read = _read_inputs(table, plan, frames, begin, end)
@@ -89,8 +90,8 @@ def make_days(
 def _read_inputs(
     table: Table, plan: RebuildPlan, frames: Sequence[pl.LazyFrame], begin: date, end: date
 ) -> Callable[[_Call], list[pl.LazyFrame]]:
-    """From a call to what it reads, held in memory: its days of each input that has days, all of the others."""
-    columns = [one.day_column for one in plan.inputs]
+    """A function from a call to the rows it reads: its days of each input with days, other inputs whole."""
+    columns = [source.day_column for source in plan.inputs]
     lazies = [
         frame if column is None else select_days(frame, column, begin, end)
         for frame, column in zip(frames, columns, strict=True)
@@ -111,32 +112,32 @@ def _read_inputs(
 
 
 def refuse_lost_rows(table: Table, day: Day, plan: RebuildPlan, rows: pl.DataFrame) -> None:
-    """Refuses rows that were made while the inputs with days hold none: no day is made from them.
+    """Refuses rows that the function made although the inputs with days have none: no day is made from them.
 
-    A table that reads no input with days is replaced whole, whatever days its rows lie on.
+    A table that reads no input with days is replaced whole, whatever days its rows are on.
 
     Raises:
-        Refused: there are such rows.
+        Refused: the function made such rows.
     """
-    if rows.height and any(one.day_column is not None for one in plan.inputs):
+    if rows.height and any(source.day_column is not None for source in plan.inputs):
         call = _Call(date.min, date.min, date.min, date.min, (date.min, date.min))
         counts = {(call, row_day): count for row_day, count in _count_days(rows, day.column).items()}
         raise _refusal(table, day, plan, counts, 0)
 
 
 def check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
-    """Every row must say to which day it belongs.
+    """Checks that every row has a day.
 
     Raises:
-        ProjectError: the function does not give the column of the day, or it holds no days.
+        ProjectError: the function does not return the column of the day, or its type is neither date nor time.
         Refused: rows have no value in it.
     """
     where = f"table {table.name} ({table.place})"
     if day.column not in rows.columns:
         raise ProjectError(
-            f"it is partitioned by {day.column!r}, which its function does not give",
+            f"it is partitioned by {day.column!r}, which its function does not return",
             where=where,
-            remedy=f"It gives {', '.join(rows.columns)}.",
+            remedy=f"It returns {', '.join(rows.columns)}.",
         )
     dtype = rows.schema[day.column]
     if dtype != pl.Date and not isinstance(dtype, pl.Datetime):
@@ -155,7 +156,7 @@ def check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
 
 
 def _day_calls(day: Day, group: Sequence[date]) -> list[_Call]:
-    """One call an output day. Two days further apart than before + after read no input day in common."""
+    """One call an output day. Days further apart than before + after have no input day in common."""
     reach = day.before + day.after
     return [
         _Call(
@@ -170,7 +171,7 @@ def _day_calls(day: Day, group: Sequence[date]) -> list[_Call]:
 
 
 def _rowwise_calls(day: Day, plan: RebuildPlan, group: Sequence[date], begin: date, end: date) -> list[_Call]:
-    """One call an input day, so that the day each row comes from is known."""
+    """One call an input day, so that the input day of each row is known."""
     calls = []
     for d in [d for d in sorted(plan.rows) if begin <= d <= end] or [begin]:
         earliest, latest = add_days(d, -day.after), add_days(d, day.before)
@@ -204,11 +205,11 @@ def _join_days(rows: pl.DataFrame, days: Mapping[date, pl.DataFrame], call: _Cal
 def _refusal(
     table: Table, day: Day, plan: RebuildPlan, lost: Mapping[tuple[_Call, date], int], kept: int
 ) -> Refused:
-    """What would be lost, and which `before=` and `after=` would keep it."""
+    """The error that names the rows that would be lost, and the `before=` and `after=` that would keep them."""
     rows: dict[date, int] = {}
     before, after = day.before, day.after
     for (call, row_day), count in lost.items():
-        rows[row_day] = max(count, rows.get(row_day, 0))  # calls whose windows overlap make a row twice
+        rows[row_day] = max(count, rows.get(row_day, 0))  # calls with overlapping windows make a row twice
         distances = [row_day - d for d in plan.rows if call.first <= d <= call.last]
         if distances:
             distance = min(distances, key=abs)
@@ -222,7 +223,7 @@ def _refusal(
             f'To keep them: partition_by=day("{day.column}"{given}). Each day is then made from the input of'
             f" {reads} it as well."
         )
-    undated = [one.name for one in plan.inputs if one.day_column is None]
+    undated = [source.name for source in plan.inputs if source.day_column is None]
     if undated:
         remedies.append(
             f"If they come from {', '.join(undated)}, which is read whole for each day: keep only rows of days"

@@ -30,7 +30,11 @@ def source_files(project: Project, source: Source) -> list[Path]:
     where = f"{source.place}: source {source.name!r}"
     files = list_files(path)
     if not files:
-        raise ProjectError(f"there is nothing at {source.path}", where=where, remedy=f"Put its files at {path}")
+        raise ProjectError(
+            f"source {source.name!r} has no files at {source.path}",
+            where=str(source.place),
+            remedy=f"Put its files at {path}, or correct the path.",
+        )
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1 or not kinds <= {".csv", ".parquet"}:
         raise ProjectError(
@@ -84,13 +88,13 @@ def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
                 kinds[name].append(own)
     types = {name: source.schema.get(name) or type_of_kinds(kinds[name]) for name in columns}
 
-    def typed(file: CsvFile) -> pl.LazyFrame:
+    def scan(file: CsvFile) -> pl.LazyFrame:
         return file.scan().select(
             as_type(name, dtype) if name in file.columns else pl.lit(None, dtype).alias(name)
             for name, dtype in types.items()
         )
 
-    return [typed(file) for file in files]
+    return [scan(file) for file in files]
 
 
 def _parquet_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
@@ -102,13 +106,13 @@ def _parquet_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
     _check_declared(source, columns)
     types = {name: _common_type(name, source.schema.get(name), schemas) for name in columns}
 
-    def typed(path: Path) -> pl.LazyFrame:
+    def scan(path: Path) -> pl.LazyFrame:
         return pl.scan_parquet(path, glob=False).select(
             (pl.col(name).cast(dtype) if name in schemas[path] else pl.lit(None, dtype)).alias(name)
             for name, dtype in types.items()
         )
 
-    return [typed(path) for path in paths]
+    return [scan(path) for path in paths]
 
 
 def _common_type(name: str, declared: pl.DataType | None, schemas: Mapping[Path, pl.Schema]) -> pl.DataType:

@@ -1,11 +1,11 @@
-"""In which order the changes of a database's rows stand, also where the database's log began anew.
+"""The order of the changes of a database's rows, also when the database's log begins again.
 
-Within one database's log that is the order of its LSNs. After a failover to another server, or a restore,
-the LSNs may begin lower: they are then not to be compared with those before. `find_eras` finds where that was
-from what can't be within one log, and `place` gives each change its era, its number from 0. Changes stand by
-era first, then by LSN (docs/decisions/0018-eras.md).
+Within one database's log that is the order of its LSNs. After a failover to another server, or a restore, the
+LSNs may begin lower, and cannot be compared with those before. `find_eras` finds where that happened from what
+is impossible within one log, and `place` gives each change the number of its era, from 0. Changes are ordered
+by era first, then by LSN (docs/decisions/0018-eras.md).
 
-A change's place on Headrace's log is where it first stood there: a replay from quarantine says so itself.
+The position of a change on Headrace's log is the one it first had there: a replay from quarantine records it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from headrace.declare.changes import CHANGED_AT
 __all__ = ["COLUMNS", "ERA", "POSITION", "Era", "find_eras", "is_incremental", "is_whole_read", "place"]
 
 ERA, POSITION, _PARTITION = "__era", "__position", "__partition"
-COLUMNS = (
-    "_op", "_lsn", CHANGED_AT, "_snapshot",
-    "_log_partition", "_log_offset", "_first_partition", "_first_offset",
-)  # fmt: skip
-"""What `find_eras` and `place` need of a change, beside its key."""
+_LOG_COLUMNS = ("_log_partition", "_log_offset", "_first_partition", "_first_offset")
+COLUMNS = ("_op", "_lsn", CHANGED_AT, "_snapshot", *_LOG_COLUMNS)
+"""The columns of a change that `find_eras` and `place` need, beside its key."""
 
-_CHUNK = 1_000  # candidates looked at together: the first that proves an era is usually among them
+_CHUNK = 1_000  # candidates tried together: the first that proves an era is usually among them
 
 
 class Era(NamedTuple):
-    """Where the changes of another database's log begin.
+    """The beginning of another log of the database.
 
     Attributes:
-        time: the time of its first change that shows it, in microseconds since 1970.
-        offsets: log partition → the first offset of it; in other partitions it begins at the time.
+        time: the time of the first change that proves it, in microseconds since 1970.
+        offsets: log partition → the first offset of the era; in other partitions it begins at the time.
     """
 
     time: int
@@ -67,13 +65,13 @@ def place(changes: pl.DataFrame, eras: Sequence[Era]) -> pl.DataFrame:
 
 
 def find_eras(changes: pl.DataFrame, key: Sequence[str]) -> list[Era]:
-    """Where the database's log began anew among these changes, in order of time.
+    """Where the database's log begins again among these changes, in order of time.
 
-    That is so where a change with a lower LSN came later and is later by time, and one log can't have that:
-    of two changes of one row, or one of them a truncate, since a row is locked until its change is
-    committed, and a truncate waits for whoever reads; and where a snapshot's LSN is lower than one that came
-    before it. A change that came late is
-    not later by time, and a clock that was set back has no lower LSN.
+    It does where a change arrived later, is later by time, and still has a lower LSN, which is impossible
+    within one log in two cases: of two changes of one row, or of a row and a truncate, for a row is locked
+    until its change is committed, and a truncate waits for whoever reads; and of a snapshot, whose LSN is
+    never lower than that of a change before it. A change that arrives late is not later by time, and after a
+    clock was set back the LSN is not lower.
     """
     eras: list[Era] = []
     rows = changes.select(*key, *COLUMNS)
@@ -89,7 +87,7 @@ def _next_era(rows: pl.DataFrame, key: Sequence[str]) -> Era | None:
     )
     log = [_PARTITION, ERA]
     streamed = pl.when(~pl.col("is_read")).then("_lsn")
-    # A truncate is a change of every row; a later window of an incremental snapshot is later than a whole one.
+    # A truncate changes every row. A later window of an incremental snapshot is later than a whole snapshot.
     of_all = pl.col("is_whole") | (pl.col("_op") == "t")
     truncated = pl.when(pl.col("_op") == "t").then("_lsn")
     highest_of_row = (
@@ -110,12 +108,12 @@ def _next_era(rows: pl.DataFrame, key: Sequence[str]) -> Era | None:
     if lower.is_empty():
         return None
     each = [*log, "_lsn", CHANGED_AT]
-    found = [
+    candidates = [
         _first_proof(lower.filter(~of_all), rows, [*log, *key]),
         _first_proof(lower.filter(~of_all), rows.filter(of_all).unique(each, maintain_order=True), log),
         _first_proof(lower.filter(of_all).unique(each, maintain_order=True), rows, log, 1),
     ]
-    proofs = [proof for proof in found if proof is not None]
+    proofs = [proof for proof in candidates if proof is not None]
     if not proofs:
         return None
     first = min(proofs, key=lambda proof: (proof[CHANGED_AT], proof[POSITION]))
@@ -133,7 +131,7 @@ def _highest_before(lsn: pl.Expr, group: Sequence[str]) -> pl.Expr:
 def _first_proof(
     lower: pl.DataFrame, rows: pl.DataFrame, on: Sequence[str], chunk: int = _CHUNK
 ) -> dict[str, Any] | None:
-    """The first of the changes that is later than a row with a higher LSN, whose order is by its LSN."""
+    """The first of the changes that is later than a row with a higher LSN, although rows are ordered by LSN."""
     for start in range(0, len(lower), chunk):
         proofs = (
             lower[start : start + chunk]

@@ -1,4 +1,4 @@
-"""What of a table is stale, and why; found without reading a row."""
+"""Which days of a table are stale, and why, decided without reading a row."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["RebuildPlan", "plan_rebuild", "spread_days"]
 
 
 class RebuildPlan(msgspec.Struct, frozen=True):
-    """What a build of one table would do.
+    """What a build of one table is to do.
 
     Attributes:
         table: its name.
-        days: the output days to make, in order; None where it is not partitioned by day. Empty: none.
-        whole: whether all of it is made again, so that what was there before goes.
-        because: why it is stale, one sentence each; empty where nothing is to be done.
-        inputs: what it would read.
-        clock: the inputs' clock, microseconds since 1970: what a function's `now` becomes.
-        expect: the properties this plan was made from; the commit is refused where they have changed.
-        rows: input rows a day, over all inputs that are partitioned by day.
+        days: the output days to make, in order; None if the table is not partitioned by day.
+        whole: whether the whole table is replaced.
+        because: why it is stale, a sentence for each reason; empty if nothing is stale.
+        inputs: what the build reads.
+        clock: the inputs' clock, in microseconds since 1970: what a function's `now` becomes.
+        expect: the properties this plan was made from; the commit is refused if they have changed since.
+        rows: input day → rows, over all inputs that are partitioned by day.
     """
 
     table: str
@@ -43,21 +43,21 @@ class RebuildPlan(msgspec.Struct, frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether there is anything to make."""
+        """Whether anything is to be made."""
         return self.whole or bool(self.days)
 
     def properties(self, code: str) -> dict[str, str]:
-        """What the table's properties say once this plan is carried out."""
-        said = {f"{INPUT}{one.name}": _text(one.version) for one in self.inputs}
+        """The table's properties once this plan has been carried out."""
+        properties = {f"{INPUT}{table_input.name}": _text(table_input.version) for table_input in self.inputs}
         if self.clock is not None:
-            said[LATEST_ARRIVAL] = str(self.clock)
-        return {**said, CODE: code}
+            properties[LATEST_ARRIVAL] = str(self.clock)
+        return {**properties, CODE: code}
 
 
 def plan_rebuild(
     project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
 ) -> RebuildPlan:
-    """What of the table must be made, and why.
+    """Which days of the table must be made, and why.
 
     Args:
         project, lake: where it lives.
@@ -66,56 +66,60 @@ def plan_rebuild(
         at: input table → the snapshot to read; those not named are read at their newest.
 
     Raises:
-        CallError: a table that it reads is not there.
-        ProjectError: a source's files are not there.
+        CallError: a table that it reads does not exist.
+        ProjectError: a source has no files.
     """
     reads = project.inputs(table)
-    inputs = [resolve_input(project, lake, one, (at or {}).get(input_name(one))) for one in reads]
-    clocks = [one.clock for one in inputs if one.clock is not None]
+    inputs = [
+        resolve_input(project, lake, declared, (at or {}).get(input_name(declared))) for declared in reads
+    ]
+    clocks = [table_input.clock for table_input in inputs if table_input.clock is not None]
     clock = min(clocks) if clocks else None
-    made = lake.table(table.name) if lake.table_exists(table.name) else None
-    names = [CODE, LATEST_ARRIVAL, *(f"{INPUT}{one.name}" for one in inputs)]
-    expect = {name: None if made is None else made.property(name) for name in names}
+    current = lake.table(table.name) if lake.table_exists(table.name) else None
+    names = [CODE, LATEST_ARRIVAL, *(f"{INPUT}{source.name}" for source in inputs)]
+    expect = {name: None if current is None else current.property(name) for name in names}
     day = table.partition_by
     rows: dict[date, int] = {}
     if day is not None:
-        for one, declared in zip(inputs, reads, strict=True):
-            if one.day_column is not None and one.snapshot is not None:
-                found = lake.table(one.name).rows_per_day(one.day_column, one.snapshot, good_rows(declared))
-                rows = {d: rows.get(d, 0) + found.get(d, 0) for d in rows.keys() | found.keys()}
-    because = _whole(made, code, expect, inputs, partitioned=day is not None)
+        for source, declared in zip(inputs, reads, strict=True):
+            if source.day_column is not None and source.snapshot is not None:
+                counts = lake.table(source.name).rows_per_day(
+                    source.day_column, source.snapshot, good_rows(declared)
+                )
+                rows = {d: rows.get(d, 0) + counts.get(d, 0) for d in rows.keys() | counts.keys()}
+    because = _reasons_for_whole(current, code, expect, inputs, partitioned=day is not None)
     if day is None:
         return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect)
     every = spread_days(rows, day)
     if not because:
-        days, because = _changed(lake, table, day, reads, inputs, expect, clock, every)
+        days, because = _stale_days(lake, table, day, reads, inputs, expect, clock, every)
         if days is not None:
             return RebuildPlan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
     return RebuildPlan(table.name, sorted(every), True, because, inputs, clock, expect, rows)
 
 
-def _whole(
-    made: LakeTable | None,
+def _reasons_for_whole(
+    current: LakeTable | None,
     code: str,
     expect: Mapping[str, str | None],
     inputs: list[TableInput],
     *,
     partitioned: bool,
 ) -> list[str]:
-    """Why all of the table is stale, if it is."""
-    if made is None or made.current_snapshot() is None or expect[CODE] is None:
+    """Why the whole table is stale; empty if it is not."""
+    if current is None or current.current_snapshot() is None or expect[CODE] is None:
         return ["it was never made"]
     if expect[CODE] != code:
         return ["its code changed"]
     return [
-        f"{one.name} changed"
-        for one in inputs
-        if expect[f"{INPUT}{one.name}"] != _text(one.version)
-        and not (partitioned and one.day_column is not None)
+        f"{source.name} changed"
+        for source in inputs
+        if expect[f"{INPUT}{source.name}"] != _text(source.version)
+        and not (partitioned and source.day_column is not None)
     ]
 
 
-def _changed(
+def _stale_days(
     lake: Lake,
     table: Table,
     day: Day,
@@ -125,27 +129,27 @@ def _changed(
     clock: int | None,
     every: set[date],
 ) -> tuple[set[date] | None, list[str]]:
-    """The output days that are stale (None: all), and why."""
+    """The output days that are stale, and why; None for the days means all of them."""
     days: set[date] = set()
     because = []
-    for one, declared in zip(inputs, reads, strict=True):
-        before = expect[f"{INPUT}{one.name}"]
-        if one.snapshot is None or one.day_column is None or before == _text(one.version):
+    for source, declared in zip(inputs, reads, strict=True):
+        before = expect[f"{INPUT}{source.name}"]
+        if source.snapshot is None or source.day_column is None or before == _text(source.version):
             continue
-        changed = lake.table(one.name).days_changed(
-            one.day_column,
+        changed = lake.table(source.name).days_changed(
+            source.day_column,
             _snapshot(before),
-            one.snapshot,
+            source.snapshot,
             good_rows(declared),
         )
         if changed is None:
-            return None, [f"{one.name} changed, and what it was made from is no longer known"]
+            return None, [f"{source.name} changed, and the snapshot it was read at has expired"]
         if changed:
-            because.append(f"{one.name} changed on {_spell(changed)}")
+            because.append(f"{source.name} changed on {_spell(changed)}")
         days |= spread_days(changed, day)
-    then = expect[LATEST_ARRIVAL]
-    if table.takes_now and clock is not None and then is not None and int(then) != clock:
-        until = from_micros(int(then))
+    previous = expect[LATEST_ARRIVAL]
+    if table.takes_now and clock is not None and previous is not None and int(previous) != clock:
+        until = from_micros(int(previous))
         still_open = {d for d in every if datetime.combine(_last_read(d, day), time.max, UTC) >= until}
         if still_open - days:
             because.append(f"{_spell(still_open)} was still open")
@@ -154,7 +158,7 @@ def _changed(
 
 
 def _last_read(output_day: date, day: Day) -> date:
-    """The last input day that an output day reads: nothing that comes in time can change it after that."""
+    """The last input day that an output day reads: once the clock has passed it, the output day is final."""
     return add_days(output_day, day.after)
 
 

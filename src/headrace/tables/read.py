@@ -1,4 +1,4 @@
-"""What a table reads: a topic's good rows, another table, or files; and which version of it."""
+"""What a table reads: a topic's good rows, another table, or files; and the version of it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ __all__ = [
 ]
 
 _LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
-_FIRST_COLUMNS = ("_first_partition", "_first_offset")  # of a changelog: a replay stands where it first stood
+_FIRST_COLUMNS = (
+    "_first_partition",
+    "_first_offset",
+)  # of a changelog: a replay keeps the position it first had
 
 Readable = Contract | Source | Table
 
 
 class TableInput(msgspec.Struct, frozen=True):
-    """One thing that a table reads, at one version.
+    """One input of a table, at one version.
 
     Attributes:
         name: the table in the lake, or the source.
         version: the snapshot, or the digest of the files (`sha256:...`).
-        day_column: the column by whose UTC day it is partitioned, or None.
-        clock: the latest arrival it knows of, in microseconds since 1970, or None.
+        day_column: the column by whose UTC day the input is partitioned, or None.
+        clock: the latest arrival in it, in microseconds since 1970; None if it is not made from a topic.
     """
 
     name: str
@@ -55,95 +58,95 @@ class TableInput(msgspec.Struct, frozen=True):
         return self.version.snapshot_id if isinstance(self.version, SnapshotPosition) else None
 
 
-def input_name(one: Readable) -> str:
+def input_name(declared: Readable) -> str:
     """The name of the input's table in the lake, or of the source."""
-    return one.table if isinstance(one, Contract) else one.name
+    return declared.table if isinstance(declared, Contract) else declared.name
 
 
-def good_rows(one: Readable) -> dict[str, object]:
-    """The partition values that a table's function may see of this input."""
-    return {"_valid": True} if isinstance(one, Contract) else {}
+def good_rows(declared: Readable) -> dict[str, object]:
+    """The partition values of this input that a table's function may read: of a topic its good rows alone."""
+    return {"_valid": True} if isinstance(declared, Contract) else {}
 
 
-def resolve_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> TableInput:
-    """The input as it now is, or at a snapshot.
+def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: int | None = None) -> TableInput:
+    """The input as it is now, or at a snapshot.
 
     Raises:
-        CallError: its table is not there, or holds no snapshot yet.
-        ProjectError: a source's files are not there.
+        CallError: its table does not exist, or holds no snapshot yet.
+        ProjectError: a source has no files.
     """
-    if isinstance(one, Source):
-        return TableInput(one.name, digest_of(project, one))
-    table = lake.table(input_name(one))
-    found = table.current_snapshot() if snapshot is None else table.snapshot(snapshot)
-    if found is None:
+    if isinstance(declared, Source):
+        return TableInput(declared.name, digest_of(project, declared))
+    table = lake.table(input_name(declared))
+    version = table.current_snapshot() if snapshot is None else table.snapshot(snapshot)
+    if version is None:
         raise CallError(
             f"table {table.name!r} has no rows yet",
             remedy="headrace ingest fills a topic's table, headrace build the others.",
         )
-    if isinstance(one, Contract):
-        column: str | None = one.time
+    if isinstance(declared, Contract):
+        column: str | None = declared.time
     else:
-        column = None if one.partition_by is None else one.partition_by.column
-    return TableInput(table.name, SnapshotPosition(table.name, found.id), column, _clock(table, found))
+        column = None if declared.partition_by is None else declared.partition_by.column
+    return TableInput(table.name, SnapshotPosition(table.name, version.id), column, _clock(table, version))
 
 
 def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     if LATEST_ARRIVAL in snapshot.summary:
         return int(snapshot.summary[LATEST_ARRIVAL])
-    # Another engine's commit does not carry it on: the last one before it that had it tells.
+    # Another engine's commit lacks it, so the last earlier commit that has it counts.
     known = [s for s in table.snapshots() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
     return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
 
-def read_input(project: Project, lake: Lake, one: Readable, snapshot: int | None = None) -> pl.LazyFrame:
-    """The rows of an input, not yet read.
+def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int | None = None) -> pl.LazyFrame:
+    """The rows of an input, as a lazy frame.
 
     A topic gives its good rows: the contract's fields in their order, then `_log_partition` (Int32),
     `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC); under @changes also `_first_partition` and
-    `_first_offset`, which only a replay has. The order of rows is not fixed.
+    `_first_offset`, which only a replay has. The order of rows is not defined.
 
     Args:
-        project: whose files a source means.
-        lake: where tables are.
-        one: a contract, a source or a table.
+        project: the project whose files a source names.
+        lake: the lake with the tables.
+        declared: a contract, a source or a table.
         snapshot: of a table or topic; default the newest.
 
     Raises:
-        CallError: there is no such table or snapshot.
-        ProjectError: a source's files are not there.
+        CallError: the table or the snapshot does not exist.
+        ProjectError: a source has no files.
     """
-    if isinstance(one, Source):
-        return read_files(project, one)
-    table = lake.table(input_name(one))
+    if isinstance(declared, Source):
+        return read_files(project, declared)
+    table = lake.table(input_name(declared))
     frame = table.scan(snapshot)
-    if isinstance(one, Table):
+    if isinstance(declared, Table):
         return frame
     stored = frame.collect_schema()
     now = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
-    columns = [*(f.name for f in msgspec.structs.fields(one.struct)), *_LOG_COLUMNS]
-    columns += _FIRST_COLUMNS if one.row_key else ()
-    lost = [name for name in columns if name not in now]
-    if lost:
+    columns = [*(f.name for f in msgspec.structs.fields(declared.struct)), *_LOG_COLUMNS]
+    columns += _FIRST_COLUMNS if declared.row_key else ()
+    lacking = [name for name in columns if name not in now]
+    if lacking:
         raise CallError(
-            f"the table of topic {one.topic!r} does not have {', '.join(lost)} yet",
-            where=str(one.place),
-            remedy="headrace ingest makes its table follow the contract.",
+            f"the table of topic {declared.topic!r} does not have {', '.join(lacking)} yet",
+            where=str(declared.place),
+            remedy="Run headrace ingest, which adds them.",
         )
     return frame.filter(pl.col("_valid")).select(
-        # A field that the contract has got since this snapshot is null in it.
+        # A field that was added to the contract after this snapshot is null in it.
         pl.col(name) if name in stored else pl.lit(None, dtype=now[name]).alias(name)
         for name in columns
     )
 
 
 def select_days(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
-    """The rows whose `column` (a date, or an instant) lies in the days from `first` to `last`."""
+    """The rows whose `column` (a date, or an instant) is on a day from `first` to `last`."""
     dtype = frame.collect_schema()[column]
     if isinstance(dtype, pl.Datetime):
         zone = None if dtype.time_zone is None else UTC
         bounds = [pl.col(column) >= _local(datetime.combine(first, time(), zone), dtype)]
-        if last < date.max:  # no instant lies behind that
+        if last < date.max:  # later instants do not exist
             next_day = datetime.combine(add_days(last, ONE_DAY), time(), zone)
             bounds.append(pl.col(column) < _local(next_day, dtype))
         return frame.filter(bounds)
@@ -151,6 +154,6 @@ def select_days(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl
 
 
 def _local(instant: datetime, dtype: pl.Datetime) -> pl.Expr:
-    """The instant in the column's own zone."""
+    """The instant in the column's time zone."""
     literal = pl.lit(instant)
     return literal if dtype.time_zone in (None, "UTC") else literal.dt.convert_time_zone(str(dtype.time_zone))

@@ -265,7 +265,7 @@ SPOILING = "-" * 15 + "\ud7ff" + "."
 @pytest.fixture
 def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are described as PyIceberg does it by itself."""
-    monkeypatch.setattr("headrace.lake.files.bound_texts", lambda statistics: None)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", lambda statistics: None)
 
 
 def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
@@ -339,7 +339,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
 
     ingest = Ingest(contract, events_log, lake)
     events_log.append("clicks", [click(1), click(2)])
-    monkeypatch.setattr("headrace.lake.files.bound_texts", fail)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", fail)
     with pytest.raises(Unwritable, match="is not what it was"):
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):

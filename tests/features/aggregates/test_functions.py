@@ -17,7 +17,7 @@ MINUTES, HOURS, DAYS = (timedelta(**{unit: 1}) for unit in ("minutes", "hours", 
         (" last( 10 ) ", AggregateFunction("last_n", 10)),
     ],
 )
-def test_a_function_is_read_from_its_text(text, function):
+def test_parse_function_reads_names_and_parameters(text, function):
     assert parse_function(text) == function
 
 
@@ -46,7 +46,7 @@ def test_results_have_a_dtype_and_sums_need_numbers():
 
 
 @pytest.mark.parametrize("kind", ["count", "count_distinct", "max", "last"])
-def test_no_function_takes_a_column_of_lists(kind):
+def test_every_function_refuses_a_column_of_lists(kind):
     with pytest.raises(ProjectError, match=f"{kind} does not accept a column of list"):
         result_dtype(AggregateFunction(kind), "list[int64]")
 

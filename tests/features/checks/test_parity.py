@@ -21,7 +21,7 @@ from headrace.kernel.time import now_micros
 from headrace.tables.build import build_table
 
 
-def answered(lookup, at):
+def serve_requests(lookup, at):
     """Predictions for seven users, one of them unknown, as their log would tell them."""
     requests = [{"user": user, "price": 3.0 + user} for user in range(7)]
     answers = lookup.features(requests, at)
@@ -51,7 +51,7 @@ def plan():
 
 
 @pytest.fixture
-def served(project, log, lake, store, plan):
+def predictions(project, log, lake, store, plan):
     """Answers given before, between and after batches of which many events are late."""
     sink = OnlineSink(project, project.contract("clicks"), store)
     log.create("clicks", 2)
@@ -60,34 +60,34 @@ def served(project, log, lake, store, plan):
     for name in ("clean", "facts"):
         build_table(project, lake, project.table(name), code="1")
     fill(project, lake, plan, store)
-    lookup, given = Lookup(plan, store), []
+    lookup, predictions = Lookup(plan, store), []
     for step in range(3):
-        given += answered(lookup, now_micros())
+        predictions += serve_requests(lookup, now_micros())
         send(log, clicks_until(now_micros(), 40, seed=step))
         ingest(project, log, lake, sink)
-    return [*given, *answered(lookup, now_micros())]
+    return [*predictions, *serve_requests(lookup, now_micros())]
 
 
-def test_what_was_served_is_what_comes_out_of_the_lake(project, lake, plan, served):
-    report = check_parity(project, lake, plan, served)
+def test_served_features_equal_recomputed_features(project, lake, plan, predictions):
+    report = check_parity(project, lake, plan, predictions)
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
 
 
-def test_a_fill_at_an_older_snapshot_serves_its_rows_again(project, lake, store, plan, served):
+def test_a_fill_at_an_older_snapshot_restores_its_values(project, lake, store, plan, predictions):
     older = lake.table("facts").current_snapshot().id
     lookup, at = Lookup(plan, store), now_micros()
-    before = str([one.values for one in answered(lookup, at)])
+    before = str([prediction.values for prediction in serve_requests(lookup, at)])
     rows = lake.table("facts").scan().with_columns(pl.col("most") + 1000).collect()
     lake.table("facts").overwrite(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
     fill(project, lake, plan, store)
-    assert str([one.values for one in answered(lookup, at)]) != before
+    assert str([prediction.values for prediction in serve_requests(lookup, at)]) != before
     fill(project, lake, plan, store, at={"facts": older})
-    assert str([one.values for one in answered(lookup, at)]) == before
+    assert str([prediction.values for prediction in serve_requests(lookup, at)]) == before
     assert store.position(plan.as_of[0]).snapshot_id == older
 
 
-def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, served):
-    last = served[-7]
+def test_a_wrong_value_and_a_wrong_position_differ(project, lake, plan, predictions):
+    last = predictions[-7]
     wrong = ServedPrediction(
         "wrong", last.at, last.keys, {**last.values, "activity__n_1h": 99.0}, last.positions, last.request
     )
@@ -95,57 +95,65 @@ def test_a_wrong_value_and_a_wrong_position_are_found(project, lake, plan, serve
     misplaced = ServedPrediction("early", last.at, last.keys, last.values, early, last.request)
     report = check_parity(project, lake, plan, [wrong, misplaced, last])
     assert report.equal == 1
-    assert {(one.id, one.column) for one in report.differing} >= {
+    assert {(difference.id, difference.column) for difference in report.differing} >= {
         ("wrong", "activity__n_1h"),
         ("early", "activity__n_1h"),
     }
 
 
-def test_what_cannot_be_checked_says_why(project, lake, plan, served):
-    one = served[0]
+def test_a_prediction_that_cannot_be_checked_has_a_reason(project, lake, plan, predictions):
+    prediction = predictions[0]
     gone = ServedPrediction(
         "gone",
-        one.at,
-        one.keys,
-        one.values,
-        {**one.positions, "facts": RowPosition(12345, one.at)},
-        one.request,
+        prediction.at,
+        prediction.keys,
+        prediction.values,
+        {**prediction.positions, "facts": RowPosition(12345, prediction.at)},
+        prediction.request,
     )
-    without = ServedPrediction("without", one.at, one.keys, one.values, {}, one.request)
-    report = check_parity(project, lake, plan, [gone, without, one])
+    without = ServedPrediction(
+        "without", prediction.at, prediction.keys, prediction.values, {}, prediction.request
+    )
+    report = check_parity(project, lake, plan, [gone, without, prediction])
     assert (report.checked, report.equal) == (1, 1)
     assert sorted(report.not_checkable.values()) == [1, 1]
     assert any("12345" in reason for reason in report.not_checkable)
 
 
-def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(project, lake, store, plan, served):
+def test_values_that_are_infinite_to_the_model_are_missing_on_both_sides(
+    project, lake, store, plan, predictions
+):
     request = {"user": 1, "price": 1e45}  # finite as float64, infinite as float32
     at = now_micros()
     answers = Lookup(plan, store).features([request], at)
     assert "ratio__of_most" in answers.missing[0]
     values = dict(zip(Lookup(plan, store).columns, answers.values[0], strict=True))
-    one = ServedPrediction("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e45})
-    assert check_parity(project, lake, plan, [one]).differing == []
+    prediction = ServedPrediction("one", at, {"user": 1}, values, answers.positions[0], {"price": 1e45})
+    assert check_parity(project, lake, plan, [prediction]).differing == []
     as_infinity = ServedPrediction(
-        "two", at, {"user": 1}, {**values, "ratio__of_most": 1e45}, one.positions, one.request
+        "two", at, {"user": 1}, {**values, "ratio__of_most": 1e45}, prediction.positions, prediction.request
     )
     (difference,) = check_parity(project, lake, plan, [as_infinity]).differing
     assert (difference.column, difference.recomputed) == ("ratio__of_most", None)
 
 
-def test_what_an_edited_rowwise_function_made_is_counted_apart(project, lake, plan, served):
+def test_features_of_an_edited_rowwise_function_are_counted_separately(project, lake, plan, predictions):
     activity_view = msgspec.structs.replace(plan.view("activity"), code="another")
     views = [activity_view if view.name == "activity" else view for view in plan.views]
     edited = msgspec.structs.replace(plan, views=tuple(views))
-    wrong = msgspec.structs.replace(served[0], id="wrong", values={**served[0].values, "activity__n_1h": 99.0})
-    report = check_parity(project, lake, edited, [*served, wrong])
+    wrong = msgspec.structs.replace(
+        predictions[0], id="wrong", values={**predictions[0].values, "activity__n_1h": 99.0}
+    )
+    report = check_parity(project, lake, edited, [*predictions, wrong])
     assert (report.code_changed, report.checked, report.differing, report.not_checkable) == (29, 0, [], {})
     # What it did not make is compared all the same.
-    other = msgspec.structs.replace(served[0], id="other", values={**served[0].values, "facts__most": 99.0})
-    assert [one.column for one in check_parity(project, lake, edited, [other]).differing] == ["facts__most"]
+    other = msgspec.structs.replace(
+        predictions[0], id="other", values={**predictions[0].values, "facts__most": 99.0}
+    )
+    assert [d.column for d in check_parity(project, lake, edited, [other]).differing] == ["facts__most"]
 
 
-def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project, lake, plan, served):
+def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project, lake, plan, predictions):
     failing = OnDemandView(
         "ratio",
         (OnDemandInput("price"),),
@@ -155,7 +163,7 @@ def test_a_function_that_fails_again_makes_its_prediction_not_checkable(project,
         "def f(given):\n    return {'of_most': [1 / (one - 4.0) and None for one in given['price']]}\n",
     )
     other = msgspec.structs.replace(plan, views=(*plan.views[:-1], failing))
-    report = check_parity(project, lake, other, served)
+    report = check_parity(project, lake, other, predictions)
     assert (sum(report.not_checkable.values()), report.checked) == (4, 24)  # user 1 of each round asks for 4.0
     assert all("ratio" in reason and "ZeroDivisionError" in reason for reason in report.not_checkable)
 

@@ -129,7 +129,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Proj
                 assert old in text
                 text = text.replace(old, new)
             (package / file).write_text(text)
-        for module in [one for one in sys.modules if one.split(".")[0] == "small"]:
+        for module in [name for name in sys.modules if name.split(".")[0] == "small"]:
             del sys.modules[module]
         return load_project(load_settings(root))
 

@@ -46,6 +46,11 @@ def at(seconds: int) -> datetime:
     return from_micros(NOON) + timedelta(seconds=seconds)
 
 
+def values_of(column):
+    """The values, None for NaN."""
+    return [None if pd.isna(value) else value for value in column]
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "p" / "till"
@@ -54,12 +59,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "__init__.py").write_text("")
     (package / "customers.py").write_text(DECLARED)
     (package / "features.py").write_text(FEATURES)
-    for module in [one for one in sys.modules if one.split(".")[0] == "till"]:
+    for module in [name for name in sys.modules if name.split(".")[0] == "till"]:
         monkeypatch.delitem(sys.modules, module)
     return package.parent
 
 
-def test_rows_as_they_were_and_as_they_are(root: Path) -> None:
+def test_a_changelog_gives_historical_rows_and_the_current_row(root: Path) -> None:
     settings = load_settings(root)
     topic = log.open(settings.log.url)
     topic.create("shop.public.customers")
@@ -78,10 +83,24 @@ def test_rows_as_they_were_and_as_they_are(root: Path) -> None:
     opened(root).build()
     store = FeatureStore(repo_path=str(apply(load_project(settings)).folder))
     moments = [0, 1, 12, 17, 25, 35]
-    asked = pd.DataFrame({"id": 1, "event_timestamp": [at(one) for one in moments]})
-    found = store.get_historical_features(asked, ["then:name", "then:balance"]).to_df()
-    assert [None if pd.isna(one) else one for one in found["name"]] == [None, "a", "a", "late", "a2", None]
-    assert [None if pd.isna(one) else one for one in found["balance"]] == [None, 0.1, 0.1, 0.15, 0.2, None]
+    asked = pd.DataFrame({"id": 1, "event_timestamp": [at(moment) for moment in moments]})
+    features = store.get_historical_features(asked, ["then:name", "then:balance"]).to_df()
+    assert [None if pd.isna(value) else value for value in features["name"]] == [
+        None,
+        "a",
+        "a",
+        "late",
+        "a2",
+        None,
+    ]
+    assert [None if pd.isna(value) else value for value in features["balance"]] == [
+        None,
+        0.1,
+        0.1,
+        0.15,
+        0.2,
+        None,
+    ]
     both = pd.DataFrame({"id": [1, 2], "event_timestamp": at(40)})
     assert store.get_historical_features(both, ["now:name"]).to_df()["name"].fillna("").tolist() == ["", "b"]
     assert opened(root).as_of("shop.public.customers", at(17))["name"].to_list() == ["late", "b"]

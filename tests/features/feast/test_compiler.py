@@ -23,7 +23,7 @@ from headrace.projects.project import Project
 MINUTE = 60_000_000
 
 
-def test_the_shop_becomes_a_plan(shop: Project) -> None:
+def test_the_shop_compiles_to_a_plan(shop: Project) -> None:
     plan = compile(shop, shop.model("purchase"))
     assert decode_plan(encode_plan(plan)) == plan
     assert [(key.name, key.join_key, key.dtype) for key in plan.entities] == [
@@ -33,7 +33,7 @@ def test_the_shop_becomes_a_plan(shop: Project) -> None:
     activity, facts, moment = plan.views
     assert isinstance(activity, WindowedView)
     assert (activity.topic, activity.rowwise) == ("user_behaviour", "clean_events")
-    hops = {one.name: one.hop // MINUTE for one in activity.aggregations}
+    hops = {aggregation.name: aggregation.hop // MINUTE for aggregation in activity.aggregations}
     assert hops["views_1h"] == 5
     assert hops["views_1d"] == 60
     assert isinstance(facts, AsOfView)
@@ -67,7 +67,7 @@ assert not {{"feast", "shop", "pandas", "polars"}} & set(sys.modules), sorted(sy
     assert done.stdout.strip() == "{'price_vs_usual': None, 'cart_rate': None, 'is_cart': 0}"
 
 
-def test_a_comment_or_an_annotation_makes_no_other_plan(small: Callable[..., Project]) -> None:
+def test_a_comment_or_an_annotation_does_not_change_the_plan(small: Callable[..., Project]) -> None:
     plain = small()
     digest = compile(plain, plain.model("bought")).digest
     edited = small(
@@ -78,7 +78,7 @@ def test_a_comment_or_an_annotation_makes_no_other_plan(small: Callable[..., Pro
     assert compile(edited, edited.model("bought")).digest == digest
 
 
-def test_what_a_rowwise_table_reaches_makes_another_view(small: Callable[..., Project]) -> None:
+def test_a_change_in_a_rowwise_tables_code_changes_the_view(small: Callable[..., Project]) -> None:
     plain = small()
     before = compile(plain, plain.model("bought"))
     edited = small(tables=(("SCALE = 2.0", "SCALE = 3.0"),), name="edited")
@@ -141,7 +141,7 @@ WRONG = {
         "loses its aggregations",
         "StreamFeatureView",
     ),
-    "field that is no aggregation": (
+    "field that is not an aggregation": (
         ('schema=[Field(name="spent"', 'schema=[Field(name="more", dtype=Float64), Field(name="spent"'),
         "'more' of 'activity' is not the name of an aggregation",
         "spent",
@@ -248,7 +248,7 @@ bought_features = """
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_with_its_place(small: Callable[..., Project], case: str) -> None:
+def test_an_error_names_its_place_and_remedy(small: Callable[..., Project], case: str) -> None:
     change, what, remedy = WRONG[case]
     more = (
         [("import Float64,", "import Array, Float64,"), ("bought_features = ", LISTED)]
@@ -266,12 +266,12 @@ def test_what_is_wrong_is_said_with_its_place(small: Callable[..., Project], cas
 
 
 def test_an_argument_of_a_wrong_type(small: Callable[..., Project]) -> None:
-    def made() -> None:  # Feast says it at import, where it checks types; else compile does
+    def compile_plan() -> None:  # Feast says it at import, where it checks types; else compile does
         project = small(("ttl=DAY", "ttl='1d'"))
         compile(project, project.model("bought"))
 
     with pytest.raises(ProjectError) as raised:
-        made()
+        compile_plan()
     assert "features.py:" in (raised.value.where or "")
 
 

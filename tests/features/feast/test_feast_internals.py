@@ -61,12 +61,12 @@ def test_feast_does_not_call_a_function_whose_inference_is_skipped() -> None:
     calls = []
 
     @on_demand_feature_view(sources=[asked], schema=[Field(name="y", dtype=Int64)], mode="python")
-    def doubled(inputs):  # type: ignore[no-untyped-def]
+    def double(inputs):  # type: ignore[no-untyped-def]
         calls.append(inputs)
         return {"y": inputs["x"]}
 
-    doubled.infer_features()
+    double.infer_features()
     assert len(calls) == 1
-    skip_inference(doubled)
-    doubled.infer_features()
+    skip_inference(double)
+    double.infer_features()
     assert len(calls) == 1

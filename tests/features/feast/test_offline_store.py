@@ -33,17 +33,17 @@ FACTS = {
 
 
 def instants(rows: dict[str, list[object]]) -> pa.Table:
-    made = pa.table(rows)
-    for place, name in enumerate(made.column_names):
-        if pa.types.is_timestamp(made.schema.field(name).type):
-            made = made.set_column(place, name, made[name].cast(pa.timestamp("us", "UTC")))
-    return made
+    table = pa.table(rows)
+    for place, name in enumerate(table.column_names):
+        if pa.types.is_timestamp(table.schema.field(name).type):
+            table = table.set_column(place, name, table[name].cast(pa.timestamp("us", "UTC")))
+    return table
 
 
 @pytest.fixture
 def store(small: Callable[..., Project]) -> FeatureStore:
     """Stock Feast on the small project, its two tables filled."""
-    return filled(small())
+    return fill_store(small())
 
 
 def labels() -> pd.DataFrame:
@@ -59,16 +59,16 @@ def labels() -> pd.DataFrame:
 
 
 def test_historical_features_of_a_service(store: FeatureStore) -> None:
-    found = store.get_historical_features(
+    features = store.get_historical_features(
         entity_df=labels(), features=store.get_feature_service("bought")
     ).to_df()
-    assert list(found.columns) == [*labels().columns, "spent", "clicks", "mean_price", "ratio"]
-    assert list(found["note"]) == ["w", "x", "y", "z"]
+    assert list(features.columns) == [*labels().columns, "spent", "clicks", "mean_price", "ratio"]
+    assert list(features["note"]) == ["w", "x", "y", "z"]
     # An event at the moment itself is not seen; the day before the last moment holds none.
-    assert found["spent"].fillna(-1).tolist() == [3.0, -1, -1, -1]
+    assert features["spent"].fillna(-1).tolist() == [3.0, -1, -1, -1]
     # A fact at the moment itself is seen; one is older than its ttl of a day at the last moment.
-    assert found["clicks"].fillna(-1).tolist() == [3, 1, 1, -1]
-    assert found["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
+    assert features["clicks"].fillna(-1).tolist() == [3, 1, 1, -1]
+    assert features["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
 
 
 def test_full_names_and_other_time_columns(store: FeatureStore) -> None:
@@ -76,18 +76,18 @@ def test_full_names_and_other_time_columns(store: FeatureStore) -> None:
     job = store.get_historical_features(
         entity_df=asked, features=["facts:clicks", "activity:spent"], full_feature_names=True
     )
-    found = job.to_arrow()
-    assert found.column_names == [*asked.columns, "facts__clicks", "activity__spent"]
-    assert found["facts__clicks"].to_pylist() == [3, 1, 1, None]
-    assert found.schema.field("facts__clicks").type == pa.int64()
+    features = job.to_arrow()
+    assert features.column_names == [*asked.columns, "facts__clicks", "activity__spent"]
+    assert features["facts__clicks"].to_pylist() == [3, 1, 1, None]
+    assert features.schema.field("facts__clicks").type == pa.int64()
     assert job.full_feature_names
     assert job.metadata is not None
     assert job.metadata.features == ["facts:clicks", "activity:spent"]
 
 
-def test_an_on_demand_feature_alone_brings_what_it_reads(store: FeatureStore) -> None:
-    found = store.get_historical_features(entity_df=labels(), features=["moment:ratio"]).to_df()
-    assert found["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
+def test_an_on_demand_feature_alone_includes_the_views_it_reads(store: FeatureStore) -> None:
+    features = store.get_historical_features(entity_df=labels(), features=["moment:ratio"]).to_df()
+    assert features["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
 
 
 def test_a_query_is_refused(store: FeatureStore) -> None:
@@ -105,17 +105,17 @@ def test_pulls_read_the_rows_between_two_times(store: FeatureStore) -> None:
         "created_timestamp_column": None,
     }
 
-    def pulled(pull: Callable[..., object], start: datetime, end: datetime) -> list[tuple[object, ...]]:
+    def pull_rows(pull: Callable[..., object], start: datetime, end: datetime) -> list[tuple[object, ...]]:
         job = pull(store.config, source, start_date=start, end_date=end, **columns)
         rows = job.to_arrow().select(["item", "clicks"]).to_pylist()  # type: ignore[attr-defined]
         return sorted(tuple(row.values()) for row in rows)
 
     latest = provider.offline_store.pull_latest_from_table_or_query
     every = provider.offline_store.pull_all_from_table_or_query
-    assert pulled(latest, NOON, NOON + 6 * HOUR) == [("a", 3), ("b", 5)]
-    assert pulled(latest, NOON, NOON + HOUR) == [("a", 1)]
-    assert pulled(every, NOON, NOON + 6 * HOUR) == [("a", 1), ("a", 3), ("b", 5)]
-    assert pulled(every, NOON.replace(tzinfo=None), NOON) == [("a", 1)]
+    assert pull_rows(latest, NOON, NOON + 6 * HOUR) == [("a", 3), ("b", 5)]
+    assert pull_rows(latest, NOON, NOON + HOUR) == [("a", 1)]
+    assert pull_rows(every, NOON, NOON + 6 * HOUR) == [("a", 1), ("a", 3), ("b", 5)]
+    assert pull_rows(every, NOON.replace(tzinfo=None), NOON) == [("a", 1)]
 
 
 BATCH = """
@@ -133,25 +133,25 @@ def test_every_mode_of_an_on_demand_view(small: Callable[..., Project], mode: st
         'return {"ratio": None if not inputs["mean_price"] else TIMES * inputs["price"] / inputs["mean_price"]}'
     )
     project = small(('mode="python", singleton=True', mode), (row, body))
-    made = instants(FACTS)
-    lake.open(project.settings).ensure("item_facts", made.schema).append(made)
+    table = instants(FACTS)
+    lake.open(project.settings).ensure("item_facts", table.schema).append(table)
     store = FeatureStore(repo_path=str(apply(project).folder))
-    found = store.get_historical_features(entity_df=labels(), features=["moment:ratio"]).to_df()
-    assert found["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
+    features = store.get_historical_features(entity_df=labels(), features=["moment:ratio"]).to_df()
+    assert features["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
 
 
-def filled(project: Project) -> FeatureStore:
+def fill_store(project: Project) -> FeatureStore:
     """Stock Feast on a project, its two tables filled."""
     opened = lake.open(project.settings)
     for name, rows in (("scaled", EVENTS), ("item_facts", FACTS)):
-        made = instants(rows)
-        opened.ensure(name, made.schema).append(made)
+        table = instants(rows)
+        opened.ensure(name, table.schema).append(table)
     return FeatureStore(repo_path=str(apply(project).folder))
 
 
 def clicks(store: FeatureStore, asked: pd.DataFrame) -> list[float]:
-    found = store.get_historical_features(entity_df=asked, features=["facts:clicks"]).to_df()
-    return [float(value) for value in found["clicks"].fillna(-1)]
+    features = store.get_historical_features(entity_df=asked, features=["facts:clicks"]).to_df()
+    return [float(value) for value in features["clicks"].fillna(-1)]
 
 
 def test_times_of_the_labels_may_be_text(store: FeatureStore) -> None:
@@ -167,24 +167,26 @@ def test_a_label_named_like_a_feature_is_refused_by_name(store: FeatureStore) ->
         clicks(store, labels().assign(clicks=0))
 
 
-def test_lists_are_arrow_lists_as_feasts_own_stores_give_them(small: Callable[..., Project]) -> None:
+def test_lists_are_arrow_lists(small: Callable[..., Project]) -> None:
     seen = 'Aggregation(column="item", function="last(2)", time_window=DAY, name="seen")'
     project = small(
         ('name="spent")],', f'name="spent"), {seen}],'),
         ('"spent", dtype=Float64)]', '"spent", dtype=Float64), Field(name="seen", dtype=Array(String))]'),
         ("import Float64, Int64, String", "import Array, Float64, Int64, String"),
     )
-    found = filled(project).get_historical_features(entity_df=labels(), features=["activity:seen"]).to_arrow()
-    assert pa.types.is_list(found.schema.field("seen").type)
-    assert found["seen"].to_pylist() == [["a", "b"], None, None, None]
+    features = (
+        fill_store(project).get_historical_features(entity_df=labels(), features=["activity:seen"]).to_arrow()
+    )
+    assert pa.types.is_list(features.schema.field("seen").type)
+    assert features["seen"].to_pylist() == [["a", "b"], None, None, None]
 
 
 @pytest.mark.filterwarnings("ignore:Entity value_type will be mandatory:DeprecationWarning")
-def test_an_entity_without_a_type_has_that_of_its_column(small: Callable[..., Project]) -> None:
+def test_an_entity_without_a_type_has_its_columns_type(small: Callable[..., Project]) -> None:
     project = small((", value_type=ValueType.STRING", ""), (", value_type=ValueType.INT64", ""))
     plan = compile(project, project.model("bought"))
-    assert [(one.name, one.dtype) for one in plan.entities] == [("user", "int64"), ("item", "string")]
-    store = filled(project)
+    assert [(entity.name, entity.dtype) for entity in plan.entities] == [("user", "int64"), ("item", "string")]
+    store = fill_store(project)
     assert clicks(store, labels()) == [3, 1, 1, -1]
     store.materialize(NOON, NOON)
     assert store.get_online_features(features=["facts:clicks"], entity_rows=[{"item": "z"}]).to_dict() == {
@@ -195,14 +197,14 @@ def test_an_entity_without_a_type_has_that_of_its_column(small: Callable[..., Pr
 
 def test_a_stream_feature_view_without_aggregations_is_an_as_of_view(small: Callable[..., Project]) -> None:
     project = small(("facts = FeatureView(", "facts = StreamFeatureView(timestamp_field='event_timestamp', "))
-    store = filled(project)
+    store = fill_store(project)
     assert clicks(store, labels()) == [3, 1, 1, -1]
     now = datetime.now(UTC)
     rows = {"item": ["a"], "event_timestamp": [now - HOUR], "clicks": [7], "mean_price": [1.0]}
     store.push("facts_stream", pd.DataFrame(rows))
     store.materialize(NOON, now)
-    found = store.get_online_features(features=["facts:clicks"], entity_rows=[{"item": "a"}]).to_dict()
-    assert found["clicks"] == [7]
+    features = store.get_online_features(features=["facts:clicks"], entity_rows=[{"item": "a"}]).to_dict()
+    assert features["clicks"] == [7]
 
 
 def test_a_key_column_of_32_bits_is_joined(small: Callable[..., Project]) -> None:
@@ -218,10 +220,10 @@ def test_a_key_column_of_32_bits_is_joined(small: Callable[..., Project]) -> Non
     assert clicks(store, labels().assign(number=[7, 7, 7, 8])) == [3, 1, 1, -1]
 
 
-def test_a_stream_feature_view_is_one_view_in_whatever_order_feast_writes_its_fields(small) -> None:
+def test_the_order_of_feasts_fields_does_not_change_a_view(small) -> None:
     project = small(("facts = FeatureView(", "facts = StreamFeatureView(timestamp_field='event_timestamp', "))
-    found = collect_objects(project)
-    view = found.views["facts"]
-    first = compile_stored_view(view, found.entities, "here")
+    objects = collect_objects(project)
+    view = objects.views["facts"]
+    first = compile_stored_view(view, objects.entities, "here")
     view.features.reverse()
-    assert compile_stored_view(view, found.entities, "here").digest == first.digest
+    assert compile_stored_view(view, objects.entities, "here").digest == first.digest

@@ -55,8 +55,10 @@ def store(project: Project, now: datetime) -> FeatureStore:
 
 
 def read(store: FeatureStore, features: Any, *rows: dict[str, Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = store.get_online_features(features=features, entity_rows=list(rows)).to_dict()
-    return found
+    values: dict[str, list[Any]] = store.get_online_features(
+        features=features, entity_rows=list(rows)
+    ).to_dict()
+    return values
 
 
 def test_materialize_then_read(
@@ -65,9 +67,9 @@ def test_materialize_then_read(
     with pytest.raises(Unavailable, match="'facts' holds no values yet"):
         read(store, ["facts:clicks"], {"item": "a"})
     store.materialize(now - 24 * HOUR, now)
-    found = read(store, ["facts:clicks", "facts:mean_price"], {"item": "a"}, {"item": "none"}, {"item": "b"})
+    values = read(store, ["facts:clicks", "facts:mean_price"], {"item": "a"}, {"item": "none"}, {"item": "b"})
     # b's row is older than the view's ttl of a day.
-    assert found == {"item": ["a", "none", "b"], "clicks": [3, None, None], "mean_price": [4.0, None, None]}
+    assert values == {"item": ["a", "none", "b"], "clicks": [3, None, None], "mean_price": [4.0, None, None]}
     head = lake.open(project.settings).table("item_facts").current_snapshot()
     assert head is not None
     (view,) = compile(project, project.model("bought")).as_of
@@ -89,10 +91,10 @@ def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
         }
     )
     state.fill(plan.windowed[0], events, LogPosition("clicks", "id", {0: 3}))
-    found = read(store, store.get_feature_service("bought"), ASKED)
-    assert found["spent"] == [3.5]
-    assert found["clicks"] == [3]
-    assert found["ratio"] == [2.0]
+    values = read(store, store.get_feature_service("bought"), ASKED)
+    assert values["spent"] == [3.5]
+    assert values["clicks"] == [3]
+    assert values["ratio"] == [2.0]
 
 
 def test_push_to_an_as_of_view(store: FeatureStore, project: Project, now: datetime) -> None:
@@ -111,7 +113,7 @@ def test_push_to_an_as_of_view(store: FeatureStore, project: Project, now: datet
     assert read(store, ["facts:clicks"], {"item": "a"}, {"item": "c"})["clicks"] == [7, 8]
 
 
-def test_push_before_any_load_leaves_the_next_fill_all_to_read(
+def test_after_a_push_to_an_empty_view_the_next_fill_reads_the_whole_table(
     store: FeatureStore, project: Project, now: datetime
 ) -> None:
     pushed = pd.DataFrame(
@@ -128,7 +130,7 @@ def test_push_before_any_load_leaves_the_next_fill_all_to_read(
     assert read(store, ["facts:clicks"], {"item": "a"}, {"item": "c"})["clicks"] == [3, 8]
 
 
-def test_materialize_loads_the_row_of_now_beside_one_of_the_future(
+def test_materialize_loads_current_and_future_rows(
     store: FeatureStore, project: Project, now: datetime
 ) -> None:
     table = lake.open(project.settings).table("item_facts")
@@ -137,7 +139,7 @@ def test_materialize_loads_the_row_of_now_beside_one_of_the_future(
     assert read(store, ["facts:clicks"], {"item": "a"})["clicks"] == [3]
 
 
-def test_materialize_takes_away_what_the_table_lost_and_keeps_what_was_pushed(
+def test_materialize_removes_rows_the_table_lacks_and_keeps_pushed_rows(
     store: FeatureStore, project: Project, now: datetime
 ) -> None:
     store.materialize(now - 24 * HOUR, now)
@@ -151,7 +153,7 @@ def test_materialize_takes_away_what_the_table_lost_and_keeps_what_was_pushed(
 @pytest.mark.parametrize(
     "form", ["{:%Y-%m-%dT%H:%M:%SZ}", "{:%Y-%m-%d %H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S+00:00}"]
 )
-def test_times_may_be_text_as_http_has_them(store: FeatureStore, now: datetime, form: str) -> None:
+def test_times_may_be_text(store: FeatureStore, now: datetime, form: str) -> None:
     store.materialize(now - 24 * HOUR, now)
     rows = {"item": ["a"], "event_timestamp": [form.format(now)], "clicks": [7], "mean_price": [None]}
     store.push("facts_stream", pd.DataFrame(rows))
@@ -165,7 +167,7 @@ def test_times_may_be_text_as_http_has_them(store: FeatureStore, now: datetime, 
 PUSHED_WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no time": ({"event_timestamp": [pd.NaT]}, "have no event_timestamp in row 0"),
     "no key": ({"item": [None]}, "have no item in row 0"),
-    "text that is no time": ({"event_timestamp": ["yesterday"]}, "'yesterday', which is not a time"),
+    "text that is not a time": ({"event_timestamp": ["yesterday"]}, "'yesterday', which is not a time"),
     "a number for a time": ({"event_timestamp": [7]}, "'event_timestamp' .* holds Int64, not times"),
     "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is not a whole number"),
     "text for a number": ({"mean_price": ["dear"]}, "'mean_price' .* is String, not float64"),
@@ -183,7 +185,7 @@ def test_a_wrong_pushed_row_is_refused_by_name(store: FeatureStore, now: datetim
         store.write_to_online_store("facts", pd.DataFrame(row).drop(columns="event_timestamp"))
 
 
-def test_what_feast_would_write_elsewhere_is_refused_by_name(store: FeatureStore, now: datetime) -> None:
+def test_writes_to_the_offline_store_are_refused_by_name(store: FeatureStore, now: datetime) -> None:
     rows = facts(("a", now, 7, 1.0)).to_pandas()
     with pytest.raises(CallError, match="'facts' can't be written to its table"):
         store.push("facts_stream", rows, to=PushMode.OFFLINE)
@@ -207,7 +209,7 @@ def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: da
     assert "Send the event itself" in (raised.value.remedy or "")
 
 
-def test_teardown_takes_the_state_away(store: FeatureStore, project: Project, now: datetime) -> None:
+def test_teardown_removes_the_state(store: FeatureStore, project: Project, now: datetime) -> None:
     store.materialize(now - 24 * HOUR, now)
     state = online.open(project.settings.online.url)
     assert state.views()

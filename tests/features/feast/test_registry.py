@@ -17,16 +17,20 @@ from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 
 
-def opened(project: Project) -> FeatureStore:
+def open_store(project: Project) -> FeatureStore:
     return FeatureStore(repo_path=str(apply(project).folder))
 
 
 def test_stock_feast_reads_the_registry(shop: Project) -> None:
-    store = opened(shop)
-    assert {one.name for one in store.list_all_feature_views()} == {"user_activity", "product_facts", "moment"}
-    assert [one.name for one in store.list_feature_services()] == ["purchase"]
-    assert {one.name for one in store.list_entities()} == {"user", "product"}
-    assert {one.name for one in store.list_data_sources()} == {
+    store = open_store(shop)
+    assert {view.name for view in store.list_all_feature_views()} == {
+        "user_activity",
+        "product_facts",
+        "moment",
+    }
+    assert [service.name for service in store.list_feature_services()] == ["purchase"]
+    assert {entity.name for entity in store.list_entities()} == {"user", "product"}
+    assert {source.name for source in store.list_data_sources()} == {
         "clean_events",
         "clean_events_stream",
         "product_facts",
@@ -37,11 +41,11 @@ def test_stock_feast_reads_the_registry(shop: Project) -> None:
 
 
 def test_views_of_the_registry_are_those_of_the_plan(shop: Project) -> None:
-    store = opened(shop)
-    entities = {one.name: one for one in store.list_entities()}
+    store = open_store(shop)
+    entities = {entity.name: entity for entity in store.list_entities()}
     for view in compile(shop, shop.model("purchase")).stored:
-        found = store.registry.get_any_feature_view(view.name, store.project)
-        assert compile_stored_view(found, entities, "here").digest == view.digest
+        registered = store.registry.get_any_feature_view(view.name, store.project)
+        assert compile_stored_view(registered, entities, "here").digest == view.digest
 
 
 def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:
@@ -53,17 +57,17 @@ def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:
     assert (first.folder / "registry.db").read_bytes() == registry
     assert not apply(small(("TIMES = 1.0", "TIMES = 1.0  # as it is"))).changed
     assert apply(small(("TIMES = 1.0", "TIMES = 2.0"))).changed
-    assert sorted(one.name for one in first.folder.iterdir()) == [
+    assert sorted(file.name for file in first.folder.iterdir()) == [
         "applied.txt",
         "feature_store.yaml",
         "registry.db",
     ]
 
 
-def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Project]) -> None:
+def test_apply_restores_what_feast_removed_from_the_registry(small: Callable[..., Project]) -> None:
     project = small()
-    store = opened(project)
-    names = {one.name for one in store.list_all_feature_views()}
+    store = open_store(project)
+    names = {view.name for view in store.list_all_feature_views()}
 
     def empty(store: FeatureStore) -> None:  # as `feast apply` does where it finds no definitions
         everything = [*store.list_feature_services(), *store.list_all_feature_views(), *store.list_entities()]
@@ -78,38 +82,40 @@ def test_what_feast_took_from_the_registry_comes_back(small: Callable[..., Proje
     for harm in (empty, delete_view, FeatureStore.teardown, spoil):
         harm(store)
         assert apply(project).changed
-        store = opened(project)
-        assert {one.name for one in store.list_all_feature_views()} == names
+        store = open_store(project)
+        assert {view.name for view in store.list_all_feature_views()} == names
         assert not apply(project).changed
 
 
-def test_what_feast_notes_of_a_materialization_stays(small: Callable[..., Project]) -> None:
+def test_apply_keeps_feasts_record_of_a_materialization(small: Callable[..., Project]) -> None:
     project = small()
-    store = opened(project)
+    store = open_store(project)
     now = datetime.now(UTC)
     for view in ("facts", "activity"):
         store.registry.apply_materialization(
             store.registry.get_any_feature_view(view, store.project), store.project, now, now
         )
-    store = opened(project)
+    store = open_store(project)
     assert store.get_feature_view("facts").materialization_intervals
     assert not apply(project).changed
 
 
-def test_what_is_no_longer_declared_leaves_the_registry(small: Callable[..., Project]) -> None:
-    assert len(opened(small()).list_all_feature_views()) == 3
-    store = opened(small(("activity = Stream", "_ = activity = Stream"), ("moment]", "]"), ("moment", "other")))
-    assert {one.name for one in store.list_all_feature_views()} == {"activity", "facts", "other"}
-    assert [one.features[0].name for one in store.list_on_demand_feature_views()] == ["ratio"]
+def test_apply_removes_undeclared_objects(small: Callable[..., Project]) -> None:
+    assert len(open_store(small()).list_all_feature_views()) == 3
+    store = open_store(
+        small(("activity = Stream", "_ = activity = Stream"), ("moment]", "]"), ("moment", "other"))
+    )
+    assert {view.name for view in store.list_all_feature_views()} == {"activity", "facts", "other"}
+    assert [view.features[0].name for view in store.list_on_demand_feature_views()] == ["ratio"]
 
 
-def test_a_registered_function_has_all_it_reaches(small: Callable[..., Project]) -> None:
-    moment = opened(small()).get_on_demand_feature_view("moment")
+def test_a_registered_function_carries_everything_it_uses(small: Callable[..., Project]) -> None:
+    moment = open_store(small()).get_on_demand_feature_view("moment")
     assert moment.feature_transformation.udf({"price": 3.0, "mean_price": 2.0}) == {"ratio": 1.5}
 
 
 @pytest.mark.parametrize("point", ["feast.apply.begin", "feast.apply.registry"])
-def test_killed_while_applying_it_goes_on(small: Callable[..., Project], point: str) -> None:
+def test_apply_recovers_from_a_kill(small: Callable[..., Project], point: str) -> None:
     project = small()
     first = apply(project)
     before = FeatureStore(repo_path=str(first.folder)).registry.proto().version_id
@@ -179,7 +185,7 @@ print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r
     assert done.stdout.strip() == str(fingerprints(project))
 
 
-def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
+def test_apply_reports_what_feast_refuses(small: Callable[..., Project]) -> None:
     project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
     with pytest.raises(ProjectError, match="'moment' does not return what its schema says"):
         apply(project)
@@ -188,8 +194,8 @@ def test_what_feast_refuses_is_said(small: Callable[..., Project]) -> None:
 def test_two_views_may_each_make_the_source_of_one_table(small: Callable[..., Project]) -> None:
     other = "other = FeatureView(name='other', entities=[user], source=TableSource(scaled),"
     other += " schema=[Field(name='price', dtype=Float64)])\nbought_features ="
-    store = opened(small(("bought_features =", other)))
-    assert sorted(one.name for one in store.list_data_sources() if one.name == "scaled") == ["scaled"]
+    store = open_store(small(("bought_features =", other)))
+    assert sorted(source.name for source in store.list_data_sources() if source.name == "scaled") == ["scaled"]
     assert (
         store.get_feature_view("other").batch_source == store.get_stream_feature_view("activity").batch_source
     )
@@ -206,7 +212,7 @@ RIGHT = [
 def test_a_function_may_return_what_serving_takes(small: Callable[..., Project], returned: str) -> None:
     project = small(("def moment(inputs):", f"def moment(inputs):\n    return {{'ratio': {returned}}}"))
     assert apply(project).changed
-    (field,) = opened(project).get_on_demand_feature_view("moment").features
+    (field,) = open_store(project).get_on_demand_feature_view("moment").features
     assert (field.name, field.dtype) == ("ratio", Float64)
 
 

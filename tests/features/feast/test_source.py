@@ -38,7 +38,7 @@ def facts(clicks: pl.LazyFrame) -> pl.LazyFrame:
 
 
 @table(reads=Click, partition_by=day("at"), rowwise=True)
-def untyped(clicks: pl.LazyFrame) -> pl.LazyFrame:
+def without_schema(clicks: pl.LazyFrame) -> pl.LazyFrame:
     return clicks
 
 
@@ -47,8 +47,8 @@ def timeless(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows
 
 
-def test_what_a_source_knows_of_its_table() -> None:
-    of_topic, of_facts, of_untyped = TableSource(Click), TableSource(facts), TableSource(untyped)
+def test_a_source_has_the_facts_of_its_table() -> None:
+    of_topic, of_facts, of_untyped = TableSource(Click), TableSource(facts), TableSource(without_schema)
     assert (of_topic.name, of_topic.timestamp_field, of_topic.topic) == ("clicks_eu", "at", "clicks.eu")
     assert of_topic.columns == {
         "at": "timestamp",
@@ -68,7 +68,7 @@ def test_what_a_source_knows_of_its_table() -> None:
     assert of_untyped.columns is None
 
 
-@pytest.mark.parametrize("read", [Click, facts, untyped])
+@pytest.mark.parametrize("read", [Click, facts, without_schema])
 def test_a_source_survives_feasts_registry(read: object) -> None:
     source = TableSource(read)
     again = DataSource.from_proto(source.to_proto())
@@ -81,7 +81,7 @@ def test_a_source_survives_feasts_registry(read: object) -> None:
 def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
     assert TableSource(facts) == TableSource(facts)
     assert len({TableSource(facts), TableSource(facts)}) == 1
-    assert TableSource(facts) != TableSource(untyped)
+    assert TableSource(facts) != TableSource(without_schema)
 
 
 @pytest.mark.parametrize(
@@ -92,21 +92,21 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
         (lambda: TableSource(facts, timestamp_field="then"), "'then' is not a column of facts"),
     ],
 )
-def test_what_is_no_source_is_refused(make: Callable[[], TableSource], what: str) -> None:
+def test_a_wrong_source_is_refused(make: Callable[[], TableSource], what: str) -> None:
     with pytest.raises(ProjectError, match=what) as raised:
         make()
     assert "test_source.py:" in (raised.value.where or "")
 
 
-def test_columns_that_nothing_declares_come_from_the_lake(small: Callable[..., Project]) -> None:
+def test_undeclared_columns_come_from_the_lake(small: Callable[..., Project]) -> None:
     from feast import FeatureStore
 
     project = small()
     store = FeatureStore(repo_path=str(apply(project).folder))
     rows = pa.table({"at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)]), "price": [1.5], "user_id": [1]})
-    lake.open(project.settings).ensure("untyped", rows.schema).append(rows)
-    found = dict(TableSource(untyped).get_table_column_names_and_types(store.config))
-    assert found == {"at": "timestamp", "price": "float64", "user_id": "int64"}
+    lake.open(project.settings).ensure("without_schema", rows.schema).append(rows)
+    columns = dict(TableSource(without_schema).get_table_column_names_and_types(store.config))
+    assert columns == {"at": "timestamp", "price": "float64", "user_id": "int64"}
 
 
 def test_every_declared_type_has_a_feast_type() -> None:

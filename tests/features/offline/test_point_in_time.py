@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.features.views import HOUR, frame, instant, windowed
+from tests.features.views import HOUR, events_frame, instant, view_of_all_functions
 
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import (
@@ -36,13 +36,13 @@ def facts_view(ttl=None, topics=()):
 
 def plan_of(*views, features=None, **rest):
     features = features or tuple(
-        FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features
+        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
     )
     return FeaturePlan("m", (USER,), tuple(views), features, **rest)
 
 
 def labels_of(rows, **more):
-    frame = pl.DataFrame(
+    events_frame = pl.DataFrame(
         {
             "user_id": [r[0] for r in rows],
             "event_timestamp": [instant(r[1]) for r in rows],
@@ -50,7 +50,7 @@ def labels_of(rows, **more):
         },
         schema={"user_id": pl.Int64, "event_timestamp": INSTANT, "note": pl.Int64},
     )
-    return frame.with_columns(pl.Series(name, values) for name, values in more.items())
+    return events_frame.with_columns(pl.Series(name, values) for name, values in more.items())
 
 
 def facts_of(rows):
@@ -100,14 +100,14 @@ times = st.integers(0, 12)
 )
 def test_the_newest_row_within_ttl_is_seen(facts, labels, ttl, strict):
     plan = plan_of(facts_view(ttl, ("clicks",)), labels_topics=("clicks",) if strict else ())
-    made = join(labels_of(labels), plan, lambda _: facts_of(facts))
+    joined = join(labels_of(labels), plan, lambda _: facts_of(facts))
     hand = [newest(facts, user, t, ttl, strict) for user, t in labels]
-    assert made.select("facts__x", "facts__y").rows() == hand
-    assert made["note"].to_list() == list(range(len(labels)))
+    assert joined.select("facts__x", "facts__y").rows() == hand
+    assert joined["note"].to_list() == list(range(len(labels)))
 
 
 def test_all_kinds_of_views_together_in_the_models_order():
-    activity = windowed((HOUR,))
+    activity = view_of_all_functions((HOUR,))
     moment = OnDemandView(
         "moment",
         (OnDemandInput("x", "facts"), OnDemandInput("price")),
@@ -132,12 +132,12 @@ def test_all_kinds_of_views_together_in_the_models_order():
     )
     now = 1_760_000_000_000_000
     tables = {
-        "clicks": frame([(1, now - 5, 1, 2.0, "a", True)] * 3).lazy(),
+        "clicks": events_frame([(1, now - 5, 1, 2.0, "a", True)] * 3).lazy(),
         "facts": facts_of([(2, now, 4, 0.0)]),
     }
     labels = labels_of([(2, now), (1, now)], price=[6.0, 7.0])
-    made = join(labels.to_arrow(), plan, tables.__getitem__)
-    assert made.columns == [
+    joined = join(labels.to_arrow(), plan, tables.__getitem__)
+    assert joined.columns == [
         "user_id",
         "event_timestamp",
         "note",
@@ -146,7 +146,7 @@ def test_all_kinds_of_views_together_in_the_models_order():
         "activity__count_number_60",
         "facts__x",
     ]
-    assert made.select(made.columns[4:]).rows() == [(1.5, 0, 4), (None, 3, None)]
+    assert joined.select(joined.columns[4:]).rows() == [(1.5, 0, 4), (None, 3, None)]
 
 
 @pytest.mark.parametrize("mode", ["python", "pandas"])
@@ -164,8 +164,8 @@ def test_on_demand_functions_of_whole_columns(mode):
         f"def f(inputs):\n    {body}\n",
     )
     plan = plan_of(facts_view(), doubled, features=(FeatureRef("doubled", "d", "int64"),))
-    made = join(labels_of([(1, 5), (2, 5)]), plan, lambda _: facts_of([(1, 1, 21, None)]))
-    assert made["doubled__d"].to_list() == [42, None]
+    joined = join(labels_of([(1, 5), (2, 5)]), plan, lambda _: facts_of([(1, 1, 21, None)]))
+    assert joined["doubled__d"].to_list() == [42, None]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_labels_without_a_column_are_refused():
 @pytest.mark.parametrize(
     ("column", "what"), [("time", "timestamp_field"), ("user_id", "join key"), ("y", "feature")]
 )
-def test_a_column_that_the_table_lacks_is_named(column, what):
+def test_a_missing_column_is_named(column, what):
     facts = facts_of([(1, 0, 1, 1.0)]).drop(column)
     with pytest.raises(
         ProjectError, match=f"'facts' has the {what} '{column}', a column that table facts lacks"
@@ -221,7 +221,7 @@ def test_a_column_that_the_table_lacks_is_named(column, what):
         ("when", [1, 2], "declared as timestamp, .* 1"),
     ],
 )
-def test_labels_that_no_request_could_say_are_refused(field, values, says):
+def test_labels_with_values_that_no_request_can_carry_are_refused(field, values, says):
     request = (
         PlanField("count", "int64"),
         PlanField("word", "string"),
@@ -242,7 +242,7 @@ def test_a_key_with_a_fraction_joins_no_other_entity():
         join(labels, plan_of(facts_view()), lambda _: facts_of([(1, 1, 21, None)]))
 
 
-def test_the_label_that_an_on_demand_function_fails_on_is_told():
+def test_an_error_of_an_on_demand_function_names_the_label():
     view = OnDemandView(
         "share",
         (OnDemandInput("price"),),
@@ -266,7 +266,7 @@ def test_the_label_that_an_on_demand_function_fails_on_is_told():
         ("list[float64]", [[1], []], None),
     ],
 )
-def test_the_items_of_lists_that_no_request_could_say_are_refused(dtype, values, says):
+def test_list_items_that_no_request_can_carry_are_refused(dtype, values, says):
     view = OnDemandView(
         "asked",
         (OnDemandInput("ids"),),

@@ -14,20 +14,20 @@ from tests.features.views import (
     MINUTE,
     SECOND,
     events_around,
-    frame,
+    events_frame,
     instant,
+    view_of_all_functions,
     wild_amounts,
     wild_numbers,
-    windowed,
 )
-from tests.features.window_oracle import expected, rounded
+from tests.features.window_oracle import expect_value, round_to_double
 
 from headrace.features.aggregates.exact import float_sums, range_sums, sum_of, total_of
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
-VIEW = windowed()
+VIEW = view_of_all_functions()
 COLUMN_AT = {"number": 2, "amount": 3, "word": 4, "flag": 5}
 
 
@@ -38,37 +38,37 @@ def rows_of(rows):
     )
 
 
-def by_hand(view, rows, events):
+def expect_features(view, rows, events):
     columns = {}
-    for one in view.aggregations:
-        at = COLUMN_AT[one.column]
+    for aggregation in view.aggregations:
+        at = COLUMN_AT[aggregation.column]
         values = [
-            expected(
-                one.function.name,
-                one.function.n,
-                one.window,
-                one.hop,
+            expect_value(
+                aggregation.function.name,
+                aggregation.function.n,
+                aggregation.window,
+                aggregation.hop,
                 t,
                 [(e[1], e[at]) for e in events if e[0] == user],
             )
             for user, t in rows
         ]
-        if one.dtype == "bool":
+        if aggregation.dtype == "bool":
             values = [None if value is None else bool(value) for value in values]
-        columns[one.name] = values
+        columns[aggregation.name] = values
     return columns
 
 
-def assert_same(view, made, hand):
-    for one in view.aggregations:
-        got = made[one.name].to_list()
-        assert [repr(v) for v in got] == [repr(plain(v)) for v in hand[one.name]], one
+def assert_same(view, features, expected):
+    for aggregation in view.aggregations:
+        got = features[aggregation.name].to_list()
+        assert [repr(v) for v in got] == [repr(plain(v)) for v in expected[aggregation.name]], aggregation
 
 
 def plain(value):
     """-0.0 is 0.0."""
     if isinstance(value, list):
-        return [plain(one) for one in value]
+        return [plain(aggregation) for aggregation in value]
     return value + 0.0 if isinstance(value, float) else value
 
 
@@ -79,9 +79,9 @@ moments = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
-def test_every_aggregate_is_what_its_definition_says(events, rows):
-    made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
-    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+def test_every_aggregate_equals_its_definition(events, rows):
+    features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
+    assert_same(VIEW, features, expect_features(VIEW, rows, events))
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,21 +90,21 @@ def test_several_blocks_of_entities_give_the_same_as_one(events, rows):
     # A span of times this long leaves room for few entities in a block.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.features.offline.windows._MOST_KEYS", 2 * 40 * DAY)
-        made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
-    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+        features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
+    assert_same(VIEW, features, expect_features(VIEW, rows, events))
 
 
 def test_an_event_at_exactly_t_is_not_visible():
     events = [(1, NOW, 1, 1.0, "a", True)]
-    made = aggregate(VIEW, rows_of([(1, NOW), (1, NOW + 1)]), frame(events), at="at")
-    assert made["count_number_60"].to_list() == [0, 1]
+    features = aggregate(VIEW, rows_of([(1, NOW), (1, NOW + 1)]), events_frame(events), at="at")
+    assert features["count_number_60"].to_list() == [0, 1]
 
 
 def test_a_window_begins_at_a_hop():
     t = instant_of_hour = NOW - NOW % HOUR + 7 * MINUTE + 30 * SECOND
     begin = instant_of_hour - HOUR - 150 * SECOND  # five past, one hour back
     events = [(1, begin, 1, None, None, None), (1, begin - 1, 1, None, None, None)]
-    assert aggregate(VIEW, rows_of([(1, t)]), frame(events), at="at")["count_number_60"].to_list() == [1]
+    assert aggregate(VIEW, rows_of([(1, t)]), events_frame(events), at="at")["count_number_60"].to_list() == [1]
 
 
 def test_many_events_against_the_definition():
@@ -121,8 +121,10 @@ def test_many_events_against_the_definition():
         for _ in range(3000)
     ]
     rows = [(draw.randrange(8), NOW - draw.randrange(2 * DAY)) for _ in range(60)]
-    view = windowed((HOUR, DAY))
-    assert_same(view, aggregate(view, rows_of(rows), frame(events), at="at"), by_hand(view, rows, events))
+    view = view_of_all_functions((HOUR, DAY))
+    assert_same(
+        view, aggregate(view, rows_of(rows), events_frame(events), at="at"), expect_features(view, rows, events)
+    )
 
 
 @dataclass
@@ -148,18 +150,18 @@ class Case:
 )
 def test_sums_are_rounded_once(case):
     events = [(1, NOW - HOUR // 2 + i, None, amount, None, None) for i, amount in enumerate(case.amounts)]
-    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
-    assert made["sum_amount_60"].to_list() == [case.total]
+    features = aggregate(VIEW, rows_of([(1, NOW)]), events_frame(events), at="at")
+    assert features["sum_amount_60"].to_list() == [case.total]
 
 
 @pytest.mark.parametrize("other", [1e15 + 0.3, 1e40, 1e52, 1e60, 1.7e308, 5e-324])
-def test_a_sum_is_not_disturbed_by_other_entities(other):
+def test_a_sum_does_not_depend_on_other_entities(other):
     events = [(1, NOW - i - 1, None, 19.99, None, None) for i in range(3)]
     events += [(2, NOW - i - 1, None, other, None, None) for i in range(3)]
     events += [(3, NOW - i - 1, None, float(i), None, None) for i in range(1000)]
-    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
-    assert made["sum_amount_60"].to_list() == [59.97]
-    assert made["mean_amount_60"].to_list() == [59.97 / 3]
+    features = aggregate(VIEW, rows_of([(1, NOW)]), events_frame(events), at="at")
+    assert features["sum_amount_60"].to_list() == [59.97]
+    assert features["mean_amount_60"].to_list() == [59.97 / 3]
 
 
 @settings(max_examples=100, deadline=None)
@@ -167,9 +169,9 @@ def test_a_sum_is_not_disturbed_by_other_entities(other):
     events=events_around(NOW, amounts=wild_amounts, numbers=wild_numbers),
     rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8),
 )
-def test_values_of_every_size_are_what_the_definition_says(events, rows):
-    made = aggregate(VIEW, rows_of(rows), frame(events), at="at")
-    assert_same(VIEW, made, by_hand(VIEW, rows, events))
+def test_values_of_every_size_equal_the_definition(events, rows):
+    features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
+    assert_same(VIEW, features, expect_features(VIEW, rows, events))
 
 
 @settings(max_examples=200, deadline=None)
@@ -183,27 +185,29 @@ def test_range_sums_and_totals_are_the_true_sum_rounded_once(values, data):
     cut = st.integers(0, len(values))
     ranges = [sorted(pair) for pair in data.draw(st.lists(st.tuples(cut, cut), min_size=1, max_size=5))]
     low, high = (np.array(ends, dtype=np.int64) for ends in zip(*ranges, strict=True))
-    truth = [rounded(sum(map(Fraction, values[start:end]), Fraction(0))) for start, end in ranges]
+    truth = [round_to_double(sum(map(Fraction, values[start:end]), Fraction(0))) for start, end in ranges]
     assert range_sums(float_sums(np.array(values, dtype=np.float64)), low, high).tolist() == truth
     # The same of totals that were merged in any order, kept in between.
     for (start, end), total in zip(ranges, truth, strict=True):
-        some = data.draw(st.permutations(values[start:end]))
-        half = data.draw(st.integers(0, len(some)))
-        merged = total_of([*total_of(some[:half]), *total_of(some[half:])])
-        assert merged == total_of(some)
-        assert sum_of(merged) == sum_of(some) == total
+        shuffled = data.draw(st.permutations(values[start:end]))
+        half = data.draw(st.integers(0, len(shuffled)))
+        merged = total_of([*total_of(shuffled[:half]), *total_of(shuffled[half:])])
+        assert merged == total_of(shuffled)
+        assert sum_of(merged) == sum_of(shuffled) == total
 
 
-def test_a_mean_of_whole_numbers_is_not_of_the_sum_that_wrapped():
+def test_a_mean_of_whole_numbers_does_not_use_the_wrapped_sum():
     numbers = [2**63 - 1, 2**53, 2**63 - 1]
     events = [(1, NOW - i - 1, number, None, None, None) for i, number in enumerate(numbers)]
-    made = aggregate(VIEW, rows_of([(1, NOW)]), frame(events), at="at")
-    assert made["mean_number_60"].to_list() == [float(sum(numbers)) / 3]
+    features = aggregate(VIEW, rows_of([(1, NOW)]), events_frame(events), at="at")
+    assert features["mean_number_60"].to_list() == [float(sum(numbers)) / 3]
 
 
 def test_keys_of_several_columns_and_rows_without_a_key():
-    one = Aggregation("n", "word", AggregateFunction("count"), HOUR, 5 * MINUTE, "int64")
-    view = WindowedView("v", ("user", "shop"), "t", "t", None, "time", (PlanField("word", "string"),), (one,))
+    aggregation = Aggregation("n", "word", AggregateFunction("count"), HOUR, 5 * MINUTE, "int64")
+    view = WindowedView(
+        "v", ("user", "shop"), "t", "t", None, "time", (PlanField("word", "string"),), (aggregation,)
+    )
     events = pl.DataFrame(
         {"user": ["a", "a", "b", None], "shop": [1, 2, 1, 1], "word": ["x"] * 4}
     ).with_columns(time=pl.lit(NOW - 1).cast(pl.Datetime("us", "UTC")))
@@ -214,8 +218,8 @@ def test_keys_of_several_columns_and_rows_without_a_key():
 
 
 def test_no_rows_and_no_events():
-    assert aggregate(VIEW, rows_of([]), frame([]), at="at").shape == (0, len(VIEW.aggregations))
-    made = aggregate(VIEW, rows_of([(1, NOW)]), frame([]), at="at")
-    assert made["count_number_60"].to_list() == [0]
-    assert made["sum_amount_60"].to_list() == [None]
-    assert made["last_n_word_60"].dtype == pl.List(pl.String)
+    assert aggregate(VIEW, rows_of([]), events_frame([]), at="at").shape == (0, len(VIEW.aggregations))
+    features = aggregate(VIEW, rows_of([(1, NOW)]), events_frame([]), at="at")
+    assert features["count_number_60"].to_list() == [0]
+    assert features["sum_amount_60"].to_list() == [None]
+    assert features["last_n_word_60"].dtype == pl.List(pl.String)

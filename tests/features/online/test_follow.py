@@ -36,7 +36,7 @@ from headrace.features.plan import (
     PlanField,
     WindowedView,
 )
-from headrace.kernel.errors import CallError, ProjectError
+from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.loader import project_files
 from headrace.projects.project import load_project
@@ -75,20 +75,22 @@ RATIO = OnDemandView(
 
 
 def plan_of(*views, missing="model", request=()):
-    features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
+    features = tuple(
+        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
+    )
     return FeaturePlan("m", (USER,), tuple(views), features, request, missing)
 
 
 def send(log, clicks):
     for start in range(0, len(clicks), 50):
-        some = clicks[start : start + 50]
+        batch = clicks[start : start + 50]
         log.append(
             "clicks",
             [
                 json.dumps({"at": from_micros(at).isoformat(), "user": user, "price": price}).encode()
-                for user, at, price in some
+                for user, at, price in batch
             ],
-            [str(user).encode() for user, _, _ in some],
+            [str(user).encode() for user, _, _ in batch],
         )
 
 
@@ -101,19 +103,19 @@ def clicks_until(now, count, seed=1):
 
 
 def ingest(project, log, lake, *sinks):
-    one = Ingest(project.contract("clicks"), log, lake, sinks)
-    one.run(True, threading.Event())
-    return one
+    ingestion = Ingest(project.contract("clicks"), log, lake, sinks)
+    ingestion.run(True, threading.Event())
+    return ingestion
 
 
-def served(store, plan, users, at):
+def look_up(store, plan, users, at):
     return [list(row) for row in store.lookup(plan, [{"user": user} for user in users], at).rows]
 
 
 def offline(project, lake, view, users, at):
     """From the lake's events by the table's function, in plain Python."""
     rows = lake.table("clicks").scan().filter(pl.col("_valid")).collect().rows(named=True)
-    made = []
+    expected = []
     for user in users:
         mine = [
             (r["at"], r["price"])
@@ -123,12 +125,12 @@ def offline(project, lake, view, users, at):
         factor = 2 if view.rowwise == "twice" else 1
 
         def since(window, hop, mine=mine):
-            return sorted(one for one in mine if one[0] >= from_micros((at - window) // hop * hop))
+            return sorted(click for click in mine if click[0] >= from_micros((at - window) // hop * hop))
 
         day = since(DAY, HOUR)
         cents = sum(int(price * 100) for _, price in day) if factor == 1 else 0
         spent = sum(price for _, price in day) * factor
-        made.append(
+        expected.append(
             [
                 len(since(HOUR, 5 * MINUTE)) * factor,
                 cents if day else None,
@@ -136,7 +138,7 @@ def offline(project, lake, view, users, at):
                 day[-1][1] if day else None,
             ]
         )
-    return made
+    return expected
 
 
 @pytest.mark.parametrize("rowwise", ["clean", "twice"])
@@ -149,19 +151,19 @@ def test_a_view_is_filled_and_then_follows_the_stream(project, log, lake, store,
     sink = OnlineSink(project, project.contract("clicks"), store)
     ingest(project, log, lake, sink)  # no view yet: the sink has nothing to do
     filled = fill(project, lake, plan, store)
-    assert [one.entities for one in filled] == [6]
+    assert [result.entities for result in filled] == [6]
     at = now_micros()
-    assert served(store, plan, users, at) == offline(project, lake, view, users, at)
+    assert look_up(store, plan, users, at) == offline(project, lake, view, users, at)
     for step in range(3):
         send(log, clicks_until(now_micros(), 60, seed=step))
-        one = ingest(project, log, lake, sink)
-        assert store.position(view) == one.position
+        ingestion = ingest(project, log, lake, sink)
+        assert store.position(view) == ingestion.position
         at = now_micros()
-        assert served(store, plan, users, at) == offline(project, lake, view, users, at)
-    assert [one.rows for one in fill(project, lake, plan, store)] == [0]  # it stands where it stands
+        assert look_up(store, plan, users, at) == offline(project, lake, view, users, at)
+    assert [result.rows for result in fill(project, lake, plan, store)] == [0]
 
 
-def test_a_sink_that_was_away_catches_up_and_views_at_different_places_follow(project, log, lake, store):
+def test_a_sink_catches_up_views_at_different_positions(project, log, lake, store):
     first, second = activity(), activity("twice", "second")
     log.create("clicks", 2)
     send(log, clicks_until(now_micros(), 100))
@@ -172,11 +174,11 @@ def test_a_sink_that_was_away_catches_up_and_views_at_different_places_follow(pr
     fill(project, lake, plan_of(second), store)
     assert store.position(first) != store.position(second)
     send(log, clicks_until(now_micros(), 100, seed=3))
-    one = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
-    assert store.position(first) == store.position(second) == one.position
+    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    assert store.position(first) == store.position(second) == ingestion.position
     at = now_micros()
     for view in (first, second):
-        assert served(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
+        assert look_up(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
 
 
 @pytest.mark.parametrize("point", ["online.apply.written", "online.apply.committed"])
@@ -208,10 +210,10 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
     assert killed.returncode == -9
     ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
     at = now_micros()
-    assert served(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
+    assert look_up(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
 
 
-def test_requests_become_the_models_matrix(project, log, lake, store):
+def test_a_lookup_converts_requests_to_the_models_matrix(project, log, lake, store):
     plan = plan_of(
         activity(), FACTS, RATIO, request=(PlanField("price", "float64"),), missing={"facts__most": 7}
     )
@@ -245,8 +247,8 @@ def test_requests_become_the_models_matrix(project, log, lake, store):
         assert alone.positions[0] == answers.positions[place]
     labels = pl.DataFrame({"user": [1, 9], "price": [5.0, 5.0], "event_timestamp": [from_micros(at)] * 2})
     tables = {name: lake.table(name).scan() for name in ("clean", "facts")}
-    made = join(labels, plan, tables.__getitem__)
-    assert made.select(lookup.columns).rows() == [
+    joined = join(labels, plan, tables.__getitem__)
+    assert joined.select(lookup.columns).rows() == [
         (1, 1000, 10.0, 10.0, 20.0, 0.25),
         (0, None, None, None, None, None),
     ]
@@ -272,23 +274,65 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
     with caplog.at_level("WARNING"):
         ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
     assert store.position(old) == before
-    assert [one.message for one in caplog.records if "headrace build" in one.message]
+    assert [record.message for record in caplog.records if "headrace build" in record.message]
 
     new = msgspec.structs.replace(old, code=codes_of(edited)["clean"])
     assert new.digest != old.digest
     fill(edited, lake, plan_of(new), store)
     send(log, clicks_until(now_micros(), 50, seed=3))
-    one = ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
-    assert store.position(new) == one.position
+    ingestion = ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+    assert store.position(new) == ingestion.position
     assert store.position(old) == before
 
     # A process that still runs the old code goes on with the old view and leaves the new one alone.
-    filled_to = one.position
-    one = ingest(project, log, lake, running)
+    filled_to = ingestion.position
+    ingestion = ingest(project, log, lake, running)
     send(log, clicks_until(now_micros(), 50, seed=4))
-    one = ingest(project, log, lake, running)
-    assert store.position(old) == one.position
+    ingestion = ingest(project, log, lake, running)
+    assert store.position(old) == ingestion.position
     assert store.position(new) == filled_to
+
+
+FRAGILE = '''
+@table(reads=Click, rowwise=True)
+def fragile(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    """Fails on a price of 13."""
+    cents = pl.when(pl.col("price") == 13).then(pl.lit("none")).otherwise(pl.lit("100")).cast(pl.Int64)
+    return clicks.select("user", "at", "price", cents=cents, neighbour=pl.col("user") + 1)
+'''
+
+
+def test_an_event_that_a_rowwise_function_fails_on_affects_its_entity_and_view_alone(
+    project, log, lake, store, caplog
+):
+    tables = project.settings.root / "small" / "tables.py"
+    tables.write_text(tables.read_text() + FRAGILE)
+    project = load_project(project.settings)
+    fragile, other = activity("fragile", "fragile"), activity()
+    by_neighbour = msgspec.structs.replace(fragile, name="by_neighbour", keys=("neighbour",))
+    neighbour = EntityKey("neighbour", "neighbour", "int64")
+    neighbours = msgspec.structs.replace(plan_of(by_neighbour), entities=(neighbour,))
+    log.create("clicks", 2)
+    now = now_micros()
+    send(log, [(user, now - MINUTE, 5.0) for user in (1, 2)])
+    ingest(project, log, lake)
+    for plan in (plan_of(fragile, other), neighbours):
+        fill(project, lake, plan, store)
+    filled = store.position(by_neighbour)
+
+    send(log, [(user, now - MINUTE, price) for user in (1, 2) for price in (5.0, 13.0 if user == 1 else 5.0)])
+    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    assert store.position(fragile) == store.position(other) == ingestion.position
+    assert [row[0] for row in look_up(store, plan_of(other), [1, 2], now_micros())] == [3, 3]
+    assert look_up(store, plan_of(fragile), [2], now_micros())[0][0] == 3
+    with pytest.raises(Unavailable, match=r"broken: view 'fragile', entity \(1,\).*fragile\(\) fails"):
+        look_up(store, plan_of(fragile), [1], now_micros())
+    assert (store.count_broken(fragile), store.count_broken(other)) == (1, 0)
+
+    # The event does not say whose neighbour it is about: that view stays where it was, and keeps its values.
+    assert store.position(by_neighbour) == filled
+    assert any("view by_neighbour" in text and "its entity is unknown" in text for text in caplog.messages)
+    assert store.lookup(neighbours, [{"neighbour": 2}], now_micros()).rows[0][0] == 1
 
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
@@ -312,10 +356,10 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
         sink = OnlineSink(project, project.contract("clicks"), store)
         worker = Ingest(project.contract("clicks"), own, lakes.open(project.settings), [sink])
 
-        def tell(told, number=number):
-            moved[number] |= told.position.offsets.keys()
+        def note_partitions(progress, number=number):
+            moved[number] |= progress.position.offsets.keys()
 
-        threads.append(threading.Thread(target=worker.run, args=(False, stop, tell)))
+        threads.append(threading.Thread(target=worker.run, args=(False, stop, note_partitions)))
         threads[-1].start()
     deadline = monotonic() + 60
     for step in range(1_000):
@@ -331,7 +375,7 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
     for thread in threads:
         thread.join(60)
     at = now_micros()
-    assert served(store, plan, users, at) == offline(project, lake, view, users, at)
+    assert look_up(store, plan, users, at) == offline(project, lake, view, users, at)
     # Each value stands for exactly the events of its entity before its position, in both log partitions.
     positions = store.lookup(plan, [{"user": user} for user in users], at).positions
     for user, position in zip(users, positions, strict=True):

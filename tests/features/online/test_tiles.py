@@ -1,12 +1,12 @@
-from tests.features.views import DAY, HOUR, MINUTE, windowed
+from tests.features.views import DAY, HOUR, MINUTE, view_of_all_functions
 
 from headrace.features.online.tiles import Tiles, pack_state, unpack_state
 
 NOW = 1_760_000_000_000_000
 
 
-def test_what_no_window_reaches_is_dropped_by_the_wall_clock():
-    tiles = Tiles(windowed((HOUR,)))
+def test_unreachable_tiles_are_dropped_by_the_wall_clock():
+    tiles = Tiles(view_of_all_functions((HOUR,)))
     state, sizes = tiles.empty(), []
     for step in range(60):
         now = NOW + step * 10 * MINUTE
@@ -20,8 +20,8 @@ def test_what_no_window_reaches_is_dropped_by_the_wall_clock():
     assert state == tiles.empty()._replace(offsets={0: 61})
 
 
-def test_a_burst_is_kept_as_one_tile_once_it_is_settled():
-    tiles = Tiles(windowed((HOUR, DAY)))
+def test_a_settled_burst_is_one_tile():
+    tiles = Tiles(view_of_all_functions((HOUR, DAY)))
     times = list(range(NOW, NOW + 1000))
     columns = [[1] * 1000, [0.1] * 1000, ["a"] * 1000, [0] * 1000]
     state = tiles.add(tiles.empty(), times, columns, {0: 1000}, NOW + MINUTE)
@@ -30,6 +30,10 @@ def test_a_burst_is_kept_as_one_tile_once_it_is_settled():
     assert state.times == []
     assert {len(part) for track in state.tracks for part in track} == {1}
     row = dict(
-        zip((one.name for one in tiles.view.aggregations), tiles.values(state, NOW + 7 * MINUTE), strict=True)
+        zip(
+            (aggregation.name for aggregation in tiles.view.aggregations),
+            tiles.values(state, NOW + 7 * MINUTE),
+            strict=True,
+        )
     )
     assert (row["count_number_60"], row["sum_amount_60"], row["last_n_word_60"]) == (1000, 100.0, ["a"] * 3)

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 from msgspec.structs import replace
-from tests.features.views import HOUR, windowed
+from tests.features.views import HOUR, view_of_all_functions
 
 from headrace.features.plan import (
     AsOfView,
@@ -22,7 +22,7 @@ DOUBLE = OnDemandView(
 PLAN = FeaturePlan(
     "m",
     (EntityKey("user", "user_id", "int64"),),
-    (windowed((HOUR,)), FACTS, DOUBLE),
+    (view_of_all_functions((HOUR,)), FACTS, DOUBLE),
     (FeatureRef("double", "d", "int64"), FeatureRef("facts", "x", "int64")),
     missing={"facts__x": 0},
     labels_topics=("clicks",),
@@ -38,14 +38,14 @@ def test_a_plan_reads_back_the_same_and_has_the_same_digests():
         decode_plan(b"{}")
 
 
-def test_a_views_digest_is_its_own():
+def test_a_views_digest_depends_on_its_content_alone():
     other = replace(PLAN, views=(replace(FACTS, ttl=None), *PLAN.views[:1], DOUBLE))
     assert other.digest != PLAN.digest
     assert other.view("activity").digest == PLAN.view("activity").digest
     assert other.view("facts").digest != PLAN.view("facts").digest
 
 
-def test_what_is_looked_up_are_the_stored_views_features():
+def test_a_lookup_returns_the_stored_views_features():
     assert PLAN.looked_up[-1] == FeatureRef("facts", "x", "int64")
     assert len(PLAN.looked_up) == len(PLAN.windowed[0].aggregations) + 1
 

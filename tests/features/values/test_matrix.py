@@ -47,8 +47,8 @@ REQUEST = (
     PlanField("yes", "bool"),
 )
 INPUTS = (
-    *(OnDemandInput(one.name, "facts") for one in FACTS.features),
-    *(OnDemandInput(one.name) for one in REQUEST),
+    *(OnDemandInput(field.name, "facts") for field in FACTS.features),
+    *(OnDemandInput(field.name) for field in REQUEST),
 )
 OUTPUTS = (
     PlanField("absent", "int64"),
@@ -130,19 +130,19 @@ requests = st.fixed_dictionaries(
 def plan_of(mode, missing):
     function = "one" if mode == "row" else "all"
     view = OnDemandView("view", INPUTS, OUTPUTS, mode, function, SOURCES[mode])
-    features = [("facts", one) for one in FACTS.features if one.dtype != "timestamp"]
-    features += [("view", one) for one in OUTPUTS]
+    features = [("facts", field) for field in FACTS.features if field.dtype != "timestamp"]
+    features += [("view", field) for field in OUTPUTS]
     return FeaturePlan(
         "m",
         (EntityKey("item", "item", "int64"),),
         (FACTS, view),
-        tuple(FeatureRef(name, one.name, one.dtype) for name, one in features),
+        tuple(FeatureRef(name, field.name, field.dtype) for name, field in features),
         request=REQUEST,
         missing=missing,
     )
 
 
-def computed(fact, request):
+def compute_on_demand(fact, request):
     """What the on-demand view means, in plain Python."""
     n, x, flag, kind, at = fact
     x = x if x is not None and math.isfinite(x) else None
@@ -156,9 +156,9 @@ def computed(fact, request):
     ]
 
 
-def expected(fact, request, plan, categories):
+def expect_row(fact, request, plan, categories):
     """One row of the matrix, and what is missing in it, by the definition alone."""
-    values = [*fact[:4], *computed(fact, request)]
+    values = [*fact[:4], *compute_on_demand(fact, request)]
     defaults = plan.missing if isinstance(plan.missing, dict) else {}
     row, missing = [], []
     for feature, value in zip(plan.features, values, strict=True):
@@ -176,7 +176,7 @@ def expected(fact, request, plan, categories):
 @pytest.mark.parametrize("mode", ["row", "python", "pandas"])
 @settings(max_examples=25, deadline=None)
 @given(known=st.lists(facts, min_size=5, max_size=5), asked=st.lists(requests, min_size=1, max_size=6))
-def test_training_and_serving_make_the_same_matrix(tmp_path_factory, mode, missing, known, asked):
+def test_training_and_serving_compute_the_same_matrix(tmp_path_factory, mode, missing, known, asked):
     plan = plan_of(mode, missing)
     now = now_micros()
     schema = {
@@ -205,7 +205,7 @@ def test_training_and_serving_make_the_same_matrix(tmp_path_factory, mode, missi
     encoding = Encoding.learn(trained[:3], plan)
     seen = Matrix(plan, encoding).of_frame(trained)
 
-    hand = [expected(known[one["item"]], one, plan, encoding.categories) for one in asked]
+    hand = [expect_row(known[request["item"]], request, plan, encoding.categories) for request in asked]
     np.testing.assert_array_equal(seen.matrix, np.array([row for row, _ in hand], np.float32))
     assert seen.matrix.dtype == np.float32
     assert Matrix(plan, encoding).missing(seen) == [names for _, names in hand]
@@ -217,7 +217,7 @@ def test_training_and_serving_make_the_same_matrix(tmp_path_factory, mode, missi
     served = lookup.features(asked, now)
     np.testing.assert_array_equal(served.matrix, seen.matrix)
     assert served.missing == [names for _, names in hand]
-    text = {one.column: trained[one.column].to_list() for one in plan.features if one.dtype == "string"}
+    text = {f.column: trained[f.column].to_list() for f in plan.features if f.dtype == "string"}
     assert repr(served.values) == repr(Matrix(plan, encoding).values(seen, text))
     for place, request in enumerate(asked):
         alone = lookup.features([request], now)
@@ -226,12 +226,12 @@ def test_training_and_serving_make_the_same_matrix(tmp_path_factory, mode, missi
     store.close()
 
 
-def test_text_is_encoded_as_the_train_part_had_it():
+def test_text_is_encoded_by_the_values_of_the_train_part():
     plan = FeaturePlan(
         "m",
         (),
         (),
-        tuple(FeatureRef("v", *one) for one in (("price", "float64"), ("kind", "string"), ("n", "int64"))),
+        tuple(FeatureRef("v", *field) for field in (("price", "float64"), ("kind", "string"), ("n", "int64"))),
     )
     train = pl.DataFrame(
         {"v__kind": ["b", "", None, "b"], "v__price": [1.0, None, 3.0, 4.0], "v__n": [1, 2, 3, 4]}
@@ -253,7 +253,7 @@ def test_text_is_encoded_as_the_train_part_had_it():
     ).categories == {"v__kind": ("", "b", "none")}
 
 
-def test_infinity_is_counted_by_feature_and_rows_that_lack_one_are_told():
+def test_infinity_is_counted_by_feature_and_incomplete_rows_are_marked():
     plan = FeaturePlan("m", (), (), (FeatureRef("v", "x", "float64"), FeatureRef("v", "n", "int64")))
     frame = pl.DataFrame(
         {"v__x": [1.0, math.inf, -math.inf, math.nan, None, 1e39], "v__n": [1, 1, 1, 1, 1, None]}
@@ -263,7 +263,7 @@ def test_infinity_is_counted_by_feature_and_rows_that_lack_one_are_told():
 
 
 @pytest.mark.parametrize("dtype", ["timestamp", "list[float64]"])
-def test_what_no_matrix_can_hold_is_refused(dtype):
+def test_a_feature_that_no_matrix_can_hold_is_refused(dtype):
     with pytest.raises(ProjectError, match=f"v__x is {dtype.replace('[', '.').replace(']', '.')}"):
         Matrix(FeaturePlan("m", (), (), (FeatureRef("v", "x", dtype),)))
 

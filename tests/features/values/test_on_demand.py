@@ -57,17 +57,17 @@ REFUSED = [
 
 @pytest.mark.parametrize(("dtype", "returned", "value"), RETURNED)
 @pytest.mark.parametrize("mode", ["row", "python"])
-def test_what_a_function_returns_becomes_its_declared_type(mode, dtype, returned, value):
+def test_a_result_is_converted_to_its_declared_type(mode, dtype, returned, value):
     body = f"return {{'out': {returned if mode == 'row' else f'[{returned}]'}}}"
     view = on_demand(dtype, body, mode)
-    for made in (view.compute_row([1])[0], view.compute_columns([[1]], 1)[0][0]):
-        assert made == value
-        assert type(made) is type(value)
+    for result in (view.compute_row([1])[0], view.compute_columns([[1]], 1)[0][0]):
+        assert result == value
+        assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(("dtype", "returned"), REFUSED)
 @pytest.mark.parametrize("mode", ["row", "python"])
-def test_what_would_lose_something_is_an_error_that_names_it(mode, dtype, returned):
+def test_a_lossy_conversion_is_an_error_that_names_the_value(mode, dtype, returned):
     body = f"return {{'out': {returned if mode == 'row' else f'[{returned}]'}}}"
     view = on_demand(dtype, body, mode)
     for call in (lambda: view.compute_row([1]), lambda: view.compute_columns([[1]], 1)):
@@ -91,14 +91,14 @@ def test_what_would_lose_something_is_an_error_that_names_it(mode, dtype, return
         ("timestamp", [MOMENT, None], "return pd.DataFrame({'out': value.dt.hour})"),
     ],
 )
-def test_a_row_alone_is_as_in_company_in_a_dataframe(given, values, body):
+def test_a_dataframe_of_one_row_has_the_dtypes_of_many_rows(given, values, body):
     view = on_demand("int64", body, "pandas", given)
     (together,) = view.compute_columns([values], len(values))
     assert [view.compute_row([value])[0] for value in values] == together
     assert view.compute_columns([values[:1]], 1)[0] == together[:1]
 
 
-def test_a_whole_number_stays_one_in_a_dataframe_beside_a_missing_one():
+def test_a_whole_number_beside_a_missing_one_is_exact_in_a_dataframe():
     view = on_demand("int64", "return pd.DataFrame({'out': value})", "pandas")
     assert view.compute_columns([[2**53 + 1, None]], 2) == [[2**53 + 1, None]]
 
@@ -130,7 +130,7 @@ def test_the_row_that_a_function_fails_on_is_named(mode, wrong):
     assert raised.value.row == wrong
 
 
-def test_a_function_that_only_fails_in_company_names_no_row():
+def test_a_function_that_fails_only_on_several_rows_names_no_row():
     view = on_demand(
         "int64", "if len(value) > 1: raise ValueError('too many')\n    return {'out': value}", "python"
     )
@@ -139,7 +139,7 @@ def test_a_function_that_only_fails_in_company_names_no_row():
     assert raised.value.row is None
 
 
-def test_a_sorted_frame_still_says_which_row_is_which():
+def test_a_sorted_frame_is_matched_to_rows_by_its_index():
     view = on_demand("int64", "return inputs.sort_values('value').assign(out=inputs['value'] * 2)", "pandas")
     assert view.compute_columns([[3, 1, 2]], 3) == [[6, 2, 4]]
 
@@ -152,13 +152,13 @@ def test_a_sorted_frame_still_says_which_row_is_which():
         ("python", "return {'out': set(value)}"),
     ],
 )
-def test_what_has_no_order_is_no_column(mode, body):
+def test_a_set_is_not_a_column(mode, body):
     with pytest.raises(OnDemandError, match="out is not a column of values"):
         on_demand("int64", body, mode).compute_columns([[30, 10]], 2)
 
 
 @pytest.mark.parametrize("mode", ["row", "python", "pandas"])
-def test_a_function_that_changes_a_list_changes_its_own(mode):
+def test_a_function_that_changes_a_list_changes_only_its_copy(mode):
     shrink = "[value.pop()]" if mode == "row" else "[one.pop() for one in value]"
     view = on_demand(
         "list[int64]",

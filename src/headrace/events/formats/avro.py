@@ -16,7 +16,8 @@ import msgspec
 from headrace.declare.event import Contract
 from headrace.events.formats.port import Format
 from headrace.events.formats.refusals import InvalidEvent, UnknownSchema
-from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.extras import describe_missing
 
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
@@ -40,10 +41,7 @@ class Avro(Format):
         try:
             import fastavro
         except ImportError as error:
-            raise Unavailable(
-                "a contract with format='avro' needs fastavro, which is not installed",
-                remedy="pip install 'headrace[kafka]'",
-            ) from error
+            raise describe_missing("fastavro", "a contract with format='avro'") from error
         self._find_schema = schema_registry.schema
         self._read: Callable[..., Any] = fastavro.schemaless_reader
 

@@ -67,9 +67,9 @@ class EntityStore:
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
         """See OnlineStore."""
         database, now = self._database, self._clock()
+        _keys_of(database, view).check(view, rows)
         entries = dict(entries_by_entity(view, rows, position.snapshot_id, now))
         with database.writing():
-            _keys_of(database, view)
             states: dict[Key, bytes | None] = {}
             for key, packed in database.all_states(view):
                 loaded = entries.get(key, [])
@@ -85,6 +85,7 @@ class EntityStore:
     def push(self, view: AsOfView, rows: pa.Table) -> int:
         """See OnlineStore."""
         database, now = self._database, self._clock()
+        _keys_of(database, view).check(view, rows)
         entries = dict(entries_by_entity(view, rows, None, now))
         with database.writing():
             states = self._states(view, entries)
@@ -99,12 +100,12 @@ class EntityStore:
     def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
         """See OnlineStore."""
         database, now, tiles = self._database, self._clock(), self._tiles_of(view)
+        _keys_of(database, view).check(view, rows)
         states = [
             (key, tiles.update(None, key, events, position.offsets, now))
             for key, events in events_by_entity(view, rows, now)
         ]
         with database.writing():
-            _keys_of(database, view)
             database.clear_states(view)
             database.write_states(view, states)
             faults.reach("online.fill.written")

@@ -180,7 +180,8 @@ def _read(
     try:
         return rows_from(events.lazy()).collect()
     except Exception as error:
-        reason = f"{view.rowwise}() fails: {type(error).__name__}: {error}"
+        message = str(error).partition("\n")[0]
+        reason = f"{view.rowwise}() fails: {type(error).__name__}: {message}"
         if view.rowwise is None or events.is_empty() or len(unread) >= _MOST_UNREAD:
             raise HeadraceError(reason, where=f"topic {view.topic}") from error
     if len(events) > 1:

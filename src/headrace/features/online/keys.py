@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
+import pyarrow as pa
 from msgspec import Struct
 
 from headrace.features.plan import FeaturePlan, StoredView
 from headrace.kernel.digest import short_digest
+from headrace.kernel.errors import ProjectError
 
 __all__ = ["Key", "KeySchema"]
 
@@ -44,6 +46,22 @@ class KeySchema(Struct, frozen=True, array_like=True):
     def digest(self) -> str:
         """32 hex digits that name the schema."""
         return short_digest(msgspec.json.encode(self.columns))
+
+    def check(self, view: StoredView, rows: pa.Table) -> None:
+        """Checks that the rows' keys have the entity's types.
+
+        Raises:
+            ProjectError: a key is text and its column holds whole numbers, or the reverse.
+        """
+        for name, dtype in self.columns:
+            column = rows.schema.field(name).type
+            if pa.types.is_integer(column) != (dtype == "int64"):
+                raise ProjectError(
+                    f"the key {name!r} of view {view.name!r} is declared as {dtype}, and it is {column}"
+                    f" in table {view.table}",
+                    where=f"feature view {view.name}",
+                    remedy="Give the entity the value_type of the column, or convert the column in the table.",
+                )
 
     def packer(self) -> Callable[[Key], Any]:
         """The function from a key to the value that a database keeps."""

@@ -98,6 +98,9 @@ class OnlineStore(Protocol):
         those of the row before. Only pushed rows stay, each as one more row beside the snapshot's. Readers
         see the old state or the new one. `rows` has the view's keys, time and features: every row of the
         table.
+
+        Raises:
+            ProjectError: a key's column is not of its entity's type.
         """
 
     def push(self, view: AsOfView, rows: pa.Table) -> int:
@@ -106,6 +109,9 @@ class OnlineStore(Protocol):
         A row never hides a newer one. A row of equal time is replaced, until the next snapshot is loaded.
         The view's position does not change; a view that is still empty gets snapshot 0, so that the next
         fill reads the table.
+
+        Raises:
+            ProjectError: a key's column is not of its entity's type.
         """
 
     def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
@@ -114,6 +120,9 @@ class OnlineStore(Protocol):
 
         `rows` has the view's keys, time and columns. Readers see nothing before the state is complete. An
         entity whose state cannot be computed is broken (see `apply`).
+
+        Raises:
+            ProjectError: a key's column is not of its entity's type.
         """
 
     def count_broken(self, view: WindowedView) -> int:

@@ -16,7 +16,7 @@ from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers, write_if_changed
 from headrace.flows.build.stage import LakeStage, Stage
 from headrace.kernel.digest import digest_file
-from headrace.lake.heads import find_missing, snapshots_made
+from headrace.lake.table_state import find_missing_snapshots, rows_snapshot_ids
 
 __all__ = ["FILE", "find_drift", "record_state", "remove_void_pointers", "table_snapshots"]
 
@@ -26,7 +26,7 @@ FILE = "applied_pointers.json"
 def record_state(settings: Settings, stage: Stage) -> None:
     """Records that what the stage keeps outside of git agrees with its pointer."""
     if stage.drift:
-        digests = {**_recorded_digests(settings), stage.name: digest_file(settings.root / stage.out)}
+        digests = {**_read_digests(settings), stage.name: digest_file(settings.root / stage.out)}
         settings.make_state()
         write_if_changed(settings.place(FILE), json.dumps(digests, sort_keys=True).encode())
 
@@ -37,7 +37,7 @@ def find_drift(settings: Settings, stages: Iterable[Stage]) -> dict[str, str]:
     Raises:
         Unavailable: the catalog is locked or away.
     """
-    pointers, digests = Pointers(settings.root), _recorded_digests(settings)
+    pointers, digests = Pointers(settings.root), _read_digests(settings)
     chosen = [stage for stage in stages if pointers.read(stage.out) is not None]
     snapshots = table_snapshots(settings, chosen)
     drift = {}
@@ -66,7 +66,7 @@ def table_snapshots(settings: Settings, stages: Iterable[Stage]) -> dict[str, tu
         if pointer is not None:
             ((table, snapshot),) = stage.snapshots(pointer).items()
             named[stage.name] = table, snapshot
-    current = snapshots_made(settings, {table for table, _ in named.values()})
+    current = rows_snapshot_ids(settings, {table for table, _ in named.values()})
     return {name: (table, snapshot, current[table]) for name, (table, snapshot) in named.items()}
 
 
@@ -75,13 +75,15 @@ def remove_void_pointers(settings: Settings, stages: Iterable[Stage]) -> None:
     pointers = Pointers(settings.root)
     contents = {stage: pointers.read(stage.out) for stage in stages}
     named = {stage: stage.snapshots(content) for stage, content in contents.items() if content is not None}
-    lost = find_missing(settings, {item for snapshots in named.values() for item in snapshots.items()})
+    lost = find_missing_snapshots(
+        settings, {item for snapshots in named.values() for item in snapshots.items()}
+    )
     for stage, snapshots in named.items():
         if not lost.isdisjoint(snapshots.items()):
             pointers.remove(stage.out)
 
 
-def _recorded_digests(settings: Settings) -> dict[str, str]:
+def _read_digests(settings: Settings) -> dict[str, str]:
     try:
         digests: dict[str, str] = json.loads(settings.place(FILE).read_bytes())
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from headrace.code.external import ExternalDigests
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.digest import digest_value
 
-__all__ = ["ModelCode", "ProjectCode", "Read", "changed_pieces", "read_project_code"]
+__all__ = ["ModelCode", "ProjectCode", "Read", "diff_pieces", "read_project_code"]
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -130,7 +130,7 @@ def read_project_code(pointers: Pointers) -> ProjectCode | None:
         return None
 
 
-def changed_pieces(before: list[str], after: list[str]) -> list[str]:
+def diff_pieces(before: list[str], after: list[str]) -> list[str]:
     """The names of the pieces that differ, sorted."""
     old, new = (dict(line.rsplit(" ", 1) for line in lines) for lines in (before, after))
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

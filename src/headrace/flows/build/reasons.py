@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headrace.flows.build.project_code import changed_pieces
+from headrace.flows.build.project_code import diff_pieces
 
 __all__ = ["LOCK", "Parameter", "ReasonKind", "StaleReason"]
 
@@ -45,7 +45,7 @@ class Parameter:
             return []
         if self.what:
             return [StaleReason(self.kind, self.what)]
-        return [StaleReason(self.kind, piece) for piece in changed_pieces(before or [], after)]
+        return [StaleReason(self.kind, piece) for piece in diff_pieces(before or [], after)]
 
 
 LOCK = Parameter("lock", "lock", "the project's lock")

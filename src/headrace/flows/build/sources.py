@@ -14,7 +14,7 @@ from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.stage import Stage
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
-from headrace.lake.heads import heads
+from headrace.lake.table_state import current_snapshot_ids
 
 __all__ = ["SourceState", "find_sources", "raise_first_problem", "source_paths"]
 
@@ -43,7 +43,7 @@ def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState
     tables = [table for table in code.topics.values() if ("topics", table) in _reads(code)]
     states = {
         Pointers.path("topics", table): _topic_state(code, table, snapshot)
-        for table, snapshot in heads(settings, tables).items()
+        for table, snapshot in current_snapshot_ids(settings, tables).items()
     }
     for name, path in source_paths(code).items():
         states[Pointers.path("sources", name)] = _files_state(settings.root, name, path)

@@ -21,8 +21,7 @@ from headrace.flows.build.drift import FILE as DRIFT
 from headrace.flows.build.pointers import write_if_changed
 from headrace.kernel.digest import digest_value
 from headrace.kernel.time import now
-from headrace.lake.heads import heads as newest_snapshots
-from headrace.lake.heads import snapshots_made
+from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.loader import project_files
 
 __all__ = ["is_unchanged", "record_build"]
@@ -41,8 +40,8 @@ def is_unchanged(settings: Settings) -> bool:
     if due is not None and now() >= datetime.fromisoformat(due):
         return False
     return bool(
-        newest_snapshots(settings, heads) == heads
-        and snapshots_made(settings, tables) == tables
+        current_snapshot_ids(settings, heads) == heads
+        and rows_snapshot_ids(settings, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
     )
 

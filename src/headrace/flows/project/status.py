@@ -34,7 +34,7 @@ from headrace.flows.project.freshness import TableStatus, TopicStatus, table_sta
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
-from headrace.lake.table_heads import TableHead, read_heads
+from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
 from headrace.log import Log
 from headrace.projects.project import load_project
@@ -142,7 +142,7 @@ def status(settings: Settings) -> Status:
     stale, blocked, waiting = _find_stale(settings)
     declared = _read_declared(settings)
     try:
-        heads = read_heads(settings)
+        heads = read_table_states(settings)
     except HeadraceError as error:
         problems.append(str(error))
         heads = {}
@@ -210,7 +210,7 @@ def _read_declared(settings: Settings) -> _Declared:
     return _Declared(topics, tuple(project.tables), () if last is None else tuple(last.models))
 
 
-def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableHead]) -> _OnLog:
+def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
     with closing(logs.open(settings.log.url)) as log:
         notes = _contract_notes(settings, declared, heads)
         topics = tuple(
@@ -222,7 +222,7 @@ def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, Table
         return _OnLog(topics, tuple(_open_alerts(settings, log, heads)), follower.in_force)
 
 
-def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableHead]) -> list[Alert]:
+def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableState]) -> list[Alert]:
     if ALERTS not in heads or not has_forgotten(log):
         return open_alerts(log)
     from headrace import lake as lakes
@@ -230,7 +230,7 @@ def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableHead]) -
     return open_alerts(log, lakes.open(settings))
 
 
-def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str, TableHead]) -> dict[str, str]:
+def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> dict[str, str]:
     """Topic → what an edit of its contract means, where the topic's table has another contract."""
     taken = {
         topic: json.loads(heads[table].properties[CONTRACT])

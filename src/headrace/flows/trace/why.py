@@ -30,6 +30,7 @@ from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST, Manifest
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release, history
+from headrace.training.report import read_report
 
 __all__ = ["FeatureWhy", "MadeFrom", "VersionWhy", "ViewWhy", "Why", "why"]
 
@@ -93,7 +94,7 @@ class MadeFrom(Struct, frozen=True):
         inputs: table → the snapshot that the training set was made from.
         source: `sha256:` of the archive of the project's source in the bundle; None: there is none.
         parameters: of the fit.
-        gate: whether it passed the gate; None: not known.
+        gate: whether it passed the gate.
     """
 
     run: str
@@ -105,7 +106,7 @@ class MadeFrom(Struct, frozen=True):
     inputs: dict[str, int]
     source: str | None
     parameters: dict[str, Any]
-    gate: bool | None
+    gate: bool
     commit: str | None = None
 
 
@@ -129,28 +130,6 @@ class VersionWhy(Struct, frozen=True):
     metrics: dict[str, float]
     made_from: MadeFrom
     plan: str
-
-
-class _TrainingSet(Struct):
-    table: str
-    snapshot: int
-    rows: int
-    inputs: dict[str, int]
-
-
-class _Gate(Struct):
-    passed: bool
-
-
-class _Report(Struct):
-    """What is read of training.json; training.report writes it."""
-
-    run: str
-    code: str
-    training_set: _TrainingSet
-    parameters: dict[str, Any] = {}
-    gate: _Gate | None = None
-    commit: str | None = None
 
 
 class Why(Struct, frozen=True):
@@ -352,22 +331,22 @@ def _version(
 
 
 def _made_from(lake: Lake, bundle: Path) -> MadeFrom:
-    report = msgspec.json.decode((bundle / "training.json").read_bytes(), type=_Report)
+    report = read_report(bundle)
     manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=Manifest)
     source = manifest.files.get(_SOURCE)
-    made = report.training_set
-    pins = lake.table(made.table).tags().values() if lake.table_exists(made.table) else ()
+    rows = report.training_set
+    tagged = lake.table(rows.table).tags().values() if lake.table_exists(rows.table) else ()
     return MadeFrom(
         report.run,
         report.code,
-        made.table,
-        made.snapshot,
-        made.rows,
-        made.snapshot in pins,
-        made.inputs,
+        rows.table,
+        rows.snapshot,
+        rows.rows,
+        rows.snapshot in tagged,
+        rows.inputs,
         None if source is None else f"sha256:{source}",
         report.parameters,
-        None if report.gate is None else report.gate.passed,
+        report.gate.passed,
         report.commit,
     )
 

@@ -1,0 +1,125 @@
+"""Compaction: replaces small files of a partition by larger ones, and many manifests by few."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+
+import pyarrow as pa
+from pyiceberg.manifest import DataFile, ManifestEntry
+from pyiceberg.table import Table
+from pyiceberg.typedef import Record
+
+from headrace.kernel.errors import Conflict
+from headrace.kernel.properties import COMMIT_ID, MAINTENANCE, PREFIX, ROWS_OF
+from headrace.kernel.time import now_micros
+from headrace.lake.changes import COMPACTED, age, live_entries
+from headrace.lake.commit import BRIEF, FileChanges, commit, discard
+from headrace.lake.files import ROW_GROUP, conform, write_file
+from headrace.lake.lease import Lease
+from headrace.lake.pyiceberg_internals import read_file
+from headrace.lake.snapshot import newest_snapshot, summary_of
+from headrace.lake.table import LakeTable
+
+__all__ = ["SMALL", "compact", "merge_manifests"]
+
+SMALL = 16 * 1024 * 1024  # bytes: a file below this size, and below a row group, is compacted
+TOGETHER = 64 * 1024 * 1024  # bytes of small files that become one file
+_FEWEST = 8  # small files of one partition that are worth a compaction
+_GROUPS = 16  # files that one commit writes
+_MANIFESTS = 60
+
+
+def compact(table: LakeTable, small: int, lease: Lease) -> int:
+    """Compacts small files of each partition, some groups a commit; returns how many files were replaced.
+
+    Args:
+        table: the table, with a snapshot.
+        small: bytes below which a file is small.
+        lease: renewed before and after each commit.
+    """
+    iceberg = table.iceberg()
+    groups = _groups(iceberg, small)
+    replaced = 0
+    while batch := list(islice(groups, _GROUPS)):
+        lease.renew()
+        replaced += _replace(table, iceberg, batch)
+        lease.renew(now=True)  # other writers need not wait any more
+    pa.default_memory_pool().release_unused()  # an ingest beside it needs far less
+    return replaced
+
+
+def merge_manifests(table: LakeTable) -> None:
+    """Merges a table's manifests where there are many. Each overwrite leaves one that lists removed files, and
+    nothing else removes it."""
+    iceberg = table.iceberg()
+    if len(newest_snapshot(iceberg).manifests(iceberg.io)) > _MANIFESTS:
+        changes = FileChanges([], facts=_keep_facts("manifests"), merge=True, first=True)
+        commit(table.iceberg, changes, where=f"table {table.name}")
+
+
+def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]) -> int:
+    """Replaces each group by one file, in one commit; returns how many files were replaced."""
+    until = now_micros() + BRIEF
+    removed: list[DataFile] = []
+    added: list[DataFile] = []
+    for group in groups:
+        newest = max(age(entry) for entry in group)
+        rows = (conform(read_file(iceberg, entry.data_file), iceberg) for entry in group)  # memory stays flat
+        added.append(write_file(rows, group[0].data_file.partition, iceberg, prefix=f"{COMPACTED}{newest}-"))
+        removed += [entry.data_file for entry in group]
+    changes = FileChanges(added, lambda _: removed, facts=_keep_facts("compaction"), until=until, first=True)
+    try:
+        commit(table.iceberg, changes, where=f"table {table.name}")
+    except Conflict:
+        discard(iceberg, added)
+        return 0
+    return len(removed)
+
+
+def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
+    """Small files of one partition, in the order in which their rows were added, at most TOGETHER bytes."""
+    partitions: dict[Record, list[ManifestEntry]] = defaultdict(list)
+    for entry in live_entries(iceberg, newest_snapshot(iceberg)):
+        file = entry.data_file
+        is_small = file.file_size_in_bytes < small and file.record_count < ROW_GROUP
+        if is_small and file.spec_id == iceberg.spec().spec_id:
+            partitions[file.partition].append(entry)
+    for entries in partitions.values():
+        group: list[ManifestEntry] = []
+        size = 0
+        for entry in sorted(entries, key=age):
+            if group and size + entry.data_file.file_size_in_bytes > TOGETHER:
+                yield from _worthwhile(group)
+                group, size = [], 0
+            group.append(entry)
+            size += entry.data_file.file_size_in_bytes
+        yield from _worthwhile(group)
+
+
+def _worthwhile(group: list[ManifestEntry]) -> Iterator[list[ManifestEntry]]:
+    """The group without its first files that hold more rows than all after them; nothing where too few remain.
+
+    So a row is written again only once its file's rows have doubled, however often maintenance runs.
+    """
+    after = sum(entry.data_file.record_count for entry in group)
+    first = 0
+    for entry in group:
+        after -= entry.data_file.record_count
+        if entry.data_file.record_count <= after:
+            break
+        first += 1
+    if len(group) - first >= _FEWEST:
+        yield group[first:]
+
+
+def _keep_facts(kind: str) -> Callable[[Table], Mapping[str, str]]:
+    """The newest snapshot's facts for the next one: the rows are the same, so the facts stay true."""
+
+    def facts(iceberg: Table) -> Mapping[str, str]:
+        newest = newest_snapshot(iceberg)
+        kept = {n: v for n, v in summary_of(newest).items() if n.startswith(PREFIX) and n != COMMIT_ID}
+        return {**kept, ROWS_OF: kept.get(ROWS_OF, str(newest.snapshot_id)), MAINTENANCE: kind}
+
+    return facts

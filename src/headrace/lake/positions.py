@@ -1,0 +1,58 @@
+"""Positions of readers, kept as properties of the table that they write to."""
+
+from __future__ import annotations
+
+from pyiceberg.table import Table
+
+from headrace.kernel.errors import Conflict
+from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
+from headrace.kernel.properties import POSITION
+
+__all__ = ["move_position", "stored_position"]
+
+_REMEDY = "Read the position again and go on from there."
+
+
+def stored_position(table: Table, name: str) -> Position | None:
+    """The position stored under this name, or None."""
+    text = table.properties.get(POSITION + name)
+    return None if text is None else decode_position(text)
+
+
+def move_position(table: Table, name: str, expected: Position | None, new: Position) -> dict[str, str]:
+    """Returns the property that moves a position from where it is expected to be.
+
+    Raises:
+        Conflict: it is elsewhere. Of a log position only the partitions that move are compared.
+    """
+    stored = stored_position(table, name)
+    where = f"table {table.name()[-1]}: position {name!r}"
+    if isinstance(new, LogPosition):
+        return {POSITION + name: encode_position(_move_log_position(stored, expected, new, where))}
+    if stored != expected:
+        raise Conflict("another writer moved the position", where=where, remedy=_REMEDY)
+    return {POSITION + name: encode_position(new)}
+
+
+def _move_log_position(
+    stored: Position | None, expected: Position | None, new: LogPosition, where: str
+) -> LogPosition:
+    start = LogPosition(new.topic, new.log_id)
+    stored = stored or start
+    if not isinstance(stored, LogPosition) or (stored.topic, stored.log_id) != (new.topic, new.log_id):
+        raise Conflict(
+            f"the position belongs to another log than {new.topic} ({new.log_id})",
+            where=where,
+            remedy="The topic was made again under its name; give the new one another table.",
+        )
+    before = expected if isinstance(expected, LogPosition) else start
+    moves = {p: o for p, o in new.offsets.items() if o != before.next_offset(p)}
+    for partition in moves:
+        if stored.next_offset(partition) != before.next_offset(partition):
+            raise Conflict(
+                f"another writer moved log partition {partition} to {stored.next_offset(partition)}; "
+                f"it was believed to be at {before.next_offset(partition)}",
+                where=where,
+                remedy=_REMEDY,
+            )
+    return stored.with_offsets(moves)

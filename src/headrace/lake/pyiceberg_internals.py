@@ -1,0 +1,144 @@
+"""What the lake uses of PyIceberg beyond its documented API, gathered here with the reason for each.
+
+The bounds of PyIceberg's version are in pyproject.toml; tests/lake/test_pyiceberg_internals.py has a test
+for each function here, which fails where a new version has moved what the function stands on.
+
+One internal is used elsewhere: `RestCatalog._create_session` in rest.py, so that only a REST catalog pays
+for its import.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+from pyarrow.fs import FileSystem
+from pyiceberg.catalog import Catalog
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import (
+    ArrowScan,
+    DataFileStatistics,
+    PyArrowFileIO,
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+)
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table.refs import MAIN_BRANCH
+from sqlalchemy import NullPool, create_engine
+
+from headrace.kernel.errors import CallError
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+__all__ = ["StatisticsPlan", "bound_texts", "connect_per_use", "filesystem_of", "prepare_commit", "read_file"]
+
+
+def connect_per_use(catalog: SqlCatalog, uri: str) -> None:
+    """Makes a SQL catalog connect anew for each use.
+
+    Nothing closes a kept connection, because a Lake has no end. To connect to SQLite is quick.
+    """
+    catalog.engine.dispose()
+    catalog.engine = create_engine(uri, poolclass=NullPool)
+
+
+def prepare_commit(table: Table, properties: Mapping[str, str]) -> Table:
+    """Changes the table, in memory alone, so that a commit with it is tried once and costs little.
+
+    PyIceberg retries a stale append by itself, which would carry a position past one that another writer
+    has moved; its retries are switched off. It copies all snapshots a dozen times a commit; only the
+    current one is left.
+
+    Args:
+        table: loaded for this commit.
+        properties: set for this commit.
+    """
+    metadata = table.metadata
+    current = metadata.current_snapshot()
+    changes: dict[str, Any] = {
+        "properties": {**metadata.properties, "commit.retry.num-retries": "0", **properties},
+        "snapshots": [] if current is None else [current],
+        "snapshot_log": [],
+        "refs": {name: ref for name, ref in metadata.refs.items() if name == MAIN_BRANCH},
+    }
+    if table.catalog.properties.get("type") == "rest":
+        changes["metadata_log"] = []  # the service deletes old metadata; so PyIceberg has none to delete
+    table.metadata = metadata.model_copy(update=changes)
+    return table
+
+
+def filesystem_of(catalog: Catalog, table: Table) -> tuple[PyArrowFileIO, FileSystem]:
+    """PyIceberg's file access for the table, and the PyArrow file system it uses: only that lists files.
+
+    Raises:
+        CallError: the catalog is set up for file access by fsspec.
+    """
+    io = table.io
+    if not isinstance(io, PyArrowFileIO):
+        raise CallError(
+            f"files are accessed by {type(io).__name__}, not by PyArrow",
+            where=f"catalog {catalog.name}",
+            remedy="Leave out the catalog's property py-io-impl.",
+        )
+    scheme, netloc, _ = io.parse_location(table.location())
+    return io, io.fs_by_scheme(scheme, netloc)
+
+
+def read_file(table: Table, file: DataFile) -> pa.Table:
+    """The rows of one data file, with the table's columns as they now are.
+
+    The public scan plans whole tables; a compaction reads the files of one group.
+    """
+    scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
+    return scan.to_table([FileScanTask(file)])
+
+
+class StatisticsPlan(Struct, frozen=True):
+    """Which statistics a table's data files carry, as PyIceberg's own writer makes them."""
+
+    columns: dict[int, Any]
+    ids: dict[str, int]
+
+    @classmethod
+    def of(cls, table: Table) -> StatisticsPlan:
+        """The plan of the table's schema and properties."""
+        return cls(
+            cast("dict[int, Any]", compute_statistics_plan(table.schema(), table.properties)),
+            parquet_path_to_id_mapping(table.schema()),
+        )
+
+    def statistics(self, metadata: pq.FileMetaData) -> dict[str, Any]:
+        """What a DataFile says of the values in a Parquet file."""
+        statistics = data_file_statistics_from_parquet_metadata(
+            parquet_metadata=metadata, stats_columns=self.columns, parquet_column_mapping=self.ids
+        )
+        bound_texts(statistics)
+        return statistics.to_serialized_dict()
+
+
+def bound_texts(statistics: DataFileStatistics) -> None:
+    """Sets the upper bound of each text column whose greatest value is longer than its bound may be.
+
+    PyIceberg makes the cut text greater by one code point, and fails where that code point does not
+    exist (a surrogate, U+D800 to U+DFFF).
+    """
+    for column in statistics.column_aggregates.values():
+        greatest, width = column.current_max, column.trunc_length
+        if isinstance(greatest, str) and width is not None and len(greatest) > width:
+            column.current_max = _successor(greatest[:width])
+
+
+def _successor(text: str) -> str | None:
+    """The least text, no longer, that is greater than every text that begins with `text`; None without one."""
+    prefix = text.rstrip(chr(sys.maxunicode))
+    if not prefix:
+        return None
+    code_point = ord(prefix[-1]) + 1
+    return prefix[:-1] + chr(0xE000 if code_point == 0xD800 else code_point)

@@ -1,0 +1,70 @@
+"""Tags: names that keep a snapshot from expiring.
+
+Each tag is set together with a second one, named after the snapshot. An expiry is committed on the
+condition that the snapshots it removes have no such second tag (lake/expiry.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
+from pyiceberg.table.refs import SnapshotRefType
+
+from headrace.lake import lease
+from headrace.lake.expiry import KEEP
+from headrace.lake.refs import TRIES, outpaced, update_refs
+
+__all__ = ["create_tag", "remove_stale_keeps", "remove_tag", "tags_of"]
+
+
+def tags_of(table: Table) -> dict[str, int]:
+    """Tag → snapshot id, without the tags that the lake sets for itself."""
+    return {
+        name: ref.snapshot_id
+        for name, ref in table.refs().items()
+        if ref.snapshot_ref_type == SnapshotRefType.TAG and not name.startswith((KEEP, lease.TAG))
+    }
+
+
+def create_tag(catalog: Catalog, load: Callable[[], Table], name: str, snapshot: int) -> bool:
+    """Sets a tag; False where the table does not have the snapshot. Raises Conflict as LakeTable.create_tag."""
+    for _ in range(TRIES):
+        table = load()
+        if table.snapshot_by_id(snapshot) is None:
+            return False
+        if update_refs(catalog, table, set_tags={name: snapshot, f"{KEEP}{snapshot}": snapshot}, expect={}):
+            return True
+    raise outpaced(table)
+
+
+def remove_tag(catalog: Catalog, load: Callable[[], Table], name: str) -> None:
+    """Removes a tag, if it exists. Raises Conflict as LakeTable.remove_tag."""
+    for _ in range(TRIES):
+        table = load()
+        tags = tags_of(table)
+        if name not in tags:
+            return
+        names = [name]
+        keep = f"{KEEP}{tags[name]}"
+        if list(tags.values()).count(tags[name]) == 1 and keep in table.refs():
+            names.append(keep)
+        if update_refs(catalog, table, remove=names, expect={name: tags[name]}):
+            return
+    raise outpaced(table)
+
+
+def remove_stale_keeps(catalog: Catalog, table: Table) -> None:
+    """Removes the second tags of snapshots that have no tag any more.
+
+    Where another commit is faster, nothing is removed: the next maintenance tries again.
+    """
+    tagged = set(tags_of(table).values())
+    stale = {
+        name: ref.snapshot_id
+        for name, ref in table.refs().items()
+        if name.startswith(KEEP) and ref.snapshot_id not in tagged
+    }
+    if stale:
+        update_refs(catalog, table, remove=tuple(stale), expect=stale)
