@@ -93,8 +93,8 @@ files = source("files", "data.csv")
             "the table of topic 'a-b' would be 'a_b' in the lake, as the table of topic 'a.b' is",
         ),
         (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "as the table of topic 'x.Y' is"),
-        (EVENT.format("A", "headrace.alerts"), "are Headrace's own"),
-        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "are Headrace's own"),
+        (EVENT.format("A", "headrace.alerts"), "is Headrace's own"),
+        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "is Headrace's own"),
         (
             CHANGES + "@table(reads=Click)\ndef shop_public_rows_current(rows): return rows\n",
             "'shop_public_rows_current' is declared twice",

@@ -135,7 +135,7 @@ def _check_names(contracts: Iterable[Contract], tables: Iterable[Table], models:
     for name, what, place in names:
         if name.lower().startswith(_RESERVED) and name not in own:
             raise ProjectError(
-                f"{what} would be {name!r} in the lake, and names with the prefix {_RESERVED} are Headrace's own",
+                f"{what} would be {name!r} in the lake, where the prefix {_RESERVED} is Headrace's own",
                 where=str(place),
                 remedy="Give it another name.",
             )
