@@ -78,7 +78,7 @@ def plan() -> FeaturePlan:
     )
 
 
-def write_facts(empty_lake: Lake, users: int = 200) -> None:
+def write_facts(home: Lake, users: int = 200) -> None:
     """A mood for each user, known since before the first label."""
     rng = np.random.default_rng(3)
     rows = pl.DataFrame(
@@ -90,12 +90,12 @@ def write_facts(empty_lake: Lake, users: int = 200) -> None:
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    empty_lake.ensure("facts", rows.schema).overwrite(rows)
+    home.ensure("facts", rows.schema).overwrite(rows)
 
 
-def write_outcomes(empty_lake: Lake, labels: int = 3000, users: int = 200) -> None:
+def write_outcomes(home: Lake, labels: int = 3000, users: int = 200) -> None:
     """Labels that depend on the mood, with noise; every hundredth is not known yet."""
-    mood = empty_lake.table("facts").scan().sort("user_id").collect()["mood"].to_numpy()
+    mood = home.table("facts").scan().sort("user_id").collect()["mood"].to_numpy()
     rng = np.random.default_rng(4)
     user = rng.integers(0, users, labels)
     bought = (rng.random(labels) < 1 / (1 + np.exp(-3 * mood[user]))).astype(int).tolist()
@@ -107,7 +107,7 @@ def write_outcomes(empty_lake: Lake, labels: int = 3000, users: int = 200) -> No
         },
         schema_overrides={"event_timestamp": INSTANT},
     ).to_arrow()
-    empty_lake.ensure("outcomes", rows.schema).overwrite(rows)
+    home.ensure("outcomes", rows.schema).overwrite(rows)
 
 
 @pytest.fixture

@@ -92,28 +92,25 @@ def task_of(model: Model) -> Task | None:
     Raises:
         ProjectError: no such task exists, or no task has all the metrics.
     """
-    place = model.place
+    where = str(model.place)
     if model.task is not None and model.task not in TASKS:
         raise ProjectError(
             f"task={model.task!r} of model {model.name!r} is not a task",
-            where=str(place),
+            where=where,
             remedy=f"Tasks: {', '.join(TASKS)}.",
         )
-    named = [rule.metric for rule in model.gate] + ([] if model.tune is None else [model.tune.metric])
+    metrics = [rule.metric for rule in model.gate] + ([] if model.tune is None else [model.tune.metric])
     possible = set(TASKS if model.task is None else [model.task])
-    for metric in named:
-        possible &= tasks_of(metric)
-        if not possible:
+    for metric in metrics:
+        tasks = tasks_of(metric)
+        if not possible & tasks:
+            other = f"its task is {model.task}" if model.task else "its other metrics are of another task"
             raise ProjectError(
-                f"{metric} of model {model.name!r} is a metric of {' and '.join(sorted(tasks_of(metric)))}, "
-                + (
-                    f"and its task is {model.task}"
-                    if model.task
-                    else "and its other metrics are of another task"
-                ),
-                where=str(place),
+                f"{metric} of model {model.name!r} is a metric of {' and '.join(sorted(tasks))}, and {other}",
+                where=where,
                 remedy="Name metrics of one task in tune= and gate=.",
             )
+        possible &= tasks
     return next(iter(possible)) if len(possible) == 1 else None
 
 

@@ -32,7 +32,7 @@ from headrace.serving.spool import (
     BATCH_BYTES,
     find_oversized,
     find_spool_files,
-    oversized_folder,
+    folder_of_oversized,
     split_frames,
 )
 
@@ -123,7 +123,7 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
 
 
 def _write_oversized(folder: Path, prediction: bytes) -> None:
-    oversized = oversized_folder(folder)
+    oversized = folder_of_oversized(folder)
     oversized.mkdir(mode=0o700, exist_ok=True)
     # Named by its content: written again after a kill, it is the same file.
     path = oversized / f"{short_digest(prediction)}.json"
