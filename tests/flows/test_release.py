@@ -145,7 +145,7 @@ def test_a_version_that_the_gate_refused_may_be_a_shadow_or_answer_by_override(s
 
 @pytest.fixture
 def small(tmp_path):
-    """A project with real versions 1 (many views: yes) and 2 (few views: yes) and their features; 1 is released."""
+    """A project with real versions 1 (many views: yes) and 2 (few views: yes), features online, 1 released."""
     settings = make_project(tmp_path / "small")
     for version, slope in ((1, 1), (2, -1)):
         (tmp_path / str(version)).mkdir()
