@@ -11,7 +11,7 @@ from tests.events.customers import Customer, change
 
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.events.quarantine import Choice, replay, show
+from headrace.events.quarantine import QuarantineSelection, find_refused, replay
 from headrace.lake import Lake
 from headrace.log import Log
 
@@ -41,8 +41,10 @@ def test_refused_bytes_are_kept_and_replayed_as_they_came(
     events_log.append(contract.topic, broken)
     for _ in range(2):
         Ingest(contract, events_log, lake).run(until_end=True, stop=threading.Event())
-        assert sorted(event.raw for event in show(contract, lake, Choice())) == sorted(broken)
-        assert replay(contract, lake, events_log, Choice()).events == len(broken)
+        assert sorted(event.raw for event in find_refused(contract, lake, QuarantineSelection())) == sorted(
+            broken
+        )
+        assert replay(contract, lake, events_log, QuarantineSelection()).events == len(broken)
     log_partitions = dict.fromkeys(range(events_log.partitions(contract.topic)), 0)
     values = events_log.read(contract.topic, log_partitions, 1_000).values
     assert sorted(values) == sorted(broken * 3)
