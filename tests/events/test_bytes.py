@@ -11,7 +11,7 @@ from tests.events.customers import Customer, change
 
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.events.quarantine import Choice, replay, show
+from headrace.events.quarantine import QuarantineSelection, find_refused, replay
 from headrace.lake import Lake
 from headrace.log import Log
 
@@ -42,8 +42,9 @@ def test_refused_bytes_are_stored_and_replayed_unchanged(
     events_log.append(contract.topic, invalid)
     for _ in range(2):
         Ingest(contract, events_log, lake).run(until_end=True, stop=threading.Event())
-        assert sorted(event.raw for event in show(contract, lake, Choice())) == sorted(invalid)
-        assert replay(contract, lake, events_log, Choice()).events == len(invalid)
+        refused = find_refused(contract, lake, QuarantineSelection())
+        assert sorted(event.raw for event in refused) == sorted(invalid)
+        assert replay(contract, lake, events_log, QuarantineSelection()).events == len(invalid)
     log_partitions = dict.fromkeys(range(events_log.partitions(contract.topic)), 0)
     values = events_log.read(contract.topic, log_partitions, 1_000).values
     assert sorted(values) == sorted(invalid * 3)

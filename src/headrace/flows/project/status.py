@@ -256,10 +256,10 @@ def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str,
 
 def _contract_note(settings: Settings, topic: str, old: dict[str, Any]) -> str:
     from headrace.events.contracts.description import describe_contract
-    from headrace.events.ingest.adoption import refusal
+    from headrace.events.ingest.adoption import contract_refusal
 
     contract = load_project(settings, without=("feast",)).contract(topic)
-    error = refusal(contract, old, describe_contract(contract))
+    error = contract_refusal(contract, old, describe_contract(contract))
     if error is not None:
         return f"ingest refuses its contract: {error}"
     return "its contract was edited; ingest adopts it when it starts next: headrace ingest --until-end"
