@@ -1,4 +1,4 @@
-"""@changes: what it declares, and what it does not take."""
+"""@changes: the contract that it declares, and the errors of invalid declarations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Row(Struct):
     maybe: int | None = None
 
 
-def test_the_contract_is_that_of_a_change() -> None:
+def test_the_contract_is_one_of_changes() -> None:
     declared = changes(topic="shop.public.rows", key=["id"])(type("R", (Row,), {"__module__": __name__}))
     contract = contract_of(declared)
     assert contract is not None
@@ -28,7 +28,7 @@ def test_the_contract_is_that_of_a_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("topic", "key", "fields", "said"),
+    ("topic", "key", "fields", "message"),
     [
         ("rows", ["id"], {}, "PREFIX.SCHEMA.TABLE"),
         ("shop.public.", ["id"], {}, "PREFIX.SCHEMA.TABLE"),
@@ -40,13 +40,13 @@ def test_the_contract_is_that_of_a_change() -> None:
         ("shop.public.rows", ["id"], {"__post_init__": lambda self: None}, "__post_init__"),
     ],
 )
-def test_what_is_no_row_is_refused(topic: str, key: Any, fields: dict[str, Any], said: str) -> None:
+def test_an_invalid_declaration_is_refused(topic: str, key: Any, fields: dict[str, Any], message: str) -> None:
     struct = type("R", (Row,), {"__module__": __name__, **fields})
-    with pytest.raises(ProjectError, match=said):
+    with pytest.raises(ProjectError, match=message):
         changes(topic=topic, key=key)(struct)
 
 
-def test_a_unit_of_time_that_there_is_not_is_refused() -> None:
+def test_an_unknown_unit_of_time_is_refused() -> None:
     struct = type("R", (Row,), {"__module__": __name__})
     with pytest.raises(ProjectError, match="time_unit='s' is not ms, us or ns"):
         changes(topic="shop.public.rows", key=["id"], time_unit="s")(struct)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Declarations: what they hold, and what is said of a wrong one."""
+"""Declarations: the values that they hold, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_an_event_holds_its_contract() -> None:
     assert str(contract.place).startswith(__file__)
 
 
-def test_a_class_that_inherits_a_contract_has_none_of_its_own() -> None:
+def test_a_subclass_of_an_event_class_has_no_contract() -> None:
     class Child(click()):  # type: ignore[misc]
         pass
 
@@ -70,9 +70,15 @@ def test_a_source_holds_its_types_and_encoding() -> None:
     }
     declared = source("s", "x.csv", schema=types, encoding="Latin-1")
     assert declared.schema == {
-        "a": pl.String(), "b": pl.Int64(), "c": pl.Float64(), "d": pl.Boolean(), "e": pl.Date(),
-        "f": pl.Datetime("us"), "g": pl.Decimal(9, 2), "h": pl.Int8(),
-    }  # fmt: skip
+        "a": pl.String(),
+        "b": pl.Int64(),
+        "c": pl.Float64(),
+        "d": pl.Boolean(),
+        "e": pl.Date(),
+        "f": pl.Datetime("us"),
+        "g": pl.Decimal(9, 2),
+        "h": pl.Int8(),
+    }
     assert (declared.encoding, source("s", "x.csv").encoding, source("s", "x.csv").schema) == (
         "iso8859-1",
         "utf-8",
@@ -96,15 +102,21 @@ def test_a_table_holds_what_it_reads_and_calls_its_function() -> None:
     assert both(frame, frame, now=datetime.now()).collect().height == 1
 
 
-def test_a_model_holds_what_it_was_given() -> None:
+def test_a_model_holds_its_arguments() -> None:
     @table(reads=click())
     def labels(events: pl.LazyFrame) -> pl.LazyFrame:
         return events
 
     model = Model(
-        "m", labels=labels, target="y", features=None, trainer=XGBoost(num_boost_round=7, max_depth=3),
-        split=ByTime(validation=0.2, test=0.1, gap="30m"), refresh="12h", gate=[at_least("roc_auc", 0.7)],
-    )  # fmt: skip
+        "m",
+        labels=labels,
+        target="y",
+        features=None,
+        trainer=XGBoost(num_boost_round=7, max_depth=3),
+        split=ByTime(validation=0.2, test=0.1, gap="30m"),
+        refresh="12h",
+        gate=[at_least("roc_auc", 0.7)],
+    )
     assert (model.split.gap, model.refresh) == (timedelta(minutes=30), timedelta(hours=12))
     assert (model.trainer.num_boost_round, model.trainer.parameters) == (7, {"max_depth": 3})
     assert model.place.file == __file__
@@ -125,19 +137,19 @@ def make_model(name: str, **options: Any) -> Model:
     return Model(name, labels=labels, target="y", features=None, trainer=XGBoost(), **options)
 
 
-def rowwise_of_two() -> object:
+def declare_rowwise_of_two() -> object:
     def two(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
         return a
 
     return table(reads=[click(), click()], rowwise=True)(two)
 
 
-def too_few_frames() -> object:
+def declare_with_too_few_frames() -> object:
     return table(reads=[click(), click()])(lambda a: a)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("declare", "message"),
     [
         (lambda: click(time="when"), "time='when' is not a field of Own"),
         (lambda: click(time="user"), "must be a field of type datetime"),
@@ -150,8 +162,8 @@ def too_few_frames() -> object:
         (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),
         (lambda: event(topic="t", time="at")(int), "derives from headrace.Struct"),  # type: ignore[type-var]
         (lambda: table(reads=42)(lambda a: a), "reads=42 can't be read"),
-        (too_few_frames, "takes 1 frames but reads 2"),
-        (rowwise_of_two, "a rowwise table reads one"),
+        (declare_with_too_few_frames, "takes 1 frames but reads 2"),
+        (declare_rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
         (lambda: day("at", after="x"), "after: 'x' is not a valid duration"),
         (lambda: day("at", after=7), 'after: 7 is not a duration: write a text such as "7d"'),  # type: ignore[arg-type]
@@ -190,8 +202,8 @@ def too_few_frames() -> object:
         (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not a policy"),
     ],
 )
-def test_a_wrong_declaration_is_said_with_its_place(wrong: Callable[[], object], said: str) -> None:
-    with pytest.raises(ProjectError) as caught:
-        wrong()
-    assert said in str(caught.value)
-    assert caught.value.where is not None
+def test_an_invalid_declaration_is_reported_with_its_place(declare: Callable[[], object], message: str) -> None:
+    with pytest.raises(ProjectError) as error:
+        declare()
+    assert message in str(error.value)
+    assert error.value.where is not None

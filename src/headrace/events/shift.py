@@ -53,8 +53,8 @@ class TimeShift:
         last = None
         for events in batches:
             times = [_parse_raw(raw) for raw in map(self._raw_time, events)]
-            for form in self._formats:
-                latest = _parse(times, form, self._zone).max()
+            for time_format in self._formats:
+                latest = _parse(times, time_format, self._zone).max()
                 if isinstance(latest, int):
                     last = latest if last is None else max(last, latest)
         if last is None:
@@ -72,18 +72,18 @@ class TimeShift:
         raws = [self._raw_time(event) for event in events]
         times = [_parse_raw(raw) for raw in raws]
         moved = list(events)
-        for form in self._formats:
-            instants = _parse(times, form, self._zone)
-            if form in EPOCH_FORMATS:
-                ahead = self._seconds * _SECOND // EPOCH_FORMATS[form]
+        for time_format in self._formats:
+            instants = _parse(times, time_format, self._zone)
+            if time_format in EPOCH_FORMATS:
+                ahead = self._seconds * _SECOND // EPOCH_FORMATS[time_format]
                 texts: Sequence[Time | None] = [
                     None if instant is None else _add(time, ahead)
                     for instant, time in zip(instants.to_list(), times, strict=True)
                 ]
             else:
-                local = _local(instants + self._seconds * _SECOND, form, self._zone)
+                local = _local(instants + self._seconds * _SECOND, time_format, self._zone)
                 self.early += _count_second_showings(local)
-                texts = local.dt.strftime(_pattern(form)).to_list()
+                texts = local.dt.strftime(_pattern(time_format)).to_list()
             for at, text in enumerate(texts):
                 if text is not None:
                     moved[at] = self._replace(events[at], raws[at], numbers.encode(text))
@@ -114,10 +114,10 @@ def _parse_raw(raw: bytes) -> Time | None:
     return value if type(value) in (str, int, Decimal) else None
 
 
-def _parse(times: Sequence[Time | None], form: str, zone: str | None) -> pl.Series:
+def _parse(times: Sequence[Time | None], time_format: str, zone: str | None) -> pl.Series:
     """Parse times to microseconds since 1970; null for a time in another format."""
     values = [float(time) if isinstance(time, Decimal) else time for time in times]
-    parsed = parse_times(values, [form], zone)
+    parsed = parse_times(values, [time_format], zone)
     unparsed = parsed.null.copy()
     unparsed[list(parsed.errors)] = True
     return pl.Series(parsed.micros).set(pl.Series(unparsed), None)
@@ -131,14 +131,14 @@ def _add(time: Time | None, ahead: int) -> Time:
     return time + ahead
 
 
-def _pattern(form: str) -> str:
-    return "%Y-%m-%dT%H:%M:%S%.fZ" if form == "rfc3339" else form
+def _pattern(time_format: str) -> str:
+    return "%Y-%m-%dT%H:%M:%S%.fZ" if time_format == "rfc3339" else time_format
 
 
-def _local(instants: pl.Series, form: str, zone: str | None) -> pl.Series:
+def _local(instants: pl.Series, time_format: str, zone: str | None) -> pl.Series:
     """Convert instants to the times to write: in the contract's zone if the format does not name one."""
     times = instants.cast(pl.Datetime("us"))
-    if zone is not None and not has_zone(_pattern(form)):
+    if zone is not None and not has_zone(_pattern(time_format)):
         times = times.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
     return times
 

@@ -1,4 +1,4 @@
-"""Debezium's envelopes as events: what PostgreSQL's values become, and why a change is refused."""
+"""Debezium's envelopes as events: the values of PostgreSQL, and the changes that are refused."""
 
 from __future__ import annotations
 
@@ -19,49 +19,57 @@ from headrace.log.port import Batch
 ARRIVED = NOON + 3_600_000_000
 
 
-def judged(*raw: bytes, **declared: Any) -> Verdicts:
+def judge(*raw: bytes, **rules: Any) -> Verdicts:
     contract = contract_of(Customer)
     assert contract is not None
-    contract = attrs.evolve(contract, **declared)
+    contract = attrs.evolve(contract, **rules)
     count = len(raw)
-    nothing: list[Any] = [None] * count
+    absent: list[Any] = [None] * count
     batch = Batch(
-        np.zeros(count, np.int32), np.arange(count), np.full(count, ARRIVED), list(raw), nothing, nothing,
+        np.zeros(count, np.int32),
+        np.arange(count),
+        np.full(count, ARRIVED),
+        list(raw),
+        absent,
+        absent,
         {0: count},
-    )  # fmt: skip
+    )
     return Judge(contract).judge(batch)
 
 
-def value(name: str, written: Any) -> Any:
-    """What a column is stored as."""
-    verdicts = judged(change("c", 1, {"id": 1, "name": "n", name: written}))
+def store(name: str, written: Any) -> Any:
+    """Judge a row with this value, and return the value as it is stored."""
+    verdicts = judge(change("c", 1, {"id": 1, "name": "n", name: written}))
     assert verdicts.good == 1, verdicts.rows["_reason"].to_pylist()
     return pl.DataFrame(verdicts.rows)[name][0]
 
 
-def refused(raw: bytes, **declared: Any) -> tuple[str, str | None]:
-    rows = judged(raw, **declared).rows
+def refuse(raw: bytes, **rules: Any) -> tuple[str, str | None]:
+    """Judge a change that is refused, and return its code and field."""
+    rows = judge(raw, **rules).rows
     assert not rows["_valid"][0].as_py()
     assert rows["_raw"][0].as_py() == raw
     return rows["_code"][0].as_py(), rows["_field"][0].as_py()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_change_becomes_the_row_after_it_and_says_what_it_is(wrapped: bool) -> None:
+def test_a_change_becomes_the_row_after_it_with_the_columns_of_the_change(wrapped: bool) -> None:
     raw = change("u", 7, {"id": 1, "name": "a", "balance": "1.10"}, wrapped=wrapped, txId=99)
-    row = pl.DataFrame(judged(raw).rows).row(0, named=True)
+    row = pl.DataFrame(judge(raw).rows).row(0, named=True)
     assert (row["id"], row["name"], row["balance"], row["mood"]) == (1, "a", "1.10", None)
     assert (row["_op"], row["_lsn"], row["_transaction"], row["_snapshot"]) == ("u", 7, 99, None)
     assert row["_changed_at"] == datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
 
 
-def test_a_deleted_row_is_its_key_a_truncate_nothing_and_a_tombstone_no_event() -> None:
+def test_deleted_rows_keep_their_key_truncates_are_null_and_tombstones_are_skipped() -> None:
     rows = pl.DataFrame(
-        judged(
-            change("d", 1, {"id": 5, "name": "", "balance": None}), b"", b'{"schema": null, "payload": null}',
+        judge(
+            change("d", 1, {"id": 5, "name": "", "balance": None}),
+            b"",
+            b'{"schema": null, "payload": null}',
             change("t", 2),
         ).rows
-    )  # fmt: skip
+    )
     assert rows.select("id", "name", "_op", "_log_offset").rows() == [(5, None, "d", 0), (None, None, "t", 3)]
 
 
@@ -79,9 +87,9 @@ def test_a_deleted_row_is_its_key_a_truncate_nothing_and_a_tombstone_no_event() 
         ("photo", "AQI=", b"\x01\x02"),
     ],
 )
-def test_values_are_exact(name: str, written: Any, stored: Any) -> None:
-    found = value(name, written)
-    assert (found.to_list() if isinstance(found, pl.Series) else found) == stored
+def test_values_are_stored_exactly(name: str, written: Any, stored: Any) -> None:
+    result = store(name, written)
+    assert (result.to_list() if isinstance(result, pl.Series) else result) == stored
 
 
 @pytest.mark.parametrize(
@@ -117,11 +125,11 @@ def test_values_are_exact(name: str, written: Any, stored: Any) -> None:
         (change("c", 1, {"id": 1, "name": "n"}, txId=2**63), "out_of_range", "source"),
     ],
 )
-def test_what_is_no_change_of_the_row_is_refused_with_its_column(raw: bytes, code: str, field: str) -> None:
-    assert refused(raw) == (code, field)
+def test_an_invalid_change_is_refused_with_its_column(raw: bytes, code: str, field: str) -> None:
+    assert refuse(raw) == (code, field)
 
 
-# What Debezium 3.6.3 writes of 1971-01-01, 9999-12-31, infinity and -infinity, by time.precision.mode.
+# Debezium 3.6.3 writes these for 1971-01-01, 9999-12-31, infinity and -infinity, by time.precision.mode.
 IN_1971, IN_9999 = datetime(1971, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 INSTANTS = [
     ("ms", "io.debezium.time.Timestamp", 31536000000, IN_1971),
@@ -137,35 +145,35 @@ INSTANTS = [
     ("ns", "io.debezium.time.NanoTimestamp", 9223372036854775807, None),
     ("ns", "io.debezium.time.NanoTimestamp", -9223372036854775808, None),
     ("ns", "io.debezium.time.NanoTimestamp", 2**80, None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("unit", "name", "written", "instant"), INSTANTS)
-def test_a_number_is_an_instant_by_its_declared_unit_or_its_schema(
+def test_a_number_is_an_instant_in_the_unit_of_its_schema_or_contract(
     unit: str, name: str, written: int, instant: datetime | None
 ) -> None:
     raw = change("c", 1, {"id": 1, "name": "n", "since": written})
     column = {"type": "int64", "name": name, "field": "since"}
     before = {"field": "before", "fields": [{"field": "since", "name": "x"}]}
     schema = {"type": "struct", "fields": [before, {"field": "after", "fields": [{"field": "id"}, column]}]}
-    described = json.dumps({"schema": schema, "payload": json.loads(raw)}).encode()
+    with_schema = json.dumps({"schema": schema, "payload": json.loads(raw)}).encode()
     other = "ms" if unit != "ms" else "us"
-    for event, declared in ((raw, unit), (described, None), (described, other)):
+    for event, declared_unit in ((raw, unit), (with_schema, None), (with_schema, other)):
         if instant is None:
-            assert refused(event, time_unit=declared) == ("bad_time", "since")
+            assert refuse(event, time_unit=declared_unit) == ("bad_time", "since")
         else:
-            rows = pl.DataFrame(judged(event, time_unit=declared).rows)
+            rows = pl.DataFrame(judge(event, time_unit=declared_unit).rows)
             assert rows["since"].to_list() == [instant], rows["_reason"]
 
 
-def test_a_row_that_an_incremental_snapshot_read_stands_where_its_window_closed() -> None:
+def test_a_row_of_an_incremental_snapshot_has_the_lsn_at_which_its_window_closed() -> None:
     # As Debezium 3.6.3 and PostgreSQL 15 write it.
     source: dict[str, Any] = {"txId": None, "snapshot": "incremental"}
 
-    def read(sequence: str | None, **more: Any) -> bytes:
-        return change("r", None, {"id": 1, "name": "n"}, at=5, **{**source, "sequence": sequence, **more})
+    def read_change(sequence: str | None, **options: Any) -> bytes:
+        return change("r", None, {"id": 1, "name": "n"}, at=5, **{**source, "sequence": sequence, **options})
 
-    row = pl.DataFrame(judged(read('["22272800","22272801"]')).rows).row(0, named=True)
+    row = pl.DataFrame(judge(read_change('["22272800","22272801"]')).rows).row(0, named=True)
     assert (row["_op"], row["_lsn"], row["_snapshot"], row["_transaction"]) == (
         "r",
         22272801,
@@ -173,37 +181,44 @@ def test_a_row_that_an_incremental_snapshot_read_stands_where_its_window_closed(
         None,
     )
     for sequence in (None, "", "[]", "[null]", '["1", "x"]', "{}"):
-        assert refused(read(sequence)) == ("missing", "source")
-    assert refused(read('["1","2"]', snapshot="false")) == ("missing", "source")
+        assert refuse(read_change(sequence)) == ("missing", "source")
+    assert refuse(read_change('["1","2"]', snapshot="false")) == ("missing", "source")
 
 
 def test_a_snapshot_may_end_without_a_row() -> None:
-    row = pl.DataFrame(judged(change("r", 7, snapshot="last")).rows).row(0, named=True)
+    row = pl.DataFrame(judge(change("r", 7, snapshot="last")).rows).row(0, named=True)
     assert (row["id"], row["_op"], row["_lsn"], row["_snapshot"]) == (None, "r", 7, "last")
-    assert refused(change("r", 7, snapshot="true")) == ("missing", "after")
+    assert refuse(change("r", 7, snapshot="true")) == ("missing", "after")
 
 
-def test_columns_that_the_contract_does_not_name_are_counted_and_older_rows_may_lack_one() -> None:
-    verdicts = judged(
+def test_columns_that_the_contract_does_not_name_are_counted() -> None:
+    verdicts = judge(
         change("c", 1, {"id": 1, "name": "n", "branch": "b"}),
         change("u", 2, {"id": 1, "name": "n", "branch": "b", "balance": "2"}),
     )
     assert (verdicts.good, dict(verdicts.extra)) == (2, {"branch": 2})
 
 
-def test_a_value_that_was_not_sent_is_null_and_named() -> None:
+def test_a_value_that_was_not_sent_is_null_and_listed() -> None:
     placeholder = "__debezium_unavailable_value"
     # As PostgreSQL 15 and Debezium 3.7 write a text, jsonb, an array of uuids, one of numbers, and bytea.
-    row = {"id": 1, "name": placeholder, "notes": placeholder, "mood": "ok",
-           "tags": ["b68a35a7-17ad-35b3-af2a-ae46edb4545a"], "scores": list(placeholder.encode()),
-           "photo": "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==", "later": placeholder}  # fmt: skip
+    row = {
+        "id": 1,
+        "name": placeholder,
+        "notes": placeholder,
+        "mood": "ok",
+        "tags": ["b68a35a7-17ad-35b3-af2a-ae46edb4545a"],
+        "scores": list(placeholder.encode()),
+        "photo": "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+        "later": placeholder,
+    }
     for wrapped in (False, True):
-        verdicts = judged(change("u", 1, row, wrapped=wrapped))
-        found = pl.DataFrame(verdicts.rows).row(0, named=True)
-        assert found["_unchanged"] == ["name", "notes", "tags", "scores", "photo"]
-        assert [found[name] for name in (*found["_unchanged"], "mood")] == [None] * 5 + ["ok"]
+        verdicts = judge(change("u", 1, row, wrapped=wrapped))
+        stored = pl.DataFrame(verdicts.rows).row(0, named=True)
+        assert stored["_unchanged"] == ["name", "notes", "tags", "scores", "photo"]
+        assert [stored[name] for name in (*stored["_unchanged"], "mood")] == [None] * 5 + ["ok"]
         assert dict(verdicts.extra) == {"later": 1}
     alone = change("u", 1, {"id": 1, "name": "n", "scores": list(placeholder.encode())}).replace(b", ", b",")
-    assert pl.DataFrame(judged(alone).rows)["_unchanged"].to_list() == [["scores"]]
-    assert refused(change("u", 1, {"name": placeholder, "mood": "ok"})) == ("missing", "id")
-    assert refused(json.dumps({"op": "u", "x": placeholder}).encode()) == ("missing", "after")
+    assert pl.DataFrame(judge(alone).rows)["_unchanged"].to_list() == [["scores"]]
+    assert refuse(change("u", 1, {"name": placeholder, "mood": "ok"})) == ("missing", "id")
+    assert refuse(json.dumps({"op": "u", "x": placeholder}).encode()) == ("missing", "after")

@@ -36,21 +36,23 @@ Topic = list[list[Event]]
 
 
 def oracle(partition: Sequence[Event]) -> list[bool]:
-    """Which events of a log partition are new, where the same event always lies in the same one."""
+    """Which events of a log partition are new, if copies of an event always lie in the same partition."""
     admitted: list[Event] = []
     new = []
     for event in partition:
         watermark = max((min(other.time, other.arrived) for other in admitted), default=-(10**9))
         remembered = [other for other in admitted if other.time >= watermark - WITHIN]
-        again = any(o.identity == event.identity and abs(o.time - event.time) <= WITHIN for o in remembered)
-        new.append(not again)
-        if not again:
+        duplicate = any(
+            other.identity == event.identity and abs(other.time - event.time) <= WITHIN for other in remembered
+        )
+        new.append(not duplicate)
+        if not duplicate:
             admitted.append(event)
     return new
 
 
 class Worker:
-    """One that judges the events of some log partitions, as an ingest does."""
+    """Judges the events of some log partitions, as an ingest does."""
 
     def __init__(self, table: Table, partitions: set[int], folder: Path) -> None:
         self._table = table
@@ -58,24 +60,24 @@ class Worker:
         self._watermarks = Watermarks(table.watermarks, shared=table.shared)
         if table.shared:
             self._watermarks.advance(table.behind())
-        self.seen = RecentIdentities(timedelta(microseconds=WITHIN), folder, self._watermarks)
+        self.identities = RecentIdentities(timedelta(microseconds=WITHIN), folder, self._watermarks)
         for partition, event in table.admitted:
             remembered = event.time >= self._watermarks.mark(partition) - WITHIN
             if partition in partitions and remembered:
                 identity, times, _, partitions_ = columns([(partition, event)])
-                self.seen.remember(identity, times, partitions_)
+                self.identities.remember(identity, times, partitions_)
 
     def judge(self, batch: list[tuple[int, Event]]) -> list[bool]:
         if self._table.shared:
             self._watermarks.advance(self._table.behind())
         identity, times, arrived, partitions = columns(batch)
-        new = self.seen.admit(identity, times, arrived, partitions)
+        new = self.identities.admit(identity, times, arrived, partitions)
         self._table.watermarks = merge_watermarks(self._table.watermarks, self._watermarks.encode())
         return new.tolist()
 
 
 class Table:
-    """What outlives a worker: the admitted events, how far each log partition was read, the watermarks."""
+    """The state that outlives a worker: the admitted events, the read offsets and the watermarks."""
 
     def __init__(self, topic: Topic, *, shared: bool) -> None:
         self.topic = topic
@@ -84,7 +86,7 @@ class Table:
         self.read = [0] * len(topic)
         self.watermarks: str | None = None
         self.verdicts: dict[tuple[int, int], bool] = {}
-        self.clock = 0  # what has arrived is on the log
+        self.clock = 0  # events that arrive later are not on the log yet
 
     def end(self, partition: int) -> int:
         return sum(event.arrived <= self.clock for event in self.topic[partition])
@@ -93,7 +95,7 @@ class Table:
         return {p for p, offset in enumerate(self.read) if offset < self.end(p)}
 
     def step(self, worker: Worker, sizes: dict[int, int]) -> None:
-        """A worker reads so many events of its log partitions, one after another, and has them committed."""
+        """Let a worker read so many events of its log partitions, one after another, and commit them."""
         batch: list[tuple[int, Event]] = []
         places: list[tuple[int, int]] = []
         ends = {p: min(self.end(p), self.read[p] + n) for p, n in sizes.items() if p in worker.partitions}
@@ -116,16 +118,16 @@ def columns(rows: Sequence[tuple[int, Event]]) -> tuple[pl.DataFrame, np.ndarray
 
 
 @contextmanager
-def many_is(few: int) -> Iterator[None]:
-    """For the block, runs of more than so many lie in files."""
+def limit_memory(identities: int) -> Iterator[None]:
+    """For the block, runs of more than so many identities lie in files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identities_module, "MAX_IN_MEMORY", few)
+        patch.setattr(identities_module, "MAX_IN_MEMORY", identities)
         yield
 
 
 @st.composite
 def topics(draw: st.DrawFn) -> Topic:
-    """Topics of up to three log partitions. Events lie before and after their arrival, which rises."""
+    """Topics of up to three log partitions, with times before and after the arrivals, which increase."""
     topic: Topic = [[] for _ in range(draw(st.integers(1, 3)))]
     clock = 0
     for _ in range(draw(st.integers(0, 40))):
@@ -135,8 +137,8 @@ def topics(draw: st.DrawFn) -> Topic:
     return topic
 
 
-def play(table: Table, chance: random.Random, folder: Path) -> None:
-    """Reads a topic to its end in batches of chance, by workers that die and give log partitions up."""
+def read_to_end(table: Table, chance: random.Random, folder: Path) -> None:
+    """Read a topic to its end in random batches, by workers that die and hand over log partitions."""
     partitions = set(range(len(table.topic)))
     workers: list[Worker] = []
     last = max((event.arrived for partition in table.topic for event in partition), default=0)
@@ -151,30 +153,29 @@ def play(table: Table, chance: random.Random, folder: Path) -> None:
 
 
 CHANCE = st.randoms(use_true_random=False)
-A_FEW = st.sampled_from([1, 2, 5, MAX_IN_MEMORY])
+LIMITS = st.sampled_from([1, 2, 5, MAX_IN_MEMORY])
 
 
 @settings(max_examples=250, deadline=None)
-@given(topics(), A_FEW, CHANCE)
-def test_verdicts_follow_the_rule_whatever_the_batches_restarts_and_shares(
-    tmp_path_factory: pytest.TempPathFactory, topic: Topic, few: int, chance: random.Random
+@given(topics(), LIMITS, CHANCE)
+def test_verdicts_follow_the_rule_for_any_batches_restarts_and_shares(
+    tmp_path_factory: pytest.TempPathFactory, topic: Topic, limit: int, chance: random.Random
 ) -> None:
     table = Table(topic, shared=False)
-    with many_is(few):
-        play(table, chance, tmp_path_factory.getbasetemp())
+    with limit_memory(limit):
+        read_to_end(table, chance, tmp_path_factory.getbasetemp())
     for partition, events in enumerate(topic):
-        found = [table.verdicts[partition, offset] for offset in range(len(events))]
-        assert found == oracle(events)
+        assert [table.verdicts[partition, offset] for offset in range(len(events))] == oracle(events)
 
 
 @settings(max_examples=250, deadline=None)
-@given(topics(), A_FEW, CHANCE)
-def test_where_an_event_may_lie_anywhere_no_backlog_lets_a_copy_through(
-    tmp_path_factory: pytest.TempPathFactory, topic: Topic, few: int, chance: random.Random
+@given(topics(), LIMITS, CHANCE)
+def test_with_shared_watermarks_a_backlog_admits_no_copy(
+    tmp_path_factory: pytest.TempPathFactory, topic: Topic, limit: int, chance: random.Random
 ) -> None:
     table = Table(topic, shared=True)
-    with many_is(few):
-        play(table, chance, tmp_path_factory.getbasetemp())
+    with limit_memory(limit):
+        read_to_end(table, chance, tmp_path_factory.getbasetemp())
     admitted: list[Event] = []
     for (partition, offset), is_new in table.verdicts.items():  # in the order in which they were judged
         event = topic[partition][offset]
@@ -182,7 +183,7 @@ def test_where_an_event_may_lie_anywhere_no_backlog_lets_a_copy_through(
         watermark = max((min(other.time, other.arrived) for other in arrived), default=0)
         same = [a for a in admitted if a.identity == event.identity and abs(a.time - event.time) <= WITHIN]
         if is_new:
-            # No copy of what is new is as young as the rule promises to remember.
+            # An earlier copy of a new event is older than what the rule remembers.
             assert all(other.time < watermark - WITHIN for other in same)
             admitted.append(event)
         else:
@@ -190,10 +191,8 @@ def test_where_an_event_may_lie_anywhere_no_backlog_lets_a_copy_through(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_log_partition_that_is_read_ahead_makes_none_of_another_forgotten(
-    tmp_path: Path, shared: bool
-) -> None:
-    # Half of a year in each, every event twice; the first is read to its end before the other is begun.
+def test_reading_a_log_partition_ahead_forgets_no_identity_of_another(tmp_path: Path, shared: bool) -> None:
+    # Each partition holds every event twice. The first is read to its end before the second is begun.
     half = [Event(number // 2, number // 2, 1_000) for number in range(400)]
     other = [Event(event.identity + 1_000, event.time, event.arrived) for event in half]
     table = Table([half, other], shared=shared)
@@ -205,7 +204,7 @@ def test_a_log_partition_that_is_read_ahead_makes_none_of_another_forgotten(
     assert sum(table.verdicts.values()) == 400
 
 
-def test_an_event_dated_ahead_makes_nothing_forgotten(tmp_path: Path) -> None:
+def test_an_event_dated_ahead_forgets_no_identity(tmp_path: Path) -> None:
     now = Event(1, 100, 100)
     table = Table([[now, now, Event(2, 100_000, 100), now, now, Event(2, 100_000, 100)]], shared=False)
     table.clock = 100
@@ -213,66 +212,66 @@ def test_an_event_dated_ahead_makes_nothing_forgotten(tmp_path: Path) -> None:
     assert list(table.verdicts.values()) == [True, False, True, False, False, False]
 
 
-def test_a_log_partition_that_gets_nothing_keeps_the_others_from_forgetting_nothing(tmp_path: Path) -> None:
+def test_an_idle_log_partition_does_not_stop_the_others_from_forgetting(tmp_path: Path) -> None:
     for shared in (False, True):
         busy = [Event(time, time, time) for time in range(5_000)]
         table = Table([[Event(9, 0, 0)], busy], shared=shared)
         worker = Worker(table, {0, 1}, tmp_path)
         for table.clock in range(0, 5_000, 50):
             table.step(worker, {0: 1, 1: 100})
-        assert len(worker.seen) < 500
+        assert len(worker.identities) < 500
 
 
 class OnePartition:
     """Identities of one log partition, each at the time of its number."""
 
     def __init__(self, within: timedelta, folder: Path) -> None:
-        self.seen = RecentIdentities(within, folder, Watermarks())
+        self.identities = RecentIdentities(within, folder, Watermarks())
 
     def admit(self, ids: np.ndarray) -> np.ndarray:
-        return self.seen.admit(pl.DataFrame({"id": ids}), ids, ids, np.zeros(len(ids), np.int32))
+        return self.identities.admit(pl.DataFrame({"id": ids}), ids, ids, np.zeros(len(ids), np.int32))
 
 
-def test_what_is_held_follows_the_rate_and_not_the_age(tmp_path: Path) -> None:
-    one = OnePartition(timedelta(microseconds=1_000), tmp_path)
+def test_the_number_of_identities_follows_the_rate_not_the_age(tmp_path: Path) -> None:
+    partition = OnePartition(timedelta(microseconds=1_000), tmp_path)
     most = 0
     for turn in range(300):
-        assert one.admit(np.arange(turn * 100, turn * 100 + 100)).all()
-        most = max(most, len(one.seen))
-    assert most < 4_000  # of 30,000; a thousand are within the time at any moment
+        assert partition.admit(np.arange(turn * 100, turn * 100 + 100)).all()
+        most = max(most, len(partition.identities))
+    assert most < 4_000  # of 30,000; a thousand are remembered at any moment
 
 
-def anonymous() -> int:
-    """Bytes of this process that no file backs."""
+def anonymous_memory() -> int:
+    """Memory of this process that no file backs, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def test_many_identities_lie_in_files_without_a_name(tmp_path: Path) -> None:
+def test_many_identities_lie_in_unnamed_files(tmp_path: Path) -> None:
     count, together = 4_000_000, 100_000
     turns = [np.arange(begin, begin + together) for begin in range(0, count, together)]
-    one = OnePartition(DAY, tmp_path)
-    assert one.admit(turns[0]).all()
-    before = anonymous()
+    partition = OnePartition(DAY, tmp_path)
+    assert partition.admit(turns[0]).all()
+    before = anonymous_memory()
     for ids in turns[1:]:
-        assert one.admit(ids).all()
-    assert anonymous() - before < 24 * count / 2
+        assert partition.admit(ids).all()
+    assert anonymous_memory() - before < 24 * count / 2
     assert list(tmp_path.iterdir()) == []
     for ids in turns:
-        assert not one.admit(ids).any()
-    assert len(one.seen) == count
+        assert not partition.admit(ids).any()
+    assert len(partition.identities) == count
 
 
 @pytest.mark.parametrize("limit", [0, 1_000_000])
-def test_a_full_disk_is_said(tmp_path: Path, limit: int) -> None:
-    one = OnePartition(DAY, tmp_path)
+def test_a_full_disk_is_reported(tmp_path: Path, limit: int) -> None:
+    partition = OnePartition(DAY, tmp_path)
     ids = np.arange(MAX_IN_MEMORY)
-    one.admit(ids)
+    partition.admit(ids)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(Unavailable, match="room on the disk") as refused:
-            one.admit(ids + MAX_IN_MEMORY)
+        with pytest.raises(Unavailable, match="room on the disk") as error:
+            partition.admit(ids + MAX_IN_MEMORY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(tmp_path) in str(refused.value)
+    assert str(tmp_path) in str(error.value)

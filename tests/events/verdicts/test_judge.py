@@ -1,4 +1,4 @@
-"""Hostile and ordinary input: every event is exactly one verdict, and none raises."""
+"""The judge: every event, ordinary or hostile, gets exactly one verdict, and none raises."""
 
 from __future__ import annotations
 
@@ -23,37 +23,43 @@ from tests.events.clicks import NOON, Click, click
 from headrace import Meta, Struct, event
 from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.shape import CODES, table_schema
-from headrace.events.verdicts.judge import Judge, Verdicts
+from headrace.events.verdicts.judge import Judge
 from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import micros
 from headrace.log import Batch
 
 
-def of(declared: type[Struct]) -> Contract:
-    found = contract_of(declared)
-    assert found is not None
-    return found
+def contract_for(struct: type[Struct]) -> Contract:
+    contract = contract_of(struct)
+    assert contract is not None
+    return contract
 
 
 def batch(values: Sequence[bytes], arrived: datetime = NOON + timedelta(days=1), first: int = 0) -> Batch:
     n = len(values)
     return Batch(
-        np.zeros(n, np.int32), np.arange(first, first + n), np.full(n, micros(arrived)), list(values),
-        [None] * n, [None] * n, {0: first + n},
-    )  # fmt: skip
+        np.zeros(n, np.int32),
+        np.arange(first, first + n),
+        np.full(n, micros(arrived)),
+        list(values),
+        [None] * n,
+        [None] * n,
+        {0: first + n},
+    )
 
 
-def verdict(raw: bytes, contract: Contract | None = None) -> dict[str, Any]:
-    """The one row that an event becomes."""
-    made = Judge(contract or of(Click)).judge(batch([raw]))
-    (row,) = made.rows.to_pylist()
-    assert made.rows.schema == table_schema(contract or of(Click))
-    assert made.good + sum(made.refused.values()) == 1
+def judge_one(raw: bytes, contract: Contract | None = None) -> dict[str, Any]:
+    """Judge one event, and return its row."""
+    verdicts = Judge(contract or contract_for(Click)).judge(batch([raw]))
+    (row,) = verdicts.rows.to_pylist()
+    assert verdicts.rows.schema == table_schema(contract or contract_for(Click))
+    assert verdicts.good + sum(verdicts.refused.values()) == 1
     return row
 
 
-def refusal(raw: bytes, contract: Contract | None = None) -> tuple[str, str | None]:
-    row = verdict(raw, contract)
+def refuse(raw: bytes, contract: Contract | None = None) -> tuple[str, str | None]:
+    """Judge one event that is refused, and return its code and field."""
+    row = judge_one(raw, contract)
     assert not row["_valid"]
     assert row["_raw"] == raw
     assert row["_code"] in CODES
@@ -100,11 +106,10 @@ def refusal(raw: bytes, contract: Contract | None = None) -> tuple[str, str | No
         (b'{"note":' + b"[" * 10_000_000, "wrong_type", "note"),
         (b'{"deep":' * 1_000_000, "too_deep", None),
     ],
-)  # fmt: skip
-def test_what_is_broken_is_refused_for_its_reason(raw: bytes, code: str, field: str | None) -> None:
-    found = refusal(raw)
-    # 10 MB of brackets are named by what msgspec meets first; all of it is one verdict.
-    assert found == (code, field)
+)
+def test_an_invalid_event_is_refused_with_its_code_and_field(raw: bytes, code: str, field: str | None) -> None:
+    # msgspec reports the type of `note` before the depth of its 10 MB of brackets.
+    assert refuse(raw) == (code, field)
 
 
 @pytest.mark.parametrize(
@@ -125,34 +130,34 @@ def test_what_is_broken_is_refused_for_its_reason(raw: bytes, code: str, field: 
         (click(1, at="2026-03-02T12:05:00Z"), "at", NOON + timedelta(days=1, minutes=5)),
     ],
 )
-def test_what_is_right_is_taken(raw: bytes, column: str, value: object) -> None:
-    row = verdict(raw)
+def test_a_valid_event_is_admitted(raw: bytes, column: str, value: object) -> None:
+    row = judge_one(raw)
     assert row["_valid"], row["_reason"]
     assert row[column] == value
     assert row["_raw"] is None
 
 
 def test_a_contract_may_be_strict() -> None:
-    strict = attrs.evolve(of(Click), coerce=False, extra="forbid", time_formats=("rfc3339",))
-    assert refusal(click(1, user="35"), strict) == ("wrong_type", "user")
-    assert refusal(click(1, price=""), strict) == ("wrong_type", "price")
-    assert refusal(click(1, other=1), strict) == ("extra", "other")
-    assert refusal(click(1, at="2026-03-01 12:00:00 UTC"), strict) == ("bad_time", "at")
+    strict = attrs.evolve(contract_for(Click), coerce=False, extra="forbid", time_formats=("rfc3339",))
+    assert refuse(click(1, user="35"), strict) == ("wrong_type", "user")
+    assert refuse(click(1, price=""), strict) == ("wrong_type", "price")
+    assert refuse(click(1, other=1), strict) == ("extra", "other")
+    assert refuse(click(1, at="2026-03-01 12:00:00 UTC"), strict) == ("bad_time", "at")
 
 
-def test_the_rows_keep_each_event_beside_its_position() -> None:
+def test_each_row_has_the_position_of_its_event() -> None:
     values = [click(1), b"no", click(2), click(3, price=-1)]
-    made = Judge(of(Click)).judge(batch(values, first=10))
-    rows = {row["_log_offset"]: row for row in made.rows.to_pylist()}
+    verdicts = Judge(contract_for(Click)).judge(batch(values, first=10))
+    rows = {row["_log_offset"]: row for row in verdicts.rows.to_pylist()}
     assert [rows[o]["_valid"] for o in (10, 11, 12, 13)] == [True, False, True, False]
     assert [rows[o]["user"] for o in (10, 11, 12, 13)] == [1, None, 2, None]
-    assert made.good_rows.column("_log_offset").to_pylist() == [10, 12]
-    assert made.latest == micros(NOON + timedelta(days=1))
+    assert verdicts.good_rows.column("_log_offset").to_pylist() == [10, 12]
+    assert verdicts.latest == micros(NOON + timedelta(days=1))
 
 
-def test_an_empty_batch_is_no_rows() -> None:
-    made = Judge(of(Click)).judge(batch([]))
-    assert (made.rows.num_rows, made.good, made.latest) == (0, 0, 0)
+def test_an_empty_batch_gives_an_empty_table() -> None:
+    verdicts = Judge(contract_for(Click)).judge(batch([]))
+    assert (verdicts.rows.num_rows, verdicts.good, verdicts.latest) == (0, 0, 0)
 
 
 class Colour(Enum):
@@ -179,25 +184,46 @@ class Many(Struct, rename="camel"):
 
 
 MANY = {
-    "at": "2026-03-01T12:00:00Z", "seenAt": None, "day": "2026-03-01", "amount": "1.50",
-    "id": "a0a7a0a7-0000-4000-8000-000000000001", "colour": "red", "level": 2, "flags": [True],
-    "scores": [1, 2], "raw": "AAE=", "inner": {"x": 1.5}, "anything": [1, "é"], "ratio": 3,
-}  # fmt: skip
+    "at": "2026-03-01T12:00:00Z",
+    "seenAt": None,
+    "day": "2026-03-01",
+    "amount": "1.50",
+    "id": "a0a7a0a7-0000-4000-8000-000000000001",
+    "colour": "red",
+    "level": 2,
+    "flags": [True],
+    "scores": [1, 2],
+    "raw": "AAE=",
+    "inner": {"x": 1.5},
+    "anything": [1, "é"],
+    "ratio": 3,
+}
 
 
 def test_every_kind_of_field_becomes_a_column() -> None:
-    contract = of(Many)
-    row = verdict(json.dumps(MANY).encode(), contract)
+    contract = contract_for(Many)
+    row = judge_one(json.dumps(MANY).encode(), contract)
     assert row["_valid"], row["_reason"]
     assert {name: row[name] for name in Many.__struct_fields__} == {
-        "at": NOON, "seen_at": None, "day": date(2026, 3, 1), "amount": "1.50",
-        "id": "a0a7a0a7-0000-4000-8000-000000000001", "colour": "red", "level": 2, "flags": [True],
-        "scores": [1, 2], "raw": b"\x00\x01", "inner": '{"x":1.5}', "anything": '[1,"é"]', "ratio": 3.0,
-        "small": 0, "tags": [],
-    }  # fmt: skip
+        "at": NOON,
+        "seen_at": None,
+        "day": date(2026, 3, 1),
+        "amount": "1.50",
+        "id": "a0a7a0a7-0000-4000-8000-000000000001",
+        "colour": "red",
+        "level": 2,
+        "flags": [True],
+        "scores": [1, 2],
+        "raw": b"\x00\x01",
+        "inner": '{"x":1.5}',
+        "anything": '[1,"é"]',
+        "ratio": 3.0,
+        "small": 0,
+        "tags": [],
+    }
     assert table_schema(contract).field("scores").type == pa.list_(pa.int64())
     later = json.dumps({**MANY, "seenAt": "2026-03-01T12:00:00.000001Z"}).encode()
-    assert verdict(later, contract)["seen_at"] == NOON + timedelta(microseconds=1)
+    assert judge_one(later, contract)["seen_at"] == NOON + timedelta(microseconds=1)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +239,8 @@ def test_every_kind_of_field_becomes_a_column() -> None:
         ({"day": "2026-13-01"}, "bad_time", "day"),
     ],
 )
-def test_a_field_is_named_as_the_contract_names_it(fields: dict[str, Any], code: str, field: str) -> None:
-    assert refusal(json.dumps({**MANY, **fields}).encode(), of(Many)) == (code, field)
+def test_a_refusal_names_the_field_as_the_contract_does(fields: dict[str, Any], code: str, field: str) -> None:
+    assert refuse(json.dumps({**MANY, **fields}).encode(), contract_for(Many)) == (code, field)
 
 
 @event(topic="spans", time="begin")
@@ -227,21 +253,21 @@ class Span(Struct):
             raise ValueError("it ends before it begins")
 
 
-def test_a_structs_own_check_refuses() -> None:
-    contract = of(Span)
+def test_an_event_that_fails_a_post_init_is_refused() -> None:
+    contract = contract_for(Span)
     good = b'{"begin": "2026-03-01T12:00:00Z", "end": "2026-03-01T13:00:00Z"}'
-    assert verdict(good, contract)["_valid"]
+    assert judge_one(good, contract)["_valid"]
     backwards = b'{"begin": "2026-03-01T12:00:00Z", "end": "2026-03-01T11:00:00Z"}'
-    assert refusal(backwards, contract) == ("out_of_range", None)
-    assert verdict(backwards, contract)["_reason"] == "it ends before it begins"
+    assert refuse(backwards, contract) == ("out_of_range", None)
+    assert judge_one(backwards, contract)["_reason"] == "it ends before it begins"
 
 
-def judged(values: list[bytes]) -> Verdicts:
-    made = Judge(of(Click)).judge(batch(values))
-    assert sorted(made.rows.column("_log_offset").to_pylist()) == list(range(len(values)))
-    assert made.good + sum(made.refused.values()) == len(values)
-    assert set(made.refused) <= set(CODES)
-    return made
+def check_verdicts(values: list[bytes]) -> None:
+    """Judge events, and check that each gets one verdict."""
+    verdicts = Judge(contract_for(Click)).judge(batch(values))
+    assert sorted(verdicts.rows.column("_log_offset").to_pylist()) == list(range(len(values)))
+    assert verdicts.good + sum(verdicts.refused.values()) == len(values)
+    assert set(verdicts.refused) <= set(CODES)
 
 
 JSON = st.recursive(
@@ -249,7 +275,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-NEARLY = st.fixed_dictionaries(
+NEARLY_VALID = st.fixed_dictionaries(
     {},
     optional={
         "at": st.sampled_from([NOON.isoformat(), "2026-03-01T12:00:00Z", "2026-03-01 12:00:00 UTC"]) | JSON,
@@ -262,52 +288,54 @@ NEARLY = st.fixed_dictionaries(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.binary(max_size=40) | NEARLY.map(lambda value: json.dumps(value).encode()), max_size=5))
-def test_any_bytes_are_one_verdict_each(values: list[bytes]) -> None:
-    judged(values)
+@given(
+    st.lists(st.binary(max_size=40) | NEARLY_VALID.map(lambda value: json.dumps(value).encode()), max_size=5)
+)
+def test_any_bytes_get_one_verdict_each(values: list[bytes]) -> None:
+    check_verdicts(values)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_bytes_changed_anywhere_are_one_verdict(data: st.DataObject) -> None:
+def test_an_event_with_changed_bytes_gets_one_verdict(data: st.DataObject) -> None:
     raw = bytearray(click(1, note="é", price=2.5))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    judged([bytes(raw), click(2)])
+    check_verdicts([bytes(raw), click(2)])
 
 
-def test_an_event_is_no_older_than_its_contract_takes() -> None:
-    assert verdict(click(1, at="1970-01-01T00:00:00Z"))["_valid"]
-    row = verdict(click(1, at="1969-12-31T23:59:59.999999Z"))
+def test_an_event_before_oldest_is_refused() -> None:
+    assert judge_one(click(1, at="1970-01-01T00:00:00Z"))["_valid"]
+    row = judge_one(click(1, at="1969-12-31T23:59:59.999999Z"))
     assert (row["_code"], row["_field"]) == ("out_of_range", "at")
     assert row["_reason"].endswith("lies before 1970-01-01 00:00:00+00:00, the oldest that the contract takes")
-    ancient = attrs.evolve(of(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
-    assert verdict(click(1, at="1901-01-01T00:00:00Z"), ancient)["at"] == datetime(1901, 1, 1, tzinfo=UTC)
-    assert verdict(click(1, at="0001-01-01T00:00:00Z"), ancient)["at"] == datetime(1, 1, 1, tzinfo=UTC)
-    recent = attrs.evolve(of(Click), oldest=NOON)
-    assert refusal(click(-1), recent) == ("out_of_range", "at")
-    assert refusal(click(1, at="soon"), recent) == ("bad_time", "at")
-    assert verdict(click(0), recent)["_valid"]
+    ancient = attrs.evolve(contract_for(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
+    assert judge_one(click(1, at="1901-01-01T00:00:00Z"), ancient)["at"] == datetime(1901, 1, 1, tzinfo=UTC)
+    assert judge_one(click(1, at="0001-01-01T00:00:00Z"), ancient)["at"] == datetime(1, 1, 1, tzinfo=UTC)
+    recent = attrs.evolve(contract_for(Click), oldest=NOON)
+    assert refuse(click(-1), recent) == ("out_of_range", "at")
+    assert refuse(click(1, at="soon"), recent) == ("bad_time", "at")
+    assert judge_one(click(0), recent)["_valid"]
 
 
-def test_fields_that_the_contract_does_not_name_are_kept_and_counted() -> None:
+def test_fields_that_the_contract_does_not_name_are_stored_and_counted() -> None:
     many = [click(n, **{f"field{n}": 1}) for n in range(10, 40)]
     twice = click(50, color="red", size={"cm": 3})
-    empty = click(51, price="", color="red")  # decoded by the other way
+    empty = click(51, price="", color="red")  # decoded with "" as null
     broken = click(52, color="red", page="moon")
     values = [click(1), twice, empty, broken, *many]
-    found = Judge(of(Click)).judge(batch(values))
-    assert found.good == len(values) - 1
-    assert found.refused == {"unknown_value": 1}
-    assert found.rows.schema == table_schema(of(Click))
-    kept = found.rows["_extra"].to_pylist()
-    assert kept[:4] == [None, '{"color":"red","size":{"cm":3}}', '{"color":"red"}', '{"field10":1}']
-    assert kept[-1] is None
-    assert found.extra["color"] == 2
-    assert found.extra["(others)"] == 30 - 19
-    assert sum(found.extra.values()) == 32
-    assert Judge(of(Click)).judge(batch([click(1)])).extra == {}
-    judge = Judge(of(Click))
+    verdicts = Judge(contract_for(Click)).judge(batch(values))
+    assert verdicts.good == len(values) - 1
+    assert verdicts.refused == {"unknown_value": 1}
+    assert verdicts.rows.schema == table_schema(contract_for(Click))
+    extra = verdicts.rows["_extra"].to_pylist()
+    assert extra[:4] == [None, '{"color":"red","size":{"cm":3}}', '{"color":"red"}', '{"field10":1}']
+    assert extra[-1] is None
+    assert verdicts.extra["color"] == 2
+    assert verdicts.extra["(others)"] == 30 - 19
+    assert sum(verdicts.extra.values()) == 32
+    assert Judge(contract_for(Click)).judge(batch([click(1)])).extra == {}
+    judge = Judge(contract_for(Click))
     judge.judge(batch(values))
     assert judge.judge(batch([click(99)])).extra == {}
 
@@ -341,41 +369,59 @@ class Nested(Struct):
     tree: Tree | None = None
 
 
-def nested(at: Any = "2026-03-01T12:00:00Z", **fields: Any) -> bytes:
+def encode_nested(at: Any = "2026-03-01T12:00:00Z", **fields: Any) -> bytes:
     return json.dumps({"at": at, **fields}).encode()
 
 
 @pytest.mark.parametrize(
     ("raw", "column", "value"),
     [
-        (nested(1772366400123), "at", NOON + timedelta(milliseconds=123)),
-        (nested("1772366400123"), "at", NOON + timedelta(milliseconds=123)),
-        (nested(1772366400123.5), "at", NOON + timedelta(milliseconds=123.5)),
-        (nested("2026-03-01T13:00:00"), "at", NOON),
-        (nested("01.03.2026 13:00:00"), "at", NOON),
-        (nested("2026-03-01T13:00:00.5"), "at", NOON + timedelta(seconds=0.5)),
-        # The clocks go back at 3:00 on 26 October 2025 and show the hour before twice: the first counts.
-        (nested(inner={"seenAt": "26.10.2025 02:30:00"}), "inner",
-         {"seen_at": datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "size": 1.0}),
-        (nested(inner={"seenAt": "0001-01-01T00:00:00Z"}), "inner",
-         {"seen_at": datetime(1, 1, 1, tzinfo=UTC), "size": 1.0}),
-        (nested(inner={"seenAt": 0, "size": "2"}), "inner",
-         {"seen_at": datetime(1970, 1, 1, tzinfo=UTC), "size": 2.0}),
-        (nested(tree={"name": "a", "below": [{"name": "b"}]}), "tree",
-         {"name": "a", "below": '[{"name":"b","below":[]}]'}),
-        (nested(many=[]), "many", []),
-        (nested(grid=[[1], [], [2, 3]]), "grid", [[1], [], [2, 3]]),
-        (nested(clock="12:30:00.5"), "clock", time(12, 30, 0, 500_000)),
-        (nested(open={"a": None, "b": [1.5]}), "open", '{"a":null,"b":[1.5]}'),
-        (nested(days={"x": "2026-03-01T12:00:00Z"}), "days", '{"x":"2026-03-01T12:00:00Z"}'),
-        (nested(inner={"seenAt": 0, "more": 1}, many=[{"seenAt": 0}, {"seenAt": 1, "x": "é"}], top=2), "_extra",
-         '{"inner":{"more":1},"many":[{},{"x":"é"}],"top":2}'),
-        (b'{"at": 0, "at": 1772366400000, "inner": {"seenAt": 1, "seenAt": 2}}', "inner",
-         {"seen_at": datetime(1970, 1, 1, 0, 0, 0, 2000, tzinfo=UTC), "size": 1.0}),
+        (encode_nested(1772366400123), "at", NOON + timedelta(milliseconds=123)),
+        (encode_nested("1772366400123"), "at", NOON + timedelta(milliseconds=123)),
+        (encode_nested(1772366400123.5), "at", NOON + timedelta(milliseconds=123.5)),
+        (encode_nested("2026-03-01T13:00:00"), "at", NOON),
+        (encode_nested("01.03.2026 13:00:00"), "at", NOON),
+        (encode_nested("2026-03-01T13:00:00.5"), "at", NOON + timedelta(seconds=0.5)),
+        # On 26 October 2025 the clocks go back at 3:00 and show an hour twice: the first is meant.
+        (
+            encode_nested(inner={"seenAt": "26.10.2025 02:30:00"}),
+            "inner",
+            {"seen_at": datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "size": 1.0},
+        ),
+        (
+            encode_nested(inner={"seenAt": "0001-01-01T00:00:00Z"}),
+            "inner",
+            {"seen_at": datetime(1, 1, 1, tzinfo=UTC), "size": 1.0},
+        ),
+        (
+            encode_nested(inner={"seenAt": 0, "size": "2"}),
+            "inner",
+            {"seen_at": datetime(1970, 1, 1, tzinfo=UTC), "size": 2.0},
+        ),
+        (
+            encode_nested(tree={"name": "a", "below": [{"name": "b"}]}),
+            "tree",
+            {"name": "a", "below": '[{"name":"b","below":[]}]'},
+        ),
+        (encode_nested(many=[]), "many", []),
+        (encode_nested(grid=[[1], [], [2, 3]]), "grid", [[1], [], [2, 3]]),
+        (encode_nested(clock="12:30:00.5"), "clock", time(12, 30, 0, 500_000)),
+        (encode_nested(open={"a": None, "b": [1.5]}), "open", '{"a":null,"b":[1.5]}'),
+        (encode_nested(days={"x": "2026-03-01T12:00:00Z"}), "days", '{"x":"2026-03-01T12:00:00Z"}'),
+        (
+            encode_nested(inner={"seenAt": 0, "more": 1}, many=[{"seenAt": 0}, {"seenAt": 1, "x": "é"}], top=2),
+            "_extra",
+            '{"inner":{"more":1},"many":[{},{"x":"é"}],"top":2}',
+        ),
+        (
+            b'{"at": 0, "at": 1772366400000, "inner": {"seenAt": 1, "seenAt": 2}}',
+            "inner",
+            {"seen_at": datetime(1970, 1, 1, 0, 0, 0, 2000, tzinfo=UTC), "size": 1.0},
+        ),
     ],
-)  # fmt: skip
-def test_what_lies_inside_is_stored_as_it_is(raw: bytes, column: str, value: object) -> None:
-    row = verdict(raw, of(Nested))
+)
+def test_nested_values_are_stored(raw: bytes, column: str, value: object) -> None:
+    row = judge_one(raw, contract_for(Nested))
     assert row["_valid"], row["_reason"]
     assert row[column] == value
 
@@ -383,43 +429,44 @@ def test_what_lies_inside_is_stored_as_it_is(raw: bytes, column: str, value: obj
 @pytest.mark.parametrize(
     ("raw", "code", "field"),
     [
-        (nested(10**15), "out_of_range", "at"),
-        (nested(1e300), "out_of_range", "at"),
-        (nested(True), "wrong_type", "at"),
+        (encode_nested(10**15), "out_of_range", "at"),
+        (encode_nested(1e300), "out_of_range", "at"),
+        (encode_nested(True), "wrong_type", "at"),
         # The clocks go from 2:00 to 3:00 on 29 March 2026.
-        (nested("2026-03-29T02:30:00"), "bad_time", "at"),
-        (nested("29.03.2026 02:30:00"), "bad_time", "at"),
-        (nested("2026-01-30T12:00:00Z"), "late", "at"),
-        (nested(inner={"seenAt": "soon"}), "bad_time", "inner"),
-        (nested(inner={"seenAt": "0000-01-01T00:00:00Z"}), "bad_time", "inner"),
-        (nested(many=[{"seenAt": "9999-12-31T23:59:59-12:00"}]), "out_of_range", "many"),
-        (nested(inner={"seenAt": 0, "size": 1}).replace(b": 1}", b": 1e999}"), "out_of_range", "inner"),
-        (nested(inner={}), "missing", "inner"),
-        (nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
-        (nested(grid=[[1], [2**63]]), "out_of_range", "grid"),
-        (nested(clock="12:30:00Z"), "bad_time", "clock"),
-        (nested(open={"a": [7]}).replace(b"7", b"1e" + b"9" * 20), "out_of_range", None),
-        (nested(days={"x": "2026-03-01T12:00:00"}), "naive_time", "days"),
-        (nested(inner={"seenAt": 0, "x": 1}).replace(b'"x": 1', b'"x": "\xff"'), "bad_utf8", None),
+        (encode_nested("2026-03-29T02:30:00"), "bad_time", "at"),
+        (encode_nested("29.03.2026 02:30:00"), "bad_time", "at"),
+        (encode_nested("2026-01-30T12:00:00Z"), "late", "at"),
+        (encode_nested(inner={"seenAt": "soon"}), "bad_time", "inner"),
+        (encode_nested(inner={"seenAt": "0000-01-01T00:00:00Z"}), "bad_time", "inner"),
+        (encode_nested(many=[{"seenAt": "9999-12-31T23:59:59-12:00"}]), "out_of_range", "many"),
+        (encode_nested(inner={"seenAt": 0, "size": 1}).replace(b": 1}", b": 1e999}"), "out_of_range", "inner"),
+        (encode_nested(inner={}), "missing", "inner"),
+        (encode_nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
+        (encode_nested(grid=[[1], [2**63]]), "out_of_range", "grid"),
+        (encode_nested(clock="12:30:00Z"), "bad_time", "clock"),
+        (encode_nested(open={"a": [7]}).replace(b"7", b"1e" + b"9" * 20), "out_of_range", None),
+        (encode_nested(days={"x": "2026-03-01T12:00:00"}), "naive_time", "days"),
+        (encode_nested(inner={"seenAt": 0, "x": 1}).replace(b'"x": 1', b'"x": "\xff"'), "bad_utf8", None),
     ],
-)  # fmt: skip
-def test_what_is_broken_inside_is_named_by_its_top_field(raw: bytes, code: str, field: str | None) -> None:
-    assert refusal(raw, of(Nested)) == (code, field)
+)
+def test_an_invalid_nested_value_is_refused_with_its_top_level_field(
+    raw: bytes, code: str, field: str | None
+) -> None:
+    assert refuse(raw, contract_for(Nested)) == (code, field)
 
 
 def test_a_replay_is_not_too_late() -> None:
-    old = nested("2026-01-30T12:00:00Z")
-    two = batch([old, old])
-    headed = dataclasses.replace(two, headers=[{FIRST_POSITION: b"0:7"}, None])
-    made = Judge(of(Nested), lambda _: set()).judge(headed)
-    assert (made.good, made.refused) == (1, {"late": 1})
-    assert made.rows["_first_offset"].to_pylist() == [7, None]
+    old = encode_nested("2026-01-30T12:00:00Z")
+    replayed = dataclasses.replace(batch([old, old]), headers=[{FIRST_POSITION: b"0:7"}, None])
+    verdicts = Judge(contract_for(Nested), lambda _: set()).judge(replayed)
+    assert (verdicts.good, verdicts.refused) == (1, {"late": 1})
+    assert verdicts.rows["_first_offset"].to_pylist() == [7, None]
 
 
-def test_extra_fields_inside_are_refused_where_the_contract_says_so() -> None:
-    strict = attrs.evolve(of(Nested), extra="forbid")
-    assert refusal(nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
-    assert verdict(nested(many=[{"seenAt": 0}]), strict)["_valid"]
+def test_extra_nested_fields_are_refused_if_the_contract_forbids_them() -> None:
+    strict = attrs.evolve(contract_for(Nested), extra="forbid")
+    assert refuse(encode_nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
+    assert judge_one(encode_nested(many=[{"seenAt": 0}]), strict)["_valid"]
 
 
 class Bounds(Struct):
@@ -443,30 +490,30 @@ class Ranges(Struct):
         1 // next(iter(self.open.values()))
 
 
-def test_a_refusal_in_words_that_cannot_be_stored_is_kept_all_the_same() -> None:
-    @event(topic="shy", time="at")
-    class Shy(Struct):
+def test_a_reason_with_a_lone_surrogate_is_stored_escaped() -> None:
+    @event(topic="surrogates", time="at")
+    class Surrogates(Struct):
         at: datetime
 
         def __post_init__(self) -> None:
             raise ValueError("no \ud800 here")
 
-    assert verdict(nested(), of(Shy))["_reason"] == r"no \ud800 here"
+    assert judge_one(encode_nested(), contract_for(Surrogates))["_reason"] == r"no \ud800 here"
 
 
-def test_a_span_longer_than_all_of_time_bounds_nothing() -> None:
+def test_a_duration_longer_than_all_of_time_is_no_bound() -> None:
     endless = attrs.evolve(
-        of(Click), max_ahead=timedelta.max, max_late=timedelta.max, dedup_within=timedelta.max
+        contract_for(Click), max_ahead=timedelta.max, max_late=timedelta.max, dedup_within=timedelta.max
     )
-    assert verdict(click(1, at="9999-12-31T23:59:59Z"), endless)["_valid"]
-    assert verdict(click(1, at="1970-01-01T00:00:00Z"), endless)["_valid"]
+    assert judge_one(click(1, at="9999-12-31T23:59:59Z"), endless)["_valid"]
+    assert judge_one(click(1, at="1970-01-01T00:00:00Z"), endless)["_valid"]
 
 
-def test_checks_of_nested_structs_see_them_as_declared() -> None:
+def test_the_post_init_of_nested_structs_is_run() -> None:
     def raw(low: float, **open: int) -> bytes:
-        return nested(bounds=[{"low": 0, "high": 1}, {"low": low, "high": 2}], open=open)
+        return encode_nested(bounds=[{"low": 0, "high": 1}, {"low": low, "high": 2}], open=open)
 
-    assert verdict(raw(1, a=1), of(Ranges))["_valid"]
-    assert verdict(raw(3, a=1), of(Ranges))["_reason"] == "low is above high"
-    assert verdict(raw(1), of(Ranges))["_reason"] == "it is empty"
-    assert verdict(raw(1, zero=0), of(Ranges))["_reason"].startswith("ZeroDivisionError")
+    assert judge_one(raw(1, a=1), contract_for(Ranges))["_valid"]
+    assert judge_one(raw(3, a=1), contract_for(Ranges))["_reason"] == "low is above high"
+    assert judge_one(raw(1), contract_for(Ranges))["_reason"] == "it is empty"
+    assert judge_one(raw(1, zero=0), contract_for(Ranges))["_reason"].startswith("ZeroDivisionError")

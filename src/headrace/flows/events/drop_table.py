@@ -7,7 +7,7 @@ from headrace.config.settings import Settings
 from headrace.declare.table import Table
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.context import BuildContext
-from headrace.flows.build.pipeline import remove_stage
+from headrace.flows.build.dvc_lock import remove_stage
 from headrace.flows.build.pointers import Pointers
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
