@@ -1,4 +1,4 @@
-"""check parity: what was served, made again from the lake at the same moments and positions."""
+"""check parity: recomputes served features from the lake at their moments and positions, and compares."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "po
 
 
 def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
-    """`model@version` → what a check of its newest predictions found.
+    """`model@version` → the result of the check of its newest predictions.
 
     Args:
         settings: whose project.
@@ -48,7 +48,7 @@ def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) 
     reports = {}
     for (name, version), rows in sorted(groups.items()):
         plan = decode_plan((versions.bundle(name, version) / "plan.json").read_bytes())
-        served = [_served(row, plan) for row in rows]
+        served = [_parse(row, plan) for row in rows]
         reports[f"{name}@{version}"] = check_parity(project, lake, plan, served)
     return reports
 
@@ -59,18 +59,18 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
     )
     if rows is not None and model is not None:
         rows = rows.filter(pl.col("model") == model)
-    found = None if rows is None else rows.sort("at", descending=True).head(limit).collect()
-    if found is None or found.is_empty():
+    newest = None if rows is None else rows.sort("at", descending=True).head(limit).collect()
+    if newest is None or newest.is_empty():
         raise CallError(
             "there is no prediction to check" + (f" of model {model!r}" if model else ""),
             where=f"table {TABLE}",
             remedy="headrace up answers predictions and ingests them; or run headrace ingest --until-end.",
         )
-    return found.iter_rows(named=True)
+    return newest.iter_rows(named=True)
 
 
-def _served(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
-    """What is no plain value is kept in the table as JSON text."""
+def _parse(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
+    """The prediction of one row. The table has nested values as JSON text."""
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
     )
