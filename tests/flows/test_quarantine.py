@@ -96,7 +96,7 @@ def test_from_a_refusal_to_the_admitted_replay(settings: Settings, headrace: Run
     declared(settings.root, lowest=-1.5)  # the contract's fix
     assert "2 events" in headrace("quarantine", "replay", "clicks", "--field", "price", "--dry-run")
     assert "Replayed 2 events" in headrace("quarantine", "replay", "clicks", "--field", "price")
-    assert "is not judged yet" in headrace("why", "clicks@0:4")
+    assert "was not ingested yet" in headrace("why", "clicks@0:4")
     ingest(settings, until_end=True)
     again = json.loads(headrace("why", "clicks@0:4", "--json"))
     assert (again["state"], again["first"], again["raw"]) == ("admitted", [0, 1], click(2, -1).decode())

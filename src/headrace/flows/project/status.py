@@ -75,7 +75,7 @@ class Status:
         oversized: how many predictions were answered and are larger than their topic takes.
         releases: the releases in force, by model.
         moved_aliases: aliases that somebody moved by hand: traffic follows the release, not them.
-        failed_releases: model → the release that the running endpoint could not put in place; the one before
+        failed_releases: model → the release that the running endpoint could not activate; the one before
             it answers.
         endpoint_error: why the endpoint of the running `up` cannot be asked, or None.
         champion_mismatches: champions that are other versions than the last build of this commit released.
@@ -266,17 +266,17 @@ def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str,
 
 def _contract_note(settings: Settings, topic: str, old: dict[str, Any]) -> str:
     from headrace.events.contracts.description import describe_contract
-    from headrace.events.ingest.adoption import refusal
+    from headrace.events.ingest.adoption import contract_refusal
 
     contract = load_project(settings, without=("feast",)).contract(topic)
-    error = refusal(contract, old, describe_contract(contract))
+    error = contract_refusal(contract, old, describe_contract(contract))
     if error is not None:
         return f"ingest refuses its contract: {error}"
     return "its contract was edited; ingest adopts it when it starts next: headrace ingest --until-end"
 
 
 def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
-    """The releases that the endpoint could not put in place; why it cannot be asked, or None."""
+    """The releases that the endpoint could not activate; why it cannot be asked, or None."""
     if up is None:
         return {}, None
     try:
