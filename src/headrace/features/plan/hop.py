@@ -1,4 +1,4 @@
-"""The hop of a window: how far its start moves at a time."""
+"""The hop of a window: the step in which its begin moves."""
 
 from __future__ import annotations
 
