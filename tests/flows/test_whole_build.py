@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tests.lineage.conformance import conformance_check
 
 from headrace import lake, lineage, registry
 from headrace import log as logs
@@ -43,6 +46,9 @@ AFTER_TRAINING = (
     "registry.before_place:1",
     "build.before_record:1",
 )
+GRAPH: dict[str, tuple[set[str], set[str]]] = {}
+"""Job → the datasets that it reads, and those that it writes."""
+
 SECRETS = {
     "HEADRACE_TOKEN": "tok-5f1e77aa90",
     "HEADRACE_KAFKA_PASSWORD": "kafka-81c0ffee",
@@ -188,6 +194,20 @@ def test_lineage_leads_from_the_version_to_topic_and_files_and_back(killed: Sett
     store.close()
     assert {("topic", "user_behaviour"), ("file", "data/departments.csv"), ("table", "clean_events")} <= up
     assert {("model", "purchase@1"), ("endpoint", "purchase"), ("table", "view_outcomes")} <= down
+
+
+def test_the_lineage_graph_is_what_a_person_would_draw(killed: Settings) -> None:
+    store = lineage.open(killed)
+    events = [json.loads(body) for _, body in store.unsent("http://127.0.0.1:9", 100_000)]
+    store.close()
+    check = conformance_check()
+    read: dict[str, set[str]] = defaultdict(set)
+    written: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        check(event)
+        read[event["job"]["name"]] |= {dataset["name"] for dataset in event["inputs"]}
+        written[event["job"]["name"]] |= {dataset["name"] for dataset in event["outputs"]}
+    assert {job: (read[job], written[job]) for job in read} == GRAPH
 
 
 def test_nothing_in_the_copy_names_the_original(killed: Settings, undisturbed: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
+from headrace.lineage.checkout import Checkout
 from headrace.lineage.names import Names
 
 TOPIC = Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 10, 1: 4}), {"rows": 14})
@@ -93,17 +94,123 @@ def test_a_child_names_its_parent_and_its_root(
     store: Store, conforming: Callable[[dict[str, Any]], None]
 ) -> None:
     with store.recorder() as recorder, record_with(recorder):  # noqa: SIM117
-        with run("build") as build, run("table a") as table, run("audit a") as audit:
+        with run("build") as build, run("train a") as train, run("fit a") as fit:
             pass
-    event = store.events(audit.id)[0]
+    event = store.events(fit.id)[0]
 
     conforming(event)
     parent = event["run"]["facets"]["parent"]
-    assert parent["run"]["runId"] == table.id
-    assert parent["root"]["run"]["runId"] == build.id
-    row = store.run(audit.id)
+    assert parent["run"]["runId"] == train.id
+    assert parent["job"]["name"] == "train.a"
+    assert parent["root"]["run"]["runId"] == train.id
+    assert store.events(train.id)[0]["run"]["facets"]["headrace_run"]["parent"] == build.id
+    row = store.run(fit.id)
     assert row is not None
-    assert row.parent == table.id
+    assert row.parent == train.id
+
+
+def test_the_name_of_a_job_does_not_depend_on_its_parent(store: Store) -> None:
+    with store.recorder() as recorder, record_with(recorder):
+        with run("table a") as alone:
+            pass
+        with run("build"), run("stage table-a"), run("table a") as in_build:
+            pass
+
+    for event in (*store.events(alone.id), *store.events(in_build.id)):
+        assert event["job"]["name"] == "table.a"
+        assert "parent" not in event["run"]["facets"]
+
+
+def test_a_job_that_moves_no_data_is_recorded_and_not_drawn(store: Store) -> None:
+    with store.recorder() as recorder, record_with(recorder), run("build") as build:
+        pass
+
+    row = store.run(build.id)
+    assert row is not None
+    assert row.outcome == "COMPLETE"
+    assert store.events(build.id) == []
+
+
+def test_jobs_and_datasets_say_their_type(store: Store, conforming: Callable[[dict[str, Any]], None]) -> None:
+    with store.recorder() as recorder, record_with(recorder), run("training set buy", [TABLE]) as r:
+        r.add_output(Dataset("model", "buy@3"))
+    event = store.events(r.id)[-1]
+
+    conforming(event)
+    job_type = event["job"]["facets"]["jobType"]
+    assert (job_type["processingType"], job_type["jobType"]) == ("BATCH", "TRAINING_SET")
+    assert event["inputs"][0]["facets"]["datasetType"]["datasetType"] == "TABLE"
+    assert event["outputs"][0]["facets"]["datasetType"]["datasetType"] == "MODEL"
+    assert store.events(ingested(store))[0]["job"]["facets"]["jobType"]["processingType"] == "STREAMING"
+
+
+def test_all_versions_of_a_model_are_one_dataset_and_what_is_not_registered_is_a_bundle(
+    store: Store, conforming: Callable[[dict[str, Any]], None]
+) -> None:
+    metrics, params = {"roc_auc": 0.75}, {"max_depth": 3}
+    with store.recorder() as recorder, record_with(recorder):
+        with run("train buy") as train:
+            train.add_output(Dataset("model", f"buy@{train.id}", facts={"metrics": metrics, "params": params}))
+        with run("register buy", [Dataset("model", f"buy@{train.id}")]) as register:
+            register.add_output(Dataset("model", "buy@3", facts={"metrics": metrics}))
+        with run("release buy", [Dataset("model", "buy@2"), Dataset("model", "buy@3")]) as release:
+            facts = {"version": "3", "versions": {"champion": "3", "shadow": "2"}, "metrics": metrics}
+            release.add_output(Dataset("endpoint", "buy", facts=facts))
+
+    trained, registered, released = (store.events(r.id)[-1] for r in (train, register, release))
+    for event in (trained, registered, released):
+        conforming(event)
+    assert trained["outputs"][0]["name"] == registered["inputs"][0]["name"] == "bundle/buy"
+    assert trained["outputs"][0]["facets"]["version"]["datasetVersion"] == train.id
+    assert trained["outputs"][0]["facets"]["headrace_model"]["params"] == params
+    assert [one["name"] for one in released["inputs"]] == ["model/buy", "model/buy"]
+    model, endpoint = registered["outputs"][0], released["outputs"][0]
+    assert (model["name"], model["facets"]["version"]["datasetVersion"]) == ("model/buy", "3")
+    assert model["facets"]["headrace_model"]["metrics"] == metrics
+    assert endpoint["facets"]["headrace_model"]["versions"] == {"champion": "3", "shadow": "2"}
+    assert (endpoint["name"], endpoint["facets"]["version"]["datasetVersion"]) == ("endpoint/buy", "3")
+
+
+def test_a_job_names_the_commit_of_the_checkout_its_code_is_in(
+    tmp_path: Path, conforming: Callable[[dict[str, Any]], None]
+) -> None:
+    def git(*arguments: str) -> str:
+        command = [
+            "git",
+            "-C",
+            str(tmp_path / "repo"),
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b.c",
+            *arguments,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    project = tmp_path / "repo" / "shop"
+    project.mkdir(parents=True)
+    (project / "headrace.toml").write_text("")
+    git("init", "-q")
+    git("remote", "add", "origin", "https://anna:s3cr3t@git.example/team/repo.git")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    store = Store(tmp_path / "lineage.db", Names("shop"), project)
+    event = store.events(ingested(store))[0]
+    store.close()
+
+    conforming(event)
+    location = event["job"]["facets"]["sourceCodeLocation"]
+    commit = git("rev-parse", "HEAD")
+    assert (location["type"], location["version"], location["path"]) == ("git", commit, "shop/")
+    assert location["url"] == f"https://git.example/team/repo/tree/{commit}/shop"
+    assert "s3cr3t" not in str(event)
+
+
+@pytest.mark.parametrize("remote", ["git@git.example:team/repo.git", "ssh://git@git.example:22/team/repo"])
+def test_the_address_of_a_checkout_is_one_that_a_browser_opens(remote: str) -> None:
+    fields = Checkout("c0ffee", "", remote, Path("/repo")).fields()
+    assert fields["url"] == "https://git.example/team/repo/tree/c0ffee"
+    assert Checkout("c0ffee", "shop/", None, Path("/repo")).fields()["url"] == "file:///repo/shop"
 
 
 def test_a_failure_keeps_its_message_and_no_secret(
@@ -231,6 +338,7 @@ import os, signal, sys
 from pathlib import Path
 from headrace.kernel.run import record_with, run
 from headrace.lineage import Store
+from headrace.lineage.checkout import Checkout
 from headrace.lineage.names import Names
 
 recorder = Store(Path(sys.argv[1]), Names("shop")).recorder()

@@ -37,7 +37,14 @@ from headrace.kernel.errors import CallError
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
 
-__all__ = ["StatisticsPlan", "bound_texts", "connect_per_use", "filesystem_of", "prepare_commit", "read_file"]
+__all__ = [
+    "StatisticsPlan",
+    "connect_per_use",
+    "filesystem_of",
+    "prepare_commit",
+    "read_file",
+    "set_text_bounds",
+]
 
 
 def connect_per_use(catalog: SqlCatalog, uri: str) -> None:
@@ -119,11 +126,11 @@ class StatisticsPlan(Struct, frozen=True):
         statistics = data_file_statistics_from_parquet_metadata(
             parquet_metadata=metadata, stats_columns=self.columns, parquet_column_mapping=self.ids
         )
-        bound_texts(statistics)
+        set_text_bounds(statistics)
         return statistics.to_serialized_dict()
 
 
-def bound_texts(statistics: DataFileStatistics) -> None:
+def set_text_bounds(statistics: DataFileStatistics) -> None:
     """Sets the upper bound of each text column whose greatest value is longer than its bound may be.
 
     PyIceberg makes the cut text greater by one code point, and fails where that code point does not

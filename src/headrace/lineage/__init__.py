@@ -14,4 +14,4 @@ __all__ = ["Health", "RunRow", "Store", "open"]
 
 def open(settings: Settings) -> Store:  # noqa: A001 - each room with a port is opened by `open`
     """The lineage store of the project and profile, in its state folder; made if it was not there."""
-    return Store(settings.make_state() / "lineage.db", Names.of(settings))
+    return Store(settings.make_state() / "lineage.db", Names.of(settings), settings.root)

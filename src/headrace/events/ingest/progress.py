@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
+import pyarrow as pa
+
 from headrace.events.ingest.maintenance import IngestMaintenance
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run
@@ -49,12 +51,14 @@ class Report:
         self,
         this: Run,
         table: str,
+        schema: pa.Schema,
         maintenance: IngestMaintenance,
         tell: Callable[[Progress], None] | None,
         at_work: Callable[[], None] | None,
     ) -> None:
         self._run, self._table, self._maintenance, self._tell = this, table, maintenance, tell
         self._at_work, self._began = at_work, monotonic()
+        self._schema = {field.name: str(field.type) for field in schema}
         self._events = self._good = self._lost = 0
         self._refused: Counter[str] = Counter()
         self._extra: Counter[str] = Counter()
@@ -72,9 +76,13 @@ class Report:
             "refused": dict(self._refused),
             **({"extra": dict(self._extra)} if self._extra else {}),
             **({"lost": self._lost} if self._lost else {}),
+            "schema": self._schema,
+            "columns": {name: [f"{progress.topic}.{name}"] for name in self._schema},
         }
         made = SnapshotPosition(self._table, progress.snapshot)
-        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
+        self._run.inputs[:] = [
+            Dataset("topic", progress.topic, progress.position, {"rows": self._events, "schema": self._schema})
+        ]
         self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
         self.report_running()
         self._maintenance.count_commit()

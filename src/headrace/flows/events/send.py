@@ -18,6 +18,7 @@ from pathlib import Path
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.events import formats
+from headrace.events.contracts.shape import shape_of
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
@@ -109,7 +110,8 @@ def send(
                     time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
         finally:
             opened.close()
-        this.add_output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
+        schema = {field.name: str(field.type) for field in shape_of(contract).schema}
+        this.add_output(Dataset("topic", topic, facts={"rows": sent - len(large), "schema": schema}))
     moved, early = (None, 0) if shift is None else (shift.by, shift.early)
     return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large), early)
 
