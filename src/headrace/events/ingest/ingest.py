@@ -30,7 +30,7 @@ from headrace.events.formats.refusals import Refusal
 from headrace.events.ingest.adoption import adopted
 from headrace.events.ingest.culprits import find_culprits, judge_batch
 from headrace.events.ingest.maintenance import IngestMaintenance
-from headrace.events.ingest.position import READER, find_position
+from headrace.events.ingest.position import READER, stored_position
 from headrace.events.ingest.progress import Progress, Report
 from headrace.events.ingest.rates import count_arrivals
 from headrace.events.ingest.rows import recent_rows
@@ -345,7 +345,7 @@ class Ingest:
 
     def _level_all(self) -> None:
         """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""
-        stored = find_position(self.table)
+        stored = stored_position(self.table)
         for feed in self._feeds:
             if isinstance(stored, LogPosition):
                 feed.catch_up(stored)
@@ -377,7 +377,7 @@ class Ingest:
 def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
     """How far the table has read the topic. Raises Refused where the log is not the one that it read."""
     identity = log.identity(topic)
-    stored = find_position(table) or LogPosition(topic, identity)
+    stored = stored_position(table) or LogPosition(topic, identity)
     here = f"table {table.name}, topic {topic}"
     if not isinstance(stored, LogPosition) or stored.log_id != identity:
         raise Refused(

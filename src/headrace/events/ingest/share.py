@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from headrace.declare.event import Contract
-from headrace.events.ingest.position import find_position
+from headrace.events.ingest.position import stored_position
 from headrace.kernel.digest import short_digest
 from headrace.lake import LakeTable
 from headrace.log import Log, Member
@@ -79,7 +79,7 @@ class Share:
         """Whether the others have brought the table to these offsets of their log partitions."""
         stored = None
         for partition in end.keys() - self.partitions:
-            stored = stored or find_position(self._table)
+            stored = stored or stored_position(self._table)
             at = stored.next_offset(partition) if stored is not None else 0
             if at < end[partition] and self._holds_more(partition, at, end[partition]):
                 return False

@@ -14,7 +14,7 @@ from msgspec import Struct
 from headrace.declare.event import Contract
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.events.ingest.position import find_position
+from headrace.events.ingest.position import stored_position
 from headrace.features.checks.events_behind import find_events_behind
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.plan import Aggregation, AsOfView, WindowedView
@@ -127,7 +127,7 @@ def windowed(
         Unavailable: the events are not in the topic's table yet.
     """
     contract = project.contract(view.topic)
-    _check_ingested(contract, find_position(lake.table(contract.table)), position)
+    _check_ingested(contract, stored_position(lake.table(contract.table)), position)
     events, rows, of_event = find_events_behind(project, lake, view, entity, at, position)
     counts = {one.name: _counted(one, view, rows, at) for one in view.aggregations}
     behind = of_event.unique(maintain_order=True)

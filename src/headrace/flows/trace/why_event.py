@@ -14,7 +14,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
-from headrace.events.ingest.position import find_position
+from headrace.events.ingest.position import stored_position
 from headrace.events.verdicts.judge import FirstPosition, find_first_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import FIRST_POSITION
@@ -111,7 +111,7 @@ def _record(log: Log, topic: str, at: FirstPosition, table: LakeTable | None, no
     """The record at this place, if the log still has it and is the one that the table has read."""
     if topic not in log.topics():
         return None
-    position = None if table is None else find_position(table)
+    position = None if table is None else stored_position(table)
     if position is not None and position.log_id != log.identity(topic):
         notes.append("the topic was made again since its table read it: only the table was asked")
         return None
