@@ -101,8 +101,11 @@ def rows_of_java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
     given = [f"{name}={value}" for name, value in properties.items()]
     done = subprocess.run(
         [*JAVA, "-cp", f"{folder}/*", source, f"{settings.project}.{table.name}", *given],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     rows_by_snapshot = {}
     for line in done.stdout.splitlines():

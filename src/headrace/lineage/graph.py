@@ -1,4 +1,4 @@
-"""The graph of datasets and runs, followed from one dataset up to its origins or down to its effects."""
+"""The graph of datasets and runs, followed from a dataset upstream to its origins or downstream."""
 
 from __future__ import annotations
 
