@@ -9,14 +9,17 @@ for its import.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 from pyarrow.fs import FileSystem
+from pyiceberg.avro.file import AvroFile, AvroOutputFile
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import (
@@ -30,9 +33,12 @@ from pyiceberg.io.pyarrow import (
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.refs import MAIN_BRANCH
+from pyiceberg.typedef import Record
+from pyiceberg.types import StructType
 from sqlalchemy import NullPool, create_engine
 
 from headrace.kernel.errors import CallError
+from headrace.kernel.files import write_file
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
@@ -43,6 +49,7 @@ __all__ = [
     "filesystem_of",
     "prepare_commit",
     "read_file",
+    "rewrite_avro",
     "set_text_bounds",
 ]
 
@@ -105,6 +112,29 @@ def read_file(table: Table, file: DataFile) -> pa.Table:
     """
     scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
     return scan.to_table([FileScanTask(file)])
+
+
+def rewrite_avro(path: Path, change: Callable[[Record, StructType], None]) -> None:
+    """Rewrites a manifest or a manifest list, so that a crash leaves the old file or the new one.
+
+    Args:
+        path: the file.
+        change: changes one record of the file, given the schema of its fields.
+    """
+    io = PyArrowFileIO()
+    with AvroFile[Record](io.new_input(str(path))) as source:
+        records = list(source)
+    struct = source.schema.as_struct()
+    for record in records:
+        change(record, struct)
+    name = json.loads(source.header.meta["avro.schema"])["name"]
+    draft = path.with_name(f".{path.name}.draft")
+    with AvroOutputFile[Record](
+        io.new_output(str(draft)), source.schema, name, metadata=source.header.meta
+    ) as output:
+        output.write_block(records)
+    write_file(path, draft.read_bytes())
+    draft.unlink()
 
 
 class StatisticsPlan(Struct, frozen=True):
