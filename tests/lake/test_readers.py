@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -140,7 +139,7 @@ def test_other_readers_find_a_moved_lake(local: Settings, tmp_path: Path) -> Non
     place = tmp_path / "elsewhere" / "state"
     place.parent.mkdir()
     local.state.rename(place)
-    moved = msgspec.structs.replace(local, state=place)
+    moved = local.with_state(place)
     table = lake.open(moved).table("events")
     assert rows_of_polars(table) == expected
     assert rows_of_java(moved, table) == expected
