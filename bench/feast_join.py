@@ -70,10 +70,10 @@ def main() -> None:
     logging.disable(logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix="feast_join_"))
     try:
-        rows, labels = generated(given.rows)
-        ours, made = timed(through_headrace(folder / "ours", rows), labels)
-        peer, theirs = timed(through_feast(folder / "theirs", rows), labels)
-        same(made, theirs)
+        rows, labels = generate_rows(given.rows)
+        ours, features = measure(open_headrace(folder / "ours", rows), labels)
+        peer, theirs = measure(open_feast(folder / "theirs", rows), labels)
+        check_equal(features, theirs)
     finally:
         shutil.rmtree(folder)
     figure = {
@@ -89,8 +89,8 @@ def main() -> None:
         print(f"{figure['work']}: ours {ours:.2f} s, Feast's file store {peer:.2f} s, {peer / ours:.1f} times")
 
 
-def generated(count: int) -> tuple[pa.Table, pd.DataFrame]:
-    """Feature rows, and labels; times to the microsecond, no two of one entity the same."""
+def generate_rows(count: int) -> tuple[pa.Table, pd.DataFrame]:
+    """Feature rows, and labels; times to the microsecond, all different within an entity."""
     rng = np.random.default_rng(7)
     start, span = int(START.timestamp() * 1e6), DAYS * 86_400_000_000
 
@@ -103,7 +103,7 @@ def generated(count: int) -> tuple[pa.Table, pd.DataFrame]:
     return pa.table(rows), labels.to_pandas()
 
 
-def through_headrace(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def open_headrace(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
     from feast import FeatureStore
 
     from headrace import lake
@@ -117,10 +117,10 @@ def through_headrace(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.
     (root / "joined" / "features.py").write_text(PROJECT)
     project = load_project(load_settings(root))
     lake.open(project.settings).ensure("stats", rows.schema).append(rows)
-    return asked(FeatureStore(repo_path=str(apply(project).folder)))
+    return query_of(FeatureStore(repo_path=str(apply(project).folder)))
 
 
-def through_feast(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def open_feast(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
     from datetime import timedelta
 
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
@@ -147,27 +147,27 @@ def through_feast(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.Dat
         schema=[Field(name=name, dtype=Float64) for name in NAMES],
     )
     store.apply([driver, view])
-    return asked(store)
+    return query_of(store)
 
 
-def asked(store: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def query_of(store: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
     features = [f"stats:{name}" for name in NAMES]
 
     def ask(labels: pd.DataFrame) -> pd.DataFrame:
         return store.get_historical_features(entity_df=labels, features=features).to_df()  # type: ignore[attr-defined]
 
-    ask(generated(1000)[1])  # what is imported on the first call is no part of the figure
+    ask(generate_rows(1000)[1])  # the first call imports modules, which is not measured
     return ask
 
 
-def timed(ask: Callable[[pd.DataFrame], pd.DataFrame], labels: pd.DataFrame) -> tuple[float, pd.DataFrame]:
+def measure(ask: Callable[[pd.DataFrame], pd.DataFrame], labels: pd.DataFrame) -> tuple[float, pd.DataFrame]:
     began = time.perf_counter()
-    made = ask(labels)
-    return time.perf_counter() - began, made
+    features = ask(labels)
+    return time.perf_counter() - began, features
 
 
-def same(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Both stores give a label the same values; Feast's drops the labels that nothing is known of."""
+def check_equal(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Both stores give a label the same values; Feast's drops the labels without features."""
     keys = ["driver", "event_timestamp"]
     both = ours.merge(theirs, on=keys, how="left", suffixes=("", "_theirs"), indicator=True)
     known = both["_merge"] == "both"

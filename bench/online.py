@@ -1,4 +1,4 @@
-"""What the online store in SQLite takes: reads of one row and of a hundred, fills and batches."""
+"""The speed of the online store in SQLite: reads of one row and of a hundred, fills and batches."""
 
 from __future__ import annotations
 
@@ -52,20 +52,22 @@ def micros(work: Callable[[int], object], times: int) -> float:
 
 
 def plan_of(*views: AsOfView | WindowedView) -> FeaturePlan:
-    features = tuple(FeatureRef(view.name, one.name, one.dtype) for view in views for one in view.features)
+    features = tuple(
+        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
+    )
     return FeaturePlan("m", (USER,), views, features)
 
 
 def windowed() -> WindowedView:
     """Six features over an hour and a day."""
-    made = []
+    aggregations = []
     for window, hop in ((HOUR, 5 * MINUTE), (DAY, HOUR)):
         for column, name in (("item", "count"), ("bought", "count"), ("price", "sum")):
             function = parse_function(name)
             dtype = result_dtype(function, "float64" if column == "price" else "int64")
-            made.append(Aggregation(f"{name}_{column}_{window}", column, function, window, hop, dtype))
+            aggregations.append(Aggregation(f"{name}_{column}_{window}", column, function, window, hop, dtype))
     columns = (PlanField("item", "int64"), PlanField("bought", "int64"), PlanField("price", "float64"))
-    return WindowedView("w", ("user",), "events", "events", None, "time", columns, tuple(made))
+    return WindowedView("w", ("user",), "events", "events", None, "time", columns, tuple(aggregations))
 
 
 def events(count: int, now: int, span: int) -> pl.DataFrame:
@@ -101,7 +103,7 @@ def reads(store: OnlineStore, plan: FeaturePlan, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one object a line (it is so anyway)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line (always the case)")
     parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = open_sqlite(Path(folder) / "online.db")

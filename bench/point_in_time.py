@@ -30,7 +30,7 @@ def data(rows: int) -> tuple[pa.Table, pa.Table]:
         at = pl.Series(START + draw.integers(0, 30 * DAY, rows)).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame({"entity": draw.integers(0, 50_000, rows), "event_timestamp": at})
 
-    facts = keyed().with_columns(pl.Series(one.name, draw.random(rows)) for one in FEATURES)
+    facts = keyed().with_columns(pl.Series(field.name, draw.random(rows)) for field in FEATURES)
     return keyed().to_arrow(), facts.to_arrow()
 
 
@@ -46,12 +46,12 @@ def best(work: Callable[[], object], times: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one object a line (it is so anyway)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line (always the case)")
     parser.add_argument("--rows", type=int, default=602_316)
     given = parser.parse_args()
     labels, facts = data(given.rows)
     view = AsOfView("facts", ("entity",), "facts", "event_timestamp", FEATURES, 7 * DAY)
-    features = tuple(FeatureRef("facts", one.name, one.dtype) for one in FEATURES)
+    features = tuple(FeatureRef("facts", field.name, field.dtype) for field in FEATURES)
     plan = FeaturePlan("m", (EntityKey("entity", "entity", "int64"),), (view,), features)
 
     def ours() -> pa.Table:

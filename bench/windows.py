@@ -1,6 +1,6 @@
 """Twenty aggregates over 10 million events at a million moments, against plain numpy.
 
-The peer is what one writes by hand: one sort, prefix sums of floats, searchsorted; counts, sums and
+The peer is a solution by hand: one sort, prefix sums of floats, searchsorted; counts, sums and
 means only. Ours also has least, greatest and last values, and sums that are rounded once.
 """
 
@@ -27,12 +27,12 @@ FUNCTIONS = [("price", "sum"), ("price", "max"), ("viewed", "count"), ("bought",
 
 def view() -> WindowedView:
     """Four windows of five functions."""
-    made = []
+    aggregations = []
     for window in WINDOWS:
         for column, name in FUNCTIONS:
             function = parse_function(name)
             micros, hop = (d // timedelta(microseconds=1) for d in (window, hop_of(window)))
-            made.append(
+            aggregations.append(
                 Aggregation(
                     f"{name}_{column}_{micros}",
                     column,
@@ -43,7 +43,7 @@ def view() -> WindowedView:
                 )
             )
     fields = tuple(PlanField(name, dtype) for name, dtype in COLUMNS.items())
-    return WindowedView("v", ("user",), "events", "events", None, "time", fields, tuple(made))
+    return WindowedView("v", ("user",), "events", "events", None, "time", fields, tuple(aggregations))
 
 
 def data(events: int, rows: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -78,26 +78,26 @@ def by_hand(table: pl.DataFrame, moments: pl.DataFrame) -> int:
     for name in COLUMNS:
         values = table[name].fill_null(0).to_numpy()[order]
         sums[name] = np.concatenate([[0], np.cumsum(values)]), np.concatenate([[0], np.cumsum(values != 0)])
-    made = 0
+    results = 0
     for window in WINDOWS:
         length, hop = (d // timedelta(microseconds=1) for d in (window, hop_of(window)))
         low = np.searchsorted(key, user + np.maximum((at - length) // hop * hop - START, 0))
         for column, kind in [("price", 0), ("price", 1), ("viewed", 1), ("bought", 1), ("viewed", 0)]:
-            made += len(sums[column][kind][high] - sums[column][kind][low])
-    return made
+            results += len(sums[column][kind][high] - sums[column][kind][low])
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one object a line (it is so anyway)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line (always the case)")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     given = parser.parse_args()
     table, moments = data(given.events, given.rows)
     begin = time.perf_counter()
-    made = aggregate(view(), moments, table, at="at")
+    features = aggregate(view(), moments, table, at="at")
     ours = time.perf_counter() - begin
-    assert made.shape == (given.rows, 20)
+    assert features.shape == (given.rows, 20)
     begin = time.perf_counter()
     by_hand(table, moments)
     peer = time.perf_counter() - begin

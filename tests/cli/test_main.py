@@ -28,18 +28,35 @@ def test_importing_and_help_load_nothing_heavy(script: str) -> None:
     assert out.stdout.splitlines()[-1] == ""
 
 
-def test_nothing_to_do_loads_nothing_heavy(project: Path, headrace: Headrace) -> None:
-    assert headrace("build", cwd=project).returncode == 0
+def run_and_list_loaded(arguments: list[str], modules: tuple[str, ...], project: Path) -> list[str]:
+    """Runs a verb in a process of its own. Returns its output's lines; the last names the loaded modules."""
     script = (
         "import sys\nfrom headrace.cli.main import main\n"
-        "try:\n    main(['build'])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-        f"print(*sorted(n for n in {HEAVY} if n in sys.modules))"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print(*sorted(n for n in {modules} if n in sys.modules))"
     )
     out = subprocess.run(
         [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=True, timeout=60
     )
-    assert out.stdout.splitlines()[0].startswith("Nothing to do")
-    assert out.stdout.splitlines()[1] == ""
+    return out.stdout.splitlines()
+
+
+def test_nothing_to_do_loads_nothing_heavy(project: Path, headrace: Headrace) -> None:
+    assert headrace("build", cwd=project).returncode == 0
+    lines = run_and_list_loaded(["build"], HEAVY, project)
+    assert lines[0].startswith("Nothing to do")
+    assert lines[-1] == ""
+
+
+# rich prints tables, numpy is the log's; dvc is what reads dvc.lock once something is stale.
+@pytest.mark.parametrize(("stale", "allowed"), [(False, {"rich"}), (True, {"rich", "dvc"})])
+def test_status_loads_no_engine(project: Path, headrace: Headrace, stale: bool, allowed: set[str]) -> None:
+    assert headrace("build", cwd=project).returncode == 0
+    if stale:
+        (project / "data" / "prices.csv").write_text("price\n3\n")
+    lines = run_and_list_loaded(["status"], (*HEAVY, "dvc.repo"), project)
+    assert any("table-doubled" in line for line in lines) is stale
+    assert set(lines[-1].split()) == allowed
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("run-stage",)])

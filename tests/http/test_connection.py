@@ -1,4 +1,4 @@
-"""Clients that are slow, idle or hostile, over real sockets: a door stays open for everyone else."""
+"""Slow, idle and hostile clients over real sockets: the server still answers everyone else."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ JSON = {"Content-Type": "application/json"}
 
 
 class App:
-    """Answers how long the body is; at /wait once it is let, at /large with 16 MiB."""
+    """Answers the length of the body; at /wait after `finish` is set, at /large with 16 MiB."""
 
     def __init__(self) -> None:
-        self.go_on = threading.Event()
+        self.finish = threading.Event()
         self.waiting = 0
         self.ended = 0
 
@@ -42,7 +42,7 @@ class App:
         try:
             if scope["path"] == "/wait":
                 self.waiting += 1
-                await asyncio.to_thread(self.go_on.wait, 60)
+                await asyncio.to_thread(self.finish.wait, 60)
             if scope["path"] == "/large":
                 self.waiting += 1
                 await _send_large(send)
@@ -65,33 +65,33 @@ def app() -> App:
 
 
 @pytest.fixture
-def served(app: App) -> Iterator[HttpServer]:
-    with serve(GuardMiddleware(app, "127.0.0.1", max_requests=5), "127.0.0.1", 0) as one:
-        yield one
-        app.go_on.set()
+def server(app: App) -> Iterator[HttpServer]:
+    with serve(GuardMiddleware(app, "127.0.0.1", max_requests=5), "127.0.0.1", 0) as server:
+        yield server
+        app.finish.set()
 
 
 @contextlib.contextmanager
-def connected(served: HttpServer, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
-    """So many clients, each of which has sent this and no more."""
+def connect_clients(server: HttpServer, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    """Connects clients, each of which sends these bytes."""
     with contextlib.ExitStack() as stack:
         clients = []
         for _ in range(count):
-            client = stack.enter_context(socket.create_connection((served.host, served.port), timeout=60))
+            client = stack.enter_context(socket.create_connection((server.host, server.port), timeout=60))
             client.sendall(sent)
             clients.append(client)
         yield clients
 
 
-def answers(served: HttpServer, count: int = 20) -> list[int]:
-    """The statuses of good requests, each on a connection of its own."""
+def send_requests(server: HttpServer, count: int = 20) -> list[int]:
+    """Sends valid requests, each on its own connection. Returns the statuses."""
     return [
-        httpx.post(served.url, content=b"[1,2]", headers=JSON, timeout=60).status_code for _ in range(count)
+        httpx.post(server.url, content=b"[1,2]", headers=JSON, timeout=60).status_code for _ in range(count)
     ]
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What comes until the other end closes."""
+    """Reads until the server closes the connection."""
     parts = []
     with contextlib.suppress(ConnectionError):
         while part := client.recv(1 << 20):
@@ -99,129 +99,133 @@ def read_all(client: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def read_answer(client: socket.socket) -> bytes:
-    got = b""
-    while b"}" not in got:
+def read_response(client: socket.socket) -> bytes:
+    response = b""
+    while b"}" not in response:
         part = client.recv(65536)
-        assert part, got
-        got += part
-    return got
+        assert part, response
+        response += part
+    return response
 
 
-def many(wanted: int) -> int:
-    """So many connections, or as many as this process may hold both ends of."""
+def possible_connections(wanted: int) -> int:
+    """So many connections, or as many as this process can hold both ends of."""
     return min(wanted, (raise_file_limit() - 500) // 2)
 
 
-def test_a_thousand_idle_connections_keep_nobody_out(served: HttpServer) -> None:
-    with connected(served, many(1_000), WHOLE) as clients:
+def test_a_thousand_idle_connections_block_no_other_client(server: HttpServer) -> None:
+    with connect_clients(server, possible_connections(1_000), WHOLE) as clients:
         for client in clients:
-            assert read_answer(client).startswith(b"HTTP/1.1 200 ")
-        assert answers(served) == [200] * 20
-        clients[0].sendall(WHOLE)  # each of them may ask again
-        assert read_answer(clients[0]).startswith(b"HTTP/1.1 200 ")
+            assert read_response(client).startswith(b"HTTP/1.1 200 ")
+        assert send_requests(server) == [200] * 20
+        clients[0].sendall(WHOLE)  # an idle connection can still be used
+        assert read_response(clients[0]).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", WHOLE[:-2], HEAD + b"[1,"], ids=["nothing", "line", "head", "body"]
 )
-def test_thousands_that_do_not_end_what_they_began_keep_nobody_out(served: HttpServer, sent: bytes) -> None:
-    with connected(served, many(4_200), sent):
-        assert answers(served) == [200] * 20
+def test_thousands_of_incomplete_requests_block_no_other_client(server: HttpServer, sent: bytes) -> None:
+    with connect_clients(server, possible_connections(4_200), sent):
+        assert send_requests(server) == [200] * 20
 
 
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", HEAD + b"[1,", WHOLE], ids=["nothing", "line", "body", "idle"]
 )
-def test_where_no_more_connections_may_be_the_longest_wait_ends(app: App, sent: bytes) -> None:
+def test_beyond_the_limit_the_longest_waiting_connection_is_closed(app: App, sent: bytes) -> None:
     wait = WHOLE.replace(b"/ ", b"/wait ", 1)
     with (
-        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, max_connections=20) as one,
-        connected(one, 1, wait) as (busy,),
+        serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0, max_connections=20) as server,
+        connect_clients(server, 1, wait) as (busy,),
     ):
         until(lambda: app.waiting == 1)
-        with connected(one, 100, sent) as clients:
-            assert answers(one) == [200] * 20
+        with connect_clients(server, 100, sent) as clients:
+            assert send_requests(server) == [200] * 20
             for client in clients[:80]:
-                read_all(client)  # they were closed: this ends before any limit of time does it
-            app.go_on.set()
-            assert read_answer(busy).startswith(b"HTTP/1.1 200 ")
+                read_all(client)  # they were closed at once, before any time limit
+            app.finish.set()
+            assert read_response(busy).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_are_counted_and_not_connections(served: HttpServer, app: App) -> None:
+def test_the_limit_of_requests_does_not_count_connections(server: HttpServer, app: App) -> None:
     with ThreadPoolExecutor(5) as threads:
-        taken = [threads.submit(httpx.get, f"{served.url}/wait", timeout=60) for _ in range(5)]
+        in_progress = [threads.submit(httpx.get, f"{server.url}/wait", timeout=60) for _ in range(5)]
         until(lambda: app.waiting == 5)
-        busy = httpx.get(served.url, timeout=60)
-        app.go_on.set()
-        assert [one.result().status_code for one in taken] == [200] * 5
+        busy = httpx.get(server.url, timeout=60)
+        app.finish.set()
+        assert [future.result().status_code for future in in_progress] == [200] * 5
     assert (busy.status_code, busy.json()["error"]["code"]) == (503, "busy")
     assert busy.headers["retry-after"] == "1"
-    assert answers(served) == [200] * 20
+    assert send_requests(server) == [200] * 20
 
 
-def test_an_idle_connection_is_closed(served: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_closed(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_IDLE_SECONDS", 0.2)
-    with connected(served, 1, WHOLE) as (client,):
+    with connect_clients(server, 1, WHOLE) as (client,):
         assert read_all(client).endswith(b"}")
 
 
-def test_a_request_after_a_pause_has_its_own_time(served: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for the next request ends with its first byte; its head then has the time that a head has."""
+def test_a_request_after_a_pause_has_the_whole_time_limit(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time limit of an idle connection ends with the first byte of a request, that of its head begins."""
     monkeypatch.setattr(connection, "_IDLE_SECONDS", 1_000.0)
-    with connected(served, 1, WHOLE) as (client,):
-        read_answer(client)
-        (one,) = served._server.server_state.connections
-        assert isinstance(one, Connection)
-        until(lambda: seconds_left(one) > 900)
+    with connect_clients(server, 1, WHOLE) as (client,):
+        read_response(client)
+        (open_connection,) = server._server.server_state.connections
+        assert isinstance(open_connection, Connection)
+        until(lambda: seconds_left(open_connection) > 900)
         client.sendall(WHOLE[:10])
-        until(lambda: 0 < seconds_left(one) <= 10)
+        until(lambda: 0 < seconds_left(open_connection) <= 10)
         client.sendall(WHOLE[10:])
-        assert read_answer(client).startswith(b"HTTP/1.1 200 ")
-        until(lambda: seconds_left(one) > 900)
+        assert read_response(client).startswith(b"HTTP/1.1 200 ")
+        until(lambda: seconds_left(open_connection) > 900)
 
 
-def seconds_left(one: Connection) -> float:
-    """Until a connection is given up."""
-    return 0.0 if one._timer is None else one._timer.when() - one.loop.time()
+def seconds_left(client: Connection) -> float:
+    """Until the server closes the connection."""
+    return 0.0 if client._timer is None else client._timer.when() - client.loop.time()
 
 
 @pytest.mark.parametrize("nothing", [b"\r\n", b"\n"])
 def test_empty_lines_hold_no_connection_open(
-    served: HttpServer, monkeypatch: pytest.MonkeyPatch, nothing: bytes
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, nothing: bytes
 ) -> None:
     monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.3)
-    with connected(served, 1, WHOLE) as (client,):
-        read_answer(client)
+    with connect_clients(server, 1, WHOLE) as (client,):
+        read_response(client)
         client.sendall(nothing)
         assert read_all(client).startswith(b"HTTP/1.1 408 ")
-    with connected(served, 1, nothing) as (client,):
+    with connect_clients(server, 1, nothing) as (client,):
         assert b"HTTP/1.1 408 " in read_all(client)
 
 
-def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection_open(served: HttpServer) -> None:
+def test_after_an_early_response_the_rest_of_the_body_holds_no_connection_open(server: HttpServer) -> None:
     sent = HEAD.replace(b"localhost", b"evil.example").replace(b"Length: 9", b"Length: 900000") + b"["
-    with connected(served, 1, sent) as (client,):
+    with connect_clients(server, 1, sent) as (client,):
         assert read_all(client).startswith(b"HTTP/1.1 421 ")
 
 
-def test_who_takes_no_answer_is_let_go(served: HttpServer, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_no_response_is_disconnected(
+    server: HttpServer, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "_WRITE_SECONDS", 0.5)
-    with connected(served, 5, WHOLE.replace(b"/ ", b"/large ", 1)):
+    with connect_clients(server, 5, WHOLE.replace(b"/ ", b"/large ", 1)):
         until(lambda: app.ended == 5)
-        assert answers(served) == [200] * 20
+        assert send_requests(server) == [200] * 20
 
 
-def test_who_takes_an_answer_slowly_gets_it(served: HttpServer, app: App) -> None:
-    with connected(served, 1, LAST.replace(b"/ ", b"/large ", 1)) as (client,):
+def test_a_client_that_reads_slowly_gets_the_whole_response(server: HttpServer, app: App) -> None:
+    with connect_clients(server, 1, LAST.replace(b"/ ", b"/large ", 1)) as (client,):
         until(lambda: app.waiting == 1)
-        got = read_all(client)
-    assert got.count(b"x" * 1024) == 16 << 10
+        response = read_all(client)
+    assert response.count(b"x" * 1024) == 16 << 10
 
 
-def test_requests_that_come_together_are_answered_in_order(served: HttpServer) -> None:
+def test_pipelined_requests_are_answered_in_order(server: HttpServer) -> None:
     second = HEAD.replace(b"POST / ", b"POST /second ") + b"[1,2,3,4]"
-    with connected(served, 1, WHOLE + second + b"\r\n" + LAST) as (client,):
+    with connect_clients(server, 1, WHOLE + second + b"\r\n" + LAST) as (client,):
         parts = read_all(client).split(b"HTTP/1.1 200 OK")
     contents = [part.partition(b"\r\n\r\n")[2] for part in parts[1:]]
     assert [json.loads(content) for content in contents] == [{"got": 0}, {"got": 9}, {"got": 0}]
@@ -236,7 +240,7 @@ UPGRADE = (
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (UPGRADE, 200),  # an upgrade may be ignored: it is answered as the request that it is
+        (UPGRADE, 200),  # an upgrade may be ignored: the request itself is answered
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (UPGRADE.replace(b"websocket", b"h2c"), 200),
         (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
@@ -249,27 +253,27 @@ UPGRADE = (
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: %s\r\n" % (b"y" * 70_000), 431),
     ],
-    ids=lambda given: given[:12].decode("latin-1") if isinstance(given, bytes) else None,
-)  # fmt: skip
-def test_odd_requests_get_an_answer_as_json(served: HttpServer, sent: bytes, status: int) -> None:
-    with connected(served, 1, sent) as (client,):
-        got = read_answer(client)
-        head, _, content = got.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 %d " % status), got
+    ids=lambda value: value[:12].decode("latin-1") if isinstance(value, bytes) else None,
+)
+def test_unusual_requests_get_a_json_response(server: HttpServer, sent: bytes, status: int) -> None:
+    with connect_clients(server, 1, sent) as (client,):
+        response = read_response(client)
+        head, _, content = response.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status), response
         assert b"application/json" in head
         assert json.loads(content).keys() <= {"error", "got"}
-    assert answers(served, 1) == [200]
+    assert send_requests(server, 1) == [200]
 
 
-def test_what_comes_after_an_upgrade_that_was_ignored_harms_nobody(served: HttpServer) -> None:
-    with connected(served, 1, UPGRADE) as (client,):
-        read_answer(client)
+def test_data_after_an_ignored_upgrade_does_no_harm(server: HttpServer) -> None:
+    with connect_clients(server, 1, UPGRADE) as (client,):
+        read_response(client)
         client.sendall(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58")  # a frame
         read_all(client)
-    assert answers(served, 1) == [200]
+    assert send_requests(server, 1) == [200]
 
 
-def test_another_server_that_offers_a_websocket_is_told_no() -> None:
+def test_a_websocket_of_another_server_is_closed() -> None:
     sent: list[object] = []
 
     async def ask() -> None:
@@ -279,8 +283,8 @@ def test_another_server_that_offers_a_websocket_is_told_no() -> None:
         async def receive() -> dict[str, str]:
             return {"type": "websocket.connect"}
 
-        door: Callable[..., object] = GuardMiddleware(App(), "127.0.0.1")
-        await door({"type": "websocket", "path": "/", "headers": []}, receive, send)  # type: ignore[misc]
+        middleware: Callable[..., object] = GuardMiddleware(App(), "127.0.0.1")
+        await middleware({"type": "websocket", "path": "/", "headers": []}, receive, send)  # type: ignore[misc]
 
     asyncio.run(ask())
     assert sent == [{"type": "websocket.close"}]
@@ -297,16 +301,16 @@ def test_another_server_that_offers_a_websocket_is_told_no() -> None:
         ({"Content-Type": "application/json; profile=x"}, None),
     ],
 )
-def test_a_body_that_is_not_plain_utf8_is_a_415(
-    served: HttpServer, headers: dict[str, str], code: str | None
+def test_a_body_must_be_uncompressed_utf8(
+    server: HttpServer, headers: dict[str, str], code: str | None
 ) -> None:
-    answer = httpx.post(served.url, content=b"[]", headers={**JSON, **headers})
-    assert answer.status_code == (415 if code else 200)
-    assert code is None or answer.json()["error"]["code"] == code
+    response = httpx.post(server.url, content=b"[]", headers={**JSON, **headers})
+    assert response.status_code == (415 if code else 200)
+    assert code is None or response.json()["error"]["code"] == code
 
 
-def test_head_is_answered_as_get_without_a_body(served: HttpServer) -> None:
-    with httpx.Client(base_url=served.url) as client:
-        answer = client.head("/")
-        assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "10")
+def test_head_is_answered_as_get_without_a_body(server: HttpServer) -> None:
+    with httpx.Client(base_url=server.url) as client:
+        response = client.head("/")
+        assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "10")
         assert client.get("/").json() == {"got": 0}

@@ -5,7 +5,7 @@ which it is shipped. A batch that was appended just before a kill is appended ag
 copy by its ids.
 
 A prediction that is larger than the topic takes is not given to a client. If the topic's limit is lowered after
-the answer, the shipper moves the prediction to a file of its own and ships it once the topic takes it.
+the answer, the shipper moves the prediction to a separate file and ships it once the topic takes it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headrace.serving.spool import (
     BATCH_BYTES,
     find_oversized,
     find_spool_files,
-    oversized_folder,
+    folder_of_oversized,
     split_frames,
 )
 
@@ -123,7 +123,7 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
 
 
 def _write_oversized(folder: Path, prediction: bytes) -> None:
-    oversized = oversized_folder(folder)
+    oversized = folder_of_oversized(folder)
     oversized.mkdir(mode=0o700, exist_ok=True)
     # Named by its content: written again after a kill, it is the same file.
     path = oversized / f"{short_digest(prediction)}.json"

@@ -28,7 +28,7 @@ __all__ = [
     "Spool",
     "find_oversized",
     "find_spool_files",
-    "oversized_folder",
+    "folder_of_oversized",
     "read_spool",
     "split_frames",
 ]
@@ -101,14 +101,14 @@ def find_spool_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.spool"))
 
 
-def oversized_folder(folder: Path) -> Path:
+def folder_of_oversized(folder: Path) -> Path:
     """Where a shipper keeps predictions that the topic does not take."""
     return folder / "oversized"
 
 
 def find_oversized(folder: Path) -> list[Path]:
     """The files of predictions that are too large for the topic: one encoded prediction each."""
-    return sorted(oversized_folder(folder).glob("*.json"))
+    return sorted(folder_of_oversized(folder).glob("*.json"))
 
 
 def read_spool(folder: Path) -> Iterator[bytes]:

@@ -48,7 +48,7 @@ def timeless(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def test_a_source_has_the_facts_of_its_table() -> None:
-    of_topic, of_facts, of_untyped = TableSource(Click), TableSource(facts), TableSource(without_schema)
+    of_topic, of_facts, of_undeclared = TableSource(Click), TableSource(facts), TableSource(without_schema)
     assert (of_topic.name, of_topic.timestamp_field, of_topic.topic) == ("clicks_eu", "at", "clicks.eu")
     assert of_topic.columns == {
         "at": "timestamp",
@@ -64,8 +64,12 @@ def test_a_source_has_the_facts_of_its_table() -> None:
         "ok": "bool",
         "tags": "list[string]",
     }
-    assert (of_untyped.timestamp_field, of_untyped.topic, of_untyped.rowwise) == ("at", "clicks.eu", True)
-    assert of_untyped.columns is None
+    assert (of_undeclared.timestamp_field, of_undeclared.topic, of_undeclared.rowwise) == (
+        "at",
+        "clicks.eu",
+        True,
+    )
+    assert of_undeclared.columns is None
 
 
 @pytest.mark.parametrize("read", [Click, facts, without_schema])
@@ -90,6 +94,7 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
         (lambda: TableSource("facts"), "that is not a table"),
         (lambda: TableSource(timeless), "cannot tell which column"),
         (lambda: TableSource(facts, timestamp_field="then"), "'then' is not a column of facts"),
+        (lambda: TableSource(facts, field_mapping={"seen": "x"}), "does not take field_mapping"),
     ],
 )
 def test_a_wrong_source_is_refused(make: Callable[[], TableSource], what: str) -> None:

@@ -68,6 +68,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         sources={source.name: source.path for source in project.sources.values()},
         topics={contract.topic: contract.table for contract in project.contracts.values()},
         contracts={contract.table: _contract_pieces(contract) for contract in project.contracts.values()},
+        contract_digests={c.topic: _description(c)["fingerprint"] for c in project.contracts.values()},
         tables={name: _table_pieces(project, table, index, external) for name, table in project.tables.items()},
         reads={
             name: [_read(declared) for declared in project.inputs(table)]
@@ -144,11 +145,15 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
 
 
 def _contract_pieces(contract: Contract) -> list[str]:
-    from headrace.events.contracts.description import describe_contract  # Arrow: only when code has changed
-
-    fields = describe_contract(contract)["fields"]
+    fields = _description(contract)["fields"]
     pieces = {f"{contract.topic}.{name}": digest_value(field) for name, field in fields.items()}
     return _lines({**pieces, f"{contract.topic} time=": digest_value(contract.time)})
+
+
+def _description(contract: Contract) -> dict[str, Any]:
+    from headrace.events.contracts.description import describe_contract  # Arrow: only when code has changed
+
+    return describe_contract(contract)
 
 
 def _feature_pieces(project: Project, index: CodeIndex) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from headrace.config.settings import Settings
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift
-from headrace.flows.build.pipeline import read_lock
+from headrace.flows.build.dvc_lock import read_lock
 from headrace.flows.build.pointers import pointer_text
 from headrace.flows.build.reasons import StaleReason
 from headrace.flows.build.sources import find_sources, raise_first_problem

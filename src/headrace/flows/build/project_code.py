@@ -69,6 +69,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         sources: name → path.
         topics: topic → its table.
         contracts: table of the topic → pieces, one a field.
+        contract_digests: topic → the digest of all of its contract (events.contracts.description).
         tables: name → pieces, in the order in which tables are built.
         reads: table → what it reads.
         features: the pieces of all Feast objects.
@@ -81,6 +82,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
     sources: dict[str, str]
     topics: dict[str, str]
     contracts: dict[str, list[str]]
+    contract_digests: dict[str, str]
     tables: dict[str, list[str]]
     reads: dict[str, list[Read]]
     features: list[str]

@@ -27,7 +27,7 @@ from headrace.kernel.secrets import clean_text
 from headrace.projects.running import find_up
 from headrace.serving.deployment import haproxy
 from headrace.serving.prediction import TOPIC as PREDICTIONS
-from headrace.serving.spool import find_oversized, oversized_folder, read_spool
+from headrace.serving.spool import find_oversized, folder_of_oversized, read_spool
 
 __all__ = ["Finding", "doctor"]
 
@@ -228,7 +228,7 @@ def _spool(settings: Settings) -> Iterator[Finding]:
     large = len(find_oversized(folder))
     if large:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
-        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {oversized_folder(folder)}"
+        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder_of_oversized(folder)}"
         yield Finding("predictions", False, what, remedy)
     if find_up(settings) is not None:
         return

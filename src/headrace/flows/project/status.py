@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from headrace import lineage
 from headrace import log as logs
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
-from headrace.declare.event import Contract
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.pointers import Pointers
-from headrace.flows.build.preview import plan_build
 from headrace.flows.build.project_code import read_project_code
 from headrace.flows.build.unchanged import is_unchanged
 from headrace.flows.models.aliases import (
@@ -77,7 +76,7 @@ class Status:
         oversized: how many predictions were answered and are larger than their topic takes.
         releases: the releases in force, by model.
         moved_aliases: aliases that somebody moved by hand: traffic follows the release, not them.
-        failed_releases: model → the release that the running endpoint could not put in place; the one before
+        failed_releases: model → the release that the running endpoint could not activate; the one before
             it answers.
         endpoint_error: why the endpoint of the running `up` cannot be asked, or None.
         champion_mismatches: champions that are other versions than the last build of this commit released.
@@ -116,11 +115,13 @@ class _Declared:
         topics: topic → its table.
         tables: names, in the order in which they are built.
         models: names.
+        contracts: topic → the digest of its contract.
     """
 
     topics: Mapping[str, str]
     tables: tuple[str, ...]
     models: tuple[str, ...]
+    contracts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,7 @@ def status(settings: Settings) -> Status:
 def _find_stale(settings: Settings) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
     """What a build would run, why that cannot be said, and what waits for a refresh."""
     try:
-        plan = [] if is_unchanged(settings) else plan_build(settings)
-        stale = tuple(
-            StaleStage(step.stage.name, tuple((reason.kind, reason.what) for reason in step.reasons))
-            for step in plan
-            if step.reasons
-        )
+        stale = () if is_unchanged(settings) else _plan(settings)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
     try:
@@ -199,15 +195,32 @@ def _find_stale(settings: Settings) -> tuple[tuple[StaleStage, ...], str | None,
         return stale, None, {}
 
 
+def _plan(settings: Settings) -> tuple[StaleStage, ...]:
+    from headrace.flows.build.preview import plan_build  # it brings DVC
+
+    return tuple(
+        StaleStage(planned.stage.name, tuple((reason.kind, reason.what) for reason in planned.reasons))
+        for planned in plan_build(settings)
+        if planned.reasons
+    )
+
+
 def _read_declared(settings: Settings) -> _Declared:
     """What the project declares: as the last build recorded it where the code is still the same."""
     code = BuildContext(settings).recorded_code
     if code is not None:
-        return _Declared(code.topics, tuple(code.tables), tuple(code.models))
+        return _Declared(code.topics, tuple(code.tables), tuple(code.models), code.contract_digests)
+    from headrace.events.contracts.description import describe_contract
+
     project = load_project(settings, without=("feast",))  # so without its models
+    contracts = project.contracts.values()
     last = read_project_code(Pointers(settings.root))
-    topics = {contract.topic: contract.table for contract in project.contracts.values()}
-    return _Declared(topics, tuple(project.tables), () if last is None else tuple(last.models))
+    return _Declared(
+        {contract.topic: contract.table for contract in contracts},
+        tuple(project.tables),
+        () if last is None else tuple(last.models),
+        {contract.topic: describe_contract(contract)["fingerprint"] for contract in contracts},
+    )
 
 
 def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
@@ -232,33 +245,28 @@ def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableState]) 
 
 def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> dict[str, str]:
     """Topic → what an edit of its contract means, where the topic's table has another contract."""
-    taken = {
-        topic: json.loads(heads[table].properties[CONTRACT])
-        for topic, table in declared.topics.items()
-        if table in heads and CONTRACT in heads[table].properties
-    }
-    if not taken:
-        return {}
-    project = load_project(settings, without=("feast",))
-    notes = {topic: _contract_note(project.contracts[topic], old) for topic, old in taken.items()}
-    return {topic: note for topic, note in notes.items() if note is not None}
+    notes = {}
+    for topic, table in declared.topics.items():
+        text = heads[table].properties.get(CONTRACT) if table in heads else None
+        old = None if text is None else json.loads(text)
+        if old is not None and old["fingerprint"] != declared.contracts[topic]:
+            notes[topic] = _contract_note(settings, topic, old)
+    return notes
 
 
-def _contract_note(contract: Contract, old: dict[str, object]) -> str | None:
+def _contract_note(settings: Settings, topic: str, old: dict[str, Any]) -> str:
     from headrace.events.contracts.description import describe_contract
-    from headrace.events.ingest.adoption import refusal
+    from headrace.events.ingest.adoption import contract_refusal
 
-    new = describe_contract(contract)
-    if old["fingerprint"] == new["fingerprint"]:
-        return None
-    error = refusal(contract, old, new)
+    contract = load_project(settings, without=("feast",)).contract(topic)
+    error = contract_refusal(contract, old, describe_contract(contract))
     if error is not None:
         return f"ingest refuses its contract: {error}"
     return "its contract was edited; ingest adopts it when it starts next: headrace ingest --until-end"
 
 
 def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
-    """The releases that the endpoint could not put in place; why it cannot be asked, or None."""
+    """The releases that the endpoint could not activate; why it cannot be asked, or None."""
     if up is None:
         return {}, None
     try:

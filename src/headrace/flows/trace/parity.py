@@ -1,4 +1,4 @@
-"""check parity: what was served, made again from the lake at the same moments and positions."""
+"""check parity: served features against the same features computed again from the lake."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "po
 
 
 def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
-    """`model@version` → what a check of its newest predictions found.
+    """`model@version` → the parity report of its newest predictions.
 
     Args:
-        settings: whose project.
+        settings: the project's settings.
         model: only this model's predictions.
-        limit: at most so many predictions, the newest.
+        limit: the greatest number of predictions; the newest are taken.
 
     Raises:
         CallError: no prediction has been ingested yet.
@@ -48,29 +48,30 @@ def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) 
     reports = {}
     for (name, version), rows in sorted(groups.items()):
         plan = decode_plan((versions.bundle(name, version) / "plan.json").read_bytes())
-        served = [_served(row, plan) for row in rows]
+        served = [_prediction_of(row, plan) for row in rows]
         reports[f"{name}@{version}"] = check_parity(project, lake, plan, served)
     return reports
 
 
 def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
-    rows = (
-        lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS) if lake.table_exists(TABLE) else None
-    )
-    if rows is not None and model is not None:
-        rows = rows.filter(pl.col("model") == model)
-    found = None if rows is None else rows.sort("at", descending=True).head(limit).collect()
-    if found is None or found.is_empty():
+    """The newest predictions in the log's table, the newest first."""
+    rows = None
+    if lake.table_exists(TABLE):
+        logged = lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS)
+        if model is not None:
+            logged = logged.filter(pl.col("model") == model)
+        rows = logged.sort("at", descending=True).head(limit).collect()
+    if rows is None or rows.is_empty():
         raise CallError(
-            "there is no prediction to check" + (f" of model {model!r}" if model else ""),
+            "no prediction" + (f" of model {model!r}" if model else "") + " has been ingested yet",
             where=f"table {TABLE}",
             remedy="headrace up answers predictions and ingests them; or run headrace ingest --until-end.",
         )
-    return found.iter_rows(named=True)
+    return rows.iter_rows(named=True)
 
 
-def _served(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
-    """What is no plain value is kept in the table as JSON text."""
+def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
+    """The prediction of a row of the log's table, which holds nested values as JSON text."""
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
     )

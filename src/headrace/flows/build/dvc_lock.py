@@ -1,0 +1,72 @@
+"""dvc.lock: what DVC recorded of each stage, read and written without DVC's repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.utils.serialize import dump_yaml, load_yaml
+
+from headrace.flows.build.pointers import CODE
+from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
+
+__all__ = ["StageRecord", "read_lock", "remove_stage", "translate_errors"]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage as it last ran: file → MD5, and entry of pointers/code.json → value."""
+
+    files: dict[str, str]
+    params: dict[str, Any]
+
+
+def read_lock(root: Path) -> dict[str, StageRecord]:
+    """Stage → what dvc.lock records of it; stages that have never run are left out."""
+    file = root / "dvc.lock"
+    if not file.is_file():
+        return {}
+    with translate_errors(root):
+        stages = load_yaml(str(file)).get("stages", {})
+    return {
+        name: StageRecord(
+            files={entry["path"]: entry["md5"] for entry in (*stage.get("deps", ()), *stage.get("outs", ()))},
+            params=dict(stage.get("params", {}).get(CODE, {})),
+        )
+        for name, stage in stages.items()
+    }
+
+
+def remove_stage(root: Path, stage: str) -> None:
+    """Removes a stage from dvc.lock, as if it had never run; does nothing if it is not there."""
+    file = root / "dvc.lock"
+    if not file.is_file():
+        return
+    with translate_errors(root):
+        lock = load_yaml(str(file))
+        if lock.get("stages", {}).pop(stage, None) is not None:
+            dump_yaml(str(file), lock)
+
+
+@contextmanager
+def translate_errors(root: Path) -> Iterator[None]:
+    """Raises DVC's errors as Headrace's."""
+    try:
+        yield
+    except HeadraceError:
+        raise
+    except LockError as error:
+        raise Unavailable(
+            "another DVC command is running on this project", where=str(root), remedy="Wait until it has ended."
+        ) from error
+    except DvcException as error:
+        raise ProjectError(
+            f"DVC reports: {error}",
+            where=str(root / "dvc.yaml"),
+            remedy="dvc.yaml is written by headrace build; delete dvc.lock if a merge left it broken.",
+        ) from error
