@@ -34,7 +34,7 @@ from services.kafka import broker
 
 from headrace import log
 from headrace.config.settings import make_settings
-from headrace.events.ingest.ingest import Ingest
+from headrace.events.ingest.ingest import Ingest, IngestHooks
 from headrace.lake import open as open_lake
 from workloads.behaviour import CONTRACT, SHOP, good_of, made
 
@@ -61,7 +61,9 @@ def steady(url: str, folder: Path, count: int, broken: float) -> float:
     ingest = Ingest(CONTRACT, opened, open_lake(make_settings(folder, "bench", state=folder / "state")))
     good: list[int] = []
     began = time.perf_counter()
-    ingest.run(until_end=True, stop=threading.Event(), tell=lambda progress: good.append(progress.good))
+    ingest.run(
+        until_end=True, stop=threading.Event(), hooks=IngestHooks(lambda progress: good.append(progress.good))
+    )
     took = time.perf_counter() - began
     opened.close()
     assert sum(good) == good_of(count, broken), sum(good)

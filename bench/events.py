@@ -28,7 +28,7 @@ from pyiceberg.catalog import load_catalog
 
 from headrace import log
 from headrace.config.settings import make_settings
-from headrace.events.ingest.ingest import BATCH, Ingest
+from headrace.events.ingest.ingest import BATCH, Ingest, IngestHooks
 from headrace.lake import open as open_lake
 from workloads.behaviour import CONTRACT, UserBehaviour, good_of, made
 
@@ -88,7 +88,7 @@ def ours(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable
             nonlocal good
             good += progress.good
 
-        ingest.run(until_end=True, stop=threading.Event(), tell=tell)
+        ingest.run(until_end=True, stop=threading.Event(), hooks=IngestHooks(tell))
         return good
 
     return work, events.close

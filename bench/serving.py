@@ -2,11 +2,11 @@
 
     python bench/serving.py [--json] [--seconds 8] [--rounds 5] [--serving processes|ray_serve]
 
-Both read the same online store and the same model (100 trees, 6 features) on this machine, one process
-each. Ours does the split, the checks, the metrics and the prediction log (on Ray Serve it has HAProxy before
-it). The peer decodes, looks up, predicts and answers, nothing else. The client is one process of plain sockets
-on the same machine: p50 with one connection, the rate with 16. Both run all the while and are asked in turn;
-the figures are medians of the rounds.
+Both read the same online store and the same model (100 trees, 6 features) on this machine, one process each.
+Ours does the split, the checks, the metrics and the prediction log; on Ray Serve HAProxy is before it. The peer
+decodes, looks up, predicts and answers, nothing else. The client is one process with plain sockets on the same
+machine: p50 with one connection, the rate with 16. Both run all the time and are measured in turn; the figures
+are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from headrace.training.trainers.xgboost import MODEL
 
 NAMES = [f"f{n}" for n in range(6)]
 PRODUCTS = 10_000
-WARM = 0.5  # seconds before figures are taken
+WARM_UP = 0.5  # seconds before the measurement
 
 
 def main() -> None:
@@ -63,34 +63,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serving", default="processes")
-    given = parser.parse_args()
+    options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     own: list[tuple[float, float]] = []
     peer: list[tuple[float, float]] = []
     try:
-        settings = made(folder / "project")
-        with bare(settings) as bare_url, ours(settings.with_values(serving=given.serving)) as url:
-            for _ in range(given.rounds):
-                peer.append(measured(bare_url, given.seconds / given.rounds))
-                own.append(measured(url, given.seconds / given.rounds))
+        settings = make_project(folder / "project")
+        with run_bare(settings) as bare_url, run_ours(settings.with_values(serving=options.serving)) as url:
+            for _ in range(options.rounds):
+                peer.append(measure(bare_url, options.seconds / options.rounds))
+                own.append(measure(url, options.seconds / options.rounds))
     finally:
         shutil.rmtree(folder)
     work = ("one prediction over HTTP, p50", "predictions over HTTP, 16 connections")
     figures = [
         {
-            "work": what,
+            "work": name,
             "unit": unit,
-            "ours": median(figures[place] for figures in own),
-            "peer": median(figures[place] for figures in peer),
+            "ours": median(figures[index] for figures in own),
+            "peer": median(figures[index] for figures in peer),
         }
-        for place, (what, unit) in enumerate(zip(work, ("ms", "/s"), strict=True))
+        for index, (name, unit) in enumerate(zip(work, ("ms", "/s"), strict=True))
     ]
     for figure in figures:
         figure["ratio"] = figure["ours"] / figure["peer"]
-        print(json.dumps(figure) if given.json else figure, flush=True)
+        print(json.dumps(figure) if options.json else figure, flush=True)
 
 
-def made(root: Path) -> Settings:
+def make_project(root: Path) -> Settings:
     """A project with a released version and 10,000 products in its online store."""
     import xgboost
 
@@ -111,13 +111,13 @@ def made(root: Path) -> Settings:
     values = random.normal(size=(PRODUCTS, len(NAMES)))
     data = xgboost.DMatrix(values, (values[:, 0] + random.normal(size=PRODUCTS) > 0).astype(float))
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1}, data, 100)
-    place = registry.open(settings).bundle_folder("purchase", 1)
-    place.mkdir(parents=True)
-    (place / "plan.json").write_bytes(encode_plan(plan))
-    columns = tuple(one.column for one in plan.features)
+    bundle = registry.open(settings).bundle_folder("purchase", 1)
+    bundle.mkdir(parents=True)
+    (bundle / "plan.json").write_bytes(encode_plan(plan))
+    columns = tuple(feature.column for feature in plan.features)
     meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns))
-    save_model(place / "model", {MODEL: bytes(booster.save_raw("ubj"))}, meta)
-    seal(place, signing_key(settings))
+    save_model(bundle / "model", {MODEL: bytes(booster.save_raw("ubj"))}, meta)
+    seal(bundle, signing_key(settings))
     store = online.open(settings.online.url)
     store.prepare(plan)
     at = pa.array([from_micros(now_micros() - 3_600_000_000)] * PRODUCTS, pa.timestamp("us", "UTC"))
@@ -132,18 +132,18 @@ def made(root: Path) -> Settings:
 
 
 @contextmanager
-def bare(settings: Settings) -> Iterator[str]:
-    """Uvicorn in a process of its own, with an application that only looks up, predicts and answers."""
+def run_bare(settings: Settings) -> Iterator[str]:
+    """Runs uvicorn in its own process, with an application that only looks up, predicts and answers."""
     spawned = multiprocessing.get_context("spawn")
-    here, there = spawned.Pipe()
-    process = spawned.Process(target=_bare, args=(settings, there), daemon=True)
+    receiving, sending = spawned.Pipe()
+    process = spawned.Process(target=_serve_bare, args=(settings, sending), daemon=True)
     process.start()
-    yield here.recv()
+    yield receiving.recv()
     process.terminate()
     process.join()
 
 
-def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> None:
+def _serve_bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> None:
     bundle = registry.open(settings).bundle("purchase", 1)
     plan = decode_plan((bundle / "plan.json").read_bytes())
     lookup = Lookup(plan, online.open(settings.online.url))
@@ -153,20 +153,21 @@ def _bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> No
         if scope["type"] == "lifespan":
             while True:
                 await send({"type": f"{(await receive())['type']}.complete"})
-        asked = json.loads((await receive())["body"])
-        score = model.predict(lookup.features([asked], now_micros()).matrix)[0]
-        body = json.dumps({"model": "purchase", "version": 1, "value": float(score)}).encode()
+        instance = json.loads((await receive())["body"])
+        value = model.predict(lookup.features([instance], now_micros()).matrix)[0]
+        body = json.dumps({"model": "purchase", "version": 1, "value": float(value)}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    with serve(app, "127.0.0.1", 0) as served:
-        pipe.send(served.url)
+    with serve(app, "127.0.0.1", 0) as server:
+        pipe.send(server.url)
         pipe.poll(None)
 
 
 @contextmanager
-def ours(settings: Settings) -> Iterator[str]:
+def run_ours(settings: Settings) -> Iterator[str]:
+    """Runs the endpoint as the setting `serving` says."""
     from headrace.http.serve import bind
     from headrace.serving import deployment
 
@@ -179,39 +180,41 @@ def ours(settings: Settings) -> Iterator[str]:
         running.stop()
 
 
-def measured(url: str, seconds: float) -> tuple[float, float]:
-    """(p50 in ms with one connection, answers a second with 16)."""
+def measure(url: str, seconds: float) -> tuple[float, float]:
+    """The p50 in ms with one connection, and the responses a second with 16."""
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 0
-    asyncio.run(_asked(host, port, 16, WARM))
-    one, _ = asyncio.run(_asked(host, port, 1, seconds / 2))
-    _, rate = asyncio.run(_asked(host, port, 16, seconds / 2))
-    return median(one) * 1000, rate
+    asyncio.run(_send_requests(host, port, 16, WARM_UP))
+    seconds_each, _ = asyncio.run(_send_requests(host, port, 1, seconds / 2))
+    _, rate = asyncio.run(_send_requests(host, port, 16, seconds / 2))
+    return median(seconds_each) * 1000, rate
 
 
-async def _asked(host: str, port: int, connections: int, seconds: float) -> tuple[list[float], float]:
-    took: list[float] = []
-    began = time.perf_counter()
-    await asyncio.gather(*(_one(host, port, n, began + seconds, took) for n in range(connections)))
-    return took, len(took) / (time.perf_counter() - began)
+async def _send_requests(host: str, port: int, connections: int, seconds: float) -> tuple[list[float], float]:
+    durations: list[float] = []
+    started = time.perf_counter()
+    await asyncio.gather(
+        *(_keep_asking(host, port, n, started + seconds, durations) for n in range(connections))
+    )
+    return durations, len(durations) / (time.perf_counter() - started)
 
 
-async def _one(host: str, port: int, seed: int, until: float, took: list[float]) -> None:
-    """One connection that asks again as soon as it has its answer."""
+async def _keep_asking(host: str, port: int, seed: int, until: float, durations: list[float]) -> None:
+    """Sends the next request on one connection as soon as the response is complete."""
     reader, writer = await asyncio.open_connection(host, port)
     products = np.random.default_rng(seed).integers(0, PRODUCTS, 4096).tolist()
-    place = 0
+    index = 0
     while time.perf_counter() < until:
-        place = (place + 1) % 4096
-        body = b'{"user_id": %d, "product_id": %d, "price": 3.5}' % (place, products[place])
+        index = (index + 1) % 4096
+        body = b'{"user_id": %d, "product_id": %d, "price": 3.5}' % (index, products[index])
         head = b"POST /predict/purchase HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        asked = time.perf_counter()
+        sent = time.perf_counter()
         writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith(b"HTTP/1.1 200"):
-            sys.exit(f"the answer is {answer!r}")
-        length = next(line for line in answer.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        response = await reader.readuntil(b"\r\n\r\n")
+        if not response.startswith(b"HTTP/1.1 200"):
+            sys.exit(f"the response is {response!r}")
+        length = next(line for line in response.split(b"\r\n") if line.lower().startswith(b"content-length"))
         await reader.readexactly(int(length.split(b":")[1]))
-        took.append(time.perf_counter() - asked)
+        durations.append(time.perf_counter() - sent)
     writer.close()
     await writer.wait_closed()
 

@@ -23,7 +23,7 @@ from headrace.events.ingest import ingest, refusals
 from headrace.events.ingest.ingest import Ingest
 from headrace.events.ingest.rates import RefusalRate, RefusalRates, severity_of
 from headrace.events.ingest.refusals import RefusalSource
-from headrace.events.quarantine import Choice, replay
+from headrace.events.quarantine import QuarantineSelection, replay
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.faults import VARIABLE
 from headrace.kernel.ids import new_id
@@ -115,7 +115,7 @@ def test_rates_from_commits_equal_those_of_the_rows(
         events_log.append("clicks", [click(n, price=-(n % 2)) for n in range(20)] + [b"no %d" % turn])
         ingest_all(watched_contract, events_log, lake)
         from_commits.update()
-    assert replay(watched_contract, lake, events_log, Choice(code="not_json")).events == 3
+    assert replay(watched_contract, lake, events_log, QuarantineSelection(code="not_json")).events == 3
     ingest_all(watched_contract, events_log, lake)  # a replay does not count as an arrival
     from_commits.update()
     from_rows = RefusalRates(watched_contract, lake.table("clicks"))

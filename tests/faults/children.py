@@ -97,8 +97,8 @@ def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = Fals
             ):
                 ingest.ingest_all(
                     [stage.contract(mended)], events, open_lake(stage.settings),
-                    until_end=until_end, stop=stop, sinks_of=lambda _: [shelf], tell=tell,
-                )  # fmt: skip
+                    until_end=until_end, stop=stop, open_sinks=lambda _: [shelf],
+                hooks=ingest.IngestHooks(tell), )  # fmt: skip
             return
         except Unavailable as error:
             say("away", text=str(error)[:1000])
@@ -257,8 +257,9 @@ def replay(stage: Stage, say: Say) -> None:
     _writes_as("replay")
     with closing(log.open(stage.settings.log.url)) as events:
         lake = open_lake(stage.settings)
+        selection = quarantine.QuarantineSelection(code="out_of_range")
         say("replaying")
-        done = quarantine.replay(stage.contract(), lake, events, quarantine.Choice(code="out_of_range"))
+        done = quarantine.replay(stage.contract(), lake, events, selection)
     say("replayed", count=done.events)
 
 

@@ -1,4 +1,4 @@
-"""Builds of a small project, really edited, killed and looked at by plain DVC."""
+"""Builds of a small project whose files are edited and whose builds are killed, checked with plain DVC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace.kernel.errors import CallError, ProjectError, Unavailable
 
 
 def call(settings: Settings, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own: edits are seen, and it can be killed."""
+    """Runs the command line in its own process: it sees edits, and can be killed."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if fault:
         environment["HEADRACE_FAULT"] = fault
@@ -32,7 +32,7 @@ def call(settings: Settings, *arguments: str, fault: str | None = None) -> subpr
     )
 
 
-def ran(settings: Settings, *arguments: str) -> list[str]:
+def run_build(settings: Settings, *arguments: str) -> list[str]:
     out = call(settings, "build", *arguments)
     assert out.returncode == 0, out.stderr
     return [line.split()[0] for line in out.stdout.splitlines() if line.startswith("  ")]
@@ -55,60 +55,81 @@ def dvc_agrees(settings: Settings) -> bool:
     return "up to date" in out.stdout
 
 
-def test_only_what_is_stale_is_built_and_dvc_agrees(tiny: Settings) -> None:
-    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+def test_a_build_runs_what_is_stale_and_dvc_agrees(tiny: Settings) -> None:
+    assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6
     assert dvc_agrees(tiny)
-    assert ran(tiny) == []
+    assert run_build(tiny) == []
 
     edit(tiny, "# how much", "# by how much")
     edit(tiny, "def scaled(frame):", 'def scaled(frame):\n    """Scaled."""')
-    assert ran(tiny) == []
+    assert run_build(tiny) == []
     assert dvc_agrees(tiny)
 
     edit(tiny, "FACTOR = 2", "FACTOR = 3")
     dry = call(tiny, "build", "--dry-run").stdout
     assert "tiny.tables.FACTOR" in dry
     assert "table-count" not in dry
-    assert ran(tiny) == ["table-doubled", "table-total"]
+    assert run_build(tiny) == ["table-doubled", "table-total"]
     assert total(tiny) == 9
     assert dvc_agrees(tiny)
 
     edit(tiny, "rows=pl.len()", "n=pl.len()")
-    assert ran(tiny) == ["table-count"]
+    assert run_build(tiny) == ["table-count"]
 
     (tiny.root / "data" / "prices.csv").write_text("price\n1\n2\n3\n")
     assert "prices changed" in call(tiny, "build", "--dry-run").stdout
-    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 18
     assert dvc_agrees(tiny)
 
 
-def test_what_a_source_declares_makes_its_readers_stale(tiny: Settings) -> None:
-    ran(tiny)
+def test_an_edited_source_declaration_makes_its_readers_stale(tiny: Settings) -> None:
+    run_build(tiny)
     old = 'source("prices", "data/prices.csv")'
     edit(tiny, old, old.replace(")", ', schema={"price": float})'))
     assert "source(prices)" in call(tiny, "build", "--dry-run").stdout
-    assert "table-doubled" in ran(tiny)
+    assert "table-doubled" in run_build(tiny)
     assert lake.open(tiny).table("doubled").scan().collect_schema()["price"] == pl.Float64
     edit(tiny, "float})", 'float}, encoding="latin-1")')
-    assert "table-doubled" in ran(tiny)
-    assert ran(tiny) == []
+    assert "table-doubled" in run_build(tiny)
+    assert run_build(tiny) == []
 
 
-def test_plain_dvc_repro_does_the_same(tiny: Settings) -> None:
-    ran(tiny)
+def test_a_missing_source_stops_only_the_stages_that_need_it(tiny: Settings) -> None:
+    edit(
+        tiny,
+        "@table(reads=prices)\ndef count(prices)",
+        """shops = source("shops", "data/shops.csv")
+
+@table(reads=shops)
+def count(prices)""",
+    )
+    out = call(tiny, "build")
+    assert out.returncode != 0
+    assert "source 'shops' has no files" in out.stderr
+    assert "data/shops.csv" in out.stderr
+    assert total(tiny) == 6  # the other tables are built
+    assert "source 'shops' has no files" in call(tiny, "build", "--dry-run").stderr
+    assert run_build(tiny, "total") == []
+    (tiny.root / "data" / "shops.csv").write_text("shop\n1\n")
+    assert run_build(tiny) == ["table-count"]
+    assert dvc_agrees(tiny)
+
+
+def test_plain_dvc_repro_equals_a_build(tiny: Settings) -> None:
+    run_build(tiny)
     edit(tiny, "FACTOR = 2", "FACTOR = 5")
     out = call(tiny, "dvc", "repro")
     assert out.returncode == 0, out.stdout + out.stderr
     assert total(tiny) == 15
     assert dvc_agrees(tiny)
-    assert ran(tiny) == []
+    assert run_build(tiny) == []
 
 
-def test_within_git_the_pointers_are_to_be_committed(tiny: Settings) -> None:
+def test_git_does_not_ignore_the_pointers(tiny: Settings) -> None:
     subprocess.run(["git", "init", "-q", str(tiny.root)], check=True, timeout=30)
-    ran(tiny)
+    run_build(tiny)
     assert dvc_agrees(tiny)
     ignored = subprocess.run(
         ["git", "check-ignore", "pointers/tables/total.json"], cwd=tiny.root, capture_output=True, timeout=30
@@ -117,64 +138,64 @@ def test_within_git_the_pointers_are_to_be_committed(tiny: Settings) -> None:
 
 
 def test_a_target_is_built_with_what_it_needs(tiny: Settings) -> None:
-    assert ran(tiny, "total") == ["table-doubled", "table-total"]
-    assert ran(tiny) == ["table-count"]
+    assert run_build(tiny, "total") == ["table-doubled", "table-total"]
+    assert run_build(tiny) == ["table-count"]
     with pytest.raises(CallError, match="'lost' is not a table, model or stage"):
         build(tiny, ["lost"])
 
 
 def test_dry_run_writes_nothing(tiny: Settings) -> None:
     report = build(tiny, dry_run=True)
-    assert [one.stage for one in report.stages] == ["table-doubled", "table-total", "table-count"]
+    assert [stage.stage for stage in report.stages] == ["table-doubled", "table-total", "table-count"]
     assert not (tiny.root / "pointers").exists()
     assert not (tiny.root / "dvc.yaml").exists()
 
 
-def test_without_its_state_everything_is_made_again(tiny: Settings) -> None:
-    ran(tiny)
+def test_a_build_without_the_state_folder_makes_everything_again(tiny: Settings) -> None:
+    run_build(tiny)
     shutil.rmtree(tiny.state)  # as on another machine, from a clone with its pointers
-    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6
 
 
 @pytest.mark.parametrize("point", ["build.before_record", "build.after_record"])
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_killed_at_any_stage_the_next_build_goes_on(tiny: Settings, point: str, nth: int) -> None:
+def test_the_next_build_continues_one_killed_at_any_stage(tiny: Settings, point: str, nth: int) -> None:
     killed = call(tiny, "build", fault=f"{point}:{nth}")
     assert killed.returncode == -signal.SIGKILL
-    ran(tiny)
+    run_build(tiny)
     assert total(tiny) == 6
     snapshots = {name: len(lake.open(tiny).table(name).snapshots()) for name in ("doubled", "total", "count")}
-    assert snapshots == {"doubled": 1, "total": 1, "count": 1}  # nothing was made twice
+    assert snapshots == {"doubled": 1, "total": 1, "count": 1}  # each was made once
     assert dvc_agrees(tiny)
-    assert ran(tiny) == []
+    assert run_build(tiny) == []
 
 
 @pytest.mark.parametrize(
     "point", ["lake.before_data_file", "lake.after_data_file", "lake.before_commit", "lake.after_commit"]
 )
-def test_killed_while_it_commits_nothing_is_made_twice(tiny: Settings, point: str) -> None:
+def test_a_build_killed_while_it_commits_makes_nothing_twice(tiny: Settings, point: str) -> None:
     killed = call(tiny, "build", fault=f"{point}:2")
     assert killed.returncode == -signal.SIGKILL
-    ran(tiny)
+    run_build(tiny)
     assert total(tiny) == 6
     snapshots = {name: len(lake.open(tiny).table(name).snapshots()) for name in ("doubled", "total", "count")}
     assert snapshots == {"doubled": 1, "total": 1, "count": 1}
     assert dvc_agrees(tiny)
 
 
-def test_a_second_build_beside_one_is_told_its_process(tiny: Settings) -> None:
+def test_a_second_build_names_the_process_of_the_first(tiny: Settings) -> None:
     with (tiny.make_state() / "build.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711")
         file.flush()
         with pytest.raises(Unavailable, match="process 4711"):
             build(tiny)
-    assert ran(tiny)
+    assert run_build(tiny)
 
 
-def test_a_function_that_fails_leaves_what_was_there(tiny: Settings) -> None:
-    ran(tiny)
+def test_a_function_that_fails_leaves_its_table_unchanged(tiny: Settings) -> None:
+    run_build(tiny)
     edit(tiny, 'doubled.select(pl.col("price").sum())', 'doubled.select(pl.col("cost").sum())')
     out = call(tiny, "build")
     assert out.returncode == 2
@@ -182,7 +203,7 @@ def test_a_function_that_fails_leaves_what_was_there(tiny: Settings) -> None:
     assert "tables.py" in out.stderr
     assert total(tiny) == 6
     edit(tiny, 'pl.col("cost")', 'pl.col("price")')
-    assert ran(tiny) == []
+    assert run_build(tiny) == []
 
 
 def git(settings: Settings, *arguments: str) -> str:
@@ -202,34 +223,34 @@ def two_versions(settings: Settings) -> None:
     """v1: 2 and 4, 6 in all; v2: other rows, under another column's name too."""
     git(settings, "init", "-q")
     (settings.root / ".gitignore").write_text(".headrace/\n__pycache__/\n")
-    ran(settings)
+    run_build(settings)
     commit(settings, "v1")
     edit(settings, "FACTOR = 2", "FACTOR = 5")
     edit(settings, "rows=pl.len()", "n=pl.len()")
-    assert ran(settings) == ["table-doubled", "table-total", "table-count"]
+    assert run_build(settings) == ["table-doubled", "table-total", "table-count"]
     commit(settings, "v2")
 
 
-def test_an_older_commit_brings_back_its_rows_and_a_newer_one_its_own(tiny: Settings) -> None:
+def test_a_build_after_a_checkout_restores_the_rows_of_that_commit(tiny: Settings) -> None:
     two_versions(tiny)
     for tag, sum_of_prices, column in (("v1", 6, "rows"), ("v2", 15, "n"), ("v1", 6, "rows")):
         git(tiny, "checkout", "-q", tag)
         assert "total in the lake holds other rows" in call(tiny, "status").stdout
         assert call(tiny, "build", "--dry-run").stdout.count("in the lake holds other rows") == 3
-        assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+        assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
         assert total(tiny) == sum_of_prices
         count = lake.open(tiny).table("count")
         assert count.scan().collect().to_dicts() == [{column: 2}]
         assert count.schema().names == [column]
         assert git(tiny, "status", "--short") == ""
         assert dvc_agrees(tiny)
-        assert ran(tiny) == []
-    edit(tiny, "FACTOR = 2", "FACTOR = 7")  # and on from there
-    assert ran(tiny) == ["table-doubled", "table-total"]
+        assert run_build(tiny) == []
+    edit(tiny, "FACTOR = 2", "FACTOR = 7")  # builds continue from there
+    assert run_build(tiny) == ["table-doubled", "table-total"]
     assert total(tiny) == 21
 
 
-def test_rows_of_an_older_commit_that_have_expired_are_made_again(tiny: Settings) -> None:
+def test_expired_rows_of_an_older_commit_are_made_again(tiny: Settings) -> None:
     two_versions(tiny)
     opened = lake.open(tiny)
     for name in opened.list_tables():
@@ -239,40 +260,40 @@ def test_rows_of_an_older_commit_that_have_expired_are_made_again(tiny: Settings
         lake.maintain(table, older_than=timedelta(microseconds=-1))
         assert len(table.snapshots()) == 1
     git(tiny, "checkout", "-q", "v1")
-    assert ran(tiny) == ["table-doubled", "table-total", "table-count"]
+    assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6
-    assert ran(tiny) == []
+    assert run_build(tiny) == []
 
 
-def test_a_build_of_one_table_under_other_code_is_noticed_after_the_way_back(tiny: Settings) -> None:
-    ran(tiny)
+def test_a_table_built_from_other_code_is_found_after_its_pointers_are_restored(tiny: Settings) -> None:
+    run_build(tiny)
     edit(tiny, "FACTOR = 2", "FACTOR = 5")
     before = {path: path.read_bytes() for path in (tiny.root / "pointers").rglob("*.json")}
     before[tiny.root / "dvc.lock"] = (tiny.root / "dvc.lock").read_bytes()
-    assert ran(tiny, "doubled") == ["table-doubled"]
+    assert run_build(tiny, "doubled") == ["table-doubled"]
     edit(tiny, "FACTOR = 5", "FACTOR = 2")
     for path, content in before.items():
         path.write_bytes(content)
-    assert ran(tiny) == ["table-doubled"]
+    assert run_build(tiny) == ["table-doubled"]
     assert sorted(lake.open(tiny).table("doubled").scan().collect()["price"]) == [2, 4]
 
 
-def test_a_pointer_that_a_merge_broke_is_named(tiny: Settings) -> None:
-    ran(tiny)
+def test_a_pointer_with_a_merge_conflict_is_named(tiny: Settings) -> None:
+    run_build(tiny)
     (tiny.root / "pointers" / "code.json").write_text("<<<<<<< HEAD\n")
     with pytest.raises(ProjectError, match="not JSON"):
         build(tiny)
 
 
-def test_git_that_comes_later_finds_only_what_is_to_be_committed(tiny: Settings) -> None:
-    ran(tiny)
+def test_a_later_git_repository_finds_only_what_is_to_be_committed(tiny: Settings) -> None:
+    run_build(tiny)
     git(tiny, "init", "-q")
     git(tiny, "add", "-A")
     added = git(tiny, "ls-files").splitlines()
     assert [path for path in added if path.startswith((".dvc/cache", ".dvc/tmp", ".dvc/config.local"))] == []
     assert "no_scm" not in git(tiny, "show", ":.dvc/config")
     edit(tiny, "FACTOR = 2", "FACTOR = 3")
-    ran(tiny)
+    run_build(tiny)
     changed = [path for path in git(tiny, "diff", "--name-only").splitlines() if path.startswith(".dvc")]
     assert changed == []
     assert dvc_agrees(tiny)

@@ -1,4 +1,4 @@
-"""Edits of code that a table reaches in other ways than by name: each makes the table stale, all of it."""
+"""Edits of code that a table reaches in other ways than by name: each makes the whole table stale."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def project(tmp_path: Path) -> Settings:
 
 
 def build(settings: Settings, *arguments: str, **environment: str) -> list[str]:
-    """The tables that a build in a process of its own makes (or would make)."""
+    """The tables that a build in its own process makes, or in a dry run would make."""
     out = subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", "build", *arguments],
         cwd=settings.root,
@@ -83,7 +83,7 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_each_way_to_reach_code_makes_its_table_stale_and_no_other(project: Settings) -> None:
+def test_each_way_to_reach_code_makes_its_own_table_stale(project: Settings) -> None:
     assert sorted(build(project)) == sorted(NAMES)
     assert totals(project) == {"made_by_factory": 4, "patched": 13, "taxed": 103, "from_environment": 3}
     assert build(project) == []
@@ -116,9 +116,9 @@ def test_plain_dvc_repro_sees_a_file_that_a_table_reads(project: Settings) -> No
     assert build(project) == []
 
 
-def test_an_edit_between_the_fingerprint_and_the_import_stops_the_build(project: Settings) -> None:
+def test_an_edit_between_fingerprint_and_import_stops_the_build(project: Settings) -> None:
     context = BuildContext(project)
-    assert context.source_digest  # as a build does: what the files say is taken first
+    assert context.source_digest  # a build too reads the files before it imports them
     edit(project.root / "tiny" / "tables.py", "make(1)", "make(2)")
     with pytest.raises(ProjectError, match="edited while the build was reading it"):
         context.project(features=False)

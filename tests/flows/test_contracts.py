@@ -11,7 +11,7 @@ from tests.tiny import write
 from headrace import lake as lakes
 from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
-from headrace.events.ingest.adoption import adopted
+from headrace.events.ingest.adoption import adopt_contract
 from headrace.flows.events.contracts import Dependent, check_contracts
 from headrace.projects.project import load_project
 
@@ -50,7 +50,7 @@ def users(clicks):
 def clicks(tmp_path: Path) -> Settings:
     """A project whose contract of clicks is stored with its table."""
     settings = load_settings(write(tmp_path / "project", CLICKS))
-    adopted(load_project(settings).contract("clicks"), lakes.open(settings))
+    adopt_contract(load_project(settings).contract("clicks"), lakes.open(settings))
     return settings
 
 
@@ -103,7 +103,7 @@ class Customer(Struct):
 
 def test_a_removed_database_column_breaks_the_current_rows(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / "project", CHANGES))
-    adopted(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
+    adopt_contract(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
     (check,) = check_contracts(edit(settings, ("    note: str | None\n", "    more: str | None\n")))
     assert [effect.change.level for effect in check.effects] == ["breaks", "tightens"]
     assert check.effects[0].dependents == (Dependent("table", "shop_public_customers_current"),)

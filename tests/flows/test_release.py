@@ -1,4 +1,4 @@
-"""release and rollback: arms as they are written, and aliases that follow."""
+"""release and rollback: how arms are written, what is refused, and the aliases that follow."""
 
 import os
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from headrace.training.trainers.folder import ModelMeta, save_model
 from headrace.training.trainers.xgboost import MODEL
 
 
-def moved_aliases(settings):
+def read_moved_aliases(settings):
     log = logs.open(settings.log.url)
     follower = releases.ReleaseFollower(log)
     follower.poll()
@@ -44,7 +44,7 @@ def moved_aliases(settings):
         ("shadow=5", ("shadow", 5, None)),
     ],
 )
-def test_an_arm_is_read(text, arm):
+def test_an_arm_is_parsed(text, arm):
     assert parse_arm(text) == arm
 
 
@@ -63,13 +63,13 @@ def test_an_arm_is_read(text, arm):
         "shadow=5:0.5",
     ],
 )
-def test_what_is_no_arm_is_refused(text):
+def test_an_invalid_arm_is_refused(text):
     with pytest.raises(CallError):
         parse_arm(text)
 
 
 def register(settings, folder, version, gate="passed", slope=1):
-    """A version of model purchase in the registry, its bundle real."""
+    """Registers a version of model purchase with a real bundle."""
     (folder / "plan.json").write_bytes(encode_plan(plan_of()))
     (folder / "training.json").write_text("{}")
     columns = tuple(feature.column for feature in plan_of().features)
@@ -82,15 +82,15 @@ def register(settings, folder, version, gate="passed", slope=1):
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """A project with three versions of model purchase in its registry; the gate refused the third."""
-    made = make_project(tmp_path_factory.mktemp("release") / "project")
-    put_features(made, plan_of(), {7: (9.5, 190)})
+    project = make_project(tmp_path_factory.mktemp("release") / "project")
+    put_features(project, plan_of(), {7: (9.5, 190)})
     for version, gate in ((1, "passed"), (2, "passed"), (3, "refused")):
-        register(made, tmp_path_factory.mktemp("bundle"), version, gate)
-    return made
+        register(project, tmp_path_factory.mktemp("bundle"), version, gate)
+    return project
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
+def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
     with pytest.raises(CallError, match="no champion yet"):
         release(settings, "purchase", ["challenger=2:0.1"])
     with pytest.raises(CallError, match="no version"):
@@ -104,16 +104,16 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     arms = [(arm.name, arm.version, round(arm.weight, 9), arm.shadow) for arm in canary.arms]
     assert arms == [("champion", 1, 0.9, False), ("challenger", 2, 0.1, False), ("shadow", 1, 0.0, True)]
     assert registry.version("purchase", "challenger").version == 2
-    assert moved_aliases(settings) == []
+    assert read_moved_aliases(settings) == []
 
     release(settings, "purchase", ["champion=2"], why="better")
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
-    assert moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
     registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -122,30 +122,30 @@ def test_releases_set_the_aliases_and_a_moved_one_is_told(settings):
     with pytest.raises(Refused, match="the gate refused version 3"):
         release(settings, "purchase", ["challenger=3:0.5"])
 
-    back = rollback(settings, "purchase")
-    assert (back.restores, back.arms) == (canary.id, canary.arms)
-    assert moved_aliases(settings) == []
+    restored = rollback(settings, "purchase")
+    assert (restored.restores, restored.arms) == (canary.id, canary.arms)
+    assert read_moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
     log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
 
 
-def test_a_share_is_needed_beside_the_champion(settings):
+def test_an_arm_beside_the_champion_needs_a_share(settings):
     with pytest.raises(CallError, match="needs a share"):
         release(settings, "purchase", ["champion=1", "challenger=2"])
     with pytest.raises(CallError, match="is not a valid share"):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 
-def test_what_the_gate_refused_may_be_a_shadow_or_answer_by_override(settings):
+def test_a_version_that_the_gate_refused_may_be_a_shadow_or_answer_by_override(settings):
     assert release(settings, "purchase", ["champion=1", "shadow=3"]).override is False
     assert release(settings, "purchase", ["champion=3"], why="we know better", override=True).override is True
 
 
 @pytest.fixture
 def small(tmp_path):
-    """A project with real versions 1 (many views: yes) and 2 (few: yes), their features filled, 1 released."""
+    """A project with real versions 1 (many views: yes) and 2 (few views: yes), features online, 1 released."""
     settings = make_project(tmp_path / "small")
     for version, slope in ((1, 1), (2, -1)):
         (tmp_path / str(version)).mkdir()
@@ -157,7 +157,7 @@ def small(tmp_path):
 
 @contextmanager
 def running_endpoint(settings):
-    """The project's `up`, as far as a release sees it: an endpoint that answers, and what runs written down."""
+    """Runs an endpoint and records it as the project's `up` does."""
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
     with hold_up_lock(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
         write_up(settings, Up(os.getpid(), now(), served.url, "", "", {}))
@@ -165,7 +165,7 @@ def running_endpoint(settings):
     endpoint.close()
 
 
-def recorded(settings):
+def release_history(settings):
     log = logs.open(settings.log.url)
     try:
         return releases.history(log, "purchase")
@@ -174,7 +174,7 @@ def recorded(settings):
 
 
 @pytest.mark.parametrize(
-    ("harm", "error", "said"),
+    ("harm", "error", "message"),
     [
         (lambda bundle, key: (bundle / "plan.json").unlink(), Refused, "'plan.json' is missing"),
         (lambda bundle, key: (bundle / "model" / "model.ubj").write_bytes(b"x"), Refused, "was changed"),
@@ -185,33 +185,33 @@ def recorded(settings):
         ),
     ],
 )
-def test_a_version_that_no_replica_could_load_is_not_released(small, harm, error, said):
+def test_a_version_that_cannot_be_loaded_is_not_released(small, harm, error, message):
     harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         release(small, "purchase", ["champion=2"])
-    assert len(recorded(small)) == 1
+    assert len(release_history(small)) == 1
 
 
-def test_a_version_whose_features_were_never_filled_is_not_released(tmp_path):
+def test_a_version_without_online_features_is_not_released(tmp_path):
     settings = make_project(tmp_path / "empty")
     (tmp_path / "bundle").mkdir()
     register(settings, tmp_path / "bundle", 1)
     with pytest.raises(Unavailable, match="version 1 of model 'purchase' cannot be tried"):
         release(settings, "purchase", ["champion=1"])
-    assert recorded(settings) == []
+    assert release_history(settings) == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_with_up_a_release_returns_when_the_endpoint_answers_by_it(small):
+def test_with_up_release_returns_when_the_endpoint_answers_by_it(small):
     with running_endpoint(small):
-        made = release(small, "purchase", ["champion=2"])
+        second = release(small, "purchase", ["champion=2"])
         state = status(small)
         assert (state.failed_releases, state.endpoint_error) == ({}, None)
-        assert rollback(small, "purchase").restores != made.id
+        assert rollback(small, "purchase").restores != second.id
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells_it(small):
+def test_a_release_that_the_endpoint_cannot_activate_is_an_error_and_in_status(small):
     release(small, "purchase", ["champion=2"])
     with running_endpoint(small):
         bundle = registries.open(small).bundle_folder("purchase", 1)
@@ -220,17 +220,17 @@ def test_a_release_that_the_endpoint_cannot_take_up_is_an_error_and_status_tells
             rollback(small, "purchase")
         assert "was changed" in refused.value.what
         failure = status(small).failed_releases["purchase"]
-        assert failure.release == recorded(small)[-1].id
+        assert failure.release == release_history(small)[-1].id
         assert "was changed" in failure.why
 
 
-def test_status_tells_of_an_endpoint_that_does_not_answer(small):
+def test_status_reports_an_endpoint_that_does_not_answer(small):
     with hold_up_lock(small):
         write_up(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
         assert "does not answer" in status(small).endpoint_error
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_status_tells_an_alias_moved_by_hand_though_it_loads_no_models(small):
+def test_status_reports_an_alias_moved_by_hand_without_loading_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
     assert status(small).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)

@@ -1,4 +1,4 @@
-"""Children that hang at their start, or are stopped when their parent dies."""
+"""Children that hang at their start, or are suspended when their parent dies."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ threading.Event().wait()
 """
 
 
-def test_one_that_does_not_come_up_is_killed_and_started_again(tmp_path: Path) -> None:
+def test_a_child_that_does_not_get_ready_is_killed_and_started_again(tmp_path: Path) -> None:
     log = tmp_path / "work" / "log"
     child = Child("work", [sys.executable, "-c", "input()"], log, os.environ, longest_start=0.2)
-    first, said = child.process.pid, list[str]()
+    first, messages = child.process.pid, list[str]()
 
-    def is_another() -> bool:
-        child.supervise(said.append)
+    def is_restarted() -> bool:
+        child.supervise(messages.append)
         return child.process.pid != first
 
     try:
-        until(is_another)
+        until(is_restarted)
     finally:
         child.process.kill()
         child.end(0.0)
-    assert said[0] == "work hangs: it was not ready within 0.2 s, and is killed"
+    assert messages[0] == "work hangs: it was not ready within 0.2 s, and is killed"
 
 
-def test_one_that_is_stopped_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_a_suspended_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, WORK, str(tmp_path / "work" / "log")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -63,7 +63,7 @@ def test_one_that_is_stopped_ends_when_its_parent_is_killed(tmp_path: Path) -> N
 
 
 def _state(pid: int) -> str | None:
-    """The process' state as /proc writes it; None: it is gone."""
+    """The process' state as /proc writes it; None where it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

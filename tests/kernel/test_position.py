@@ -1,4 +1,4 @@
-"""Positions: what they cover, how they move, and that they come back from text as they were."""
+"""Positions: what they cover, how they move, and that their text is read back as the same position."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ positions = st.one_of(
 
 
 @given(positions)
-def test_text_gives_the_position_back(position: LogPosition | SnapshotPosition) -> None:
+def test_a_position_is_read_back_from_its_text(position: LogPosition | SnapshotPosition) -> None:
     assert decode_position(encode_position(position)) == position
 
 
 @given(offsets, st.randoms())
-def test_equal_positions_are_equal_text(moved: dict[int, int], random: object) -> None:
-    items = list(moved.items())
+def test_equal_positions_have_equal_text(offsets: dict[int, int], random: object) -> None:
+    items = list(offsets.items())
     random.shuffle(items)  # type: ignore[attr-defined]
-    one, other = LogPosition("t", "i", moved), LogPosition("t", "i", dict(items))
-    assert encode_position(one) == encode_position(other)
+    first, second = LogPosition("t", "i", offsets), LogPosition("t", "i", dict(items))
+    assert encode_position(first) == encode_position(second)
 
 
-def test_what_was_read_is_covered_and_nothing_else() -> None:
+def test_a_position_covers_what_was_read_and_nothing_else() -> None:
     position = LogPosition("t", "i", {1: 5})
     assert position.covers(1, 4)
     assert not position.covers(1, 5)
@@ -37,13 +37,13 @@ def test_what_was_read_is_covered_and_nothing_else() -> None:
     assert position.next_offset(0) == 0
 
 
-def test_it_moves_only_in_the_partitions_named() -> None:
+def test_with_offsets_moves_the_named_partitions_alone() -> None:
     position = LogPosition("t", "i", {0: 3, 1: 5})
     assert position.with_offsets({1: 9}).offsets == {0: 3, 1: 9}
     assert position.offsets == {0: 3, 1: 5}
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind":"other"}', '{"kind":"log"}', "[1]"])
-def test_other_text_is_no_position(text: str) -> None:
+def test_other_text_is_not_a_position(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode_position(text)

@@ -1,4 +1,4 @@
-"""Runs: every one ends as what happened to it, and whoever listens is told in order."""
+"""Runs: each ends with its outcome, and recorders receive its events in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from headrace.kernel.run import Dataset, RunEvent, current_run, record_with, run
 
 
-class Told:
+class EventList:
     def __init__(self) -> None:
         self.events: list[RunEvent] = []
 
@@ -19,22 +19,22 @@ class Told:
 
 
 def test_a_run_starts_and_completes_with_its_inputs_and_outputs() -> None:
-    source, made = Dataset("topic", "events"), Dataset("table", "clean", facts={"rows": 3})
-    with record_with(Told()) as told, run("table clean", [source]) as this:
-        this.add_output(made)
-        this.add_facts(rows=3)
-        assert current_run() is this
-    assert told.outcomes() == [("table clean", "START"), ("table clean", "COMPLETE")]
-    assert (this.inputs, this.outputs, this.facts) == ([source], [made], {"rows": 3})
-    assert this.ended is not None
-    assert this.started <= this.ended
+    source, output = Dataset("topic", "events"), Dataset("table", "clean", facts={"rows": 3})
+    with record_with(EventList()) as recorder, run("table clean", [source]) as table_run:
+        table_run.add_output(output)
+        table_run.add_facts(rows=3)
+        assert current_run() is table_run
+    assert recorder.outcomes() == [("table clean", "START"), ("table clean", "COMPLETE")]
+    assert (table_run.inputs, table_run.outputs, table_run.facts) == ([source], [output], {"rows": 3})
+    assert table_run.ended is not None
+    assert table_run.started <= table_run.ended
     assert current_run() is None
 
 
 def test_a_run_inside_another_is_its_child() -> None:
-    with record_with(Told()) as told, run("build") as outer, run("table a") as inner:
+    with record_with(EventList()) as recorder, run("build") as outer, run("table a") as inner:
         assert inner.parent is outer
-    assert told.outcomes() == [
+    assert recorder.outcomes() == [
         ("build", "START"),
         ("table a", "START"),
         ("table a", "COMPLETE"),
@@ -43,24 +43,24 @@ def test_a_run_inside_another_is_its_child() -> None:
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(ValueError, "FAIL"), (KeyboardInterrupt, "ABORT")])
-def test_an_error_ends_it_and_goes_on(error: type[BaseException], outcome: str) -> None:
-    with record_with(Told()) as told, pytest.raises(error), run("table a"):
+def test_an_error_ends_the_run_and_is_raised_again(error: type[BaseException], outcome: str) -> None:
+    with record_with(EventList()) as recorder, pytest.raises(error), run("table a"):
         raise error("broken")
-    assert told.outcomes()[-1] == ("table a", outcome)
-    assert isinstance(told.events[-1].error, error)
+    assert recorder.outcomes()[-1] == ("table a", outcome)
+    assert isinstance(recorder.events[-1].error, error)
     assert current_run() is None
 
 
-def test_a_continuous_job_says_that_it_goes_on_at_most_once_a_while() -> None:
-    with record_with(Told()) as told, run("ingest events") as this:
+def test_a_continuous_job_reports_that_it_runs_at_most_once_in_a_while() -> None:
+    with record_with(EventList()) as recorder, run("ingest events") as ingest_run:
         for _ in range(100):
-            this.report_running()
-    assert [outcome for _, outcome in told.outcomes()] == ["START", "RUNNING", "COMPLETE"]
+            ingest_run.report_running()
+    assert [outcome for _, outcome in recorder.outcomes()] == ["START", "RUNNING", "COMPLETE"]
 
 
-def test_who_no_longer_listens_is_not_told() -> None:
-    with record_with(Told()) as told:
+def test_a_recorder_receives_nothing_after_its_block() -> None:
+    with record_with(EventList()) as recorder:
         pass
     with run("table a"):
         pass
-    assert told.events == []
+    assert recorder.events == []

@@ -46,17 +46,17 @@ def test_durations_are_read(text: str, expected: timedelta) -> None:
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30 m", "1x", "1d!", "-1d", "1.5h"])
 def test_other_text_is_not_a_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="no duration"):
+    with pytest.raises(ValueError, match="is not a valid duration"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("value", [7, 7.0, None, b"7d"])
-def test_what_is_no_text_is_refused_with_the_way_to_write_it(value: Any) -> None:
+def test_a_value_of_another_type_is_refused_with_the_way_to_write_it(value: Any) -> None:
     with pytest.raises(ValueError, match='is not a duration: write a text such as "7d"'):
         parse_duration(value)
 
 
-def test_a_duration_has_an_end() -> None:
+def test_a_duration_has_a_largest_value() -> None:
     with pytest.raises(ValueError, match="longer than a duration can be"):
         parse_duration("9999999999w")
 

@@ -28,7 +28,7 @@ from headrace import lake, lineage, log
 from headrace.config.settings import make_settings
 from headrace.declare.event import contract_of
 from headrace.events.ingest.forward import ForwardSink
-from headrace.events.ingest.ingest import Ingest, Progress
+from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.log.kafka.connection import KafkaConnection
@@ -105,7 +105,7 @@ def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
     ingest = Ingest(contract, opened, lake.open(settings_of(tmp_path)), [ForwardSink(contract, opened)])
     opened.append(contract.topic, [click(1), b"no click", click(2)])
     got: list[Progress] = []
-    ingest.run(until_end=True, stop=threading.Event(), tell=got.append)
+    ingest.run(until_end=True, stop=threading.Event(), hooks=IngestHooks(got.append))
     assert sum(progress.good for progress in got) == 2
     assert sorted(opened.read("given.good", {0: 0, 1: 0}, 10).values) == [click(1), click(2)]
     assert len(opened.read("given.refused", {0: 0, 1: 0}, 10)) == 1

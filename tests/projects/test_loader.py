@@ -24,7 +24,7 @@ def package(tmp_path: Path) -> Iterator[Path]:
     before = list(sys.path)
     yield folder
     sys.path[:] = before
-    for name in [one for one in sys.modules if one.split(".")[0] == NAME]:
+    for name in [module for module in sys.modules if module.split(".")[0] == NAME]:
         del sys.modules[name]
 
 
@@ -36,7 +36,7 @@ def names(package: Path, *without: str) -> list[str]:
     return [module.__name__ for module in load_modules(settings(package), without=without)]
 
 
-def test_every_module_is_imported_or_those_that_do_without(package: Path) -> None:
+def test_every_module_is_imported_or_those_that_do_not_import_a_package(package: Path) -> None:
     (package / "events.py").write_text("import json\n")
     (package / "features.py").write_text("from colorsys import hsv_to_rgb\n")
     (package / "models.py").write_text(f"from {NAME}.features import hsv_to_rgb\n")
@@ -52,7 +52,7 @@ def test_a_module_left_out_is_not_imported(package: Path) -> None:
     assert names(package, "colorsys") == [NAME, f"{NAME}.events"]
 
 
-def test_another_folder_of_the_same_name_does_not_stand_in(
+def test_a_package_of_the_same_name_in_another_folder_is_imported_anew(
     package: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (package / "events.py").write_text("WHO = 'one'\n")
@@ -66,7 +66,7 @@ def test_another_folder_of_the_same_name_does_not_stand_in(
     assert [module.WHO for module in loaded if module.__name__.endswith("events")] == ["other"]
 
 
-def test_an_edited_module_is_imported_anew_and_one_that_is_not_stays(package: Path) -> None:
+def test_an_edited_module_is_imported_anew_and_an_unedited_one_is_kept(package: Path) -> None:
     (package / "events.py").write_text("WHO = 'one'\n")
     first = load_modules(settings(package))[1]
     assert load_modules(settings(package))[1] is first
@@ -75,7 +75,7 @@ def test_an_edited_module_is_imported_anew_and_one_that_is_not_stays(package: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "import json\n\nraise ValueError('broken')\n",
@@ -85,14 +85,14 @@ def test_an_edited_module_is_imported_anew_and_one_that_is_not_stays(package: Pa
         ("def f(:\n", "events.py:1"),
     ],
 )
-def test_a_broken_module_is_said_with_its_line(package: Path, text: str, said: str) -> None:
+def test_a_broken_module_is_reported_with_its_line(package: Path, text: str, message: str) -> None:
     (package / "events.py").write_text(text)
     with pytest.raises(ProjectError) as caught:
         load_modules(settings(package), without=["feast"])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_no_package_is_said(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported(tmp_path: Path) -> None:
     (tmp_path / "headrace.toml").write_text('[project]\nname = "nowhere"\n')
     with pytest.raises(ProjectError, match="nowhere"):
         load_modules(load_settings(tmp_path))

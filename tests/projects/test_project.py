@@ -1,4 +1,4 @@
-"""The project: its declarations by name, and what is said of one that does not fit together."""
+"""The project: its declarations by name, and the errors for declarations that contradict each other."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     before = list(sys.path)
     yield tmp_path
     sys.path[:] = before
-    for name in [one for one in sys.modules if one.split(".")[0] == NAME]:
+    for name in [module for module in sys.modules if module.split(".")[0] == NAME]:
         del sys.modules[name]
 
 
@@ -53,7 +53,7 @@ def load(root: Path, text: str) -> Project:
     return load_project(load_settings(root))
 
 
-def test_declarations_are_found_once_each_in_the_order_they_need(root: Path) -> None:
+def test_each_declaration_is_listed_once_after_what_it_reads(root: Path) -> None:
     project = load(
         root,
         """
@@ -79,7 +79,7 @@ files = source("files", "data.csv")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("@table(reads='nothing')\ndef a(rows): return rows\n", "reads 'nothing', which does not exist"),
         (
@@ -93,8 +93,8 @@ files = source("files", "data.csv")
             "the table of topic 'a-b' would be 'a_b' in the lake, as the table of topic 'a.b' is",
         ),
         (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "as the table of topic 'x.Y' is"),
-        (EVENT.format("A", "headrace.alerts"), "are Headrace's own"),
-        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "are Headrace's own"),
+        (EVENT.format("A", "headrace.alerts"), "is Headrace's own"),
+        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "is Headrace's own"),
         (
             CHANGES + "@table(reads=Click)\ndef shop_public_rows_current(rows): return rows\n",
             "'shop_public_rows_current' is declared twice",
@@ -123,8 +123,8 @@ files = source("files", "data.csv")
         ),
     ],
 )
-def test_what_does_not_fit_is_said_with_its_place(root: Path, text: str, said: str) -> None:
+def test_contradicting_declarations_are_reported_with_their_place(root: Path, text: str, message: str) -> None:
     with pytest.raises(ProjectError) as caught:
         load(root, text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "__init__.py" in str(caught.value.where)

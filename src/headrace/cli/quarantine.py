@@ -11,7 +11,7 @@ import click
 
 from headrace.cli import show as shown
 from headrace.cli.call import Call, group, verb
-from headrace.events.quarantine import Choice, Group, Replay, Waiting, text_of
+from headrace.events.quarantine import QuarantineSelection, RefusalGroup, RefusedEvent, ReplayResult, text_of
 from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
 from headrace.kernel.errors import Refused
@@ -76,7 +76,7 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
     `share` is of all events of the topic. An example stands with the position that `show`, `replay` and
     `headrace why TOPIC@P:O` take.
     """
-    found = flow.groups(call.settings(), topics)
+    found = flow.refusal_groups(call.settings(), topics)
     if call.json:
         shown.json({topic: [_group(one) for one in groups] for topic, groups in found.items()})
         return
@@ -104,7 +104,7 @@ def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None
     P:O is where an event first stood: log partition and offset. What is not printable is shown escaped;
     --json has the exact bytes, as base64 where they are no UTF-8.
     """
-    found = flow.waiting(call.settings(), topic, Choice(limit=limit, **chosen))
+    found = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **chosen))
     if call.json:
         shown.json([_event(one) for one in found])
         return
@@ -124,7 +124,7 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: A
 
     However often an event is replayed, it is admitted once.
     """
-    done = flow.replay(call.settings(), topic, Choice(limit=limit, **chosen), dry_run=dry_run)
+    done = flow.replay(call.settings(), topic, QuarantineSelection(limit=limit, **chosen), dry_run=dry_run)
     if call.json:
         shown.json({"topic": topic, "replayed": 0 if dry_run else done.events, "chosen": done})
     else:
@@ -137,7 +137,7 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: A
         )
 
 
-def _print_replay(done: Replay, *, dry_run: bool, narrowed: bool) -> None:
+def _print_replay(done: ReplayResult, *, dry_run: bool, narrowed: bool) -> None:
     if not done.events and not done.too_large:
         click.echo("Nothing that waits is of these." if narrowed else "Nothing was refused.")
         return
@@ -155,7 +155,7 @@ def alerts(call: Call) -> None:
 
     Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
-    found = flow.alerts(call.settings())
+    found = flow.open_alerts(call.settings())
     if call.json:
         shown.json(found)
         return
@@ -166,7 +166,7 @@ def alerts(call: Call) -> None:
     shown.table(None, ["severity", "subject", "reason", "since", "why"], rows)
 
 
-def _row(one: Group) -> tuple[object, ...]:
+def _row(one: RefusalGroup) -> tuple[object, ...]:
     examples = "\n".join(
         f"{e.partition}:{e.offset}  {shown.readable(e.reason, 60)}\n  {shown.readable(e.raw, 60)}"
         for e in one.examples
@@ -174,7 +174,7 @@ def _row(one: Group) -> tuple[object, ...]:
     return one.code, one.field, one.count, f"{one.share:.2%}", _moment(one.first), _moment(one.last), examples
 
 
-def _reason(one: Waiting) -> str:
+def _reason(one: RefusedEvent) -> str:
     return shown.readable(f"{one.code}{f' {one.field}' if one.field else ''}: {one.reason}")
 
 
@@ -182,16 +182,16 @@ def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _group(one: Group) -> dict[str, object]:
+def _group(one: RefusalGroup) -> dict[str, object]:
     return {**_fields(one), "examples": [_event(example) for example in one.examples]}
 
 
-def _event(one: Waiting) -> dict[str, object]:
+def _event(one: RefusedEvent) -> dict[str, object]:
     text, encoding = text_of(one.raw)
     return {**_fields(one), "raw": text, "raw_encoding": encoding}
 
 
-def _fields(one: Group | Waiting) -> dict[str, object]:
+def _fields(one: RefusalGroup | RefusedEvent) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
 
 

@@ -19,7 +19,7 @@ from headrace import lineage, registry
 from headrace.config.settings import Settings
 from headrace.console.filters import FILTERS
 from headrace.console.session import COOKIE, ConsoleGuard, sign_in
-from headrace.flows.project.freshness import Verdicts, count_verdicts
+from headrace.flows.project.freshness import VerdictCounts, count_verdicts
 from headrace.flows.project.status import Status, status
 from headrace.flows.trace.why import why
 from headrace.http.asgi import App
@@ -86,12 +86,12 @@ class Console:
 
     def overview(self, _request: Request) -> Response:
         """The status of the project, with the good and refused events of each topic."""
-        state = status(self._settings)
+        state = status(self._settings, load_features=False)
         return self._page("overview.html", state=state, verdicts=self._verdicts(state))
 
-    def _verdicts(self, state: Status) -> dict[str, Verdicts]:
+    def _verdicts(self, state: Status) -> dict[str, VerdictCounts]:
         if state.problems:
-            return {topic.table: Verdicts(0, 0) for topic in state.topics}
+            return {topic.table: VerdictCounts(0, 0) for topic in state.topics}
         tables = [topic.table for topic in state.topics]
         return count_verdicts(self._settings, tables, read_table_states(self._settings))
 

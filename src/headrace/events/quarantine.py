@@ -1,10 +1,11 @@
-"""Quarantine: the refused events of a topic that still wait, why, and once more through the contract.
+"""Quarantine: the refused events of a topic, why they were refused, and their replay through the contract.
 
-An event waits until it, or a replay of it, is admitted. Replayed and refused again, it waits under its
-latest reason. Duplicates wait too: a contract may have been wrong about what makes two events the same.
+An event is in quarantine until it, or a replay of it, is admitted. If a replay is refused again, the event
+stays under its latest reason. Duplicates are there too: a contract may have been wrong about what makes two
+events the same.
 
-The raw bytes are read only of the events that were chosen: what is asked of millions that wait needs
-memory for where they lie, not for what they are.
+Raw bytes are read of the selected events only: a question about millions of events needs memory for their
+positions, not for their contents.
 """
 
 from __future__ import annotations
@@ -32,29 +33,29 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_BYTES",
     "MOST_EVENTS",
-    "Choice",
-    "Group",
-    "Replay",
-    "Waiting",
-    "groups",
+    "QuarantineSelection",
+    "RefusalGroup",
+    "RefusedEvent",
+    "ReplayResult",
+    "find_refused",
+    "refusal_groups",
     "replay",
-    "show",
     "text_of",
 ]
 
 EXAMPLES = 3
 MOST_EVENTS, MOST_BYTES = 1_000_000, 256 << 20
-"""What one replay may hold: it is one transaction, and all of it is in memory."""
+"""The largest replay: it is one transaction, and held in memory."""
 
 
-class Choice(Struct, frozen=True):
-    """Which of the events that wait; each part narrows it.
+class QuarantineSelection(Struct, frozen=True):
+    """A selection of the events in quarantine; each attribute that is set narrows it.
 
     Attributes:
-        code, field: refused for this.
-        positions: first stood at one of these (log partition, offset).
-        since, until: arrived (the last time they were refused) at or after, and before.
-        limit: at most so many.
+        code, field: the reason for which they were refused.
+        positions: their first positions (log partition, offset).
+        since, until: their last arrival, at or after, and before.
+        limit: the most events.
     """
 
     code: str | None = None
@@ -65,13 +66,13 @@ class Choice(Struct, frozen=True):
     limit: int | None = None
 
 
-class Waiting(Struct, frozen=True):
+class RefusedEvent(Struct, frozen=True):
     """One refused event.
 
     Attributes:
-        partition, offset: where it first stood on the log.
+        partition, offset: its first position on the log.
         arrived_at: when it arrived, the last time it was refused.
-        code, field, reason: why.
+        code, field, reason: why it was refused.
         raw: its bytes.
     """
 
@@ -84,14 +85,14 @@ class Waiting(Struct, frozen=True):
     raw: bytes
 
 
-class Group(Struct, frozen=True):
+class RefusalGroup(Struct, frozen=True):
     """Refused events of one reason: a code and a field.
 
     Attributes:
-        count: how many wait.
-        share: of all events of the topic (0 to 1); replays do not count.
+        count: how many events.
+        share: their share of all events of the topic, 0 to 1; replays do not count.
         first, last: when the earliest and the latest of them arrived, UTC.
-        examples: the latest of them, at most three, the newest first.
+        examples: the latest three of them, the newest first.
     """
 
     code: str
@@ -100,17 +101,17 @@ class Group(Struct, frozen=True):
     share: float
     first: datetime
     last: datetime
-    examples: tuple[Waiting, ...]
+    examples: tuple[RefusedEvent, ...]
 
 
-class Replay(Struct, frozen=True):
-    """What was, or would be, put on the log once more.
+class ReplayResult(Struct, frozen=True):
+    """What was, or would be, replayed.
 
     Attributes:
-        events: how many.
+        events: how many events.
         size: their bytes.
         reasons: (code, field, events) of each reason among them, the most frequent first.
-        too_large: where those first stood that the topic does not take (any more): they wait on.
+        too_large: first positions of events that the topic does not accept (any more): they stay in quarantine.
     """
 
     events: int
@@ -119,91 +120,90 @@ class Replay(Struct, frozen=True):
     too_large: tuple[FirstPosition, ...] = ()
 
 
-def groups(contract: Contract, lake: Lake) -> list[Group]:
-    """What waits, by code and field, the most frequent first."""
+def refusal_groups(contract: Contract, lake: Lake) -> list[RefusalGroup]:
+    """The events in quarantine by code and field, the most frequent first."""
     if not lake.table_exists(contract.table):
         return []
     arrived = lake.table(contract.table).scan().select(pl.col("_first_offset").is_null().sum()).collect().item()
-    waiting = _waiting(contract, lake).sort("arrived_at", "partition", "offset").collect()
-    by = waiting.group_by("code", "field", maintain_order=True)
-    found = by.agg(
-        count=pl.len(), first=pl.col("arrived_at").first(), last=pl.col("arrived_at").last()
-    ).sort("count", "code", "field", descending=[True, False, False])  # fmt: skip
-    examples: dict[tuple[str, str | None], list[Waiting]] = {}
-    for one in _with_raw(contract, lake, by.tail(EXAMPLES)):
-        examples.setdefault((one.code, one.field), []).append(one)
+    refused = _quarantine(contract, lake).sort("arrived_at", "partition", "offset").collect()
+    by = refused.group_by("code", "field", maintain_order=True)
+    counts = by.agg(count=pl.len(), first=pl.col("arrived_at").first(), last=pl.col("arrived_at").last()).sort(
+        "count", "code", "field", descending=[True, False, False]
+    )
+    examples: dict[tuple[str, str | None], list[RefusedEvent]] = {}
+    for event in _with_raw(contract, lake, by.tail(EXAMPLES)):
+        examples.setdefault((event.code, event.field), []).append(event)
     return [
-        Group(
-            one["code"], one["field"], one["count"], one["count"] / arrived, one["first"], one["last"],
-            tuple(reversed(examples[one["code"], one["field"]])),
-        )
-        for one in found.iter_rows(named=True)
-    ]  # fmt: skip
+        RefusalGroup(code, field, count, count / arrived, first, last, tuple(reversed(examples[code, field])))
+        for code, field, count, first, last in counts.iter_rows()
+    ]
 
 
-def show(contract: Contract, lake: Lake, choice: Choice) -> list[Waiting]:
-    """The chosen events that wait, the newest first.
+def find_refused(contract: Contract, lake: Lake, selection: QuarantineSelection) -> list[RefusedEvent]:
+    """The selected events, the newest first.
 
     Raises:
-        CallError: there is no such code.
+        CallError: the code does not exist.
     """
-    rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset", descending=True)
-    return _with_raw(contract, lake, (rows if choice.limit is None else rows.head(choice.limit)).collect())
+    rows = _select(contract, lake, selection).sort("arrived_at", "partition", "offset", descending=True)
+    limited = rows if selection.limit is None else rows.head(selection.limit)
+    return _with_raw(contract, lake, limited.collect())
 
 
 def replay(
     contract: Contract,
     lake: Lake,
     log: Log,
-    choice: Choice,
+    selection: QuarantineSelection,
     schema_registry: SchemaRegistry | None = None,
     *,
     dry_run: bool = False,
-) -> Replay:
-    """Puts the chosen events on the log once more, in one transaction, for ingest to judge anew; those
-    that have waited longest come first.
+) -> ReplayResult:
+    """Appends the selected events to the log again, in one transaction, for ingest to judge; the oldest first.
 
-    Each carries the header `headrace.first`, where it first stood: however often it is replayed, it is
-    admitted once. Its key is always the same (events.verdicts.keys.key_reader), so all replays of one event are
-    in one log partition and are judged in order.
+    Each has the header `headrace.first` with its first position: however often it is replayed, it is admitted
+    once. Its key is always the same (events.verdicts.keys.key_reader), so all replays of one event are in one
+    log partition and are judged in order.
 
     Args:
-        schema_registry: where the schemas are that the events name, if the contract's format has such.
-        dry_run: only say what would be put there.
+        contract, lake, log: of the topic.
+        selection: which events.
+        schema_registry: the schemas that the events name, if the contract's format needs them.
+        dry_run: only report what would be replayed.
 
     Raises:
-        CallError: there is no such code, or more is chosen than one transaction takes.
+        CallError: the code does not exist, or more is selected than one transaction accepts.
         ProjectError: the contract's format needs a registry.
     """
-    rows = _chosen(contract, lake, choice).sort("arrived_at", "partition", "offset")
-    chosen = (rows if choice.limit is None else rows.head(choice.limit)).collect()
-    found = _replay(chosen)
-    if found.events > MOST_EVENTS or found.size > MOST_BYTES:
+    rows = _select(contract, lake, selection).sort("arrived_at", "partition", "offset")
+    selected = (rows if selection.limit is None else rows.head(selection.limit)).collect()
+    result = _sum_up(selected)
+    if result.events > MOST_EVENTS or result.size > MOST_BYTES:
         raise CallError(
-            f"{found.events:,} events of {found.size / 1e6:,.0f} MB are chosen: a replay is one transaction,"
-            f" of at most {MOST_EVENTS:,} events and {MOST_BYTES / 1e6:,.0f} MB",
+            f"{result.events:,} events of {result.size / 1e6:,.0f} MB are selected: a replay is one"
+            f" transaction, of at most {MOST_EVENTS:,} events and {MOST_BYTES / 1e6:,.0f} MB",
             where=f"topic {contract.topic}",
-            remedy="Take some with --limit, let ingest judge them, and go on: what waits longest comes first.",
+            remedy="Replay some with --limit and let ingest judge them, then replay the next ones.",
         )
-    if found.events and not dry_run:
-        events = _with_raw(contract, lake, chosen)
-        values = [one.raw for one in events]
+    if result.events and not dry_run:
+        events = _with_raw(contract, lake, selected)
+        values = [event.raw for event in events]
         keys = key_reader(contract, formats.open(contract, schema_registry))(values)
         positions = append_fitting(
             log,
             contract.topic,
             values,
             [digest_of(raw) if key is None else key for raw, key in zip(values, keys, strict=True)],
-            [{FIRST_POSITION: b"%d:%d" % (one.partition, one.offset)} for one in events],
+            [{FIRST_POSITION: b"%d:%d" % (event.partition, event.offset)} for event in events],
         )
         is_large = pl.Series([position is None for position in positions])
-        large = chosen.filter(is_large).select("partition", "offset").rows()
-        found = _replay(chosen.filter(~is_large), tuple(large))
-    return found
+        large = selected.filter(is_large).select("partition", "offset").rows()
+        result = _sum_up(selected.filter(~is_large), tuple(large))
+    return result
 
 
 def text_of(raw: bytes) -> tuple[str, str]:
-    """An event's bytes as text, and how they became it: `utf-8`, or `base64` where they are no UTF-8."""
+    """An event's bytes as text, and the encoding: `utf-8`, or `base64` if they are not valid UTF-8."""
     try:
         return raw.decode(), "utf-8"
     except UnicodeDecodeError:
@@ -219,13 +219,13 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "field": pl.String,
     "reason": pl.String,
     "size": pl.UInt32,
-    "_log_partition": pl.Int32,  # where it stands since it was last replayed
+    "_log_partition": pl.Int32,  # of its last replay, if there is one
     "_log_offset": pl.Int64,
 }
 
 
-def _waiting(contract: Contract, lake: Lake) -> pl.LazyFrame:
-    """The events that wait, one row each."""
+def _quarantine(contract: Contract, lake: Lake) -> pl.LazyFrame:
+    """The events in quarantine, one row each."""
     if not lake.table_exists(contract.table):
         return pl.LazyFrame(schema=_COLUMNS)
     rows = lake.table(contract.table).scan()
@@ -237,37 +237,44 @@ def _waiting(contract: Contract, lake: Lake) -> pl.LazyFrame:
     return (
         rows.filter(~pl.col("_valid"))
         .select(
-            *_AT, **first, arrived_at="_arrived_at", code="_code", field="_field", reason="_reason",
+            *_AT,
+            **first,
+            arrived_at="_arrived_at",
+            code="_code",
+            field="_field",
+            reason="_reason",
             size=pl.col("_raw").bin.size(),
         )
         .join(admitted, on=["partition", "offset"], how="anti")
         .sort("arrived_at", "_log_offset")
         .unique(["partition", "offset"], keep="last", maintain_order=True)
         .select(list(_COLUMNS))
-    )  # fmt: skip
+    )
 
 
-def _chosen(contract: Contract, lake: Lake, choice: Choice) -> pl.LazyFrame:
-    """What waits, narrowed; the limit is for whoever has put it in order."""
-    if choice.code is not None and choice.code not in CODES:
-        raise CallError(f"{choice.code!r} is no code of refusal", remedy=f"The codes are {', '.join(CODES)}.")
-    rows = _waiting(contract, lake)
-    if choice.code is not None:
-        rows = rows.filter(pl.col("code") == choice.code)
-    if choice.field is not None:
-        rows = rows.filter(pl.col("field") == choice.field)
-    if choice.since is not None:
-        rows = rows.filter(pl.col("arrived_at") >= choice.since)
-    if choice.until is not None:
-        rows = rows.filter(pl.col("arrived_at") < choice.until)
-    if choice.positions:
+def _select(contract: Contract, lake: Lake, selection: QuarantineSelection) -> pl.LazyFrame:
+    """The events in quarantine, narrowed; without the limit, which needs an order."""
+    if selection.code is not None and selection.code not in CODES:
+        raise CallError(
+            f"{selection.code!r} is not a code of refusal", remedy=f"The codes are {', '.join(CODES)}."
+        )
+    rows = _quarantine(contract, lake)
+    if selection.code is not None:
+        rows = rows.filter(pl.col("code") == selection.code)
+    if selection.field is not None:
+        rows = rows.filter(pl.col("field") == selection.field)
+    if selection.since is not None:
+        rows = rows.filter(pl.col("arrived_at") >= selection.since)
+    if selection.until is not None:
+        rows = rows.filter(pl.col("arrived_at") < selection.until)
+    if selection.positions:
         schema = {"partition": pl.Int32, "offset": pl.Int64}
-        wanted = pl.LazyFrame(list(choice.positions), schema=schema, orient="row")
-        rows = rows.join(wanted, on=["partition", "offset"], how="semi")
+        positions = pl.LazyFrame(list(selection.positions), schema=schema, orient="row")
+        rows = rows.join(positions, on=["partition", "offset"], how="semi")
     return rows
 
 
-def _with_raw(contract: Contract, lake: Lake, rows: pl.DataFrame) -> list[Waiting]:
+def _with_raw(contract: Contract, lake: Lake, rows: pl.DataFrame) -> list[RefusedEvent]:
     """The rows with their bytes, in their order."""
     if rows.is_empty():
         return []
@@ -283,13 +290,13 @@ def _with_raw(contract: Contract, lake: Lake, rows: pl.DataFrame) -> list[Waitin
         .collect(engine="streaming")
     )
     whole = rows.join(raw, on=_AT, how="left", maintain_order="left")
-    return [Waiting(**one) for one in whole.select(Waiting.__struct_fields__).iter_rows(named=True)]
+    return [RefusedEvent(**row) for row in whole.select(RefusedEvent.__struct_fields__).iter_rows(named=True)]
 
 
-def _replay(rows: pl.DataFrame, too_large: tuple[FirstPosition, ...] = ()) -> Replay:
-    return Replay(len(rows), int(rows["size"].sum()), _reasons(rows), too_large)
+def _sum_up(rows: pl.DataFrame, too_large: tuple[FirstPosition, ...] = ()) -> ReplayResult:
+    return ReplayResult(len(rows), int(rows["size"].sum()), _reasons(rows), too_large)
 
 
 def _reasons(rows: pl.DataFrame) -> tuple[tuple[str, str | None, int], ...]:
-    counted = rows.group_by("code", "field").len().sort("len", "code", "field", descending=[True, False, False])
-    return tuple(counted.iter_rows())
+    counts = rows.group_by("code", "field").len().sort("len", "code", "field", descending=[True, False, False])
+    return tuple(counts.iter_rows())

@@ -1,1 +1,1 @@
-"""What every HTTP door shares: token, host check, limits, error bodies, and how it is served."""
+"""HTTP servers: how an ASGI application is served, token and Host checks, limits, and error responses."""

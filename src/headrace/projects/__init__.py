@@ -1,1 +1,1 @@
-"""The project: its checkout, the loader of its package, and what it declares."""
+"""The project: its git checkout, the loader of its package, what it declares, and its running `up`."""

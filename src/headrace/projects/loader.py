@@ -1,4 +1,4 @@
-"""The project loader: imports the project's package, all of it or what a process needs of it."""
+"""The project loader: imports the modules of the project's package that a process needs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from headrace.kernel.errors import HeadraceError, ProjectError
 
 __all__ = ["load_modules", "project_files"]
 
-_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → what its files were when it was imported
+_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → the stamps of its files when it was imported
 
 
 def project_files(settings: Settings) -> dict[str, Path]:
-    """Module name → file, for every module of the project's package, in the order of their names.
+    """Module name → file, for every module of the project's package, sorted by name.
 
     Raises:
-        ProjectError: there is no such package.
+        ProjectError: the package does not exist.
     """
     package = settings.root / settings.project
     if not (package / "__init__.py").is_file():
         raise ProjectError(
-            f"the project's package {settings.project!r} is not there",
+            f"the project's package {settings.project!r} does not exist",
             where=str(settings.root),
             remedy=f"Make {settings.project}/__init__.py; it declares events, tables, features and models.",
         )
@@ -36,13 +36,13 @@ def project_files(settings: Settings) -> dict[str, Path]:
 
 
 def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[ModuleType]:
-    """The modules of the project's package, imported.
+    """Imports the modules of the project's package, and returns them.
 
     Args:
         settings: whose project.
-        without: outside packages this process does not want to pay for, such as `feast` (5 s):
-            modules that import them, or that import project modules that do, are left out. A name
-            with dots leaves out that module alone.
+        without: packages that this process does not need, such as `feast` (5 s to import). Modules that import
+            them, directly or through other modules of the project, are left out. A name with dots leaves
+            out that module alone.
 
     Raises:
         ProjectError: a module cannot be imported; it names the file and the line.
@@ -52,13 +52,13 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
     root = str(settings.root)
     if root not in sys.path:
         sys.path.insert(0, root)
-    _forget_other_text(settings, files)
+    _forget_stale_modules(settings, files)
     return [_import(name, path) for name, path in files.items() if name not in unwanted]
 
 
-def _forget_other_text(settings: Settings, files: dict[str, Path]) -> None:
-    """What was imported before must not stand in for what the files say now: neither a package of
-    this name from another folder, nor this one before an edit (notebooks, tests, a build after another)."""
+def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
+    """Forgets modules that were imported from another folder, or before the files were edited (in notebooks,
+    in tests, by a build after another)."""
     stamps = {str(path): stamp(path) for path in files.values()}
     if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:

@@ -1,6 +1,6 @@
 """Project: the settings, and every declaration of the project's package, by name.
 
-Declarations are module-level objects: there is no registry that importing a module fills.
+Declarations are module-level objects. Importing a module fills no registry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headrace.projects.loader import load_modules
 __all__ = ["Project", "load_project"]
 
 D = TypeVar("D")
-_OWN = "headrace_"  # what the tables of the product's own topics begin with
+_RESERVED = "headrace_"  # prefix of the tables of Headrace's own topics
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Project:
         settings: where it runs.
         contracts: topic → contract.
         sources, tables, models: by name. Among the tables are those of the current rows of each contract
-            under @changes (declare.changes.current). They come in an order in which each comes after those it
-            reads, and their `reads` hold no names any more (`inputs` resolves them).
+            under @changes (declare.changes.current). Each table comes after the tables that it reads; `inputs`
+            resolves the names among its `reads`.
         modules: the modules that were imported; Feast's objects are found in them by features.feast.
     """
 
@@ -48,19 +48,19 @@ class Project:
 
     def inputs(self, table: Table) -> list[Contract | Source | Table]:
         """What the table reads, names resolved."""
-        return [self.tables[one] if isinstance(one, str) else one for one in table.reads]
+        return [self.tables[read] if isinstance(read, str) else read for read in table.reads]
 
     def table(self, name: str) -> Table:
-        """The table of this name. Raises CallError where there is none."""
-        return _named(self.tables, name, "table")
+        """The table of this name. Raises CallError where it does not exist."""
+        return _find(self.tables, name, "table")
 
     def model(self, name: str) -> Model:
-        """The model of this name. Raises CallError where there is none."""
-        return _named(self.models, name, "model")
+        """The model of this name. Raises CallError where it does not exist."""
+        return _find(self.models, name, "model")
 
     def contract(self, topic: str) -> Contract:
-        """The contract of this topic. Raises CallError where there is none."""
-        return _named(self.contracts, topic, "topic with a contract")
+        """The contract of this topic. Raises CallError where it does not exist."""
+        return _find(self.contracts, topic, "topic with a contract")
 
 
 def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
@@ -68,7 +68,7 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
 
     Args:
         settings: whose project.
-        without: outside packages not to pay for (see config.loader.load_modules): `["feast"]` leaves
+        without: outside packages not to pay for (see projects.loader.load_modules): `["feast"]` leaves
             out features and models and takes what ingest needs.
 
     Raises:
@@ -80,7 +80,7 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     sources: dict[str, Source] = {}
     tables: dict[str, Table] = {}
     models: dict[str, Model] = {}
-    for declared in _declared(modules):
+    for declared in _list_declarations(modules):
         if isinstance(declared, Contract):
             _add(contracts, declared.topic, declared, "topic")
         elif isinstance(declared, Source):
@@ -90,8 +90,10 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
         elif isinstance(declared, Model):
             _add(models, declared.name, declared, "model")
     for contract in contracts.values():
-        if contract.row_key and tables.get((one := current(contract)).name) is not one:
-            _add(tables, one.name, one, "table")
+        if contract.row_key:
+            rows = current(contract)
+            if tables.get(rows.name) is not rows:
+                _add(tables, rows.name, rows, "table")
     for name in sources.keys() & tables.keys():
         raise ProjectError(
             f"source {name!r} has the name of a table, and a table may read either",
@@ -104,35 +106,36 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     return Project(settings, contracts, sources, _in_order(tables), models, tuple(modules))
 
 
-def _declared(modules: Iterable[ModuleType]) -> list[Any]:
-    seen: dict[int, Any] = {}
+def _list_declarations(modules: Iterable[ModuleType]) -> list[Any]:
+    by_id: dict[int, Any] = {}
     for module in modules:
         for value in vars(module).values():
-            one = contract_of(value) or value
-            if isinstance(one, (Contract, Source, Table, Model)):
-                seen[id(one)] = one
-    return list(seen.values())
+            declaration = contract_of(value) or value
+            if isinstance(declaration, (Contract, Source, Table, Model)):
+                by_id[id(declaration)] = declaration
+    return list(by_id.values())
 
 
-def _add(found: dict[str, Any], name: str, declared: Any, kind: str) -> None:
-    if name in found:
+def _add(declarations: dict[str, Any], name: str, declared: Any, kind: str) -> None:
+    if name in declarations:
         raise ProjectError(
-            f"{kind} {name!r} is declared twice; the other is at {found[name].place}", where=str(declared.place)
+            f"{kind} {name!r} is declared twice; the other is at {declarations[name].place}",
+            where=str(declared.place),
         )
-    found[name] = declared
+    declarations[name] = declared
 
 
 def _check_names(contracts: Iterable[Contract], tables: Iterable[Table], models: Iterable[Model]) -> None:
-    """Each table of the lake has a name of its own, also where the file system or SQL takes a for A."""
-    named = [(one.table, f"the table of topic {one.topic!r}", one.place) for one in contracts]
-    named += [(one.name, f"table {one.name!r}", one.place) for one in tables]
-    named += [(f"training_{one.name}", f"the training set of model {one.name!r}", one.place) for one in models]
-    own = [one.table for one in contracts if one.struct.__module__.split(".")[0] == "headrace"]
+    """Raises where two tables of the lake would have one name, by a file system or SQL that ignores case."""
+    names = [(c.table, f"the table of topic {c.topic!r}", c.place) for c in contracts]
+    names += [(t.name, f"table {t.name!r}", t.place) for t in tables]
+    names += [(f"training_{m.name}", f"the training set of model {m.name!r}", m.place) for m in models]
+    own = [c.table for c in contracts if c.struct.__module__.split(".")[0] == "headrace"]
     seen: dict[str, tuple[str, Place]] = {}
-    for name, what, place in named:
-        if name.lower().startswith(_OWN) and name not in own:
+    for name, what, place in names:
+        if name.lower().startswith(_RESERVED) and name not in own:
             raise ProjectError(
-                f"{what} would be {name!r} in the lake, and names that begin with {_OWN} are Headrace's own",
+                f"{what} would be {name!r} in the lake, where the prefix {_RESERVED} is Headrace's own",
                 where=str(place),
                 remedy="Give it another name.",
             )
@@ -154,8 +157,8 @@ def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
         if name in path:
             circle = " → ".join([*path[path.index(name) :], name])
             raise ProjectError(f"tables read each other in a circle: {circle}", where=str(tables[name].place))
-        for one in tables[name].reads:
-            read = one.name if isinstance(one, Table) else one
+        for declared in tables[name].reads:
+            read = declared.name if isinstance(declared, Table) else declared
             if not isinstance(read, str):
                 continue
             if read not in tables:
@@ -185,10 +188,11 @@ def _check_target(model: Model) -> None:
             )
 
 
-def _named(found: Mapping[str, D], name: str, kind: str) -> D:
-    if name not in found:
+def _find(declarations: Mapping[str, D], name: str, kind: str) -> D:
+    if name not in declarations:
+        names = ", ".join(sorted(declarations))
         raise CallError(
             f"there is no {kind} {name!r}",
-            remedy=f"There are: {', '.join(sorted(found))}." if found else "The project declares none.",
+            remedy=f"There are: {names}." if declarations else "The project declares none.",
         )
-    return found[name]
+    return declarations[name]

@@ -1,4 +1,4 @@
-"""What runs: the addresses and processes of the project's `up`, as it wrote them down."""
+"""The project's running `up`: its addresses and processes, as it wrote them to the state folder."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Up(Struct, frozen=True):
     """A running `up`.
 
     Attributes:
-        pid: its process.
-        started: since when.
-        predict, collector, console: the addresses of its doors.
-        processes: name → process id of what it runs beside Ray.
+        pid: its process id.
+        started: when it started.
+        predict, collector, console: the addresses of its HTTP doors.
+        processes: name → process id of its children.
     """
 
     pid: int
@@ -35,7 +35,7 @@ class Up(Struct, frozen=True):
 
 
 def find_up(settings: Settings) -> Up | None:
-    """The project's `up`, where one runs and has come up."""
+    """The project's `up`, or None where none runs or it is not ready yet."""
     if find_holder(settings.place("up.lock")) is None:
         return None
     try:
@@ -45,10 +45,10 @@ def find_up(settings: Settings) -> Up | None:
 
 
 def hold_up_lock(settings: Settings) -> IO[str]:
-    """The lock that says that this process is the project's `up`; it goes with the file or the process.
+    """Takes the lock of the project's `up`. It is released when the file is closed, or this process ends.
 
     Raises:
-        Unavailable: another `up` has it.
+        Unavailable: another `up` runs.
     """
     path = settings.make_state() / "up.lock"
     file = try_lock(path)
@@ -63,10 +63,10 @@ def hold_up_lock(settings: Settings) -> IO[str]:
 
 
 def write_up(settings: Settings, up: Up) -> None:
-    """Writes down what runs, as one step."""
+    """Writes the record of this `up`."""
     write_file(settings.place("up.json"), msgspec.json.encode(up))
 
 
 def remove_up(settings: Settings) -> None:
-    """Takes it away."""
+    """Removes the record."""
     settings.place("up.json").unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Serving: releases, the replica that answers, and the log of its predictions."""
+"""Serving: releases, the endpoint that predicts by them, where its replicas run, and the log of predictions."""

@@ -5,7 +5,7 @@ which it is shipped. A batch that was appended just before a kill is appended ag
 copy by its ids.
 
 A prediction that is larger than the topic takes is not given to a client. If the topic's limit is lowered after
-the answer, the shipper moves the prediction to a file of its own and ships it once the topic takes it.
+the answer, the shipper moves the prediction to a separate file and ships it once the topic takes it.
 """
 
 from __future__ import annotations

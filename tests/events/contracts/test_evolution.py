@@ -17,7 +17,7 @@ from headrace import Meta, Precision, Struct, event
 from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.description import describe_contract
 from headrace.events.contracts.evolution import compare_contracts
-from headrace.events.ingest.adoption import adopted
+from headrace.events.ingest.adoption import adopt_contract
 from headrace.events.ingest.ingest import Ingest
 from headrace.kernel.errors import Conflict, Refused
 from headrace.kernel.properties import CONTRACT
@@ -218,29 +218,29 @@ def test_a_compatible_change_evolves_the_table(events_log: Log, lake: Lake) -> N
 
 
 def test_an_incompatible_change_needs_a_higher_version_or_a_new_name(events_log: Log, lake: Lake) -> None:
-    adopted(VISIT, lake)
+    adopt_contract(VISIT, lake)
     tighter = like(page=Literal["home"])
     with pytest.raises(Refused, match="and not its version") as error:
         Ingest(tighter, events_log, lake)
     assert "version=2" in str(error.value)
     assert "page: 'shop' is refused" in str(error.value)
     with pytest.raises(Refused, match="cannot hold it"):
-        adopted(attrs.evolve(like(user=float), version=2), lake)
+        adopt_contract(attrs.evolve(like(user=float), version=2), lake)
     assert set(lake.table("visits").schema().names) >= {"user", "price"}
     accepted = attrs.evolve(like(page=Literal["home"], price=...), version=2)
-    adopted(accepted, lake)
+    adopt_contract(accepted, lake)
     with pytest.raises(Refused, match="seen version 2") as error:
-        adopted(VISIT, lake)
+        adopt_contract(VISIT, lake)
     assert "version=3" in str(error.value)
-    adopted(attrs.evolve(accepted, version=1), lake)  # the same contract with a lower version
-    adopted(attrs.evolve(VISIT, version=3), lake)
+    adopt_contract(attrs.evolve(accepted, version=1), lake)  # the same contract with a lower version
+    adopt_contract(attrs.evolve(VISIT, version=3), lake)
 
 
 def test_processes_that_start_at_once_agree(lake: Lake) -> None:
     new = like(place=City | None, more=str | None)
-    adopted(VISIT, lake)
+    adopt_contract(VISIT, lake)
     with ThreadPoolExecutor(6) as threads:
-        tables = list(threads.map(lambda _: adopted(new, lake), range(6)))
+        tables = list(threads.map(lambda _: adopt_contract(new, lake), range(6)))
     stored = json.loads(tables[0].property(CONTRACT) or "")
     assert stored == json.loads(json.dumps(describe_contract(new)))
     assert tables[0].schema().names.count("more") == 1

@@ -34,7 +34,7 @@ from headrace.events import formats
 from headrace.events.contracts.shape import CODES, table_schema
 from headrace.events.formats.refusals import UnknownSchema
 from headrace.events.formats.schema_registry import SchemaRegistry
-from headrace.events.ingest.ingest import Ingest, Progress
+from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress
 from headrace.events.verdicts.judge import Judge
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.time import micros
@@ -468,7 +468,9 @@ def test_ingest_waits_for_the_registry(events_log: Log, lake: Lake, monkeypatch:
         stop.set()
 
     registry = RestartingRegistry(ORDER_SCHEMA)
-    Ingest(contract, events_log, lake, schema_registry=registry).run(until_end=False, stop=stop, tell=report)
+    Ingest(contract, events_log, lake, schema_registry=registry).run(
+        until_end=False, stop=stop, hooks=IngestHooks(report)
+    )
     assert registry.requests > 3
     assert (reports[0].events, reports[0].good) == (2, 2)
     events_log.append("orders", [avro_order(GOOD)])

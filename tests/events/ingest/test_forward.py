@@ -25,9 +25,9 @@ from headrace import log
 from headrace.declare.event import Contract
 from headrace.events.ingest import forward as forwarding
 from headrace.events.ingest.forward import ForwardSink
-from headrace.events.ingest.ingest import Ingest, Progress
+from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress
 from headrace.events.ingest.raw import read_events
-from headrace.events.quarantine import Choice, replay
+from headrace.events.quarantine import QuarantineSelection, replay
 from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import LogPosition
@@ -107,7 +107,7 @@ def test_good_events_go_as_they_came_and_refused_ones_with_why(
     assert (told[bad[1]]["raw"], told[bad[1]]["raw_encoding"]) == ("/w==", "base64")
     assert (len(told[bad[2]]["raw"]), told[bad[2]]["raw_bytes"]) == (forwarding._LONGEST, 600_000)
 
-    assert replay(forwarded, lake, kafka, Choice(field="price")).events == 1
+    assert replay(forwarded, lake, kafka, QuarantineSelection(field="price")).events == 1
     ingested(forwarded, kafka, lake)
     first = [
         h[FIRST_POSITION]
@@ -205,7 +205,7 @@ def test_log_partitions_that_the_topic_gets_meanwhile_are_ingested_and_forwarded
     ingest = Ingest(contract, kafka, lake, [ForwardSink(contract, kafka)])
     keys = [b"%d" % n for n in range(40)]
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(ingest.run, False, stop, told.append)
+        running = thread.submit(ingest.run, False, stop, IngestHooks(told.append))
         try:
             first = kafka.append(contract.topic, [click(n) for n in range(40)], keys)
             until(lambda: sum(one.good for one in told) == 40)

@@ -15,10 +15,10 @@ from tests.events.clicks import click
 from headrace import Struct, event
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract, contract_of
-from headrace.events.ingest.ingest import Ingest, Progress, ingest_all
+from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress, ingest_all
 from headrace.events.ingest.position import stored_position
 from headrace.events.ingest.sinks import sink_schema
-from headrace.events.quarantine import Choice, replay
+from headrace.events.quarantine import QuarantineSelection, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
@@ -63,7 +63,9 @@ def rows_of(lake: Lake, contract: Contract) -> pl.DataFrame:
 
 def to_end(contract: Contract, log: Log, lake: Lake, *sinks: Kept) -> list[Progress]:
     told: list[Progress] = []
-    Ingest(contract, log, lake, sinks).run(until_end=True, stop=threading.Event(), tell=told.append)
+    Ingest(contract, log, lake, sinks).run(
+        until_end=True, stop=threading.Event(), hooks=IngestHooks(told.append)
+    )
     return told
 
 
@@ -241,7 +243,7 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
     with record_with(Recorder()):
         thread = threading.Thread(
             target=ingest_all, args=([contract], events_log, lake),
-            kwargs={"until_end": False, "stop": stop, "tell": tell},
+            kwargs={"until_end": False, "stop": stop, "hooks": IngestHooks(tell)},
         )  # fmt: skip
         thread.start()
         events_log.create("clicks")
@@ -265,7 +267,7 @@ SPOILING = "-" * 15 + "\ud7ff" + "."
 @pytest.fixture
 def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are described as PyIceberg does it by itself."""
-    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", lambda statistics: None)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.set_text_bounds", lambda statistics: None)
 
 
 def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
@@ -313,7 +315,7 @@ def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
     assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
     # Mended, they are admitted when they are replayed.
     monkeypatch.undo()
-    replay(contract, lake, events_log, Choice(code="unwritable"))
+    replay(contract, lake, events_log, QuarantineSelection(code="unwritable"))
     to_end(contract, events_log, lake, kept)
     assert set(kept.users) == set(numbers)
 
@@ -339,7 +341,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
 
     ingest = Ingest(contract, events_log, lake)
     events_log.append("clicks", [click(1), click(2)])
-    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", fail)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.set_text_bounds", fail)
     with pytest.raises(Unwritable, match="is not what it was"):
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):

@@ -17,7 +17,7 @@ from tests.until import until
 from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.events.ingest.ingest import Ingest, Progress
+from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress
 from headrace.events.ingest.position import stored_position
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.lake import Lake
@@ -46,7 +46,7 @@ class Worker:
 
     def _run(self, until_end: bool) -> None:
         try:
-            self._ingest.run(until_end, self.stop, self.told.append)
+            self._ingest.run(until_end, self.stop, IngestHooks(self.told.append))
         except BaseException as error:
             self.failed = error
 

@@ -369,47 +369,47 @@ class Nested(Struct):
     tree: Tree | None = None
 
 
-def nested(at: Any = "2026-03-01T12:00:00Z", **fields: Any) -> bytes:
+def encode_nested(at: Any = "2026-03-01T12:00:00Z", **fields: Any) -> bytes:
     return json.dumps({"at": at, **fields}).encode()
 
 
 @pytest.mark.parametrize(
     ("raw", "column", "value"),
     [
-        (nested(1772366400123), "at", NOON + timedelta(milliseconds=123)),
-        (nested("1772366400123"), "at", NOON + timedelta(milliseconds=123)),
-        (nested(1772366400123.5), "at", NOON + timedelta(milliseconds=123.5)),
-        (nested("2026-03-01T13:00:00"), "at", NOON),
-        (nested("01.03.2026 13:00:00"), "at", NOON),
-        (nested("2026-03-01T13:00:00.5"), "at", NOON + timedelta(seconds=0.5)),
+        (encode_nested(1772366400123), "at", NOON + timedelta(milliseconds=123)),
+        (encode_nested("1772366400123"), "at", NOON + timedelta(milliseconds=123)),
+        (encode_nested(1772366400123.5), "at", NOON + timedelta(milliseconds=123.5)),
+        (encode_nested("2026-03-01T13:00:00"), "at", NOON),
+        (encode_nested("01.03.2026 13:00:00"), "at", NOON),
+        (encode_nested("2026-03-01T13:00:00.5"), "at", NOON + timedelta(seconds=0.5)),
         # On 26 October 2025 the clocks go back at 3:00 and show an hour twice: the first is meant.
         (
-            nested(inner={"seenAt": "26.10.2025 02:30:00"}),
+            encode_nested(inner={"seenAt": "26.10.2025 02:30:00"}),
             "inner",
             {"seen_at": datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "size": 1.0},
         ),
         (
-            nested(inner={"seenAt": "0001-01-01T00:00:00Z"}),
+            encode_nested(inner={"seenAt": "0001-01-01T00:00:00Z"}),
             "inner",
             {"seen_at": datetime(1, 1, 1, tzinfo=UTC), "size": 1.0},
         ),
         (
-            nested(inner={"seenAt": 0, "size": "2"}),
+            encode_nested(inner={"seenAt": 0, "size": "2"}),
             "inner",
             {"seen_at": datetime(1970, 1, 1, tzinfo=UTC), "size": 2.0},
         ),
         (
-            nested(tree={"name": "a", "below": [{"name": "b"}]}),
+            encode_nested(tree={"name": "a", "below": [{"name": "b"}]}),
             "tree",
             {"name": "a", "below": '[{"name":"b","below":[]}]'},
         ),
-        (nested(many=[]), "many", []),
-        (nested(grid=[[1], [], [2, 3]]), "grid", [[1], [], [2, 3]]),
-        (nested(clock="12:30:00.5"), "clock", time(12, 30, 0, 500_000)),
-        (nested(open={"a": None, "b": [1.5]}), "open", '{"a":null,"b":[1.5]}'),
-        (nested(days={"x": "2026-03-01T12:00:00Z"}), "days", '{"x":"2026-03-01T12:00:00Z"}'),
+        (encode_nested(many=[]), "many", []),
+        (encode_nested(grid=[[1], [], [2, 3]]), "grid", [[1], [], [2, 3]]),
+        (encode_nested(clock="12:30:00.5"), "clock", time(12, 30, 0, 500_000)),
+        (encode_nested(open={"a": None, "b": [1.5]}), "open", '{"a":null,"b":[1.5]}'),
+        (encode_nested(days={"x": "2026-03-01T12:00:00Z"}), "days", '{"x":"2026-03-01T12:00:00Z"}'),
         (
-            nested(inner={"seenAt": 0, "more": 1}, many=[{"seenAt": 0}, {"seenAt": 1, "x": "é"}], top=2),
+            encode_nested(inner={"seenAt": 0, "more": 1}, many=[{"seenAt": 0}, {"seenAt": 1, "x": "é"}], top=2),
             "_extra",
             '{"inner":{"more":1},"many":[{},{"x":"é"}],"top":2}',
         ),
@@ -429,24 +429,24 @@ def test_nested_values_are_stored(raw: bytes, column: str, value: object) -> Non
 @pytest.mark.parametrize(
     ("raw", "code", "field"),
     [
-        (nested(10**15), "out_of_range", "at"),
-        (nested(1e300), "out_of_range", "at"),
-        (nested(True), "wrong_type", "at"),
+        (encode_nested(10**15), "out_of_range", "at"),
+        (encode_nested(1e300), "out_of_range", "at"),
+        (encode_nested(True), "wrong_type", "at"),
         # The clocks go from 2:00 to 3:00 on 29 March 2026.
-        (nested("2026-03-29T02:30:00"), "bad_time", "at"),
-        (nested("29.03.2026 02:30:00"), "bad_time", "at"),
-        (nested("2026-01-30T12:00:00Z"), "late", "at"),
-        (nested(inner={"seenAt": "soon"}), "bad_time", "inner"),
-        (nested(inner={"seenAt": "0000-01-01T00:00:00Z"}), "bad_time", "inner"),
-        (nested(many=[{"seenAt": "9999-12-31T23:59:59-12:00"}]), "out_of_range", "many"),
-        (nested(inner={"seenAt": 0, "size": 1}).replace(b": 1}", b": 1e999}"), "out_of_range", "inner"),
-        (nested(inner={}), "missing", "inner"),
-        (nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
-        (nested(grid=[[1], [2**63]]), "out_of_range", "grid"),
-        (nested(clock="12:30:00Z"), "bad_time", "clock"),
-        (nested(open={"a": [7]}).replace(b"7", b"1e" + b"9" * 20), "out_of_range", None),
-        (nested(days={"x": "2026-03-01T12:00:00"}), "naive_time", "days"),
-        (nested(inner={"seenAt": 0, "x": 1}).replace(b'"x": 1', b'"x": "\xff"'), "bad_utf8", None),
+        (encode_nested("2026-03-29T02:30:00"), "bad_time", "at"),
+        (encode_nested("29.03.2026 02:30:00"), "bad_time", "at"),
+        (encode_nested("2026-01-30T12:00:00Z"), "late", "at"),
+        (encode_nested(inner={"seenAt": "soon"}), "bad_time", "inner"),
+        (encode_nested(inner={"seenAt": "0000-01-01T00:00:00Z"}), "bad_time", "inner"),
+        (encode_nested(many=[{"seenAt": "9999-12-31T23:59:59-12:00"}]), "out_of_range", "many"),
+        (encode_nested(inner={"seenAt": 0, "size": 1}).replace(b": 1}", b": 1e999}"), "out_of_range", "inner"),
+        (encode_nested(inner={}), "missing", "inner"),
+        (encode_nested(many=[{"seenAt": 0}, {"seenAt": 0, "size": "nan"}]), "out_of_range", "many"),
+        (encode_nested(grid=[[1], [2**63]]), "out_of_range", "grid"),
+        (encode_nested(clock="12:30:00Z"), "bad_time", "clock"),
+        (encode_nested(open={"a": [7]}).replace(b"7", b"1e" + b"9" * 20), "out_of_range", None),
+        (encode_nested(days={"x": "2026-03-01T12:00:00"}), "naive_time", "days"),
+        (encode_nested(inner={"seenAt": 0, "x": 1}).replace(b'"x": 1', b'"x": "\xff"'), "bad_utf8", None),
     ],
 )
 def test_an_invalid_nested_value_is_refused_with_its_top_level_field(
@@ -456,7 +456,7 @@ def test_an_invalid_nested_value_is_refused_with_its_top_level_field(
 
 
 def test_a_replay_is_not_too_late() -> None:
-    old = nested("2026-01-30T12:00:00Z")
+    old = encode_nested("2026-01-30T12:00:00Z")
     replayed = dataclasses.replace(batch([old, old]), headers=[{FIRST_POSITION: b"0:7"}, None])
     verdicts = Judge(contract_for(Nested), lambda _: set()).judge(replayed)
     assert (verdicts.good, verdicts.refused) == (1, {"late": 1})
@@ -465,8 +465,8 @@ def test_a_replay_is_not_too_late() -> None:
 
 def test_extra_nested_fields_are_refused_if_the_contract_forbids_them() -> None:
     strict = attrs.evolve(contract_for(Nested), extra="forbid")
-    assert refuse(nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
-    assert judge_one(nested(many=[{"seenAt": 0}]), strict)["_valid"]
+    assert refuse(encode_nested(many=[{"seenAt": 0}, {"seenAt": 0, "x": 1}]), strict) == ("extra", "many")
+    assert judge_one(encode_nested(many=[{"seenAt": 0}]), strict)["_valid"]
 
 
 class Bounds(Struct):
@@ -498,7 +498,7 @@ def test_a_reason_with_a_lone_surrogate_is_stored_escaped() -> None:
         def __post_init__(self) -> None:
             raise ValueError("no \ud800 here")
 
-    assert judge_one(nested(), contract_for(Surrogates))["_reason"] == r"no \ud800 here"
+    assert judge_one(encode_nested(), contract_for(Surrogates))["_reason"] == r"no \ud800 here"
 
 
 def test_a_duration_longer_than_all_of_time_is_no_bound() -> None:
@@ -511,7 +511,7 @@ def test_a_duration_longer_than_all_of_time_is_no_bound() -> None:
 
 def test_the_post_init_of_nested_structs_is_run() -> None:
     def raw(low: float, **open: int) -> bytes:
-        return nested(bounds=[{"low": 0, "high": 1}, {"low": low, "high": 2}], open=open)
+        return encode_nested(bounds=[{"low": 0, "high": 1}, {"low": low, "high": 2}], open=open)
 
     assert judge_one(raw(1, a=1), contract_for(Ranges))["_valid"]
     assert judge_one(raw(3, a=1), contract_for(Ranges))["_reason"] == "low is above high"

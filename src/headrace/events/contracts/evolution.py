@@ -111,7 +111,7 @@ def _or_endless(seconds: float | None) -> float:
 
 def _window_text(name: str, old: float | None, new: float | None) -> str:
     if new is None:
-        return f"{name}= is no longer set"
+        return f"{name}= was removed"
     return f"{name}= is {new:g} s" if old is None else f"{name}= is {new:g} s, was {old:g} s"
 
 
@@ -129,7 +129,7 @@ def _compare_upcasters(
     before, after = ({upcaster["struct"]: upcaster for upcaster in upcasters} for upcasters in (old, new))
     for struct in sorted(before.keys() | after.keys()):
         if struct not in after:
-            yield ContractChange("tightens", None, f"events of {struct} are no longer upcast")
+            yield ContractChange("tightens", None, f"events of {struct} cannot be upcast any more")
         elif struct not in before:
             yield ContractChange("compatible", None, f"events of {struct} are upcast")
         elif before[struct] != after[struct]:

@@ -92,14 +92,14 @@ class Shape:
         """The fields as columns, all nullable."""
         return pa.schema([field.arrow_field for field in self.fields])
 
-    def decoded_struct(self, *, exact: bool, typed_times: bool = False) -> type[Struct]:
-        """The struct that a decoder makes.
+    def build_struct(self, *, exact: bool, typed_times: bool = False) -> type[Struct]:
+        """Build the struct that a decoder makes.
 
         Args:
             exact: whether it refuses fields that the contract does not name, at any depth.
             typed_times: whether a time may be a datetime or a number too (Format.typed_times).
         """
-        return _decoded_struct(self.struct, exact, Any if typed_times else self.time_type, {})
+        return _build_struct(self.struct, exact, Any if typed_times else self.time_type, {})
 
 
 def table_schema(contract: Contract) -> pa.Schema:
@@ -131,7 +131,7 @@ def structs_of(fields: Sequence[ContractField]) -> Iterator[type[Struct]]:
             yield from structs_of([kind.item])
 
 
-def _decoded_struct(
+def _build_struct(
     struct: type[Struct], exact: bool, time_type: Any, parents: Mapping[type[Struct], type[Struct]]
 ) -> type[Struct]:
     if struct in parents:
@@ -145,7 +145,7 @@ def _decoded_struct(
             options["default_factory"] = info.default_factory
         elif info.default is not msgspec.NODEFAULT:
             options["default"] = info.default
-        type_ = _decoded_type(hints[info.name], exact, time_type, parents)
+        type_ = _build_type(hints[info.name], exact, time_type, parents)
         fields.append((info.name, type_, msgspec.field(**options)))
     config = struct.__struct_config__
     return msgspec.defstruct(
@@ -160,29 +160,29 @@ def _decoded_struct(
     )
 
 
-def _decoded_type(
+def _build_type(
     annotation: Any, exact: bool, time_type: Any, parents: Mapping[type[Struct], type[Struct]]
 ) -> Any:
-    """A field's type in the decoded struct."""
+    """Build the type of a field in the decoded struct."""
     core, metas, _ = split_annotation(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if core is dt.datetime and origin is Annotated:
-        return _decoded_type(arguments[0], exact, time_type, parents)
+        return _build_type(arguments[0], exact, time_type, parents)
     if core is int and origin is Annotated:
         bounds = _int64_bounds([meta for meta in metas if isinstance(meta, Meta)])
         return typing.cast(Any, Annotated[(arguments[0], *arguments[1:], *bounds)])
     if origin is Annotated:
-        inner = _decoded_type(arguments[0], exact, time_type, parents)
+        inner = _build_type(arguments[0], exact, time_type, parents)
         return typing.cast(Any, Annotated[(inner, *arguments[1:])])
     if origin in (Union, types.UnionType):
         if len([member for member in arguments if member is not types.NoneType]) > 1:
             time_type = _AWARE  # stored as JSON
-        members = (_decoded_type(member, exact, time_type, parents) for member in arguments)
+        members = (_build_type(member, exact, time_type, parents) for member in arguments)
         return functools.reduce(operator.or_, members)
     if origin is list:
-        return typing.cast(Any, list)[_decoded_type(arguments[0], exact, time_type, parents)]
+        return typing.cast(Any, list)[_build_type(arguments[0], exact, time_type, parents)]
     if origin is dict:
-        return typing.cast(Any, dict)[arguments[0], _decoded_type(arguments[1], exact, _AWARE, parents)]
+        return typing.cast(Any, dict)[arguments[0], _build_type(arguments[1], exact, _AWARE, parents)]
     if annotation is dt.datetime:
         return time_type
     if annotation is dt.time:
@@ -190,7 +190,7 @@ def _decoded_type(
     if annotation is int:
         return Annotated[int, Meta(ge=_INT64[0], le=_INT64[1])]
     if isinstance(annotation, type) and issubclass(annotation, Struct) and time_type is not _AWARE:
-        return _decoded_struct(annotation, exact, time_type, parents)
+        return _build_struct(annotation, exact, time_type, parents)
     return annotation
 
 

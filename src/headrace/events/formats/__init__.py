@@ -29,7 +29,7 @@ def find(contract: Contract) -> type[Format]:
     """Find the format that a contract names.
 
     Raises:
-        ProjectError: there is none of that name.
+        ProjectError: no format has this name.
     """
     if contract.format not in FORMATS:
         raise ProjectError(
@@ -48,7 +48,7 @@ def open(contract: Contract, schema_registry: SchemaRegistry | None = None) -> F
         schema_registry: where a format finds the schemas that its events name; None: the profile names none.
 
     Raises:
-        ProjectError: there is no such format, or it needs a schema registry and has none.
+        ProjectError: the format does not exist, or it needs a schema registry and has none.
         Unavailable: a package that the format needs is not installed.
     """
     return find(contract)(contract, schema_registry)

@@ -1,8 +1,8 @@
-"""The topic's table takes its contract: compared with the last, then made or grown, then remembered.
+"""Adoption: a topic's table gets the contract; compared with its last one, created or grown, then stored.
 
-Several processes may do this at once, with the same contract or with two: each looks at what the table
-has, and begins again where another was quicker. What still runs with the older contract goes on: its
-rows lack the new columns.
+Several processes may do this at once, with the same contract or with two: each reads what the table has, and
+begins again if another was faster. A process that still runs with the older contract continues: its rows lack
+the new columns.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.properties import CONTRACT
 from headrace.lake import Lake, LakeTable
 
-__all__ = ["adopted", "kept", "refusal"]
+__all__ = ["adopt_contract", "contract_refusal", "stored_contract"]
 
 _TRIES = 20
 
 
-def adopted(contract: Contract, lake: Lake) -> LakeTable:
-    """The topic's table, as the contract wants it.
+def adopt_contract(contract: Contract, lake: Lake) -> LakeTable:
+    """The topic's table, with the columns and the description of the contract.
 
     Raises:
-        Refused: the contract is not compatible with what the table last had, and its version does not
-            say that this is meant; or it is older than that.
+        Refused: the contract is not compatible with the table's last one, and its version does not say
+            that this is meant; or it is older.
         ProjectError: a column is stored with another type, or the table is partitioned otherwise.
-        Unavailable: others changed the table each time.
+        Unavailable: other processes changed the table each time.
     """
     new = describe_contract(contract)
     for _ in range(_TRIES):
         table = lake.table(contract.table) if lake.table_exists(contract.table) else None
-        had = None if table is None else table.property(CONTRACT)
-        old = None if had is None else json.loads(had)
-        if old is not None and (error := refusal(contract, old, new)) is not None:
+        text = None if table is None else table.property(CONTRACT)
+        old = None if text is None else json.loads(text)
+        if old is not None and (error := contract_refusal(contract, old, new)) is not None:
             raise error
         table = lake.ensure(
             contract.table, table_schema(contract), [("_valid", "identity"), (contract.time, "day")]
@@ -45,14 +45,14 @@ def adopted(contract: Contract, lake: Lake) -> LakeTable:
         if old is not None and old["fingerprint"] == new["fingerprint"] and old["version"] >= new["version"]:
             return table
         try:
-            table.set_properties({CONTRACT: json.dumps(new)}, expect={CONTRACT: had})
+            table.set_properties({CONTRACT: json.dumps(new)}, expect={CONTRACT: text})
         except Conflict:
             continue
         return table
     raise Unavailable(f"other processes kept changing table {contract.table}", remedy="Try again.")
 
 
-def kept(contract: Contract, lake: Lake) -> dict[str, Any] | None:
+def stored_contract(contract: Contract, lake: Lake) -> dict[str, Any] | None:
     """The description of the contract that the topic's table last had; None where it had none."""
     if not lake.table_exists(contract.table):
         return None
@@ -60,36 +60,43 @@ def kept(contract: Contract, lake: Lake) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any]) -> Refused | None:
-    """Why a contract cannot take the place of the one before it, or None."""
-    found = compare_contracts(old, new)
-    if not found:
+def contract_refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any]) -> Refused | None:
+    """Why a contract cannot replace the one before it, or None.
+
+    Args:
+        contract: the new contract.
+        old, new: descriptions of both (events.contracts.description).
+    """
+    changes = compare_contracts(old, new)
+    if not changes:
         return None
     where = f"{contract.place}: topic {contract.topic}"
-    was = old["version"]
-    if new["version"] < was:
+    version = old["version"]
+    if new["version"] < version:
         return Refused(
-            f"the table has seen version {was} of this contract, and this is version {new['version']}",
+            f"the table has seen version {version} of this contract, and this is version {new['version']}",
             where=where,
-            remedy=f"Run the newer code; or, to go back to this contract, declare it as version={was + 1}.",
+            remedy=f"Run the newer code; or, to return to this contract, declare it as version={version + 1}.",
         )
-    lost = [one for one in found if one.level == "cannot be stored"]
-    if lost:
+    unstorable = [change for change in changes if change.level == "cannot be stored"]
+    if unstorable:
         return Refused(
-            f"the contract has changed so that its table cannot hold it:\n{_lines(lost)}",
+            f"the contract has changed so that its table cannot hold it:\n{_list(unstorable)}",
             where=where,
             remedy="Give the field a new name, or the contract a new topic; the old column stays as it is.",
         )
-    meant = [one for one in found if one.level in ("tightens", "breaks")]
-    if meant and new["version"] == was:
+    breaking = [change for change in changes if change.level in ("tightens", "breaks")]
+    if breaking and new["version"] == version:
         return Refused(
-            f"the contract has changed, and not its version:\n{_lines(meant)}",
+            f"the contract has changed, and not its version:\n{_list(breaking)}",
             where=where,
-            remedy=f"If this is meant, declare it with version={was + 1}; headrace check contracts says for "
-            "whom it breaks.",
+            remedy=f"If this is meant, declare it with version={version + 1}; headrace check contracts says"
+            " whom it breaks for.",
         )
     return None
 
 
-def _lines(found: list[ContractChange]) -> str:
-    return "\n".join(f"  {one.field or 'the contract'}: {one.text} ({one.level})" for one in found)
+def _list(changes: list[ContractChange]) -> str:
+    return "\n".join(
+        f"  {change.field or 'the contract'}: {change.text} ({change.level})" for change in changes
+    )

@@ -1,6 +1,6 @@
-"""Culprits: the events of a batch that cannot be judged or stored, found by halving it.
+"""Culprits: the events of a batch that cannot be judged or stored, found by bisection.
 
-No event is known to be one: what a contract admits its table can hold. This is the net below, so that no
+No such event is known: a table can hold whatever its contract admits. This is the safety net, so that no
 single event stops its topic. A culprit goes to quarantine as `unwritable`, with its bytes.
 """
 
@@ -23,17 +23,17 @@ __all__ = ["find_culprits", "judge_batch"]
 
 
 def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Refusal]) -> Verdicts:
-    """The batch's verdicts; those of culprits (place in the batch → why) are known before.
+    """The batch's verdicts; culprits (place in the batch → why) are refused without being judged.
 
     Raises:
-        Unwritable: an event breaks the judge. Nobody must go on with it.
+        Unwritable: an event breaks the judge, which must not be used again.
         Unavailable: as Judge.judge.
     """
     try:
         return judge.judge(batch, culprits)
     except (HeadraceError, OSError, MemoryError):
         raise
-    except Exception as error:  # of whatever kind: it is no outage, so it comes of an event
+    except Exception as error:  # any other: not an outage, so an event caused it
         raise Unwritable(
             f"an event cannot be judged: {type(error).__name__}: {error}", where=f"topic {judge.contract.topic}"
         ) from error
@@ -42,11 +42,11 @@ def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Refusal]) -> 
 def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeTable) -> dict[int, Refusal]:
     """Place in the batch → why that event cannot be judged or stored, while a refused row of it can.
 
-    Each is judged whatever was admitted before, and its row is made up as a data file in memory. So a disk
-    or a catalog that is away accuses nobody.
+    Events are judged without regard to duplicates, and their rows written to a data file in memory: a disk or a
+    catalog that is away accuses no event.
 
     Raises:
-        Unwritable: not even a refused row of an event can be stored: then it is not the event's fault.
+        Unwritable: not even a refused row of an event can be stored: no event is to blame.
         Unavailable: as Judge.judge.
     """
     judge = Judge(attrs.evolve(contract, dedup_within=None), lambda _: (), format)
@@ -62,8 +62,8 @@ def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeT
                 middle = (begin + end) // 2
                 spans += [(begin, middle), (middle, end)]
                 continue
-            # It may quote the event, whose letters may be what cannot be stored.
-            words = error.what[:MAX_REASON_LENGTH].encode("ascii", "backslashreplace").decode()
-            culprits[begin] = Refusal("unwritable", None, words)
+            # The error may quote the event, whose characters may be what cannot be stored.
+            text = error.what[:MAX_REASON_LENGTH].encode("ascii", "backslashreplace").decode()
+            culprits[begin] = Refusal("unwritable", None, text)
             check_rows(judge_batch(judge, batch[begin:end], {0: culprits[begin]}).rows, stored)
     return culprits

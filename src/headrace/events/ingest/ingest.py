@@ -1,47 +1,40 @@
 """Ingest: log → verdicts → the topic's table, and the sinks behind it; each event exactly once.
 
-One commit carries the rows of a batch, good and refused, and the position they bring the table to. So
-a process killed anywhere goes on from what the last commit says. Several processes divide a topic's log
-partitions (headrace.events.ingest.share). For a moment two may hold the same one: then one of them loses its
-batch to a Conflict and begins again from the table.
+One commit carries the rows of a batch, good and refused, and the position that they bring the table to. So a
+process that is killed anywhere continues from the last commit. Several processes divide a topic's log
+partitions (headrace.events.ingest.share). For a moment two may have the same partition: then one of them gets
+a Conflict for its batch, and begins again from the table.
 """
 
 from __future__ import annotations
 
 import contextvars
-import json
 import logging
 import random
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-
 from headrace.declare.event import Contract
 from headrace.events import formats
-from headrace.events.formats.refusals import Refusal
-from headrace.events.ingest.adoption import adopted
-from headrace.events.ingest.culprits import find_culprits, judge_batch
+from headrace.events.contracts.shape import shape_of
+from headrace.events.ingest.adoption import adopt_contract
+from headrace.events.ingest.commit import commit
+from headrace.events.ingest.hooks import Heartbeat, IngestHooks
+from headrace.events.ingest.judging import TopicJudge
 from headrace.events.ingest.maintenance import IngestMaintenance
-from headrace.events.ingest.position import READER, stored_position
-from headrace.events.ingest.progress import Progress, Report
-from headrace.events.ingest.rates import count_arrivals
-from headrace.events.ingest.rows import recent_rows
-from headrace.events.ingest.share import Share
-from headrace.events.ingest.sinks import Feed, Sink
-from headrace.events.verdicts.decode import MAX_EXTRA_NAMES
-from headrace.events.verdicts.judge import FirstPosition, Judge, Verdicts
-from headrace.events.verdicts.watermarks import Watermarks, merge_watermarks
-from headrace.kernel.errors import Conflict, HeadraceError, Refused, Unavailable
+from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.progress import Progress, RunTotals
+from headrace.events.ingest.reader import ReadSpan, TopicReader
+from headrace.events.ingest.share import TopicShare
+from headrace.events.ingest.sinks import Sink, SinkFeed
+from headrace.events.verdicts.judge import Verdicts
+from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition
-from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS, WATERMARKS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
@@ -49,45 +42,38 @@ from headrace.log import Batch, Log
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
 
-__all__ = ["Ingest", "Progress", "Sink", "ingest_all"]
+__all__ = ["Ingest", "IngestHooks", "Progress", "Sink", "ingest_all"]
 
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
-TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather to a commit
+TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather for one commit
 PAUSE = 0.2  # seconds
 RETRY = 2.0  # seconds, at most, before what was unavailable is tried again
+READY_SECONDS = 5.0  # after which an ingest without a share is ready all the same: others may have the topic
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """A batch's verdicts, the positions before and after it in the log partitions that it was read from,
-    the batch itself where a sink wants it, and how many events, at most, the log had forgotten before it."""
-
-    verdicts: Verdicts
-    before: LogPosition
-    after: LogPosition
-    batch: Batch | None
-    lost: int
 
 
 class Ingest:
     """Ingests one topic.
 
-    The topic and its table are made if they are not there. One thread at a time may use it.
+    The topic and its table are created if they do not exist. One thread at a time may use it.
 
     Args:
-        contract: the topic's.
-        log: where its events come from.
-        lake: where its table is.
+        contract: the topic's contract.
+        log: the log that holds the topic.
+        lake: the lake that holds its table.
         sinks: what else takes its good events.
-        schema_registry: where the schemas are that its events name, if its format has such.
+        schema_registry: the schemas that its events name, if their format needs them.
+
+    Attributes:
+        contract: the contract.
+        table: the topic's table.
 
     Raises:
         ProjectError: the contract's format needs a registry.
-        Refused: the topic was made again since the table last read it, or its end lies before what
-            the table has read; or the contract is not what the table last had, and cannot take its
-            place (events.ingest.adoption). The remedy says what to do.
+        Refused: the topic was created again since the table last read it, or its end lies before what the
+            table has read; or the contract cannot replace the one that the table had
+            (events.ingest.adoption). The remedy says what to do.
     """
 
     def __init__(
@@ -101,337 +87,214 @@ class Ingest:
         self.contract = contract
         self._log = log
         log.create(contract.topic, contract.partitions, contract.retention)
-        self._format = formats.open(contract, schema_registry)
-        self.table: LakeTable = adopted(contract, lake)
-        self._share = Share(contract, log, self.table)
-        self._feeds = [Feed(sink, contract, self.table, log) for sink in sinks]
-        self._pending: Future[Progress] | None = None
-        self._suspicious = False  # whether a batch could not be judged or stored, and is read once more
-        self._begin()
+        event_format = formats.open(contract, schema_registry)
+        self.table: LakeTable = adopt_contract(contract, lake)
+        self._share = TopicShare(contract, log, self.table)
+        self._judge = TopicJudge(contract, event_format, log, self.table, self._share, self._await_commit)
+        self._feeds = [SinkFeed(sink, contract, self.table, log) for sink in sinks]
+        self._writing: Future[Progress] | None = None
+        self._reader = TopicReader(contract, log, self.table, self._share)
+        self._must_restart = False
 
     @property
     def position(self) -> LogPosition:
         """How far the table has read the log, what is being written included."""
-        return self._read
+        return self._reader.position
 
     def step(self) -> Progress | None:
-        """One batch of the whole topic: read, judged, committed, given to the sinks. None where there
-        is nothing new. It takes no part in sharing the topic, as `run` does.
+        """Reads, judges and commits one batch of the whole topic, and feeds the sinks; None if there is nothing
+        new. It does not share the topic, as `run` does.
 
         Raises:
-            Conflict: another process ingests this topic; call again, it goes on from the table.
+            Conflict: another process ingests this topic; call again: it continues from the table.
             Unavailable: log, lake or a sink is away.
-            Unwritable: a batch cannot be stored, and that is no event's fault.
+            Unwritable: a batch cannot be stored, and no event is to blame.
         """
         try:
-            if not self._begun:
-                self._begin()
-            judged = self._next()
-            progress = None if judged is None else self._store(judged)
+            if self._must_restart:
+                self._restart()
+            read = self._reader.read(BATCH)
+            progress = None if read is None else self._store(self._judge.judge(*read), *self._keep_raw(*read))
         except Unwritable as error:
-            self._begin()
-            self._suspect(error)
+            self._restart()
+            self._judge.suspect(error)
             return self.step()
         except HeadraceError:
-            self._begin()
+            self._restart()
             raise
-        if judged is None:
-            self._level()
+        except BaseException:
+            self._must_restart = True
+            raise
+        if read is None:
+            self._catch_up()
         for feed in self._feeds:
             if feed.behind is not None:
                 raise feed.behind
         return progress
 
-    def run(
-        self,
-        until_end: bool,
-        stop: threading.Event,
-        tell: Callable[[Progress], None] | None = None,
-        at_work: Callable[[], None] | None = None,
-    ) -> None:
+    def run(self, until_end: bool, stop: threading.Event, hooks: IngestHooks = IngestHooks()) -> None:  # noqa: B008
         """Ingests until `stop`, or until what the log held at the call is in the table and the sinks,
-        whoever brought it there: all who run share the topic.
+        whichever process brought it there: all that run share the topic.
 
-        While one batch is being written the next is read and judged. When stopped it finishes the
-        batch that is being written and leaves the rest on the log.
+        While a batch is being written the next is read and judged. When stopped it finishes the batch that is
+        being written and leaves the rest on the log.
 
         Args:
-            tell: called with each commit's progress, in this thread.
-            at_work: called once, when it has its share of the topic, or has to try again (Report.say_at_work).
+            until_end: end there.
+            stop: ends it.
+            hooks: what it calls.
 
         Raises:
             Unavailable: only with `until_end`; without, it tries again until it is stopped.
-            Unwritable: a batch cannot be stored, and that is no event's fault.
+            Unwritable: a batch cannot be stored, and no event is to blame.
         """
         end = self._log.end(self.contract.topic) if until_end else None
+        topic = self.contract.topic
         with (
-            run(f"ingest {self.contract.topic}", [Dataset("topic", self.contract.topic, self._read)]) as this,
+            run(f"ingest {topic}", [Dataset("topic", topic, self.position)]) as this_run,
             ThreadPoolExecutor(1, "ingest-write") as writer,
             IngestMaintenance(self.table) as maintenance,
-            self._share.joined(self._settle),
+            self._share.join(self._await_commit),
         ):
-            report = Report(this, self.table.name, maintenance, tell, at_work)
+            totals = RunTotals(this_run, self.table.name, shape_of(self.contract).schema)
+            loop = _Loop(hooks, totals, maintenance, writer, stop)
             while not stop.is_set():
                 try:
-                    self._flow(end, stop, writer, report)
+                    self._run_loop(end, loop)
                     if until_end:
                         maintenance.finish_run()
                     return
                 except Unwritable as error:
-                    self._begun = False
-                    self._suspect(error)
+                    self._must_restart = True
+                    self._judge.suspect(error)
                 except (Conflict, Unavailable) as error:
                     if isinstance(error, Unavailable) and until_end:
                         raise
-                    _logger.warning("ingest of %s begins again: %s", self.contract.topic, error)
-                    report.say_at_work(True)
-                    self._begun = False
-                    stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two don't meet again
+                    _logger.warning("ingest of %s begins again: %s", topic, error)
+                    loop.report_ready()
+                    self._must_restart = True
+                    hooks.on_alive()
+                    stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two do not collide again
 
-    def _flow(
-        self, end: dict[int, int] | None, stop: threading.Event, writer: ThreadPoolExecutor, report: Report
-    ) -> None:
-        """Batch after batch until stopped or at the end; a batch in flight is always waited for."""
+    def _run_loop(self, end: dict[int, int] | None, loop: _Loop) -> None:
+        """Batch after batch until stopped or at the end; a batch that is being written is always waited for."""
         try:
             while True:
-                began = monotonic()
+                started = monotonic()
+                loop.hooks.on_alive()
                 reach("ingest.before_next_batch")
-                if self._share.moved() or not self._begun:
-                    self._take_result(report)
-                    self._begin()
-                report.say_at_work(bool(self._share.partitions))
-                judged = None if stop.is_set() or self._covers(end) else self._next()
-                self._take_result(report)
-                if judged is not None:
-                    self._pending = writer.submit(contextvars.copy_context().run, self._store, judged)
-                    if judged.verdicts.rows.num_rows < TRICKLE:
-                        self._take_result(report)
-                        stop.wait(max(0.0, began + PAUSE - monotonic()))
+                if self._share.refresh() or self._must_restart:
+                    self._finish_commit(loop)
+                    self._restart()
+                if self._share.partitions or monotonic() > loop.ready_at:
+                    loop.report_ready()
+                is_done = loop.stop.is_set() or (end is not None and self._reader.has_reached(end))
+                read = None if is_done else self._reader.read(BATCH)
+                verdicts = None if read is None else self._judge.judge(*read)
+                self._finish_commit(loop)
+                if read is not None and verdicts is not None:
+                    context = contextvars.copy_context()
+                    batch, span = self._keep_raw(*read)
+                    read = None  # frees the records while they are written
+                    self._writing = loop.writer.submit(context.run, self._store, verdicts, batch, span)
+                    if verdicts.rows.num_rows < TRICKLE:
+                        self._finish_commit(loop)
+                        loop.stop.wait(max(0.0, started + PAUSE - monotonic()))
                     continue
-                self._level()
-                if stop.is_set() or self._covers(end):
+                self._catch_up()
+                if loop.stop.is_set() or (end is not None and self._reader.has_reached(end)):
                     break
-                report.report_running()
-                self._share.wait(self._offsets(), stop, PAUSE)
+                loop.totals.report_running()
+                self._share.wait(self._reader.offsets(), loop.stop, PAUSE)
             if end is not None:
-                self._level_all()
+                self._catch_up_with_table()
         finally:
-            self._settle()
-            self._pending = None
+            self._await_commit()
+            self._writing = None
 
-    def _suspect(self, error: Unwritable) -> None:
-        """Has the events that could not be stored looked at one by one, once they are read again. Raises the
-        error where that was done, and none of them was to blame."""
-        if self._suspicious:
-            raise error
-        _logger.warning("topic %s: looking for the event: %s", self.contract.topic, error)
-        self._suspicious = True
+    def _restart(self) -> None:
+        """Begins from what the table says, as a new process would. If that cannot be read, the ingest must
+        restart
+        later: what it believed before would carry sinks past rows that are not in the table."""
+        self._must_restart = True
+        self._judge.reset()
+        self._reader.restart()
+        self._must_restart = False
 
-    def _take_result(self, report: Report) -> None:
+    def _finish_commit(self, loop: _Loop) -> None:
         """Waits for the batch that is being written, if any, and reports it."""
-        if self._pending is not None:
-            report.add(self._pending.result())
-            self._pending = None
+        if self._writing is not None:
+            loop.report_commit(self._writing.result())
+            self._writing = None
 
-    def _settle(self) -> None:
-        """Waits for the batch that is being written; how it went is told by its result."""
-        if self._pending is not None:
-            wait([self._pending])
+    def _await_commit(self) -> None:
+        """Waits for the batch that is being written, if any; its outcome is in its future."""
+        if self._writing is not None:
+            wait([self._writing])
 
-    def _begin(self) -> None:
-        """Starts from what the table says, as a new process would. Where that cannot be read, nothing goes
-        on from what was believed before: it would carry sinks past rows that are not in the table."""
-        self._begun = False
-        self._judge: Judge | None = None
-        stored = _stored(self.table, self._log, self.contract.topic)
-        self._read: LogPosition = stored
-        self._start = self._log.start(self.contract.topic)
-        self._passed: dict[int, int] = {}
-        self._lost = self._forgotten({p: stored.next_offset(p) for p in self._share.partitions}, self._start)
-        self._begun = True
+    def _keep_raw(self, batch: Batch, span: ReadSpan) -> tuple[Batch | None, ReadSpan]:
+        """The same without the records, unless a sink needs them: they are memory."""
+        return batch if any(feed.is_raw for feed in self._feeds) else None, span
 
-    def _forgotten(self, read: Mapping[int, int], start: Mapping[int, int]) -> int:
-        """How many events, at most, lay between what was read and where the log now begins; says so."""
-        lost = 0
-        for partition, offset in read.items():
-            begin = start.get(partition, 0)
-            if begin > offset:
-                lost += begin - offset
-                _logger.warning(
-                    "topic %s: log partition %d was trimmed to %d, but read only up to %d: up to %d events"
-                    " are lost. Keep them longer (retention=), or ingest them sooner",
-                    self.contract.topic, partition, begin, offset, begin - offset,
-                )  # fmt: skip
-        return lost
-
-    def _offsets(self) -> dict[int, int]:
-        """Where to read next: what the table says, or where a trimmed log begins, or past offsets that
-        hold no record (Kafka's markers of transactions)."""
-        return {
-            p: max(self._read.next_offset(p), self._start.get(p, 0), self._passed.get(p, 0))
-            for p in self._share.partitions
-        }
-
-    def _covers(self, end: dict[int, int] | None) -> bool:
-        if end is None:
-            return False
-        reached = all(offset >= end.get(p, 0) for p, offset in self._offsets().items())
-        return reached and self._share.others_reached(end)
-
-    def _next(self) -> _Judged | None:
-        """Reads and judges the next batch; None at the end of the log."""
-        asked = self._offsets()
-        if not asked:
-            return None
-        batch = self._log.read(self.contract.topic, asked, BATCH)
-        if self._log.identity(self.contract.topic) != self._read.log_id:
-            self._begin()  # says that the topic was made again
-        if not len(batch):
-            self._passed = batch.next
-            return None
-        gaps = _gaps(asked, batch)
-        if gaps:  # the log may have forgotten what lay there
-            self._lost += self._forgotten(gaps, self._log.start(self.contract.topic))
-        behind = self._behind(asked)
-        if self._judge is None:
-            self._judge = self._made_judge(behind)
-        else:
-            self._judge.watermarks.advance(behind)
-        culprits: dict[int, Refusal] = {}
-        if self._suspicious:
-            culprits = find_culprits(batch, self.contract, self._format, self.table)
-        verdicts = judge_batch(self._judge, batch, culprits)
-        before, self._read = self._read.for_partitions(batch.next), self._read.with_offsets(batch.next)
-        lost, self._lost = self._lost, 0
-        kept = batch if any(feed.raw for feed in self._feeds) else None
-        return _Judged(verdicts, before, self._read.for_partitions(batch.next), kept, lost)
-
-    def _behind(self, asked: Mapping[int, int]) -> frozenset[int]:
-        """The log partitions with events that are not judged yet; looked at where a mark depends on it."""
-        if not self._share.mixes_identities:
-            return frozenset()
-        ends = self._log.end(self.contract.topic)
-        return frozenset(p for p, offset in asked.items() if offset < ends.get(p, 0))
-
-    def _store(self, judged: _Judged) -> Progress:
-        verdicts = judged.verdicts
-        facts, properties = _said(verdicts, self.contract)
-        snapshot = self.table.append(
-            verdicts.rows,
-            position=(READER, judged.before, judged.after),
-            facts=facts,
-            properties=properties,
-        )
-        self._suspicious = False
+    def _store(self, verdicts: Verdicts, batch: Batch | None, span: ReadSpan) -> Progress:
+        snapshot = commit(self.table, self.contract, verdicts, span)
+        self._judge.trust()
         for feed in self._feeds:
-            feed.follow(verdicts, judged.batch, judged.before, judged.after)
+            feed.follow(verdicts, batch, span)
         return Progress(
             self.contract.topic,
             verdicts.rows.num_rows,
             verdicts.good,
             verdicts.refused,
-            judged.after,
+            span.after,
             snapshot.id,
             verdicts.extra,
-            judged.lost,
+            span.lost,
         )
 
-    def _level(self) -> None:
-        """Brings sinks that are behind level with this share of the table. Nothing is being written
-        meanwhile."""
+    def _catch_up(self) -> None:
+        """Brings sinks that are behind level with this share of the table, while nothing is being written."""
         for feed in self._feeds:
-            feed.catch_up(self._read.for_partitions(self._share.partitions))
+            feed.catch_up(self.position.for_partitions(self._share.partitions))
 
-    def _level_all(self) -> None:
-        """The same with the whole table: who wrote the rest of it may have died before its sinks had it."""
+    def _catch_up_with_table(self) -> None:
+        """Brings sinks level with the whole table: an ingest of another share may have died before its
+        sinks."""
         stored = stored_position(self.table)
         for feed in self._feeds:
-            if isinstance(stored, LogPosition):
+            if stored is not None:
                 feed.catch_up(stored)
             if feed.behind is not None:
                 raise feed.behind
 
-    def _made_judge(self, behind: Collection[int]) -> Judge:
-        """A judge that remembers what the table holds of the time in which a duplicate is refused."""
-        watermarks = Watermarks(self.table.property(WATERMARKS), shared=self._share.mixes_identities)
-        watermarks.advance(behind)
-        judge = Judge(self.contract, self._admitted, self._format, self.table.folder / "seen", watermarks)
-        for rows in recent_rows(self.table, self.contract, self._share.partitions, watermarks):
-            judge.remember(rows)
-        return judge
 
-    def _admitted(self, firsts: Collection[FirstPosition]) -> set[FirstPosition]:
-        """Which of these first positions the table holds as good, as they came or replayed."""
-        self._settle()  # the batch before this one counts
-        wanted = pl.LazyFrame(list(firsts), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
-        good = self.table.scan().filter(pl.col("_valid"))
-        own = good.select(partition="_log_partition", offset="_log_offset")
-        replayed = good.filter(pl.col("_first_offset").is_not_null()).select(
-            partition="_first_partition", offset="_first_offset"
-        )
-        found = wanted.join(pl.concat([own, replayed]), on=["partition", "offset"], how="semi").collect()
-        return set(found.rows())
+class _Loop:
+    """What one run of an ingest works with, and reports to."""
 
+    def __init__(
+        self,
+        hooks: IngestHooks,
+        totals: RunTotals,
+        maintenance: IngestMaintenance,
+        writer: ThreadPoolExecutor,
+        stop: threading.Event,
+    ) -> None:
+        self.hooks, self.totals, self.writer, self.stop = hooks, totals, writer, stop
+        self._maintenance = maintenance
+        self._is_ready = False
+        self.ready_at = monotonic() + READY_SECONDS
 
-def _stored(table: LakeTable, log: Log, topic: str) -> LogPosition:
-    """How far the table has read the topic. Raises Refused where the log is not the one that it read."""
-    identity = log.identity(topic)
-    stored = stored_position(table) or LogPosition(topic, identity)
-    here = f"table {table.name}, topic {topic}"
-    if not isinstance(stored, LogPosition) or stored.log_id != identity:
-        raise Refused(
-            "the topic was made again since this table last read it: its offsets mean other events now",
-            where=here,
-            remedy="Point the profile's log at the one it read before; or drop the table to begin anew.",
-        )
-    ends = log.end(topic)
-    for partition, offset in stored.offsets.items():
-        if offset > ends.get(partition, 0):
-            raise Refused(
-                f"the table has read log partition {partition} up to {offset}, but the log ends at "
-                f"{ends.get(partition, 0)}: an older copy of it was put back",
-                where=here,
-                remedy="Put the newer log back; or drop the table to begin anew.",
-            )
-    return stored
+    def report_commit(self, progress: Progress) -> None:
+        """Reports a commit to the run, to maintenance and to the caller."""
+        self.totals.add(progress)
+        self._maintenance.count_commit()
+        self.hooks.on_commit(progress)
 
-
-Said = Callable[[Mapping[str, str]], Mapping[str, str]]
-
-
-def _said(verdicts: Verdicts, contract: Contract) -> tuple[Said, Said]:
-    """What a commit says in its snapshot, and of the table; both of the table's properties as the commit
-    finds them: others may have moved them since."""
-    arrived = count_arrivals(verdicts.rows, contract)
-
-    def clock(stored: Mapping[str, str]) -> str:
-        return str(max(int(stored.get(LATEST_ARRIVAL, 0)), verdicts.latest))
-
-    def facts(stored: Mapping[str, str]) -> Mapping[str, str]:
-        extra = {UNDECLARED_FIELDS: json.dumps(verdicts.extra)} if verdicts.extra else {}
-        return {LATEST_ARRIVAL: clock(stored), **extra, **arrived}
-
-    def properties(stored: Mapping[str, str]) -> Mapping[str, str]:
-        moved = {
-            LATEST_ARRIVAL: clock(stored),
-            WATERMARKS: merge_watermarks(stored.get(WATERMARKS), verdicts.watermarks),
-        }
-        if not verdicts.extra:
-            return moved
-        extra = Counter(json.loads(stored.get(UNDECLARED_FIELDS, "{}"))) + verdicts.extra
-        return {**moved, UNDECLARED_FIELDS: json.dumps(dict(extra.most_common(MAX_EXTRA_NAMES)))}
-
-    return facts, properties
-
-
-def _gaps(asked: Mapping[int, int], batch: Batch) -> dict[int, int]:
-    """Log partition → the offset that was asked for, where the first record found lies past it."""
-    gaps = {}
-    for partition, offset in asked.items():
-        at = int(np.argmax(batch.partitions == partition))
-        if batch.partitions[at] == partition and batch.offsets[at] > offset:
-            gaps[partition] = offset
-    return gaps
+    def report_ready(self) -> None:
+        """Reports, once, that the topic is followed."""
+        if not self._is_ready:
+            self._is_ready = True
+            self.hooks.on_ready()
 
 
 def ingest_all(
@@ -441,44 +304,50 @@ def ingest_all(
     *,
     until_end: bool,
     stop: threading.Event,
-    sinks_of: Callable[[Contract], Sequence[Sink]] | None = None,
-    tell: Callable[[Progress], None] | None = None,
+    open_sinks: Callable[[Contract], Sequence[Sink]] = lambda _: (),
     schema_registry: SchemaRegistry | None = None,
-    at_work: Callable[[], None] | None = None,
+    hooks: IngestHooks = IngestHooks(),  # noqa: B008 - it is frozen
 ) -> None:
     """Ingests several topics in this process, a thread each, until stopped or at their ends.
 
     Args:
-        sinks_of: a topic's sinks.
-        tell: called with each commit's progress, from the topics' threads.
-        schema_registry: as for Ingest.
-        at_work: called once, when every topic is at work (Ingest.run).
+        contracts: of the topics.
+        log, lake, until_end, stop, schema_registry: as for Ingest and Ingest.run.
+        open_sinks: a topic's sinks.
+        hooks: `on_commit` is called from the topics' threads; `on_ready` once, when every topic is ready;
+            `on_alive` every second, until the ingest of a topic hangs (Heartbeat).
 
     Raises:
         HeadraceError: what one of them raised; the others have then stopped too.
     """
-    ingests = [Ingest(c, log, lake, sinks_of(c) if sinks_of else (), schema_registry) for c in contracts]
-
+    ingests = [Ingest(c, log, lake, open_sinks(c), schema_registry) for c in contracts]
     waiting, lock = len(ingests), threading.Lock()
 
-    def count() -> None:
+    def count_ready() -> None:
         nonlocal waiting
         with lock:
             waiting -= 1
-            last = waiting == 0
-        if last and at_work is not None:
-            at_work()
+            is_last = waiting == 0
+        if is_last:
+            hooks.on_ready()
 
-    def one(ingest: Ingest) -> None:
+    def run_one(ingest: Ingest) -> None:
+        topic = ingest.contract.topic
+        own = replace(hooks, on_ready=count_ready, on_alive=lambda: heartbeat.beat(topic))
         try:
-            ingest.run(until_end, stop, tell, count)
+            ingest.run(until_end, stop, own)
         except BaseException:
             stop.set()
             raise
+        finally:
+            heartbeat.end(topic)
 
-    with ThreadPoolExecutor(max(1, len(ingests)), "ingest") as threads:
+    with (
+        Heartbeat(hooks.on_alive) as heartbeat,
+        ThreadPoolExecutor(max(1, len(ingests)), "ingest") as threads,
+    ):
         context = contextvars.copy_context()
-        futures = [threads.submit(context.copy().run, one, ingest) for ingest in ingests]
+        futures = [threads.submit(context.copy().run, run_one, ingest) for ingest in ingests]
         try:
             wait(futures)
         except BaseException:

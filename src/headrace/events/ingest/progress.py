@@ -1,19 +1,16 @@
-"""Progress: what each commit of an ingest did, and what is told of all of them."""
+"""Progress: what each commit of an ingest did, and the sums of a run for its recorders."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic
 
-from headrace.events.ingest.maintenance import IngestMaintenance
+import pyarrow as pa
+
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run
 
-__all__ = ["Progress", "Report"]
-
-_UNSHARED = 5.0  # seconds after which who has no share of a topic is at work all the same
+__all__ = ["Progress", "RunTotals"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +22,7 @@ class Progress:
         events: how many events it carried.
         good: how many of them are good.
         refused: code → how many.
-        position: how far the topic's table has read the log with it, in the log partitions that this
-            ingest has.
+        position: how far the topic's table has read the log with it, in the log partitions of this ingest.
         snapshot: the table's snapshot.
         extra: field that the contract does not name → how many events carried it (Verdicts.extra).
         lost: how many events, at most, the log had forgotten (its retention) before they were read.
@@ -42,25 +38,24 @@ class Progress:
     lost: int = 0
 
 
-class Report:
-    """What a run's recorders and its caller are told."""
+class RunTotals:
+    """Sums the commits of a run into its inputs and outputs.
 
-    def __init__(
-        self,
-        this: Run,
-        table: str,
-        maintenance: IngestMaintenance,
-        tell: Callable[[Progress], None] | None,
-        at_work: Callable[[], None] | None,
-    ) -> None:
-        self._run, self._table, self._maintenance, self._tell = this, table, maintenance, tell
-        self._at_work, self._began = at_work, monotonic()
+    Args:
+        run: the run.
+        table: the name of the topic's table.
+        schema: the contract's fields, for lineage.
+    """
+
+    def __init__(self, run: Run, table: str, schema: pa.Schema) -> None:
+        self._run, self._table = run, table
+        self._schema = {field.name: str(field.type) for field in schema}
         self._events = self._good = self._lost = 0
         self._refused: Counter[str] = Counter()
         self._extra: Counter[str] = Counter()
 
     def add(self, progress: Progress) -> None:
-        """Takes a commit into account."""
+        """Adds a commit, and tells the recorders that the run continues."""
         self._events += progress.events
         self._good += progress.good
         self._refused += progress.refused
@@ -72,21 +67,15 @@ class Report:
             "refused": dict(self._refused),
             **({"extra": dict(self._extra)} if self._extra else {}),
             **({"lost": self._lost} if self._lost else {}),
+            "schema": self._schema,
+            "columns": {name: [f"{progress.topic}.{name}"] for name in self._schema},
         }
-        made = SnapshotPosition(self._table, progress.snapshot)
-        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
-        self._run.outputs[:] = [Dataset("table", self._table, made, facts)]
-        self.report_running()
-        self._maintenance.count_commit()
-        if self._tell is not None:
-            self._tell(progress)
-
-    def say_at_work(self, is_sure: bool) -> None:
-        """Says once that the topic is at work: when that is sure, or after 5 s, for others may have it all."""
-        if self._at_work is not None and (is_sure or monotonic() - self._began > _UNSHARED):
-            self._at_work()
-            self._at_work = None
+        snapshot = SnapshotPosition(self._table, progress.snapshot)
+        read = {"rows": self._events, "schema": self._schema}
+        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, read)]
+        self._run.outputs[:] = [Dataset("table", self._table, snapshot, facts)]
+        self._run.report_running()
 
     def report_running(self) -> None:
-        """Says that it goes on."""
+        """Tells the recorders that the run continues."""
         self._run.report_running()

@@ -1,8 +1,8 @@
-"""Raw: every event of a topic as it came, good and refused, with what became of it; for sinks that pass
-events on rather than make something of them.
+"""Raw events: every event of a topic as it came, good and refused, with its verdict; for sinks that pass events
+on.
 
-A topic's table keeps the bytes of refused events only: those of good ones are on the log. Of a good
-event that the log has forgotten, the fields that the table keeps are written as JSON again.
+A topic's table keeps the bytes of refused events only: those of good events are on the log. If the log has
+forgotten a good event, the fields in the table are written as JSON again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headrace.events.verdicts.keys import key_of
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 
-__all__ = ["RAW", "read_events", "with_raw"]
+__all__ = ["RAW", "join_records", "read_events"]
 
 _RAW: list[tuple[str, pa.DataType]] = [
     ("_log_partition", pa.int32()),
@@ -39,19 +39,19 @@ _RAW: list[tuple[str, pa.DataType]] = [
     ("_first_offset", pa.int64()),
 ]
 RAW = pa.schema(_RAW)
-"""Every event: where it stands, its bytes and key as on the log, and what became of it (shape.META).
-`_again`: the bytes are not as they came, but written again from the table."""
+"""Every event: its position, its bytes and key as on the log, and its verdict (shape.META). `_again`: the bytes
+are not as they came, but written again from the table."""
 
 _AT = ["_log_partition", "_log_offset"]
 
 
-def with_raw(rows: pl.DataFrame, batch: Batch) -> pa.Table:
+def join_records(rows: pl.DataFrame, batch: Batch) -> pa.Table:
     """Rows of a topic's table with the bytes of their records; RAW, in the order of their offsets within
     a log partition.
 
     Args:
-        rows: META's columns.
-        batch: holds the record of each row.
+        rows: of the batch, with META's columns.
+        batch: the record of each row.
     """
     records = pl.DataFrame(
         {
@@ -72,44 +72,47 @@ def read_events(
     they reach up to, at most `high`.
 
     Args:
-        most: how many, at most.
+        contract, table, log: the topic's.
+        partition: the log partition.
+        low, high: the first offset, and the one after the last.
+        most: how many events, at most.
     """
     rows = table.scan().filter(pl.col("_log_partition") == partition)
     start = log.start(contract.topic)[partition]
     if start > low:
         end = min(start, high, low + most)
-        found = rows.filter(pl.col("_log_offset").is_between(low, end, closed="left")).collect()
-        return _written_again(contract, found), end
+        forgotten = rows.filter(pl.col("_log_offset").is_between(low, end, closed="left")).collect()
+        return _rewrite(contract, forgotten), end
     batch = log.read(contract.topic, {partition: low}, most)
     if not len(batch):
         return RAW.empty_table(), high
     end = min(high, batch.next[partition])
-    found = (
+    columns = (
         rows.select(list(META.names))
         .filter(pl.col("_log_offset").is_between(low, end, closed="left"))
         .collect()
     )
-    return with_raw(found, batch), end
+    return join_records(columns, batch), end
 
 
-def _written_again(contract: Contract, rows: pl.DataFrame) -> pa.Table:
-    """The rows of events that the log has forgotten."""
+def _rewrite(contract: Contract, rows: pl.DataFrame) -> pa.Table:
+    """RAW of rows whose events the log has forgotten."""
     fields = fields_of(contract.struct)
     raw: list[bytes] = []
     keys: list[bytes | None] = []
     for row in rows.iter_rows(named=True):
         raw.append(row["_raw"] if row["_raw"] is not None else numbers.encode(_object(row, fields)))
         keys.append(None if contract.key is None else key_of(row.get(contract.key)))
-    made: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "_raw": pl.Series(raw, dtype=pl.Binary),
         "_key": pl.Series(keys, dtype=pl.Binary),
         "_again": rows["_valid"],
     }
-    return _cast(rows.with_columns(**made))
+    return _cast(rows.with_columns(**columns))
 
 
 def _object(row: Mapping[str, Any], fields: Sequence[ContractField]) -> dict[str, Any]:
-    """The values of a struct's columns under the names that they have in an event."""
+    """The values of a struct's columns, by the names of the fields in an event."""
     return {
         field.key: _value(row[field.name], field.kind) for field in fields if row.get(field.name) is not None
     }

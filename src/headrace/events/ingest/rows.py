@@ -1,4 +1,4 @@
-"""The good rows of a topic's table, as its contract is now."""
+"""The good rows of a topic's table, with the columns of its present contract."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MICROSECOND = timedelta(microseconds=1)
 def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
     """The good rows, with these columns of the table.
 
-    A column that the table has got since its newest snapshot is null in it.
+    A column that was added after the newest snapshot is null.
     """
     rows = table.scan()
-    there = rows.collect_schema().names()
+    present = rows.collect_schema().names()
     wanted = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
     columns = [
-        pl.col(name) if name in there else pl.lit(None, dtype=dtype).alias(name)
+        pl.col(name) if name in present else pl.lit(None, dtype=dtype).alias(name)
         for name, dtype in wanted.items()
     ]
     return rows.filter(pl.col("_valid")).select(columns)
@@ -39,14 +39,12 @@ def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
 def recent_rows(
     table: LakeTable, contract: Contract, partitions: Collection[int], watermarks: Watermarks
 ) -> Iterator[pl.DataFrame]:
-    """The identities, times and log partitions of the good rows that are not forgotten, some at a time and
-    in no order; none where the contract refuses no duplicates.
+    """The identities, times and log partitions of the good rows within the time in which duplicates are
+    refused, in frames and in no order; none if the contract refuses no duplicates.
 
     Args:
-        table: the topic's.
-        contract: the topic's.
-        partitions: only what came from these log partitions.
-        watermarks: the topic's.
+        table, contract, watermarks: the topic's.
+        partitions: only rows from these log partitions.
     """
     if contract.dedup_within is None or table.current_snapshot() is None:
         return
@@ -64,20 +62,20 @@ def recent_rows(
 def _spans(
     contract: Contract, within: timedelta, partitions: Collection[int], watermarks: Watermarks
 ) -> list[tuple[int, dict[int, int]]]:
-    """The spans of time that hold all that is remembered, so that a log partition that got nothing for long
-    is read apart: of each its end, and log partition → its oldest time. Microseconds since 1970."""
+    """The spans of time to read, in microseconds since 1970: of each its end, and log partition → its oldest
+    time. A log partition that got nothing for long has its own span."""
     before = within // _MICROSECOND
-    # What was admitted by an older contract, too, whose `max_ahead` was longer.
+    # An older contract, whose `max_ahead` was longer, may have admitted later ones.
     ahead = max(contract.max_ahead // _MICROSECOND, watermarks.lead)
-    found: list[tuple[int, dict[int, int]]] = []
+    spans: list[tuple[int, dict[int, int]]] = []
     admitted = [partition for partition in partitions if partition in watermarks.marks]
     for mark, partition in sorted((watermarks.mark(partition), partition) for partition in admitted):
         oldest = max(EARLIEST, mark - before)
         # A row lies after the watermark only as far as it lay after its arrival.
         latest = LATEST if watermarks.shared else min(LATEST, mark + ahead)
-        if found and oldest <= found[-1][0]:
-            found[-1][1][partition] = oldest
-            found[-1] = (max(latest, found[-1][0]), found[-1][1])
+        if spans and oldest <= spans[-1][0]:
+            spans[-1][1][partition] = oldest
+            spans[-1] = (max(latest, spans[-1][0]), spans[-1][1])
         else:
-            found.append((latest, {partition: oldest}))
-    return found
+            spans.append((latest, {partition: oldest}))
+    return spans

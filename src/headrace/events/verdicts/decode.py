@@ -76,8 +76,8 @@ class _StructDecoder:
         self._fields = shape.fields
         self._allows_extra = not shape.forbids_extra
         self._config = shape.struct.__struct_config__
-        exact = shape.decoded_struct(exact=True, typed_times=format.typed_times)
-        struct = shape.decoded_struct(exact=shape.forbids_extra, typed_times=format.typed_times)
+        exact = shape.build_struct(exact=True, typed_times=format.typed_times)
+        struct = shape.build_struct(exact=shape.forbids_extra, typed_times=format.typed_times)
         # The exact decoder goes first: msgspec does not report fields that it ignores, and most events hold
         # no further ones.
         self.decode_exact = format.decoder(exact, strict=strict)
@@ -139,7 +139,7 @@ class BatchDecoder:
         for struct, upcaster in contract.upcasters.items():
             older = shape_of(contract, struct)
             self._older.append((_StructDecoder(older, contract, format), older, upcaster))
-        self._upcast_struct = shape.decoded_struct(exact=True, typed_times=True)
+        self._upcast_struct = shape.build_struct(exact=True, typed_times=True)
 
     def decode(self, values: list[bytes], refused: Mapping[int, Refusal]) -> DecodedBatch:
         """Decode each event by itself, except those that are `refused` already.

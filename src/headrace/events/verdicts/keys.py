@@ -40,7 +40,7 @@ def key_reader(contract: Contract, format: Format) -> Callable[[Sequence[bytes]]
         return lambda values: [None] * len(values)
     shape = shape_of(contract)
     field = next(field for field in shape.fields if field.name == contract.key)
-    struct = shape.decoded_struct(exact=False, typed_times=format.typed_times)
+    struct = shape.build_struct(exact=False, typed_times=format.typed_times)
     type_ = next(info.type for info in msgspec.structs.fields(struct) if info.name == contract.key)
     default = None if field.default is msgspec.NODEFAULT else field.default
     decode = format.decoder(_key_struct(field.name, field.key, type_, default), strict=not contract.coerce)

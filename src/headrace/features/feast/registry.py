@@ -68,7 +68,7 @@ def apply(project: Project) -> ApplyResult:
     one of the two, complete.
 
     Raises:
-        ProjectError: two objects share a name, an on-demand function can't be carried, or Feast
+        ProjectError: two objects share a name, an on-demand function cannot run in serving, or Feast
             refuses an object.
     """
     objects = collect_objects(project)

@@ -46,8 +46,14 @@ class VersionRelease:
     pointer: dict[str, Any]
 
 
-def release_version(context: BuildContext, name: str, folder: Path) -> VersionRelease:
-    """Registers the version whose bundle lies in the folder, and makes it champion.
+def release_version(context: BuildContext, name: str, folder: Path, *, stage: str) -> VersionRelease:
+    """Registers the version whose bundle is in the folder, and makes it champion.
+
+    Args:
+        context: whose build.
+        name: the model.
+        folder: the bundle.
+        stage: the stage that releases it, for the remedy.
 
     Raises:
         Refused: the gate refuses it; the rules that it breaks are listed.
@@ -60,7 +66,7 @@ def release_version(context: BuildContext, name: str, folder: Path) -> VersionRe
         raise Refused(
             f"the gate refuses version {version} of {name}:\n{_list_failures(gate)}",
             where=str(model.place),
-            remedy=f"Release it all the same: headrace build release-{name} --override WHY",
+            remedy=f"To release it nevertheless: headrace build {stage} --override WHY",
         )
     if context.champion(name) != version:
         why = "the gate passed" if gate.passed else str(context.override)
@@ -89,7 +95,8 @@ def _register(context: BuildContext, name: str, folder: Path, report: TrainingRe
             keep_for_version(context.lake, rows, version)
         except CallError as error:  # the version is as good without, but its rows cannot be read again
             _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
-        registration.add_output(Dataset("model", f"{name}@{version}"))
+        facts = {"metrics": report.metrics, "params": report.parameters}
+        registration.add_output(Dataset("model", f"{name}@{version}", facts=facts))
     return version
 
 

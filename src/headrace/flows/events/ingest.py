@@ -17,7 +17,7 @@ from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.forward import ForwardSink
-from headrace.events.ingest.ingest import Progress, Sink, ingest_all
+from headrace.events.ingest.ingest import IngestHooks, Progress, Sink, ingest_all
 from headrace.events.ingest.refusals import RefusalSource
 from headrace.features import online as online_stores
 from headrace.features.online.follow import OnlineSink
@@ -42,6 +42,7 @@ def ingest(
     end_on_newer_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     on_ready: Callable[[], None] = lambda: None,
+    on_alive: Callable[[], None] = lambda: None,
 ) -> IngestReport:
     """Ingests the topics (default: every topic with a contract), each event exactly once.
 
@@ -56,6 +57,7 @@ def ingest(
             starts a new process then.
         progress: called with each commit, from the topics' threads.
         on_ready: called once, when every topic is followed by this process or by another.
+        on_alive: called every second, until the ingest of a topic hangs.
 
     Raises:
         CallError: a topic has no contract.
@@ -83,10 +85,9 @@ def ingest(
             session.lake,
             until_end=until_end,
             stop=stop,
-            sinks_of=session.open_sinks,
-            tell=note_commit,
+            open_sinks=session.open_sinks,
+            hooks=IngestHooks(note_commit, on_ready, on_alive),
             schema_registry=open_schema_registry(settings),
-            at_work=on_ready,
         )
     session.check_code()
     report.seconds = perf_counter() - started

@@ -1,64 +1,66 @@
-"""quarantine: what was refused of the project's topics, and why; once more onto the log; alerts of it."""
+"""quarantine: the refused events of the project's topics, their replay, and the alerts that are open."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
-from headrace import lake, log
-from headrace.alerts.record import Alert, open_alerts
+from headrace import lake as lakes
+from headrace import log as logs
+from headrace.alerts.record import Alert
+from headrace.alerts.record import open_alerts as read_open_alerts
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import quarantine
-from headrace.events.quarantine import Choice, Group, Replay, Waiting
+from headrace.events.quarantine import QuarantineSelection, RefusalGroup, RefusedEvent, ReplayResult
 from headrace.flows.events.ingest import open_schema_registry
 from headrace.projects.project import load_project
 
-__all__ = ["alerts", "groups", "replay", "waiting"]
+__all__ = ["find_refused", "open_alerts", "refusal_groups", "replay"]
 
 
-def groups(settings: Settings, topics: Sequence[str] = ()) -> dict[str, list[Group]]:
-    """What waits, by topic (default: all), then by code and field.
+def refusal_groups(settings: Settings, topics: Sequence[str] = ()) -> dict[str, list[RefusalGroup]]:
+    """The events in quarantine, by topic (default: all), then by code and field.
 
     Raises:
         CallError: a topic has no contract.
     """
-    opened = lake.open(settings)
-    return {one.topic: quarantine.groups(one, opened) for one in _contracts(settings, topics)}
+    lake = lakes.open(settings)
+    contracts = _contracts(settings, topics)
+    return {contract.topic: quarantine.refusal_groups(contract, lake) for contract in contracts}
 
 
-def waiting(settings: Settings, topic: str, choice: Choice) -> list[Waiting]:
-    """The chosen events that wait, the newest first, with their bytes.
-
-    Raises:
-        CallError: the topic has no contract, or there is no such code.
-    """
-    return quarantine.show(_contracts(settings, [topic])[0], lake.open(settings), choice)
-
-
-def replay(settings: Settings, topic: str, choice: Choice, *, dry_run: bool = False) -> Replay:
-    """Puts what is chosen on the log once more, for ingest to judge anew; or only says what that is.
+def find_refused(settings: Settings, topic: str, selection: QuarantineSelection) -> list[RefusedEvent]:
+    """The selected events, the newest first, with their bytes.
 
     Raises:
-        CallError: the topic has no contract, there is no such code, or it is more than one transaction
-            takes.
+        CallError: the topic has no contract, or the code does not exist.
     """
-    contract = _contracts(settings, [topic])[0]
-    opened = log.open(settings.log.url)
-    try:
+    (contract,) = _contracts(settings, [topic])
+    return quarantine.find_refused(contract, lakes.open(settings), selection)
+
+
+def replay(
+    settings: Settings, topic: str, selection: QuarantineSelection, *, dry_run: bool = False
+) -> ReplayResult:
+    """Appends the selected events to the log again, for ingest to judge; or only reports which these are.
+
+    Raises:
+        CallError: the topic has no contract, the code does not exist, or more is selected than one
+            transaction accepts.
+    """
+    (contract,) = _contracts(settings, [topic])
+    schema_registry = open_schema_registry(settings)
+    with closing(logs.open(settings.log.url)) as log:
         return quarantine.replay(
-            contract, lake.open(settings), opened, choice, open_schema_registry(settings), dry_run=dry_run
+            contract, lakes.open(settings), log, selection, schema_registry, dry_run=dry_run
         )
-    finally:
-        opened.close()
 
 
-def alerts(settings: Settings) -> list[Alert]:
-    """The alerts that are not over, each as it last changed, the oldest first."""
-    opened = log.open(settings.log.url)
-    try:
-        return open_alerts(opened, lake.open(settings))
-    finally:
-        opened.close()
+def open_alerts(settings: Settings) -> list[Alert]:
+    """The last change of each alert that is not resolved, the oldest first."""
+    with closing(logs.open(settings.log.url)) as log:
+        return read_open_alerts(log, lakes.open(settings))
 
 
 def _contracts(settings: Settings, topics: Sequence[str]) -> list[Contract]:

@@ -1,1 +1,1 @@
-"""The verbs of models: predict, release."""
+"""The verbs of models: predict, release, rollback; and how to find a logged prediction."""

@@ -18,7 +18,7 @@ from headrace.kernel.time import now
 from headrace.lake.table_state import TableState
 from headrace.log import Log
 
-__all__ = ["TableStatus", "TopicStatus", "Verdicts", "count_verdicts", "table_status", "topic_status"]
+__all__ = ["TableStatus", "TopicStatus", "VerdictCounts", "count_verdicts", "table_status", "topic_status"]
 
 _READER = "ingest"
 
@@ -64,7 +64,7 @@ class TableStatus:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class VerdictCounts:
     """How many events of a topic's table are good, and how many were refused."""
 
     good: int
@@ -105,7 +105,7 @@ def table_status(name: str, head: TableState | None, *, declared: bool) -> Table
 
 def count_verdicts(
     settings: Settings, tables: Iterable[str], heads: Mapping[str, TableState]
-) -> dict[str, Verdicts]:
+) -> dict[str, VerdictCounts]:
     """Topic's table → its good and refused events, from the metadata of its files.
 
     This reads each table's list of files, which takes longer than the rest of a status.
@@ -120,10 +120,10 @@ def count_verdicts(
     for name in tables:
         head = heads.get(name)
         if head is None or head.snapshot is None:
-            verdicts[name] = Verdicts(0, 0)
+            verdicts[name] = VerdictCounts(0, 0)
             continue
         table = lake.table(name)
         (_, _), (time, _) = table.partition_by()
         good = sum(table.rows_per_day(time, head.snapshot, {"_valid": True}).values())
-        verdicts[name] = Verdicts(good, head.rows - good)
+        verdicts[name] = VerdictCounts(good, head.rows - good)
     return verdicts

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -26,7 +27,6 @@ __all__ = ["MAX_INSTANCES", "ROUTES", "decode", "encode_error"]
 
 MAX_INSTANCES = 1_000
 """How many instances a request may have."""
-_SCHEMAS = 64  # how many models' decoders are kept
 _encode = msgspec.json.Encoder().encode
 _FIELD_NAME = re.compile(r"`([^`]+)`")
 _INVALID = re.compile(  # msgspec's text, such as "Expected `int`, got `str` - at `$.instances[1].price`"
@@ -51,8 +51,18 @@ class _Decoders(NamedTuple):
     instances: msgspec.json.Decoder[Any]
 
 
-@lru_cache(_SCHEMAS)
-def _decoders(schema: RequestSchema) -> _Decoders:
+_decoders: WeakKeyDictionary[RequestSchema, _Decoders] = WeakKeyDictionary()
+
+
+def _find_decoders(schema: RequestSchema) -> _Decoders:
+    """The schema's decoders, which are built once."""
+    decoders = _decoders.get(schema)
+    if decoders is None:
+        decoders = _decoders[schema] = _build_decoders(schema)
+    return decoders
+
+
+def _build_decoders(schema: RequestSchema) -> _Decoders:
     instances = Annotated[list[schema.instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[name-defined]
     body = msgspec.defstruct("Instances", [("instances", instances)], forbid_unknown_fields=True)
     return _Decoders(msgspec.json.Decoder(schema.instance_type), msgspec.json.Decoder(body))
@@ -66,7 +76,7 @@ def decode(schema: RequestSchema, scope: Scope, body: bytes) -> DecodedRequest:
         MissingField, UnknownField, WrongValue: an instance does not fit the schema.
     """
     explain = _is_explain(scope["query_string"])
-    decoders = _decoders(schema)
+    decoders = _find_decoders(schema)
     try:
         several = b'"instances"' in body and _decode_outline(body).instances is not UNSET
         instances = decoders.instances.decode(body).instances if several else [decoders.instance.decode(body)]

@@ -1,0 +1,113 @@
+"""Judging a topic's batches: a judge that knows what its table holds, and events that break it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+
+import polars as pl
+
+from headrace.declare.event import Contract
+from headrace.events.formats import Format
+from headrace.events.formats.refusals import Refusal
+from headrace.events.ingest.culprits import find_culprits, judge_batch
+from headrace.events.ingest.reader import ReadSpan
+from headrace.events.ingest.rows import recent_rows
+from headrace.events.ingest.share import TopicShare
+from headrace.events.verdicts.judge import FirstPosition, Judge, Verdicts
+from headrace.events.verdicts.watermarks import Watermarks
+from headrace.kernel.properties import WATERMARKS
+from headrace.lake import LakeTable, Unwritable
+from headrace.log import Batch, Log
+
+__all__ = ["TopicJudge"]
+
+_logger = logging.getLogger(__name__)
+
+
+class TopicJudge:
+    """Judges the batches of one topic.
+
+    Args:
+        contract: the topic's contract.
+        format: how its events are encoded.
+        log, table, share: the topic's.
+        await_commit: waits for the batch that is being written.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        format: Format,
+        log: Log,
+        table: LakeTable,
+        share: TopicShare,
+        await_commit: Callable[[], None],
+    ) -> None:
+        self._contract, self._format = contract, format
+        self._log, self._table, self._share = log, table, share
+        self._await_commit = await_commit
+        self._judge: Judge | None = None
+        self._is_suspicious = False  # whether a batch could not be judged or stored, and is read again
+
+    def reset(self) -> None:
+        """Forgets what has been judged: the next batch follows the table's last commit."""
+        self._judge = None
+
+    def judge(self, batch: Batch, span: ReadSpan) -> Verdicts:
+        """The verdicts of a batch.
+
+        Raises:
+            Unwritable: an event breaks the judge.
+            Unavailable: as Judge.judge.
+        """
+        behind = self._find_behind(span.asked)
+        if self._judge is None:
+            self._judge = self._make_judge(behind)
+        else:
+            self._judge.watermarks.advance(behind)
+        culprits: dict[int, Refusal] = {}
+        if self._is_suspicious:
+            culprits = find_culprits(batch, self._contract, self._format, self._table)
+        return judge_batch(self._judge, batch, culprits)
+
+    def suspect(self, error: Unwritable) -> None:
+        """Has the events of the batch that could not be stored checked one by one, once they are read again.
+        Raises the error if that was done, and no event was to blame."""
+        if self._is_suspicious:
+            raise error
+        _logger.warning("topic %s: looking for the event: %s", self._contract.topic, error)
+        self._is_suspicious = True
+
+    def trust(self) -> None:
+        """Ends the suspicion: the batch was stored."""
+        self._is_suspicious = False
+
+    def _find_behind(self, asked: Mapping[int, int]) -> frozenset[int]:
+        """The log partitions with events that are not judged yet, if a watermark depends on them."""
+        if not self._share.mixes_identities:
+            return frozenset()
+        ends = self._log.end(self._contract.topic)
+        return frozenset(partition for partition, offset in asked.items() if offset < ends.get(partition, 0))
+
+    def _make_judge(self, behind: Collection[int]) -> Judge:
+        """A judge that remembers what the table holds of the time in which a duplicate is refused."""
+        watermarks = Watermarks(self._table.property(WATERMARKS), shared=self._share.mixes_identities)
+        watermarks.advance(behind)
+        folder = self._table.folder / "seen"
+        judge = Judge(self._contract, self._find_admitted, self._format, folder, watermarks)
+        for rows in recent_rows(self._table, self._contract, self._share.partitions, watermarks):
+            judge.remember(rows)
+        return judge
+
+    def _find_admitted(self, firsts: Collection[FirstPosition]) -> set[FirstPosition]:
+        """Which of these first positions the table holds as good, as they came or replayed."""
+        self._await_commit()  # the batch before counts
+        positions = pl.LazyFrame(list(firsts), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
+        good = self._table.scan().filter(pl.col("_valid"))
+        original = good.select(partition="_log_partition", offset="_log_offset")
+        replayed = good.filter(pl.col("_first_offset").is_not_null()).select(
+            partition="_first_partition", offset="_first_offset"
+        )
+        admitted = pl.concat([original, replayed])
+        return set(positions.join(admitted, on=["partition", "offset"], how="semi").collect().rows())

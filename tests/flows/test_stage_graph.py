@@ -1,0 +1,78 @@
+"""The stage graph of a project, from its fingerprints alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.code.external import ExternalDigests
+from headrace.config.settings import make_settings
+from headrace.flows.build.graph import StageGraph
+from headrace.flows.build.project_code import ModelCode, ProjectCode, Read
+from headrace.flows.build.stages import KINDS
+from headrace.kernel.errors import CallError
+
+CODE = ProjectCode(
+    source_digest="",
+    external=ExternalDigests({}, {}),
+    lock="none",
+    sources={"prices": "data/prices.csv"},
+    topics={"clicks": "clicks"},
+    contracts={"clicks": ["clicks.at 1"]},
+    contract_digests={"clicks": "digest"},
+    tables={"clean": ["clean 1"], "catalogue": ["catalogue 1"], "labels": ["labels 1"]},
+    reads={
+        "clean": [Read("topics", "clicks")],
+        "catalogue": [Read("sources", "prices")],
+        "labels": [Read("tables", "clean")],
+    },
+    features=["view 1"],
+    models={"buys": ModelCode("labels", ["clean"], "plan", 0.0, ["a 1"], ["b 1"], ["c 1"])},
+)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> StageGraph:
+    return StageGraph.of_project(CODE, make_settings(tmp_path, "shop", state=tmp_path / "state"))
+
+
+def names_of(graph: StageGraph, *targets: str) -> list[str]:
+    return [stage.name for stage in graph.select(targets)]
+
+
+def test_every_stage_comes_after_those_it_needs(graph: StageGraph) -> None:
+    seen: set[str] = set()
+    for stage in graph.stages:
+        assert seen >= set(graph.needs_of(stage)), stage.name
+        seen.add(stage.name)
+    assert {type(stage) for stage in graph.stages} == set(KINDS)
+
+
+def test_a_target_is_built_with_what_it_needs(graph: StageGraph) -> None:
+    assert names_of(graph, "labels") == ["code", "table-clean", "table-labels"]
+    assert names_of(graph, "table-catalogue") == ["code", "table-catalogue"]
+
+
+def test_a_model_is_built_up_to_its_release_and_served(graph: StageGraph) -> None:
+    names = names_of(graph, "buys")
+    assert names[-1] == "release-buys"
+    assert "online" in names
+    assert "table-catalogue" not in names
+
+
+def test_an_unknown_target_is_refused_with_those_there_are(graph: StageGraph) -> None:
+    with pytest.raises(CallError, match="'lost' is not a table, model or stage") as refused:
+        graph.select(["lost"])
+    assert "buys, catalogue, clean, labels" in str(refused.value.remedy)
+
+
+def test_the_dependents_of_a_source_are_those_that_read_it_through_others_too(graph: StageGraph) -> None:
+    assert graph.dependents_of(["pointers/sources/prices.json"]) == {"table-catalogue"}
+    assert {"table-labels", "online", "release-buys"} <= graph.dependents_of(["pointers/topics/clicks.json"])
+
+
+def test_every_parameter_is_an_entry_of_the_project_code(graph: StageGraph) -> None:
+    for stage in graph.stages:
+        for parameter in stage.params:
+            assert CODE.parameter(parameter.key) is not None
