@@ -189,7 +189,7 @@ def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
         raise ProjectError(
             f"on-demand view {view.name!r} does not return the features of its schema: {error.what}",
             where=where,
-            remedy="It was called with a sample of its inputs: make the names and types of its results and its schema agree.",
+            remedy="It was called with a sample of its inputs: make its results and its schema agree.",
         ) from error
     except OnDemandError:
         return
