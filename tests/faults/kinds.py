@@ -243,9 +243,9 @@ def cut_connection(when: str, run: FaultRun) -> None:
     door = run.door
     assert door is not None
     run.busy()
-    before = len(door.struck)
+    before = len(door.actions)
     door.commits.append(f"cut {when}")
-    run.until(lambda: len(door.struck) > before, f"a commit to be cut off {when} it went through")
+    run.until(lambda: len(door.actions) > before, f"a commit to be cut off {when} it went through")
     run.await_commit("after the connection was cut")
 
 

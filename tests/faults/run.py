@@ -21,7 +21,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
 from tests.faults.setup import Setup
-from tests.lake.front import Front
+from tests.lake.catalog_proxy import CatalogProxy
 
 __all__ = ["Child", "FaultRun", "Missed", "start_run"]
 
@@ -82,7 +82,7 @@ class FaultRun:
     journal: int
     own_disk: bool
     broker: Broker | None = None
-    door: Front | None = None
+    door: CatalogProxy | None = None
     children: dict[int, Child] = field(default_factory=dict)
     news: list[dict[str, Any]] = field(default_factory=list)
     position: Counter[int] = field(default_factory=Counter)
@@ -293,7 +293,7 @@ class FaultRun:
 
 @contextmanager
 def start_run(
-    setup: Setup, seed: int, broker: Broker | None = None, door: Front | None = None
+    setup: Setup, seed: int, broker: Broker | None = None, door: CatalogProxy | None = None
 ) -> Iterator[FaultRun]:
     """A run whose fork server has its own small disk, if the kernel allows it."""
     setup.disk.mkdir()
