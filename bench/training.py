@@ -48,7 +48,7 @@ TUNE = Tune(
 )
 MODEL = Model(
     "bench",
-    labels=Table("labels", lambda frame: frame, (), None, False, None, Place("?", 0)),
+    labels=Table(name="labels", function=lambda frame: frame, reads=(), place=Place("?", 0)),
     target="target",
     features=None,
     trainer=XGBoost(),

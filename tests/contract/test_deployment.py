@@ -131,13 +131,13 @@ class SupervisedDeployment:
 
 
 @pytest.fixture(scope="module")
-def supervised(settings: Settings) -> Iterator[SupervisedDeployment]:
-    supervised = SupervisedDeployment(settings)
-    yield supervised
-    supervised.stop()
+def running(settings: Settings) -> Iterator[SupervisedDeployment]:
+    running = SupervisedDeployment(settings)
+    yield running
+    running.stop()
 
 
-def shipped_ids(settings: Settings) -> set[str]:
+def read_shipped_ids(settings: Settings) -> set[str]:
     """The ids of the predictions on the log."""
     topics = log.open(settings.log.url)
     try:
@@ -148,60 +148,60 @@ def shipped_ids(settings: Settings) -> set[str]:
 
 
 def test_it_answers_from_its_start_and_ships_the_predictions(
-    supervised: SupervisedDeployment, settings: Settings
+    running: SupervisedDeployment, settings: Settings
 ) -> None:
-    answer = supervised.predict()
+    answer = running.predict()
     assert (answer["version"], answer["missing"]) == (1, [])
-    until(lambda: answer["id"] in shipped_ids(settings))
+    until(lambda: answer["id"] in read_shipped_ids(settings))
 
 
-def test_a_release_is_activated(supervised: SupervisedDeployment, settings: Settings) -> None:
+def test_a_release_is_activated(running: SupervisedDeployment, settings: Settings) -> None:
     put_release(settings, Arm(2))
-    until(lambda: {supervised.predict()["version"] for _ in range(8)} == {2})
+    until(lambda: {running.predict()["version"] for _ in range(8)} == {2})
 
 
-def test_a_rolling_restart_loses_no_request(supervised: SupervisedDeployment, kind: str) -> None:
+def test_a_rolling_restart_loses_no_request(running: SupervisedDeployment, kind: str) -> None:
     """Each request has its own connection: a replica that ends may close one that is kept open."""
-    before = supervised.deployment.processes
-    supervised.roll.set()
+    before = running.deployment.processes
+    running.roll.set()
     requests = 0
     if kind != "processes":  # HAProxy closes connections when it learns of another replica
-        until(lambda: "the replicas are deployed again" in supervised.reports)
-        until(supervised.is_answering)
+        until(lambda: "the replicas are deployed again" in running.reports)
+        until(running.is_answering)
         return
-    while "replica-2 was replaced" not in supervised.reports:
-        supervised.predict()
+    while "replica-2 was replaced" not in running.reports:
+        running.predict()
         requests += 1
     assert requests > 20
-    assert set(supervised.deployment.processes.values()).isdisjoint(before.values())
+    assert set(running.deployment.processes.values()).isdisjoint(before.values())
 
 
 @pytest.mark.usefixtures("processes_only")
-def test_if_a_new_replica_does_not_start_the_old_ones_continue(supervised: SupervisedDeployment) -> None:
-    until(supervised.is_answering)
-    before = supervised.deployment.processes
-    new_pid = supervised.begin_roll()
+def test_if_a_new_replica_does_not_start_the_old_ones_continue(running: SupervisedDeployment) -> None:
+    until(running.is_answering)
+    before = running.deployment.processes
+    new_pid = running.begin_roll()
     os.kill(new_pid, signal.SIGKILL)
-    until(lambda: any(line.startswith("replica-1 was not replaced") for line in supervised.reports))
-    assert supervised.deployment.processes == before
-    assert supervised.is_answering()
+    until(lambda: any(line.startswith("replica-1 was not replaced") for line in running.reports))
+    assert running.deployment.processes == before
+    assert running.is_answering()
 
 
 @pytest.mark.usefixtures("processes_only")
 def test_during_a_rolling_restart_a_killed_replica_is_replaced_at_once(
-    supervised: SupervisedDeployment,
+    running: SupervisedDeployment,
 ) -> None:
     """Even while the new replica of the rolling restart does not become ready."""
-    until(supervised.is_answering)
-    before = supervised.deployment.processes
-    new_pid = supervised.begin_roll()
+    until(running.is_answering)
+    before = running.deployment.processes
+    new_pid = running.begin_roll()
     os.kill(new_pid, signal.SIGSTOP)
     os.kill(before["replica-2"], signal.SIGKILL)
-    until(lambda: supervised.deployment.processes["replica-2"] != before["replica-2"])
-    rolled = supervised.reports.count("replica-2 was replaced")
+    until(lambda: running.deployment.processes["replica-2"] != before["replica-2"])
+    rolled = running.reports.count("replica-2 was replaced")
     os.kill(new_pid, signal.SIGCONT)
-    until(lambda: supervised.reports.count("replica-2 was replaced") > rolled)
-    assert supervised.deployment.processes["replica-1"] == new_pid
+    until(lambda: running.reports.count("replica-2 was replaced") > rolled)
+    assert running.deployment.processes["replica-1"] == new_pid
 
 
 @pytest.mark.usefixtures("processes_only")
@@ -211,24 +211,24 @@ def test_a_port_in_use_is_an_error(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("processes_only")
-def test_a_killed_replica_is_replaced_and_reported(supervised: SupervisedDeployment) -> None:
-    for replica, pid in supervised.deployment.processes.items():
+def test_a_killed_replica_is_replaced_and_reported(running: SupervisedDeployment) -> None:
+    for replica, pid in running.deployment.processes.items():
         os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid, replica=replica: supervised.deployment.processes[replica] != pid)
-        until(supervised.is_answering)
-        assert any(line.startswith(f"{replica} ended (signal 9)") for line in supervised.reports)
+        until(lambda pid=pid, replica=replica: running.deployment.processes[replica] != pid)
+        until(running.is_answering)
+        assert any(line.startswith(f"{replica} ended (signal 9)") for line in running.reports)
 
 
 @pytest.mark.usefixtures("processes_only")
-def test_while_no_replica_is_ready_the_answer_is_503(supervised: SupervisedDeployment) -> None:
-    for pid in supervised.deployment.processes.values():
+def test_while_no_replica_is_ready_the_answer_is_503(running: SupervisedDeployment) -> None:
+    for pid in running.deployment.processes.values():
         os.kill(pid, signal.SIGKILL)
     statuses = []
 
     def is_back() -> bool:
         # A connection that a killed replica had accepted is reset. A new one is answered.
         try:
-            answer = httpx.post(f"{supervised.deployment.url}/predict/purchase", json=INSTANCE, timeout=30)
+            answer = httpx.post(f"{running.deployment.url}/predict/purchase", json=INSTANCE, timeout=30)
         except httpx.TransportError:
             return False
         statuses.append((answer.status_code, answer.headers["content-type"]))
@@ -241,44 +241,44 @@ def test_while_no_replica_is_ready_the_answer_is_503(supervised: SupervisedDeplo
 
 @pytest.mark.usefixtures("processes_only")
 def test_a_hanging_replica_is_killed_and_replaced(
-    supervised: SupervisedDeployment, monkeypatch: pytest.MonkeyPatch
+    running: SupervisedDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
-    name, pid = next(iter(supervised.deployment.processes.items()))
-    until(supervised.is_answering)
-    until(lambda: supervised.deployment._replicas[0]._beat is not None)
+    name, pid = next(iter(running.deployment.processes.items()))
+    until(running.is_answering)
+    until(lambda: running.deployment._replicas[0]._beat is not None)
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: supervised.deployment.processes[name] != pid)
-    assert any(line.startswith(f"{name} hangs") for line in supervised.reports)
-    until(supervised.is_answering)
+    until(lambda: running.deployment.processes[name] != pid)
+    assert any(line.startswith(f"{name} hangs") for line in running.reports)
+    until(running.is_answering)
 
 
-def test_a_ray_that_died_is_restarted(supervised: SupervisedDeployment, kind: str) -> None:
+def test_a_ray_that_died_is_restarted(running: SupervisedDeployment, kind: str) -> None:
     if kind != "ray_serve":
         pytest.skip("Ray does not run")
-    ((name, driver),) = supervised.deployment.processes.items()
+    ((name, driver),) = running.deployment.processes.items()
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(driver)}
     for pid, command in commands.items():
         if b"raylet/raylet" in command or command.startswith((b"ray::ServeReplica", b"ray::Replica")):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: supervised.deployment.processes[name] != driver, seconds=120)
-    assert any(line.startswith(("ray-serve hangs", "ray-serve ended")) for line in supervised.reports)
-    until(supervised.is_answering, seconds=180)
+    until(lambda: running.deployment.processes[name] != driver, seconds=120)
+    assert any(line.startswith(("ray-serve hangs", "ray-serve ended")) for line in running.reports)
+    until(running.is_answering, seconds=180)
 
 
 @pytest.mark.usefixtures("processes_only")
-def test_it_listens_on_loopback_only(supervised: SupervisedDeployment) -> None:
-    pids = [*supervised.deployment.processes.values(), os.getpid()]
+def test_it_listens_on_loopback_only(running: SupervisedDeployment) -> None:
+    pids = [*running.deployment.processes.values(), os.getpid()]
     assert all(address.is_loopback for address, _, _ in listening(pids))
 
 
-def test_after_a_stop_nothing_is_left(settings: Settings, supervised: SupervisedDeployment) -> None:
-    until(supervised.is_answering)
-    answer = supervised.predict()
-    pids = list(supervised.deployment.processes.values())
-    supervised.stop()
+def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:
+    until(running.is_answering)
+    answer = running.predict()
+    pids = list(running.deployment.processes.values())
+    running.stop()
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
-    assert answer["id"] in shipped_ids(settings)
+    assert answer["id"] in read_shipped_ids(settings)
     assert list(settings.place("serving", "spool").glob("*.spool")) == []
-    with bind("127.0.0.1", supervised.port):
+    with bind("127.0.0.1", running.port):
         pass

@@ -28,7 +28,7 @@ from headrace.training.trainers.folder import ModelMeta, save_model
 from headrace.training.trainers.xgboost import MODEL
 
 
-def moved_aliases(settings):
+def read_moved_aliases(settings):
     log = logs.open(settings.log.url)
     follower = releases.ReleaseFollower(log)
     follower.poll()
@@ -104,16 +104,16 @@ def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
     arms = [(arm.name, arm.version, round(arm.weight, 9), arm.shadow) for arm in canary.arms]
     assert arms == [("champion", 1, 0.9, False), ("challenger", 2, 0.1, False), ("shadow", 1, 0.0, True)]
     assert registry.version("purchase", "challenger").version == 2
-    assert moved_aliases(settings) == []
+    assert read_moved_aliases(settings) == []
 
     release(settings, "purchase", ["champion=2"], why="better")
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
-    assert moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "challenger", 1, None)]
     registry.delete_alias("purchase", "challenger")
     registry.set_alias("purchase", "champion", 1)
-    assert moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
     assert (
         registries.open(settings).alias("purchase", "champion") == registry.alias("purchase", "champion") == 1
     )
@@ -124,7 +124,7 @@ def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
 
     restored = rollback(settings, "purchase")
     assert (restored.restores, restored.arms) == (canary.id, canary.arms)
-    assert moved_aliases(settings) == []
+    assert read_moved_aliases(settings) == []
     assert rollback(settings, "purchase").restores == first.id
     log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5

@@ -186,7 +186,7 @@ def test_a_long_cell_is_sent_whole(settings: Settings, write: Write) -> None:
     assert json.loads(on_the_log(settings)[0])["s"] == text.decode()
 
 
-def test_after_a_failure_of_the_log_the_error_says_how_to_go_on(
+def test_error_of_the_log_says_how_to_continue(
     settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [b"{" + AT + b', "total": %d}' % number for number in range(50_000)]
@@ -204,12 +204,41 @@ def test_after_a_failure_of_the_log_the_error_says_how_to_go_on(
             send(settings, "sales", file)
     assert (
         error.value.remedy
-        == "The first 40,000 events of sales.ndjson are on the topic: go on with --skip 40000."
+        == "The first 40,000 events of sales.ndjson are on the topic: continue with --skip 40000."
     )
     arguments = ["send", "sales", str(file), "--skip", "40000", "--project", str(settings.root)]
     assert _exit_code(arguments) == 0
     assert "Sent 10,000 events to sales" in capsys.readouterr().out
     assert on_the_log(settings) == sorted(lines)
+
+
+def test_rest_of_a_file_is_moved_by_the_distance_of_its_beginning(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [b'{"Sold At": %d, "total": %d}' % (1577836800 + n, n) for n in range(30_000)]
+    file = write("sales.ndjson", b"\n".join(lines))
+    append = SqliteLog.append
+
+    def full(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
+        if len(values) < 20_000:
+            raise Unavailable("the disk is full")
+        return append(self, topic, values, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteLog, "append", full)
+        with pytest.raises(Unavailable) as error:
+            send(settings, "sales", file, shift_to_now=True)
+    options = str(error.value.remedy).partition("continue with ")[2].rstrip(".").split()
+    assert options[:2] == ["--skip", "20000"]
+    with pytest.raises(CallError, match="another distance"):
+        send(settings, "sales", file, shift_to_now=True, skip=20_000)
+    later = datetime.now(UTC) + timedelta(hours=1)  # the distance must not depend on when the rest is sent
+    monkeypatch.setattr("headrace.events.shift.now_micros", lambda: int(later.timestamp()) * 1_000_000)
+    assert _exit_code(["send", "sales", str(file), *options, "--project", str(settings.root)]) == 0
+    assert "Sent 10,000 events to sales" in capsys.readouterr().out
+    seconds = int(options[3])
+    moved = [b'{"Sold At": %d, "total": %d}' % (1577836800 + n + seconds, n) for n in range(30_000)]
+    assert on_the_log(settings) == sorted(moved)
 
 
 def test_times_of_a_renamed_field_are_moved_and_nothing_else(settings: Settings, write: Write) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -23,7 +24,16 @@ _NAMED = 10  # events that are too large are named, at most
 @click.option("--rate", type=float, metavar="N", help="At most N events a second.")
 @click.option("--skip", type=int, default=0, metavar="N", help="Leave out the first N events.")
 @click.option("--shift-to-now", is_flag=True, help="Move the times so that the last event is now.")
-def send(call: Call, topic: str, file: Path, rate: float | None, skip: int, shift_to_now: bool) -> None:
+@click.option("--shift-by", type=int, metavar="SECONDS", help="Move the times by so many seconds.")
+def send(
+    call: Call,
+    topic: str,
+    file: Path,
+    rate: float | None,
+    skip: int,
+    shift_to_now: bool,
+    shift_by: int | None,
+) -> None:
     """Put the events of a CSV, NDJSON or Parquet FILE on TOPIC, as JSON.
 
     Nothing is judged here: ingest does that.
@@ -34,7 +44,14 @@ def send(call: Call, topic: str, file: Path, rate: float | None, skip: int, shif
             click.echo(f"\r  {sent:,} events", nl=False, err=True)
 
     report = send_file(
-        call.settings(), topic, file, rate=rate, shift_to_now=shift_to_now, skip=skip, progress=told
+        call.settings(),
+        topic,
+        file,
+        rate=rate,
+        shift_to_now=shift_to_now,
+        shift_by=None if shift_by is None else timedelta(seconds=shift_by),
+        skip=skip,
+        progress=told,
     )
     if sys.stderr.isatty() and not call.json:
         click.echo(err=True)

@@ -26,15 +26,11 @@ Time = str | int | Decimal
 
 
 class TimeShift:
-    """Moves the contract's time of JSON events by a whole number of seconds, so that the latest is now.
+    """Moves the contract's time of JSON events by a whole number of seconds.
 
     Args:
         contract: its rules say which field is the time, and how it is written.
-        batches: all the events.
-        where: where they come from, for the error.
-
-    Raises:
-        CallError: no time in them can be parsed.
+        by: the distance; fractions of a second are dropped.
 
     Attributes:
         by: the distance.
@@ -45,27 +41,42 @@ class TimeShift:
     by: timedelta
     early: int
 
-    def __init__(self, contract: Contract, batches: Iterable[Sequence[bytes]], where: str) -> None:
+    def __init__(self, contract: Contract, by: timedelta) -> None:
         self._name = next(field.key for field in fields_of(contract.struct) if field.name == contract.time)
         self._formats, self._zone = contract.time_formats, contract.timezone
         field = msgspec.field(name=self._name, default=Raw(b"null"))
         self._decode_time = numbers.decoder(msgspec.defstruct("Timed", [("time", Raw, field)]))
-        last = None
-        for events in batches:
-            times = [_parse_raw(raw) for raw in map(self._raw_time, events)]
-            for time_format in self._formats:
-                latest = _parse(times, time_format, self._zone).max()
-                if isinstance(latest, int):
-                    last = latest if last is None else max(last, latest)
-        if last is None:
-            raise CallError(
-                f"no event has a {self._name!r} that can be parsed, so no time can be moved to now",
-                where=where,
-                remedy=f"The contract allows {', '.join(self._formats)}.",
-            )
-        self._seconds = (now_micros() - last) // _SECOND
+        self._seconds = by // timedelta(seconds=1)
         self.by = timedelta(seconds=self._seconds)
         self.early = 0
+
+    @staticmethod
+    def to_now(contract: Contract, batches: Iterable[Sequence[bytes]], where: str) -> TimeShift:
+        """The shift after which the latest time is now.
+
+        Args:
+            contract: as for TimeShift.
+            batches: all the events.
+            where: where they come from, for the error.
+
+        Raises:
+            CallError: no time in them can be parsed.
+        """
+        shift = TimeShift(contract, timedelta(0))
+        latest = [micros for events in batches if (micros := shift._find_latest(events)) is not None]
+        if not latest:
+            raise CallError(
+                f"no event has a {shift._name!r} that can be parsed, so no time can be moved to now",
+                where=where,
+                remedy=f"The contract allows {', '.join(shift._formats)}.",
+            )
+        return TimeShift(contract, timedelta(microseconds=now_micros() - max(latest)))
+
+    def _find_latest(self, events: Sequence[bytes]) -> int | None:
+        """The latest time, in microseconds since 1970; None where no time can be parsed."""
+        times = [_parse_raw(raw) for raw in map(self._raw_time, events)]
+        latest = [_parse(times, time_format, self._zone).max() for time_format in self._formats]
+        return max((micros for micros in latest if isinstance(micros, int)), default=None)
 
     def move(self, events: Sequence[bytes]) -> list[bytes]:
         """Move the times of some events. An event whose time cannot be parsed stays as it is."""

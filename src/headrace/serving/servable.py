@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from attrs import frozen
 
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
@@ -16,7 +15,7 @@ from headrace.training.trainers.folder import Predictor, load_model
 __all__ = ["Servable", "load_servable"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Servable:
     """One version of a model, ready to predict.
 

@@ -46,8 +46,14 @@ class VersionRelease:
     pointer: dict[str, Any]
 
 
-def release_version(context: BuildContext, name: str, folder: Path) -> VersionRelease:
-    """Registers the version whose bundle lies in the folder, and makes it champion.
+def release_version(context: BuildContext, name: str, folder: Path, *, stage: str) -> VersionRelease:
+    """Registers the version whose bundle is in the folder, and makes it champion.
+
+    Args:
+        context: whose build.
+        name: the model.
+        folder: the bundle.
+        stage: the stage that releases it, for the remedy.
 
     Raises:
         Refused: the gate refuses it; the rules that it breaks are listed.
@@ -60,7 +66,7 @@ def release_version(context: BuildContext, name: str, folder: Path) -> VersionRe
         raise Refused(
             f"the gate refuses version {version} of {name}:\n{_list_failures(gate)}",
             where=str(model.place),
-            remedy=f"Release it all the same: headrace build release-{name} --override WHY",
+            remedy=f"To release it nevertheless: headrace build {stage} --override WHY",
         )
     if context.champion(name) != version:
         why = "the gate passed" if gate.passed else str(context.override)

@@ -101,12 +101,11 @@ def _remove_lost_pointers(context: BuildContext, stages: Iterable[Stage]) -> Non
 
 
 def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> None:
-    topics = [source.pointer for source in sources.values() if "table" in source.pointer]
     tables = table_snapshots(context.settings, context.graph.stages).values()
     external = context.code.external
     record_build(
         context.settings,
-        heads={topic["table"]: topic["snapshot"] for topic in topics},
+        heads=dict(source.head for source in sources.values() if source.head is not None),
         tables={table: snapshot for table, snapshot, _ in tables},
         files=sorted({*source_paths(context.code).values(), *external.files}),
         env=sorted(external.env),

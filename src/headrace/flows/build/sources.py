@@ -25,11 +25,13 @@ class SourceState:
 
     Attributes:
         pointer: what its pointer is to hold.
+        head: of a topic, its table and the table's newest snapshot.
         change: what to say if that is not what the last build read.
         problem: why nothing can be built from it, or None.
     """
 
     pointer: dict[str, Any] = field(default_factory=dict)
+    head: tuple[str, int] | None = None
     change: str = ""
     problem: HeadraceError | None = None
 
@@ -70,7 +72,8 @@ def _reads(code: ProjectCode) -> set[tuple[str, str]]:
 
 def _topic_state(code: ProjectCode, table: str, snapshot: int | None) -> SourceState:
     if snapshot is not None:
-        return SourceState({"table": table, "snapshot": snapshot}, f"{table} has new events")
+        pointer = {"table": table, "snapshot": snapshot}
+        return SourceState(pointer, (table, snapshot), f"{table} has new events")
     topic = next(topic for topic, name in code.topics.items() if name == table)
     is_captured = f"{table}_current" in code.tables
     verb = "headrace capture, or Debezium elsewhere," if is_captured else f"headrace send {topic} FILE"
@@ -94,4 +97,4 @@ def _files_state(root: Path, name: str, path: str) -> SourceState:
             )
         )
     digests = {file.relative_to(root).as_posix(): digest_file(file) for file in files}
-    return SourceState({"source": name, "files": digests}, f"the files of source {name} changed")
+    return SourceState({"source": name, "files": digests}, change=f"the files of source {name} changed")

@@ -71,10 +71,15 @@ class Stage(ABC):
             HeadraceError: as the room that does it.
         """
 
+    @classmethod
+    def name_of(cls, subject: str) -> str:
+        """The name in dvc.yaml of the stage about a subject: the kind, and after a hyphen the subject."""
+        return f"{cls.kind}-{subject}" if subject else cls.kind
+
     @property
     def name(self) -> str:
-        """The name in dvc.yaml: the kind, and after a hyphen the subject."""
-        return f"{self.kind}-{self.subject}" if self.subject else self.kind
+        """The name in dvc.yaml."""
+        return self.name_of(self.subject)
 
     def restore(self, context: BuildContext) -> StageResult:
         """Makes what the stage keeps outside of git agree with its pointer, when nothing else has changed."""

@@ -9,6 +9,7 @@ from headrace.flows.build import hold_build_lock
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.dvc_lock import remove_stage
 from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.stages.table import TableStage
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
@@ -68,6 +69,6 @@ def drop_table(settings: Settings, name: str) -> None:
         check_droppable(settings, name)
         lake = lakes.open(settings)
         Pointers(settings.root).remove(Pointers.path("tables", name))
-        remove_stage(settings.root, f"table-{name}")
+        remove_stage(settings.root, TableStage.name_of(name))
         unpin_inputs(lake, name)
         lake.drop_table(name)

@@ -1,8 +1,9 @@
-"""send: the events of a CSV, NDJSON or Parquet file onto a topic.
+"""send: appends the events of a CSV, NDJSON or Parquet file to a topic.
 
-The lines of an NDJSON file are the events, to the byte; rows of the others are written as JSON. Nothing is
-judged here: what is broken in the file is broken on the log, and ingest says so. But a file whose rows
-cannot be state apart is refused before the first of them is sent.
+The lines of an NDJSON file are the events, to the byte; rows of the other formats are written as JSON. Nothing
+is
+judged here: what is broken in the file is broken on the log, and ingest refuses it. But a file that cannot
+be divided into rows is refused before the first of them is sent.
 """
 
 from __future__ import annotations
@@ -10,24 +11,27 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from headrace import log
+from headrace import log as logs
 from headrace.config.settings import Settings
+from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.run import Dataset, run
+from headrace.log import Log, append_fitting
 from headrace.projects.project import load_project
 
 __all__ = ["SendReport", "send"]
 
 _BATCH = 20_000
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,29 @@ def send(
     *,
     rate: float | None = None,
     shift_to_now: bool = False,
+    shift_by: timedelta | None = None,
     skip: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SendReport:
     """Sends every row of the file; each batch is durable on the log before the next is read.
 
     Args:
-        settings: whose project.
+        settings: of the project.
         topic: a topic that has a contract: its key chooses the log partition.
         file: .csv, .ndjson, .jsonl or .parquet.
-        rate: at most so many events a second.
-        shift_to_now: moves the contract's time of all events by one whole number of seconds, so that
-            the last is now; each keeps its spelling. A time that cannot be read stays.
-        skip: leaves out so many events at the beginning of the file, which were sent before.
-        progress: gets how many have been sent so far.
+        rate: the most events in a second.
+        shift_to_now: move the contract's time of all events by one whole number of seconds, so that the
+            last is now; each keeps its format. A time that cannot be parsed stays.
+        shift_by: move the times by this distance instead.
+        skip: leave out so many events at the beginning of the file, which were sent before.
+        progress: called with the number of events sent so far.
 
     Raises:
-        CallError: there is no such file or topic, the file is of another kind or cannot be read to its end,
-            or the topic's events are not written as JSON. Nothing was sent.
-        HeadraceError: the log failed; the remedy says how many events of the file it has.
+        CallError: the file or topic does not exist, the file is of another kind or cannot be read to its end,
+            the topic's events are not JSON, or two options exclude each other. Nothing was sent.
+        HeadraceError: the log failed; the remedy says how many events of the file it has, and how to continue.
     """
-    _check_options(rate, skip)
+    _check_options(rate, skip, shift_to_now, shift_by)
     contract = load_project(settings, without=("feast",)).contract(topic)
     if not formats.find(contract).plain_json:
         raise CallError(
@@ -88,54 +94,91 @@ def send(
             where=str(contract.place),
             remedy="Put them on the log with a producer of that format.",
         )
-    begun = time.perf_counter()
-    keys_of = key_reader(contract, formats.open(contract))
-    sent, shift, large = 0, None, list[int]()
-    size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
-    with run(f"send {topic}", [Dataset("file", file.name)]) as this, _say_how_far(lambda: skip + sent, file):
+    started = time.perf_counter()
+    shift = None if shift_by is None else TimeShift(contract, shift_by)
+    sending = _Sending(contract, file, skip, rate, shift)
+    with run(f"send {topic}", [Dataset("file", file.name)]) as this_run, sending.report_errors():
         check_file(file)
         if shift_to_now:
-            shift = TimeShift(contract, _batches(read_events(file), _BATCH), str(file))
-        opened = log.open(settings.log.url)
+            sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
+        with contextlib.closing(logs.open(settings.log.url)) as log:
+            sending.append_to(log, progress)
+        this_run.add_output(Dataset("topic", topic, facts={"rows": sending.sent - len(sending.too_large)}))
+    moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
+    return SendReport(
+        topic,
+        sending.sent - len(sending.too_large),
+        time.perf_counter() - started,
+        moved,
+        tuple(sending.too_large),
+        early,
+    )
+
+
+@dataclass
+class _Sending:
+    """The sending of one file, and how far it has come: `sent` counts events, `too_large` has numbers in the
+    file."""
+
+    contract: Contract
+    file: Path
+    skip: int
+    rate: float | None
+    shift: TimeShift | None
+    sent: int = 0
+    too_large: list[int] = field(default_factory=list)
+
+    def append_to(self, log: Log, progress: Callable[[int], None]) -> None:
+        """Appends the events of the file, batch by batch."""
+        started = time.perf_counter()
+        keys_of = key_reader(self.contract, formats.open(self.contract))
+        log.create(self.contract.topic, self.contract.partitions, self.contract.retention)
+        size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 10)))
+        for events in _batches(islice(read_events(self.file), self.skip, None), size):
+            values = events if self.shift is None else self.shift.move(events)
+            positions = append_fitting(log, self.contract.topic, values, keys_of(values))
+            first = self.skip + self.sent + 1
+            self.too_large += [at for at, position in enumerate(positions, first) if position is None]
+            self.sent += len(values)
+            progress(self.sent)
+            if self.rate is not None:
+                time.sleep(max(0.0, started + self.sent / self.rate - time.perf_counter()))
+
+    @contextlib.contextmanager
+    def report_errors(self) -> Iterator[None]:
+        """Adds to the remedy of an error how much of the file was sent before it, and how to continue."""
         try:
-            opened.create(topic, contract.partitions, contract.retention)
-            for events in _batches(islice(read_events(file), skip, None), size):
-                values = events if shift is None else shift.move(events)
-                positions = log.append_fitting(opened, topic, values, keys_of(values))
-                large += [skip + sent + at for at, position in enumerate(positions, 1) if position is None]
-                sent += len(values)
-                progress(sent)
-                if rate is not None:
-                    time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
-        finally:
-            opened.close()
-        this.add_output(Dataset("topic", topic, facts={"rows": sent - len(large)}))
-    moved, early = (None, 0) if shift is None else (shift.by, shift.early)
-    return SendReport(topic, sent - len(large), time.perf_counter() - begun, moved, tuple(large), early)
+            yield
+        except HeadraceError as error:
+            count = self.skip + self.sent
+            if count:
+                options = f"--skip {count}"
+                if self.shift is not None:  # the same distance for the rest: the call itself would find another
+                    options += f" --shift-by {self.shift.by // _SECOND}"
+                state = (
+                    f"The first {count:,} events of {self.file.name} are on the topic: continue with {options}."
+                )
+            else:
+                state = f"Nothing of {self.file.absolute().name} has been sent."
+            error.remedy = state if error.remedy is None else f"{error.remedy}\n{state}"
+            raise
 
 
-def _check_options(rate: float | None, skip: int) -> None:
+def _check_options(rate: float | None, skip: int, shift_to_now: bool, shift_by: timedelta | None) -> None:
     if rate is not None and rate <= 0:
         raise CallError("--rate must be greater than 0", where=f"--rate {rate:g}")
     if skip < 0:
         raise CallError("--skip must not be negative", where=f"--skip {skip}")
+    if shift_to_now and shift_by is not None:
+        raise CallError("--shift-to-now and --shift-by exclude each other", where="headrace send")
+    if shift_to_now and skip:
+        raise CallError(
+            "--shift-to-now would move the rest of a file by another distance than its beginning",
+            where="headrace send",
+            remedy="Use --shift-by with the distance that the call before reported.",
+        )
 
 
 def _batches(events: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
     while batch := list(islice(events, size)):
         yield batch
-
-
-@contextlib.contextmanager
-def _say_how_far(sent: Callable[[], int], file: Path) -> Iterator[None]:
-    """An error says how much of the file had been sent before it, and how to go on."""
-    try:
-        yield
-    except HeadraceError as error:
-        count = sent()
-        if count:
-            state = f"The first {count:,} events of {file.name} are on the topic: go on with --skip {count}."
-        else:
-            state = f"Nothing of {file.absolute().name} has been sent."
-        error.remedy = state if error.remedy is None else f"{error.remedy}\n{state}"
-        raise

@@ -43,6 +43,7 @@ class ReleaseStage(Stage):
         """
         from headrace.flows.build.registration import release_version
 
-        release = release_version(context, self.subject, context.settings.root / bundle_folder(self.subject))
+        folder = context.settings.root / bundle_folder(self.subject)
+        release = release_version(context, self.subject, folder, stage=self.name)
         context.pointers.write(self.out, release.pointer)
         return StageResult(f"version {release.version} is champion: {release.how}")
