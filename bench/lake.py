@@ -1,4 +1,4 @@
-"""The lake and its tables: what a commit, a scan and a build in steps cost, and whether that stays so.
+"""Benchmark of the lake: the cost of a commit, a scan and a stepwise build, and whether it stays flat.
 
 python bench/lake.py [--json] [--commits 10000] [--served]
 """
@@ -39,7 +39,7 @@ STAMP = pa.timestamp("us", "UTC")
 
 
 def events(count: int, seed: int, first_day: int = 0, days: int = DAYS) -> pa.Table:
-    """Judged events as ingest gives them: 17 columns, a tenth of them refused, sessions of about 8."""
+    """Judged events as ingest writes them: 17 columns, a tenth refused, sessions of about 8 events."""
     random = np.random.default_rng(seed)
     sessions = count // 8 + 1
     session = random.integers(0, sessions, count)
@@ -83,7 +83,7 @@ def add(table: LakeTable, rows: pa.Table) -> None:
     table.append(rows, facts={LATEST_ARRIVAL: clock}, properties={LATEST_ARRIVAL: clock})
 
 
-def took(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
@@ -93,29 +93,33 @@ def bench_appends(opened: Lake, tell: Callable[[str, float, str], None]) -> None
     rows = events(ROWS, seed=0, days=2)
     table = topic(opened, "appended", rows.schema)
     add(table, rows.slice(0, 10))
-    tell("append 250,000 rows of 17 columns", median(took(lambda: add(table, rows)) for _ in range(5)), "s")
-    small = [took(lambda: add(table, rows.slice(0, 100))) for _ in range(300)]
+    tell(
+        "append 250,000 rows of 17 columns", median(seconds_of(lambda: add(table, rows)) for _ in range(5)), "s"
+    )
+    small = [seconds_of(lambda: add(table, rows.slice(0, 100))) for _ in range(300)]
     tell("small append, the first 50 of 300", median(small[:50]) * 1000, "ms")
     tell("small append, the last 50 of 300", median(small[-50:]) * 1000, "ms")
     count = table.scan().select(pl.len()).collect().item()
-    seconds = median(took(lambda: table.scan().collect()) for _ in range(3))
+    seconds = median(seconds_of(lambda: table.scan().collect()) for _ in range(3))
     tell("scan of all columns", count / seconds, "rows/s")
     one_day = pl.col("event_time").dt.date() == datetime(2024, 1, 1, tzinfo=UTC).date()
     pruned = (pl.col("event_time") < datetime(2024, 1, 2, tzinfo=UTC)) & one_day
-    seconds = median(took(lambda: table.scan().filter(pruned).select("price").collect()) for _ in range(3))
+    seconds = median(
+        seconds_of(lambda: table.scan().filter(pruned).select("price").collect()) for _ in range(3)
+    )
     tell("scan of one column of one day", seconds * 1000, "ms")
     head = table.current_snapshot()
     assert head is not None
     since = table.snapshots()[0].id
     tell(
         "days changed since 100 appends ago",
-        1000 * took(lambda: table.days_changed("event_time", since, head.id)),
+        1000 * seconds_of(lambda: table.days_changed("event_time", since, head.id)),
         "ms",
     )
 
 
 def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits: int) -> None:
-    """Small commits on end, with maintenance beside them as ingest has it, but with graces of seconds."""
+    """Many small commits while maintenance runs, as in an ingest, but with graces of seconds."""
     rows = events(1000, seed=3, days=1)
     table = topic(opened, "committed", rows.schema)
     short = timedelta(seconds=min(10.0, commits / 400))
@@ -123,7 +127,9 @@ def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits
     with ThreadPoolExecutor(1) as thread:
         maintenance: Future[object] | None = None
         for hundred in range(commits // 100):
-            hundreds.append(median(took(lambda: add(table, rows.slice(0, 10))) for _ in range(100)) * 1000)
+            hundreds.append(
+                median(seconds_of(lambda: add(table, rows.slice(0, 10))) for _ in range(100)) * 1000
+            )
             garbage.append(beyond_rows(table))
             if maintenance is None or maintenance.done():
                 if maintenance is not None:
@@ -143,13 +149,13 @@ def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits
 
 
 def beyond_rows(table: LakeTable) -> tuple[int, int]:
-    """Files and bytes of the table's folder that are not the head's data files."""
+    """Files and bytes in the table's folder that are not data files of the newest snapshot."""
     iceberg = table.iceberg()
     scheme, netloc, folder = iceberg.io.parse_location(iceberg.location())
-    found = iceberg.io.fs_by_scheme(scheme, netloc).get_file_info(FileSelector(folder, recursive=True))
-    sizes = [one.size for one in found if one.is_file]
-    said = iceberg.current_snapshot().summary
-    return len(sizes) - int(said["total-data-files"]), sum(sizes) - int(said["total-files-size"])
+    infos = iceberg.io.fs_by_scheme(scheme, netloc).get_file_info(FileSelector(folder, recursive=True))
+    sizes = [info.size for info in infos if info.is_file]
+    summary = iceberg.current_snapshot().summary
+    return len(sizes) - int(summary["total-data-files"]), sum(sizes) - int(summary["total-files-size"])
 
 
 def most(garbage: list[tuple[int, int]]) -> int:
@@ -167,11 +173,11 @@ def bench_build(project: Project, opened: Lake, tell: Callable[[str, float, str]
             build_table(project, opened, project.table(name), code="1")
 
     for name in names:
-        seconds = took(lambda name=name: build_table(project, opened, project.table(name), code="1"))
+        seconds = seconds_of(lambda name=name: build_table(project, opened, project.table(name), code="1"))
         tell(f"build of {name}, 200,000 events of {DAYS} days", seconds, "s")
-    tell("build with nothing to do, 4 tables", took(build), "s")
+    tell("build with nothing to do, 4 tables", seconds_of(build), "s")
     add(table, events(1000, seed=2, first_day=5, days=1))
-    tell("build after 1,000 late events of one day, 4 tables", took(build), "s")
+    tell("build after 1,000 late events of one day, 4 tables", seconds_of(build), "s")
 
 
 def shop(folder: Path) -> Project:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from tests.flows.traced import Traced, traced
+from tests.flows.traced import TracedShop, make_traced_shop
 
 from headrace import log as logs
 from headrace.console.app import app
@@ -24,13 +24,13 @@ NASTY = "<script>alert('x')</script>\"'&{{ 7*7 }}"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    made: Path = tmp_path_factory.mktemp("console")
-    return traced(made)
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
+    folder: Path = tmp_path_factory.mktemp("console")
+    return make_traced_shop(folder)
 
 
 @pytest.fixture(scope="module")
-def served(shop: Traced) -> Iterator[HttpServer]:
+def served(shop: TracedShop) -> Iterator[HttpServer]:
     with serve(app(shop.settings), "127.0.0.1", 0) as one:
         yield one
 
@@ -78,7 +78,7 @@ def test_runs_and_one_run(served: HttpServer) -> None:
     assert "user_behaviour" in run_page
 
 
-def test_a_prediction_shows_why(served: HttpServer, shop: Traced) -> None:
+def test_a_prediction_shows_why(served: HttpServer, shop: TracedShop) -> None:
     page = text(served, f"/predictions/{shop.prediction.id}")
 
     assert "every feature, recomputed from the raw events, is what was served" in page
@@ -89,7 +89,7 @@ def test_a_prediction_shows_why(served: HttpServer, shop: Traced) -> None:
     ]
 
 
-def test_the_form_leads_to_the_prediction(served: HttpServer, shop: Traced) -> None:
+def test_the_form_leads_to_the_prediction(served: HttpServer, shop: TracedShop) -> None:
     answer = httpx.get(f"{served.url}/predictions", params={"id": f" {shop.prediction.id} "})
 
     assert (answer.status_code, answer.headers["location"]) == (303, f"/predictions/{shop.prediction.id}")
@@ -110,7 +110,7 @@ def test_the_models_versions(served: HttpServer) -> None:
     assert ["1", "", "roc_auc 0.81"] in [row[:2] + row[3:4] for row in cells(text(served, "/models/purchase"))]
 
 
-def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: Traced) -> None:
+def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: TracedShop) -> None:
     store = open_lineage(shop.settings)
     with store.recorder() as recorder, record_with(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
         r.add_facts(said=NASTY)
@@ -144,7 +144,7 @@ def test_a_foreign_host_name_is_refused(served: HttpServer) -> None:
     assert httpx.get(served.url, headers={"Host": "evil.example"}).status_code == 421
 
 
-def test_with_a_token_a_browser_signs_in_once(shop: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_token_a_browser_signs_in_once(shop: TracedShop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_TOKEN", TOKEN)
     with serve(app(shop.settings), "127.0.0.1", 0) as one, httpx.Client(base_url=one.url) as browser:
         assert browser.get("/").headers["location"] == "/login"

@@ -241,9 +241,9 @@ def cut(when: str, scene: Scene) -> None:
     door = scene.door
     assert door is not None
     scene.busy()
-    before = len(door.struck)
+    before = len(door.actions)
     door.commits.append(f"cut {when}")
-    scene.until(lambda: len(door.struck) > before, f"a commit to be cut off {when} it went through")
+    scene.until(lambda: len(door.actions) > before, f"a commit to be cut off {when} it went through")
     scene.committed("after the connection was cut")
 
 

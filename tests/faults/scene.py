@@ -21,7 +21,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
 from tests.faults.stage import Stage
-from tests.lake.front import Front
+from tests.lake.catalog_proxy import CatalogProxy
 
 __all__ = ["Child", "Missed", "Scene", "staged"]
 
@@ -82,7 +82,7 @@ class Scene:
     journal: int
     own_disk: bool
     broker: Broker | None = None
-    door: Front | None = None
+    door: CatalogProxy | None = None
     children: dict[int, Child] = field(default_factory=dict)
     told: list[dict[str, Any]] = field(default_factory=list)
     position: Counter[int] = field(default_factory=Counter)
@@ -292,7 +292,9 @@ class Scene:
 
 
 @contextmanager
-def staged(stage: Stage, seed: int, broker: Broker | None = None, door: Front | None = None) -> Iterator[Scene]:
+def staged(
+    stage: Stage, seed: int, broker: Broker | None = None, door: CatalogProxy | None = None
+) -> Iterator[Scene]:
     """A scene whose nursery has, where the kernel lets it, a small disk of its own."""
     stage.disk.mkdir()
     stage.papers.mkdir()

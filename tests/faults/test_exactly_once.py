@@ -23,7 +23,7 @@ from tests.faults.kinds import KEEPING, KINDS, POINTS, kinds_of
 from tests.faults.scene import staged
 from tests.faults.stage import Stage
 from tests.faults.suite import played
-from tests.lake.front import Front, front
+from tests.lake.catalog_proxy import CatalogProxy, proxy_catalog
 
 import headrace
 
@@ -64,7 +64,7 @@ def broker(log: str, tmp_path: Path) -> Iterator[Broker | None]:
 
 
 @pytest.fixture
-def door(catalog: str, tmp_path: Path) -> Iterator[Front | None]:
+def door(catalog: str, tmp_path: Path) -> Iterator[CatalogProxy | None]:
     """The door of a REST catalog; None on SQLite."""
     if catalog == "sqlite":
         yield None
@@ -76,7 +76,7 @@ def door(catalog: str, tmp_path: Path) -> Iterator[Front | None]:
             served = stack.enter_context(running_catalog(folder))
         except Missing as missing:
             pytest.skip(f"no REST catalog: {missing}")
-        yield stack.enter_context(front(served.port))
+        yield stack.enter_context(proxy_catalog(served.port))
 
 
 @pytest.mark.parametrize("form", ["short", pytest.param("whole", marks=pytest.mark.soak)])
@@ -87,7 +87,7 @@ def test_every_acknowledged_event_counts_once(
     catalog: str,
     form: str,
     broker: Broker | None,
-    door: Front | None,
+    door: CatalogProxy | None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

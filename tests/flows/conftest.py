@@ -33,5 +33,5 @@ def count(prices):
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Settings:
-    """Three tables on one file: total reads doubled, count stands alone."""
+    """Three tables: doubled and count read one file, total reads doubled."""
     return load_settings(write(tmp_path / "project", TABLES))

@@ -89,20 +89,20 @@ def test_from_a_refusal_to_the_admitted_replay(settings: Settings, headrace: Run
     refused = json.loads(headrace("why", "clicks@0:1", "--json"))
     assert (refused["state"], refused["first"], refused["key"]) == ("refused", [0, 1], "k")
     assert refused["headers"] == {"from": "a test"}
-    assert [(v["code"], v["field"], v["admitted"]) for v in refused["verdicts"]] == [
+    assert [(v["code"], v["field"], v["admitted"]) for v in refused["outcomes"]] == [
         ("out_of_range", "price", False)
     ]
 
     declared(settings.root, lowest=-1.5)  # the contract's fix
     assert "2 events" in headrace("quarantine", "replay", "clicks", "--field", "price", "--dry-run")
     assert "Replayed 2 events" in headrace("quarantine", "replay", "clicks", "--field", "price")
-    assert "is not judged yet" in headrace("why", "clicks@0:4")
+    assert "was not ingested yet" in headrace("why", "clicks@0:4")
     ingest(settings, until_end=True)
     again = json.loads(headrace("why", "clicks@0:4", "--json"))
     assert (again["state"], again["first"], again["raw"]) == ("admitted", [0, 1], click(2, -1).decode())
     assert again["values"]["price"] == -1
-    assert [(v["offset"], v["admitted"]) for v in again["verdicts"]] == [(1, False), (4, True)]
-    assert json.loads(headrace("why", "clicks@0:1", "--json"))["verdicts"] == again["verdicts"]
+    assert [(v["offset"], v["admitted"]) for v in again["outcomes"]] == [(1, False), (4, True)]
+    assert json.loads(headrace("why", "clicks@0:1", "--json"))["outcomes"] == again["outcomes"]
     still = headrace("why", "clicks@0:5")
     assert "waits in quarantine" in still
     assert still.count("refused") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tests.lineage.conformance import conformance_check
 
 from headrace import lake, lineage, registry
 from headrace import log as logs
@@ -43,6 +46,25 @@ AFTER_TRAINING = (
     "registry.before_place:1",
     "build.before_record:1",
 )
+GRAPH: dict[str, tuple[set[str], set[str]]] = {
+    "ingest.user_behaviour": ({"topic/user_behaviour"}, {"table/user_behaviour"}),
+    "table.clean_events": ({"table/user_behaviour"}, {"table/clean_events"}),
+    "table.departments": ({"file/data/departments.csv"}, {"table/departments"}),
+    "table.product_facts": ({"table/clean_events", "table/departments"}, {"table/product_facts"}),
+    "table.view_outcomes": ({"table/clean_events"}, {"table/view_outcomes"}),
+    "training_set.purchase": (
+        {"table/clean_events", "table/product_facts", "table/view_outcomes"},
+        {"table/training_purchase"},
+    ),
+    "train.purchase": ({"table/training_purchase"}, {"bundle/purchase"}),
+    "train.purchase.tuning": (set(), set()),
+    "train.purchase.fit": (set(), set()),
+    "register.purchase": ({"bundle/purchase", "table/training_purchase"}, {"model/purchase"}),
+    "release.purchase": ({"model/purchase"}, {"endpoint/purchase"}),
+}
+"""Job → the datasets that it reads, and those that it writes. Each dataset has one producer, and one path leads
+from the topic to the endpoint. The jobs without data are steps of the training, and name it as their parent."""
+
 SECRETS = {
     "HEADRACE_TOKEN": "tok-5f1e77aa90",
     "HEADRACE_KAFKA_PASSWORD": "kafka-81c0ffee",
@@ -204,6 +226,43 @@ def test_lineage_leads_from_the_version_to_topic_and_files_and_back(shop_after_k
     store.close()
     assert {("topic", "user_behaviour"), ("file", "data/departments.csv"), ("table", "clean_events")} <= up
     assert {("model", "purchase@1"), ("endpoint", "purchase"), ("table", "view_outcomes")} <= down
+
+
+def test_lineage_graph_is_the_expected_one_and_conforms(shop_after_kills: Settings) -> None:
+    store = lineage.open(shop_after_kills)
+    events = [json.loads(body) for _, body in store.unsent("http://127.0.0.1:9", 100_000)]
+    store.close()
+    check = conformance_check()
+    read: dict[str, set[str]] = defaultdict(set)
+    written: dict[str, set[str]] = defaultdict(set)
+    parents: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        check(event)
+        job = event["job"]["name"]
+        read[job] |= {dataset["name"] for dataset in event["inputs"]}
+        written[job] |= {dataset["name"] for dataset in event["outputs"]}
+        parents[job].add(event["run"]["facets"].get("parent", {}).get("job", {}).get("name", ""))
+    assert {job: (read[job], written[job]) for job in read} == GRAPH
+    steps = {"train.purchase.tuning", "train.purchase.fit"}
+    assert parents == {job: {"train.purchase"} if job in steps else {""} for job in GRAPH}
+
+
+def test_lineage_names_the_columns_each_feature_is_computed_from(shop_after_kills: Settings) -> None:
+    store = lineage.open(shop_after_kills)
+    (run,) = store.runs(job="training set purchase", limit=1)
+    facets = store.events(run.id)[-1]["outputs"][0]["facets"]
+    store.close()
+    fields = {field["name"] for field in facets["schema"]["fields"]}
+    lines = {
+        column: {(source["name"], source["field"]) for source in line["inputFields"]}
+        for column, line in facets["columnLineage"]["fields"].items()
+    }
+    assert lines.keys() == fields
+    assert {name for sources in lines.values() for name, _ in sources} == GRAPH["training_set.purchase"][0]
+    tables = {name: lake.open(shop_after_kills).table(name).schema().names for name in TABLES[:-1]}
+    for column, sources in lines.items():
+        for name, field in sources:
+            assert field in tables[name.removeprefix("table/")], f"{column} <- {name}.{field}"
 
 
 def test_nothing_in_the_copy_names_the_original(shop_after_kills: Settings, plain_shop: Path) -> None:

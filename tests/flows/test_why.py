@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.flows.traced import PRODUCT, USER, Traced, traced
+from tests.flows.traced import PRODUCT, USER, TracedShop, make_traced_shop
 
 from headrace import lake as lakes
 from headrace import log as logs
@@ -24,41 +24,41 @@ from headrace.serving.spool import Spool
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
     """The small shop, made once: it is only added to."""
-    made: Path = tmp_path_factory.mktemp("traced")
-    return traced(made)
+    folder: Path = tmp_path_factory.mktemp("traced")
+    return make_traced_shop(folder)
 
 
 @pytest.fixture(scope="module")
-def answer(shop: Traced) -> Why:
+def answer(shop: TracedShop) -> Why:
     return why(shop.settings, shop.prediction.id)
 
 
 def view(answer: Why, name: str) -> ViewWhy:
-    return next(one for one in answer.views if one.name == name)
+    return next(part for part in answer.views if part.name == name)
 
 
-def kept(shop: Traced, **changed: Any) -> Prediction:
-    """The prediction with something changed, logged under an id of its own."""
-    one = msgspec.structs.replace(shop.prediction, id=new_id(), **changed)
+def log_copy(shop: TracedShop, **changed: Any) -> Prediction:
+    """Logs a copy of the prediction with these changes, under a new id."""
+    prediction = msgspec.structs.replace(shop.prediction, id=new_id(), **changed)
     log = logs.open(shop.settings.log.url)
-    log.append(TOPIC, [msgspec.json.encode(one)])
+    log.append(TOPIC, [msgspec.json.encode(prediction)])
     log.close()
-    return one
+    return prediction
 
 
-def test_every_feature_made_again_from_the_raw_events_is_what_was_served(shop: Traced, answer: Why) -> None:
+def test_features_recomputed_from_the_raw_events_equal_the_served_ones(shop: TracedShop, answer: Why) -> None:
     assert answer.equal
-    found = {f.name: f for one in answer.views for f in one.features}
+    features = {f.name: f for part in answer.views for f in part.features}
     assert list(shop.prediction.features) == [f.column for f in shop.plan.features]
-    assert set(found) == set(shop.prediction.features)
-    assert all(f.equal for f in found.values())
-    assert found["user_activity__events_1h"].served == 4.0
-    assert found["user_activity__spent_1d"].again == 20.5
+    assert set(features) == set(shop.prediction.features)
+    assert all(f.equal for f in features.values())
+    assert features["user_activity__events_1h"].served == 4.0
+    assert features["user_activity__spent_1d"].recomputed == 20.5
 
 
-def test_the_raw_events_behind_are_exactly_those_of_the_user_in_the_window(shop: Traced, answer: Why) -> None:
+def test_raw_events_are_exactly_those_of_the_user_in_the_window(shop: TracedShop, answer: Why) -> None:
     activity = view(answer, "user_activity")
 
     assert [e.offset for e in activity.events] == shop.behind[::-1]
@@ -68,18 +68,18 @@ def test_the_raw_events_behind_are_exactly_those_of_the_user_in_the_window(shop:
     assert (newest.values["user_id"], newest.values["viewed_product"]) == (USER, 11)
     assert "views_1h" in newest.features
     assert "carts_1h" not in newest.features
-    counted = {f.name.removeprefix("user_activity__"): f.events for f in activity.features}
-    assert (counted["views_1h"], counted["carts_1h"], counted["spent_1d"]) == (2, 1, 1)
+    counts = {f.name.removeprefix("user_activity__"): f.events for f in activity.features}
+    assert (counts["views_1h"], counts["carts_1h"], counts["spent_1d"]) == (2, 1, 1)
     assert newest.time < newest.arrived_at <= shop.prediction.at + timedelta(minutes=5)
 
 
-def test_the_list_of_events_is_capped_and_says_so(shop: Traced) -> None:
+def test_list_of_events_is_limited_and_has_their_total(shop: TracedShop) -> None:
     activity = view(why(shop.settings, shop.prediction.id, events=2), "user_activity")
 
     assert ([e.offset for e in activity.events], activity.total) == (shop.behind[:1:-1], 4)
 
 
-def test_an_as_of_view_shows_its_row_and_what_that_was_made_of(answer: Why) -> None:
+def test_as_of_view_has_its_row_and_the_rows_origins(answer: Why) -> None:
     facts = view(answer, "product_facts")
 
     assert isinstance(facts.position, RowPosition)
@@ -97,37 +97,37 @@ def test_an_as_of_view_shows_its_row_and_what_that_was_made_of(answer: Why) -> N
     assert file.digest is not None
 
 
-def test_on_demand_features_show_what_they_were_given(answer: Why) -> None:
+def test_on_demand_view_has_the_inputs_of_its_function(answer: Why) -> None:
     moment = view(answer, "moment")
 
     assert moment.inputs["price"] == 25.0
     assert moment.inputs["mean_price"] == 20.0
-    assert {f.name: f.again for f in moment.features}["moment__price_vs_usual"] == 1.25
+    assert {f.name: f.recomputed for f in moment.features}["moment__price_vs_usual"] == 1.25
 
 
-def test_a_served_value_that_the_events_do_not_give_is_told(shop: Traced) -> None:
+def test_served_value_that_the_events_do_not_give_is_a_difference(shop: TracedShop) -> None:
     features = {**shop.prediction.features, "user_activity__views_1h": 3.0}
-    answer = why(shop.settings, kept(shop, features=features).id)
+    answer = why(shop.settings, log_copy(shop, features=features).id)
 
     assert not answer.equal
-    wrong = [f for one in answer.views for f in one.features if not f.equal]
-    assert [(f.name, f.served, f.again) for f in wrong] == [("user_activity__views_1h", 3.0, 2)]
+    wrong = [f for part in answer.views for f in part.features if not f.equal]
+    assert [(f.name, f.served, f.recomputed) for f in wrong] == [("user_activity__views_1h", 3.0, 2)]
 
 
-def test_an_earlier_position_gives_the_features_of_then(shop: Traced) -> None:
+def test_earlier_position_gives_the_features_of_that_time(shop: TracedShop) -> None:
     positions = json.loads(msgspec.json.encode(shop.prediction.positions))
     positions["user_activity"]["offsets"] = {"0": shop.behind[1]}
-    answer = why(shop.settings, kept(shop, positions=positions).id)
+    answer = why(shop.settings, log_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert [e.offset for e in activity.events] == shop.behind[:1]
-    assert {f.name: f.again for f in activity.features}["user_activity__views_1h"] == 1
+    assert {f.name: f.recomputed for f in activity.features}["user_activity__views_1h"] == 1
     assert not answer.equal
 
 
-def test_events_that_are_not_ingested_yet_are_no_proof(shop: Traced) -> None:
+def test_events_not_ingested_yet_prove_nothing(shop: TracedShop) -> None:
     positions = {**shop.prediction.positions, "user_activity": {"kind": "stream", "offsets": {"0": 10_000}}}
-    answer = why(shop.settings, kept(shop, positions=positions).id)
+    answer = why(shop.settings, log_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert not answer.equal
@@ -136,7 +136,7 @@ def test_events_that_are_not_ingested_yet_are_no_proof(shop: Traced) -> None:
     assert view(answer, "product_facts").features[0].equal
 
 
-def test_an_unknown_entity_has_no_events_and_missing_values(shop: Traced) -> None:
+def test_unknown_entity_has_no_events_and_missing_values(shop: TracedShop) -> None:
     counts = ("events", "views", "carts", "purchases", "products")
     features = {
         name: 0.0 if name.startswith("user_activity") and name.rpartition("__")[2].startswith(counts) else None
@@ -146,38 +146,37 @@ def test_an_unknown_entity_has_no_events_and_missing_values(shop: Traced) -> Non
     row = {**shop.prediction.positions["product_facts"], "time": None}
     positions = {"user_activity": {"kind": "stream", "offsets": {}}, "product_facts": row}
     entity = {"user_id": 999, "product_id": 998}
-    answer = why(shop.settings, kept(shop, features=features, entity=entity, positions=positions).id)
+    answer = why(shop.settings, log_copy(shop, features=features, entity=entity, positions=positions).id)
 
     assert answer.equal
     assert view(answer, "user_activity").events == ()
     assert view(answer, "product_facts").row is None
 
 
-def test_the_version_its_release_and_the_lineage_up_to_the_topic(answer: Why) -> None:
+def test_answer_has_version_release_and_lineage_up_to_the_topic(answer: Why) -> None:
     assert answer.release is not None
     assert answer.release.why == "the first version"
     assert answer.version.mlflow_run is not None
-    made = answer.version.made_from
-    assert (made.table, made.rows, made.pinned, made.code, made.parameters) == (
-        "product_facts", 4, True, "c0de", {"num_boost_round": 7}
-    )  # fmt: skip
+    origin = answer.version.origin
+    assert (origin.table, origin.rows, origin.pinned) == ("product_facts", 4, True)
+    assert (origin.code, origin.parameters) == ("c0de", {"num_boost_round": 7})
     assert answer.lineage.run is not None
-    assert made.run == answer.lineage.run.id
+    assert origin.run == answer.lineage.run.id
     assert answer.version.metrics == {"roc_auc": 0.81}
-    met = [(n.dataset.kind, n.dataset.name) for n in answer.lineage.walk()]
-    assert met[0] == ("model", "purchase@1")
-    assert ("table", "product_facts") in met
-    assert met[-1][0] in ("topic", "file")
-    assert ("topic", "user_behaviour") in met
+    nodes = [(n.dataset.kind, n.dataset.name) for n in answer.lineage.walk()]
+    assert nodes[0] == ("model", "purchase@1")
+    assert ("table", "product_facts") in nodes
+    assert nodes[-1][0] in ("topic", "file")
+    assert ("topic", "user_behaviour") in nodes
 
 
-def test_the_answer_is_plain_json(answer: Why) -> None:
+def test_answer_can_be_written_as_json(answer: Why) -> None:
     text = msgspec.json.encode(answer)
 
     assert json.loads(text)["prediction"]["entity"] == {"user_id": USER, "product_id": PRODUCT}
 
 
-def test_after_an_edit_of_the_rowwise_function_nothing_of_it_is_called_a_difference(shop: Traced) -> None:
+def test_features_of_an_edited_rowwise_function_are_not_compared(shop: TracedShop) -> None:
     file = shop.settings.root / "shop" / "tables.py"
     text = file.read_text()
     file.write_text(text.replace('pl.col("brand") != ""', 'pl.col("brand") != "none"'))
@@ -192,7 +191,7 @@ def test_after_an_edit_of_the_rowwise_function_nothing_of_it_is_called_a_differe
     assert {f.equal for f in view(edited, "product_facts").features} == {True}
 
 
-def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Traced) -> None:
+def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: TracedShop) -> None:
     lake, log = lakes.open(shop.settings), logs.open(shop.settings.log.url)
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
@@ -204,16 +203,16 @@ def test_a_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Tr
     contract = contract_of(Prediction)
     assert contract is not None
     Ingest(contract, log, lake).run(True, threading.Event())
-    found, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
+    prediction, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
     assert place == "table"
-    assert found == shop.prediction
-    later = kept(shop)
+    assert prediction == shop.prediction
+    later = log_copy(shop)
     assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
     log.close()
 
 
 @pytest.mark.parametrize("id", ["nonsense", "123e4567-e89b-12d3-a456-426614174000", new_id(), "' OR 1=1"])
-def test_what_is_no_prediction_is_a_call_error(shop: Traced, id: str) -> None:
+def test_unknown_prediction_id_is_a_call_error(shop: TracedShop, id: str) -> None:
     with pytest.raises(CallError) as caught:
         why(shop.settings, id)
     assert caught.value.remedy is not None

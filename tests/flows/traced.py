@@ -16,7 +16,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.events.ingest.ingest import Ingest
 from headrace.features import online
-from headrace.features.feast import compile as compiled
+from headrace.features.feast import compile as compile_plan
 from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, encode_plan
 from headrace.kernel.ids import new_id
@@ -36,8 +36,8 @@ USER, PRODUCT = 1, 10
 
 
 @dataclass
-class Traced:
-    """The shop, and the prediction: `behind` are the offsets of the events of its user's last day."""
+class TracedShop:
+    """The shop and the prediction. `behind` has the offsets of the events of its user's last day."""
 
     settings: Settings
     project: Project
@@ -46,86 +46,103 @@ class Traced:
     behind: list[int]
 
 
-def event(at: datetime, user: int, kind: str, product: int, price: float) -> bytes:
-    return msgspec.json.encode(
-        {
-            "event_time": at, "event_type": kind, "product_id": product, "category_id": 5, "user_id": user,
-            "price": price, "user_session": f"s{user}", "category_code": "books.novel", "brand": "Acme",
-        }
-    )  # fmt: skip
+def encode_event(at: datetime, user: int, kind: str, product: int, price: float) -> bytes:
+    fields = {
+        "event_time": at,
+        "event_type": kind,
+        "product_id": product,
+        "category_id": 5,
+        "user_id": user,
+        "price": price,
+        "user_session": f"s{user}",
+        "category_code": "books.novel",
+        "brand": "Acme",
+    }
+    return msgspec.json.encode(fields)
 
 
-def traced(folder: Path) -> Traced:
-    """Makes it: events, ingest, tables, plan, a registered version, a release, a prediction."""
+def make_traced_shop(folder: Path) -> TracedShop:
+    """Makes the shop: events, ingest, tables, plan, a registered version, a release, a prediction."""
     root = folder / "shop"
     shutil.copytree(SHOP, root, ignore=shutil.ignore_patterns(".headrace", "__pycache__"))
     settings = load_settings(root)
     project = load_project(settings)
-    plan = compiled(project, project.model("purchase"))
+    plan = compile_plan(project, project.model("purchase"))
     store = lineage.open(settings)
     with store.recorder() as recorder, record_with(recorder):
-        behind = _events(settings, project)
-        _tables(settings, project)
-        prediction = _prediction(settings, plan)
-        _version(settings, plan, prediction)
+        behind = _ingest_events(settings, project)
+        _build_tables(settings, project)
+        prediction = _log_prediction(settings, plan)
+        _register_version(settings, plan, prediction)
     store.close()
-    return Traced(settings, project, plan, prediction, behind)
+    return TracedShop(settings, project, plan, prediction, behind)
 
 
-def _events(settings: Settings, project: Project) -> list[int]:
+def _ingest_events(settings: Settings, project: Project) -> list[int]:
     """Two days of events: those of USER in its last day, and others that must not count."""
     log = logs.open(settings.log.url)
     contract = project.contract("user_behaviour")
     log.create(contract.topic, contract.partitions)
     now = datetime.now(UTC)
     yesterday = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=1)
-    told = [
-        event(now - timedelta(days=4), USER, "view", PRODUCT, 20.0),  # before the longest window
-        event(yesterday, 2, "view", PRODUCT, 18.0),
-        event(yesterday + timedelta(minutes=1), 2, "cart", PRODUCT, 22.0),
-        event(now - timedelta(minutes=50), USER, "view", PRODUCT, 20.5),
-        event(now - timedelta(minutes=40), 2, "view", PRODUCT, 19.0),  # another user
-        event(now - timedelta(minutes=30), USER, "cart", PRODUCT, 20.5),
-        event(now - timedelta(minutes=20), USER, "purchase", PRODUCT, 20.5),
+    events = [
+        encode_event(now - timedelta(days=4), USER, "view", PRODUCT, 20.0),  # before the longest window
+        encode_event(yesterday, 2, "view", PRODUCT, 18.0),
+        encode_event(yesterday + timedelta(minutes=1), 2, "cart", PRODUCT, 22.0),
+        encode_event(now - timedelta(minutes=50), USER, "view", PRODUCT, 20.5),
+        encode_event(now - timedelta(minutes=40), 2, "view", PRODUCT, 19.0),  # another user
+        encode_event(now - timedelta(minutes=30), USER, "cart", PRODUCT, 20.5),
+        encode_event(now - timedelta(minutes=20), USER, "purchase", PRODUCT, 20.5),
         b'{"user_id": 1, "nonsense"',
-        event(now - timedelta(minutes=10), USER, "view", 11, 0.1 + 0.2),
+        encode_event(now - timedelta(minutes=10), USER, "view", 11, 0.1 + 0.2),
     ]
-    places = log.append(contract.topic, told, [b"1"] * len(told))
+    places = log.append(contract.topic, events, [b"1"] * len(events))
     lake = lakes.open(settings)
     Ingest(contract, log, lake).run(True, threading.Event())
     log.close()
     return [places[n][1] for n in (3, 5, 6, 8)]
 
 
-def _tables(settings: Settings, project: Project) -> None:
+def _build_tables(settings: Settings, project: Project) -> None:
     lake = lakes.open(settings)
     for name in ("clean_events", "departments", "product_facts"):
         build_table(project, lake, project.table(name), code="1")
 
 
-def _prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
-    """As a replica makes it, from an online store that is filled from the tables."""
+def _log_prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
+    """Logs a prediction as a replica does, with features from an online store filled from the tables."""
     log = logs.open(settings.log.url)
     at = datetime.now(UTC)
     entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}
-    found = _filled(settings, plan, log).features([{**entity, **request}], micros(at))
-    values = [None if value != value else value for value in found.values[0]]
-    made = release.make("purchase", [release.Arm(1)], by="tests", why="the first version")
-    release.append(log, made)
+    lookup = _fill_online_store(settings, plan, log).features([{**entity, **request}], micros(at))
+    values = [None if value != value else value for value in lookup.values[0]]
+    first = release.make("purchase", [release.Arm(1)], by="tests", why="the first version")
+    release.append(log, first)
     prediction = Prediction(
-        id=new_id(), model="purchase", version=1, arm="champion", shadow=False, at=at, entity=entity,
-        request=request, features=dict(zip([one.column for one in plan.features], values, strict=True)),
-        value=0.25, plan=plan.digest, instance=0, latency_ms=1.5,
-        missing=found.missing[0], positions=msgspec.to_builtins(found.positions[0], str_keys=True),
-        release=made.id,
-    )  # fmt: skip
+        id=new_id(),
+        model="purchase",
+        version=1,
+        arm="champion",
+        shadow=False,
+        at=at,
+        entity=entity,
+        request=request,
+        features=dict(zip([feature.column for feature in plan.features], values, strict=True)),
+        value=0.25,
+        plan=plan.digest,
+        instance=0,
+        latency_ms=1.5,
+        missing=lookup.missing[0],
+        positions=msgspec.to_builtins(lookup.positions[0], str_keys=True),
+        release=first.id,
+    )
     log.create(TOPIC)
     log.append(TOPIC, [msgspec.json.encode(prediction)])
     log.close()
     return prediction
 
 
-def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
+def _fill_online_store(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     lake = lakes.open(settings)
     store = online.open(settings.online.url)
     store.prepare(plan)
@@ -142,7 +159,7 @@ def _filled(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     return Lookup(plan, store)
 
 
-def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> None:
+def _register_version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> None:
     lake = lakes.open(settings)
     bundle = settings.root.parent / "bundle"
     (bundle / "model").mkdir(parents=True)
@@ -155,7 +172,7 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
         snapshot = head.id
         inputs.append(Dataset("table", name, SnapshotPosition(name, head.id)))
     lake.table("product_facts").create_tag(f"training.{snapshot}", snapshot)
-    with run("train purchase", inputs) as this:
+    with run("train purchase", inputs) as job:
         rows = TrainingSet(
             "purchase", "product_facts", snapshot, {"product_facts": snapshot}, plan.digest, 4, 0
         )
@@ -163,7 +180,7 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
         report = TrainingReport(
             model="purchase",
             task="binary",
-            run=this.id,
+            run=job.id,
             code="c0de",
             training_set=rows,
             parts={"train": 2, "validation": 1, "test": 1, "dropped": 0},
@@ -180,5 +197,5 @@ def _version(settings: Settings, plan: FeaturePlan, prediction: Prediction) -> N
         version = registry.open(settings).register(
             "purchase", bundle, metrics={"roc_auc": 0.81}, params={}, tags={}
         )
-        this.add_output(Dataset("model", f"purchase@{version}"))
+        job.add_output(Dataset("model", f"purchase@{version}"))
     assert version == prediction.version

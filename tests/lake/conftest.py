@@ -37,17 +37,17 @@ def local(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """On a REST catalog and S3."""
     store: Store = request.getfixturevalue("object_store")
     catalog: Catalog = request.getfixturevalue("rest_catalog")
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     project = f"shop_{new_id()[-12:]}"  # a namespace of its own
-    return make_settings(tmp_path, project, "served", values={"catalog": catalog.url, "warehouse": store.url})
+    return make_settings(tmp_path, project, "remote", values={"catalog": catalog.url, "warehouse": store.url})
 
 
-@pytest.fixture(params=["local", "served"])
+@pytest.fixture(params=["local", "remote"])
 def settings(request: pytest.FixtureRequest) -> Settings:
     """On each."""
     chosen: Settings = request.getfixturevalue(request.param)
@@ -55,5 +55,5 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 
 
 @pytest.fixture
-def opened(settings: Settings) -> Lake:
+def shop_lake(settings: Settings) -> Lake:
     return lake.open(settings)

@@ -1,4 +1,4 @@
-"""The files that lie in a table's folder, wherever that is; and whether they are all there."""
+"""The files in a table's folder, on whatever file system, and which of the referenced ones are missing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _place(table: LakeTable) -> tuple[Any, Any, str]:
 def files(table: LakeTable) -> dict[str, int]:
     """Path in the table's folder → its size in bytes."""
     _, system, path = _place(table)
-    found = system.get_file_info(FileSelector(path, recursive=True))
-    return {one.path.removeprefix(f"{path}/"): one.size for one in found if one.is_file}
+    infos = system.get_file_info(FileSelector(path, recursive=True))
+    return {info.path.removeprefix(f"{path}/"): info.size for info in infos if info.is_file}
 
 
 def put(table: LakeTable, path: str, content: bytes = b"left by a writer that was killed") -> None:
@@ -30,7 +30,7 @@ def put(table: LakeTable, path: str, content: bytes = b"left by a writer that wa
 
 
 def missing(table: LakeTable) -> set[str]:
-    """Paths that some snapshot of the table refers to and that are not there."""
+    """Paths that a snapshot of the table refers to and that do not exist."""
     iceberg, _, folder = _place(table)
     named = set()
     for snapshot in iceberg.snapshots():
@@ -38,5 +38,5 @@ def missing(table: LakeTable) -> set[str]:
         for manifest in snapshot.manifests(iceberg.io):
             named.add(manifest.manifest_path)
             named |= {e.data_file.file_path for e in manifest.fetch_manifest_entry(iceberg.io)}
-    paths = {str(iceberg.io.parse_location(one)[2]).removeprefix(f"{folder}/") for one in named}
+    paths = {str(iceberg.io.parse_location(location)[2]).removeprefix(f"{folder}/") for location in named}
     return paths - files(table).keys()

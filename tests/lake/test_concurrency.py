@@ -83,29 +83,29 @@ def run_together(*writers: subprocess.Popen[str]) -> list[int]:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    said = [writer.communicate(timeout=120)[0] for writer in writers]
+    outputs = [writer.communicate(timeout=120)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * len(writers)
-    return [json.loads(one) for one in said]
+    return [json.loads(output) for output in outputs]
 
 
 def rows_in(table: LakeTable) -> list[tuple[int, int]]:
     return sorted(table.scan().collect().rows())
 
 
-def expected(partitions: int, upto: int) -> list[tuple[int, int]]:
+def all_rows(partitions: int, upto: int) -> list[tuple[int, int]]:
     return [(p, o) for p in range(partitions) for o in range(upto)]
 
 
-def test_two_writers_of_different_log_partitions(settings: Settings, table: LakeTable) -> None:
+def test_writers_of_different_log_partitions_do_not_conflict(settings: Settings, table: LakeTable) -> None:
     conflicts = run_together(start(settings, 0, 20), start(settings, 1, 20))
     assert conflicts == [0, 0]
-    assert rows_in(table) == expected(2, 20)
+    assert rows_in(table) == all_rows(2, 20)
     assert table.position("ingest") == START.with_offsets({0: 20, 1: 20})
 
 
-def test_two_writers_of_the_same_log_partition(settings: Settings, table: LakeTable) -> None:
+def test_writers_of_the_same_log_partition_write_each_row_once(settings: Settings, table: LakeTable) -> None:
     run_together(start(settings, 0, 30), start(settings, 0, 30))
-    assert rows_in(table) == expected(1, 30)
+    assert rows_in(table) == all_rows(1, 30)
     files = list(settings.place("lake", "warehouse").rglob("data/*.parquet"))
     assert len(files) == 15  # the losers' files are gone
 
@@ -119,19 +119,21 @@ def test_two_writers_of_the_same_log_partition(settings: Settings, table: LakeTa
         ("lake.after_commit", 6),
     ],
 )
-def test_a_writer_that_is_killed(settings: Settings, table: LakeTable, point: str, landed: int) -> None:
+def test_killed_writer_commits_all_or_nothing(
+    settings: Settings, table: LakeTable, point: str, landed: int
+) -> None:
     killed = start(settings, 0, 10, {"HEADRACE_FAULT": f"{point}:3"})
     killed.communicate("go\n", timeout=120)
     assert killed.returncode == -signal.SIGKILL
-    assert rows_in(table) == expected(1, landed)
+    assert rows_in(table) == all_rows(1, landed)
     assert table.position("ingest") == START.with_offsets({0: landed})
     begin = START.with_offsets({0: landed})
     rest = pa.table({"p": [0] * (10 - landed), "o": range(landed, 10)})
     table.append(rest, position=("ingest", begin, begin.with_offsets({0: 10})))
-    assert rows_in(table) == expected(1, 10)
+    assert rows_in(table) == all_rows(1, 10)
 
 
-def test_a_reader_of_an_old_snapshot_finishes_while_replace_and_upkeep_run(table: LakeTable) -> None:
+def test_reader_of_an_old_snapshot_finishes_during_overwrite_and_maintenance(table: LakeTable) -> None:
     rows = pa.table({"p": pa.array([0] * 3, pa.int32()), "o": pa.array([1, 2, 3], pa.int64())})
     reading = table.scan(table.append(rows).id)
     for _ in range(3):
@@ -141,7 +143,7 @@ def test_a_reader_of_an_old_snapshot_finishes_while_replace_and_upkeep_run(table
     assert table.scan().collect().height == 1
 
 
-def test_a_locked_catalog_is_said(
+def test_locked_catalog_is_reported(
     settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = settings.place("lake", "catalog.db")
@@ -155,7 +157,7 @@ def test_a_locked_catalog_is_said(
     assert rows_in(table) == []
 
 
-def test_a_catalog_that_a_stopped_process_holds_is_said(settings: Settings, table: LakeTable) -> None:
+def test_catalog_locked_by_a_stopped_process_is_reported(settings: Settings, table: LakeTable) -> None:
     path = settings.place("lake", "catalog.db")
     other = lake.open(settings).table("events")
     with sqlite3.connect(path) as user:
@@ -166,26 +168,26 @@ def test_a_catalog_that_a_stopped_process_holds_is_said(settings: Settings, tabl
     assert rows_in(table) == []
 
 
-def test_an_unknown_outcome_that_landed_is_found(table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_with_a_lost_answer_is_found(table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pa.table({"o": pa.array([1], pa.int64())})
     whole = type(table.catalog).commit_table
 
-    def lost_answer(*args: object) -> None:
+    def lose_answer(*args: object) -> None:
         whole(*args)
         raise ConnectionResetError("the answer was lost")
 
-    monkeypatch.setattr(type(table.catalog), "commit_table", lost_answer)
+    monkeypatch.setattr(type(table.catalog), "commit_table", lose_answer)
     snapshot = table.append(rows, position=("ingest", None, START.with_offsets({0: 1})))
     assert table.current_snapshot() == snapshot
     assert table.scan().collect().height == 1
 
 
-def test_those_that_open_a_new_lake_at_once_all_get_it(tmp_path: Path) -> None:
+def test_new_lake_opens_for_many_processes_at_once(tmp_path: Path) -> None:
     schema = pa.schema([("p", pa.int32())])
 
-    def opened(number: int) -> str:
+    def open_lake(number: int) -> str:
         settings = make_settings(tmp_path, "shop", state=tmp_path / f"state{number // 8}")
         return lake.open(settings).ensure("events", schema).name
 
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(opened, range(40))) == ["events"] * 40
+        assert list(threads.map(open_lake, range(40))) == ["events"] * 40

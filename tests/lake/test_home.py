@@ -58,7 +58,7 @@ def write(settings: Settings, name: str = "events") -> LakeTable:
 
 def snapshots(settings: Settings, name: str = "events") -> dict[int, list[int]]:
     table = lake.open(settings).table(name)
-    return {one.id: sorted(table.scan(one.id).collect()["x"].to_list()) for one in table.snapshots()}
+    return {s.id: sorted(table.scan(s.id).collect()["x"].to_list()) for s in table.snapshots()}
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
@@ -88,7 +88,7 @@ def paths(table: LakeTable) -> set[str]:
     return named
 
 
-def test_a_moved_lake_is_read_and_written_where_it_is(tmp_path: Path) -> None:
+def test_moved_lake_is_read_and_written_at_its_new_place(tmp_path: Path) -> None:
     before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "deeper" / "after")
     write(before)
     expected = snapshots(before)
@@ -108,7 +108,7 @@ def test_a_moved_lake_is_read_and_written_where_it_is(tmp_path: Path) -> None:
     assert not before.root.exists()
 
 
-def test_a_copy_becomes_a_lake_of_its_own_and_leaves_the_original_alone(tmp_path: Path) -> None:
+def test_copy_becomes_a_separate_lake_and_leaves_the_original_unchanged(tmp_path: Path) -> None:
     original, copy = settings_in(tmp_path / "original"), settings_in(tmp_path / "original" / "copy")
     write(original)
     expected = snapshots(original)
@@ -132,7 +132,7 @@ def test_a_copy_becomes_a_lake_of_its_own_and_leaves_the_original_alone(tmp_path
 
 
 @pytest.mark.parametrize("point", ["lake.home_snapshot:1", "lake.home_snapshot:7", "lake.home_rewritten:1"])
-def test_killed_amid_it_and_moved_once_more(tmp_path: Path, point: str) -> None:
+def test_rewrite_that_was_killed_goes_on_after_another_move(tmp_path: Path, point: str) -> None:
     first, second, third = (settings_in(tmp_path / name) for name in ("first", "second", "third"))
     write(first)
     write(first, "others")
@@ -152,7 +152,7 @@ def test_killed_amid_it_and_moved_once_more(tmp_path: Path, point: str) -> None:
         assert all(path.startswith(f"{third.state}/") for path in paths(lake.open(third).table(name)))
 
 
-def test_a_commit_that_comes_amid_it_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_during_the_rewrite_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.lake import home
 
     before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "after")
@@ -173,7 +173,7 @@ def test_a_commit_that_comes_amid_it_is_not_lost(tmp_path: Path, monkeypatch: py
     assert all(path.startswith(f"{after.state}/") for path in paths(lake.open(after).table("events")))
 
 
-def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
+def test_symbolic_link_leads_to_the_same_lake(tmp_path: Path) -> None:
     real, link = settings_in(tmp_path / "real"), settings_in(tmp_path / "link")
     write(real)
     expected = snapshots(real)
@@ -190,7 +190,7 @@ def test_by_a_symbolic_link_it_is_the_same_lake(tmp_path: Path) -> None:
     )
 
 
-def test_a_copy_that_shares_files_outside_with_the_original_is_refused(tmp_path: Path) -> None:
+def test_copy_that_shares_outside_files_with_the_original_is_refused(tmp_path: Path) -> None:
     shared = str(tmp_path / "shared")
     original, copy = (settings_in(tmp_path / name, warehouse=shared) for name in ("original", "copy"))
     write(original)
@@ -204,7 +204,7 @@ def test_a_copy_that_shares_files_outside_with_the_original_is_refused(tmp_path:
     assert snapshots(copy) == expected
 
 
-def test_upkeep_does_not_touch_what_lies_outside_of_the_warehouse(tmp_path: Path) -> None:
+def test_maintenance_deletes_nothing_outside_of_the_warehouse(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "project")
     table = write(settings)
     before = tree(settings.place("lake", "warehouse"))
@@ -236,7 +236,7 @@ def test_upkeep_does_not_touch_what_lies_outside_of_the_warehouse(tmp_path: Path
         "$HOME",
     ],
 )
-def test_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
+def test_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     settings = settings_in(tmp_path / name)
     table = write(settings)
     expected = snapshots(settings)

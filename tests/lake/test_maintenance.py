@@ -1,4 +1,4 @@
-"""Upkeep: what it takes away, and what it must never."""
+"""Maintenance: what it removes, and what it must never remove."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def rows(day: int, x: int = 0) -> pa.Table:
     )
 
 
-def made(opened: Lake) -> LakeTable:
-    return opened.ensure("kept", SCHEMA, [("at", "day")])
+def create_table(shop_lake: Lake) -> LakeTable:
+    return shop_lake.ensure("kept", SCHEMA, [("at", "day")])
 
 
 @pytest.fixture
-def table(opened: Lake) -> LakeTable:
-    return made(opened)
+def table(shop_lake: Lake) -> LakeTable:
+    return create_table(shop_lake)
 
 
 @pytest.fixture
 def local_table(local: Settings) -> LakeTable:
-    return made(lake.open(local))
+    return create_table(lake.open(local))
 
 
 def values(table: LakeTable, snapshot: int | None = None) -> list[int]:
@@ -92,7 +92,7 @@ class TestCompaction:
         assert head is not None
         assert table.days_changed("at", seen.id, head.id) == set()
 
-    def test_hides_no_newer_rows(self, local_table: LakeTable) -> None:
+    def test_does_not_hide_newer_rows(self, local_table: LakeTable) -> None:
         table = local_table
         for n in range(8):
             table.append(rows(1, n))
@@ -103,7 +103,7 @@ class TestCompaction:
         assert head is not None
         assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 1)}
 
-    def test_hides_no_lost_day(self, local_table: LakeTable) -> None:
+    def test_does_not_hide_a_removed_day(self, local_table: LakeTable) -> None:
         table = local_table
         for n in range(8):
             table.append(rows(1, n))
@@ -114,15 +114,15 @@ class TestCompaction:
         assert head is not None
         assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 2)}
 
-    def test_of_evolved_columns(self, opened: Lake, table: LakeTable) -> None:
+    def test_of_evolved_columns(self, shop_lake: Lake, table: LakeTable) -> None:
         for n in range(8):
             table.append(rows(1, n))
-        opened.ensure("kept", pa.schema([("more", pa.string())]))
+        shop_lake.ensure("kept", pa.schema([("more", pa.string())]))
         table.append(rows(1, 8).append_column("more", pa.array(["m"])))
         assert lake.maintain(table).compacted == 9
         assert table.scan().sort("x").collect()["more"].to_list() == [None] * 8 + ["m"]
 
-    def test_of_many_days_goes_some_at_a_time(
+    def test_commits_many_days_in_batches(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(compaction, "_GROUPS", 2)
@@ -169,9 +169,7 @@ class TestCompaction:
         assert groups == [3, 3, 2]
         assert written.read()["x"].to_pylist() == list(range(8))
 
-    def test_gives_way_to_days_that_were_replaced_meanwhile(
-        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_yields_to_a_concurrent_overwrite(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(8):
             table.append(rows(1, n))
         replaced = lambda: table.overwrite(rows(1, 50), partitions=("at", [date(2024, 1, 1)]))  # noqa: E731
@@ -181,7 +179,7 @@ class TestCompaction:
 
 
 class TestExpiry:
-    def test_spares_the_head_and_the_pinned(self, table: LakeTable) -> None:
+    def test_keeps_the_newest_and_tagged_snapshots(self, table: LakeTable) -> None:
         snapshots = [table.append(rows(1, n)) for n in range(5)]
         table.create_tag("kept", snapshots[1].id)
         assert lake.maintain(table, older_than=AT_ONCE).expired == 3
@@ -189,12 +187,12 @@ class TestExpiry:
         table.remove_tag("kept")
         assert lake.maintain(table, older_than=AT_ONCE).expired == 1
 
-    def test_spares_the_young(self, table: LakeTable) -> None:
+    def test_keeps_young_snapshots(self, table: LakeTable) -> None:
         for n in range(3):
             table.append(rows(1, n))
         assert lake.maintain(table).expired == 0
 
-    def test_spares_what_was_the_head_a_moment_ago_however_old(
+    def test_keeps_an_old_snapshot_that_was_current_a_moment_ago(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         old, newer = local_table.append(rows(1)), local_table.append(rows(1))
@@ -207,16 +205,14 @@ class TestExpiry:
         assert old.id not in left
         assert newer.id in left
 
-    def test_gives_way_to_a_pin_set_after_it_looked(
-        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_yields_to_a_tag_set_meanwhile(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         first = table.append(rows(1))
         table.append(rows(1))
         at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.create_tag("late", first.id))
         assert lake.maintain(table, older_than=AT_ONCE).expired == 0
         assert table.snapshot("late").id == first.id
 
-    def test_gives_way_to_another_expiry(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_yields_to_another_expiry(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(4):
             table.append(rows(1, n))
         faster = lambda: expiry.expire_snapshots(table.catalog, table.iceberg(), 1)  # noqa: E731
@@ -225,7 +221,7 @@ class TestExpiry:
         assert len(table.snapshots()) == 1
         assert values(table) == [0, 1, 2, 3]
 
-    def test_goes_on_beside_commits(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_runs_while_others_commit(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(expiry, "NEWEST", 10)
         monkeypatch.setattr(expiry, "_SLACK", 5)
         first = table.append(rows(1))
@@ -239,9 +235,7 @@ class TestExpiry:
         assert head is not None
         assert table.days_changed("at", first.id, head.id) == {date(2024, 1, 1)}
 
-    def test_that_fails_takes_nothing_from_a_commit(
-        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_failure_does_not_fail_the_commit(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(*_: object) -> None:
             raise ConnectionResetError("the catalog went away")
 
@@ -253,8 +247,8 @@ class TestExpiry:
         assert values(table) == [0, 1, 2]
 
 
-class TestPin:
-    def test_of_a_snapshot_that_expires_meanwhile_says_so(
+class TestTags:
+    def test_of_an_expired_snapshot_is_an_error(
         self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = table.append(rows(1))
@@ -263,18 +257,20 @@ class TestPin:
         seen = []
 
         def load() -> object:
-            found = loaded()
+            iceberg = loaded()
             if not seen:
-                seen.append(found)
+                seen.append(iceberg)
                 assert expiry.expire_snapshots(table.catalog, loaded(), 1) == 1
-            return found
+            return iceberg
 
         monkeypatch.setattr(table, "iceberg", load)
         with pytest.raises(CallError, match="does not exist"):
             table.create_tag("late", first.id)
         assert table.tags() == {}
 
-    def test_storm(self, settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_survive_concurrent_writers_and_expiries(
+        self, settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Whatever is pinned while snapshots expire under it stays readable; what is not, was refused."""
         monkeypatch.setattr(expiry, "NEWEST", 3)
         monkeypatch.setattr(expiry, "_SLACK", 0)
@@ -321,7 +317,7 @@ class TestPin:
             for writer in writers:
                 writer.result()
             ended.set()
-            pinned = [one for other in others for one in other.result() if one[1]]
+            pinned = [entry for other in others for entry in other.result() if entry[1]]
         assert pinned
         assert table.tags() == {name: snapshot for name, snapshot, _ in pinned}
         for _, snapshot, count in pinned[:: max(1, len(pinned) // 10)]:
@@ -331,7 +327,7 @@ class TestPin:
 
 
 class TestSweep:
-    def test_takes_what_is_unreferenced_and_nothing_else(self, table: LakeTable) -> None:
+    def test_deletes_only_unreferenced_files(self, table: LakeTable) -> None:
         pinned = table.append(rows(1, 1))
         table.create_tag("kept", pinned.id)
         for n in range(9):
@@ -352,7 +348,7 @@ class TestSweep:
         assert values(table)[-1] == 77
         assert missing(table) == set()
 
-    def test_leaves_a_reader_its_files_for_the_grace_however_old_they_are(self, local_table: LakeTable) -> None:
+    def test_keeps_old_files_of_a_reader_for_the_grace(self, local_table: LakeTable) -> None:
         """A file's age says nothing: what counts is since when it has been unreferenced."""
         for n in range(8):
             local_table.append(rows(1, n))
@@ -364,7 +360,7 @@ class TestSweep:
         assert (kept.compacted, kept.deleted) == (8, 0)
         assert reading.collect().height == 8
 
-    def test_counts_the_grace_from_when_it_was_first_found(
+    def test_counts_the_grace_from_the_first_sighting(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for n in range(8):
@@ -380,9 +376,13 @@ class TestSweep:
         clock[0] += HOUR // 2 + 1
         assert lake.maintain(local_table, grace=hour, longest_write=AT_ONCE).deleted >= 8
         assert not small & files(local_table).keys()
-        assert sum("unreferenced" in path for path in files(local_table)) == 2  # this one and the last
+        assert (
+            sum("unreferenced" in path for path in files(local_table)) == 2
+        )  # this removal's and the last one's
 
-    def test_looks_only_now_and_then(self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_runs_at_most_ten_times_in_a_grace(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         local_table.append(rows(1))
         lake.maintain(local_table)
         swept = local_table.property(ORPHANS_REMOVED)
@@ -393,24 +393,24 @@ class TestSweep:
         lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == str(later)
 
-    def test_leaves_the_files_of_a_write_under_way(self, local_table: LakeTable) -> None:
+    def test_keeps_the_files_of_a_write_under_way(self, local_table: LakeTable) -> None:
         table = local_table
         table.append(rows(1, 1))
         iceberg = table.iceberg()
         written = write_files(conform(rows(2, 2), iceberg), iceberg, prefix=APPENDED)
         written += write_files(conform(rows(2, 3), iceberg), iceberg)
-        names = {one.file_path.rpartition("/")[2] for one in written}
+        names = {file.file_path.rpartition("/")[2] for file in written}
 
-        def there() -> set[str]:
+        def existing_files() -> set[str]:
             return {path.removeprefix("data/") for path in files(table)} & names
 
         lake.maintain(table, grace=AT_ONCE)
-        assert there() == names  # the head is older than they are
+        assert existing_files() == names  # the head is older than they are
         table.append(rows(1, 4))
         lake.maintain(table, grace=timedelta(seconds=0.001))
         lake.maintain(table, grace=AT_ONCE)
-        assert {name for name in there() if name.startswith(APPENDED)} == set()
-        assert len(there()) == 1  # it may belong to a table that is built for hours
+        assert {name for name in existing_files() if name.startswith(APPENDED)} == set()
+        assert len(existing_files()) == 1  # it may belong to a table that is built for hours
 
     def test_refuses_a_commit_that_comes_too_late(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
@@ -428,7 +428,7 @@ class TestSweep:
             local_table.append(rows(1, 2))
         assert values(local_table) == [1]
 
-    def test_beaten_by_a_commit_spares_its_files(
+    def test_keeps_files_that_a_concurrent_commit_added(
         self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What is committed after the listing, and before the look at what is referred to."""
@@ -442,7 +442,7 @@ class TestSweep:
 
 
 class TestLease:
-    def test_is_one_holders(self, table: LakeTable) -> None:
+    def test_has_one_holder(self, table: LakeTable) -> None:
         table.append(rows(1))
         holder = Lease(table.catalog, table.iceberg)
         assert holder.take()
@@ -458,7 +458,7 @@ class TestLease:
     def test_of_a_table_without_a_snapshot_is_not_needed(self, table: LakeTable) -> None:
         assert lake.maintain(table) == lake.MaintenanceReport()
 
-    def test_whose_time_is_over_is_taken(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_can_be_taken_after_its_time(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         table.append(rows(1))
         hung = Lease(table.catalog, table.iceberg)
         monkeypatch.setattr(lease, "SECONDS", 0.0)
@@ -472,7 +472,7 @@ class TestLease:
         assert table.property("headrace.note") is None
         assert lake.maintain(table).busy
 
-    def test_of_many_that_try_one_gets_it(self, settings: Settings, table: LakeTable) -> None:
+    def test_is_taken_by_one_of_many(self, settings: Settings, table: LakeTable) -> None:
         table.append(rows(1))
         together = threading.Barrier(4)
 
@@ -485,7 +485,7 @@ class TestLease:
         for _ in range(3):
             with ThreadPoolExecutor(4) as threads:
                 tries = list(threads.map(attempt, range(4)))
-            winners = [one for taken, one in tries if taken]
+            winners = [holder for taken, holder in tries if taken]
             assert len(winners) == 1
             winners[0].give_back({})
 
@@ -525,7 +525,7 @@ class TestLease:
             assert values(table, first.id) == [0]
 
 
-def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
+def test_compaction_keeps_the_id_of_the_snapshot_that_wrote_the_rows(
     settings: Settings, table: LakeTable
 ) -> None:
     for x in range(9):
@@ -541,17 +541,17 @@ def test_after_a_compaction_it_is_still_said_which_snapshot_made_the_rows(
         assert rows_snapshot_ids(settings, ["kept"]) == {"kept": made_last.id}
 
 
-def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, table: LakeTable) -> None:
+def test_rollback_restores_rows_and_columns(shop_lake: Lake, table: LakeTable) -> None:
     first = table.overwrite(rows(1, 1), properties={"headrace.code": "a"}, facts={"headrace.code": "a"})
     wide = rows(2, 2).append_column("more", pa.array([1.5]))
-    opened.ensure("kept", wide.schema)
+    shop_lake.ensure("kept", wide.schema)
     second = table.overwrite(wide, properties={"headrace.code": "b"}, facts={"headrace.code": "b"})
     assert table.rollback_to_snapshot(first.id).id == first.id
     assert table.scan().collect().columns == table.schema().names == ["at", "x"]
     assert values(table) == [1]
     assert table.property("headrace.code") == "a"
     lake.maintain(table, older_than=AT_ONCE)
-    assert {one.id for one in table.snapshots()} >= {first.id}
+    assert {snapshot.id for snapshot in table.snapshots()} >= {first.id}
     third = table.append(rows(3, 3))
     assert third.parent == first.id
     assert values(table) == [1, 3]
@@ -561,7 +561,7 @@ def test_rows_and_columns_of_an_older_snapshot_are_current_again(opened: Lake, t
         table.rollback_to_snapshot(7)
 
 
-def test_an_expiry_under_way_leaves_what_is_rolled_back_to(
+def test_rollback_keeps_its_snapshot_from_a_concurrent_expiry(
     table: LakeTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = table.append(rows(1, 1))

@@ -58,27 +58,27 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     events = log.open(settings.log.url)
     events.create("clicks")
 
-    def brought_up_to_date(day: int, users: range) -> None:
+    def update_project(day: int, users: range) -> None:
         sent = [f'{{"at": "2026-03-0{day}T12:00:{user:02}Z", "user": {user}}}' for user in users]
-        events.append("clicks", [one.encode() for one in sent] + [b"{broken"])
+        events.append("clicks", [event.encode() for event in sent] + [b"{broken"])
         assert ingest(settings, until_end=True).events == len(sent) + 1
-        assert {one.stage for one in build(settings).stages} == {"table-clicks_of_day", "table-users"}
+        assert {stage.stage for stage in build(settings).stages} == {"table-clicks_of_day", "table-users"}
 
-    brought_up_to_date(1, range(3))
-    brought_up_to_date(2, range(2))
+    update_project(1, range(3))
+    update_project(2, range(2))
     events.close()
     assert build(settings).stages == ()
-    opened = lake.open(settings)
-    read = opened.table("clicks_of_day").scan().collect()
+    shop_lake = lake.open(settings)
+    read = shop_lake.table("clicks_of_day").scan().collect()
     assert read["at"].dt.day().value_counts(sort=True).rows() == [(1, 3), (2, 2)]
-    users = opened.table("users").scan().sort("user").collect()
+    users = shop_lake.table("users").scan().sort("user").collect()
     assert users.rows() == [(0, 2), (1, 2), (2, 1)]
-    assert opened.table("users").iceberg().location().startswith(f"{object_store.url}/")
+    assert shop_lake.table("users").iceberg().location().startswith(f"{object_store.url}/")
     assert not settings.place("lake").exists()  # nothing of it lies here
-    # The input of the last build stays, whatever upkeep does.
-    clicks = opened.table("clicks")
+    # The input of the last build stays, whatever maintenance does.
+    clicks = shop_lake.table("clicks")
     assert [pin for pin in clicks.tags() if pin.startswith("input-of-clicks_of_day-")]
-    said = {one.what: one for one in doctor(settings)}
-    assert said[f"catalog {rest_catalog.url}"].found == "3 tables"
-    assert said[f"catalog {rest_catalog.url}"].fine
-    assert said[f"warehouse {object_store.url}"].fine
+    checks = {check.what: check for check in doctor(settings)}
+    assert checks[f"catalog {rest_catalog.url}"].found == "3 tables"
+    assert checks[f"catalog {rest_catalog.url}"].fine
+    assert checks[f"warehouse {object_store.url}"].fine

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import LocalFileSystem
+from pyiceberg.avro.file import AvroFile
 from pyiceberg.catalog import load_catalog
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
+from pyiceberg.typedef import Record
+from pyiceberg.types import StructType
 from requests import Response
 from requests.adapters import HTTPAdapter
 from sqlalchemy import NullPool
@@ -27,6 +30,7 @@ from headrace.lake.pyiceberg_internals import (
     filesystem_of,
     prepare_commit,
     read_file,
+    rewrite_avro,
 )
 from headrace.lake.rest import TimedRestCatalog
 
@@ -105,6 +109,28 @@ def test_file_io_gives_the_file_system_of_a_table(catalog: SqlCatalog, table: Ta
 def test_arrow_scan_reads_one_file(table: Table) -> None:
     (task,) = table.scan().plan_files()
     assert read_file(table, task.file).to_pylist() == ROWS.to_pylist()
+
+
+def test_avro_file_is_rewritten_with_its_schema_and_metadata(table: Table) -> None:
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    (manifest,) = snapshot.manifests(table.io)
+    path = Path(manifest.manifest_path)
+
+    def change(record: Record, struct: StructType) -> None:
+        names = [field.name for field in struct.fields]
+        assert names[:2] == ["status", "snapshot_id"]
+        data_file = record[names.index("data_file")]
+        data_file[1] = data_file[1].replace(".parquet", ".moved")
+
+    with AvroFile[Record](table.io.new_input(str(path))) as file:
+        before = file.header.meta
+    rewrite_avro(path, change)
+    with AvroFile[Record](table.io.new_input(str(path))) as file:
+        assert file.header.meta == before
+    (entry,) = manifest.fetch_manifest_entry(table.io)
+    assert entry.data_file.file_path.endswith(".moved")
+    assert [other.name for other in path.parent.glob(".*")] == []
 
 
 def test_statistics_are_those_of_pyicebergs_own_writer(table: Table, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -42,21 +41,21 @@ def rows(count: int, day: int, start: int, *, valid: bool = True) -> pa.Table:
 
 
 @pytest.fixture
-def table(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
-    """A life: appends with positions, expiry as they go, growth, a pin, upkeep, days replaced, upkeep."""
+def table(shop_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
+    """Appends with positions, expiry after commits, new columns, a tag, maintenance, an overwrite."""
     monkeypatch.setattr(expiry, "NEWEST", 5)
     monkeypatch.setattr(expiry, "_SLACK", 2)
-    table = opened.ensure("events", rows(1, 1, 0).schema, PARTITIONS)
+    table = shop_lake.ensure("events", rows(1, 1, 0).schema, PARTITIONS)
     position = START
     for n in range(10):
         moved = position.with_offsets({0: 3 * (n + 1)})
         both = pa.concat_tables([rows(2, 1 + n % 2, 3 * n), rows(1, 1, 3 * n + 2, valid=False)])
-        made = table.append(both, position=("ingest", position, moved))
+        snapshot = table.append(both, position=("ingest", position, moved))
         position = moved
         if n == 4:
-            table.create_tag("early", made.id)
+            table.create_tag("early", snapshot.id)
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
-    opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64()), ("at", STAMP)]))
+    shop_lake.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64()), ("at", STAMP)]))
     wide = rows(2, 3, 0).set_column(2, "x", pa.array([2**40, 2**41]))
     table.append(wide.append_column("more", pa.array([1.5, None])))
     table.overwrite(rows(1, 2, 7), partitions=("at", [date(2024, 1, 2)]))
@@ -77,11 +76,11 @@ def plain(frame: pl.DataFrame) -> list[str]:
     )
 
 
-def ours(table: LakeTable) -> dict[int, list[str]]:
-    return {one.id: plain(table.scan(one.id).collect()) for one in table.snapshots()}
+def rows_of_polars(table: LakeTable) -> dict[int, list[str]]:
+    return {s.id: plain(table.scan(s.id).collect()) for s in table.snapshots()}
 
 
-def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
+def rows_of_java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
     """What the Java implementation reads: through its own catalog of SQLite files, or its REST one."""
     folder = jars("catalog")
     properties = {
@@ -89,7 +88,7 @@ def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
         "uri": f"jdbc:sqlite:{urlsplit(settings.lake.catalog_url).path}",
         "warehouse": settings.lake.warehouse_url,
     }
-    if settings.profile_name == "served":
+    if settings.profile_name == "remote":
         properties = {
             "type": "rest",
             "uri": settings.lake.catalog_url,
@@ -101,22 +100,25 @@ def java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
     given = [f"{name}={value}" for name, value in properties.items()]
     done = subprocess.run(
         [*JAVA, "-cp", f"{folder}/*", source, f"{settings.project}.{table.name}", *given],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = {}
+    rows_by_snapshot = {}
     for line in done.stdout.splitlines():
-        said: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         position = table.position("ingest")
         assert position is not None
-        assert said["position"] == encode_position(position)
-        named = [{k: v for k, v in row.items() if v is not None} for row in said["rows"]]
-        found[said["snapshot"]] = sorted(json.dumps(row, sort_keys=True) for row in named)
-    return found
+        assert answer["position"] == encode_position(position)
+        named = [{k: v for k, v in row.items() if v is not None} for row in answer["rows"]]
+        rows_by_snapshot[answer["snapshot"]] = sorted(json.dumps(row, sort_keys=True) for row in named)
+    return rows_by_snapshot
 
 
-def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table: LakeTable) -> None:
-    expected = ours(table)
+def test_every_snapshot_reads_the_same_in_other_readers(settings: Settings, table: LakeTable) -> None:
+    expected = rows_of_polars(table)
     assert len(expected) > 5
     assert table.tags()["early"] in expected
     iceberg = table.iceberg()
@@ -126,31 +128,31 @@ def test_every_snapshot_is_the_same_for_other_readers(settings: Settings, table:
         assert plain(pyiceberg) == expected[snapshot]
         by_path = pl.scan_iceberg(iceberg.metadata_location, snapshot_id=snapshot, storage_options=keys())
         assert plain(by_path.collect()) == expected[snapshot]
-    assert java(settings, table) == expected
+    assert rows_of_java(settings, table) == expected
 
 
 def test_other_readers_find_a_moved_lake(local: Settings, tmp_path: Path) -> None:
     table = lake.open(local).ensure("events", rows(1, 1, 0).schema, PARTITIONS)
     table.append(rows(3, 1, 0), position=("ingest", START, START.with_offsets({0: 3})))
     table.append(rows(3, 2, 3, valid=False))
-    expected = ours(table)
+    expected = rows_of_polars(table)
     place = tmp_path / "elsewhere" / "state"
     place.parent.mkdir()
     local.state.rename(place)
-    moved = msgspec.structs.replace(local, state=place)
+    moved = local.with_state(place)
     table = lake.open(moved).table("events")
-    assert ours(table) == expected
-    assert java(moved, table) == expected
+    assert rows_of_polars(table) == expected
+    assert rows_of_java(moved, table) == expected
     by_path = pl.scan_iceberg(table.iceberg().metadata_location)
     assert plain(by_path.collect()) == expected[table.snapshots()[-1].id]
 
 
 def keys() -> dict[str, str]:
     """Where the object store is, for a reader that is given a file's address alone."""
-    found = {
+    variables = {
         "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3"),
         "s3.access-key-id": os.environ.get("AWS_ACCESS_KEY_ID"),
         "s3.secret-access-key": os.environ.get("AWS_SECRET_ACCESS_KEY"),
         "s3.region": os.environ.get("AWS_REGION"),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in variables.items() if value}

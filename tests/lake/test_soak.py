@@ -1,4 +1,4 @@
-"""Ten thousand small commits of a running ingest, with upkeep beside it: neither disk nor time climbs."""
+"""Ten thousand small commits of a running ingest, with maintenance beside it: disk and time stay flat."""
 
 from __future__ import annotations
 
@@ -37,38 +37,41 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
     settings = settings_of(tmp_path)
     ingest = subprocess.Popen(
         [sys.executable, "-m", "tests.lake.soaked", str(tmp_path), str(COMMITS)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert ingest.stdout is not None
-    opened = lake.open(settings)
+    shop_lake = lake.open(settings)
     ended = threading.Event()
-    kept: list[lake.MaintenanceReport] = []
+    reports: list[lake.MaintenanceReport] = []
 
-    def upkeep() -> None:
+    def maintain_tables() -> None:
         while not ended.wait(2):
-            for name in opened.list_tables():
-                table = opened.table(name)
-                kept.append(lake.maintain(table, older_than=GRACE, grace=GRACE, longest_write=GRACE * 10))
+            for name in shop_lake.list_tables():
+                table = shop_lake.table(name)
+                reports.append(lake.maintain(table, older_than=GRACE, grace=GRACE, longest_write=GRACE * 10))
 
-    thread = threading.Thread(target=upkeep)
+    thread = threading.Thread(target=maintain_tables)
     thread.start()
-    took: list[float] = []
+    durations: list[float] = []
     used: list[float] = []
     fresh: list[float] = []
     beyond: list[tuple[int, int]] = []
     for line in ingest.stdout:
         name, *figures = line.split()
-        wall, processor = (float(one) for one in figures)
+        wall, processor = (float(figure) for figure in figures)
         if name != "clicks":
             fresh.append(wall)
             print(f"  a new table's: {wall:6.1f} ms each, {processor:6.1f} ms of the processor", flush=True)
             continue
-        took.append(wall)
+        durations.append(wall)
         used.append(processor)
-        beyond.append(beyond_rows(opened.table("clicks")))
+        beyond.append(beyond_rows(shop_lake.table("clicks")))
         files_there, size = beyond[-1]
         print(
-            f"{len(took) * 100:>6} commits: {took[-1]:6.1f} ms each, {used[-1]:6.1f} ms of the processor; "
+            f"{len(durations) * 100:>6} commits: {durations[-1]:6.1f} ms each, "
+            f"{used[-1]:6.1f} ms of the processor; "
             f"beyond its rows the table has {files_there} files, {size / 1e6:.1f} MB",
             flush=True,
         )
@@ -76,13 +79,13 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
     ended.set()
     thread.join()
     assert ingest.wait(60) == 0
-    table = opened.table("clicks")
-    old = took[-ROUNDS:]
+    table = shop_lake.table("clicks")
+    old = durations[-ROUNDS:]
     print(
-        f"a commit of the first hundred {took[0]:.1f} ms ({used[0]:.1f} of the processor), of the last "
-        f"{took[-1]:.1f} ({used[-1]:.1f}); in turn with new tables' first hundreds at the end, medians: "
-        f"{median(old):.1f} and {median(fresh):.1f} ms; {sum(k.compacted for k in kept)} files compacted, "
-        f"{sum(k.expired for k in kept)} snapshots expired, {sum(k.deleted for k in kept)} files deleted"
+        f"a commit of the first hundred {durations[0]:.1f} ms ({used[0]:.1f} of the processor), of the last "
+        f"{durations[-1]:.1f} ({used[-1]:.1f}); in turn with new tables' first hundreds at the end, medians: "
+        f"{median(old):.1f} and {median(fresh):.1f} ms; {sum(k.compacted for k in reports)} files compacted, "
+        f"{sum(k.expired for k in reports)} snapshots expired, {sum(k.deleted for k in reports)} files deleted"
     )
     offsets = table.scan().select("_log_offset").collect()["_log_offset"]
     events = (COMMITS + ROUNDS * 100) * EVENTS
@@ -90,7 +93,7 @@ def test_ten_thousand_small_commits_leave_disk_and_commit_time_flat(tmp_path: Pa
     assert missing(table) == set()
     assert used[-1] <= 1.5 * min(used[:2])  # the first commits also load what they need
     before_end = slice(-ROUNDS - 10, -ROUNDS)
-    assert median(took[before_end]) <= 1.5 * min(took[:2])
+    assert median(durations[before_end]) <= 1.5 * min(durations[:2])
     assert median(used[before_end]) <= 1.5 * min(used[:2])
     assert len(fresh) == ROUNDS
     assert median(old) <= 1.5 * median(fresh)

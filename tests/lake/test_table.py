@@ -32,15 +32,15 @@ def rows(count: int, day: int, *, x: int = 0, valid: bool = True) -> pa.Table:
 
 
 @pytest.fixture
-def table(opened: Lake) -> LakeTable:
-    return made(opened)
+def table(shop_lake: Lake) -> LakeTable:
+    return create_table(shop_lake)
 
 
-def made(opened: Lake) -> LakeTable:
-    return opened.ensure("events", SCHEMA, [("_valid", "identity"), ("at", "day")])
+def create_table(shop_lake: Lake) -> LakeTable:
+    return shop_lake.ensure("events", SCHEMA, [("_valid", "identity"), ("at", "day")])
 
 
-def collected(table: LakeTable, snapshot: int | None = None) -> list[tuple[int, int]]:
+def read_rows(table: LakeTable, snapshot: int | None = None) -> list[tuple[int, int]]:
     """(day of January, x), sorted."""
     frame = table.scan(snapshot).select(pl.col("at").dt.day(), "x").collect()
     return sorted(frame.rows())
@@ -66,7 +66,7 @@ class TestAppend:
         table.append(rows(3, 1), position=("ingest", START, START.with_offsets({1: 4})))
         assert table.position("ingest") == START.with_offsets({0: 10, 1: 4})
 
-    def test_of_no_rows_moves_the_position_alone(self, table: LakeTable) -> None:
+    def test_without_rows_moves_only_the_position(self, table: LakeTable) -> None:
         snapshot = table.append(rows(0, 1), position=("ingest", None, START.with_offsets({0: 10})))
         assert table.position("ingest") == START.with_offsets({0: 10})
         assert snapshot.rows == 0
@@ -104,20 +104,20 @@ class TestReplace:
     def test_of_days_leaves_the_others(self, table: LakeTable) -> None:
         table.append(pa.concat_tables([rows(2, 1), rows(2, 2), rows(1, 3)]))
         table.overwrite(rows(1, 2, x=7), partitions=("at", [date(2024, 1, 1), date(2024, 1, 2)]))
-        assert collected(table) == [(2, 7), (3, 0)]
+        assert read_rows(table) == [(2, 7), (3, 0)]
 
     def test_refuses_rows_outside_the_days(self, table: LakeTable) -> None:
         table.append(rows(2, 1))
         with pytest.raises(CallError, match="outside the days"):
             table.overwrite(rows(1, 2), partitions=("at", [date(2024, 1, 1)]))
-        assert collected(table) == [(1, 0), (1, 0)]
+        assert read_rows(table) == [(1, 0), (1, 0)]
 
     def test_of_the_whole_table_sets_facts_and_properties(self, table: LakeTable) -> None:
         table.append(rows(2, 1))
         snapshot = table.overwrite(
             rows(1, 3, x=5), facts={"headrace.code": "f"}, properties={"headrace.code": "f"}
         )
-        assert collected(table) == [(3, 5)]
+        assert read_rows(table) == [(3, 5)]
         assert (snapshot.summary["headrace.code"], table.property("headrace.code")) == ("f", "f")
 
     def test_leaves_old_snapshots_readable(self, table: LakeTable) -> None:
@@ -133,21 +133,21 @@ class TestScan:
         assert frame.schema["at"] == pl.Datetime("us", "UTC")
         assert frame.columns == SCHEMA.names
 
-    def test_of_evolved_columns(self, opened: Lake, table: LakeTable) -> None:
+    def test_of_evolved_columns(self, shop_lake: Lake, table: LakeTable) -> None:
         first = table.append(rows(1, 1, x=3))
-        opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
+        shop_lake.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
         table.append(rows(1, 2).set_column(2, "x", pa.array([2**40])).append_column("more", pa.array([1.5])))
         frame = table.scan().sort("at").collect()
         assert frame.select("x", "more").rows() == [(3, None), (2**40, 1.5)]
         assert "more" not in table.scan(first.id).collect_schema()
 
-    def test_of_a_lost_snapshot(self, table: LakeTable) -> None:
+    def test_of_a_missing_snapshot_is_an_error(self, table: LakeTable) -> None:
         table.append(rows(1, 1))
         with pytest.raises(CallError, match="snapshot 5 does not exist"):
             table.scan(5)
 
 
-class TestPins:
+class TestTags:
     def test_name_a_snapshot(self, table: LakeTable) -> None:
         first = table.append(rows(1, 1))
         table.append(rows(1, 1))
@@ -159,7 +159,7 @@ class TestPins:
         with pytest.raises(CallError, match="tag 'kept' does not exist"):
             table.snapshot("kept")
 
-    def test_of_a_lost_snapshot(self, table: LakeTable) -> None:
+    def test_of_a_missing_snapshot_is_an_error(self, table: LakeTable) -> None:
         with pytest.raises(CallError, match="snapshot 5 does not exist"):
             table.create_tag("kept", 5)
 
@@ -186,28 +186,26 @@ LONG = "a name that is longer than the sixteen characters that a statistic keeps
     ],
     ids=str,
 )
-def test_a_filter_that_reaches_the_files_finds_what_one_after_reading_finds(
-    local: Settings, wanted: pl.Expr
-) -> None:
-    opened = lake.open(local)
-    table = made(opened)
+def test_filter_on_files_selects_the_same_rows_as_one_after_reading(local: Settings, wanted: pl.Expr) -> None:
+    shop_lake = lake.open(local)
+    table = create_table(shop_lake)
     names = pa.array([LONG + "1", LONG + "2", None])
     table.append(rows(3, 1, x=3).set_column(3, "name", names))
     table.append(rows(3, 2, x=7, valid=False).set_column(3, "name", names))
-    opened.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
+    shop_lake.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64())]))
     wide = pa.table({"x": [2**40, 3, None], "more": [1.5, float("nan"), None], "name": ["short", LONG, None]})
     table.append(wide)
     read = table.scan().collect()
     assert read.height == 9
-    found = table.scan().filter(wanted).collect()
-    assert sorted(map(repr, found.rows())) == sorted(map(repr, read.filter(wanted).rows()))  # NaN too
+    filtered = table.scan().filter(wanted).collect()
+    assert sorted(map(repr, filtered.rows())) == sorted(map(repr, read.filter(wanted).rows()))  # NaN too
 
 
-def test_rows_of_many_partitions_land_each_in_its_own(local: Settings) -> None:
-    table = made(lake.open(local))
+def test_rows_are_split_by_partition(local: Settings) -> None:
+    table = create_table(lake.open(local))
     mixed = pa.concat_tables([rows(2, 1 + n % 20, x=n, valid=n % 3 > 0) for n in range(60)])
     table.append(mixed)
-    assert sorted(collected(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))
+    assert sorted(read_rows(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))
     head = table.current_snapshot()
     assert head is not None
     assert table.rows_per_day("at", head.id) == {date(2024, 1, d): 6 for d in range(1, 21)}

@@ -15,69 +15,67 @@ from headrace.lineage.forward import endpoint, forward, send
 
 @pytest.fixture
 def server() -> Iterator[Endpoint]:
-    one = Endpoint(usual=201)
-    yield one
-    one.close()
+    endpoint_server = Endpoint(usual=201)
+    yield endpoint_server
+    endpoint_server.close()
 
 
-def recorded(store: Store, *jobs: str) -> None:
+def record_runs(store: Store, *jobs: str) -> None:
     with store.recorder() as recorder, record_with(recorder):
         for job in jobs:
             with run(job):
                 pass
 
 
-def told(server: Endpoint) -> list[tuple[str, str]]:
-    taken = [json.loads(post.body) for post in server.got if post.status < 300]
-    return [(event["job"]["name"], event["eventType"]) for event in taken]
+def events_received_by(server: Endpoint) -> list[tuple[str, str]]:
+    accepted = [json.loads(post.body) for post in server.got if post.status < 300]
+    return [(event["job"]["name"], event["eventType"]) for event in accepted]
 
 
 def test_events_are_sent_in_order_and_once(store: Store, server: Endpoint) -> None:
-    recorded(store, "a", "b")
+    record_runs(store, "a", "b")
     with httpx.Client() as client:
         assert send(store, server.url, client) == 4
         assert send(store, server.url, client) == 0
-        recorded(store, "c")
+        record_runs(store, "c")
         assert send(store, server.url, client) == 2
 
-    assert told(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
+    assert events_received_by(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
     assert {post.path for post in server.got} == {"/api/v1/lineage"}
 
 
 def test_a_failing_endpoint_is_tried_again_and_loses_nothing(store: Store, server: Endpoint) -> None:
-    recorded(store, "a")
+    record_runs(store, "a")
     server.answers = [201, 503]
     with httpx.Client() as client:
         with pytest.raises(Unavailable, match="503"):
             send(store, server.url, client)
         assert send(store, server.url, client) == 1
 
-    assert told(server) == [("a", "START"), ("a", "COMPLETE")]
+    assert events_received_by(server) == [("a", "START"), ("a", "COMPLETE")]
 
 
-def test_an_event_the_endpoint_will_never_take_does_not_hold_up_the_others(
-    store: Store, server: Endpoint
-) -> None:
-    recorded(store, "a")
+def test_refused_event_does_not_hold_up_the_others(store: Store, server: Endpoint) -> None:
+    record_runs(store, "a")
     server.answers = [422]
     with httpx.Client() as client:
         send(store, server.url, client)
 
-    assert told(server) == [("a", "COMPLETE")]
+    assert events_received_by(server) == [("a", "COMPLETE")]
     (sent,) = store.health([server.url]).endpoints
     assert (sent.waiting, sent.refused) == (0, 1)
 
 
 def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpoint) -> None:
-    recorded(store, "a")
+    record_runs(store, "a")
     server.answers = [500, 500]
     gone = "http://127.0.0.1:9"
     stop = threading.Event()
     loop = threading.Thread(target=forward, args=(store, [gone, server.url], stop), kwargs={"idle": 0.02})
     loop.start()
-    until(lambda: len(told(server)) == 2, seconds=20)
-    recorded(store, "b")
-    until(lambda: len(told(server)) == 4, seconds=20)
+    until(lambda: len(events_received_by(server)) == 2, seconds=20)
+    record_runs(store, "b")
+    until(lambda: len(events_received_by(server)) == 4, seconds=20)
     until(lambda: store.health([gone]).endpoints[0].failure is not None, seconds=20)
     stop.set()
     loop.join(20)
@@ -91,7 +89,7 @@ def test_the_key_of_the_endpoint_comes_from_the_environment(
     store: Store, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "k")
-    recorded(store, "a")
+    record_runs(store, "a")
     with httpx.Client() as client:
         send(store, server.url, client)
 

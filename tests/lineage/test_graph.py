@@ -10,10 +10,10 @@ def table(name: str, snapshot: int) -> Dataset:
     return Dataset("table", name, SnapshotPosition(name, snapshot))
 
 
-def recorded(store: Store, job: str, inputs: list[Dataset], outputs: list[Dataset]) -> None:
+def record_run(store: Store, job: str, inputs: list[Dataset], outputs: list[Dataset]) -> None:
     with store.recorder() as recorder, record_with(recorder), run(job, inputs) as r:
-        for one in outputs:
-            r.add_output(one)
+        for output in outputs:
+            r.add_output(output)
 
 
 def shape(node: Node) -> object:
@@ -24,26 +24,28 @@ def shape(node: Node) -> object:
 
 
 def test_a_model_is_followed_up_to_its_topic(store: Store) -> None:
-    recorded(store, "ingest", [CLICKS], [table("clicks", 1)])
-    recorded(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
-    recorded(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
+    record_run(store, "ingest", [CLICKS], [table("clicks", 1)])
+    record_run(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
+    record_run(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
 
     assert shape(upstream(store, "model", "buy@1")) == (
-        "buy@1", "train", [("clean", "table clean", [("clicks", "ingest", [("clicks", None)])])]
-    )  # fmt: skip
+        "buy@1",
+        "train",
+        [("clean", "table clean", [("clicks", "ingest", [("clicks", None)])])],
+    )
 
 
 def test_each_input_is_followed_at_the_position_that_was_read(store: Store) -> None:
-    recorded(store, "ingest first", [CLICKS], [table("clicks", 1)])
-    recorded(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
-    recorded(store, "ingest later", [CLICKS], [table("clicks", 3)])
+    record_run(store, "ingest first", [CLICKS], [table("clicks", 1)])
+    record_run(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
+    record_run(store, "ingest later", [CLICKS], [table("clicks", 3)])
 
     jobs = [n.run.job for n in upstream(store, "table", "clean").walk() if n.run is not None]
     assert jobs == ["table clean", "ingest first"]
 
 
-def test_a_snapshot_nobody_recorded_falls_back_and_says_so(store: Store) -> None:
-    recorded(store, "ingest", [CLICKS], [table("clicks", 1)])
+def test_unrecorded_snapshot_falls_back_to_the_last_producer(store: Store) -> None:
+    record_run(store, "ingest", [CLICKS], [table("clicks", 1)])
 
     node = upstream(store, "table", "clicks", SnapshotPosition("clicks", 99))
     assert node.run is not None
@@ -51,17 +53,20 @@ def test_a_snapshot_nobody_recorded_falls_back_and_says_so(store: Store) -> None
 
 
 def test_downstream_finds_all_that_was_made_from_a_topic(store: Store) -> None:
-    recorded(store, "ingest", [CLICKS], [table("clicks", 1)])
-    recorded(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
-    recorded(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
+    record_run(store, "ingest", [CLICKS], [table("clicks", 1)])
+    record_run(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
+    record_run(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
 
     assert [n.dataset.name for n in downstream(store, "topic", "clicks").walk()] == [
-        "clicks", "clicks", "clean", "buy@1"
-    ]  # fmt: skip
+        "clicks",
+        "clicks",
+        "clean",
+        "buy@1",
+    ]
 
 
-def test_a_circle_ends(store: Store) -> None:
-    recorded(store, "self", [table("state", 1)], [table("state", 1)])
+def test_circle_is_followed_once(store: Store) -> None:
+    record_run(store, "self", [table("state", 1)], [table("state", 1)])
 
     assert upstream(store, "table", "state", SnapshotPosition("state", 1)).beyond[0].repeated
     assert len(list(downstream(store, "table", "state", SnapshotPosition("state", 1)).walk())) == 2

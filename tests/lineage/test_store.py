@@ -14,6 +14,7 @@ import pytest
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
+from headrace.lineage.checkout import Checkout
 from headrace.lineage.names import Names
 
 TOPIC = Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 10, 1: 4}), {"rows": 14})
@@ -26,7 +27,7 @@ TABLE = Dataset(
 )
 
 
-def ingested(store: Store) -> str:
+def record_ingest(store: Store) -> str:
     with store.recorder() as recorder, record_with(recorder), run("ingest clicks", [TOPIC]) as r:
         r.add_output(TABLE)
         r.add_facts(good=13, refused=1)
@@ -34,7 +35,7 @@ def ingested(store: Store) -> str:
 
 
 def test_a_run_is_kept_with_inputs_outputs_facts_and_outcome(store: Store) -> None:
-    row = store.run(ingested(store))
+    row = store.run(record_ingest(store))
 
     assert row is not None
     assert (row.job, row.outcome, row.facts) == ("ingest clicks", "COMPLETE", {"good": 13, "refused": 1})
@@ -47,23 +48,23 @@ def test_a_run_is_kept_with_inputs_outputs_facts_and_outcome(store: Store) -> No
 def test_events_conform_and_one_id_ties_start_to_complete(
     store: Store, conforming: Callable[[dict[str, Any]], None]
 ) -> None:
-    made_by = ingested(store)
+    made_by = record_ingest(store)
     events = store.events(made_by)
 
     assert [e["eventType"] for e in events] == ["START", "COMPLETE"]
     assert {e["run"]["runId"] for e in events} == {made_by}
     for event in events:
         conforming(event)
-    made = events[-1]["outputs"][0]
-    assert made["facets"]["version"]["datasetVersion"] == "7"
-    assert made["facets"]["schema"]["fields"][1] == {"name": "token", "type": "string"}
-    assert made["outputFacets"]["outputStatistics"]["rowCount"] == 14
-    source = made["facets"]["columnLineage"]["fields"]["user"]["inputFields"]
-    assert [(one["name"], one["field"]) for one in source] == [("topic/clicks", "user")]
+    output = events[-1]["outputs"][0]
+    assert output["facets"]["version"]["datasetVersion"] == "7"
+    assert output["facets"]["schema"]["fields"][1] == {"name": "token", "type": "string"}
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 14
+    source = output["facets"]["columnLineage"]["fields"]["user"]["inputFields"]
+    assert [(field["name"], field["field"]) for field in source] == [("topic/clicks", "user")]
 
 
 def test_the_schema_check_can_fail(store: Store, conforming: Callable[[dict[str, Any]], None]) -> None:
-    event = store.events(ingested(store))[0]
+    event = store.events(record_ingest(store))[0]
     del event["run"]["facets"]["headrace_run"]["process"]
 
     with pytest.raises(Exception, match="process"):
@@ -79,7 +80,7 @@ def test_openlineages_own_client_reads_the_events(store: Store) -> None:
         RunState,
     )
 
-    event = store.events(ingested(store))[-1]
+    event = store.events(record_ingest(store))[-1]
     RunEvent(
         eventTime=event["eventTime"],
         producer=event["producer"],
@@ -93,20 +94,126 @@ def test_a_child_names_its_parent_and_its_root(
     store: Store, conforming: Callable[[dict[str, Any]], None]
 ) -> None:
     with store.recorder() as recorder, record_with(recorder):  # noqa: SIM117
-        with run("build") as build, run("table a") as table, run("audit a") as audit:
+        with run("build") as build, run("train a") as train, run("fit a") as fit:
             pass
-    event = store.events(audit.id)[0]
+    event = store.events(fit.id)[0]
 
     conforming(event)
     parent = event["run"]["facets"]["parent"]
-    assert parent["run"]["runId"] == table.id
-    assert parent["root"]["run"]["runId"] == build.id
-    row = store.run(audit.id)
+    assert parent["run"]["runId"] == train.id
+    assert parent["job"]["name"] == "train.a"
+    assert parent["root"]["run"]["runId"] == train.id
+    assert store.events(train.id)[0]["run"]["facets"]["headrace_run"]["parent"] == build.id
+    row = store.run(fit.id)
     assert row is not None
-    assert row.parent == table.id
+    assert row.parent == train.id
 
 
-def test_a_failure_keeps_its_message_and_no_secret(
+def test_the_name_of_a_job_does_not_depend_on_its_parent(store: Store) -> None:
+    with store.recorder() as recorder, record_with(recorder):
+        with run("table a") as alone:
+            pass
+        with run("build"), run("stage table-a"), run("table a") as in_build:
+            pass
+
+    for event in (*store.events(alone.id), *store.events(in_build.id)):
+        assert event["job"]["name"] == "table.a"
+        assert "parent" not in event["run"]["facets"]
+
+
+def test_a_job_that_moves_no_data_is_recorded_and_not_drawn(store: Store) -> None:
+    with store.recorder() as recorder, record_with(recorder), run("build") as build:
+        pass
+
+    row = store.run(build.id)
+    assert row is not None
+    assert row.outcome == "COMPLETE"
+    assert store.events(build.id) == []
+
+
+def test_jobs_and_datasets_say_their_type(store: Store, conforming: Callable[[dict[str, Any]], None]) -> None:
+    with store.recorder() as recorder, record_with(recorder), run("training set buy", [TABLE]) as r:
+        r.add_output(Dataset("model", "buy@3"))
+    event = store.events(r.id)[-1]
+
+    conforming(event)
+    job_type = event["job"]["facets"]["jobType"]
+    assert (job_type["processingType"], job_type["jobType"]) == ("BATCH", "TRAINING_SET")
+    assert event["inputs"][0]["facets"]["datasetType"]["datasetType"] == "TABLE"
+    assert event["outputs"][0]["facets"]["datasetType"]["datasetType"] == "MODEL"
+    assert store.events(record_ingest(store))[0]["job"]["facets"]["jobType"]["processingType"] == "STREAMING"
+
+
+def test_all_versions_of_a_model_are_one_dataset_and_what_is_not_registered_is_a_bundle(
+    store: Store, conforming: Callable[[dict[str, Any]], None]
+) -> None:
+    metrics, params = {"roc_auc": 0.75}, {"max_depth": 3}
+    with store.recorder() as recorder, record_with(recorder):
+        with run("train buy") as train:
+            train.add_output(Dataset("model", f"buy@{train.id}", facts={"metrics": metrics, "params": params}))
+        with run("register buy", [Dataset("model", f"buy@{train.id}")]) as register:
+            register.add_output(Dataset("model", "buy@3", facts={"metrics": metrics}))
+        with run("release buy", [Dataset("model", "buy@2"), Dataset("model", "buy@3")]) as release:
+            facts = {"version": "3", "versions": {"champion": "3", "shadow": "2"}, "metrics": metrics}
+            release.add_output(Dataset("endpoint", "buy", facts=facts))
+
+    trained, registered, released = (store.events(r.id)[-1] for r in (train, register, release))
+    for event in (trained, registered, released):
+        conforming(event)
+    assert trained["outputs"][0]["name"] == registered["inputs"][0]["name"] == "bundle/buy"
+    assert trained["outputs"][0]["facets"]["version"]["datasetVersion"] == train.id
+    assert trained["outputs"][0]["facets"]["headrace_model"]["params"] == params
+    assert [dataset["name"] for dataset in released["inputs"]] == ["model/buy", "model/buy"]
+    model, endpoint = registered["outputs"][0], released["outputs"][0]
+    assert (model["name"], model["facets"]["version"]["datasetVersion"]) == ("model/buy", "3")
+    assert model["facets"]["headrace_model"]["metrics"] == metrics
+    assert endpoint["facets"]["headrace_model"]["versions"] == {"champion": "3", "shadow": "2"}
+    assert (endpoint["name"], endpoint["facets"]["version"]["datasetVersion"]) == ("endpoint/buy", "3")
+
+
+def test_a_job_names_the_commit_of_the_checkout_its_code_is_in(
+    tmp_path: Path, conforming: Callable[[dict[str, Any]], None]
+) -> None:
+    def git(*arguments: str) -> str:
+        command = [
+            "git",
+            "-C",
+            str(tmp_path / "repo"),
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b.c",
+            *arguments,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    project = tmp_path / "repo" / "shop"
+    project.mkdir(parents=True)
+    (project / "headrace.toml").write_text("")
+    git("init", "-q")
+    git("remote", "add", "origin", "https://anna:s3cr3t@git.example/team/repo.git")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    store = Store(tmp_path / "lineage.db", Names("shop"), project)
+    event = store.events(record_ingest(store))[0]
+    store.close()
+
+    conforming(event)
+    location = event["job"]["facets"]["sourceCodeLocation"]
+    commit = git("rev-parse", "HEAD")
+    assert (location["type"], location["version"], location["path"]) == ("git", commit, "shop/")
+    assert location["url"] == f"https://git.example/team/repo/tree/{commit}/shop"
+    assert "s3cr3t" not in str(event)
+
+
+@pytest.mark.parametrize("remote", ["git@git.example:team/repo.git", "ssh://git@git.example:22/team/repo"])
+def test_the_address_of_a_checkout_is_one_that_a_browser_opens(remote: str) -> None:
+    fields = Checkout("c0ffee", "", remote, Path("/repo")).fields()
+    assert fields["url"] == "https://git.example/team/repo/tree/c0ffee"
+    assert Checkout("c0ffee", "shop/", None, Path("/repo")).fields()["url"] == "file:///repo/shop"
+
+
+def test_failure_keeps_its_message_without_secrets(
     store: Store, conforming: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_DB_PASSWORD", "hunter2-from-env")
@@ -150,17 +257,17 @@ def test_running_events_show_what_a_continuous_job_has_made_so_far(store: Store)
         assert (row.outcome, row.outputs) == ("RUNNING", (TABLE,))
 
 
-def test_what_a_continuous_job_read_is_where_it_now_stands(store: Store) -> None:
+def test_continuous_job_shows_its_latest_position(store: Store) -> None:
     with store.recorder() as recorder, record_with(recorder), run("ingest", [TOPIC]) as r:
         r.inputs[:] = [Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 99}))]
 
     row = store.run(r.id)
     assert row is not None
-    assert [one.position for one in row.inputs] == [LogPosition("clicks", "id-1", {0: 99})]
+    assert [dataset.position for dataset in row.inputs] == [LogPosition("clicks", "id-1", {0: 99})]
 
 
 def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> None:
-    first = ingested(store)
+    first = record_ingest(store)
     with store.recorder() as recorder, record_with(recorder), run("ingest clicks") as r:
         r.add_output(Dataset("table", "clicks", SnapshotPosition("clicks", 8)))
 
@@ -174,7 +281,7 @@ def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> Non
 
 
 def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> None:
-    ids = [ingested(store) for _ in range(3)]
+    ids = [record_ingest(store) for _ in range(3)]
     with store.recorder() as recorder, record_with(recorder), run("other"):
         pass
 
@@ -183,7 +290,7 @@ def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> 
     assert len(store.runs()) == 4
 
 
-def test_what_is_no_json_is_kept_as_its_repr(store: Store) -> None:
+def test_fact_that_json_cannot_hold_is_kept_as_its_repr(store: Store) -> None:
     with store.recorder() as recorder, record_with(recorder), run("odd") as r:
         r.add_facts(kind=Path)
 
@@ -193,27 +300,27 @@ def test_what_is_no_json_is_kept_as_its_repr(store: Store) -> None:
     assert recorder.dropped == 0
 
 
-def test_a_store_that_cannot_be_written_fails_no_work_and_is_counted(tmp_path: Path) -> None:
+def test_unwritable_store_fails_no_work_and_counts_the_loss(tmp_path: Path) -> None:
     place = tmp_path / "gone"
     store = Store(place / "lineage.db", Names("shop"))
     with store.recorder() as recorder, record_with(recorder):
-        with run("one"):
+        with run("first"):
             pass
         assert recorder.flush()
         assert recorder.dropped == 2
         place.mkdir()
-        with run("two") as two:
+        with run("second") as second:
             pass
 
-    assert store.run(two.id) is not None
+    assert store.run(second.id) is not None
     health = store.health()
     assert health.dropped == 2
     assert health.reason is not None
     store.close()
 
 
-def test_a_locked_store_is_waited_for_off_the_works_own_thread(store: Store) -> None:
-    ingested(store)
+def test_locked_store_does_not_block_the_work(store: Store) -> None:
+    record_ingest(store)
     blocker = sqlite3.connect(store.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     recorder = store.recorder()
@@ -231,6 +338,7 @@ import os, signal, sys
 from pathlib import Path
 from headrace.kernel.run import record_with, run
 from headrace.lineage import Store
+from headrace.lineage.checkout import Checkout
 from headrace.lineage.names import Names
 
 recorder = Store(Path(sys.argv[1]), Names("shop")).recorder()
@@ -267,6 +375,6 @@ def test_the_end_is_written_when_the_process_exits(store: Store) -> None:
 
 
 def test_the_store_is_for_its_owner_alone(store: Store) -> None:
-    ingested(store)
+    record_ingest(store)
 
     assert os.stat(store.path).st_mode & 0o077 == 0

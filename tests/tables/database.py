@@ -1,9 +1,8 @@
-"""A database's table that is written, read and lost by chance, and what Debezium makes of it.
+"""A simulated database of one table, with random writes, snapshots and losses, and the events of Debezium.
 
-What is in the table is kept as a plain dict: the changes are never played back. The rules are those of
-PostgreSQL (a row is locked until its writer commits; a truncate waits for every writer) and of Debezium
-(changes come in the order of their commits; the rows of an incremental snapshot's window that changed within
-the window are left out).
+The rows of the table are a plain dict; the events are never applied to it. The rules are those of PostgreSQL (a
+row is locked until its writer commits; a truncate waits for every writer) and of Debezium (changes come in the
+order of their commits; rows that change within an incremental snapshot's window are left out of it).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ KEYS = range(8)
 
 @dataclass(frozen=True)
 class Event:
-    """One envelope: `key` is None of a truncate and of a snapshot's end without rows."""
+    """One Debezium event. `key` is None in a truncate and in the end of a snapshot without rows."""
 
     op: str
     lsn: int
@@ -28,7 +27,7 @@ class Event:
 
 @dataclass
 class Transaction:
-    """Changes that are not committed: (op, lsn, key, value)."""
+    """Changes that are not committed yet: (op, lsn, key, value)."""
 
     changes: list[tuple[str, int, int, str | None]] = field(default_factory=list)
 
@@ -38,12 +37,12 @@ class Transaction:
 
 
 class Database:
-    """The server, and its connector.
+    """The server and its connector.
 
     Attributes:
-        rows: what is in the table, of committed transactions.
-        log: what the connector has sent.
-        known: (time, rows) whenever all that was committed has been sent.
+        rows: the committed rows of the table: key → value.
+        log: the events that the connector has sent.
+        known: (time, rows) at each moment at which everything committed had been sent.
     """
 
     def __init__(self, seed: int, *, failover: bool = True) -> None:
@@ -85,18 +84,18 @@ class Database:
             self.log.append(event)
 
     def _write(self) -> None:
-        here = self.chance.choice(self._open)
-        others = {key for transaction in self._open if transaction is not here for key in transaction.locked}
+        writer = self.chance.choice(self._open)
+        others = {key for transaction in self._open if transaction is not writer for key in transaction.locked}
         free = [key for key in KEYS if key not in others]
         if not free:
             return
         key = self.chance.choice(free)
-        mine = [value for _, _, written, value in here.changes if written == key]
-        there = (mine[-1] if mine else self.rows.get(key)) is not None
-        if there and self.chance.random() < 0.35:
-            here.changes.append(("d", self._lsn, key, None))
+        mine = [value for _, _, written, value in writer.changes if written == key]
+        exists = (mine[-1] if mine else self.rows.get(key)) is not None
+        if exists and self.chance.random() < 0.35:
+            writer.changes.append(("d", self._lsn, key, None))
         else:
-            here.changes.append(("u" if there else "c", self._lsn, key, f"v{self._lsn}.{self._time}"))
+            writer.changes.append(("u" if exists else "c", self._lsn, key, f"v{self._lsn}.{self._time}"))
 
     def _commit(self) -> None:
         self._finish(self.chance.choice(self._open))
@@ -121,7 +120,7 @@ class Database:
         self.rows.clear()
 
     def _miss(self) -> None:
-        """Nobody listens, and the slot is lost: what is done meanwhile comes with a snapshot or never."""
+        """The connector stops and its slot is lost: later changes come with a snapshot, or never."""
         if self._listening:
             self._listening = False
         else:
@@ -134,7 +133,7 @@ class Database:
         self._listening = True
         self._tick()
         lsn, time = self._lsn, self._time
-        if self.chance.random() < 0.1 and self.rows:  # killed in its midst: it begins anew
+        if self.chance.random() < 0.1 and self.rows:  # killed before its end: it begins again
             for number, (key, value) in enumerate(list(self.rows.items())[:-1]):
                 self._send(Event("r", lsn, time, key, value, "true" if number else "first"))
             self._tick()
@@ -145,7 +144,7 @@ class Database:
         ends = self.chance.choice(["last", "last_in_data_collection"])
         for number, (key, value) in enumerate(rows):
             if len(rows) == 1 and self.chance.random() < 0.5:
-                place = "first"  # the first table's only row: a change follows, or nothing tells
+                place = "first"  # the only row of the first table: only a change that follows shows the end
                 self._send(Event("r", lsn, time, key, value, place))
                 self._tick()
                 self.rows[key] = f"v{self._lsn}.{self._time}"
@@ -172,24 +171,24 @@ class Database:
         self._tick()
         closed = self._lsn
         changed = {event.key for event in self.log[begin:]}
-        # The connector is behind: it meets the window's end a while after the database wrote it.
+        # The connector lags: it reads the window's end some time after the database wrote it.
         seen_at = self._time + self.chance.choice([1, 400])
         for key, value in read.items():
             if key not in changed:
                 self._send(Event("r", closed, seen_at, key, value, "incremental"))
 
     def _restore(self) -> None:
-        """Another server, as the table once was; a new slot, and a snapshot."""
+        """Another server with the table's rows of an earlier time, a new slot and a snapshot."""
         self.rows = dict(self.chance.choice(self.known)[1]) if self.known else {}
-        self._begin_anew()
+        self._start_log_again()
         self._snapshot()
 
     def _promote(self) -> None:
-        """Another server, as the table is; the connector goes on with it."""
+        """Another server with the same rows; the connector continues with it."""
         if self._listening:
-            self._begin_anew()
+            self._start_log_again()
 
-    def _begin_anew(self) -> None:
+    def _start_log_again(self) -> None:
         self._open = [Transaction(), Transaction()]
         self._tick()
         self._lsn = self.chance.randrange(50, max(self._lsn, 51))

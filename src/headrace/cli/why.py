@@ -24,91 +24,109 @@ __all__ = ["why"]
 )
 @click.argument("id", metavar="ID|TOPIC@P:O")
 @click.option(
-    "--events", type=click.IntRange(1), default=20, show_default=True, help="Raw events to list a view."
+    "--events",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many raw events to list for each view.",
 )
 def why(call: Call, id: str, events: int) -> None:
-    """Say what made the prediction ID: raw events, features, version, training, snapshots, code.
+    """Trace the prediction ID back: raw events, features, version, training, snapshots, code.
 
-    Each feature is made again from exactly what the online one had read, and compared.
+    Each feature is recomputed from exactly what the online one had read, and compared.
 
-    Of an event, named by its topic, log partition and offset: where it came in, whether it was admitted
-    or why it was refused, its bytes, and what became of every replay.
+    TOPIC@P:O names an event by its topic, log partition and offset. Its answer says where the event arrived,
+    whether it was admitted or why it was refused, its bytes, and the outcome of every replay.
     """
-    event = why_event(call.settings(), id)
+    settings = call.settings()
+    event = why_event(settings, id)
     if event is not None:
         _show_event(call, event)
         return
-    found = explain(call.settings(), id, events=events)
+    answer = explain(settings, id, events=events)
     if call.json:
-        show.json(found)
+        show.json(answer)
         return
-    _print_answer(found)
-    for view in found.views:
+    _print_answer(answer)
+    for view in answer.views:
         _print_view(view)
-    _print_version(found)
-    for note in found.notes:
+    _print_version(answer)
+    for note in answer.notes:
         click.echo(f"note: {note}")
 
 
-def _show_event(call: Call, found: EventWhy) -> None:
-    raw, encoding = (None, None) if found.raw is None else text_of(found.raw)
+def _show_event(call: Call, event: EventWhy) -> None:
     if call.json:
-        plain = {name: getattr(found, name) for name in found.__struct_fields__}
-        headers = {name: text_of(value)[0] for name, value in (found.headers or {}).items()}
-        key = None if found.key is None else text_of(found.key)[0]
-        show.json(plain | {"raw": raw, "raw_encoding": encoding, "key": key, "headers": headers})
+        _print_event_json(event)
         return
-    words = {"admitted": "was admitted", "refused": "waits in quarantine", "waiting": "is not judged yet"}
-    click.echo(f"Event {found.topic}@{found.partition}:{found.offset} {words[found.state]}.")
-    first = found.first != (found.partition, found.offset)
+    words = {"admitted": "was admitted", "refused": "waits in quarantine", "waiting": "was not ingested yet"}
+    click.echo(f"Event {event.topic}@{event.partition}:{event.offset} {words[event.state]}.")
+    is_replay = event.first != (event.partition, event.offset)
     rows: list[tuple[str, object]] = [
-        ("arrived", f"{found.arrived_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
-        ("replay of", "{}:{}".format(*found.first) if first else None),
-        ("key", None if found.key is None else show.readable(found.key)),
-        *((f"header {name}", show.readable(value)) for name, value in (found.headers or {}).items()),
-        ("bytes", None if found.raw is None else show.readable(found.raw)),
-        ("values", None if found.values is None else _pairs(found.values)),
+        ("arrived", f"{event.arrived_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
+        ("replay of", "{}:{}".format(*event.first) if is_replay else None),
+        ("key", None if event.key is None else show.readable(event.key)),
+        *((f"header {name}", show.readable(value)) for name, value in (event.headers or {}).items()),
+        ("bytes", None if event.raw is None else show.readable(event.raw)),
+        ("values", None if event.values is None else _pairs(event.values)),
     ]
     show.table(None, ["", ""], [row for row in rows if row[1] is not None])
-    if found.verdicts:
-        listed = [
+    if event.outcomes:
+        outcomes = [
             (
-                f"{one.partition}:{one.offset}",
-                f"{one.arrived_at:%Y-%m-%d %H:%M:%S}",
-                "admitted" if one.admitted else "refused",
-                *(one.code, one.field, one.reason),
+                f"{outcome.partition}:{outcome.offset}",
+                f"{outcome.arrived_at:%Y-%m-%d %H:%M:%S}",
+                "admitted" if outcome.admitted else "refused",
+                *(outcome.code, outcome.field, outcome.reason),
             )
-            for one in found.verdicts
+            for outcome in event.outcomes
         ]
-        show.table("What became of it", ["offset", "arrived", "", "code", "field", "reason"], listed)
-    for note in found.notes:
+        show.table("Outcomes", ["offset", "arrived", "", "code", "field", "reason"], outcomes)
+    for note in event.notes:
         click.echo(f"note: {note}")
 
 
-def _print_answer(found: Why) -> None:
-    one = found.prediction
+def _print_event_json(event: EventWhy) -> None:
+    raw, encoding = (None, None) if event.raw is None else text_of(event.raw)
+    fields = {name: getattr(event, name) for name in event.__struct_fields__}
+    headers = {name: text_of(value)[0] for name, value in (event.headers or {}).items()}
+    key = None if event.key is None else text_of(event.key)[0]
+    show.json(fields | {"raw": raw, "raw_encoding": encoding, "key": key, "headers": headers})
+
+
+def _print_answer(answer: Why) -> None:
+    prediction = answer.prediction
     click.echo(
-        f"Prediction {one.id}: {one.model} version {one.version} predicted {_text(one.value)}"
-        f" at {one.at:%Y-%m-%d %H:%M:%S.%f} UTC"
+        f"Prediction {prediction.id}: {prediction.model} version {prediction.version} predicted"
+        f" {_text(prediction.value)} at {prediction.at:%Y-%m-%d %H:%M:%S.%f} UTC"
     )
-    if found.release is not None:
-        click.echo(f"Release {found.release.id}, by {found.release.by}: {found.release.why}")
+    if answer.release is not None:
+        click.echo(f"Release {answer.release.id}, by {answer.release.by}: {answer.release.why}")
     click.echo(
-        "Every feature, made again, is what was served.\n"
-        if found.equal
-        else "Not every feature could be made again as it was served.\n"
+        "Every feature, recomputed, is what was served.\n"
+        if answer.equal
+        else "Not every feature could be recomputed as it was served.\n"
     )
 
 
 def _print_view(view: ViewWhy) -> None:
-    words = {True: "equal", False: "differs", None: "not made again"}
-    rows = [
-        (one.name, _text(one.served), _text(one.again), words[one.equal], one.events) for one in view.features
+    words = {True: "equal", False: "differs", None: "not recomputed"}
+    features = [
+        (
+            feature.name,
+            _text(feature.served),
+            _text(feature.recomputed),
+            words[feature.equal],
+            feature.events,
+        )
+        for feature in view.features
     ]
-    show.table(f"{view.name} ({view.kind})", ["feature", "served", "again", "", "events"], rows)
+    columns = ["feature", "served", "recomputed", "", "events"]
+    show.table(f"{view.name} ({view.kind})", columns, features)
     if view.events:
         click.echo(f"  {view.total:,} raw events; the newest:")
-        listed = [
+        events = [
             (
                 f"{event.partition}:{event.offset}",
                 f"{event.time:%Y-%m-%d %H:%M:%S}",
@@ -117,50 +135,51 @@ def _print_view(view: ViewWhy) -> None:
             )
             for event in view.events
         ]
-        show.table(None, ["offset", "happened", "arrived", "as the view saw it"], listed)
+        show.table(None, ["offset", "happened", "arrived", "as the view reads it"], events)
     if view.row is not None:
         click.echo(
-            f"  row of {view.row.table}, snapshot {view.row.snapshot}, from {view.row.time:%Y-%m-%d %H:%M}:"
+            f"  row of {view.row.table}, snapshot {view.row.snapshot},"
+            f" valid from {view.row.time:%Y-%m-%d %H:%M}:"
         )
         click.echo(f"    {_pairs(view.row.values)}")
         for origin in view.row.origins:
-            click.echo(f"    made from {_origin(origin)}")
+            click.echo(f"    its day was made from {_origin(origin)}")
     for note in view.notes:
         click.echo(f"  note: {note}")
     click.echo()
 
 
-def _print_version(found: Why) -> None:
-    version, made = found.version, found.version.made_from
+def _print_version(answer: Why) -> None:
+    version, origin = answer.version, answer.version.origin
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     rows = [
         ("version", f"{version.model} {version.version}{aliases}"),
-        ("training run", made.run),
-        ("MLflow run", version.mlflow_run or "not known"),
-        ("training set", f"{made.table}, snapshot {made.snapshot}, {made.rows:,} rows"),
-        *(("made from", f"{table}, snapshot {snapshot}") for table, snapshot in made.inputs.items()),
-        ("code", made.code or "not known"),
-        ("commit", made.commit or "in no git checkout"),
-        ("source", made.source or "not kept"),
+        ("training run", origin.run),
+        ("MLflow run", version.mlflow_run or "unknown"),
+        ("training set", f"{origin.table}, snapshot {origin.snapshot}, {origin.rows:,} rows"),
+        *(("made from", f"{table}, snapshot {snapshot}") for table, snapshot in origin.inputs.items()),
+        ("code", origin.code or "unknown"),
+        ("commit", origin.commit or "not in a git checkout"),
+        ("source", origin.source or "not in the bundle"),
         ("plan", version.plan),
-        ("gate", "passed" if made.gate else "refused"),
+        ("gate", "passed" if origin.gate else "refused"),
     ]
-    show.table("Made by", ["", ""], rows)
+    show.table("Version", ["", ""], rows)
     click.echo("Lineage:")
-    _print_node(found.lineage, 1)
+    _print_node(answer.lineage, 1)
 
 
 def _print_node(node: Node, depth: int) -> None:
-    made = "" if node.run is None else f"  <- {node.run.job}"
-    again = " (see above)" if node.repeated else ""
-    click.echo(f"{'  ' * depth}{node.dataset.kind} {node.dataset.name}{made}{again}")
+    job = "" if node.run is None else f"  <- {node.run.job}"
+    repeated = " (see above)" if node.repeated else ""
+    click.echo(f"{'  ' * depth}{node.dataset.kind} {node.dataset.name}{job}{repeated}")
     for beyond in node.beyond:
         _print_node(beyond, depth + 1)
 
 
 def _origin(origin: Origin) -> str:
     if origin.kind == "file":
-        return f"files of {origin.name}, {origin.digest or 'digest not known'}"
+        return f"files of {origin.name}, {origin.digest or 'digest unknown'}"
     events = "events" if origin.events is None else f"{origin.events:,} events"
     days = "" if origin.first is None else f" of {origin.first}"
     until = "" if origin.last in (None, origin.first) else f" to {origin.last}"

@@ -1,1 +1,1 @@
-"""Python source, read: what a declaration reaches, its fingerprint, and functions carried by value."""
+"""Reads Python source: what a declaration reaches, its fingerprint, and the text of a function by value."""

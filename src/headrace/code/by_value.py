@@ -55,13 +55,13 @@ def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> 
             other values.
     """
     if not isinstance(function, FunctionType):
-        raise ProjectError(f"{function!r} can't be carried to serving: it is not a plain function")
+        raise ProjectError(f"{function!r} cannot run in serving: it is not a plain function")
     name, module_name = function.__name__, function.__globals__["__name__"]
     where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
     module = _Module.read(module_name, where)
     if function.__closure__ or not any(isinstance(s, _Function) for _, s in module.statements_of(name)):
         raise ProjectError(
-            f"{name} can't be carried to serving: it is not a plain function at the top of a module",
+            f"{name} cannot run in serving: it is not a plain function at the top of a module",
             where=where,
             remedy="Define it with def at the top of the module.",
         )
@@ -86,7 +86,7 @@ class _Module:
     def read(name: str, where: str) -> _Module:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is None:
-            raise ProjectError(f"module {name} has no source to carry a function from", where=where)
+            raise ProjectError(f"module {name} has no source file to read the function from", where=where)
         source = SourceModule(name, Path(file))
         binds = [
             names_bound_by(statement) | {imported.local for imported in _own_imports(source, statement)}
@@ -178,7 +178,7 @@ class _Serializer:
             exec(compile(text, f"<{function}>", "exec"), namespace)  # noqa: S102
         except Exception as error:
             raise ProjectError(
-                f"{function} can't be carried to serving: what it reaches can't be run alone:"
+                f"{function} cannot run in serving: what it reaches can't be run alone:"
                 f" {type(error).__name__}: {error}",
                 where=where,
                 remedy="It runs away from its module: let it use its inputs, plain functions and constants.",
@@ -186,7 +186,7 @@ class _Serializer:
         for name, home in self.homes.items():
             if home in self.texts and _differ(vars(sys.modules[home]).get(name), namespace.get(name)):
                 raise ProjectError(
-                    f"{function} can't be carried to serving: {name} of {home} has another value when the"
+                    f"{function} cannot run in serving: {name} of {home} has another value when the"
                     " statements that define it are run again",
                     where=where,
                     remedy=f"Make the value of {name} where it is defined, from constants alone: not in a"

@@ -86,7 +86,7 @@ class Console:
 
     def overview(self, _request: Request) -> Response:
         """The status of the project, with the good and refused events of each topic."""
-        state = status(self._settings)
+        state = status(self._settings, load_features=False)
         return self._page("overview.html", state=state, verdicts=self._verdicts(state))
 
     def _verdicts(self, state: Status) -> dict[str, VerdictCounts]:

@@ -1,4 +1,4 @@
-"""What the catalog's libraries raise, said as this project's errors."""
+"""Errors of the catalog's libraries, raised as this project's errors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["failures"]
 
 @contextmanager
 def failures(where: str, table: str | None = None) -> Iterator[None]:
-    """Inside, failures of catalog and files become Unavailable, and a missing table a CallError.
+    """Inside, failures of the catalog and of files are raised as Unavailable, and a missing table as CallError.
 
     Args:
         where: the catalog's address, for the error.
-        table: the table that is spoken of.
+        table: the table, for the error.
     """
     try:
         yield
@@ -58,7 +58,7 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
         raise Unavailable(
             f"the catalog does not answer as it should: {clean_text(str(error))}",
             where=where,
-            remedy="Is it up? headrace doctor tells.",
+            remedy="Is it up? headrace doctor checks it.",
         ) from error
     except OSError as error:
         store = "AWS Error" in str(error)

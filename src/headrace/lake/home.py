@@ -18,19 +18,22 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.faults import reach
-from headrace.kernel.files import replace_file, write_file
+from headrace.kernel.files import write_file
 from headrace.kernel.ids import new_id
+
+if TYPE_CHECKING:
+    from pyiceberg.typedef import Record
+    from pyiceberg.types import StructType
 
 __all__ = ["WAREHOUSE", "is_home", "settle"]
 
 WAREHOUSE = "warehouse"  # beside the catalog's file
 _BUSY_SECONDS = 15
 _PATHS = ("manifest_path", "file_path", "referenced_data_file")  # of manifests and their lists
-_DELETES = 1  # the content of a manifest that lists delete files
 _ROWS = (
     "SELECT catalog_name, table_namespace, table_name, metadata_location, previous_metadata_location"
     " FROM iceberg_tables"
@@ -163,58 +166,50 @@ def _rewrite_table(metadata: Path, old: Mapping[str, str]) -> None:
     document = _replace_prefixes(json.loads(metadata.read_bytes()), old)
     rewritten: set[str] = set()
     for snapshot in document["snapshots"]:
-        manifest_list = Path(snapshot["manifest-list"])
+        manifest_list = snapshot["manifest-list"]
         manifests = _manifests(manifest_list, old)
         for manifest in manifests - rewritten:
             _rewrite_avro(Path(manifest), old)
         rewritten |= manifests
-        _rewrite_avro(manifest_list, old)
+        _rewrite_avro(Path(manifest_list), old)
         reach("lake.home_snapshot")
     older = (Path(entry["metadata-file"]) for entry in document["metadata-log"])
     for path in [*(path for path in older if path.is_file()), metadata]:
         write_file(path, json.dumps(_replace_prefixes(json.loads(path.read_bytes()), old)))
 
 
-def _manifests(manifest_list: Path, old: Mapping[str, str]) -> set[str]:
+def _manifests(manifest_list: str, old: Mapping[str, str]) -> set[str]:
     """The manifests in a list. Raises where one of them lists delete files."""
-    _, manifests = _read_avro(manifest_list)
-    if any(manifest.get("content") == _DELETES for manifest in manifests):
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+    from pyiceberg.manifest import ManifestContent, read_manifest_list
+
+    manifests = list(read_manifest_list(PyArrowFileIO().new_input(manifest_list)))
+    if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
         raise ProjectError(
             "another engine has deleted rows by files of its own, which name data files by their old folder",
-            where=str(manifest_list),
+            where=manifest_list,
             remedy="Move the project back, let that engine rewrite the table's data files, and move it again.",
         )
-    return {_replace_prefix(manifest["manifest_path"], old) for manifest in manifests}
+    return {_replace_prefix(manifest.manifest_path, old) for manifest in manifests}
 
 
 def _rewrite_avro(path: Path, old: Mapping[str, str]) -> None:
     """Rewrites the paths in a manifest, or in a list of manifests that are rewritten already."""
-    import fastavro
+    from headrace.lake.pyiceberg_internals import rewrite_avro
 
-    reader, records = _read_avro(path)
-    for record in records:
-        _replace_paths(record, old)
-    codec, metadata = reader.codec, {n: v for n, v in reader.metadata.items() if not n.startswith("avro.")}
-    with replace_file(path) as file:
-        fastavro.writer(file, reader.writer_schema, records, codec=codec, metadata=metadata)
+    rewrite_avro(path, lambda record, struct: _replace_paths(record, struct, old))
 
 
-def _read_avro(path: Path) -> tuple[Any, list[dict[str, Any]]]:
-    import fastavro
-
-    with path.open("rb") as file:
-        reader = fastavro.reader(file)
-        return reader, list(reader)
-
-
-def _replace_paths(record: dict[str, Any], old: Mapping[str, str]) -> None:
-    for field in _PATHS:
-        if record.get(field) is not None:
-            record[field] = _replace_prefix(record[field], old)
-    if "manifest_length" in record:
-        record["manifest_length"] = os.path.getsize(record["manifest_path"])
-    if "data_file" in record:
-        _replace_paths(record["data_file"], old)
+def _replace_paths(record: Record, struct: StructType, old: Mapping[str, str]) -> None:
+    for position, field in enumerate(struct.fields):
+        if field.name in _PATHS and record[position] is not None:
+            record[position] = _replace_prefix(record[position], old)
+        elif field.name == "manifest_length":
+            record[position] = os.path.getsize(
+                record[struct.fields.index(struct.field_by_name("manifest_path"))]
+            )
+        elif field.name == "data_file":
+            _replace_paths(record[position], cast("StructType", field.field_type), old)
 
 
 def _replace_prefixes(value: Any, old: Mapping[str, str]) -> Any:

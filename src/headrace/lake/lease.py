@@ -22,7 +22,7 @@ from pyiceberg.table import Table
 from headrace.kernel.errors import Conflict
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now_micros
-from headrace.lake.refs import TRIES, outpaced, update_refs
+from headrace.lake.refs import TRIES, too_many_tries, update_refs
 from headrace.lake.snapshot import newest_snapshot
 
 __all__ = ["FIRST", "MARKED_SECONDS", "TAG", "Lease", "mark_first"]
@@ -64,7 +64,7 @@ class Lease:
             seen = holder or TAG
             if self._set_tag(table, {seen: refs[seen].snapshot_id if seen in refs else None}):
                 return True
-        raise outpaced(table)
+        raise too_many_tries(table)
 
     def renew(self, *, now: bool = False) -> None:
         """Renews the lease when a third of its time is over, or `now`.
@@ -80,7 +80,7 @@ class Lease:
             table, expect = self._load_mine()
             if self._set_tag(table, expect):
                 return
-        raise outpaced(table)
+        raise too_many_tries(table)
 
     def give_back(self, properties: Mapping[str, str]) -> None:
         """Gives the lease back and sets properties of the table, in one commit.
@@ -94,7 +94,7 @@ class Lease:
             tags = tuple(name for name in table.refs() if name.startswith(TAG))
             if update_refs(self._catalog, table, remove=tags, properties=properties, expect=expect):
                 return
-        raise outpaced(table)
+        raise too_many_tries(table)
 
     def _load_mine(self) -> tuple[Table, dict[str, int]]:
         """The table, and the holder's tag as it must be."""

@@ -94,7 +94,7 @@ def remove_orphan_files(
     # First listed, then looked up: a file that a commit begins to use in between is seen as referenced.
     written = _list_files(folder)
     reach("maintenance.listed")
-    for path in _referenced_paths(table.refresh(), folder):
+    for path in _list_referenced(table.refresh(), folder):
         written.pop(path, None)
     notes = [path for path in written if path.startswith(_NOTE)]
     note = f"{_NOTE}{last}.parquet"
@@ -127,7 +127,7 @@ def _list_files(folder: _Folder) -> dict[str, int]:
     return written
 
 
-def _referenced_paths(table: Table, folder: _Folder) -> Iterator[str]:
+def _list_referenced(table: Table, folder: _Folder) -> Iterator[str]:
     """Every path in the table's folder that its metadata refer to; some of them more than once."""
     metadata = table.metadata
     yield folder.relative(table.metadata_location)

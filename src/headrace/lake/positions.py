@@ -8,12 +8,12 @@ from headrace.kernel.errors import Conflict
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
 from headrace.kernel.properties import POSITION
 
-__all__ = ["move_position", "stored_position"]
+__all__ = ["find_position", "move_position"]
 
 _REMEDY = "Read the position again and go on from there."
 
 
-def stored_position(table: Table, name: str) -> Position | None:
+def find_position(table: Table, name: str) -> Position | None:
     """The position stored under this name, or None."""
     text = table.properties.get(POSITION + name)
     return None if text is None else decode_position(text)
@@ -25,7 +25,7 @@ def move_position(table: Table, name: str, expected: Position | None, new: Posit
     Raises:
         Conflict: it is elsewhere. Of a log position only the partitions that move are compared.
     """
-    stored = stored_position(table, name)
+    stored = find_position(table, name)
     where = f"table {table.name()[-1]}: position {name!r}"
     if isinstance(new, LogPosition):
         return {POSITION + name: encode_position(_move_log_position(stored, expected, new, where))}

@@ -9,14 +9,17 @@ for its import.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 from pyarrow.fs import FileSystem
+from pyiceberg.avro.file import AvroFile, AvroOutputFile
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import (
@@ -30,14 +33,25 @@ from pyiceberg.io.pyarrow import (
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.refs import MAIN_BRANCH
+from pyiceberg.typedef import Record
+from pyiceberg.types import StructType
 from sqlalchemy import NullPool, create_engine
 
 from headrace.kernel.errors import CallError
+from headrace.kernel.files import write_file
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
 
-__all__ = ["StatisticsPlan", "bound_texts", "connect_per_use", "filesystem_of", "prepare_commit", "read_file"]
+__all__ = [
+    "StatisticsPlan",
+    "connect_per_use",
+    "filesystem_of",
+    "prepare_commit",
+    "read_file",
+    "rewrite_avro",
+    "set_text_bounds",
+]
 
 
 def connect_per_use(catalog: SqlCatalog, uri: str) -> None:
@@ -100,6 +114,29 @@ def read_file(table: Table, file: DataFile) -> pa.Table:
     return scan.to_table([FileScanTask(file)])
 
 
+def rewrite_avro(path: Path, change: Callable[[Record, StructType], None]) -> None:
+    """Rewrites a manifest or a manifest list, so that a crash leaves the old file or the new one.
+
+    Args:
+        path: the file.
+        change: changes one record of the file, given the schema of its fields.
+    """
+    io = PyArrowFileIO()
+    with AvroFile[Record](io.new_input(str(path))) as source:
+        records = list(source)
+    struct = source.schema.as_struct()
+    for record in records:
+        change(record, struct)
+    name = json.loads(source.header.meta["avro.schema"])["name"]
+    draft = path.with_name(f".{path.name}.draft")
+    with AvroOutputFile[Record](
+        io.new_output(str(draft)), source.schema, name, metadata=source.header.meta
+    ) as output:
+        output.write_block(records)
+    write_file(path, draft.read_bytes())
+    draft.unlink()
+
+
 class StatisticsPlan(Struct, frozen=True):
     """Which statistics a table's data files carry, as PyIceberg's own writer makes them."""
 
@@ -119,11 +156,11 @@ class StatisticsPlan(Struct, frozen=True):
         statistics = data_file_statistics_from_parquet_metadata(
             parquet_metadata=metadata, stats_columns=self.columns, parquet_column_mapping=self.ids
         )
-        bound_texts(statistics)
+        set_text_bounds(statistics)
         return statistics.to_serialized_dict()
 
 
-def bound_texts(statistics: DataFileStatistics) -> None:
+def set_text_bounds(statistics: DataFileStatistics) -> None:
     """Sets the upper bound of each text column whose greatest value is longer than its bound may be.
 
     PyIceberg makes the cut text greater by one code point, and fails where that code point does not

@@ -18,7 +18,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.position import Position
 from headrace.lake import changes
 from headrace.lake.failures import failures
-from headrace.lake.positions import stored_position
+from headrace.lake.positions import find_position
 from headrace.lake.snapshot import Snapshot, sequence_of, snapshot_of
 from headrace.lake.tags import tags_of
 
@@ -164,4 +164,4 @@ class TableReader:
 
     def position(self, name: str) -> Position | None:
         """The position that `append` stored under this name, or None."""
-        return stored_position(self.iceberg(), name)
+        return find_position(self.iceberg(), name)

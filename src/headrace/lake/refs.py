@@ -23,7 +23,7 @@ from pyiceberg.table.update import (
 
 from headrace.kernel.errors import Conflict
 
-__all__ = ["TRIES", "assert_ref", "commit_updates", "outpaced", "set_branch", "set_tag", "update_refs"]
+__all__ = ["TRIES", "assert_ref", "commit_updates", "set_branch", "set_tag", "too_many_tries", "update_refs"]
 
 TRIES = 50  # commits that are tried before a Conflict is raised
 
@@ -93,7 +93,7 @@ def update_refs(
     return commit_updates(catalog, table, requirements, updates)
 
 
-def outpaced(table: Table) -> Conflict:
+def too_many_tries(table: Table) -> Conflict:
     """The error of a commit that other writers have beaten TRIES times."""
     return Conflict(
         "other writers kept changing the table", where=f"table {table.name()[-1]}", remedy="Try again."

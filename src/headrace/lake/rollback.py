@@ -11,7 +11,7 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.table.update import SetCurrentSchemaUpdate, SetPropertiesUpdate, TableUpdate
 
 from headrace.lake.expiry import KEEP
-from headrace.lake.refs import TRIES, assert_ref, commit_updates, outpaced, set_branch, set_tag
+from headrace.lake.refs import TRIES, assert_ref, commit_updates, set_branch, set_tag, too_many_tries
 from headrace.lake.snapshot import newest_snapshot, summary_of
 
 __all__ = ["rollback_to_snapshot"]
@@ -42,4 +42,4 @@ def rollback_to_snapshot(catalog: Catalog, load: Callable[[], Table], snapshot: 
         current = assert_ref(MAIN_BRANCH, newest_snapshot(table).snapshot_id)
         if commit_updates(catalog, table, [current], updates):
             return former
-    raise outpaced(table)
+    raise too_many_tries(table)

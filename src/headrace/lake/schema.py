@@ -1,4 +1,4 @@
-"""Arrow schemas as Iceberg's, and how a table's schema grows."""
+"""Arrow schemas as Iceberg schemas, and the changes that let a table hold more columns."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def iceberg_schema(schema: pa.Schema, table: str) -> Schema:
     """The Iceberg schema of an Arrow one; every field is optional in storage.
 
     Raises:
-        ProjectError: a column has a type that Iceberg has no place for (uint64, durations).
+        ProjectError: a column has a type that Iceberg cannot store (uint64, durations).
     """
     ids = count(1)
     top = [next(ids) for _ in schema]
@@ -89,7 +89,7 @@ def _type(arrow: pa.DataType, ids: Iterator[int], where: str) -> IcebergType:
             )
         )
     raise ProjectError(
-        f"type {arrow} cannot be kept in a table",
+        f"type {arrow} cannot be stored in a table",
         where=where,
         remedy="Cast it: Int64 for UInt64 and durations, String or a struct for anything else.",
     )
@@ -108,11 +108,18 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
 
 
 def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
-    """Stages on `update` (pyiceberg's UpdateSchema) what makes `have` hold the columns of `want`.
+    """Stages the changes that let a table of schema `have` hold the columns of `want`.
 
-    New columns are added, also inside of structs; int grows to long, float to double, a decimal to more
-    digits. Columns that `want` lacks stay; with `exact` they go, and a column of a type that cannot grow
-    is made anew.
+    New columns are added, also inside of structs; int is widened to long, float to double, a decimal to
+    more digits. Columns that `want` lacks stay; with `exact` they are removed, and a column of a type
+    that cannot be widened is replaced.
+
+    Args:
+        update: PyIceberg's open update of the table's schema.
+        have: the table's schema.
+        want: the columns to hold.
+        table: the table's name, for errors.
+        exact: whether the table must hold no other columns.
 
     Raises:
         ProjectError: a column would have to change to a type that its files cannot be read as.
@@ -141,7 +148,7 @@ def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact:
 
 
 def _grow_type(update: UpdateSchema, path: tuple[str, ...], old: IcebergType, new: IcebergType) -> None:
-    """Stages what makes a type hold another that it can become."""
+    """Stages the widening of a column's type."""
     if _holds(old, new):
         return
     if isinstance(old, ListType) and isinstance(new, ListType):

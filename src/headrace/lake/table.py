@@ -20,7 +20,7 @@ from headrace.lake.failures import failures
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.positions import move_position
 from headrace.lake.reader import TableReader
-from headrace.lake.refs import TRIES, outpaced, update_refs
+from headrace.lake.refs import TRIES, too_many_tries, update_refs
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 __all__ = ["LakeTable"]
@@ -124,7 +124,7 @@ class LakeTable(TableReader):
                 _check_expected(table, expect or {})
                 if update_refs(self.catalog, table, properties=properties, expect={}):
                     return
-        raise outpaced(table)
+        raise too_many_tries(table)
 
     def create_tag(self, name: str, snapshot: int) -> None:
         """Keeps a snapshot from expiring, under a name. An existing tag of that name moves.

@@ -14,7 +14,7 @@ from pyiceberg.table.refs import SnapshotRefType
 
 from headrace.lake import lease
 from headrace.lake.expiry import KEEP
-from headrace.lake.refs import TRIES, outpaced, update_refs
+from headrace.lake.refs import TRIES, too_many_tries, update_refs
 
 __all__ = ["create_tag", "remove_stale_keeps", "remove_tag", "tags_of"]
 
@@ -36,7 +36,7 @@ def create_tag(catalog: Catalog, load: Callable[[], Table], name: str, snapshot:
             return False
         if update_refs(catalog, table, set_tags={name: snapshot, f"{KEEP}{snapshot}": snapshot}, expect={}):
             return True
-    raise outpaced(table)
+    raise too_many_tries(table)
 
 
 def remove_tag(catalog: Catalog, load: Callable[[], Table], name: str) -> None:
@@ -52,7 +52,7 @@ def remove_tag(catalog: Catalog, load: Callable[[], Table], name: str) -> None:
             names.append(keep)
         if update_refs(catalog, table, remove=names, expect={name: tags[name]}):
             return
-    raise outpaced(table)
+    raise too_many_tries(table)
 
 
 def remove_stale_keeps(catalog: Catalog, table: Table) -> None:

@@ -1,4 +1,4 @@
-"""Lineage: what every run read and made, kept as OpenLineage events and answered as a graph.
+"""Lineage: what every run read and wrote, recorded as OpenLineage events and followed as a graph.
 
 `open(settings)` gives the store; `store.recorder()` listens to `kernel.run`.
 """
@@ -13,5 +13,5 @@ __all__ = ["Health", "RunRow", "Store", "open"]
 
 
 def open(settings: Settings) -> Store:  # noqa: A001 - each room with a port is opened by `open`
-    """The lineage store of the project and profile, in its state folder; made if it was not there."""
-    return Store(settings.make_state() / "lineage.db", Names.of(settings))
+    """Opens the lineage store of the project and profile, in its state folder."""
+    return Store(settings.make_state() / "lineage.db", Names.of(settings), settings.root)

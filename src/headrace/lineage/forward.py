@@ -1,4 +1,4 @@
-"""Forwarding: sends the outbox to OpenLineage endpoints, each event at least once, in order."""
+"""Sends the recorded events to OpenLineage endpoints, each at least once and in order."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _TRY_AGAIN = frozenset({401, 403, 404, 408, 425, 429})  # the endpoint's state, 
 
 
 def endpoint(url: str) -> str:
-    """The address to post to: a bare address gets the path of OpenLineage's own clients."""
+    """The address to post to: an address without a path gets that of OpenLineage's own clients."""
     return url if urlsplit(url).path.strip("/") else url.rstrip("/") + _PATH
 
 
 def send(store: Store, url: str, client: httpx.Client) -> int:
-    """Sends what the endpoint has not got yet, at most 100 events; the number sent.
+    """Sends events that the endpoint has not received, at most 100, and returns how many.
 
-    An event that the endpoint refuses for what it is (400, 413, 422) is counted and passed over: it
-    would hold up all that follow.
+    An event that the endpoint refuses for its content (400, 413, 422) is counted and skipped: it would
+    hold up all later events.
 
     Raises:
-        Unavailable: the endpoint cannot be reached or does not take events now.
+        Unavailable: the endpoint cannot be reached, or does not accept events now.
     """
     key = os.environ.get("OPENLINEAGE_API_KEY")
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
@@ -57,10 +57,10 @@ def send(store: Store, url: str, client: httpx.Client) -> int:
 
 
 def forward(store: Store, urls: Sequence[str], stop: threading.Event, *, idle: float = _IDLE_SECONDS) -> None:
-    """Sends to every endpoint until `stop` is set, each by its own thread: a slow one holds up none.
+    """Sends to every endpoint until `stop` is set, each on a thread, so that a slow endpoint delays no other.
 
-    A failure is kept in the store for doctor and tried again, after 1 s and then twice as long each
-    time up to a minute.
+    A failure is noted in the store, for doctor, and tried again after 1 s, then after twice as long each
+    time, up to a minute.
     """
     threads = [threading.Thread(target=_loop, args=(store, url, stop, idle), daemon=True) for url in urls]
     for thread in threads:
@@ -78,14 +78,14 @@ def _loop(store: Store, url: str, stop: threading.Event, idle: float) -> None:
                 if send(store, url, client) == _BATCH:
                     pause = 0
                 backoff.reset()
-            except Exception as error:  # nothing that lineage does may end the process it runs in
+            except Exception as error:  # lineage must not end the process it runs in
                 pause = backoff.next_pause()
-                _note(store, url, error)
+                _note_failure(store, url, error)
             stop.wait(pause)
     store.close()
 
 
-def _note(store: Store, url: str, error: Exception) -> None:
+def _note_failure(store: Store, url: str, error: Exception) -> None:
     try:
         store.mark_failed(url, clean_text(str(error)))
     except Exception:

@@ -1,18 +1,22 @@
-"""Names: how jobs and datasets are called in OpenLineage events."""
+"""Names of jobs and datasets in OpenLineage events."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel.run import Dataset
 from headrace.kernel.secrets import clean_text
 
-__all__ = ["Names"]
+__all__ = ["Names", "job_name", "split_version"]
+
+# Jobs that move no data themselves. In a graph of data each would be an island.
+_UNDRAWN = frozenset({"build", "stage"})
+# Steps of another job, which are named after it.
+_STEPS = {"fit": "train", "tuning": "train"}
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(Struct, frozen=True):
     """The namespaces of one project and profile.
 
     A topic on Kafka is named as OpenLineage names it (`kafka://broker:9092` and the topic), so that
@@ -29,13 +33,40 @@ class Names:
 
     @staticmethod
     def of(settings: Settings) -> Names:
-        """The names that this project and profile give."""
+        """The namespaces of this project and profile."""
         log = settings.log.address
         kafka = clean_text(log.split(",")[0]) if log.startswith("kafka://") else None
         return Names(settings.project, kafka)
 
     def dataset(self, dataset: Dataset) -> tuple[str, str]:
-        """The dataset's OpenLineage namespace and name."""
+        """The dataset's OpenLineage namespace and name.
+
+        All versions of a model are one dataset, `model/NAME`. What a training wrote and nothing has
+        registered yet is `bundle/NAME`.
+        """
         if dataset.kind == "topic" and self.kafka is not None:
             return self.kafka, dataset.name
-        return f"headrace://{self.project}", f"{dataset.kind}/{dataset.name}"
+        name, version = split_version(dataset)
+        kind = "bundle" if dataset.kind == "model" and not (version or "").isdigit() else dataset.kind
+        return f"headrace://{self.project}", f"{kind}/{name}"
+
+
+def split_version(dataset: Dataset) -> tuple[str, str | None]:
+    """A dataset's name and version: of a model named `name@version` both parts; of others the name alone."""
+    name, at, version = dataset.name.rpartition("@")
+    return (name, version) if dataset.kind == "model" and at else (dataset.name, None)
+
+
+def job_name(job: str) -> str | None:
+    """The OpenLineage name of a run's job, such as `table.clean_events`; None for a job that is not drawn.
+
+    The name does not depend on the run's parent. A job that is always a step of another begins with
+    that one's name, such as `train.purchase.fit`.
+    """
+    *kind, subject = job.split(" ")
+    first = "_".join(kind) or subject
+    if first in _UNDRAWN:
+        return None
+    if first in _STEPS:
+        return f"{_STEPS[first]}.{subject}.{first}"
+    return f"{first}.{subject}" if kind else subject

@@ -1,4 +1,4 @@
-"""The recorder: takes what runs tell and has a thread write it, so that no work waits or fails for it."""
+"""The recorder: a thread writes what runs report, so that no work waits or fails for it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from headrace.kernel.run import RunEvent
-from headrace.lineage.event import Told, told
+from headrace.lineage.event import RunRecord, copy_event
 
 __all__ = ["OutboxRecorder"]
 
@@ -22,20 +21,20 @@ _FLUSH_SECONDS = 5.0
 
 
 class OutboxRecorder:
-    """A kernel.run.Recorder that writes to the outbox from one thread, in the order it was told.
+    """A kernel.run.Recorder that writes from one thread, in the order of the events.
 
-    Used as a context manager, it has written everything at the end of the block; it also does so
-    when the process exits. What cannot be written is dropped and counted: `dropped` here, and in the
-    store (which doctor shows) as soon as a write works again.
+    As a context manager it has written everything at the end of the block; it also does so when the
+    process exits. What cannot be written is dropped and counted: in `dropped`, and in the store
+    (which doctor shows) as soon as a write works again.
 
     Args:
-        write: writes events in order, in one transaction, with the number dropped since the last
-            write that worked and why; it runs on the recorder's own thread.
+        write: writes records in order, in one transaction, with the number dropped since the last
+            write that worked and the reason; it runs on the recorder's thread.
     """
 
-    def __init__(self, write: Callable[[list[Told], int, str], None]) -> None:
+    def __init__(self, write: Callable[[list[RunRecord], int, str], None]) -> None:
         self._write = write
-        self._queue: queue.Queue[Told | threading.Event] = queue.Queue(_ROOM)
+        self._queue: queue.Queue[RunRecord | threading.Event] = queue.Queue(_ROOM)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._unsaved = 0
@@ -43,17 +42,16 @@ class OutboxRecorder:
         self.dropped = 0
 
     def record(self, event: RunEvent) -> None:
-        """Takes the event. Never blocks on the disk, never raises."""
+        """Queues a copy of the event. Never waits for the disk, never raises."""
         try:
-            self._queue.put_nowait(told(event))
+            self._queue.put_nowait(copy_event(event))
             if self._thread is None:
                 self._start()
         except Exception as error:
             self._drop(1, error)
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
-        """Waits until everything told so far has been written or dropped; False if that took longer
-        than `timeout` seconds."""
+        """Waits until all events so far are written or dropped; False if that takes longer than `timeout`."""
         if self._thread is None:
             return True
         done = threading.Event()
@@ -84,32 +82,35 @@ class OutboxRecorder:
 
     def _run(self) -> None:
         while True:
-            events: list[Told] = []
-            flushed: list[threading.Event] = []
-            one: Any = self._queue.get()
+            records: list[RunRecord] = []
+            flushes: list[threading.Event] = []
+            item = self._queue.get()
             while True:
-                (flushed if isinstance(one, threading.Event) else events).append(one)
-                if len(events) >= _BATCH:
+                if isinstance(item, threading.Event):
+                    flushes.append(item)
+                else:
+                    records.append(item)
+                if len(records) >= _BATCH:
                     break
                 try:
-                    one = self._queue.get_nowait()
+                    item = self._queue.get_nowait()
                 except queue.Empty:
                     break
-            if events:
-                self._save(events)
-            for event in flushed:
-                event.set()
+            if records:
+                self._save(records)
+            for flush in flushes:
+                flush.set()
 
-    def _save(self, events: list[Told]) -> None:
+    def _save(self, records: list[RunRecord]) -> None:
         unsaved = self._unsaved
         try:
-            self._write(events, unsaved, self._reason)
+            self._write(records, unsaved, self._reason)
         except Exception as error:
-            if len(events) == 1:
+            if len(records) == 1:
                 self._drop(1, error)
                 return
-            for one in events:  # one event that cannot be written must not take the others with it
-                self._save([one])
+            for record in records:  # a record that cannot be written must not take the others with it
+                self._save([record])
         else:
             with self._lock:
                 self._unsaved -= unsaved

@@ -1,5 +1,5 @@
-"""The lineage store: one SQLite file that holds every event, what they say of runs, and how far
-each endpoint has been sent them."""
+"""The lineage store: one SQLite file of runs, their OpenLineage events, and how far each endpoint has
+received them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from headrace.kernel.run import Dataset, DatasetKind
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import from_micros, micros, now_micros
-from headrace.lineage.event import Told, openlineage_event
+from headrace.lineage.checkout import Checkout, find_checkout
+from headrace.lineage.event import RunRecord, openlineage_event
 from headrace.lineage.names import Names
 from headrace.lineage.recorder import OutboxRecorder
 
@@ -45,18 +47,23 @@ CREATE TABLE IF NOT EXISTS sent (url TEXT PRIMARY KEY, seq INTEGER NOT NULL, ref
 CREATE TABLE IF NOT EXISTS dropped (id INTEGER PRIMARY KEY CHECK (id = 1), events INTEGER NOT NULL,
   reason TEXT NOT NULL, at INTEGER NOT NULL);
 """
-_encoder = msgspec.json.Encoder(enc_hook=repr)  # a fact that is no JSON is kept as its repr
+_encoder = msgspec.json.Encoder(enc_hook=repr)  # a fact that JSON cannot hold is kept as its repr
 
 
 class RunRow(Struct, frozen=True):
-    """One run as the store knows it.
+    """One run in the store.
 
     Attributes:
-        id, job: of the run. parent: the id of the run it is a part of.
-        outcome: LOST where its process ended without saying how (kill -9, power).
-        started, ended: UTC; ended is None while it runs, and where it is lost.
-        inputs, outputs: datasets with positions and facts.
-        facts: counts, metrics, parameters. error: the message of a FAIL or ABORT.
+        id: the run's id.
+        job: the run's job.
+        parent: the id of the run that it is a part of.
+        outcome: LOST where its process ended without an end event (kill -9, loss of power).
+        started: in UTC.
+        ended: in UTC; None while it runs, and where it is lost.
+        inputs: what it read, with positions and facts.
+        outputs: what it wrote, with positions and facts.
+        facts: counts, metrics, parameters.
+        error: the message of a FAIL or ABORT.
     """
 
     id: str
@@ -72,8 +79,14 @@ class RunRow(Struct, frozen=True):
 
 
 class Sent(Struct, frozen=True):
-    """How far one endpoint has been sent the events: `waiting` are still to go, `refused` were sent
-    and not taken; `failure` is the last try's, None when it worked."""
+    """How far one endpoint has received the events.
+
+    Attributes:
+        url: the endpoint.
+        waiting: events that have not been sent.
+        refused: events that the endpoint did not accept.
+        failure: why the last try failed; None when it worked.
+    """
 
     url: str
     waiting: int
@@ -82,7 +95,15 @@ class Sent(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """What doctor shows: events written, events dropped and why, runs lost, endpoints."""
+    """The state of the store, for doctor.
+
+    Attributes:
+        events: events written.
+        dropped: events that could not be written.
+        reason: why the last one could not be written.
+        lost: runs whose process ended without an end event.
+        endpoints: how far each endpoint has received the events.
+    """
 
     events: int
     dropped: int
@@ -92,16 +113,23 @@ class Health(Struct, frozen=True):
 
 
 class Store:
-    """The lineage store in `path` (a SQLite file in WAL mode, 0600, made if it was not there)."""
+    """The lineage store: a SQLite file in WAL mode, for its owner alone.
 
-    def __init__(self, path: Path, names: Names) -> None:
+    Args:
+        path: the file; it is made if it does not exist.
+        names: the namespaces of jobs and datasets.
+        code: the folder of the project's code, whose git checkout events name; None: none is named.
+    """
+
+    def __init__(self, path: Path, names: Names, code: Path | None = None) -> None:
         self.path = path
         self._names = names
+        self._code = code
         self._process = mark_of()
         self._local = threading.local()
 
     def recorder(self) -> OutboxRecorder:
-        """A new recorder that writes here; give it to kernel.run.record_with."""
+        """A recorder that writes to this store, for kernel.run.record_with."""
         return OutboxRecorder(self._write)
 
     def run(self, id: str) -> RunRow | None:
@@ -112,7 +140,7 @@ class Store:
     def runs(
         self, job: str | None = None, dataset: tuple[DatasetKind, str] | None = None, limit: int = 50
     ) -> list[RunRow]:
-        """Runs, the newest first: all, of one job, or that read or made one dataset (kind, name)."""
+        """Runs, the newest first: all, of one job, or those that read or wrote one dataset (kind, name)."""
         where, values = ["1"], list[Any]()
         if job is not None:
             where.append("job = ?")
@@ -124,16 +152,16 @@ class Store:
         return self._runs(query, [*values, limit])
 
     def producer(self, kind: DatasetKind, name: str, position: Position | None = None) -> RunRow | None:
-        """The run that made the dataset: at exactly this position, or (None) the last one that did.
+        """The run that wrote the dataset: at exactly this position, or (None) the last run that did.
 
-        A run that failed or was lost may have made what it said it made, and counts.
+        A run that failed or was lost counts: it may have written what it announced.
         """
-        made = self._neighbour("out", kind, name, position, limit=1)
-        return made[0] if made else None
+        producers = self._neighbours("out", kind, name, position, limit=1)
+        return producers[0] if producers else None
 
     def readers(self, kind: DatasetKind, name: str, position: Position | None = None) -> list[RunRow]:
         """The runs that read the dataset (at exactly this position), the newest first."""
-        return self._neighbour("in", kind, name, position, limit=200)
+        return self._neighbours("in", kind, name, position, limit=200)
 
     def events(self, run_id: str) -> list[dict[str, Any]]:
         """The OpenLineage events of a run, in their order."""
@@ -151,7 +179,13 @@ class Store:
             ).fetchall()
 
     def mark_sent(self, url: str, seq: int, *, refused: str | None = None) -> None:
-        """The endpoint has got everything up to `seq`; `refused`: why it would not take that one."""
+        """Notes that the endpoint has received all events up to `seq`.
+
+        Args:
+            url: the endpoint.
+            seq: the last event that was sent.
+            refused: why the endpoint did not accept that event.
+        """
         with self._transaction(write=True) as db:
             db.execute(
                 "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET"
@@ -167,7 +201,7 @@ class Store:
             )
 
     def mark_failed(self, url: str, failure: str) -> None:
-        """Sending to the endpoint did not work; it is tried again."""
+        """Notes why sending to the endpoint failed; it is tried again."""
         with self._transaction(write=True) as db:
             db.execute(
                 "INSERT INTO sent VALUES (?, 0, 0, ?, ?) ON CONFLICT (url) DO UPDATE SET"
@@ -176,7 +210,7 @@ class Store:
             )
 
     def health(self, urls: Sequence[str] = ()) -> Health:
-        """What doctor shows, for these endpoints."""
+        """The state of the store and of these endpoints."""
         with self._transaction() as db:
             (events,) = db.execute("SELECT count(*) FROM event").fetchone()
             dropped, reason = db.execute("SELECT events, reason FROM dropped").fetchone() or (0, None)
@@ -196,13 +230,16 @@ class Store:
         if db is not None:
             db.close()
 
-    def _write(self, events: list[Told], dropped: int, reason: str) -> None:
-        """Writes events and what they say of runs, in one transaction."""
+    def _write(self, records: list[RunRecord], dropped: int, reason: str) -> None:
+        """Writes records of runs and their OpenLineage events, in one transaction."""
+        checkout = self._checkout
         with self._transaction(write=True) as db:
-            for one in events:
-                body = _encoder.encode(openlineage_event(one, self._names, self._process))
-                db.execute("INSERT INTO event (run, body) VALUES (?, ?)", [one.run, body])
-                self._write_run(db, one)
+            for record in records:
+                event = openlineage_event(record, self._names, self._process, checkout)
+                if event is not None:
+                    body = _encoder.encode(event)
+                    db.execute("INSERT INTO event (run, body) VALUES (?, ?)", [record.run, body])
+                self._write_run(db, record)
             if dropped:
                 db.execute(
                     "INSERT INTO dropped VALUES (1, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
@@ -210,27 +247,44 @@ class Store:
                     [dropped, reason, now_micros()],
                 )
 
-    def _write_run(self, db: sqlite3.Connection, one: Told) -> None:
-        outcome = "RUNNING" if one.outcome == "START" else one.outcome
-        ended = None if outcome == "RUNNING" else micros(one.time)
-        parent = one.parents[0][0] if one.parents else None
-        error = None if one.error is None else one.error[0]
+    @cached_property
+    def _checkout(self) -> Checkout | None:
+        """The checkout when this process first writes. It is found on the recorder's thread: no work waits."""
+        return None if self._code is None else find_checkout(self._code)
+
+    def _write_run(self, db: sqlite3.Connection, record: RunRecord) -> None:
+        outcome = "RUNNING" if record.outcome == "START" else record.outcome
+        ended = None if outcome == "RUNNING" else micros(record.time)
+        parent = record.parents[0][0] if record.parents else None
+        error = None if record.error is None else record.error[0]
+        started, facts = micros(record.started), _encoder.encode(record.facts)
         db.execute(
             "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [one.run, one.job, parent, outcome, micros(one.started), ended, self._process, error,
-             _encoder.encode(one.facts)],
-        )  # fmt: skip
-        db.execute("DELETE FROM edge WHERE run = ?", [one.run])  # the run as it stands now
-        for way, datasets in (("in", one.inputs), ("out", one.outputs)):
+            [
+                record.run,
+                record.job,
+                parent,
+                outcome,
+                started,
+                ended,
+                self._process,
+                error,
+                facts,
+            ],
+        )
+        db.execute("DELETE FROM edge WHERE run = ?", [record.run])  # the run's datasets as they now are
+        for way, datasets in (("in", record.inputs), ("out", record.outputs)):
             db.executemany(
                 "INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (one.run, way, d.kind, d.name, _position_text(d.position), _encoder.encode(d.facts))
+                    (record.run, way, d.kind, d.name, _position_text(d.position), _encoder.encode(d.facts))
                     for d in datasets
                 ],
             )
 
-    def _neighbour(self, way: str, kind: str, name: str, position: Position | None, limit: int) -> list[RunRow]:
+    def _neighbours(
+        self, way: str, kind: str, name: str, position: Position | None, limit: int
+    ) -> list[RunRow]:
         query = "SELECT run FROM edge WHERE kind = ? AND name = ? AND way = ?"
         values: list[Any] = [kind, name, way]
         if position is not None:
@@ -257,9 +311,17 @@ class Store:
             at = decode_position(position) if position else None
             edges[way].append(Dataset(kind, name, at, msgspec.json.decode(known)))
         return RunRow(
-            run, job, parent, outcome, from_micros(started), None if ended is None else from_micros(ended),
-            tuple(edges["in"]), tuple(edges["out"]), msgspec.json.decode(facts), error,
-        )  # fmt: skip
+            id=run,
+            job=job,
+            parent=parent,
+            outcome=outcome,
+            started=from_micros(started),
+            ended=None if ended is None else from_micros(ended),
+            inputs=tuple(edges["in"]),
+            outputs=tuple(edges["out"]),
+            facts=msgspec.json.decode(facts),
+            error=error,
+        )
 
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:

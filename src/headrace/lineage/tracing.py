@@ -1,4 +1,4 @@
-"""Tracing: every run as an OpenTelemetry span, by the API alone: without an SDK it costs nothing."""
+"""Tracing: every run as an OpenTelemetry span. It uses the API alone: without an SDK it costs nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["SpanRecorder"]
 
 
 class SpanRecorder:
-    """A kernel.run.Recorder: a span a run, child of its parent run's span, with its facts."""
+    """A kernel.run.Recorder that makes a span of each run, as a child of its parent run's span."""
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer("headrace")
         self._spans: dict[str, Span] = {}
 
     def record(self, event: RunEvent) -> None:
-        """Starts the run's span at START and ends it at the end; the facts become attributes."""
+        """Starts the run's span at START and ends it when the run ends; its facts become attributes."""
         run = event.run
         if event.outcome == "START":
             above = self._spans.get(run.parent.id) if run.parent else None

@@ -123,7 +123,8 @@ def train(
         write_report(bundle, report)  # the last of the bundle's files: with it, the bundle is whole
         version = TrainedVersion(bundle, report, resumed)
         # Until it is registered, a bundle is named by the run that trained it.
-        current.add_output(Dataset("model", f"{model.name}@{report.run}"))
+        facts = {"metrics": version.metrics, "params": version.params}
+        current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
         current.add_facts(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
     return version
 

@@ -69,7 +69,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
         run: the id of the run that trained it.
         code: the fingerprint of the model's declaration.
         commit: the git commit of the project, with `-dirty` appended where its files differ; None: no git.
-        training_set: which rows; its snapshots are pinned.
+        training_set: which rows; its snapshots are tagged, so that they do not expire.
         parts: part → rows; `dropped` are in no part.
         boundaries: part → its first moment, ISO 8601; empty where time does not divide the rows.
         parameters: of the fit: the trainer's, those that the search found, and those that the fit settled.

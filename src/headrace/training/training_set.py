@@ -16,6 +16,7 @@ from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan
+from headrace.features.plan.sources import source_columns
 from headrace.features.values.matrix import Matrix
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
@@ -67,7 +68,13 @@ def make(
             head.rows,
             int(head.summary.get(UNLABELLED_ROWS, 0)),
         )
-        current.add_output(Dataset("table", table, SnapshotPosition(table, head.id), {"rows": head.rows}))
+        schema = {field.name: str(field.type) for field in lake.table(table).schema()}
+        facts = {
+            "rows": head.rows,
+            "schema": schema,
+            "columns": source_columns(plan, model.labels.name, schema),
+        }
+        current.add_output(Dataset("table", table, SnapshotPosition(table, head.id), facts))
         current.add_facts(rows=rows.rows, refused=rows.refused, plan=plan.digest)
     return rows
 

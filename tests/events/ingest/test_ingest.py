@@ -267,7 +267,7 @@ SPOILING = "-" * 15 + "\ud7ff" + "."
 @pytest.fixture
 def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are described as PyIceberg does it by itself."""
-    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", lambda statistics: None)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.set_text_bounds", lambda statistics: None)
 
 
 def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
@@ -341,7 +341,7 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
 
     ingest = Ingest(contract, events_log, lake)
     events_log.append("clicks", [click(1), click(2)])
-    monkeypatch.setattr("headrace.lake.pyiceberg_internals.bound_texts", fail)
+    monkeypatch.setattr("headrace.lake.pyiceberg_internals.set_text_bounds", fail)
     with pytest.raises(Unwritable, match="is not what it was"):
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):

@@ -38,6 +38,7 @@ __all__ = ["Debezium"]
 
 _OPS = frozenset("curdt")  # create, update, read by a snapshot, delete, truncate
 _OPS_WITH_ROW = frozenset("cur")
+_TEXT, _BASE64, _UUID, _CODES = UNAVAILABLE_MARKS
 _INT64 = 2**63
 _REMEDY = "the table needs a primary key, or REPLICA IDENTITY FULL"
 
@@ -120,31 +121,29 @@ class _ChangeDecoder:
     def __call__(self, raw: bytes) -> Any:
         if not raw:
             raise NoEvent
-        envelope, unavailable = self._decode_envelope(raw)
+        unavailable = None
+        try:
+            # Not `any(...)` over the marks, which is slower: this runs for every change.
+            if _TEXT in raw or _BASE64 in raw or _UUID in raw or _CODES in raw:
+                envelope, unavailable = self._decode_unavailable(raw)
+            else:
+                envelope = self._decode(raw)
+        except msgspec.ValidationError as error:
+            raise _without_envelope(error) from None
         if envelope.payload is not UNSET:
             envelope = envelope.payload
         if envelope is None:
             raise NoEvent
-        row = self._row_of(envelope)
+        row = envelope.after if envelope.op in _OPS_WITH_ROW else None
+        if row is None:
+            row = self._row_without_after(envelope)
         self._parse_values(row, raw)
         _set_change_columns(row, envelope.op, envelope.source, unavailable)
         return row
 
-    def _decode_envelope(self, raw: bytes) -> tuple[Any, list[str] | None]:
-        text, base64, uuid, codes = UNAVAILABLE_MARKS
-        try:
-            # Not `any(...)` over the marks: this runs for every change.
-            if text in raw or base64 in raw or uuid in raw or codes in raw:
-                return self._decode_unavailable(raw)
-            return self._decode(raw), None
-        except msgspec.ValidationError as error:
-            raise _without_envelope(error) from None
-
-    def _row_of(self, envelope: Any) -> Any:
+    def _row_without_after(self, envelope: Any) -> Any:
         op, source = envelope.op, envelope.source
         if op in _OPS_WITH_ROW:
-            if envelope.after is not None:
-                return envelope.after
             if op == "r" and source is not None and source.snapshot in SNAPSHOT_ENDS:
                 return self._row_struct(**self._nulls)
             raise InvalidEvent("missing", "after", f"a change of kind {op!r} has no row after it")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from headrace.declare.event import Contract
 from headrace.events import formats
+from headrace.events.contracts.shape import shape_of
 from headrace.events.ingest.adoption import adopt_contract
 from headrace.events.ingest.commit import commit
 from headrace.events.ingest.hooks import Heartbeat, IngestHooks
@@ -155,7 +156,8 @@ class Ingest:
             IngestMaintenance(self.table) as maintenance,
             self._share.join(self._await_commit),
         ):
-            loop = _Loop(hooks, RunTotals(this_run, self.table.name), maintenance, writer, stop)
+            totals = RunTotals(this_run, self.table.name, shape_of(self.contract).schema)
+            loop = _Loop(hooks, totals, maintenance, writer, stop)
             while not stop.is_set():
                 try:
                     self._run_loop(end, loop)

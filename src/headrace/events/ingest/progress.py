@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run
 
@@ -42,10 +44,12 @@ class RunTotals:
     Args:
         run: the run.
         table: the name of the topic's table.
+        schema: the contract's fields, for lineage.
     """
 
-    def __init__(self, run: Run, table: str) -> None:
+    def __init__(self, run: Run, table: str, schema: pa.Schema) -> None:
         self._run, self._table = run, table
+        self._schema = {field.name: str(field.type) for field in schema}
         self._events = self._good = self._lost = 0
         self._refused: Counter[str] = Counter()
         self._extra: Counter[str] = Counter()
@@ -63,9 +67,12 @@ class RunTotals:
             "refused": dict(self._refused),
             **({"extra": dict(self._extra)} if self._extra else {}),
             **({"lost": self._lost} if self._lost else {}),
+            "schema": self._schema,
+            "columns": {name: [f"{progress.topic}.{name}"] for name in self._schema},
         }
         snapshot = SnapshotPosition(self._table, progress.snapshot)
-        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, {"rows": self._events})]
+        read = {"rows": self._events, "schema": self._schema}
+        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, read)]
         self._run.outputs[:] = [Dataset("table", self._table, snapshot, facts)]
         self._run.report_running()
 

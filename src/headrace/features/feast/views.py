@@ -199,7 +199,7 @@ def compile_on_demand_view(view: OnDemandFeatureView, where: str, *, registered:
 
     Raises:
         ProjectError: its mode, its writing to the online store or its aggregations are not
-            supported; two inputs share a name; its function can't be carried.
+            supported; two inputs share a name; its function cannot run in serving.
     """
     if view.mode not in ("python", "pandas"):
         _not_supported(view, f"mode={view.mode!r}", 'Use mode="python" or mode="pandas".', where)
@@ -316,7 +316,7 @@ def _keys(
             raise ProjectError(
                 f"entity {name!r} of feature view {view.name!r} is not at the top of any module",
                 where=where,
-                remedy="Give it a name of its own there: user = Entity(...).",
+                remedy="Bind it to a name there: user = Entity(...).",
             )
         entity = entities[name]
         real = _column(source, entity.join_key, view.name, where)

@@ -95,7 +95,8 @@ def _register(context: BuildContext, name: str, folder: Path, report: TrainingRe
             keep_for_version(context.lake, rows, version)
         except CallError as error:  # the version is as good without, but its rows cannot be read again
             _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
-        registration.add_output(Dataset("model", f"{name}@{version}"))
+        facts = {"metrics": report.metrics, "params": report.parameters}
+        registration.add_output(Dataset("model", f"{name}@{version}", facts=facts))
     return version
 
 

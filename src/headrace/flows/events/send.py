@@ -20,6 +20,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import formats
+from headrace.events.contracts.shape import shape_of
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
@@ -103,7 +104,9 @@ def send(
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
         with contextlib.closing(logs.open(settings.log.url)) as log:
             sending.append_to(log, progress)
-        this_run.add_output(Dataset("topic", topic, facts={"rows": sending.sent - len(sending.too_large)}))
+        schema = {field.name: str(field.type) for field in shape_of(contract).schema}
+        facts = {"rows": sending.sent - len(sending.too_large), "schema": schema}
+        this_run.add_output(Dataset("topic", topic, facts=facts))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
     return SendReport(
         topic,

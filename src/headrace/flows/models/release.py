@@ -178,6 +178,18 @@ def _read_instances(settings: Settings, registry: Registry, model: str, version:
         return []
 
 
+def _endpoint_facts(new: Release, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The versions of the endpoint's arms, with the metrics of the one that answers most, for lineage."""
+    main = max(new.arms, key=lambda arm: arm.weight)
+    versions = {arm.name: str(arm.version) for arm in new.arms}
+    return {
+        "version": str(main.version),
+        "versions": versions,
+        "metrics": metrics[main.name],
+        "release": new.id,
+    }
+
+
 def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs."""
     with run(f"release {new.model}") as job:
@@ -187,10 +199,11 @@ def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release
                 registry.delete_alias(new.model, alias)
             else:
                 registry.set_alias(new.model, alias, version)
+        metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
-            job.add_input(Dataset("model", f"{new.model}@{arm.version}"))
-        job.add_output(Dataset("topic", releases.TOPIC, facts={"partition": partition, "offset": offset}))
-        job.add_output(Dataset("endpoint", new.model))
+            job.add_input(Dataset("model", f"{new.model}@{arm.version}", facts={"metrics": metrics[arm.name]}))
+        job.add_output(Dataset("endpoint", new.model, facts=_endpoint_facts(new, metrics)))
+        job.add_facts(partition=partition, offset=offset)
         job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
     up = find_up(settings)
     if up is not None:

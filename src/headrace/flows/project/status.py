@@ -19,7 +19,6 @@ from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
 from headrace.flows.build.context import BuildContext
-from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import read_project_code
 from headrace.flows.build.unchanged import is_unchanged
 from headrace.flows.models.aliases import (
@@ -133,15 +132,21 @@ class _OnLog:
     releases: Mapping[str, Release] | None = None
 
 
-def status(settings: Settings) -> Status:
+def status(settings: Settings, *, load_features: bool = True) -> Status:
     """What is stale and why, what runs, how fresh it is.
+
+    Args:
+        settings: whose project.
+        load_features: compile features whose code was edited since the last build, which loads Feast, to say
+            what is stale; else `blocked` says that the code was edited.
 
     Raises:
         ProjectError: the project is wrong.
     """
     problems: list[str] = []
-    stale, blocked, waiting = _find_stale(settings)
-    declared = _read_declared(settings)
+    context = BuildContext(settings)
+    stale, blocked, waiting = _find_stale(context, load_features)
+    declared = _read_declared(context)
     try:
         heads = read_table_states(settings)
     except HeadraceError as error:
@@ -173,7 +178,7 @@ def status(settings: Settings) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
-        moved_aliases=_moved_aliases(settings, releases),
+        moved_aliases=_find_moved_aliases(settings, releases),
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
@@ -183,14 +188,19 @@ def status(settings: Settings) -> Status:
     )
 
 
-def _find_stale(settings: Settings) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
+def _find_stale(
+    context: BuildContext, load_features: bool
+) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
     """What a build would run, why that cannot be said, and what waits for a refresh."""
+    settings = context.settings
+    if not load_features and context.recorded_code is None:
+        return (), "the project's code was edited since the last build: headrace status says what is stale", {}
     try:
         stale = () if is_unchanged(settings) else _plan(settings)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
     try:
-        return stale, None, BuildContext(settings).next_refreshes()
+        return stale, None, context.next_refreshes()
     except ProjectError:  # nothing was built yet
         return stale, None, {}
 
@@ -205,16 +215,16 @@ def _plan(settings: Settings) -> tuple[StaleStage, ...]:
     )
 
 
-def _read_declared(settings: Settings) -> _Declared:
+def _read_declared(context: BuildContext) -> _Declared:
     """What the project declares: as the last build recorded it where the code is still the same."""
-    code = BuildContext(settings).recorded_code
+    code = context.recorded_code
     if code is not None:
         return _Declared(code.topics, tuple(code.tables), tuple(code.models), code.contract_digests)
     from headrace.events.contracts.description import describe_contract
 
-    project = load_project(settings, without=("feast",))  # so without its models
+    project = load_project(context.settings, without=("feast",))  # so without its models
     contracts = project.contracts.values()
-    last = read_project_code(Pointers(settings.root))
+    last = read_project_code(context.pointers)
     return _Declared(
         {contract.topic: contract.table for contract in contracts},
         tuple(project.tables),
@@ -275,7 +285,7 @@ def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]
         return {}, error.what
 
 
-def _moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
+def _find_moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
     try:
         return tuple(find_moved_aliases(settings, releases.values()))
     except Unavailable:  # MLflow is away: doctor reports that, and a status must not fail for it

@@ -1,5 +1,5 @@
-"""Evidence: what the values of one view were made of, and the same values made from just that again,
-by the offline path."""
+"""Evidence: what the values of one feature view were computed from: raw events, or a row of a table and its
+origins."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.read import read_input, select_days
 
-__all__ = ["Evidence", "Origin", "RawEvent", "Row", "as_of", "windowed"]
+__all__ = ["Evidence", "Origin", "RawEvent", "Row", "find_events", "find_row"]
 
 
 class RawEvent(Struct, frozen=True):
     """One event on the log.
 
     Attributes:
-        partition, offset: where it lies.
-        arrived_at, time: when the log took it, and when it happened.
-        values: the columns that the view aggregates, as the view saw this event; None: it saw nothing
-            of it.
-        features: the features that it counts for.
+        partition, offset: its position on the log.
+        arrived_at, time: when it was appended to the log, and when it happened.
+        values: the columns that the view aggregates, as the view reads this event; None: the view's function
+            dropped the event.
+        features: the features that count it.
     """
 
     partition: int
@@ -50,15 +50,18 @@ class RawEvent(Struct, frozen=True):
 
 
 class Origin(Struct, frozen=True):
-    """What a row of a table comes from: rows of a topic, or files.
+    """What a row of a table was made from: events of a topic, or files.
+
+    A table is made a day at a time, so an origin is the input of the row's day, not of the row alone.
 
     Attributes:
-        kind: `topic` or `file`. name: of the topic or source.
-        snapshot: the snapshot of the topic's table that was read; None of files.
+        kind: `topic` or `file`.
+        name: the topic or the source.
+        snapshot: the snapshot of the topic's table that was read; None for files.
         first, last: the UTC days of the topic that were read, both included; None: all.
-        events: how many good events of the row's key lie in them; None of files.
-        keys: the key columns that the topic's events carry too: those counted are of these.
-        digest: of the files.
+        events: how many good events with the row's key are in these days; None for files.
+        keys: the key columns that the topic's events have as well, by which they are counted.
+        digest: of the files; None for a topic.
     """
 
     kind: str
@@ -75,9 +78,10 @@ class Row(Struct, frozen=True):
     """The row that an as-of view's values came from.
 
     Attributes:
-        table, snapshot: where it was read. time: from when it holds.
+        table, snapshot: where it was read.
+        time: from when it is valid.
         values: its features.
-        origins: what it was made of.
+        origins: what it was made from.
     """
 
     table: str
@@ -88,39 +92,39 @@ class Row(Struct, frozen=True):
 
 
 class Evidence(Struct, frozen=True):
-    """What a view's values were made of.
+    """What a view's values were computed from.
 
     Attributes:
-        source: what the values can be computed from again: the topic's events, or rows of the table.
-        events: the raw events, the newest first, at most as many as were asked for.
+        source: what they can be recomputed from: the topic's events, or rows of the table.
+        events: the raw events, the newest first, at most as many as the caller allows.
         total: how many there are.
-        counted: feature → how many of them it counts.
-        row: of an as-of view.
+        counts: feature → how many of them it counts.
+        row: the row of an as-of view.
         notes: what a reader should know.
     """
 
     source: pl.LazyFrame
     events: tuple[RawEvent, ...] = ()
     total: int = 0
-    counted: dict[str, int] = {}
+    counts: dict[str, int] = {}
     row: Row | None = None
     notes: tuple[str, ...] = ()
 
 
-def windowed(
+def find_events(
     project: Project,
     lake: Lake,
     view: WindowedView,
     entity: Mapping[str, Any],
     at: int,
     position: StreamPosition,
-    most: int,
+    limit: int,
 ) -> Evidence:
     """The raw events before `position` in the view's longest window at `at` (microseconds).
 
     Args:
         entity: the plan's join keys.
-        most: how many events are listed.
+        limit: how many events are listed at most.
 
     Raises:
         CallError: the project has no such topic or table any more.
@@ -128,30 +132,30 @@ def windowed(
     """
     contract = project.contract(view.topic)
     _check_ingested(contract, stored_position(lake.table(contract.table)), position)
-    events, rows, of_event = find_events_behind(project, lake, view, entity, at, position)
-    counts = {one.name: _counted(one, view, rows, at) for one in view.aggregations}
-    behind = of_event.unique(maintain_order=True)
+    events, rows, event_of_row = find_events_behind(project, lake, view, entity, at, position)
+    counts = {aggregation.name: _is_counted(aggregation, view, rows, at) for aggregation in view.aggregations}
+    distinct = event_of_row.unique(maintain_order=True)
     return Evidence(
         events.lazy(),
         tuple(
             _event(contract, view, events.row(event, named=True), rows, counts, place)
-            for event, place in _row_of_each(of_event, behind.head(most))
+            for event, place in _last_rows(event_of_row, distinct.head(limit))
         ),
-        len(behind),
-        {name: int(counted.sum()) for name, counted in counts.items()},
+        len(distinct),
+        {name: int(is_counted.sum()) for name, is_counted in counts.items()},
     )
 
 
-def _counted(one: Aggregation, view: WindowedView, rows: pl.DataFrame, at: int) -> pl.Series:
-    """Which rows the aggregation counts at this moment."""
-    time = pl.col(view.time)
-    counts = pl.col(one.column).is_not_null() & (time < from_micros(at)) & (time >= from_micros(one.begin(at)))
-    return rows.select(counts.fill_null(False)).to_series()
+def _is_counted(aggregation: Aggregation, view: WindowedView, rows: pl.DataFrame, at: int) -> pl.Series:
+    """For each row, whether the aggregation counts it at this moment."""
+    time, begin = pl.col(view.time), from_micros(aggregation.begin(at))
+    is_counted = pl.col(aggregation.column).is_not_null() & (time < from_micros(at)) & (time >= begin)
+    return rows.select(is_counted.fill_null(False)).to_series()
 
 
-def _row_of_each(of_event: pl.Series, events: pl.Series) -> list[tuple[int, int]]:
-    """Each event with the place of the last row it became."""
-    places = {event: place for place, event in enumerate(of_event.to_list())}
+def _last_rows(event_of_row: pl.Series, events: pl.Series) -> list[tuple[int, int]]:
+    """Each event with the place of the last row that was made of it."""
+    places = {event: place for place, event in enumerate(event_of_row.to_list())}
     return [(event, places[event]) for event in events.to_list()]
 
 
@@ -163,18 +167,18 @@ def _event(
     counts: Mapping[str, pl.Series],
     place: int,
 ) -> RawEvent:
-    columns = list(dict.fromkeys([*view.keys, view.time, *(one.name for one in view.columns)]))
+    columns = list(dict.fromkeys([*view.keys, view.time, *(column.name for column in view.columns)]))
     return RawEvent(
         raw["_log_partition"],
         raw["_log_offset"],
         raw["_arrived_at"],
         raw[contract.time],
         rows.select(columns).row(place, named=True),
-        tuple(name for name, counted in counts.items() if counted[place]),
+        tuple(name for name, is_counted in counts.items() if is_counted[place]),
     )
 
 
-def as_of(
+def find_row(
     project: Project,
     lake: Lake,
     view: AsOfView,
@@ -184,32 +188,32 @@ def as_of(
     """The row that the view's values came from.
 
     Raises:
-        CallError: the table is gone.
+        CallError: the table no longer exists.
     """
     if position.snapshot is None:
-        pushed = "the row was pushed through Feast, and is in no snapshot of the table"
+        pushed = "the row was pushed through Feast, so no snapshot of the table has it"
         note = "the view had not been loaded" if position.time is None else pushed
-        return Evidence(_no_rows(view, entity), notes=(note,))
+        return Evidence(_empty_frame(view, entity), notes=(note,))
     table = lake.table(view.table)
     notes: tuple[str, ...] = ()
     try:
         frame = table.scan(position.snapshot)
     except CallError:
         frame = table.scan()
-        notes = (f"snapshot {position.snapshot} of {view.table} has expired: its newest was read instead",)
-    own = frame.filter(*(pl.col(key) == entity[key] for key in view.keys))
+        notes = (f"snapshot {position.snapshot} of {view.table} has expired: the newest one was read instead",)
+    rows = frame.filter(*(pl.col(key) == entity[key] for key in view.keys))
     if position.time is None:
-        return Evidence(own, notes=(*notes, "there was no row for this entity"))
+        return Evidence(rows, notes=(*notes, "there was no row for this entity"))
     time = from_micros(position.time)
-    found = own.filter(pl.col(view.time).cast(POLARS["timestamp"]) == time).limit(1).collect()
-    if found.is_empty():
-        return Evidence(own, notes=(*notes, f"the row of {time} is not there any more"))
-    one = found.row(0, named=True)
+    at_time = rows.filter(pl.col(view.time).cast(POLARS["timestamp"]) == time).limit(1).collect()
+    if at_time.is_empty():
+        return Evidence(rows, notes=(*notes, f"the row of {time} no longer exists"))
+    row = at_time.row(0, named=True)
     declared = project.tables.get(view.table)
     keys = {key: entity[key] for key in view.keys}
-    origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, one)
-    features = {field.name: one[field.name] for field in view.features}
-    return Evidence(own, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
+    origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, row)
+    features = {field.name: row[field.name] for field in view.features}
+    return Evidence(rows, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
 
 
 def _check_ingested(contract: Contract, stored: object, position: StreamPosition) -> None:
@@ -218,12 +222,12 @@ def _check_ingested(contract: Contract, stored: object, position: StreamPosition
             raise Unavailable(
                 f"the events up to {partition}:{offset} are not in table {contract.table} yet",
                 where=f"topic {contract.topic}",
-                remedy="headrace ingest --until-end brings them there.",
+                remedy="Ingest them: headrace ingest --until-end",
             )
 
 
-def _no_rows(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
-    """The view's table without a row."""
+def _empty_frame(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
+    """The columns of the view's table, without rows."""
     types = {key: pl.Int64() if isinstance(entity[key], int) else pl.String() for key in view.keys}
     features = {field.name: POLARS[field.dtype] for field in view.features}
     return pl.LazyFrame(schema={**types, view.time: POLARS["timestamp"], **features})
@@ -232,17 +236,17 @@ def _no_rows(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
 def _origins(
     project: Project, lake: Lake, table: Table, snapshot: int, keys: Mapping[str, Any], row: Mapping[str, Any]
 ) -> tuple[Origin, ...]:
-    """What one row of a table comes from, through every table between, with the days of each topic."""
+    """What one row of a table was made from, through every table between, with the days of each topic."""
     day = table.partition_by
     days: tuple[date, date] | None = None
     if day is not None and row.get(day.column) is not None:
-        own = row[day.column]
-        own = own.date() if isinstance(own, datetime) else own
-        days = own, own
-    return tuple(_walk(project, lake, table, snapshot, keys, days))
+        value = row[day.column]
+        row_day = value.date() if isinstance(value, datetime) else value
+        days = row_day, row_day
+    return tuple(_find_origins(project, lake, table, snapshot, keys, days))
 
 
-def _walk(
+def _find_origins(
     project: Project,
     lake: Lake,
     table: Table,
@@ -256,20 +260,22 @@ def _walk(
     else:
         days = None
     origins: list[Origin] = []
-    for one in project.inputs(table):
-        name = one.table if isinstance(one, Contract) else one.name
-        version = _read_version(lake, table.name, snapshot, name)
+    for declared in project.inputs(table):
+        name = declared.table if isinstance(declared, Contract) else declared.name
+        version = _input_version(lake, table.name, snapshot, name)
         read = version.snapshot_id if isinstance(version, SnapshotPosition) else None
-        if isinstance(one, Source):
-            origins.append(Origin("file", one.name, digest=version if isinstance(version, str) else None))
-        elif isinstance(one, Table):
-            origins.extend(_walk(project, lake, one, read, keys, days if one.partition_by else None))
+        if isinstance(declared, Source):
+            digest = version if isinstance(version, str) else None
+            origins.append(Origin("file", declared.name, digest=digest))
+        elif isinstance(declared, Table):
+            input_days = days if declared.partition_by else None
+            origins.extend(_find_origins(project, lake, declared, read, keys, input_days))
         else:
-            origins.append(_topic(project, lake, one, read, keys, days))
+            origins.append(_topic_origin(project, lake, declared, read, keys, days))
     return origins
 
 
-def _topic(
+def _topic_origin(
     project: Project,
     lake: Lake,
     contract: Contract,
@@ -278,22 +284,21 @@ def _topic(
     days: tuple[date, date] | None,
 ) -> Origin:
     first, last = days or (None, None)
-    own = [f.name for f in msgspec.structs.fields(contract.struct) if f.name in keys]
+    shared = [field.name for field in msgspec.structs.fields(contract.struct) if field.name in keys]
     try:
         frame = read_input(project, lake, contract, snapshot)
-    except CallError:  # it has expired
-        return Origin("topic", contract.topic, snapshot, first, last, None, tuple(own))
+    except CallError:  # the snapshot has expired
+        return Origin("topic", contract.topic, snapshot, first, last, None, tuple(shared))
     if first is not None and last is not None:
         frame = select_days(frame, contract.time, first, last)
-    count = frame.filter(*(pl.col(k) == keys[k] for k in own)).select(pl.len()).collect().item()
-    return Origin("topic", contract.topic, snapshot, first, last, count, tuple(own))
+    count = frame.filter(*(pl.col(key) == keys[key] for key in shared)).select(pl.len()).collect().item()
+    return Origin("topic", contract.topic, snapshot, first, last, count, tuple(shared))
 
 
-def _read_version(lake: Lake, table: str, snapshot: int | None, name: str) -> SnapshotPosition | str | None:
-    """Which version of `name` the table's snapshot was made from; None: it is not known any more."""
-    made = lake.table(table)
+def _input_version(lake: Lake, table: str, snapshot: int | None, name: str) -> SnapshotPosition | str | None:
+    """The version of the input `name` that the table's snapshot was made from; None: it is no longer known."""
     try:
-        summary = {} if snapshot is None else made.snapshot(snapshot).summary
+        summary = {} if snapshot is None else lake.table(table).snapshot(snapshot).summary
     except CallError:
         summary = {}
     text = summary.get(f"{INPUT}{name}")

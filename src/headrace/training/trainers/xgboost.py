@@ -130,7 +130,7 @@ def _import_xgboost() -> Any:
     XGBoost's scikit-learn classes are then missing in the process, unless scikit-learn was imported before.
     """
     if "xgboost" not in sys.modules and "sklearn" not in sys.modules:
-        # XGBoost's threads would else spin while they wait, and starve what runs beside them.
+        # XGBoost's threads would otherwise spin while they wait, and starve other processes.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         sys.modules["sklearn"] = None  # type: ignore[assignment]  # an import of it now fails at once
         try:

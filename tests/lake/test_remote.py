@@ -13,8 +13,8 @@ import pytest
 from services.catalog import Catalog
 from services.catalog import catalog as started_catalog
 from services.s3 import store as started_store
+from tests.lake.catalog_proxy import CatalogProxy, proxy_catalog
 from tests.lake.folder import missing
-from tests.lake.front import Front, front
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -27,14 +27,14 @@ SCHEMA = pa.schema([("o", pa.int64())])
 
 
 @pytest.fixture
-def door(rest_catalog: Catalog) -> Iterator[Front]:
-    with front(rest_catalog.port) as door:
-        yield door
+def proxy(rest_catalog: Catalog) -> Iterator[CatalogProxy]:
+    with proxy_catalog(rest_catalog.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def settings(served: Settings, door: Front) -> Settings:
-    return served.with_values(catalog=door.url)
+def settings(remote: Settings, proxy: CatalogProxy) -> Settings:
+    return remote.with_values(catalog=proxy.url)
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def offsets(table: LakeTable) -> list[int]:
 
 
 @pytest.mark.parametrize("lost", ["cut after", "500 after", "502 after", "504 after"])
-def test_a_commit_whose_answer_is_lost_counts_once(table: LakeTable, door: Front, lost: str) -> None:
-    door.commits.append(lost)
+def test_commit_whose_answer_is_lost_counts_once(table: LakeTable, proxy: CatalogProxy, lost: str) -> None:
+    proxy.commits.append(lost)
     assert append(table, 1) == table.current_snapshot()
-    assert door.struck == [lost]
+    assert proxy.actions == [lost]
     assert offsets(table) == [0, 1]
     append(table, 2)
     assert offsets(table) == [0, 1, 2]
@@ -68,8 +68,10 @@ def test_a_commit_whose_answer_is_lost_counts_once(table: LakeTable, door: Front
 
 
 @pytest.mark.parametrize("lost", ["cut before", "500", "503", "429"])
-def test_a_commit_that_did_not_happen_is_said_to_be_unknown(table: LakeTable, door: Front, lost: str) -> None:
-    door.commits.append(lost)
+def test_commit_without_an_answer_is_reported_as_unknown(
+    table: LakeTable, proxy: CatalogProxy, lost: str
+) -> None:
+    proxy.commits.append(lost)
     with pytest.raises(Unavailable, match="outcome is unknown"):
         append(table, 1)
     assert offsets(table) == [0]
@@ -78,41 +80,41 @@ def test_a_commit_that_did_not_happen_is_said_to_be_unknown(table: LakeTable, do
     assert offsets(table) == [0, 1]
 
 
-def test_a_commit_that_landed_unseen_is_a_conflict_for_who_writes_again(
-    table: LakeTable, door: Front, monkeypatch: pytest.MonkeyPatch
+def test_unseen_commit_makes_a_second_write_a_conflict(
+    table: LakeTable, proxy: CatalogProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer is lost, and the catalog is away when the table is looked at."""
-    door.commits.append("cut after")
+    proxy.commits.append("cut after")
     post = type(table.catalog).commit_table
 
-    def then_away(*given: object) -> object:
+    def commit_then_fail(*given: object) -> object:
         try:
             return post(*given)
         finally:
-            door.away = True
+            proxy.away = True
 
-    monkeypatch.setattr(type(table.catalog), "commit_table", then_away)
+    monkeypatch.setattr(type(table.catalog), "commit_table", commit_then_fail)
     with pytest.raises(Unavailable, match="outcome is unknown"):
         append(table, 1)
     monkeypatch.undo()
     with pytest.raises(Unavailable, match="does not answer"):
         table.current_snapshot()
-    door.away = False
+    proxy.away = False
     with pytest.raises(Conflict, match="moved log partition 0 to 2"):
         append(table, 1)
     assert offsets(table) == [0, 1]
 
 
-def test_a_commit_that_is_refused_is_tried_again(table: LakeTable, door: Front) -> None:
-    door.commits.extend(["409", "409", "409"])
+def test_refused_commit_is_tried_again(table: LakeTable, proxy: CatalogProxy) -> None:
+    proxy.commits.extend(["409", "409", "409"])
     append(table, 1)
-    assert door.struck == ["409"] * 3
+    assert proxy.actions == ["409"] * 3
     assert offsets(table) == [0, 1]
     assert missing(table) == set()
 
 
 @pytest.mark.parametrize("lost", ["cut after", "500 after", "409", "503"])
-def test_pins_and_upkeep_come_through(table: LakeTable, door: Front, lost: str) -> None:
+def test_tags_and_maintenance_survive_a_lost_answer(table: LakeTable, proxy: CatalogProxy, lost: str) -> None:
     first = table.current_snapshot()
     assert first is not None
     append(table, 1)
@@ -122,7 +124,7 @@ def test_pins_and_upkeep_come_through(table: LakeTable, door: Front, lost: str) 
         lambda: lake.maintain(table),
         lambda: table.remove_tag("kept"),
     ):
-        door.commits.append(lost)
+        proxy.commits.append(lost)
         try:
             act()
         except HeadraceError as error:
@@ -133,21 +135,21 @@ def test_pins_and_upkeep_come_through(table: LakeTable, door: Front, lost: str) 
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
-def test_a_refused_token_is_said_and_not_shown(
-    table: LakeTable, settings: Settings, door: Front, monkeypatch: pytest.MonkeyPatch, status: str
+def test_refused_token_is_reported_and_not_shown(
+    table: LakeTable, settings: Settings, proxy: CatalogProxy, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     monkeypatch.setenv("HEADRACE_CATALOG_TOKEN", "a-very-secret-token")
     own = lake.open(settings).table("events")
-    door.commits.extend([status] * 5)  # PyIceberg asks for a new token between
+    proxy.commits.extend([status] * 5)  # PyIceberg asks for a new token between
     with pytest.raises(Unavailable, match="refused our credentials") as caught:
         append(own, 1)
     assert "HEADRACE_CATALOG_TOKEN" in str(caught.value)
     assert "a-very-secret-token" not in f"{caught.value!r} {caught.value}"
-    door.commits.clear()
+    proxy.commits.clear()
     assert offsets(table) == [0]
 
 
-def test_wrong_keys_of_the_object_store_are_said_and_not_shown(
+def test_wrong_object_store_keys_are_reported_and_not_shown(
     table: LakeTable, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-very-wrong-secret")
@@ -158,15 +160,17 @@ def test_wrong_keys_of_the_object_store_are_said_and_not_shown(
     assert offsets(table) == [0]
 
 
-def test_an_address_that_is_no_catalog(served: Settings, object_store: object) -> None:
+def test_address_without_a_catalog_is_reported(remote: Settings, object_store: object) -> None:
     url = str(getattr(object_store, "environment")["AWS_ENDPOINT_URL_S3"])  # noqa: B009
-    wrong = served.with_values(catalog=url.replace("//", "//user:secret@"))
+    wrong = remote.with_values(catalog=url.replace("//", "//user:secret@"))
     with pytest.raises(Unavailable) as caught:
         lake.open(wrong)
     assert "secret" not in str(caught.value)
 
 
-def test_catalog_and_store_restarted_amid_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_survive_a_restart_of_catalog_and_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed and started again, one and then the other, while a writer goes on as ingest does."""
     folders = [tmp_path / name for name in ("s3", "catalog", "project")]
     for folder in folders:
@@ -181,7 +185,7 @@ def test_catalog_and_store_restarted_amid_commits(tmp_path: Path, monkeypatch: p
             started_catalog(folders[1], store.url, environment=store.environment)
         )
         values = {"catalog": catalog.url, "warehouse": store.url}
-        settings = make_settings(folders[2], "shop", "served", state=folders[2] / "state", values=values)
+        settings = make_settings(folders[2], "shop", "remote", state=folders[2] / "state", values=values)
         table = lake.open(settings).ensure("events", SCHEMA)
         done, failures, stop = [0], [], threading.Event()
 
@@ -199,15 +203,15 @@ def test_catalog_and_store_restarted_amid_commits(tmp_path: Path, monkeypatch: p
         thread = threading.Thread(target=write)
         thread.start()
         try:
-            reached(done, 3)
+            wait_for(done, 3)
             first_catalog.close()
             running.enter_context(
                 started_catalog(folders[1], store.url, catalog.port, environment=store.environment)
             )
-            reached(done, done[0] + 3)
+            wait_for(done, done[0] + 3)
             first_store.close()
             running.enter_context(started_store(folders[0], store.port))
-            reached(done, done[0] + 3)
+            wait_for(done, done[0] + 3)
         finally:
             stop.set()
             thread.join(60)
@@ -219,7 +223,7 @@ def test_catalog_and_store_restarted_amid_commits(tmp_path: Path, monkeypatch: p
         assert missing(table) == set()
 
 
-def reached(done: list[int], count: int) -> None:
+def wait_for(done: list[int], count: int) -> None:
     deadline = monotonic() + 120
     while done[0] < count:
         assert monotonic() < deadline

@@ -1,6 +1,6 @@
-"""A door before a REST catalog that passes requests on, and does to commits what a test asks for.
+"""A proxy of a REST catalog that passes requests on, and makes chosen commits fail.
 
-`cut after` passes a commit on and, when it has been done, cuts the connection before the answer.
+`cut after` passes a commit on and, once the catalog has answered, cuts the connection to the client.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.servers import Serving
 
-__all__ = ["Front", "front"]
+__all__ = ["CatalogProxy", "proxy_catalog"]
 
 
-class Front:
-    """The door.
+class CatalogProxy:
+    """The proxy.
 
     Attributes:
         url: its address.
-        commits: what is done to the next commits, in order: `pass`, `cut before`, `cut after`, a status
+        commits: what happens to the next commits, in order: `pass`, `cut before`, `cut after`, a status
             (503: answered at once; `500 after`: passed on, then answered so). Others are passed on.
         away: whether every connection is cut.
-        struck: what was done.
+        actions: what happened to commits that were not passed on.
     """
 
     def __init__(self, port: int, target: int) -> None:
@@ -34,18 +34,18 @@ class Front:
         self.target = target
         self.commits: deque[str] = deque()
         self.away = False
-        self.struck: list[str] = []
+        self.actions: list[str] = []
 
     def next_commit(self) -> str:
-        asked = self.commits.popleft() if self.commits else "pass"
-        if asked != "pass":
-            self.struck.append(asked)
-        return asked
+        action = self.commits.popleft() if self.commits else "pass"
+        if action != "pass":
+            self.actions.append(action)
+        return action
 
 
 @contextmanager
-def front(target: int) -> Iterator[Front]:
-    """A door to the catalog at this port of the loopback address."""
+def proxy_catalog(target: int) -> Iterator[CatalogProxy]:
+    """Runs a proxy of the catalog at this port of the loopback address until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -53,28 +53,28 @@ def front(target: int) -> Iterator[Front]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             is_commit = self.command == "POST" and "/tables/" in self.path
-            asked = "cut before" if door.away else door.next_commit() if is_commit else "pass"
-            if asked == "cut before":
+            action = "cut before" if proxy.away else proxy.next_commit() if is_commit else "pass"
+            if action == "cut before":
                 self.cut()
                 return
-            if asked.isdigit():
+            if action.isdigit():
                 self.answer(
-                    int(asked), json.dumps({"error": {"message": "no", "type": "No", "code": int(asked)}})
+                    int(action), json.dumps({"error": {"message": "no", "type": "No", "code": int(action)}})
                 )
                 return
-            connection = http.client.HTTPConnection("127.0.0.1", door.target, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", proxy.target, timeout=60)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
             connection.request(self.command, self.path, body, {**headers, "Accept-Encoding": "identity"})
             response = connection.getresponse()
-            said = response.read()
+            content = response.read()
             connection.close()
-            if asked == "cut after":
+            if action == "cut after":
                 self.cut()
-            elif asked.endswith(" after"):
-                status = int(asked.split()[0])
+            elif action.endswith(" after"):
+                status = int(action.split()[0])
                 self.answer(status, json.dumps({"error": {"message": "no", "type": "No", "code": status}}))
             else:
-                self.answer(response.status, said.decode())
+                self.answer(response.status, content.decode())
 
         do_GET = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
@@ -91,13 +91,13 @@ def front(target: int) -> Iterator[Front]:
             self.connection.shutdown(socket.SHUT_RDWR)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Writes no log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     serving = Serving(server)
-    door = Front(serving.port, target)
+    proxy = CatalogProxy(serving.port, target)
     try:
-        yield door
+        yield proxy
     finally:
         serving.close()
