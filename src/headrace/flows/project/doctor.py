@@ -35,7 +35,7 @@ _PYTHON = ((3, 11), (3, 13))
 _ROOM = 2 * 1024**3  # bytes; the shop and Ray's own files need about half of it
 _SECONDS = 3.0
 _PACKAGES = ("polars", "pyarrow", "pyiceberg", "feast", "ray", "mlflow", "dvc", "xgboost")
-_FOR = {"kafka": "confluent_kafka", "redis": "redis", "postgresql": "psycopg"}
+_FOR = {"kafka": "confluent_kafka"}
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ def doctor(settings: Settings | None) -> list[Diagnosis]:
     ]
     if url := settings.formats.schema_registry:
         looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
-    diagnoses += [
-        _extra(url) for url in (settings.log.address, settings.online.address) if urlsplit(url).scheme in _FOR
-    ]
+    if urlsplit(settings.log.address).scheme in _FOR:
+        diagnoses.append(_extra(settings.log.address))
     diagnoses += [_check(clean_text(what), look) for what, look in looks]
     diagnoses += (
         [_address(clean_text(f"ray {settings.cluster.address}"), settings.cluster.address)]
