@@ -143,8 +143,11 @@ class ForwardSink:
                 row["_code"], row["_reason"] = _TOO_LARGE, f"{size:,} bytes are too many for {self._good}"
                 _logger.warning(
                     "the good event at %s of topic %s is not forwarded whole: %s; it is on topic %s, cut",
-                    headers[FORWARDED_FROM].decode(), self._topic, row["_reason"], self._refused,
-                )  # fmt: skip
+                    headers[FORWARDED_FROM].decode(),
+                    self._topic,
+                    row["_reason"],
+                    self._refused,
+                )
             value, key = self._cut(row, headers, processed_at, 0 if is_large else most_refused)
             records.append((self._refused, self._partition(self._refused, row), value, key, headers))
         return records
