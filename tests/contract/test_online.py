@@ -1,4 +1,4 @@
-"""One suite for every online store: what it serves is what the offline kernel and join compute."""
+"""One suite for every online store: its values equal those of the offline kernel and join."""
 
 import sqlite3
 import sys
@@ -57,7 +57,7 @@ class Clock:
 
 
 class Sqlite:
-    """Opens the same store again and again, as restarts do."""
+    """Opens the same store repeatedly, as restarts do."""
 
     def __init__(self, folder, clock):
         self._file, self._clock = folder / "online.db", clock
@@ -149,7 +149,7 @@ def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, 
                 assert exactly(result.rows) == exactly(offline(ACTIVITY, events[:before], [1, 2, 3, 4], at))
                 alone = store.lookup(plan, [{"user_id": 1}], at)
                 assert exactly(alone.rows) == exactly(result.rows[:1])
-            # No event of an entity that counts lies between its own position and the view's.
+            # Between an entity's position and the view's there is no event that counts for the entity.
             for user, position in zip((1, 2, 3, 4), result.positions, strict=True):
                 until = position["activity"].offsets[0]
                 assert until <= before
@@ -207,7 +207,7 @@ fact = st.tuples(
 def test_as_of_views_follow_the_join_however_their_table_is_rewritten(
     kind, tmp_path_factory, tables, grows, strict
 ):
-    """Each snapshot holds any rows (or those before and more); time goes on between loads."""
+    """Each snapshot has any rows, or the rows before and more; time passes between loads."""
     view = AsOfView("facts", ("user_id",), "facts", "time", FACTS.features, 2 * HOUR, ("clicks",))
     plan = plan_of(view, labels_topics=("clicks",) if strict else ())
     clock, table = Clock(), []
@@ -231,7 +231,7 @@ def test_a_row_removed_from_the_table_leaves_the_store(store):
     store.prepare(plan)
     newest = NOW - MINUTE * 10
     store.load(FACTS, facts([(user, newest, user, 0.1) for user in (1, 2, 3)]), SnapshotPosition("facts", 1))
-    rows = facts([(2, newest - HOUR, 7, 0.2), (3, newest, 3, 0.1)])  # 1 is gone, 2 was an hour earlier
+    rows = facts([(2, newest - HOUR, 7, 0.2), (3, newest, 3, 0.1)])  # without 1, and 2 an hour earlier
     assert store.load(FACTS, rows, SnapshotPosition("facts", 2)) == 2
     result = store.lookup(plan, keys, NOW)
     assert result.rows == [[None, None], [7, 0.2], [3, 0.1]]
@@ -252,11 +252,11 @@ def test_a_pushed_row_is_an_additional_row(store):
 
     assert store.push(FACTS, facts([(1, NOW - HOUR, 5, 0.5)])) == 1
     assert store.position(FACTS) == SnapshotPosition("facts", 0)
-    # Beside a snapshot that lacks the entity, or has an earlier row of it, the pushed one stays.
+    # The pushed row stays beside a snapshot that lacks the entity or has an earlier row of it.
     for number, rows in enumerate(([], [(1, NOW - HOUR - 1, 1, 0.1)], [(1, NOW + HOUR, 1, 0.1)]), 1):
         store.load(FACTS, facts(rows), SnapshotPosition("facts", number))
         assert look_up() == (5, RowPosition(None, NOW - HOUR))
-    # It never hides a newer one, and a pushed one of the same time takes the place until the next load.
+    # It does not hide a newer row. A pushed row of equal time replaces a row until the next load.
     store.load(FACTS, facts([(1, NOW - MINUTE * 30, 2, 0.2)]), SnapshotPosition("facts", 4))
     assert look_up() == (2, RowPosition(4, NOW - MINUTE * 30))
     store.push(FACTS, facts([(1, NOW - HOUR, 5, 0.5)]))
@@ -284,7 +284,7 @@ def test_readers_during_a_load_see_the_old_or_the_new_snapshot(kind, clock, tmp_
     users = [{"user_id": user} for user in range(20)]
     with kind(tmp_path, clock).open() as store:
         store.prepare(plan)
-        # An odd snapshot lacks the odd users, and says another value of the even ones.
+        # An odd snapshot lacks the odd users and has another value for the even ones.
         tables = [
             facts([(user, NOW - HOUR, number, 0.5) for user in range(0, 20, 1 + number)]) for number in (0, 1)
         ]
@@ -328,7 +328,7 @@ def test_a_broken_entity_affects_no_other(store, kind, tmp_path, caplog):
 
 
 def spoil_sqlite(folder, view, key):
-    """Writes nonsense in the place of an entity's state."""
+    """Replaces an entity's state by bytes that are not a state."""
     with closing(sqlite3.connect(folder / "online.db")) as db, db:
         (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
         db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
@@ -439,7 +439,7 @@ def test_keys_may_be_text_or_several_columns(store):
 
 @pytest.mark.usefixtures("quick_switches")
 def test_readers_on_other_threads_see_whole_batches(kind, clock, tmp_path):
-    """Every batch gives each of two users one event: no reader ever sees them differ."""
+    """Every batch gives each of two users one event: a reader must never see them differ."""
     view = view_of_all_functions((HOUR,))
     plan = plan_of(view)
     seen, done = [], threading.Event()

@@ -12,9 +12,14 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @event(
-    topic="clicks", time="at", key="user", identity=["user", "page"], dedup_within="1h",
-    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
-)  # fmt: skip
+    topic="clicks",
+    time="at",
+    key="user",
+    identity=["user", "page"],
+    dedup_within="1h",
+    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
+    coerce=True,
+)
 class Click(Struct):
     at: datetime
     user: int

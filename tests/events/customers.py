@@ -27,9 +27,14 @@ class Customer(Struct):
 
 
 def change(
-    op: str, lsn: int | None, row: dict[str, Any] | None = None, *, at: int | None = None,
-    wrapped: bool = False, **source: Any,
-) -> bytes:  # fmt: skip
+    op: str,
+    lsn: int | None,
+    row: dict[str, Any] | None = None,
+    *,
+    at: int | None = None,
+    wrapped: bool = False,
+    **source: Any,
+) -> bytes:
     """An envelope; `at`: seconds after NOON, by default the lsn."""
     seconds = lsn if at is None else at
     assert seconds is not None

@@ -1,4 +1,4 @@
-"""Views and event streams that the tests of this room use."""
+"""Views and event streams for the tests of features."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +26,7 @@ FUNCTIONS = [
 
 
 def view_of_all_functions(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
-    """A view with every function over every column that takes it, at each window."""
+    """A view with every function over every column that it accepts, for each window."""
     aggregations = []
     for window in windows:
         hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)

@@ -30,18 +30,18 @@ def shown(settings: Settings, *arguments: str) -> str:
 
 
 def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny: Settings) -> None:
-    assert [one for one in doctor(tiny) if one.what == "predictions"] == []
+    assert [d for d in doctor(tiny) if d.what == "predictions"] == []
     spool = Spool(tiny.place("serving", "spool"))
     spool.append(b"{}", b"{}")
     spool.close()
-    (found,) = [one for one in doctor(tiny) if one.what == "predictions"]
-    assert not found.fine
-    assert found.found.startswith("2 ")
+    (finding,) = [d for d in doctor(tiny) if d.what == "predictions"]
+    assert not finding.fine
+    assert finding.detail.startswith("2 ")
     log = logs.open(tiny.log.url)
     log.create("headrace.predictions")
     ship(tiny.place("serving", "spool"), log)
     log.close()
-    assert [one for one in doctor(tiny) if one.what == "predictions"] == []
+    assert [d for d in doctor(tiny) if d.what == "predictions"] == []
 
 
 def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny: Settings) -> None:
@@ -87,7 +87,7 @@ def test_status_shows_open_alerts(tiny: Settings) -> None:
     log.create(TOPIC)
     log.append(TOPIC, [msgspec.json.encode(change) for change in (alert, resolved)])
     log.close()
-    assert [found.alert for found in status(tiny).alerts] == ["a"]
+    assert [alert.alert for alert in status(tiny).alerts] == ["a"]
     said = shown(tiny, "status")
     assert "critical" in said
     assert alert.why in said

@@ -59,7 +59,7 @@ def test_every_function_refuses_a_column_of_lists(kind):
         (12 * HOURS, {}, HOURS),
         (12 * HOURS - MINUTES, {}, 5 * MINUTES),
         (MINUTES, {}, MINUTES),
-        (DAYS, {"slide": DAYS}, HOURS),  # Feast's copy of the window says nothing
+        (DAYS, {"slide": DAYS}, HOURS),  # Feast copied the window
         (DAYS, {"slide": 2 * HOURS}, 2 * HOURS),
         (DAYS, {"slide": 2 * HOURS, "tiling": 6 * HOURS}, 6 * HOURS),
     ],

@@ -1,4 +1,4 @@
-"""Predictions that were served are computed again from the lake, at their moment and position."""
+"""Served features are computed again from the lake, at their moments and positions."""
 
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ from headrace.tables.build import build_table
 
 
 def serve_requests(lookup, at):
-    """Predictions for seven users, one of them unknown, as their log would tell them."""
+    """Predictions for seven users, one of them unknown, as the prediction log has them."""
     requests = [{"user": user, "price": 3.0 + user} for user in range(7)]
     answers = lookup.features(requests, at)
     return [
@@ -52,7 +52,7 @@ def plan():
 
 @pytest.fixture
 def predictions(project, log, lake, store, plan):
-    """Answers given before, between and after batches of which many events are late."""
+    """Predictions before, between and after batches with many late events."""
     sink = OnlineSink(project, project.contract("clicks"), store)
     log.create("clicks", 2)
     send(log, clicks_until(now_micros(), 200))
@@ -146,7 +146,7 @@ def test_features_of_an_edited_rowwise_function_are_counted_separately(project, 
     )
     report = check_parity(project, lake, edited, [*predictions, wrong])
     assert (report.code_changed, report.checked, report.differing, report.not_checkable) == (29, 0, [], {})
-    # What it did not make is compared all the same.
+    # The features of other views are compared.
     other = msgspec.structs.replace(
         predictions[0], id="other", values={**predictions[0].values, "facts__most": 99.0}
     )

@@ -1,4 +1,4 @@
-"""A project in a scratch folder: the shop, or a small one written for a test."""
+"""Projects in a temporary folder: the shop, and a small one that a test can change."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Proj
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Project:
-    """The shop, in a folder of its own."""
+    """The shop, in a temporary folder."""
     root = tmp_path / "shop_project"
     shutil.copytree(SHOP, root, ignore=shutil.ignore_patterns(".headrace", "__pycache__"))
     return load_project(load_settings(root))

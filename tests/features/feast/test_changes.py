@@ -1,4 +1,4 @@
-"""Features over a database's table: stock Feast sees each row as it was then, and a deleted one as null."""
+"""Features over a changelog: stock Feast sees each row as it was then, and a deleted row as null."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def test_an_error_names_its_place_and_remedy(small: Callable[..., Project], case
 
 
 def test_an_argument_of_a_wrong_type(small: Callable[..., Project]) -> None:
-    def compile_plan() -> None:  # Feast says it at import, where it checks types; else compile does
+    def compile_plan() -> None:  # where Feast checks types, the import fails; else compile does
         project = small(("ttl=DAY", "ttl='1d'"))
         compile(project, project.model("bought"))
 
@@ -297,7 +297,7 @@ def test_feast_is_imported_without_run_time_checks() -> None:
     program = """
 import headrace.features.feast, typeguard, feast
 assert typeguard.typechecked.__module__.startswith("typeguard")
-feast.Entity(name=3, value_type=feast.ValueType.INT64)  # what typeguard would refuse
+feast.Entity(name=3, value_type=feast.ValueType.INT64)  # typeguard would refuse it
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

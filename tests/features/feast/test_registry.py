@@ -204,7 +204,7 @@ def test_two_views_may_each_make_the_source_of_one_table(small: Callable[..., Pr
 RIGHT = [
     "None",  # missing, as at run time
     "0",  # a whole number is a float
-    "1 / (inputs['price'] - inputs['price'])",  # it fails on the sample, and need not on real inputs
+    "1 / (inputs['price'] - inputs['price'])",  # it fails on the sample, but not on real inputs
 ]
 
 

@@ -66,7 +66,7 @@ def facts_of(rows):
 
 
 def newest(facts, user, t, ttl, strict):
-    """The row that is seen, by the definition alone."""
+    """The visible row, by the definition alone."""
     seen = [
         (time, x is not None, x or 0, y is not None, y or 0.0, x, y)
         for key, time, x, y in facts

@@ -87,7 +87,7 @@ def test_every_aggregate_equals_its_definition(events, rows):
 @settings(max_examples=60, deadline=None)
 @given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
 def test_several_blocks_of_entities_give_the_same_as_one(events, rows):
-    # A span of times this long leaves room for few entities in a block.
+    # With so long a span of times a block holds few entities.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.features.offline.windows._MOST_KEYS", 2 * 40 * DAY)
         features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
@@ -143,7 +143,7 @@ class Case:
         Case([1e308, 1e308, -1e308], 1e308),
         Case([1e308, 1e308], float("inf")),
         Case([-1e308, -1e308, 5e-324], float("-inf")),
-        # Exactly between two doubles but for one that is 2^-1074.
+        # Exactly between two doubles, except for one value of 2^-1074.
         Case([1.0, 2.0**-53, 5e-324], 1.0 + 2.0**-52),
         Case([1.0, 2.0**-53, -5e-324], 1.0),
     ],
@@ -187,7 +187,7 @@ def test_range_sums_and_totals_are_the_true_sum_rounded_once(values, data):
     low, high = (np.array(ends, dtype=np.int64) for ends in zip(*ranges, strict=True))
     truth = [round_to_double(sum(map(Fraction, values[start:end]), Fraction(0))) for start, end in ranges]
     assert range_sums(float_sums(np.array(values, dtype=np.float64)), low, high).tolist() == truth
-    # The same of totals that were merged in any order, kept in between.
+    # Totals that are merged in any order and packed in between give the same.
     for (start, end), total in zip(ranges, truth, strict=True):
         shuffled = data.draw(st.permutations(values[start:end]))
         half = data.draw(st.integers(0, len(shuffled)))

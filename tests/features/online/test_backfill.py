@@ -1,4 +1,4 @@
-"""What a build puts into the online store, from a real lake."""
+"""Filling the online store from a real lake."""
 
 import polars as pl
 from tests.features.online.test_follow import FACTS, ingest, look_up, plan_of, send
@@ -38,7 +38,7 @@ def offline(lake, plan, users, at):
 
 
 def test_rows_that_a_rebuild_removed_or_moved_back_in_time_leave_the_store(project, lake, store):
-    """A correction, or an edit of the table's function: the view's digest stays."""
+    """After a correction, or an edit of the table's function, the view's digest is the same."""
     plan, now = plan_of(FACTS), now_micros()
     known = from_micros(now - HOUR)
     table = lake.ensure("facts", facts([]).schema)

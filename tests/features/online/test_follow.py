@@ -1,4 +1,4 @@
-"""From the log to what is served, with nothing in between replaced."""
+"""From the log to served features, with the real log, ingest, lake and online store."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def look_up(store, plan, users, at):
 
 
 def offline(project, lake, view, users, at):
-    """From the lake's events by the table's function, in plain Python."""
+    """The features from the lake's events, in plain Python."""
     rows = lake.table("clicks").scan().filter(pl.col("_valid")).collect().rows(named=True)
     expected = []
     for user in users:
@@ -240,7 +240,7 @@ def test_a_lookup_converts_requests_to_the_models_matrix(project, log, lake, sto
     assert answers.matrix.tolist() == [[1.0, 1000.0, 10.0, 10.0, 20.0, 0.25], [0.0, nan, nan, nan, 7.0, nan]]
     assert answers.missing[0] == []
     assert answers.missing[1] == list(lookup.columns[1:])
-    # A request alone takes the same way as one among many, and the offline join the same as both.
+    # A single request gives the same as a batch, and the offline join the same as both.
     for place, request in enumerate([{"user": 1, "price": 5.0}, {"user": 9, "price": 5.0}]):
         alone = lookup.features([request], at)
         assert repr(alone.matrix.tolist()[0]) == repr(answers.matrix.tolist()[place])
@@ -284,7 +284,7 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
     assert store.position(new) == ingestion.position
     assert store.position(old) == before
 
-    # A process that still runs the old code goes on with the old view and leaves the new one alone.
+    # A process that still runs the old code continues with the old view and does not touch the new one.
     filled_to = ingestion.position
     ingestion = ingest(project, log, lake, running)
     send(log, clicks_until(now_micros(), 50, seed=4))
@@ -329,7 +329,7 @@ def test_an_event_that_a_rowwise_function_fails_on_affects_its_entity_and_view_a
         look_up(store, plan_of(fragile), [1], now_micros())
     assert (store.count_broken(fragile), store.count_broken(other)) == (1, 0)
 
-    # The event does not say whose neighbour it is about: that view stays where it was, and keeps its values.
+    # The event does not carry this view's key: the view keeps its position and its values.
     assert store.position(by_neighbour) == filled
     assert any("view by_neighbour" in text and "its entity is unknown" in text for text in caplog.messages)
     assert store.lookup(neighbours, [{"neighbour": 2}], now_micros()).rows[0][0] == 1
@@ -342,7 +342,7 @@ def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
 
 
 def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
-    """Each moves the view in its own log partitions; none sets it back in the others'."""
+    """Each moves the view in its log partitions and does not set it back in the others."""
     view, users = activity(), list(range(7))
     plan = plan_of(view)
     sender = logs.open(project.settings.log.url)
@@ -376,7 +376,7 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
         thread.join(60)
     at = now_micros()
     assert look_up(store, plan, users, at) == offline(project, lake, view, users, at)
-    # Each value stands for exactly the events of its entity before its position, in both log partitions.
+    # Each value has exactly the events of its entity before its position, in both log partitions.
     positions = store.lookup(plan, [{"user": user} for user in users], at).positions
     for user, position in zip(users, positions, strict=True):
         after = pl.any_horizontal(

@@ -14,7 +14,7 @@ def test_unreachable_tiles_are_dropped_by_the_wall_clock():
             pack_state(tiles.add(state, [now - MINUTE], [[step], [1.5], ["a"], [1]], {0: step + 1}, now))
         )
         sizes.append(len(pack_state(state)))
-    # An hour's tiles and what is not settled, however long it goes on.
+    # The state does not grow beyond an hour's tiles and the unsettled events.
     assert max(sizes[20:]) <= max(sizes[:20])
     state = tiles.add(state, [], [[], [], [], []], {0: 61}, NOW + 2 * DAY)
     assert state == tiles.empty()._replace(offsets={0: 61})

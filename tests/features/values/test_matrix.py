@@ -1,4 +1,4 @@
-"""Training and serving make the same matrix: the whole path on both sides, against the definition."""
+"""Training and serving compute the same matrix: both complete paths against the definition."""
 
 import math
 from datetime import UTC, timedelta, timezone
@@ -143,7 +143,7 @@ def plan_of(mode, missing):
 
 
 def compute_on_demand(fact, request):
-    """What the on-demand view means, in plain Python."""
+    """The on-demand view's features, in plain Python."""
     n, x, flag, kind, at = fact
     x = x if x is not None and math.isfinite(x) else None
     return [
@@ -157,7 +157,7 @@ def compute_on_demand(fact, request):
 
 
 def expect_row(fact, request, plan, categories):
-    """One row of the matrix, and what is missing in it, by the definition alone."""
+    """One row of the matrix and its missing features, by the definition alone."""
     values = [*fact[:4], *compute_on_demand(fact, request)]
     defaults = plan.missing if isinstance(plan.missing, dict) else {}
     row, missing = [], []
@@ -245,7 +245,7 @@ def test_text_is_encoded_by_the_values_of_the_train_part():
     np.testing.assert_array_equal(matrix.of_frame(later).matrix, wanted)
     rows = matrix.of_rows([[1.0, "", 9], [2.0, "new", 9], [None, None, None]])
     np.testing.assert_array_equal(rows.matrix, wanted)
-    # An unseen text is there, though the model can make nothing of it.
+    # An unseen text is not missing, though the model sees NaN.
     assert matrix.missing(rows) == [[], [], ["v__price", "v__kind", "v__n"]]
     # A default that stands for missing text in the train part is one of its values.
     assert Encoding.learn(

@@ -1,4 +1,4 @@
-"""On-demand functions: what they are given, and what becomes of what they return."""
+"""On-demand functions: their inputs, and the conversion of their results."""
 
 import math
 from datetime import UTC, datetime, timedelta, timezone

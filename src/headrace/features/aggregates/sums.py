@@ -103,7 +103,7 @@ def _mean_of_floats(totals: list[Any], values: list[Any], count: int) -> float:
 
 
 def _add_whole(totals: list[Any], values: list[Any]) -> int:
-    """The sum, wrapped around as int64 offline and online alike."""
+    """The sum, wrapped around as int64."""
     total = _whole_total(totals, values)
     return total if _is_int64(total) else (total + (1 << 63)) % (1 << 64) - (1 << 63)
 

@@ -1,4 +1,4 @@
-"""Recompute served features offline: `check parity` and `why` compare what this returns.
+"""The recomputation of served features offline, for `check parity` and `why`.
 
 A served value has a position: the events before it (a windowed view), or a row of a snapshot (an as-of
 view). So it can be computed again from the lake, however many late events came since. The features take
@@ -74,8 +74,8 @@ class Recomputed(NamedTuple):
 
 
 def views_of_edited_code(project: Project, plan: FeaturePlan) -> frozenset[str]:
-    """The views whose values nobody can compute again, because a rowwise function was edited since the plan
-    was compiled: windowed views of that function, and on-demand views that read them."""
+    """The views whose values can't be computed again, because a rowwise function was edited since the plan was
+    compiled: windowed views of that function, and on-demand views that read them."""
     codes = codes_of(project)
     edited = {view.name for view in plan.windowed if is_of_other_code(view, codes)}
     for view in plan.on_demand:
@@ -172,7 +172,7 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
         {_ROW: pl.Int64, _AT: _INSTANT},
         orient="row",
     )
-    # Each prediction is an entity of its own, with the events before its position.
+    # Each prediction becomes a separate entity, with the events before its position.
     by_prediction = msgspec.structs.replace(view, keys=(_ROW,))
     results = [aggregate(by_prediction, moments[:0], rows, at=_AT)]
     for first in range(0, len(moments), _TOGETHER):

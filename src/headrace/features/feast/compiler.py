@@ -1,4 +1,4 @@
-"""compile: a model's Feast objects → its plan, which no longer needs Feast."""
+"""compile: from a model's Feast objects to its plan, which does not need Feast."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _service_features(service: FeatureService, objects: FeastObjects) -> list[tu
                 raise ProjectError(
                     f"service {service.name!r} takes {entry.name!r} under another name, key or version",
                     where=where,
-                    remedy="Declare a feature view of its own for it.",
+                    remedy="Declare a separate feature view for it.",
                 )
             view, listed = _view_of_project(objects, entry.name, where), projection.features
         features = compile_fields(listed, objects.place(view))
@@ -156,7 +156,7 @@ def _view_of_project(objects: FeastObjects, name: str, where: str) -> Any:
         raise ProjectError(
             f"feature view {name!r} is not at the top of any module",
             where=where,
-            remedy="Give it a name of its own there: user_activity = StreamFeatureView(...).",
+            remedy="Bind it to a name there: user_activity = StreamFeatureView(...).",
         )
     return view
 

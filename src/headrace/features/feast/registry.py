@@ -187,9 +187,9 @@ def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
         OnDemand(view, dtypes).compute_columns([[_sample(dtypes[source])] for source in view.inputs], 1)
     except ReturnError as error:
         raise ProjectError(
-            f"on-demand view {view.name!r} does not return what its schema says: {error.what}",
+            f"on-demand view {view.name!r} does not return the features of its schema: {error.what}",
             where=where,
-            remedy="It was called with a sample of its inputs: let names and types of what it returns agree.",
+            remedy="It was called with a sample of its inputs: make its results and its schema agree.",
         ) from error
     except OnDemandError:
         return

@@ -54,7 +54,7 @@ def settings_of(config: RepoConfig) -> Settings:
     address = config.offline_store
     if not hasattr(address, "root"):
         raise ProjectError(
-            f"feature_store.yaml has the offline store {address.type}, which does not say whose project it is",
+            f"feature_store.yaml has the offline store {address.type}, which does not name a project",
             where=str(config.repo_path),
             remedy="Take the feature_store.yaml that a build writes: Headrace's stores work together.",
         )

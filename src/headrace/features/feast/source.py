@@ -38,10 +38,10 @@ class TableSource(DataSource):  # type: ignore[misc]
 
     Attributes:
         name: the table's name in the lake, which is also the source's.
-        timestamp_field: the column that says when a row was true.
+        timestamp_field: the column with the time from which a row holds.
         columns: column → the plan's dtype, as declared; None where nothing is declared.
         rowwise: whether the table is made row by row from a topic.
-        topic: the topic whose events become the table's rows one by one; None for any other table.
+        topic: the topic, of a table whose rows are made one by one from its events; None for any other table.
         topics: every topic that the table is made from, directly or through other tables.
         code: the fingerprint of a rowwise table's function; "" for any other table.
         place: the place of its declaration; None when it came from a registry.

@@ -316,7 +316,7 @@ def _keys(
             raise ProjectError(
                 f"entity {name!r} of feature view {view.name!r} is not at the top of any module",
                 where=where,
-                remedy="Give it a name of its own there: user = Entity(...).",
+                remedy="Bind it to a name there: user = Entity(...).",
             )
         entity = entities[name]
         real = _column(source, entity.join_key, view.name, where)

@@ -203,16 +203,16 @@ def _convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
     wanted = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
     wanted |= {field.name: POLARS[field.dtype] for field in plan.request}
     wanted[MOMENT] = _INSTANT
-    whose = f"the labels of model {plan.model!r}" if plan.model else "the labels"
+    labels_name = f"the labels of model {plan.model!r}" if plan.model else "the labels"
     lacking = [name for name in wanted if name not in labels.columns]
     if lacking:
         raise ProjectError(
-            f"{whose} lack {', '.join(lacking)}",
+            f"{labels_name} lack {', '.join(lacking)}",
             remedy="They carry the keys, event_timestamp, and what on-demand views take of a request.",
         )
     rows = labels.select(_convert(labels[name], dtype, plan.model) for name, dtype in wanted.items())
     if rows[MOMENT].null_count():
-        raise ProjectError(f"{whose} have rows without event_timestamp")
+        raise ProjectError(f"{labels_name} have rows without event_timestamp")
     return rows
 
 

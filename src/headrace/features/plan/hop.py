@@ -1,4 +1,4 @@
-"""The hop of a window: how far its start moves at a time."""
+"""The hop of a window: the step in which its begin moves."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ _FIVE_MINUTES = timedelta(minutes=5)
 
 
 def hop_of(window: timedelta, *, slide: timedelta | None = None, tiling: timedelta | None = None) -> timedelta:
-    """How far a window's start moves at a time: it begins at floor(t - window, hop).
+    """The hop of a window, which begins at floor(t - window, hop).
 
     Args:
-        window: its length.
-        slide: Feast's slide_interval; where it equals the window Feast has only copied it, and it
-            says nothing.
-        tiling: the view's tiling_hop_size, which goes before everything.
+        window: the window's length.
+        slide: Feast's slide_interval; ignored where it equals the window, because Feast copies that.
+        tiling: the view's tiling_hop_size; it overrides the others.
 
     Returns:
-        What is named, else 1 d for windows of 12 d and more, 1 h for 12 h and more, else 5 min.
+        `tiling`, else `slide`, else 1 d for windows of 12 d and more, 1 h for 12 h and more, else 5 min.
 
     Raises:
         ProjectError: the window or the hop is not positive, or the hop is longer than the window.

@@ -1,4 +1,4 @@
-"""The views of a feature plan, and what they are made of. All times are microseconds."""
+"""The views of a feature plan, and their parts. All times are microseconds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
         name: the view's name.
         keys: the join keys of its entity, in their order.
         table: the lake table that it reads.
-        time: the table's column that says from when a row holds.
+        time: the table's column with the time from which a row holds.
         features: feature name and dtype; the table has a column of each name.
         ttl: the greatest age of a row, microseconds; None: any age.
         topics: the topics that its table is made from.
@@ -101,7 +101,7 @@ class WindowedView(_Digested, frozen=True, tag="windowed"):
         table: the lake table that it aggregates: the topic's table, or a rowwise one.
         rowwise: the name of the rowwise table's function, which is also run on the stream; None
             where the view reads the topic's table directly.
-        time: the table's column that says when an event happened.
+        time: the table's column with the time of the event.
         columns: name and dtype of the columns that are aggregated.
         aggregations: its features.
         code: the fingerprint of the rowwise function: an edited function makes another view.

@@ -1,4 +1,4 @@
-"""On-demand views: features that a function computes at the moment of the request, offline and online alike."""
+"""On-demand views: features that a function computes at the moment of the request, and for a training set."""
 
 from __future__ import annotations
 
