@@ -21,7 +21,7 @@ from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
 
 
-def shown(settings: Settings, *arguments: str) -> str:
+def run_verb(settings: Settings, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", *arguments],
         cwd=settings.root, capture_output=True, text=True, timeout=120,
@@ -57,13 +57,13 @@ def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny
     store.mark_failed(url, str(Unavailable("it does not answer")))
     store._write([], 3, "the disk was full")
     store.close()
-    said = shown(settings, "status")
-    assert "3 events were dropped: the disk was full" in said
-    assert "it does not answer" in said
-    told = said + shown(settings, "doctor")
-    assert "3 dropped" in told
-    assert "opensesame" not in told
-    assert b"opensesame" not in b"".join(one.read_bytes() for one in settings.state.glob("lineage.db*"))
+    output = run_verb(settings, "status")
+    assert "3 events were dropped: the disk was full" in output
+    assert "it does not answer" in output
+    reports = output + run_verb(settings, "doctor")
+    assert "3 dropped" in reports
+    assert "opensesame" not in reports
+    assert b"opensesame" not in b"".join(file.read_bytes() for file in settings.state.glob("lineage.db*"))
 
 
 def test_status_shows_open_alerts(tiny: Settings) -> None:
@@ -88,7 +88,7 @@ def test_status_shows_open_alerts(tiny: Settings) -> None:
     log.append(TOPIC, [msgspec.json.encode(change) for change in (alert, resolved)])
     log.close()
     assert [alert.alert for alert in status(tiny).alerts] == ["a"]
-    said = shown(tiny, "status")
-    assert "critical" in said
-    assert alert.why in said
-    assert "late" not in said
+    output = run_verb(tiny, "status")
+    assert "critical" in output
+    assert alert.why in output
+    assert "late" not in output

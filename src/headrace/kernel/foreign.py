@@ -33,7 +33,13 @@ class Foreign(NamedTuple):
 
 
 FOREIGN = {
-    "dvc": Foreign("DVC", "3.67", "4", ("headrace.flows.build.pipeline",), "tests/flows/test_dvc_internals.py"),
+    "dvc": Foreign(
+        "DVC",
+        "3.67",
+        "4",
+        ("headrace.flows.build.pipeline", "headrace.flows.build.dvc_lock"),
+        "tests/flows/test_dvc_internals.py",
+    ),
     "feast": Foreign(
         "Feast",
         "0.67",
