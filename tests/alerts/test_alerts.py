@@ -76,7 +76,7 @@ def test_alerts_refuse_limits_without_meaning() -> None:
 
 
 @pytest.fixture
-def watched_contract(contract: Contract) -> Contract:
+def alerting_contract(contract: Contract) -> Contract:
     return attrs.evolve(contract, dedup_within=None, alerts=Alerts(window="10m", baseline="20m", min_events=20))
 
 
@@ -102,23 +102,23 @@ def watch_once(contract: Contract, log: Log, lake: Lake, *, committed: bool = Tr
 
 
 def test_rates_from_commits_equal_those_of_the_rows(
-    watched_contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+    alerting_contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "BATCH", 7)
     monkeypatch.setattr(ingest, "TRICKLE", 0)
     events_log.create("clicks")
     events_log.append("clicks", [click(1)])
-    ingest_all(watched_contract, events_log, lake)
-    from_commits = RefusalRates(watched_contract, lake.table("clicks"))
+    ingest_all(alerting_contract, events_log, lake)
+    from_commits = RefusalRates(alerting_contract, lake.table("clicks"))
     from_commits.update()
     for turn in range(3):
         events_log.append("clicks", [click(n, price=-(n % 2)) for n in range(20)] + [b"no %d" % turn])
-        ingest_all(watched_contract, events_log, lake)
+        ingest_all(alerting_contract, events_log, lake)
         from_commits.update()
-    assert replay(watched_contract, lake, events_log, QuarantineSelection(code="not_json")).events == 3
-    ingest_all(watched_contract, events_log, lake)  # a replay does not count as an arrival
+    assert replay(alerting_contract, lake, events_log, QuarantineSelection(code="not_json")).events == 3
+    ingest_all(alerting_contract, events_log, lake)  # a replay does not count as an arrival
     from_commits.update()
-    from_rows = RefusalRates(watched_contract, lake.table("clicks"))
+    from_rows = RefusalRates(alerting_contract, lake.table("clicks"))
     from_rows.update()
     now = now_micros()
     expected = {
@@ -131,33 +131,35 @@ def test_rates_from_commits_equal_those_of_the_rows(
 
 
 def test_alert_is_raised_once_and_resolved_when_it_is_over(
-    watched_contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
+    alerting_contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(n) for n in range(95)] + [click(n, price=-1) for n in range(5)])
-    ingest_all(watched_contract, events_log, lake)
-    (raised,) = watch_once(watched_contract, events_log, lake)
+    ingest_all(alerting_contract, events_log, lake)
+    (raised,) = watch_once(alerting_contract, events_log, lake)
     assert raised.key == ("refusals", "clicks", "out_of_range (price)")
     assert (raised.state, raised.severity) == ("raised", "warning")
     assert (raised.facts["code"], raised.facts["field"]) == ("out_of_range", "price")
     assert (raised.facts["refused"], raised.facts["events"], raised.facts["share"]) == (5, 100, 0.05)
     assert raised.why == "5.00% of 100 events in 10m refused as out_of_range (price)"
-    assert watch_once(watched_contract, events_log, lake) == []
+    assert watch_once(alerting_contract, events_log, lake) == []
 
     events_log.append("clicks", [click(n, price=-1) for n in range(30)])
-    ingest_all(watched_contract, events_log, lake)
-    (changed,) = watch_once(watched_contract, events_log, lake)
+    ingest_all(alerting_contract, events_log, lake)
+    (changed,) = watch_once(alerting_contract, events_log, lake)
     assert (changed.state, changed.severity) == ("changed", "critical")
     assert (changed.alert, changed.number) == (raised.id, 2)
-    assert watch_once(watched_contract, events_log, lake, committed=False) == []
+    assert watch_once(alerting_contract, events_log, lake, committed=False) == []
 
     monkeypatch.setattr(refusals, "now_micros", lambda: now_micros() + 30 * MINUTE)
     events_log.append("clicks", [b"not read yet"])
-    assert watch_once(watched_contract, events_log, lake, committed=False) == [], "an arrival is not judged yet"
-    ingest_all(watched_contract, events_log, lake)
-    (resolved,) = watch_once(watched_contract, events_log, lake, committed=False)
+    assert watch_once(alerting_contract, events_log, lake, committed=False) == [], (
+        "an arrival is not judged yet"
+    )
+    ingest_all(alerting_contract, events_log, lake)
+    (resolved,) = watch_once(alerting_contract, events_log, lake, committed=False)
     assert (resolved.state, resolved.severity, resolved.alert) == ("resolved", "critical", raised.id)
-    assert watch_once(watched_contract, events_log, lake, committed=False) == []
+    assert watch_once(alerting_contract, events_log, lake, committed=False) == []
 
     ingest_all(alert_contract(), events_log, lake)
     rows = lake.table("headrace_alerts").scan().collect()
@@ -165,21 +167,21 @@ def test_alert_is_raised_once_and_resolved_when_it_is_over(
     assert read_table(lake) == {resolved.key: resolved}
 
 
-def test_few_events_raise_nothing(watched_contract: Contract, events_log: Log, lake: Lake) -> None:
+def test_few_events_raise_nothing(alerting_contract: Contract, events_log: Log, lake: Lake) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [b"no"] * 19)
-    ingest_all(watched_contract, events_log, lake)
-    assert watch_once(watched_contract, events_log, lake) == []
-    assert watch_once(attrs.evolve(watched_contract, alerts=None), events_log, lake) == []
+    ingest_all(alerting_contract, events_log, lake)
+    assert watch_once(alerting_contract, events_log, lake) == []
+    assert watch_once(attrs.evolve(alerting_contract, alerts=None), events_log, lake) == []
 
 
 def test_first_on_the_log_counts_where_two_decide_at_once(
-    watched_contract: Contract, events_log: Log, lake: Lake
+    alerting_contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [b"no"] * 20)
-    ingest_all(watched_contract, events_log, lake)
-    (raised,) = watch_once(watched_contract, events_log, lake)
+    ingest_all(alerting_contract, events_log, lake)
+    (raised,) = watch_once(alerting_contract, events_log, lake)
     second = msgspec.structs.replace(raised, id=new_id(), severity="warning")
     events_log.append(TOPIC, [msgspec.json.encode(second), b"no alert"])
     follower = AlertFollower(events_log)

@@ -38,14 +38,14 @@ WRONG = "battery-staple-8812"
 
 
 @pytest.fixture(scope="module")
-def secured_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with broker(Path(tmp_path_factory.mktemp("secured")), password=PASSWORD) as running:
         yield running
 
 
 @pytest.fixture
-def environment(secured_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name, value in secured_broker.environment.items():
+def environment(tls_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in tls_broker.environment.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
 
@@ -60,8 +60,8 @@ def read_chain(error: BaseException) -> str:
 
 
 @pytest.mark.usefixtures("environment")
-def test_client_with_the_password_appends_reads_and_shares(secured_broker: Broker, tmp_path: Path) -> None:
-    opened = log.open(secured_broker.url)
+def test_client_with_the_password_appends_reads_and_shares(tls_broker: Broker, tmp_path: Path) -> None:
+    opened = log.open(tls_broker.url)
     opened.create("events")
     assert opened.append("events", [b"a"]) == [(0, 0)]
     assert opened.read("events", {0: 0}, 10).values == [b"a"]
@@ -85,12 +85,12 @@ def allow(admin: AdminClient, what: ResourceType, prefix: str, *operations: AclO
 
 
 def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
-    secured_broker: Broker, environment: pytest.MonkeyPatch, tmp_path: Path
+    tls_broker: Broker, environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     contract = contract_of(Click)
     assert contract is not None
     contract = attrs.evolve(contract, topic="given.clicks", forward=("given.good", "given.refused"))
-    connection = KafkaConnection(secured_broker.url.removeprefix("kafka://"))
+    connection = KafkaConnection(tls_broker.url.removeprefix("kafka://"))
     for topic in (contract.topic, *contract.forward):
         connection.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
     reading = (AclOperation.DESCRIBE, AclOperation.READ)
@@ -101,7 +101,7 @@ def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
         connection.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE
     )
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
-    opened = log.open(secured_broker.url)
+    opened = log.open(tls_broker.url)
     ingest = Ingest(contract, opened, lake.open(settings_of(tmp_path)), [ForwardSink(contract, opened)])
     opened.append(contract.topic, [click(1), b"no click", click(2)])
     got: list[Progress] = []
@@ -116,9 +116,9 @@ def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
 
 
 def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
-    secured_broker: Broker, environment: pytest.MonkeyPatch
+    tls_broker: Broker, environment: pytest.MonkeyPatch
 ) -> None:
-    connection = KafkaConnection(secured_broker.url.removeprefix("kafka://"))
+    connection = KafkaConnection(tls_broker.url.removeprefix("kafka://"))
     topic = NewTopic("bounded.events", 1, config={"max.message.bytes": "20000"})
     connection.admin.create_topics([topic])["bounded.events"].result(20)
     reading = (AclOperation.DESCRIBE, AclOperation.READ)
@@ -127,7 +127,7 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
         connection.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE
     )
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
-    opened = log.open(secured_broker.url)
+    opened = log.open(tls_broker.url)
     assert 1_048_588 - 200 < opened.largest("bounded.events") < 1_048_588  # the default: this user may not ask
     values = [os.urandom(size) for size in (900, 30_000, 900, 25_000, 12_000, 900)]
     positions = log.append_fitting(opened, "bounded.events", values)
@@ -147,7 +147,7 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
     ],
 )
 def test_client_that_is_denied_access_learns_why_and_nothing_shows_the_password(
-    secured_broker: Broker,
+    tls_broker: Broker,
     environment: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -161,7 +161,7 @@ def test_client_that_is_denied_access_learns_why_and_nothing_shows_the_password(
     else:
         environment.setenv(f"HEADRACE_KAFKA_{name}", value)
     settings = make_settings(
-        tmp_path, "scratch", "kafka", values={"log": secured_broker.url}, state=tmp_path / "state"
+        tmp_path, "scratch", "kafka", values={"log": tls_broker.url}, state=tmp_path / "state"
     )
     store = lineage.open(settings)
     with caplog.at_level(logging.DEBUG), record_with(store.recorder()):
@@ -182,10 +182,10 @@ def test_client_that_is_denied_access_learns_why_and_nothing_shows_the_password(
         assert password not in shown
 
 
-def test_unknown_setting_is_a_project_error(environment: pytest.MonkeyPatch, secured_broker: Broker) -> None:
+def test_unknown_setting_is_a_project_error(environment: pytest.MonkeyPatch, tls_broker: Broker) -> None:
     environment.setenv("HEADRACE_KAFKA_SASL_PASSWROD", PASSWORD)
     with pytest.raises(ProjectError, match=r"sasl\.passwrod") as raised:
-        log.open(secured_broker.url)
+        log.open(tls_broker.url)
     assert PASSWORD not in read_chain(raised.value)
 
 
