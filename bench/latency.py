@@ -34,7 +34,7 @@ from services.kafka import broker
 
 from headrace import lake, log
 from headrace.config.settings import load_settings
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.lake import LakeTable
 from workloads.behaviour import CONTRACT, SHOP, made
 
@@ -80,7 +80,7 @@ class Watch:
 
     @staticmethod
     def _end(table: LakeTable) -> int:
-        position = stored_position(table)
+        position = read_position(table)
         return position.next_offset(0) if position is not None else 0
 
 

@@ -1,4 +1,4 @@
-"""Servers of tests: one that serves from a thread, and an HTTP endpoint that keeps what it is sent."""
+"""Servers of tests: one that serves from a thread, and an HTTP endpoint that keeps its requests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Serving:
-    """A server that serves from a thread of its own until it is closed.
+    """A server that serves from its own thread until it is closed.
 
     Attributes:
-        port: where, on the loopback address.
+        port: its port on the loopback address.
     """
 
     def __init__(self, server: TCPServer) -> None:
@@ -28,7 +28,7 @@ class Serving:
 
 
 class Post(NamedTuple):
-    """A request that came, and what was answered."""
+    """A request, and the status of its answer."""
 
     path: str
     headers: dict[str, str]
@@ -37,7 +37,7 @@ class Post(NamedTuple):
 
 
 class Endpoint(Serving):
-    """A web server that keeps what is posted to it and answers as it is told: `answers`, then `usual`."""
+    """A web server that keeps what is posted to it. It answers with the statuses in `answers`, then `usual`."""
 
     def __init__(self, usual: int = 200) -> None:
         self.got: list[Post] = []

@@ -9,16 +9,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], otherwise: str = "it did not come to pass", seconds: float = 60.0) -> T:
-    """Asks again and again until it holds, and gives what it then said.
+def until(
+    condition: Callable[[], T], otherwise: str = "the condition did not hold", seconds: float = 60.0
+) -> T:
+    """Calls the condition until it returns a true value, and returns that value.
 
     Args:
-        condition: what should come to hold.
-        otherwise: what is wrong if it does not.
-        seconds: after which the test fails.
+        condition: what is waited for.
+        otherwise: the message of the failure.
+        seconds: the deadline.
     """
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"{otherwise}: waited {seconds:g} s"
         time.sleep(0.02)
-    return found
+    return value

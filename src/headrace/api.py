@@ -50,10 +50,10 @@ class Rows:
 
         self.name = name
         self._table = lake.open(settings).table(name)
-        found = self._table.current_snapshot() if snapshot is None else self._table.snapshot(snapshot)
-        if found is None:
+        head = self._table.current_snapshot() if snapshot is None else self._table.snapshot(snapshot)
+        if head is None:
             raise CallError(f"table {name!r} has no rows yet", remedy="headrace build makes it.")
-        self.snapshot = found.id
+        self.snapshot = head.id
 
     def lazy(self) -> pl.LazyFrame:
         """The rows, not yet read: filters and column choices reach the files."""
@@ -113,7 +113,7 @@ class OpenProject:
             raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
         rows = as_of(read_input(project, lake.open(self.settings), contract), contract.row_key, moment)
         return rows.sort(contract.row_key).select(
-            one.name for one in msgspec.structs.fields(contract.struct) if not one.name.startswith("_")
+            field.name for field in msgspec.structs.fields(contract.struct) if not field.name.startswith("_")
         )
 
     def training_set(self, model: str, *, snapshot: int | str | None = None) -> Rows:

@@ -65,11 +65,11 @@ def test_each_verb_has_help_with_an_example(verb: str) -> None:
     command = cli.get_command(context, verb)
     assert command is not None
     commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
-    for one in commands:
-        text = one.get_help(click.Context(one, info_name=one.name))
-        assert one.help
+    for command in commands:
+        text = command.get_help(click.Context(command, info_name=command.name))
+        assert command.help
         assert "Example:\n    headrace " in text
-        assert {"--json", "--profile", "--project", "--debug"} <= {o for p in one.params for o in p.opts}
+        assert {"--json", "--profile", "--project", "--debug"} <= {o for p in command.params for o in p.opts}
 
 
 def test_an_unknown_verb_names_the_near_one(headrace: Headrace) -> None:
@@ -110,7 +110,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_project_or_call_gets_one_clear_message(name: str, project: Path, headrace: Headrace) -> None:
-    files, arguments, told = WRONG[name]
+    files, arguments, expected = WRONG[name]
     for path, text in files.items():
         if text is None:
             (project / path).unlink()
@@ -120,7 +120,7 @@ def test_a_wrong_project_or_call_gets_one_clear_message(name: str, project: Path
     assert out.returncode == 2, out.stderr
     assert "Traceback" not in out.stderr
     assert out.stderr.count("error:") == 1
-    for text in told:
+    for text in expected:
         assert text in out.stderr
 
 
@@ -186,7 +186,7 @@ def test_a_table_is_dropped_once_nothing_reads_it(project: Path, headrace: Headr
 def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, headrace: Headrace) -> None:
     before = headrace("--json", "--project", str(project), "build", "--dry-run", cwd=tmp_path)
     after = headrace("build", "--dry-run", "--json", "--project", str(project), cwd=tmp_path)
-    stages = [one["stage"] for one in json.loads(before.stdout)["stages"]]
+    stages = [stage["stage"] for stage in json.loads(before.stdout)["stages"]]
     assert stages == ["table-doubled", "table-total"]
     assert json.loads(after.stdout)["stages"] == json.loads(before.stdout)["stages"]
 
@@ -199,10 +199,10 @@ def test_a_full_disk_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(OSError, match="No space left") as error, full.open("w") as file:
             file.write("x")
         print_error(Call(json=as_json), error.value)
-        said = capsys.readouterr().err
-        assert "No space left on device" in said
-        assert "Make room on the disk" in said
-        assert "foresee" not in said
+        output = capsys.readouterr().err
+        assert "No space left on device" in output
+        assert "Make room on the disk" in output
+        assert "foresee" not in output
 
 
 def test_what_is_kept_is_for_this_user_alone(tmp_path: Path, headrace: Headrace) -> None:
@@ -220,5 +220,5 @@ def test_what_is_kept_is_for_this_user_alone(tmp_path: Path, headrace: Headrace)
     assert [str(path) for path in (state, *state.rglob("*")) if path.stat().st_mode & 0o077] == []
     assert "state folder" not in headrace("doctor", cwd=root).stdout
     (state / "local").chmod(0o755)
-    told = headrace("doctor", cwd=root).stdout
-    assert f"chmod 700 {state / 'local'}" in told.replace("\n", "")
+    output = headrace("doctor", cwd=root).stdout
+    assert f"chmod 700 {state / 'local'}" in output.replace("\n", "")

@@ -31,8 +31,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
 
 @pytest.fixture(scope="module")
 def served(shop: TracedShop) -> Iterator[HttpServer]:
-    with serve(app(shop.settings), "127.0.0.1", 0) as one:
-        yield one
+    with serve(app(shop.settings), "127.0.0.1", 0) as server:
+        yield server
 
 
 def text(served: HttpServer, path: str, status: int = 200) -> str:
@@ -146,7 +146,7 @@ def test_a_foreign_host_name_is_refused(served: HttpServer) -> None:
 
 def test_with_a_token_a_browser_signs_in_once(shop: TracedShop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_TOKEN", TOKEN)
-    with serve(app(shop.settings), "127.0.0.1", 0) as one, httpx.Client(base_url=one.url) as browser:
+    with serve(app(shop.settings), "127.0.0.1", 0) as server, httpx.Client(base_url=server.url) as browser:
         assert browser.get("/").headers["location"] == "/login"
         assert browser.head("/").headers["location"] == "/login"
         assert (browser.head("/login").status_code, browser.head("/login").content) == (200, b"")
@@ -161,5 +161,5 @@ def test_with_a_token_a_browser_signs_in_once(shop: TracedShop, monkeypatch: pyt
         assert TOKEN not in cookie
         assert browser.cookies[COOKIE] == session_of(TOKEN)
         assert browser.get("/").status_code == 200
-        assert httpx.get(one.url, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
-        assert httpx.get(one.url, headers={"Authorization": "Bearer nonsense-nonsense"}).status_code == 401
+        assert httpx.get(server.url, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert httpx.get(server.url, headers={"Authorization": "Bearer nonsense-nonsense"}).status_code == 401

@@ -28,9 +28,9 @@ def test_unknown_example_names_those_that_exist(tmp_path: Path) -> None:
 def test_report_holds_only_where_every_check_held(tmp_path: Path) -> None:
     report = DemoReport("shop", tmp_path)
     report.checks.append(Check("a", True))
-    assert report.held
+    assert report.passed
     report.checks.append(Check("b", False))
-    assert not report.held
+    assert not report.passed
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in EXAMPLES.glob("*/demo.py")))

@@ -24,33 +24,33 @@ def generator() -> ModuleType:
 
 
 def test_same_seed_makes_the_same_lines_and_another_seed_others(generator: ModuleType) -> None:
-    one, same, other = (generator.generate(EVENTS, seed, END) for seed in (1, 1, 2))
-    assert one.lines == same.lines
-    assert one.truth.equals(same.truth)
-    assert one.lines != other.lines
+    first, same, other = (generator.generate(EVENTS, seed, END) for seed in (1, 1, 2))
+    assert first.lines == same.lines
+    assert first.truth.equals(same.truth)
+    assert first.lines != other.lines
 
 
 def test_a_tenth_is_broken_in_every_known_way(generator: ModuleType) -> None:
-    made = generator.generate(EVENTS, 3, END)
-    assert len(made.lines) == EVENTS
-    assert sum(made.broken.values()) == EVENTS // 10
-    assert set(made.broken) == set(generator.KINDS)
-    assert min(made.broken.values()) > EVENTS // 100
+    generated = generator.generate(EVENTS, 3, END)
+    assert len(generated.lines) == EVENTS
+    assert sum(generated.broken.values()) == EVENTS // 10
+    assert set(generated.broken) == set(generator.KINDS)
+    assert min(generated.broken.values()) > EVENTS // 100
     unreadable = 0
-    for line in made.lines:
+    for line in generated.lines:
         try:
             json.loads(line)
         except ValueError:
             unreadable += 1
-    assert unreadable == made.broken["not JSON"]
+    assert unreadable == generated.broken["not JSON"]
 
 
 def test_the_best_auc_is_that_of_the_true_chances(generator: ModuleType) -> None:
-    made = generator.generate(100_000, 4, END)
-    assert 0.75 < made.best_auc < 0.9
+    generated = generator.generate(100_000, 4, END)
+    assert 0.75 < generated.best_auc < 0.9
     # The chances are true: among labels of about the same chance, that share is bought.
-    chance = made.truth["probability"].to_numpy()
-    bought = made.truth["is_purchased"].to_numpy()
+    chance = generated.truth["probability"].to_numpy()
+    bought = generated.truth["is_purchased"].to_numpy()
     for low in np.arange(0, 1, 0.1):
         among = (chance >= low) & (chance < low + 0.1)
         expected = chance[among].mean()

@@ -19,7 +19,7 @@ TASKS = [
 ]
 
 
-def loaded(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_dag_file(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
     """The DAG's options, and its tasks by id: (options, the ids of those after it)."""
     dags: list[dict[str, Any]] = []
     tasks: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def loaded(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], 
 
 def test_it_has_a_task_a_stage_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     text = dag_file("shop", '/srv/it\'s "here"', TASKS, timedelta(hours=6))
-    dag, tasks = loaded(text, monkeypatch)
+    dag, tasks = run_dag_file(text, monkeypatch)
     assert (dag["dag_id"], dag["schedule"], dag["catchup"]) == ("shop", timedelta(hours=6), False)
     assert dag["max_active_tasks"] == dag["max_active_runs"] == 1
     assert {name: after for name, (_, after) in tasks.items()} == {
@@ -75,15 +75,15 @@ def test_it_has_a_task_a_stage_and_their_order(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_folder_of_any_name_is_taken_as_it_is(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = dag_file("shop", folder, TASKS, None)
-    _, tasks = loaded(text.encode().decode(), monkeypatch)
+    _, tasks = run_dag_file(text.encode().decode(), monkeypatch)
     assert {options["cwd"] for options, _ in tasks.values()} == {folder}
     assert tasks["code"][0]["bash_command"] == "headrace build code"
 
 
 def test_a_task_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    dag, _ = loaded(dag_file("shop", "/srv", TASKS, None), monkeypatch)
+    dag, _ = run_dag_file(dag_file("shop", "/srv", TASKS, None), monkeypatch)
     assert dag["default_args"] == {"retries": 2, "retry_delay": timedelta(minutes=5)}
 
 
 def test_without_a_refresh_it_waits_to_be_triggered(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert loaded(dag_file("shop", "/srv", TASKS, None), monkeypatch)[0]["schedule"] is None
+    assert run_dag_file(dag_file("shop", "/srv", TASKS, None), monkeypatch)[0]["schedule"] is None

@@ -66,8 +66,8 @@ def test_several_prefixes_are_several_connectors(tmp_path: Path) -> None:
     root = project(tmp_path, DECLARED + OTHER)
     done = call(root, "export", "debezium")
     assert (done.returncode, "--prefix erp or shop" in done.stderr) == (2, True)
-    one = call(root, "export", "debezium", "--prefix", "erp")
-    assert json.loads(one.stdout)["config"]["table.include.list"] == r"public\.parts"
+    connector = call(root, "export", "debezium", "--prefix", "erp")
+    assert json.loads(connector.stdout)["config"]["table.include.list"] == r"public\.parts"
 
 
 @pytest.mark.parametrize("verb", [("export", "debezium"), ("capture",)])

@@ -1,4 +1,4 @@
-"""The count: what the producers sent against what plain readers find in the table and on the shelf."""
+"""The count: what the producers sent, compared with what plain readers find in the table and in the sink."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pyiceberg.catalog import load_catalog
 from tests.faults.poison import POISON, number_of
 
 if TYPE_CHECKING:
-    from tests.faults.stage import Stage
+    from tests.faults.setup import Setup
 
 __all__ = ["audit"]
 
 Place = tuple[int, int]
 
 
-def audit(stage: Stage) -> dict[str, Any]:
+def audit(setup: Setup) -> dict[str, Any]:
     """What is wrong, by what is wrong (each must be 0 or empty), and how much there is."""
-    sent = _Sent(stage.papers)
-    table = _table(stage)
+    sent = _Sent(setup.notes)
+    table = _table(setup)
     rows = pl.DataFrame(pl.from_arrow(table.scan().to_arrow()))
-    with closing(sqlite3.connect(stage.disk / "shelf.db")) as shelf:
-        taken = Counter(user for (user,) in shelf.execute("SELECT user FROM taken"))
+    with closing(sqlite3.connect(setup.disk / "sink.db")) as sink_db:
+        taken = Counter(user for (user,) in sink_db.execute("SELECT user FROM taken"))
     good = Counter(rows.filter("_valid")["user"].to_list())
     original = rows.filter(pl.col("_first_offset").is_null())
     numbers = _numbers(original)
@@ -38,7 +38,7 @@ def audit(stage: Stage) -> dict[str, Any]:
         .select("_first_partition", "_first_offset")
         .iter_rows()
     )
-    poisoned = {n for n, kind in sent.kinds.items() if kind in POISON or kind == "broken"}
+    append_poison = {n for n, kind in sent.kinds.items() if kind in POISON or kind == "broken"}
     wanted = {n for n in sent.acked if sent.kinds[n] in ("good", "mendable")}
     return {
         "acknowledged": len(sent.places),
@@ -56,11 +56,11 @@ def audit(stage: Stage) -> dict[str, Any]:
         "strange": len(found.keys() - sent.kinds.keys() - {None}),
         "good lost": len(wanted - good.keys()),
         "good twice": sum(n - 1 for n in good.values()),
-        "good, but broken": len(poisoned & good.keys()),
+        "good, but broken": len(append_poison & good.keys()),
         "replays admitted twice": sum(n - 1 for n in firsts.values()),
-        "shelf lost": len(good.keys() - taken.keys()),
-        "shelf twice": sum(n - 1 for n in taken.values()),
-        "shelf strange": len(taken.keys() - good.keys()),
+        "sink lost": len(good.keys() - taken.keys()),
+        "sink twice": sum(n - 1 for n in taken.values()),
+        "sink strange": len(taken.keys() - good.keys()),
         "properties": {n: v for n, v in table.properties.items() if n.startswith("meddler.")},
     }
 
@@ -74,12 +74,12 @@ class _Sent:
         acked, unknown: number → how often it was sent and acknowledged, or its fate not heard of.
     """
 
-    def __init__(self, papers: Path) -> None:
+    def __init__(self, notes: Path) -> None:
         self.kinds: dict[int, str] = {}
         self.places: dict[Place, int] = {}
         self.acked: Counter[int] = Counter()
         self.unknown: Counter[int] = Counter()
-        for path in papers.glob("sent-*"):
+        for path in notes.glob("sent-*"):
             chunk: list[tuple[str, int]] = []
             for line in path.read_bytes().splitlines(keepends=True):
                 said = json.loads(line) if line.endswith(b"\n") else {}  # killed while it wrote this line
@@ -101,15 +101,15 @@ class _Sent:
         self.unknown.update(number for _, number in chunk)
 
 
-def _table(stage: Stage) -> Any:
+def _table(setup: Setup) -> Any:
     """The table as PyIceberg alone finds it."""
-    settings = stage.settings
-    if stage.catalog == "sqlite":
+    settings = setup.settings
+    if setup.catalog == "sqlite":
         path = settings.lake.catalog_url.removeprefix("sqlite://")
         given = {"type": "sql", "uri": f"sqlite:///{path}"}
     else:
-        given = {"type": "rest", "uri": stage.catalog}
-    return load_catalog("headrace", **given).load_table((settings.project, stage.contract().table))
+        given = {"type": "rest", "uri": setup.catalog}
+    return load_catalog("headrace", **given).load_table((settings.project, setup.contract().table))
 
 
 def _numbers(rows: pl.DataFrame) -> dict[Place, int | None]:

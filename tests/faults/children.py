@@ -1,4 +1,4 @@
-"""What the processes of the suite do: each of these runs in a child of the nursery.
+"""What the processes of the suite do: each of these runs in a child of the fork server.
 
 What they meet they tell in the journal, one line of JSON each, so that whoever strikes knows when.
 """
@@ -25,8 +25,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from tests.faults.audit import audit
 from tests.faults.poison import POISON, event
-from tests.faults.shelf import Shelf
-from tests.faults.stage import Say, Stage
+from tests.faults.setup import Report, Setup
+from tests.faults.sqlite_sink import SqliteSink
 
 from headrace import log
 from headrace.events import quarantine
@@ -78,49 +78,49 @@ def warm() -> None:
     gc.freeze()  # a child's collector writes to no page that it shares
 
 
-def work(stage: Stage, say: Say, *, mended: bool = False, until_end: bool = False) -> None:
+def work(setup: Setup, report: Report, *, fixed: bool = False, until_end: bool = False) -> None:
     """Ingests until SIGTERM, or until the log's end; started again while something is away."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGUSR1, lambda *_: _arm(stage, say))
-    logging.getLogger("headrace").addHandler(_Heard(say))
-    _tell_beaten(say)
+    signal.signal(signal.SIGUSR1, lambda *_: _arm(setup, report))
+    logging.getLogger("headrace").addHandler(_WarningHandler(report))
+    _report_conflicts(report)
 
     def tell(progress: ingest.Progress) -> None:
-        say("commit", offsets=progress.position.offsets, events=progress.events)
+        report("commit", offsets=progress.position.offsets, events=progress.events)
 
     while not stop.is_set():
         try:
             with (
-                closing(log.open(stage.settings.log.url)) as events,
-                closing(Shelf(stage.disk / "shelf.db")) as shelf,
+                closing(log.open(setup.settings.log.url)) as events,
+                closing(SqliteSink(setup.disk / "sink.db")) as sink_db,
             ):
                 ingest.ingest_all(
-                    [stage.contract(mended)], events, open_lake(stage.settings),
-                    until_end=until_end, stop=stop, open_sinks=lambda _: [shelf],
+                    [setup.contract(fixed)], events, open_lake(setup.settings),
+                    until_end=until_end, stop=stop, open_sinks=lambda _: [sink_db],
                 hooks=ingest.IngestHooks(tell), )  # fmt: skip
             return
         except Unavailable as error:
-            say("away", text=str(error)[:1000])
+            report("away", text=str(error)[:1000])
             time.sleep(0.1)
 
 
-def _arm(stage: Stage, say: Say) -> None:
-    say("armed")
-    os.environ[faults.VARIABLE] = (stage.papers / f"fault-{os.getpid()}").read_text()
-    faults._reached.clear()
+def _arm(setup: Setup, report: Report) -> None:
+    report("armed")
+    os.environ[faults.VARIABLE] = (setup.notes / f"fault-{os.getpid()}").read_text()
+    faults._times_reached.clear()
 
 
-class _Heard(logging.Handler):
-    def __init__(self, say: Say) -> None:
+class _WarningHandler(logging.Handler):
+    def __init__(self, report: Report) -> None:
         super().__init__(logging.WARNING)
-        self._say = say
+        self._say = report
 
     def emit(self, record: logging.LogRecord) -> None:
         self._say("warning", text=record.getMessage()[:1000])
 
 
-def _tell_beaten(say: Say) -> None:
+def _report_conflicts(report: Report) -> None:
     """Tells of each commit that the catalog refused because another writer's came first."""
     for kind in (SqlCatalog, RestCatalog):
         plain = kind.commit_table
@@ -129,13 +129,13 @@ def _tell_beaten(say: Say) -> None:
             try:
                 return plain(self, *given)
             except CommitFailedException:
-                say("beaten")
+                report("beaten")
                 raise
 
         kind.commit_table = told
 
 
-def produce(stage: Stage, say: Say, *, name: str, first: int, orders: int) -> None:
+def produce(setup: Setup, report: Report, *, name: str, first: int, orders: int) -> None:
     """Appends as many events as it is told to, again and again, and writes down what it sends before
     it does and where it went after: only the latter is acknowledged.
 
@@ -149,10 +149,10 @@ def produce(stage: Stage, say: Say, *, name: str, first: int, orders: int) -> No
     number = first
     old: list[int] = []  # acknowledged good ones, to send again
     with (
-        (stage.papers / f"sent-{first}").open("ab", 0) as sent,
+        (setup.notes / f"sent-{first}").open("ab", 0) as sent,
         os.fdopen(orders) as lines,
     ):
-        events = _opened(stage, say)
+        events = _open_log(setup, report)
         for line in lines:
             if line == "end\n":
                 break
@@ -171,16 +171,16 @@ def produce(stage: Stage, say: Say, *, name: str, first: int, orders: int) -> No
                 sent.write(json.dumps({"sent": chunk}).encode() + b"\n")
                 try:
                     at = events.append(
-                        stage.topic, [event(*one) for one in chunk], [b"%d" % n for _, n in chunk]
+                        setup.topic, [event(*one) for one in chunk], [b"%d" % n for _, n in chunk]
                     )
                 except Unavailable as error:  # it may be in or not: it is never sent again
-                    say("away", text=str(error)[:1000])
+                    report("away", text=str(error)[:1000])
                     continue
                 sent.write(json.dumps({"at": at}).encode() + b"\n")
                 old += [n for kind, n in chunk if kind == "good"]
-                say("ack", at=at, poison=[kind for kind in kinds if kind in POISON])
+                report("ack", at=at, poison=[kind for kind in kinds if kind in POISON])
             if poison == "tombstone":
-                _bury(stage, sent, say)
+                _bury(setup, sent, report)
         events.close()
 
 
@@ -194,50 +194,50 @@ def _kind(chance: random.Random) -> str:
     return chance.choices(["good", "again", "mendable", "broken"], [80, 8, 5, 7])[0]
 
 
-def _opened(stage: Stage, say: Say) -> log.Log:
+def _open_log(setup: Setup, report: Report) -> log.Log:
     while True:
         try:
-            events = log.open(stage.settings.log.url)
-            events.create(stage.topic, stage.partitions)
+            events = log.open(setup.settings.log.url)
+            events.create(setup.topic, setup.partitions)
             return events
         except Unavailable as error:
-            say("away", text=str(error)[:1000])
+            report("away", text=str(error)[:1000])
 
 
-def _bury(stage: Stage, sent: Any, say: Say) -> None:
+def _bury(setup: Setup, sent: Any, report: Report) -> None:
     """A record without a value, as Kafka's own producers may send and this log's port cannot."""
     producer = confluent_kafka.Producer(
-        {"bootstrap.servers": stage.log.removeprefix("kafka://"), "acks": "all"}
+        {"bootstrap.servers": setup.log.removeprefix("kafka://"), "acks": "all"}
     )
     at: list[tuple[int, int]] = []
     sent.write(json.dumps({"sent": [("tombstone", -1)]}).encode() + b"\n")
     producer.produce(
-        stage.topic, None, b"gone",
+        setup.topic, None, b"gone",
         on_delivery=lambda error, it: None if error else at.append((it.partition(), it.offset())),
     )  # fmt: skip
     producer.flush(30)
     if at:
         sent.write(json.dumps({"at": at}).encode() + b"\n")
-        say("ack", at=at, poison=["tombstone"])
+        report("ack", at=at, poison=["tombstone"])
 
 
-def keep(stage: Stage, say: Say) -> None:
+def keep(setup: Setup, report: Report) -> None:
     """Compacts, expires and deletes again and again, until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
         try:
             kept = maintenance.maintain(
-                _table(stage), older_than=timedelta(0), grace=GRACE, longest_write=GRACE
+                _table(setup), older_than=timedelta(0), grace=GRACE, longest_write=GRACE
             )
-            say("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
+            report("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
         except Unavailable as error:
-            say("away", text=str(error)[:1000])
+            report("away", text=str(error)[:1000])
 
 
-def meddle(stage: Stage, say: Say) -> None:
+def meddle(setup: Setup, report: Report) -> None:
     """Commits to the table as another tool would, appends and properties, until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    theirs = _table(stage)
+    theirs = _table(setup)
     mine, done = f"meddler.{os.getpid()}", 0
     while signal.sigtimedwait({signal.SIGTERM}, 0) is None:
         theirs.append(
@@ -245,38 +245,38 @@ def meddle(stage: Stage, say: Say) -> None:
         )
         theirs.set_properties({f"{mine}.too": str(done + 1)})
         done += 1
-        say("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
+        report("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
 
 
-def _table(stage: Stage) -> LakeTable:
-    return open_lake(stage.settings).table(stage.contract().table)
+def _table(setup: Setup) -> LakeTable:
+    return open_lake(setup.settings).table(setup.contract().table)
 
 
-def replay(stage: Stage, say: Say) -> None:
+def replay(setup: Setup, report: Report) -> None:
     """Puts what waits for its price on the log once more."""
     _writes_as("replay")
-    with closing(log.open(stage.settings.log.url)) as events:
-        lake = open_lake(stage.settings)
+    with closing(log.open(setup.settings.log.url)) as events:
+        lake = open_lake(setup.settings)
         selection = quarantine.QuarantineSelection(code="out_of_range")
-        say("replaying")
-        done = quarantine.replay(stage.contract(), lake, events, selection)
-    say("replayed", count=done.events)
+        report("replaying")
+        done = quarantine.replay(setup.contract(), lake, events, selection)
+    report("replayed", count=done.events)
 
 
-def hold(stage: Stage, say: Say, *, path: str) -> None:
+def hold(setup: Setup, report: Report, *, path: str) -> None:
     """Locks a SQLite file until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
         db.execute("BEGIN EXCLUSIVE")
-        say("held")
+        report("held")
         signal.sigwait({signal.SIGTERM})
         db.execute("ROLLBACK")
 
 
-def fill(stage: Stage, say: Say) -> None:
+def fill(setup: Setup, report: Report) -> None:
     """Fills the disk, and keeps it full, until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    path = stage.disk / "ballast"
+    path = setup.disk / "ballast"
     with path.open("wb", 0) as ballast:
         size = 0
         while signal.sigtimedwait({signal.SIGTERM}, 0.02) is None:
@@ -288,9 +288,9 @@ def fill(stage: Stage, say: Say) -> None:
     path.unlink()
 
 
-def look(stage: Stage, say: Say) -> None:
-    """Counts what is in the table and on the shelf against what was sent."""
-    say("audited", **audit(stage))
+def look(setup: Setup, report: Report) -> None:
+    """Counts what is in the table and in the sink against what was sent."""
+    report("audited", **audit(setup))
 
 
 ROLES: dict[str, Callable[..., None]] = {

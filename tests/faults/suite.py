@@ -10,14 +10,14 @@ from time import monotonic
 from typing import Any
 
 from tests.faults.kinds import KINDS
-from tests.faults.scene import Scene
+from tests.faults.run import FaultRun
 
-__all__ = ["Figure", "played"]
+__all__ = ["Figure", "run_schedule"]
 
 # What must be nothing.
 WRONG = (
     "lost", "twice", "strange", "good lost", "good twice", "good, but broken", "replays admitted twice",
-    "shelf lost", "shelf twice", "shelf strange", "properties lost",
+    "sink lost", "sink twice", "sink strange", "properties lost",
 )  # fmt: skip
 
 
@@ -67,47 +67,47 @@ class Figure:
         return "\n".join(lines)
 
 
-def played(scene: Scene, name: str, seed: int, wanted: Mapping[str, int]) -> Figure:
-    """Plays a schedule of these kinds (kind → how often) on the scene, and counts.
+def run_schedule(run: FaultRun, name: str, seed: int, wanted: Mapping[str, int]) -> Figure:
+    """Runs a schedule of these faults (kind → how often) and counts.
 
     The contract is mended half way.
     """
     begun = monotonic()
     schedule = [kind for kind, count in wanted.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
-    scene.hire()
-    scene.committed("before the first fault")
+    run.fill_roles()
+    run.await_commit("before the first fault")
     took: dict[str, float] = defaultdict(float)
     for n, kind in enumerate(schedule):
-        scene.mended = n >= len(schedule) // 2
+        run.fixed = n >= len(schedule) // 2
         since = monotonic()
         try:
-            KINDS[kind](scene)
+            KINDS[kind](run)
         except AssertionError as error:
             error.add_note(f"fault {n + 1} of {len(schedule)} with seed {seed}: {kind}")
             raise
         if not kind.startswith("poison"):
-            scene.struck[kind] += 1
+            run.struck[kind] += 1
         took[kind] += monotonic() - since
-    found = settled(scene)
-    return Figure(name, seed, scene.struck, scene.poison, took, found, monotonic() - begun)
+    found = finish(run)
+    return Figure(name, seed, run.struck, run.poison, took, found, monotonic() - begun)
 
 
-def settled(scene: Scene) -> dict[str, Any]:
+def finish(run: FaultRun) -> dict[str, Any]:
     """Ends all work well, replays what waits, and counts."""
-    scene.hire()
-    for producer in scene.playing("produce"):
-        scene.order_end(producer)
-    scene.until(lambda: not scene.playing("produce"), "the producers to end", feed=False)
-    to_end = ("work", {"mended": True, "until_end": True})
+    run.fill_roles()
+    for producer in run.in_role("produce"):
+        run.order_end(producer)
+    run.until(lambda: not run.in_role("produce"), "the producers to end", feed=False)
+    to_end = ("work", {"fixed": True, "until_end": True})
     for role, given in (to_end, ("replay", {}), ("replay", {}), to_end):
-        child = scene.fork(role, **given)
-        scene.until(lambda child=child: child.ended is not None, f"the last {role}", feed=False)  # type: ignore[misc]
-        for worker in scene.playing("work"):
-            scene.end(worker)
-    look = scene.fork("look")
-    scene.until(lambda: look.ended is not None, "the count", feed=False)
-    found = next(one for one in reversed(scene.told) if one["what"] == "audited")
-    meddled = {k: v for one in scene.told if one["what"] == "meddled" for k, v in one["properties"].items()}
+        child = run.fork(role, **given)
+        run.until(lambda child=child: child.ended is not None, f"the last {role}", feed=False)  # type: ignore[misc]
+        for worker in run.in_role("work"):
+            run.end(worker)
+    look = run.fork("look")
+    run.until(lambda: look.ended is not None, "the count", feed=False)
+    found = next(one for one in reversed(run.news) if one["what"] == "audited")
+    meddled = {k: v for one in run.news if one["what"] == "meddled" for k, v in one["properties"].items()}
     found["properties lost"] = sum(found["properties"].get(name) != value for name, value in meddled.items())
     return found

@@ -20,9 +20,9 @@ from services.kafka import Broker
 from services.kafka import broker as running_broker
 from services.server import Missing
 from tests.faults.kinds import KEEPING, KINDS, POINTS, kinds_of
-from tests.faults.scene import staged
-from tests.faults.stage import Stage
-from tests.faults.suite import played
+from tests.faults.run import start_run
+from tests.faults.setup import Setup
+from tests.faults.suite import run_schedule
 from tests.lake.catalog_proxy import CatalogProxy, proxy_catalog
 
 import headrace
@@ -98,10 +98,10 @@ def test_every_acknowledged_event_counts_once(
     wanted = SHORT if form == "short" else WHOLE
     if door is not None:
         wanted = dict.fromkeys(SERVED, 1 if form == "short" else 8)
-    stage = Stage(tmp_path / "disk", tmp_path / "papers", log_url, catalog_url, "clicks", 4)
-    with staged(stage, seed, broker, door) as scene:
-        wanted = {kind: count for kind, count in wanted.items() if kind in kinds_of(scene)}
-        figure = played(scene, f"{log} log, {catalog} catalog", seed, wanted)
+    setup = Setup(tmp_path / "disk", tmp_path / "papers", log_url, catalog_url, "clicks", 4)
+    with start_run(setup, seed, broker, door) as run:
+        wanted = {kind: count for kind, count in wanted.items() if kind in kinds_of(run)}
+        figure = run_schedule(run, f"{log} log, {catalog} catalog", seed, wanted)
     with capsys.disabled():
         sys.stdout.write(f"\n{figure}\n")
     assert figure.wrong == {}

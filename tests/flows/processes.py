@@ -11,17 +11,17 @@ MARK = "HEADRACE_TEST_MARK"
 def marked(mark: str) -> dict[int, str]:
     """Process id → command line of every living process with the mark."""
     wanted = f"{MARK}={mark}".encode()
-    found = {}
+    results = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             living = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
             if living and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+                results[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
-    return found
+    return results
 
 
 def descendants(pid: int) -> list[int]:
@@ -33,13 +33,13 @@ def descendants(pid: int) -> list[int]:
                 parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    found, waiting = [], [pid]
+    results, waiting = [], [pid]
     while waiting:
         above = waiting.pop()
         children = [child for child, parent in parents.items() if parent == above]
-        found += children
+        results += children
         waiting += children
-    return found
+    return results
 
 
 def pss(pid: int) -> int:
@@ -54,19 +54,19 @@ def listening(pids):
     owners = {}
     for pid in pids:
         try:
-            for one in os.scandir(f"/proc/{pid}/fd"):
-                owners.setdefault(os.readlink(one.path), pid)
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                owners.setdefault(os.readlink(entry.path), pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
-    found = []
+    results = []
     for kind in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
             fields = line.split()
             owner = owners.get(f"socket:[{fields[9]}]")
             if owner is not None and (fields[3] == "0A" or kind.startswith("udp")):
                 address, port = fields[1].split(":")
-                found.append((_address(address), int(port, 16), owner))
-    return found
+                results.append((_address(address), int(port, 16), owner))
+    return results
 
 
 def _address(text):

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.until import until
 
 from headrace import lake, log
 from headrace.config.settings import Settings, load_settings
@@ -34,6 +36,7 @@ from headrace.flows.events.ingest_workers import ingest_by_workers
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.project import load_project
+from headrace.runtime.child import start_child
 
 EVENTS = """
 from datetime import datetime
@@ -233,3 +236,38 @@ def test_what_fails_a_worker_ends_all_and_is_told(settings: Settings) -> None:
     send(settings, 5)  # the topic is another now
     with pytest.raises(Refused, match="made again"):
         ingest_by_workers(settings, ["clicks"], 2, until_end=True)
+
+
+def test_ingest_that_is_stopped_is_replaced_and_nothing_is_lost_or_doubled(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
+    send(settings, 50)
+    child = start_child("ingest", settings)
+    reports: list[str] = []
+    try:
+        until(lambda: child.check_start(), seconds=120)
+        until(lambda: count_rows(settings) == 50, seconds=120)
+        stopped = child.process.pid
+        os.kill(stopped, signal.SIGSTOP)
+        send(settings, 50)
+
+        def is_replaced() -> bool:
+            child.supervise(reports.append)
+            return child.process.pid != stopped and child.ready
+
+        until(is_replaced, seconds=120)
+        assert "gave no sign of life" in reports[0]
+        until(lambda: count_rows(settings) == 100, seconds=120)
+    finally:
+        child.ask_to_end()
+        child.end(time.monotonic() + 20)
+    rows = lake.open(settings).table("clicks").scan().collect()
+    assert rows["_valid"].all()
+    assert rows.select("_log_partition", "_log_offset").is_unique().all()
+    assert rows.height == 100
+
+
+def count_rows(settings: Settings) -> int:
+    opened = lake.open(settings)
+    return opened.table("clicks").scan().collect().height if opened.table_exists("clicks") else 0

@@ -21,7 +21,7 @@ from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
 
 
-def shown(settings: Settings, *arguments: str) -> str:
+def run_verb(settings: Settings, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", *arguments],
         cwd=settings.root, capture_output=True, text=True, timeout=120,
@@ -30,18 +30,18 @@ def shown(settings: Settings, *arguments: str) -> str:
 
 
 def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny: Settings) -> None:
-    assert [one for one in doctor(tiny) if one.what == "predictions"] == []
+    assert [d for d in doctor(tiny) if d.what == "predictions"] == []
     spool = Spool(tiny.place("serving", "spool"))
     spool.append(b"{}", b"{}")
     spool.close()
-    (found,) = [one for one in doctor(tiny) if one.what == "predictions"]
-    assert not found.fine
-    assert found.found.startswith("2 ")
+    (finding,) = [d for d in doctor(tiny) if d.what == "predictions"]
+    assert not finding.fine
+    assert finding.detail.startswith("2 ")
     log = logs.open(tiny.log.url)
     log.create("headrace.predictions")
     ship(tiny.place("serving", "spool"), log)
     log.close()
-    assert [one for one in doctor(tiny) if one.what == "predictions"] == []
+    assert [d for d in doctor(tiny) if d.what == "predictions"] == []
 
 
 def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny: Settings) -> None:
@@ -57,13 +57,13 @@ def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny
     store.mark_failed(url, str(Unavailable("it does not answer")))
     store._write([], 3, "the disk was full")
     store.close()
-    said = shown(settings, "status")
-    assert "3 events were dropped: the disk was full" in said
-    assert "it does not answer" in said
-    told = said + shown(settings, "doctor")
-    assert "3 dropped" in told
-    assert "opensesame" not in told
-    assert b"opensesame" not in b"".join(one.read_bytes() for one in settings.state.glob("lineage.db*"))
+    output = run_verb(settings, "status")
+    assert "3 events were dropped: the disk was full" in output
+    assert "it does not answer" in output
+    reports = output + run_verb(settings, "doctor")
+    assert "3 dropped" in reports
+    assert "opensesame" not in reports
+    assert b"opensesame" not in b"".join(file.read_bytes() for file in settings.state.glob("lineage.db*"))
 
 
 def test_status_shows_open_alerts(tiny: Settings) -> None:
@@ -87,8 +87,8 @@ def test_status_shows_open_alerts(tiny: Settings) -> None:
     log.create(TOPIC)
     log.append(TOPIC, [msgspec.json.encode(change) for change in (alert, resolved)])
     log.close()
-    assert [found.alert for found in status(tiny).alerts] == ["a"]
-    said = shown(tiny, "status")
-    assert "critical" in said
-    assert alert.why in said
-    assert "late" not in said
+    assert [alert.alert for alert in status(tiny).alerts] == ["a"]
+    output = run_verb(tiny, "status")
+    assert "critical" in output
+    assert alert.why in output
+    assert "late" not in output

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.stopped import stopped_holding
+from tests.wal_locks import hold_wal_locks
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -162,7 +162,7 @@ def test_catalog_locked_by_a_stopped_process_is_reported(settings: Settings, tab
     other = lake.open(settings).table("events")
     with sqlite3.connect(path) as user:
         user.execute("SELECT 1 FROM iceberg_tables").fetchall()
-        with stopped_holding(path), pytest.raises(Unavailable, match="locked by another process"):
+        with hold_wal_locks(path), pytest.raises(Unavailable, match="locked by another process"):
             other.append(pa.table({"o": pa.array([1], pa.int64())}))
     user.close()
     assert rows_in(table) == []

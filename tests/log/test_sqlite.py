@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.stopped import stopped_holding
+from tests.wal_locks import hold_wal_locks
 
 from headrace.kernel.errors import Unavailable
 from headrace.log.sqlite import connection, writer
@@ -33,7 +33,7 @@ def test_file_that_a_stopped_process_holds_is_unavailable(tmp_path: Path) -> Non
     log = SqliteLog(str(tmp_path))
     log.create("events")
     assert log.append("events", [b"a"]) == [(0, 0)]
-    with stopped_holding(tmp_path / "events.db"), pytest.raises(Unavailable, match="locked"):
+    with hold_wal_locks(tmp_path / "events.db"), pytest.raises(Unavailable, match="locked"):
         SqliteLog(str(tmp_path)).end("events")
     assert log.append("events", [b"a"]) == [(0, 1)]
     log.close()

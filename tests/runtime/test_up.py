@@ -34,7 +34,7 @@ from headrace.runtime.up import up
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.release import Arm
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are sockets by /proc")
 
 PROGRAM = """
 import sys
@@ -49,20 +49,20 @@ ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
 
 
 class Running:
-    """A process that runs `up`, and all that it began, found by their mark."""
+    """A process that runs `up`, and all that it began, sockets by their mark."""
 
     def __init__(self, settings):
         self.settings = settings
         self.mark = uuid4().hex
-        self.said = settings.root / "said"
-        with self.said.open("w") as said:
+        self.output = settings.root / "said"
+        with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(settings.root)],
-                stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env={**os.environ, MARK: self.mark},
             )  # fmt: skip
-        until(lambda: "ready" in self.said.read_text() or self.process.poll() is not None, seconds=240)
-        assert self.process.poll() is None, self.said.read_text()
+        until(lambda: "ready" in self.output.read_text() or self.process.poll() is not None, seconds=240)
+        assert self.process.poll() is None, self.output.read_text()
         self.up = find_up(settings)
 
     def clean_up(self):
@@ -73,27 +73,27 @@ class Running:
 
 
 @contextlib.contextmanager
-def ran(settings):
-    one = Running(settings)
+def run_up(settings):
+    app = Running(settings)
     try:
-        yield one
+        yield app
     finally:
-        one.clean_up()
+        app.clean_up()
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    made = make_project(tmp_path_factory.mktemp("up") / "project")
-    put_bundle(made, {1: fit_booster(1)}, 1, plan_of())
-    put_features(made, plan_of(), {7: (9.5, 190)})
-    put_release(made, Arm(1))
-    return made
+    project = make_project(tmp_path_factory.mktemp("up") / "project")
+    put_bundle(project, {1: fit_booster(1)}, 1, plan_of())
+    put_features(project, plan_of(), {7: (9.5, 190)})
+    put_release(project, Arm(1))
+    return project
 
 
 @pytest.fixture(scope="module")
-def one(settings):
-    with ran(settings) as one:
-        yield one
+def app(settings):
+    with run_up(settings) as running_app:
+        yield running_app
 
 
 def table_rows(settings, name):
@@ -103,15 +103,15 @@ def table_rows(settings, name):
     return opened.table(name).scan().collect().to_dicts()
 
 
-def test_every_socket_of_every_process_is_on_loopback(one):
-    found = listening(marked(one.mark))
-    ports = {port for _, port, _ in found}
-    assert {urlsplit(url).port for url in (one.up.predict, one.up.collector)} <= ports
-    names = marked(one.mark)
-    assert [(str(a), port, names[pid]) for a, port, pid in found if not a.is_loopback] == []
+def test_every_socket_of_every_process_is_on_loopback(app):
+    sockets = listening(marked(app.mark))
+    ports = {port for _, port, _ in sockets}
+    assert {urlsplit(url).port for url in (app.up.predict, app.up.collector)} <= ports
+    names = marked(app.mark)
+    assert [(str(a), port, names[pid]) for a, port, pid in sockets if not a.is_loopback] == []
 
 
-def test_a_prediction_and_where_it_goes(one, settings):
+def test_a_prediction_and_where_it_goes(app, settings):
     answer = predict(settings, "purchase", {"user_id": "1", "product_id": "7", "price": "3.5"}, explain=True)
     assert (answer["version"], answer["missing"]) == (1, [])
     assert answer["features"] == {"facts__mean_price": 9.5, "facts__views": 190.0}
@@ -127,26 +127,26 @@ def test_a_prediction_and_where_it_goes(one, settings):
         predict(settings, "absent", {})
 
 
-def test_an_event_through_the_collector_lands_in_its_table(one, settings):
+def test_an_event_through_the_collector_lands_in_its_table(app, settings):
     sent = {"at": datetime.now(UTC).isoformat(), "user_id": 3}
-    answer = httpx.post(f"{one.up.collector}/events/clicks", json=sent)
+    answer = httpx.post(f"{app.up.collector}/events/clicks", json=sent)
     assert answer.status_code == 202
     rows = until(lambda: table_rows(settings, "clicks"))
     assert [row["user_id"] for row in rows] == [3]
 
 
-def test_a_release_is_taken_up_while_it_runs(one, settings):
+def test_a_release_is_taken_up_while_it_runs(app, settings):
     put_bundle(settings, {2: fit_booster(-1)}, 2, plan_of())
     put_release(settings, Arm(2))
     until(lambda: predict(settings, "purchase", ASKED)["version"] == 2)
 
 
-def test_a_second_up_is_refused_by_the_pid_of_the_first(one, settings):
-    with pytest.raises(Unavailable, match=str(one.process.pid)):
+def test_a_second_up_is_refused_by_the_pid_of_the_first(app, settings):
+    with pytest.raises(Unavailable, match=str(app.process.pid)):
         up(settings)
 
 
-def test_what_dies_is_started_again_and_reported(one, settings):
+def test_what_dies_is_started_again_and_reported(app, settings):
     before = find_up(settings).processes
     for name in ("collector", "ingest"):
         os.kill(before[name], signal.SIGKILL)
@@ -156,21 +156,21 @@ def test_what_dies_is_started_again_and_reported(one, settings):
         return all(now[name] != before[name] for name in ("collector", "ingest"))
 
     until(others)
-    said = one.said.read_text()
-    assert "collector ended (signal 9)" in said
-    assert "ingest ended (signal 9)" in said
+    output = app.output.read_text()
+    assert "collector ended (signal 9)" in output
+    assert "ingest ended (signal 9)" in output
     sent = {"at": datetime.now(UTC).isoformat(), "user_id": 4}
 
-    def taken():
+    def is_accepted():
         with contextlib.suppress(httpx.TransportError):
-            return httpx.post(f"{one.up.collector}/events/clicks", json=sent).status_code == 202
+            return httpx.post(f"{app.up.collector}/events/clicks", json=sent).status_code == 202
         return False
 
-    until(taken)
+    until(is_accepted)
     until(lambda: 4 in [row["user_id"] for row in table_rows(settings, "clicks")])
 
 
-def shipped(settings):
+def predictions_on_log(settings):
     """The ids of the predictions on the log."""
     opened = log.open(settings.log.url)
     try:
@@ -180,32 +180,32 @@ def shipped(settings):
     return [json.loads(value)["id"] for value in batch.values]
 
 
-def test_told_to_stop_it_leaves_nothing(one, settings):
+def test_told_to_stop_it_leaves_nothing(app, settings):
     answer = predict(settings, "purchase", ASKED)
-    ports = [urlsplit(url).port for url in (one.up.predict, one.up.collector)]
-    one.process.send_signal(signal.SIGTERM)
-    assert one.process.wait(60) == 0, one.said.read_text()
-    assert one.said.read_text().endswith("ended\n")
-    assert until(lambda: marked(one.mark) == {} or None, seconds=30) is True
+    ports = [urlsplit(url).port for url in (app.up.predict, app.up.collector)]
+    app.process.send_signal(signal.SIGTERM)
+    assert app.process.wait(60) == 0, app.output.read_text()
+    assert app.output.read_text().endswith("ended\n")
+    assert until(lambda: marked(app.mark) == {} or None, seconds=30) is True
     for port in ports:
         bind("127.0.0.1", port).close()
     assert find_up(settings) is None
-    with pytest.raises(Unavailable, match="no endpoint runs here"):
+    with pytest.raises(Unavailable, match="the predict endpoint does not run"):
         predict(settings, "purchase", ASKED)
     # Its last prediction was shipped before it ended.
     assert list(settings.place("serving", "spool").glob("*.spool")) == []
-    assert answer["id"] in shipped(settings)
+    assert answer["id"] in predictions_on_log(settings)
 
 
 def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
-    with ran(settings) as killed:
+    with run_up(settings) as killed:
         answer = predict(settings, "purchase", ASKED)
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
         # Ray's agent looks for its parent every half minute.
         until(lambda: marked(killed.mark) == {}, seconds=180)
         assert find_up(settings) is None
-    with ran(settings):
+    with run_up(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])
         assert predict(settings, "purchase", ASKED)["version"] == answer["version"]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headrace.log import Log
 
 __all__ = [
+    "TABLE",
     "TOPIC",
     "Alert",
     "AlertFollower",

@@ -27,7 +27,7 @@ def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | N
         targets,
         dry_run=dry_run,
         override=override,
-        progress=(lambda _: None) if call.json else _told,
+        progress=(lambda _: None) if call.json else _print_stage,
     )
     if call.json:
         from headrace.cli import show
@@ -37,11 +37,11 @@ def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | N
         _print(report)
 
 
-def _told(one: StageReport) -> None:
-    if one.seconds is None:
+def _print_stage(stage: StageReport) -> None:
+    if stage.seconds is None:
         return
-    rows = "" if one.rows is None else f"{one.rows:,} rows"
-    click.echo(f"  {one.stage:<26} {rows:>16} {one.seconds:8.2f} s  {one.what}")
+    rows = "" if stage.rows is None else f"{stage.rows:,} rows"
+    click.echo(f"  {stage.stage:<26} {rows:>16} {stage.seconds:8.2f} s  {stage.what}")
 
 
 def _print(report: BuildReport) -> None:
@@ -49,8 +49,8 @@ def _print(report: BuildReport) -> None:
         click.echo(f"Nothing to do: everything is up to date ({report.seconds:.2f} s).")
     elif report.dry_run:
         click.echo("Would run:")
-        for one in report.stages:
-            click.echo(f"  {one.stage:<26} {one.what}")
+        for stage in report.stages:
+            click.echo(f"  {stage.stage:<26} {stage.what}")
     else:
         many = "stages" if len(report.stages) != 1 else "stage"
         click.echo(f"Ran {len(report.stages)} {many} in {report.seconds:.1f} s.")

@@ -27,32 +27,33 @@ def parity(call: Call, model: str | None, limit: int) -> int:
     Exit code 1 where any value differs. Values that an edited rowwise function made are not compared: they are
     counted as "code changed".
     """
-    found = check_parity(call.settings(), model, limit=limit)
+    reports = check_parity(call.settings(), model, limit=limit)
     if call.json:
-        show.json(found)
+        show.json(reports)
     else:
         rows = [
             (
-                *(name, one.checked, one.equal, len(one.differing)),
-                *(one.code_changed, sum(one.not_checkable.values())),
+                *(name, report.checked, report.equal, len(report.differing)),
+                *(report.code_changed, sum(report.not_checkable.values())),
             )
-            for name, one in found.items()
+            for name, report in reports.items()
         ]
         headings = ["version", "checked", "equal", "values that differ", "code changed", "not checkable"]
         show.table(None, headings, rows)
-        for name, one in found.items():
-            for other in one.differing[:10]:
+        for name, report in reports.items():
+            for difference in report.differing[:10]:
                 click.echo(
-                    f"  {name} {other.id} {other.column}: served {other.served}, made again {other.recomputed}"
+                    f"  {name} {difference.id} {difference.column}: served {difference.served},"
+                    f" recomputed {difference.recomputed}"
                 )
-            for reason, count in one.not_checkable.items():
+            for reason, count in report.not_checkable.items():
                 click.echo(f"  {name}: {count:,} not checkable: {reason}")
-            if one.code_changed:
+            if report.code_changed:
                 click.echo(
                     f"  {name}: a rowwise function was edited since this version was trained; what it made for"
-                    f" {one.code_changed:,} predictions is not compared"
+                    f" {report.code_changed:,} predictions is not compared"
                 )
-    return 1 if any(one.differing for one in found.values()) else 0
+    return 1 if any(report.differing for report in reports.values()) else 0
 
 
 @verb("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")

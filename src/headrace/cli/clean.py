@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from headrace.cli.call import Call, verb
-from headrace.flows.project.clean import clean as take_away
-from headrace.flows.project.clean import what
+from headrace.flows.project.clean import clean as delete
+from headrace.flows.project.clean import find_leftovers
 from headrace.kernel.errors import CallError
 
 __all__ = ["clean"]
@@ -15,21 +15,19 @@ __all__ = ["clean"]
 @verb("clean", example="headrace clean\nheadrace clean --yes")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clean(call: Call, yes: bool) -> None:
-    """Take away what the project made on this machine, after asking. Its code and data files stay."""
+    """Delete what the project made on this machine, after asking. Its code and data files stay."""
     settings = call.settings()
-    found = what(settings)
-    if found.paths and not yes:
+    leftovers = find_leftovers(settings)
+    if leftovers.paths and not yes:
         if call.json:
-            raise CallError(
-                "clean asks before it takes anything away", remedy="With --json, say --yes as well."
-            )
-        for path in found.paths:
+            raise CallError("clean asks before it deletes anything", remedy="With --json, use --yes as well.")
+        for path in leftovers.paths:
             click.echo(f"  {path}")
-        click.confirm(f"Take away these {found.size / 1e6:,.1f} MB?", abort=True)
-    gone = take_away(settings)
+        click.confirm(f"Delete these {leftovers.size / 1e6:,.1f} MB?", abort=True)
+    deleted = delete(settings)
     if call.json:
         from headrace.cli import show
 
-        show.json(gone)
+        show.json(deleted)
     else:
-        click.echo(f"Took away {gone.size / 1e6:,.1f} MB." if gone.paths else "There is nothing to take away.")
+        click.echo(f"Deleted {deleted.size / 1e6:,.1f} MB." if deleted.paths else "There is nothing to delete.")

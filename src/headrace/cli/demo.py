@@ -66,7 +66,7 @@ def demo(
         show.json(report)
     else:
         _print(report, call.profile)
-    if not report.held:
+    if not report.passed:
         click.get_current_context().exit(1)
 
 
@@ -75,9 +75,9 @@ def _print(report: DemoReport, profile: str | None) -> None:
     for note in report.notes:
         click.echo(note)
     for check in report.checks:
-        mark = click.style("yes", fg="green") if check.held else click.style("NO ", fg="red", bold=True)
+        mark = click.style("yes", fg="green") if check.passed else click.style("NO ", fg="red", bold=True)
         click.echo(f"  {mark} {check.what}")
-    verdict = "All of it held" if report.held else "NOT all of it held"
+    verdict = "All of it held" if report.passed else "NOT all of it held"
     click.echo(f"{verdict}, in {report.seconds:.0f} s. Continue with")
     options = f"--project {report.folder}" + (f" --profile {profile}" if profile else "")
     for command in report.commands:

@@ -19,16 +19,16 @@ def doctor(call: Call) -> int:
 
     Outside a project it looks at the machine alone.
     """
-    found = look(_settings(call))
+    findings = look(_settings(call))
     if call.json:
-        show.json(found)
+        show.json(findings)
     else:
-        rows = [("ok" if one.fine else "--", one.what, one.found) for one in found]
+        rows = [("ok" if finding.fine else "--", finding.what, finding.detail) for finding in findings]
         show.table(None, ["", "what", "found"], rows)
-        for one in found:
-            if not one.fine and one.remedy:
-                click.echo(f"\n{one.what}: {one.found}\n  {one.remedy}")
-    return 0 if all(one.fine or one.what == "haproxy" for one in found) else 1
+        for finding in findings:
+            if not finding.fine and finding.remedy:
+                click.echo(f"\n{finding.what}: {finding.detail}\n  {finding.remedy}")
+    return 0 if all(finding.fine or finding.what == "haproxy" for finding in findings) else 1
 
 
 def _settings(call: Call) -> Settings | None:

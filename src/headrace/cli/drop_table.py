@@ -17,12 +17,12 @@ __all__ = ["drop_table"]
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop_table(call: Call, name: str, yes: bool) -> None:
-    """Take a table away that a build made: its rows with their history, its pointer, its stage."""
+    """Delete a table that a build made: its rows with their history, its pointer, its stage."""
     settings = call.settings()
     if not yes:
         if call.json:
             raise CallError(
-                "drop-table asks before it takes a table away", remedy="With --json, say --yes as well."
+                "drop-table asks before it deletes a table", remedy="With --json, use --yes as well."
             )
         check_droppable(settings, name)
         click.confirm(f"Drop table {name} with all its snapshots?", abort=True)

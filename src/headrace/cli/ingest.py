@@ -45,7 +45,7 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -
     with suppress(ValueError):  # not the main thread: whoever called ends it otherwise
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, hear)
-    settings, progress = call.settings(), (lambda _: None) if call.json else _told
+    settings, progress = call.settings(), (lambda _: None) if call.json else _print_progress
     if workers == 1:
         report = ingest_topics(settings, topics, until_end=until_end, stop=stop, progress=progress)
     else:
@@ -60,8 +60,8 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -
         raise KeyboardInterrupt
 
 
-def _told(one: Progress) -> None:
-    click.echo(f"  {one.topic}: {one.events:,} events, {one.events - one.good:,} of them refused")
+def _print_progress(topic: Progress) -> None:
+    click.echo(f"  {topic.topic}: {topic.events:,} events, {topic.events - topic.good:,} of them refused")
 
 
 def _print(report: IngestReport) -> None:
@@ -70,25 +70,26 @@ def _print(report: IngestReport) -> None:
         return
     rows = [
         (
-            one.topic,
-            one.events,
-            one.good,
-            one.events - one.good,
-            _counted(one.refused),
+            topic.topic,
+            topic.events,
+            topic.good,
+            topic.events - topic.good,
+            _format_counts(topic.refused),
         )
-        for one in report.topics.values()
+        for topic in report.topics.values()
     ]
     show.table(None, ["topic", "events", "good", "refused", "why"], rows)
-    for one in report.topics.values():
-        if one.lost:
-            lost = click.style(f"{one.topic}: up to {one.lost:,} events are lost", fg="red", bold=True)
+    for topic in report.topics.values():
+        if topic.lost:
+            lost = click.style(f"{topic.topic}: up to {topic.lost:,} events are lost", fg="red", bold=True)
             click.echo(f"{lost}: the log had forgotten them (its retention) before they were read.")
-        if one.extra:
+        if topic.extra:
             click.echo(
-                f"{one.topic}: fields that the contract does not name are in _extra: {_counted(one.extra)}"
+                f"{topic.topic}: fields that the contract does not name are in _extra:"
+                f" {_format_counts(topic.extra)}"
             )
     click.echo(f"{report.events:,} events in {report.seconds:.1f} s.")
 
 
-def _counted(counts: Counter[str]) -> str:
+def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())

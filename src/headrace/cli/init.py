@@ -17,12 +17,12 @@ __all__ = ["init"]
 @click.option("--example", metavar="NAME", help="Copy an example, such as shop.")
 def init(call: Call, folder: Path, example: str | None) -> None:
     """Make a new project in DIR, empty or from an example."""
-    made = make(folder, example)
+    project = make(folder, example)
     if call.json:
         from headrace.cli import show
 
-        show.json(made)
+        show.json(project)
         return
-    click.echo(f"Made {made.folder} ({made.files} files).")
+    click.echo(f"Made {project.folder} ({project.files} files).")
     click.echo(f"  cd {folder}")
     click.echo("  headrace status")

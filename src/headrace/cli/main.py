@@ -35,8 +35,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "why": ("headrace.cli.why", "Say what a prediction was made from, or what became of an event."),
     "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
     "export": ("headrace.cli.export", "Write what another tool needs of the project."),
-    "drop-table": ("headrace.cli.drop_table", "Take a table away that a build made."),
-    "clean": ("headrace.cli.clean", "Take away what the project made on this machine, after asking."),
+    "drop-table": ("headrace.cli.drop_table", "Delete a table that a build made."),
+    "clean": ("headrace.cli.clean", "Delete what the project made on this machine, after asking."),
 }
 
 _OF_THE_PROJECT = {"demo", "init", "build", "run-stage", "export"}

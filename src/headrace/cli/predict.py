@@ -47,5 +47,5 @@ def _text(value: object) -> str:
     if value is None:
         return "missing"
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value) or "none"
+        return ", ".join(str(item) for item in value) or "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -28,10 +28,10 @@ class _Position(click.ParamType[FirstPosition]):
     name = "P:O"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FirstPosition:
-        found = _POSITION.fullmatch(value)
-        if found is None:
-            self.fail(f"{value!r} is no position: write log partition and offset as 0:4711", param, ctx)
-        return int(found.group(1)), int(found.group(2))
+        match = _POSITION.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is not a position: write log partition and offset as 0:4711", param, ctx)
+        return int(match.group(1)), int(match.group(2))
 
 
 class _Moment(click.ParamType[datetime]):
@@ -45,13 +45,13 @@ class _Moment(click.ParamType[datetime]):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is no moment: write 2h for two hours ago, or 2026-03-01T12:00", param, ctx)
+            self.fail(f"{value!r} is not a moment: write 2h for two hours ago, or 2026-03-01T12:00", param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _choosing(command: Callable[..., None]) -> Callable[..., None]:
     """The arguments and options by which events are chosen."""
-    for one in (
+    for decorate in (
         click.option("--until", type=_Moment(), help="Refused before then."),
         click.option("--since", type=_Moment(), help="Refused since: 2h (ago), or 2026-03-01T12:00 (UTC)."),
         click.option("--field", help="Refused for this field."),
@@ -59,7 +59,7 @@ def _choosing(command: Callable[..., None]) -> Callable[..., None]:
         click.argument("positions", nargs=-1, type=_Position(), metavar="[P:O]..."),
         click.argument("topic"),
     ):
-        command = one(command)
+        command = decorate(command)
     return command
 
 
@@ -76,13 +76,13 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
     `share` is of all events of the topic. An example stands with the position that `show`, `replay` and
     `headrace why TOPIC@P:O` take.
     """
-    found = flow.refusal_groups(call.settings(), topics)
+    by_topic = flow.refusal_groups(call.settings(), topics)
     if call.json:
-        shown.json({topic: [_group(one) for one in groups] for topic, groups in found.items()})
+        shown.json({topic: [_group(group) for group in groups] for topic, groups in by_topic.items()})
         return
-    if not any(found.values()):
+    if not any(by_topic.values()):
         click.echo("Nothing was refused.")
-    for topic, groups in found.items():
+    for topic, groups in by_topic.items():
         if groups:
             columns = ["code", "field", "events", "share", "first", "last", "examples"]
             shown.table(topic, columns, map(_row, groups))
@@ -102,17 +102,17 @@ def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None
     """Refused events as they came, the newest first.
 
     P:O is where an event first stood: log partition and offset. What is not printable is shown escaped;
-    --json has the exact bytes, as base64 where they are no UTF-8.
+    --json has the exact bytes, as base64 where they are not UTF-8.
     """
-    found = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **chosen))
+    events = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **chosen))
     if call.json:
-        shown.json([_event(one) for one in found])
+        shown.json([_event(event) for event in events])
         return
-    for one in found:
-        click.echo(f"{one.partition}:{one.offset}  {_moment(one.arrived_at)}  {_reason(one)}")
-        click.echo(f"    {shown.readable(one.raw, None if whole else _LONGEST)}")
-    if not found:
-        click.echo("Nothing that waits is of these." if any(chosen.values()) else "Nothing was refused.")
+    for event in events:
+        click.echo(f"{event.partition}:{event.offset}  {_moment(event.arrived_at)}  {_reason(event)}")
+        click.echo(f"    {shown.readable(event.raw, None if whole else _LONGEST)}")
+    if not events:
+        click.echo("No waiting event matches." if any(chosen.values()) else "Nothing was refused.")
 
 
 @verb("replay", example="headrace quarantine replay user_behaviour --code unknown_value --dry-run")
@@ -139,7 +139,7 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: A
 
 def _print_replay(done: ReplayResult, *, dry_run: bool, narrowed: bool) -> None:
     if not done.events and not done.too_large:
-        click.echo("Nothing that waits is of these." if narrowed else "Nothing was refused.")
+        click.echo("No waiting event matches." if narrowed else "Nothing was refused.")
         return
     shown.table(None, ["code", "field", "events"], done.reasons)
     what = f"{done.events:,} events ({done.size:,} bytes)"
@@ -155,44 +155,54 @@ def alerts(call: Call) -> None:
 
     Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
-    found = flow.open_alerts(call.settings())
+    open_alerts = flow.open_alerts(call.settings())
     if call.json:
-        shown.json(found)
+        shown.json(open_alerts)
         return
-    if not found:
+    if not open_alerts:
         click.echo("No alert is open.")
         return
-    rows = [(one.severity, one.subject, one.reason, _moment(one.at), one.why) for one in found]
+    rows = [
+        (alert.severity, alert.subject, alert.reason, _moment(alert.at), alert.why) for alert in open_alerts
+    ]
     shown.table(None, ["severity", "subject", "reason", "since", "why"], rows)
 
 
-def _row(one: RefusalGroup) -> tuple[object, ...]:
+def _row(group: RefusalGroup) -> tuple[object, ...]:
     examples = "\n".join(
         f"{e.partition}:{e.offset}  {shown.readable(e.reason, 60)}\n  {shown.readable(e.raw, 60)}"
-        for e in one.examples
+        for e in group.examples
     )
-    return one.code, one.field, one.count, f"{one.share:.2%}", _moment(one.first), _moment(one.last), examples
+    return (
+        group.code,
+        group.field,
+        group.count,
+        f"{group.share:.2%}",
+        _moment(group.first),
+        _moment(group.last),
+        examples,
+    )
 
 
-def _reason(one: RefusedEvent) -> str:
-    return shown.readable(f"{one.code}{f' {one.field}' if one.field else ''}: {one.reason}")
+def _reason(event: RefusedEvent) -> str:
+    return shown.readable(f"{event.code}{f' {event.field}' if event.field else ''}: {event.reason}")
 
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _group(one: RefusalGroup) -> dict[str, object]:
-    return {**_fields(one), "examples": [_event(example) for example in one.examples]}
+def _group(group: RefusalGroup) -> dict[str, object]:
+    return {**_fields(group), "examples": [_event(example) for example in group.examples]}
 
 
-def _event(one: RefusedEvent) -> dict[str, object]:
-    text, encoding = text_of(one.raw)
-    return {**_fields(one), "raw": text, "raw_encoding": encoding}
+def _event(event: RefusedEvent) -> dict[str, object]:
+    text, encoding = text_of(event.raw)
+    return {**_fields(event), "raw": text, "raw_encoding": encoding}
 
 
-def _fields(one: RefusalGroup | RefusedEvent) -> dict[str, object]:
-    return {name: getattr(one, name) for name in one.__struct_fields__}
+def _fields(record: RefusalGroup | RefusedEvent) -> dict[str, object]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
 for command in (list_groups, show, replay, alerts):

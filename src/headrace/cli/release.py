@@ -29,11 +29,14 @@ def release(call: Call, model: str, arms: tuple[str, ...], why: str, override: b
     print_release(call, divide(call.settings(), model, arms, why=why, override=override))
 
 
-def print_release(call: Call, made: Release) -> None:
-    """Shows a release: its arms, who made it and why."""
+def print_release(call: Call, release: Release) -> None:
+    """Shows a release: its arms, who release it and why."""
     if call.json:
-        show.json(made)
+        show.json(release)
         return
-    click.echo(f"Release {made.id} of {made.model}, by {made.by}" + (f": {made.why}" if made.why else ""))
-    rows = [(one.name, one.version, "shadow" if one.shadow else f"{one.weight:.0%}") for one in made.arms]
+    click.echo(
+        f"Release {release.id} of {release.model}, by {release.by}"
+        + (f": {release.why}" if release.why else "")
+    )
+    rows = [(arm.name, arm.version, "shadow" if arm.shadow else f"{arm.weight:.0%}") for arm in release.arms]
     show.table(None, ["arm", "version", "share"], rows)

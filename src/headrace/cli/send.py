@@ -39,7 +39,7 @@ def send(
     Nothing is judged here: ingest does that.
     """
 
-    def told(sent: int) -> None:
+    def print_sent(sent: int) -> None:
         if sys.stderr.isatty() and not call.json:
             click.echo(f"\r  {sent:,} events", nl=False, err=True)
 
@@ -51,7 +51,7 @@ def send(
         shift_to_now=shift_to_now,
         shift_by=None if shift_by is None else timedelta(seconds=shift_by),
         skip=skip,
-        progress=told,
+        progress=print_sent,
     )
     if sys.stderr.isatty() and not call.json:
         click.echo(err=True)

@@ -1,4 +1,4 @@
-"""How results look: tables a person can read, or one JSON object."""
+"""How results are printed: as tables for people, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["json", "line", "number", "readable", "seconds", "table", "working"]
 
 def json(value: Any) -> None:
     """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
-    # Keys become texts first: a position's log partitions are numbers, and only texts can be put in order.
+    # Keys become strings first: a position's log partitions are numbers, and only strings can be sorted.
     plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
     text = msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1).decode()
-    # What is not printable stands within texts, where JSON has its own escapes for it.
+    # Characters that are not printable can only be inside strings, where JSON has escapes for them.
     click.echo("".join(c if c.isprintable() or c == "\n" else dumps(c)[1:-1] for c in text))
 
 
@@ -34,25 +34,25 @@ def line(call: Call, text: str) -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table; numbers stand to the right."""
-    cells = [[_cell(one) for one in row] for row in rows]
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    cells = [[_cell(value) for value in row] for row in rows]
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         right = all(_numeric(row[at]) for row in cells) and bool(cells)
-        made.add_column(column, justify="right" if right else "left", overflow="fold")
+        grid.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in cells:
-        made.add_row(*row)
+        grid.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=160)
-    console.print(made)
+    console.print(grid)
 
 
 def readable(text: str | bytes, longest: int | None = None) -> str:
-    """Text of unknown origin, safe to print: what is no printable character (control characters, those
-    that turn the direction of writing, bytes that are no UTF-8) is shown by its escape.
+    """Text of unknown origin, safe to print. Characters that are not printable (control characters, those that
+    change the direction of writing, bytes that are not UTF-8) are escaped.
 
     Args:
-        longest: characters after which it is cut.
+        longest: the number of characters after which it is cut.
     """
     if isinstance(text, bytes):
         text = (text if longest is None else text[: 4 * longest]).decode(errors="backslashreplace")
@@ -69,7 +69,7 @@ def number(value: int | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds with as many digits as tell something."""
+    """Seconds with two digits, or one from 10 s on."""
     return "" if value is None else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
 
 
@@ -84,7 +84,7 @@ def _numeric(text: str) -> bool:
 
 
 def working(text: str) -> None:
-    """Shows what goes on, on a line of its own that the next call replaces; only where a person watches."""
+    """Shows the current step on a line that the next call replaces; only on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text and text + ' ...'}")
         sys.stderr.flush()

@@ -60,7 +60,7 @@ def _show_event(call: Call, event: EventWhy) -> None:
     if call.json:
         _print_event_json(event)
         return
-    words = {"admitted": "was admitted", "refused": "is in quarantine", "waiting": "was not ingested yet"}
+    words = {"admitted": "was admitted", "refused": "waits in quarantine", "waiting": "was not ingested yet"}
     click.echo(f"Event {event.topic}@{event.partition}:{event.offset} {words[event.state]}.")
     is_replay = event.first != (event.partition, event.offset)
     rows: list[tuple[str, object]] = [

@@ -17,11 +17,12 @@ from typing import Any
 
 from headrace.cluster.address import find_address, forget_address, keep_address
 from headrace.cluster.folder import remove_dead_sessions, runtime_folder
-from headrace.cluster.internals import check_version, log_worker_output, use_token
+from headrace.cluster.internals import log_worker_output, use_token
 from headrace.cluster.lean import lean
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_file
+from headrace.kernel.foreign import check_version
 from headrace.kernel.lock import hold_lock
 
 __all__ = ["connect", "worker_variables"]
@@ -81,7 +82,7 @@ def worker_variables() -> Mapping[str, str]:
 
 def _import_ray(settings: Settings) -> ModuleType:
     """Ray, with its environment set before it is imported."""
-    check_version()
+    check_version("ray")
     local = settings.cluster.is_local
     if local:
         os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_token(settings)))

@@ -1,30 +1,24 @@
 """What Headrace uses of Ray beyond its public interface, and the versions of Ray that have it.
 
-`check_version` comes before every use: with another Ray, one sentence says so.
+`kernel.foreign.check_version` comes before every use: with another Ray, one sentence says so.
 """
 
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.foreign import check_version
 
 __all__ = [
     "INTERNALS",
-    "VERSIONS",
     "Internal",
-    "check_version",
     "keep_replica_on_loopback",
     "log_worker_output",
     "use_token",
 ]
 
 _logger = logging.getLogger(__name__)
-
-VERSIONS = ("2.60", "2.61")
-"""The first version of Ray that Headrace works with, and the first that it does not."""
 
 
 class Internal(NamedTuple):
@@ -71,26 +65,6 @@ INTERNALS = (
 """Read by what starts Ray (connection, lean), by training's fit and by serving's driver."""
 
 
-def check_version() -> None:
-    """Checks that the installed Ray has the internals that Headrace uses.
-
-    Raises:
-        Unavailable: it is another version.
-    """
-    installed = version("ray")
-    first, beyond = (_numbers(bound) for bound in VERSIONS)
-    if not first <= _numbers(installed) < beyond:
-        needed = f">={VERSIONS[0]},<{VERSIONS[1]}"
-        raise Unavailable(
-            f"Ray {installed} is installed, and Headrace needs Ray {needed}",
-            remedy=f'pip install "ray{needed}"',
-        )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2])
-
-
 def log_worker_output() -> None:
     """Has Ray log what workers print, instead of printing it among a verb's results."""
     from ray._private import worker
@@ -120,7 +94,7 @@ def keep_replica_on_loopback() -> None:
     Raises:
         Unavailable: Ray is another version.
     """
-    check_version()
+    check_version("ray")
     from ray.serve._private import replica
 
     add_port: Any = replica.add_port_to_grpc_server

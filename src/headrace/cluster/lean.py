@@ -23,7 +23,7 @@ _AGENT = "--dashboard_agent_command="
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Makes a Ray that starts in the block a lean one. One thread at a time; see `internals.check_version`."""
+    """Makes a Ray that starts in the block a lean one. One thread at a time; see kernel.foreign."""
     from ray._private import services
     from ray._private.node import Node
 

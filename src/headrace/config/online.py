@@ -16,7 +16,7 @@ class OnlineSettings(Struct, frozen=True):
 
     Attributes:
         state: the state folder.
-        address: setting `online`: `sqlite` (a file in the state folder), `redis://...` or `postgresql://...`.
+        address: setting `online`: `sqlite` (a file in the state folder) or `sqlite:///path/to/file.db`.
     """
 
     state: Path
@@ -24,5 +24,5 @@ class OnlineSettings(Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The full address: `sqlite:///file`, `redis://...` or `postgresql://...`."""
+        """The full address: `sqlite:///file`."""
         return sqlite_address(self.state / "online.db") if self.address == "sqlite" else self.address

@@ -51,10 +51,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that the demo promises, and whether it held."""
+    """Something that the demo promises, and whether it was kept."""
 
     what: str
-    held: bool
+    passed: bool
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DemoReport:
         example: its name.
         folder: the scratch project.
         steps: what was done.
-        checks: what was promised, and whether it held.
+        checks: what was promised, and whether it was kept.
         facts: what the example measured, by name.
         notes: the same in sentences, for people.
         commands: verbs with their arguments that go on from here.
@@ -97,9 +97,9 @@ class DemoReport:
     seconds: float = 0.0
 
     @property
-    def held(self) -> bool:
-        """Whether every check held."""
-        return all(check.held for check in self.checks)
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
 
 
 Progress = Callable[[Step | None, str], None]
@@ -131,7 +131,7 @@ class Demo:
 
     @contextmanager
     def step(self, name: str, what: str = "") -> Iterator[Step]:
-        """Times the block as a step and reports it. A block that fails is no step."""
+        """Times the block as a step and reports it. A block that fails adds no step."""
         step = Step(name, what)
         self._progress(None, name)
         begun = time.perf_counter()
@@ -139,9 +139,9 @@ class Demo:
         step.seconds = time.perf_counter() - begun
         self._add(step)
 
-    def check(self, what: str, held: bool) -> None:
-        """Records whether a promise held. The demo fails at its end where one did not."""
-        self.report.checks.append(Check(what, bool(held)))
+    def check(self, what: str, passed: bool) -> None:
+        """Records whether a promise was kept. The demo fails at its end where a promise did not."""
+        self.report.checks.append(Check(what, bool(passed)))
 
     def build(self, *, override: str | None = None) -> BuildReport:
         """`headrace build`, each stage reported as an indented step.

@@ -1,11 +1,8 @@
-"""What Headrace uses of uvicorn beyond its public interface, and the versions of uvicorn that have it."""
+"""What Headrace uses of uvicorn beyond its public interface."""
 
 from __future__ import annotations
 
-__all__ = ["INTERNALS", "VERSIONS"]
-
-VERSIONS = ("0.54", "0.55")
-"""The first version of uvicorn that Headrace works with, and the first that it does not."""
+__all__ = ["INTERNALS"]
 
 INTERNALS = {
     "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol": (

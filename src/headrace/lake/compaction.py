@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -23,6 +24,8 @@ from headrace.lake.snapshot import newest_snapshot, summary_of
 from headrace.lake.table import LakeTable
 
 __all__ = ["SMALL", "compact", "merge_manifests"]
+
+_logger = logging.getLogger(__name__)
 
 SMALL = 16 * 1024 * 1024  # bytes: a file below this size, and below a row group, is compacted
 TOGETHER = 64 * 1024 * 1024  # bytes of small files that become one file
@@ -72,7 +75,8 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
     changes = FileChanges(added, lambda _: removed, facts=_keep_facts("compaction"), until=until, first=True)
     try:
         commit(table.iceberg, changes, where=f"table {table.name}")
-    except Conflict:
+    except Conflict as error:  # the next maintenance compacts what is left
+        _logger.warning("small files of %s were not compacted: %s", table.name, error)
         discard(iceberg, added)
         return 0
     return len(removed)

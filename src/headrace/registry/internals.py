@@ -1,19 +1,13 @@
 """What Headrace uses of MLflow beyond its public interface, and the versions of MLflow that have it.
 
-`check_version` comes before every use: with another MLflow, one sentence says so.
+`kernel.foreign.check_version` comes before every use: with another MLflow, one sentence says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 
-from headrace.kernel.errors import Unavailable
-
-__all__ = ["ADDRESSES", "ARTIFACT_ROOT", "TABLES", "VERSIONS", "check_version"]
-
-VERSIONS = ("3.17", "4")
-"""The first version of MLflow that Headrace works with, and the first that it does not."""
+__all__ = ["ADDRESSES", "ARTIFACT_ROOT", "TABLES"]
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "experiments": ("name", "artifact_location"),
@@ -47,23 +41,3 @@ ADDRESSES = (
 
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 """The variable by which a store on SQLite makes no ./mlruns in the working directory."""
-
-
-def check_version() -> None:
-    """Checks that the installed MLflow has the internals that Headrace uses.
-
-    Raises:
-        Unavailable: it is another version.
-    """
-    installed = version("mlflow")
-    first, beyond = (_numbers(bound) for bound in VERSIONS)
-    if not first <= _numbers(installed) < beyond:
-        needed = f">={VERSIONS[0]},<{VERSIONS[1]}"
-        raise Unavailable(
-            f"MLflow {installed} is installed, and Headrace needs MLflow {needed}",
-            remedy=f'pip install "mlflow{needed}"',
-        )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2])

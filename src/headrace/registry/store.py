@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.config.settings import Settings
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError
+from headrace.kernel.foreign import check_version
 from headrace.kernel.properties import BUNDLE_DIGEST
 from headrace.kernel.time import from_micros
 from headrace.registry import tables
@@ -23,7 +24,6 @@ from headrace.registry.bundle import is_sealed, seal
 from headrace.registry.bundles import ARTIFACT, Bundles
 from headrace.registry.client import MlflowConnection
 from headrace.registry.home import relocate
-from headrace.registry.internals import check_version
 from headrace.registry.runs import log_bundle
 from headrace.registry.signing import signing_key
 from headrace.registry.version import Version
@@ -40,7 +40,7 @@ def open(settings: Settings) -> Registry:  # noqa: A001
     Raises:
         Unavailable: the embedded store was moved or copied, and is locked; or MLflow is another version.
     """
-    check_version()
+    check_version("mlflow")
     if settings.registry.mlflow == "sqlite":
         relocate(settings.place("mlflow", "mlflow.db"), settings.project, settings.place("mlflow", "artifacts"))
     return Registry(settings)

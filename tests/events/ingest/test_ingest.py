@@ -16,7 +16,7 @@ from headrace import Struct, event
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress, ingest_all
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.events.ingest.sinks import sink_schema
 from headrace.events.quarantine import QuarantineSelection, replay
 from headrace.kernel.errors import Conflict, Refused, Unavailable
@@ -87,7 +87,7 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert rows["_raw"].to_list() == [None, b"no json", click(2, price=-1), click(1)]
     assert rows["user"].to_list() == [1, None, None, None]
     table = lake.table("clicks")
-    assert stored_position(table) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
+    assert read_position(table) == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
     head = table.current_snapshot()
@@ -311,7 +311,7 @@ def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
     assert "surrogates not allowed" in refused["_reason"][0]
     assert refused.select(*contract.struct.__struct_fields__, "_field").null_count().row(0) == (6,) * 6
     assert sorted(kept.users) == sorted({*numbers} - spoilt | {8})
-    position = stored_position(lake.table("clicks"))
+    position = read_position(lake.table("clicks"))
     assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
     # Mended, they are admitted when they are replayed.
     monkeypatch.undo()

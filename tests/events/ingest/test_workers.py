@@ -18,7 +18,7 @@ from headrace import log
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.ingest import Ingest, IngestHooks, Progress
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
@@ -115,7 +115,7 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     arrived = rows["_arrived_at"].max()
     assert int(table.property(LATEST_ARRIVAL) or 0) == pl.Series([arrived]).to_physical()[0]
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": number - 200, "size": sent - number}
-    position = stored_position(table)
+    position = read_position(table)
     assert position is not None
     assert all(position.next_offset(p) > rows.filter(_log_partition=p)["_log_offset"].max() for p in range(4))
     opened.close()

@@ -1,27 +1,19 @@
 """The internals of Feast that Headrace uses are where they are listed, and another Feast is refused."""
 
 import importlib
-import tomllib
 from functools import reduce
-from pathlib import Path
 
 import pytest
 from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 
-from headrace.features.feast import internals
 from headrace.features.feast.internals import (
     INTERNALS,
-    VERSIONS,
     FeastInternal,
-    check_version,
     service_entries,
     skip_inference,
 )
-from headrace.kernel.errors import Unavailable
-
-PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 @pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: f"{internal.module}.{internal.name}")
@@ -32,21 +24,6 @@ def test_an_internal_is_where_it_is_listed(internal: FeastInternal) -> None:
         assert "_features" in value.__annotations__
     else:
         reduce(getattr, attributes, value)
-
-
-def test_the_versions_are_those_of_the_package() -> None:
-    dependencies = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
-    assert f"feast>={VERSIONS[0]},<{VERSIONS[1]}" in dependencies
-
-
-@pytest.mark.parametrize("installed", ["0.66.1", "0.68.0", "1.0.0rc1"])
-def test_another_feast_is_refused_in_one_sentence(installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_version()
-    monkeypatch.setattr(internals, "version", lambda _: installed)
-    with pytest.raises(Unavailable) as caught:
-        check_version()
-    assert caught.value.what == f"Feast {installed} is installed, and Headrace needs Feast >=0.67,<0.68"
-    assert caught.value.remedy == 'pip install "feast>=0.67,<0.68"'
 
 
 def test_a_services_entries_are_its_views_and_texts_in_their_order() -> None:

@@ -16,7 +16,7 @@ import msgspec
 from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.collector.intake import Intake
-from headrace.events.collector.requests import Key, Requests
+from headrace.events.collector.requests import IdempotencyKey, IdempotencyStore
 from headrace.events.formats.refusals import refusal_of
 from headrace.http.asgi import Receive, Scope, Send, find_header
 from headrace.http.responses import HttpError, send_body
@@ -49,7 +49,7 @@ class Collector:
         }
         contracts = {topic: contract for topic, contract in contracts.items() if topic in accepted}
         self._requests = {
-            topic: Requests(folder / f"requests-{contract.table}.db", log)
+            topic: IdempotencyStore(folder / f"requests-{contract.table}.db", log)
             for topic, contract in contracts.items()
         }
         self._intakes = {
@@ -109,10 +109,10 @@ def _events(scope: Scope, content: bytes) -> list[bytes]:
         values = [line for line in content.split(b"\n") if line.strip()]
     elif content.lstrip()[:1] == b"[":
         try:
-            values = [bytes(one) for one in _raw_list.decode(content)]
+            values = [bytes(raw) for raw in _raw_list.decode(content)]
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise HttpError(
-                400, "not_json", f"The body is no JSON: {refusal_of(error, content).reason}."
+                400, "not_json", f"The body is not valid JSON: {refusal_of(error, content).reason}."
             ) from None
         except RecursionError:
             raise HttpError(400, "too_deep", "The body is nested too deeply.") from None
@@ -131,13 +131,15 @@ def _partial(scope: Scope) -> bool:
     unknown = sorted(set(query) - {"partial"})
     if unknown or query.get("partial", ["refuse"]) not in (["accept"], ["refuse"]):
         raise HttpError(
-            400, "query", "The query may say partial=accept or partial=refuse.",
+            400,
+            "query",
+            "The query may say partial=accept or partial=refuse.",
             field=unknown[0] if unknown else "partial",
-        )  # fmt: skip
+        )
     return query.get("partial") == ["accept"]
 
 
-def _key(scope: Scope, content: bytes) -> Key | None:
+def _key(scope: Scope, content: bytes) -> IdempotencyKey | None:
     given = find_header(scope, b"idempotency-key")
     if given is None:
         return None
@@ -145,4 +147,4 @@ def _key(scope: Scope, content: bytes) -> Key | None:
         raise HttpError(
             400, "key", f"An Idempotency-Key has 1 to {_LONGEST_KEY} bytes.", field="Idempotency-Key"
         )
-    return Key.of(given, scope["query_string"], content)
+    return IdempotencyKey.of(given, scope["query_string"], content)

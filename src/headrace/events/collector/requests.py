@@ -1,5 +1,5 @@
-"""Requests the collector has seen: a request repeated under its Idempotency-Key is answered again, not
-appended again, also where the collector was killed between the append and the answer.
+"""The store of Idempotency-Keys: a request that is repeated under its key is answered again, not appended
+again, also if the collector was killed between the append and the answer.
 
 The log and this file are two stores, so no transaction spans them. Instead the intent is written
 first: the key and where the topic then ended. The events carry the key in a header. A key that has an
@@ -27,7 +27,7 @@ from headrace.kernel.time import now_micros
 from headrace.log import Log
 from headrace.log.follow import read_to_end
 
-__all__ = ["Answered", "Key", "Requests"]
+__all__ = ["IdempotencyKey", "IdempotencyStore", "StoredAnswer"]
 
 
 Positions = list[tuple[int, int]]
@@ -42,25 +42,25 @@ CREATE INDEX IF NOT EXISTS request_at ON request (at);
 """
 
 
-class Key(Struct, frozen=True):
+class IdempotencyKey(Struct, frozen=True):
     """A request's Idempotency-Key and what it came with, as digests."""
 
     key: bytes
     body: bytes
 
     @staticmethod
-    def of(key: bytes, query: bytes, body: bytes) -> Key:
+    def of(key: bytes, query: bytes, body: bytes) -> IdempotencyKey:
         """The key of a request with this query string and body."""
-        return Key(sha256(key).digest(), sha256(query + b"\n" + body).digest())
+        return IdempotencyKey(sha256(key).digest(), sha256(query + b"\n" + body).digest())
 
 
-class Answered(Struct, frozen=True):
-    """What the first request under a key was answered."""
+class StoredAnswer(Struct, frozen=True):
+    """The answer to the first request under a key."""
 
     answer: bytes
 
 
-class Requests:
+class IdempotencyStore:
     """The requests of one day, in a SQLite file. To be used by one thread at a time.
 
     Args:
@@ -76,18 +76,18 @@ class Requests:
         path.touch(mode=0o600)
         self._log = log
         self._process = mark_of()
-        with _available():
+        with _name_errors():
             self._db = open_shared(path, timeout=20)
             self._db.executescript(_SCHEMA)
 
-    def known(self, topic: str, key: Key) -> Answered | Positions | None:
-        """What became of an earlier request under this key: its answer, or the positions of its events
-        where it was appended but its answer is not known, or None where it is new.
+    def find_outcome(self, topic: str, key: IdempotencyKey) -> StoredAnswer | Positions | None:
+        """The outcome of an earlier request under this key: its answer, or the positions of its events if they
+        were appended but the answer is not known, or None if the key is new.
 
         Raises:
-            HttpError: 422 where the key came with another body, 409 where it is being dealt with.
+            HttpError: 422 if the key came with another body, 409 if the request is being handled.
         """
-        with _available():
+        with _name_errors():
             row = self._db.execute(
                 "SELECT body, log, ends, events, process, answer FROM request"
                 " WHERE topic = ? AND key = ? AND at > ?",
@@ -101,17 +101,19 @@ class Requests:
                 422, "key_reused", "This Idempotency-Key came with another request.", field="Idempotency-Key"
             )
         if answer is not None:
-            return Answered(answer)
+            return StoredAnswer(answer)
         if process != self._process and is_alive(process):
             raise HttpError(
-                409, "in_progress", "The first request under this key is being dealt with.",
+                409,
+                "in_progress",
+                "The first request under this key is being handled.",
                 headers={"Retry-After": "1"},
-            )  # fmt: skip
+            )
         if log != self._log.identity(topic):
             return None
-        return self._found(topic, key.key, msgspec.json.decode(ends, type=dict[int, int]), events)
+        return self._find_appended(topic, key.key, msgspec.json.decode(ends, type=dict[int, int]), events)
 
-    def intend(self, topic: str, keys: Sequence[tuple[Key, int]]) -> None:
+    def intend(self, topic: str, keys: Sequence[tuple[IdempotencyKey, int]]) -> None:
         """Writes, durably, that requests of so many events are about to be appended."""
         ends = msgspec.json.encode(self._log.end(topic))
         log, at = self._log.identity(topic), now_micros()
@@ -121,8 +123,8 @@ class Requests:
             durable=True,
         )
 
-    def answered(self, topic: str, answers: Sequence[tuple[Key, bytes]]) -> None:
-        """Keeps answers. They need not outlive a power cut: the log tells what was appended."""
+    def store_answers(self, topic: str, answers: Sequence[tuple[IdempotencyKey, bytes]]) -> None:
+        """Stores answers. They need not survive a power cut: the log shows what was appended."""
         self._commit(
             "UPDATE request SET answer = ? WHERE topic = ? AND key = ?",
             [(answer, topic, key.key) for key, answer in answers],
@@ -134,7 +136,7 @@ class Requests:
         self._db.close()
 
     def _commit(self, statement: str, rows: list[tuple[object, ...]], *, durable: bool) -> None:
-        with _available():
+        with _name_errors():
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -146,7 +148,7 @@ class Requests:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _found(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
+    def _find_appended(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
         """The positions of the events with this key on the log from these offsets on; None: not there."""
         positions: list[tuple[int, int]] = []
         for batch in read_to_end(self._log, topic, ends, _READ):
@@ -157,7 +159,7 @@ class Requests:
 
 
 @contextmanager
-def _available() -> Iterator[None]:
+def _name_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:

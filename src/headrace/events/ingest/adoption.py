@@ -18,7 +18,7 @@ from headrace.kernel.errors import Conflict, Refused, Unavailable
 from headrace.kernel.properties import CONTRACT
 from headrace.lake import Lake, LakeTable
 
-__all__ = ["adopt_contract", "contract_refusal", "stored_contract"]
+__all__ = ["adopt_contract", "contract_refusal", "find_stored_contract"]
 
 _TRIES = 20
 
@@ -52,7 +52,7 @@ def adopt_contract(contract: Contract, lake: Lake) -> LakeTable:
     raise Unavailable(f"other processes kept changing table {contract.table}", remedy="Try again.")
 
 
-def stored_contract(contract: Contract, lake: Lake) -> dict[str, Any] | None:
+def find_stored_contract(contract: Contract, lake: Lake) -> dict[str, Any] | None:
     """The description of the contract that the topic's table last had; None where it had none."""
     if not lake.table_exists(contract.table):
         return None

@@ -77,13 +77,13 @@ class ForwardSink:
 
     def position(self) -> LogPosition | None:
         """How far every log partition has been forwarded, by whichever process."""
-        found = [_position(value) for value in self._forwarder.positions().values()]
-        if not found:
+        committed = [_position(value) for value in self._forwarder.positions().values()]
+        if not committed:
             return None
         offsets: dict[int, int] = {}
-        for one in found:
-            offsets |= one.offsets
-        return LogPosition(found[0].topic, found[0].log_id, offsets)
+        for position_of_partition in committed:
+            offsets |= position_of_partition.offsets
+        return LogPosition(committed[0].topic, committed[0].log_id, offsets)
 
     def apply(self, events: pa.Table, position: LogPosition) -> None:
         """Forwards the events (raw.RAW), and moves the position, a transaction each log partition.
@@ -143,8 +143,11 @@ class ForwardSink:
                 row["_code"], row["_reason"] = _TOO_LARGE, f"{size:,} bytes are too many for {self._good}"
                 _logger.warning(
                     "the good event at %s of topic %s is not forwarded whole: %s; it is on topic %s, cut",
-                    headers[FORWARDED_FROM].decode(), self._topic, row["_reason"], self._refused,
-                )  # fmt: skip
+                    headers[FORWARDED_FROM].decode(),
+                    self._topic,
+                    row["_reason"],
+                    self._refused,
+                )
             value, key = self._cut(row, headers, processed_at, 0 if is_large else most_refused)
             records.append((self._refused, self._partition(self._refused, row), value, key, headers))
         return records
@@ -156,7 +159,7 @@ class ForwardSink:
         `largest` bytes hold; where that is nothing, without its key too."""
         longest = _LONGEST
         while True:
-            value = _encode(self._told(row, processed_at, longest))
+            value = _encode(self._describe(row, processed_at, longest))
             (size,) = record_sizes([value], [row["_key"]], [headers])
             if size <= largest:
                 return value, row["_key"]
@@ -168,7 +171,7 @@ class ForwardSink:
         count = self._counts[topic]
         return row["_log_partition"] % count if row["_key"] is None else partition_of(row["_key"], count)
 
-    def _told(self, row: dict[str, Any], processed_at: Any, longest: int) -> dict[str, Any]:
+    def _describe(self, row: dict[str, Any], processed_at: Any, longest: int) -> dict[str, Any]:
         raw = row["_raw"]
         text, encoding = text_of(raw[:longest])
         return {
@@ -197,6 +200,6 @@ def _headers(row: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _position(value: bytes) -> LogPosition:
-    found = decode_position(value)
-    assert isinstance(found, LogPosition), "only log positions are forwarded to"
-    return found
+    committed = decode_position(value)
+    assert isinstance(committed, LogPosition), "only log positions are forwarded to"
+    return committed

@@ -26,7 +26,7 @@ from headrace.events.ingest.commit import commit
 from headrace.events.ingest.hooks import Heartbeat, IngestHooks
 from headrace.events.ingest.judging import TopicJudge
 from headrace.events.ingest.maintenance import IngestMaintenance
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.events.ingest.progress import Progress, RunTotals
 from headrace.events.ingest.reader import ReadSpan, TopicReader
 from headrace.events.ingest.share import TopicShare
@@ -260,7 +260,7 @@ class Ingest:
     def _catch_up_with_table(self) -> None:
         """Brings sinks level with the whole table: an ingest of another share may have died before its
         sinks."""
-        stored = stored_position(self.table)
+        stored = read_position(self.table)
         for feed in self._feeds:
             if stored is not None:
                 feed.catch_up(stored)

@@ -9,13 +9,13 @@ from headrace.kernel.position import LogPosition
 if TYPE_CHECKING:
     from headrace.lake import LakeTable
 
-__all__ = ["READER", "stored_position"]
+__all__ = ["READER", "read_position"]
 
 READER = "ingest"
 """The name under which a topic's table keeps ingest's position (LakeTable.position)."""
 
 
-def stored_position(table: LakeTable) -> LogPosition | None:
+def read_position(table: LakeTable) -> LogPosition | None:
     """How far the topic's table has read the log; None before its first commit."""
     position = table.position(READER)
     return position if isinstance(position, LogPosition) else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.declare.event import Contract
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.events.ingest.share import TopicShare
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import LogPosition
@@ -106,7 +106,7 @@ class TopicReader:
     def _check_stored(self) -> LogPosition:
         """How far the table has read. Raises Refused where the log is not the one that it has read."""
         log_id = self._log.identity(self._topic)
-        stored = stored_position(self._table) or LogPosition(self._topic, log_id)
+        stored = read_position(self._table) or LogPosition(self._topic, log_id)
         where = f"table {self._table.name}, topic {self._topic}"
         if stored.log_id != log_id:
             raise Refused(

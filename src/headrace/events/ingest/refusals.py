@@ -9,7 +9,7 @@ from headrace.alerts.record import Alert, Severity
 from headrace.alerts.source import Finding
 from headrace.declare.alerts import Alerts
 from headrace.declare.event import Contract
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.events.ingest.rates import RefusalKey, RefusalRate, RefusalRates, severity_of
 from headrace.kernel.time import format_duration, now_micros
 from headrace.lake import Lake
@@ -81,7 +81,7 @@ class RefusalSource:
         self._unsettled.clear()
 
     def _is_at_end(self, contract: Contract) -> bool:
-        position = stored_position(self._lake.table(contract.table))
+        position = read_position(self._lake.table(contract.table))
         if position is None:
             return False
         partitions = range(self._log.partitions(contract.topic))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from headrace.declare.event import Contract
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.kernel.digest import short_digest
 from headrace.lake import LakeTable
 from headrace.log import Log, Member
@@ -80,7 +80,7 @@ class TopicShare:
         """Whether the other ingests have brought the table to these offsets of their log partitions."""
         stored = None
         for partition in end.keys() - self.partitions:
-            stored = stored or stored_position(self._table)
+            stored = stored or read_position(self._table)
             at = stored.next_offset(partition) if stored is not None else 0
             if at < end[partition] and self._has_record(partition, at, end[partition]):
                 return False

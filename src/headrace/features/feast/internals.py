@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typeguard
 
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.foreign import check_version
 
 if TYPE_CHECKING:
     from feast import FeatureService, OnDemandFeatureView
 
-__all__ = ["INTERNALS", "VERSIONS", "FeastInternal", "check_version", "service_entries", "skip_inference"]
-
-VERSIONS = ("0.67", "0.68")
-"""The first version of Feast that Headrace works with, and the first that it does not."""
+__all__ = ["INTERNALS", "FeastInternal", "service_entries", "skip_inference"]
 
 
 class FeastInternal(NamedTuple):
@@ -91,22 +87,6 @@ INTERNALS = (
 """Read by the modules of this room."""
 
 
-def check_version() -> None:
-    """Checks that the installed Feast has the internals that Headrace uses.
-
-    Raises:
-        Unavailable: it is another version.
-    """
-    installed = version("feast")
-    numbers = [tuple(int(part) for part in text.split(".")[:2]) for text in (*VERSIONS, installed)]
-    if not numbers[0] <= numbers[2] < numbers[1]:
-        wanted = f">={VERSIONS[0]},<{VERSIONS[1]}"
-        raise Unavailable(
-            f"Feast {installed} is installed, and Headrace needs Feast {wanted}",
-            remedy=f'pip install "feast{wanted}"',
-        )
-
-
 def service_entries(service: FeatureService) -> list[Any]:
     """A feature service's entries in their order: views, or text such as `activity:price_1h`."""
     entries: list[Any] = service._features
@@ -131,7 +111,7 @@ def _leave_unchecked(target: Any = None, **_: Any) -> Any:
     return (lambda undecorated: undecorated) if target is None else target
 
 
-check_version()
+check_version("feast")
 if "feast" not in sys.modules:
     _typechecked = typeguard.typechecked
     typeguard.typechecked = _leave_unchecked

@@ -10,7 +10,7 @@ from headrace.code.source_files import stamp
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import describe_contract
-from headrace.events.ingest.adoption import stored_contract
+from headrace.events.ingest.adoption import find_stored_contract
 from headrace.features.offline.rowwise import codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView
@@ -87,7 +87,7 @@ class CodeWatch:
             if self._is_newer(view):
                 return f"{view.table}() was edited and built: ingest begins again with the new code"
         for contract in self._contracts:
-            stored = stored_contract(contract, self._lake)
+            stored = find_stored_contract(contract, self._lake)
             if stored is not None and stored["fingerprint"] != describe_contract(contract)["fingerprint"]:
                 return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
         return None

@@ -15,7 +15,7 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.description import describe_contract
 from headrace.events.contracts.evolution import ContractChange, compare_contracts
-from headrace.events.ingest.adoption import contract_refusal, stored_contract
+from headrace.events.ingest.adoption import contract_refusal, find_stored_contract
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project, load_project
 
@@ -98,7 +98,9 @@ def check_contracts(settings: Settings, topics: Sequence[str] = ()) -> list[Cont
     project = load_project(settings, without=("feast",))
     lake = lakes.open(settings)
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
-    pairs = [(contract, stored_contract(contract, lake), describe_contract(contract)) for contract in contracts]
+    pairs = [
+        (contract, find_stored_contract(contract, lake), describe_contract(contract)) for contract in contracts
+    ]
     if any(old is not None and compare_contracts(old, new) for _, old, new in pairs):
         project = load_project(settings)  # with Feast for the views, which takes seconds: only after a change
     dependents = _Dependents(project)

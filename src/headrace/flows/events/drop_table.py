@@ -16,10 +16,10 @@ from headrace.lake import Lake
 from headrace.projects.project import Project, load_project
 from headrace.tables.build import unpin_inputs
 
-__all__ = ["check_droppable", "drop_table", "undeclared_tables"]
+__all__ = ["check_droppable", "drop_table", "find_undeclared_tables"]
 
 
-def undeclared_tables(project: Project, lake: Lake) -> list[str]:
+def find_undeclared_tables(project: Project, lake: Lake) -> list[str]:
     """The tables in the lake that a build made and that the project does not declare (any more), sorted."""
     declared = {*project.tables, *(contract.table for contract in project.contracts.values())}
     return [
@@ -37,16 +37,19 @@ def check_droppable(settings: Settings, name: str) -> None:
         Refused: a declared table or a model reads it.
     """
     project, lake = load_project(settings, without=("feast",)), lakes.open(settings)
-    made = [*undeclared_tables(project, lake), *(one for one in project.tables if lake.table_exists(one))]
-    if name not in made:
+    droppable = [
+        *find_undeclared_tables(project, lake),
+        *(table_name for table_name in project.tables if lake.table_exists(table_name)),
+    ]
+    if name not in droppable:
         raise CallError(
-            f"there is no table {name!r} that a build made",
-            remedy=f"There are: {', '.join(sorted(made))}." if made else "There is none.",
+            f"table {name!r} is not a table that a build made",
+            remedy=f"There are: {', '.join(sorted(droppable))}." if droppable else "There is none.",
         )
     readers = [
         f"table {table.name}"
         for table in project.tables.values()
-        if any(isinstance(one, Table) and one.name == name for one in project.inputs(table))
+        if any(isinstance(source, Table) and source.name == name for source in project.inputs(table))
     ]
     readers += [
         f"model {model}" for model, code in BuildContext(settings).code.models.items() if name in code.tables

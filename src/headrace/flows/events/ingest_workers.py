@@ -51,17 +51,17 @@ def ingest_by_workers(
     failed: BaseException | None = None
     while running:
         if stop.is_set() or failed is not None:
-            for one in running:
-                one.ask_to_end()
-        told = wait([one.pipe for one in running], _LOOK)
-        for one in [one for one in running if one.pipe in told]:
-            said = one.said()
-            if isinstance(said, Progress):
-                report.add(said)
-                progress(said)
+            for worker in running:
+                worker.ask_to_end()
+        readable = wait([worker.pipe for worker in running], _LOOK)
+        for worker in [worker for worker in running if worker.pipe in readable]:
+            message = worker.receive()
+            if isinstance(message, Progress):
+                report.add(message)
+                progress(message)
             else:
-                failed = failed or said
-                running.remove(one)
+                failed = failed or message
+                running.remove(worker)
     if failed is not None:
         raise failed
     report.seconds = perf_counter() - started
@@ -74,7 +74,10 @@ def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
     opened = log.open(settings.log.url)
     try:
         there = opened.topics()
-        most = max(opened.partitions(one.topic) if one.topic in there else one.partitions for one in contracts)
+        most = max(
+            opened.partitions(contract.topic) if contract.topic in there else contract.partitions
+            for contract in contracts
+        )
     finally:
         opened.close()
     if workers > most:
@@ -110,20 +113,20 @@ class _Worker:
             with suppress(BrokenPipeError):  # it has ended already
                 self.pipe.send(None)
 
-    def said(self) -> Progress | BaseException | None:
+    def receive(self) -> Progress | BaseException | None:
         """What it did; or, when that was its last word, how it ended: None is well."""
         try:
-            said: Any = self.pipe.recv()
+            message: Any = self.pipe.recv()
         except EOFError:
             self.process.join()
-            said = Unavailable(
+            message = Unavailable(
                 f"{self.process.name} died (exit {self.process.exitcode})",
                 remedy="Nothing is lost: call again, and it goes on from the last commit.",
             )
-        if not isinstance(said, Progress):
+        if not isinstance(message, Progress):
             self.process.join()
             self.pipe.close()
-        ended: Progress | BaseException | None = said
+        ended: Progress | BaseException | None = message
         return ended
 
 
@@ -137,9 +140,9 @@ def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Conn
             pipe.recv()
         stop.set()
 
-    def tell(said: Progress | BaseException | None) -> None:
+    def tell(message: Progress | BaseException | None) -> None:
         with lock, suppress(BrokenPipeError):  # `hear` ends the work
-            pipe.send(said)
+            pipe.send(message)
 
     threading.Thread(target=hear, daemon=True).start()
     try:

@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from headrace.config.settings import Settings
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import id_time
 from headrace.lake import Lake
@@ -85,7 +85,7 @@ def _read_unread(lake: Lake, log: Log) -> Iterable[bytes]:
     if TOPIC not in log.topics():
         return
     offsets = dict.fromkeys(range(log.partitions(TOPIC)), 0)
-    position = stored_position(lake.table(TABLE)) if lake.table_exists(TABLE) else None
+    position = read_position(lake.table(TABLE)) if lake.table_exists(TABLE) else None
     if position is not None and position.log_id == log.identity(TOPIC):
         offsets |= position.offsets
     for batch in read_to_end(log, TOPIC, offsets, _READ):

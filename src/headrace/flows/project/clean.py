@@ -1,4 +1,4 @@
-"""clean: takes away what the project made on this machine: its state, and pointers to that state."""
+"""clean: deletes what the project made on this machine: its state, and the pointers to that state."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from headrace.flows.build import hold_build_lock
 from headrace.kernel.faults import reach
 from headrace.projects.running import hold_up_lock
 
-__all__ = ["Found", "clean", "what"]
+__all__ = ["Leftovers", "clean", "find_leftovers"]
 
 _POINTERS = ("pointers", "dvc.lock", "dvc.yaml", "models")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What there is to take away: the paths that exist, and their size in bytes."""
+class Leftovers:
+    """What `clean` deletes: the paths that exist, and their size in bytes."""
 
     paths: tuple[Path, ...]
     size: int
 
 
-def what(settings: Settings) -> Found:
-    """What `clean` would take away."""
-    places = (*(settings.root / one for one in _POINTERS), settings.state, _trash(settings))
+def find_leftovers(settings: Settings) -> Leftovers:
+    """What `clean` would delete."""
+    places = (*(settings.root / name for name in _POINTERS), settings.state, _trash(settings))
     paths = tuple(path for path in places if path.exists())
-    return Found(paths, sum(_size(path) for path in paths))
+    return Leftovers(paths, sum(_size(path) for path in paths))
 
 
-def clean(settings: Settings) -> Found:
-    """Takes it away: the state folder of this profile, and the pointers to what was in it.
+def clean(settings: Settings) -> Leftovers:
+    """Deletes the state folder of this profile, and the pointers to what was in it.
 
-    What lies on servers (a catalog, a bucket, an MLflow server) stays. No build and no `up` begins before
-    all is gone.
+    Data on servers (a catalog, a bucket, an MLflow server) stay. No build and no `up` starts before everything
+    is deleted.
 
     Raises:
         Unavailable: `up` or a build is running on it.
     """
-    if not what(settings).paths:
-        return Found((), 0)
+    if not find_leftovers(settings).paths:
+        return Leftovers((), 0)
     with hold_up_lock(settings), hold_build_lock(settings):
-        found = what(settings)
-        for path in found.paths:
+        leftovers = find_leftovers(settings)
+        for path in leftovers.paths:
             if path == settings.state:
                 continue
             if path.is_dir():
@@ -52,10 +52,10 @@ def clean(settings: Settings) -> Found:
             else:
                 path.unlink()
         reach("clean.state")
-        # In one step, with the locks in it: what begins from now on begins anew.
+        # In one step, with its locks: whatever starts from now on starts with nothing.
         settings.state.rename(_trash(settings))
     shutil.rmtree(_trash(settings))
-    return found
+    return leftovers
 
 
 def _trash(settings: Settings) -> Path:
@@ -64,6 +64,8 @@ def _trash(settings: Settings) -> Path:
 
 def _size(path: Path) -> int:
     files = (
-        [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
+        [path]
+        if path.is_file()
+        else [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
     )
-    return sum(one.stat().st_size for one in files)
+    return sum(file.stat().st_size for file in files)

@@ -29,42 +29,42 @@ from headrace.serving.deployment import haproxy
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.spool import find_oversized, folder_of_oversized, read_spool
 
-__all__ = ["Finding", "doctor"]
+__all__ = ["Diagnosis", "doctor"]
 
 _PYTHON = ((3, 11), (3, 13))
 _ROOM = 2 * 1024**3  # bytes; the shop and Ray's own files need about half of it
 _SECONDS = 3.0
 _PACKAGES = ("polars", "pyarrow", "pyiceberg", "feast", "ray", "mlflow", "dvc", "xgboost")
-_FOR = {"kafka": "confluent_kafka", "redis": "redis", "postgresql": "psycopg"}
+_FOR = {"kafka": "confluent_kafka"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at.
 
     Attributes:
         what: the thing.
         fine: whether it works.
-        found: what was found.
+        detail: what was seen.
         remedy: what to do about it, where it does not work.
     """
 
     what: str
     fine: bool
-    found: str
+    detail: str
     remedy: str | None = None
 
 
-def doctor(settings: Settings | None) -> list[Finding]:
+def doctor(settings: Settings | None) -> list[Diagnosis]:
     """Looks at this machine, and at every service of the profile where there is a project.
 
     Nothing raises: what fails is a finding.
     """
-    found = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings)]
+    diagnoses = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings)]
     if settings is not None and settings.deployment == "ray_serve":
-        found.append(_haproxy())
+        diagnoses.append(_haproxy())
     if settings is None:
-        return found
+        return diagnoses
     looks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.log.address}", lambda: _log(settings)),
         (f"catalog {settings.lake.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
@@ -74,17 +74,16 @@ def doctor(settings: Settings | None) -> list[Finding]:
     ]
     if url := settings.formats.schema_registry:
         looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
-    found += [
-        _extra(url) for url in (settings.log.address, settings.online.address) if urlsplit(url).scheme in _FOR
-    ]
-    found += [_looked(clean_text(what), look) for what, look in looks]
-    found += (
+    if urlsplit(settings.log.address).scheme in _FOR:
+        diagnoses.append(_extra(settings.log.address))
+    diagnoses += [_check(clean_text(what), look) for what, look in looks]
+    diagnoses += (
         [_address(clean_text(f"ray {settings.cluster.address}"), settings.cluster.address)]
         if not settings.cluster.is_local
         else []
     )
     return [
-        *found,
+        *diagnoses,
         *_state(settings),
         *_ports(settings),
         *_spool(settings),
@@ -93,33 +92,35 @@ def doctor(settings: Settings | None) -> list[Finding]:
     ]
 
 
-def _state(settings: Settings) -> Iterator[Finding]:
+def _state(settings: Settings) -> Iterator[Diagnosis]:
     if settings.state.is_dir() and is_open_to_others(settings.state):
         mode = stat.S_IMODE(settings.state.stat().st_mode)
-        found = f"others on this machine may enter {settings.state} (mode {mode:o})"
-        yield Finding("state folder", False, found, f"chmod 700 {shlex.quote(str(settings.state))}")
+        detail = f"others on this machine may enter {settings.state} (mode {mode:o})"
+        yield Diagnosis("state folder", False, detail, f"chmod 700 {shlex.quote(str(settings.state))}")
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     here = ".".join(str(part) for part in sys.version_info[:3])
-    low, high = (".".join(str(part) for part in one) for one in _PYTHON)
+    low, high = (".".join(str(part) for part in bound) for bound in _PYTHON)
     fine = _PYTHON[0] <= sys.version_info[:2] <= _PYTHON[1]
-    return Finding("python", fine, here, None if fine else f"Headrace runs on Python {low} to {high}.")
+    return Diagnosis("python", fine, here, None if fine else f"Headrace runs on Python {low} to {high}.")
 
 
-def _package(name: str) -> Finding:
+def _package(name: str) -> Diagnosis:
     try:
-        return Finding(f"package {name}", True, version(name))
+        return Diagnosis(f"package {name}", True, version(name))
     except PackageNotFoundError:
-        return Finding(f"package {name}", False, "is not installed", "Install from the lock: make .venv/.ready")
+        return Diagnosis(
+            f"package {name}", False, "is not installed", "Install from the lock: make .venv/.ready"
+        )
 
 
-def _extra(url: str) -> Finding:
+def _extra(url: str) -> Diagnosis:
     scheme = urlsplit(url).scheme
     package = _FOR[scheme]
     fine = is_installed(package)
     remedy = None if fine else remedy_for(package)
-    return Finding(
+    return Diagnosis(
         f"package {package}",
         fine,
         "is there" if fine else f"is not installed, and {scheme}:// needs it",
@@ -127,20 +128,20 @@ def _extra(url: str) -> Finding:
     )
 
 
-def _disk(settings: Settings | None) -> Finding:
+def _disk(settings: Settings | None) -> Diagnosis:
     folder = os.getcwd() if settings is None else str(settings.root)
     free = shutil.disk_usage(folder).free
     fine = free >= _ROOM
-    return Finding(
+    return Diagnosis(
         "disk", fine, f"{free / 1e9:.1f} GB free", None if fine else f"Make room on the disk of {folder}."
     )
 
 
-def _haproxy() -> Finding:
+def _haproxy() -> Diagnosis:
     path = haproxy.find_binary()
     if path is not None:
-        return Finding("haproxy", True, path)
-    return Finding(
+        return Diagnosis("haproxy", True, path)
+    return Diagnosis(
         "haproxy",
         False,
         "there is none for this platform: predictions go through Ray Serve's own proxy, at a tenth of the rate",
@@ -148,13 +149,13 @@ def _haproxy() -> Finding:
     )
 
 
-def _looked(what: str, look: Callable[[], str]) -> Finding:
+def _check(what: str, look: Callable[[], str]) -> Diagnosis:
     try:
-        return Finding(what, True, look())
+        return Diagnosis(what, True, look())
     except HeadraceError as error:
-        return Finding(what, False, clean_text(error.what), error.remedy)
+        return Diagnosis(what, False, clean_text(error.what), error.remedy)
     except Exception as error:  # a finding must not hide the others
-        return Finding(
+        return Diagnosis(
             what,
             False,
             clean_text(f"{type(error).__name__}: {error}"),
@@ -195,20 +196,20 @@ def _mlflow(settings: Settings) -> str:
     return f"{len(registry.open(settings).client.search_registered_models())} models"
 
 
-def _address(what: str, url: str) -> Finding:
+def _address(what: str, url: str) -> Diagnosis:
     parts = urlsplit(url)
     port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 10001)
     try:
         socket.create_connection((parts.hostname or "localhost", port), timeout=_SECONDS).close()
     except OSError as error:
-        return Finding(what, False, f"it does not answer: {error}", "Is its address right, and does it run?")
-    return Finding(what, True, "it answers")
+        return Diagnosis(what, False, f"it does not answer: {error}", "Is its address right, and does it run?")
+    return Diagnosis(what, True, "it answers")
 
 
-def _ports(settings: Settings) -> Iterator[Finding]:
+def _ports(settings: Settings) -> Iterator[Diagnosis]:
     """The doors' ports: free, or taken by our own `up`."""
     if find_up(settings) is not None:
-        yield Finding("ports", True, "`headrace up` runs here and has them")
+        yield Diagnosis("ports", True, "`headrace up` runs here and has them")
         return
     for name in ("predict_port", "collector_port", "console_port"):
         port = getattr(settings.http, name)
@@ -216,29 +217,29 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((settings.http.host, port))
-                yield Finding(name, True, f"{port} is free")
+                yield Diagnosis(name, True, f"{port} is free")
             except OSError as error:
                 remedy = f"End what listens there, or set {name} in the profile (0 takes a free one)."
-                yield Finding(name, False, f"{port}: {error.strerror}", remedy)
+                yield Diagnosis(name, False, f"{port}: {error.strerror}", remedy)
 
 
-def _spool(settings: Settings) -> Iterator[Finding]:
+def _spool(settings: Settings) -> Iterator[Diagnosis]:
     """Predictions that the log does not take, or that no `up` is there to ship."""
     folder = settings.place("serving", "spool")
     large = len(find_oversized(folder))
     if large:
         remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
         what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder_of_oversized(folder)}"
-        yield Finding("predictions", False, what, remedy)
+        yield Diagnosis("predictions", False, what, remedy)
     if find_up(settings) is not None:
         return
     left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:
         remedy = "Nothing is lost: the next headrace up ships them."
-        yield Finding("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
+        yield Diagnosis("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
 
 
-def _lineage(settings: Settings) -> Iterator[Finding]:
+def _lineage(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.place("lineage.db").is_file():
         return
     store = lineage.open(settings)
@@ -247,28 +248,28 @@ def _lineage(settings: Settings) -> Iterator[Finding]:
     finally:
         store.close()
     fine = not health.dropped
-    found = f"{health.events:,} events kept" + (
+    detail = f"{health.events:,} events kept" + (
         "" if fine else f", {health.dropped:,} dropped: {health.reason}"
     )
-    yield Finding("lineage", fine, found, None if fine else "Is there room on the disk?")
-    for one in health.endpoints:
-        failed = getattr(one, "failure", None)
-        yield Finding(
-            f"lineage {one.url}",
+    yield Diagnosis("lineage", fine, detail, None if fine else "Is there room on the disk?")
+    for endpoint in health.endpoints:
+        failed = getattr(endpoint, "failure", None)
+        yield Diagnosis(
+            f"lineage {endpoint.url}",
             not failed,
             failed or "it takes them",
             "Is its address right?" if failed else None,
         )
 
 
-def _check_channels(settings: Settings) -> Iterator[Finding]:
+def _check_channels(settings: Settings) -> Iterator[Diagnosis]:
     """The channels for alerts, and whether alerts arrive there."""
     if not settings.alerts.channels:
         return
     try:
         opened = channels(settings)
     except HeadraceError as error:
-        yield Finding(f"alerts ({error.where})", False, error.what, error.remedy)
+        yield Diagnosis(f"alerts ({error.where})", False, error.what, error.remedy)
         return
     ledger = DeliveryLedger(settings.place("alerts.json"))
     for channel in opened:
@@ -276,4 +277,4 @@ def _check_channels(settings: Settings) -> Iterator[Finding]:
         refused = f", {state.refused:,} refused" if state.refused else ""
         outcome = state.failure or f"{state.delivered:,} changes of alerts delivered{refused}"
         remedy = None if state.failure is None else "It is tried again while `headrace up` runs."
-        yield Finding(f"alerts {channel.name}", state.failure is None, outcome, remedy)
+        yield Diagnosis(f"alerts {channel.name}", state.failure is None, outcome, remedy)

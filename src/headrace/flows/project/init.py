@@ -12,7 +12,7 @@ from pathlib import Path
 from headrace.config.settings import FILE
 from headrace.kernel.errors import CallError
 
-__all__ = ["Made", "examples", "init"]
+__all__ = ["NewProject", "examples", "init"]
 
 _IGNORED = """\
 # What Headrace keeps on this machine: tables, logs, the signing key. Never commit it.
@@ -33,7 +33,7 @@ _PACKAGE = '''\
 
 
 @dataclass(frozen=True)
-class Made:
+class NewProject:
     """A new project.
 
     Attributes:
@@ -47,7 +47,7 @@ class Made:
     files: int
 
 
-def init(folder: Path, example: str | None = None) -> Made:
+def init(folder: Path, example: str | None = None) -> NewProject:
     """Makes a project in a folder that is empty or not there yet.
 
     Args:
@@ -87,8 +87,8 @@ def init(folder: Path, example: str | None = None) -> Made:
     from headrace.flows.build.pipeline import init as init_dvc  # .5 s, and only once all else is right
 
     init_dvc(folder)
-    count = sum(1 for one in folder.rglob("*") if one.is_file() and ".dvc" not in one.parts)
-    return Made(folder, example, count)
+    count = sum(1 for path in folder.rglob("*") if path.is_file() and ".dvc" not in path.parts)
+    return NewProject(folder, example, count)
 
 
 def examples() -> dict[str, Path]:
@@ -97,9 +97,9 @@ def examples() -> dict[str, Path]:
 
     package = Path(headrace.__file__).parent
     for place in (package.parents[1] / "examples", package / "examples"):
-        found = {one.parent.name: one.parent for one in sorted(place.glob(f"*/{FILE}"))}
-        if found:
-            return found
+        folders = {file.parent.name: file.parent for file in sorted(place.glob(f"*/{FILE}"))}
+        if folders:
+            return folders
     return {}
 
 

@@ -178,7 +178,7 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
-        moved_aliases=_moved_aliases(settings, releases),
+        moved_aliases=_find_moved_aliases(settings, releases),
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
@@ -285,7 +285,7 @@ def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]
         return {}, error.what
 
 
-def _moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
+def _find_moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
     try:
         return tuple(find_moved_aliases(settings, releases.values()))
     except Unavailable:  # MLflow is away: doctor reports that, and a status must not fail for it

@@ -14,7 +14,7 @@ from msgspec import Struct
 from headrace.declare.event import Contract
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.features.checks.events_behind import find_events_behind
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.plan import Aggregation, AsOfView, WindowedView
@@ -131,7 +131,7 @@ def find_events(
         Unavailable: the events are not in the topic's table yet.
     """
     contract = project.contract(view.topic)
-    _check_ingested(contract, stored_position(lake.table(contract.table)), position)
+    _check_ingested(contract, read_position(lake.table(contract.table)), position)
     events, rows, event_of_row = find_events_behind(project, lake, view, entity, at, position)
     counts = {aggregation.name: _is_counted(aggregation, view, rows, at) for aggregation in view.aggregations}
     distinct = event_of_row.unique(maintain_order=True)

@@ -226,14 +226,14 @@ def _views(
     parts = []
     for view in plan.views:
         if isinstance(view, OnDemandView):
-            parts.append(_on_demand_part(view, served, recomputed))
+            parts.append(_part_of_on_demand(view, served, recomputed))
         elif view.name in errors:
             position = served.positions.get(view.name)
             part = ViewWhy(view.name, _kind(view), position, (), notes=(errors[view.name],))
             parts.append(_ViewPart(part, comparable=False))
         else:
             parts.append(
-                _stored_part(view, prediction.version, served, evidence[view.name], view.name in edited)
+                _part_of_stored(view, prediction.version, served, evidence[view.name], view.name in edited)
             )
     return tuple(
         msgspec.structs.replace(
@@ -269,7 +269,7 @@ def _evidence(project: Project, lake: Lake, view: StoredView, served: ServedPred
     raise CallError(f"the prediction has no position of view {view.name!r}")
 
 
-def _stored_part(
+def _part_of_stored(
     view: StoredView, version: int, served: ServedPrediction, evidence: Evidence, edited: bool
 ) -> _ViewPart:
     notes = evidence.notes
@@ -292,7 +292,7 @@ def _kind(view: StoredView) -> str:
     return "as_of" if isinstance(view, AsOfView) else "windowed"
 
 
-def _on_demand_part(view: OnDemandView, served: ServedPrediction, recomputed: Recomputed) -> _ViewPart:
+def _part_of_on_demand(view: OnDemandView, served: ServedPrediction, recomputed: Recomputed) -> _ViewPart:
     """An on-demand view, with its inputs from the request and from the other views' recomputed features."""
     inputs: dict[str, Any] = {}
     missing = []

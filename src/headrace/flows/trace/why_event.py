@@ -15,7 +15,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
-from headrace.events.ingest.position import stored_position
+from headrace.events.ingest.position import read_position
 from headrace.events.verdicts.judge import FirstPosition, find_first_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import FIRST_POSITION
@@ -112,7 +112,7 @@ def _read_record(
     """The record at this position; None where the log no longer has the one that the table has read."""
     if topic not in log.topics():
         return None
-    ingested = None if table is None else stored_position(table)
+    ingested = None if table is None else read_position(table)
     if ingested is not None and ingested.log_id != log.identity(topic):
         notes.append("the topic was created again after its table had read it, so only the table was read")
         return None

@@ -46,7 +46,7 @@ def name_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except msgspec.DecodeError as error:
-        raise _damaged(path, str(error)) from error
+        raise _damage(path, str(error)) from error
     except sqlite3.DatabaseError as error:
         text = str(error)
         if is_locked(text):
@@ -56,7 +56,7 @@ def name_errors(path: Path) -> Iterator[None]:
                 remedy="End the process that holds it (fuser names it), then try again.",
             ) from error
         if "malformed" in text or "not a database" in text or "no such table" in text:
-            raise _damaged(path, text) from error
+            raise _damage(path, text) from error
         raise Unavailable(
             f"the topic's file cannot be used: {text}",
             where=str(path),
@@ -64,7 +64,7 @@ def name_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _damaged(path: Path, error: str) -> Unavailable:
+def _damage(path: Path, error: str) -> Unavailable:
     return Unavailable(
         f"the topic's file is damaged: {error}",
         where=str(path),

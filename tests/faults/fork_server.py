@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.children import ROLES, tune, warm
-from tests.faults.stage import Stage
+from tests.faults.setup import Setup
 
 from headrace.kernel import faults
 
 
-def main(stage: Stage) -> None:
+def main(setup: Setup) -> None:
     tune()
     warm()
     feeds: dict[int, int] = {}
@@ -30,16 +30,16 @@ def main(stage: Stage) -> None:
         order = json.loads(line)
         match order.pop("do"):
             case "fork":
-                reply: Any = forked(stage, feeds, **order)
+                reply: Any = fork(setup, feeds, **order)
             case "feed":
                 reply = feed(feeds, **order)
             case "reap":
-                reply = reaped(feeds)
+                reply = reap(feeds)
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
 
-def forked(stage: Stage, feeds: dict[int, int], role: str, fault: str | None, given: dict[str, Any]) -> int:
+def fork(setup: Setup, feeds: dict[int, int], role: str, fault: str | None, given: dict[str, Any]) -> int:
     """The child that plays the role."""
     if role == "produce":
         given["orders"], feeding = os.pipe()
@@ -59,7 +59,7 @@ def forked(stage: Stage, feeds: dict[int, int], role: str, fault: str | None, gi
             os.close(other)
         if fault:
             os.environ[faults.VARIABLE] = fault
-        ROLES[role](stage, stage.journal(), **given)
+        ROLES[role](setup, setup.journal(), **given)
         os._exit(0)
     except BaseException:
         sys.stderr.write(f"--- {role} {os.getpid()}\n{traceback.format_exc()}")
@@ -76,7 +76,7 @@ def feed(feeds: dict[int, int], pid: int, line: str) -> None:
         return
 
 
-def reaped(feeds: dict[int, int]) -> list[tuple[int, int]]:
+def reap(feeds: dict[int, int]) -> list[tuple[int, int]]:
     """(pid, wait status) of the children that have ended or were stopped since the last time."""
     found = []
     while True:
@@ -93,4 +93,4 @@ def reaped(feeds: dict[int, int]) -> list[tuple[int, int]]:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    main(Stage(Path(given.pop("disk")), Path(given.pop("papers")), **given))
+    main(Setup(Path(given.pop("disk")), Path(given.pop("notes")), **given))

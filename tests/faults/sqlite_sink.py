@@ -13,13 +13,13 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import LogPosition, decode_position, encode_position
 
-__all__ = ["Shelf"]
+__all__ = ["SqliteSink"]
 
 
-class Shelf:
+class SqliteSink:
     """Takes good events, once each, from as many workers as there are (headrace.events.ingest.sinks.Sink)."""
 
-    name = "shelf"
+    name = "sink"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +56,7 @@ class Shelf:
             with closing(sqlite3.connect(self._path, timeout=1, isolation_level=None)) as db:
                 yield db
         except sqlite3.Error as error:
-            raise Unavailable(f"the shelf cannot be used: {error}") from error
+            raise Unavailable(f"the sink cannot be used: {error}") from error
 
 
 def _position(db: sqlite3.Connection) -> LogPosition | None:

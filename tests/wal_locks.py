@@ -1,4 +1,4 @@
-"""A process that is stopped while it holds the locks of a SQLite file's WAL index."""
+"""A process that holds the locks of a SQLite file's WAL index."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ sys.stdin.read()
 
 
 @contextmanager
-def stopped_holding(database: Path) -> Iterator[None]:
-    """For the block nobody can begin to read the file; SQLite tries for ten seconds. It must be in use."""
+def hold_wal_locks(database: Path) -> Iterator[None]:
+    """While the block runs, no process can begin to read the file; SQLite tries for ten seconds. The file must
+    be open in some process."""
     command = [sys.executable, "-c", _HOLD, f"{database}-shm"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdin is not None

@@ -17,16 +17,16 @@ from headrace import Struct, event
 from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import Contract, contract_of
 
-__all__ = ["Say", "Stage"]
+__all__ = ["Report", "Setup"]
 
-Say = Callable[..., None]
+Report = Callable[..., None]
 
 
 @event(
     topic="clicks", time="at", key="user", identity=["user", "page"], dedup_within="1h",
     time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
 )  # fmt: skip
-class Mended(Struct):
+class FixedClick(Struct):
     """Click, but any price will do: what was refused for its price is admitted when it is replayed."""
 
     at: datetime
@@ -37,18 +37,18 @@ class Mended(Struct):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Setup:
     """Where everything is.
 
     Attributes:
         disk: the folder that the project lies in; its disk may become full.
-        papers: the folder of the journal and of what the producers sent.
+        notes: the folder of the journal and of what the producers sent.
         log, catalog: a profile's.
         topic, partitions: the topic.
     """
 
     disk: Path
-    papers: Path
+    notes: Path
     log: str
     catalog: str
     topic: str
@@ -59,16 +59,16 @@ class Stage:
         values = {"log": self.log, "catalog": self.catalog}
         return make_settings(self.disk, "scratch", state=self.disk / "state", values=values)
 
-    def contract(self, mended: bool = False) -> Contract:
-        found = contract_of(Mended if mended else Click)
+    def contract(self, fixed: bool = False) -> Contract:
+        found = contract_of(FixedClick if fixed else Click)
         assert found is not None
         return attrs.evolve(found, topic=self.topic, partitions=self.partitions)
 
-    def journal(self) -> Say:
+    def journal(self) -> Report:
         """Writes lines to the journal: a pipe, so that they arrive when disks are full."""
-        to = os.open(self.papers / "journal", os.O_WRONLY)
+        to = os.open(self.notes / "journal", os.O_WRONLY)
 
-        def say(what: str, **facts: object) -> None:
+        def report(what: str, **facts: object) -> None:
             os.write(to, json.dumps({"pid": os.getpid(), "what": what, **facts}).encode() + b"\n")
 
-        return say
+        return report

@@ -1,4 +1,4 @@
-"""A scene: workers that ingest and producers that append, and the hands that strike them."""
+"""A run of the suite: workers that ingest, producers that append, and the means to inject faults into them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any
 
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
-from tests.faults.stage import Stage
+from tests.faults.setup import Setup
 from tests.lake.catalog_proxy import CatalogProxy
 
-__all__ = ["Child", "Missed", "Scene", "staged"]
+__all__ = ["Child", "FaultRun", "Missed", "start_run"]
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 90.0  # seconds; a busy machine is given time
@@ -39,7 +39,7 @@ class Missed(AssertionError):
 
 @dataclass
 class Child:
-    """A child of the nursery. `ended`: its wait status; `doomed`: whoever strikes it expects its end."""
+    """A child of the fork server. `ended`: its wait status; `doomed`: whoever strikes it expects its end."""
 
     pid: int
     role: str
@@ -59,37 +59,37 @@ class Child:
 
 
 @dataclass
-class Scene:
-    """Everything that runs, and what it told.
+class FaultRun:
+    """Everything that runs, and what it reported.
 
     Attributes:
-        stage: where it runs.
+        setup: where it runs.
         chance: decides what the seed decides.
-        nursery, journal: the process that forks, and the end of the pipe that all tell their news to.
+        fork_server, journal: the process that forks, and the end of the pipe that all tell their news to.
         own_disk: whether the disk is small and its own. Where not, a full one is a limit on the size of
             the workers' files.
         broker: the log's broker; None on SQLite.
         door: stands before a REST catalog; None on SQLite.
-        told: the journal so far.
+        news: the lines of the journal so far.
         position: log partition → how far the table was told to have read.
         ends: log partition → one past the last acknowledged offset.
         struck, poison: kind → how often.
     """
 
-    stage: Stage
+    setup: Setup
     chance: random.Random
-    nursery: subprocess.Popen[str]
+    fork_server: subprocess.Popen[str]
     journal: int
     own_disk: bool
     broker: Broker | None = None
     door: CatalogProxy | None = None
     children: dict[int, Child] = field(default_factory=dict)
-    told: list[dict[str, Any]] = field(default_factory=list)
+    news: list[dict[str, Any]] = field(default_factory=list)
     position: Counter[int] = field(default_factory=Counter)
     ends: Counter[int] = field(default_factory=Counter)
     struck: Counter[str] = field(default_factory=Counter)
     poison: Counter[str] = field(default_factory=Counter)
-    mended: bool = False
+    fixed: bool = False
     wanted: int = WORKERS
     _rest: bytes = b""
     _first: int = 0
@@ -98,14 +98,14 @@ class Scene:
     # --- children ------------------------------------------------------------------------------
 
     def _order(self, do: str, **order: Any) -> Any:
-        assert self.nursery.stdin is not None
-        assert self.nursery.stdout is not None
+        assert self.fork_server.stdin is not None
+        assert self.fork_server.stdout is not None
         try:
-            self.nursery.stdin.write(json.dumps({"do": do, **order}) + "\n")
-            self.nursery.stdin.flush()
-            return json.loads(self.nursery.stdout.readline())
+            self.fork_server.stdin.write(json.dumps({"do": do, **order}) + "\n")
+            self.fork_server.stdin.flush()
+            return json.loads(self.fork_server.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError) as error:
-            raise AssertionError(f"the nursery died:\n{self.said()}") from error
+            raise AssertionError(f"the fork server died:\n{self.stderr_text()}") from error
 
     def fork(self, role: str, fault: str | None = None, **given: Any) -> Child:
         """A child that plays the role (see children.ROLES), in which `fault` strikes."""
@@ -118,24 +118,24 @@ class Scene:
         self.children[child.pid] = child
         return child
 
-    def playing(self, role: str) -> list[Child]:
+    def in_role(self, role: str) -> list[Child]:
         """The children in this role that go on."""
         return [c for c in self.children.values() if c.role == role and c.ended is None and not c.doomed]
 
-    def hire(self) -> None:
+    def fill_roles(self) -> None:
         """Workers and producers in the place of those that are gone."""
-        while len(self.playing("work")) < self.wanted:
-            self.fork("work", mended=self.mended)
-        for name in PRODUCERS - {child.name for child in self.playing("produce")}:
+        while len(self.in_role("work")) < self.wanted:
+            self.fork("work", fixed=self.fixed)
+        for name in PRODUCERS - {child.name for child in self.in_role("produce")}:
             self._first += 1_000_000
             self.fork("produce", name=name, first=self._first)
 
     def arm(self, worker: Child, fault: str) -> None:
         """Has a worker that runs meet a fault (see headrace.kernel.faults)."""
-        (self.stage.papers / f"fault-{worker.pid}").write_text(fault)
+        (self.setup.notes / f"fault-{worker.pid}").write_text(fault)
         worker.doomed = not fault.endswith(":STOP")
-        since = len(self.told)
-        self._signal(worker, signal.SIGUSR1, lambda: self.heard(since, "armed", of=worker))
+        since = len(self.news)
+        self._signal(worker, signal.SIGUSR1, lambda: self.has_news(since, "armed", of=worker))
 
     def kill(self, child: Child) -> None:
         """kill -9."""
@@ -146,13 +146,13 @@ class Scene:
     def end(self, child: Child) -> None:
         """Asks a child to end, as an operator would, and sees that it did so well."""
         self._signal(child, signal.SIGTERM, lambda: child.ended is not None)
-        assert child.ended == 0, self.said()
+        assert child.ended == 0, self.stderr_text()
 
     def _signal(self, child: Child, number: int, done: Callable[[], bool]) -> None:
         """Sends a signal until it was heard: Python misses one that another thread than its first is given."""
         sent = 0.0
 
-        def heard() -> bool:
+        def has_news() -> bool:
             nonlocal sent
             if done():
                 return True
@@ -161,17 +161,17 @@ class Scene:
                 child.send(number)
             return False
 
-        self.until(heard, f"{child.role} {child.pid} to hear {signal.Signals(number).name}")
+        self.until(has_news, f"{child.role} {child.pid} to hear {signal.Signals(number).name}")
 
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         """The last words of the children."""
-        return (self.stage.papers / "said").read_text(errors="replace")[-6000:]
+        return (self.setup.notes / "said").read_text(errors="replace")[-6000:]
 
     # --- events --------------------------------------------------------------------------------
 
     def feed(self, count: int, poison: str | None = None) -> None:
         """Has a producer append so many events, a poisonous one among them."""
-        producers = self.playing("produce")
+        producers = self.in_role("produce")
         if producers:
             self.feed_one(self.chance.choice(producers), count, poison)
 
@@ -185,12 +185,12 @@ class Scene:
 
     def look(self) -> None:
         """Takes in what happened since the last look."""
-        with suppress(BlockingIOError), (self.stage.papers / "told").open("ab") as kept:
+        with suppress(BlockingIOError), (self.setup.notes / "told").open("ab") as kept:
             while found := os.read(self.journal, 1 << 20):
                 kept.write(found)
                 *lines, self._rest = (self._rest + found).split(b"\n")
                 for line in lines:
-                    self._hear(json.loads(line))
+                    self._note_line(json.loads(line))
         ended = []
         for pid, status in self._order("reap"):
             child = self.children[pid]
@@ -202,11 +202,11 @@ class Scene:
         for child in ended:
             if child.ended and not (child.doomed and child.killed):
                 raise AssertionError(
-                    f"{child.role} {child.pid} ended with status {child.ended}:\n{self.said()}"
+                    f"{child.role} {child.pid} ended with status {child.ended}:\n{self.stderr_text()}"
                 )
 
-    def _hear(self, one: dict[str, Any]) -> None:
-        self.told.append(one)
+    def _note_line(self, one: dict[str, Any]) -> None:
+        self.news.append(one)
         if one["what"] == "commit":
             for partition, offset in one["offsets"].items():
                 self.position[int(partition)] = max(self.position[int(partition)], offset)
@@ -243,8 +243,8 @@ class Scene:
         for child in alive:
             child.send(signal.SIGUSR2)
         time.sleep(2)
-        lately = "\n".join(str(one) for one in self.told[-200:] if one["what"] != "ack")
-        said = (self.stage.papers / "said").read_text(errors="replace")[-60_000:]
+        lately = "\n".join(str(one) for one in self.news[-200:] if one["what"] != "ack")
+        said = (self.setup.notes / "said").read_text(errors="replace")[-60_000:]
         return f"told lately:\n{lately}\nalive: {alive}\n{self._groups()}\n{said}"
 
     def _groups(self) -> str:
@@ -261,7 +261,7 @@ class Scene:
             for member in group.members
         )
 
-    def heard(
+    def has_news(
         self, since: int, what: str, *, of: Child | None = None, other_than: Child | None = None, text: str = ""
     ) -> bool:
         """Whether this was told since the journal's line `since`."""
@@ -270,59 +270,59 @@ class Scene:
             and text in one.get("text", "")
             and (of is None or one["pid"] == of.pid)
             and (other_than is None or one["pid"] != other_than.pid)
-            for one in self.told[since:]
+            for one in self.news[since:]
         )
 
-    def committed(self, what: str) -> None:
+    def await_commit(self, what: str) -> None:
         """Waits for the next commit of any worker."""
-        since = len(self.told)
-        self.until(lambda: self.heard(since, "commit"), f"a commit {what}")
+        since = len(self.news)
+        self.until(lambda: self.has_news(since, "commit"), f"a commit {what}")
 
     def busy(self) -> Child:
         """A worker that has just committed."""
-        self.hire()
-        since = len(self.told)
-        workers = self.playing("work")
+        self.fill_roles()
+        since = len(self.news)
+        workers = self.in_role("work")
 
         def found() -> list[Child]:
-            return [w for w in workers if w.ended is None and self.heard(since, "commit", of=w)]
+            return [w for w in workers if w.ended is None and self.has_news(since, "commit", of=w)]
 
         self.until(found, "a commit of a worker")
         return self.chance.choice(found())
 
 
 @contextmanager
-def staged(
-    stage: Stage, seed: int, broker: Broker | None = None, door: CatalogProxy | None = None
-) -> Iterator[Scene]:
-    """A scene whose nursery has, where the kernel lets it, a small disk of its own."""
-    stage.disk.mkdir()
-    stage.papers.mkdir()
-    os.mkfifo(stage.papers / "journal")
-    journal = os.open(stage.papers / "journal", os.O_RDWR | os.O_NONBLOCK)
+def start_run(
+    setup: Setup, seed: int, broker: Broker | None = None, door: CatalogProxy | None = None
+) -> Iterator[FaultRun]:
+    """A run whose fork server has its own small disk, if the kernel allows it."""
+    setup.disk.mkdir()
+    setup.notes.mkdir()
+    os.mkfifo(setup.notes / "journal")
+    journal = os.open(setup.notes / "journal", os.O_RDWR | os.O_NONBLOCK)
     fcntl.fcntl(journal, fcntl.F_SETPIPE_SZ, 1 << 20)
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(stage).items()}
-    plain = [sys.executable, "-m", "tests.faults.nursery", json.dumps(given)]
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
+    plain = [sys.executable, "-m", "tests.faults.fork_server", json.dumps(given)]
     mount = 'mount -t tmpfs -o size="$1",mode=0700 headrace "$2" || exit 77; shift 2; exec "$@"'
-    own = stage.catalog == "sqlite" and _may_mount()
-    command = [*_UNSHARE, "sh", "-c", mount, "sh", DISK, str(stage.disk), *plain] if own else plain
-    with (stage.papers / "said").open("ab") as said:
-        nursery = subprocess.Popen(
+    own = setup.catalog == "sqlite" and _may_mount()
+    command = [*_UNSHARE, "sh", "-c", mount, "sh", DISK, str(setup.disk), *plain] if own else plain
+    with (setup.notes / "said").open("ab") as said:
+        fork_server = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
         )
-    scene = Scene(stage, random.Random(seed), nursery, journal, own, broker, door)
+    run = FaultRun(setup, random.Random(seed), fork_server, journal, own, broker, door)
     try:
-        yield scene
+        yield run
     finally:
-        for child in scene.children.values():
+        for child in run.children.values():
             if child.ended is None:
                 with suppress(ProcessLookupError):
                     child.send(signal.SIGKILL)
-        assert nursery.stdin is not None
-        assert nursery.stdout is not None
-        nursery.stdin.close()
-        nursery.wait(60)
-        nursery.stdout.close()
+        assert fork_server.stdin is not None
+        assert fork_server.stdout is not None
+        fork_server.stdin.close()
+        fork_server.wait(60)
+        fork_server.stdout.close()
         os.close(journal)
 
 
@@ -330,7 +330,7 @@ _UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
 
 
 def _may_mount() -> bool:
-    """Whether this kernel lets this user mount a disk that only the nursery sees."""
+    """Whether this kernel lets this user mount a disk that only the fork server sees."""
     if shutil.which("unshare") is None:
         return False
     tried = subprocess.run(
