@@ -187,7 +187,7 @@ print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r
 
 def test_apply_reports_what_feast_refuses(small: Callable[..., Project]) -> None:
     project = small(('Field(name="ratio", dtype=Float64)', 'Field(name="ratio", dtype=String)'))
-    with pytest.raises(ProjectError, match="'moment' does not return what its schema says"):
+    with pytest.raises(ProjectError, match="'moment' does not return the features of its schema"):
         apply(project)
 
 
@@ -222,7 +222,7 @@ def test_a_function_that_returns_something_else_is_named_with_its_place(
 ) -> None:
     project = small(("def moment(inputs):", f"def moment(inputs):\n    return {{{returned}}}"))
     with pytest.raises(
-        ProjectError, match="on-demand view 'moment' does not return what its schema says"
+        ProjectError, match="on-demand view 'moment' does not return the features of its schema"
     ) as raised:
         apply(project)
     assert "features.py:" in (raised.value.where or "")

@@ -17,6 +17,7 @@ from tests.features.views import DAY, HOUR, MINUTE
 from headrace import lake as lakes
 from headrace import log as logs
 from headrace.code.index import CodeIndex
+from headrace.events.ingest.hooks import IngestHooks
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.feast import TableSource
 from headrace.features.offline.point_in_time import join
@@ -195,7 +196,8 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         from headrace import lake, log
         from headrace.config.settings import load_settings
         from headrace.projects.project import load_project
-        from headrace.events.ingest.ingest import Ingest
+        from headrace.events.ingest.hooks import IngestHooks
+from headrace.events.ingest.ingest import Ingest
         from headrace.features import online
         from headrace.features.online.follow import OnlineSink
         settings = load_settings(Path({str(project.settings.root)!r}))
@@ -359,7 +361,7 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
         def note_partitions(progress, number=number):
             moved[number] |= progress.position.offsets.keys()
 
-        threads.append(threading.Thread(target=worker.run, args=(False, stop, note_partitions)))
+        threads.append(threading.Thread(target=worker.run, args=(False, stop, IngestHooks(note_partitions))))
         threads[-1].start()
     deadline = monotonic() + 60
     for step in range(1_000):
