@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import attrs
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import configure
+from tests.contract.test_log import set_largest_batch
 from tests.events.clicks import click
 
 from headrace import Meta, Struct, event, log
@@ -208,13 +208,13 @@ def test_events_larger_than_a_lowered_limit_stay_and_the_others_are_replayed(
     large = click(2, page="attic", note=os.urandom(30_000).hex())
     kafka.append(topic, [click(1, page="attic"), large, click(3, page="cellar")])
     ingest_all(contract, kafka, lake)
-    configure(broker.url, topic, 20_000)
+    set_largest_batch(broker.url, topic, 20_000)
     result = replay(new_contract, lake, kafka, QuarantineSelection())
     assert (result.events, result.reasons, result.too_large) == (2, (("unknown_value", "page", 2),), ((0, 1),))
     assert ingest_all(new_contract, kafka, lake)["good"] == 2
     (refused,) = find_refused(new_contract, lake, QuarantineSelection())
     assert (refused.partition, refused.offset) == (0, 1)
-    configure(broker.url, topic, 1_000_000)
+    set_largest_batch(broker.url, topic, 1_000_000)
     kafka.close()
     kafka = log.open(broker.url)
     assert replay(new_contract, lake, kafka, QuarantineSelection()).events == 1

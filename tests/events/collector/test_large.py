@@ -13,7 +13,7 @@ import attrs
 import httpx
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import configure, everything
+from tests.contract.test_log import read_all, set_largest_batch
 from tests.events.clicks import Click, click
 
 from headrace import log as logs
@@ -68,7 +68,7 @@ def click_of_size(number: int, size: int) -> bytes:
 
 
 def values_in_order(log: Log, contract: Contract) -> list[bytes]:
-    return sorted(everything(log, contract.topic).values())
+    return sorted(read_all(log, contract.topic).values())
 
 
 def test_the_largest_event_is_accepted_and_one_byte_more_is_a_413(
@@ -131,7 +131,7 @@ def test_a_limit_lowered_while_the_collector_runs_is_obeyed(
     keyed = {"Idempotency-Key": "again"}
     with start_collector(contract, kafka, tmp_path) as server:
         assert post(server, contract.topic, click(0)).status_code == 202
-        configure(broker.url, contract.topic, 20_000)
+        set_largest_batch(broker.url, contract.topic, 20_000)
         # Random text: compression cannot bring it below the limit.
         large = click(99, note=os.urandom(30_000).hex())
         bodies = [click(n) if n % 4 else large for n in range(1, 13)]

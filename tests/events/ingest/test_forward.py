@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import configure
+from tests.contract.test_log import set_largest_batch
 from tests.events.clicks import click
 from tests.until import until
 
@@ -282,7 +282,7 @@ def test_a_good_event_too_large_to_forward_is_reported_and_blocks_no_other(
     kafka.create(forwarding_contract.topic, 2)
     assert forwarding_contract.forward is not None
     valid, invalid = forwarding_contract.forward
-    configure(broker.url, forwarding_contract.topic, 5_000_000)
+    set_largest_batch(broker.url, forwarding_contract.topic, 5_000_000)
     large = click(2, note="x" * 2_000_000)
     positions = kafka.append(
         forwarding_contract.topic, [click(1), large, click(3), click(4, price=-1)], [b"1", b"2", b"3", b"4"]
@@ -305,7 +305,7 @@ def test_refused_events_are_cut_to_fit_the_limit_of_their_topic(
         kafka.create(topic, 2)
     assert forwarding_contract.forward is not None
     valid, invalid = forwarding_contract.forward
-    configure(broker.url, forwarding_contract.topic, 5_000_000)
+    set_largest_batch(broker.url, forwarding_contract.topic, 5_000_000)
     # Bytes that take six characters each in JSON; a key larger than the limit of the other topic; quotes.
     values = [b"\x00" * 400_000, b"no JSON", b'"' * 600_000, click(9)]
     keys = [b"a", b"k" * 1_200_000, None, b"9"]
@@ -332,8 +332,8 @@ def test_a_limit_lowered_meanwhile_does_not_stop_forwarding(
         monkeypatch.setattr(KafkaTopics, "largest_batch", lambda self, topic: None)
     sink = ForwardSink(forwarding_contract, kafka)
     kafka.largest(valid)
-    configure(broker.url, valid, 20_000)
-    configure(broker.url, invalid, 20_000)
+    set_largest_batch(broker.url, valid, 20_000)
+    set_largest_batch(broker.url, invalid, 20_000)
     values = [
         click(1),
         click(2, note=incompressible_text(30_000)),
