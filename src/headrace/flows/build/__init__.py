@@ -1,7 +1,8 @@
 """build: brings the stages that are stale up to date.
 
-The stage graph is DVC's (dvc.yaml, dvc.lock), so plain `dvc repro` and `dvc status` agree with it. This runs the
-stale stages in one process. Importing this module is cheap: a build first decides whether there is anything to do.
+The stage graph is DVC's (dvc.yaml, dvc.lock), so plain `dvc repro` and `dvc status` agree with it. This
+runs the stale stages in one process. Importing this module is cheap, because a build first decides whether it has
+anything to do.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def build(
 
 
 def run_stage(settings: Settings, name: str) -> str:
-    """Runs one stage for `dvc repro`, where DVC decides what is stale and records it. Returns what the stage did.
+    """Runs one stage for `dvc repro`, where DVC decides what is stale. Returns what the stage did.
 
     Raises:
         CallError: the project has no such stage.
@@ -96,7 +97,7 @@ def _check_targets(settings: Settings, targets: Sequence[str]) -> None:
 
 @contextmanager
 def hold_build_lock(settings: Settings) -> Iterator[None]:
-    """Holds the lock that allows one build per project and profile. The system releases it when the process ends.
+    """Holds the lock that allows one build per project and profile. It is released when the process ends.
 
     Raises:
         Unavailable: another process is building.

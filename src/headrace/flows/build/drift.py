@@ -3,8 +3,8 @@
 `git checkout` of another commit brings back its pointers and dvc.lock, but not the lake, the online state,
 Feast's registry or models/. DVC compares files only, so it finds nothing stale.
 
-A table of the lake has a current snapshot to compare. For the other stages a file in the state folder records the
-digest of the pointer that the stage last wrote.
+A table of the lake has a current snapshot to compare. For the other stages a file in the state folder records
+the digest of the pointer that the stage last wrote.
 """
 
 from __future__ import annotations

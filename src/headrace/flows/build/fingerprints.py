@@ -120,7 +120,7 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
 
 
 def _names_of(project: Project, table: Table, index: CodeIndex) -> Iterator[tuple[str, str]]:
-    """Module and name of each statement that binds the table: `daily = make_daily(2)` is part of its code too."""
+    """Module and name of each statement that binds the table: `daily = make_daily(2)` is its code too."""
     for module in project.modules:
         for name, value in vars(module).items():
             if value is table and index.binds(module.__name__, name):

@@ -25,8 +25,8 @@ _NOT_IN_GIT = "/config.local\n/tmp\n/cache\n"
 def init(root: Path) -> None:
     """Makes the folder a DVC repository, in the git repository around it if there is one.
 
-    The git repository may be made later. So files that must not be committed are ignored from the beginning, and
-    DVC's setting `no_scm` is kept in a file that is not committed, until a build finds git.
+    The git repository may be made later. So files that must not be committed are ignored from the beginning,
+    and DVC's setting `no_scm` is kept in a file that is not committed, until a build finds git.
     """
     git = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
     is_new = not (root / ".dvc" / "config").is_file()

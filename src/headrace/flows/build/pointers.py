@@ -1,4 +1,4 @@
-"""Pointers: small committed JSON files under pointers/ that name the data that a project was last built from."""
+"""Pointers: small committed JSON files that name the data that a project was last built from."""
 
 from __future__ import annotations
 

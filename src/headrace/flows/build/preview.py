@@ -28,7 +28,9 @@ class PlannedStage:
 
 
 def plan_build(settings: Settings, targets: Sequence[str] = ()) -> list[PlannedStage]:
-    """The stages of the targets in order, with the reasons why each is stale. Stages that are never reported are left out.
+    """The stages of the targets in order, with the reasons why each is stale.
+
+    Stages that are never reported are left out.
 
     Raises:
         ProjectError: the project is wrong, or a source that the targets need has no files.

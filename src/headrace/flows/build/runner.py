@@ -24,7 +24,7 @@ __all__ = ["record_runs", "run_build", "run_stage"]
 def run_build(context: BuildContext, targets: Sequence[str], progress: Progress) -> list[StageReport]:
     """Brings the targets up to date (see build). Returns one report for each stage to report.
 
-    If a source has a problem, the stages that depend on it do not run. The others run; then the problem is raised.
+    If a source has a problem, its dependents do not run. The other stages run; then the problem is raised.
     """
     settings, graph = context.settings, context.graph
     init(settings.root)

@@ -98,7 +98,7 @@ class Stage(ABC):
         return preview.reasons_of(self)
 
     def snapshots(self, pointer: Mapping[str, Any]) -> dict[str, int]:
-        """Table → the snapshot that the pointer names. Without that snapshot in the lake the pointer is void."""
+        """Table → the snapshot that the pointer names. Without it in the lake the pointer is void."""
         return {}
 
 
