@@ -78,7 +78,7 @@ def generate(events: int, seed: int, end: datetime) -> Generated:
 
 
 def _visits(rng: np.random.Generator, events: int, end: datetime) -> pl.DataFrame:
-    """One row per view of a product: its time in ms since 1970, and whether the product is carted and bought."""
+    """One row per view of a product: its time in ms since 1970, and whether it is carted and bought."""
     sessions = round(events / 5.4)  # a session looks at 1 to 12 products; some are carted, a few bought
     end_ms = int(end.timestamp() * 1000)
     starts = np.sort(rng.uniform(end_ms - DAYS * 86_400_000, end_ms, sessions)).astype(np.int64)

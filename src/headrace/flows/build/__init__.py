@@ -1,7 +1,7 @@
-"""build: brings the stages that are stale up to date.
+"""build: brings up to date what is stale, and nothing else.
 
-The stage graph is DVC's (dvc.yaml, dvc.lock), so plain `dvc repro` and `dvc status` agree with it. This
-runs the stale stages in one process. Importing this module is cheap, because a build first decides whether it has
+The stage graph is DVC's (dvc.yaml, dvc.lock). This runs it in one warm process, and plain `dvc repro` and
+`dvc status` agree afterwards. Importing this loads nothing heavy: a build first decides whether there is
 anything to do.
 """
 
@@ -30,20 +30,20 @@ def build(
 ) -> BuildReport:
     """Brings the targets (default: everything) up to date.
 
-    If a build is killed at any point, the next one continues.
+    A build that is killed at any point is continued by the next one.
 
     Args:
-        settings: the settings of the project.
-        targets: stages, tables or models; they are built with all that they need.
+        settings: whose project.
+        targets: stages, tables or models; they are built with all they need.
         dry_run: only report what would run, and why.
-        override: the reason to release a version that the gate refuses.
-        progress: called for each stage.
+        override: release a version although the gate refuses it, for this reason.
+        progress: is called for each stage.
 
     Raises:
         ProjectError: the project is wrong, or a source has no files; stages that do not need it have run.
         CallError: a target does not exist.
         Refused: an audit or a gate refused a result; what was published before is as it was.
-        Unavailable: another build runs on this project, or a service cannot be reached.
+        Unavailable: another build runs on this project, or a service is away.
     """
     start = perf_counter()
     if override is None and is_unchanged(settings):
@@ -68,11 +68,11 @@ def build(
 
 
 def run_stage(settings: Settings, name: str) -> str:
-    """Runs one stage for `dvc repro`, where DVC decides what is stale. Returns what the stage did.
+    """Does one stage's work, for `dvc repro`: DVC itself decides and records. Returns what the stage did.
 
     Raises:
         CallError: the project has no such stage.
-        HeadraceError: the stage failed.
+        HeadraceError: as the stage's work.
     """
     with hold_build_lock(settings):
         from headrace.flows.build.context import BuildContext
@@ -97,10 +97,10 @@ def _check_targets(settings: Settings, targets: Sequence[str]) -> None:
 
 @contextmanager
 def hold_build_lock(settings: Settings) -> Iterator[None]:
-    """Holds the lock that allows one build per project and profile. It is released when the process ends.
+    """Holds the lock that allows one build a project and profile; it ends with the process that holds it.
 
     Raises:
-        Unavailable: another process is building.
+        Unavailable: another process builds.
     """
     path = settings.make_state() / "build.lock"
     file = try_lock(path)
