@@ -1,4 +1,4 @@
-"""The contract of Deployment, for processes and Ray Serve: replicas answer, follow releases, restart and end."""
+"""The contract of Deployment for processes and Ray Serve: replicas answer, follow releases, restart and end."""
 
 from __future__ import annotations
 
