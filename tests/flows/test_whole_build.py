@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.lineage.conformance import conformance_check
+from tests.lineage.conformance import make_event_check
 
 from headrace import lake, lineage, registry
 from headrace import log as logs
@@ -232,12 +232,12 @@ def test_lineage_graph_is_the_expected_one_and_conforms(shop_after_kills: Settin
     store = lineage.open(shop_after_kills)
     events = [json.loads(body) for _, body in store.unsent("http://127.0.0.1:9", 100_000)]
     store.close()
-    check = conformance_check()
+    check_event = make_event_check()
     read: dict[str, set[str]] = defaultdict(set)
     written: dict[str, set[str]] = defaultdict(set)
     parents: dict[str, set[str]] = defaultdict(set)
     for event in events:
-        check(event)
+        check_event(event)
         job = event["job"]["name"]
         read[job] |= {dataset["name"] for dataset in event["inputs"]}
         written[job] |= {dataset["name"] for dataset in event["outputs"]}
