@@ -87,16 +87,31 @@ def test_a_wrong_option_is_answered_with_the_help_command(headrace: Headrace) ->
 
 TINY = '[project]\nname = "tiny"\n'
 WRONG_CALLS = {
-    "unknown setting": ({"headrace.toml": f'{TINY}[profile.local]\nonlin = "sqlite"\n'}, ["status"],
-                        ["setting 'onlin' does not exist", "headrace.toml", "Did you mean 'online'?"]),
-    "wrong type": ({"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'}, ["status"],
-                   ["headrace.toml: profile.local.predict_port"]),
+    "unknown setting": (
+        {"headrace.toml": f'{TINY}[profile.local]\nonlin = "sqlite"\n'},
+        ["status"],
+        ["setting 'onlin' does not exist", "headrace.toml", "Did you mean 'online'?"],
+    ),
+    "wrong type": (
+        {"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'},
+        ["status"],
+        ["headrace.toml: profile.local.predict_port"],
+    ),
     "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
     "unknown profile": ({}, ["build", "--profile", "prod"], ["profile 'prod'", "[profile.prod]"]),
-    "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
-                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle"]),
-    "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
-                      ["build"], ["reads 'lost', which does not exist", "tables.py:2"]),
+    "cycle": (
+        {
+            "tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
+            "@table(reads='a')\ndef b(x): ...\n"
+        },
+        ["build"],
+        ["in a circle"],
+    ),
+    "reads nothing": (
+        {"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
+        ["build"],
+        ["reads 'lost', which does not exist", "tables.py:2"],
+    ),
     "syntax": ({"tiny/tables.py": "def a(:\n"}, ["build"], ["tables.py:1"]),
     "does not import": ({"tiny/tables.py": "x = 1\nimport nowhere\n"}, ["build"], ["nowhere", "tables.py:2"]),
     "bad target": ({}, ["build", "nothing_here"], ["'nothing_here' is not a table", "doubled, total"]),
@@ -105,7 +120,7 @@ WRONG_CALLS = {
     "two values": ({}, ["predict", "m", "user_id=5", "user_id=6"], ["'user_id' has two values: '5' and '6'"]),
     "unknown model": ({}, ["release", "lost", "champion=1"], ["there is no model 'lost'", "declares none"]),
     "missing source": ({"data/prices.csv": None}, ["build"], ["prices", "data"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)

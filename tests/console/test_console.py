@@ -87,7 +87,7 @@ def test_a_prediction_shows_why(server: HttpServer, shop: TracedShop) -> None:
     rows = cells(page)
     assert ["user_activity__events_1h", "4", "4", "yes", "4"] in rows
     assert [row[0] for row in rows if len(row) == 5 and row[0].startswith("0:")] == [
-        f"0:{offset}" for offset in shop.behind[::-1]
+        f"0:{offset}" for offset in shop.offsets[::-1]
     ]
 
 

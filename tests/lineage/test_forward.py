@@ -29,7 +29,7 @@ def record_runs(store: Store, *jobs: str) -> None:
                 pass
 
 
-def received_events(server: Endpoint) -> list[tuple[str, str]]:
+def events_at_endpoint(server: Endpoint) -> list[tuple[str, str]]:
     accepted = [json.loads(post.body) for post in server.got if post.status < 300]
     return [(event["job"]["name"], event["eventType"]) for event in accepted]
 
@@ -42,7 +42,7 @@ def test_events_are_sent_in_order_and_once(store: Store, server: Endpoint) -> No
         record_runs(store, "c")
         assert send(store, server.url, client) == 2
 
-    assert received_events(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
+    assert events_at_endpoint(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
     assert {post.path for post in server.got} == {"/api/v1/lineage"}
 
 
@@ -54,7 +54,7 @@ def test_a_failing_endpoint_is_retried_and_gets_every_event(store: Store, server
             send(store, server.url, client)
         assert send(store, server.url, client) == 1
 
-    assert received_events(server) == [("a", "START"), ("a", "COMPLETE")]
+    assert events_at_endpoint(server) == [("a", "START"), ("a", "COMPLETE")]
 
 
 def test_refused_event_does_not_delay_the_others(store: Store, server: Endpoint) -> None:
@@ -63,7 +63,7 @@ def test_refused_event_does_not_delay_the_others(store: Store, server: Endpoint)
     with httpx.Client() as client:
         send(store, server.url, client)
 
-    assert received_events(server) == [("a", "COMPLETE")]
+    assert events_at_endpoint(server) == [("a", "COMPLETE")]
     (endpoint_health,) = store.health([server.url]).endpoints
     assert (endpoint_health.waiting, endpoint_health.refused) == (0, 1)
 
@@ -77,9 +77,9 @@ def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpo
         target=forward, args=(store, [unreachable, server.url], stop), kwargs={"idle": 0.02}
     )
     loop.start()
-    until(lambda: len(received_events(server)) == 2, seconds=20)
+    until(lambda: len(events_at_endpoint(server)) == 2, seconds=20)
     record_runs(store, "b")
-    until(lambda: len(received_events(server)) == 4, seconds=20)
+    until(lambda: len(events_at_endpoint(server)) == 4, seconds=20)
     until(lambda: store.health([unreachable]).endpoints[0].failure is not None, seconds=20)
     stop.set()
     loop.join(20)
