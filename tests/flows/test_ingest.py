@@ -234,7 +234,7 @@ def test_what_fails_a_worker_ends_all_and_is_told(settings: Settings) -> None:
     for path in settings.place("log").glob("clicks.db*"):
         path.unlink()
     send(settings, 5)  # the topic is another now
-    with pytest.raises(Refused, match="made again"):
+    with pytest.raises(Refused, match="created again"):
         ingest_by_workers(settings, ["clicks"], 2, until_end=True)
 
 

@@ -223,7 +223,7 @@ def test_a_topic_that_was_made_again_is_refused(
     for path in settings.place("log").iterdir():
         path.unlink()
     events_log.create("clicks")
-    with pytest.raises(Refused, match="made again") as raised:
+    with pytest.raises(Refused, match="created again") as raised:
         Ingest(contract, events_log, lake)
     assert raised.value.remedy
 
@@ -531,6 +531,6 @@ def test_a_topic_that_is_made_again_under_a_running_ingest_is_refused(
         path.unlink()
     events_log.create("clicks")
     events_log.append("clicks", [click(2), click(3)])
-    with pytest.raises(Refused, match="made again"):
+    with pytest.raises(Refused, match="created again"):
         ingest.step()
     assert rows_of(lake, contract)["user"].to_list() == [1]

@@ -49,7 +49,7 @@ def test_a_good_event_is_written_again_as_its_fields_came(events_log: Log, lake:
     events_log.trim("sales", {0: 3})
     found, _ = read_events(contract, lake.table("sales"), events_log, 0, 0, 2, 10)
     rows = pl.DataFrame(found)
-    assert rows["_again"].to_list() == [True, False]
+    assert rows["_rewritten"].to_list() == [True, False]
     again, torn = rows["_raw"]
     assert torn == b"torn"
     assert json.loads(again, parse_float=str) == json.loads(raw, parse_float=str)
