@@ -166,8 +166,8 @@ def declare_with_too_few_frames() -> object:
         (declare_rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
         (lambda: day("at", after="x"), "after: 'x' is not a valid duration"),
-        (lambda: day("at", after=7), 'after: 7 is not a duration: write a text such as "7d"'),  # type: ignore[arg-type]
-        (lambda: day("at", before="9999999999w"), "longer than a duration can be"),
+        (lambda: day("at", after=7), 'after: 7 is not a valid duration: write a text such as "7d"'),  # type: ignore[arg-type]
+        (lambda: day("at", before="9999999999w"), "is too long for a duration"),
         (
             lambda: day("at", before=timedelta(days=-1)),
             "before=datetime.timedelta(days=-1) must not be negative",

@@ -257,10 +257,10 @@ def test_ingest_that_is_stopped_is_replaced_and_nothing_is_lost_or_doubled(
             return child.process.pid != stopped and child.ready
 
         until(is_replaced, seconds=120)
-        assert "gave no sign of life" in reports[0]
+        assert "sent no heartbeat" in reports[0]
         until(lambda: count_rows(settings) == 100, seconds=120)
     finally:
-        child.ask_to_end()
+        child.terminate()
         child.end(time.monotonic() + 20)
     rows = lake.open(settings).table("clicks").scan().collect()
     assert rows["_valid"].all()

@@ -196,7 +196,7 @@ def test_copy_that_shares_outside_files_with_the_original_is_refused(tmp_path: P
     write(original)
     expected = snapshots(original)
     shutil.copytree(original.root, copy.root)
-    with pytest.raises(ProjectError, match="is a copy of the one in") as refused:
+    with pytest.raises(ProjectError, match="is a copy of the lake in") as refused:
         lake.open(copy)
     assert "events" in str(refused.value)
     shutil.rmtree(copy.root)

@@ -34,7 +34,7 @@ def open(url: str) -> Log:  # noqa: A001
 
         return KafkaLog(rest)
     raise ProjectError(
-        f"{url!r} is not a valid address of a log",
+        f"{url!r} is not a valid log address",
         where="headrace.toml: log",
         remedy='Write log = "sqlite" for the embedded log, or log = "kafka://host:port".',
     )

@@ -30,7 +30,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def open(address: str, settings: Settings) -> Channel | None:  # noqa: A001
-    """The channel of a `mailto:` address; None if it is not one."""
+    """Opens the channel of a `mailto:` address; None if the address is of another kind, or not valid."""
     if not address.startswith(_PREFIX):
         return None
     recipients = [unquote(recipient).strip() for recipient in address.removeprefix(_PREFIX).split(",")]
@@ -53,7 +53,7 @@ class _MailServer(NamedTuple):
 class MailChannel:
     """Sends a mail to all recipients.
 
-    With `smtp://`, TLS is used if the server offers it; without TLS a password is never sent to another machine.
+    With `smtp://`, TLS is used if the server offers it; without TLS no password is sent to another machine.
     """
 
     def __init__(self, address: str, recipients: Sequence[str], settings: Settings) -> None:

@@ -112,8 +112,8 @@ class KafkaForwarder:
 
         Raises:
             Conflict: another process has taken the log partition over since.
-            TooLarge: a topic does not accept the records at these places; empty if the broker did not say which.
-                Nothing is committed, and the limits are read again before the next transaction.
+            TooLarge: a topic does not accept the records at these places (none if the broker did not say
+                which). Nothing is committed, and the limits are read again before the next transaction.
             Refused: the broker refuses a record as invalid; the same records will always be refused.
             Unavailable: the broker cannot be reached. The position that `take_over` returns shows whether the
                 transaction was committed.

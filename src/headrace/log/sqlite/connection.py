@@ -68,5 +68,5 @@ def _damage(path: Path, error: str) -> Unavailable:
     return Unavailable(
         f"the topic's file is damaged: {error}",
         where=str(path),
-        remedy="Restore a copy of it. Or move it away: the topic then starts empty, and its table keeps its rows.",
+        remedy="Restore a copy of it. Or move it away: the topic then starts empty; its table keeps its rows.",
     )

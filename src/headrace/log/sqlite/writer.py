@@ -66,7 +66,7 @@ class SqliteWriter:
         headers: Sequence[Headers | None] | None,
         sizes: Sequence[int],
     ) -> list[tuple[int, int]]:
-        """Appends the records in one transaction; returns their (log partition, offset). Raises as Log.append."""
+        """Appends the records in one transaction; returns their (log partition, offset) (Log.append)."""
         nothing: list[None] = [None] * len(values)
         append = _Append(values, keys or nothing, headers or nothing, sizes)
         with self._queue:
