@@ -209,7 +209,7 @@ def test_maintenance_deletes_nothing_outside_of_the_warehouse(tmp_path: Path) ->
     table = write(settings)
     before = tree(settings.place("lake", "warehouse"))
     elsewhere = settings.with_values(warehouse=str(tmp_path / "elsewhere"))
-    with pytest.raises(CallError, match="outside of the warehouse"):
+    with pytest.raises(CallError, match="outside the warehouse"):
         lake.maintain(
             lake.open(elsewhere).table("events"), older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE
         )

@@ -20,7 +20,7 @@ class Alerts:
         @event(topic="clicks", time="at", alerts=Alerts(critical=0.2, window="10m", ignore=["duplicate"]))
 
     The share counts the events that arrived within `window`. If it is at least `growth` times the share in the
-    `baseline` before, the severity is one step higher: a warning below `warning`, and critical from `warning` on.
+    `baseline` before, the severity is one step higher: a warning below `warning`, critical from `warning` on.
 
     Args:
         warning, critical: the shares from which an alert is a warning, or critical; 0 to 1.

@@ -42,7 +42,8 @@ class ByTime(Split):
         place = str(Place.of_caller())
         if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
             raise ProjectError(
-                f"validation={self.validation} and test={self.test} must be between 0 and 1 and leave a train part",
+                f"validation={self.validation} and test={self.test} must be between 0 and 1, and leave a train"
+                " part",
                 where=place,
             )
         if self.gap < timedelta(0):

@@ -186,7 +186,7 @@ def _check_input(value: Any, place: Place) -> Contract | Source | Table | str:
     if isinstance(value, (Source, Table, str)):
         return value
     raise ProjectError(
-        f"reads={value!r} can't be read",
+        f"reads={value!r} is not a valid input",
         where=str(place),
         remedy="Name an @event class, a @table function, a source or a table's name.",
     )

@@ -15,8 +15,8 @@ _SECONDS = 10.0
 def commit_of(settings: Settings) -> str | None:
     """The commit of the project's code: 40 hexadecimal digits, and `-dirty` if the code differs from it.
 
-    The code is the package, headrace.toml and the lock file; pointers and other files that a build writes do not
-    count. None: the project is not in a git checkout, has no commit yet, or git is not installed.
+    The code is the package, headrace.toml and the lock file; pointers and other files that a build writes do
+    not count. None: the project is not in a git checkout, has no commit yet, or git is not installed.
     """
     commit = _git(settings, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
