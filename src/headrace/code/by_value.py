@@ -191,8 +191,8 @@ class _Serializer:
                     f"{function} cannot run in serving: {name} of {home} gets another value when the"
                     " statements that define it run again",
                     where=where,
-                    remedy=f"Define {name} by constants alone: do not change it in a function, and do not derive"
-                    " it from the time, randomness or the environment.",
+                    remedy=f"Define {name} by constants alone: do not change it in a function, and do not"
+                    " derive it from the time, randomness or the environment.",
                 )
 
     def _order(self, module: str, ordered: dict[str, None], visited: set[str]) -> None:
