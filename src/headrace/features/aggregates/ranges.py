@@ -27,9 +27,8 @@ def prefix_counts(counts: NDArray[np.bool_]) -> Ints:
 def range_extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> Values:
     """The smallest (or largest) value of each range [m]; an arbitrary value for an empty range.
 
-    Two overlapping blocks, whose length is the largest power of two that fits, cover a range. The blocks of
-    each
-    length are made once from those of half the length: O(n log(longest) + m).
+    Two overlapping blocks, whose length is the largest power of two that fits, cover a range. The blocks
+    of each length are made once from those of half the length: O(n log(longest) + m).
     """
     better = np.maximum if largest else np.minimum
     out = np.zeros(len(low), dtype=values.dtype)
