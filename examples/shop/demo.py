@@ -2,8 +2,8 @@
 
     headrace demo shop
 
-Each step is a verb of the command line, called by its name in Python. `headrace.Demo` times the steps and
-collects the checks.
+Each step is a command of the command line, called in Python by the same name. `headrace.Demo` times the steps
+and collects the checks.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import headrace
 TOPIC, MODEL = "user_behaviour", "purchase"
 EVENTS = 200_000
 PREDICTIONS = 200
-NEAR_BEST = 0.03  # how near the model's ROC AUC must come to the best possible one
-MOVE_SECONDS = 1.0  # within which an event that was sent must be in the features
-DEADLINE = 60.0  # seconds after which the demo no longer waits for that
+NEAR_BEST = 0.03  # the greatest distance of the model's ROC AUC from the best possible one
+MOVE_SECONDS = 1.0  # the time within which a collected event must be in the features
+DEADLINE = 60.0  # seconds that the demo waits for the event before it fails
 OVERRIDE = "the demo continues with a model that its gate refused"
 
 
 def run(demo: headrace.Demo) -> None:
-    """From raw events to a live prediction, and back."""
+    """Goes from raw events to a live prediction, and back."""
     file = demo.options.data or generate_events(demo)
     send_and_ingest(demo, file)
     build(demo)
@@ -73,7 +73,7 @@ def build(demo: headrace.Demo) -> None:
         except headrace.Refused as refused:
             if demo.stage != f"train-{MODEL}":
                 raise
-            # Real data of a short time: no labels are left between the parts of the split.
+            # Real data of a short time: the gap of the split leaves no labels in one of its parts.
             demo.change_code("short_history", refused.what)
             built = build_or_override(demo)
         step.what = f"{len(built.stages)} stages brought up to date"
@@ -81,7 +81,7 @@ def build(demo: headrace.Demo) -> None:
 
 
 def build_or_override(demo: headrace.Demo) -> Any:
-    """A build; where the gate refuses the model, a second one that releases it all the same."""
+    """Builds. If the gate refuses the model, builds again and releases it by override."""
     try:
         return demo.build()
     except headrace.Refused as refused:
@@ -93,7 +93,7 @@ def build_or_override(demo: headrace.Demo) -> Any:
 
 
 def evaluate(demo: headrace.Demo, *, is_generated: bool) -> None:
-    """The champion's metrics on the test rows, which it has not seen, beside the best possible ROC AUC."""
+    """Reports the champion's metrics on the held-out rows, and for generated data the best possible ROC AUC."""
     training = demo.project.training_report(MODEL)
     metrics = training.test.metrics
     demo.report.facts |= {"metrics": metrics, **training.test.baseline, "best_auc": None}
@@ -120,12 +120,12 @@ def best_auc(demo: headrace.Demo, training: Any) -> float:
     )
     truth = pl.read_parquet(demo.folder / "data" / "truth.parquet", glob=False)
     joined = test.join(truth.select(*keys, "probability"), on=keys, how="inner")
-    demo.check("each test label is one the generator knows", joined.height == test.height)
+    demo.check("each test label is one that the generator made", joined.height == test.height)
     return roc_auc(joined["is_purchased"].to_numpy(), joined["probability"].to_numpy())
 
 
 def predict(demo: headrace.Demo, collector_url: str) -> str:
-    """A prediction before and after three more events of its customer. Returns the id of the second."""
+    """Predicts before and after three more events of the customer. Returns the id of the second prediction."""
     request = last_view(demo)
     with demo.step("predict") as step:
         before = demo.project.predict(MODEL, explain=True, **request)
@@ -147,7 +147,7 @@ def predict(demo: headrace.Demo, collector_url: str) -> str:
 def predict_until_moved(
     demo: headrace.Demo, request: dict[str, Any], before: dict[str, Any], events: int
 ) -> dict[str, Any]:
-    """Asks again until the customer's events of the last hour have grown by `events`."""
+    """Predicts until the customer's events of the last hour have grown by `events`. Returns the prediction."""
     column = "user_activity__events_1h"
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
@@ -181,7 +181,7 @@ def explain(demo: headrace.Demo, prediction: str) -> None:
 
 
 def last_view(demo: headrace.Demo) -> dict[str, Any]:
-    """What would be asked next: the customer who looked at a product last, and that product."""
+    """The request for the newest view: its customer and its product."""
     last = (
         demo.project.table("clean_events")
         .lazy()
@@ -195,7 +195,7 @@ def last_view(demo: headrace.Demo) -> dict[str, Any]:
 
 
 def views_of(request: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Views of other products by the same customer, now."""
+    """New events: the same customer looks at `count` products now."""
     return [
         {
             "event_time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,12 +1,12 @@
-"""A week of a shop's events, with the dirt of a real one, made from a seed.
+"""Generates a week of a shop's events from a seed, some of them broken as in a real shop.
 
     python generate.py --events 200000 --seed 7
 
-writes data/events.ndjson (what the shop's site would have sent, in the order of arrival) and
-data/truth.parquet (what nobody in a real shop knows: each label's true probability). Buying follows
-from behaviour: from how many products the customer has looked at within the hour and the day, from
-the price against the product's usual one, and from how long people think in that department. What
-remains is chance, so the best ROC AUC that any model could reach is known.
+writes data/events.ndjson (the events that the shop's site would send, in the order of arrival) and
+data/truth.parquet (the true probability of each label, which nobody knows in a real shop). The
+probability that a customer buys depends on how many products the customer has looked at within the
+hour and the day, on the price relative to the product's usual one, and on how long customers think in
+that department. The rest is chance, so the best ROC AUC that any model can reach is known.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import polars as pl
 DAYS = 7
 PRODUCTS = 600
 BROKEN = 0.10  # of all events
-LATE = 0.02  # of the good ones: they arrive minutes to hours after they happened
+LATE = 0.02  # of the good events: they arrive minutes to hours after they happened
 CART_IF_BOUGHT, CART_IF_NOT = 0.75, 0.12
 HERE = Path(__file__).parent
 KINDS = (
@@ -39,13 +39,13 @@ BRANDS = ("aqua", "bosch", "casio", "lego", "nike", "philips", "samsung", "sony"
 
 @dataclass(frozen=True)
 class Generated:
-    """What was made.
+    """The generated events and labels.
 
     Attributes:
-        lines: the events as sent, one JSON text each (or what should have been one).
-        truth: one row a label: user_id, user_session, product_id, event_timestamp, event_type,
+        lines: the events as sent, one JSON text each (invalid JSON for some of the broken ones).
+        truth: one row per label: user_id, user_session, product_id, event_timestamp, event_type,
             probability, is_purchased.
-        broken: how many lines of each kind of dirt there are.
+        broken: kind of fault → how many lines have it.
         best_auc: the ROC AUC of the true probabilities over all labels.
     """
 
@@ -56,7 +56,7 @@ class Generated:
 
 
 def generate(events: int, seed: int, end: datetime) -> Generated:
-    """Makes `events` lines of a week that ends at `end`; the same seed and end make the same lines."""
+    """Generates `events` lines of the week before `end`. The same seed and end give the same lines."""
     rng = np.random.default_rng(seed)
     broken = round(events * BROKEN)
     visits = _visits(rng, events - broken, end)
@@ -65,12 +65,12 @@ def generate(events: int, seed: int, end: datetime) -> Generated:
     arrival = good["at"].to_numpy().copy()
     late = rng.random(len(arrival)) < LATE
     arrival[late] += rng.integers(60_000, 6 * 3_600_000, late.sum())
-    dirty, kinds, dirty_at = _dirt(rng, lines, arrival, broken)
-    order = np.argsort(np.concatenate([arrival, dirty_at]), kind="stable")
-    everything = lines + dirty
+    broken_lines, kinds, broken_at = _broken_lines(rng, lines, arrival, broken)
+    order = np.argsort(np.concatenate([arrival, broken_at]), kind="stable")
+    all_lines = lines + broken_lines
     truth = _truth(good)
     return Generated(
-        lines=[everything[i] for i in order],
+        lines=[all_lines[i] for i in order],
         truth=truth,
         broken={kind: kinds.count(kind) for kind in KINDS},
         best_auc=roc_auc(truth["is_purchased"].to_numpy(), truth["probability"].to_numpy()),
@@ -78,7 +78,7 @@ def generate(events: int, seed: int, end: datetime) -> Generated:
 
 
 def _visits(rng: np.random.Generator, events: int, end: datetime) -> pl.DataFrame:
-    """One row a visit of a product in a session: times in ms since 1970, and what will come of it."""
+    """One row per view of a product: its time in ms since 1970, and whether it is carted and bought."""
     sessions = round(events / 5.4)  # a session looks at 1 to 12 products; some are carted, a few bought
     end_ms = int(end.timestamp() * 1000)
     starts = np.sort(rng.uniform(end_ms - DAYS * 86_400_000, end_ms, sessions)).astype(np.int64)
@@ -111,12 +111,12 @@ def _visits(rng: np.random.Generator, events: int, end: datetime) -> pl.DataFram
     visits = visits.filter(pl.col("at") <= end_ms).unique(
         ["session", "product"], keep="first", maintain_order=True
     )
-    hour, day_ = (_views_before(visits, span) for span in (3_600_000, 86_400_000))
+    hour, day = (_views_before(visits, span) for span in (3_600_000, 86_400_000))
     score = (
         -3.1
         - 7.0 * np.log(visits["ratio"].to_numpy())
         + 0.8 * np.log1p(hour)
-        + 0.3 * np.log1p(day_)
+        + 0.3 * np.log1p(day)
         - 2.4 * (visits["consideration"].to_numpy() - 0.5)
     )
     chance = 1 / (1 + np.exp(-score))
@@ -134,7 +134,7 @@ def _visits(rng: np.random.Generator, events: int, end: datetime) -> pl.DataFram
 def _views_before(visits: pl.DataFrame, span: int) -> np.ndarray:
     """How many products the customer had looked at in the `span` ms before each visit."""
     order = visits.select(pl.arg_sort_by("user_id", "at")).to_series().to_numpy()
-    # Customers lie far enough apart on one line that no window reaches the neighbour's.
+    # All customers are put on one axis of time, so far apart that no window reaches another customer.
     line = (
         (visits["user_id"].to_numpy() - 500_000_000) * (1 << 33) + visits["at"].to_numpy() - visits["at"].min()
     )
@@ -146,7 +146,7 @@ def _views_before(visits: pl.DataFrame, span: int) -> np.ndarray:
 
 
 def _events(visits: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Views, carts and purchases in the order they happened; the latest `count` of them."""
+    """The latest `count` views, carts and purchases, in the order in which they happened."""
     kinds = [
         visits.with_columns(event_type=pl.lit("view")),
         visits.filter("carted").with_columns(event_type=pl.lit("cart"), at=pl.col("cart_at")),
@@ -173,18 +173,20 @@ def _lines(rng: np.random.Generator, good: pl.DataFrame) -> list[bytes]:
     return sent.write_ndjson().encode().splitlines()
 
 
-def _dirt(
+def _broken_lines(
     rng: np.random.Generator, lines: list[bytes], arrival: np.ndarray, count: int
 ) -> tuple[list[bytes], list[str], np.ndarray]:
-    """Lines that are broken, each in one known way, and when they arrive."""
+    """Broken lines, the kind of fault of each, and when they arrive."""
     chosen = rng.integers(0, len(lines), count)
     kinds = [KINDS[i] for i in rng.integers(0, len(KINDS), count)]
-    dirty = [_broken(lines[i], kind, k) for k, (i, kind) in enumerate(zip(chosen, kinds, strict=True))]
-    # A duplicate comes after its first; the others at about the same time.
-    return dirty, kinds, arrival[chosen] + rng.integers(1_000, 600_000, count)
+    broken_lines = [
+        _break_line(lines[i], kind, k) for k, (i, kind) in enumerate(zip(chosen, kinds, strict=True))
+    ]
+    # A duplicate arrives after its original; the other broken lines at about the same time.
+    return broken_lines, kinds, arrival[chosen] + rng.integers(1_000, 600_000, count)
 
 
-def _broken(line: bytes, kind: str, k: int) -> bytes:
+def _break_line(line: bytes, kind: str, k: int) -> bytes:
     if kind == "duplicate":
         return line
     if kind == "not JSON":
@@ -202,7 +204,7 @@ def _broken(line: bytes, kind: str, k: int) -> bytes:
 
 
 def _truth(good: pl.DataFrame) -> pl.DataFrame:
-    """What is known of a label at its moment: at the view its chance; at the cart, what a cart adds."""
+    """The labels with their true probability: at a view, and at a cart with what the cart adds."""
     p = pl.col("chance")
     after_cart = p * CART_IF_BOUGHT / (p * CART_IF_BOUGHT + (1 - p) * CART_IF_NOT)
     return good.filter(pl.col("event_type") != "purchase").select(
@@ -217,7 +219,7 @@ def _truth(good: pl.DataFrame) -> pl.DataFrame:
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The chance that a positive scores above a negative, ties counted half (Mann-Whitney)."""
+    """The probability that a positive scores above a negative; ties count half (Mann-Whitney)."""
     ranks = pl.Series(scores).rank("average").to_numpy()
     positives = int(labels.sum())
     negatives = len(labels) - positives
@@ -228,13 +230,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--days-ago", type=float, default=0.0, help="let the week end that long ago")
-    given = parser.parse_args()
-    made = generate(given.events, given.seed, datetime.now(UTC) - timedelta(days=given.days_ago))
+    parser.add_argument("--days-ago", type=float, default=0.0, help="the week ends this many days ago")
+    arguments = parser.parse_args()
+    generated = generate(
+        arguments.events, arguments.seed, datetime.now(UTC) - timedelta(days=arguments.days_ago)
+    )
     folder = HERE / "data"
-    (folder / "events.ndjson").write_bytes(b"\n".join(made.lines) + b"\n")
-    made.truth.write_parquet(folder / "truth.parquet")
-    print(json.dumps({"events": len(made.lines), "broken": made.broken, "best_auc": round(made.best_auc, 4)}))
+    (folder / "events.ndjson").write_bytes(b"\n".join(generated.lines) + b"\n")
+    generated.truth.write_parquet(folder / "truth.parquet")
+    print(
+        json.dumps(
+            {
+                "events": len(generated.lines),
+                "broken": generated.broken,
+                "best_auc": round(generated.best_auc, 4),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_sessions_of_ended_processes_are_removed(tmp_path: Path) -> None:
 def test_a_runtime_folder_that_others_may_enter_is_refused(settings: Settings) -> None:
     folder = runtime_folder(settings)
     folder.chmod(0o755)
-    with pytest.raises(Unavailable, match="others may enter"):
+    with pytest.raises(Unavailable, match="another user owns the folder or can enter it"):
         runtime_folder(settings)
     folder.chmod(0o700)
     assert runtime_folder(settings) == folder

@@ -86,20 +86,20 @@ files = source("files", "data.csv")
             "@table(reads='b')\ndef a(rows): return rows\n@table(reads='a')\ndef b(rows): return rows\n",
             "in a cycle: a → b → a",
         ),
-        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
-        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "like the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "like the table of topic 'clicks' is"),
         (
             EVENT.format("A", "a.b") + EVENT.format("B", "a-b"),
             "the table of topic 'a-b' would be 'a_b' in the lake, like the table of topic 'a.b'",
         ),
-        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "as the table of topic 'x.Y' is"),
+        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "like the table of topic 'x.Y' is"),
         (EVENT.format("A", "headrace.alerts"), "is reserved for Headrace"),
         ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "is reserved for Headrace"),
         (
             CHANGES + "@table(reads=Click)\ndef shop_public_rows_current(rows): return rows\n",
             "'shop_public_rows_current' is declared twice",
         ),
-        (CHANGES + EVENT.format("A", "shop.public.rows_current"), "as the table of topic"),
+        (CHANGES + EVENT.format("A", "shop.public.rows_current"), "like the table of topic"),
         (
             (
                 "@table(reads=Click)\ndef labels(rows): return rows\n"

@@ -1,4 +1,4 @@
-"""What the shop's site sends: one event each time a customer does something with a product."""
+"""The events of the shop's site: one each time a customer does something with a product."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -11,9 +11,9 @@ from headrace import Meta, Struct, event
     time="event_time",
     key="user_id",
     identity=["user_session", "event_time", "event_type", "product_id"],
-    dedup_within="1d",  # the same again within a day is refused as a duplicate
+    dedup_within="1d",  # a copy within a day is refused as a duplicate
     time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
-    coerce=True,  # "35" is taken for 35
+    coerce=True,  # accepts "35" for 35
 )
 class UserBehaviour(Struct):
     event_time: datetime

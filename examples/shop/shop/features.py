@@ -1,4 +1,4 @@
-"""What the shop's model knows at the moment a customer looks at a product: stock Feast objects."""
+"""The features of the shop's model at the moment when a customer looks at a product, as stock Feast objects."""
 
 from datetime import timedelta
 
@@ -80,7 +80,7 @@ asked = RequestSource(
     singleton=True,
 )
 def moment(inputs):
-    """What is known only now: the price asked, and whether the product goes into the cart."""
+    """Features known only at the request: the price, and whether the product is put into the cart."""
     usual, views, carts = inputs["mean_price"], inputs["views"], inputs["carts"]
     return {
         "price_vs_usual": None if usual is None else inputs["price"] / usual,

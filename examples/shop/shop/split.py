@@ -2,5 +2,5 @@
 
 from headrace import ByTime
 
-# A label is known when its session has been silent for half an hour: so far apart are the parts.
+# A label is known only when its session has been silent for half an hour, so the parts have that gap.
 split = ByTime(validation=0.15, test=0.15, gap="30m")

@@ -23,7 +23,7 @@ class CleanEvents(dy.Schema):
     user_session = dy.String(nullable=False)
     brand = dy.String(nullable=True)
     department = dy.String(nullable=True)
-    # An aggregation counts what is not null: each of these has a value where its kind of event is.
+    # An aggregation counts values that are not null, so each of these is null for other kinds of events.
     viewed_product = dy.Int64(nullable=True)
     carted_product = dy.Int64(nullable=True)
     purchased_product = dy.Int64(nullable=True)
@@ -32,7 +32,7 @@ class CleanEvents(dy.Schema):
 
 @table(reads=UserBehaviour, partition_by=day("event_time"), rowwise=True, schema=CleanEvents)
 def clean_events(events: pl.LazyFrame) -> pl.LazyFrame:
-    """The events with what every reader needs of them, row by row: it also runs on the stream."""
+    """The columns that readers of events need. A row is made from one event, so this runs on the stream too."""
 
     def where(kind: str, column: str) -> pl.Expr:
         return pl.when(pl.col("event_type") == kind).then(pl.col(column))
@@ -80,7 +80,7 @@ class ProductFacts(dy.Schema):
 
 @table(reads=[clean_events, departments], partition_by=day("day"), schema=ProductFacts)
 def product_facts(events: pl.LazyFrame, departments: pl.LazyFrame) -> pl.LazyFrame:
-    """What one day tells of a product. It is known when the day is over, so that is its time."""
+    """The facts of a product on one day. They are known when the day is over, so their time is its end."""
     return (
         events.with_columns(day=pl.col("event_time").dt.truncate("1d"))
         .group_by("product_id", "day")
@@ -118,13 +118,13 @@ class ViewOutcomes(dy.Schema):
 
 @table(
     reads=clean_events,
-    partition_by=day("session_start", before="1d", after="1d"),  # sessions cross midnight
+    partition_by=day("session_start", before="1d", after="1d"),  # a session may cross midnight
     schema=ViewOutcomes,
 )
 def view_outcomes(events: pl.LazyFrame, now: datetime) -> pl.LazyFrame:
     """At each view or cart: is this product bought later in the same session?
 
-    A session belongs to the day it began, and has labels once it has been silent for half an hour.
+    A session belongs to the day on which it began, and has labels once it has been silent for half an hour.
     """
     bought = pl.col("event_time").filter(pl.col("event_type") == "purchase").max()
     return (

@@ -1,1 +1,1 @@
-"""The cluster: the one place that starts Ray or joins it."""
+"""The cluster: the only place that starts Ray or connects to it."""

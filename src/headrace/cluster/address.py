@@ -1,4 +1,4 @@
-"""The address of the project's Ray, by which other verbs join it: `ray.json` in the state folder."""
+"""The address of the project's Ray, `ray.json` in the state folder: other commands connect to it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FILE = "ray.json"
 
 
 class _Address(Struct):
-    """What the file holds.
+    """The content of `ray.json`.
 
     Attributes:
         address: where Ray listens.
-        starter: the mark of the process that started it, and with which it ends.
+        starter: the mark of the process that started Ray. Ray ends when that process does.
     """
 
     address: str
@@ -30,21 +30,21 @@ class _Address(Struct):
 
 
 def keep_address(settings: Settings, address: str) -> None:
-    """Writes where the Ray listens that this process has started."""
+    """Records the address of the Ray that this process started."""
     write_file(settings.place(_FILE), msgspec.json.encode(_Address(address, mark_of())))
 
 
 def find_address(settings: Settings) -> str | None:
-    """The address of another verb's Ray, if that verb lives and its Ray accepts connections."""
+    """The address of another command's Ray, if that command is alive and its Ray accepts connections."""
     try:
-        kept = _read(settings)
-        if not is_alive(kept.starter):
+        recorded = _read(settings)
+        if not is_alive(recorded.starter):
             return None
-        host, _, port = kept.address.rpartition(":")
+        host, _, port = recorded.address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=1).close()
     except (OSError, msgspec.DecodeError, ValueError):
         return None
-    return kept.address
+    return recorded.address
 
 
 def forget_address(settings: Settings) -> None:

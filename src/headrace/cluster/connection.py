@@ -1,6 +1,6 @@
-"""A Ray for each project: a verb joins the running one, or starts it. No other file starts Ray.
+"""Connects to the project's Ray: a command joins the running one, or starts one. No other module starts Ray.
 
-All of it listens on loopback, and its files are in a private folder (`runtime_folder`).
+A local Ray listens on loopback alone, and keeps its files in a private folder (`runtime_folder`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from headrace.cluster.address import find_address, forget_address, keep_address
 from headrace.cluster.folder import remove_dead_sessions, runtime_folder
 from headrace.cluster.internals import log_worker_output, use_token
-from headrace.cluster.lean import lean
+from headrace.cluster.lean import skip_unused_processes
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_file
@@ -28,18 +28,18 @@ from headrace.kernel.lock import hold_lock
 __all__ = ["connect", "worker_variables"]
 
 _OBJECT_STORE = 512 << 20  # bytes
-# A cluster across machines makes Ray listen on every address. Without one its daemons and workers
-# take 127.0.0.1 (the variable's name tells where that is Ray's own default). It is read when Ray is
-# imported and again by its children.
+# Ray listens on every address where a cluster may span machines, and on 127.0.0.1 where it may not. The first
+# variable forbids it (on Windows and macOS, as its name says, that is Ray's default). Ray reads the variables
+# when it is imported, and its child processes read them again.
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray's workers would run at niceness 15: a replica must not wait for a build. Trials lower their own.
+    # By default workers run at niceness 15, and a replica would wait for a build. Trials raise their own.
     "RAY_worker_niceness": "0",
 }
-_TIMED_OUT = "timed out during startup"  # in the bare Exception that Ray raises where its daemons are slow
+_TIMED_OUT = "timed out during startup"  # part of the bare Exception that Ray raises if its daemons are slow
 _in_process = threading.Lock()
 _worker_variables: dict[str, str] = {}
 
@@ -50,13 +50,13 @@ def connect(
 ) -> Iterator[None]:
     """Connects this process to the project's Ray while the block runs.
 
-    A process that is connected already stays so, and nothing ends with the block. Else it joins the
-    Ray of the profile, or that of another verb of this project, or starts one that ends with it.
+    A process that is already connected stays connected after the block. Otherwise it joins the profile's
+    cluster, or the Ray that another command of this project started, or starts a Ray that ends with the block.
 
     Args:
-        settings: of which project.
-        own: starts a Ray: another verb's would end when that verb does.
-        environment: variables for all its workers, if it is started here (`worker_variables`).
+        settings: the project's settings.
+        own: starts a Ray and joins none, because another command's Ray ends when that command does.
+        environment: variables for the workers of a Ray that is started here (`worker_variables`).
 
     Raises:
         Unavailable: Ray does not start or is another version, or the profile's cluster does not answer.
@@ -76,16 +76,16 @@ def connect(
 
 
 def worker_variables() -> Mapping[str, str]:
-    """The variables that were given to the workers of this process' Ray at its start."""
+    """The variables that the workers of the Ray started by this process received."""
     return _worker_variables
 
 
 def _import_ray(settings: Settings) -> ModuleType:
-    """Ray, with its environment set before it is imported."""
+    """Imports Ray, after it has set the environment that Ray reads at its import."""
     check_version("ray")
     local = settings.cluster.is_local
     if local:
-        os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_token(settings)))
+        os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_ensure_token(settings)))
     import ray
 
     log_worker_output()
@@ -94,15 +94,15 @@ def _import_ray(settings: Settings) -> ModuleType:
     return ray  # type: ignore[no-any-return]
 
 
-def _token(settings: Settings) -> Path:
-    """The file with the token that Ray demands of every process that joins; made at the first start, 0600."""
+def _ensure_token(settings: Settings) -> Path:
+    """Makes the file (0600) with the token that Ray demands of each connection, unless it exists."""
     path = settings.make_state() / "ray.token"
     create_file(path, secrets.token_hex(32), mode=0o600)
     return path
 
 
 def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: Mapping[str, str]) -> bool:
-    """Joins a Ray or starts it; returns whether it was started."""
+    """Joins a running Ray or starts one; returns whether it was started."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if not settings.cluster.is_local:
         try:
@@ -113,15 +113,15 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
                 where=f"profile.{settings.profile_name}.ray: {settings.cluster.address}",
             ) from error
         return False
-    with hold_lock(settings.make_state() / "ray.lock"):  # two verbs that begin together start one Ray
+    with hold_lock(settings.make_state() / "ray.lock"):  # commands that begin together start one Ray
         address = None if own else find_address(settings)
         if address is not None:
-            with suppress(ConnectionError, RuntimeError):  # it may be ending just now
+            with suppress(ConnectionError, RuntimeError):  # it may be shutting down
                 ray.init(address=address, **quiet)
                 return False
-        folder = runtime_folder(settings) / "ray"  # Ray opens its own folder to everyone
+        folder = runtime_folder(settings) / "ray"  # within ours, because Ray lets every user read its folder
         remove_dead_sessions(folder)
-        with lean(), _variables(environment):
+        with skip_unused_processes(), _set_variables(environment):
             _start(ray, folder, quiet)
         _worker_variables.update(environment)
         keep_address(settings, ray.get_runtime_context().gcs_address)
@@ -129,16 +129,16 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
 
 
 def _start(ray: ModuleType, folder: Path, quiet: Mapping[str, Any]) -> None:
-    """Starts Ray; a second time where a busy machine made the first one time out.
+    """Starts Ray, and tries once more if the first try timed out, as on a busy machine.
 
     Raises:
-        Unavailable: it does not start.
+        Unavailable: Ray does not start.
     """
     for is_last in (False, True):
         try:
             ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE, _temp_dir=str(folder), **quiet)
             return
-        except Exception as error:  # Ray raises bare ones
+        except Exception as error:  # Ray raises a bare Exception
             ray.shutdown()
             is_slow = _TIMED_OUT in str(error)
             if is_last or not is_slow:
@@ -152,8 +152,8 @@ def _start(ray: ModuleType, folder: Path, quiet: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets these variables while the block runs; what it starts inherits them."""
+def _set_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets these environment variables while the block runs; the processes it starts inherit them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

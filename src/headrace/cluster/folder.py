@@ -1,4 +1,4 @@
-"""The private folder of a project's Ray, in /tmp: sockets need short paths."""
+"""The private folder of a project's Ray, in /tmp, because sockets need short paths."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from headrace.kernel.process import mark_of
 
 __all__ = ["remove_dead_sessions", "runtime_folder"]
 
-_TEMPORARY = Path("/tmp")  # noqa: S108  the folder made in it is checked to be ours alone
+_TEMPORARY = Path("/tmp")  # noqa: S108  runtime_folder checks that only this user can enter its folder
 
 
 def runtime_folder(settings: Settings) -> Path:
-    """A folder of this project and profile for sockets, 0700, with a path short enough for them.
+    """The folder (0700) for the sockets of this project and profile, which is made if it is missing.
 
-    A socket's path may have 107 characters, which a state folder may use up by itself.
+    A socket's path may have at most 107 characters, and the path of a state folder may be longer.
 
     Raises:
-        Unavailable: somebody else made the folder, or others may enter it.
+        Unavailable: another user owns the folder or can enter it.
     """
     digest = short_digest(str(settings.state.resolve()))[:8]
     folder = _TEMPORARY / f"headrace-{digest}"
@@ -36,12 +36,14 @@ def runtime_folder(settings: Settings) -> Path:
         or status.st_uid != os.getuid()
         or stat.S_IMODE(status.st_mode) != 0o700
     ):
-        raise Unavailable("others may enter the folder", where=str(folder), remedy="Remove it.")
+        raise Unavailable(
+            "another user owns the folder or can enter it", where=str(folder), remedy="Remove it."
+        )
     return folder
 
 
 def remove_dead_sessions(folder: Path) -> None:
-    """Removes the logs and sockets of each Ray whose starter has ended; their names end with its process id."""
+    """Removes the logs and sockets of each Ray whose starter has ended. Names of sessions end with its id."""
     for session in folder.glob("session_*_*"):
         if not mark_of(int(session.name.rpartition("_")[2])):
             shutil.rmtree(session, ignore_errors=True)

@@ -1,6 +1,6 @@
 """What Headrace uses of Ray beyond its public interface, and the versions of Ray that have it.
 
-`kernel.foreign.check_version` comes before every use: with another Ray, one sentence says so.
+Every use calls `kernel.foreign.check_version` first, so that another version of Ray gives a clear error.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Internal(NamedTuple):
     """A name that Ray does not promise to keep.
 
     Attributes:
-        module: where it is.
-        name: what it is called there; a dotted one is an attribute of a class.
-        use: what for.
-        parameters: those that Headrace passes by place, in their order; of a name that is called.
+        module: the module that has it.
+        name: its name in the module; a dotted name is an attribute of a class.
+        use: what Headrace uses it for.
+        parameters: if it is called, the parameters that Headrace passes by position, in order.
     """
 
     module: str
@@ -37,11 +37,10 @@ class Internal(NamedTuple):
     parameters: tuple[str, ...] = ()
 
 
-_START = ("command", "process_type")
 INTERNALS = (
     Internal("ray._private.worker", "print_to_stdstream", "workers' output goes to the log"),
     Internal("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", "Ray listens on loopback alone"),
-    Internal("ray._raylet", "Config.initialize", "a Ray that was imported before takes tokens"),
+    Internal("ray._raylet", "Config.initialize", "a Ray that is already imported accepts tokens"),
     Internal("ray._raylet", "AuthenticationTokenLoader.instance", "the project's token is read again"),
     Internal(
         "ray._private.services",
@@ -60,13 +59,15 @@ INTERNALS = (
         ("server", "address"),
     ),
     Internal("ray.serve._private.constants", "RAY_SERVE_HAPROXY_BINARY_PATH", "our wrapper starts HAProxy"),
-    Internal("ray.serve._private.haproxy", "HAProxyApi", "the wrapper restricts the listeners that it writes"),
+    Internal(
+        "ray.serve._private.haproxy", "HAProxyApi", "the wrapper restricts the listeners in its configuration"
+    ),
 )
-"""Read by what starts Ray (connection, lean), by training's fit and by serving's driver."""
+"""Used where Ray is started (connection, lean), by training's final fit, and by serving's driver."""
 
 
 def log_worker_output() -> None:
-    """Has Ray log what workers print, instead of printing it among a verb's results."""
+    """Makes Ray log what workers print, so that it does not appear among a command's results."""
     from ray._private import worker
 
     worker.print_to_stdstream = _log_lines
@@ -77,19 +78,20 @@ def _log_lines(batch: dict[str, Any], *_: object, **__: object) -> None:
 
 
 def use_token() -> None:
-    """Has Ray ask for the project's token and listen on loopback, also where it was imported before the
-    environment said so, by a notebook for example."""
+    """Makes Ray ask for the project's token and listen on loopback, even if it was imported before the
+    environment was set, for example by a notebook."""
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     ray_constants.ENABLE_RAY_CLUSTER = False
     Config.initialize('{"AUTH_MODE": "token"}')
-    AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's
+    AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's token
 
 
 def keep_replica_on_loopback() -> None:
-    """Has a Serve replica open its gRPC port, which is for handles between deployments, on loopback. Ray opens
-    it on every address and has no setting for it.
+    """Makes a Serve replica open its gRPC port, which deployments use to call each other, on loopback.
+
+    Ray opens it on every address and has no setting for that.
 
     Raises:
         Unavailable: Ray is another version.

@@ -1,8 +1,8 @@
-"""A local Ray without the processes that Headrace does not use: half the CPU of a start, 300 MB less.
+"""Starts a local Ray without the processes that Headrace does not use: half the CPU of a start, 300 MB less.
 
-Left out: the API server and its agent on the node (`include_dashboard=False` starts both all the
-same), the autoscaler's monitor (one machine does not grow) and the log monitor (a verb does not print
-workers' logs). Ray has no settings for that, so what starts them is replaced while Ray starts.
+Skipped are the API server and its agent on the node (which `include_dashboard=False` does not prevent), the
+autoscaler's monitor (one machine does not grow) and the log monitor (commands do not print workers' logs). Ray
+has no settings for that, so the functions that start them are replaced while Ray starts.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lean"]
+__all__ = ["skip_unused_processes"]
 
 _HERE = Path(__file__).parent
 _AGENT = "--dashboard_agent_command="
 
 
 @contextmanager
-def lean() -> Iterator[None]:
-    """Makes a Ray that starts in the block a lean one. One thread at a time; see kernel.foreign."""
+def skip_unused_processes() -> Iterator[None]:
+    """Makes a Ray that starts in the block skip these processes. Only one thread may be in the block."""
     from ray._private import services
     from ray._private.node import Node
 
@@ -53,7 +53,7 @@ def _start_nothing(*_: object, **__: object) -> None:
 
 
 def _replace_agent(argument: str) -> str:
-    """An argument of the raylet's, with our agent in it."""
+    """The argument of the raylet, with our agent in place of Ray's."""
     if not argument.startswith(_AGENT):
         return argument
     options = dict(

@@ -1,4 +1,4 @@
-"""Replaces Ray's agent on a node: writes that it has no ports, and ends with the raylet.
+"""Replaces Ray's agent on a node: reports that it has no ports, and ends with the raylet.
 
 Run as a script, `lean_agent.py SESSION_FOLDER NODE`; it loads nothing but the standard library.
 """
@@ -15,7 +15,7 @@ def _main(folder: str, node: str) -> None:
         with open(f"{path}.new", "w") as file:
             file.write("-1")
         os.replace(f"{path}.new", path)
-    while os.read(0, 1):  # the raylet has the other end open
+    while os.read(0, 1):  # until the raylet ends and so closes the pipe
         pass
 
 

@@ -1,1 +1,1 @@
-"""The frame of `headrace demo NAME`. An example's own steps lie in its demo.py."""
+"""The frame of `headrace demo NAME`. The steps of an example are in its demo.py."""

@@ -1,4 +1,4 @@
-"""A client for the servers of `up`: JSON over one connection, timed."""
+"""An HTTP client for the servers of `up`: sends JSON over one connection and measures the time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JsonClient:
         self._connection.close()
 
     def post(self, path: str, body: Any) -> dict[str, Any]:
-        """The JSON answer to a JSON body.
+        """POSTs a JSON body and returns the JSON answer.
 
         Raises:
             HeadraceError: the status is not a success.
@@ -42,13 +42,14 @@ class JsonClient:
         text = response.read()
         if response.status >= 300:
             raise HeadraceError(
-                f"it answered {response.status}: {text.decode(errors='replace')}", where=self._url + path
+                f"the server answered {response.status}: {text.decode(errors='replace')}",
+                where=self._url + path,
             )
         answer: dict[str, Any] = json.loads(text)
         return answer
 
     def time_post(self, path: str, body: Any) -> float:
-        """Seconds until the answer to a JSON body. Raises HeadraceError like `post`."""
-        begun = time.perf_counter()
+        """POSTs a JSON body and returns the seconds until the answer. Raises HeadraceError like `post`."""
+        start = time.perf_counter()
         self.post(path, body)
-        return time.perf_counter() - begun
+        return time.perf_counter() - start

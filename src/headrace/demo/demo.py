@@ -1,7 +1,7 @@
-"""demo: runs an example end to end in a scratch folder, times its steps and checks what it promises.
+"""demo: runs an example end to end in a scratch folder, times its steps and checks its promises.
 
-The frame makes the project, measures and reports. What is done lies in the example's `demo.py`, in a function
-`run(demo)` that is given a Demo and uses the public API alone.
+This frame makes the project, measures and reports. The steps are in the example's `demo.py`, in a function
+`run(demo)` that gets a Demo and uses only the public API.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Step:
     """One step. The block of `Demo.step` may set `what` and `rows`.
 
     Attributes:
-        name: the verb.
+        name: the command.
         what: what it did, in words.
-        rows: how many rows it made; None where it makes no rows.
+        rows: how many rows it made; None if it makes no rows.
         seconds: wall time.
     """
 
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that the demo promises, and whether it was kept."""
+    """A promise of the demo, and whether it was kept."""
 
     what: str
     passed: bool
@@ -59,12 +59,12 @@ class Check:
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the caller asks of the example.
+    """The options of a demo.
 
     Attributes:
-        events: how many events to generate; None: as many as the example chooses.
-        seed: of the generator.
-        data: a file of real data to use instead of generated events.
+        events: how many events to generate; None: the example's own number.
+        seed: the seed of the generator.
+        data: a file of real events to use instead of generated ones.
     """
 
     events: int | None = None
@@ -77,14 +77,14 @@ class DemoReport:
     """The summary of a demo.
 
     Attributes:
-        example: its name.
-        folder: the scratch project.
-        steps: what was done.
-        checks: what was promised, and whether it was kept.
-        facts: what the example measured, by name.
-        notes: the same in sentences, for people.
-        commands: verbs with their arguments that go on from here.
-        seconds: wall time of the whole.
+        example: the name of the example.
+        folder: the folder of the scratch project.
+        steps: the steps, in order.
+        checks: the promises, and whether each was kept.
+        facts: the measurements of the example, by name.
+        notes: the measurements in sentences, for people.
+        commands: commands with their arguments, to continue with the project.
+        seconds: wall time of the whole demo.
     """
 
     example: str
@@ -103,17 +103,17 @@ class DemoReport:
 
 
 Progress = Callable[[Step | None, str], None]
-"""Called with a step that is done; or, with None and a name, when a step begins."""
+"""Called with a step when it is done, and with None and its name when it begins."""
 
 
 class Demo:
-    """What an example's `run(demo)` is given.
+    """The argument of an example's `run(demo)`.
 
     Attributes:
         project: the example's project, with free ports for its servers.
-        options: what the caller asks of the example.
-        stage: the stage of the last build that began last.
-        report: the summary so far; an example adds its `facts`, `notes` and `commands`.
+        options: the options of this demo.
+        stage: the stage that began last in the last build.
+        report: the summary so far. An example adds its `facts`, `notes` and `commands`.
     """
 
     def __init__(
@@ -131,29 +131,29 @@ class Demo:
 
     @contextmanager
     def step(self, name: str, what: str = "") -> Iterator[Step]:
-        """Times the block as a step and reports it. A block that fails adds no step."""
+        """Times the block as a step and reports it. If the block fails, no step is added."""
         step = Step(name, what)
         self._progress(None, name)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         yield step
-        step.seconds = time.perf_counter() - begun
+        step.seconds = time.perf_counter() - start
         self._add(step)
 
     def check(self, what: str, passed: bool) -> None:
-        """Records whether a promise was kept. The demo fails at its end where a promise did not."""
+        """Records whether a promise was kept. If one was not, the demo fails at its end."""
         self.report.checks.append(Check(what, bool(passed)))
 
     def build(self, *, override: str | None = None) -> BuildReport:
-        """`headrace build`, each stage reported as an indented step.
+        """Runs `headrace build` and reports each stage as an indented step.
 
         Raises:
-            HeadraceError: as `OpenProject.build`.
+            HeadraceError: like `OpenProject.build`.
         """
         return self.project.build(override=override, progress=self._on_stage)
 
     @contextmanager
     def up(self) -> Iterator[Up]:
-        """`headrace up` while the block runs, with a step for its start and one for its end."""
+        """Runs `headrace up` during the block, with one step for its start and one for its end."""
         with ExitStack() as stack:
             with self.step("up") as step:
                 up = stack.enter_context(self.project.up())
@@ -163,11 +163,11 @@ class Demo:
                 stack.close()
 
     def client(self, url: str) -> JsonClient:
-        """A client for JSON over one connection to a server of `up`. Use it as a context manager."""
+        """An HTTP client for a server of `up`, to use as a context manager."""
         return JsonClient(url)
 
     def change_code(self, variant: str, reason: str) -> None:
-        """Replaces files of the project by those of `variants/VARIANT`, as a user would edit them."""
+        """Replaces files of the project by those in `variants/VARIANT`, as a user would edit them."""
         source = self.folder / VARIANTS / variant
         files = sorted(str(file.relative_to(source)) for file in source.rglob("*") if file.is_file())
         with self.step("  edit", f"{reason}; {', '.join(files)} as in {VARIANTS}/{variant}"):
@@ -188,36 +188,36 @@ class Demo:
 def run_demo(
     example: str, folder: Path, options: DemoOptions, *, profile: str | None = None, progress: Progress
 ) -> DemoReport:
-    """Runs an example's demo in `folder`, which must be empty or absent. Nothing is left running.
+    """Runs an example's demo in `folder`, which must be empty or absent. At the end no process is left running.
 
     Args:
         example: a name of `flows.project.init.examples` that has a demo.py.
-        folder: the scratch project; it stays.
-        options: what the example is asked to do.
+        folder: the folder of the scratch project, which is kept.
+        options: the options of the demo.
         profile: the profile of the example to run on.
         progress: called as each step begins and ends.
 
     Raises:
-        CallError: there is no such demo, or the folder is not empty.
+        CallError: the demo does not exist, or the folder is not empty.
         HeadraceError: a step failed.
     """
     demos = {name for name, source in examples().items() if (source / FILE).is_file()}
     if example not in demos:
-        raise CallError(f"there is no demo {example!r}", remedy=f"Choose one: {', '.join(sorted(demos))}.")
-    begun = time.perf_counter()
+        raise CallError(f"demo {example!r} does not exist", remedy=f"Choose one: {', '.join(sorted(demos))}.")
+    start = time.perf_counter()
     report = DemoReport(example, folder)
     init(folder, example)
     settings = _use_free_ports(load_settings(folder, profile))
     demo = Demo(settings, options, report, progress)
-    demo._add(Step("init", f"project {example} in {folder}", None, time.perf_counter() - begun))
+    demo._add(Step("init", f"project {example} in {folder}", None, time.perf_counter() - start))
     with keep_ray(settings):
         _load(example, folder).run(demo)
-    report.seconds = time.perf_counter() - begun
+    report.seconds = time.perf_counter() - start
     return report
 
 
 def _load(example: str, folder: Path) -> ModuleType:
-    """The module demo.py of the project, which may import other modules beside it."""
+    """Loads demo.py of the project, which may import other modules of its folder."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     spec = importlib.util.spec_from_file_location(f"{example}_demo", folder / FILE)
@@ -229,5 +229,5 @@ def _load(example: str, folder: Path) -> ModuleType:
 
 
 def _use_free_ports(settings: Settings) -> Settings:
-    """The settings with ports that the system chooses: other projects may run on this machine."""
+    """The settings with ports that the system chooses, because other projects may run on this machine."""
     return settings.with_values(predict_port=0, collector_port=0, console_port=0)

@@ -1,4 +1,4 @@
-"""The project's Ray during a demo: it starts in the background while the first steps run."""
+"""Starts the project's Ray in the background while the first steps of a demo run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _logger = logging.getLogger(__name__)
 def keep_ray(settings: Settings) -> Iterator[None]:
     """Keeps this process connected to the project's Ray until the block ends.
 
-    What needs Ray meanwhile waits until it has started (`cluster.connection.connect`), and raises the error
-    where it does not start.
+    Steps that need Ray wait until it has started (`cluster.connection.connect`). If it does not
+    start, they raise the error.
     """
     ended = threading.Event()
     # The thread lives as long as Ray does: Ray's daemons end with the thread that started them.

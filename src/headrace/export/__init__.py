@@ -1,4 +1,4 @@
-"""Export: a project written for other tools. One file a target, each listed in TARGETS."""
+"""Export: writes a project for other tools. One file per target, listed in TARGETS."""
 
 from __future__ import annotations
 

@@ -64,6 +64,6 @@ def connect_body(connector: Connector) -> dict[str, object]:
 
 
 def engine_properties(connector: Connector) -> str:
-    """A Java properties file for the embedded engine. Who runs the engine sets where its offsets lie."""
+    """A Java properties file for the embedded engine. It does not set where the engine stores its offsets."""
     lines = {"name": connector.name, **connector.settings, **_ADDRESS}
     return "".join(f"{name}={value.replace(chr(92), chr(92) * 2)}\n" for name, value in lines.items())

@@ -1,4 +1,4 @@
-"""Target: one form in which a project is written for another tool."""
+"""Target: a tool that a project can be exported for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Option:
     """One option of a target: `--NAME VALUE`, or a flag.
 
     Attributes:
-        name: without dashes; also the keyword that `write` takes.
+        name: the name without dashes; `write` takes it as a keyword.
         help: one sentence.
-        metavar: how --help names the value; None: it is a flag.
+        metavar: the name of the value in --help; None: the option is a flag.
     """
 
     name: str
@@ -28,8 +28,8 @@ class Export:
     """What a target wrote.
 
     Attributes:
-        text: the file's text.
-        summary: what is in it, in a few words.
+        text: the text of the file.
+        summary: its content in a few words.
     """
 
     text: str
@@ -38,15 +38,15 @@ class Export:
 
 @dataclass(frozen=True)
 class Target:
-    """A tool that a project can be written for.
+    """A tool that a project can be exported for.
 
     Attributes:
         name: the tool's name, in lower case.
-        help: what is written; the first line stands in the list of targets.
+        help: what is written. The list of targets shows the first line.
         example: a command line that --help shows.
-        write: called with the settings and a keyword for each option; an option that is not given is None, a
-            flag False. It raises HeadraceError where the project has nothing for this tool.
-        options: beside those of every target.
+        write: called with the settings and one keyword per option; an option that is not given is None, a
+            flag False. Raises HeadraceError if the project has nothing for this tool.
+        options: the options of this target, in addition to those of every target.
     """
 
     name: str

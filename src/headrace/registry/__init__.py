@@ -1,6 +1,6 @@
-"""MLflow: versions, aliases, signed bundles.
+"""The registry of model versions, aliases and signed bundles, on MLflow.
 
-`open(settings)` gives the registry. MLflow itself (4 s to import) is loaded when it is first needed; a
+`open(settings)` returns the registry. MLflow takes 4 s to import, so it is loaded when it is first needed; a
 process that only reads bundles already on this machine never loads it.
 """
 

@@ -1,7 +1,7 @@
-"""A version's bundle: a folder of files under a manifest, sealed with a digest and a signature.
+"""Seals and verifies a version's bundle: a folder of files with a manifest, a digest and a signature.
 
 `MANIFEST.json` lists the SHA-256 of every other file, the digest over that list, and an HMAC of the
-digest. All of a bundle is checked before any of it is opened.
+digest. A whole bundle is verified before any file of it is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headrace.kernel.files import write_file
 __all__ = ["MANIFEST", "Manifest", "is_sealed", "seal", "verify"]
 
 MANIFEST = "MANIFEST.json"
-_UNTRUSTED = "Restore the bundle from where it was made; nothing of it has been loaded."
+_UNTRUSTED = "Restore the bundle from where it was made; none of it has been loaded."
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +30,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         files: path within the bundle, with `/` → SHA-256 of the file, hexadecimal.
         digest: SHA-256 over the files' lines `<sha256>  <path>`, sorted by path.
-        hmac: HMAC-SHA-256 of the digest, or empty where it is unsigned.
+        hmac: HMAC-SHA-256 of the digest; empty if the bundle is unsigned.
         format: the version of the manifest's format.
     """
 
@@ -43,12 +43,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def seal(folder: Path, key: bytes | None) -> str:
     """Writes the manifest of all files in the folder and returns the digest.
 
-    Sealing the same files again gives the same manifest. Without a key the bundle stays unsigned.
+    Sealing the same files with the same key gives the same manifest. Without a key the bundle is unsigned.
 
     Raises:
         Refused: the folder holds something that is not a plain file.
     """
-    for abandoned in folder.glob(f".{MANIFEST}.*"):  # by a process that was killed while it wrote the manifest
+    for abandoned in folder.glob(
+        f".{MANIFEST}.*"
+    ):  # left by a process that was killed while it wrote the manifest
         abandoned.unlink()
     files = {name: digest_file(folder / name) for name in _names(folder)}
     digest = _digest_of(files)
@@ -59,7 +61,7 @@ def seal(folder: Path, key: bytes | None) -> str:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the folder holds a whole bundle."""
+    """Whether the folder holds a sealed bundle."""
     return (folder / MANIFEST).is_file()
 
 
@@ -69,24 +71,26 @@ def verify(folder: Path, key: bytes | None, *, trusted: bool = False) -> Manifes
     Args:
         folder: the bundle.
         key: the signing key.
-        trusted: accepts a bundle that is unsigned or signed with another key. Its files must still
-            be those of the manifest.
+        trusted: accepts a bundle that is unsigned or signed with another key. Its files must still match the
+            manifest.
 
     Raises:
-        CallError: the folder does not hold a bundle.
-        Refused: a file differs, is missing, was added or is not a plain file, or the signature is
-            missing or another's. The error names the file.
+        CallError: the folder does not hold a sealed bundle.
+        Refused: a file differs, is missing, was added or is not a plain file (the error names it), or the
+            signature is missing or made with another key.
     """
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
-        raise CallError("no bundle is here", where=str(folder))
+        raise CallError("the folder does not hold a sealed bundle", where=str(folder))
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except msgspec.DecodeError as error:
         raise Refused(f"the manifest cannot be read: {error}", where=str(path), remedy=_UNTRUSTED) from error
     _check_files(folder, manifest)
     if not hmac.compare_digest(manifest.digest, _digest_of(manifest.files)):
-        raise Refused("the manifest's digest is not that of its list", where=str(path), remedy=_UNTRUSTED)
+        raise Refused(
+            "the manifest's digest does not match its list of files", where=str(path), remedy=_UNTRUSTED
+        )
     is_signed = key is not None and hmac.compare_digest(manifest.hmac, _sign(manifest.digest, key))
     if not is_signed and not trusted:
         raise Refused(
@@ -100,8 +104,8 @@ def verify(folder: Path, key: bytes | None, *, trusted: bool = False) -> Manifes
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     present = _names(folder)
-    # Only names from the folder itself are opened, so that a manifest that names ../something or an absolute
-    # path leads nowhere.
+    # Only files that the folder lists are opened, so that a manifest cannot reach outside it by ../ or an
+    # absolute path.
     for name in sorted(set(manifest.files) - set(present)):
         raise Refused(f"the bundle's file {name!r} is missing", where=str(folder), remedy=_UNTRUSTED)
     for name in present:
@@ -112,7 +116,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file below the folder but its manifest, sorted. Raises Refused for a link or a device."""
+    """The paths of all files in the folder but the manifest, sorted. Raises Refused for a link or a device."""
     names = []
     for parent, folders, files in os.walk(folder, followlinks=False):
         for name in (*folders, *files):

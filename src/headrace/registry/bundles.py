@@ -1,4 +1,4 @@
-"""The bundles of versions on this machine: kept where a reader sees them whole, and fetched from MLflow."""
+"""The bundles of versions on this machine: stored so that a reader sees them whole, or fetched from MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace.registry.signing import signing_key
 __all__ = ["ARTIFACT", "Bundles"]
 
 ARTIFACT = "bundle"
-"""The folder of an MLflow run's artifacts in which the bundle is."""
+"""The folder of the bundle among the artifacts of an MLflow run."""
 
 
 class Bundles:
@@ -30,11 +30,11 @@ class Bundles:
         self._mlflow = mlflow
 
     def folder(self, model: str, version: int) -> Path:
-        """Where the bundle of the version is, if this machine has it."""
+        """The folder of the version's bundle, whether or not this machine has it yet."""
         return self._settings.place("bundles", model, str(version))
 
     def verify(self, folder: Path, model: str, version: int) -> None:
-        """Checks every file of a bundle (bundle.verify), as the profile trusts the version."""
+        """Verifies a bundle (bundle.verify); a version that the profile trusts needs no valid signature."""
         trusted = f"{model}@{version}" in self._settings.registry.trust
         verify(folder, signing_key(self._settings), trusted=trusted)
 
@@ -49,7 +49,7 @@ class Bundles:
             _replace(draft / ARTIFACT, folder)
 
     def fetch(self, model: str, version: int, run_id: str) -> None:
-        """Downloads the bundle of the version from MLflow into its folder, checked.
+        """Downloads the bundle of the version from MLflow, verifies it, and moves it into its folder.
 
         Raises:
             Refused: a file differs from the manifest, or the signature is not trusted.
@@ -65,8 +65,8 @@ class Bundles:
 
 @contextmanager
 def _draft_of(folder: Path) -> Iterator[Path]:
-    """A folder beside the given one; it is removed afterwards. Only one process at a time may be here."""
-    for abandoned in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+    """The path for a draft beside the folder; removed after the block. The caller holds the model's lock."""
+    for abandoned in folder.parent.glob(f".{folder.name}.*"):  # left by a process that was killed
         shutil.rmtree(abandoned)
     draft = folder.parent / f".{folder.name}.{new_id()}"
     try:

@@ -1,4 +1,4 @@
-"""The connection to MLflow: its client, made when it is first needed, and its errors as ours."""
+"""The connection to MLflow: makes its client when it is first needed, and translates its errors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MlflowConnection"]
 
-_PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors are MLflow's
-_ANSWER_SECONDS = 5.0  # that an MLflow server has for any answer
+_PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors count as MLflow's
+_ANSWER_SECONDS = 5.0  # how long an MLflow server may take to answer
 
 
 class MlflowConnection:
-    """MLflow of a profile. It is imported (4 s) and reached when `client` is first read."""
+    """The connection to a profile's MLflow, which is imported (4 s) and reached when `client` is first read."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,21 +58,21 @@ class MlflowConnection:
 
     @property
     def unopened_file(self) -> Path | None:
-        """The SQLite file of the store as long as MLflow is not imported: to read its tables takes no 4 s.
+        """The SQLite file of the store if `client` was not read yet, else None.
 
-        `status` and `why` read little else.
+        Reading its tables directly saves the 4 s of importing MLflow; `status` and `why` read little else.
         """
         return path_of_sqlalchemy(self._settings.registry.mlflow_url) if self._client is None else None
 
     @contextlib.contextmanager
     def lock(self, subject: str) -> Iterator[None]:
-        """Lets one process at a time change the subject: a model, or the store itself."""
+        """Holds the lock on the subject, a model or the store itself: one process at a time may change it."""
         with hold_lock(make_private(self._settings.place("mlflow")) / f"{subject}.lock"):
             yield
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Raises Unavailable for an error of MLflow's or of what it talks through."""
+        """Raises Unavailable for an error of MLflow or of a library by which it reaches its store."""
         try:
             yield
         except HeadraceError:
@@ -86,21 +86,21 @@ class MlflowConnection:
             raise Unavailable(
                 f"MLflow failed: {message}",
                 where=f"profile.{self._settings.profile_name}.mlflow = {address}",
-                remedy="See what is wrong with it: headrace doctor",
+                remedy="Find out what is wrong: headrace doctor",
             ) from error
 
     def _make_client(self) -> MlflowClient:
-        # Before MLflow is imported: nothing is reported to its makers, and the store makes no ./mlruns.
+        # Set before MLflow is imported: no telemetry, and no ./mlruns folder.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        # A server that goes away meanwhile is waited for some 15 s, not six minutes.
+        # If a server stops answering, MLflow tries for some 15 s, not for six minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
         os.environ[ARTIFACT_ROOT] = self._settings.place("mlflow", "artifacts").as_uri()
         from mlflow import MlflowClient
 
-        # MLflow's own way to ask SQLAlchemy, which nobody here can change.
+        # MLflow itself uses this strategy, so its users cannot act on the warning.
         warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
         with self.translate_errors():
             _await_answer(self._settings.registry.mlflow_url)
@@ -110,13 +110,13 @@ class MlflowConnection:
 
 
 def _await_answer(url: str) -> None:
-    """Raises where another server does not answer: MLflow tries for 100 s (a database) to 380 s (its own
-    server) before it raises."""
+    """Raises an error at once if the server does not answer: MLflow itself would try for 100 s (a database) to
+    380 s (its own server)."""
     scheme = url.partition(":")[0]
     if scheme in ("http", "https"):
         import httpx
 
-        # Any answer will do: a proxy may not know /health.
+        # Any response counts: a proxy may not know /health.
         httpx.get(f"{url.rstrip('/')}/health", timeout=_ANSWER_SECONDS)
     elif path_of_sqlalchemy(url) is None and scheme != "file":
         import sqlalchemy

@@ -1,6 +1,7 @@
-"""Mends the embedded MLflow store after its folder was moved or copied: it has absolute addresses of artifacts.
+"""Updates the embedded MLflow store after its folder was moved or copied.
 
-A moved store would not find them, and runs of a copied project would write theirs into the original.
+MLflow stores absolute addresses of artifacts. A moved store would not find its artifacts, and the runs of a
+copied project would write theirs into the original.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _BUSY_SECONDS = 15
 
 
 def relocate(store: Path, experiment: str, artifacts: Path) -> None:
-    """Replaces the experiment's former folder by `artifacts` in every address, in one transaction.
+    """Replaces the experiment's previous folder by `artifacts` in every address, in one transaction.
 
     Args:
-        store: MLflow's SQLite file; where it does not exist, nothing is done.
+        store: MLflow's SQLite file; if it does not exist, nothing is done.
         experiment: the name of the project's experiment.
         artifacts: where the files of its runs are now.
 
     Raises:
-        Unavailable: the file is locked, or is not a store of MLflow's.
+        Unavailable: the file is locked, or is not an MLflow store.
     """
     if not store.is_file():
         return
@@ -58,7 +59,7 @@ def _find_location(connection: sqlite3.Connection, experiment: str) -> str | Non
             "SELECT artifact_location FROM experiments WHERE name = ?", [experiment]
         ).fetchone()
     except sqlite3.OperationalError as error:
-        if "no such table" in str(error):  # MLflow is just making its store
+        if "no such table" in str(error):  # MLflow is still making its store
             return None
         raise
     return None if row is None else str(row[0])

@@ -1,6 +1,6 @@
 """What Headrace uses of MLflow beyond its public interface, and the versions of MLflow that have it.
 
-`kernel.foreign.check_version` comes before every use: with another MLflow, one sentence says so.
+Every use calls `kernel.foreign.check_version` first, so that another version of MLflow gives a clear error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ADDRESSES = (
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
-"""Where the store names the files of an experiment, a run, a version or a model."""
+"""The columns (table, column) with addresses of the files of an experiment, a run, a version or a model."""
 
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
-"""The variable by which a store on SQLite makes no ./mlruns in the working directory."""
+"""The environment variable that keeps a store on SQLite from making ./mlruns in the working directory."""

@@ -1,4 +1,4 @@
-"""The MLflow run that a version is made from: it holds the bundle's files, metrics and parameters."""
+"""Logs a bundle to the MLflow run that a version is made from: its files, metrics and parameters."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def log_bundle(
 ) -> str:
     """Logs the bundle to a run and returns the run's id.
 
-    A run with the same digest that an earlier process began is completed.
+    If an earlier process began a run with the same digest, that run is completed.
 
     Args:
-        mlflow: where.
-        model: the model's name, for the run's.
-        bundle: the folder of files.
-        metrics, params, tags: of the run; the tags have the bundle's digest.
-        parent_run: the MLflow run that it is nested in; None: the one that shows the run named by the tag
-            `headrace.run`, if there is one.
+        mlflow: the connection.
+        model: the name of the model, which becomes part of the run's name.
+        bundle: the bundle's folder.
+        metrics, params, tags: those of the run; the tags include the bundle's digest.
+        parent_run: the MLflow run to nest the run in; None for the MLflow run of the run that the tag
+            `headrace.run` names, if it exists.
     """
     from mlflow.entities import Metric, Param
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME

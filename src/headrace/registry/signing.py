@@ -1,4 +1,4 @@
-"""The key that signs bundles: from the environment, or made once for a project on a machine."""
+"""The key that signs bundles: from the environment, or made once for each project on a machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The source archive of a bundle: the code, lock and pointers that a version was trained with.
+"""Writes the source archive of a bundle: the code, lock and pointers that a version was trained with.
 
-It has the files as they are, committed or not, so that a dirty tree can be reproduced too.
+It holds the files as they are, committed or not, so that a dirty tree can be reproduced too.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ _BUILT = ("__pycache__", "*.pyc", ".git", ".venv")
 def write_source(settings: Settings, path: Path) -> None:
     """Writes the project's package, configuration, lock and pointers to a tar.gz.
 
-    The same files give the same bytes: names are sorted, times, owners and modes left out. The
-    state folder, links and files that are secrets by their name are left out, and so are passwords in
-    headrace.toml.
+    The same files give the same bytes: names are sorted; times, owners and modes are left out. The archive does
+    not hold the state folder, links, files whose names suggest secrets, or the passwords in headrace.toml.
     """
     with (
         path.open("wb") as raw,
@@ -39,7 +38,7 @@ def write_source(settings: Settings, path: Path) -> None:
     ):
         for file in sorted(set(_files(settings)), key=lambda path: path.as_posix()):
             content = file.read_bytes()
-            if file == settings.root / FILE:  # an address in it may hold a password
+            if file == settings.root / FILE:  # an address in it may contain a password
                 content = clean_text(content.decode()).encode()
             entry = tarfile.TarInfo(file.relative_to(settings.root).as_posix())
             entry.size = len(content)

@@ -1,8 +1,8 @@
 """The registry: MLflow's runs, versions and aliases, and the bundles behind the versions.
 
-The steps of a registration: the bundle is sealed, its files are logged to an MLflow run, the registered
-version is made, the bundle is copied into its folder on this machine. A registration that was killed anywhere
-and is repeated continues: the run and the version are found by the bundle's digest.
+A registration seals the bundle, logs its files to an MLflow run, makes the registered version, and copies the
+bundle into its folder on this machine. If a registration is killed, repeating it continues where it ended: the
+bundle's digest finds the run and the version.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Registry:
 
     @property
     def client(self) -> MlflowClient:
-        """The MLflow client of the profile: its own API, for what this class has no method for.
+        """The MLflow client of the profile, for what this class has no method for.
 
         Raises:
             Unavailable: the store or the server cannot be reached.
@@ -80,16 +80,15 @@ class Registry:
     ) -> int:
         """Registers the bundle as a version of the model and returns its number.
 
-        Seals the bundle. A bundle that is registered already gives its version again: a
-        registration may be repeated.
+        Seals the bundle. May be repeated: a bundle that is already registered keeps its version.
 
         Args:
             model: the model's name; MLflow's registered model is made if it is missing.
-            bundle: the folder of files. Only its manifest is added.
-            metrics, params: of the training; they become those of the version's MLflow run.
-            tags: of the run and of the version.
-            parent_run: the MLflow run that the version's run is nested in; by default the one that
-                shows the run named by the tag `headrace.run`.
+            bundle: the bundle's folder; the registration only adds the manifest.
+            metrics, params: those of the training; they become those of the version's MLflow run.
+            tags: the tags of the run and of the version.
+            parent_run: the MLflow run to nest the version's run in; by default the MLflow run of the run that
+                the tag `headrace.run` names.
 
         Raises:
             Unavailable: MLflow cannot be reached.
@@ -111,7 +110,7 @@ class Registry:
         """The version by its number or alias (`3`, `"3"`, `"champion"`).
 
         Raises:
-            CallError: it does not exist.
+            CallError: the version does not exist.
             Unavailable: MLflow cannot be reached.
         """
         file = self._mlflow.unopened_file
@@ -133,14 +132,14 @@ class Registry:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
                 raise CallError(
-                    f"no version {ref!r} of model {model!r} exists", remedy="Make one: headrace build"
+                    f"model {model!r} has no version {ref!r}", remedy="Train a version: headrace build"
                 ) from error
 
     def versions(self, model: str) -> list[Version]:
-        """All versions of the model, the newest first; none where it has none."""
+        """All versions of the model, the newest first."""
         with self._mlflow.translate_errors():
             return [
-                # A search leaves the aliases out; only the single read has them.
+                # The results of a search lack the aliases.
                 self._to_version(self.client.get_model_version(model, entry.version))
                 for entry in sorted(self._search_versions(model), key=lambda entry: -int(entry.version))
             ]
@@ -188,15 +187,15 @@ class Registry:
                 self.client.delete_registered_model_alias(model, alias)
 
     def bundle_folder(self, model: str, version: int) -> Path:
-        """Where the bundle of the version is on this machine, if it has it."""
+        """The folder of the version's bundle on this machine, whether or not it is there yet."""
         return self._bundles.folder(model, version)
 
     def bundle(self, model: str, version: int) -> Path:
-        """The bundle's folder on this machine, every file checked; fetched from MLflow where it is missing.
+        """The folder of the version's verified bundle, which is fetched from MLflow if this machine lacks it.
 
         Raises:
             CallError: the version does not exist.
-            Refused: a file differs from the manifest, or the manifest is not signed with our key and
+            Refused: a file differs from the manifest, or the manifest is not signed with this project's key and
                 the profile does not trust the version.
             Unavailable: MLflow cannot be reached.
         """

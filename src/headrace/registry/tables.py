@@ -1,7 +1,7 @@
-"""MLflow's tables, read and written without MLflow: `status`, `why` and a rollback save its import of 4 s.
+"""Reads and writes MLflow's tables without MLflow: `status`, `why` and a rollback save its import of 4 s.
 
-The tables are those of internals.TABLES. Each function raises sqlite3.Error where the file has other tables or
-none; the caller then asks MLflow.
+The tables are those of internals.TABLES. Each function raises sqlite3.Error if the file lacks them; the caller
+then asks MLflow.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def read_version(file: Path, model: str, ref: int | str) -> Version | None:
     """The version by its number or alias, or None."""
     number = int(ref) if isinstance(ref, int) or ref.isdecimal() else read_alias(file, model, ref)
     with _open_to_read(file) as db:
-        db.execute("BEGIN")  # all is read at one moment
+        db.execute("BEGIN")  # all queries see the same state
         row = db.execute(
             "SELECT run_id, creation_time FROM model_versions WHERE name = ? AND version = ?"
             " AND current_stage <> 'Deleted_Internal'",

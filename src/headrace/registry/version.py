@@ -13,9 +13,9 @@ class Version(Struct, frozen=True, kw_only=True):
     """A registered version of a model.
 
     Attributes:
-        model, version: its name and number.
-        run_id: the MLflow run it came from.
-        tags: MLflow's and Headrace's (`headrace.*`).
+        model, version: the model's name and the version's number.
+        run_id: the MLflow run that it was made from.
+        tags: MLflow's tags and Headrace's (`headrace.*`).
         metrics, params: those of the run.
         aliases: such as `champion` and `challenger`.
         created: when it was registered.

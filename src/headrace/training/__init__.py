@@ -1,4 +1,4 @@
 """Training: training set, split, tuning, fit, evaluation, gate.
 
-`job.train` does all of it for one model. `cluster.connect` is the one way to Ray.
+`job.train` does all of it for one model. Every connection to Ray is made by `cluster.connect`.
 """

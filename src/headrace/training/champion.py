@@ -1,7 +1,7 @@
-"""The present champion on the rows that a new version is tested on, with the champion's own features.
+"""Evaluates the present champion on the test rows of a new version, with the features of its own plan.
 
-A feature may keep its name and mean something else in the new plan: another window, another function. The
-champion learnt from what its own plan defines, and is evaluated on that.
+A feature may keep its name and change its meaning in the new plan: another window, another function. The
+champion learnt from features as its own plan defines them, so it is evaluated on those.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["ChampionResult", "evaluate_champion", "recompute_features"]
 
 
 class ChampionResult(NamedTuple):
-    """The champion on the test rows.
+    """The result of the champion on the test rows.
 
     Attributes:
-        metrics: None: it could not be evaluated on them, or no champion exists.
-        lacking: what it needs and they do not have, sorted.
+        metrics: its metrics; None if no champion exists or it could not be evaluated.
+        lacking: what the champion needs and the test rows do not have, sorted.
     """
 
     metrics: dict[str, float] | None = None
@@ -43,19 +43,19 @@ class ChampionResult(NamedTuple):
 def evaluate_champion(
     bundle: Path, test: pl.DataFrame, target: str, task: Task, classes: tuple[Label, ...] = ()
 ) -> ChampionResult:
-    """The champion's metrics on these rows, by the columns of its own plan.
+    """Evaluates the champion on the test rows, with the feature columns of its own plan.
 
-    A row that it would refuse to answer counts as one with missing features: both versions are evaluated on
-    the same rows.
+    Both versions are evaluated on the same rows. So a row that the champion would refuse to answer is kept, as
+    a row with missing features.
 
     Args:
-        bundle: the champion's, checked.
-        test: the rows, with the features as its own plan makes them (recompute_features).
+        bundle: the champion's verified bundle.
+        test: the test rows, with the features as the champion's plan defines them (recompute_features).
         target: the label's column.
         task, classes: those of the new version.
 
     Raises:
-        ProjectError: the champion's model has other features than its plan.
+        ProjectError: the features of the champion's model differ from those of its plan.
     """
     plan = decode_plan((bundle / PLAN).read_bytes())
     columns = [feature.column for feature in plan.features]
@@ -64,17 +64,19 @@ def evaluate_champion(
         return ChampionResult(None, lacking)
     predictor = load_model(bundle / MODEL)
     if list(predictor.features) != columns:
-        raise ProjectError("the model and the plan of the champion do not fit", where=str(bundle))
-    other = _other_target(predictor, task, classes)
-    if other is not None:
-        return ChampionResult(None, [other])
+        raise ProjectError(
+            "the features of the champion's model differ from those of its plan", where=str(bundle)
+        )
+    different_target = _find_different_target(predictor, task, classes)
+    if different_target is not None:
+        return ChampionResult(None, [different_target])
     outputs = predictor.predict(matrix_of(test, Matrix(plan, predictor.meta.encoding)))
     evaluator = evaluator_for(task)
     return ChampionResult(evaluator.evaluate(evaluator.encode(test[target], classes), outputs, classes).metrics)
 
 
-def _other_target(predictor: Predictor, task: Task, classes: tuple[Label, ...]) -> str | None:
-    """The champion's target, where it is of another kind than that of the new version."""
+def _find_different_target(predictor: Predictor, task: Task, classes: tuple[Label, ...]) -> str | None:
+    """A description of the champion's target if its task or classes differ from the new version's, or None."""
     if predictor.meta.task != task:
         return f"a {predictor.meta.task} target"
     if predictor.meta.classes != classes:
@@ -89,19 +91,19 @@ def recompute_features(
     tables: Collection[str],
     read: Callable[[str], pl.LazyFrame],
 ) -> pl.DataFrame:
-    """The test rows with the champion's features as its own plan makes them.
+    """Computes the champion's features for the test rows, as the champion's plan defines them.
 
     Args:
-        champion: its plan.
-        plan: the new version's, by which the test rows were made.
-        test: the test rows, with the keys, `event_timestamp` and what a request carries.
-        tables: those that `read` can read.
-        read: from the name of a table to its rows.
+        champion: the champion's plan.
+        plan: the new version's plan, which made the test rows.
+        test: the test rows, with the keys, `event_timestamp` and the request's fields.
+        tables: the names of the tables that `read` can read.
+        read: returns the rows of the table with the given name.
 
     Returns:
-        The rows. Features that both plans define alike are unchanged. Those that the champion's plan defines
-        otherwise are computed by it, or left out where that is impossible: a table or a column is missing, or
-        the function fails. The code of a rowwise table is the present one for both.
+        The test rows. Features that both plans define alike are unchanged. Features that the champion's plan
+        defines differently are recomputed, or left out where that is impossible: a table or a column is
+        missing, or the function fails. Rowwise tables are computed by their present code for both plans.
     """
     new = {view.name: _definition(view) for view in plan.views}
     changed = {view.name for view in champion.views if view.name in new and new[view.name] != _definition(view)}
@@ -130,13 +132,13 @@ def recompute_features(
         entities=tuple(entity for entity in champion.entities if entity.join_key in keys),
         request=tuple(field for field in champion.request if field.name in requested),
     )
-    without = test.drop(feature.column for feature in redefined if feature.column in test.columns)
+    remaining = test.drop(feature.column for feature in redefined if feature.column in test.columns)
     if not {view.table for view in stored} <= set(tables) or not keys | requested <= set(test.columns):
-        return without
+        return remaining
     try:
-        return join(without, reduced, read)
+        return join(remaining, reduced, read)
     except OnDemandError:
-        return without
+        return remaining
 
 
 def _definition(view: View) -> View:

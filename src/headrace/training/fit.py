@@ -18,7 +18,7 @@ from headrace.training.trainers.port import Budget, Fitted, TrainingData
 __all__ = ["Progress", "final_fit", "save"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is counted, how much of it is done, and how much there is."""
+"""Receives progress: the name of what is counted, how many are done, and how many there are in all."""
 
 
 def final_fit(
@@ -35,14 +35,14 @@ def final_fit(
     The process must be connected to Ray (`cluster.connect`).
 
     Args:
-        matrices: the validation part tells when to stop.
-        model: its trainer gives what `parameters` do not.
+        matrices: the trainer stops early by the validation part.
+        model: its trainer supplies the parameters that `parameters` leaves out.
         parameters: those that the search found.
         folder: where Ray Train keeps its files; it is made, and may be removed afterwards.
-        seed: of the trainer's random choices.
-        on_worker: fits on a worker of the cluster, as a cluster of several machines needs. Else in
-            this process: Ray Train's controller, worker and watchers are five more processes, and
-            cost 15 s before the first round.
+        seed: the seed of the trainer's random choices.
+        on_worker: fits on a worker of the cluster, as a cluster of several machines needs. Otherwise fits in
+            this process, which saves the five processes of Ray Train's controller, worker and watchers, and
+            the 15 s that they take before the first round.
     """
     with run(f"fit {model.name}") as current:
         fitted = _fit_by_ray_train(matrices.final, model.trainer, parameters, folder, seed, on_worker)
@@ -71,7 +71,7 @@ def _fit_by_ray_train(
     seed: int,
     on_worker: bool,
 ) -> Fitted:
-    # Ray Train's controller looks at its workers this often, and so learns that they are done.
+    # Ray Train's controller polls its workers at this interval, and learns only then that they have finished.
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
     os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
     import ray
@@ -85,7 +85,7 @@ def _fit_by_ray_train(
         else ray.train.ScalingConfig(num_workers=0)  # Ray Train's local mode
     )
     config = {
-        "data": [ray.put(data)],  # in a list: Ray would fetch a bare reference
+        "data": [ray.put(data)],  # in a list, because Ray replaces a bare reference by its value
         "declared": declared,
         "parameters": dict(parameters),
         "seed": seed,
@@ -102,7 +102,7 @@ def _fit_by_ray_train(
 
 
 def _train_loop(config: dict[str, Any]) -> Fitted:
-    """What the worker does."""
+    """Fits the model; Ray Train calls this on its worker."""
     import ray
 
     (data,) = ray.get(config["data"])

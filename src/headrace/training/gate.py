@@ -17,11 +17,11 @@ class RuleResult(Struct, frozen=True):
 
     Attributes:
         rule: the rule, as a sentence.
-        metric: the metric it looks at.
-        value: what the version has.
-        bound: what it was compared with; None where it could not be compared.
-        passed: whether that is enough.
-        note: why it could not be compared, or empty.
+        metric: the name of the metric that the rule checks.
+        value: the version's value of the metric.
+        bound: the number that the value was compared with; None if it could not be compared.
+        passed: whether the version passes the rule.
+        note: why the value could not be compared, or empty.
     """
 
     rule: str
@@ -33,7 +33,7 @@ class RuleResult(Struct, frozen=True):
 
 
 class GateResult(Struct, frozen=True):
-    """The result of the gate: passed where every rule is. A gate without rules passes all."""
+    """The result of the gate: passed if every rule passed. A gate without rules passes every version."""
 
     passed: bool
     results: tuple[RuleResult, ...]
@@ -45,7 +45,7 @@ class GateResult(Struct, frozen=True):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be compared, as sentences."""
+        """A sentence for each rule whose value could not be compared."""
         return tuple(f"{result.rule}: {result.note}" for result in self.results if result.note)
 
 
@@ -60,8 +60,8 @@ def judge(
 
     Args:
         rules: the model's gate.
-        metrics: the version's.
-        champion: the champion's on the same rows, or None. Without a champion, a rule that compares
+        metrics: the version's metrics.
+        champion: the champion's metrics on the same rows, or None. Without a champion, a rule that compares
             with it passes.
         lacking: features that the champion reads and the test rows do not have, so that it could not be
             evaluated.

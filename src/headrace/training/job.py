@@ -1,7 +1,7 @@
-"""The training of a version, from snapshots to a bundle that is ready to be registered.
+"""Trains a version of a model, from snapshots to a bundle that is ready to be registered.
 
-Its folder then holds all of the bundle but the source archive and the seal, which the registry adds.
-A repeated training reuses what a previous one finished: the training set, and a bundle with a report.
+The bundle's folder then lacks only the source archive and the manifest, which the registration adds.
+A repeated training reuses what an earlier one finished: the training set, and a bundle with a report.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class TrainedVersion(Struct, frozen=True):
 
     Attributes:
         bundle: the folder of its files.
-        report: as `training.json` has it.
-        resumed: an earlier run had trained it, from the same rows by the same code.
+        report: the content of `training.json`.
+        resumed: whether an earlier run trained it, from the same rows by the same code.
     """
 
     bundle: Path
@@ -56,7 +56,7 @@ class TrainedVersion(Struct, frozen=True):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The held-out metrics by their names, those of the validation part as `validation_...`."""
+        """The metrics of the test part by their names, those of the validation part as `validation_...`."""
         return {
             **self.report.metrics,
             **{f"validation_{name}": value for name, value in self.report.validation.metrics.items()},
@@ -70,7 +70,7 @@ class TrainedVersion(Struct, frozen=True):
 
     @property
     def tags(self) -> dict[str, str]:
-        """Where the version comes from (TrainingReport.tags)."""
+        """What the version was made from (TrainingReport.tags)."""
         return self.report.tags
 
 
@@ -90,24 +90,25 @@ def train(
     Starts Ray, unless the process is connected to the project's already.
 
     Args:
-        project, lake: whose.
-        model: its declaration.
-        plan: its features.
-        code: the fingerprint of the declaration; with it, a training that was finished before is used again,
-            and judged by the present gate.
-        champion: the checked bundle of the present champion, to be evaluated on the same test rows.
-        inputs: table → the snapshot to read; of tables that it does not name, the newest.
+        project: the project that declares the model.
+        lake: its lake.
+        model: the declaration of the model.
+        plan: the plan of its features.
+        code: the fingerprint of the declaration. If given, a finished training of the same rows and code is
+            reused, and judged by the present gate.
+        champion: the verified bundle of the present champion, to be evaluated on the same test rows.
+        inputs: table → the snapshot to read; the newest for tables that it does not name.
         progress: called after each trial.
 
     Raises:
-        Refused: too few labels, or a part has one class only.
+        Refused: the labels are too few, or a part has only one class.
         ProjectError: the declaration does not fit the data.
         Unavailable: Ray does not start.
     """
     with run(f"train {model.name}") as current:
         rows = training_set.make(project, lake, model, plan, inputs=inputs)
         current.add_input(Dataset("table", rows.table, SnapshotPosition(rows.table, rows.snapshot)))
-        commit = commit_of(project.settings)  # as it is when the work begins
+        commit = commit_of(project.settings)  # before the training: files may change while it runs
         work = make_private(project.settings.place("training", model.name))
         bundle = work / f"{rows.snapshot}-{code or current.id}"
         resumed = bool(code) and _can_resume(bundle, model)
@@ -120,9 +121,9 @@ def train(
             report = msgspec.structs.replace(report, run=current.id, code=code, commit=commit)
         gate = judge(model.gate, report.test.metrics, report.champion, lacking=report.champion_lacks)
         report = msgspec.structs.replace(report, gate=gate)
-        write_report(bundle, report)  # the last of the bundle's files: with it, the bundle is whole
+        write_report(bundle, report)  # last: a bundle with a report is complete
         version = TrainedVersion(bundle, report, resumed)
-        # Until it is registered, a bundle is named by the run that trained it.
+        # The bundle has no version number before its registration, so the id of its run names it.
         facts = {"metrics": version.metrics, "params": version.params}
         current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
         current.add_facts(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
@@ -130,7 +131,7 @@ def train(
 
 
 def _can_resume(bundle: Path, model: Model) -> bool:
-    """Whether an earlier run finished this bundle, for the same task."""
+    """Whether an earlier run finished this bundle for the same task."""
     return (bundle / REPORT).is_file() and task_of(model) in (None, read_report(bundle).task)
 
 

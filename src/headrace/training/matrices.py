@@ -1,4 +1,4 @@
-"""The parts of a training set as a trainer learns them: encodings and matrices."""
+"""Converts the parts of a training set to the numbers that a trainer learns from: encodings and matrices."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Matrices:
 
     Attributes:
         encoding: how rows become numbers, learnt from the train part of the last fold.
-        folds: train and validation parts; the last is that of the final fit.
-        test: the rows that the evaluation alone sees.
+        folds: train and validation parts; the final fit uses the last fold.
+        test: the rows that only the evaluation uses.
     """
 
     encoding: Encoding
@@ -34,12 +34,12 @@ class Matrices:
 
     @property
     def final(self) -> TrainingData:
-        """What the final fit learns from."""
+        """The fold of the final fit."""
         return self.folds[-1]
 
     @property
     def task(self) -> Task:
-        """What the target is."""
+        """The task of the target."""
         return self.final.task
 
     @property
@@ -49,7 +49,7 @@ class Matrices:
 
 
 def to_matrices(parts: Parts, target: str, plan: FeaturePlan, task: Task = "binary") -> Matrices:
-    """The parts as numbers; all that is learnt of an encoding comes from train parts alone."""
+    """Converts the parts to numbers. The encoding is learnt from the train part alone."""
     evaluator = evaluator_for(task)
     encoding = Encoding.learn(parts.train, plan)
     matrix = Matrix(plan, encoding)
@@ -66,7 +66,7 @@ def to_matrices(parts: Parts, target: str, plan: FeaturePlan, task: Task = "bina
 
 
 def matrix_of(rows: pl.DataFrame, matrix: Matrix) -> npt.NDArray[np.float32]:
-    """The rows as a model sees them, float32 (rows, features). Only a slice at a time is held as float64."""
+    """The model's input for the rows: float32 (rows, features). Converts a slice at a time to save memory."""
     values = np.empty((len(rows), len(matrix.columns)), dtype=np.float32)
     first = 0
     for part in matrix.slices(rows):

@@ -1,7 +1,7 @@
 """A bundle as an MLflow model: `mlflow.pyfunc.load_model("models:/purchase@champion")`.
 
-Its input is a frame with the plan's feature columns (`view__feature`), not a request: Headrace's endpoint looks
-features up. A missing value or column means what it means when serving.
+Its input is a frame with the plan's feature columns (`view__feature`), not a request: only Headrace's endpoint
+looks features up. A missing value or column is treated as in serving.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def write_mlmodel(bundle: Path, plan: FeaturePlan, classes: tuple[Label, ...] = 
         plan: the features.
         classes: the labels of a multiclass model.
     """
-    # MLflow's "long" can't be missing, and its "double" takes no int64. So the columns are of any type, and are
-    # converted here (_PyfuncModel).
+    # MLflow's "long" cannot be missing, and its "double" does not accept int64. So the signature allows any
+    # type, and _PyfuncModel converts the columns.
     inputs = [{"name": feature.column, "type": "any", "required": False} for feature in plan.features]
     shape = [-1, len(classes)] if classes else [-1]
     text = {
@@ -55,12 +55,12 @@ def write_mlmodel(bundle: Path, plan: FeaturePlan, classes: tuple[Label, ...] = 
             "params": None,
         },
     }
-    # JSON is YAML too, and needs no YAML library here.
+    # MLflow reads YAML. JSON is valid YAML, and writing it needs no YAML library.
     (bundle / "MLmodel").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
 def _load_pyfunc(path: str) -> Any:
-    """What MLflow calls, with the folder that `data` names."""
+    """Loads the model. MLflow calls this function by name, with the folder that `data` names."""
     return _PyfuncModel(Path(path))
 
 
@@ -74,8 +74,8 @@ class _PyfuncModel:
         """The model's outputs for a frame of features (see `Predictor.predict`).
 
         Raises:
-            CallError: a column is not of its feature's dtype, or a feature is missing and the model refuses
-                that.
+            CallError: a column does not have its feature's dtype, or a feature is missing and the model refuses
+                missing features.
         """
         import polars as pl
 

@@ -1,7 +1,7 @@
-"""The recorder that shows trainings in MLflow: a run for each, with runs for its steps and trials nested in it.
+"""Records trainings in MLflow: a run for each training, with nested runs for its steps and trials.
 
-The steps of a training are kept in memory until it ends: MLflow is neither imported (4 s) nor called while the
-training runs, and not at all where nothing was trained.
+The steps of a training are kept in memory until it ends, so that MLflow is neither imported (4 s) nor called
+while the training runs, and not at all if nothing was trained.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class RunStore(Protocol):
     """Where the runs are written: the registry.
 
     Attributes:
-        client: MLflow's.
-        experiment: the id of the experiment.
+        client: MLflow's client.
+        experiment: the id of the MLflow experiment.
     """
 
     @property
@@ -41,13 +41,13 @@ class RunStore(Protocol):
 class MlflowRecorder:
     """Writes the runs of a training (kernel.run.Recorder) to MLflow when it has ended.
 
-    A build that trains is a run in MLflow too, and its trainings are nested in it.
+    A build that trains becomes a run in MLflow too, and its trainings are nested in it.
     """
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._steps: list[RunEvent] = []
-        self._written: dict[str, str] = {}  # run → MLflow's run
+        self._written: dict[str, str] = {}  # run id → id of its MLflow run
 
     def record(self, event: RunEvent) -> None:
         """Keeps the end of a step; at the end of a training, writes it with its steps."""
@@ -65,7 +65,7 @@ class MlflowRecorder:
                     self._written[run.id], _status(event), micros(run.ended) // 1000
                 )
         except Exception:  # a finished training must not fail because MLflow does
-            _log.warning("MLflow did not take the runs of %s", run.job, exc_info=True)
+            _log.warning("MLflow failed to store the runs of %s", run.job, exc_info=True)
 
     def _write(self, events: list[RunEvent]) -> None:
         """Writes a training, the last of the events, and its steps."""
@@ -117,7 +117,7 @@ class MlflowRecorder:
 
 
 def _parents(run: Run) -> list[Run]:
-    """The runs that the run is nested in, from the inside."""
+    """The runs that the run is nested in, the innermost first."""
     parents = []
     while run.parent is not None:
         run = run.parent

@@ -25,13 +25,13 @@ class TrainingSet(Struct, frozen=True):
     """A training set.
 
     Attributes:
-        model: whose.
-        table, snapshot: where its rows are: the join keys, `event_timestamp`, the request's fields,
+        model: the name of the model.
+        table, snapshot: where its rows are stored: the join keys, `event_timestamp`, the request's fields,
             the target, and a column `view__feature` for each feature of the plan.
         inputs: table → the snapshot that was read.
-        plan: the plan's digest.
-        rows: how many.
-        refused: how many labelled rows were left out, because their label is null.
+        plan: the digest of the feature plan.
+        rows: how many rows it has.
+        refused: how many rows were left out because their label is null.
     """
 
     model: str
@@ -44,13 +44,13 @@ class TrainingSet(Struct, frozen=True):
 
 
 class Trial(Struct, frozen=True):
-    """A setting that the search tried.
+    """A trial of the search.
 
     Attributes:
-        parameters: the setting.
-        value: the metric on the validation part, the mean over the folds; None: the fitted model's answers were
-            not finite numbers.
-        chosen: what the fit of the last fold itself settled, such as the number of rounds.
+        parameters: the values that the search tried.
+        value: the metric on the validation part, the mean over the folds; None if an output of a fitted model
+            was NaN or infinite.
+        chosen: the parameters that the fit of the last fold chose itself, such as the number of rounds.
         seconds: how long it took.
     """
 
@@ -64,24 +64,25 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     """How a version was trained, and how good it is.
 
     Attributes:
-        model: its name.
-        task: what its target is.
+        model: the name of the model.
+        task: the task of its target.
         run: the id of the run that trained it.
         code: the fingerprint of the model's declaration.
-        commit: the git commit of the project, with `-dirty` appended where its files differ; None: no git.
-        training_set: which rows; its snapshots are tagged, so that they do not expire.
-        parts: part → rows; `dropped` are in no part.
-        boundaries: part → its first moment, ISO 8601; empty where time does not divide the rows.
-        parameters: of the fit: the trainer's, those that the search found, and those that the fit settled.
-        trials: what the search tried, the best first.
+        commit: the git commit of the project, with `-dirty` appended if the files differ; None without git.
+        training_set: the rows; their snapshots are tagged, so that they do not expire.
+        parts: part → how many rows; `dropped` are in no part.
+        boundaries: part → its first moment, ISO 8601; empty if the split is not by time.
+        parameters: the parameters of the fit: the trainer's, those that the search found, and those that the
+            fit chose itself.
+        trials: the trials of the search, the best first.
         validation, test: evaluations of the parts; the test part was held out.
         champion: the champion's metrics on the same test rows, or None.
         champion_lacks: what the champion needs and the test rows do not have, so that it could not be
             evaluated on them.
-        importance: feature → its share of what the model owes to its features.
-        gate: the result of the gate; not passed until it is judged.
-        incomplete: rows that were left out, because serving would refuse to answer them (`missing="refuse"`).
-        infinite: feature → in how many rows it was infinite, and so missing.
+        importance: feature → its share of the total importance.
+        gate: the result of the gate; not passed until the version is judged.
+        incomplete: how many rows were left out because serving would refuse them (`missing="refuse"`).
+        infinite: feature → in how many rows it was infinite, which counts as missing.
     """
 
     model: str
@@ -105,7 +106,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
 
     @property
     def tags(self) -> dict[str, str]:
-        """Where the version comes from: run, code, commit, plan, rows, and the result of the gate."""
+        """What the version was made from: run, code, commit, plan, rows; and the result of the gate."""
         rows = self.training_set
         return {
             RUN: self.run,
@@ -119,7 +120,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The held-out metrics by their names, and what to compare them with."""
+        """The metrics of the test part by their names, and the baseline to compare them with."""
         return {**self.test.metrics, **self.test.baseline}
 
 

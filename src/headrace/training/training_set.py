@@ -1,7 +1,7 @@
 """The training set: labels joined point-in-time with features, kept as a table.
 
-Its snapshot is tagged, and so are the snapshots it was made from, before the first of their rows is
-read: as long as the tags are there, a version's data can be read again.
+The snapshots of its inputs are tagged before they are read, and its own once it is written. Tagged snapshots do
+not expire, so the data of a version can be read again.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ def make(
     """Makes the training set, unless it is already made from these snapshots.
 
     Args:
-        project, lake: whose.
-        model: whose labels.
-        plan: the features.
-        inputs: table → the snapshot to read; of tables that it does not name, the newest.
+        project: the project that declares the model.
+        lake: its lake.
+        model: the model, which names the table of its labels.
+        plan: the plan of its features.
+        inputs: table → the snapshot to read; the newest for tables that it does not name.
 
     Raises:
         CallError: a table it reads has not been built, or a snapshot has expired.
-        Refused: no row has a label, or a value of the target is not one of the model's task.
-        ProjectError: the labels lack a column that the plan needs, or the task does not follow from the target.
+        Refused: no row has a label, or a value of the target is not valid for the model's task.
+        ProjectError: the labels lack a column that the plan needs, or the task cannot be inferred.
     """
     with run(f"training set {model.name}") as current:
         snapshots = _tag_inputs(lake, model, plan, inputs or {})
@@ -82,7 +83,7 @@ def make(
 def keep_for_version(lake: Lake, rows: TrainingSet, version: int) -> None:
     """Tags the training set and its inputs for the version, and removes the model's other training tags.
 
-    The newest training set keeps its tag. Call this when the version is registered; it may be repeated.
+    The newest training set keeps its tag. Call this once the version is registered; it may be repeated.
 
     Raises:
         CallError: a snapshot has expired.
@@ -105,10 +106,10 @@ class LabelledRows(Struct, frozen=True):
     """The rows of a training set that serving would answer.
 
     Attributes:
-        frame: what a request carries, `event_timestamp`, the target, and the plan's features.
-        incomplete: how many rows were left out, because serving would refuse to answer them
+        frame: the request's fields, `event_timestamp`, the target, and the plan's features.
+        incomplete: how many rows were left out because serving would refuse to answer them
             (`missing="refuse"`).
-        infinite: feature → in how many of the frame's rows it is infinite, and so missing.
+        infinite: feature → in how many rows it is infinite, which counts as missing.
     """
 
     frame: pl.DataFrame
@@ -117,7 +118,7 @@ class LabelledRows(Struct, frozen=True):
 
 
 def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> LabelledRows:
-    """The rows of the training set that serving would answer.
+    """Reads the rows of the training set that serving would answer.
 
     Raises:
         Refused: the plan refuses missing features, and every row lacks one.
@@ -129,23 +130,23 @@ def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> Label
     infinite = matrix.count_infinite(frame)
     if infinite:
         counts = ", ".join(f"{name} in {count:,} rows" for name, count in infinite.items())
-        _logger.warning("model %s: infinite, and so taken as missing: %s", rows.model, counts)
+        _logger.warning("model %s: infinite values count as missing: %s", rows.model, counts)
     complete = frame.filter(matrix.complete(frame)) if plan.missing == "refuse" else frame
     if complete.is_empty() and len(frame):
         raise Refused(
-            f'each of the {len(frame):,} labelled rows lacks a feature, and missing="refuse" answers none',
+            f'all {len(frame):,} labelled rows lack a feature, and missing="refuse" leaves such rows out',
             where=f"model {rows.model}",
-            remedy='Bring in the data that the features are made of, or declare missing="model" or defaults.',
+            remedy='Ingest the data that the features are made from, or declare missing="model" or defaults.',
         )
     return LabelledRows(complete, len(frame) - len(complete), infinite)
 
 
 def find_task(model: Model, target: pl.Series) -> Task:
-    """The model's task: as declared, else as the metrics it names, else as the values of the target.
+    """The model's task: as declared, else by the metrics it names, else by the values of the target.
 
     Raises:
-        Refused: a value is not one of the task.
-        ProjectError: the task does not follow from the values.
+        Refused: a value is not valid for the task.
+        ProjectError: the task cannot be inferred from the values.
     """
     where = f"table {model.labels.name}"
     task = task_of(model) or infer_task(target, where)
@@ -161,8 +162,8 @@ def find_task(model: Model, target: pl.Series) -> Task:
 
 
 def table_reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:
-    """A function from the name of a table among the inputs (table → snapshot) to its rows; of a topic's table
-    it gives the good rows alone."""
+    """A function that reads one of the inputs (table → snapshot) by its table's name; of a topic's table it
+    returns the good rows alone."""
     topics = {contract.table for contract in project.contracts.values()}
 
     def read_table(name: str) -> pl.LazyFrame:
@@ -173,20 +174,20 @@ def table_reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Cal
 
 
 def _tag_inputs(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
-    """The snapshot of each table that is read, tagged."""
+    """Tags the snapshots of the tables that the training set reads, and returns them by table."""
     snapshots = {}
     for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
         table = lake.table(name)
         head = table.current_snapshot()
         if head is None:
-            raise Refused(f"table {name!r} has no rows yet", remedy="Bring events in first: headrace ingest")
+            raise Refused(f"table {name!r} has no rows yet", remedy="Ingest events first: headrace ingest")
         snapshots[name] = wanted.get(name, head.id)
         table.create_tag(f"training.{model.name}.{snapshots[name]}", snapshots[name])
     return snapshots
 
 
 def _digest_of(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
-    """The digest of all that the rows depend on."""
+    """The digest of everything that the rows depend on."""
     lines = [plan.digest, model.target, *(f"{name} {snapshot}" for name, snapshot in sorted(inputs.items()))]
     return short_digest("\n".join(lines))
 
@@ -217,5 +218,5 @@ def _read_labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.Dat
     keys = [entity.join_key for entity in plan.entities]
     wanted = dict.fromkeys([*keys, MOMENT, *(field.name for field in plan.request), model.target])
     columns = table.collect_schema().names()
-    present = [name for name in wanted if name in columns]  # join names the missing ones
+    present = [name for name in wanted if name in columns]  # `join` reports the missing ones
     return table.select(present).sort(present).collect()

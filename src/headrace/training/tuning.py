@@ -26,26 +26,26 @@ from headrace.training.trainers.port import Budget, TrainingData
 
 __all__ = ["search"]
 
-_NICENESS = 10  # of a trial: what `up` runs, replicas above all, is never starved by a build beside it
+_NICENESS = 10  # of a trial, so that a build does not starve the processes of `up`, such as replicas
 
 
 def search(
     matrices: Matrices, model: Model, tune: Tune, folder: Path, progress: Progress | None = None
 ) -> list[Trial]:
-    """Tries settings, as many at a time as the cluster has CPUs; the best comes first.
+    """Runs the trials, as many at a time as the cluster has CPUs, and returns them, the best first.
 
     The process must be connected to Ray (`cluster.connect`).
 
     Args:
-        matrices: they go to Ray once.
-        model: its trainer gives what is not searched.
-        tune: what is searched, and how.
+        matrices: put into Ray's object store once, for all trials.
+        model: its trainer supplies the parameters that are not searched.
+        tune: the search space, and how to search it.
         folder: where Ray Tune keeps its files; it is made, and may be removed afterwards.
         progress: called after each trial.
 
     Raises:
-        ProjectError: the metric does not exist, or the trainer does not take a parameter.
-        Refused: no trial's answers were finite numbers.
+        ProjectError: the metric does not exist, or the trainer does not accept a parameter.
+        Refused: every trial had outputs that are NaN or infinite.
         HeadraceError: a trial failed.
     """
     mode = better(tune.metric)
@@ -62,9 +62,9 @@ def search(
         )
         if not trials or trials[0].value is None:
             raise Refused(
-                f"the answers of all {len(trials)} trials are NaN or infinite",
+                f"all {len(trials)} trials gave outputs that are NaN or infinite",
                 where=f"model {model.name}",
-                remedy="Look at the trainer's parameters and at the search space: a NaN there does this.",
+                remedy="Check the trainer's parameters and the search space: a NaN there causes this.",
             )
     return trials
 
@@ -77,7 +77,7 @@ def _search_by_ray_tune(
     folder: Path,
     progress: Progress | None,
 ) -> list[Trial]:
-    # No files for TensorBoard and the like, and no snapshots of a search of some seconds.
+    # A search takes seconds: it needs no files for TensorBoard, and no snapshots of its progress.
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_GLOBAL_CHECKPOINT_S="86400")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import optuna
@@ -125,14 +125,14 @@ def _to_trial(parameters: Mapping[str, Any], metrics: Mapping[str, Any] | None) 
 
 
 def _rank(trial: Trial, mode: str) -> float:
-    """The best first; those without a value last."""
+    """The sort key that puts the best trial first, and trials without a value last."""
     if trial.value is None:
         return math.inf
     return -trial.value if mode == "max" else trial.value
 
 
 def _trainable(folds: Any, declared: Trainer, tune: Tune) -> Any:
-    """Ray Tune's class whose instance runs one trial after another. `folds` is a reference of Ray's."""
+    """Makes the class for Ray Tune whose instances run one trial after another. `folds` is a Ray reference."""
     import ray
     from ray import tune as ray_tune
 
@@ -155,12 +155,12 @@ def _trainable(folds: Any, declared: Trainer, tune: Tune) -> Any:
                 fitted = self._trainer.fit(prepared, declared, self._config, seed=tune.seed, budget=Budget())
                 try:
                     values.append(evaluator.metric(tune.metric, fold.validation.target, fitted.validation))
-                except Refused:  # NaN tells the search that this setting is not to be chosen
+                except Refused:  # NaN marks a trial that must not be chosen
                     values.append(math.nan)
             return {"value": statistics.fmean(values), "chosen": dict(fitted.chosen), "done": True}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """A trial is one step: there is nothing to resume."""
+            """Saves nothing: a trial is one step, so it cannot be resumed."""
 
     return Trials
 

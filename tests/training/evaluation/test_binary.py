@@ -72,7 +72,7 @@ def test_an_unknown_metric_is_an_error() -> None:
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_have_no_metric(wrong: float) -> None:
     target, scores = [1, 1, 0, 0], [wrong] * 2 + [0.1, 0.2]
-    with pytest.raises(Refused, match="2 of the model's 4 answers are NaN or infinite"):
+    with pytest.raises(Refused, match="2 of the model's 4 outputs are NaN or infinite"):
         BINARY.evaluate(target, scores)
     for name in METRICS["binary"]:
         with pytest.raises(Refused):

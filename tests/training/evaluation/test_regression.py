@@ -35,9 +35,9 @@ def test_metrics_equal_those_of_scikit_learn(drawn: list[tuple[float, float]]) -
 
 
 def test_a_value_that_is_not_finite_has_no_metric() -> None:
-    with pytest.raises(Refused, match="1 of the model's 2 answers"):
+    with pytest.raises(Refused, match="1 of the model's 2 outputs"):
         REGRESSION.evaluate([1, 2], [1, math.nan])
-    with pytest.raises(ProjectError, match="no metric 'roc_auc' exists for the task regression"):
+    with pytest.raises(ProjectError, match="the task regression has no metric 'roc_auc'"):
         REGRESSION.metric("roc_auc", [1, 2], [1, 2])
 
 

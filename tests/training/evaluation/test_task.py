@@ -27,7 +27,7 @@ def test_a_task_follows_from_the_values(target: list[object], task: str) -> None
 
 def test_whole_numbers_need_a_declared_task() -> None:
     counts = pl.Series("y", [3, 4])
-    with pytest.raises(ProjectError, match="does not follow from the target 'y'"):
+    with pytest.raises(ProjectError, match="cannot be inferred from the target 'y'"):
         find_task(make_model(), counts)
     assert find_task(make_model(task="regression"), counts) == "regression"
     assert find_task(make_model(task="multiclass"), counts) == "multiclass"

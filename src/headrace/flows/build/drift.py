@@ -1,10 +1,10 @@
-"""Drift: what the build keeps outside of git no longer agrees with the pointers.
+"""Drift: finds data outside of git that no longer agree with the pointers.
 
 `git checkout` of another commit brings back its pointers and dvc.lock, but not the lake, the online state,
-Feast's registry or models/. DVC compares files alone, and finds nothing stale.
+Feast's registry or models/. DVC compares files only, so it finds nothing stale.
 
-A table records which snapshot is current. For the other stages a file in the state folder records the digest of
-the pointer that each one's work ended with.
+A table of the lake has a current snapshot to compare. For the other stages a file in the state folder records
+the digest of the pointer that the stage last wrote.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILE = "applied_pointers.json"
 
 
 def record_state(settings: Settings, stage: Stage) -> None:
-    """Records that what the stage keeps outside of git agrees with its pointer."""
+    """Records that the stage's data outside of git agree with its pointer."""
     if stage.drift:
         digests = {**_read_digests(settings), stage.name: digest_file(settings.root / stage.out)}
         settings.make_state()
@@ -32,10 +32,10 @@ def record_state(settings: Settings, stage: Stage) -> None:
 
 
 def find_drift(settings: Settings, stages: Iterable[Stage]) -> dict[str, str]:
-    """Stage → how what it keeps outside of git differs from its pointer. Stages without a pointer are left out.
+    """Stage → how its data outside of git differ from its pointer. Stages without a pointer are left out.
 
     Raises:
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     pointers, digests = Pointers(settings.root), _read_digests(settings)
     chosen = [stage for stage in stages if pointers.read(stage.out) is not None]
@@ -57,7 +57,7 @@ def table_snapshots(settings: Settings, stages: Iterable[Stage]) -> dict[str, tu
     Stages that make no table, or have no pointer, are left out.
 
     Raises:
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     pointers = Pointers(settings.root)
     named: dict[str, tuple[str, int]] = {}
@@ -71,7 +71,7 @@ def table_snapshots(settings: Settings, stages: Iterable[Stage]) -> dict[str, tu
 
 
 def remove_void_pointers(settings: Settings, stages: Iterable[Stage]) -> None:
-    """Removes each pointer to a snapshot that this lake does not have: in a fresh clone, in another profile."""
+    """Removes pointers to snapshots that this lake does not have, as in a fresh clone or another profile."""
     pointers = Pointers(settings.root)
     contents = {stage: pointers.read(stage.out) for stage in stages}
     named = {stage: stage.snapshots(content) for stage, content in contents.items() if content is not None}

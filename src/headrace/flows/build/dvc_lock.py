@@ -1,4 +1,4 @@
-"""dvc.lock: what DVC recorded of each stage, read and written without DVC's repository."""
+"""Reads and edits dvc.lock, DVC's record of each stage, without loading DVC's repository."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StageRecord:
 
 
 def read_lock(root: Path) -> dict[str, StageRecord]:
-    """Stage → what dvc.lock records of it; stages that have never run are left out."""
+    """Stage → its record in dvc.lock. Stages that have never run are left out."""
     file = root / "dvc.lock"
     if not file.is_file():
         return {}
@@ -43,7 +43,7 @@ def read_lock(root: Path) -> dict[str, StageRecord]:
 
 
 def remove_stage(root: Path, stage: str) -> None:
-    """Removes a stage from dvc.lock, as if it had never run; does nothing if it is not there."""
+    """Removes a stage from dvc.lock, if it is there, as if it had never run."""
     file = root / "dvc.lock"
     if not file.is_file():
         return

@@ -1,4 +1,4 @@
-"""Takes the fingerprints of a project: one of each table, contract, model and of all Feast objects."""
+"""Takes the fingerprints of a project: of each table, contract and model, and of all Feast objects."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _FILE_READING = 2  # the version of how files are read: a higher one makes the t
 
 
 def source_digest(settings: Settings) -> str:
-    """The digest of what the project's modules are made from: their code without comments, and the lock."""
+    """The digest of the project's source: the code of its modules without comments, and the lock."""
     files = project_files(settings)
     index = CodeIndex(files)
     return digest_value([__version__, {name: index.pieces(name, "") for name in files}, _lock_digest(settings)])
 
 
 def is_current(code: ProjectCode, settings: Settings, digest: str) -> bool:
-    """Whether the fingerprints are of this source_digest, and of the files and variables as they are now."""
+    """Whether the fingerprints belong to this source_digest and to the present files and variables."""
     external = code.external
     return code.source_digest == digest and external == external_digests(
         settings.root, external.files, external.env
@@ -48,7 +48,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
 
     Args:
         project: the project, loaded.
-        settings: whose project.
+        settings: the settings of the project.
         digest: the source_digest of the files that it was loaded from.
 
     Raises:
@@ -105,7 +105,7 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
         pieces[f"values that {table.name}() was made with"] = values
     for module, name in _names_of(project, table, index):
         pieces |= index.pieces(module, name)
-    # The decorator's arguments, also where the table was not made by a decorator.
+    # The decorator's arguments, even if the table was made without a decorator.
     arguments: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:
         arguments += [contract.row_key for contract in table.reads if isinstance(contract, Contract)]
@@ -120,7 +120,7 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
 
 
 def _names_of(project: Project, table: Table, index: CodeIndex) -> Iterator[tuple[str, str]]:
-    """Module and name of each statement that binds the table: `daily = make_daily(2)` is code of it as well."""
+    """Module and name of each statement that binds the table: `daily = make_daily(2)` is its code too."""
     for module in project.modules:
         for name, value in vars(module).items():
             if value is table and index.binds(module.__name__, name):

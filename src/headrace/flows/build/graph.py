@@ -1,4 +1,4 @@
-"""The stage graph: which stages there are, what each needs, and dvc.yaml as its written form."""
+"""The stage graph: the stages of a project, what each depends on, and the text of dvc.yaml."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class StageGraph:
         return tuple(self._by_output[path].name for path in paths if path in self._by_output)
 
     def select(self, targets: Sequence[str]) -> list[Stage]:
-        """The stages that the targets need, themselves included, in order. Without targets: all.
+        """The stages of the targets and those that they need, in order. Without targets: all.
 
         Args:
-            targets: stages; tables; models, whose stages are meant up to the release.
+            targets: stages, tables, or models; a model means its stages up to the release.
 
         Raises:
-            CallError: a target is none of these.
+            CallError: a target is not a stage, table or model.
         """
         if not targets:
             return list(self.stages)
@@ -68,18 +68,18 @@ class StageGraph:
 
     def dependents_of(self, paths: Iterable[str]) -> set[str]:
         """The names of the stages that depend on these files, directly or through other stages."""
-        tainted = set(paths)
+        changed = set(paths)
         names = set()
         for stage in self.stages:
-            if tainted.intersection(stage.deps):
-                tainted.add(stage.out)
+            if changed.intersection(stage.deps):
+                changed.add(stage.out)
                 names.add(stage.name)
         return names
 
     def dvc_yaml(self) -> str:
         """The graph as DVC reads it."""
         lines = [
-            "# Written by `headrace build` from the project's declarations: change those, not this.",
+            "# Written by `headrace build` from the project's declarations: edit those, not this file.",
             "stages:",
         ]
         for stage in self.stages:

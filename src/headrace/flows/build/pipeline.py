@@ -1,4 +1,4 @@
-"""DVC's repository: which stages it finds changed, and what it records of them. It takes .3 s to import."""
+"""DVC's repository: finds the changed stages and records their results. DVC takes 0.3 s to import."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Pipeline", "init"]
 
 logging.getLogger("dvc").setLevel(logging.ERROR)  # it reports every file that it writes
 _IGNORED = ".headrace\n__pycache__\n*.pyc\n"
-# DVC itself writes this, but only where there is a git repository already.
+# DVC writes this itself, but only if there is a git repository already.
 _NOT_IN_GIT = "/config.local\n/tmp\n/cache\n"
 
 
 def init(root: Path) -> None:
     """Makes the folder a DVC repository, in the git repository around it if there is one.
 
-    The git repository may be made later. So what must not be committed is ignored from the beginning, and DVC's
-    setting `no_scm` is kept in a file that is not committed, until a build finds git.
+    The git repository may be made later. So files that must not be committed are ignored from the beginning,
+    and DVC's setting `no_scm` is kept in a file that is not committed, until a build finds git.
     """
     git = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
     is_new = not (root / ".dvc" / "config").is_file()
@@ -74,7 +74,7 @@ class Pipeline:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds DVC's own lock: no other DVC command runs on the project while the block runs."""
+        """Holds DVC's own lock during the block, so that no other DVC command runs on the project."""
         with translate_errors(self._root), self._repo.lock:
             try:
                 yield
@@ -87,8 +87,8 @@ class Pipeline:
             return bool(self._stage(name).changed())
 
     def restore(self, name: str) -> bool:
-        """Takes the stage's files from DVC's cache if they alone differ from dvc.lock, as after a checkout of
-        another commit. Returns whether the stage is unchanged then.
+        """Restores the stage's files from DVC's cache if only they differ from dvc.lock, as after a checkout of
+        another commit. Returns whether the stage is then unchanged.
         """
         with translate_errors(self._root):
             stage = self._stage(name)
@@ -98,7 +98,7 @@ class Pipeline:
             return not self._stage(name).changed()
 
     def record(self, name: str) -> None:
-        """Writes the stage's dependencies and outputs, as they are now, to dvc.lock: it has run."""
+        """Records in dvc.lock that the stage has run, with its present dependencies and outputs."""
         with translate_errors(self._root):
             stage = self._stage(name)
             stage.save(run_cache=False)
@@ -106,5 +106,5 @@ class Pipeline:
             stage.dump(update_pipeline=False)
 
     def _stage(self, name: str) -> Any:
-        # Loaded anew each time, because the stage before has written dvc.lock.
+        # Loaded each time, because the stage before has changed dvc.lock.
         return self._repo.stage.load_one(str(self._root / "dvc.yaml"), name=name)

@@ -1,4 +1,4 @@
-"""Pointers: small JSON files under pointers/, committed, that name the data a project was last built from."""
+"""Pointers: small committed JSON files that name the data that a project was last built from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pointers:
         return f"pointers/{kind}/{name}.json"
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """What the file holds, or None where there is none.
+        """The content of the file; None if there is no file.
 
         Raises:
             ProjectError: it is not a JSON object, for example after a merge conflict.
@@ -55,7 +55,7 @@ class Pointers:
         return content
 
     def write(self, path: str, value: dict[str, Any]) -> bool:
-        """Writes the file whole or not at all. Returns whether that changed it."""
+        """Writes the file in one step. Returns whether that changed it."""
         return write_if_changed(self._root / path, pointer_text(value))
 
     def remove(self, path: str) -> None:
@@ -64,12 +64,12 @@ class Pointers:
 
 
 def pointer_text(value: dict[str, Any]) -> bytes:
-    """The text of a pointer. Keys keep their order: that of tables is the order they are built in."""
+    """The text of a pointer. Keys keep their order, because tables are listed in the order of the build."""
     return json.dumps(value, indent=1).encode() + b"\n"
 
 
 def write_if_changed(file: Path, text: bytes) -> bool:
-    """Replaces the file in one step, unless it holds this text already. Returns whether it did."""
+    """Replaces the file in one step, unless it already has this text. Returns whether it did."""
     if file.is_file() and file.read_bytes() == text:
         return False
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""ProjectCode: what pointers/code.json holds, the fingerprints of everything that the project declares.
+"""ProjectCode: the content of pointers/code.json, the fingerprints of everything that the project declares.
 
-DVC takes its entries as parameters of stages, by their dotted names, such as `models.purchase.fit`.
+DVC uses its entries as parameters of stages, by their dotted names, such as `models.purchase.fit`.
 A fingerprint is a list of `piece digest` lines, so that a stage can name the function whose edit made it stale.
 """
 
@@ -93,14 +93,14 @@ class ProjectCode(msgspec.Struct, frozen=True):
         return Pointers.path("tables" if table in self.tables else "topics", table)
 
     def parameter(self, key: str) -> Any:
-        """The value of a parameter of DVC's, such as `models.purchase.fit`."""
+        """The value of a DVC parameter, such as `models.purchase.fit`."""
         value = msgspec.to_builtins(self)
         for part in key.split("."):
             value = value[part]
         return value
 
     def contracts_of(self, table: str) -> list[str]:
-        """The topics' tables among what the table reads: their contracts are part of its code."""
+        """The topics' tables that the table reads. Their contracts are part of its code."""
         return [read.name for read in self.reads[table] if read.kind == "topics"]
 
     def table_digest(self, table: str) -> str:
@@ -115,12 +115,12 @@ class ProjectCode(msgspec.Struct, frozen=True):
         return digest_value([declared.plan, declared.training_set, tables])
 
     def training_digest(self, model: str) -> str:
-        """The digest of all code that decides a model's training, its training set aside."""
+        """The digest of all code that decides a model's training, except its training set."""
         return digest_value([self.lock, self.models[model].fit])
 
 
 def read_project_code(pointers: Pointers) -> ProjectCode | None:
-    """What pointers/code.json holds; None where there is none, or another version of Headrace wrote it.
+    """The content of pointers/code.json; None if there is none, or another version of Headrace wrote it.
 
     Raises:
         ProjectError: it is not JSON.

@@ -1,4 +1,4 @@
-"""Why a stage is stale, and the parameters whose change makes it so."""
+"""Why a stage is stale, and the parameters whose change makes it stale."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class StaleReason:
     """One reason why a build would run a stage.
 
     Attributes:
-        kind: the sort of reason.
-        what: what has changed, as a person would put it.
+        kind: the kind of reason.
+        what: what has changed, in words.
     """
 
     kind: ReasonKind
@@ -31,8 +31,8 @@ class Parameter:
 
     Attributes:
         key: its dotted name there.
-        kind: the kind of reason that its change is.
-        what: what to say has changed; "": the names of the pieces that differ.
+        kind: the kind of reason for a stage whose parameter changed.
+        what: what changed, in words; "": name the pieces that differ.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Parameter:
     what: str = ""
 
     def reasons(self, before: Any, after: Any) -> list[StaleReason]:
-        """Why a stage that last ran with the value `before` is stale now; empty where it is not."""
+        """Why a stage that last ran with the value `before` is stale now; empty if it is not."""
         if before == after:
             return []
         if self.what:

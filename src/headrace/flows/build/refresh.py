@@ -1,4 +1,4 @@
-"""Refresh: whether a model takes newer inputs now, or keeps those it has until they are old enough."""
+"""Refresh: decides whether a model takes newer inputs now, or keeps its own until they are old enough."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def refresh_reason(
     *,
     is_trained: bool,
 ) -> str | None:
-    """Why the model takes its newest inputs, or None: it keeps those it has.
+    """Why the model takes its newest inputs now; None: it keeps its own.
 
     Args:
-        pointer: what pointers/inputs/<model>.json holds: `snapshots`, `taken`, `code`.
+        pointer: the content of pointers/inputs/MODEL.json: `snapshots`, `taken`, `code`.
         inputs: table → its newest snapshot.
-        code: the fingerprint of what decides the training set.
-        refresh: how old the inputs may grow. Scheduled builds do not start at exactly the same moment, so
-            newer inputs are taken a tenth of this earlier, at most an hour.
+        code: the fingerprint of the code that decides the training set.
+        refresh: how old the inputs may grow. Newer ones are taken a tenth of this earlier, at most an hour,
+            because scheduled builds do not start at exactly the same time.
         is_trained: whether the model has been trained at all.
     """
     if pointer is None or not is_trained:
@@ -42,7 +42,7 @@ def refresh_reason(
 
 
 def due_at(pointer: Mapping[str, Any] | None, inputs: Mapping[str, int], refresh: timedelta) -> datetime | None:
-    """When the model will take the inputs that its refresh holds back; None if it holds none back."""
+    """When the model will take the newer inputs that its refresh delays; None if there are none."""
     if pointer is None or pointer["snapshots"] == dict(inputs):
         return None
     return _due(datetime.fromisoformat(pointer["taken"]), refresh)

@@ -1,4 +1,4 @@
-"""Registers a trained version and, where the gate or an override lets it, makes it champion."""
+"""Registers a trained version, and makes it champion if the gate passed or is overridden."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class VersionRelease:
 
     Attributes:
         version: its number.
-        how: why it may be, in words.
-        pointer: what pointers/release/MODEL.json is to hold.
+        how: why it may be champion, in words.
+        pointer: the content of pointers/release/MODEL.json.
     """
 
     version: int
@@ -50,13 +50,13 @@ def release_version(context: BuildContext, name: str, folder: Path, *, stage: st
     """Registers the version whose bundle is in the folder, and makes it champion.
 
     Args:
-        context: whose build.
-        name: the model.
+        context: the context of the build.
+        name: the name of the model.
         folder: the bundle.
-        stage: the stage that releases it, for the remedy.
+        stage: the name of the stage that releases it, for the remedy.
 
     Raises:
-        Refused: the gate refuses it; the rules that it breaks are listed.
+        Refused: the gate refuses the version; the error lists the rules that it breaks.
     """
     model = context.project().model(name)
     report = read_report(folder)
@@ -78,8 +78,7 @@ def release_version(context: BuildContext, name: str, folder: Path, *, stage: st
 
 
 def _register(context: BuildContext, name: str, folder: Path, report: TrainingReport) -> int:
-    """The version's number. The same training, judged by the same gate, is one version, however often it is
-    registered."""
+    """Registers the version and returns its number. The same training and gate always give the same version."""
     rows = report.training_set
     sealed = _seal(context.settings, name, folder, report)
     inputs = [
@@ -93,7 +92,7 @@ def _register(context: BuildContext, name: str, folder: Path, report: TrainingRe
         )
         try:
             keep_for_version(context.lake, rows, version)
-        except CallError as error:  # the version is as good without, but its rows cannot be read again
+        except CallError as error:  # the version works all the same, but its rows may expire
             _logger.warning("version %d of %s is not tied to its training set: %s", version, name, error)
         facts = {"metrics": report.metrics, "params": report.parameters}
         registration.add_output(Dataset("model", f"{name}@{version}", facts=facts))
@@ -101,7 +100,7 @@ def _register(context: BuildContext, name: str, folder: Path, report: TrainingRe
 
 
 def _seal(settings: Settings, name: str, folder: Path, report: TrainingReport) -> Path:
-    """A copy of the bundle with the project's source, which no later training overwrites."""
+    """Copies the bundle with the project's source to a folder that no later training overwrites."""
     place = settings.place("release", name)
     sealed = place / f"{report.run}-{short_digest((folder / REPORT).read_text())}"
     if not sealed.is_dir():

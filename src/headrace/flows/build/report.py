@@ -1,4 +1,4 @@
-"""What a build reports, while it runs and at its end."""
+"""The reports of a build: one for each stage, and one at the end."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class BuildReport:
     """What a build did.
 
     Attributes:
-        stages: those that ran, or in a dry run would run, in order.
+        stages: the stages that ran, or would run in a dry run, in order.
         seconds: wall time of the whole build.
-        dry_run: whether it only looked.
+        dry_run: whether nothing was run.
         nothing: whether there was nothing to do.
     """
 
@@ -47,7 +47,7 @@ class BuildReport:
 
 
 Progress = Callable[[StageReport], None]
-"""Called twice a stage: when it begins (without seconds), and when it is done."""
+"""Called twice for each stage: when it begins (without seconds), and when it is done."""
 
 
 def silent(report: StageReport) -> None:

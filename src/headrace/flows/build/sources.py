@@ -24,9 +24,9 @@ class SourceState:
     """A topic's table or a source, as it is now.
 
     Attributes:
-        pointer: what its pointer is to hold.
-        head: of a topic, its table and the table's newest snapshot.
-        change: what to say if that is not what the last build read.
+        pointer: the content of its pointer.
+        head: for a topic, its table and the table's newest snapshot.
+        change: what to report if the last build read another state.
         problem: why nothing can be built from it, or None.
     """
 
@@ -40,7 +40,7 @@ def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState
     """Pointer file → the state of the topic's table or source, for each that a table or feature view reads.
 
     Raises:
-        Unavailable: the catalog is away.
+        Unavailable: the catalog cannot be reached.
     """
     tables = [table for table in code.topics.values() if ("topics", table) in _reads(code)]
     states = {
@@ -76,12 +76,12 @@ def _topic_state(code: ProjectCode, table: str, snapshot: int | None) -> SourceS
         return SourceState(pointer, (table, snapshot), f"{table} has new events")
     topic = next(topic for topic, name in code.topics.items() if name == table)
     is_captured = f"{table}_current" in code.tables
-    verb = "headrace capture, or Debezium elsewhere," if is_captured else f"headrace send {topic} FILE"
+    sender = "headrace capture, or Debezium elsewhere," if is_captured else f"headrace send {topic} FILE"
     return SourceState(
         problem=Unavailable(
             f"no event of topic {topic!r} has been ingested yet",
             where=f"table {table}",
-            remedy=f"{verb} puts events on it; then headrace ingest --until-end.",
+            remedy=f"{sender} puts events on it; then headrace ingest --until-end.",
         )
     )
 

@@ -23,7 +23,7 @@ Reporting = Literal["always", "on_change", "never"]
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did, in words, and how many rows its table has, if it makes one."""
+    """What a stage did, in words, and how many rows its table has; None if it makes no table."""
 
     what: str
     rows: int | None = None
@@ -31,19 +31,19 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
-    """One stage of the build. Each kind is a subclass in a file of its own, listed in `stages`.
+    """One stage of the build. Each kind is a subclass in a separate file, listed in `stages`.
 
     Attributes:
         kind: the kind; with the subject it is the stage's name in dvc.yaml.
         is_target: whether `headrace build SUBJECT` means this stage.
         reporting: when a build reports it.
-        drift: for a stage that keeps something outside of git: what to say when that belongs to another commit.
+        drift: what to report if the stage's data outside of git belong to another commit; "": it has none.
         subject: the table or model that the stage is about, or "".
         deps: files it depends on, relative to the project.
         params: entries of pointers/code.json it depends on.
         out: the pointer it writes.
-        files: what else it makes, kept by DVC.
-        companions: names of stages that are built together with it, though it does not depend on them.
+        files: its other outputs, which DVC keeps.
+        companions: names of stages that are built with it, although it does not depend on them.
     """
 
     kind: ClassVar[str]
@@ -65,15 +65,15 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, context: BuildContext) -> StageResult:
-        """Does the work, and writes the pointer last.
+        """Does the stage's work, and writes its pointer last.
 
         Raises:
-            HeadraceError: as the room that does it.
+            HeadraceError: the work failed.
         """
 
     @classmethod
     def name_of(cls, subject: str) -> str:
-        """The name in dvc.yaml of the stage about a subject: the kind, and after a hyphen the subject."""
+        """The name in dvc.yaml of the stage of a subject: KIND-SUBJECT, or KIND without a subject."""
         return f"{cls.kind}-{subject}" if subject else cls.kind
 
     @property
@@ -82,23 +82,23 @@ class Stage(ABC):
         return self.name_of(self.subject)
 
     def restore(self, context: BuildContext) -> StageResult:
-        """Makes what the stage keeps outside of git agree with its pointer, when nothing else has changed."""
+        """Makes the stage's data outside of git agree with its pointer, if nothing else has changed."""
         return self.run(context)
 
     def is_due(self, context: BuildContext) -> bool:
-        """Whether it must run for a reason that DVC does not see, such as the clock."""
+        """Whether the stage must run for a reason that DVC does not see, such as the time."""
         return False
 
     def is_lost(self, context: BuildContext) -> bool:
-        """Whether another program has changed or removed what the pointer refers to."""
+        """Whether another program has changed or removed the data that the pointer names."""
         return False
 
     def stale_reasons(self, preview: Preview) -> list[StaleReason]:
-        """Why the next build would run it; empty where it would not."""
+        """Why the next build would run the stage; empty if it is up to date."""
         return preview.reasons_of(self)
 
     def snapshots(self, pointer: Mapping[str, Any]) -> dict[str, int]:
-        """Table → snapshot that the pointer (as read) refers to: without it in the lake the pointer is void."""
+        """Table → the snapshot that the pointer names. Without it in the lake the pointer is void."""
         return {}
 
 
@@ -112,4 +112,4 @@ class LakeStage(Stage):
         pointer = context.pointers.read(self.out)
         assert pointer is not None
         snapshot = context.lake.table(pointer["table"]).rollback_to_snapshot(int(pointer["snapshot"]))
-        return StageResult(f"back at the rows of {snapshot.at:%Y-%m-%d %H:%M:%S} UTC", snapshot.rows)
+        return StageResult(f"restored the rows of {snapshot.at:%Y-%m-%d %H:%M:%S} UTC", snapshot.rows)

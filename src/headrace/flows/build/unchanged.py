@@ -1,9 +1,9 @@
-"""Nothing to do: one digest decides it before anything heavy is imported.
+"""Decides by one digest whether a build has anything to do, before anything heavy is imported.
 
 The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, Feast's
-registry, and the files and environment variables that tables declare to read. Beside it the lake is
-compared: the sources' newest snapshots, and whether each table is at the snapshot that its pointer names.
-A build that brought everything up to date records both in the state folder.
+registry, and the files and environment variables that tables declare to read. The state of the lake is compared
+too: the sources' newest snapshots, and whether each table is at the snapshot in its pointer. A build that
+brings everything up to date records both in the state folder.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _WRITTEN = ("dvc.yaml", "dvc.lock", FILE)
 
 
 def is_unchanged(settings: Settings) -> bool:
-    """Whether everything is as the last whole build left it, and no model's refresh has become due."""
+    """Whether nothing has changed since the last whole build, and no model's refresh is due."""
     try:
         record = json.loads(settings.place(_FILE).read_bytes())
         heads, tables, due = record["heads"], record["tables"], record["due"]
-    except (FileNotFoundError, ValueError, KeyError):  # there is none, or another version wrote it
+    except (FileNotFoundError, ValueError, KeyError):  # no record, or another version wrote it
         return False
     if due is not None and now() >= datetime.fromisoformat(due):
         return False
@@ -58,12 +58,12 @@ def record_build(
     """Records that everything is up to date.
 
     Args:
-        settings: whose project.
-        heads: topic's table → the snapshot that was built on, which newer ones may have followed.
-        tables: table → the snapshot that its pointer names.
+        settings: the settings of the project.
+        heads: topic's table → the snapshot that was built on; there may be newer ones.
+        tables: table → the snapshot in its pointer.
         files: the paths of the sources, and of the files that tables declare to read.
         env: the environment variables that tables declare to read.
-        due: when a model will take inputs that its refresh holds back; None: none does.
+        due: when the next model will take the inputs that its refresh delays; None: no model waits.
     """
     record: dict[str, Any] = {
         "heads": heads,

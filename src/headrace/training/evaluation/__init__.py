@@ -1,4 +1,4 @@
-"""Evaluation by task. One more task is its module, its names in `declare.metrics` and its lines here."""
+"""Evaluation by task. A new task is a module, its metrics in `declare.metrics`, and its lines here."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ EVALUATORS: tuple[Evaluator[Evaluation], ...] = (
 
 
 def evaluator_for(task: Task) -> Evaluator[Evaluation]:
-    """The evaluation of a task."""
+    """The evaluator of a task."""
     return next(evaluator for evaluator in EVALUATORS if evaluator.task == task)
 
 
 def infer_task(target: pl.Series, where: str) -> Task:
-    """The task of a target by its values: 0 and 1 are binary, text is multiclass, fractions are a regression.
+    """Infers the task from the target's values: 0 and 1 are binary, text is multiclass, floats and decimals are
+    regression.
 
     Raises:
         ProjectError: the values are whole numbers other than 0 and 1, or of another type.
@@ -39,7 +40,7 @@ def infer_task(target: pl.Series, where: str) -> Task:
     if target.dtype.is_float() or target.dtype.is_decimal():
         return "regression"
     raise ProjectError(
-        f"the task does not follow from the target {target.name!r}, which is {target.dtype}",
+        f"the task cannot be inferred from the target {target.name!r} of type {target.dtype}",
         where=where,
         remedy='Declare it: Model(..., task="regression") or task="multiclass".',
     )

@@ -1,7 +1,7 @@
-"""Evaluation of a binary model: its scores are probabilities that the target is 1.
+"""Evaluation of a binary model, whose scores are probabilities that the target is 1.
 
-The metrics are those of scikit-learn by definition and value; it takes 3 s to import and these few
-lines none.
+The metrics have the definitions and values of scikit-learn's. They are computed here because scikit-learn takes
+3 s to import.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.training.evaluation.plots import Plot, draw
-from headrace.training.evaluation.port import Floats, check_metric, finite
+from headrace.training.evaluation.port import Floats, check_finite, check_metric
 from headrace.training.trainers.port import Label
 
 __all__ = ["Bin", "BinaryEvaluation", "BinaryEvaluator", "Curves"]
@@ -28,9 +28,9 @@ class Bin(Struct, frozen=True):
     """A tenth of the rows, by score.
 
     Attributes:
-        rows: how many.
+        rows: how many rows it has.
         mean_score: the mean of their scores.
-        share: the share of them whose target is 1.
+        share: the share of the rows whose target is 1.
     """
 
     rows: int
@@ -64,12 +64,12 @@ class BinaryEvaluation(Struct, frozen=True, tag_field="task", tag="binary"):
 
     @property
     def baseline(self) -> dict[str, float]:
-        """What the metrics are to be compared with."""
+        """The reference values for the metrics."""
         return {"base_rate": self.base_rate}
 
 
 class BinaryEvaluator:
-    """The port `Evaluator` for targets that are 0 or 1. Each part must have both."""
+    """Implements the port `Evaluator` for targets that are 0 or 1. Each part must have both."""
 
     task: Task = "binary"
     target_rule = "0 or 1"
@@ -81,11 +81,11 @@ class BinaryEvaluator:
         return target
 
     def classes(self, target: pl.Series) -> tuple[Label, ...]:  # noqa: ARG002  the port's signature
-        """None: the target is its own code."""
+        """Empty: the target needs no codes."""
         return ()
 
     def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float32]:  # noqa: ARG002
-        """0 and 1 as float32."""
+        """The target as float32."""
         return target.cast(pl.Float32).to_numpy()
 
     def evaluate(
@@ -95,10 +95,10 @@ class BinaryEvaluator:
         classes: tuple[Label, ...] = (),  # noqa: ARG002
     ) -> BinaryEvaluation:
         """Compares scores with the target (see the port)."""
-        truth, scores = np.asarray(target, np.float64), finite(outputs)
+        truth, scores = np.asarray(target, np.float64), check_finite(outputs)
         counts = _count(truth, scores)
         calibration = _calibration(truth, scores)
-        error = sum(part.rows * abs(part.mean_score - part.share) for part in calibration) / len(truth)
+        error = sum(tenth.rows * abs(tenth.mean_score - tenth.share) for tenth in calibration) / len(truth)
         metrics = {
             "roc_auc": _roc_auc(counts),
             "pr_auc": _pr_auc(counts),
@@ -110,9 +110,9 @@ class BinaryEvaluator:
         return BinaryEvaluation(len(truth), float(truth.mean()), metrics, calibration, _curves(counts))
 
     def metric(self, name: str, target: npt.ArrayLike, outputs: npt.ArrayLike) -> float:
-        """A single metric (see the port); those that a search asks for often are computed alone."""
+        """A single metric (see the port). The metrics that a search uses often are computed alone."""
         check_metric(name, self.task)
-        truth, scores = np.asarray(target, np.float64), finite(outputs)
+        truth, scores = np.asarray(target, np.float64), check_finite(outputs)
         if name == "roc_auc":
             return _roc_auc(_count(truth, scores))
         if name == "pr_auc":
@@ -122,10 +122,10 @@ class BinaryEvaluator:
         return self.evaluate(truth, scores).metrics[name]
 
     def plot(self, evaluation: BinaryEvaluation) -> str:
-        """The ROC curve, precision over recall, and the calibration to its largest value."""
+        """Plots of the ROC curve, precision over recall, and calibration, scaled to its largest value."""
         metrics, base = evaluation.metrics, evaluation.base_rate
-        calibration = [(part.mean_score, part.share) for part in evaluation.calibration]
-        most = max((max(point) for point in calibration), default=1.0) or 1.0
+        calibration = [(tenth.mean_score, tenth.share) for tenth in evaluation.calibration]
+        largest = max((max(point) for point in calibration), default=1.0) or 1.0
         roc = Plot(
             f"ROC, area {metrics['roc_auc']:.3f}",
             "false positive rate",
@@ -142,9 +142,9 @@ class BinaryEvaluator:
         )
         calibrated = Plot(
             f"Calibration, error {metrics['calibration_error']:.3f}",
-            f"mean score (to {most:.2g})",
-            f"share that is 1 (to {most:.2g})",
-            [(x / most, y / most) for x, y in calibration],
+            f"mean score (to {largest:.2g})",
+            f"share that is 1 (to {largest:.2g})",
+            [(x / largest, y / largest) for x, y in calibration],
             [(0, 0), (1, 1)],
         )
         return draw([roc, precision, calibrated])
@@ -160,7 +160,7 @@ class _Counts:
 
 def _count(truth: Floats, scores: Floats) -> _Counts:
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores are one step
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores share a threshold
     true = np.cumsum(truth[order])[last]
     return _Counts(true, last + 1.0 - true)
 
@@ -180,21 +180,21 @@ def _pr_auc(counts: _Counts) -> float:
 
 
 def _log_loss(truth: Floats, scores: Floats) -> float:
-    sure = np.clip(scores, 1e-15, 1 - 1e-15)
-    return float(-np.mean(np.where(truth > 0, np.log(sure), np.log1p(-sure))))
+    clipped = np.clip(scores, 1e-15, 1 - 1e-15)  # the logarithm of 0 is infinite
+    return float(-np.mean(np.where(truth > 0, np.log(clipped), np.log1p(-clipped))))
 
 
 def _accuracy_at_base_rate(truth: Floats, scores: Floats) -> float:
-    """The share that is right when as many rows are called 1 as are 1."""
-    called = np.zeros(len(truth))
-    called[np.argsort(-scores, kind="stable")[: int(truth.sum())]] = 1
-    return float(np.mean(called == truth))
+    """The accuracy if the highest scores are predicted as 1: as many rows as have the target 1."""
+    predicted = np.zeros(len(truth))
+    predicted[np.argsort(-scores, kind="stable")[: int(truth.sum())]] = 1
+    return float(np.mean(predicted == truth))
 
 
 def _calibration(truth: Floats, scores: Floats) -> list[Bin]:
     order = np.argsort(scores, kind="stable")
     tenths = [tenth for tenth in np.array_split(order, _BINS) if len(tenth)]
-    return [Bin(len(t), float(scores[t].mean()), float(truth[t].mean())) for t in tenths]
+    return [Bin(len(rows), float(scores[rows].mean()), float(truth[rows].mean())) for rows in tenths]
 
 
 def _curves(counts: _Counts) -> Curves:

@@ -1,6 +1,6 @@
-"""Evaluation of a multiclass model: its outputs are the probabilities of the classes.
+"""Evaluation of a multiclass model, whose outputs are the probabilities of the classes.
 
-The metrics are those of scikit-learn by definition and value.
+The metrics have the definitions and values of scikit-learn's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Struct
 from headrace.declare.metrics import Task
 from headrace.kernel.errors import ProjectError
 from headrace.training.evaluation.plots import draw_confusion
-from headrace.training.evaluation.port import Floats, check_metric, finite
+from headrace.training.evaluation.port import Floats, check_finite, check_metric
 from headrace.training.trainers.port import Label
 
 __all__ = ["ClassMetrics", "MulticlassEvaluation", "MulticlassEvaluator"]
@@ -23,11 +23,11 @@ class ClassMetrics(Struct, frozen=True):
     """How well one class is recognised.
 
     Attributes:
-        label: the class.
-        rows: how many rows are of it.
-        precision: of the rows predicted to be of it, the share that is.
-        recall: of the rows that are of it, the share predicted to be.
-        f1: the harmonic mean of both; 0 where the class was never right.
+        label: the label of the class.
+        rows: how many rows belong to the class.
+        precision: of the rows predicted as this class, the share that belongs to it.
+        recall: of the rows of this class, the share predicted as it.
+        f1: the harmonic mean of both; 0 if no row of the class was predicted correctly.
     """
 
     label: Label
@@ -42,10 +42,10 @@ class MulticlassEvaluation(Struct, frozen=True, tag_field="task", tag="multiclas
 
     Attributes:
         rows: how many rows.
-        largest_share: the share of the most frequent class: the accuracy of a model that always answers it.
+        largest_share: the share of the most frequent class: the accuracy of a model that always predicts it.
         metrics: by the names in declare.metrics.METRICS.
-        classes: each class.
-        confusion: for each true class, how many of its rows were predicted to be of each class.
+        classes: the metrics of each class.
+        confusion: for each true class, how many of its rows were predicted as each class.
     """
 
     rows: int
@@ -56,12 +56,12 @@ class MulticlassEvaluation(Struct, frozen=True, tag_field="task", tag="multiclas
 
     @property
     def baseline(self) -> dict[str, float]:
-        """What the metrics are to be compared with."""
+        """The reference values for the metrics."""
         return {"largest_share": self.largest_share}
 
 
 class MulticlassEvaluator:
-    """The port `Evaluator` for targets that are one of several classes: texts or whole numbers."""
+    """Implements the port `Evaluator` for targets that are one of several classes: text or whole numbers."""
 
     task: Task = "multiclass"
     target_rule = "text or a whole number"
@@ -97,7 +97,7 @@ class MulticlassEvaluator:
             _metrics(truth, probabilities, confusion),
             [
                 ClassMetrics(
-                    label, int(confusion[code].sum()), *(float(part[code]) for part in _scores(confusion))
+                    label, int(confusion[code].sum()), *(float(scores[code]) for scores in _scores(confusion))
                 )
                 for code, label in enumerate(labels)
             ],
@@ -112,15 +112,15 @@ class MulticlassEvaluator:
 
     def plot(self, evaluation: MulticlassEvaluation) -> str:
         """The confusion matrix."""
-        return draw_confusion([str(part.label) for part in evaluation.classes], evaluation.confusion)
+        return draw_confusion([str(metrics.label) for metrics in evaluation.classes], evaluation.confusion)
 
 
 def _arrays(target: npt.ArrayLike, outputs: npt.ArrayLike) -> tuple[npt.NDArray[np.intp], Floats]:
-    probabilities = finite(outputs)
+    probabilities = check_finite(outputs)
     if probabilities.ndim != 2:
         raise ProjectError(
-            "the model gives one number for each row, and a multiclass model gives one for each class",
-            remedy="Look at the trainer's parameters: a probability for each class is needed.",
+            "the model returns one number for each row; a multiclass model must return one for each class",
+            remedy="Check the trainer's parameters: it must return a probability for each class.",
         )
     return np.asarray(target).astype(np.intp), probabilities
 
@@ -132,20 +132,20 @@ def _confusion(truth: npt.NDArray[np.intp], probabilities: Floats) -> npt.NDArra
 
 
 def _scores(confusion: npt.NDArray[np.intp]) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 of each class; 0 where nothing can be divided."""
-    right, rows, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = right / np.maximum(predicted, 1)
-    recall = right / np.maximum(rows, 1)
-    return precision, recall, 2 * right / np.maximum(rows + predicted, 1)
+    """Precision, recall and F1 of each class; 0 where the denominator is 0."""
+    correct, rows, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = correct / np.maximum(predicted, 1)
+    recall = correct / np.maximum(rows, 1)
+    return precision, recall, 2 * correct / np.maximum(rows + predicted, 1)
 
 
 def _metrics(
     truth: npt.NDArray[np.intp], probabilities: Floats, confusion: npt.NDArray[np.intp]
 ) -> dict[str, float]:
     present = confusion.sum(axis=0) + confusion.sum(axis=1) > 0  # a class that never occurs has no F1
-    sure = np.clip(probabilities[np.arange(len(truth)), truth], 1e-15, 1.0)
+    clipped = np.clip(probabilities[np.arange(len(truth)), truth], 1e-15, 1.0)
     return {
         "accuracy": float(np.diag(confusion).sum() / len(truth)),
         "macro_f1": float(_scores(confusion)[2][present].mean()),
-        "log_loss": float(-np.mean(np.log(sure))),
+        "log_loss": float(-np.mean(np.log(clipped))),
     }

@@ -1,4 +1,4 @@
-"""Plots as one SVG: curves side by side, each axis from 0 to 1, and a confusion matrix."""
+"""Draws SVG plots: curves side by side, with axes from 0 to 1, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Plot(NamedTuple):
     """One curve.
 
     Attributes:
-        title: above it.
+        title: the text above the plot.
         across, up: the names of the axes.
-        points: of the curve, each coordinate from 0 to 1.
-        guide: points of the dashed line to compare it with.
+        points: the points of the curve, each coordinate from 0 to 1.
+        guide: the points of the dashed reference line.
     """
 
     title: str
@@ -31,14 +31,14 @@ class Plot(NamedTuple):
 
 
 def draw(plots: Sequence[Plot]) -> str:
-    """The plots side by side."""
+    """Draws the plots side by side."""
     width, height = len(plots) * (_SIDE + _MARGIN) + _MARGIN, _SIDE + 2 * _MARGIN
     return _svg(width, height, "".join(_curve(place, plot) for place, plot in enumerate(plots)))
 
 
 def draw_confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A table of counts: a row for each true class, a column for each predicted one."""
-    most = max((count for row in counts for count in row), default=1) or 1
+    """Draws a table of counts, with a row for each true class and a column for each predicted class."""
+    largest = max((count for row in counts for count in row), default=1) or 1
     cells = []
     for row, label in enumerate(labels):
         middle = _LABELS + row * _CELL + _CELL / 2
@@ -48,7 +48,7 @@ def draw_confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> st
             x, y = _LABELS + column * _CELL, _LABELS + row * _CELL
             cells.append(
                 f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" fill="#1764ab" '
-                f'fill-opacity="{count / most:.3f}" stroke="#888"/>'
+                f'fill-opacity="{count / largest:.3f}" stroke="#888"/>'
                 f'<text x="{x + _CELL / 2}" y="{y + _CELL / 2}" text-anchor="middle">{count}</text>'
             )
     side = _LABELS + len(labels) * _CELL + _MARGIN

@@ -1,4 +1,4 @@
-"""The port that a task's evaluation implements: what its target may be, its metrics, and its plots."""
+"""The port that evaluates models of one task: the valid targets, the metrics, and the plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.declare.metrics import METRICS, Task
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.training.trainers.port import Label
 
-__all__ = ["Evaluator", "Floats", "check_metric", "finite"]
+__all__ = ["Evaluator", "Floats", "check_finite", "check_metric"]
 
 Floats = npt.NDArray[np.float64]
 E_co = TypeVar("E_co", covariant=True)
@@ -22,28 +22,28 @@ class Evaluator(Protocol[E_co]):
     """How models of one task are evaluated.
 
     Attributes:
-        task: which.
-        target_rule: what each value of the target must be, for a message.
+        task: the task.
+        target_rule: what each value of the target must be, as a phrase for error messages.
     """
 
     task: Task
     target_rule: str
 
     def find_invalid(self, target: pl.Series) -> pl.Series:
-        """The values that the target of this task cannot have."""
+        """The values that are not valid for a target of this task."""
 
     def classes(self, target: pl.Series) -> tuple[Label, ...]:
-        """The labels of a multiclass target, sorted; of other tasks none."""
+        """The labels of a multiclass target, sorted; empty for other tasks."""
 
     def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float32]:
-        """The target as a trainer learns it, float32 (n,): 0 or 1, a number, or the index of the class."""
+        """Encodes the target for a trainer, as float32 (n,): 0 or 1, a number, or the index of the class."""
 
     def evaluate(self, target: npt.ArrayLike, outputs: npt.ArrayLike, classes: tuple[Label, ...] = ()) -> E_co:
         """Compares a model's outputs with the encoded target.
 
         Args:
-            target: shape (n,), as `encode` gives it.
-            outputs: as `Predictor.predict` gives them.
+            target: shape (n,), as `encode` returns it.
+            outputs: as `Predictor.predict` returns them.
             classes: the labels of a multiclass target.
 
         Raises:
@@ -62,18 +62,20 @@ class Evaluator(Protocol[E_co]):
         """The plots of an evaluation, as SVG."""
 
 
-def finite(outputs: npt.ArrayLike) -> Floats:
-    """The outputs as float64. A metric of NaN would be a number that rests on the order of the rows.
+def check_finite(outputs: npt.ArrayLike) -> Floats:
+    """Checks that every output is a finite number, and returns them as float64.
+
+    With a NaN among them, a metric would depend on the order of the rows.
 
     Raises:
         Refused: an output is not a finite number.
     """
     values = np.asarray(outputs, np.float64)
-    wrong = int((~np.isfinite(values)).sum())
-    if wrong:
+    not_finite = int((~np.isfinite(values)).sum())
+    if not_finite:
         raise Refused(
-            f"{wrong:,} of the model's {values.size:,} answers are NaN or infinite",
-            remedy="Look at the trainer's parameters: one that is NaN or very large does this.",
+            f"{not_finite:,} of the model's {values.size:,} outputs are NaN or infinite",
+            remedy="Check the trainer's parameters: a NaN or a very large number causes this.",
         )
     return values
 
@@ -82,5 +84,5 @@ def check_metric(name: str, task: Task) -> None:
     """Raises ProjectError where the task has no metric of this name."""
     if name not in METRICS[task]:
         raise ProjectError(
-            f"no metric {name!r} exists for the task {task}", remedy=f"Its metrics: {', '.join(METRICS[task])}."
+            f"the task {task} has no metric {name!r}", remedy=f"Its metrics: {', '.join(METRICS[task])}."
         )

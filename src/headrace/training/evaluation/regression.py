@@ -1,4 +1,7 @@
-"""Evaluation of a regression: its outputs are values of the target. The metrics are those of scikit-learn."""
+"""Evaluation of a regression model, whose outputs are values of the target.
+
+The metrics have the definitions and values of scikit-learn's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.training.evaluation.plots import Plot, draw
-from headrace.training.evaluation.port import Floats, check_metric, finite
+from headrace.training.evaluation.port import Floats, check_finite, check_metric
 from headrace.training.trainers.port import Label
 
 __all__ = ["RegressionEvaluation", "RegressionEvaluator"]
@@ -23,9 +26,9 @@ class RegressionEvaluation(Struct, frozen=True, tag_field="task", tag="regressio
     Attributes:
         rows: how many rows.
         mean: the mean of the target.
-        deviation: the standard deviation of the target: the RMSE of a model that always answers the mean.
+        deviation: the standard deviation of the target: the RMSE of a model that always predicts the mean.
         metrics: by the names in declare.metrics.METRICS.
-        quantiles: points (value of the target, value of the outputs) at equal shares of the rows.
+        quantiles: points (quantile of the target, the same quantile of the outputs), evenly spaced.
     """
 
     rows: int
@@ -36,12 +39,12 @@ class RegressionEvaluation(Struct, frozen=True, tag_field="task", tag="regressio
 
     @property
     def baseline(self) -> dict[str, float]:
-        """What the metrics are to be compared with."""
+        """The reference values for the metrics."""
         return {"target_mean": self.mean, "target_deviation": self.deviation}
 
 
 class RegressionEvaluator:
-    """The port `Evaluator` for targets that are numbers."""
+    """Implements the port `Evaluator` for targets that are numbers."""
 
     task: Task = "regression"
     target_rule = "a finite number"
@@ -53,11 +56,11 @@ class RegressionEvaluator:
         return target.filter(~target.cast(pl.Float64).is_finite())
 
     def classes(self, target: pl.Series) -> tuple[Label, ...]:  # noqa: ARG002  the port's signature
-        """None: the target is a number."""
+        """Empty: the target is a number."""
         return ()
 
     def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float32]:  # noqa: ARG002
-        """The numbers as float32."""
+        """The target as float32."""
         return target.cast(pl.Float32).to_numpy()
 
     def evaluate(
@@ -67,7 +70,7 @@ class RegressionEvaluator:
         classes: tuple[Label, ...] = (),  # noqa: ARG002
     ) -> RegressionEvaluation:
         """Compares values with the target (see the port)."""
-        truth, values = np.asarray(target, np.float64), finite(outputs)
+        truth, values = np.asarray(target, np.float64), check_finite(outputs)
         shares = np.linspace(0, 1, min(_POINTS, len(truth)))
         quantiles = zip(np.quantile(truth, shares).tolist(), np.quantile(values, shares).tolist(), strict=True)
         return RegressionEvaluation(
@@ -77,10 +80,10 @@ class RegressionEvaluator:
     def metric(self, name: str, target: npt.ArrayLike, outputs: npt.ArrayLike) -> float:
         """A single metric (see the port)."""
         check_metric(name, self.task)
-        return _metrics(np.asarray(target, np.float64), finite(outputs))[name]
+        return _metrics(np.asarray(target, np.float64), check_finite(outputs))[name]
 
     def plot(self, evaluation: RegressionEvaluation) -> str:
-        """The quantiles of the outputs over those of the target."""
+        """A plot of the quantiles of the outputs over those of the target."""
         numbers = [number for point in evaluation.quantiles for number in point]
         low, span = min(numbers), (max(numbers) - min(numbers)) or 1.0
         points = [((x - low) / span, (y - low) / span) for x, y in evaluation.quantiles]
@@ -92,7 +95,7 @@ class RegressionEvaluator:
 def _metrics(truth: Floats, values: Floats) -> dict[str, float]:
     errors = values - truth
     squares, total = float(np.sum(errors**2)), float(np.sum((truth - truth.mean()) ** 2))
-    # As in scikit-learn: a target of 0 has an error relative to the smallest step of a float.
+    # As in scikit-learn: the smallest step of a float replaces a target of 0, by which nothing can be divided.
     relative = np.abs(errors) / np.maximum(np.abs(truth), np.finfo(np.float64).eps)
     constant = 1.0 if squares == 0 else 0.0
     return {

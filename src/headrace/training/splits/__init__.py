@@ -1,4 +1,4 @@
-"""Splits, a module each. One more split is its module, its declaration and its line in `_SPLITS`."""
+"""The splits, a module each. A new split is a module, a declaration, and a line in `_SPLITS`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _SPLITS: Mapping[type[Split], Divide] = {ByTime: divide_by_time}
 
 
 def divide(rows: pl.DataFrame, split: Split, target: str, *, by_class: bool = True) -> Parts:
-    """The rows divided as declared.
+    """Divides the rows as declared.
 
     Args:
-        rows: `event_timestamp` (a UTC datetime), the target, anything else.
-        split: how.
+        rows: `event_timestamp` (a UTC datetime), the target, and any other columns.
+        split: the declared split.
         target: the label's column.
-        by_class: whether the target is a class: then the train part has every class, and each other part two
-            or more.
+        by_class: whether the target is a class. If so, the train part gets every class, and each other part at
+            least two.
 
     Raises:
-        Refused: no such division exists.
+        Refused: the rows cannot be divided in this way.
     """
     return _SPLITS[type(split)](rows, split, target, by_class)

@@ -1,4 +1,4 @@
-"""Split by time: the model is evaluated on what came after everything it learnt from."""
+"""Splits rows by time, so that a model is evaluated on rows later than all those it learnt from."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _CANDIDATES = 200
 
 
 def divide_by_time(rows: pl.DataFrame, split: ByTime, target: str, by_class: bool = True) -> Parts:
-    """The rows divided at two moments, so that about the wanted shares come after them.
+    """Divides the rows at two moments, so that the parts have about the declared shares of the rows.
 
-    Rows of one moment stay together. Those within `split.gap` before a boundary are in no part:
-    their labels were decided by what happened after it. Where the wanted shares leave a part empty
-    or without the classes it needs (few rows, or unevenly spread ones), the boundaries move to where every
-    part has them and the shares are nearest to those wanted.
+    Rows of one moment stay together. Rows within `split.gap` before a boundary are in no part, because what
+    happened after the boundary decided their labels. If a part would be empty or lack classes that it needs
+    (the rows are few or unevenly spread), the boundaries move to where every part is sufficient and the shares
+    are nearest to the declared ones.
 
     Args:
-        rows: `event_timestamp` (a UTC datetime), the target, anything else.
+        rows: `event_timestamp` (a UTC datetime), the target, and any other columns.
         split: the shares and the gap.
         target: the label's column.
-        by_class: whether the target is a class: then the train part needs every class, the others two or more.
+        by_class: whether the target is a class. If so, the train part needs every class, each other part at
+            least two.
 
     Raises:
         Refused: a part would be empty, or lack classes, wherever the boundaries are.
@@ -38,20 +39,20 @@ def divide_by_time(rows: pl.DataFrame, split: ByTime, target: str, by_class: boo
     rows = rows.sort(MOMENT, maintain_order=True)
     if len(rows) < 3:
         raise Refused(
-            f"{len(rows)} labelled rows can't be split in three",
-            remedy="Three are the least, at different times.",
+            f"{len(rows)} labelled rows cannot be split into three parts",
+            remedy="At least three are needed, at different times.",
         )
-    at = [int(len(rows) * (1 - split.validation - split.test)), int(len(rows) * (1 - split.test))]
-    wanted = _cut(rows, rows[MOMENT][at[0]], rows[MOMENT][at[1]], split)
+    first, second = int(len(rows) * (1 - split.validation - split.test)), int(len(rows) * (1 - split.test))
+    by_share = _cut(rows, rows[MOMENT][first], rows[MOMENT][second], split)
     classes = rows[target].n_unique() if by_class else 0
-    if all(_suffices(name, part, target, classes) for name, part in wanted):
-        return wanted
-    moved = _nearest(rows, split, target, classes)
-    if moved is not None:
-        return _cut(rows, *moved, split)
-    for name, part in wanted:
-        _check(name, part, rows, split, target, classes)
-    raise AssertionError("every part suffices and yet no boundaries were found")
+    if all(_is_sufficient(name, part, target, classes) for name, part in by_share):
+        return by_share
+    boundaries = _find_boundaries(rows, split, target, classes)
+    if boundaries is not None:
+        return _cut(rows, *boundaries, split)
+    for name, part in by_share:
+        _check_part(name, part, rows, split, target, classes)
+    raise AssertionError("every part is sufficient and yet no boundaries were found")
 
 
 def _cut(rows: pl.DataFrame, validation_from: datetime, test_from: datetime, split: ByTime) -> Parts:
@@ -64,30 +65,34 @@ def _cut(rows: pl.DataFrame, validation_from: datetime, test_from: datetime, spl
 
 
 def _least_classes(name: str, classes: int) -> int:
-    """How many classes the part must have, of so many in all; 0: the target is not a class."""
+    """How many of the classes the part must have; 0 if the target is not a class."""
     if not classes:
         return 0
     return max(2, classes) if name == "train" else 2
 
 
-def _suffices(name: str, part: pl.DataFrame, target: str, classes: int) -> bool:
+def _is_sufficient(name: str, part: pl.DataFrame, target: str, classes: int) -> bool:
     return len(part) > 0 and (not classes or part[target].n_unique() >= _least_classes(name, classes))
 
 
-def _nearest(rows: pl.DataFrame, split: ByTime, target: str, classes: int) -> tuple[datetime, datetime] | None:
-    """The boundaries at which every part suffices and the shares are nearest to those wanted.
+def _find_boundaries(
+    rows: pl.DataFrame, split: ByTime, target: str, classes: int
+) -> tuple[datetime, datetime] | None:
+    """The boundaries at which every part is sufficient and the shares are nearest to the declared ones.
 
-    The candidates are all pairs of some 200 moments, as many rows apart.
+    The candidates are all pairs of up to 200 moments, with equally many rows between them.
     """
     moments = rows[MOMENT].dt.epoch("us").to_numpy()
     counts = _running_counts(rows[target]) if classes else np.arange(len(rows) + 1)[None, :]
     candidates = np.unique(moments[np.linspace(0, len(moments) - 1, _CANDIDATES).astype(int)])
-    begins = np.searchsorted(moments, candidates)  # the first row from each boundary on
-    ends = np.searchsorted(moments, candidates - split.gap // timedelta(microseconds=1))  # and before its gap
+    begins = np.searchsorted(moments, candidates)  # the first row at or after each boundary
+    ends = np.searchsorted(
+        moments, candidates - split.gap // timedelta(microseconds=1)
+    )  # the rows before its gap
     first, second = (
         grid.ravel() for grid in np.meshgrid(np.arange(len(candidates)), np.arange(len(candidates)))
     )
-    enough, distance = np.ones(len(first), bool), np.zeros(len(first))
+    is_sufficient, distance = np.ones(len(first), bool), np.zeros(len(first))
     last = np.full(len(first), len(moments))
     parts = {
         "train": (np.zeros_like(first), ends[first], 1 - split.validation - split.test),
@@ -96,39 +101,41 @@ def _nearest(rows: pl.DataFrame, split: ByTime, target: str, classes: int) -> tu
     }
     for name, (start, end, share) in parts.items():
         present = sum((of_class[np.maximum(end, start)] > of_class[start]).astype(int) for of_class in counts)
-        enough &= present >= max(1, _least_classes(name, classes))
+        is_sufficient &= present >= max(1, _least_classes(name, classes))
         distance += ((end - start) / len(moments) - share) ** 2
-    if not enough.any():
+    if not is_sufficient.any():
         return None
-    best = int(np.argmin(np.where(enough, distance, np.inf)))
+    best = int(np.argmin(np.where(is_sufficient, distance, np.inf)))
     return from_micros(int(candidates[first[best]])), from_micros(int(candidates[second[best]]))
 
 
 def _running_counts(target: pl.Series) -> npt.NDArray[np.int32]:
-    """For each class, how many of the first n rows are of it: shape (classes, rows + 1)."""
+    """For each class and each n, how many of the first n rows belong to it: shape (classes, rows + 1)."""
     codes = target.rank("dense").to_numpy().astype(np.int64) - 1
     counts = np.zeros((codes.max() + 1, len(codes) + 1), np.int32)
     counts[codes, np.arange(1, len(codes) + 1)] = 1
     return counts.cumsum(axis=1, dtype=np.int32)
 
 
-def _check(name: str, part: pl.DataFrame, rows: pl.DataFrame, split: ByTime, target: str, classes: int) -> None:
+def _check_part(
+    name: str, part: pl.DataFrame, rows: pl.DataFrame, split: ByTime, target: str, classes: int
+) -> None:
     span = f"{len(rows)} rows from {rows[MOMENT][0]:%Y-%m-%d %H:%M} to {rows[MOMENT][-1]:%Y-%m-%d %H:%M} UTC"
     if part.is_empty():
         raise Refused(
             f"the {name} part of {span} would be empty with a gap of {format_duration(split.gap)}",
-            remedy="It needs labels of a longer time, or a smaller gap or other parts."
+            remedy="Add labels over a longer time, or declare a smaller gap or other shares."
             if rows[MOMENT][0] != rows[MOMENT][-1]
-            else "A model is evaluated on labels later than those it learnt from: give them different times.",
+            else "A model is evaluated on labels later than those it learnt from: they need different times.",
         )
     present = part[target].n_unique()
     if present == 1 and classes:
         raise Refused(
-            f"the {name} part of {span} has one class only: {target} is always {part[target][0]}",
-            remedy="It needs more labels, or a larger share for this part.",
+            f"the {name} part of {span} has only one class: {target} is always {part[target][0]}",
+            remedy="Add labels, or declare a larger share for this part.",
         )
     if present < _least_classes(name, classes):
         raise Refused(
             f"the {name} part of {span} has {present} of the {classes} classes of {target}",
-            remedy="The model must learn every class: it needs more labels, or a larger share for this part.",
+            remedy="The model must learn every class: add labels, or declare a larger share for this part.",
         )

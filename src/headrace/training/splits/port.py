@@ -1,4 +1,4 @@
-"""The port that a split implements: from labelled rows to the parts of a training."""
+"""The port that divides labelled rows into the parts of a training."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import polars as pl
 __all__ = ["MOMENT", "Divide", "Fold", "Parts"]
 
 MOMENT = "event_timestamp"
-"""The column of a label's time."""
+"""The column with the time of a label."""
 
 Divide = Callable[[pl.DataFrame, Any, str, bool], "Parts"]
 """Divides labelled rows.
 
-Takes the rows (`event_timestamp`, the target, anything else), the declaration (declare.splits), the target's
-column, and whether the target is a class: then the train part has every class, and each other part two or more.
-Raises Refused where no such division exists.
+Takes the rows (`event_timestamp`, the target, and any other columns), the declaration (declare.splits), the
+target's column, and whether the target is a class. If so, the train part gets every class, and each other part
+at least two. Raises Refused if the rows cannot be divided in this way.
 """
 
 
 class Fold(NamedTuple):
-    """Rows to learn from, and rows to compare settings on, none in both."""
+    """Rows to learn from, and other rows to compare the trials of a search on."""
 
     train: pl.DataFrame
     validation: pl.DataFrame
@@ -35,9 +35,9 @@ class Parts:
     """The parts of a training set.
 
     Attributes:
-        folds: a search compares settings by their mean metric over all; the last is that of the final fit.
-        test: rows that nothing but the evaluation sees.
-        boundaries: part → its first moment; empty where time does not divide the rows.
+        folds: a search compares its trials by the mean metric over the folds; the final fit uses the last fold.
+        test: the rows that only the evaluation uses.
+        boundaries: part → its first moment; empty if the split is not by time.
         dropped: how many rows are in no part.
     """
 
@@ -53,7 +53,7 @@ class Parts:
 
     @property
     def validation(self) -> pl.DataFrame:
-        """The rows that tell the final fit when to stop."""
+        """The rows by which the final fit stops early."""
         return self.folds[-1].validation
 
     def __iter__(self) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -1,4 +1,4 @@
-"""The trainers, a module each. One more trainer is its module, its declaration and its line in `TRAINERS`."""
+"""The trainers, a module each. A new trainer is a module, a declaration, and a line in `TRAINERS`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAINERS: tuple[TrainerPort, ...] = (XGBoostTrainer(),)
 
 
 def trainer_for(declared: Trainer) -> TrainerPort:
-    """The trainer that a declaration stands for."""
+    """The trainer that implements a declaration."""
     return next(trainer for trainer in TRAINERS if trainer.declaration is type(declared))
 
 
@@ -21,13 +21,13 @@ def trainer_by_name(name: str) -> TrainerPort:
     """The trainer that a model's folder names.
 
     Raises:
-        HeadraceError: this version of Headrace does not have it.
+        HeadraceError: this version of Headrace does not have the trainer.
     """
     for trainer in TRAINERS:
         if trainer.name == name:
             return trainer
     names = ", ".join(trainer.name for trainer in TRAINERS)
     raise HeadraceError(
-        f"no trainer {name!r} exists here",
-        remedy=f"Use the Headrace it was trained with; here are {names}.",
+        f"{name!r} is not a trainer of this version of Headrace",
+        remedy=f"Use the version of Headrace that trained the model. This one has: {names}.",
     )

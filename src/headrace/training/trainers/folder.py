@@ -1,4 +1,4 @@
-"""The folder of a fitted model: the trainer's own files, and `meta.json`, which says how to use them."""
+"""The folder of a fitted model: the trainer's files, and `meta.json`, which tells how to load and use them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ModelMeta(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         trainer: the name of the trainer that reads the other files.
-        task: what the outputs are.
+        task: the task of the model.
         classes: the labels of a multiclass model, in the order of its outputs; else empty.
         encoding: how a row becomes numbers.
-        parameters: those it was fitted with.
+        parameters: the parameters of the fit.
     """
 
     trainer: str
@@ -43,7 +43,7 @@ class Predictor:
     """A loaded model. Threads may share it.
 
     Attributes:
-        meta: what the model's folder says of it.
+        meta: the content of `meta.json`.
     """
 
     def __init__(self, meta: ModelMeta, predict: PredictFunction) -> None:
@@ -59,14 +59,14 @@ class Predictor:
         """The model's output for each row.
 
         Args:
-            matrix: float32 (n, features), as `features.matrix.Matrix` makes it.
+            matrix: float32 (n, features), as `features.values.matrix.Matrix` makes it.
 
         Returns:
             float64: shape (n,), the probability that the target is 1 or the value; for a multiclass model
             (n, classes), the probability of each class.
 
         Raises:
-            HeadraceError: the matrix has another number of columns.
+            HeadraceError: the matrix has a different number of columns than the model.
         """
         if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
             raise HeadraceError(
@@ -76,7 +76,7 @@ class Predictor:
 
 
 def save_model(folder: Path, files: Mapping[str, bytes], meta: ModelMeta) -> None:
-    """Writes the trainer's files and `meta.json` into the folder, which is made."""
+    """Writes the trainer's files and `meta.json` into the folder, and makes it if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -84,7 +84,7 @@ def save_model(folder: Path, files: Mapping[str, bytes], meta: ModelMeta) -> Non
 
 
 def load_model(folder: Path) -> Predictor:
-    """The model in this folder, ready to predict.
+    """Loads the model in this folder.
 
     Raises:
         HeadraceError: the folder does not hold a model.
@@ -92,5 +92,5 @@ def load_model(folder: Path) -> Predictor:
     try:
         meta = msgspec.json.decode((folder / META).read_bytes(), type=ModelMeta)
     except (OSError, msgspec.DecodeError) as error:
-        raise HeadraceError(f"no model can be read: {error}", where=str(folder)) from error
+        raise HeadraceError(f"the model cannot be read: {error}", where=str(folder)) from error
     return Predictor(meta, trainer_by_name(meta.trainer).load(folder))

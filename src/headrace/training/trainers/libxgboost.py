@@ -1,7 +1,7 @@
-"""XGBoost's C library, for prediction alone.
+"""Predicts with XGBoost's C library, without its Python package.
 
 Importing XGBoost's Python package takes seconds and some 150 MB, because it brings scikit-learn and
-scipy. A process that only predicts needs neither: it loads the package's library and calls the five
+scipy. A process that only predicts needs neither: it loads the library in the package and calls the few
 functions of its documented C interface (https://xgboost.readthedocs.io/en/stable/c.html).
 """
 
@@ -47,13 +47,13 @@ class Booster:
         self._call("XGBoosterSetParam", self._handle, b"nthread", str(threads).encode())
 
     def predict(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """What the objective gives for each row: for `binary:logistic` a probability.
+        """The output of the objective for each row: a probability for `binary:logistic`.
 
         Args:
             matrix: float32, C-contiguous, shape (n, features); NaN is a missing value.
 
         Returns:
-            float32, shape (n,), or (n, classes) where the objective gives a number for each class.
+            float32, shape (n,), or (n, classes) if the objective has an output for each class.
         """
         rows, columns = matrix.shape
         address = matrix.__array_interface__["data"][0]
@@ -73,7 +73,7 @@ class Booster:
             ctypes.byref(dimensions),
             ctypes.byref(result),
         )
-        # The library owns the result and reuses it at this thread's next call.
+        # Copied, because the library owns the result and overwrites it at this thread's next call.
         return np.ctypeslib.as_array(result, tuple(shape[: dimensions.value])).copy()
 
     def _call(self, function: str, *arguments: object) -> None:

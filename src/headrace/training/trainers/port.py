@@ -19,7 +19,8 @@ __all__ = ["Budget", "Examples", "Fitted", "Label", "Outputs", "PredictFunction"
 
 Label = str | int
 Outputs = npt.NDArray[np.float64]
-"""Shape (n,): probability that the target is 1 (binary), or value (regression); (n, classes): probabilities."""
+"""Shape (n,): the probability that the target is 1 (binary), or the value (regression); shape (n, classes): the
+probabilities (multiclass)."""
 PredictFunction = Callable[[npt.NDArray[np.float32]], Outputs]
 
 
@@ -40,11 +41,11 @@ class TrainingData:
     """What a trainer learns from.
 
     Attributes:
-        task: what the target is.
+        task: the task of the target.
         features: the names of the matrix's columns.
         classes: the labels of a multiclass target, by index; else empty.
-        train: what the model is fitted on.
-        validation: what tells when to stop.
+        train: the rows that the model is fitted on.
+        validation: the rows by which the trainer stops early.
     """
 
     task: Task
@@ -56,10 +57,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a fit may use.
+    """The resources that a fit may use.
 
     Attributes:
-        threads: how many threads.
+        threads: the number of threads.
     """
 
     threads: int = 1
@@ -71,11 +72,11 @@ class Fitted:
 
     Attributes:
         files: name → content of the files of the model's folder.
-        parameters: all that the library was given.
-        chosen: what the fit itself settled, by the parameter's name, such as the number of rounds.
+        parameters: all parameters that the library received.
+        chosen: the parameters that the fit chose itself, such as the number of rounds.
         validation: the model's outputs on the validation part.
-        importance: feature → its share of what the model owes to its features, largest first; empty where the
-            model cannot tell.
+        importance: feature → its share of the total importance, largest first; empty if the model has no
+            measure of it.
     """
 
     files: Mapping[str, bytes]
@@ -86,10 +87,10 @@ class Fitted:
 
 
 class TrainerPort(Protocol):
-    """One way to fit models. It has no state of its own: Ray's workers use it by name.
+    """One way to fit models. It is stateless, so that any worker of Ray can use its own instance.
 
     Attributes:
-        name: what `meta.json` calls it.
+        name: its name in `meta.json`.
         declaration: the class that declares it (declare.trainers).
     """
 
@@ -97,7 +98,7 @@ class TrainerPort(Protocol):
     declaration: type[Any]
 
     def prepare(self, data: TrainingData) -> Any:
-        """The data in the form that `fit` takes. A search prepares once and fits many times."""
+        """Converts the data to the form that `fit` takes. A search prepares once and fits many times."""
 
     def fit(
         self, data: Any, declared: Any, parameters: Mapping[str, Any], *, seed: int, budget: Budget
@@ -106,17 +107,17 @@ class TrainerPort(Protocol):
 
         Args:
             data: from `prepare`.
-            declared: the declaration; `parameters` override its own.
-            parameters: those that a search chose.
-            seed: of every random choice.
-            budget: what the fit may use.
+            declared: the declaration of the trainer.
+            parameters: those that a search chose; they override the declared ones.
+            seed: the seed of every random choice.
+            budget: the resources that the fit may use.
 
         Raises:
-            ProjectError: the library does not take a parameter.
+            ProjectError: the library does not accept a parameter.
         """
 
     def load(self, folder: Path) -> PredictFunction:
-        """The predict function of the model in the folder. Threads may share it.
+        """Loads the model in the folder, and returns its predict function. Threads may share it.
 
         Raises:
             HeadraceError: the folder does not hold a model of this trainer.

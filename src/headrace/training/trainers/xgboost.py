@@ -30,13 +30,13 @@ _OBJECTIVES: Mapping[Task, str] = {
 
 
 class XGBoostTrainer:
-    """The port `TrainerPort` on XGBoost's native interface."""
+    """Implements the port `TrainerPort` by XGBoost's native interface."""
 
     name = "xgboost"
     declaration = XGBoost
 
     def prepare(self, data: TrainingData) -> _Matrices:
-        """The data with its quantile matrices, which are made when a fit first needs them."""
+        """The data, with quantile matrices that are made when a fit first needs them."""
         return _Matrices(data)
 
     def fit(
@@ -48,17 +48,18 @@ class XGBoostTrainer:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Fits a booster on the train part and cuts it after the round that was best on the validation part.
+        """Fits a booster on the train part and drops the rounds after the best one on the validation part.
 
-        Its `chosen` is `num_boost_round`; its importance the share of the total gain of a feature's splits.
+        Its `chosen` is `num_boost_round`. The importance of a feature is the share of its splits in the total
+        gain.
 
         Raises:
-            ProjectError: XGBoost does not use one of the parameters: it is misspelt, or not of this booster.
+            ProjectError: XGBoost does not use a parameter: it is misspelt, or this booster does not have it.
         """
         xgboost = _import_xgboost()
         given = {**declared.parameters, **parameters, "seed": seed}
         defaults = {"objective": _OBJECTIVES[data.task], "tree_method": "hist", **data.class_count}
-        train, validation = data.of_bins(given.get("max_bin"), budget.threads)
+        train, validation = data.quantile_matrices(given.get("max_bin"), budget.threads)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             booster = xgboost.train(
@@ -87,23 +88,23 @@ class XGBoostTrainer:
 
 
 class _Matrices:
-    """Train and validation part, and the quantile matrices of the last `max_bin`, which fits share."""
+    """The train and the validation part, and their quantile matrices of the last `max_bin`, shared by fits."""
 
     def __init__(self, data: TrainingData) -> None:
         self.task = data.task
         self.class_count = {"num_class": len(data.classes)} if data.classes else {}
         self._data = data
-        self._made: dict[tuple[int | None, int], tuple[Any, Any]] = {}
+        self._cached: dict[tuple[int | None, int], tuple[Any, Any]] = {}
 
-    def of_bins(self, max_bin: int | None, threads: int) -> tuple[Any, Any]:
-        """Train and validation part, the second cut into bins as the first is; None: XGBoost's own default."""
-        if (max_bin, threads) not in self._made:
+    def quantile_matrices(self, max_bin: int | None, threads: int) -> tuple[Any, Any]:
+        """The train and the validation part, both with the bins of the train part; None: XGBoost's default."""
+        if (max_bin, threads) not in self._cached:
             xgboost = _import_xgboost()
             options = {"feature_names": list(self._data.features), "nthread": threads, "max_bin": max_bin}
             train = xgboost.QuantileDMatrix(*self._data.train, **options)
             validation = xgboost.QuantileDMatrix(*self._data.validation, ref=train, **options)
-            self._made = {(max_bin, threads): (train, validation)}
-        return self._made[max_bin, threads]
+            self._cached = {(max_bin, threads): (train, validation)}
+        return self._cached[max_bin, threads]
 
 
 def _shares_of_gain(booster: Any) -> dict[str, float]:
@@ -113,26 +114,26 @@ def _shares_of_gain(booster: Any) -> dict[str, float]:
 
 
 def _check_used(parameters: Mapping[str, Any], messages: Sequence[str]) -> None:
-    """XGBoost only warns of a parameter that it does not know: a search over it would try one model again
-    and again."""
+    """Refuses parameters that XGBoost does not know. It only warns of them, and a search over such a parameter
+    would fit the same model again and again."""
     unused = {name for text in messages if "are not used" in text for name in re.findall(r'"(\w+)"', text)}
-    mistaken = sorted(unused & set(parameters))
-    if mistaken:
+    unknown = sorted(unused & set(parameters))
+    if unknown:
         raise ProjectError(
-            f"XGBoost does not use the parameter {', '.join(map(repr, mistaken))}",
-            remedy="See how XGBoost spells it, and whether this booster has it; else leave it out.",
+            f"XGBoost does not use the parameter {', '.join(map(repr, unknown))}",
+            remedy="Check its spelling and whether this booster has it, or remove it.",
         )
 
 
 def _import_xgboost() -> Any:
     """Imports XGBoost without scikit-learn: 1 s instead of 4, and 100 MB less.
 
-    XGBoost's scikit-learn classes are then missing in the process, unless scikit-learn was imported before.
+    This process then lacks XGBoost's scikit-learn classes, unless scikit-learn was imported before.
     """
     if "xgboost" not in sys.modules and "sklearn" not in sys.modules:
         # XGBoost's threads would otherwise spin while they wait, and starve other processes.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        sys.modules["sklearn"] = None  # type: ignore[assignment]  # an import of it now fails at once
+        sys.modules["sklearn"] = None  # type: ignore[assignment]  # makes its import fail at once
         try:
             import xgboost
         finally:

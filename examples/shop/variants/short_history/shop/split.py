@@ -1,4 +1,4 @@
-"""How the shop's labels are divided in time, where they are too few to lose those of half an hour."""
+"""How the shop's labels are divided in time, if they are too few to lose half an hour of them to the gap."""
 
 from headrace import ByTime
 

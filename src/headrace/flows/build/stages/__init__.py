@@ -1,4 +1,4 @@
-"""The stages of a build, one kind a file. A new kind is a new file and one entry of `KINDS`."""
+"""The kinds of stages, one per file. To add a kind, add a file and its entry in `KINDS`."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ KINDS: tuple[type[Stage], ...] = (
     TrainStage,
     ReleaseStage,
 )
-"""In the order of the build: each kind depends on earlier ones alone."""
+"""In the order of the build: each kind depends only on earlier ones."""

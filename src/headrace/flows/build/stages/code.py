@@ -35,5 +35,5 @@ class CodeStage(Stage):
         )
 
     def is_due(self, context: BuildContext) -> bool:
-        # A fingerprint changes with an environment variable too, which DVC does not see.
+        # A fingerprint also changes with an environment variable, which DVC does not see.
         return context.code != read_project_code(context.pointers)

@@ -1,4 +1,4 @@
-"""`features`: applies the project's definitions to Feast's registry and compiles one plan a model."""
+"""`features`: applies the project's definitions to Feast's registry and compiles one plan per model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FeaturesStage"]
 
 
 class FeaturesStage(Stage):
-    """Depends on Feast's objects, and on each model's plan, for it writes the plans."""
+    """Depends on the Feast objects, and on each model's plan, because it writes the plans."""
 
     kind = "features"
     drift = "Feast's registry holds the definitions of another commit"
@@ -44,7 +44,7 @@ class FeaturesStage(Stage):
         return StageResult(f"applied to Feast; plans of {', '.join(digests)}")
 
     def is_lost(self, context: BuildContext) -> bool:
-        """Whether one of Feast's own commands (apply, teardown) has written the registry since."""
+        """Whether one of Feast's own commands (apply, teardown) has changed the registry since."""
         from headrace.features.checks.applied import is_registry_as_applied
 
         return not is_registry_as_applied(context.settings)

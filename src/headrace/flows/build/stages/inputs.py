@@ -1,4 +1,4 @@
-"""`inputs-MODEL`: decides which snapshots of its tables a model is trained on (see refresh)."""
+"""`inputs-MODEL`: chooses the snapshots of its tables that a model is trained on (see refresh)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["InputsStage"]
 
 
 class InputsStage(Stage):
-    """Depends on the tables' pointers. Newer tables alone do not change its pointer: the refresh decides."""
+    """Depends on the tables' pointers. Newer tables change its own pointer only when the refresh is due."""
 
     kind = "inputs"
     reporting = "on_change"
@@ -47,9 +47,7 @@ class InputsStage(Stage):
         if reason is None:
             pointer = context.pointers.read(self.out)
             is_newest = pointer is not None and pointer["snapshots"] == inputs
-            return StageResult(
-                "no newer inputs" if is_newest else "newer inputs wait until those taken are old enough"
-            )
+            return StageResult("no newer inputs" if is_newest else "newer inputs wait for the refresh")
         context.pointers.write(
             self.out,
             {

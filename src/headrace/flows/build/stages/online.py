@@ -1,4 +1,4 @@
-"""`online`: fills the online store up to the tables' pointers; ingest keeps it current from there."""
+"""`online`: fills the online store up to the tables' pointers. From there on ingest keeps it up to date."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OnlineStage(Stage):
 
         project = context.project()
         plans = [context.plan(name) for name in project.models]
-        # A topic's own table moves on meanwhile, and its older snapshots expire.
+        # Not the topics' own tables: ingest appends to them meanwhile, and their older snapshots expire.
         tables = {view.table for plan in plans for view in plan.stored} & context.code.tables.keys()
         at = {name: context.snapshot(name) for name in tables}
         with closing(online.open(context.settings.online.url)) as store:

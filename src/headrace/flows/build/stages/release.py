@@ -1,4 +1,4 @@
-"""`release-MODEL`: registers the version; it becomes champion where the gate, or an override, lets it."""
+"""`release-MODEL`: registers the version, and makes it champion if the gate passed or is overridden."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ReleaseStage"]
 
 
 class ReleaseStage(Stage):
-    """Depends on the training. A released model is served, so `online` is built too."""
+    """Depends on the training. `online` is built with it, because a released model is served."""
 
     kind = "release"
     is_target = True
@@ -39,7 +39,7 @@ class ReleaseStage(Stage):
         """Registers the version and releases it.
 
         Raises:
-            Refused: the gate refuses it; the rules that it breaks are listed.
+            Refused: the gate refuses the version; the error lists the rules that it breaks.
         """
         from headrace.flows.build.registration import release_version
 

@@ -26,7 +26,7 @@ class TrainStage(Stage):
     """Depends on the training set and on how the model is declared to be fitted and judged."""
 
     kind = "train"
-    drift = "the files of another version lie there"
+    drift = "its folder has the files of another version"
 
     @classmethod
     def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
@@ -79,7 +79,7 @@ class TrainStage(Stage):
         return StageResult(f"{metrics} ({baseline}){_describe_omissions(report)}", report.test.rows)
 
     def restore(self, context: BuildContext) -> StageResult:
-        return StageResult("its files are back, from DVC's cache")  # DVC has put them there
+        return StageResult("restored its files from DVC's cache")  # Pipeline.restore did that
 
 
 def bundle_folder(model: str) -> str:
@@ -88,7 +88,7 @@ def bundle_folder(model: str) -> str:
 
 
 def _describe_omissions(report: TrainingReport) -> str:
-    """What of the training set the model did not see as it is."""
+    """The rows and values of the training set that the model did not use."""
     text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
     if report.infinite:
         counts = ", ".join(f"{name} in {count:,} rows" for name, count in report.infinite.items())
@@ -103,6 +103,6 @@ def _copy_bundle(bundle: Path, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     move_into_place(draft, folder)
-    ignore = folder.with_name(".gitignore")  # DVC writes one itself, but only in a git repository
+    ignore = folder.with_name(".gitignore")  # DVC writes one only in a git repository
     if not ignore.is_file():
         ignore.write_text("/*\n!/.gitignore\n")

@@ -19,7 +19,7 @@ __all__ = ["TrainingSetStage"]
 
 
 class TrainingSetStage(LakeStage):
-    """Depends on the inputs taken and the plan."""
+    """Depends on the chosen inputs and the plan."""
 
     kind = "training_set"
 
