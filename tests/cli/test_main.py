@@ -105,7 +105,7 @@ WRONG_CALLS = {
             "@table(reads='a')\ndef b(x): ...\n"
         },
         ["build"],
-        ["in a circle"],
+        ["in a cycle"],
     ),
     "reads nothing": (
         {"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
@@ -118,7 +118,7 @@ WRONG_CALLS = {
     "unknown topic": ({}, ["send", "lost", "data/prices.csv"], ["'lost'"]),
     "no value": ({}, ["predict", "m", "user_id"], ["'user_id' is not KEY=VALUE"]),
     "two values": ({}, ["predict", "m", "user_id=5", "user_id=6"], ["'user_id' has two values: '5' and '6'"]),
-    "unknown model": ({}, ["release", "lost", "champion=1"], ["there is no model 'lost'", "declares none"]),
+    "unknown model": ({}, ["release", "lost", "champion=1"], ["model 'lost' does not exist", "declares none"]),
     "missing source": ({"data/prices.csv": None}, ["build"], ["prices", "data"]),
 }
 

@@ -244,7 +244,7 @@ def test_an_error_of_a_worker_ends_all_workers_and_is_raised(settings: Settings)
     for path in settings.place("log").glob("clicks.db*"):
         path.unlink()
     send(settings, 5)  # to a new topic of the same name
-    with pytest.raises(Refused, match="made again"):
+    with pytest.raises(Refused, match="created again"):
         ingest_by_workers(settings, ["clicks"], 2, until_end=True)
 
 
@@ -267,10 +267,10 @@ def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
             return child.process.pid != stopped and child.ready
 
         until(is_replaced, seconds=120)
-        assert "gave no sign of life" in reports[0]
+        assert "sent no heartbeat" in reports[0]
         until(lambda: count_rows(settings) == 100, seconds=120)
     finally:
-        child.ask_to_end()
+        child.terminate()
         child.end(time.monotonic() + 20)
     rows = lake.open(settings).table("clicks").scan().collect()
     assert rows["_valid"].all()

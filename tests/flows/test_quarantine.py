@@ -137,15 +137,15 @@ def test_a_long_event_is_cut_unless_whole_is_requested(settings: Settings, headr
 
 
 def test_unknown_positions_topics_and_times_are_errors_with_a_reason(settings: Settings, headrace: Run) -> None:
-    assert "nothing is on the topic yet" in headrace("why", "clicks@0:0", code=2)
+    assert "the topic has no events yet" in headrace("why", "clicks@0:0", code=2)
     send_events(settings, click(1, 1))
     ingest(settings, until_end=True)
     assert "log partition 0 holds 0 to 0" in headrace("why", "clicks@0:9", code=2)
     assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
-    assert "no topic with a contract 'nowhere'" in headrace("why", "nowhere@0:0", code=2)
-    assert "no position" in headrace("quarantine", "show", "clicks", "zero", code=2)
-    assert "no moment" in headrace("quarantine", "show", "clicks", "--since", "yesterday", code=2)
-    assert "Nothing that waits" in headrace("quarantine", "replay", "clicks", "--since", "2h")
+    assert "the contract of topic 'nowhere' does not exist" in headrace("why", "nowhere@0:0", code=2)
+    assert "not a position" in headrace("quarantine", "show", "clicks", "zero", code=2)
+    assert "not a moment" in headrace("quarantine", "show", "clicks", "--since", "yesterday", code=2)
+    assert "No waiting event matches" in headrace("quarantine", "replay", "clicks", "--since", "2h")
 
 
 def test_after_a_trim_why_shows_what_the_table_has(settings: Settings, headrace: Run) -> None:
