@@ -2,8 +2,8 @@
 
 A change has one of four levels. `compatible`: every good event stays good. `tightens`: some events that were
 good are refused from now on. `breaks`: readers of the table may break. `cannot be stored`: the table cannot
-hold the events. A higher version of the contract allows tightening and breaking changes; a change that cannot be
-stored needs a new field name, or a new topic.
+hold the events. A higher version of the contract allows tightening and breaking changes; a change that cannot
+be stored needs a new field name, or a new topic.
 """
 
 from __future__ import annotations
