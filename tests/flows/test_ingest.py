@@ -137,7 +137,7 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
     caplog.clear()
     send(settings, 1)
     ingest(settings, until_end=True)  # as the new process does
-    assert "does not follow" not in caplog.text  # the new view has taken the old one's place
+    assert "no longer follows" not in caplog.text  # the new view has taken the old one's place
 
 
 def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(settings: Settings) -> None:
