@@ -101,7 +101,7 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
 def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None:
     """Refused events as they came, the newest first.
 
-    P:O is where an event first stood: log partition and offset. What is not printable is shown escaped;
+    P:O is an event's first log partition and offset. Characters that cannot be printed are shown escaped;
     --json has the exact bytes, as base64 where they are not UTF-8.
     """
     events = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **chosen))

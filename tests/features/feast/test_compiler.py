@@ -307,7 +307,7 @@ feast.Entity(name=3, value_type=feast.ValueType.INT64)  # typeguard would refuse
 def test_a_default_that_is_not_a_value_is_refused_where_it_is_declared(
     small: Callable[..., Project], wrong: str
 ) -> None:
-    with pytest.raises(ProjectError, match="is not a policy") as raised:
+    with pytest.raises(ProjectError, match="is not valid") as raised:
         small(("trainer=XGBoost()", f"trainer=XGBoost(), missing={{'spent': {wrong}}}"))
     assert "features.py:" in (raised.value.where or "")
     with pytest.raises(ProjectError, match="missing='zero'"):

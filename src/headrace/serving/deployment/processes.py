@@ -102,7 +102,7 @@ class ProcessDeployment:
             self._old, self._replicas[index] = self._replicas[index], new
             self._new = None
             self._old_deadline = time.monotonic() + _GRACE
-            self._old.ask_to_end()
+            self._old.terminate()
             report(f"{new.name} was replaced")
 
     def stop(self) -> None:
@@ -136,7 +136,7 @@ class ProcessDeployment:
     def _end_replicas(self) -> None:
         rolling = [replica for replica in (self._new, self._old) if replica is not None]
         for replica in [*self._replicas, *rolling]:
-            replica.ask_to_end()
+            replica.terminate()
         deadline = time.monotonic() + _GRACE
         for replica in [*self._replicas, *rolling]:
             replica.end(deadline)

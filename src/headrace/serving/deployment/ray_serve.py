@@ -84,7 +84,7 @@ class RayServeDeployment:
         self._stack.close()
 
     def _end_driver(self) -> None:
-        self._driver.ask_to_end()
+        self._driver.terminate()
         self._driver.end(time.monotonic() + _GRACE)
 
 
