@@ -137,7 +137,7 @@ def test_ingest_ends_once_a_build_has_filled_views_from_newer_code(
     caplog.clear()
     send(settings, 1)
     ingest(settings, until_end=True)  # as the process that replaces it does
-    assert "does not follow" not in caplog.text  # the new view has replaced the old one
+    assert "no longer follows" not in caplog.text  # the new view has replaced the old one
 
 
 def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(settings: Settings) -> None:

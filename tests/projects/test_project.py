@@ -86,13 +86,13 @@ files = source("files", "data.csv")
             "@table(reads='b')\ndef a(rows): return rows\n@table(reads='a')\ndef b(rows): return rows\n",
             "in a cycle: a → b → a",
         ),
-        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "like the table of topic 'clicks' is"),
-        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "like the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "like the table of topic 'clicks'"),
+        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "like the table of topic 'clicks'"),
         (
             EVENT.format("A", "a.b") + EVENT.format("B", "a-b"),
             "the table of topic 'a-b' would be 'a_b' in the lake, like the table of topic 'a.b'",
         ),
-        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "like the table of topic 'x.Y' is"),
+        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "like the table of topic 'x.Y'"),
         (EVENT.format("A", "headrace.alerts"), "is reserved for Headrace"),
         ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "is reserved for Headrace"),
         (

@@ -91,7 +91,7 @@ class Settings(Struct, frozen=True):
         return make_settings(self.root, self.project, self.profile_name, state=state, values=self.values)
 
 
-_ROOMS: dict[str, type[Struct]] = {
+_PARTS: dict[str, type[Struct]] = {
     "log": LogSettings,
     "lake": LakeSettings,
     "online": OnlineSettings,
@@ -105,8 +105,8 @@ _ROOMS: dict[str, type[Struct]] = {
 }
 _TYPES: dict[str, Any] = {
     field.encode_name: field.type
-    for room in _ROOMS.values()
-    for field in msgspec.structs.fields(room)
+    for part in _PARTS.values()
+    for field in msgspec.structs.fields(part)
     if field.name != _STATE
 }
 """Setting → its type."""
@@ -138,11 +138,11 @@ def make_settings(
     state = root / ".headrace" / profile if state is None else state
     _check_names(values, _TYPES, where)
     typed = {name: _convert(value, name, f"{where}.{name}", strict=True) for name, value in values.items()}
-    rooms = {}
-    for name, room in _ROOMS.items():
-        fields = [field for field in msgspec.structs.fields(room) if field.encode_name in typed]
-        rooms[name] = room(state=state, **{field.name: typed[field.encode_name] for field in fields})
-    return Settings(root, project, profile, state, typed, **rooms)  # type: ignore[arg-type]
+    parts = {}
+    for name, part in _PARTS.items():
+        fields = [field for field in msgspec.structs.fields(part) if field.encode_name in typed]
+        parts[name] = part(state=state, **{field.name: typed[field.encode_name] for field in fields})
+    return Settings(root, project, profile, state, typed, **parts)  # type: ignore[arg-type]
 
 
 def find_root(start: Path | None = None) -> Path:

@@ -54,7 +54,7 @@ def changes(
     retention: str | timedelta | None = None,
     version: int = 1,
 ) -> Callable[[S], S]:
-    """Declare that the decorated struct is a row of the table whose changes arrive on a topic.
+    """Declares that the decorated struct is a row of the table whose changes arrive on a topic.
 
         @changes(topic="shop.public.customers", key=["id"])
         class Customer(Struct):

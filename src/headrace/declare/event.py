@@ -26,7 +26,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _to_instant(value: str | date) -> datetime:
-    """Convert a day (its beginning in UTC) or an instant, as text or as an object."""
+    """Converts a day (its beginning in UTC) or an instant, as text or as an object."""
     try:
         instant = datetime.fromisoformat(value) if isinstance(value, str) else value
         if not isinstance(instant, datetime) or (isinstance(value, str) and len(value) == 10):
@@ -88,7 +88,7 @@ class Contract(_EventRules):
 
 @attrs.frozen(kw_only=True)
 class event(_EventRules):  # noqa: N801  it is a decorator
-    """Declare that the decorated struct is the contract of a topic.
+    """Declares that the decorated struct is the contract of a topic.
 
         @event(topic="clicks", time="at", key="user", identity=["user", "at"], dedup_within="1d")
         class Click(Struct):
@@ -166,7 +166,7 @@ class event(_EventRules):  # noqa: N801  it is a decorator
             )
 
     def __call__(self, struct: S) -> S:
-        """Attach the contract to the class, and return the class."""
+        """Attaches the contract to the class, and returns the class."""
         place = Place.of(struct)
         if not is_struct(struct):
             raise ProjectError("@event needs a class that derives from headrace.Struct", where=str(place))

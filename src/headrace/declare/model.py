@@ -87,7 +87,7 @@ class Model:
 
 
 def task_of(model: Model) -> Task | None:
-    """The declared task, or the only one that has every metric that `tune` and `gate` name; None: it is open.
+    """The declared task, or the only one that has every metric that `tune` and `gate` name; None: several do.
 
     Raises:
         ProjectError: no such task exists, or no task has all the metrics.

@@ -28,7 +28,7 @@ class Place:
 
     @staticmethod
     def of(declared: Any) -> Place:
-        """Find the place of a class or a function."""
+        """Finds the place of a class or a function."""
         try:
             return Place(inspect.getsourcefile(declared) or "?", inspect.getsourcelines(declared)[1])
         except (OSError, TypeError):
@@ -36,7 +36,7 @@ class Place:
 
     @staticmethod
     def of_caller() -> Place:
-        """Find the line of the project that made the current call: the innermost line outside Headrace.
+        """Finds the line of the project that made the current call: the innermost line outside Headrace.
 
         Frames without a module (the `__init__` that attrs generates) are skipped.
         """

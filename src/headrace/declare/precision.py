@@ -12,7 +12,7 @@ __all__ = ["Precision"]
 
 @attrs.frozen
 class Precision:
-    """Store a `Decimal` field as a decimal column; without it the field is stored as text.
+    """Stores a `Decimal` field as a decimal column; without it the field is stored as text.
 
     A value with more digits, before or after the point, is refused as `out_of_range`; it is never rounded.
 

@@ -37,7 +37,7 @@ class Source:
 
 
 def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, encoding: str = "utf-8") -> Source:
-    """Declare files as a source that tables can read.
+    """Declares files as a source that tables can read.
 
         catalogue = source("catalogue", "data/catalogue.csv", schema={"code": str})
 

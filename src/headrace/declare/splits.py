@@ -23,7 +23,7 @@ class Split:
 
 @attrs.frozen
 class ByTime(Split):
-    """Split by the label's time: train, then validation, then test, with `gap` between them.
+    """A split by the label's time: train, then validation, then test, with `gap` between them.
 
     Attributes:
         validation, test: shares of the rows, 0 to 1.

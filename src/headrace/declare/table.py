@@ -41,7 +41,7 @@ class Day:
 
 
 def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta = "0s") -> Day:
-    """Partition a table by the UTC day of a column.
+    """Partitions a table by the UTC day of a column.
 
     Output day D is made from the input days D - `before` to D + `after`, by the input's own time: an event's
     `time` field, or the column by which the input table is partitioned. A function that takes `now` runs again
@@ -115,7 +115,7 @@ def table(
     reads_files: str | Sequence[str] = (),
     env: str | Sequence[str] = (),
 ) -> Callable[[Callable[..., pl.LazyFrame]], Table]:
-    """Declare that the decorated function makes the table of its name.
+    """Declares that the decorated function makes the table of its name.
 
         @table(reads=Click, partition_by=day("at"))
         def purchases(clicks: pl.LazyFrame) -> pl.LazyFrame:
@@ -128,7 +128,7 @@ def table(
     Args:
         reads: an @event or @changes class, a source, a table, or the name of a table that is declared
             elsewhere; or a list of these.
-        partition_by: the partitioning (see `day`). Only the days whose input changed are made again. None: the
+        partition_by: the partitioning (see `day`). Only the days whose input changed are rebuilt. None: the
             table is replaced as a whole.
         rowwise: whether the function handles every row by itself, f(a + b) = f(a) + f(b). Such a table reads
             one event or table, and also runs on the stream.

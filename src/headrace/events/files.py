@@ -27,7 +27,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_file(file: Path) -> None:
-    """Check that read_events can read a file to its end.
+    """Checks that read_events can read a file to its end.
 
     In an NDJSON file every line is an event, whatever it holds, so its lines are not checked.
 
@@ -44,7 +44,7 @@ def check_file(file: Path) -> None:
 
 
 def read_events(file: Path) -> Iterator[bytes]:
-    """Read the events of a file, in its order.
+    """Reads the events of a file, in its order.
 
     Raises:
         CallError: the file does not exist, is of another kind, or has a row that cannot be read.
@@ -77,7 +77,7 @@ def _kind(file: Path) -> str:
 
 
 def _open(file: Path) -> BinaryIO:
-    """Open a text file after its UTF-8 mark, if it has one."""
+    """Opens a text file after its UTF-8 mark, if it has one."""
     stream = file.open("rb")
     start = stream.read(len(_UTF8_MARK))
     if start.startswith(_UTF16_MARKS):
@@ -137,7 +137,7 @@ def _csv(file: Path) -> Iterator[dict[str, str]]:
 
 
 def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Read the rows that are not empty, with the header, each with the number of its first line."""
+    """Reads the rows that are not empty, with the header, each with the number of its first line."""
     _open(file).close()
     csv.field_size_limit(_MAX_CELL_LENGTH)
     # Bytes that are not UTF-8 pass through unchanged: the contract judges them.

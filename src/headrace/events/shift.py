@@ -73,13 +73,13 @@ class TimeShift:
         return TimeShift(contract, timedelta(microseconds=now_micros() - max(latest)))
 
     def _find_latest(self, events: Sequence[bytes]) -> int | None:
-        """Find the latest time, in microseconds since 1970; None: no time can be parsed."""
+        """Finds the latest time, in microseconds since 1970; None: no time can be parsed."""
         times = [_parse_raw(raw) for raw in map(self._raw_time, events)]
         latest = [_parse(times, time_format, self._zone).max() for time_format in self._formats]
         return max((micros for micros in latest if isinstance(micros, int)), default=None)
 
     def move(self, events: Sequence[bytes]) -> list[bytes]:
-        """Move the times of some events. An event whose time cannot be parsed stays as it is."""
+        """Moves the times of some events. An event whose time cannot be parsed stays as it is."""
         raws = [self._raw_time(event) for event in events]
         times = [_parse_raw(raw) for raw in raws]
         moved = list(events)
@@ -126,7 +126,7 @@ def _parse_raw(raw: bytes) -> Time | None:
 
 
 def _parse(times: Sequence[Time | None], time_format: str, zone: str | None) -> pl.Series:
-    """Parse times to microseconds since 1970; null for a time in another format."""
+    """Parses times to microseconds since 1970; null for a time in another format."""
     values = [float(time) if isinstance(time, Decimal) else time for time in times]
     parsed = parse_times(values, [time_format], zone)
     unparsed = parsed.null.copy()
@@ -135,7 +135,7 @@ def _parse(times: Sequence[Time | None], time_format: str, zone: str | None) -> 
 
 
 def _add(time: Time | None, ahead: int) -> Time:
-    """Add to a number, or to the text of one."""
+    """Adds to a number, or to the text of one."""
     if isinstance(time, str):
         return str(_add(Decimal(time) if "." in time else int(time), ahead))
     assert time is not None
@@ -147,7 +147,7 @@ def _pattern(time_format: str) -> str:
 
 
 def _local(instants: pl.Series, time_format: str, zone: str | None) -> pl.Series:
-    """Convert instants to the times to write: in the contract's zone if the format does not name one."""
+    """Converts instants to the times to write: in the contract's zone if the format does not name one."""
     times = instants.cast(pl.Datetime("us"))
     if zone is not None and not has_zone(_pattern(time_format)):
         times = times.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
@@ -155,7 +155,7 @@ def _local(instants: pl.Series, time_format: str, zone: str | None) -> pl.Series
 
 
 def _count_repeated(times: pl.Series) -> int:
-    """Count the times in an hour that the clocks of their zone show for the second time."""
+    """Counts the times in an hour that the clocks of their zone show for the second time."""
     zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
     if zone is None:
         return 0

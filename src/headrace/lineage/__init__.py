@@ -12,6 +12,6 @@ from headrace.lineage.store import Health, RunRow, Store
 __all__ = ["Health", "RunRow", "Store", "open"]
 
 
-def open(settings: Settings) -> Store:  # noqa: A001 - each room with a port is opened by `open`
+def open(settings: Settings) -> Store:  # noqa: A001 - each package with a port is opened by `open`
     """Opens the lineage store of the project and profile, in its state folder."""
     return Store(settings.make_state() / "lineage.db", Names.of(settings), settings.root)

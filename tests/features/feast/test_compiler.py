@@ -215,7 +215,7 @@ WRONG = {
     "feature that no matrix can hold": (
         ("features=[activity, facts, moment]", "features=[activity, listed]"),
         "listed__several is list[float64]",
-        "Turn it into numbers",
+        "Convert it to numbers",
     ),
     "request field with a key's name": (
         (

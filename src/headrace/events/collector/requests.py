@@ -155,7 +155,7 @@ class IdempotencyStore:
                 raise
 
     def _find_appended(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
-        """Find the positions of a key's events on the log, from these offsets on; None: they are not there."""
+        """Finds the positions of a key's events on the log, from these offsets on; None: they are not there."""
         positions: list[tuple[int, int]] = []
         for batch in read_to_end(self._log, topic, ends, _READ):
             for at, headers in enumerate(batch.headers):

@@ -1,9 +1,9 @@
 """The differences between two versions of a contract, and their effect on events, readers and the table.
 
 A change has one of four levels. `compatible`: every good event stays good. `tightens`: some events that were
-good are refused from now on. `breaks`: what reads the table may break. `cannot be stored`: the table cannot
-hold it. A higher version of the contract accepts tightening and breaking changes; what cannot be stored needs a
-field, or a topic, of a new name.
+good are refused from now on. `breaks`: readers of the table may break. `cannot be stored`: the table cannot
+hold the events. A higher version of the contract allows tightening and breaking changes; a change that cannot
+be stored needs a new field name, or a new topic.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ContractChange(NamedTuple):
 
 
 def compare_contracts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ContractChange]:
-    """Compare two descriptions (headrace.events.contracts.description), the worst change first."""
+    """Compares two descriptions (headrace.events.contracts.description), the worst change first."""
     if old["fingerprint"] == new["fingerprint"]:
         return []
     changes = [
@@ -207,7 +207,7 @@ def _is_wider_decimal(old: str, new: str) -> bool:
 
 
 def _find_precision(stored: str) -> tuple[int, int] | None:
-    """Find the precision and scale of an Arrow type as text; None: it is not a decimal."""
+    """Finds the precision and scale of an Arrow type as text; None: it is not a decimal."""
     if not stored.startswith("decimal128("):
         return None
     precision, scale = stored.removeprefix("decimal128(").removesuffix(")").split(", ")

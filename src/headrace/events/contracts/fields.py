@@ -108,7 +108,7 @@ def _fields(struct: type[Struct], parents: tuple[Any, ...]) -> tuple[ContractFie
 
 
 def split_annotation(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
-    """Split an annotation.
+    """Splits an annotation.
 
     Returns:
         The type without Annotated and None; the Meta and Precision of Annotated; whether None is allowed.

@@ -26,7 +26,7 @@ FORMATS: dict[str, type[Format]] = {
 
 
 def find(contract: Contract) -> type[Format]:
-    """Find the format that a contract names.
+    """Finds the format that a contract names.
 
     Raises:
         ProjectError: no format has this name.
@@ -41,7 +41,7 @@ def find(contract: Contract) -> type[Format]:
 
 
 def open(contract: Contract, schema_registry: SchemaRegistry | None = None) -> Format:  # noqa: A001
-    """Open the format of a contract.
+    """Opens the format of a contract.
 
     Args:
         contract: the contract of the topic.

@@ -52,13 +52,13 @@ class Format(ABC):
     def decoder(
         self, kind: Any, *, strict: bool, empty_is_null: Collection[str] = ()
     ) -> Callable[[bytes], Any]:
-        """Build the function that decodes the raw bytes of one event.
+        """Builds the function that decodes the raw bytes of one event.
 
         Args:
             kind: a struct, whose fields are found by their encoded names; or Any, which gives dicts, lists
                 and plain values. Of those a number with a point or an exponent is a Decimal.
             strict: whether "35" is refused where an integer is declared.
-            empty_is_null: the top-level fields in which "" stands for null.
+            empty_is_null: the top-level fields in which "" means null.
 
         Returns:
             A function from bytes to an object of `kind`. It raises one of DECODE_ERRORS if the bytes do not

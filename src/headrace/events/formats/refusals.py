@@ -76,7 +76,7 @@ def refusal_of(error: Exception, raw: bytes = b"") -> Refusal:
 
 
 def _find_lone_surrogate(raw: bytes) -> str | None:
-    """Describe the first escape that is half of a surrogate pair; None if there is none."""
+    """Describes the first escape that is half of a surrogate pair; None if there is none."""
     half = next((escape[1] for escape in _ESCAPE.finditer(raw) if escape[1]), None)
     if half is None:
         return None

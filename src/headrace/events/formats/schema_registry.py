@@ -91,7 +91,7 @@ class SchemaRegistry:
             raise UnknownSchema(f"the registry's schema {id} cannot be read: {error}") from error
 
     def _parse_references(self, answer: Any, named: dict[str, Any], seen: set[tuple[str, int]]) -> None:
-        """Parse the schemas that a schema refers to, and those that they refer to, before it."""
+        """Parses the schemas that a schema refers to, and those that they refer to, before it."""
         import fastavro
 
         for reference in answer.get("references") or []:

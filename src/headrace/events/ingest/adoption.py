@@ -62,7 +62,7 @@ def find_stored_contract(contract: Contract, lake: Lake) -> dict[str, Any] | Non
 
 
 def contract_refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any]) -> Refused | None:
-    """Why a contract cannot replace the one before it, or None.
+    """The error if a contract cannot replace the previous contract; otherwise None.
 
     Args:
         contract: the new contract.

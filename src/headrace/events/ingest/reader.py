@@ -126,7 +126,7 @@ class TopicReader:
         return stored
 
     def _count_lost(self, read: Mapping[int, int], start: Mapping[int, int]) -> int:
-        """Count how many events, at most, the log deleted before they were read; logs a warning for them."""
+        """Counts how many events, at most, the log deleted before they were read; logs a warning for them."""
         lost = 0
         for partition, offset in read.items():
             begin = start.get(partition, 0)

@@ -147,7 +147,7 @@ class SinkFeed:
                 self._sink.apply(events, LogPosition(at.topic, at.log_id, {partition: low}))
 
     def _read(self, partition: int, low: int, end: int) -> tuple[pa.Table, int]:
-        """Read the events that the sink lacks from offset `low` on; also returns the offset after them."""
+        """Reads the events that the sink lacks from offset `low` on; also returns the offset after them."""
         if self.is_raw:
             return read_events(self._contract, self._table, self._log, partition, low, end, CHUNK)
         high = min(low + CHUNK, end)

@@ -63,7 +63,7 @@ class RecentIdentities:
     def admit(
         self, identity: pl.DataFrame, times: Int64s, arrived: Int64s, partitions: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Admit the rows that are not duplicates, and remember them.
+        """Admits the rows that are not duplicates, and remembers them.
 
         Args:
             identity: the identity's columns, n rows in the order of their log partitions.
@@ -105,7 +105,7 @@ class RecentIdentities:
         return new
 
     def remember(self, identity: pl.DataFrame, times: Int64s, partitions: NDArray[np.int32]) -> None:
-        """Remember rows that were admitted before, in any order. The watermarks do not move.
+        """Remembers rows that were admitted before, in any order. The watermarks do not move.
 
         Args:
             identity, times, partitions: as for `admit`.
@@ -158,7 +158,7 @@ class RecentIdentities:
         return new
 
     def _find_times(self, hashes: UInt64s) -> dict[Hash, list[int]]:
-        """Find the times remembered for first hashes."""
+        """Finds the times remembered for first hashes."""
         known: dict[Hash, list[int]] = {}
         keys = np.unique(hashes)
         for run, second, times in self._runs:
@@ -169,14 +169,14 @@ class RecentIdentities:
         return known
 
     def _add(self, run: Run) -> None:
-        """Add a sorted run. Runs are merged so that each is at least twice as long as the next."""
+        """Adds a sorted run. Runs are merged so that each is at least twice as long as the next."""
         while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
             run = self._merge(self._runs.pop(), run)
         if len(run[0]):
             self._runs.append(run)
 
     def _merge(self, left: Run, right: Run) -> Run:
-        """Merge two runs into one, without the identities that are forgotten."""
+        """Merges two runs into one, without the identities that are forgotten."""
         most = len(left[0]) + len(right[0])
         pieces = (self._drop_forgotten(_merge_sorted(*pair)) for pair in _pair_pieces(left, right))
         return next(pieces) if most <= MAX_IN_MEMORY else self._write(pieces, most)
@@ -190,7 +190,7 @@ class RecentIdentities:
         return run if recent.all() else (first[recent], second[recent], times[recent])
 
     def _write(self, pieces: Iterator[Run], most: int) -> Run:
-        """Write the pieces, at most `most` identities, as one run in a file."""
+        """Writes the pieces, at most `most` identities, as one run in a file."""
         end = 0
         try:
             make_private(self._folder)
@@ -206,7 +206,7 @@ class RecentIdentities:
             raise Unavailable(
                 f"the recent identities cannot be written: {error.strerror}",
                 where=str(self._folder),
-                remedy="Make room on the disk, and let this user write there.",
+                remedy="Check that the disk has room, and that this user may write there.",
             ) from error
         first, second, times = columns.reshape(3, most)
         return first[:end], second[:end], times[:end].view(np.int64)
@@ -219,7 +219,7 @@ def _hashes_of(identity: pl.DataFrame, scopes: NDArray[np.int32]) -> tuple[UInt6
 
 
 def _pair_pieces(left: Run, right: Run) -> Iterator[tuple[Run, Run]]:
-    """Cut two runs into pairs of pieces: all hashes of a pair come before all of the next.
+    """Cuts two runs into pairs of pieces: all hashes of a pair come before all of the next.
 
     A piece of the longer run has at most MAX_IN_MEMORY identities.
     """

@@ -111,7 +111,7 @@ class Judge:
             )
 
     def remember(self, good: pl.DataFrame) -> None:
-        """Remember good rows of the topic's table as admitted.
+        """Remembers good rows of the topic's table as admitted.
 
         Args:
             good: `_log_partition`, and the contract's time and identity.
@@ -125,7 +125,7 @@ class Judge:
             self._identities.remember(good.select(self.contract.identity), times, partitions)
 
     def judge(self, batch: Batch, unwritable: Mapping[int, Refusal] | None = None) -> Verdicts:
-        """Judge each event of a batch. No event raises.
+        """Judges each event of a batch. No event raises.
 
         Good events are remembered as admitted. If the verdicts are not stored, this judge must not be used
         any further.
@@ -176,7 +176,7 @@ class Judge:
         return Verdicts(rows, len(places), codes, latest, decoded.extra, self.watermarks.encode())
 
     def _check(self, events: list[Struct], refusals: dict[int, Refusal]) -> None:
-        """Run the declared structs' `__post_init__` on every event that is good so far."""
+        """Runs the declared structs' `__post_init__` on every event that is good so far."""
         for row, event in enumerate(events):
             if row not in refusals:
                 try:
@@ -194,7 +194,7 @@ class Judge:
         replayed: NDArray[np.bool_],
         refusals: dict[int, Refusal],
     ) -> None:
-        """Refuse events before `oldest`, beyond `max_ahead`, or beyond `max_late` unless they are replayed."""
+        """Refuses events before `oldest`, beyond `max_ahead`, or beyond `max_late` unless they are replayed."""
         oldest = self.contract.oldest
         for row in np.flatnonzero(times < micros(oldest)).tolist():
             reason = f"{from_micros(int(times[row]))} is before {oldest}, the oldest time of the contract"
@@ -216,7 +216,7 @@ class Judge:
         good: NDArray[np.bool_],
         refusals: dict[int, Refusal],
     ) -> None:
-        """Refuse the replay of an event that was admitted before."""
+        """Refuses the replay of an event that was admitted before."""
         admitted = set(self._find_admitted(set(first_positions.values())))
         for row in np.flatnonzero(good).tolist():
             first = first_positions.get(int(places[row]))
@@ -254,7 +254,7 @@ def _to_micros(span: timedelta) -> int:
 
 
 def find_first_position(headers: Headers | None) -> FirstPosition | None:
-    """Find the first position of a replayed record in its headers; None: it is not a replay."""
+    """Finds the first position of a replayed record in its headers; None: it is not a replay."""
     match = _FIRST_POSITION_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
     return None if match is None else (int(match.group(1)), int(match.group(2)))
 
@@ -284,7 +284,7 @@ def _append_meta(
     first_positions: dict[int, FirstPosition],
     surplus: Mapping[int, str],
 ) -> pa.Table:
-    """Append the columns of META.
+    """Appends the columns of META.
 
     Args:
         table: n rows of the contract's fields.
@@ -319,7 +319,7 @@ def _append_meta(
 
 
 def _escape(text: str) -> str:
-    """Spell out lone surrogates, which cannot be stored: a reason may quote the event."""
+    """Spells out lone surrogates, which cannot be stored: a reason may quote the event."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

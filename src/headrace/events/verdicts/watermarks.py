@@ -51,7 +51,7 @@ class Watermarks:
         return self.front if self.shared else self.marks.get(partition, NEVER)
 
     def record(self, partitions: NDArray[np.int32], times: Int64s, arrived: Int64s) -> None:
-        """Record admitted events.
+        """Records admitted events.
 
         Args:
             partitions: int32[n], their log partitions.
@@ -64,7 +64,7 @@ class Watermarks:
             self.marks[partition] = max(self.marks.get(partition, NEVER), latest)
 
     def advance(self, behind: Collection[int]) -> None:
-        """Move the front to the earliest watermark of the log partitions that are behind.
+        """Moves the front to the earliest watermark of the log partitions that are behind.
 
         Args:
             behind: the log partitions with events that are not judged yet. A partition that was read to its end
@@ -74,7 +74,7 @@ class Watermarks:
         self.front = max(self.front, min(marks) if marks else max(self.marks.values(), default=NEVER))
 
     def encode(self) -> str:
-        """Encode the watermarks as JSON."""
+        """Encodes the watermarks as JSON."""
         known = {str(partition): mark for partition, mark in self.marks.items()}
         if self.front != NEVER:
             known[_FRONT] = self.front
@@ -84,7 +84,7 @@ class Watermarks:
 
 
 def merge_watermarks(stored: str | None, text: str) -> str:
-    """Merge two encoded sets of watermarks: the later mark counts, since other processes move other marks."""
+    """Merges two encoded sets of watermarks: the later mark counts, since other processes move other marks."""
     before: dict[str, int] = json.loads(stored or "{}")
     after: dict[str, int] = json.loads(text)
     return json.dumps({name: max(before.get(name, NEVER), after.get(name, NEVER)) for name in before | after})

@@ -1,4 +1,4 @@
-"""From an entity's packed state to the values and the position of one view, the same for every store."""
+"""Reads the values and the position of one view from an entity's packed state, the same for every store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ViewReader(Protocol):
     def read_state(
         self, packed: bytes, at: int, row: list[object], positions: dict[str, ServedPosition]
     ) -> None:
-        """Puts the values at `at` in their places in the row, and their position under the view's name."""
+        """Writes the values at `at` into the row, and their position under the view's name."""
 
     def read_nothing(self, filled: Position, row: list[object], positions: dict[str, ServedPosition]) -> None:
         """Does the same for an entity without a state, in a view that is filled up to this position."""
@@ -59,7 +59,7 @@ class AsOfReader:
         self.view: StoredView = view
         self._name = view.name
         self._ttl = view.ttl
-        self._delay = 1 if strict else 0  # a row of this very moment is not seen yet
+        self._delay = 1 if strict else 0  # a row of this exact moment is not visible yet
         self._places = slice(place, place + len(view.features))
         self._nothing = [None] * len(view.features)
 
@@ -87,7 +87,7 @@ class AsOfReader:
 
 
 def readers_of(plan: FeaturePlan) -> list[ViewReader]:
-    """A reader for each stored view of the plan; each knows its places among `plan.looked_up`."""
+    """A reader for each stored view of the plan, which writes to the view's indexes in `plan.looked_up`."""
     readers: list[ViewReader] = []
     place = 0
     for view in plan.stored:

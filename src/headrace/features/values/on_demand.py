@@ -1,4 +1,4 @@
-"""On-demand views: features that a function computes at the moment of the request, and for a training set."""
+"""On-demand views: computes their features, at the moment of a request and for a training set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from headrace.kernel.errors import HeadraceError
 
 __all__ = ["OnDemand", "OnDemandError", "ReturnError"]
 
-# A frame has the plan's dtypes, not those that pandas infers from its rows: else a single row would differ
-# from the same row among others. The dtypes of integers and booleans can hold a missing value.
+# A frame has the plan's dtypes, because those that pandas infers depend on the other rows of the frame. The
+# dtypes of integers and booleans can hold missing values.
 _PANDAS: dict[str, str] = {
     "int64": "Int64",
     "float64": "float64",
@@ -25,7 +25,7 @@ class OnDemandError(HeadraceError):
     """An on-demand function failed, or did not return its features.
 
     Attributes:
-        row: the place of the row that it failed on; None: no single row makes it fail.
+        row: the index of the row that it failed on; None if no single row makes it fail.
     """
 
     row: int | None = None
@@ -40,11 +40,11 @@ class OnDemand:
 
     The function gets each input under its name, and a feature also as `view__name`. A missing input (null,
     NaN or infinity) is None; in a DataFrame, whose dtypes are Int64, float64, boolean, object and
-    datetime64[us, UTC], it is NA, NaN, NA, None or NaT. A result is converted to its declared dtype where
+    datetime64[us, UTC], it is NA, NaN, NA, None or NaT. A result is converted to its declared dtype if
     nothing is lost (`conversion.converter`); any other result is an error.
 
     Args:
-        view: the view. Its source text is executed: the plan must be trusted.
+        view: the view. The plan must be trusted, because the source text of the view is executed.
         dtypes: the dtype of each of its inputs (`FeaturePlan.input_dtypes`).
 
     Attributes:
@@ -64,10 +64,10 @@ class OnDemand:
         self._function: Callable[[Any], Any] = view.compiled_function
 
     def compute_row(self, values: list[object]) -> list[object]:
-        """The features of one row, in their order.
+        """Computes the features of one row, in their order.
 
         Args:
-            values: of the view's inputs, in their order.
+            values: the values of the view's inputs, in their order.
 
         Raises:
             OnDemandError: the function failed or did not return its features.
@@ -84,15 +84,15 @@ class OnDemand:
             try:
                 features.append(convert(value))
             except ValueError as error:
-                raise self._wrong_value(name, dtype, error) from error
+                raise self._value_error(name, dtype, error) from error
         return features
 
     def compute_columns(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
-        """The features of `count` rows, a list for each feature in their order.
+        """Computes the features of `count` rows: a list for each feature, in their order.
 
         Args:
-            values: of the view's inputs, in their order: a column for each.
-            count: how many rows.
+            values: a column of values for each of the view's inputs, in their order.
+            count: the number of rows.
 
         Raises:
             OnDemandError: the function failed or did not return its features.
@@ -152,11 +152,11 @@ class OnDemand:
             try:
                 converted.append(convert(value))
             except ValueError as error:
-                raise self._wrong_value(name, dtype, error, place) from error
+                raise self._value_error(name, dtype, error, place) from error
         return converted
 
     def _failing_row(self, inputs: Sequence[Sequence[object]], count: int) -> int | None:
-        """The place of a row that alone makes the function fail, found by halves; None: no row alone does."""
+        """The index of a row that alone makes the function fail, found by bisection; None if there is none."""
         first, last = 0, count
         while last - first > 1:
             middle = (first + last) // 2
@@ -189,19 +189,19 @@ class OnDemand:
         except (KeyError, TypeError, IndexError) as error:
             raise self._error(ReturnError, f"its result lacks {name!r}") from error
 
-    def _wrong_value(self, name: str, dtype: Dtype, error: ValueError, row: int | None = None) -> OnDemandError:
-        wrong = self._error(ReturnError, f"it returned {error} as {name!r}, which is declared as {dtype}")
-        wrong.row = row
-        return wrong
+    def _value_error(self, name: str, dtype: Dtype, error: ValueError, row: int | None = None) -> OnDemandError:
+        value_error = self._error(ReturnError, f"it returned {error} as {name!r}, which is declared as {dtype}")
+        value_error.row = row
+        return value_error
 
     def _error(self, kind: type[OnDemandError], what: str) -> OnDemandError:
         return kind(
             f"the on-demand view failed: {what}",
             where=self.view.name,
-            remedy="Its function must return each of its features, of its type; an input may be missing.",
+            remedy="Its function must return all its features, with their types; any input may be missing.",
         )
 
 
 def _names_of(source: OnDemandInput) -> tuple[str, ...]:
-    """The names under which a function gets the input."""
+    """The names under which a function receives the input."""
     return (source.name,) if source.view is None else (source.name, f"{source.view}__{source.name}")

@@ -19,7 +19,7 @@ from headrace.log.port import OVERHEAD
 __all__ = ["BatchRefused", "TopicLimit", "TopicLimits", "is_too_large"]
 
 DEFAULT = 1_048_588  # bytes: a broker's own default
-_MOST = 64 << 20  # bytes: our readers accept no answer over 100 MB, whatever a topic accepts
+_MOST = 64 << 20  # bytes: our readers accept no answer over 100 MB
 _LEAST = 1_000  # bytes: librdkafka accepts no lower limit
 _BATCH = 1_000_000  # bytes: librdkafka's default
 _SECONDS = 60.0  # how long a broker's answer is used
