@@ -86,7 +86,7 @@ def time_command(url: str, folder: Path, count: int) -> float:
 
 
 def measure_flink(url: str, folder: Path, count: int, mode: str) -> tuple[float, float]:
-    """Runs the job; returns the seconds of its process, and events a second from its first to its last record."""
+    """Runs the job; returns the seconds of its process, and its events a second without start and end."""
     interpreter = python()
     opened = log.open(url)
     topics = ("valid", "invalid")

@@ -3,7 +3,7 @@
     python bench/latency.py [SECONDS] [--json]
 
 `headrace ingest` runs on the shop's project in a separate process, on each log. This process appends 20,000
-events a second, 500 at a time, and polls the catalog for the position of the table. An event's latency runs from
+events a second, 500 at a time, and polls the catalog for the table's position. An event's latency runs from
 just before its append to the end of the first poll that finds it committed. At the end every row is counted.
 
 The memory of the ingest is measured each second, both resident memory and anonymous memory (which the kernel
@@ -97,8 +97,8 @@ def run_ingest(project: Path, environment: dict[str, str]) -> Iterator[int]:
 
 
 def measure(project: Path, seconds: int, url: str) -> tuple[np.ndarray, np.ndarray]:
-    """Runs the ingest; returns each event's latency in seconds, and for each second the ingest's memory in bytes
-    (resident, anonymous)."""
+    """Runs the ingest; returns each event's latency in seconds, and for each second its (resident, anonymous)
+    memory in bytes."""
     environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(project / url.partition(":")[0])}
     os.environ.update(environment)
     settings = load_settings(project)

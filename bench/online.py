@@ -1,4 +1,4 @@
-"""The speed of the online store in SQLite: measure_reads of one row and of a hundred, fills and batches."""
+"""The speed of the online store in SQLite: reads of one row and of a hundred, fills and batches."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def main() -> None:
         begin = time.perf_counter()
         store.fill(view, rows, LogPosition("events", "one", {0: EVENTS}))
         print_figure("events filled", EVENTS / (time.perf_counter() - begin), "events/s")
-        measure_reads(store, plan_of(view), "make_view view")
+        measure_reads(store, plan_of(view), "windowed view")
         for size in (100, 10_000, 100_000):
             at = store.position(view)
             assert isinstance(at, LogPosition)

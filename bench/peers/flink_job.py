@@ -50,7 +50,7 @@ class Judge(ProcessFunction):
 
     def open(self, runtime_context: Any) -> None:  # noqa: ARG002  Flink's signature
         # The shop's contract (examples/shop/shop/events.py): Headrace is not installed in this environment.
-        # The struct is defined here because Flink pickles functions, and the class of a struct cannot be pickled.
+        # The struct is defined here because Flink pickles functions, and a struct's class cannot be pickled.
         fields = [
             ("event_time", str),
             ("event_type", Literal["view", "cart", "purchase", "remove_from_cart"]),
