@@ -87,7 +87,7 @@ def test_refused_events_are_grouped_and_selected(contract: Contract, events_log:
     assert len(select(since=groups[0].first, until=groups[0].last + timedelta(microseconds=1))) == 4
     (refused,) = find_refused(contract, lake, QuarantineSelection(code="not_json"))
     assert refused.raw == b"\xff no"
-    with pytest.raises(CallError, match="not a code"):
+    with pytest.raises(CallError, match="not a refusal code"):
         find_refused(contract, lake, QuarantineSelection(code="unheard"))
 
 

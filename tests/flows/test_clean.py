@@ -30,7 +30,7 @@ def test_clean_is_refused_during_a_build_or_up_and_removes_nothing(tiny: Setting
     before = sorted(tiny.root.rglob("*"))
     with hold_build_lock(tiny), pytest.raises(Unavailable, match="another build"):
         clean(tiny)
-    with hold_up_lock(tiny), pytest.raises(Unavailable, match="`headrace up` runs here"):
+    with hold_up_lock(tiny), pytest.raises(Unavailable, match="`headrace up` is already running here"):
         clean(tiny)
     assert {path for path in before if not path.exists()} == set()
 
