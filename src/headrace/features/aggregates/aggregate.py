@@ -84,8 +84,8 @@ class Aggregate(ABC):
         """The parts that tiles of a column of this dtype must hold."""
 
     @abstractmethod
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
-        """The reader of the result; `places` gives the index of each part in a track."""
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
+        """The reader of the result; `indexes` gives the index of each part in a track."""
 
 
 def drop_nulls(values: list[Any]) -> list[Any]:

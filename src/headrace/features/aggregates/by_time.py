@@ -43,12 +43,12 @@ class First(Aggregate):
             ),
         )
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        place, restore = places["first"], restore_of(column)
+        index, restore = indexes["first"], restore_of(column)
 
         def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            pairs = [tuple(pair) for pair in track[place][first : first + 1]]
+            pairs = [tuple(pair) for pair in track[index][first : first + 1]]
             pairs.extend(_pairs(times, unsettled))
             if not pairs:
                 return None
@@ -76,9 +76,9 @@ class Last(Aggregate):
         """See Aggregate."""
         return (_last_part(1),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        read_values = _last_reader(places, 1, column)
+        read_values = _last_reader(indexes, 1, column)
 
         def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
             values: Any = read_values(track, first, times, unsettled)
@@ -103,8 +103,8 @@ class LastN(Aggregate):
         first = np.maximum(low, high - self.n)
         sizes = high - first
         ends = np.cumsum(sizes)
-        places = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
-        values = column.names_of(pl.Series(column.in_order[places]))
+        indexes = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
+        values = column.names_of(pl.Series(column.in_order[indexes]))
         lists = pa.LargeListArray.from_arrays(
             pa.array(np.append(0, ends)), values.to_arrow(), mask=pa.array(sizes == 0)
         )
@@ -114,15 +114,15 @@ class LastN(Aggregate):
         """See Aggregate."""
         return (_last_part(self.n),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        return _last_reader(places, self.n, column)
+        return _last_reader(indexes, self.n, column)
 
 
-def _pick(column: SortedColumn, places: Ints, present: Any) -> pl.Series:
+def _pick(column: SortedColumn, indexes: Ints, present: Any) -> pl.Series:
     """The values at these indexes, null where `present` is false."""
-    picked = np.zeros(len(places), dtype=column.values.dtype)
-    picked[present] = column.in_order[places[present]]
+    picked = np.zeros(len(indexes), dtype=column.values.dtype)
+    picked[present] = column.in_order[indexes[present]]
     return column.series_of(picked, present, named=True)
 
 
@@ -135,14 +135,14 @@ def _last_part(n: int) -> TilePart:
     )
 
 
-def _last_reader(places: Mapping[str, int], n: int, column: Dtype) -> TileReader:
+def _last_reader(indexes: Mapping[str, int], n: int, column: Dtype) -> TileReader:
     """The reader of the n latest values, the oldest first; it returns None for no values."""
-    place, restore = places["last"], restore_of(column)
+    index, restore = indexes["last"], restore_of(column)
 
     def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
         pairs = _pairs(times, unsettled)
         count = 0
-        for tile in reversed(track[place][first:]):
+        for tile in reversed(track[index][first:]):
             pairs.extend((time, value) for time, value in tile)
             count += len(tile)
             if count >= n:

@@ -41,9 +41,9 @@ class SortedColumn:
         self._names: pl.Series | None = None
         if series.dtype == pl.String:
             self._names = series.unique().sort()
-            places = pl.DataFrame({"name": self._names, "place": np.arange(len(self._names))})
-            joined = series.to_frame("name").join(places, on="name", how="left", maintain_order="left")
-            series = joined["place"]
+            indexes = pl.DataFrame({"name": self._names, "index": np.arange(len(self._names))})
+            joined = series.to_frame("name").join(indexes, on="name", how="left", maintain_order="left")
+            series = joined["index"]
         self.values: Values = series.to_numpy()
         self.is_float = self.values.dtype == np.float64
         self._keys = keys
@@ -79,9 +79,9 @@ class SortedColumn:
         tied = self._keys[1:] == self._keys[:-1]
         if not tied.any():
             return self.values
-        places = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        indexes = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
         values = self.values.copy()
-        values[places] = values[places][np.lexsort((values[places], self._keys[places]))]
+        values[indexes] = values[indexes][np.lexsort((values[indexes], self._keys[indexes]))]
         return values
 
     @cached_property

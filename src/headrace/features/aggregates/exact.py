@@ -46,19 +46,19 @@ class _Band(NamedTuple):
     """Prefix sums of some of n values: limb k counts multiples of 2^exponents[k].
 
     Attributes:
-        places: the indexes of the band's values among the n, int64 in order; None for all of them.
+        indexes: the indexes of the band's values among the n, int64 in order; None for all of them.
         exponents: one exponent for each limb.
         limbs: prefix sums, each int64 and one longer than the band has values.
     """
 
-    places: Ints | None
+    indexes: Ints | None
     exponents: list[int]
     limbs: list[Ints]
 
     def counts(self, low: Ints, high: Ints) -> Iterator[tuple[int, Ints]]:
         """For each limb its exponent, and its count in each range."""
-        if self.places is not None:
-            low, high = np.searchsorted(self.places, low), np.searchsorted(self.places, high)
+        if self.indexes is not None:
+            low, high = np.searchsorted(self.indexes, low), np.searchsorted(self.indexes, high)
         for exponent, limb in zip(self.exponents, self.limbs, strict=True):
             yield exponent, limb[high] - limb[low]
 
@@ -82,12 +82,12 @@ def float_sums(values: Floats) -> ExactSums:
     for exponent in sorted(set(exponents.tolist()), reverse=True):
         if not bands or exponent <= top - _BAND:
             top = exponent
-            places = np.flatnonzero((exponents <= top) & (exponents > top - _BAND))
-            bands.append(_band(places, values[places], top))
+            indexes = np.flatnonzero((exponents <= top) & (exponents > top - _BAND))
+            bands.append(_band(indexes, values[indexes], top))
     return bands
 
 
-def _band(places: Ints | None, values: Floats, top: int) -> _Band:
+def _band(indexes: Ints | None, values: Floats, top: int) -> _Band:
     """The prefix sums of floats below 2^top."""
     exponents: list[int] = []
     limbs: list[Ints] = []
@@ -101,7 +101,7 @@ def _band(places: Ints | None, values: Floats, top: int) -> _Band:
         limbs.append(_prefix(counts.astype(np.int64)))
         exponents.append(exponent)
         rest = rest - np.ldexp(counts, exponent)
-    return _Band(places, exponents, limbs)
+    return _Band(indexes, exponents, limbs)
 
 
 def whole_sums(values: Ints) -> ExactSums:

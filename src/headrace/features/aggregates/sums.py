@@ -43,12 +43,12 @@ class Sum(Aggregate):
         """See Aggregate."""
         return (_sum_part(column),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        place, add = places["sum"], _add_floats if column == "float64" else _add_whole
+        index, add = indexes["sum"], _add_floats if column == "float64" else _add_whole
 
         def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            totals, values = track[place][first:], drop_nulls(unsettled)
+            totals, values = track[index][first:], drop_nulls(unsettled)
             return add(totals, values) if totals or values else None
 
         return read
@@ -73,14 +73,14 @@ class Mean(Aggregate):
         """See Aggregate."""
         return (COUNT_PART, _sum_part(column))
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        place, count_values = places["sum"], count_reader(places)
+        index, count_values = indexes["sum"], count_reader(indexes)
         mean = _mean_of_floats if column == "float64" else _mean_of_whole
 
         def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
             count: Any = count_values(track, first, times, unsettled)
-            return mean(track[place][first:], drop_nulls(unsettled), count) if count else None
+            return mean(track[index][first:], drop_nulls(unsettled), count) if count else None
 
         return read
 

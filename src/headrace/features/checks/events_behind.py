@@ -91,7 +91,7 @@ def _rows_with_events(
     if view.rowwise is None:
         rows = rows_from(events.lazy()).collect()
         return rows, pl.Series("event", range(events.height), dtype=pl.Int64)
-    frames = pl.collect_all([rows_from(events[place].lazy()) for place in range(events.height)])
-    places = [place for place, rows in enumerate(frames) for _ in range(rows.height)]
+    frames = pl.collect_all([rows_from(events[index].lazy()) for index in range(events.height)])
+    indexes = [index for index, rows in enumerate(frames) for _ in range(rows.height)]
     empty = rows_from(events[:0].lazy()).collect()
-    return pl.concat([empty, *frames]), pl.Series("event", places, dtype=pl.Int64)
+    return pl.concat([empty, *frames]), pl.Series("event", indexes, dtype=pl.Int64)

@@ -133,9 +133,9 @@ def _by_prediction(plan: FeaturePlan, work: _Work) -> list[Recomputed]:
         if f"{view.name}__{field.name}" in work.columns
     }
     results = []
-    for place, failures in enumerate(work.failures):
-        known = {column: series[place] for column, (view, series) in features.items() if view not in failures}
-        seen = {column: series[place] for column, series in values.items() if column in known}
+    for index, failures in enumerate(work.failures):
+        known = {column: series[index] for column, (view, series) in features.items() if view not in failures}
+        seen = {column: series[index] for column, series in values.items() if column in known}
         results.append(Recomputed(known, seen, failures))
     return results
 
@@ -162,20 +162,20 @@ class _Work(NamedTuple):
 
 def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFrame, work: _Work) -> None:
     ends: list[tuple[int, int, int, *tuple[Any, ...]]] = []  # prediction, log partition, its end, keys
-    for place, prediction in enumerate(work.served):
+    for index, prediction in enumerate(work.served):
         position = prediction.positions.get(view.name)
         if not isinstance(position, StreamPosition):
-            work.failures[place][view.name] = f"the prediction has no position of {view.name}"
+            work.failures[index][view.name] = f"the prediction has no position of {view.name}"
             continue
         keys = [prediction.keys.get(key) for key in view.keys]
-        ends.extend((place, partition, end, *keys) for partition, end in position.offsets.items())
+        ends.extend((index, partition, end, *keys) for partition, end in position.offsets.items())
     rows = _rows_by_position(project, view, events, {(partition, end) for _, partition, end, *_ in ends})
     key_types = {key: rows.schema[key] for key in view.keys}
     before = pl.DataFrame(
         ends, {_ROW: pl.Int64, _PARTITION: pl.Int32, _UNTIL: pl.Int64, **key_types}, orient="row"
     )
     moments = pl.DataFrame(
-        [(place, from_micros(prediction.at)) for place, prediction in enumerate(work.served)],
+        [(index, from_micros(prediction.at)) for index, prediction in enumerate(work.served)],
         {_ROW: pl.Int64, _AT: _INSTANT},
         orient="row",
     )
@@ -205,8 +205,8 @@ def _rows_by_position(
     for partition in sorted({partition for partition, _ in ends}):
         part = ordered.filter(pl.col(_PARTITION) == partition)
         cuts = [0, *sorted({end for end_partition, end in ends if end_partition == partition and end > 0})]
-        places = part[_OFFSET].search_sorted(pl.Series(cuts)).to_list()
-        for (first, begin), (_, end) in pairwise(zip(cuts, places, strict=True)):
+        indexes = part[_OFFSET].search_sorted(pl.Series(cuts)).to_list()
+        for (first, begin), (_, end) in pairwise(zip(cuts, indexes, strict=True)):
             if end > begin:
                 pieces.append(_with_offset(rows_from(part[begin:end].lazy()), partition, first))
     return pl.concat(pl.collect_all(pieces))
@@ -223,20 +223,20 @@ def _recompute_as_of(
 ) -> None:
     values: dict[str, list[object]] = {field.name: [None] * len(work.served) for field in view.features}
     by_snapshot: dict[int | None, list[int]] = {}
-    for place, prediction in enumerate(work.served):
+    for index, prediction in enumerate(work.served):
         position = prediction.positions.get(view.name)
         if isinstance(position, RowPosition) and (source is not None or position.snapshot is not None):
-            by_snapshot.setdefault(position.snapshot, []).append(place)
+            by_snapshot.setdefault(position.snapshot, []).append(index)
         else:
-            work.failures[place][view.name] = f"the prediction has no position of {view.name}"
-    for snapshot, places in by_snapshot.items():
+            work.failures[index][view.name] = f"the prediction has no position of {view.name}"
+    for snapshot, indexes in by_snapshot.items():
         try:
             table = lake.table(view.table).scan(snapshot) if source is None else source
         except CallError:
-            for place in places:
-                work.failures[place][view.name] = f"snapshot {snapshot} of {view.table} has expired"
+            for index in indexes:
+                work.failures[index][view.name] = f"snapshot {snapshot} of {view.table} has expired"
             continue
-        predictions = [work.served[place] for place in places]
+        predictions = [work.served[index] for index in indexes]
         schema = table.collect_schema()
         rows = pl.DataFrame(
             [(*(p.keys.get(key) for key in view.keys), from_micros(p.at)) for p in predictions],
@@ -245,8 +245,8 @@ def _recompute_as_of(
         )
         joined = join_as_of(rows, view, table, strict=plan.is_strict(view))
         for name, column in values.items():
-            for place, value in zip(places, joined[name].to_list(), strict=True):
-                column[place] = value
+            for index, value in zip(indexes, joined[name].to_list(), strict=True):
+                column[index] = value
     work.add(view, values)
 
 
@@ -269,16 +269,18 @@ def _recompute_on_demand(plan: FeaturePlan, view: OnDemandView, work: _Work) -> 
             if source.view in failures:
                 failures[view.name] = f"{source.view}__{source.name} could not be recomputed"
     values: dict[str, list[object]] = {field.name: [None] * len(work.served) for field in view.features}
-    while places := [place for place, failures in enumerate(work.failures) if view.name not in failures]:
+    while indexes := [index for index, failures in enumerate(work.failures) if view.name not in failures]:
         try:
-            columns = on_demand.compute_columns([[column[p] for p in places] for column in inputs], len(places))
+            columns = on_demand.compute_columns(
+                [[column[p] for p in indexes] for column in inputs], len(indexes)
+            )
         except OnDemandError as error:
-            for place in places if error.row is None else [places[error.row]]:
-                work.failures[place][view.name] = error.what
+            for index in indexes if error.row is None else [indexes[error.row]]:
+                work.failures[index][view.name] = error.what
             continue
         for field, results in zip(view.features, columns, strict=True):
-            for place, value in zip(places, results, strict=True):
-                values[field.name][place] = value
+            for index, value in zip(indexes, results, strict=True):
+                values[field.name][index] = value
         break
     work.add(view, values)
 

@@ -87,19 +87,19 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         result = self._open_store(config).lookup(plan, keys, at)
         columns = {
             field.name: python_values_to_proto_values(
-                [row[place] for row in result.rows], value_type(field.dtype)
+                [row[index] for row in result.rows], value_type(field.dtype)
             )
-            for place, field in enumerate(view.features)
+            for index, field in enumerate(view.features)
             if requested_features is None or field.name in requested_features
         }
         read: list[tuple[datetime | None, dict[str, Value] | None]] = []
-        for place, positions in enumerate(result.positions):
+        for index, positions in enumerate(result.positions):
             position = positions.get(view.name)
             time = position.time if isinstance(position, RowPosition) else at
-            if time is None or all(value is None for value in result.rows[place]):
+            if time is None or all(value is None for value in result.rows[index]):
                 read.append((None, None))
             else:
-                read.append((from_micros(time), {name: column[place] for name, column in columns.items()}))
+                read.append((from_micros(time), {name: column[index] for name, column in columns.items()}))
         return read
 
     def online_write_batch(

@@ -42,14 +42,14 @@ def aggregate(
         return pl.DataFrame(schema={field.name: POLARS[field.dtype] for field in view.features})
     moments = rows.select(micros_of(at)).to_series().to_numpy()
     codes, reachable = _encode_entities(view, rows, events.lazy(), moments)
-    places: list[Ints] = []
+    indexes: list[Ints] = []
     results: list[list[pl.Series]] = []
     for block in _blocks(codes, moments, reachable, view):
-        places.append(block.rows)
+        indexes.append(block.rows)
         results.append([block.compute(aggregation) for aggregation in view.aggregations])
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
     order = np.empty(len(rows), dtype=np.int64)
-    order[np.concatenate(places)] = np.arange(len(rows))
+    order[np.concatenate(indexes)] = np.arange(len(rows))
     return pl.DataFrame([pl.concat(parts).gather(order) for parts in zip(*results, strict=True)])
 
 

@@ -233,19 +233,19 @@ class _KeyGroup:
             with self._database.reading():
                 filled = [self._position_of(reader.view) for reader in self._readers]
                 states = self._select(packed_keys)
-        for place, packed_key in enumerate(packed_keys):
+        for index, packed_key in enumerate(packed_keys):
             row = states.get(packed_key)
             for column, reader in enumerate(self._readers, 1):
                 if row is None or row[column] is None:
                     assert filled is not None
-                    reader.read_nothing(filled[column - 1], rows[place], positions[place])
+                    reader.read_nothing(filled[column - 1], rows[index], positions[index])
                     continue
                 try:
-                    reader.read_state(row[column], at, rows[place], positions[place])
+                    reader.read_state(row[column], at, rows[index], positions[index])
                 except Unavailable:
                     raise
                 except Exception as error:
-                    raise self._unreadable(reader.view, keys[place], error) from error
+                    raise self._unreadable(reader.view, keys[index], error) from error
 
     def _position_of(self, view: StoredView) -> Position:
         position = self._database.position(view)

@@ -83,11 +83,11 @@ class OnlineSink:
         groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
         positions: dict[str, LogPosition] = {}
         for view, current in self._views_to_follow():
-            key = (view.rowwise, repr(current))
-            groups[key].append(view)
-            positions[key[1]] = current
-        for (_, place), views in groups.items():
-            current = positions[place]
+            position_text = repr(current)
+            groups[view.rowwise, position_text].append(view)
+            positions[position_text] = current
+        for (_, position_text), views in groups.items():
+            current = positions[position_text]
             ahead = current.advance(position.offsets)
             if ahead != current:
                 self._apply_group(views, _events_after(good, current), ahead, current)

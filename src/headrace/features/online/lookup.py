@@ -46,12 +46,12 @@ class _OnDemandStep(NamedTuple):
         """Appends the view's features to the rows."""
         if len(rows) == 1:
             (request,), (row,) = requests, rows
-            values = [request[place] if isinstance(place, str) else row[place] for place in self.inputs]
+            values = [request[index] if isinstance(index, str) else row[index] for index in self.inputs]
             row.extend(self.on_demand.compute_row(values))
             return
         columns = [
-            [request[place] for request in requests] if isinstance(place, str) else [row[place] for row in rows]
-            for place in self.inputs
+            [request[index] for request in requests] if isinstance(index, str) else [row[index] for row in rows]
+            for index in self.inputs
         ]
         features = zip(*self.on_demand.compute_columns(columns, len(rows)), strict=True)
         for row, row_features in zip(rows, features, strict=True):
@@ -75,18 +75,18 @@ class Lookup:
         self._matrix = Matrix(plan, encoding)
         self.columns = self._matrix.columns
         self._store = store
-        places = {feature.column: place for place, feature in enumerate(plan.looked_up)}
+        indexes = {feature.column: index for index, feature in enumerate(plan.looked_up)}
         self._steps = []
         for view in plan.on_demand:
             inputs = [
-                source.name if source.view is None else places[f"{source.view}__{source.name}"]
+                source.name if source.view is None else indexes[f"{source.view}__{source.name}"]
                 for source in view.inputs
             ]
             self._steps.append(_OnDemandStep(OnDemand(view, plan.input_dtypes), inputs))
             for field in view.features:
-                places[f"{view.name}__{field.name}"] = len(places)
-        self._places = [places[column] for column in self.columns]
-        self._text = {f.column: places[f.column] for f in plan.features if f.dtype == "string"}
+                indexes[f"{view.name}__{field.name}"] = len(indexes)
+        self._indexes = [indexes[column] for column in self.columns]
+        self._text = {f.column: indexes[f.column] for f in plan.features if f.dtype == "string"}
 
     def features(self, requests: Sequence[Mapping[str, Any]], at: int) -> RequestFeatures:
         """The features of each request at `at` (microseconds, about now).
@@ -109,8 +109,8 @@ class Lookup:
                 f"the request lacks {error.args[0]!r}",
                 remedy=f"It must have {', '.join(self._request_names())}.",
             ) from error
-        seen = self._matrix.of_rows([[row[place] for place in self._places] for row in rows])
-        text = {name: [row[place] for row in rows] for name, place in self._text.items()}
+        seen = self._matrix.of_rows([[row[index] for index in self._indexes] for row in rows])
+        text = {name: [row[index] for row in rows] for name, index in self._text.items()}
         values, missing = self._matrix.values(seen, text), self._matrix.missing(seen)
         return RequestFeatures(seen.matrix, values, missing, positions)
 

@@ -65,7 +65,7 @@ class _Window(NamedTuple):
 
     window: int
     hop: int
-    reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (place in the row, reader)
+    reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (index in the row, reader)
 
 
 class Tiles:
@@ -73,21 +73,21 @@ class Tiles:
 
     def __init__(self, view: WindowedView) -> None:
         self.view = view
-        self._columns = {field.name: place for place, field in enumerate(view.columns)}
+        self._columns = {field.name: index for index, field in enumerate(view.columns)}
         dtypes = {field.name: field.dtype for field in view.columns}
         by_track: dict[tuple[str, int], list[Aggregation]] = {}
         for aggregation in view.aggregations:
             by_track.setdefault((aggregation.column, aggregation.hop), []).append(aggregation)
         self.tracks: list[_TrackShape] = []
         windows: dict[tuple[int, int], dict[int, list[tuple[int, TileReader]]]] = {}
-        row_places = {aggregation.name: place for place, aggregation in enumerate(view.aggregations)}
+        row_indexes = {aggregation.name: index for index, aggregation in enumerate(view.aggregations)}
         for (column, hop), aggregations in by_track.items():
             parts = _parts_of(aggregations, dtypes[column])
-            part_places = {name: place for place, name in enumerate(parts, 1)}
+            part_indexes = {name: index for index, name in enumerate(parts, 1)}
             for aggregation in aggregations:
-                reader = aggregate_of(aggregation.function).tile_reader(part_places, dtypes[column])
+                reader = aggregate_of(aggregation.function).tile_reader(part_indexes, dtypes[column])
                 tracks = windows.setdefault((aggregation.window, aggregation.hop), {})
-                tracks.setdefault(len(self.tracks), []).append((row_places[aggregation.name], reader))
+                tracks.setdefault(len(self.tracks), []).append((row_indexes[aggregation.name], reader))
             longest = max(aggregation.window for aggregation in aggregations)
             self.tracks.append(_TrackShape(self._columns[column], hop, longest, list(parts.values())))
         self._windows = [
@@ -166,12 +166,12 @@ class Tiles:
             if times:
                 low, high = bisect_left(times, begin), bisect_left(times, at)
             seen = times[low:high]
-            for track_place, column, readers in reads:
-                track = tracks[track_place]
+            for track_index, column, readers in reads:
+                track = tracks[track_index]
                 first = bisect_left(track[0], begin)
                 values = raw[column][low:high] if seen else seen
-                for place, read in readers:
-                    row[place] = read(track, first, seen, values)
+                for index, read in readers:
+                    row[index] = read(track, first, seen, values)
         return row
 
 

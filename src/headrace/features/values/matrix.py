@@ -91,17 +91,17 @@ class Matrix:
         defaults = _defaults(plan)
         self.columns = tuple(feature.column for feature in plan.features)
         self._codes = {
-            place: {text: float(code) for code, text in enumerate(categories.get(feature.column, ()))}
-            for place, feature in enumerate(plan.features)
+            index: {text: float(code) for code, text in enumerate(categories.get(feature.column, ()))}
+            for index, feature in enumerate(plan.features)
             if feature.dtype == "string"
         }
-        self._text_defaults = {place: defaults.get(self.columns[place]) for place in self._codes}
+        self._text_defaults = {index: defaults.get(self.columns[index]) for index in self._codes}
         self._defaults = np.array(
             [
-                self._code(place, defaults.get(name))
-                if place in self._codes
+                self._code(index, defaults.get(name))
+                if index in self._codes
                 else float(defaults.get(name, np.nan))
-                for place, name in enumerate(self.columns)
+                for index, name in enumerate(self.columns)
             ]
         )
         self._text = list(self._codes)
@@ -115,8 +115,8 @@ class Matrix:
         if self._codes:
             coded = [list(row) for row in rows]
             for row in coded:
-                for place in self._codes:
-                    row[place] = self._code(place, row[place])
+                for index in self._codes:
+                    row[index] = self._code(index, row[index])
             rows = coded
         return self._fill(np.array(rows, dtype=np.float64))
 
@@ -140,9 +140,9 @@ class Matrix:
             text: for each column of text, its values.
         """
         values: list[list[Any]] = rows.numbers.tolist()
-        for place, default in self._text_defaults.items():
-            for row, value in zip(values, text[self.columns[place]], strict=True):
-                row[place] = default if value is None else value
+        for index, default in self._text_defaults.items():
+            for row, value in zip(values, text[self.columns[index]], strict=True):
+                row[index] = default if value is None else value
         return values
 
     def missing(self, rows: MatrixRows) -> list[list[str]]:
@@ -169,24 +169,24 @@ class Matrix:
         ]
         return pl.Series(np.concatenate([np.empty(0, dtype=np.bool_), *parts]))
 
-    def _code(self, place: int, text: str | None) -> float:
-        return np.nan if text is None else self._codes[place].get(text, _UNSEEN)
+    def _code(self, index: int, text: str | None) -> float:
+        return np.nan if text is None else self._codes[index].get(text, _UNSEEN)
 
     def _numbers(self, frame: pl.DataFrame) -> NDArray[np.float64]:
         import polars as pl
 
         numbers = np.empty((len(frame), len(self.columns)), dtype=np.float64)
-        for place, name in enumerate(self.columns):
+        for index, name in enumerate(self.columns):
             column = frame[name]
-            if place in self._codes:
-                codes = self._codes[place] or {"": _UNSEEN}
+            if index in self._codes:
+                codes = self._codes[index] or {"": _UNSEEN}
                 coded = column.cast(pl.String).replace_strict(
                     list(codes), list(codes.values()), default=_UNSEEN, return_dtype=pl.Float64
                 )
-                numbers[:, place] = coded.to_numpy()
-                numbers[column.is_null().to_numpy(), place] = np.nan
+                numbers[:, index] = coded.to_numpy()
+                numbers[column.is_null().to_numpy(), index] = np.nan
             else:
-                numbers[:, place] = column.cast(pl.Float64).to_numpy()
+                numbers[:, index] = column.cast(pl.Float64).to_numpy()
         return numbers
 
     def _fill(self, numbers: NDArray[np.float64]) -> MatrixRows:

@@ -54,10 +54,10 @@ class OnDemand:
     def __init__(self, view: OnDemandView, dtypes: Mapping[OnDemandInput, Dtype]) -> None:
         self.view = view
         self._dtypes = [dtypes[source] for source in view.inputs]
-        self._names = [(name, place) for place, source in enumerate(view.inputs) for name in _names_of(source)]
+        self._names = [(name, index) for index, source in enumerate(view.inputs) for name in _names_of(source)]
         self._cleaners = [
-            (place, cleaner)
-            for place, dtype in enumerate(self._dtypes)
+            (index, cleaner)
+            for index, dtype in enumerate(self._dtypes)
             if (cleaner := input_cleaner(dtype)) is not None
         ]
         self._outputs = [(field.name, field.dtype, converter(field.dtype)) for field in view.features]
@@ -75,9 +75,9 @@ class OnDemand:
         if self.view.mode != "row":
             return [column[0] for column in self.compute_columns([[value] for value in values], 1)]
         inputs = list(values)
-        for place, clean in self._cleaners:
-            inputs[place] = clean(inputs[place])
-        returned = self._call({name: inputs[place] for name, place in self._names})
+        for index, clean in self._cleaners:
+            inputs[index] = clean(inputs[index])
+        returned = self._call({name: inputs[index] for name, index in self._names})
         features = []
         for name, dtype, convert in self._outputs:
             value = self._result(returned, name)
@@ -100,8 +100,8 @@ class OnDemand:
         if self.view.mode == "row":
             return self._row_by_row(values, count)
         inputs = [list(column) for column in values]
-        for place, clean in self._cleaners:
-            inputs[place] = [clean(value) for value in inputs[place]]
+        for index, clean in self._cleaners:
+            inputs[index] = [clean(value) for value in inputs[index]]
         try:
             returned = self._call_columns(inputs)
         except OnDemandError as error:
@@ -111,11 +111,11 @@ class OnDemand:
 
     def _row_by_row(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
         columns: list[list[object]] = [[] for _ in self._outputs]
-        for place in range(count):
+        for index in range(count):
             try:
-                row = self.compute_row([column[place] for column in values])
+                row = self.compute_row([column[index] for column in values])
             except OnDemandError as error:
-                error.row = place
+                error.row = index
                 raise
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
@@ -124,7 +124,7 @@ class OnDemand:
     def _call_columns(self, inputs: Sequence[Sequence[Any]]) -> Any:
         if self.view.mode == "pandas":
             return self._call(self._frame(inputs))
-        return self._call({name: inputs[place] for name, place in self._names})
+        return self._call({name: inputs[index] for name, index in self._names})
 
     def _frame(self, values: Sequence[Sequence[Any]]) -> Any:
         import pandas as pd
@@ -133,7 +133,7 @@ class OnDemand:
             pd.Series(list(column), dtype=_PANDAS.get(dtype, "object"))
             for column, dtype in zip(values, self._dtypes, strict=True)
         ]
-        return pd.DataFrame({name: series[place] for name, place in self._names})
+        return pd.DataFrame({name: series[index] for name, index in self._names})
 
     def _column(
         self, returned: Any, name: str, dtype: Dtype, convert: Callable[[Any], Any], count: int
@@ -148,11 +148,11 @@ class OnDemand:
         if len(values) != count:
             raise self._error(ReturnError, f"{name} has {len(values)} values for {count} rows")
         converted = []
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             try:
                 converted.append(convert(value))
             except ValueError as error:
-                raise self._value_error(name, dtype, error, place) from error
+                raise self._value_error(name, dtype, error, index) from error
         return converted
 
     def _failing_row(self, inputs: Sequence[Sequence[object]], count: int) -> int | None:
