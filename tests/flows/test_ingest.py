@@ -151,7 +151,7 @@ def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(setting
         events = settings.root / "clicking" / "events.py"
         events.write_text(EVENTS + "    channel: str | None = None\n")
         output = call(settings, "status").stdout
-        assert "clicks: its contract was edited; ingest takes that up when it starts next" in output
+        assert "clicks: its contract was edited; ingest adopts it when it starts next" in output
         send(settings, 1, channel="web")
         assert call(settings, "ingest", "--until-end").returncode == 0
         try:
