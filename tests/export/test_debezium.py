@@ -70,9 +70,9 @@ def test_several_prefixes_are_several_connectors(tmp_path: Path) -> None:
     assert json.loads(connector.stdout)["config"]["table.include.list"] == r"public\.parts"
 
 
-@pytest.mark.parametrize("verb", [("export", "debezium"), ("capture",)])
-def test_a_project_without_such_a_table_is_told_so(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    done = call(project(tmp_path, ""), *verb)
+@pytest.mark.parametrize("arguments", [("export", "debezium"), ("capture",)])
+def test_a_project_without_a_captured_table_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = call(project(tmp_path, ""), *arguments)
     assert (done.returncode, "@changes(" in done.stderr) == (2, True)
 
 

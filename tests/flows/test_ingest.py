@@ -1,4 +1,4 @@
-"""The verb `ingest`: what it reports, how it ends, and how it takes up new code."""
+"""The command `ingest`: what it reports, how it ends, and how it takes up new code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `init`: what a new project may be called."""
+"""The command `init`: what a new project may be called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `send`: what it puts on the log, and what it refuses before it puts anything there."""
+"""The command `send`: what it puts on the log, and what it refuses before it puts anything there."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **selection
         _print_replay(done, dry_run=dry_run, narrowed=any(selection.values()))
     if done.too_large:
         raise Refused(
-            f"{len(done.too_large):,} of the selected events are not replayed: they are larger than the topic accepts",
+            f"{len(done.too_large):,} of the selected events are larger than the topic accepts, and stay",
             where=f"topic {topic}: {', '.join(f'{p}:{o}' for p, o in done.too_large[:_NAMED])}",
             remedy="Raise the topic's max.message.bytes, then replay them.",
         )
