@@ -66,8 +66,8 @@ def send(
         click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")
         if report.early:
             click.echo(
-                f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie in"
-                " an hour that the clocks show twice."
+                f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie"
+                " in an hour that the clocks show twice."
             )
     if report.too_large:
         numbers = ", ".join(map(str, report.too_large[:_NAMED]))
