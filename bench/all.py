@@ -1,9 +1,9 @@
-"""Every benchmark of this folder, one after another, in one run.
+"""Runs the benchmarks of this folder, one after another.
 
     python bench/all.py [--json] [NAME ...]
 
-Each benchmark is a script that takes `--json` and prints one object a line: work, ours, unit, and
-where there is one, peer (what it is held against, measured in the same run) and ratio.
+Each benchmark is a script that accepts `--json` and prints one object a line: work, ours and unit. If it
+compares Headrace with a peer, measured in the same run, the object also has peer and ratio.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="benchmarks to run; all where none is named")
+    parser.add_argument("names", nargs="*", help="benchmarks to run; by default all")
     parser.add_argument("--json", action="store_true", help="one object a line")
-    given = parser.parse_args()
+    options = parser.parse_args()
     known = sorted(p.stem for p in HERE.glob("*.py") if p != Path(__file__))
-    unknown = set(given.names) - set(known)
+    unknown = set(options.names) - set(known)
     if unknown:
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    failed = [name for name in given.names or known if not _run(name, given.json)]
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; the benchmarks are {', '.join(known)}")
+    failed = [name for name in options.names or known if not _run(name, options.json)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _run(name: str, as_json: bool) -> bool:
-    """Runs one benchmark in a process of its own, so that none warms or burdens the next."""
+    """Runs one benchmark in a separate process, so that it does not affect the next."""
     command = [sys.executable, str(HERE / f"{name}.py"), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

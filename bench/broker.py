@@ -1,15 +1,14 @@
-"""From a real broker into Iceberg, beside PyFlink giving the same verdicts on the same topic, in one run.
+"""Ingest from a real broker into Iceberg, compared with PyFlink judging the same events, in one run.
 
     python bench/broker.py [EVENTS] [--json]
 
-Both begin with the same events on the same broker (a tenth of them broken) and are timed as a user
-would meet them: `headrace ingest --until-end` as a process, from its start to its exit, everything on;
-and the PyFlink job (bench/peers/flink_job.py, in an environment of its own), from its start to its exit.
-The steady rates leave both starts out: ours is of `Ingest.run` by itself, PyFlink's by the append
-times of the first and the last record that it wrote.
+Both read the same events from the same broker; a tenth of the events is broken. The end-to-end times are those
+of whole processes, from start to exit: `headrace ingest --until-end` with all features, and the PyFlink job
+(bench/peers/flink_job.py, in a separate environment). The steady rates exclude the start of both: ours is the
+rate of `Ingest.run`, PyFlink's is computed from the append times of the first and the last record it wrote.
 
-PyFlink runs embedded in the JVM, which is its faster way; and, with a fifth of the events, as it does
-unless told otherwise, with Python in processes of its own.
+PyFlink runs once embedded in the JVM, which is its faster mode, and once, with a fifth of the events, in its
+default mode, with Python in separate processes.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ from headrace import log
 from headrace.config.settings import make_settings
 from headrace.events.ingest.ingest import Ingest, IngestHooks
 from headrace.lake import open as open_lake
-from workloads.behaviour import CONTRACT, SHOP, good_of, made
+from workloads.behaviour import CONTRACT, SHOP, count_good, make_events
 
 PARTITIONS = 2
 BROKEN = 0.1
 JOB = Path(__file__).parent / "peers" / "flink_job.py"
 
 
-def filled(url: str, count: int, broken: float) -> None:
-    """The topic with so many events."""
+def fill_topic(url: str, count: int, broken: float) -> None:
+    """Creates the topic and appends so many events."""
     opened = log.open(url)
     opened.create(CONTRACT.topic, PARTITIONS)
-    values = list(made(count, broken))
+    values = list(make_events(count, broken))
     for begin in range(0, count, 20_000):
         part = values[begin : begin + 20_000]
         keys = [b"%d" % ((begin + n) // 7 % 50_021) for n in range(len(part))]
@@ -55,51 +54,52 @@ def filled(url: str, count: int, broken: float) -> None:
     opened.close()
 
 
-def steady(url: str, folder: Path, count: int, broken: float) -> float:
-    """Events a second of an ingest by itself."""
+def measure_rate(url: str, folder: Path, count: int, broken: float) -> float:
+    """Ingests the topic in this process; returns events a second."""
     opened = log.open(url)
     ingest = Ingest(CONTRACT, opened, open_lake(make_settings(folder, "bench", state=folder / "state")))
     good: list[int] = []
-    began = time.perf_counter()
+    start = time.perf_counter()
     ingest.run(
         until_end=True, stop=threading.Event(), hooks=IngestHooks(lambda progress: good.append(progress.good))
     )
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     opened.close()
-    assert sum(good) == good_of(count, broken), sum(good)
-    return count / took
+    assert sum(good) == count_good(count, broken), sum(good)
+    return count / seconds
 
 
-def whole(url: str, folder: Path, count: int) -> float:
-    """Seconds of `headrace ingest --until-end` on the shop's project, as a process."""
+def time_command(url: str, folder: Path, count: int) -> float:
+    """Runs `headrace ingest --until-end` on the shop's project; returns the seconds of the process."""
     project = folder / "shop"
     shutil.copytree(SHOP, project)
-    environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(folder / "whole")}
+    environment = {**os.environ, "HEADRACE_LOG": url, "HEADRACE_STATE": str(folder / "command")}
     command = [sys.executable, "-m", "headrace.cli.main", "ingest", CONTRACT.topic, "--until-end", "--json"]
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-    took = time.perf_counter() - began
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["topics"][CONTRACT.topic]["good"] == good_of(count, BROKEN), done.stdout
-    return took
+    start = time.perf_counter()
+    process = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["topics"][CONTRACT.topic]["good"] == count_good(count, BROKEN), (
+        process.stdout
+    )
+    return seconds
 
 
-def flink(url: str, folder: Path, count: int, mode: str) -> tuple[float, float]:
-    """Seconds of the job as a process, and events a second between its first and its last record."""
+def measure_flink(url: str, folder: Path, count: int, mode: str) -> tuple[float, float]:
+    """Runs the job; returns the seconds of its process, and its events a second without start and end."""
     interpreter = python()
     opened = log.open(url)
     topics = ("valid", "invalid")
     for topic in topics:
         opened.create(topic, PARTITIONS)
     brokers = url.removeprefix("kafka://")
-    command = [
-        str(interpreter), str(JOB), str(connector()), brokers, CONTRACT.topic, *topics, str(folder), mode
-    ]  # fmt: skip
+    arguments = [str(connector()), brokers, CONTRACT.topic, *topics, str(folder), mode]
+    command = [str(interpreter), str(JOB), *arguments]
     environment = {**os.environ, "PATH": f"{interpreter.parent}:{os.environ['PATH']}"}
-    began = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    took = time.perf_counter() - began
-    assert done.returncode == 0, done.stderr[-4000:]
+    start = time.perf_counter()
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    assert process.returncode == 0, process.stderr[-4000:]
     arrivals: list[Any] = []
     written = dict.fromkeys(topics, 0)
     for topic in topics:
@@ -109,48 +109,52 @@ def flink(url: str, folder: Path, count: int, mode: str) -> tuple[float, float]:
             written[topic] += len(batch)
             offsets = batch.next
     opened.close()
-    good = good_of(count, BROKEN)
+    good = count_good(count, BROKEN)
     assert written == {"valid": good, "invalid": count - good}, written
-    return took, count / ((max(arrivals) - min(arrivals)) / 1e6)
+    return seconds, count / ((max(arrivals) - min(arrivals)) / 1e6)
 
 
-def beside(count: int, mode: str, name: str) -> None:
-    """Prints how long each takes, PyFlink in this mode."""
+def compare(count: int, mode: str, name: str) -> None:
+    """Measures ingest and PyFlink in this mode, and prints both."""
     with _broker(count, BROKEN) as (url, folder):
-        rate, own = steady(url, folder, count, BROKEN), whole(url, folder, count)
-        peer, peer_rate = flink(url, folder, count, mode)
+        rate, seconds = measure_rate(url, folder, count, BROKEN), time_command(url, folder, count)
+        peer, peer_rate = measure_flink(url, folder, count, mode)
     what = f"{count:,} events from Kafka, {BROKEN:.0%} broken"
-    _print(f"{what}, steady, beside {name}", round(rate), "events/s", round(peer_rate), rate / peer_rate)
-    _print(f"{what}, end to end, beside {name}", round(own, 2), "s", round(peer, 2), peer / own)
+    _print(f"{what}, steady, against {name}", round(rate), "events/s", round(peer_rate), rate / peer_rate)
+    _print(f"{what}, end to end, against {name}", round(seconds, 2), "s", round(peer, 2), peer / seconds)
 
 
 def main(arguments: list[str]) -> None:
-    """Runs it and prints a JSON object a line."""
-    numbers = [one for one in arguments if one.isdigit()]
+    """Runs the benchmark; prints a JSON object for each figure."""
+    numbers = [argument for argument in arguments if argument.isdigit()]
     count = int(numbers[0]) if numbers else 1_000_000
     with _broker(count, 0.0) as (url, folder):
-        _print(f"{count:,} events from Kafka, none broken", round(steady(url, folder, count, 0.0)), "events/s")
-    beside(count, "thread", "PyFlink embedded")
-    beside(count // 5, "process", "PyFlink")
+        _print(
+            f"{count:,} events from Kafka, none broken",
+            round(measure_rate(url, folder, count, 0.0)),
+            "events/s",
+        )
+    compare(count, "thread", "PyFlink embedded")
+    compare(count // 5, "process", "PyFlink")
 
 
 @contextmanager
 def _broker(count: int, broken: float) -> Iterator[tuple[str, Path]]:
-    """A broker with so many events on its topic, which has been read once, and a folder."""
+    """Runs a broker with so many events on its topic; yields its address and a scratch folder."""
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     try:
         with broker(folder) as running:
-            filled(running.url, count, broken)
-            # A new broker is for seconds busy with its first group, and compiles its code.
-            steady(running.url, folder / "first", count, broken)
+            fill_topic(running.url, count, broken)
+            # Warm-up: a new broker needs seconds for its first consumer group and to compile its code.
+            measure_rate(running.url, folder / "first", count, broken)
             yield running.url, folder
     finally:
         shutil.rmtree(folder)
 
 
 def _print(work: str, ours: float, unit: str, peer: float | None = None, ratio: float = 0.0) -> None:
-    held = {} if peer is None else {"peer": peer, "ratio": round(ratio, 1)}
-    print(json.dumps({"work": work, "ours": ours, "unit": unit, **held}), flush=True)
+    comparison = {} if peer is None else {"peer": peer, "ratio": round(ratio, 1)}
+    print(json.dumps({"work": work, "ours": ours, "unit": unit, **comparison}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The collector: events a second over HTTP, each answer durable, 64 connections."""
+"""The rate of the collector over HTTP, in events a second: 64 connections, every answer durable."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Click(Struct):
     price: Annotated[float, Meta(gt=0)]
 
 
-def served(folder: Path) -> None:
-    """The collector in this process, until it is told to stop; prints its port."""
+def run_collector(folder: Path) -> None:
+    """Runs the collector in this process until a signal ends it; prints its port."""
     stop = stop_on_signals()
     contract = contract_of(Click)
     assert contract is not None
     log = logs.open(f"sqlite://{folder / 'log'}")
     with serve(
         GuardMiddleware(Collector({"clicks": contract}, log, folder), "127.0.0.1"), "127.0.0.1", 0
-    ) as one:
-        print(one.port, flush=True)
+    ) as server:
+        print(server.port, flush=True)
         stop.wait()
 
 
-def sent(port: int, events: int) -> float:
-    """Events a second, in requests of so many."""
+def measure_rate(port: int, events: int) -> float:
+    """Posts requests of so many events for SECONDS; returns events a second."""
     row = {"at": "2024-05-01T10:00:00Z", "user": 7, "kind": "view", "price": 1.5}
     body = json.dumps([row] * events if events > 1 else row).encode()
     head = (
@@ -58,38 +58,39 @@ def sent(port: int, events: int) -> float:
     counts = [0] * CONNECTIONS
     end = time.monotonic() + SECONDS
     threads = [
-        threading.Thread(target=_client, args=(port, request, end, counts, n)) for n in range(CONNECTIONS)
+        threading.Thread(target=_post_repeatedly, args=(port, request, end, counts, n))
+        for n in range(CONNECTIONS)
     ]
-    began = time.monotonic()
+    start = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) * events / (time.monotonic() - began)
+    return sum(counts) * events / (time.monotonic() - start)
 
 
-def _client(port: int, request: bytes, end: float, counts: list[int], place: int) -> None:
+def _post_repeatedly(port: int, request: bytes, end: float, counts: list[int], index: int) -> None:
     import socket
 
-    with socket.create_connection(("127.0.0.1", port)) as one:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
         while time.monotonic() < end:
-            one.sendall(request)
-            answer = one.recv(65536)
+            connection.sendall(request)
+            answer = connection.recv(65536)
             assert answer.startswith(b"HTTP/1.1 202"), answer[:200]
             length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            got = len(answer.partition(b"\r\n\r\n")[2])
-            while got < length:
-                got += len(one.recv(65536))
-            counts[place] += 1
+            received = len(answer.partition(b"\r\n\r\n")[2])
+            while received < length:
+                received += len(connection.recv(65536))
+            counts[index] += 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one object a line (the only form)")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        served(given.serve)
+    options = parser.parse_args()
+    if options.serve:
+        run_collector(options.serve)
         return
     for events in (1, 1000):
         with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +99,7 @@ def main() -> None:
                 assert process.stdout is not None
                 port = int(process.stdout.readline())
                 try:
-                    rate = sent(port, events)
+                    rate = measure_rate(port, events)
                 finally:
                     process.terminate()
         work = f"collector, {CONNECTIONS} connections, {events} events a request"

@@ -1,11 +1,11 @@
-"""Ingest beside a plain script that does the same with the same libraries, in one run.
+"""Ingest, compared with a plain script that uses the same libraries, in one run.
 
     python bench/events.py [EVENTS] [--json]
 
-The plain script reads a SQLite table of values, decodes them with msgspec, makes Arrow columns and
-appends them with PyIceberg in batches of the same size: no verdict but skipping what does not decode, no
-position, no duplicates. Ours is `Ingest.run` on the same events in the embedded log. Rates are given
-by the wall and by the CPU time of the process (`a core`), with 0 % and with 10 % of the events broken.
+The plain script reads a SQLite table of values, decodes them with msgspec, makes Arrow columns and appends them
+with PyIceberg in batches of the same size. It skips events that do not decode, and has no verdicts, no position
+and no deduplication. Ours is `Ingest.run` on the same events in the embedded log. Rates are by wall time and by
+the CPU time of the process (`a core`), with 0 % and with 10 % of the events broken.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from headrace import log
 from headrace.config.settings import make_settings
 from headrace.events.ingest.ingest import BATCH, Ingest, IngestHooks
 from headrace.lake import open as open_lake
-from workloads.behaviour import CONTRACT, UserBehaviour, good_of, made
+from workloads.behaviour import CONTRACT, UserBehaviour, count_good, make_events
 
 
-def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
-    """The plain script on a table of these values, and what closes it."""
+def make_plain_script(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
+    """Makes the plain script on a table of these values; returns it, and the function that closes it."""
     source = folder / "values.db"
     with closing(sqlite3.connect(source)) as db:
         db.execute("CREATE TABLE record (id INTEGER PRIMARY KEY, value BLOB NOT NULL)")
@@ -45,11 +45,17 @@ def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callabl
     catalog.create_namespace("plain")
     schema = pa.schema(
         [
-            ("event_time", pa.timestamp("us", "UTC")), ("event_type", pa.string()), ("product_id", pa.int64()),
-            ("category_id", pa.int64()), ("user_id", pa.int64()), ("price", pa.float64()),
-            ("user_session", pa.string()), ("category_code", pa.string()), ("brand", pa.string()),
+            ("event_time", pa.timestamp("us", "UTC")),
+            ("event_type", pa.string()),
+            ("product_id", pa.int64()),
+            ("category_id", pa.int64()),
+            ("user_id", pa.int64()),
+            ("price", pa.float64()),
+            ("user_session", pa.string()),
+            ("category_code", pa.string()),
+            ("brand", pa.string()),
         ]
-    )  # fmt: skip
+    )
     table = catalog.create_table("plain.events", schema)
     decoder = msgspec.json.Decoder(UserBehaviour)
 
@@ -64,7 +70,7 @@ def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callabl
                         events.append(decoder.decode(value))
                     except msgspec.MsgspecError:
                         continue
-                columns = [[getattr(one, name) for one in events] for name in schema.names]
+                columns = [[getattr(event, name) for event in events] for name in schema.names]
                 table.append(pa.table(columns, schema=schema))
                 rows += len(events)
         return rows
@@ -72,8 +78,8 @@ def plain(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callabl
     return work, catalog.close
 
 
-def ours(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
-    """Ingest on a topic of these values, and what closes it."""
+def make_ingest(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable[[], None]]:
+    """Makes an ingest on a topic of these values; returns it, and the function that closes it."""
     settings = make_settings(folder, "bench", state=folder / "state")
     events = log.open(settings.log.url)
     events.create("user_behaviour")
@@ -84,18 +90,18 @@ def ours(values: list[bytes], folder: Path) -> tuple[Callable[[], int], Callable
     def work() -> int:
         good = 0
 
-        def tell(progress: Any) -> None:
+        def add_good(progress: Any) -> None:
             nonlocal good
             good += progress.good
 
-        ingest.run(until_end=True, stop=threading.Event(), hooks=IngestHooks(tell))
+        ingest.run(until_end=True, stop=threading.Event(), hooks=IngestHooks(add_good))
         return good
 
     return work, events.close
 
 
-def measured(make: Callable[..., Any], values: list[bytes], expected: int) -> tuple[float, float]:
-    """Events a second by the wall, and by CPU time."""
+def measure(make: Callable[..., Any], values: list[bytes], expected: int) -> tuple[float, float]:
+    """Runs a work on the values; returns events a second by wall time and by CPU time."""
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     try:
         work, close = make(values, folder)
@@ -109,43 +115,46 @@ def measured(make: Callable[..., Any], values: list[bytes], expected: int) -> tu
         shutil.rmtree(folder)
 
 
-def read_rate(values: list[bytes]) -> float:
-    """Records a second read from the embedded log."""
+def measure_log_read(values: list[bytes]) -> float:
+    """Reads the values from the embedded log; returns records a second."""
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     try:
         events = log.open(f"sqlite://{folder}")
         events.create("values")
         for begin in range(0, len(values), 10_000):
             events.append("values", values[begin : begin + 10_000])
-        began, offsets = time.perf_counter(), {0: 0}
+        start, offsets = time.perf_counter(), {0: 0}
         while len(batch := events.read("values", offsets, BATCH)):
             offsets = batch.next
-        took = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         events.close()
-        return len(values) / took
+        return len(values) / seconds
     finally:
         shutil.rmtree(folder)
 
 
 def main(arguments: list[str]) -> None:
-    """Runs it and prints a line a figure, or a JSON object a line."""
-    numbers = [one for one in arguments if one.isdigit()]
+    """Runs the benchmark; prints a line or a JSON object for each figure."""
+    numbers = [argument for argument in arguments if argument.isdigit()]
     count = int(numbers[0]) if numbers else 1_000_000
     results: list[dict[str, Any]] = []
     for share in (0.0, 0.1):
-        values = list(made(count, share))
-        expected = good_of(count, share)
-        peer = measured(plain, values, expected)
-        own = measured(ours, values, expected)
-        for name, a, b in (("by the wall", own[0], peer[0]), ("a core", own[1], peer[1])):
+        values = list(make_events(count, share))
+        expected = count_good(count, share)
+        peer = measure(make_plain_script, values, expected)
+        own = measure(make_ingest, values, expected)
+        for name, ours, theirs in (("by wall time", own[0], peer[0]), ("a core", own[1], peer[1])):
             results.append(
                 {
-                    "work": f"ingest, {share:.0%} broken, {name}", "ours": round(a), "unit": "events/s",
-                    "peer": round(b), "ratio": round(a / b, 2),
+                    "work": f"ingest, {share:.0%} broken, {name}",
+                    "ours": round(ours),
+                    "unit": "events/s",
+                    "peer": round(theirs),
+                    "ratio": round(ours / theirs, 2),
                 }
-            )  # fmt: skip
+            )
         if not share:
-            results.append({"work": "log read", "ours": round(read_rate(values)), "unit": "records/s"})
+            results.append({"work": "log read", "ours": round(measure_log_read(values)), "unit": "records/s"})
     for result in results:
         if "--json" in arguments:
             print(json.dumps(result))

@@ -1,9 +1,9 @@
-"""Historical features through Feast's own API: our offline store against Feast's own, on the same rows.
+"""Historical features by Feast's API: our offline store against Feast's file store, on the same rows.
 
     python bench/feast_join.py [--json] [--rows 602316]
 
 One as-of view of 6 features, as many label rows as feature rows, over 30 days and 50,000 entities.
-Both read what is on disk and end in a DataFrame; both results are compared.
+Both read from disk and return a DataFrame; the benchmark compares the results.
 """
 
 from __future__ import annotations
@@ -65,32 +65,32 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rows", type=int, default=ROWS)
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix="feast_join_"))
     try:
-        rows, labels = generate_rows(given.rows)
+        rows, labels = generate_rows(options.rows)
         ours, features = measure(open_headrace(folder / "ours", rows), labels)
         peer, theirs = measure(open_feast(folder / "theirs", rows), labels)
         check_equal(features, theirs)
     finally:
         shutil.rmtree(folder)
     figure = {
-        "work": f"historical features, {given.rows:,} x {given.rows:,} rows, {FEATURES} features",
+        "work": f"historical features, {options.rows:,} x {options.rows:,} rows, {FEATURES} features",
         "ours": round(ours, 2),
         "unit": "s",
         "peer": round(peer, 2),
         "ratio": round(peer / ours, 2),
     }
-    if given.json:
+    if options.json:
         print(json.dumps(figure))
     else:
         print(f"{figure['work']}: ours {ours:.2f} s, Feast's file store {peer:.2f} s, {peer / ours:.1f} times")
 
 
 def generate_rows(count: int) -> tuple[pa.Table, pd.DataFrame]:
-    """Feature rows, and labels; times to the microsecond, all different within an entity."""
+    """Feature rows and labels, with times to the microsecond that differ within an entity."""
     rng = np.random.default_rng(7)
     start, span = int(START.timestamp() * 1e6), DAYS * 86_400_000_000
 
@@ -117,7 +117,7 @@ def open_headrace(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.Dat
     (root / "joined" / "features.py").write_text(PROJECT)
     project = load_project(load_settings(root))
     lake.open(project.settings).ensure("stats", rows.schema).append(rows)
-    return query_of(FeatureStore(repo_path=str(apply(project).folder)))
+    return make_query(FeatureStore(repo_path=str(apply(project).folder)))
 
 
 def open_feast(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -147,23 +147,26 @@ def open_feast(root: Path, rows: pa.Table) -> Callable[[pd.DataFrame], pd.DataFr
         schema=[Field(name=name, dtype=Float64) for name in NAMES],
     )
     store.apply([driver, view])
-    return query_of(store)
+    return make_query(store)
 
 
-def query_of(store: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def make_query(store: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A function that joins the features to labels, warmed up."""
     features = [f"stats:{name}" for name in NAMES]
 
-    def ask(labels: pd.DataFrame) -> pd.DataFrame:
+    def run_query(labels: pd.DataFrame) -> pd.DataFrame:
         return store.get_historical_features(entity_df=labels, features=features).to_df()  # type: ignore[attr-defined]
 
-    ask(generate_rows(1000)[1])  # the first call imports modules, which is not measured
-    return ask
+    run_query(generate_rows(1000)[1])  # warm-up: the first call imports modules
+    return run_query
 
 
-def measure(ask: Callable[[pd.DataFrame], pd.DataFrame], labels: pd.DataFrame) -> tuple[float, pd.DataFrame]:
-    began = time.perf_counter()
-    features = ask(labels)
-    return time.perf_counter() - began, features
+def measure(
+    run_query: Callable[[pd.DataFrame], pd.DataFrame], labels: pd.DataFrame
+) -> tuple[float, pd.DataFrame]:
+    start = time.perf_counter()
+    features = run_query(labels)
+    return time.perf_counter() - start, features
 
 
 def check_equal(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:

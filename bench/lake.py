@@ -1,4 +1,4 @@
-"""Benchmark of the lake: the cost of a commit, a scan and a stepwise build, and whether it stays flat.
+"""The cost of the lake's commits, scans and incremental builds, and whether it stays flat.
 
 python bench/lake.py [--json] [--commits 10000] [--served]
 """
@@ -43,8 +43,8 @@ def events(count: int, seed: int, first_day: int = 0, days: int = DAYS) -> pa.Ta
     random = np.random.default_rng(seed)
     sessions = count // 8 + 1
     session = random.integers(0, sessions, count)
-    begun = START + first_day * DAY + random.integers(0, days * DAY, sessions)
-    at = begun[session] + random.integers(0, 1_800_000_000, count)
+    start = START + first_day * DAY + random.integers(0, days * DAY, sessions)
+    at = start[session] + random.integers(0, 1_800_000_000, count)
     refused = random.random(count) < 0.1
     products = random.integers(0, 20_000, count)
 
@@ -69,68 +69,70 @@ def events(count: int, seed: int, first_day: int = 0, days: int = DAYS) -> pa.Ta
             "_raw": only_refused("{...}", pa.string()).cast(pa.binary()),
             "_code": only_refused("wrong_type", pa.string()),
             "_field": only_refused("price", pa.string()),
-            "_reason": only_refused("it is no number", pa.string()),
+            "_reason": only_refused("not a number", pa.string()),
         }
     )
 
 
-def topic(opened: Lake, name: str, schema: pa.Schema) -> LakeTable:
+def create_topic_table(opened: Lake, name: str, schema: pa.Schema) -> LakeTable:
     return opened.ensure(name, schema, [("_valid", "identity"), ("event_time", "day")])
 
 
-def add(table: LakeTable, rows: pa.Table) -> None:
+def append(table: LakeTable, rows: pa.Table) -> None:
     clock = str(max(rows["_arrived_at"].cast(pa.int64()).to_pylist()))
     table.append(rows, facts={LATEST_ARRIVAL: clock}, properties={LATEST_ARRIVAL: clock})
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def bench_appends(opened: Lake, tell: Callable[[str, float, str], None]) -> None:
+def bench_appends(opened: Lake, report: Callable[[str, float, str], None]) -> None:
     rows = events(ROWS, seed=0, days=2)
-    table = topic(opened, "appended", rows.schema)
-    add(table, rows.slice(0, 10))
-    tell(
-        "append 250,000 rows of 17 columns", median(seconds_of(lambda: add(table, rows)) for _ in range(5)), "s"
+    table = create_topic_table(opened, "appended", rows.schema)
+    append(table, rows.slice(0, 10))
+    report(
+        "append 250,000 rows of 17 columns",
+        median(seconds_of(lambda: append(table, rows)) for _ in range(5)),
+        "s",
     )
-    small = [seconds_of(lambda: add(table, rows.slice(0, 100))) for _ in range(300)]
-    tell("small append, the first 50 of 300", median(small[:50]) * 1000, "ms")
-    tell("small append, the last 50 of 300", median(small[-50:]) * 1000, "ms")
+    small = [seconds_of(lambda: append(table, rows.slice(0, 100))) for _ in range(300)]
+    report("small append, the first 50 of 300", median(small[:50]) * 1000, "ms")
+    report("small append, the last 50 of 300", median(small[-50:]) * 1000, "ms")
     count = table.scan().select(pl.len()).collect().item()
     seconds = median(seconds_of(lambda: table.scan().collect()) for _ in range(3))
-    tell("scan of all columns", count / seconds, "rows/s")
+    report("scan of all columns", count / seconds, "rows/s")
     one_day = pl.col("event_time").dt.date() == datetime(2024, 1, 1, tzinfo=UTC).date()
     pruned = (pl.col("event_time") < datetime(2024, 1, 2, tzinfo=UTC)) & one_day
     seconds = median(
         seconds_of(lambda: table.scan().filter(pruned).select("price").collect()) for _ in range(3)
     )
-    tell("scan of one column of one day", seconds * 1000, "ms")
+    report("scan of one column of one day", seconds * 1000, "ms")
     head = table.current_snapshot()
     assert head is not None
     since = table.snapshots()[0].id
-    tell(
+    report(
         "days changed since 100 appends ago",
         1000 * seconds_of(lambda: table.days_changed("event_time", since, head.id)),
         "ms",
     )
 
 
-def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits: int) -> None:
-    """Many small commits while maintenance runs, as in an ingest, but with graces of seconds."""
+def bench_commits(opened: Lake, report: Callable[[str, float, str], None], commits: int) -> None:
+    """Many small commits while maintenance runs, as in an ingest, with grace periods of seconds."""
     rows = events(1000, seed=3, days=1)
-    table = topic(opened, "committed", rows.schema)
+    table = create_topic_table(opened, "committed", rows.schema)
     short = timedelta(seconds=min(10.0, commits / 400))
     hundreds, garbage = [], []
     with ThreadPoolExecutor(1) as thread:
         maintenance: Future[object] | None = None
         for hundred in range(commits // 100):
             hundreds.append(
-                median(seconds_of(lambda: add(table, rows.slice(0, 10))) for _ in range(100)) * 1000
+                median(seconds_of(lambda: append(table, rows.slice(0, 10))) for _ in range(100)) * 1000
             )
-            garbage.append(beyond_rows(table))
+            garbage.append(overhead(table))
             if maintenance is None or maintenance.done():
                 if maintenance is not None:
                     maintenance.result()
@@ -138,18 +140,22 @@ def bench_commits(opened: Lake, tell: Callable[[str, float, str], None], commits
                     lake.maintain, table, older_than=short, grace=short, longest_write=short
                 )
             if hundred % 10 == 9:
-                tell(f"small commit, hundred {hundred + 1}", hundreds[-1], "ms")
-                tell("  beyond its rows the table then has", garbage[-1][0], "files")
-                tell("  beyond its rows the table then takes", garbage[-1][1] / 1e6, "MB")
-    tell(f"small commit, the first hundred of {commits:,}", hundreds[0], "ms")
-    tell(f"small commit, the last hundred of {commits:,}", hundreds[-1], "ms")
-    tell("the last hundred by the first", hundreds[-1] / hundreds[0], "x")
+                report(f"small commit, hundred {hundred + 1}", hundreds[-1], "ms")
+                report("  files beside the rows", garbage[-1][0], "files")
+                report("  bytes beside the rows", garbage[-1][1] / 1e6, "MB")
+    report(f"small commit, the first hundred of {commits:,}", hundreds[0], "ms")
+    report(f"small commit, the last hundred of {commits:,}", hundreds[-1], "ms")
+    report("the last hundred by the first", hundreds[-1] / hundreds[0], "x")
     half = len(garbage) // 2
-    tell("most bytes beyond the rows, second half by first", most(garbage[half:]) / most(garbage[:half]), "x")
+    report(
+        "most bytes beside the rows, second half by first",
+        largest_overhead(garbage[half:]) / largest_overhead(garbage[:half]),
+        "x",
+    )
 
 
-def beyond_rows(table: LakeTable) -> tuple[int, int]:
-    """Files and bytes in the table's folder that are not data files of the newest snapshot."""
+def overhead(table: LakeTable) -> tuple[int, int]:
+    """The number and bytes of the table's files, without the data files of the newest snapshot."""
     iceberg = table.iceberg()
     scheme, netloc, folder = iceberg.io.parse_location(iceberg.location())
     infos = iceberg.io.fs_by_scheme(scheme, netloc).get_file_info(FileSelector(folder, recursive=True))
@@ -158,14 +164,14 @@ def beyond_rows(table: LakeTable) -> tuple[int, int]:
     return len(sizes) - int(summary["total-data-files"]), sum(sizes) - int(summary["total-files-size"])
 
 
-def most(garbage: list[tuple[int, int]]) -> int:
+def largest_overhead(garbage: list[tuple[int, int]]) -> int:
     return max(size for _, size in garbage)
 
 
-def bench_build(project: Project, opened: Lake, tell: Callable[[str, float, str], None]) -> None:
+def bench_build(project: Project, opened: Lake, report: Callable[[str, float, str], None]) -> None:
     rows = events(200_000, seed=1)
-    table = topic(opened, "user_behaviour", rows.schema)
-    add(table, rows)
+    table = create_topic_table(opened, "user_behaviour", rows.schema)
+    append(table, rows)
     names = ("clean_events", "departments", "product_facts", "view_outcomes")
 
     def build() -> None:
@@ -174,21 +180,21 @@ def bench_build(project: Project, opened: Lake, tell: Callable[[str, float, str]
 
     for name in names:
         seconds = seconds_of(lambda name=name: build_table(project, opened, project.table(name), code="1"))
-        tell(f"build of {name}, 200,000 events of {DAYS} days", seconds, "s")
-    tell("build with nothing to do, 4 tables", seconds_of(build), "s")
-    add(table, events(1000, seed=2, first_day=5, days=1))
-    tell("build after 1,000 late events of one day, 4 tables", seconds_of(build), "s")
+        report(f"build of {name}, 200,000 events of {DAYS} days", seconds, "s")
+    report("build with nothing to do, 4 tables", seconds_of(build), "s")
+    append(table, events(1000, seed=2, first_day=5, days=1))
+    report("build after 1,000 late events of one day, 4 tables", seconds_of(build), "s")
 
 
-def shop(folder: Path) -> Project:
+def open_shop(folder: Path) -> Project:
     source = Path(__file__).parents[1] / "examples" / "shop"
     shutil.copytree(source, folder, dirs_exist_ok=True)
     return load_project(load_settings(folder), without=["feast"])
 
 
 @contextlib.contextmanager
-def served(project: Project, scratch: Path) -> Iterator[Lake]:
-    """The same project's lake on a REST catalog and S3."""
+def serve_lake(project: Project, scratch: Path) -> Iterator[Lake]:
+    """Opens the project's lake on a REST catalog and S3, which it runs until the block ends."""
     from services.catalog import catalog
     from services.s3 import store
 
@@ -206,24 +212,26 @@ def served(project: Project, scratch: Path) -> Iterator[Lake]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--commits", type=int, help="only small commits on end, this many")
-    parser.add_argument("--served", action="store_true", help="on a REST catalog and S3, started for it")
-    given = parser.parse_args()
+    parser.add_argument("--commits", type=int, help="only this many small commits in a row")
+    parser.add_argument(
+        "--served", action="store_true", help="use a REST catalog and S3, which the benchmark starts"
+    )
+    options = parser.parse_args()
 
-    def tell(work: str, ours: float, unit: str) -> None:
+    def report(work: str, ours: float, unit: str) -> None:
         figure = {"work": work, "ours": round(ours, 4), "unit": unit}
-        print(json.dumps(figure) if given.json else f"{work:<58} {ours:>14,.4g} {unit}", flush=True)
+        print(json.dumps(figure) if options.json else f"{work:<58} {ours:>14,.4g} {unit}", flush=True)
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        project = shop(Path(scratch) / "shop")
+        project = open_shop(Path(scratch) / "shop")
         local = lake.open(project.settings)
-        opened = stack.enter_context(served(project, Path(scratch))) if given.served else local
-        if given.commits:
-            bench_commits(opened, tell, given.commits)
+        opened = stack.enter_context(serve_lake(project, Path(scratch))) if options.served else local
+        if options.commits:
+            bench_commits(opened, report, options.commits)
             return
-        bench_appends(opened, tell)
-        bench_commits(opened, tell, 1000)
-        bench_build(project, opened, tell)
+        bench_appends(opened, report)
+        bench_commits(opened, report, 1000)
+        bench_build(project, opened, report)
 
 
 if __name__ == "__main__":

@@ -37,18 +37,18 @@ USER = EntityKey("user", "user", "int64")
 INSTANT = pl.Datetime("us", "UTC")
 
 
-def say(work: str, ours: float, unit: str) -> None:
+def print_figure(work: str, ours: float, unit: str) -> None:
     print(json.dumps({"work": f"online SQLite: {work}", "ours": ours, "unit": unit}), flush=True)
 
 
-def micros(work: Callable[[int], object], times: int) -> float:
-    """Microseconds of the median call; each call gets its number."""
-    took = []
+def median_micros(work: Callable[[int], object], times: int) -> float:
+    """The median duration of a call in microseconds. Each call gets its number."""
+    durations = []
     for number in range(times):
         begin = time.perf_counter_ns()
         work(number)
-        took.append(time.perf_counter_ns() - begin)
-    return sorted(took)[times // 2] / 1000
+        durations.append(time.perf_counter_ns() - begin)
+    return sorted(durations)[times // 2] / 1000
 
 
 def plan_of(*views: AsOfView | WindowedView) -> FeaturePlan:
@@ -58,8 +58,8 @@ def plan_of(*views: AsOfView | WindowedView) -> FeaturePlan:
     return FeaturePlan("m", (USER,), views, features)
 
 
-def windowed() -> WindowedView:
-    """Six features over an hour and a day."""
+def make_view() -> WindowedView:
+    """A windowed view of six features over an hour and a day."""
     aggregations = []
     for window, hop in ((HOUR, 5 * MINUTE), (DAY, HOUR)):
         for column, name in (("item", "count"), ("bought", "count"), ("price", "sum")):
@@ -83,20 +83,24 @@ def events(count: int, now: int, span: int) -> pl.DataFrame:
     )
 
 
-def reads(store: OnlineStore, plan: FeaturePlan, name: str) -> None:
+def measure_reads(store: OnlineStore, plan: FeaturePlan, name: str) -> None:
     draw = random.Random(7)
     users = [draw.randrange(ENTITIES) for _ in range(200_000)]
-    say(
+    print_figure(
         f"{name}, 6 features, 1 row",
-        micros(lambda n: store.lookup(plan, [{"user": users[n]}], now_micros()), 5000),
+        median_micros(lambda n: store.lookup(plan, [{"user": users[n]}], now_micros()), 5000),
         "µs",
     )
     many = [[{"user": user} for user in users[n * 100 : n * 100 + 100]] for n in range(500)]
-    say(f"{name}, 6 features, 100 rows", micros(lambda n: store.lookup(plan, many[n], now_micros()), 500), "µs")
+    print_figure(
+        f"{name}, 6 features, 100 rows",
+        median_micros(lambda n: store.lookup(plan, many[n], now_micros()), 500),
+        "µs",
+    )
     lookup = Lookup(plan, store)
-    say(
+    print_figure(
         f"{name}, one request to its matrix",
-        micros(lambda n: lookup.features([{"user": users[n]}], now_micros()), 5000),
+        median_micros(lambda n: lookup.features([{"user": users[n]}], now_micros()), 5000),
         "µs",
     )
 
@@ -119,23 +123,23 @@ def main() -> None:
         store.prepare(plan_of(as_of))
         begin = time.perf_counter()
         store.load(as_of, facts.to_arrow(), SnapshotPosition("facts", 1))
-        say("rows loaded", ENTITIES / (time.perf_counter() - begin), "rows/s")
-        reads(store, plan_of(as_of), "as-of view")
+        print_figure("rows loaded", ENTITIES / (time.perf_counter() - begin), "rows/s")
+        measure_reads(store, plan_of(as_of), "as-of view")
 
-        view = windowed()
+        view = make_view()
         store.prepare(plan_of(view))
         rows = events(EVENTS, now_micros(), 2 * DAY).to_arrow()
         begin = time.perf_counter()
         store.fill(view, rows, LogPosition("events", "one", {0: EVENTS}))
-        say("events filled", EVENTS / (time.perf_counter() - begin), "events/s")
-        reads(store, plan_of(view), "windowed view")
+        print_figure("events filled", EVENTS / (time.perf_counter() - begin), "events/s")
+        measure_reads(store, plan_of(view), "windowed view")
         for size in (100, 10_000, 100_000):
             at = store.position(view)
             assert isinstance(at, LogPosition)
             rows = events(size, now_micros(), MINUTE).to_arrow()
             begin = time.perf_counter()
             store.apply([view], rows, at.with_offsets({0: at.offsets[0] + size}), after=at)
-            say(f"events applied, {size:,} a batch", size / (time.perf_counter() - begin), "events/s")
+            print_figure(f"events applied, {size:,} a batch", size / (time.perf_counter() - begin), "events/s")
         store.close()
 
 

@@ -1,6 +1,6 @@
 """The point-in-time join of 602,316 labels with as many rows of six features, against raw Polars.
 
-Arrow to Arrow. The peer is `join_asof` alone, with the two sorts it needs; the rows' order is lost.
+Arrow to Arrow. The peer is `join_asof` with the two sorts it needs; it loses the order of the rows.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ START = 1_700_000_000_000_000
 FEATURES = tuple(PlanField(f"f{i}", "float64") for i in range(6))
 
 
-def data(rows: int) -> tuple[pa.Table, pa.Table]:
-    """Labels and facts of 50,000 entities over a month, in no order."""
+def generate(rows: int) -> tuple[pa.Table, pa.Table]:
+    """Unsorted labels and facts of 50,000 entities over a month."""
     draw = np.random.default_rng(7)
 
-    def keyed() -> pl.DataFrame:
+    def make_rows() -> pl.DataFrame:
         at = pl.Series(START + draw.integers(0, 30 * DAY, rows)).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame({"entity": draw.integers(0, 50_000, rows), "event_timestamp": at})
 
-    facts = keyed().with_columns(pl.Series(field.name, draw.random(rows)) for field in FEATURES)
-    return keyed().to_arrow(), facts.to_arrow()
+    facts = make_rows().with_columns(pl.Series(field.name, draw.random(rows)) for field in FEATURES)
+    return make_rows().to_arrow(), facts.to_arrow()
 
 
-def best(work: Callable[[], object], times: int = 5) -> float:
-    """Seconds of the fastest of a few."""
-    took = []
+def fastest(work: Callable[[], object], times: int = 5) -> float:
+    """The seconds of the fastest call."""
+    durations = []
     for _ in range(times):
         begin = time.perf_counter()
         work()
-        took.append(time.perf_counter() - begin)
-    return min(took)
+        durations.append(time.perf_counter() - begin)
+    return min(durations)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object a line (always the case)")
     parser.add_argument("--rows", type=int, default=602_316)
-    given = parser.parse_args()
-    labels, facts = data(given.rows)
+    options = parser.parse_args()
+    labels, facts = generate(options.rows)
     view = AsOfView("facts", ("entity",), "facts", "event_timestamp", FEATURES, 7 * DAY)
     features = tuple(FeatureRef("facts", field.name, field.dtype) for field in FEATURES)
     plan = FeaturePlan("m", (EntityKey("entity", "entity", "int64"),), (view,), features)
@@ -64,10 +64,10 @@ def main() -> None:
             right, on="event_timestamp", by="entity", tolerance="7d", check_sortedness=False
         ).to_arrow()
 
-    assert ours().num_rows == peer().num_rows == given.rows
-    took, raw = best(ours), best(peer)
-    work = f"point-in-time join: {given.rows:,} x {given.rows:,}, 6 features, Arrow to Arrow"
-    print(json.dumps({"work": work, "ours": took, "unit": "s", "peer": raw, "ratio": raw / took}))
+    assert ours().num_rows == peer().num_rows == options.rows
+    seconds, raw = fastest(ours), fastest(peer)
+    work = f"point-in-time join: {options.rows:,} x {options.rows:,}, 6 features, Arrow to Arrow"
+    print(json.dumps({"work": work, "ours": seconds, "unit": "s", "peer": raw, "ratio": raw / seconds}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One prediction over HTTP, everything on, against bare uvicorn doing lookup and model.
+"""A prediction over HTTP with all features, against bare uvicorn that does only the lookup and the prediction.
 
     python bench/serving.py [--json] [--seconds 8] [--rounds 5] [--serving processes|ray_serve]
 
 Both read the same online store and the same model (100 trees, 6 features) on this machine, one process each.
-Ours does the split, the checks, the metrics and the prediction log; on Ray Serve HAProxy is before it. The peer
-decodes, looks up, predicts and answers, nothing else. The client is one process with plain sockets on the same
-machine: p50 with one connection, the rate with 16. Both run all the time and are measured in turn; the figures
+Ours also does the split, the checks, the metrics and the prediction log; on Ray Serve, behind HAProxy. The peer
+only decodes, looks up, predicts and answers. The client is one process with plain sockets on the same
+machine: p50 with one connection, the rate with 16. Both run throughout and are measured in turn; the figures
 are medians of the rounds.
 """
 
@@ -134,9 +134,9 @@ def make_project(root: Path) -> Settings:
 @contextmanager
 def run_bare(settings: Settings) -> Iterator[str]:
     """Runs uvicorn in its own process, with an application that only looks up, predicts and answers."""
-    spawned = multiprocessing.get_context("spawn")
-    receiving, sending = spawned.Pipe()
-    process = spawned.Process(target=_serve_bare, args=(settings, sending), daemon=True)
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe()
+    process = context.Process(target=_serve_bare, args=(settings, sending), daemon=True)
     process.start()
     yield receiving.recv()
     process.terminate()
@@ -193,12 +193,12 @@ async def _send_requests(host: str, port: int, connections: int, seconds: float)
     durations: list[float] = []
     started = time.perf_counter()
     await asyncio.gather(
-        *(_keep_asking(host, port, n, started + seconds, durations) for n in range(connections))
+        *(_send_repeatedly(host, port, n, started + seconds, durations) for n in range(connections))
     )
     return durations, len(durations) / (time.perf_counter() - started)
 
 
-async def _keep_asking(host: str, port: int, seed: int, until: float, durations: list[float]) -> None:
+async def _send_repeatedly(host: str, port: int, seed: int, until: float, durations: list[float]) -> None:
     """Sends the next request on one connection as soon as the response is complete."""
     reader, writer = await asyncio.open_connection(host, port)
     products = np.random.default_rng(seed).integers(0, PRODUCTS, 4096).tolist()

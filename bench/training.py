@@ -1,4 +1,4 @@
-"""Training and prediction: a search by Ray Tune against a plain loop, the answer for a row, the metrics.
+"""Training and prediction: a search by Ray Tune against a plain loop, predictions of a row, and metrics.
 
 python bench/training.py [--json]
 """
@@ -65,15 +65,15 @@ def make_matrices() -> Matrices:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     plan = FeaturePlan("bench", (), (), tuple(FeatureRef("x", f"f{n}", "float64") for n in range(FEATURES)))
     rows = pl.DataFrame(x, schema=[feature.column for feature in plan.features]).with_columns(
-        target=y, event_timestamp=pl.Series([start + timedelta(seconds=n) for n in range(ROWS)])
+        target=y, event_timestamp=pl.Series([start + timedelta(measure_seconds=n) for n in range(ROWS)])
     )
     return to_matrices(divide(rows, MODEL.split, "target"), "target", plan)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def measure_seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def fit_in_a_loop(matrices: Matrices, settings: Sequence[Mapping[str, Any]]) -> None:
@@ -84,39 +84,39 @@ def fit_in_a_loop(matrices: Matrices, settings: Sequence[Mapping[str, Any]]) -> 
         EVALUATOR.metric("pr_auc", data.validation.target, fitted.validation)
 
 
-def figures(folder: Path) -> list[dict[str, object]]:
+def measure(folder: Path) -> list[dict[str, object]]:
     settings = make_settings(folder, "bench", state=folder / "state")
     matrices = make_matrices()
     results: list[dict[str, object]] = []
 
     def add(work: str, ours: float, unit: str, peer: float | None = None) -> None:
-        compared = {} if peer is None else {"peer": peer, "ratio": ours / peer}
-        results.append({"work": work, "ours": ours, "unit": unit, **compared})
+        comparison = {} if peer is None else {"peer": peer, "ratio": ours / peer}
+        results.append({"work": work, "ours": ours, "unit": unit, **comparison})
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     with connect(settings):
-        add("Ray started", time.perf_counter() - began, "s")
-        began = time.perf_counter()
+        add("Ray started", time.perf_counter() - start, "s")
+        start = time.perf_counter()
         trials = search(matrices, MODEL, TUNE, folder / "ray")
-        tuned = time.perf_counter() - began
-        began = time.perf_counter()
+        tuning_seconds = time.perf_counter() - start
+        start = time.perf_counter()
         fitted = final_fit(matrices, MODEL, trials[0].parameters, folder / "ray")
-        add("fit by Ray Train", time.perf_counter() - began, "s")
-    loop = seconds(lambda: fit_in_a_loop(matrices, [trial.parameters for trial in trials]))
-    add(f"{TRIALS} trials on {ROWS:,} x {FEATURES}, against a plain loop", tuned, "s", loop)
+        add("fit by Ray Train", time.perf_counter() - start, "s")
+    loop = measure_seconds(lambda: fit_in_a_loop(matrices, [trial.parameters for trial in trials]))
+    add(f"{TRIALS} trials on {ROWS:,} x {FEATURES}, against a plain loop", tuning_seconds, "s", loop)
 
     predictor = save(folder / "model", fitted, MODEL, matrices)
     test = matrices.test
-    evaluated = seconds(lambda: EVALUATOR.evaluate(test.target, predictor.predict(test.matrix)))
+    evaluated = measure_seconds(lambda: EVALUATOR.evaluate(test.target, predictor.predict(test.matrix)))
     add("metrics of 15,000 rows", evaluated, "s")
     row = test.matrix[:1].astype(np.float64)
-    import xgboost as stock
+    import xgboost
 
-    booster = stock.Booster(model_file=folder / "model" / BOOSTER)
+    booster = xgboost.Booster(model_file=folder / "model" / BOOSTER)
     booster.set_param({"nthread": 1})
     times = 2000
-    ours = seconds(lambda: [predictor.predict(row) for _ in range(times)]) / times
-    peer = seconds(lambda: [booster.inplace_predict(row) for _ in range(times)]) / times
+    ours = measure_seconds(lambda: [predictor.predict(row) for _ in range(times)]) / times
+    peer = measure_seconds(lambda: [booster.inplace_predict(row) for _ in range(times)]) / times
     add("the answer for a row, against inplace_predict", ours * 1e6, "us", peer * 1e6)
     return results
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object a line")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for figure in figures(Path(folder)):
+        for figure in measure(Path(folder)):
             print(json.dumps(figure) if arguments.json else figure)
 
 

@@ -1,10 +1,9 @@
-"""The whole as a user meets it: what the commands cost, and with --demo the demo and its memory.
+"""The time of whole commands, and with --demo the time and memory of the demo.
 
     python bench/whole.py [--json] [--demo]
 
-A prediction's own time is in serving.py. Memory is the sum of PSS, every 0.5 s, over all processes
-below the command but Ray's own daemons; it is read from /proc, so only on Linux. (The file is not
-named after the platform: the name would hide the standard library's module from its neighbours.)
+bench/serving.py measures predictions. Memory is the sum of PSS, every 0.5 s, over the command and its
+descendants without Ray's daemons. It is read from /proc, so only on Linux.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ DAEMONS = ("/raylet/raylet", "/gcs/gcs_server", "ray::RuntimeEnvAgent", "ray::ID
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--demo", action="store_true", help="also the demo: a minute, most of a machine")
-    given = parser.parse_args()
-    for work, ours, unit in figures(given.demo):
+    parser.add_argument("--demo", action="store_true", help="also run the demo, for about a minute")
+    options = parser.parse_args()
+    for work, ours, unit in measure(options.demo):
         figure = {"work": work, "ours": round(ours, 4), "unit": unit}
-        print(json.dumps(figure) if given.json else figure, flush=True)
+        print(json.dumps(figure) if options.json else figure, flush=True)
 
 
-def figures(demo: bool) -> Iterator[tuple[str, float, str]]:
+def measure(demo: bool) -> Iterator[tuple[str, float, str]]:
     yield (
-        "import headrace, Python's start and all",
+        "import headrace, with the start of Python",
         seconds([sys.executable, "-c", "import headrace"]) * 1000,
         "ms",
     )
@@ -47,7 +46,7 @@ def figures(demo: bool) -> Iterator[tuple[str, float, str]]:
         return
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     try:
-        report, peak = demonstrated(folder / "shop")
+        report, peak = run_demo(folder / "shop")
         yield "headrace demo, 200,000 events", report["seconds"], "s"
         if peak:
             yield "headrace demo, peak PSS without Ray's daemons", peak / 2**20, "MiB"
@@ -60,43 +59,43 @@ def figures(demo: bool) -> Iterator[tuple[str, float, str]]:
 
 def seconds(command: list[str]) -> float:
     """The median wall time of a command, after one run that is not counted."""
-    taken = []
+    durations = []
     for _ in range(TIMES + 1):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        taken.append(time.perf_counter() - begun)
-    return median(taken[1:])
+        durations.append(time.perf_counter() - start)
+    return median(durations[1:])
 
 
-def demonstrated(folder: Path) -> tuple[dict[str, Any], int]:
-    """The demo's report, and its peak PSS in bytes (0 where the system does not tell)."""
+def run_demo(folder: Path) -> tuple[dict[str, Any], int]:
+    """Runs the demo; returns its report, and its peak PSS in bytes (0 on systems without /proc)."""
     peak = 0
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         command = [HEADRACE, "demo", "--json", "--folder", str(folder)]
-        with subprocess.Popen(command, stdout=said) as process:
+        with subprocess.Popen(command, stdout=output) as process:
             while process.poll() is None:
-                peak = max(peak, pss(process.pid))
+                peak = max(peak, proportional_set_size(process.pid))
                 time.sleep(0.5)
-        said.seek(0)
+        output.seek(0)
         if process.returncode:
             raise SystemExit(f"the demo failed: exit {process.returncode}")
-        report: dict[str, Any] = json.load(said)
+        report: dict[str, Any] = json.load(output)
     return report, peak
 
 
-def pss(root: int) -> int:
-    """Bytes of the process and of all below it, Ray's daemons left out."""
+def proportional_set_size(root: int) -> int:
+    """The PSS in bytes of the process and its descendants, without Ray's daemons."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         children.setdefault(parent, []).append(int(stat.parent.name))
-    total, todo = 0, [root]
-    while todo:
-        pid = todo.pop()
-        todo += children.get(pid, [])
+    total, pending = 0, [root]
+    while pending:
+        pid = pending.pop()
+        pending += children.get(pid, [])
         try:
             command = Path(f"/proc/{pid}/cmdline").read_text()
             if any(name in command for name in DAEMONS):

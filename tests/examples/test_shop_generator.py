@@ -1,4 +1,4 @@
-"""The shop's generator: repeatable, dirty in known ways, and its best possible AUC is what it says."""
+"""The shop's generator: repeatable, with a known share of broken lines and a correct best AUC."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def generator() -> ModuleType:
         return importlib.import_module("generate")
 
 
-def test_same_seed_makes_the_same_lines_and_another_seed_others(generator: ModuleType) -> None:
+def test_lines_depend_on_the_seed_alone(generator: ModuleType) -> None:
     first, same, other = (generator.generate(EVENTS, seed, END) for seed in (1, 1, 2))
     assert first.lines == same.lines
     assert first.truth.equals(same.truth)
     assert first.lines != other.lines
 
 
-def test_a_tenth_is_broken_in_every_known_way(generator: ModuleType) -> None:
+def test_a_tenth_of_the_lines_is_broken_in_every_known_way(generator: ModuleType) -> None:
     generated = generator.generate(EVENTS, 3, END)
     assert len(generated.lines) == EVENTS
     assert sum(generated.broken.values()) == EVENTS // 10
@@ -45,15 +45,15 @@ def test_a_tenth_is_broken_in_every_known_way(generator: ModuleType) -> None:
     assert unreadable == generated.broken["not JSON"]
 
 
-def test_the_best_auc_is_that_of_the_true_chances(generator: ModuleType) -> None:
+def test_true_probabilities_match_the_labels_and_give_the_best_auc(generator: ModuleType) -> None:
     generated = generator.generate(100_000, 4, END)
     assert 0.75 < generated.best_auc < 0.9
-    # The chances are true: among labels of about the same chance, that share is bought.
-    chance = generated.truth["probability"].to_numpy()
+    # Among labels of about the same probability, that share is bought.
+    probability = generated.truth["probability"].to_numpy()
     bought = generated.truth["is_purchased"].to_numpy()
     for low in np.arange(0, 1, 0.1):
-        among = (chance >= low) & (chance < low + 0.1)
-        expected = chance[among].mean()
+        among = (probability >= low) & (probability < low + 0.1)
+        expected = probability[among].mean()
         spread = np.sqrt(expected * (1 - expected) / among.sum())
         # A cart shares its visit's outcome with the view, so rows are not independent: 6 sigma.
         assert abs(bought[among].mean() - expected) < 6 * spread + 0.01

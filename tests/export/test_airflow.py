@@ -1,4 +1,4 @@
-"""The DAG file, executed with stand-ins for the two classes of Airflow that it uses."""
+"""The DAG file, executed with substitutes for the two classes of Airflow that it uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASKS = [
 
 
 def run_dag_file(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The DAG's options, and its tasks by id: (options, the ids of those after it)."""
+    """The options of the DAG, and its tasks: id → (options, ids of the tasks after it)."""
     dags: list[dict[str, Any]] = []
     tasks: dict[str, Any] = {}
 
@@ -48,8 +48,13 @@ def run_dag_file(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, 
             return other
 
     bash, sdk = "airflow.providers.standard.operators.bash", "airflow.sdk"
-    for name in ("airflow", "airflow.providers", "airflow.providers.standard",
-                 "airflow.providers.standard.operators", bash, sdk):  # fmt: skip
+    parents = (
+        "airflow",
+        "airflow.providers",
+        "airflow.providers.standard",
+        "airflow.providers.standard.operators",
+    )
+    for name in (*parents, bash, sdk):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     sys.modules[bash].BashOperator = Bash  # type: ignore[attr-defined]
     sys.modules[sdk].DAG = Dag  # type: ignore[attr-defined]
@@ -58,14 +63,16 @@ def run_dag_file(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, 
     return dag, tasks
 
 
-def test_it_has_a_task_a_stage_and_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stage_is_a_task_in_the_order_of_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     text = dag_file("shop", '/srv/it\'s "here"', TASKS, timedelta(hours=6))
     dag, tasks = run_dag_file(text, monkeypatch)
     assert (dag["dag_id"], dag["schedule"], dag["catchup"]) == ("shop", timedelta(hours=6), False)
     assert dag["max_active_tasks"] == dag["max_active_runs"] == 1
     assert {name: after for name, (_, after) in tasks.items()} == {
-        "code": {"table-a", "release-m"}, "table-a": {"release-m"}, "release-m": set(),
-    }  # fmt: skip
+        "code": {"table-a", "release-m"},
+        "table-a": {"release-m"},
+        "release-m": set(),
+    }
     assert tasks["release-m"][0]["bash_command"] == "headrace build 'release-m'"
     assert tasks["release-m"][0]["cwd"] == '/srv/it\'s "here"'
 
@@ -73,17 +80,17 @@ def test_it_has_a_task_a_stage_and_their_order(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "folder", ["/srv/{{x}}", "/srv/{% raw %}", "/srv/{#", "/srv/\U0001f600 ü", "/srv/\\n\"'"]
 )
-def test_a_folder_of_any_name_is_taken_as_it_is(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_name_is_not_interpreted_as_a_template(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = dag_file("shop", folder, TASKS, None)
     _, tasks = run_dag_file(text.encode().decode(), monkeypatch)
     assert {options["cwd"] for options, _ in tasks.values()} == {folder}
     assert tasks["code"][0]["bash_command"] == "headrace build code"
 
 
-def test_a_task_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_task_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     dag, _ = run_dag_file(dag_file("shop", "/srv", TASKS, None), monkeypatch)
     assert dag["default_args"] == {"retries": 2, "retry_delay": timedelta(minutes=5)}
 
 
-def test_without_a_refresh_it_waits_to_be_triggered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_refresh_the_dag_has_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_dag_file(dag_file("shop", "/srv", TASKS, None), monkeypatch)[0]["schedule"] is None

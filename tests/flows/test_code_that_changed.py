@@ -1,4 +1,4 @@
-"""Edits of code that a table reaches in other ways than by name: each makes the whole table stale."""
+"""Edits of code that a table uses without naming it, of files and of variables make the whole table stale."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def project(tmp_path: Path) -> Settings:
     return load_settings(root)
 
 
-def build(settings: Settings, *arguments: str, **environment: str) -> list[str]:
-    """The tables that a build in its own process makes, or in a dry run would make."""
+def run_build(settings: Settings, *arguments: str, **environment: str) -> list[str]:
+    """Builds in a separate process; returns the tables that it made, or in a dry run would make."""
     out = subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", "build", *arguments],
         cwd=settings.root,
@@ -83,48 +83,48 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_each_way_to_reach_code_makes_its_own_table_stale(project: Settings) -> None:
-    assert sorted(build(project)) == sorted(NAMES)
+def test_each_kind_of_edit_makes_only_its_table_stale(project: Settings) -> None:
+    assert sorted(run_build(project)) == sorted(NAMES)
     assert totals(project) == {"made_by_factory": 4, "patched": 13, "taxed": 103, "from_environment": 3}
-    assert build(project) == []
+    assert run_build(project) == []
 
     edit(project.root / "tiny" / "tables.py", "make(1)", "make(1000)")
-    assert build(project, "--dry-run") == ["made_by_factory"]
-    assert build(project) == ["made_by_factory"]
+    assert run_build(project, "--dry-run") == ["made_by_factory"]
+    assert run_build(project) == ["made_by_factory"]
 
     edit(project.root / "tiny" / "patch.py", "= 10", "= 20")
-    assert build(project) == ["patched"]
+    assert run_build(project) == ["patched"]
 
     (project.root / "tax.json").write_text('{"tax": 200}')
-    assert build(project, "--dry-run") == ["taxed"]
-    assert build(project) == ["taxed"]
+    assert run_build(project, "--dry-run") == ["taxed"]
+    assert run_build(project) == ["taxed"]
 
-    assert build(project, "--dry-run", TINY_ADDED="7") == ["from_environment"]
-    assert build(project, TINY_ADDED="7") == ["from_environment"]
-    assert build(project, TINY_ADDED="7") == []
+    assert run_build(project, "--dry-run", TINY_ADDED="7") == ["from_environment"]
+    assert run_build(project, TINY_ADDED="7") == ["from_environment"]
+    assert run_build(project, TINY_ADDED="7") == []
     assert totals(project) == {"made_by_factory": 1003, "patched": 23, "taxed": 203, "from_environment": 10}
 
 
 def test_plain_dvc_repro_sees_a_file_that_a_table_reads(project: Settings) -> None:
-    build(project)
+    run_build(project)
     (project.root / "tax.json").write_text('{"tax": 300}')
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(
         ["dvc", "repro"], cwd=project.root, env={**os.environ, "PATH": path}, check=True, timeout=120
     )
     assert totals(project)["taxed"] == 303
-    assert build(project) == []
+    assert run_build(project) == []
 
 
-def test_an_edit_between_fingerprint_and_import_stops_the_build(project: Settings) -> None:
+def test_an_edit_between_fingerprint_and_import_stops_the_run_build(project: Settings) -> None:
     context = BuildContext(project)
-    assert context.source_digest  # a build too reads the files before it imports them
+    assert context.source_digest  # a build also reads the files before it imports them
     edit(project.root / "tiny" / "tables.py", "make(1)", "make(2)")
     with pytest.raises(ProjectError, match="edited while the build was reading it"):
         context.project(features=False)
 
 
-def test_a_file_outside_of_the_project_is_refused(project: Settings) -> None:
+def test_a_file_outside_the_project_is_refused(project: Settings) -> None:
     edit(project.root / "tiny" / "tables.py", '"tax.json")\ndef', '"../tax.json")\ndef')
     out = subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", "build"],

@@ -1,4 +1,4 @@
-"""check contracts: the changes since the stored contract, and who is affected."""
+"""The verb `check contracts`: the changes since the stored contract, and the tables that they affect."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def clicks(tmp_path: Path) -> Settings:
 
 
 def edit(settings: Settings, *edits: tuple[str, str]) -> Settings:
-    """Replace texts in the project's module, which is then imported anew."""
+    """Replaces texts in the project's module, and drops it from the imported modules."""
     file = settings.root / "tiny" / "tables.py"
     text = file.read_text()
     for old, new in edits:
@@ -68,7 +68,7 @@ def edit(settings: Settings, *edits: tuple[str, str]) -> Settings:
 
 
 def run_main(*arguments: str) -> object:
-    """Run the command line, and return its exit code."""
+    """Runs the command line; returns its exit code."""
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     return exit_.value.code

@@ -1,4 +1,4 @@
-"""The parts of DVC that flows.build.pipeline uses beyond its documented commands: this fails when one moves."""
+"""The internals of DVC that flows.build.pipeline uses: these tests fail when one changes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_stage_can_be_removed_from_the_lock_file(repository: Path) -> None:
     assert is_changed(repository)
 
 
-def test_the_setting_without_git_can_move_to_the_local_configuration(repository: Path) -> None:
+def test_the_setting_no_scm_can_move_to_the_local_configuration(repository: Path) -> None:
     config = Config(dvc_dir=str(repository / ".dvc"), validate=False)
     assert config.read("repo")["core"]["no_scm"]
     with config.edit("repo") as committed:
@@ -112,5 +112,5 @@ def test_errors_have_their_base_class() -> None:
     assert issubclass(LockError, DvcException)
 
 
-def test_repositories_take_the_arguments_in_use() -> None:
+def test_repositories_accept_the_arguments_that_are_used() -> None:
     assert {"no_scm", "subdir", "force"} <= set(inspect.signature(Repo.init).parameters)

@@ -1,4 +1,4 @@
-"""The command `ingest`: what it reports, how it ends, and how it takes up new code."""
+"""The command `ingest`: its reports, how it ends, and how it adopts new code."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def plan_of(code: str) -> FeaturePlan:
     )
 
 
-def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
+def test_ingest_ends_once_a_build_has_filled_views_from_newer_code(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     send(settings, 5)
@@ -117,13 +117,13 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
     project = load_project(settings)
     old = plan_of(codes_of(project)["clean"])
     fill(project, opened, old, store)
-    stop, at_work = threading.Event(), threading.Event()
+    stop, has_committed = threading.Event(), threading.Event()
     send(settings, 1)
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
-            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
+            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: has_committed.set()
         )
-        assert at_work.wait(60)
+        assert has_committed.wait(60)
         tables = settings.root / "clicking" / "tables.py"
         tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
         edited = load_project(settings)
@@ -136,22 +136,22 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
     store.close()
     caplog.clear()
     send(settings, 1)
-    ingest(settings, until_end=True)  # as the new process does
-    assert "does not follow" not in caplog.text  # the new view has taken the old one's place
+    ingest(settings, until_end=True)  # as the process that replaces it does
+    assert "no longer follows" not in caplog.text  # the new view has replaced the old one
 
 
-def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(settings: Settings) -> None:
+def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(settings: Settings) -> None:
     send(settings, 5)
-    stop, at_work = threading.Event(), threading.Event()
+    stop, has_committed = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
-            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
+            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: has_committed.set()
         )
-        assert at_work.wait(60)
+        assert has_committed.wait(60)
         events = settings.root / "clicking" / "events.py"
         events.write_text(EVENTS + "    channel: str | None = None\n")
-        said = call(settings, "status").stdout
-        assert "clicks: its contract was edited; ingest takes that up when it starts next" in said
+        output = call(settings, "status").stdout
+        assert "clicks: its contract was edited; ingest takes that up when it starts next" in output
         send(settings, 1, channel="web")
         assert call(settings, "ingest", "--until-end").returncode == 0
         try:
@@ -162,21 +162,21 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
     assert "was edited" not in call(settings, "status").stdout
 
 
-def test_status_tells_a_contract_that_ingest_refuses(settings: Settings) -> None:
+def test_status_shows_a_contract_that_ingest_refuses(settings: Settings) -> None:
     send(settings, 1)
     ingest(settings, until_end=True)
     events = settings.root / "clicking" / "events.py"
     events.write_text(EVENTS.replace("user: int", "user: str"))
-    said = call(settings, "status").stdout
-    assert "clicks: ingest refuses its contract" in said
-    assert "user" in said
+    output = call(settings, "status").stdout
+    assert "clicks: ingest refuses its contract" in output
+    assert "user" in output
 
 
-def test_unknown_fields_are_told(settings: Settings) -> None:
+def test_undeclared_fields_are_reported(settings: Settings) -> None:
     send(settings, 3, color="red")
-    done = call(settings, "ingest", "--until-end")
-    assert done.returncode == 0, done.stderr
-    assert "color 3" in done.stdout
+    result = call(settings, "ingest", "--until-end")
+    assert result.returncode == 0, result.stderr
+    assert "color 3" in result.stdout
     report = ingest(settings, until_end=True)
     assert report.topics == {}
     assert json.loads(call(settings, "status", "--json").stdout)["topics"][0]["extra"] == {"color": 3}
@@ -185,16 +185,22 @@ def test_unknown_fields_are_told(settings: Settings) -> None:
 def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", *arguments],
-        cwd=settings.root, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+        cwd=settings.root,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
 
 
-def test_ctrl_c_ends_it_without_a_traceback_and_the_next_goes_on(settings: Settings) -> None:
+def test_ctrl_c_ends_ingest_without_a_traceback_and_the_next_one_continues(settings: Settings) -> None:
     send(settings, 3)
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace.cli.main", "ingest"],
-        cwd=settings.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=settings.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert "3 events" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -209,13 +215,17 @@ def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
     send(settings, 600)
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace.cli.main", "ingest", "--workers", "2"],
-        cwd=settings.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        cwd=settings.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout is not None
-    told = 0
-    while told < 600:
-        told += int(process.stdout.readline().split()[1].replace(",", ""))
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: all of them hear it
+    events = 0
+    while events < 600:
+        events += int(process.stdout.readline().split()[1].replace(",", ""))
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: every process of the group gets the signal
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert "600 events in" in out
@@ -228,17 +238,17 @@ def test_more_workers_than_log_partitions_are_refused(settings: Settings) -> Non
         ingest_by_workers(settings, ["clicks"], 4)
 
 
-def test_what_fails_a_worker_ends_all_and_is_told(settings: Settings) -> None:
+def test_an_error_of_a_worker_ends_all_workers_and_is_raised(settings: Settings) -> None:
     send(settings, 5)
     ingest(settings, until_end=True)
     for path in settings.place("log").glob("clicks.db*"):
         path.unlink()
-    send(settings, 5)  # the topic is another now
-    with pytest.raises(Refused, match="made again"):
+    send(settings, 5)  # to a new topic of the same name
+    with pytest.raises(Refused, match="created again"):
         ingest_by_workers(settings, ["clicks"], 2, until_end=True)
 
 
-def test_ingest_that_is_stopped_is_replaced_and_nothing_is_lost_or_doubled(
+def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
@@ -257,10 +267,10 @@ def test_ingest_that_is_stopped_is_replaced_and_nothing_is_lost_or_doubled(
             return child.process.pid != stopped and child.ready
 
         until(is_replaced, seconds=120)
-        assert "gave no sign of life" in reports[0]
+        assert "sent no heartbeat" in reports[0]
         until(lambda: count_rows(settings) == 100, seconds=120)
     finally:
-        child.ask_to_end()
+        child.terminate()
         child.end(time.monotonic() + 20)
     rows = lake.open(settings).table("clicks").scan().collect()
     assert rows["_valid"].all()

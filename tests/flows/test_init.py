@@ -1,4 +1,4 @@
-"""The command `init`: what a new project may be called."""
+"""The command `init`: valid and invalid names of a new project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headrace build` with nothing to do answers at once, because it loads no engine."""
+"""`headrace build` with nothing to do loads no engine, so that it answers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workbench of refused events, as a person meets it: quarantine list, show and replay, and why."""
+"""The verbs on refused events: `quarantine list`, `show`, `replay` and `alerts`, and `why`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     (root / "clicking").mkdir(parents=True)
     (root / "headrace.toml").write_text('[project]\nname = "clicking"\n')
     (root / "clicking" / "__init__.py").write_text("")
-    declared(root, lowest=0)
+    write_contract(root, lowest=0)
     yield load_settings(root)
-    forget()
+    unload_project()
 
 
 @pytest.fixture
 def headrace(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line here; what it printed, or of a call that is wrong what it said."""
+    """Runs the command line in this process; returns its stdout, or its stderr if it must fail."""
 
     def call(*arguments: str, code: int = 0) -> str:
         assert _exit_code([*arguments, "--project", str(settings.root)]) == code
@@ -53,12 +53,12 @@ def headrace(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def declared(root: Path, lowest: float) -> None:
+def write_contract(root: Path, lowest: float) -> None:
     (root / "clicking" / "events.py").write_text(EVENTS.replace("LOWEST", str(lowest)))
-    forget()
+    unload_project()
 
 
-def forget() -> None:
+def unload_project() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "clicking"]:
         del sys.modules[name]
 
@@ -67,20 +67,21 @@ def click(user: int, price: float) -> bytes:
     return json.dumps({"at": "2026-03-01T12:00:00Z", "user": user, "price": price}).encode()
 
 
-def sent(settings: Settings, *values: bytes) -> None:
+def send_events(settings: Settings, *values: bytes) -> None:
     opened = log.open(settings.log.url)
     opened.create("clicks")
     opened.append("clicks", list(values), [b"k"] * len(values), [{"from": b"a test"}] * len(values))
     opened.close()
 
 
-def test_from_a_refusal_to_the_admitted_replay(settings: Settings, headrace: Run) -> None:
-    sent(settings, click(1, 2), click(2, -1), click(3, -2), HOSTILE)
+def test_a_refused_event_is_admitted_by_a_replay_after_the_fix(settings: Settings, headrace: Run) -> None:
+    send_events(settings, click(1, 2), click(2, -1), click(3, -2), HOSTILE)
     ingest(settings, until_end=True)
     groups = json.loads(headrace("quarantine", "list", "--json"))["clicks"]
     assert [(g["code"], g["count"], g["share"]) for g in groups] == [
-        ("out_of_range", 2, 0.5), ("not_json", 1, 0.25),
-    ]  # fmt: skip
+        ("out_of_range", 2, 0.5),
+        ("not_json", 1, 0.25),
+    ]
     assert "50.00%" in headrace("quarantine", "list")
     assert headrace("quarantine", "show", "clicks", "0:1").startswith("0:1  20")
 
@@ -93,24 +94,28 @@ def test_from_a_refusal_to_the_admitted_replay(settings: Settings, headrace: Run
         ("out_of_range", "price", False)
     ]
 
-    declared(settings.root, lowest=-1.5)  # the contract's fix
+    write_contract(settings.root, lowest=-1.5)  # fixes the contract
     assert "2 events" in headrace("quarantine", "replay", "clicks", "--field", "price", "--dry-run")
     assert "Replayed 2 events" in headrace("quarantine", "replay", "clicks", "--field", "price")
     assert "was not ingested yet" in headrace("why", "clicks@0:4")
     ingest(settings, until_end=True)
-    again = json.loads(headrace("why", "clicks@0:4", "--json"))
-    assert (again["state"], again["first"], again["raw"]) == ("admitted", [0, 1], click(2, -1).decode())
-    assert again["values"]["price"] == -1
-    assert [(v["offset"], v["admitted"]) for v in again["outcomes"]] == [(1, False), (4, True)]
-    assert json.loads(headrace("why", "clicks@0:1", "--json"))["outcomes"] == again["outcomes"]
-    still = headrace("why", "clicks@0:5")
-    assert "waits in quarantine" in still
-    assert still.count("refused") == 2
+    replayed = json.loads(headrace("why", "clicks@0:4", "--json"))
+    assert (replayed["state"], replayed["first"], replayed["raw"]) == (
+        "admitted",
+        [0, 1],
+        click(2, -1).decode(),
+    )
+    assert replayed["values"]["price"] == -1
+    assert [(v["offset"], v["admitted"]) for v in replayed["outcomes"]] == [(1, False), (4, True)]
+    assert json.loads(headrace("why", "clicks@0:1", "--json"))["outcomes"] == replayed["outcomes"]
+    unresolved = headrace("why", "clicks@0:5")
+    assert "waits in quarantine" in unresolved
+    assert unresolved.count("refused") == 2
 
 
-def test_nothing_of_a_hostile_event_reaches_the_terminal(settings: Settings, headrace: Run) -> None:
+def test_no_control_character_of_an_event_reaches_the_terminal(settings: Settings, headrace: Run) -> None:
     field = json.dumps({"at": "2026-03-01T12:00:00Z", "user": 1, "price": 1, "\x1b[2Jx": "\u202e"})
-    sent(settings, HOSTILE, field.encode(), b'{"at": "\x9b31m' + "\u009b31m".encode() + b'"}')
+    send_events(settings, HOSTILE, field.encode(), b'{"at": "\x9b31m' + "\u009b31m".encode() + b'"}')
     for printed in (
         headrace("ingest", "--until-end"),
         headrace("quarantine", "list"),
@@ -124,27 +129,27 @@ def test_nothing_of_a_hostile_event_reaches_the_terminal(settings: Settings, hea
         assert all(c.isprintable() or c == "\n" for c in printed)
 
 
-def test_a_long_event_is_cut_unless_the_whole_is_asked_for(settings: Settings, headrace: Run) -> None:
-    sent(settings, b"x" * 100_000)
+def test_a_long_event_is_cut_unless_whole_is_requested(settings: Settings, headrace: Run) -> None:
+    send_events(settings, b"x" * 100_000)
     ingest(settings, until_end=True)
     assert len(headrace("quarantine", "show", "clicks")) < 3_000
     assert len(headrace("quarantine", "show", "clicks", "--whole")) > 100_000
 
 
-def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) -> None:
-    assert "nothing is on the topic yet" in headrace("why", "clicks@0:0", code=2)
-    sent(settings, click(1, 1))
+def test_unknown_positions_topics_and_times_are_errors_with_a_reason(settings: Settings, headrace: Run) -> None:
+    assert "the topic has no events yet" in headrace("why", "clicks@0:0", code=2)
+    send_events(settings, click(1, 1))
     ingest(settings, until_end=True)
-    assert "log partition 0 holds 0 to 0" in headrace("why", "clicks@0:9", code=2)
+    assert "Log partition 0 has offsets 0 to 0" in headrace("why", "clicks@0:9", code=2)
     assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
-    assert "no topic with a contract 'nowhere'" in headrace("why", "nowhere@0:0", code=2)
-    assert "no position" in headrace("quarantine", "show", "clicks", "zero", code=2)
-    assert "no moment" in headrace("quarantine", "show", "clicks", "--since", "yesterday", code=2)
-    assert "Nothing that waits" in headrace("quarantine", "replay", "clicks", "--since", "2h")
+    assert "the contract of topic 'nowhere' does not exist" in headrace("why", "nowhere@0:0", code=2)
+    assert "not a position" in headrace("quarantine", "show", "clicks", "zero", code=2)
+    assert "not a moment" in headrace("quarantine", "show", "clicks", "--since", "yesterday", code=2)
+    assert "No waiting event matches" in headrace("quarantine", "replay", "clicks", "--since", "2h")
 
 
-def test_a_trimmed_log_leaves_what_the_table_has(settings: Settings, headrace: Run) -> None:
-    sent(settings, click(1, 1), click(2, -1))
+def test_after_a_trim_why_shows_what_the_table_has(settings: Settings, headrace: Run) -> None:
+    send_events(settings, click(1, 1), click(2, -1))
     ingest(settings, until_end=True)
     opened = log.open(settings.log.url)
     opened.trim("clicks", {0: 2})
@@ -157,7 +162,7 @@ def test_a_trimmed_log_leaves_what_the_table_has(settings: Settings, headrace: R
 
 def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run) -> None:
     assert headrace("quarantine", "alerts") == "No alert is open.\n"
-    sent(settings, *[click(n, -1) for n in range(250)])
+    send_events(settings, *[click(n, -1) for n in range(250)])
     ingest(settings, until_end=True)
     (alert,) = json.loads(headrace("quarantine", "alerts", "--json"))
     assert (alert["subject"], alert["facts"]["code"], alert["severity"]) == (
@@ -166,6 +171,6 @@ def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run
         "critical",
     )
     assert "100.00% of 250 events" in headrace("quarantine", "alerts")
-    ingest(settings, until_end=True)  # its own topic, now that there is something on it
+    ingest(settings, until_end=True)  # ingests the topic of alerts, which now has an event
     rows = lake.open(settings).table("headrace_alerts").scan().collect()
     assert rows["alert"].to_list() == [alert["id"]]

@@ -1,4 +1,4 @@
-"""When a model takes newer inputs."""
+"""The refresh interval: when a model is trained on newer inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.flows.build import refresh
 from headrace.flows.build.refresh import due_at, refresh_reason
 
 
-def test_a_daily_build_takes_newer_inputs_though_its_start_varies(
+def test_a_daily_build_takes_newer_inputs_although_its_start_varies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jitter = random.Random(5)
@@ -32,6 +32,6 @@ def test_a_model_keeps_its_inputs_until_they_are_old_enough(
     every = {"1d": timedelta(days=1), "1h": timedelta(hours=1)}[refreshed]
     pointer = {"snapshots": {"events": 1}, "taken": taken.isoformat(), "code": "code"}
     assert due_at(pointer, {"events": 2}, every) == taken + after
-    for moment, takes in ((taken + after - timedelta(seconds=1), False), (taken + after, True)):
+    for moment, is_due in ((taken + after - timedelta(seconds=1), False), (taken + after, True)):
         monkeypatch.setattr(refresh, "now", lambda moment=moment: moment)
-        assert bool(refresh_reason(pointer, {"events": 2}, "code", every, is_trained=True)) is takes
+        assert bool(refresh_reason(pointer, {"events": 2}, "code", every, is_trained=True)) is is_due

@@ -1,4 +1,4 @@
-"""release and rollback: how arms are written, what is refused, and the aliases that follow."""
+"""The verbs `release` and `rollback`: the syntax of arms, refused releases, and aliases."""
 
 import os
 from contextlib import contextmanager
@@ -174,7 +174,7 @@ def release_history(settings):
 
 
 @pytest.mark.parametrize(
-    ("harm", "error", "message"),
+    ("damage", "error", "message"),
     [
         (lambda bundle, key: (bundle / "plan.json").unlink(), Refused, "'plan.json' is missing"),
         (lambda bundle, key: (bundle / "model" / "model.ubj").write_bytes(b"x"), Refused, "was changed"),
@@ -185,8 +185,8 @@ def release_history(settings):
         ),
     ],
 )
-def test_a_version_that_cannot_be_loaded_is_not_released(small, harm, error, message):
-    harm(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
+def test_a_version_that_cannot_be_loaded_is_not_released(small, damage, error, message):
+    damage(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=message):
         release(small, "purchase", ["champion=2"])
     assert len(release_history(small)) == 1
@@ -202,7 +202,7 @@ def test_a_version_without_online_features_is_not_released(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_with_up_release_returns_when_the_endpoint_answers_by_it(small):
+def test_while_up_runs_release_returns_once_the_endpoint_answers_by_it(small):
     with running_endpoint(small):
         second = release(small, "purchase", ["champion=2"])
         state = status(small)

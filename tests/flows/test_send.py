@@ -1,4 +1,4 @@
-"""The command `send`: what it puts on the log, and what it refuses before it puts anything there."""
+"""The command `send`: the events that it appends, and the files that it refuses before it appends any."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
-def on_the_log(settings: Settings) -> list[bytes]:
-    """The values on the topic, in the order of their text."""
+def values_on_log(settings: Settings) -> list[bytes]:
+    """The values on the topic, sorted."""
     opened = log.open(settings.log.url)
     try:
         if "sales" not in opened.topics():
@@ -74,13 +74,14 @@ def on_the_log(settings: Settings) -> list[bytes]:
         opened.close()
 
 
-def rows_of(settings: Settings) -> list[dict[str, Any]]:
+def ingest_and_read_rows(settings: Settings) -> list[dict[str, Any]]:
+    """Ingests the topic to its end; returns the rows of its table in the order of the log."""
     ingest(settings, until_end=True)
     rows = lake.open(settings).table("sales").scan().sort("_log_partition", "_log_offset").collect()
     return rows.to_dicts()
 
 
-def test_the_lines_of_a_file_are_on_the_log_to_the_byte(settings: Settings, write: Write) -> None:
+def test_the_lines_of_a_file_are_appended_byte_for_byte(settings: Settings, write: Write) -> None:
     lines = [
         b"{" + AT + b', "total": 12345678901234567890.123456789012345678}',
         b"{" + AT + b', "total": 0.30000000000000001 }',
@@ -95,8 +96,8 @@ def test_the_lines_of_a_file_are_on_the_log_to_the_byte(settings: Settings, writ
         "sales.ndjson", b"\xef\xbb\xbf" + b"\r\n".join(lines[:4]) + b"\n\n  \n" + b"\n".join(lines[4:])
     )
     assert send(settings, "sales", file).events == len(lines)
-    assert on_the_log(settings) == sorted(lines)
-    rows = rows_of(settings)
+    assert values_on_log(settings) == sorted(lines)
+    rows = ingest_and_read_rows(settings)
     good = {row["total"] for row in rows if row["_valid"]}
     assert good == {
         Decimal("12345678901234567890.123456789012345678"),
@@ -109,16 +110,19 @@ def test_the_lines_of_a_file_are_on_the_log_to_the_byte(settings: Settings, writ
 def test_lines_may_end_with_a_carriage_return_alone(settings: Settings, write: Write) -> None:
     lines = [b"{" + AT + b', "total": %d}' % number for number in range(3)]
     send(settings, "sales", write("a.ndjson", b"\r".join(lines) + b"\r"))
-    assert on_the_log(settings) == lines
+    assert values_on_log(settings) == lines
     send(settings, "sales", write("b.csv", b"Sold At,total\r2026-03-01T12:00:00Z,7\r2026-03-01T12:00:00Z,8\r"))
-    assert [row["total"] for row in rows_of(settings) if row["_valid"] and row["total"] > 5] == [7, 8]
+    assert [row["total"] for row in ingest_and_read_rows(settings) if row["_valid"] and row["total"] > 5] == [
+        7,
+        8,
+    ]
 
 
-def test_one_value_has_one_key_however_it_is_written(settings: Settings, write: Write) -> None:
+def test_equal_values_have_one_key_however_they_are_spelled(settings: Settings, write: Write) -> None:
     same = [b"1.1", b"1.10", b'"1.1"', b"11e-1", b'"1.1000"']
-    lines = [b"{" + AT + b', "total": ' + one + b"}" for one in same]
+    lines = [b"{" + AT + b', "total": ' + total + b"}" for total in same]
     send(settings, "sales", write("a.ndjson", b"\n".join(lines)))
-    rows = rows_of(settings)
+    rows = ingest_and_read_rows(settings)
     assert {row["_log_partition"] for row in rows} == {partition_of(b"1.100000000000000000", 4)}
     assert sorted(row["_code"] or "" for row in rows) == ["", *["duplicate"] * 4]
 
@@ -131,7 +135,7 @@ def test_parquet_rows_keep_their_digits(settings: Settings, tmp_path: Path) -> N
     )
     frame.write_parquet(tmp_path / "sales[1].parquet")
     send(settings, "sales", tmp_path / "sales[1].parquet")
-    assert [(row["total"], row["more"]) for row in rows_of(settings)] == [(total, '{"x":0.1}')]
+    assert [(row["total"], row["more"]) for row in ingest_and_read_rows(settings)] == [(total, '{"x":0.1}')]
 
 
 HEADER = b"Sold At,total,s\n"
@@ -143,10 +147,18 @@ GOOD = b"2026-03-01T12:00:00Z,1,a\n"
     [
         ("a.csv", b"", "it has no header", "a.csv"),
         ("a.csv", b"Sold At,s,s\n" + GOOD, "its header names the column 's' 2 times", "a.csv: line 1"),
-        ("a.csv", HEADER + GOOD * 25_000 + b"x,2,Cafe, black\n",
-         "row 25,001 has 4 cells, and the header names 3 columns", "a.csv: line 25002"),
-        ("a.csv", HEADER + b'x,1,"two\nlines"\n' + b'x,2,"open\n' + GOOD * 9,
-         "row 2 cannot be read: unexpected end of data", "a.csv: line 4"),
+        (
+            "a.csv",
+            HEADER + GOOD * 25_000 + b"x,2,Cafe, black\n",
+            "row 25,001 has 4 cells, and the header names 3 columns",
+            "a.csv: line 25002",
+        ),
+        (
+            "a.csv",
+            HEADER + b'x,1,"two\nlines"\n' + b'x,2,"open\n' + GOOD * 9,
+            "row 2 cannot be read: unexpected end of data",
+            "a.csv: line 4",
+        ),
         ("a.csv", HEADER + b'x,1,"open\n' + GOOD + b'x,3,"c"\n', "row 1 cannot be read", "a.csv: line 2"),
         ("a.csv", b'Sold At,"s\n' + GOOD, "the header cannot be read: unexpected end of data", "a.csv: line 1"),
         ("a.csv", "Sold At,total\n2026,1\n".encode("utf-16"), "it is written in UTF-16", "a.csv"),
@@ -154,7 +166,7 @@ GOOD = b"2026-03-01T12:00:00Z,1,a\n"
         ("a.parquet", b"PAR1 no", "it cannot be read as Parquet after row 0: ", "a.parquet"),
         ("a.json", b"{}", "a .json file cannot be sent", "a.json"),
     ],
-)  # fmt: skip
+)
 def test_a_file_whose_rows_cannot_be_read_sends_nothing(
     settings: Settings, write: Write, name: str, content: bytes, what: str, where: str
 ) -> None:
@@ -165,16 +177,16 @@ def test_a_file_whose_rows_cannot_be_read_sends_nothing(
         assert error.value.what.startswith(what)
         assert error.value.where == f"{file.parent}/{where}"
         assert error.value.remedy.endswith(f"Nothing of {name} has been sent.")
-    assert on_the_log(settings) == []
+    assert values_on_log(settings) == []
 
 
-def test_a_row_may_lack_cells_or_have_empty_ones_too_many(settings: Settings, write: Write) -> None:
+def test_a_row_may_lack_cells_or_have_extra_empty_ones(settings: Settings, write: Write) -> None:
     send(
         settings,
         "sales",
         write("a.csv", HEADER + b'2026-03-01T12:00:00Z,1\n\n2026-03-01T12:00:00Z,2,"a ""b"" c",,\n'),
     )
-    assert [json.loads(raw) for raw in on_the_log(settings)] == [
+    assert [json.loads(raw) for raw in values_on_log(settings)] == [
         {"Sold At": "2026-03-01T12:00:00Z", "total": "1"},
         {"Sold At": "2026-03-01T12:00:00Z", "total": "2", "s": 'a "b" c'},
     ]
@@ -183,7 +195,7 @@ def test_a_row_may_lack_cells_or_have_empty_ones_too_many(settings: Settings, wr
 def test_a_long_cell_is_sent_whole(settings: Settings, write: Write) -> None:
     text = b"x" * 200_000
     send(settings, "sales", write("a.csv", HEADER + b"2026-03-01T12:00:00Z,1," + text + b"\n"))
-    assert json.loads(on_the_log(settings)[0])["s"] == text.decode()
+    assert json.loads(values_on_log(settings)[0])["s"] == text.decode()
 
 
 def test_error_of_the_log_says_how_to_continue(
@@ -193,13 +205,13 @@ def test_error_of_the_log_says_how_to_continue(
     file = write("sales.ndjson", b"\n".join(lines))
     append = SqliteLog.append
 
-    def full(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
+    def fail_on_a_short_batch(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
         if len(values) < 20_000:
-            raise Unavailable("the disk is full")
+            raise Unavailable("the disk is fail_on_a_short_batch")
         return append(self, topic, values, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SqliteLog, "append", full)
+        patched.setattr(SqliteLog, "append", fail_on_a_short_batch)
         with pytest.raises(Unavailable) as error:
             send(settings, "sales", file)
     assert (
@@ -209,23 +221,23 @@ def test_error_of_the_log_says_how_to_continue(
     arguments = ["send", "sales", str(file), "--skip", "40000", "--project", str(settings.root)]
     assert _exit_code(arguments) == 0
     assert "Sent 10,000 events to sales" in capsys.readouterr().out
-    assert on_the_log(settings) == sorted(lines)
+    assert values_on_log(settings) == sorted(lines)
 
 
-def test_rest_of_a_file_is_moved_by_the_distance_of_its_beginning(
+def test_the_rest_of_a_file_is_moved_by_the_same_distance_as_its_beginning(
     settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [b'{"Sold At": %d, "total": %d}' % (1577836800 + n, n) for n in range(30_000)]
     file = write("sales.ndjson", b"\n".join(lines))
     append = SqliteLog.append
 
-    def full(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
+    def fail_on_a_short_batch(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
         if len(values) < 20_000:
-            raise Unavailable("the disk is full")
+            raise Unavailable("the disk is fail_on_a_short_batch")
         return append(self, topic, values, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SqliteLog, "append", full)
+        patched.setattr(SqliteLog, "append", fail_on_a_short_batch)
         with pytest.raises(Unavailable) as error:
             send(settings, "sales", file, shift_to_now=True)
     options = str(error.value.remedy).partition("continue with ")[2].rstrip(".").split()
@@ -238,10 +250,10 @@ def test_rest_of_a_file_is_moved_by_the_distance_of_its_beginning(
     assert "Sent 10,000 events to sales" in capsys.readouterr().out
     seconds = int(options[3])
     moved = [b'{"Sold At": %d, "total": %d}' % (1577836800 + n + seconds, n) for n in range(30_000)]
-    assert on_the_log(settings) == sorted(moved)
+    assert values_on_log(settings) == sorted(moved)
 
 
-def test_times_of_a_renamed_field_are_moved_and_nothing_else(settings: Settings, write: Write) -> None:
+def test_shift_moves_the_times_of_a_renamed_field_and_nothing_else(settings: Settings, write: Write) -> None:
     old = [
         b'{"Sold At":"2020-01-01T00:00:00.5Z",  "total": 1.10, "s": "a", "s": "b"}',
         b'{"Sold At": "31.12.2019 23:59", "total": 2, "s": "31.12.2019 23:59"}',
@@ -255,21 +267,22 @@ def test_times_of_a_renamed_field_are_moved_and_nothing_else(settings: Settings,
     begun = datetime.now(UTC)
     report = send(settings, "sales", write("a.ndjson", b"\n".join(old)), shift_to_now=True)
     assert report.shifted is not None
-    by = report.shifted
-    assert abs(datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + by - begun) < timedelta(minutes=1)
-    assert by.microseconds == 0
-    seconds = int(by.total_seconds())
+    distance = report.shifted
+    assert abs(datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + distance - begun) < timedelta(minutes=1)
+    assert distance.microseconds == 0
+    seconds = int(distance.total_seconds())
 
-    def german(minute: int) -> bytes:
-        moved = datetime(2019, 12, 31, 23, minute, tzinfo=UTC) + by
+    def encode_moved_time(minute: int) -> bytes:
+        moved = datetime(2019, 12, 31, 23, minute, tzinfo=UTC) + distance
         return f"{moved:%d.%m.%Y %H:%M}".encode()
 
-    first = datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + by
-    assert on_the_log(settings) == sorted(
+    first = datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + distance
+    assert values_on_log(settings) == sorted(
         [
             old[0].replace(b"2020-01-01T00:00:00.5Z", f"{first:%Y-%m-%dT%H:%M:%S}.500Z".encode()),
-            b'{"Sold At":"%b","total":2,"s":"31.12.2019 23:59"}' % german(59),
-            b'{"Sold At":"%b","total":3,"more":{"Sold At": "31.12.2019 23:58", "y": 1.10}}' % german(58),
+            b'{"Sold At":"%b","total":2,"s":"31.12.2019 23:59"}' % encode_moved_time(59),
+            b'{"Sold At":"%b","total":3,"more":{"Sold At": "31.12.2019 23:58", "y": 1.10}}'
+            % encode_moved_time(58),
             b'{"Sold At": %d, "total": 4}' % (1577836740 + seconds),
             b'{"Sold At": %d.25, "total": 5}' % (1577836740 + seconds),
             b'{"Sold At": "%d.250", "total": 6}' % (1577836740 + seconds),
@@ -281,9 +294,9 @@ def test_times_of_a_renamed_field_are_moved_and_nothing_else(settings: Settings,
 def test_times_moved_into_an_hour_shown_twice_are_counted(
     settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    declared = settings.root / "selling" / "events.py"
-    declared.write_text(EVENTS.replace('timezone="UTC"', 'timezone="Europe/London"'))
-    # The last is now, 12:00 UTC of 25 October 2026. That night London showed 1:30 at 0:30 and at 1:30 UTC.
+    module = settings.root / "selling" / "events.py"
+    module.write_text(EVENTS.replace('timezone="UTC"', 'timezone="Europe/London"'))
+    # The last event moves to 12:00 UTC on 25 October 2026. That night London's clocks showed 1:30 twice.
     now = datetime(2026, 10, 25, 12, tzinfo=UTC)
     monkeypatch.setattr("headrace.events.shift.now_micros", lambda: int(now.timestamp()) * 1_000_000)
     written = [b"10.01.2026 00:30", b"10.01.2026 01:30", b"10.01.2026 02:30", b"10.01.2026 12:00"]
@@ -291,10 +304,10 @@ def test_times_moved_into_an_hour_shown_twice_are_counted(
     file = write("a.ndjson", b"\n".join(b'{"Sold At":"%b","total":1}' % time for time in written))
     assert _exit_code(["send", "sales", str(file), "--shift-to-now", "--project", str(settings.root)]) == 0
     assert "1 of them lie in an hour that the clocks show twice" in capsys.readouterr().out
-    assert on_the_log(settings) == sorted(b'{"Sold At":"%b","total":1}' % time for time in moved)
+    assert values_on_log(settings) == sorted(b'{"Sold At":"%b","total":1}' % time for time in moved)
 
 
-def test_a_folder_is_no_file(settings: Settings, tmp_path: Path) -> None:
+def test_a_folder_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(CallError) as error:
         send(settings, "sales", tmp_path)
     assert error.value.what == "it is a folder"

@@ -1,4 +1,4 @@
-"""send: an event that is larger than the topic takes is named, and holds up no other."""
+"""The verb `send`: an event too large for the topic is reported, and the others are sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import everything
+from tests.contract.test_log import read_all
 from tests.tiny import write
 
 from headrace import log
@@ -16,7 +16,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.kernel.ids import new_id
 from headrace.log import Log
 
-DECLARED = """
+CONTRACT = """
 from datetime import datetime
 from headrace import Struct, event
 
@@ -36,7 +36,7 @@ def topic() -> str:
 @pytest.fixture
 def settings(tmp_path: Path, topic: str, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("HEADRACE_LOG", broker.url)
-    return load_settings(write(tmp_path / "project", DECLARED.replace("TOPIC", topic)))
+    return load_settings(write(tmp_path / "project", CONTRACT.replace("TOPIC", topic)))
 
 
 def click(user: str, note: str = "") -> str:
@@ -44,11 +44,11 @@ def click(user: str, note: str = "") -> str:
 
 
 def users(events: Log, topic: str) -> list[str]:
-    found = everything(events, topic)
-    return [json.loads(found[position])["user"] for position in sorted(found)]
+    records = read_all(events, topic)
+    return [json.loads(records[position])["user"] for position in sorted(records)]
 
 
-def test_all_but_the_large_ones_are_sent_and_these_are_named(
+def test_too_large_events_are_reported_by_number_and_the_others_are_sent(
     settings: Settings, topic: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [click("a"), click("b", "x" * 2_000_000), click("c"), click("k" * 1_100_000), click("e")]

@@ -1,4 +1,4 @@
-"""The stage graph of a project, from its fingerprints alone."""
+"""The stage graph of a project, made from its fingerprints."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def graph(tmp_path: Path) -> StageGraph:
     return StageGraph.of_project(CODE, make_settings(tmp_path, "shop", state=tmp_path / "state"))
 
 
-def names_of(graph: StageGraph, *targets: str) -> list[str]:
+def stage_names(graph: StageGraph, *targets: str) -> list[str]:
     return [stage.name for stage in graph.select(targets)]
 
 
-def test_every_stage_comes_after_those_it_needs(graph: StageGraph) -> None:
+def test_every_stage_comes_after_the_stages_it_needs(graph: StageGraph) -> None:
     seen: set[str] = set()
     for stage in graph.stages:
         assert seen >= set(graph.needs_of(stage)), stage.name
@@ -50,24 +50,24 @@ def test_every_stage_comes_after_those_it_needs(graph: StageGraph) -> None:
 
 
 def test_a_target_is_built_with_what_it_needs(graph: StageGraph) -> None:
-    assert names_of(graph, "labels") == ["code", "table-clean", "table-labels"]
-    assert names_of(graph, "table-catalogue") == ["code", "table-catalogue"]
+    assert stage_names(graph, "labels") == ["code", "table-clean", "table-labels"]
+    assert stage_names(graph, "table-catalogue") == ["code", "table-catalogue"]
 
 
-def test_a_model_is_built_up_to_its_release_and_served(graph: StageGraph) -> None:
-    names = names_of(graph, "buys")
+def test_a_model_target_includes_its_release_and_the_online_store(graph: StageGraph) -> None:
+    names = stage_names(graph, "buys")
     assert names[-1] == "release-buys"
     assert "online" in names
     assert "table-catalogue" not in names
 
 
-def test_an_unknown_target_is_refused_with_those_there_are(graph: StageGraph) -> None:
+def test_an_unknown_target_is_refused_and_the_known_ones_are_listed(graph: StageGraph) -> None:
     with pytest.raises(CallError, match="'lost' is not a table, model or stage") as refused:
         graph.select(["lost"])
     assert "buys, catalogue, clean, labels" in str(refused.value.remedy)
 
 
-def test_the_dependents_of_a_source_are_those_that_read_it_through_others_too(graph: StageGraph) -> None:
+def test_the_dependents_of_a_source_include_indirect_readers(graph: StageGraph) -> None:
     assert graph.dependents_of(["pointers/sources/prices.json"]) == {"table-catalogue"}
     assert {"table-labels", "online", "release-buys"} <= graph.dependents_of(["pointers/topics/clicks.json"])
 

@@ -1,4 +1,4 @@
-"""status and doctor: what they tell of aliases, the spool and lineage."""
+"""The verbs `status` and `doctor`: their findings on the spool, lineage and alerts."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from headrace.serving.spool import Spool
 
 
 def run_verb(settings: Settings, *arguments: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "headrace.cli.main", *arguments],
-        cwd=settings.root, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    return done.stdout + done.stderr
+        cwd=settings.root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return process.stdout + process.stderr
 
 
 def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny: Settings) -> None:
@@ -44,7 +47,7 @@ def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny
     assert [d for d in doctor(tiny) if d.what == "predictions"] == []
 
 
-def test_dropped_and_failing_lineage_is_told_without_the_endpoints_password(tiny: Settings) -> None:
+def test_dropped_and_failing_lineage_is_reported_without_the_endpoints_password(tiny: Settings) -> None:
     assert status(tiny).lineage is None
     url = "http://anna:opensesame@127.0.0.1:9"
     settings = tiny.with_values(lineage=(url,))

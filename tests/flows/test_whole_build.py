@@ -1,4 +1,4 @@
-"""The shop's whole build, killed at each of its steps: the next builds continue, and the result is the same."""
+"""The whole build of the shop, killed at each step: later builds continue it to the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.lineage.conformance import conformance_check
+from tests.lineage.conformance import make_event_check
 
 from headrace import lake, lineage, registry
 from headrace import log as logs
@@ -88,7 +88,7 @@ def succeed(root: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def plain_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shop with a week's events in their table, nothing built, and a model that is fitted quickly."""
+    """The shop with a week of ingested events, nothing built, and a model that trains quickly."""
     root = tmp_path_factory.mktemp("whole") / "plain_shop"
     shutil.copytree(SHOP, root, ignore=shutil.ignore_patterns(".headrace", "__pycache__", "*.ndjson"))
     models = root / "shop" / "models.py"
@@ -117,9 +117,10 @@ def plain_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shop_after_kills(plain_shop: Path) -> Settings:
-    """The same, killed at each point in turn, then built to its end. The other is built to the training set."""
+    """A copy of the shop, killed at each point in turn and then built completely. Builds plain_shop up to its
+    training set, for comparison."""
     root = plain_shop.with_name("interrupted")
-    shutil.copytree(plain_shop, root)  # a copy is a project of its own
+    shutil.copytree(plain_shop, root)  # a copy is an independent project
     for point in BEFORE_TRAINING:
         out = call(root, "build", "training_set-purchase", "online", fault=point)
         assert out.returncode == -signal.SIGKILL, f"{point} was never reached: {out.stdout}{out.stderr}"
@@ -139,10 +140,10 @@ def rows(settings: Settings, name: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_is_made_once_with_the_same_rows(
+def test_every_table_is_written_once_with_the_same_rows(
     shop_after_kills: Settings, plain_shop: Path, name: str
 ) -> None:
-    # The order in which a mean's values are added up is not fixed.
+    # The order in which a mean adds its values is not fixed.
     assert_frame_equal(rows(shop_after_kills, name), rows(load_settings(plain_shop), name), rel_tol=1e-12)
     assert len(lake.open(shop_after_kills).table(name).snapshots()) == 1
 
@@ -159,7 +160,7 @@ def test_other_users_cannot_enter_the_state_folder(shop_after_kills: Settings) -
     assert {
         folder.name: oct(folder.stat().st_mode) for folder in folders if folder.stat().st_mode & 0o077
     } == {}
-    # What DVC and git keep belongs to the project, and has the user's own modes.
+    # Files of DVC and git belong to the project and have the modes of the user's umask.
     assert (shop_after_kills.root / "dvc.yaml").stat().st_mode & 0o044 == 0o044
     assert (shop_after_kills.root / "models").stat().st_mode & 0o055 == 0o055
 
@@ -171,7 +172,7 @@ def test_there_is_one_version_and_one_release(
     store = registry.open(shop_after_kills)
     (version,) = store.versions("purchase")
     assert version.aliases == ("champion",)
-    store.bundle("purchase", 1)  # every file of it is checked
+    store.bundle("purchase", 1)  # checks every file of the bundle
     log = logs.open(shop_after_kills.log.url)
     (record,) = release.history(log, "purchase")
     log.close()
@@ -219,7 +220,7 @@ def test_a_build_restores_what_feasts_teardown_removed(plain_shop: Path) -> None
     assert "online" not in succeed(plain_shop, "build", "online").split()
 
 
-def test_lineage_leads_from_the_version_to_topic_and_files_and_back(shop_after_kills: Settings) -> None:
+def test_lineage_leads_from_a_version_to_its_topic_and_files_and_back(shop_after_kills: Settings) -> None:
     store = lineage.open(shop_after_kills)
     up = {(n.dataset.kind, n.dataset.name) for n in upstream(store, "model", "purchase@1").walk()}
     down = {(n.dataset.kind, n.dataset.name) for n in downstream(store, "topic", "user_behaviour").walk()}
@@ -232,12 +233,12 @@ def test_lineage_graph_is_the_expected_one_and_conforms(shop_after_kills: Settin
     store = lineage.open(shop_after_kills)
     events = [json.loads(body) for _, body in store.unsent("http://127.0.0.1:9", 100_000)]
     store.close()
-    check = conformance_check()
+    check_event = make_event_check()
     read: dict[str, set[str]] = defaultdict(set)
     written: dict[str, set[str]] = defaultdict(set)
     parents: dict[str, set[str]] = defaultdict(set)
     for event in events:
-        check(event)
+        check_event(event)
         job = event["job"]["name"]
         read[job] |= {dataset["name"] for dataset in event["inputs"]}
         written[job] |= {dataset["name"] for dataset in event["outputs"]}
@@ -265,7 +266,7 @@ def test_lineage_names_the_columns_each_feature_is_computed_from(shop_after_kill
             assert field in tables[name.removeprefix("table/")], f"{column} <- {name}.{field}"
 
 
-def test_nothing_in_the_copy_names_the_original(shop_after_kills: Settings, plain_shop: Path) -> None:
+def test_no_file_of_the_copy_names_the_original(shop_after_kills: Settings, plain_shop: Path) -> None:
     original = f"{plain_shop}/"
     for path in shop_after_kills.state.rglob("*"):
         if path.is_file() and ".db" not in path.name:
@@ -275,7 +276,7 @@ def test_nothing_in_the_copy_names_the_original(shop_after_kills: Settings, plai
             assert not any(original in line for line in db.iterdump()), name
 
 
-def test_stock_feast_opens_the_copy_as_its_own(shop_after_kills: Settings) -> None:
+def test_feast_alone_opens_the_feature_repository_of_the_copy(shop_after_kills: Settings) -> None:
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(shop_after_kills.place("feast")))
@@ -316,7 +317,7 @@ def test_ctrl_c_ends_a_build_without_a_traceback_and_the_next_continues_it(shop_
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline()  # the first stage is done
+    assert process.stdout.readline()  # the first stage has ended
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (130, "interrupted")

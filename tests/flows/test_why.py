@@ -1,3 +1,5 @@
+"""The verb `why` on a prediction: its features, raw events, rows, release and lineage."""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +27,7 @@ from headrace.serving.spool import Spool
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
-    """The small shop, made once: it is only added to."""
+    """The small shop, shared by the tests, which only append to it."""
     folder: Path = tmp_path_factory.mktemp("traced")
     return make_traced_shop(folder)
 
@@ -39,8 +41,8 @@ def view(answer: Why, name: str) -> ViewWhy:
     return next(part for part in answer.views if part.name == name)
 
 
-def log_copy(shop: TracedShop, **changed: Any) -> Prediction:
-    """Logs a copy of the prediction with these changes, under a new id."""
+def append_copy(shop: TracedShop, **changed: Any) -> Prediction:
+    """Appends a copy of the prediction with these changes and a new id to the log."""
     prediction = msgspec.structs.replace(shop.prediction, id=new_id(), **changed)
     log = logs.open(shop.settings.log.url)
     log.append(TOPIC, [msgspec.json.encode(prediction)])
@@ -61,7 +63,7 @@ def test_features_recomputed_from_the_raw_events_equal_the_served_ones(shop: Tra
 def test_raw_events_are_exactly_those_of_the_user_in_the_window(shop: TracedShop, answer: Why) -> None:
     activity = view(answer, "user_activity")
 
-    assert [e.offset for e in activity.events] == shop.behind[::-1]
+    assert [e.offset for e in activity.events] == shop.offsets[::-1]
     assert activity.total == 4
     newest = activity.events[0]
     assert newest.values is not None
@@ -73,13 +75,13 @@ def test_raw_events_are_exactly_those_of_the_user_in_the_window(shop: TracedShop
     assert newest.time < newest.arrived_at <= shop.prediction.at + timedelta(minutes=5)
 
 
-def test_list_of_events_is_limited_and_has_their_total(shop: TracedShop) -> None:
+def test_listed_events_are_limited_and_counted(shop: TracedShop) -> None:
     activity = view(why(shop.settings, shop.prediction.id, events=2), "user_activity")
 
-    assert ([e.offset for e in activity.events], activity.total) == (shop.behind[:1:-1], 4)
+    assert ([e.offset for e in activity.events], activity.total) == (shop.offsets[:1:-1], 4)
 
 
-def test_as_of_view_has_its_row_and_the_rows_origins(answer: Why) -> None:
+def test_as_of_view_has_its_row_and_the_origins_of_the_row(answer: Why) -> None:
     facts = view(answer, "product_facts")
 
     assert isinstance(facts.position, RowPosition)
@@ -105,29 +107,29 @@ def test_on_demand_view_has_the_inputs_of_its_function(answer: Why) -> None:
     assert {f.name: f.recomputed for f in moment.features}["moment__price_vs_usual"] == 1.25
 
 
-def test_served_value_that_the_events_do_not_give_is_a_difference(shop: TracedShop) -> None:
+def test_served_value_that_differs_from_the_events_is_reported(shop: TracedShop) -> None:
     features = {**shop.prediction.features, "user_activity__views_1h": 3.0}
-    answer = why(shop.settings, log_copy(shop, features=features).id)
+    answer = why(shop.settings, append_copy(shop, features=features).id)
 
     assert not answer.equal
     wrong = [f for part in answer.views for f in part.features if not f.equal]
     assert [(f.name, f.served, f.recomputed) for f in wrong] == [("user_activity__views_1h", 3.0, 2)]
 
 
-def test_earlier_position_gives_the_features_of_that_time(shop: TracedShop) -> None:
+def test_features_are_recomputed_at_the_position_of_the_prediction(shop: TracedShop) -> None:
     positions = json.loads(msgspec.json.encode(shop.prediction.positions))
-    positions["user_activity"]["offsets"] = {"0": shop.behind[1]}
-    answer = why(shop.settings, log_copy(shop, positions=positions).id)
+    positions["user_activity"]["offsets"] = {"0": shop.offsets[1]}
+    answer = why(shop.settings, append_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
-    assert [e.offset for e in activity.events] == shop.behind[:1]
+    assert [e.offset for e in activity.events] == shop.offsets[:1]
     assert {f.name: f.recomputed for f in activity.features}["user_activity__views_1h"] == 1
     assert not answer.equal
 
 
-def test_events_not_ingested_yet_prove_nothing(shop: TracedShop) -> None:
+def test_features_are_not_compared_while_events_are_not_ingested(shop: TracedShop) -> None:
     positions = {**shop.prediction.positions, "user_activity": {"kind": "stream", "offsets": {"0": 10_000}}}
-    answer = why(shop.settings, log_copy(shop, positions=positions).id)
+    answer = why(shop.settings, append_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert not answer.equal
@@ -146,7 +148,7 @@ def test_unknown_entity_has_no_events_and_missing_values(shop: TracedShop) -> No
     row = {**shop.prediction.positions["product_facts"], "time": None}
     positions = {"user_activity": {"kind": "stream", "offsets": {}}, "product_facts": row}
     entity = {"user_id": 999, "product_id": 998}
-    answer = why(shop.settings, log_copy(shop, features=features, entity=entity, positions=positions).id)
+    answer = why(shop.settings, append_copy(shop, features=features, entity=entity, positions=positions).id)
 
     assert answer.equal
     assert view(answer, "user_activity").events == ()
@@ -187,7 +189,7 @@ def test_features_of_an_edited_rowwise_function_are_not_compared(shop: TracedSho
     activity = view(edited, "user_activity")
     assert {f.equal for f in activity.features} == {None}
     assert any(note.startswith("code changed: clean_events() was edited") for note in activity.notes)
-    assert [e.offset for e in activity.events] == shop.behind[::-1]
+    assert [e.offset for e in activity.events] == shop.offsets[::-1]
     assert {f.equal for f in view(edited, "product_facts").features} == {True}
 
 
@@ -206,7 +208,7 @@ def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Trac
     prediction, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
     assert place == "table"
     assert prediction == shop.prediction
-    later = log_copy(shop)
+    later = append_copy(shop)
     assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
     log.close()
 

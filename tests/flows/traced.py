@@ -1,4 +1,4 @@
-"""A small shop with one logged prediction whose every raw event is known."""
+"""A small shop with one logged prediction, and the raw events of its features."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ USER, PRODUCT = 1, 10
 
 @dataclass
 class TracedShop:
-    """The shop and the prediction. `behind` has the offsets of the events of its user's last day."""
+    """The shop and the prediction. `offsets`: of the events of the prediction's user in the last day."""
 
     settings: Settings
     project: Project
     plan: FeaturePlan
     prediction: Prediction
-    behind: list[int]
+    offsets: list[int]
 
 
 def encode_event(at: datetime, user: int, kind: str, product: int, price: float) -> bytes:
@@ -62,7 +62,7 @@ def encode_event(at: datetime, user: int, kind: str, product: int, price: float)
 
 
 def make_traced_shop(folder: Path) -> TracedShop:
-    """Makes the shop: events, ingest, tables, plan, a registered version, a release, a prediction."""
+    """Makes the shop: ingested events, tables, a plan, a registered version, a release and a prediction."""
     root = folder / "shop"
     shutil.copytree(SHOP, root, ignore=shutil.ignore_patterns(".headrace", "__pycache__"))
     settings = load_settings(root)
@@ -70,16 +70,16 @@ def make_traced_shop(folder: Path) -> TracedShop:
     plan = compile_plan(project, project.model("purchase"))
     store = lineage.open(settings)
     with store.recorder() as recorder, record_with(recorder):
-        behind = _ingest_events(settings, project)
+        offsets = _ingest_events(settings, project)
         _build_tables(settings, project)
         prediction = _log_prediction(settings, plan)
         _register_version(settings, plan, prediction)
     store.close()
-    return TracedShop(settings, project, plan, prediction, behind)
+    return TracedShop(settings, project, plan, prediction, offsets)
 
 
 def _ingest_events(settings: Settings, project: Project) -> list[int]:
-    """Two days of events: those of USER in its last day, and others that must not count."""
+    """Ingests events of USER in the last day and others that must not count; returns the former's offsets."""
     log = logs.open(settings.log.url)
     contract = project.contract("user_behaviour")
     log.create(contract.topic, contract.partitions)
@@ -96,11 +96,11 @@ def _ingest_events(settings: Settings, project: Project) -> list[int]:
         b'{"user_id": 1, "nonsense"',
         encode_event(now - timedelta(minutes=10), USER, "view", 11, 0.1 + 0.2),
     ]
-    places = log.append(contract.topic, events, [b"1"] * len(events))
+    positions = log.append(contract.topic, events, [b"1"] * len(events))
     lake = lakes.open(settings)
     Ingest(contract, log, lake).run(True, threading.Event())
     log.close()
-    return [places[n][1] for n in (3, 5, 6, 8)]
+    return [positions[n][1] for n in (3, 5, 6, 8)]
 
 
 def _build_tables(settings: Settings, project: Project) -> None:
@@ -110,7 +110,7 @@ def _build_tables(settings: Settings, project: Project) -> None:
 
 
 def _log_prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
-    """Logs a prediction as a replica does, with features from an online store filled from the tables."""
+    """Logs a prediction as a replica does, with features of an online store that is filled from the tables."""
     log = logs.open(settings.log.url)
     at = datetime.now(UTC)
     entity, request = {"user_id": USER, "product_id": PRODUCT}, {"price": 25.0, "event_type": "cart"}

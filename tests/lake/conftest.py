@@ -1,4 +1,4 @@
-"""The two kinds of lake: SQLite and files; a REST catalog and an S3 object store, real servers both."""
+"""The two kinds of lake: SQLite with local files, and a real REST catalog with a real S3 object store."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from services.catalog import Catalog
-from services.catalog import catalog as started_catalog
+from services.catalog import catalog as run_catalog
 from services.s3 import Store
-from services.s3 import store as started_store
+from services.s3 import store as run_store
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -19,37 +19,37 @@ from headrace.lake import Lake
 
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with started_store(Path(tmp_path_factory.mktemp("s3"))) as running:
+    with run_store(Path(tmp_path_factory.mktemp("s3"))) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def rest_catalog(object_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     folder = Path(tmp_path_factory.mktemp("catalog"))
-    with started_catalog(folder, object_store.url, environment=object_store.environment) as running:
+    with run_catalog(folder, object_store.url, environment=object_store.environment) as running:
         yield running
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> Settings:
-    """On this machine's files alone."""
+    """Settings of a lake in local files."""
     return make_settings(tmp_path, "shop", state=tmp_path / ".headrace" / "local")
 
 
 @pytest.fixture
 def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """On a REST catalog and S3."""
+    """Settings of a lake on a REST catalog and S3."""
     store: Store = request.getfixturevalue("object_store")
     catalog: Catalog = request.getfixturevalue("rest_catalog")
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    project = f"shop_{new_id()[-12:]}"  # a namespace of its own
+    project = f"shop_{new_id()[-12:]}"  # a new namespace
     return make_settings(tmp_path, project, "remote", values={"catalog": catalog.url, "warehouse": store.url})
 
 
 @pytest.fixture(params=["local", "remote"])
 def settings(request: pytest.FixtureRequest) -> Settings:
-    """On each."""
+    """Settings of each kind of lake."""
     chosen: Settings = request.getfixturevalue(request.param)
     return chosen
 

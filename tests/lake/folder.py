@@ -1,4 +1,4 @@
-"""The files in a table's folder, on whatever file system, and which of the referenced ones are missing."""
+"""The files in the folder of a table, on any file system, and the referenced files that do not exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pyarrow.fs import FileSelector
 from headrace.lake import LakeTable
 
 
-def _place(table: LakeTable) -> tuple[Any, Any, str]:
+def _table_folder(table: LakeTable) -> tuple[Any, Any, str]:
+    """The table as PyIceberg has it, its file system, and the path of its folder there."""
     iceberg = table.iceberg()
     scheme, netloc, path = iceberg.io.parse_location(iceberg.location())
     return iceberg, iceberg.io.fs_by_scheme(scheme, netloc), path
@@ -17,26 +18,26 @@ def _place(table: LakeTable) -> tuple[Any, Any, str]:
 
 def files(table: LakeTable) -> dict[str, int]:
     """Path in the table's folder → its size in bytes."""
-    _, system, path = _place(table)
+    _, system, path = _table_folder(table)
     infos = system.get_file_info(FileSelector(path, recursive=True))
     return {info.path.removeprefix(f"{path}/"): info.size for info in infos if info.is_file}
 
 
-def put(table: LakeTable, path: str, content: bytes = b"left by a writer that was killed") -> None:
+def write_file(table: LakeTable, path: str, content: bytes = b"left by a killed writer") -> None:
     """Writes a file into the table's folder."""
-    iceberg, _, _ = _place(table)
+    iceberg, _, _ = _table_folder(table)
     with iceberg.io.new_output(f"{iceberg.location()}/{path}").create() as stream:
         stream.write(content)
 
 
-def missing(table: LakeTable) -> set[str]:
-    """Paths that a snapshot of the table refers to and that do not exist."""
-    iceberg, _, folder = _place(table)
-    named = set()
+def missing_files(table: LakeTable) -> set[str]:
+    """Paths in the folder that a snapshot of the table refers to, and that do not exist."""
+    iceberg, _, folder = _table_folder(table)
+    references = set()
     for snapshot in iceberg.snapshots():
-        named.add(snapshot.manifest_list)
+        references.add(snapshot.manifest_list)
         for manifest in snapshot.manifests(iceberg.io):
-            named.add(manifest.manifest_path)
-            named |= {e.data_file.file_path for e in manifest.fetch_manifest_entry(iceberg.io)}
-    paths = {str(iceberg.io.parse_location(location)[2]).removeprefix(f"{folder}/") for location in named}
+            references.add(manifest.manifest_path)
+            references |= {e.data_file.file_path for e in manifest.fetch_manifest_entry(iceberg.io)}
+    paths = {str(iceberg.io.parse_location(location)[2]).removeprefix(f"{folder}/") for location in references}
     return paths - files(table).keys()

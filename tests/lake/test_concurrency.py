@@ -1,4 +1,4 @@
-"""Several processes on one table, and processes that die on the way."""
+"""Concurrent writers of one table, and writers that die amid a write."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from headrace.lake import LakeTable
 
 START = LogPosition("events", "id-1")
 
-# Appends `count` batches of two rows (their log partition and offset) from where the position stands.
+# Appends `count` batches of two rows (their log partition and offset) from the position of the table.
 WRITER = """
 import json, sys
 import pyarrow as pa
@@ -75,7 +75,7 @@ def start(
 
 
 def run_together(*writers: subprocess.Popen[str]) -> list[int]:
-    """Lets the writers begin at once, and returns their conflicts."""
+    """Starts the writers at the same time; returns the conflicts of each."""
     for writer in writers:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
@@ -107,11 +107,11 @@ def test_writers_of_the_same_log_partition_write_each_row_once(settings: Setting
     run_together(start(settings, 0, 30), start(settings, 0, 30))
     assert rows_in(table) == all_rows(1, 30)
     files = list(settings.place("lake", "warehouse").rglob("data/*.parquet"))
-    assert len(files) == 15  # the losers' files are gone
+    assert len(files) == 15  # a writer deletes the file of a commit that was refused
 
 
 @pytest.mark.parametrize(
-    ("point", "landed"),
+    ("point", "committed_rows"),
     [
         ("lake.before_data_file", 4),
         ("lake.after_data_file", 4),
@@ -120,15 +120,15 @@ def test_writers_of_the_same_log_partition_write_each_row_once(settings: Setting
     ],
 )
 def test_killed_writer_commits_all_or_nothing(
-    settings: Settings, table: LakeTable, point: str, landed: int
+    settings: Settings, table: LakeTable, point: str, committed_rows: int
 ) -> None:
     killed = start(settings, 0, 10, {"HEADRACE_FAULT": f"{point}:3"})
     killed.communicate("go\n", timeout=120)
     assert killed.returncode == -signal.SIGKILL
-    assert rows_in(table) == all_rows(1, landed)
-    assert table.position("ingest") == START.with_offsets({0: landed})
-    begin = START.with_offsets({0: landed})
-    rest = pa.table({"p": [0] * (10 - landed), "o": range(landed, 10)})
+    assert rows_in(table) == all_rows(1, committed_rows)
+    assert table.position("ingest") == START.with_offsets({0: committed_rows})
+    begin = START.with_offsets({0: committed_rows})
+    rest = pa.table({"p": [0] * (10 - committed_rows), "o": range(committed_rows, 10)})
     table.append(rest, position=("ingest", begin, begin.with_offsets({0: 10})))
     assert rows_in(table) == all_rows(1, 10)
 
@@ -148,11 +148,11 @@ def test_locked_catalog_is_reported(
 ) -> None:
     path = settings.place("lake", "catalog.db")
     monkeypatch.setattr("headrace.lake.catalog.BUSY_SECONDS", 0.2)
-    impatient = lake.open(settings).table("events")
+    other = lake.open(settings).table("events")
     with sqlite3.connect(path) as holder:
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked by another process"):
-            impatient.append(pa.table({"o": pa.array([1], pa.int64())}))
+            other.append(pa.table({"o": pa.array([1], pa.int64())}))
         holder.rollback()
     assert rows_in(table) == []
 
@@ -168,12 +168,12 @@ def test_catalog_locked_by_a_stopped_process_is_reported(settings: Settings, tab
     assert rows_in(table) == []
 
 
-def test_commit_with_a_lost_answer_is_found(table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_whose_answer_is_lost_succeeds(table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pa.table({"o": pa.array([1], pa.int64())})
-    whole = type(table.catalog).commit_table
+    commit_table = type(table.catalog).commit_table
 
     def lose_answer(*args: object) -> None:
-        whole(*args)
+        commit_table(*args)
         raise ConnectionResetError("the answer was lost")
 
     monkeypatch.setattr(type(table.catalog), "commit_table", lose_answer)

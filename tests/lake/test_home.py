@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
-from tests.lake.folder import missing
+from tests.lake.folder import missing_files
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -44,7 +44,7 @@ def rows(day: int, x: int) -> pa.Table:
     )
 
 
-def write(settings: Settings, name: str = "events") -> LakeTable:
+def write_table(settings: Settings, name: str = "events") -> LakeTable:
     """A table of several snapshots, one pinned, with a compaction and a replaced day."""
     table = lake.open(settings).ensure(name, rows(1, 0).schema, [("at", "day")])
     pinned = table.append(rows(1, 0))
@@ -56,13 +56,13 @@ def write(settings: Settings, name: str = "events") -> LakeTable:
     return table
 
 
-def snapshots(settings: Settings, name: str = "events") -> dict[int, list[int]]:
+def rows_by_snapshot(settings: Settings, name: str = "events") -> dict[int, list[int]]:
     table = lake.open(settings).table(name)
     return {s.id: sorted(table.scan(s.id).collect()["x"].to_list()) for s in table.snapshots()}
 
 
-def tree(root: Path) -> dict[str, tuple[int, str]]:
-    """Path → when it was changed, and what it holds."""
+def file_states(root: Path) -> dict[str, tuple[int, str]]:
+    """Path → (time of its last change, hash of its content)."""
     return {
         str(path.relative_to(root)): (
             path.stat().st_mtime_ns,
@@ -72,8 +72,8 @@ def tree(root: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def paths(table: LakeTable) -> set[str]:
-    """Every path that the table's metadata name."""
+def metadata_paths(table: LakeTable) -> set[str]:
+    """Every path in the metadata of the table."""
     iceberg = table.iceberg()
     named = {iceberg.location(), iceberg.metadata_location}
     named |= {entry.metadata_file for entry in iceberg.metadata.metadata_log}
@@ -88,55 +88,55 @@ def paths(table: LakeTable) -> set[str]:
     return named
 
 
-def test_moved_lake_is_read_and_written_at_its_new_place(tmp_path: Path) -> None:
+def test_moved_lake_is_read_and_written_in_its_new_folder(tmp_path: Path) -> None:
     before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "deeper" / "after")
-    write(before)
-    expected = snapshots(before)
+    write_table(before)
+    expected = rows_by_snapshot(before)
     head = current_snapshot_ids(before, ["events"])
     after.root.parent.mkdir()
     before.root.rename(after.root)
 
     assert current_snapshot_ids(after, ["events"]) == head
-    assert snapshots(after) == expected
+    assert rows_by_snapshot(after) == expected
     table = lake.open(after).table("events")
-    assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in paths(table))
+    assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in metadata_paths(table))
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
     table.append(rows(3, 11))
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
-    assert missing(table) == set()
-    assert snapshots(after)[table.tags()["early"]] == [0]
+    assert missing_files(table) == set()
+    assert rows_by_snapshot(after)[table.tags()["early"]] == [0]
     assert not before.root.exists()
 
 
 def test_copy_becomes_a_separate_lake_and_leaves_the_original_unchanged(tmp_path: Path) -> None:
     original, copy = settings_in(tmp_path / "original"), settings_in(tmp_path / "original" / "copy")
-    write(original)
-    expected = snapshots(original)
+    write_table(original)
+    expected = rows_by_snapshot(original)
     shutil.copytree(original.state, copy.state)
-    before = tree(original.state)
+    before = file_states(original.state)
 
     table = lake.open(copy).table("events")
     table.overwrite(rows(1, 99))
-    for _ in range(2):  # what the first finds unreferenced, the second deletes
+    for _ in range(2):  # the first lists unreferenced files, the second deletes them
         lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
-    assert all(path.startswith(f"{copy.state}/") for path in paths(table))
-    assert tree(original.state) == before
+    assert all(path.startswith(f"{copy.state}/") for path in metadata_paths(table))
+    assert file_states(original.state) == before
 
     table = lake.open(original).table("events")
     table.append(rows(4, 12))
     for _ in range(2):
         lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
-    assert missing(lake.open(copy).table("events")) == set()
+    assert missing_files(lake.open(copy).table("events")) == set()
     assert sorted(table.scan().collect()["x"].to_list()) == [*range(11), 12]
-    assert expected[table.tags()["early"]] == snapshots(original)[table.tags()["early"]]
+    assert expected[table.tags()["early"]] == rows_by_snapshot(original)[table.tags()["early"]]
 
 
 @pytest.mark.parametrize("point", ["lake.home_snapshot:1", "lake.home_snapshot:7", "lake.home_rewritten:1"])
-def test_rewrite_that_was_killed_goes_on_after_another_move(tmp_path: Path, point: str) -> None:
+def test_killed_rewrite_resumes_after_another_move(tmp_path: Path, point: str) -> None:
     first, second, third = (settings_in(tmp_path / name) for name in ("first", "second", "third"))
-    write(first)
-    write(first, "others")
-    expected = snapshots(first), snapshots(first, "others")
+    write_table(first)
+    write_table(first, "others")
+    expected = rows_by_snapshot(first), rows_by_snapshot(first, "others")
     first.root.rename(second.root)
     killed = subprocess.run(
         [sys.executable, "-c", OPEN, str(second.root)],
@@ -147,18 +147,18 @@ def test_rewrite_that_was_killed_goes_on_after_another_move(tmp_path: Path, poin
     assert killed.returncode == -signal.SIGKILL
     second.root.rename(third.root)
 
-    assert (snapshots(third), snapshots(third, "others")) == expected
+    assert (rows_by_snapshot(third), rows_by_snapshot(third, "others")) == expected
     for name in ("events", "others"):
-        assert all(path.startswith(f"{third.state}/") for path in paths(lake.open(third).table(name)))
+        assert all(path.startswith(f"{third.state}/") for path in metadata_paths(lake.open(third).table(name)))
 
 
 def test_commit_during_the_rewrite_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.lake import home
 
     before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "after")
-    table = write(before)
+    table = write_table(before)
     before.root.rename(after.root)
-    before.root.symlink_to(after.root)  # by this path a process still writes to it
+    before.root.symlink_to(after.root)  # a process still writes by the old path
     calls = []
 
     def reach(point: str) -> None:
@@ -170,50 +170,50 @@ def test_commit_during_the_rewrite_is_not_lost(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(home, "_is_same", lambda folder, other: folder == other)
     assert 77 in lake.open(after).table("events").scan().collect()["x"].to_list()
     assert calls
-    assert all(path.startswith(f"{after.state}/") for path in paths(lake.open(after).table("events")))
+    assert all(path.startswith(f"{after.state}/") for path in metadata_paths(lake.open(after).table("events")))
 
 
-def test_symbolic_link_leads_to_the_same_lake(tmp_path: Path) -> None:
+def test_lake_opened_by_a_symbolic_link_is_the_same(tmp_path: Path) -> None:
     real, link = settings_in(tmp_path / "real"), settings_in(tmp_path / "link")
-    write(real)
-    expected = snapshots(real)
+    write_table(real)
+    expected = rows_by_snapshot(real)
     link.root.symlink_to(real.root)
-    assert snapshots(link) == expected
+    assert rows_by_snapshot(link) == expected
     table = lake.open(link).table("events")
     table.append(rows(6, 13))
-    write(link, "more")
+    write_table(link, "more")
     lake.maintain(lake.open(link).table("more"))
     assert all(
         path.startswith(f"{real.state}/")
         for name in ("events", "more")
-        for path in paths(lake.open(real).table(name))
+        for path in metadata_paths(lake.open(real).table(name))
     )
 
 
 def test_copy_that_shares_outside_files_with_the_original_is_refused(tmp_path: Path) -> None:
     shared = str(tmp_path / "shared")
     original, copy = (settings_in(tmp_path / name, warehouse=shared) for name in ("original", "copy"))
-    write(original)
-    expected = snapshots(original)
+    write_table(original)
+    expected = rows_by_snapshot(original)
     shutil.copytree(original.root, copy.root)
-    with pytest.raises(ProjectError, match="is a copy of the one in") as refused:
+    with pytest.raises(ProjectError, match="is a copy of the lake in") as refused:
         lake.open(copy)
     assert "events" in str(refused.value)
     shutil.rmtree(copy.root)
-    original.root.rename(copy.root)  # moved, it is the only one
-    assert snapshots(copy) == expected
+    original.root.rename(copy.root)  # after the move, no copy shares the files
+    assert rows_by_snapshot(copy) == expected
 
 
-def test_maintenance_deletes_nothing_outside_of_the_warehouse(tmp_path: Path) -> None:
+def test_maintenance_deletes_nothing_outside_the_warehouse(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "project")
-    table = write(settings)
-    before = tree(settings.place("lake", "warehouse"))
+    table = write_table(settings)
+    before = file_states(settings.place("lake", "warehouse"))
     elsewhere = settings.with_values(warehouse=str(tmp_path / "elsewhere"))
-    with pytest.raises(CallError, match="outside of the warehouse"):
+    with pytest.raises(CallError, match="outside the warehouse"):
         lake.maintain(
             lake.open(elsewhere).table("events"), older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE
         )
-    assert tree(settings.place("lake", "warehouse")) == before
+    assert file_states(settings.place("lake", "warehouse")) == before
     assert not lake.maintain(table).busy  # no lease was left
 
 
@@ -238,16 +238,16 @@ def test_maintenance_deletes_nothing_outside_of_the_warehouse(tmp_path: Path) ->
 )
 def test_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     settings = settings_in(tmp_path / name)
-    table = write(settings)
-    expected = snapshots(settings)
+    table = write_table(settings)
+    expected = rows_by_snapshot(settings)
     head = table.current_snapshot()
     assert head is not None
     assert current_snapshot_ids(settings, ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
     lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
-    assert missing(table) == set()
+    assert missing_files(table) == set()
     settings.root.rename(tmp_path / f"moved {name}")
     moved = settings_in(tmp_path / f"moved {name}")
-    assert snapshots(moved).items() <= expected.items()
+    assert rows_by_snapshot(moved).items() <= expected.items()
     assert [path.name for path in tmp_path.iterdir()] == [f"moved {name}"]

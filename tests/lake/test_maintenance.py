@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.lake.folder import files, missing, put
+from tests.lake.folder import files, missing_files, write_file
 
 from headrace import lake
 from headrace.config.settings import Settings
@@ -40,7 +40,7 @@ def rows(day: int, x: int = 0) -> pa.Table:
 
 
 def create_table(shop_lake: Lake) -> LakeTable:
-    return shop_lake.ensure("kept", SCHEMA, [("at", "day")])
+    return shop_lake.ensure("items", SCHEMA, [("at", "day")])
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def values(table: LakeTable, snapshot: int | None = None) -> list[int]:
     return sorted(table.scan(snapshot).collect()["x"].to_list())
 
 
-def at_point(monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Callable[[], object]) -> None:
-    """Does something the first time that the code comes by a named point."""
-    left = [act]
+def run_at_point(monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Callable[[], object]) -> None:
+    """Calls `act` the first time that the code reaches the fault point."""
+    pending = [act]
 
     def reach(point: str) -> None:
-        if point == name and left:
-            left.pop()()
+        if point == name and pending:
+            pending.pop()()
 
     monkeypatch.setattr(module, "reach", reach)
 
@@ -84,7 +84,7 @@ class TestCompaction:
         for n in range(10):
             seen = table.append(rows(1 + n % 2, n))
         lake.maintain(table, small=0)
-        assert lake.maintain(table).compacted == 0  # five a day are not worth it
+        assert lake.maintain(table).compacted == 0  # five small files a day are too few to compact
         for n in range(10):
             seen = table.append(rows(1 + n % 2, n))
         assert lake.maintain(table).compacted == 20
@@ -117,7 +117,7 @@ class TestCompaction:
     def test_of_evolved_columns(self, shop_lake: Lake, table: LakeTable) -> None:
         for n in range(8):
             table.append(rows(1, n))
-        shop_lake.ensure("kept", pa.schema([("more", pa.string())]))
+        shop_lake.ensure("items", pa.schema([("more", pa.string())]))
         table.append(rows(1, 8).append_column("more", pa.array(["m"])))
         assert lake.maintain(table).compacted == 9
         assert table.scan().sort("x").collect()["more"].to_list() == [None] * 8 + ["m"]
@@ -147,13 +147,13 @@ class TestCompaction:
         assert values(local_table) == list(range(18))
 
     def test_writes_a_row_again_only_once_its_file_has_doubled(self, local_table: LakeTable) -> None:
-        went = []
+        counts = []
         for n in range(8 * 8):
             local_table.append(rows(1, n))
             if n % 8 == 7:
-                went.append(lake.maintain(local_table).compacted)
-        # As in counting by twos: the new ones alone, or with all those before that hold no more rows than they.
-        assert went == [8, 9, 8, 10, 8, 9, 8, 11]
+                counts.append(lake.maintain(local_table).compacted)
+        # Files merge like the digits of a binary counter: new files alone, or with older ones of no more rows.
+        assert counts == [8, 9, 8, 10, 8, 9, 8, 11]
         assert values(local_table) == list(range(64))
 
     def test_writes_whole_row_groups_of_rows_in_their_order(
@@ -173,7 +173,7 @@ class TestCompaction:
         for n in range(8):
             table.append(rows(1, n))
         replaced = lambda: table.overwrite(rows(1, 50), partitions=("at", [date(2024, 1, 1)]))  # noqa: E731
-        at_point(monkeypatch, commit, "lake.before_commit", replaced)
+        run_at_point(monkeypatch, commit, "lake.before_commit", replaced)
         assert lake.maintain(table).compacted == 0
         assert values(table) == [50]
 
@@ -197,7 +197,7 @@ class TestExpiry:
     ) -> None:
         old, newer = local_table.append(rows(1)), local_table.append(rows(1))
         local_table.append(rows(1))
-        # It was followed when `newer` was made; that one was followed just now.
+        # `old` was superseded when `newer` was written; `newer` was superseded just now.
         between = newer.at + timedelta(milliseconds=1)
         monkeypatch.setattr(maintenance, "now_micros", lambda: int(between.timestamp() * 1e6))
         assert lake.maintain(local_table, older_than=timedelta()).expired == 1
@@ -208,7 +208,7 @@ class TestExpiry:
     def test_yields_to_a_tag_set_meanwhile(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         first = table.append(rows(1))
         table.append(rows(1))
-        at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.create_tag("late", first.id))
+        run_at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.create_tag("late", first.id))
         assert lake.maintain(table, older_than=AT_ONCE).expired == 0
         assert table.snapshot("late").id == first.id
 
@@ -216,7 +216,7 @@ class TestExpiry:
         for n in range(4):
             table.append(rows(1, n))
         faster = lambda: expiry.expire_snapshots(table.catalog, table.iceberg(), 1)  # noqa: E731
-        at_point(monkeypatch, expiry, "maintenance.expire", faster)
+        run_at_point(monkeypatch, expiry, "maintenance.expire", faster)
         lake.maintain(table, older_than=AT_ONCE)
         assert len(table.snapshots()) == 1
         assert values(table) == [0, 1, 2, 3]
@@ -236,12 +236,12 @@ class TestExpiry:
         assert table.days_changed("at", first.id, head.id) == {date(2024, 1, 1)}
 
     def test_failure_does_not_fail_the_commit(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
-        def away(*_: object) -> None:
-            raise ConnectionResetError("the catalog went away")
+        def fail(*_: object) -> None:
+            raise ConnectionResetError("the catalog is unavailable")
 
         monkeypatch.setattr(expiry, "NEWEST", 1)
         monkeypatch.setattr(expiry, "_SLACK", 0)
-        monkeypatch.setattr(expiry, "expire_snapshots", away)
+        monkeypatch.setattr(expiry, "expire_snapshots", fail)
         for n in range(3):
             table.append(rows(1, n))
         assert values(table) == [0, 1, 2]
@@ -271,17 +271,17 @@ class TestTags:
     def test_survive_concurrent_writers_and_expiries(
         self, settings: Settings, table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whatever is pinned while snapshots expire under it stays readable; what is not, was refused."""
+        """A snapshot that is tagged while others expire stays readable; a tag on an expired one is refused."""
         monkeypatch.setattr(expiry, "NEWEST", 3)
         monkeypatch.setattr(expiry, "_SLACK", 0)
         monkeypatch.setattr("headrace.lake.table.BRIEF", 1_000_000)
-        grace = timedelta(seconds=2)  # twice that, as the real ones are
+        grace = timedelta(seconds=2)  # twice BRIEF, like the real grace period
         table.append(rows(1))
         ended = threading.Event()
         commits = 30 if settings.profile_name == "local" else 15
 
         def write(_: int) -> list[tuple[str, int, int]]:
-            own = lake.open(settings).table("kept")
+            own = lake.open(settings).table("items")
             done = 0
             while done < commits:
                 try:
@@ -292,7 +292,7 @@ class TestTags:
             return []
 
         def pin(number: int) -> list[tuple[str, int, int]]:
-            own = lake.open(settings).table("kept")
+            own = lake.open(settings).table("items")
             done = []
             while not ended.is_set():
                 chosen = own.snapshots()[0]  # the next one to expire
@@ -306,7 +306,7 @@ class TestTags:
             return done
 
         def expire(_: int) -> list[tuple[str, int, int]]:
-            own = lake.open(settings).table("kept")
+            own = lake.open(settings).table("items")
             while not ended.is_set():
                 lake.maintain(own, older_than=AT_ONCE, grace=grace)
             return []
@@ -323,7 +323,7 @@ class TestTags:
         for _, snapshot, count in pinned[:: max(1, len(pinned) // 10)]:
             assert len(values(table, snapshot)) == count
         assert len(values(table)) == 1 + 2 * commits
-        assert missing(table) == set()
+        assert missing_files(table) == set()
 
 
 class TestSweep:
@@ -334,8 +334,8 @@ class TestSweep:
             table.append(rows(2, n))
         strays = {"data/stray.parquet", f"data/{APPENDED}stray.parquet", "metadata/stray-m0.avro"}
         for stray in strays:
-            put(table, stray)
-        assert lake.maintain(table, older_than=AT_ONCE).deleted == 0  # the grace of an hour
+            write_file(table, stray)
+        assert lake.maintain(table, older_than=AT_ONCE).deleted == 0  # the default grace period is an hour
         assert strays < files(table).keys()
         done = lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
         assert done.deleted > 9
@@ -346,10 +346,10 @@ class TestSweep:
         assert values(table) == sorted([1, *range(9)])
         table.append(rows(3, 77))
         assert values(table)[-1] == 77
-        assert missing(table) == set()
+        assert missing_files(table) == set()
 
     def test_keeps_old_files_of_a_reader_for_the_grace(self, local_table: LakeTable) -> None:
-        """A file's age says nothing: what counts is since when it has been unreferenced."""
+        """What counts is how long a file has been unreferenced, not its age."""
         for n in range(8):
             local_table.append(rows(1, n))
         folder = Path(urlsplit(local_table.iceberg().location()).path)
@@ -378,7 +378,7 @@ class TestSweep:
         assert not small & files(local_table).keys()
         assert (
             sum("unreferenced" in path for path in files(local_table)) == 2
-        )  # this removal's and the last one's
+        )  # the lists of this removal and of the one before
 
     def test_runs_at_most_ten_times_in_a_grace(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
@@ -405,20 +405,20 @@ class TestSweep:
             return {path.removeprefix("data/") for path in files(table)} & names
 
         lake.maintain(table, grace=AT_ONCE)
-        assert existing_files() == names  # the head is older than they are
+        assert existing_files() == names  # the files are newer than the head
         table.append(rows(1, 4))
         lake.maintain(table, grace=timedelta(seconds=0.001))
         lake.maintain(table, grace=AT_ONCE)
         assert {name for name in existing_files() if name.startswith(APPENDED)} == set()
-        assert len(existing_files()) == 1  # it may belong to a table that is built for hours
+        assert len(existing_files()) == 1  # it may belong to an overwrite, which may take hours
 
     def test_refuses_a_commit_that_comes_too_late(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A writer that hung between writing its file and committing it: the file may be gone by then."""
+        """A writer hangs after it wrote its file: maintenance may delete the file before the commit."""
         local_table.append(rows(1, 1))
         late = now_micros() + HOUR // 2 + 1_000_000
-        at_point(
+        run_at_point(
             monkeypatch,
             commit,
             "lake.before_commit",
@@ -431,14 +431,14 @@ class TestSweep:
     def test_keeps_files_that_a_concurrent_commit_added(
         self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What is committed after the listing, and before the look at what is referred to."""
+        """A commit after the files were listed, and before the references are read."""
         table.append(rows(1, 1))
-        put(table, "data/stray.parquet")
-        at_point(monkeypatch, orphan_files, "maintenance.listed", lambda: table.append(rows(1, 2)))
+        write_file(table, "data/stray.parquet")
+        run_at_point(monkeypatch, orphan_files, "maintenance.listed", lambda: table.append(rows(1, 2)))
         lake.maintain(table, grace=AT_ONCE, longest_write=AT_ONCE)
         assert "data/stray.parquet" not in files(table)
         assert values(table) == [1, 2]
-        assert missing(table) == set()
+        assert missing_files(table) == set()
 
 
 class TestLease:
@@ -450,7 +450,7 @@ class TestLease:
         assert table.tags() == {}
         holder.renew(now=True)
         assert lake.maintain(table).busy
-        holder.give_back({"headrace.note": "done"})
+        holder.release({"headrace.note": "done"})
         assert table.property("headrace.note") == "done"
         assert not lake.maintain(table).busy
         assert set(table.iceberg().refs()) == {"main"}
@@ -460,15 +460,15 @@ class TestLease:
 
     def test_can_be_taken_after_its_time(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         table.append(rows(1))
-        hung = Lease(table.catalog, table.iceberg)
+        hanging = Lease(table.catalog, table.iceberg)
         monkeypatch.setattr(lease, "SECONDS", 0.0)
-        assert hung.take()
+        assert hanging.take()
         monkeypatch.undo()
         assert Lease(table.catalog, table.iceberg).take()
         with pytest.raises(Conflict, match="another maintenance"):
-            hung.renew()
+            hanging.renew()
         with pytest.raises(Conflict, match="another maintenance"):
-            hung.give_back({"headrace.note": "late"})
+            hanging.release({"headrace.note": "late"})
         assert table.property("headrace.note") is None
         assert lake.maintain(table).busy
 
@@ -477,17 +477,17 @@ class TestLease:
         together = threading.Barrier(4)
 
         def attempt(_: int) -> tuple[bool, Lease]:
-            own = lake.open(settings).table("kept")
-            mine = Lease(own.catalog, own.iceberg)
+            own = lake.open(settings).table("items")
+            own_lease = Lease(own.catalog, own.iceberg)
             together.wait(60)
-            return mine.take(), mine
+            return own_lease.take(), own_lease
 
         for _ in range(3):
             with ThreadPoolExecutor(4) as threads:
                 tries = list(threads.map(attempt, range(4)))
             winners = [holder for taken, holder in tries if taken]
             assert len(winners) == 1
-            winners[0].give_back({})
+            winners[0].release({})
 
     @pytest.mark.parametrize(
         "point", ["maintenance.leased", "maintenance.expire", "maintenance.listed", "maintenance.delete"]
@@ -501,7 +501,7 @@ class TestLease:
         monkeypatch.setattr(lease, "SECONDS", 0.0)
 
         def meanwhile() -> None:
-            """Its time is over, and another has done the same and more."""
+            """Runs other maintenance, after the lease of the hanging one has expired."""
             with suppress(CallError):  # it has expired
                 table.create_tag("first", first.id)
             lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
@@ -510,16 +510,16 @@ class TestLease:
             lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
 
         module = {"maintenance.leased": maintenance, "maintenance.expire": expiry}.get(point, orphan_files)
-        first_time = [meanwhile]
+        pending = [meanwhile]
 
         def reach(reached: str) -> None:
-            if reached == point and first_time:
-                first_time.pop()()
+            if reached == point and pending:
+                pending.pop()()
 
         monkeypatch.setattr(module, "reach", reach)
         lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)
-        assert not first_time
-        assert missing(table) == set()
+        assert not pending
+        assert missing_files(table) == set()
         assert values(table) == list(range(18))
         if table.tags():
             assert values(table, first.id) == [0]
@@ -529,22 +529,22 @@ def test_compaction_keeps_the_id_of_the_snapshot_that_wrote_the_rows(
     settings: Settings, table: LakeTable
 ) -> None:
     for x in range(9):
-        made_last = table.append(rows(1, x))
-    for _ in range(2):  # the second compacts what the first made, with what came since
+        newest = table.append(rows(1, x))
+    for _ in range(2):  # the second round compacts the file of the first round and newer files
         assert lake.maintain(table, older_than=AT_ONCE).compacted
         head = table.current_snapshot()
         assert head is not None
-        assert head.id != made_last.id
-        assert rows_snapshot_ids(settings, ["kept", "none"]) == {"kept": made_last.id, "none": None}
+        assert head.id != newest.id
+        assert rows_snapshot_ids(settings, ["items", "none"]) == {"items": newest.id, "none": None}
         for x in range(30):
-            made_last = table.append(rows(1, x))
-        assert rows_snapshot_ids(settings, ["kept"]) == {"kept": made_last.id}
+            newest = table.append(rows(1, x))
+        assert rows_snapshot_ids(settings, ["items"]) == {"items": newest.id}
 
 
 def test_rollback_restores_rows_and_columns(shop_lake: Lake, table: LakeTable) -> None:
     first = table.overwrite(rows(1, 1), properties={"headrace.code": "a"}, facts={"headrace.code": "a"})
     wide = rows(2, 2).append_column("more", pa.array([1.5]))
-    shop_lake.ensure("kept", wide.schema)
+    shop_lake.ensure("items", wide.schema)
     second = table.overwrite(wide, properties={"headrace.code": "b"}, facts={"headrace.code": "b"})
     assert table.rollback_to_snapshot(first.id).id == first.id
     assert table.scan().collect().columns == table.schema().names == ["at", "x"]
@@ -566,6 +566,6 @@ def test_rollback_keeps_its_snapshot_from_a_concurrent_expiry(
 ) -> None:
     first = table.append(rows(1, 1))
     table.append(rows(1, 2))
-    at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.rollback_to_snapshot(first.id))
+    run_at_point(monkeypatch, expiry, "maintenance.expire", lambda: table.rollback_to_snapshot(first.id))
     lake.maintain(table, older_than=AT_ONCE)
     assert values(table) == [1]

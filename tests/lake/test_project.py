@@ -40,7 +40,7 @@ def users(clicks):
 """
 
 
-def test_runs_whole_on_a_rest_catalog_and_s3(
+def test_project_builds_on_a_rest_catalog_and_s3(
     tmp_path: Path, rest_catalog: Catalog, object_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in object_store.environment.items():
@@ -48,7 +48,7 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     root = write(tmp_path / "project", TABLES)
     (root / "tiny" / "events.py").write_text(EVENTS)
     profile = f'[profile.prod]\ncatalog = "{rest_catalog.url}"\nwarehouse = "{object_store.url}"\n'
-    name = f"tiny_{new_id()[-12:]}"  # a namespace of its own
+    name = f"tiny_{new_id()[-12:]}"  # a new namespace
     (root / "headrace.toml").write_text(f'[project]\nname = "{name}"\n{profile}')
     (root / "tiny").rename(root / name)
     tables = root / name / "tables.py"
@@ -59,9 +59,9 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     events.create("clicks")
 
     def update_project(day: int, users: range) -> None:
-        sent = [f'{{"at": "2026-03-0{day}T12:00:{user:02}Z", "user": {user}}}' for user in users]
-        events.append("clicks", [event.encode() for event in sent] + [b"{broken"])
-        assert ingest(settings, until_end=True).events == len(sent) + 1
+        values = [f'{{"at": "2026-03-0{day}T12:00:{user:02}Z", "user": {user}}}' for user in users]
+        events.append("clicks", [event.encode() for event in values] + [b"{broken"])
+        assert ingest(settings, until_end=True).events == len(values) + 1
         assert {stage.stage for stage in build(settings).stages} == {"table-clicks_of_day", "table-users"}
 
     update_project(1, range(3))
@@ -74,11 +74,11 @@ def test_runs_whole_on_a_rest_catalog_and_s3(
     users = shop_lake.table("users").scan().sort("user").collect()
     assert users.rows() == [(0, 2), (1, 2), (2, 1)]
     assert shop_lake.table("users").iceberg().location().startswith(f"{object_store.url}/")
-    assert not settings.place("lake").exists()  # nothing of it lies here
-    # The input of the last build stays, whatever maintenance does.
+    assert not settings.place("lake").exists()  # no local lake was created
+    # A tag protects the input of the last build from maintenance.
     clicks = shop_lake.table("clicks")
     assert [pin for pin in clicks.tags() if pin.startswith("input-of-clicks_of_day-")]
     checks = {check.what: check for check in doctor(settings)}
-    assert checks[f"catalog {rest_catalog.url}"].found == "3 tables"
+    assert checks[f"catalog {rest_catalog.url}"].detail == "3 tables"
     assert checks[f"catalog {rest_catalog.url}"].fine
     assert checks[f"warehouse {object_store.url}"].fine

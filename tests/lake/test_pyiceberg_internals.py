@@ -1,4 +1,4 @@
-"""One test for each of PyIceberg's internals that the lake uses: it fails when the internal moves."""
+"""One test for each of PyIceberg's internals that the lake uses: it fails when the internal changes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_sql_catalog_keeps_tables_in_iceberg_tables(table: Table, tmp_path: Path
         assert connection.execute(query).fetchall() == [("shop", "events", table.metadata_location)]
 
 
-def test_prepared_commit_is_tried_once_and_leaves_the_stored_table_whole(
+def test_prepared_commit_is_tried_once_and_keeps_every_stored_snapshot(
     catalog: SqlCatalog, table: Table
 ) -> None:
     table.append(ROWS)
@@ -84,7 +84,7 @@ def test_prepared_commit_is_tried_once_and_leaves_the_stored_table_whole(
     assert "commit.retry.num-retries" not in stored.properties
 
 
-def test_snapshot_producer_takes_files_and_tells_its_snapshot_before_the_commit(table: Table) -> None:
+def test_snapshot_producer_deletes_files_and_knows_its_snapshot_before_the_commit(table: Table) -> None:
     (task,) = table.scan().plan_files()
     transaction = prepare_commit(table, {}).transaction()
     producer = transaction.update_snapshot(snapshot_properties={"headrace.x": "1"}).overwrite()
@@ -133,15 +133,15 @@ def test_avro_file_is_rewritten_with_its_schema_and_metadata(table: Table) -> No
     assert [other.name for other in path.parent.glob(".*")] == []
 
 
-def test_statistics_are_those_of_pyicebergs_own_writer(table: Table, tmp_path: Path) -> None:
+def test_statistics_equal_those_of_pyicebergs_writer(table: Table, tmp_path: Path) -> None:
     (task,) = table.scan().plan_files()
     path = tmp_path / "own.parquet"
     pq.write_table(ROWS, path)
 
-    own = DataFile.from_args(**StatisticsPlan.of(table).statistics(pq.read_metadata(path)))
+    data_file = DataFile.from_args(**StatisticsPlan.of(table).statistics(pq.read_metadata(path)))
 
     for field in ("record_count", "value_counts", "null_value_counts", "lower_bounds", "upper_bounds"):
-        assert getattr(own, field) == getattr(task.file, field), field
+        assert getattr(data_file, field) == getattr(task.file, field), field
 
 
 def test_statistics_bound_a_text_that_pyiceberg_cannot_bound(table: Table, tmp_path: Path) -> None:
@@ -156,7 +156,9 @@ def test_statistics_bound_a_text_that_pyiceberg_cannot_bound(table: Table, tmp_p
     assert bounds[1].decode() == chr(0xD7FF) * 15 + chr(0xE000)
 
 
-def test_rest_catalog_makes_its_session_where_time_limits_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rest_catalog_creates_its_session_in_the_method_that_sets_time_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert "_create_session" in inspect.getsource(RestCatalog.__init__)
     limits: list[object] = []
 

@@ -1,4 +1,4 @@
-"""A table after all that happens to one, read by others: every snapshot has the same rows for all."""
+"""Every snapshot of a table has the same rows for Polars, PyIceberg and the Java implementation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rows(count: int, day: int, start: int, *, valid: bool = True) -> pa.Table:
 
 @pytest.fixture
 def table(shop_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
-    """Appends with positions, expiry after commits, new columns, a tag, maintenance, an overwrite."""
+    """A table with appends, positions, expired snapshots, new columns, a tag, maintenance and an overwrite."""
     monkeypatch.setattr(expiry, "NEWEST", 5)
     monkeypatch.setattr(expiry, "_SLACK", 2)
     table = shop_lake.ensure("events", rows(1, 1, 0).schema, PARTITIONS)
@@ -61,27 +61,27 @@ def table(shop_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
     table.overwrite(rows(1, 2, 7), partitions=("at", [date(2024, 1, 2)]))
     for n in range(9):
         table.append(rows(1, 4, n))
-    kept = lake.maintain(table, grace=AT_ONCE, longest_write=AT_ONCE)
-    assert kept.compacted
-    assert kept.deleted
+    report = lake.maintain(table, grace=AT_ONCE, longest_write=AT_ONCE)
+    assert report.compacted
+    assert report.deleted
     table.append(rows(1, 5, 0))
     return table
 
 
-def plain(frame: pl.DataFrame) -> list[str]:
-    """Rows as text, sorted; instants in microseconds. A column that a snapshot lacks is as one of nulls."""
+def comparable_rows(frame: pl.DataFrame) -> list[str]:
+    """Rows as sorted text: instants in microseconds, no nulls, since snapshots differ in columns."""
     instants = frame.with_columns(pl.col("at").dt.epoch("us"))
     return sorted(
         json.dumps({k: v for k, v in r.items() if v is not None}, sort_keys=True) for r in instants.to_dicts()
     )
 
 
-def rows_of_polars(table: LakeTable) -> dict[int, list[str]]:
-    return {s.id: plain(table.scan(s.id).collect()) for s in table.snapshots()}
+def polars_rows(table: LakeTable) -> dict[int, list[str]]:
+    return {s.id: comparable_rows(table.scan(s.id).collect()) for s in table.snapshots()}
 
 
-def rows_of_java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
-    """What the Java implementation reads: through its own catalog of SQLite files, or its REST one."""
+def java_rows(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
+    """Snapshot → rows, as the Java implementation reads them by its JDBC catalog or its REST catalog."""
     folder = jars("catalog")
     properties = {
         "type": "jdbc",
@@ -97,9 +97,9 @@ def rows_of_java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
             "s3.path-style-access": "true",
         }
     source = str(Path(__file__).parent / "Read.java")
-    given = [f"{name}={value}" for name, value in properties.items()]
+    options = [f"{name}={value}" for name, value in properties.items()]
     done = subprocess.run(
-        [*JAVA, "-cp", f"{folder}/*", source, f"{settings.project}.{table.name}", *given],
+        [*JAVA, "-cp", f"{folder}/*", source, f"{settings.project}.{table.name}", *options],
         capture_output=True,
         text=True,
         timeout=300,
@@ -118,37 +118,39 @@ def rows_of_java(settings: Settings, table: LakeTable) -> dict[int, list[str]]:
 
 
 def test_every_snapshot_reads_the_same_in_other_readers(settings: Settings, table: LakeTable) -> None:
-    expected = rows_of_polars(table)
+    expected = polars_rows(table)
     assert len(expected) > 5
     assert table.tags()["early"] in expected
     iceberg = table.iceberg()
     for snapshot in expected:
         pyiceberg = pl.from_arrow(iceberg.scan(snapshot_id=snapshot).to_arrow())
         assert isinstance(pyiceberg, pl.DataFrame)
-        assert plain(pyiceberg) == expected[snapshot]
-        by_path = pl.scan_iceberg(iceberg.metadata_location, snapshot_id=snapshot, storage_options=keys())
-        assert plain(by_path.collect()) == expected[snapshot]
-    assert rows_of_java(settings, table) == expected
+        assert comparable_rows(pyiceberg) == expected[snapshot]
+        by_path = pl.scan_iceberg(
+            iceberg.metadata_location, snapshot_id=snapshot, storage_options=storage_options()
+        )
+        assert comparable_rows(by_path.collect()) == expected[snapshot]
+    assert java_rows(settings, table) == expected
 
 
 def test_other_readers_find_a_moved_lake(local: Settings, tmp_path: Path) -> None:
     table = lake.open(local).ensure("events", rows(1, 1, 0).schema, PARTITIONS)
     table.append(rows(3, 1, 0), position=("ingest", START, START.with_offsets({0: 3})))
     table.append(rows(3, 2, 3, valid=False))
-    expected = rows_of_polars(table)
-    place = tmp_path / "elsewhere" / "state"
-    place.parent.mkdir()
-    local.state.rename(place)
-    moved = local.with_state(place)
+    expected = polars_rows(table)
+    folder = tmp_path / "elsewhere" / "state"
+    folder.parent.mkdir()
+    local.state.rename(folder)
+    moved = local.with_state(folder)
     table = lake.open(moved).table("events")
-    assert rows_of_polars(table) == expected
-    assert rows_of_java(moved, table) == expected
+    assert polars_rows(table) == expected
+    assert java_rows(moved, table) == expected
     by_path = pl.scan_iceberg(table.iceberg().metadata_location)
-    assert plain(by_path.collect()) == expected[table.snapshots()[-1].id]
+    assert comparable_rows(by_path.collect()) == expected[table.snapshots()[-1].id]
 
 
-def keys() -> dict[str, str]:
-    """Where the object store is, for a reader that is given a file's address alone."""
+def storage_options() -> dict[str, str]:
+    """The address and keys of the object store, for a reader that opens a file by its address."""
     variables = {
         "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3"),
         "s3.access-key-id": os.environ.get("AWS_ACCESS_KEY_ID"),

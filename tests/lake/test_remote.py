@@ -1,4 +1,4 @@
-"""What only services do: lose an answer, say no, go away, come back, not know us."""
+"""Failures of a remote catalog and object store: lost answers, refusals, outages and wrong credentials."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from time import monotonic
 import pyarrow as pa
 import pytest
 from services.catalog import Catalog
-from services.catalog import catalog as started_catalog
-from services.s3 import store as started_store
+from services.catalog import catalog as run_catalog
+from services.s3 import store as run_store
 from tests.lake.catalog_proxy import CatalogProxy, proxy_catalog
-from tests.lake.folder import missing
+from tests.lake.folder import missing_files
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -45,7 +45,7 @@ def table(settings: Settings) -> LakeTable:
 
 
 def append(table: LakeTable, offset: int) -> object:
-    """One row, and the position moves past it."""
+    """Appends a row at the offset and moves the position past it."""
     begin = START.with_offsets({0: offset})
     return table.append(
         pa.table({"o": [offset]}), position=("ingest", begin, begin.with_offsets({0: offset + 1}))
@@ -64,7 +64,7 @@ def test_commit_whose_answer_is_lost_counts_once(table: LakeTable, proxy: Catalo
     assert offsets(table) == [0, 1]
     append(table, 2)
     assert offsets(table) == [0, 1, 2]
-    assert missing(table) == set()
+    assert missing_files(table) == set()
 
 
 @pytest.mark.parametrize("lost", ["cut before", "500", "503", "429"])
@@ -83,13 +83,13 @@ def test_commit_without_an_answer_is_reported_as_unknown(
 def test_unseen_commit_makes_a_second_write_a_conflict(
     table: LakeTable, proxy: CatalogProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer is lost, and the catalog is away when the table is looked at."""
+    """The answer is lost, and the catalog is unavailable when the lake looks for the commit."""
     proxy.commits.append("cut after")
-    post = type(table.catalog).commit_table
+    commit_table = type(table.catalog).commit_table
 
-    def commit_then_fail(*given: object) -> object:
+    def commit_then_fail(*arguments: object) -> object:
         try:
-            return post(*given)
+            return commit_table(*arguments)
         finally:
             proxy.away = True
 
@@ -110,7 +110,7 @@ def test_refused_commit_is_tried_again(table: LakeTable, proxy: CatalogProxy) ->
     append(table, 1)
     assert proxy.actions == ["409"] * 3
     assert offsets(table) == [0, 1]
-    assert missing(table) == set()
+    assert missing_files(table) == set()
 
 
 @pytest.mark.parametrize("lost", ["cut after", "500 after", "409", "503"])
@@ -140,7 +140,7 @@ def test_refused_token_is_reported_and_not_shown(
 ) -> None:
     monkeypatch.setenv("HEADRACE_CATALOG_TOKEN", "a-very-secret-token")
     own = lake.open(settings).table("events")
-    proxy.commits.extend([status] * 5)  # PyIceberg asks for a new token between
+    proxy.commits.extend([status] * 5)  # PyIceberg asks for a new token between attempts
     with pytest.raises(Unavailable, match="refused our credentials") as caught:
         append(own, 1)
     assert "HEADRACE_CATALOG_TOKEN" in str(caught.value)
@@ -171,23 +171,21 @@ def test_address_without_a_catalog_is_reported(remote: Settings, object_store: o
 def test_commits_survive_a_restart_of_catalog_and_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed and started again, one and then the other, while a writer goes on as ingest does."""
+    """Each is killed and started again while a writer retries, as ingest does."""
     folders = [tmp_path / name for name in ("s3", "catalog", "project")]
     for folder in folders:
         folder.mkdir()
     with ExitStack() as running:
         first_store = running.enter_context(ExitStack())
-        store = first_store.enter_context(started_store(folders[0]))
+        store = first_store.enter_context(run_store(folders[0]))
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         first_catalog = running.enter_context(ExitStack())
-        catalog = first_catalog.enter_context(
-            started_catalog(folders[1], store.url, environment=store.environment)
-        )
+        catalog = first_catalog.enter_context(run_catalog(folders[1], store.url, environment=store.environment))
         values = {"catalog": catalog.url, "warehouse": store.url}
         settings = make_settings(folders[2], "shop", "remote", state=folders[2] / "state", values=values)
         table = lake.open(settings).ensure("events", SCHEMA)
-        done, failures, stop = [0], [], threading.Event()
+        commits, failures, stop = [0], [], threading.Event()
 
         def write() -> None:
             while not stop.is_set():
@@ -195,7 +193,7 @@ def test_commits_survive_a_restart_of_catalog_and_store(
                     position = table.position("ingest") or START
                     assert isinstance(position, LogPosition)
                     append(table, position.next_offset(0))
-                    done[0] += 1
+                    commits[0] += 1
                 except HeadraceError as error:
                     failures.append(error)
                     stop.wait(0.05)
@@ -203,15 +201,15 @@ def test_commits_survive_a_restart_of_catalog_and_store(
         thread = threading.Thread(target=write)
         thread.start()
         try:
-            wait_for(done, 3)
+            wait_for(commits, 3)
             first_catalog.close()
             running.enter_context(
-                started_catalog(folders[1], store.url, catalog.port, environment=store.environment)
+                run_catalog(folders[1], store.url, catalog.port, environment=store.environment)
             )
-            wait_for(done, done[0] + 3)
+            wait_for(commits, commits[0] + 3)
             first_store.close()
-            running.enter_context(started_store(folders[0], store.port))
-            wait_for(done, done[0] + 3)
+            running.enter_context(run_store(folders[0], store.port))
+            wait_for(commits, commits[0] + 3)
         finally:
             stop.set()
             thread.join(60)
@@ -220,11 +218,11 @@ def test_commits_survive_a_restart_of_catalog_and_store(
         position = table.position("ingest")
         assert isinstance(position, LogPosition)
         assert offsets(table) == list(range(position.next_offset(0)))
-        assert missing(table) == set()
+        assert missing_files(table) == set()
 
 
-def wait_for(done: list[int], count: int) -> None:
+def wait_for(commits: list[int], count: int) -> None:
     deadline = monotonic() + 120
-    while done[0] < count:
+    while commits[0] < count:
         assert monotonic() < deadline
         threading.Event().wait(0.02)

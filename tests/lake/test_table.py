@@ -1,4 +1,4 @@
-"""A table of the lake: appends with a position, replaced days, scans, pins."""
+"""A table of the lake: appends with a position, overwritten days, scans, tags."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -57,11 +57,11 @@ class TestAppend:
 
     def test_conflicts_where_its_log_partition_has_moved(self, table: LakeTable) -> None:
         table.append(rows(2, 1), position=("ingest", None, START.with_offsets({0: 10})))
-        with pytest.raises(Conflict, match="log partition 0 to 10; it was believed to be at 0"):
+        with pytest.raises(Conflict, match="log partition 0 to 10; expected was 0"):
             table.append(rows(3, 1), position=("ingest", None, START.with_offsets({0: 4})))
         assert table.scan().collect().height == 2
 
-    def test_keeps_what_another_writer_did_to_other_log_partitions(self, table: LakeTable) -> None:
+    def test_keeps_the_positions_of_another_writers_log_partitions(self, table: LakeTable) -> None:
         table.append(rows(2, 1), position=("ingest", None, START.with_offsets({0: 10})))
         table.append(rows(3, 1), position=("ingest", START, START.with_offsets({1: 4})))
         assert table.position("ingest") == START.with_offsets({0: 10, 1: 4})
@@ -71,17 +71,17 @@ class TestAppend:
         assert table.position("ingest") == START.with_offsets({0: 10})
         assert snapshot.rows == 0
 
-    def test_refuses_a_topic_made_again(self, table: LakeTable) -> None:
+    def test_refuses_the_position_of_a_recreated_topic(self, table: LakeTable) -> None:
         table.append(rows(1, 1), position=("ingest", None, START.with_offsets({0: 10})))
         with pytest.raises(Conflict, match="belongs to another log"):
             table.append(rows(1, 1), position=("ingest", None, LogPosition("events", "id-2", {0: 1})))
 
-    def test_takes_snapshot_positions(self, table: LakeTable) -> None:
+    def test_accepts_snapshot_positions(self, table: LakeTable) -> None:
         first, second = SnapshotPosition("up", 1), SnapshotPosition("up", 2)
-        table.append(rows(1, 1), position=("made", None, first))
-        table.append(rows(1, 1), position=("made", first, second))
+        table.append(rows(1, 1), position=("build", None, first))
+        table.append(rows(1, 1), position=("build", first, second))
         with pytest.raises(Conflict, match="another writer moved"):
-            table.append(rows(1, 1), position=("made", first, second))
+            table.append(rows(1, 1), position=("build", first, second))
 
     def test_refuses_an_unknown_column(self, table: LakeTable) -> None:
         with pytest.raises(CallError, match="unknown column more"):

@@ -1,4 +1,4 @@
-"""The published OpenLineage schemas, and those of our own facets, as one check of events."""
+"""A check of events against OpenLineage's published schemas and the schemas of Headrace's facets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 
-__all__ = ["conformance_check"]
+__all__ = ["make_event_check"]
 
 _SPEC = Path(__file__).parent / "spec"
 
 
-def conformance_check() -> Callable[[dict[str, Any]], None]:
+def make_event_check() -> Callable[[dict[str, Any]], None]:
     """A function that raises unless an event satisfies OpenLineage's schema, and each of its facets the schema
-    that the facet's own _schemaURL names."""
+    that the _schemaURL of the facet names."""
     documents = [json.loads(path.read_text()) for path in sorted(_SPEC.glob("*.json"))]
     documents.append(json.loads(files("headrace.lineage").joinpath("facets.json").read_text()))
     registry: Registry[Any] = Registry().with_resources(

@@ -1,4 +1,4 @@
-"""A lineage store, and the published schemas as one validator."""
+"""A lineage store, and a check of events against the published schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lineage.conformance import conformance_check
+from tests.lineage.conformance import make_event_check
 
 from headrace.lineage import Store
 from headrace.lineage.names import Names
@@ -21,5 +21,5 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def conforming() -> Callable[[dict[str, Any]], None]:
-    return conformance_check()
+def check_event() -> Callable[[dict[str, Any]], None]:
+    return make_event_check()

@@ -1,3 +1,5 @@
+"""Lineage events are sent to OpenLineage endpoints in order, once, whatever the endpoints answer."""
+
 import json
 import threading
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ def record_runs(store: Store, *jobs: str) -> None:
                 pass
 
 
-def events_received_by(server: Endpoint) -> list[tuple[str, str]]:
+def events_at_endpoint(server: Endpoint) -> list[tuple[str, str]]:
     accepted = [json.loads(post.body) for post in server.got if post.status < 300]
     return [(event["job"]["name"], event["eventType"]) for event in accepted]
 
@@ -40,11 +42,11 @@ def test_events_are_sent_in_order_and_once(store: Store, server: Endpoint) -> No
         record_runs(store, "c")
         assert send(store, server.url, client) == 2
 
-    assert events_received_by(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
+    assert events_at_endpoint(server) == [(job, what) for job in "abc" for what in ("START", "COMPLETE")]
     assert {post.path for post in server.got} == {"/api/v1/lineage"}
 
 
-def test_a_failing_endpoint_is_tried_again_and_loses_nothing(store: Store, server: Endpoint) -> None:
+def test_a_failing_endpoint_is_retried_and_gets_every_event(store: Store, server: Endpoint) -> None:
     record_runs(store, "a")
     server.answers = [201, 503]
     with httpx.Client() as client:
@@ -52,37 +54,39 @@ def test_a_failing_endpoint_is_tried_again_and_loses_nothing(store: Store, serve
             send(store, server.url, client)
         assert send(store, server.url, client) == 1
 
-    assert events_received_by(server) == [("a", "START"), ("a", "COMPLETE")]
+    assert events_at_endpoint(server) == [("a", "START"), ("a", "COMPLETE")]
 
 
-def test_refused_event_does_not_hold_up_the_others(store: Store, server: Endpoint) -> None:
+def test_refused_event_does_not_delay_the_others(store: Store, server: Endpoint) -> None:
     record_runs(store, "a")
     server.answers = [422]
     with httpx.Client() as client:
         send(store, server.url, client)
 
-    assert events_received_by(server) == [("a", "COMPLETE")]
-    (sent,) = store.health([server.url]).endpoints
-    assert (sent.waiting, sent.refused) == (0, 1)
+    assert events_at_endpoint(server) == [("a", "COMPLETE")]
+    (endpoint_health,) = store.health([server.url]).endpoints
+    assert (endpoint_health.waiting, endpoint_health.refused) == (0, 1)
 
 
 def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpoint) -> None:
     record_runs(store, "a")
     server.answers = [500, 500]
-    gone = "http://127.0.0.1:9"
+    unreachable = "http://127.0.0.1:9"
     stop = threading.Event()
-    loop = threading.Thread(target=forward, args=(store, [gone, server.url], stop), kwargs={"idle": 0.02})
+    loop = threading.Thread(
+        target=forward, args=(store, [unreachable, server.url], stop), kwargs={"idle": 0.02}
+    )
     loop.start()
-    until(lambda: len(events_received_by(server)) == 2, seconds=20)
+    until(lambda: len(events_at_endpoint(server)) == 2, seconds=20)
     record_runs(store, "b")
-    until(lambda: len(events_received_by(server)) == 4, seconds=20)
-    until(lambda: store.health([gone]).endpoints[0].failure is not None, seconds=20)
+    until(lambda: len(events_at_endpoint(server)) == 4, seconds=20)
+    until(lambda: store.health([unreachable]).endpoints[0].failure is not None, seconds=20)
     stop.set()
     loop.join(20)
 
     assert not loop.is_alive()
-    away, there = store.health([gone, server.url]).endpoints
-    assert (away.waiting, there.waiting, there.failure) == (4, 0, None)
+    failing, working = store.health([unreachable, server.url]).endpoints
+    assert (failing.waiting, working.waiting, working.failure) == (4, 0, None)
 
 
 def test_the_key_of_the_endpoint_comes_from_the_environment(
@@ -96,6 +100,6 @@ def test_the_key_of_the_endpoint_comes_from_the_environment(
     assert server.got[-1].headers["Authorization"] == "Bearer k"
 
 
-def test_an_address_with_a_path_is_left_as_it_is() -> None:
+def test_an_address_with_a_path_is_unchanged() -> None:
     assert endpoint("https://lineage.example/") == "https://lineage.example/api/v1/lineage"
     assert endpoint("https://lineage.example/x/y") == "https://lineage.example/x/y"

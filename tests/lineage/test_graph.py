@@ -1,3 +1,5 @@
+"""The lineage graph: producers upstream of a dataset, and consumers downstream."""
+
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
@@ -23,7 +25,7 @@ def shape(node: Node) -> object:
     )
 
 
-def test_a_model_is_followed_up_to_its_topic(store: Store) -> None:
+def test_upstream_leads_from_a_model_to_its_topic(store: Store) -> None:
     record_run(store, "ingest", [CLICKS], [table("clicks", 1)])
     record_run(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
     record_run(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
@@ -35,7 +37,7 @@ def test_a_model_is_followed_up_to_its_topic(store: Store) -> None:
     )
 
 
-def test_each_input_is_followed_at_the_position_that_was_read(store: Store) -> None:
+def test_upstream_follows_each_input_at_the_position_that_was_read(store: Store) -> None:
     record_run(store, "ingest first", [CLICKS], [table("clicks", 1)])
     record_run(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
     record_run(store, "ingest later", [CLICKS], [table("clicks", 3)])
@@ -52,7 +54,7 @@ def test_unrecorded_snapshot_falls_back_to_the_last_producer(store: Store) -> No
     assert (node.run.job, node.exact) == ("ingest", False)
 
 
-def test_downstream_finds_all_that_was_made_from_a_topic(store: Store) -> None:
+def test_downstream_finds_everything_made_from_a_topic(store: Store) -> None:
     record_run(store, "ingest", [CLICKS], [table("clicks", 1)])
     record_run(store, "table clean", [table("clicks", 1)], [table("clean", 2)])
     record_run(store, "train", [table("clean", 2)], [Dataset("model", "buy@1")])
@@ -65,7 +67,7 @@ def test_downstream_finds_all_that_was_made_from_a_topic(store: Store) -> None:
     ]
 
 
-def test_circle_is_followed_once(store: Store) -> None:
+def test_cycle_is_followed_once(store: Store) -> None:
     record_run(store, "self", [table("state", 1)], [table("state", 1)])
 
     assert upstream(store, "table", "state", SnapshotPosition("state", 1)).beyond[0].repeated

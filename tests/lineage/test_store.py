@@ -1,3 +1,5 @@
+"""The lineage store: recorded runs, their OpenLineage events, secrets, failures and locks."""
+
 import contextlib
 import os
 import signal
@@ -45,16 +47,16 @@ def test_a_run_is_kept_with_inputs_outputs_facts_and_outcome(store: Store) -> No
     assert row.started <= row.ended
 
 
-def test_events_conform_and_one_id_ties_start_to_complete(
-    store: Store, conforming: Callable[[dict[str, Any]], None]
+def test_events_conform_and_start_and_complete_have_one_run_id(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
 ) -> None:
-    made_by = record_ingest(store)
-    events = store.events(made_by)
+    run_id = record_ingest(store)
+    events = store.events(run_id)
 
     assert [e["eventType"] for e in events] == ["START", "COMPLETE"]
-    assert {e["run"]["runId"] for e in events} == {made_by}
+    assert {e["run"]["runId"] for e in events} == {run_id}
     for event in events:
-        conforming(event)
+        check_event(event)
     output = events[-1]["outputs"][0]
     assert output["facets"]["version"]["datasetVersion"] == "7"
     assert output["facets"]["schema"]["fields"][1] == {"name": "token", "type": "string"}
@@ -63,16 +65,16 @@ def test_events_conform_and_one_id_ties_start_to_complete(
     assert [(field["name"], field["field"]) for field in source] == [("topic/clicks", "user")]
 
 
-def test_the_schema_check_can_fail(store: Store, conforming: Callable[[dict[str, Any]], None]) -> None:
+def test_the_schema_check_can_fail(store: Store, check_event: Callable[[dict[str, Any]], None]) -> None:
     event = store.events(record_ingest(store))[0]
     del event["run"]["facets"]["headrace_run"]["process"]
 
     with pytest.raises(Exception, match="process"):
-        conforming(event)
+        check_event(event)
 
 
 def test_openlineages_own_client_reads_the_events(store: Store) -> None:
-    # It checks producer and schema addresses by rules of its own.
+    # The client has additional rules for the addresses of producers and schemas.
     from openlineage.client.event_v2 import (
         Job,
         Run,
@@ -91,14 +93,14 @@ def test_openlineages_own_client_reads_the_events(store: Store) -> None:
 
 
 def test_a_child_names_its_parent_and_its_root(
-    store: Store, conforming: Callable[[dict[str, Any]], None]
+    store: Store, check_event: Callable[[dict[str, Any]], None]
 ) -> None:
     with store.recorder() as recorder, record_with(recorder):  # noqa: SIM117
         with run("build") as build, run("train a") as train, run("fit a") as fit:
             pass
     event = store.events(fit.id)[0]
 
-    conforming(event)
+    check_event(event)
     parent = event["run"]["facets"]["parent"]
     assert parent["run"]["runId"] == train.id
     assert parent["job"]["name"] == "train.a"
@@ -121,7 +123,7 @@ def test_the_name_of_a_job_does_not_depend_on_its_parent(store: Store) -> None:
         assert "parent" not in event["run"]["facets"]
 
 
-def test_a_job_that_moves_no_data_is_recorded_and_not_drawn(store: Store) -> None:
+def test_a_job_that_moves_no_data_is_recorded_without_events(store: Store) -> None:
     with store.recorder() as recorder, record_with(recorder), run("build") as build:
         pass
 
@@ -131,12 +133,14 @@ def test_a_job_that_moves_no_data_is_recorded_and_not_drawn(store: Store) -> Non
     assert store.events(build.id) == []
 
 
-def test_jobs_and_datasets_say_their_type(store: Store, conforming: Callable[[dict[str, Any]], None]) -> None:
+def test_events_have_the_types_of_jobs_and_datasets(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
+) -> None:
     with store.recorder() as recorder, record_with(recorder), run("training set buy", [TABLE]) as r:
         r.add_output(Dataset("model", "buy@3"))
     event = store.events(r.id)[-1]
 
-    conforming(event)
+    check_event(event)
     job_type = event["job"]["facets"]["jobType"]
     assert (job_type["processingType"], job_type["jobType"]) == ("BATCH", "TRAINING_SET")
     assert event["inputs"][0]["facets"]["datasetType"]["datasetType"] == "TABLE"
@@ -144,8 +148,8 @@ def test_jobs_and_datasets_say_their_type(store: Store, conforming: Callable[[di
     assert store.events(record_ingest(store))[0]["job"]["facets"]["jobType"]["processingType"] == "STREAMING"
 
 
-def test_all_versions_of_a_model_are_one_dataset_and_what_is_not_registered_is_a_bundle(
-    store: Store, conforming: Callable[[dict[str, Any]], None]
+def test_versions_of_a_model_are_one_dataset_and_unregistered_models_are_bundles(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
 ) -> None:
     metrics, params = {"roc_auc": 0.75}, {"max_depth": 3}
     with store.recorder() as recorder, record_with(recorder):
@@ -159,7 +163,7 @@ def test_all_versions_of_a_model_are_one_dataset_and_what_is_not_registered_is_a
 
     trained, registered, released = (store.events(r.id)[-1] for r in (train, register, release))
     for event in (trained, registered, released):
-        conforming(event)
+        check_event(event)
     assert trained["outputs"][0]["name"] == registered["inputs"][0]["name"] == "bundle/buy"
     assert trained["outputs"][0]["facets"]["version"]["datasetVersion"] == train.id
     assert trained["outputs"][0]["facets"]["headrace_model"]["params"] == params
@@ -171,8 +175,8 @@ def test_all_versions_of_a_model_are_one_dataset_and_what_is_not_registered_is_a
     assert (endpoint["name"], endpoint["facets"]["version"]["datasetVersion"]) == ("endpoint/buy", "3")
 
 
-def test_a_job_names_the_commit_of_the_checkout_its_code_is_in(
-    tmp_path: Path, conforming: Callable[[dict[str, Any]], None]
+def test_a_job_names_the_commit_of_its_checkout(
+    tmp_path: Path, check_event: Callable[[dict[str, Any]], None]
 ) -> None:
     def git(*arguments: str) -> str:
         command = [
@@ -198,7 +202,7 @@ def test_a_job_names_the_commit_of_the_checkout_its_code_is_in(
     event = store.events(record_ingest(store))[0]
     store.close()
 
-    conforming(event)
+    check_event(event)
     location = event["job"]["facets"]["sourceCodeLocation"]
     commit = git("rev-parse", "HEAD")
     assert (location["type"], location["version"], location["path"]) == ("git", commit, "shop/")
@@ -207,14 +211,14 @@ def test_a_job_names_the_commit_of_the_checkout_its_code_is_in(
 
 
 @pytest.mark.parametrize("remote", ["git@git.example:team/repo.git", "ssh://git@git.example:22/team/repo"])
-def test_the_address_of_a_checkout_is_one_that_a_browser_opens(remote: str) -> None:
+def test_the_address_of_a_checkout_opens_in_a_browser(remote: str) -> None:
     fields = Checkout("c0ffee", "", remote, Path("/repo")).fields()
     assert fields["url"] == "https://git.example/team/repo/tree/c0ffee"
     assert Checkout("c0ffee", "shop/", None, Path("/repo")).fields()["url"] == "file:///repo/shop"
 
 
 def test_failure_keeps_its_message_without_secrets(
-    store: Store, conforming: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
+    store: Store, check_event: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_DB_PASSWORD", "hunter2-from-env")
     address = "postgresql://joe:s3cr3t@db/shop"
@@ -230,7 +234,7 @@ def test_failure_keeps_its_message_without_secrets(
     assert row.error == "postgresql://joe:***@db/shop says no to ***"
     assert row.facts == {"nested": {"rows": 3}}
     for event in store.events(r.id):
-        conforming(event)
+        check_event(event)
     store.close()
     stored = b"".join(p.read_bytes() for p in store.path.parent.iterdir())
     for secret in (b"k-123", b"pw-456", b"t-789", b"hunter2-from-env", b"s3cr3t"):
@@ -280,7 +284,7 @@ def test_the_producer_of_a_snapshot_is_the_run_that_made_it(store: Store) -> Non
     assert producer(SnapshotPosition("clicks", 9)) is None
 
 
-def test_runs_are_found_by_job_and_by_dataset_the_newest_first(store: Store) -> None:
+def test_runs_are_found_by_job_and_by_dataset_newest_first(store: Store) -> None:
     ids = [record_ingest(store) for _ in range(3)]
     with store.recorder() as recorder, record_with(recorder), run("other"):
         pass
@@ -300,15 +304,15 @@ def test_fact_that_json_cannot_hold_is_kept_as_its_repr(store: Store) -> None:
     assert recorder.dropped == 0
 
 
-def test_unwritable_store_fails_no_work_and_counts_the_loss(tmp_path: Path) -> None:
-    place = tmp_path / "gone"
-    store = Store(place / "lineage.db", Names("shop"))
+def test_unwritable_store_fails_no_run_and_counts_dropped_events(tmp_path: Path) -> None:
+    folder = tmp_path / "missing"
+    store = Store(folder / "lineage.db", Names("shop"))
     with store.recorder() as recorder, record_with(recorder):
         with run("first"):
             pass
         assert recorder.flush()
         assert recorder.dropped == 2
-        place.mkdir()
+        folder.mkdir()
         with run("second") as second:
             pass
 
@@ -319,7 +323,7 @@ def test_unwritable_store_fails_no_work_and_counts_the_loss(tmp_path: Path) -> N
     store.close()
 
 
-def test_locked_store_does_not_block_the_work(store: Store) -> None:
+def test_locked_store_does_not_block_a_run(store: Store) -> None:
     record_ingest(store)
     blocker = sqlite3.connect(store.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
@@ -333,7 +337,7 @@ def test_locked_store_does_not_block_the_work(store: Store) -> None:
     assert store.run(r.id) is not None
 
 
-KILLED = """
+RUN_AND_EXIT = """
 import os, signal, sys
 from pathlib import Path
 from headrace.kernel.run import record_with, run
@@ -353,7 +357,10 @@ print(r.id, flush=True)
 
 def test_a_run_whose_process_was_killed_is_lost(store: Store) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(store.path), "kill"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", RUN_AND_EXIT, str(store.path), "kill"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
     assert done.returncode == -signal.SIGKILL
@@ -363,9 +370,9 @@ def test_a_run_whose_process_was_killed_is_lost(store: Store) -> None:
     assert store.health().lost == 1
 
 
-def test_the_end_is_written_when_the_process_exits(store: Store) -> None:
+def test_the_end_of_a_run_is_written_when_the_process_exits(store: Store) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(store.path), "end"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", RUN_AND_EXIT, str(store.path), "end"], capture_output=True, text=True, timeout=60
     )
 
     assert done.returncode == 0, done.stderr
@@ -374,7 +381,7 @@ def test_the_end_is_written_when_the_process_exits(store: Store) -> None:
     assert row.outcome == "COMPLETE"
 
 
-def test_the_store_is_for_its_owner_alone(store: Store) -> None:
+def test_only_the_owner_can_read_the_store(store: Store) -> None:
     record_ingest(store)
 
     assert os.stat(store.path).st_mode & 0o077 == 0

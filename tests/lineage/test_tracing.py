@@ -1,3 +1,5 @@
+"""Runs as OpenTelemetry spans."""
+
 import contextlib
 
 import pytest
@@ -20,7 +22,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-def test_a_run_is_a_span_and_its_child_a_child(spans: InMemorySpanExporter) -> None:
+def test_a_run_is_a_span_and_its_child_run_a_child_span(spans: InMemorySpanExporter) -> None:
     with record_with(SpanRecorder()), run("build") as outer, run("table a") as inner:
         inner.add_facts(rows=3, password="x")
 
@@ -41,7 +43,7 @@ def test_a_failure_is_an_error_without_its_secrets(spans: InMemorySpanExporter) 
     assert span.status.description == "redis://:***@host is gone"
 
 
-def test_without_an_sdk_nothing_happens() -> None:
+def test_without_an_sdk_no_span_is_kept() -> None:
     recorder = SpanRecorder()
     with record_with(recorder), run("build"):
         pass

@@ -1,4 +1,4 @@
-"""The build schedule: a build in a child process each time the interval has passed."""
+"""The build schedule runs a build in a child process each time the interval has passed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def doubled(prices):
 
 
 def run_builds(root: Path, reports: list[str], done: Callable[[], bool]) -> None:
+    """Runs builds without a pause until `done` holds."""
     schedule = BuildSchedule(load_settings(root), timedelta(0), reports.append)
 
-    def look() -> bool:
+    def is_done() -> bool:
         schedule.look()
         return done()
 
     try:
-        until(look, seconds=120)
+        until(is_done, seconds=120)
     finally:
         schedule.end()
 

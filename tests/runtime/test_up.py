@@ -1,4 +1,4 @@
-"""up, for real: all doors on loopback, what dies comes back, and at its end nothing is left."""
+"""`up` with real processes: it listens on loopback, replaces dead processes, and ends all of them."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from tests.flows.processes import MARK, listening, marked
+from tests.flows.processes import MARK, listening_sockets, processes_with_mark
 from tests.serving.small_project import (
     fit_booster,
     make_project,
@@ -34,7 +34,7 @@ from headrace.runtime.up import up
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.release import Arm
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are sockets by /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes and sockets are listed from /proc")
 
 PROGRAM = """
 import sys
@@ -45,28 +45,30 @@ settings = load_settings(Path(sys.argv[1]))
 up(settings, lambda state: print("ready", flush=True), report=lambda line: print(line, flush=True))
 print("ended", flush=True)
 """
-ASKED = {"user_id": 1, "product_id": 7, "price": 3.5}
+INSTANCE = {"user_id": 1, "product_id": 7, "price": 3.5}
 
 
-class Running:
-    """A process that runs `up`, and all that it began, sockets by their mark."""
+class RunningUp:
+    """A process that runs `up`. A mark in the environment finds it and its descendants."""
 
     def __init__(self, settings):
         self.settings = settings
         self.mark = uuid4().hex
-        self.output = settings.root / "said"
+        self.output = settings.root / "up.log"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(settings.root)],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
                 env={**os.environ, MARK: self.mark},
-            )  # fmt: skip
+            )
         until(lambda: "ready" in self.output.read_text() or self.process.poll() is not None, seconds=240)
         assert self.process.poll() is None, self.output.read_text()
         self.up = find_up(settings)
 
-    def clean_up(self):
-        for pid in marked(self.mark):
+    def kill_all(self):
+        for pid in processes_with_mark(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -74,11 +76,11 @@ class Running:
 
 @contextlib.contextmanager
 def run_up(settings):
-    app = Running(settings)
+    app = RunningUp(settings)
     try:
         yield app
     finally:
-        app.clean_up()
+        app.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +106,23 @@ def table_rows(settings, name):
 
 
 def test_every_socket_of_every_process_is_on_loopback(app):
-    sockets = listening(marked(app.mark))
+    sockets = listening_sockets(processes_with_mark(app.mark))
     ports = {port for _, port, _ in sockets}
     assert {urlsplit(url).port for url in (app.up.predict, app.up.collector)} <= ports
-    names = marked(app.mark)
+    names = processes_with_mark(app.mark)
     assert [(str(a), port, names[pid]) for a, port, pid in sockets if not a.is_loopback] == []
 
 
-def test_a_prediction_and_where_it_goes(app, settings):
+def test_a_prediction_and_the_release_are_rows_of_their_tables(app, settings):
     answer = predict(settings, "purchase", {"user_id": "1", "product_id": "7", "price": "3.5"}, explain=True)
     assert (answer["version"], answer["missing"]) == (1, [])
     assert answer["features"] == {"facts__mean_price": 9.5, "facts__views": 190.0}
     row = until(lambda: [r for r in table_rows(settings, "headrace_predictions") if r["id"] == answer["id"]])[0]
     assert (row["_valid"], json.loads(row["value"]), json.loads(row["entity"])) == (
-        True, answer["value"], {"user_id": 1, "product_id": 7},
-    )  # fmt: skip
+        True,
+        answer["value"],
+        {"user_id": 1, "product_id": 7},
+    )
     releases = until(lambda: table_rows(settings, "headrace_releases"))
     assert releases[0]["arms"][0]["version"] == 1
     with pytest.raises(CallError, match="price"):
@@ -127,43 +131,43 @@ def test_a_prediction_and_where_it_goes(app, settings):
         predict(settings, "absent", {})
 
 
-def test_an_event_through_the_collector_lands_in_its_table(app, settings):
-    sent = {"at": datetime.now(UTC).isoformat(), "user_id": 3}
-    answer = httpx.post(f"{app.up.collector}/events/clicks", json=sent)
+def test_an_event_posted_to_the_collector_is_a_row_of_its_table(app, settings):
+    event = {"at": datetime.now(UTC).isoformat(), "user_id": 3}
+    answer = httpx.post(f"{app.up.collector}/events/clicks", json=event)
     assert answer.status_code == 202
     rows = until(lambda: table_rows(settings, "clicks"))
     assert [row["user_id"] for row in rows] == [3]
 
 
-def test_a_release_is_taken_up_while_it_runs(app, settings):
+def test_a_release_is_activated_while_up_runs(app, settings):
     put_bundle(settings, {2: fit_booster(-1)}, 2, plan_of())
     put_release(settings, Arm(2))
-    until(lambda: predict(settings, "purchase", ASKED)["version"] == 2)
+    until(lambda: predict(settings, "purchase", INSTANCE)["version"] == 2)
 
 
-def test_a_second_up_is_refused_by_the_pid_of_the_first(app, settings):
+def test_a_second_up_is_refused_and_names_the_pid_of_the_first(app, settings):
     with pytest.raises(Unavailable, match=str(app.process.pid)):
         up(settings)
 
 
-def test_what_dies_is_started_again_and_reported(app, settings):
+def test_killed_processes_are_replaced_and_reported(app, settings):
     before = find_up(settings).processes
     for name in ("collector", "ingest"):
         os.kill(before[name], signal.SIGKILL)
 
-    def others():
+    def are_replaced():
         now = find_up(settings).processes
         return all(now[name] != before[name] for name in ("collector", "ingest"))
 
-    until(others)
+    until(are_replaced)
     output = app.output.read_text()
     assert "collector ended (signal 9)" in output
     assert "ingest ended (signal 9)" in output
-    sent = {"at": datetime.now(UTC).isoformat(), "user_id": 4}
+    event = {"at": datetime.now(UTC).isoformat(), "user_id": 4}
 
     def is_accepted():
         with contextlib.suppress(httpx.TransportError):
-            return httpx.post(f"{app.up.collector}/events/clicks", json=sent).status_code == 202
+            return httpx.post(f"{app.up.collector}/events/clicks", json=event).status_code == 202
         return False
 
     until(is_accepted)
@@ -180,42 +184,42 @@ def predictions_on_log(settings):
     return [json.loads(value)["id"] for value in batch.values]
 
 
-def test_told_to_stop_it_leaves_nothing(app, settings):
-    answer = predict(settings, "purchase", ASKED)
+def test_sigterm_ends_every_process_and_ships_the_last_prediction(app, settings):
+    answer = predict(settings, "purchase", INSTANCE)
     ports = [urlsplit(url).port for url in (app.up.predict, app.up.collector)]
     app.process.send_signal(signal.SIGTERM)
     assert app.process.wait(60) == 0, app.output.read_text()
     assert app.output.read_text().endswith("ended\n")
-    assert until(lambda: marked(app.mark) == {} or None, seconds=30) is True
+    assert until(lambda: processes_with_mark(app.mark) == {} or None, seconds=30) is True
     for port in ports:
         bind("127.0.0.1", port).close()
     assert find_up(settings) is None
     with pytest.raises(Unavailable, match="the predict endpoint does not run"):
-        predict(settings, "purchase", ASKED)
-    # Its last prediction was shipped before it ended.
+        predict(settings, "purchase", INSTANCE)
+    # The last prediction was shipped before the end.
     assert list(settings.place("serving", "spool").glob("*.spool")) == []
     assert answer["id"] in predictions_on_log(settings)
 
 
-def test_killed_it_leaves_nothing_either_and_the_next_takes_over(settings):
+def test_a_killed_up_leaves_no_process_and_the_next_one_continues(settings):
     with run_up(settings) as killed:
-        answer = predict(settings, "purchase", ASKED)
+        answer = predict(settings, "purchase", INSTANCE)
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
-        # Ray's agent looks for its parent every half minute.
-        until(lambda: marked(killed.mark) == {}, seconds=180)
+        # Ray's agent checks for its parent every half minute.
+        until(lambda: processes_with_mark(killed.mark) == {}, seconds=180)
         assert find_up(settings) is None
     with run_up(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])
-        assert predict(settings, "purchase", ASKED)["version"] == answer["version"]
+        assert predict(settings, "purchase", INSTANCE)["version"] == answer["version"]
 
 
 def test_a_port_in_use_is_named_with_its_setting(tmp_path):
     settings = make_project(tmp_path / "project")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         text = (settings.root / "headrace.toml").read_text()
         (settings.root / "headrace.toml").write_text(
             text.replace("collector_port = 0", f"collector_port = {port}")

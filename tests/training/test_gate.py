@@ -41,7 +41,7 @@ def test_without_a_champion_its_rule_passes() -> None:
 
 def test_a_gate_without_rules_passes_and_an_unknown_metric_is_an_error() -> None:
     assert judge([], METRICS, None).passed
-    with pytest.raises(ProjectError, match="no metric 'auc'") as refused:
+    with pytest.raises(ProjectError, match="metric 'auc' does not exist") as refused:
         at_least("auc", 0.5)
     assert __file__ in refused.value.where
 
@@ -61,19 +61,19 @@ def test_a_champion_that_cannot_be_evaluated_is_noted_and_the_rule_decides_as_de
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
-        (lambda: at_least("rocauc", 0.7), "no metric 'rocauc'"),
+        (lambda: at_least("rocauc", 0.7), "metric 'rocauc' does not exist"),
         (lambda: at_least("log_loss", 0.1), "less is better"),
         (lambda: at_most("roc_auc", 0.9), "more is better"),
         (lambda: at_least("roc_auc", 1.5), "between 0 and 1"),
-        (lambda: at_most("brier", float("nan")), "decides nothing"),
-        (lambda: not_worse_than_champion("auc"), "no metric 'auc'"),
+        (lambda: at_most("brier", float("nan")), "has no effect"),
+        (lambda: not_worse_than_champion("auc"), "metric 'auc' does not exist"),
         (lambda: not_worse_than_champion("roc_auc", -0.1), "must be 0 or more"),
         (lambda: not_worse_than_champion("roc_auc", float("nan")), "must be 0 or more"),
         (lambda: not_worse_than_champion("roc_auc", unknown="maybe"), "must be 'fail' or 'pass'"),
-        (lambda: Tune("auc"), "no metric 'auc'"),
+        (lambda: Tune("auc"), "metric 'auc' does not exist"),
         (lambda: Tune("roc_auc", n_trials=0), "must be 1 or more"),
         (lambda: Tune("roc_auc", space={"eta": choice(0.1, float("nan"))}), "holds nan"),
-        (lambda: Tune("roc_auc", space={"max_depth": 3}), "is 3, which is not a space"),
+        (lambda: Tune("roc_auc", space={"max_depth": 3}), "3, is not a valid space"),
         (lambda: Tune("roc_auc", space={"eta": loguniform(0, 1)}), "begins at 0"),
         (lambda: Tune("roc_auc", space={"depth": integers(5, 2)}), "from 5 to 2"),
     ],

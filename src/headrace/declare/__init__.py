@@ -1,1 +1,1 @@
-"""What users import and write: events, tables, sources, models. No engine."""
+"""Declarations, which users import: events, tables, sources, models. No engine."""

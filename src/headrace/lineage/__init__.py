@@ -1,6 +1,6 @@
-"""Lineage: what every run read and wrote, recorded as OpenLineage events and followed as a graph.
+"""Lineage: the inputs and outputs of every run, recorded as OpenLineage events, and walked as a graph.
 
-`open(settings)` gives the store; `store.recorder()` listens to `kernel.run`.
+`open(settings)` opens the store; `store.recorder()` records the runs of `kernel.run`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ from headrace.lineage.store import Health, RunRow, Store
 __all__ = ["Health", "RunRow", "Store", "open"]
 
 
-def open(settings: Settings) -> Store:  # noqa: A001 - each room with a port is opened by `open`
+def open(settings: Settings) -> Store:  # noqa: A001 - each package with a port is opened by `open`
     """Opens the lineage store of the project and profile, in its state folder."""
     return Store(settings.make_state() / "lineage.db", Names.of(settings), settings.root)

@@ -270,7 +270,7 @@ def test_a_full_disk_is_reported(tmp_path: Path, limit: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(Unavailable, match="room on the disk") as error:
+        with pytest.raises(Unavailable, match="disk has room") as error:
             partition.admit(ids + MAX_IN_MEMORY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

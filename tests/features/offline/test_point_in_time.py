@@ -294,7 +294,7 @@ def test_list_items_that_no_request_can_carry_are_refused(dtype, values, says):
         ("y", [2], None),
         ("y", pl.Series([None]), None),
         ("x", [True], None),
-        ("user_id", [1.0], "the key 'user_id' of 'facts' is a whole number or text, and Float64"),
+        ("user_id", [1.0], "the key 'user_id' of 'facts' must be a whole number or text, but is Float64"),
     ],
 )
 def test_a_column_of_another_type_than_its_feature_is_named(column, values, what):

@@ -89,7 +89,7 @@ def test_every_aggregate_equals_its_definition(events, rows):
 def test_several_blocks_of_entities_give_the_same_as_one(events, rows):
     # With so long a span of times a block holds few entities.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.features.offline.windows._MOST_KEYS", 2 * 40 * DAY)
+        patch.setattr("headrace.features.offline.windows._MAX_KEYS", 2 * 40 * DAY)
         features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
     assert_same(VIEW, features, expect_features(VIEW, rows, events))
 

@@ -197,7 +197,7 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         from headrace.config.settings import load_settings
         from headrace.projects.project import load_project
         from headrace.events.ingest.hooks import IngestHooks
-from headrace.events.ingest.ingest import Ingest
+        from headrace.events.ingest.ingest import Ingest
         from headrace.features import online
         from headrace.features.online.follow import OnlineSink
         settings = load_settings(Path({str(project.settings.root)!r}))

@@ -1,1 +1,1 @@
-"""The collector: the HTTP door through which events enter."""
+"""The collector: the HTTP endpoint that receives events."""

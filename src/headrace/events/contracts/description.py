@@ -25,7 +25,7 @@ _BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_
 
 
 def describe_contract(contract: Contract) -> dict[str, Any]:
-    """Describe a contract.
+    """Describes a contract.
 
     The keys are: `topic`, `version`, `fingerprint` (the digest of all the rest), the rules of
     Contract by name (durations in seconds), `checks` (struct → digest of its `__post_init__`), `upcasters`
@@ -96,7 +96,7 @@ def _type(kind: FieldKind) -> dict[str, Any]:
 
 
 def _to_json(value: Any) -> Any:
-    """Convert a default to plain values; to its repr if JSON cannot hold it."""
+    """Converts a default to plain values, or to its repr if JSON cannot hold it."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value, order="deterministic"))
     except (TypeError, ValueError):

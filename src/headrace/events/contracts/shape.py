@@ -42,7 +42,7 @@ _META: list[tuple[str, pa.DataType]] = [
 META = pa.schema(_META)
 """The columns of a topic's table beside the contract's fields. `_extra` holds the fields that the contract
 does not name, as JSON, and is null if there are none; `_raw` to `_reason` are null in good rows; `_first_*` is
-the position on the log at which a replayed event first stood, and null in all others."""
+the log position at which a replayed event was first appended, and null for all other events."""
 
 CODES = (
     "not_json",
@@ -93,7 +93,7 @@ class Shape:
         return pa.schema([field.arrow_field for field in self.fields])
 
     def build_struct(self, *, exact: bool, typed_times: bool = False) -> type[Struct]:
-        """Build the struct that a decoder makes.
+        """Builds the struct that a decoder makes.
 
         Args:
             exact: whether it refuses fields that the contract does not name, at any depth.
@@ -163,7 +163,7 @@ def _build_struct(
 def _build_type(
     annotation: Any, exact: bool, time_type: Any, parents: Mapping[type[Struct], type[Struct]]
 ) -> Any:
-    """Build the type of a field in the decoded struct."""
+    """Builds the type of a field in the decoded struct."""
     core, metas, _ = split_annotation(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if core is dt.datetime and origin is Annotated:

@@ -1,12 +1,12 @@
 """Times of events (text, numbers or datetimes) to microseconds since 1970, a column at a time.
 
-Polars parses the common formats, at 40 ns a time. The rest is parsed one by one, which defines the result:
-RFC 3339 by msgspec, every other format by `datetime.strptime`.
+Polars parses the common formats, at 40 ns per value. The remaining values are parsed one by one, and that
+parsing defines the result: msgspec for RFC 3339, `datetime.strptime` for every other format.
 
 A text without a zone is a time in the contract's `timezone`, if it has one. If the clocks of that zone show an
-hour twice, the first of the two is meant; a time in an hour that they skip is refused.
+hour twice, the first occurrence counts; a time in an hour that they skip is refused.
 
-An instant must lie in the years 1 to 9999 of UTC, whatever its own zone: no other can be stored.
+An instant must be in the years 1 to 9999 in UTC, in whichever zone it is written: no other can be stored.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ParsedTimes(NamedTuple):
 
 
 def parse_times(values: Sequence[Any], formats: Sequence[str], zone: str | None = None) -> ParsedTimes:
-    """Parse a column of times by the formats that a contract allows (`time_formats`).
+    """Parses a column of times by the formats that a contract allows (`time_formats`).
 
     Args:
         values: text, numbers, datetimes or None; anything else is an error of code `wrong_type`.
@@ -94,7 +94,7 @@ def parse_times(values: Sequence[Any], formats: Sequence[str], zone: str | None 
 
 
 def _parse_mixed(values: Sequence[Any], formats: Sequence[str], zone: str | None) -> ParsedTimes:
-    """Parse a column that is not all text."""
+    """Parses a column that is not all text."""
     null = np.array([value is None for value in values], bool)
     result = np.zeros(len(values), np.int64)
     left: Sequence[int] = np.flatnonzero(~null).tolist()
@@ -125,7 +125,7 @@ def _parse_each(
 
 
 def parse_time(value: Any, formats: Sequence[str], zone: str | None = None) -> int | TimeError:
-    """Parse one time to microseconds since 1970, or explain why it is refused.
+    """Parses one time to microseconds since 1970, or explains why it is refused.
 
     Args:
         value, formats, zone: see parse_times.
@@ -195,7 +195,7 @@ def _outside(instant: str) -> TimeError:
 
 
 def _find_factor(formats: Sequence[str]) -> int | None:
-    """Find the microseconds in one unit of a number; None: the formats allow no number."""
+    """Finds the microseconds in one unit of a number; None: the formats allow no number."""
     return next((EPOCH_FORMATS[name] for name in formats if name in EPOCH_FORMATS), None)
 
 

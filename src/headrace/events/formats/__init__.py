@@ -1,4 +1,4 @@
-"""Formats of events: how raw bytes hold the fields of a contract. One file a format, one line in FORMATS."""
+"""Formats: the encodings of events. Each format is one file and one line in FORMATS."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FORMATS: dict[str, type[Format]] = {
 
 
 def find(contract: Contract) -> type[Format]:
-    """Find the format that a contract names.
+    """Finds the format that a contract names.
 
     Raises:
         ProjectError: no format has this name.
     """
     if contract.format not in FORMATS:
         raise ProjectError(
-            f"format={contract.format!r} is not a format of events",
+            f"format={contract.format!r} is not a valid format",
             where=str(contract.place),
             remedy=f"Use one of {', '.join(FORMATS)}.",
         )
@@ -41,11 +41,11 @@ def find(contract: Contract) -> type[Format]:
 
 
 def open(contract: Contract, schema_registry: SchemaRegistry | None = None) -> Format:  # noqa: A001
-    """Open the format of a contract.
+    """Opens the format of a contract.
 
     Args:
         contract: the contract of the topic.
-        schema_registry: where a format finds the schemas that its events name; None: the profile names none.
+        schema_registry: holds the schemas that the events name; None: the profile names no registry.
 
     Raises:
         ProjectError: the format does not exist, or it needs a schema registry and has none.

@@ -1,7 +1,7 @@
 """Kafka Connect's envelope: `{"schema": ..., "payload": {...}}`, as its JsonConverter writes it.
 
-The schema beside the payload says which numbers and texts stand for instants, days and decimals. It is parsed
-once for all events that carry the same schema. If it is null, the payload is decoded as plain JSON.
+The schema beside the payload says which numbers and texts are instants, days and decimals. It is parsed once
+for all events with the same schema. If it is null, the payload is decoded as plain JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Connect(Format):
 
 @lru_cache(maxsize=256)
 def _parse_schema(text: bytes) -> Converter | None:
-    """Build the converter of a schema (its JSON) from the payload's values to what they stand for.
+    """Builds the converter of a schema (its JSON) from the payload's values to their meaning.
 
     None if they are the same.
     """

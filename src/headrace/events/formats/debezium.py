@@ -102,7 +102,7 @@ class _ChangeDecoder:
 
     Args:
         row_struct: the row as Debezium writes it.
-        parsers: of the columns whose values are not written as their fields hold them.
+        parsers: the parsers of the columns whose values are written in another form than their fields hold.
         contract: the contract of the table.
         strict: see Format.decoder.
     """
@@ -155,7 +155,7 @@ class _ChangeDecoder:
         if op == "t":
             return self._row_struct(**self._nulls)
         if not op:
-            raise InvalidEvent("missing", "op", "it is not an envelope of Debezium: it has no op")
+            raise InvalidEvent("missing", "op", "it is not a Debezium envelope: it has no op")
         raise InvalidEvent("unknown_value", "op", f"{op[:20]!r} is not one of {', '.join(sorted(_OPS))}")
 
     def _parse_values(self, row: Any, raw: bytes) -> None:
@@ -179,7 +179,7 @@ _decode_plain = numbers.decoder(Any)
 
 
 def _decode_after(raw: bytes) -> Any:
-    """Decode the row after the change as a dict, empty if there is none."""
+    """Decodes the row after the change as a dict, empty if there is none."""
     message = _decode_plain(raw)
     envelope = message.get("payload", message) if isinstance(message, dict) else None
     return (envelope.get("after") or {}) if isinstance(envelope, dict) else {}
@@ -215,7 +215,7 @@ def _envelope(kind: Any, key: tuple[str, ...], after: Any) -> type[Struct]:
 
 
 def _set_change_columns(row: Any, op: str, source: _Source | None, unavailable: list[str] | None) -> None:
-    """Set the columns of CHANGE_FIELDS."""
+    """Sets the columns of CHANGE_FIELDS."""
     lsn = None if source is None else source.lsn
     if source is not None and lsn is None and source.snapshot == "incremental":
         lsn = _find_last_lsn(source.sequence)
@@ -237,7 +237,7 @@ def _set_change_columns(row: Any, op: str, source: _Source | None, unavailable: 
 
 
 def _find_last_lsn(sequence: str | None) -> int | None:
-    """Find the LSN of the change that Debezium read last: an incrementally read row has no LSN."""
+    """Finds the LSN of the change that Debezium read last: an incrementally read row has no LSN."""
     try:
         lsns = msgspec.json.decode(sequence or "[]", type=list[int | None], strict=False)
     except msgspec.MsgspecError:
@@ -267,7 +267,7 @@ class _UnavailableDecoder:
         self._decode_row = numbers.decoder(relaxed, strict=strict)
 
     def __call__(self, raw: bytes) -> tuple[Any, list[str] | None]:
-        """Decode an envelope with nulls for the missing values, and list the fields that miss them."""
+        """Decodes an envelope with nulls for the missing values; also lists the fields without a value."""
         envelope = self._decode_envelope(raw)
         change = envelope.payload or envelope  # a payload that is UNSET or None holds no row
         if change.after is None:

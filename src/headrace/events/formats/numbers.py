@@ -1,6 +1,6 @@
 """JSON whose numbers keep every digit they were written with.
 
-Where a type says what a number is (float, int, Decimal), it is decoded as that. Where none does (Any, dicts,
+If a field's type is a number (float, int, Decimal), its value is decoded to that type. Elsewhere (Any, dicts,
 lists, a field that no contract names), a number with a point or an exponent is decoded as a Decimal, since a
 64-bit float would drop digits; `encode` writes it as a number again.
 """
@@ -26,13 +26,13 @@ _EMPTY, _NULL = b'""', Raw(b"null")
 
 
 def decoder(kind: Any, *, strict: bool = True) -> Callable[[bytes | str], Any]:
-    """Build a decoder from JSON to a type. It raises one of formats.DECODE_ERRORS."""
+    """Builds a decoder from JSON to a type. It raises one of formats.DECODE_ERRORS."""
     decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(kind, strict=strict, float_hook=Decimal).decode
     return decode
 
 
 def convert(value: Any, kind: Any, *, strict: bool) -> Any:
-    """Convert plain values, as a decoder of this type would have decoded their JSON.
+    """Converts plain values, as a decoder of this type would have decoded their JSON.
 
     Raises:
         msgspec.ValidationError: the value is not of the type.
@@ -50,7 +50,7 @@ def decimal_of(unscaled: bytes, scale: int) -> Decimal:
 
     Args:
         unscaled: a signed whole number, big-endian.
-        scale: how many digits stand after the point.
+        scale: the number of digits after the point.
 
     Raises:
         msgspec.ValidationError: a decimal cannot have such a scale.
@@ -63,7 +63,7 @@ def decimal_of(unscaled: bytes, scale: int) -> Decimal:
 
 
 def _with_integers(value: Any) -> Any:
-    """Replace 35.0 by 35: msgspec takes 35.0 for an integer in JSON, but not as a Decimal."""
+    """Replaces 35.0 by 35: msgspec takes 35.0 for an integer in JSON, but not as a Decimal."""
     if isinstance(value, Decimal):
         return int(value) if -_INT64 <= value < _INT64 and value == value.to_integral_value() else value
     if isinstance(value, dict):
@@ -72,7 +72,7 @@ def _with_integers(value: Any) -> Any:
 
 
 def replace_empty_by_null(raw: bytes, names: Collection[str]) -> bytes:
-    """Replace "" by null in the named fields of a JSON object.
+    """Replaces "" by null in the named fields of a JSON object.
 
     The text is returned unchanged if it is not an object, or holds a key twice: the decoder judges those.
 

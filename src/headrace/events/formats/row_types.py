@@ -1,7 +1,7 @@
-"""The values of a row as Debezium writes them, and how each is parsed to its contract field.
+"""Parses the values of a row, as Debezium writes them, to the types of the contract's fields.
 
-The envelope's schema is often left out, so the field's type decides. A number that stands for an instant does
-not carry its unit: the schema does, or the contract (`time_unit`). The connector that `headrace export
+The envelope's schema is often left out, so the field's type decides. A time that is written as a number does
+not include its unit: the schema has it, or the contract (`time_unit`). The connector that `headrace export
 debezium` writes always sends text.
 """
 
@@ -104,7 +104,7 @@ def row_type(kind: Any, core: Any) -> tuple[Any, Callable[..., Any] | None]:
 
 
 def is_unavailable(value: Any) -> bool:
-    """Whether the value is the mark of one that the database did not send."""
+    """Whether the value marks a value that the database did not send."""
     if isinstance(value, list):
         return value == _CODES or (len(value) == 1 and is_unavailable(value[0]))
     return isinstance(value, str) and value in _TEXTS
@@ -115,7 +115,7 @@ def _is_struct(core: Any) -> bool:
 
 
 def find_unit(raw: bytes, name: str) -> str | None:
-    """Find the unit of a column's instants in the schema beside the envelope; None: the schema has none."""
+    """Finds the unit of a column's instants in the schema beside the envelope; None: the schema has none."""
     return _units(bytes(_decode_schema(raw).schema)).get(name)
 
 
@@ -141,7 +141,7 @@ def _units(schema: bytes) -> dict[str, str]:
 
 
 def parse_instant(value: Any, unit: str | None = None) -> Any:
-    """Convert a number to microseconds since 1970; text and datetimes (a default) stay as they are.
+    """Converts a number to microseconds since 1970; text and datetimes (a default) stay as they are.
 
     Raises:
         ValueError: the number has no unit or lies outside the years 1 to 9999, or the text is a number.

@@ -1,1 +1,1 @@
-"""Ingest: from the log into the topic's table, and to what follows it."""
+"""Ingest: judges the events of a log, and commits them to the topic's table and its sinks."""

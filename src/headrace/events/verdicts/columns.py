@@ -58,7 +58,7 @@ def columns_of(events: Sequence[Any], fields: Sequence[ContractField], contract:
     Args:
         events: n structs with these fields, as headrace.events.contracts.shape builds them.
         fields: the fields of the struct.
-        contract: its rules say how a time is written.
+        contract: the contract, whose rules say how a time is written.
     """
     builder = _ColumnBuilder(contract)
     arrays = [builder.build(field, list(map(attrgetter(field.name), events)), None, "") for field in fields]
@@ -79,7 +79,7 @@ class _ColumnBuilder:
         self.refusals: dict[int, Refusal] = {}
 
     def build(self, field: ContractField, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
-        """Build the column of a field's values, and of what lies inside them."""
+        """Builds the column of a field's values, and of what lies inside them."""
         path = f"{path}.{field.name}" if field.name else path
         kind = field.kind
         if kind.category == "time":
@@ -116,7 +116,7 @@ class _ColumnBuilder:
         return pa.array(parsed.micros, mask=parsed.null, type=pa.int64()).cast(TIMESTAMP)
 
     def _build_nested(self, kind: FieldKind, values: list[Any], rows: Sequence[int] | None, path: str) -> Any:
-        """Build a column of structs or lists: first of the values that are not null, then with the nulls."""
+        """Builds a column of structs or lists: first of the values that are not null, then with the nulls."""
         count = len(values)
         present = [at for at, value in enumerate(values) if value is not None]
         complete = len(present) == count
@@ -148,7 +148,7 @@ class _ColumnBuilder:
         return array.take(indices)
 
     def _store(self, kind: FieldKind, value: Any, at: int, rows: Sequence[int] | None, path: str) -> Any:
-        """Convert a value to what its column stores; None if it cannot be stored."""
+        """Converts a value to what its column stores; None if it cannot be stored."""
         if kind.category == "choice":
             return getattr(value, "value", value)
         if kind.category == "decimal":

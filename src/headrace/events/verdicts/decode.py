@@ -30,7 +30,7 @@ from headrace.events.verdicts.instances import instance_of
 __all__ = ["MAX_EXTRA_NAMES", "BatchDecoder", "DecodedBatch"]
 
 MAX_EXTRA_NAMES = 20
-"""Fields that the contract does not name are counted by name, up to so many names, and the rest together."""
+"""Fields that the contract does not name are counted by name up to this many names; the rest are one count."""
 _OTHER_NAMES = "(others)"
 
 
@@ -53,7 +53,7 @@ class DecodedBatch:
     extra: Counter[str] = attrs.Factory(Counter)
 
     def count_surplus(self, place: int, event: _DecodedEvent) -> None:
-        """Keep the further fields of an event, and count it under the name of the first."""
+        """Keeps the further fields of an event, and counts it under the name of the first."""
         if event.surplus is not None and event.first_extra is not None:
             self.surplus[place] = event.surplus
             counted = event.first_extra in self.extra or len(self.extra) < MAX_EXTRA_NAMES
@@ -69,7 +69,7 @@ class _DecodedEvent(NamedTuple):
 
 
 class _StructDecoder:
-    """Decodes to one struct: the contract's, or one of its older ones."""
+    """Decodes events to one struct: the contract's struct, or an older version of it."""
 
     def __init__(self, shape: Shape, contract: Contract, format: Format) -> None:
         strict = not contract.coerce
@@ -92,7 +92,7 @@ class _StructDecoder:
         self._decode_empty = format.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
 
     def retry(self, raw: bytes, refusal: Refusal) -> _DecodedEvent | Refusal:
-        """Decode an event that `decode_exact` refused with what the contract allows beyond it."""
+        """Decodes an event that `decode_exact` refused with what the contract allows beyond it."""
         try:
             if refusal.code == "extra" and self._allows_extra:
                 return self._with_surplus(self._decode_with_extra(raw), raw)
@@ -109,7 +109,7 @@ class _StructDecoder:
         return refusal
 
     def find(self, raw: bytes) -> _DecodedEvent | None:
-        """Decode an event; None if it does not match the struct."""
+        """Decodes an event; None if it does not match the struct."""
         try:
             return _DecodedEvent(self.decode_exact(raw))
         except DECODE_ERRORS as error:
@@ -142,7 +142,7 @@ class BatchDecoder:
         self._upcast_struct = shape.build_struct(exact=True, typed_times=True)
 
     def decode(self, values: list[bytes], refused: Mapping[int, Refusal]) -> DecodedBatch:
-        """Decode each event by itself, except those that are `refused` already.
+        """Decodes each event by itself, except those that are `refused` already.
 
         Raises:
             Unavailable: something that the format needs cannot be reached; no event is decided.

@@ -1,11 +1,11 @@
-"""The identities admitted lately, by which a repeated event is refused as a duplicate.
+"""The recently admitted identities, by which a repeated event is refused as a duplicate.
 
 An identity is stored as 108 bits of hash, its log partition and its event's time: 24 bytes. Among a billion
 different identities at once, two share a hash with a chance of about 1 in 10^15. An identity is forgotten once
 its time lies more than `dedup_within` behind the watermark of its log partition (verdicts.watermarks). So the
 size follows the rate of the topic, not its age, and reading one log partition ahead forgets none of another.
 Large runs lie in unnamed files that are mapped into memory, so the operating system keeps in memory what is
-used and fits. None of it outlives the process: it is read back from the topic's table at start.
+used and fits. Nothing of this survives the process: at start the identities are read from the topic's table.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class RecentIdentities:
     def admit(
         self, identity: pl.DataFrame, times: Int64s, arrived: Int64s, partitions: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Admit the rows that are not duplicates, and remember them.
+        """Admits the rows that are not duplicates, and remembers them.
 
         Args:
             identity: the identity's columns, n rows in the order of their log partitions.
@@ -105,7 +105,7 @@ class RecentIdentities:
         return new
 
     def remember(self, identity: pl.DataFrame, times: Int64s, partitions: NDArray[np.int32]) -> None:
-        """Remember rows that were admitted before, in any order. The watermarks do not move.
+        """Remembers rows that were admitted before, in any order. The watermarks do not move.
 
         Args:
             identity, times, partitions: as for `admit`.
@@ -127,13 +127,13 @@ class RecentIdentities:
         capped: Int64s,
         known: dict[Hash, list[int]],
     ) -> NDArray[np.bool_]:
-        """Decide the rows of one scope whose first hash is known, one by one in their order.
+        """Decide, in order, which rows of one scope whose first hash is known are admitted.
 
         Args:
             scope: the scope of the rows.
             suspect: bool[n], whether the first hash of a row is known.
             keys, times: the rows' hashes, uint64[n] each, and times, int64[n].
-            capped: int64[n], where the rows move the watermark to.
+            capped: int64[n], the watermarks to which the rows move their scope's.
             known: hashes → the times remembered for them; those of admitted rows are added.
 
         Returns:
@@ -158,7 +158,7 @@ class RecentIdentities:
         return new
 
     def _find_times(self, hashes: UInt64s) -> dict[Hash, list[int]]:
-        """Find the times remembered for first hashes."""
+        """Finds the times remembered for first hashes."""
         known: dict[Hash, list[int]] = {}
         keys = np.unique(hashes)
         for run, second, times in self._runs:
@@ -169,14 +169,14 @@ class RecentIdentities:
         return known
 
     def _add(self, run: Run) -> None:
-        """Add a sorted run. Runs are merged so that each is at least twice as long as the next."""
+        """Adds a sorted run. Runs are merged so that each is at least twice as long as the next."""
         while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
             run = self._merge(self._runs.pop(), run)
         if len(run[0]):
             self._runs.append(run)
 
     def _merge(self, left: Run, right: Run) -> Run:
-        """Merge two runs into one, without the identities that are forgotten."""
+        """Merges two runs into one, without the identities that are forgotten."""
         most = len(left[0]) + len(right[0])
         pieces = (self._drop_forgotten(_merge_sorted(*pair)) for pair in _pair_pieces(left, right))
         return next(pieces) if most <= MAX_IN_MEMORY else self._write(pieces, most)
@@ -190,7 +190,7 @@ class RecentIdentities:
         return run if recent.all() else (first[recent], second[recent], times[recent])
 
     def _write(self, pieces: Iterator[Run], most: int) -> Run:
-        """Write the pieces, at most `most` identities, as one run in a file."""
+        """Writes the pieces, at most `most` identities, as one run in a file."""
         end = 0
         try:
             make_private(self._folder)
@@ -204,9 +204,9 @@ class RecentIdentities:
                 columns = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint64)
         except OSError as error:
             raise Unavailable(
-                f"the identities admitted lately cannot be written: {error.strerror}",
+                f"the recent identities cannot be written: {error.strerror}",
                 where=str(self._folder),
-                remedy="Make room on the disk, and let this user write there.",
+                remedy="Check that the disk has room, and that this user may write there.",
             ) from error
         first, second, times = columns.reshape(3, most)
         return first[:end], second[:end], times[:end].view(np.int64)
@@ -219,7 +219,7 @@ def _hashes_of(identity: pl.DataFrame, scopes: NDArray[np.int32]) -> tuple[UInt6
 
 
 def _pair_pieces(left: Run, right: Run) -> Iterator[tuple[Run, Run]]:
-    """Cut two runs into pairs of pieces: all hashes of a pair come before all of the next.
+    """Cuts two runs into pairs of pieces: all hashes of a pair come before all of the next.
 
     A piece of the longer run has at most MAX_IN_MEMORY identities.
     """

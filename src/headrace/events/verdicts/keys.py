@@ -31,7 +31,7 @@ def digest_of(raw: bytes) -> bytes:
 
 
 def key_reader(contract: Contract, format: Format) -> Callable[[Sequence[bytes]], list[bytes | None]]:
-    """Build the function from raw events, valid or not, to their keys.
+    """Builds the function from raw events, valid or not, to their keys.
 
     If the value of the key field is not valid, the key is its text. The key is None if the contract names no
     key field, or the event has no value in it that can be decoded.

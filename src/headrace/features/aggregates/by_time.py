@@ -1,4 +1,4 @@
-"""The first and the last values. Of values of one time, the greater is the later."""
+"""The first and the last values. Of values with the same time, the greater counts as the later."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from headrace.features.plan import Dtype
 
 __all__ = ["First", "Last", "LastN"]
 
-_MOST_VALUES = 1000  # of last(n): an entity's state holds n values a tile
+_MAX_VALUES = 1000  # the largest n of last(n), because an entity's state holds n values for each tile
 
 
 class First(Aggregate):
-    """The value of the earliest time; null of none."""
+    """The earliest value; null for no values."""
 
     name = "first"
     spellings = ("first",)
@@ -43,12 +43,12 @@ class First(Aggregate):
             ),
         )
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        place, restore = places["first"], restore_of(column)
+        index, restore = indexes["first"], restore_of(column)
 
         def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            pairs = [tuple(pair) for pair in track[place][first : first + 1]]
+            pairs = [tuple(pair) for pair in track[index][first : first + 1]]
             pairs.extend(_pairs(times, unsettled))
             if not pairs:
                 return None
@@ -59,7 +59,7 @@ class First(Aggregate):
 
 
 class Last(Aggregate):
-    """The value of the latest time; null of none."""
+    """The latest value; null for no values."""
 
     name = "last"
     spellings = ("last",)
@@ -76,9 +76,9 @@ class Last(Aggregate):
         """See Aggregate."""
         return (_last_part(1),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        read_values = _last_reader(places, 1, column)
+        read_values = _last_reader(indexes, 1, column)
 
         def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
             values: Any = read_values(track, first, times, unsettled)
@@ -88,11 +88,11 @@ class Last(Aggregate):
 
 
 class LastN(Aggregate):
-    """The values of the n latest times, the oldest first; null of none."""
+    """The n latest values, the oldest first; null for no values."""
 
     name = "last_n"
     spellings = ("last(n)",)
-    largest_n: ClassVar[int] = _MOST_VALUES
+    largest_n: ClassVar[int] = _MAX_VALUES
 
     def result_dtype(self, column: Dtype) -> Dtype:
         """See Aggregate."""
@@ -103,8 +103,8 @@ class LastN(Aggregate):
         first = np.maximum(low, high - self.n)
         sizes = high - first
         ends = np.cumsum(sizes)
-        places = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
-        values = column.names_of(pl.Series(column.in_order[places]))
+        indexes = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
+        values = column.names_of(pl.Series(column.in_order[indexes]))
         lists = pa.LargeListArray.from_arrays(
             pa.array(np.append(0, ends)), values.to_arrow(), mask=pa.array(sizes == 0)
         )
@@ -114,15 +114,15 @@ class LastN(Aggregate):
         """See Aggregate."""
         return (_last_part(self.n),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        return _last_reader(places, self.n, column)
+        return _last_reader(indexes, self.n, column)
 
 
-def _pick(column: SortedColumn, places: Ints, present: Any) -> pl.Series:
-    """The values at these places, null where nothing is present."""
-    picked = np.zeros(len(places), dtype=column.values.dtype)
-    picked[present] = column.in_order[places[present]]
+def _pick(column: SortedColumn, indexes: Ints, present: Any) -> pl.Series:
+    """The values at these indexes, null where `present` is false."""
+    picked = np.zeros(len(indexes), dtype=column.values.dtype)
+    picked[present] = column.in_order[indexes[present]]
     return column.series_of(picked, present, named=True)
 
 
@@ -135,14 +135,14 @@ def _last_part(n: int) -> TilePart:
     )
 
 
-def _last_reader(places: Mapping[str, int], n: int, column: Dtype) -> TileReader:
-    """The reader of the n latest values, the oldest first; None of none."""
-    place, restore = places["last"], restore_of(column)
+def _last_reader(indexes: Mapping[str, int], n: int, column: Dtype) -> TileReader:
+    """The reader of the n latest values, the oldest first; it returns None for no values."""
+    index, restore = indexes["last"], restore_of(column)
 
     def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
         pairs = _pairs(times, unsettled)
         count = 0
-        for tile in reversed(track[place][first:]):
+        for tile in reversed(track[index][first:]):
             pairs.extend((time, value) for time, value in tile)
             count += len(tile)
             if count >= n:

@@ -19,7 +19,7 @@ COUNT_PART = TilePart("count", lambda _, values: len(values), lambda a, b: a + b
 
 
 class Count(Aggregate):
-    """How many values there are; 0 of none."""
+    """The number of values; 0 for no values."""
 
     name = "count"
     spellings = ("count",)
@@ -36,13 +36,13 @@ class Count(Aggregate):
         """See Aggregate."""
         return (COUNT_PART,)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        return count_reader(places)
+        return count_reader(indexes)
 
 
 class CountDistinct(Aggregate):
-    """How many different values there are, exactly; 0 of none."""
+    """The exact number of distinct values; 0 for no values."""
 
     name = "count_distinct"
     spellings = ("count_distinct",)
@@ -59,25 +59,25 @@ class CountDistinct(Aggregate):
         """See Aggregate."""
         return (TilePart("distinct", lambda _, values: sorted(set(values)), lambda a, b: sorted({*a, *b})),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        place = places["distinct"]
+        index = indexes["distinct"]
 
         def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:
             values = set(unsettled)
-            values.update(chain.from_iterable(track[place][first:]))
+            values.update(chain.from_iterable(track[index][first:]))
             values.discard(None)
             return len(values)
 
         return read
 
 
-def count_reader(places: Mapping[str, int]) -> TileReader:
-    """The reader of how many values count."""
-    place = places["count"]
+def count_reader(indexes: Mapping[str, int]) -> TileReader:
+    """The reader of the number of values, without nulls."""
+    index = indexes["count"]
 
     def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:
-        count: int = sum(track[place][first:])
+        count: int = sum(track[index][first:])
         return count + len(unsettled) - unsettled.count(None) if unsettled else count
 
     return read

@@ -1,4 +1,4 @@
-"""The least and the greatest value."""
+"""The minimum and the maximum."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class _Extreme(Aggregate):
         choose = type(self).choose
         return (TilePart(self.name, lambda _, values: choose(values), choose),)
 
-    def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        place, choose, restore = places[self.name], type(self).choose, restore_of(column)
+        index, choose, restore = indexes[self.name], type(self).choose, restore_of(column)
 
         def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            values = track[place][first:] + drop_nulls(unsettled)
+            values = track[index][first:] + drop_nulls(unsettled)
             if not values:
                 return None
             return choose(values) if restore is None else restore(choose(values))
@@ -53,7 +53,7 @@ class _Extreme(Aggregate):
 
 
 class Min(_Extreme):
-    """The least value; strings are ordered by their code points; null of none."""
+    """The smallest value; strings are ordered by their code points; null for no values."""
 
     name = "min"
     spellings = ("min",)
@@ -61,7 +61,7 @@ class Min(_Extreme):
 
 
 class Max(_Extreme):
-    """The greatest value; strings are ordered by their code points; null of none."""
+    """The largest value; strings are ordered by their code points; null for no values."""
 
     name = "max"
     spellings = ("max",)

@@ -1,1 +1,1 @@
-"""Offline: features at many moments at once, from tables."""
+"""Offline: computes features at many moments at once, from tables."""

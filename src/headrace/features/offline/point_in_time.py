@@ -25,18 +25,18 @@ _NAMES = {dtype: name for name, dtype in POLARS.items()}
 def join(
     labels: pl.DataFrame | pa.Table, plan: FeaturePlan, read: Callable[[str], pl.LazyFrame]
 ) -> pl.DataFrame:
-    """Labels with the plan's features as they were known at each label's moment.
+    """Joins labels with the plan's features as they were known at each label's moment.
 
     Args:
-        labels: the plan's join keys, `event_timestamp` (a UTC datetime), the columns of
-            `plan.request`, and anything else. m rows.
+        labels: the plan's join keys, `event_timestamp` (a UTC datetime), the columns of `plan.request`, and any
+            other columns.
         plan: the features to join.
-        read: the function from the name of a table to its rows.
+        read: returns the rows of the table with the given name.
 
     Returns:
-        The labels, in their order, and a column `view__feature` for each of `plan.features`. A row
-        of an as-of view is seen from its time on (only after it, where `plan.is_strict`) until it is
-        older than the ttl; windowed views as in `windows.aggregate`.
+        The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
+        view is visible from its time on (only after it, if `plan.is_strict`) until it is older than the ttl.
+        Windowed views are computed by `windows.aggregate`.
 
     Raises:
         ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
@@ -73,7 +73,7 @@ def _add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, columns: dict[str, pl.
             features are added.
 
     Raises:
-        OnDemandError: a function failed; `row` is the place of the row.
+        OnDemandError: a function failed; `row` is the index of the row.
     """
     for view in plan.on_demand:
         values = [
@@ -87,9 +87,10 @@ def _add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, columns: dict[str, pl.
 def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The visible rows of the view's table: keys, time and features, one row for each key and time.
 
-    A row without a key or a time is never visible. Of several rows with one key and time, the one with the
-    greatest features is taken (null first), whatever their order in the table. Of a changelog, the last
-    change of a row counts, and a deleted row becomes a row of nulls. Of a topic's table, the good rows.
+    A row without a key or a time is never visible. Several rows with the same key and time are reduced to the
+    row with the greatest features (null is the smallest), whatever their order in the table. In a changelog,
+    the last change of a row counts, and a deleted row becomes a row of nulls. In a topic's table, only good
+    rows count.
 
     Raises:
         ProjectError: as `check_columns`.
@@ -118,7 +119,7 @@ def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
         ProjectError: the time, a key or a feature is missing, or a key or a feature has another type.
     """
     columns = table.collect_schema()
-    for what, names in (
+    for role, names in (
         ("timestamp_field", [view.time]),
         ("join key", view.keys),
         ("feature", [field.name for field in view.features]),
@@ -126,7 +127,7 @@ def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
         for name in names:
             if name not in columns:
                 raise ProjectError(
-                    f"{view.name!r} has the {what} {name!r}, a column that table {view.table} lacks",
+                    f"{view.name!r} has the {role} {name!r}, a column that table {view.table} lacks",
                     where=f"feature view {view.name}",
                     remedy=f"Columns of {view.table}: {', '.join(columns)}.",
                 )
@@ -141,15 +142,15 @@ def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
     for key in view.keys:
         if not (columns[key].is_integer() or _is_convertible(pl.String(), columns[key])):
             raise ProjectError(
-                f"the key {key!r} of {view.name!r} is a whole number or text, and {columns[key]} in table"
-                f" {view.table}",
+                f"the key {key!r} of {view.name!r} must be a whole number or text, but is {columns[key]}"
+                f" in table {view.table}",
                 where=f"feature view {view.name}",
                 remedy="Convert the column in the table's function.",
             )
 
 
 def _is_convertible(dtype: pl.DataType, column: pl.DataType) -> bool:
-    """Whether every value of a column of this type converts to the dtype: numbers to the nearest one."""
+    """Whether every value of a column of this type converts to the dtype, numbers to the nearest number."""
     if column in (dtype, pl.Null()):
         return True
     if isinstance(dtype, pl.List):
@@ -172,13 +173,13 @@ def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, stric
 
 
 class _OrderedRows:
-    """Rows sorted by their moments, as joins need them, with their original places."""
+    """Rows sorted by their moments, as joins need them, with their original indexes."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
 
     def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
-        """The view's features for each row, in the rows' own order."""
+        """The view's features for each row, in the original order of the rows."""
         keys = list(view.keys)
         visible = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
         joined = (
@@ -200,25 +201,25 @@ class _OrderedRows:
 
 def _convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
     """The labels' columns that features are computed from, converted to the plan's dtypes."""
-    wanted = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
-    wanted |= {field.name: POLARS[field.dtype] for field in plan.request}
-    wanted[MOMENT] = _INSTANT
+    dtypes = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
+    dtypes |= {field.name: POLARS[field.dtype] for field in plan.request}
+    dtypes[MOMENT] = _INSTANT
     labels_name = f"the labels of model {plan.model!r}" if plan.model else "the labels"
-    lacking = [name for name in wanted if name not in labels.columns]
-    if lacking:
+    missing = [name for name in dtypes if name not in labels.columns]
+    if missing:
         raise ProjectError(
-            f"{labels_name} lack {', '.join(lacking)}",
-            remedy="They carry the keys, event_timestamp, and what on-demand views take of a request.",
+            f"{labels_name} lack {', '.join(missing)}",
+            remedy="They need the keys, event_timestamp, and the request fields that on-demand views read.",
         )
-    rows = labels.select(_convert(labels[name], dtype, plan.model) for name, dtype in wanted.items())
+    rows = labels.select(_convert(labels[name], dtype, plan.model) for name, dtype in dtypes.items())
     if rows[MOMENT].null_count():
         raise ProjectError(f"{labels_name} have rows without event_timestamp")
     return rows
 
 
 def _convert(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
-    """The column as this dtype; NaN becomes null. Values that a request could not carry are refused: text for
-    a number, 2.5 for a whole number."""
+    """Converts the column to the dtype; NaN becomes null. Values that a request could not carry are refused:
+    text for a number, 2.5 for a whole number."""
     if isinstance(dtype, pl.List) and isinstance(column.dtype, pl.List):
         items = column.explode(empty_as_null=False, keep_nulls=False).rename(column.name)
         _convert(items, dtype.inner, model)  # type: ignore[arg-type]  # refuses items that can't be converted
@@ -227,17 +228,17 @@ def _convert(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
         column = column.fill_nan(None)
     if column.null_count() == len(column):
         return column.clear(len(column)).cast(dtype)
-    wrong = column.drop_nulls()
+    invalid = column.drop_nulls()
     if _kind(column.dtype) == _kind(dtype) != "list":
         converted = column.cast(dtype, strict=False)
         if _kind(dtype) != "number" or dtype.is_float():
-            return converted  # a whole number too large for a float is rounded, as it is in a request
+            return converted  # a whole number too large for a float is rounded, as in a request
         back = converted.cast(column.dtype)
-        wrong = column.filter((back != column).fill_null(converted.is_null() & column.is_not_null()))
-        if wrong.is_empty():
+        invalid = column.filter((back != column).fill_null(converted.is_null() & column.is_not_null()))
+        if invalid.is_empty():
             return converted
     raise ProjectError(
-        f"{column.name!r} is declared as {_NAMES[dtype]}, and the labels of model {model!r} have {wrong[0]!r}",
+        f"{column.name!r} is declared as {_NAMES[dtype]}, but labels of model {model!r} have {invalid[0]!r}",
         remedy="Give the request's field, or the entity, the type that the column has, or convert the column.",
     )
 

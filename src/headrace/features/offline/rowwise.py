@@ -1,4 +1,4 @@
-"""From a topic's good events to the rows of a windowed view's table, in the lake and on the stream."""
+"""Computes the rows of a windowed view's table from a topic's good events, in the lake and on the stream."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
 
 
 def codes_of(project: Project) -> dict[str, str]:
-    """Rowwise table → the fingerprint of its function in the current source files (WindowedView.code)."""
+    """Rowwise table → the fingerprint of its function in the present source files (WindowedView.code)."""
     index = CodeIndex(project_files(project.settings))
     rowwise = [table for table in project.tables.values() if table.rowwise]
     return {table.name: code_of(project, table, index) for table in rowwise}
 
 
 def code_of(project: Project, table: Table, index: CodeIndex) -> str:
-    """The fingerprint of a rowwise table's function, with the files and environment variables that it
+    """The fingerprint of a rowwise table's function, and of the files and environment variables that it
     declares to read."""
     if not (table.reads_files or table.env):
         return fingerprint(table.function, index)
@@ -36,12 +36,12 @@ def code_of(project: Project, table: Table, index: CodeIndex) -> str:
 
 
 def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:
-    """Whether the view was compiled with other code of its rowwise function than in `codes` (`codes_of`)."""
+    """Whether the view was compiled with other code of its rowwise function than `codes` (`codes_of`) has."""
     return view.rowwise is not None and bool(view.code) and view.code != codes.get(view.rowwise)
 
 
 def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    """The function from a topic's good events to the rows of the table that these views share: their
+    """A function that computes, from a topic's good events, the rows of the table that these views share: their
     keys, times and columns.
 
     f(a + b) = f(a) + f(b), so it may be run on any part of the events.
@@ -56,7 +56,7 @@ def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.Laz
         if name not in project.tables:
             raise ProjectError(
                 f"view {view.name!r} reads table {name!r}, which the project does not have",
-                remedy=f"Tables here: {', '.join(sorted(project.tables))}.",
+                remedy=f"The project's tables: {', '.join(sorted(project.tables))}.",
             )
         table = project.tables[name]
         (read,) = project.inputs(table) if table.rowwise else (None,)

@@ -1,7 +1,7 @@
-"""The window kernel: the aggregations of a windowed view at many moments.
+"""The window kernel: computes the aggregations of a windowed view at many moments.
 
-The window of an aggregation at t is [floor(t - W, hop), t): an event at exactly t is not in it. The
-online store computes the same values from tiles (`online.tiles`).
+The window of an aggregation at t is [floor(t - W, hop), t), so an event at exactly t is not in it. The online
+store computes the same values from tiles (`online.tiles`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from headrace.features.values.columns import POLARS, countable, micros_of
 __all__ = ["aggregate"]
 
 _CODE, _TIME = "__code", "__time"
-_MOST_KEYS = 1 << 62
+_MAX_KEYS = 1 << 62
 
 
 def aggregate(
     view: WindowedView, rows: pl.DataFrame, events: pl.DataFrame | pl.LazyFrame, *, at: str
 ) -> pl.DataFrame:
-    """The view's features for each row.
+    """Computes the view's features for each row.
 
     Args:
         view: the features to compute.
@@ -35,22 +35,22 @@ def aggregate(
         at: the name of the column that holds the moment.
 
     Returns:
-        One column a feature, of its dtype, in the order of `rows`. Counts of nothing are 0; every other
-        function gives null.
+        One column for each feature, of its dtype, in the order of `rows`. For no events, counts are 0, and
+        every other function gives null.
     """
     if rows.is_empty():
         return pl.DataFrame(schema={field.name: POLARS[field.dtype] for field in view.features})
     moments = rows.select(micros_of(at)).to_series().to_numpy()
     codes, reachable = _encode_entities(view, rows, events.lazy(), moments)
-    places: list[Ints] = []
+    indexes: list[Ints] = []
     results: list[list[pl.Series]] = []
     for block in _blocks(codes, moments, reachable, view):
-        places.append(block.rows)
+        indexes.append(block.rows)
         results.append([block.compute(aggregation) for aggregation in view.aggregations])
-    # Each row is in one block: the blocks' results one after another, then back in the rows' order.
-    back = np.empty(len(rows), dtype=np.int64)
-    back[np.concatenate(places)] = np.arange(len(rows))
-    return pl.DataFrame([pl.concat(parts).gather(back) for parts in zip(*results, strict=True)])
+    # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
+    order = np.empty(len(rows), dtype=np.int64)
+    order[np.concatenate(indexes)] = np.arange(len(rows))
+    return pl.DataFrame([pl.concat(parts).gather(order) for parts in zip(*results, strict=True)])
 
 
 def _encode_entities(
@@ -82,10 +82,10 @@ def _encode_entities(
 
 
 def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame, view: WindowedView) -> Iterator[_Block]:
-    """The rows and their events, in as few blocks of entities as let (entity, time) be one int64."""
+    """The rows and their events, in the fewest blocks in which (entity, time) fits into one int64."""
     start = int(moments.min()) - view.longest
     span = int(moments.max()) - start + 1
-    step = max(_MOST_KEYS // span, 1)
+    step = max(_MAX_KEYS // span, 1)
     entities = int(codes.max()) + 1
     for first in range(0, entities, step):
         if entities <= step:
@@ -101,7 +101,7 @@ class _Block:
     """Rows and events of some entities, both sorted by (entity, time).
 
     Attributes:
-        rows: the places of the sorted rows among all rows, int64 [m].
+        rows: the indexes of the sorted rows among all rows, int64 [m].
     """
 
     def __init__(
@@ -115,13 +115,13 @@ class _Block:
         packed = events.select(pl.col(_CODE) * span + (pl.col(_TIME) - start)).to_series()
         self._event_order = packed.arg_sort()
         self._event_keys: Ints = packed.gather(self._event_order).to_numpy()
-        # For each row, how many events lie before its moment or its entity's end.
+        # For each row, how many events come before its moment; those of earlier entities count.
         self._high: Ints = np.searchsorted(self._event_keys, self._entity + (self._moments - start))
         self._lows: dict[tuple[int, int], Ints] = {}
         self._columns: dict[str, SortedColumn] = {}
 
     def compute(self, aggregation: Aggregation) -> pl.Series:
-        """One feature of the block's rows, in the block's order."""
+        """Computes one feature of the block's rows, in the block's order."""
         column = self._column(aggregation.column)
         low, high = column.ranges_of(self._low(aggregation.window, aggregation.hop), self._high)
         results = aggregate_of(aggregation.function).compute_ranges(column, low, high)

@@ -1,4 +1,4 @@
-"""Online: the current feature values, by entity."""
+"""Online: the current feature values of each entity."""
 
 from headrace.features.online.store import (
     LookupResult,
@@ -7,7 +7,7 @@ from headrace.features.online.store import (
     ServedPosition,
     StreamPosition,
     UnreadEvent,
-    open,  # noqa: A004 (`online.open` is its name outside)
+    open,  # noqa: A004
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Filling the online store from the lake, which a build does before a plan can be served."""
+"""Fills the online store from the lake, which a build does before a plan can be served."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INGEST = "ingest"  # the position that ingest keeps in a topic's table
 
 
 class FillResult(NamedTuple):
-    """What a fill did for one view.
+    """The result of a fill for one view.
 
     Attributes:
         view: the view's name.
         digest: the view's digest.
-        rows: how many rows of its table were read; 0 where the view was already at the position.
+        rows: how many rows of its table were read; 0 if the view was already at the position.
         entities: how many entities got values.
-        position: the view's position now.
+        position: the view's position after the fill.
     """
 
     view: str
@@ -49,17 +49,17 @@ def fill(
     *,
     at: Mapping[str, int] | None = None,
 ) -> list[FillResult]:
-    """Brings every stored view of the plan up to the lake.
+    """Brings every stored view of the plan up to date with the lake.
 
-    An as-of view gets the snapshot of its table that `at` names, else the newest one. A windowed view that
-    is not filled yet, or has broken entities, gets the topic's good events up to ingest's position, and
-    ingest keeps it up to date from there on; any other windowed view stays as it is. Idempotent; a killed
-    fill leaves each view either as it was or done.
+    An as-of view gets the snapshot of its table that `at` names, else the newest one. A windowed view that is
+    not filled yet, or has broken entities, gets the topic's good events up to ingest's position, and ingest
+    keeps it up to date afterwards. Other windowed views do not change. Idempotent; a killed fill leaves each
+    view unchanged or filled.
 
     Args:
-        project: it declares the topics and rowwise tables of the plan's views.
-        lake: it holds their tables.
-        plan: the plan.
+        project: the project that declares the topics and rowwise tables of the plan's views.
+        lake: the lake with their tables.
+        plan: the plan whose views to fill.
         store: the store to fill.
         at: table → the snapshot to load.
 
@@ -91,7 +91,7 @@ def _load_as_of(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | No
 
 def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
     contract = project.contract(view.topic)
-    # The position first: rows that are committed meanwhile lie behind it and are left out.
+    # The position is read first, so that rows committed meanwhile are after it and are left out.
     position = lake.table(contract.table).position(_INGEST)
     if not isinstance(position, LogPosition):
         raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")

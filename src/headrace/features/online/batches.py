@@ -1,4 +1,4 @@
-"""Rows grouped by entity, as an online store writes them."""
+"""Groups rows by entity, as an online store writes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headrace.features.values.columns import countable, micros_of
 __all__ = ["EntityEvents", "entries_by_entity", "events_by_entity"]
 
 EntityEvents = tuple[list[int], list[list[Any]]]
-"""The times of an entity's events in order, and for each column of the view their countable values."""
+"""The times of an entity's events in order, and their countable values for each column of the view."""
 
 _TIME = "__time"
 
@@ -28,7 +28,7 @@ _TIME = "__time"
 def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[tuple[Key, EntityEvents]]:
     """Each entity's events.
 
-    Rows without a key or a time are left out, and those that no window can reach any more.
+    Rows without a key or a time, and those that no window can reach any more, are left out.
     """
     frame = (
         pl.DataFrame(rows)
@@ -54,8 +54,7 @@ def entries_by_entity(
 ) -> Iterator[tuple[Key, list[Entry]]]:
     """Each entity's rows that a lookup can still see, in order of time.
 
-    These are the newest row that was already known when the oldest lookup under way began, and all
-    later ones.
+    These are the newest row that was already known when the oldest running lookup began, and all later rows.
     """
     time = view.time
     known = pl.col(time) <= now - SETTLED
@@ -74,7 +73,7 @@ def entries_by_entity(
 
 
 def _groups(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Key, int, int]]:
-    """Each key of a frame that is sorted by its keys, with the range of its rows."""
+    """Each key of a frame sorted by key, with the range of its rows."""
     if frame.is_empty():
         return
     changes = np.zeros(len(frame), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""StateDatabase: the port of what one kind of database must offer to `entity_store.EntityStore`."""
+"""StateDatabase: the port that one kind of database implements for `entity_store.EntityStore`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from headrace.kernel.position import Position
 __all__ = ["StateDatabase", "StateRow", "StatesOf"]
 
 StateRow = tuple[Any, ...]
-"""An entity's packed key, and its packed state in each view asked for; None: it has no state there."""
+"""An entity's packed key, and its packed state in each requested view; None if it has none there."""
 
 StatesOf = Callable[[list[Any]], dict[Any, StateRow]]
-"""From packed keys to the rows of those that have one, by packed key."""
+"""Reads the rows of packed keys; the result has those that exist, by packed key."""
 
 
 class StateDatabase(Protocol):
     """Views with their positions, and for each view and entity one packed state.
 
-    Several threads may use one instance. What is called within `writing` or `reading` belongs to that
-    transaction of the calling thread.
+    Several threads may use one instance. Calls within `writing` or `reading` belong to that transaction of the
+    calling thread.
 
     Attributes:
         where: the database's address, for errors.
@@ -32,41 +32,41 @@ class StateDatabase(Protocol):
     where: str
 
     def writing(self) -> AbstractContextManager[None]:
-        """One transaction of the only writer; an error rolls it back.
+        """A transaction of the only writer; an error rolls it back.
 
         Raises:
-            Unavailable: another process has been writing for too long, or the database is away.
+            Unavailable: another process has been writing for too long, or the database cannot be reached.
         """
 
     def reading(self) -> AbstractContextManager[None]:
-        """One transaction whose reads see one instant."""
+        """A transaction whose reads see the same state."""
 
     def add_view(self, view: StoredView, keys: KeySchema) -> None:
         """Adds a view without position and states. Idempotent."""
 
     def drop_view(self, digest: str) -> None:
-        """Removes a view, its position and its states, if it is there."""
+        """Removes a view, its position and its states, if it exists."""
 
     def views(self) -> list[StoredView]:
         """Every view, sorted by digest."""
 
     def keys_of(self, view: StoredView) -> KeySchema | None:
-        """The view's join keys; None: the view is not here."""
+        """The view's join keys; None if the view does not exist."""
 
     def position(self, view: StoredView) -> Position | None:
-        """The view's position; None: it has none, or the view is not here."""
+        """The view's position; None if it has none or the view does not exist."""
 
     def set_position(self, view: StoredView, position: Position) -> None:
         """Sets the view's position."""
 
     def select_states(self, keys: KeySchema, views: Sequence[StoredView]) -> StatesOf:
-        """The function that reads the states of entities in these views, which have these join keys."""
+        """A function that reads the states of entities in these views, which have these join keys."""
 
     def all_states(self, view: StoredView) -> Iterator[tuple[Key, bytes]]:
         """Every entity with a state in the view, and the state."""
 
     def write_states(self, view: StoredView, states: Iterable[tuple[Key, bytes | None]]) -> None:
-        """Replaces the states of these entities; None removes one."""
+        """Replaces the states of these entities; None removes a state."""
 
     def clear_states(self, view: StoredView) -> None:
         """Removes every state of the view."""

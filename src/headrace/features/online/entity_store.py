@@ -1,7 +1,7 @@
-"""EntityStore: the online store over any `StateDatabase`.
+"""EntityStore: the online store on any `StateDatabase`.
 
-Everything that is the same for every database is here: updating and reading entity states, packing
-keys, grouping a plan's views by their join keys, and the order of positions.
+It implements everything that does not depend on the database: updating and reading entity states, packing keys,
+grouping a plan's views by their join keys, and comparing positions.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class EntityStore:
         return self._tiles[view.digest]
 
     def _states(self, view: StoredView, keys: Mapping[Key, object]) -> dict[Key, bytes]:
-        """The packed states of these entities, of those that have one."""
+        """The packed states of these entities; those without a state are left out."""
         schema = _keys_of(self._database, view)
         pack = schema.packer()
         packed_keys = {pack(key): key for key in keys}
@@ -171,7 +171,7 @@ class EntityStore:
         return {packed_keys[packed]: row[1] for packed, row in rows.items() if row[1] is not None}
 
     def _advance(self, view: WindowedView, position: LogPosition, after: LogPosition) -> LogPosition:
-        """The view's position once it has moved from `after` to `position`."""
+        """The view's position after it moves from `after` to `position`."""
         current = self._database.position(view)
         moves = {p: end for p, end in position.offsets.items() if end != after.next_offset(p)}
         if (
@@ -182,13 +182,13 @@ class EntityStore:
             raise Conflict(
                 f"view {view.name!r} is at {current}, not at {after}",
                 where=self._database.where,
-                remedy="Another process moved it. Read its position again and continue from there.",
+                remedy="Another process moved it. Read its position again, and continue from there.",
             )
         return current.with_offsets(moves)
 
 
 class _PlanLookup:
-    """How one plan is looked up: one read for each set of join keys."""
+    """Looks up one plan, by one read for each set of join keys."""
 
     def __init__(self, database: StateDatabase, plan: FeaturePlan) -> None:
         self._width = len(plan.looked_up)
@@ -223,29 +223,29 @@ class _KeyGroup:
         rows: list[list[object]],
         positions: list[dict[str, ServedPosition]],
     ) -> None:
-        """Puts the group's values into the rows, and their positions."""
+        """Writes the group's values and their positions into the rows."""
         names, pack = self._names, self._pack
         packed_keys = [pack(tuple([key[name] for name in names])) for key in keys]
         states = self._select(packed_keys)
         filled: list[Position] | None = None
         if any(states.get(key, _NO_STATES).count(None) for key in packed_keys):
-            # An entity without a state gets its view's position, so both are read as of one instant.
+            # An entity without a state gets its view's position, so one transaction reads both.
             with self._database.reading():
                 filled = [self._position_of(reader.view) for reader in self._readers]
                 states = self._select(packed_keys)
-        for place, packed_key in enumerate(packed_keys):
+        for index, packed_key in enumerate(packed_keys):
             row = states.get(packed_key)
             for column, reader in enumerate(self._readers, 1):
                 if row is None or row[column] is None:
                     assert filled is not None
-                    reader.read_nothing(filled[column - 1], rows[place], positions[place])
+                    reader.read_nothing(filled[column - 1], rows[index], positions[index])
                     continue
                 try:
-                    reader.read_state(row[column], at, rows[place], positions[place])
+                    reader.read_state(row[column], at, rows[index], positions[index])
                 except Unavailable:
                     raise
                 except Exception as error:
-                    raise self._unreadable(reader.view, keys[place], error) from error
+                    raise self._unreadable(reader.view, keys[index], error) from error
 
     def _position_of(self, view: StoredView) -> Position:
         position = self._database.position(view)
@@ -259,7 +259,7 @@ class _KeyGroup:
             f"the online state of {entity} in view {view.name!r} is unreadable:"
             f" {type(error).__name__}: {error}",
             where=self._database.where,
-            remedy="Stop headrace, delete the online store, and run headrace build, which fills it anew.",
+            remedy="Stop headrace, delete the online store, and run headrace build, which fills it again.",
         )
 
 

@@ -13,19 +13,19 @@ from headrace.features.plan import AsOfView
 __all__ = ["Entry", "merge_entries", "pack_entries", "select_pushed", "unpack_entries"]
 
 Entry = tuple[int, int | None, list[Any]]
-"""A row: its time (microseconds), the snapshot that it was read from (None: it was pushed), its features."""
+"""A row: its time (microseconds), the snapshot that it was read from (None if it was pushed), its features."""
 
 pack_entries = msgspec.msgpack.Encoder().encode
-"""From a list of entries in order of time to bytes."""
+"""Packs a list of entries, in order of time, to bytes."""
 
 unpack_entries = msgspec.msgpack.Decoder(list[Entry]).decode
-"""The entries that `pack_entries` packed. Raises msgspec.DecodeError on anything else."""
+"""Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
 
 _unpack_sources = msgspec.msgpack.Decoder(list[tuple[int, int | None, msgspec.Raw]]).decode
 
 
 def select_pushed(packed: bytes) -> list[Entry]:
-    """The pushed entries among the packed ones; none of bytes that cannot be read, which a load replaces."""
+    """The pushed entries among the packed ones; none if the bytes cannot be read: a load replaces them."""
     try:
         if all(snapshot is not None for _, snapshot, _ in _unpack_sources(packed)):
             return []
@@ -35,7 +35,7 @@ def select_pushed(packed: bytes) -> list[Entry]:
 
 
 def merge_entries(old: Sequence[Entry], new: Sequence[Entry], view: AsOfView, now: int) -> list[Entry]:
-    """The entries of both that a lookup can still see; of equal time, the new one."""
+    """Merges the entries that a lookup can still see; a new entry replaces an old one of the same time."""
     by_time = {entry[0]: entry for entry in (*old, *new)}
     times = sorted(by_time)
     known = sum(1 for time in times if time <= now - SETTLED)

@@ -1,4 +1,4 @@
-"""Keeping the online store level with the stream: the sink of ingest that updates windowed views."""
+"""Keeps the online store up to date with the stream: the sink of ingest that updates windowed views."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["OnlineSink"]
 
 _logger = logging.getLogger(__name__)
 _TRIES = 20
-_MOST_UNREAD = 100  # events of one batch that a function may fail on
+_MAX_UNREAD = 100  # events of one batch that a function may fail on
 
 
 class OnlineSink:
-    """Keeps every filled windowed view of one topic level with it (events.ingest.sinks.Sink).
+    """Keeps every filled windowed view of one topic up to date (events.ingest.sinks.Sink).
 
-    The store is asked each time which views there are, so that a running ingest follows what a build
-    fills at once. Several ingests may run, each with its share of the topic: each batch is applied once.
+    Every call reads the list of views from the store, so that a running ingest at once follows a view that a
+    build fills. Several ingests may run, each with its share of the topic; each batch is applied once.
 
-    A view whose rowwise function has other code than this process has loaded is not followed: the rows of
-    two functions in one state would equal neither. It keeps its values and its position. A build with the
-    new code fills a view of its own.
+    A view whose rowwise function has other code than this process has loaded is not followed, because a state
+    with rows of two functions would equal neither. The view keeps its values and its position. A build with
+    the new code fills a separate view.
 
-    An event that the rowwise function fails on breaks its entity in the views of that function, and in no
-    others. Where the event does not carry the entity's key, these views are not followed any more.
+    An event that the rowwise function fails on breaks its entity in the views of that function, and in no other
+    views. If the event does not carry the entity's key, these views are no longer followed.
     """
 
     def __init__(self, project: Project, contract: Contract, store: OnlineStore) -> None:
@@ -46,12 +46,12 @@ class OnlineSink:
         self._fields = {field.name for field in msgspec.structs.fields(contract.struct)}
         self._store = store
         self._idle: LogPosition | None = None
-        self._codes = codes_of(project)  # now, while the files are those that were loaded
+        self._codes = codes_of(project)  # read now, while the files are still those that were loaded
         self._warned: set[str] = set()
         self._failing: set[str] = set()
 
     def position(self) -> LogPosition | None:
-        """How far every followed view has come; without such views, how far the sink has been called."""
+        """The position that every followed view has reached; without such views, that of the last call."""
         positions = [position for _, position in self._views_to_follow()]
         if not positions:
             return self._idle
@@ -83,11 +83,11 @@ class OnlineSink:
         groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
         positions: dict[str, LogPosition] = {}
         for view, current in self._views_to_follow():
-            key = (view.rowwise, repr(current))
-            groups[key].append(view)
-            positions[key[1]] = current
-        for (_, place), views in groups.items():
-            current = positions[place]
+            position_text = repr(current)
+            groups[view.rowwise, position_text].append(view)
+            positions[position_text] = current
+        for (_, position_text), views in groups.items():
+            current = positions[position_text]
             ahead = current.advance(position.offsets)
             if ahead != current:
                 self._apply_group(views, _events_after(good, current), ahead, current)
@@ -125,7 +125,7 @@ class OnlineSink:
                 followed.append((view, position))
         names = {view.name for view, _ in followed}
         for view in other_code:
-            if view.name not in names:  # else a build has filled the new code's view in its place
+            if view.name not in names:  # otherwise a build has filled a view of the new code in its place
                 self._warn_of_other_code(view)
         return followed
 
@@ -133,8 +133,8 @@ class OnlineSink:
         if view.digest not in self._warned:
             self._warned.add(view.digest)
             _logger.warning(
-                "view %s (%s) does not follow topic %s any more: it was filled by other code of %s() than this"
-                " process runs. Bring the online state up to date: headrace build; then start ingest again",
+                "view %s (%s) no longer follows topic %s: it was filled by other code of %s() than this process"
+                " runs. Update the online state (headrace build), then start ingest again",
                 view.name,
                 view.digest[:8],
                 view.topic,
@@ -144,7 +144,7 @@ class OnlineSink:
     def _stop_following(self, view: WindowedView, reason: str) -> None:
         self._failing.add(view.digest)
         _logger.error(
-            "view %s (%s) does not follow topic %s any more: %s. Correct the function, then: headrace build",
+            "view %s (%s) no longer follows topic %s: %s. Correct the function, then run headrace build",
             view.name,
             view.digest[:8],
             view.topic,
@@ -153,7 +153,7 @@ class OnlineSink:
 
 
 def _events_after(good: pa.Table, position: LogPosition) -> pl.DataFrame:
-    """The good events that lie behind the position."""
+    """The good events after the position."""
     events = pl.DataFrame(good)
     new = pl.any_horizontal(
         pl.lit(False),
@@ -171,18 +171,18 @@ def _read(
     events: pl.DataFrame,
     unread: list[UnreadEvent],
 ) -> pl.DataFrame:
-    """The rows that the events become in the view's table. Adds the events that its function fails on to
-    `unread`; they are found by halves, for f(a + b) = f(a) + f(b).
+    """The rows of the view's table that come from the events. Adds the events that its function fails on to
+    `unread`; f(a + b) = f(a) + f(b), so bisection finds them.
 
     Raises:
-        HeadraceError: the function fails on too many events, or on none at all.
+        HeadraceError: the function fails on too many events, or on an empty batch.
     """
     try:
         return rows_from(events.lazy()).collect()
     except Exception as error:
         message = str(error).partition("\n")[0]
         reason = f"{view.rowwise}() fails: {type(error).__name__}: {message}"
-        if view.rowwise is None or events.is_empty() or len(unread) >= _MOST_UNREAD:
+        if view.rowwise is None or events.is_empty() or len(unread) >= _MAX_UNREAD:
             raise HeadraceError(reason, where=f"topic {view.topic}") from error
     if len(events) > 1:
         middle = len(events) // 2

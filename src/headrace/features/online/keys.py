@@ -1,4 +1,4 @@
-"""KeySchema: the join keys of an entity, and the one value that a database keeps of them."""
+"""KeySchema: the join keys of an entity, and the single value that a database stores for them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ _unpack = msgspec.msgpack.Decoder().decode
 class KeySchema(Struct, frozen=True, array_like=True):
     """The join keys of an entity, in order, each with its dtype.
 
-    A database keeps one value for each entity: of a single key the key itself, of several keys their
-    MessagePack.
+    A database stores one value for each entity: a single key as it is, several keys packed as MessagePack.
     """
 
     columns: tuple[tuple[str, Literal["int64", "string"]], ...]
@@ -39,7 +38,7 @@ class KeySchema(Struct, frozen=True, array_like=True):
 
     @property
     def kind(self) -> Literal["int64", "string", "bytes"]:
-        """The type of the value that a database keeps."""
+        """The type of the value that a database stores."""
         return self.columns[0][1] if len(self.columns) == 1 else "bytes"
 
     @property
@@ -51,20 +50,20 @@ class KeySchema(Struct, frozen=True, array_like=True):
         """Checks that the rows' keys have the entity's types.
 
         Raises:
-            ProjectError: a key is text and its column holds whole numbers, or the reverse.
+            ProjectError: a key is text but its column holds whole numbers, or the reverse.
         """
         for name, dtype in self.columns:
             column = rows.schema.field(name).type
             if pa.types.is_integer(column) != (dtype == "int64"):
                 raise ProjectError(
-                    f"the key {name!r} of view {view.name!r} is declared as {dtype}, and it is {column}"
+                    f"the key {name!r} of view {view.name!r} is declared as {dtype}, but it is {column}"
                     f" in table {view.table}",
                     where=f"feature view {view.name}",
                     remedy="Give the entity the value_type of the column, or convert the column in the table.",
                 )
 
     def packer(self) -> Callable[[Key], Any]:
-        """The function from a key to the value that a database keeps."""
+        """A function that packs a key into the value that a database stores."""
         return _pack if len(self.columns) > 1 else _single
 
     def unpack(self, packed: Any) -> Key:

@@ -1,4 +1,4 @@
-"""From requests to a model's matrix: lookup, on-demand views, and the policy for missing features."""
+"""Computes a model's matrix for requests: lookup, on-demand views, and the policy for missing features."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class RequestFeatures(NamedTuple):
     """The features of n requests.
 
     Attributes:
-        matrix: float32 [n, features], in the order of `plan.features`: what the model sees. NaN is missing;
-            where the plan has defaults, they are in it.
-        values: for each request, the features as they are logged: float64 before they are rounded for the
-            model, or text; NaN or None is missing.
-        missing: for each request, the columns (`view__feature`) that were missing, defaults or not.
+        matrix: the model's input, float32 [n, features], in the order of `plan.features`. NaN is missing;
+            defaults
+            of the plan are filled in.
+        values: for each request, the features to log: float64, not yet rounded for the model, or text; NaN or
+            None is missing.
+        missing: for each request, the columns (`view__feature`) that were missing, with or without a default.
         positions: for each request, view → the position of its values.
     """
 
@@ -36,7 +37,7 @@ class RequestFeatures(NamedTuple):
 
 
 class _OnDemandStep(NamedTuple):
-    """An on-demand view, and where each of its inputs is: a place in the row, or a field of the request."""
+    """An on-demand view, and the source of each input: an index in the row, or a field of the request."""
 
     on_demand: OnDemand
     inputs: list[int | str]
@@ -45,12 +46,12 @@ class _OnDemandStep(NamedTuple):
         """Appends the view's features to the rows."""
         if len(rows) == 1:
             (request,), (row,) = requests, rows
-            values = [request[place] if isinstance(place, str) else row[place] for place in self.inputs]
+            values = [request[index] if isinstance(index, str) else row[index] for index in self.inputs]
             row.extend(self.on_demand.compute_row(values))
             return
         columns = [
-            [request[place] for request in requests] if isinstance(place, str) else [row[place] for row in rows]
-            for place in self.inputs
+            [request[index] for request in requests] if isinstance(index, str) else [row[index] for row in rows]
+            for index in self.inputs
         ]
         features = zip(*self.on_demand.compute_columns(columns, len(rows)), strict=True)
         for row, row_features in zip(rows, features, strict=True):
@@ -58,12 +59,12 @@ class _OnDemandStep(NamedTuple):
 
 
 class Lookup:
-    """One plan on one store. Threads may share it.
+    """Looks up the features of one plan in one store. Threads may share it.
 
     Args:
-        plan: the features. Its on-demand functions are executed: it must be trusted.
+        plan: the features. It must be trusted, because its on-demand functions are executed.
         store: the store that holds the stored views.
-        encoding: how the model's text becomes numbers.
+        encoding: the numbers for the model's text values.
 
     Raises:
         ProjectError: a feature is neither a number nor text.
@@ -74,18 +75,18 @@ class Lookup:
         self._matrix = Matrix(plan, encoding)
         self.columns = self._matrix.columns
         self._store = store
-        places = {feature.column: place for place, feature in enumerate(plan.looked_up)}
+        indexes = {feature.column: index for index, feature in enumerate(plan.looked_up)}
         self._steps = []
         for view in plan.on_demand:
             inputs = [
-                source.name if source.view is None else places[f"{source.view}__{source.name}"]
+                source.name if source.view is None else indexes[f"{source.view}__{source.name}"]
                 for source in view.inputs
             ]
             self._steps.append(_OnDemandStep(OnDemand(view, plan.input_dtypes), inputs))
             for field in view.features:
-                places[f"{view.name}__{field.name}"] = len(places)
-        self._places = [places[column] for column in self.columns]
-        self._text = {f.column: places[f.column] for f in plan.features if f.dtype == "string"}
+                indexes[f"{view.name}__{field.name}"] = len(indexes)
+        self._indexes = [indexes[column] for column in self.columns]
+        self._text = {f.column: indexes[f.column] for f in plan.features if f.dtype == "string"}
 
     def features(self, requests: Sequence[Mapping[str, Any]], at: int) -> RequestFeatures:
         """The features of each request at `at` (microseconds, about now).
@@ -96,7 +97,7 @@ class Lookup:
 
         Raises:
             CallError: a request lacks a field.
-            OnDemandError: an on-demand function failed; `row` is the place of the request.
+            OnDemandError: an on-demand function failed; `row` is the index of the request.
             Unavailable: a view was not filled yet, or an entity is broken.
         """
         try:
@@ -106,10 +107,10 @@ class Lookup:
         except KeyError as error:
             raise CallError(
                 f"the request lacks {error.args[0]!r}",
-                remedy=f"It carries {', '.join(self._request_names())}.",
+                remedy=f"It must have {', '.join(self._request_names())}.",
             ) from error
-        seen = self._matrix.of_rows([[row[place] for place in self._places] for row in rows])
-        text = {name: [row[place] for row in rows] for name, place in self._text.items()}
+        seen = self._matrix.of_rows([[row[index] for index in self._indexes] for row in rows])
+        text = {name: [row[index] for row in rows] for name, index in self._text.items()}
         values, missing = self._matrix.values(seen, text), self._matrix.missing(seen)
         return RequestFeatures(seen.matrix, values, missing, positions)
 

@@ -1,4 +1,4 @@
-"""From an entity's packed state to the values and the position of one view, the same for every store."""
+"""Reads the values and the position of one view from an entity's packed state, the same for every store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ViewReader(Protocol):
     def read_state(
         self, packed: bytes, at: int, row: list[object], positions: dict[str, ServedPosition]
     ) -> None:
-        """Puts the values at `at` in their places in the row, and their position under the view's name."""
+        """Writes the values at `at` into the row, and their position under the view's name."""
 
     def read_nothing(self, filled: Position, row: list[object], positions: dict[str, ServedPosition]) -> None:
         """Does the same for an entity without a state, in a view that is filled up to this position."""
@@ -30,11 +30,11 @@ class ViewReader(Protocol):
 class WindowedReader:
     """Reads a windowed view."""
 
-    def __init__(self, view: WindowedView, place: int) -> None:
+    def __init__(self, view: WindowedView, index: int) -> None:
         self.view: StoredView = view
         self._name = view.name
         self._tiles = Tiles(view)
-        self._places = slice(place, place + len(view.aggregations))
+        self._indexes = slice(index, index + len(view.aggregations))
         self._nothing = self._tiles.values(self._tiles.empty(), 0)
 
     def read_state(
@@ -42,25 +42,25 @@ class WindowedReader:
     ) -> None:
         """See ViewReader."""
         state = unpack_state(packed)
-        row[self._places] = self._tiles.values(state, at)
+        row[self._indexes] = self._tiles.values(state, at)
         positions[self._name] = StreamPosition(state.offsets)
 
     def read_nothing(self, filled: Position, row: list[object], positions: dict[str, ServedPosition]) -> None:
         """See ViewReader."""
         assert isinstance(filled, LogPosition)
-        row[self._places] = self._nothing
+        row[self._indexes] = self._nothing
         positions[self._name] = StreamPosition(filled.offsets)
 
 
 class AsOfReader:
     """Reads an as-of view."""
 
-    def __init__(self, view: AsOfView, place: int, *, strict: bool) -> None:
+    def __init__(self, view: AsOfView, index: int, *, strict: bool) -> None:
         self.view: StoredView = view
         self._name = view.name
         self._ttl = view.ttl
-        self._delay = 1 if strict else 0  # a row of this very moment is not seen yet
-        self._places = slice(place, place + len(view.features))
+        self._delay = 1 if strict else 0  # a row of this exact moment is not visible yet
+        self._indexes = slice(index, index + len(view.features))
         self._nothing = [None] * len(view.features)
 
     def read_state(
@@ -73,7 +73,7 @@ class AsOfReader:
             if time <= newest:
                 if self._ttl is not None and time < at - self._ttl:
                     break
-                row[self._places] = values
+                row[self._indexes] = values
                 positions[self._name] = RowPosition(snapshot, time)
                 return
         snapshots = [snapshot for _, snapshot, _ in entries if snapshot is not None]
@@ -81,19 +81,19 @@ class AsOfReader:
 
     def read_nothing(self, filled: Position, row: list[object], positions: dict[str, ServedPosition]) -> None:
         """See ViewReader."""
-        row[self._places] = self._nothing
+        row[self._indexes] = self._nothing
         assert isinstance(filled, SnapshotPosition)
         positions[self._name] = RowPosition(filled.snapshot_id, None)
 
 
 def readers_of(plan: FeaturePlan) -> list[ViewReader]:
-    """A reader for each stored view of the plan; each knows its places among `plan.looked_up`."""
+    """A reader for each stored view of the plan, which writes to the view's indexes in `plan.looked_up`."""
     readers: list[ViewReader] = []
-    place = 0
+    index = 0
     for view in plan.stored:
         if isinstance(view, WindowedView):
-            readers.append(WindowedReader(view, place))
+            readers.append(WindowedReader(view, index))
         else:
-            readers.append(AsOfReader(view, place, strict=plan.is_strict(view)))
-        place += len(view.features)
+            readers.append(AsOfReader(view, index, strict=plan.is_strict(view)))
+        index += len(view.features)
     return readers

@@ -1,10 +1,10 @@
-"""The online store in one SQLite file: one row an entity, one packed column a view.
+"""The online store in one SQLite file: a row for each entity, a packed column for each view.
 
-A table holds the entities of one set of join keys; a view's column bears its digest, so that the views
-of two plans are live side by side. Writers take turns; readers see a whole transaction or none of it.
+A table holds the entities of one set of join keys. A view's column is named by its digest, so that the views of
+two plans can be live side by side. Writers take turns; readers see a whole transaction or none of it.
 """
 
-# ruff: noqa: S608  (the names in statements are digests, made here)
+# ruff: noqa: S608  (the names in statements are digests made here)
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from headrace.kernel.time import now_micros
 __all__ = ["SqliteDatabase", "open_sqlite"]
 
 _CHUNK = 500  # keys in one statement
-_WAIT = 60.0  # seconds for another writer's transaction
+_WAIT = 60.0  # seconds to wait for another writer's transaction
 _TYPES = {"int64": "integer", "string": "text", "bytes": "blob"}
 _SCHEMA = """
 create table if not exists views (
@@ -87,7 +87,7 @@ class SqliteDatabase:
             raise Unavailable(
                 f"the online store is locked: {error}",
                 where=self.where,
-                remedy="Another process has been writing to it for a minute. Try again when it is done.",
+                remedy="Another process has been writing to it for a minute. Try again when it has finished.",
             ) from error
         try:
             yield
@@ -149,12 +149,12 @@ class SqliteDatabase:
         """See StateDatabase."""
         columns = ", ".join(_column(view) for view in views)
         select = f"select key, {columns} from entities_{keys.digest} where key"
-        select_one = f"{select} = ?"
+        select_single = f"{select} = ?"
 
         def states_of(packed: list[Any]) -> dict[Any, StateRow]:
             db = self._db()
             if len(packed) == 1:
-                row = db.execute(select_one, packed).fetchone()
+                row = db.execute(select_single, packed).fetchone()
                 return {} if row is None else {row[0]: row}
             states = {}
             for first in range(0, len(packed), _CHUNK):
@@ -217,7 +217,8 @@ class SqliteDatabase:
             db = open_shared(self.where, timeout=_WAIT)
         except sqlite3.OperationalError as error:
             raise Unavailable(f"the online store cannot be opened: {error}", where=self.where) from error
-        # A crash of the machine may lose the last transactions, their positions included: the log has them.
+        # A crash of the machine may lose the last transactions together with their positions; the log still
+        # has them.
         db.execute("pragma synchronous = normal")
         db.execute(f"pragma mmap_size = {1 << 30}")
         self._local.db = db

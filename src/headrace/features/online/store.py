@@ -1,4 +1,4 @@
-"""OnlineStore: the port, and `open`, the one place that chooses an implementation."""
+"""OnlineStore: the port, and `open`, the only function that chooses an implementation."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ __all__ = [
 
 
 class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
-    """The position of a windowed view's value: it is computed from exactly the entity's events before it.
+    """The position of a windowed view's value, which is computed from exactly the entity's events before it.
 
     Attributes:
-        offsets: log partition → the first offset that is not in it.
+        offsets: log partition → the first offset that the value does not include.
     """
 
     offsets: dict[int, int]
 
 
 class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
-    """The position of an as-of view's value: the row that it came from, if there was one.
+    """The position of an as-of view's value: the row that it comes from, if there is one.
 
     Attributes:
-        snapshot: the snapshot of the view's table that the row was read from; of a missing row, the
-            snapshot that was loaded last; None: no snapshot was loaded, or the row was pushed.
-        time: the row's feature time, microseconds; None: there was no row.
+        snapshot: the snapshot of the view's table that the row was read from; for a missing row, the snapshot
+            that
+            was loaded last; None if no snapshot was loaded or the row was pushed.
+        time: the row's feature time, microseconds; None if there is no row.
     """
 
     snapshot: int | None
@@ -69,7 +70,7 @@ class UnreadEvent(NamedTuple):
 
     Attributes:
         fields: the event's fields; they include the view's keys.
-        reason: the function's error, and the event's place in the log.
+        reason: the function's error, and the event's position on the log.
     """
 
     fields: Mapping[str, Any]
@@ -89,18 +90,17 @@ class OnlineStore(Protocol):
         """Removes the view with this digest and its state, if there is one."""
 
     def position(self, view: StoredView) -> Position | None:
-        """How far the view's state has come; None: it has not been filled."""
+        """The position that the view's state has reached; None if the view has not been filled."""
 
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
         """Replaces the view's state by a snapshot of its table. Returns the snapshot's number of entities.
 
-        An entity that the snapshot lacks loses its values, and an entity whose newest row it lacks gets
-        those of the row before. Only pushed rows stay, each as one more row beside the snapshot's. Readers
-        see the old state or the new one. `rows` has the view's keys, time and features: every row of the
-        table.
+        An entity that is not in the snapshot loses its values, and an entity whose newest row is not in it gets
+        the values of its row before. Pushed rows stay, in addition to the snapshot's. Readers see the old state
+        or the new one. `rows` is the whole table: the view's keys, time and features.
 
         Raises:
-            ProjectError: a key's column is not of its entity's type.
+            ProjectError: a key's column does not have its entity's type.
         """
 
     def push(self, view: AsOfView, rows: pa.Table) -> int:
@@ -111,18 +111,18 @@ class OnlineStore(Protocol):
         fill reads the table.
 
         Raises:
-            ProjectError: a key's column is not of its entity's type.
+            ProjectError: a key's column does not have its entity's type.
         """
 
     def fill(self, view: WindowedView, rows: pa.Table, position: LogPosition) -> int:
-        """Replaces the view's state by one of `rows`, its table up to `position`. Returns the number of
+        """Replaces the view's state by that of `rows`, its table up to `position`. Returns the number of
         entities.
 
-        `rows` has the view's keys, time and columns. Readers see nothing before the state is complete. An
+        `rows` has the view's keys, time and columns. Readers see the new state only when it is complete. An
         entity whose state cannot be computed is broken (see `apply`).
 
         Raises:
-            ProjectError: a key's column is not of its entity's type.
+            ProjectError: a key's column does not have its entity's type.
         """
 
     def count_broken(self, view: WindowedView) -> int:
@@ -140,9 +140,9 @@ class OnlineStore(Protocol):
         """Adds rows to the state of views at the position `after`, and moves the views to `position` in the
         log partitions in which the two differ: one transaction.
 
-        Others may have moved the views in other log partitions meanwhile. An entity whose state cannot
-        take its rows, or that has an unread event, is broken from then on: the store logs it, and a lookup
-        of it raises. Other entities are not affected.
+        Other processes may have moved the views in other log partitions meanwhile. An entity is broken from
+        then on if its state cannot be updated with its rows, or if it has an unread event: the store logs it,
+        and a lookup of it raises an error. Other entities are not affected.
 
         Args:
             views: filled views of one table.
@@ -150,7 +150,7 @@ class OnlineStore(Protocol):
                 and columns.
             position: the views' position afterwards.
             after: the views' position now.
-            unread: the events between them that did not become rows.
+            unread: the events between the two positions that could not become rows.
 
         Raises:
             Conflict: a view has another position in one of those log partitions; nothing was written.
@@ -160,8 +160,8 @@ class OnlineStore(Protocol):
         """The values of the plan's stored features for each key, at `at` (microseconds, about now).
 
         Raises:
-            CallError: the plan was not prepared here.
-            Unavailable: a view was not filled yet, or an entity is broken.
+            CallError: the plan was not prepared in this store.
+            Unavailable: a view is not filled yet, or an entity is broken.
         """
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ def open(url: str) -> OnlineStore:  # noqa: A001
     """The online store at `url`: `sqlite:///file`.
 
     Raises:
-        ProjectError: no online store has such an address.
+        ProjectError: the URL is not the address of an online store.
     """
     if url.startswith("sqlite://"):
         from headrace.features.online.sqlite import open_sqlite

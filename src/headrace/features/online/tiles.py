@@ -1,16 +1,16 @@
 """The state of one entity in a windowed view: tiles of settled events, and the unsettled events.
 
-An event is settled once the wall clock is past its time by `SETTLED`: no lookup that is under way can
-then have a moment before it. Settled events are added to tiles, one for each hop that has events; the
-others are kept as they arrived, because a lookup sees only those before its moment. Tiles that no window
-can reach any more are dropped, by the wall clock and never by the time of events.
+An event is settled once the wall clock is past its time by `SETTLED`, because then no running lookup can have
+an earlier moment. Settled events are added to tiles, one for each hop that has events. Other events are kept
+as they arrived, because a lookup sees only those before its moment. Tiles that no window can reach any more
+are dropped, by the wall clock and never by the time of events.
 
-A track is the tiles of one column at one hop: parallel lists, the tiles' begins first, then one list
-for each part that the view's aggregations need. A state consists of plain lists, is packed as
-MessagePack, and gives the same values as the offline kernel (`offline.windows`), to the bit.
+A track holds the tiles of one column at one hop as parallel lists: the tiles' begins, then one list for each
+part that the view's aggregations need. A state consists of plain lists, is packed as MessagePack, and gives
+the same values as the offline kernel (`offline.windows`), to the bit.
 
-An entity whose state cannot be computed is **broken**: a text with the reason takes the place of its
-state, because a state that lacks events would be served as if it were complete.
+An entity whose state cannot be computed is **broken**: a string with the reason replaces its state, because a
+state that lacks events would be served as if it were complete.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ __all__ = ["BROKEN", "SETTLED", "EntityState", "Tiles", "pack_state", "unpack_st
 _logger = logging.getLogger(__name__)
 
 SETTLED = 5 * 60 * 1_000_000
-"""Microseconds after its time at which an event is settled."""
+"""How long after its time an event is settled, microseconds."""
 
 BROKEN = b"\x91"
-"""The first byte of a broken entity's packed state: a list of one text."""
+"""The first byte of a broken entity's packed state, which is a list of one string."""
 
 
 class EntityState(NamedTuple):
     """The state of one entity.
 
     Attributes:
-        offsets: log partition → the first offset that is not in it.
+        offsets: log partition → the first offset that the state does not include.
         times: the unsettled events' times, in order, microseconds.
         values: for each column of the view, the unsettled events' values; null does not count.
-        tracks: in the order of `Tiles.tracks`.
+        tracks: the tracks, in the order of `Tiles.tracks`.
     """
 
     offsets: dict[int, int]
@@ -65,7 +65,7 @@ class _Window(NamedTuple):
 
     window: int
     hop: int
-    reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (place in the row, reader)
+    reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (index in the row, reader)
 
 
 class Tiles:
@@ -73,21 +73,21 @@ class Tiles:
 
     def __init__(self, view: WindowedView) -> None:
         self.view = view
-        self._columns = {field.name: place for place, field in enumerate(view.columns)}
+        self._columns = {field.name: index for index, field in enumerate(view.columns)}
         dtypes = {field.name: field.dtype for field in view.columns}
         by_track: dict[tuple[str, int], list[Aggregation]] = {}
         for aggregation in view.aggregations:
             by_track.setdefault((aggregation.column, aggregation.hop), []).append(aggregation)
         self.tracks: list[_TrackShape] = []
         windows: dict[tuple[int, int], dict[int, list[tuple[int, TileReader]]]] = {}
-        row_places = {aggregation.name: place for place, aggregation in enumerate(view.aggregations)}
+        row_indexes = {aggregation.name: index for index, aggregation in enumerate(view.aggregations)}
         for (column, hop), aggregations in by_track.items():
             parts = _parts_of(aggregations, dtypes[column])
-            part_places = {name: place for place, name in enumerate(parts, 1)}
+            part_indexes = {name: index for index, name in enumerate(parts, 1)}
             for aggregation in aggregations:
-                reader = aggregate_of(aggregation.function).tile_reader(part_places, dtypes[column])
+                reader = aggregate_of(aggregation.function).tile_reader(part_indexes, dtypes[column])
                 tracks = windows.setdefault((aggregation.window, aggregation.hop), {})
-                tracks.setdefault(len(self.tracks), []).append((row_places[aggregation.name], reader))
+                tracks.setdefault(len(self.tracks), []).append((row_indexes[aggregation.name], reader))
             longest = max(aggregation.window for aggregation in aggregations)
             self.tracks.append(_TrackShape(self._columns[column], hop, longest, list(parts.values())))
         self._windows = [
@@ -108,12 +108,12 @@ class Tiles:
         offsets: dict[int, int],
         now: int,
     ) -> EntityState:
-        """The state with more events. `state` must not be used afterwards.
+        """Adds events to the state, and returns the new state. `state` must not be used afterwards.
 
         Args:
             state: the state so far.
             times: the events' times in order, microseconds.
-            values: a list for each of the view's columns, as `countable` gives them.
+            values: a list for each of the view's columns, as `countable` returns them.
             offsets: the log's position after the events.
             now: the wall clock, microseconds.
         """
@@ -138,9 +138,9 @@ class Tiles:
         offsets: dict[int, int],
         now: int,
     ) -> bytes:
-        """`add`, from a packed state (None: of an entity without events) to a packed state.
+        """Adds events to a packed state (None for an entity without events), and returns the new packed state.
 
-        Never raises because of one entity: where its state cannot be computed, the entity is broken.
+        Does not raise if the state cannot be computed: the entity is then broken.
         """
         if packed is not None and packed[:1] == BROKEN:
             return packed
@@ -153,11 +153,11 @@ class Tiles:
             return self.pack_broken(key, reason)
 
     def pack_broken(self, key: tuple[Any, ...], reason: str) -> bytes:
-        """The bytes that take the place of a broken entity's state."""
+        """The bytes that replace a broken entity's state."""
         return _encode([f"view {self.view.name!r}, entity {key}: {reason}"])
 
     def values(self, state: EntityState, at: int) -> list[object]:
-        """The view's features at `at` (microseconds), in their order."""
+        """The view's features at `at` (microseconds), in order."""
         _, times, raw, tracks = state
         row: list[object] = [None] * len(self.view.aggregations)
         low = high = 0
@@ -166,26 +166,26 @@ class Tiles:
             if times:
                 low, high = bisect_left(times, begin), bisect_left(times, at)
             seen = times[low:high]
-            for track_place, column, readers in reads:
-                track = tracks[track_place]
+            for track_index, column, readers in reads:
+                track = tracks[track_index]
                 first = bisect_left(track[0], begin)
                 values = raw[column][low:high] if seen else seen
-                for place, read in readers:
-                    row[place] = read(track, first, seen, values)
+                for index, read in readers:
+                    row[index] = read(track, first, seen, values)
         return row
 
 
 def pack_state(state: EntityState) -> bytes:
-    """The state as bytes."""
+    """Packs the state."""
     return _encode(state)
 
 
 def unpack_state(packed: bytes) -> EntityState:
-    """The state that `pack_state` wrote.
+    """Unpacks a state that `pack_state` packed.
 
     Raises:
         Unavailable: the entity is broken.
-        msgspec.DecodeError: the bytes are something else.
+        msgspec.DecodeError: the bytes are not a packed state.
     """
     try:
         return _decode(packed)
@@ -194,7 +194,7 @@ def unpack_state(packed: bytes) -> EntityState:
             raise
     raise Unavailable(
         f"an entity's online state is broken: {_decode_reason(packed)[0]}",
-        remedy="A headrace build that updates the online state computes the view's state anew.",
+        remedy="Run a headrace build that updates the online state: it computes the view's state again.",
     )
 
 
@@ -216,7 +216,7 @@ def _parts_of(aggregations: Sequence[Aggregation], dtype: Dtype) -> dict[str, Ti
 def _merge_events(
     times: list[int], values: Sequence[list[Any]], more: list[int], more_values: Sequence[list[Any]]
 ) -> tuple[list[int], Sequence[list[Any]]]:
-    """Two runs of events as one, in the order of their times."""
+    """Merges two lists of events, in the order of their times."""
     both = times + more
     columns = [old + new for old, new in zip(values, more_values, strict=True)]
     if not more or times[-1] <= more[0]:

@@ -11,5 +11,5 @@ __all__ = ["digest_of"]
 
 
 def digest_of(value: Struct) -> str:
-    """32 hex digits over the value's JSON."""
+    """The digest of the value's JSON, 32 hex digits."""
     return short_digest(msgspec.json.encode(value, order="sorted"))

@@ -1,4 +1,4 @@
-"""The hop of a window: the step in which its begin moves."""
+"""The hop of a window: the step by which its start moves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def hop_of(window: timedelta, *, slide: timedelta | None = None, tiling: timedel
 
     Args:
         window: the window's length.
-        slide: Feast's slide_interval; ignored where it equals the window, because Feast copies that.
+        slide: Feast's slide_interval; ignored if it equals the window, because Feast sets it so by default.
         tiling: the view's tiling_hop_size; it overrides the others.
 
     Returns:
-        `tiling`, else `slide`, else 1 d for windows of 12 d and more, 1 h for 12 h and more, else 5 min.
+        `tiling`, else `slide`, else 1 d for windows of at least 12 d, 1 h for at least 12 h, else 5 min.
 
     Raises:
         ProjectError: the window or the hop is not positive, or the hop is longer than the window.
@@ -37,5 +37,5 @@ def hop_of(window: timedelta, *, slide: timedelta | None = None, tiling: timedel
         # A window shorter than five minutes slides by its own length at most.
         hop = min(_FIVE_MINUTES, window)
     if window <= timedelta(0) or not timedelta(0) < hop <= window:
-        raise ProjectError(f"a window of {window} can't have a hop of {hop}: 0 < hop ≤ window")
+        raise ProjectError(f"a window of {window} cannot have a hop of {hop}: 0 < hop ≤ window")
     return hop

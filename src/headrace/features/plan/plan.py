@@ -1,7 +1,7 @@
 """FeaturePlan: the features of one model, compiled from Feast's objects and independent of Feast.
 
-Plain structs that are written as JSON into a version's bundle and read by everything that computes
-features: the point-in-time join, the stream, the online lookup.
+It consists of plain structs, which are written as JSON into a version's bundle and read by everything that
+computes features: the point-in-time join, the stream, the online lookup.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class FeaturePlan(Struct, frozen=True, dict=True):
         entities: the keys by which its features are looked up.
         views: the views that its features come from; an on-demand view comes after the views that it reads.
         features: the model's columns, in its order.
-        request: what a request must carry besides the entity keys.
-        missing: what a missing feature means: `model` (the model sees null), `refuse`, or defaults,
-            column (`view__name`) → value.
+        request: the fields that a request must carry besides the entity keys.
+        missing: the policy for missing features: `model` (the model sees null), `refuse`, or defaults, column
+            (`view__name`) → value.
         labels_topics: the topics that the labels' table is made from.
     """
 
@@ -119,13 +119,13 @@ class FeaturePlan(Struct, frozen=True, dict=True):
         return {view.name: view for view in self.views}[name]
 
     def is_strict(self, view: AsOfView) -> bool:
-        """Whether a row of the view is seen only after its time, not at it: true where the labels come
-        from a topic that the view comes from too."""
+        """Whether a row of the view is visible only after its time, not at it. That is so if the labels and the
+        view come from the same topic."""
         return not set(view.topics).isdisjoint(self.labels_topics)
 
 
 def encode_plan(plan: FeaturePlan) -> bytes:
-    """The plan as JSON."""
+    """Encodes the plan as JSON."""
     return msgspec.json.encode(plan, order="sorted")
 
 
@@ -133,7 +133,7 @@ _decoder = msgspec.json.Decoder(FeaturePlan)
 
 
 def decode_plan(text: bytes | str) -> FeaturePlan:
-    """The plan that `encode_plan` wrote.
+    """Decodes a plan that `encode_plan` encoded.
 
     Raises:
         msgspec.DecodeError: the text is not a plan.

@@ -1,4 +1,4 @@
-"""Which columns of which tables each feature is computed from, for lineage."""
+"""Finds the columns of tables that each feature is computed from, for lineage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def source_columns(plan: FeaturePlan, labels: str, columns: Iterable[str]) -> di
 
     Args:
         plan: the features.
-        labels: the table of the labels, which entity keys, time, target and request fields come from.
+        labels: the table of the labels, which the entity keys, time, target and request fields come from.
         columns: the columns of the training set.
     """
     features = {feature.column: _sources(plan, feature.view, feature.name, labels) for feature in plan.features}

@@ -32,7 +32,7 @@ class PlanField(Struct, frozen=True):
 
 
 class AggregateFunction(Struct, frozen=True):
-    """An aggregate function by its name (`features.aggregates`), and the n of `last(n)` (0 elsewhere)."""
+    """The name of an aggregate function (`features.aggregates`), and the n of `last(n)` (0 for others)."""
 
     name: str
     n: int = 0
@@ -46,8 +46,9 @@ class Aggregation(Struct, frozen=True):
         column: the column of the view's table that is aggregated; null does not count.
         function: the aggregate function.
         window: the window's length W, microseconds.
-        hop: the window at t is [floor(t - W, hop), t), microseconds.
-        dtype: of the result.
+        hop: the step by which the window's start moves, microseconds: the window at t is
+            [floor(t - W, hop), t).
+        dtype: the dtype of the result.
     """
 
     name: str
@@ -65,20 +66,20 @@ class Aggregation(Struct, frozen=True):
 class _Digested(Struct, frozen=True, dict=True):
     @cached_property
     def digest(self) -> str:
-        """32 hex digits over everything that the view's values depend on."""
+        """The digest of everything that the view's values depend on, 32 hex digits."""
         return digest_of(self)
 
 
 class AsOfView(_Digested, frozen=True, tag="as_of"):
-    """A plain feature view: the newest row of an entity whose time is not after t, within ttl.
+    """A plain feature view: its value at t is the newest row of the entity that is not after t, within ttl.
 
     Attributes:
         name: the view's name.
         keys: the join keys of its entity, in their order.
         table: the lake table that it reads.
-        time: the table's column with the time from which a row holds.
+        time: the table's column with the time from which a row is valid.
         features: feature name and dtype; the table has a column of each name.
-        ttl: the greatest age of a row, microseconds; None: any age.
+        ttl: the greatest age of a row, microseconds; None for any age.
         topics: the topics that its table is made from.
     """
 
@@ -99,12 +100,13 @@ class WindowedView(_Digested, frozen=True, tag="windowed"):
         keys: the join keys of its entity, in their order.
         topic: the topic whose events it follows.
         table: the lake table that it aggregates: the topic's table, or a rowwise one.
-        rowwise: the name of the rowwise table's function, which is also run on the stream; None
-            where the view reads the topic's table directly.
+        rowwise: the name of the rowwise table's function, which is also run on the stream; None if the view
+            reads
+            the topic's table directly.
         time: the table's column with the time of the event.
         columns: name and dtype of the columns that are aggregated.
         aggregations: its features.
-        code: the fingerprint of the rowwise function: an edited function makes another view.
+        code: the fingerprint of the rowwise function, so that an edited function makes another view.
     """
 
     name: str
@@ -124,7 +126,7 @@ class WindowedView(_Digested, frozen=True, tag="windowed"):
 
     @property
     def longest(self) -> int:
-        """How far back any of its windows can begin, microseconds."""
+        """How far back the start of any of its windows can be, microseconds."""
         return max(aggregation.window + aggregation.hop for aggregation in self.aggregations)
 
 
@@ -139,18 +141,17 @@ class OnDemandInput(Struct, frozen=True):
 class OnDemandView(_Digested, frozen=True, tag="on_demand"):
     """Features that a function computes at the moment of the request.
 
-    The function is carried as self-contained source text, not as a pickle: any Python version can run
-    it and anyone can read it. It is executed as it is: accept it only from a bundle whose signature was
-    checked.
+    The function is self-contained source text, not a pickle, so that any version of Python can run it and
+    people can read it. It is executed as it is: accept it only from a bundle whose signature was verified.
 
     Attributes:
         name: the view's name.
-        inputs: the function's inputs: each under its name, and a feature also as `view__name`.
+        inputs: the function's inputs, each under its name; a feature also as `view__name`.
         features: the function's results.
-        mode: `python`: from a dict of lists to a dict of lists; `row`: from a dict of scalars to a
-            dict of scalars; `pandas`: from a DataFrame to a DataFrame.
-        function: its name in `source`.
-        source: Python text that defines it and everything that it uses.
+        mode: the type of the function's argument and result: `python` for a dict of lists, `row` for a dict of
+            scalars, `pandas` for a DataFrame.
+        function: the name of the function in `source`.
+        source: Python text that defines the function and everything that it uses.
     """
 
     name: str
@@ -162,10 +163,10 @@ class OnDemandView(_Digested, frozen=True, tag="on_demand"):
 
     @cached_property
     def compiled_function(self) -> Callable[[Any], Any]:
-        """The function itself. Executes the source text, once, in a namespace of its own."""
-        space: dict[str, Any] = {"__name__": f"on_demand_{self.name}"}
-        exec(compile(self.source, f"<on-demand view {self.name}>", "exec"), space)  # noqa: S102
-        function: Callable[[Any], Any] = space[self.function]
+        """The function. The source text is executed once, in a separate namespace."""
+        namespace: dict[str, Any] = {"__name__": f"on_demand_{self.name}"}
+        exec(compile(self.source, f"<on-demand view {self.name}>", "exec"), namespace)  # noqa: S102
+        function: Callable[[Any], Any] = namespace[self.function]
         return function
 
 

@@ -1,1 +1,1 @@
-"""Feature values: as columns, from JSON, to and from an on-demand function, and in a model's matrix."""
+"""Feature values: in columns, in JSON, in on-demand functions, and in a model's matrix."""

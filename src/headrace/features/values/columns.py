@@ -1,7 +1,7 @@
-"""Columns of feature values in Polars: their dtypes, and which of their values an aggregate counts.
+"""Columns of feature values in Polars: their dtypes, and the values that an aggregate counts.
 
-The same values count offline and online: a null does not, and neither does a float that is not a finite
-number. -0.0 becomes 0.0. Strings are ordered by their code points.
+The same values count offline and online: nulls and floats that are NaN or infinite do not count. -0.0 becomes
+0.0. Strings are ordered by their code points.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ POLARS: dict[Dtype, pl.DataType] = {
     "list[bool]": pl.List(pl.Boolean()),
     "list[timestamp]": pl.List(pl.Datetime("us", "UTC")),
 }
-"""The Polars dtype of each of a plan's dtypes."""
+"""The Polars dtype for each dtype of a plan."""
 
 
 def countable(column: str, dtype: Dtype) -> pl.Expr:
-    """The column's values that an aggregate counts, null elsewhere.
+    """The column's values that an aggregate counts; other values become null.
 
-    Floats stay floats and strings strings; whole numbers, booleans (0, 1) and timestamps
+    Floats stay floats, and strings stay strings; whole numbers, booleans (0, 1) and timestamps
     (microseconds) become Int64.
     """
     values = pl.col(column)

@@ -1,8 +1,9 @@
-"""Conversions of values to a declared dtype: from JSON, for an on-demand function, and from its results.
-Nothing is lost or guessed.
+"""Converts values to a declared dtype: from JSON, for an on-demand function, and from its results.
+
+A conversion neither loses nor guesses anything.
 
 A value is **missing** if it is null, NaN or infinite. Infinity comes from a division by zero, and no model
-can learn from it: XGBoost refuses it in training and would score it when serving.
+can learn from it: XGBoost refuses it in training but would score it in serving.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ _JSON: dict[str, Any] = {
 
 
 def json_type(dtype: Dtype) -> Any:
-    """The type by which msgspec reads a value of this dtype. A timestamp must have an offset."""
+    """The type for msgspec to decode a value of this dtype. A timestamp must have an offset."""
     item = _item(dtype)
     return _JSON[dtype] if item is None else GenericAlias(list, (_JSON[item],))
 
 
 def decode_fields(fields: Iterable[PlanField], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a logged request; None where it lacks a field.
+    """Decodes the fields of a logged request; a field that it lacks is None.
 
     Raises:
         msgspec.ValidationError: a value is not of its field's dtype.
@@ -52,7 +53,7 @@ def decode_fields(fields: Iterable[PlanField], values: Mapping[str, Any]) -> dic
 
 
 def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
-    """The function that normalizes an input of an on-demand function; None where there is nothing to do.
+    """A function that normalizes an input of an on-demand function; None if inputs of this dtype need none.
 
     A float that is NaN or infinite becomes None. A timestamp becomes UTC. A list is copied, so that a function
     that changes it changes neither the next function's input nor the log.
@@ -69,11 +70,11 @@ def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
 
 
 def converter(dtype: Dtype) -> Callable[[Any], Any]:
-    """The function that converts a function's result to this dtype: None, int, float, bool, str, a UTC
-    datetime, or a list of them.
+    """A function that converts the result of an on-demand function to this dtype: None, int, float, bool,
+    str, a UTC datetime, or a list of them.
 
-    None, NaN and pandas' NA and NaT become None. Numbers convert where nothing is lost: 3.0 is a whole
-    number, 3.5 is not; 0 is a float; 1 is true. Infinity stays infinity among floats.
+    None, NaN and pandas' NA and NaT become None. Numbers are converted if nothing is lost: 3.0 is a whole
+    number, 3.5 is not; 0 is a float; 1 is true. An infinite float stays infinite.
 
     The converter raises ValueError for any other value.
     """
@@ -100,7 +101,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """A scalar as a plain Python value; None for NaN, NA and NaT."""
+    """The scalar as a plain Python value; None for NaN, NA and NaT."""
     if isinstance(value, np.generic):
         value = value.item()
     if type(value).__name__ in ("NAType", "NaTType"):  # pandas' types; pandas is not imported here
@@ -157,7 +158,7 @@ def _to_timestamp(value: Any) -> datetime | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         _refuse(value)
-    # pandas.Timestamp has nanoseconds, which a feature's timestamp does not have.
+    # A pandas.Timestamp has nanoseconds, but a feature's timestamp has only microseconds.
     plain: datetime = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
     try:
         return plain.astimezone(UTC)

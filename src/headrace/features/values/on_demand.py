@@ -1,4 +1,4 @@
-"""On-demand views: features that a function computes at the moment of the request, and for a training set."""
+"""On-demand views: computes their features, at the moment of a request and for a training set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from headrace.kernel.errors import HeadraceError
 
 __all__ = ["OnDemand", "OnDemandError", "ReturnError"]
 
-# A frame has the plan's dtypes, not those that pandas infers from its rows: else a single row would differ
-# from the same row among others. The dtypes of integers and booleans can hold a missing value.
+# A frame has the plan's dtypes, because those that pandas infers depend on the other rows of the frame. The
+# dtypes of integers and booleans can hold missing values.
 _PANDAS: dict[str, str] = {
     "int64": "Int64",
     "float64": "float64",
@@ -25,7 +25,7 @@ class OnDemandError(HeadraceError):
     """An on-demand function failed, or did not return its features.
 
     Attributes:
-        row: the place of the row that it failed on; None: no single row makes it fail.
+        row: the index of the row that it failed on; None if no single row makes it fail.
     """
 
     row: int | None = None
@@ -40,11 +40,11 @@ class OnDemand:
 
     The function gets each input under its name, and a feature also as `view__name`. A missing input (null,
     NaN or infinity) is None; in a DataFrame, whose dtypes are Int64, float64, boolean, object and
-    datetime64[us, UTC], it is NA, NaN, NA, None or NaT. A result is converted to its declared dtype where
+    datetime64[us, UTC], it is NA, NaN, NA, None or NaT. A result is converted to its declared dtype if
     nothing is lost (`conversion.converter`); any other result is an error.
 
     Args:
-        view: the view. Its source text is executed: the plan must be trusted.
+        view: the view. The plan must be trusted, because the source text of the view is executed.
         dtypes: the dtype of each of its inputs (`FeaturePlan.input_dtypes`).
 
     Attributes:
@@ -54,20 +54,20 @@ class OnDemand:
     def __init__(self, view: OnDemandView, dtypes: Mapping[OnDemandInput, Dtype]) -> None:
         self.view = view
         self._dtypes = [dtypes[source] for source in view.inputs]
-        self._names = [(name, place) for place, source in enumerate(view.inputs) for name in _names_of(source)]
+        self._names = [(name, index) for index, source in enumerate(view.inputs) for name in _names_of(source)]
         self._cleaners = [
-            (place, cleaner)
-            for place, dtype in enumerate(self._dtypes)
+            (index, cleaner)
+            for index, dtype in enumerate(self._dtypes)
             if (cleaner := input_cleaner(dtype)) is not None
         ]
         self._outputs = [(field.name, field.dtype, converter(field.dtype)) for field in view.features]
         self._function: Callable[[Any], Any] = view.compiled_function
 
     def compute_row(self, values: list[object]) -> list[object]:
-        """The features of one row, in their order.
+        """Computes the features of one row, in their order.
 
         Args:
-            values: of the view's inputs, in their order.
+            values: the values of the view's inputs, in their order.
 
         Raises:
             OnDemandError: the function failed or did not return its features.
@@ -75,24 +75,24 @@ class OnDemand:
         if self.view.mode != "row":
             return [column[0] for column in self.compute_columns([[value] for value in values], 1)]
         inputs = list(values)
-        for place, clean in self._cleaners:
-            inputs[place] = clean(inputs[place])
-        returned = self._call({name: inputs[place] for name, place in self._names})
+        for index, clean in self._cleaners:
+            inputs[index] = clean(inputs[index])
+        returned = self._call({name: inputs[index] for name, index in self._names})
         features = []
         for name, dtype, convert in self._outputs:
             value = self._result(returned, name)
             try:
                 features.append(convert(value))
             except ValueError as error:
-                raise self._wrong_value(name, dtype, error) from error
+                raise self._value_error(name, dtype, error) from error
         return features
 
     def compute_columns(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
-        """The features of `count` rows, a list for each feature in their order.
+        """Computes the features of `count` rows: a list for each feature, in their order.
 
         Args:
-            values: of the view's inputs, in their order: a column for each.
-            count: how many rows.
+            values: a column of values for each of the view's inputs, in their order.
+            count: the number of rows.
 
         Raises:
             OnDemandError: the function failed or did not return its features.
@@ -100,8 +100,8 @@ class OnDemand:
         if self.view.mode == "row":
             return self._row_by_row(values, count)
         inputs = [list(column) for column in values]
-        for place, clean in self._cleaners:
-            inputs[place] = [clean(value) for value in inputs[place]]
+        for index, clean in self._cleaners:
+            inputs[index] = [clean(value) for value in inputs[index]]
         try:
             returned = self._call_columns(inputs)
         except OnDemandError as error:
@@ -111,11 +111,11 @@ class OnDemand:
 
     def _row_by_row(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
         columns: list[list[object]] = [[] for _ in self._outputs]
-        for place in range(count):
+        for index in range(count):
             try:
-                row = self.compute_row([column[place] for column in values])
+                row = self.compute_row([column[index] for column in values])
             except OnDemandError as error:
-                error.row = place
+                error.row = index
                 raise
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
@@ -124,7 +124,7 @@ class OnDemand:
     def _call_columns(self, inputs: Sequence[Sequence[Any]]) -> Any:
         if self.view.mode == "pandas":
             return self._call(self._frame(inputs))
-        return self._call({name: inputs[place] for name, place in self._names})
+        return self._call({name: inputs[index] for name, index in self._names})
 
     def _frame(self, values: Sequence[Sequence[Any]]) -> Any:
         import pandas as pd
@@ -133,7 +133,7 @@ class OnDemand:
             pd.Series(list(column), dtype=_PANDAS.get(dtype, "object"))
             for column, dtype in zip(values, self._dtypes, strict=True)
         ]
-        return pd.DataFrame({name: series[place] for name, place in self._names})
+        return pd.DataFrame({name: series[index] for name, index in self._names})
 
     def _column(
         self, returned: Any, name: str, dtype: Dtype, convert: Callable[[Any], Any], count: int
@@ -148,15 +148,15 @@ class OnDemand:
         if len(values) != count:
             raise self._error(ReturnError, f"{name} has {len(values)} values for {count} rows")
         converted = []
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             try:
                 converted.append(convert(value))
             except ValueError as error:
-                raise self._wrong_value(name, dtype, error, place) from error
+                raise self._value_error(name, dtype, error, index) from error
         return converted
 
     def _failing_row(self, inputs: Sequence[Sequence[object]], count: int) -> int | None:
-        """The place of a row that alone makes the function fail, found by halves; None: no row alone does."""
+        """The index of a row that alone makes the function fail, found by bisection; None if there is none."""
         first, last = 0, count
         while last - first > 1:
             middle = (first + last) // 2
@@ -189,19 +189,19 @@ class OnDemand:
         except (KeyError, TypeError, IndexError) as error:
             raise self._error(ReturnError, f"its result lacks {name!r}") from error
 
-    def _wrong_value(self, name: str, dtype: Dtype, error: ValueError, row: int | None = None) -> OnDemandError:
-        wrong = self._error(ReturnError, f"it returned {error} as {name!r}, which is declared as {dtype}")
-        wrong.row = row
-        return wrong
+    def _value_error(self, name: str, dtype: Dtype, error: ValueError, row: int | None = None) -> OnDemandError:
+        value_error = self._error(ReturnError, f"it returned {error} as {name!r}, which is declared as {dtype}")
+        value_error.row = row
+        return value_error
 
     def _error(self, kind: type[OnDemandError], what: str) -> OnDemandError:
         return kind(
             f"the on-demand view failed: {what}",
             where=self.view.name,
-            remedy="Its function must return each of its features, of its type; an input may be missing.",
+            remedy="Its function must return all its features, with their types; any input may be missing.",
         )
 
 
 def _names_of(source: OnDemandInput) -> tuple[str, ...]:
-    """The names under which a function gets the input."""
+    """The names under which a function receives the input."""
     return (source.name,) if source.view is None else (source.name, f"{source.view}__{source.name}")

@@ -52,7 +52,7 @@ def ingest_by_workers(
     while running:
         if stop.is_set() or failed is not None:
             for worker in running:
-                worker.ask_to_end()
+                worker.terminate()
         readable = wait([worker.pipe for worker in running], _LOOK)
         for worker in [worker for worker in running if worker.pipe in readable]:
             message = worker.receive()
@@ -106,7 +106,7 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Asks it to finish what it is writing and end."""
         if not self._asked:
             self._asked = True

@@ -1,1 +1,1 @@
-"""The embedded log: one SQLite file a topic."""
+"""The embedded log: one SQLite file per topic."""

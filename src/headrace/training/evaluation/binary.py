@@ -198,8 +198,8 @@ def _calibration(truth: Floats, scores: Floats) -> list[Bin]:
 
 
 def _curves(counts: _Counts) -> Curves:
-    places = np.unique(np.linspace(0, len(counts.true) - 1, _POINTS).astype(int))
-    true, false = counts.true[places], counts.false[places]
+    indexes = np.unique(np.linspace(0, len(counts.true) - 1, _POINTS).astype(int))
+    true, false = counts.true[indexes], counts.false[indexes]
     recall = true / counts.true[-1]
     roc = list(zip((false / counts.false[-1]).tolist(), recall.tolist(), strict=True))
     pr = list(zip(recall.tolist(), (true / (true + false)).tolist(), strict=True))

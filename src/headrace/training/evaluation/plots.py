@@ -33,7 +33,7 @@ class Plot(NamedTuple):
 def draw(plots: Sequence[Plot]) -> str:
     """Draws the plots side by side."""
     width, height = len(plots) * (_SIDE + _MARGIN) + _MARGIN, _SIDE + 2 * _MARGIN
-    return _svg(width, height, "".join(_curve(place, plot) for place, plot in enumerate(plots)))
+    return _svg(width, height, "".join(_curve(index, plot) for index, plot in enumerate(plots)))
 
 
 def draw_confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -63,8 +63,8 @@ def _svg(width: int, height: int, content: str) -> str:
     )
 
 
-def _curve(place: int, plot: Plot) -> str:
-    left, top = _MARGIN + place * (_SIDE + _MARGIN), _MARGIN
+def _curve(index: int, plot: Plot) -> str:
+    left, top = _MARGIN + index * (_SIDE + _MARGIN), _MARGIN
     middle, bottom = left + _SIDE / 2, top + _SIDE
     return (
         f'<rect x="{left}" y="{top}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#888"/>'

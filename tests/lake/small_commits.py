@@ -1,10 +1,10 @@
-"""A process that ingests in small commits, for test_soak: python -m tests.lake.soaked FOLDER COMMITS.
+"""A process that ingests in small commits, for test_soak: python -m tests.lake.small_commits FOLDER COMMITS.
 
-It makes COMMITS commits to one table; then, in turn, the first hundred of a new table and a hundred more of
-the old one, ROUNDS times, so that both are compared under the same load of the machine.
+It makes COMMITS commits to one table. Then it makes, ROUNDS times, the first hundred commits of a new table
+and a hundred more of the old one, so that both are compared under the same load of the machine.
 
-After each hundred commits it prints the table and two figures, each of one commit in milliseconds: the median
-of its duration, and its processor time.
+After each hundred commits it prints the table and two figures in milliseconds: the median duration of a commit,
+and the mean processor time of a commit.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ ROUNDS = 5
 
 def main() -> None:
     folder, commits = Path(sys.argv[1]), int(sys.argv[2])
-    ingest.BATCH, ingest.TRICKLE = EVENTS, 0  # no pause between two commits
-    maintenance.COMMITS = commits * 2  # the test maintains the tables itself, with graces of seconds
+    ingest.BATCH, ingest.TRICKLE = EVENTS, 0  # no pause between commits
+    maintenance.COMMITS = commits * 2  # the test maintains the tables itself, with grace periods of seconds
     durations: list[float] = []
-    used = [time.process_time()]
+    cpu_times = [time.process_time()]
     append = LakeTable.append
 
     def time_append(self: LakeTable, *arguments: Any, **options: Any) -> Any:
@@ -42,8 +42,8 @@ def main() -> None:
         snapshot = append(self, *arguments, **options)
         durations.append((time.perf_counter() - start) * 1000)
         if len(durations) % 100 == 0:
-            used.append(time.process_time())
-            print(self.name, median(durations[-100:]), (used[-1] - used[-2]) * 10, flush=True)
+            cpu_times.append(time.process_time())
+            print(self.name, median(durations[-100:]), (cpu_times[-1] - cpu_times[-2]) * 10, flush=True)
         return snapshot
 
     LakeTable.append = time_append  # type: ignore[method-assign]

@@ -1,1 +1,0 @@
-"""Alerts: too many refused events, seen, told on a topic, and taken to people."""
