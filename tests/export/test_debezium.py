@@ -29,7 +29,7 @@ class Part(Struct):
 
 def write_project(root: Path, declarations: str) -> Path:
     (root / "p").mkdir()
-    (root / "headrace.toml").write_text('[write_project]\nname = "p"\n')
+    (root / "headrace.toml").write_text('[project]\nname = "p"\n')
     (root / "p" / "__init__.py").write_text(declarations)
     return root
 
