@@ -147,7 +147,7 @@ def read_shipped_ids(settings: Settings) -> set[str]:
     return {json.loads(value)["id"] for value in batch.values}
 
 
-def test_it_answers_from_its_start_and_ships_the_predictions(
+def test_a_deployment_answers_once_started_and_ships_predictions(
     running: SupervisedDeployment, settings: Settings
 ) -> None:
     answer = running.predict()
@@ -267,7 +267,7 @@ def test_a_ray_that_died_is_restarted(running: SupervisedDeployment, kind: str) 
 
 
 @pytest.mark.usefixtures("processes_only")
-def test_it_listens_on_loopback_only(running: SupervisedDeployment) -> None:
+def test_replicas_listen_on_loopback_only(running: SupervisedDeployment) -> None:
     pids = [*running.deployment.processes.values(), os.getpid()]
     assert all(address.is_loopback for address, _, _ in listening_sockets(pids))
 

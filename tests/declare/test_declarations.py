@@ -173,7 +173,7 @@ def declare_with_too_few_frames() -> object:
             "before=datetime.timedelta(days=-1) must not be negative",
         ),
         (lambda: day(7), "day(7): name the column"),  # type: ignore[arg-type]
-        (lambda: source("s", "/etc"), "must lie in the project"),
+        (lambda: source("s", "/etc"), "must be in the project"),
         (lambda: source("a/b", "x.csv"), "'a/b' is not a valid source name"),
         (lambda: source("s", "x.csv", encoding="utf-9"), "encoding='utf-9' is not an encoding"),
         (lambda: source("s", "x.csv", encoding="base64"), "encoding='base64' is not an encoding"),
@@ -191,7 +191,7 @@ def declare_with_too_few_frames() -> object:
             "cannot be read as this type",
         ),
         (lambda: source("s", "x.csv", schema=["a"]), "schema=['a'] is not a dict"),  # type: ignore[arg-type]
-        (lambda: source("s", "../up.csv"), "must lie in the project"),
+        (lambda: source("s", "../up.csv"), "must be in the project"),
         (lambda: ByTime(validation=0.6, test=0.6), "must be between 0 and 1"),
         (lambda: ByTime(gap="half an hour"), "'half an hour'"),
         (lambda: ByTime(gap=timedelta(minutes=-5)), "must not be negative"),

@@ -138,7 +138,7 @@ def test_an_arm_beside_the_champion_needs_a_share(settings):
         release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
 
 
-def test_a_version_that_the_gate_refused_may_be_a_shadow_or_answer_by_override(settings):
+def test_a_version_refused_by_the_gate_can_be_a_shadow_or_answer_by_override(settings):
     assert release(settings, "purchase", ["champion=1", "shadow=3"]).override is False
     assert release(settings, "purchase", ["champion=3"], why="we know better", override=True).override is True
 

@@ -75,7 +75,7 @@ def test_a_champion_that_cannot_be_evaluated_is_noted_and_the_rule_decides_as_de
         (lambda: Tune("roc_auc", space={"eta": choice(0.1, float("nan"))}), "holds nan"),
         (lambda: Tune("roc_auc", space={"max_depth": 3}), "3, is not a valid space"),
         (lambda: Tune("roc_auc", space={"eta": loguniform(0, 1)}), "begins at 0"),
-        (lambda: Tune("roc_auc", space={"depth": integers(5, 2)}), "from 5 to 2"),
+        (lambda: Tune("roc_auc", space={"depth": integers(5, 2)}), "5 is greater than 2"),
     ],
 )
 def test_an_invalid_rule_or_search_is_an_error_where_it_is_declared(declare, message) -> None:

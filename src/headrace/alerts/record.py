@@ -38,7 +38,7 @@ TABLE = "headrace_alerts"
 
 Severity = Literal["warning", "critical"]
 AlertKey = tuple[str, str, str]
-"""Source, subject and reason: what makes two alerts the same."""
+"""Source, subject and reason, which identify an alert."""
 
 
 @event(

@@ -100,7 +100,7 @@ class event(_EventRules):  # noqa: N801  it is a decorator
 
     Args:
         topic: the topic on the log. Its Iceberg table has the same name, with `_` for `.` and `-`.
-        time: the datetime field that says when the event happened.
+        time: the datetime field with the time at which the event happened.
         key: the field whose value chooses the log partition; None: any partition.
         identity: the fields that identify an event. Two events with equal values are the same event.
         dedup_within: an event is refused as `duplicate` if an event with the same identity was admitted whose

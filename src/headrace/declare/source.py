@@ -58,7 +58,7 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
     if not name or "/" in name:
         raise ProjectError(f"{name!r} is not a valid source name", where=str(place))
     if path.startswith("/") or ".." in path.split("/"):
-        raise ProjectError(f"path={path!r} must lie in the project", where=str(place))
+        raise ProjectError(f"path={path!r} must be in the project", where=str(place))
     try:
         "".encode(encoding)  # refuses codecs that do not encode text (base64)
         codec = codecs.lookup(encoding).name

@@ -83,7 +83,7 @@ class LakeTable(TableReader):
         properties: Mapping[str, str] | None = None,
         expect: Expected | None = None,
     ) -> Snapshot:
-        """Replaces all rows, or exactly those of some days, in one commit.
+        """Replaces all rows, or exactly the rows of some days, in one commit.
 
         Args:
             rows: as for `append`. Of several tables, each is written before the next is computed, and an
@@ -96,7 +96,7 @@ class LakeTable(TableReader):
             expect: properties that must have these values (None: must not exist).
 
         Raises:
-            CallError: as for `append`; a row lies outside `partitions`; the table is not partitioned
+            CallError: as for `append`; a row is outside `partitions`; the table is not partitioned
                 by that day.
             Conflict: a property is not as expected; nothing was written.
             Unavailable: the catalog is locked or cannot be reached.
@@ -210,7 +210,7 @@ class _Days(Struct, frozen=True):
         for data_file in files:
             if not self._holds(data_file):
                 raise CallError(
-                    "a row lies outside the days that are replaced",
+                    "a row is outside the days that are replaced",
                     where=f"table {self.table}: day {data_file.partition[self.field or 0]} since 1970",
                 )
 

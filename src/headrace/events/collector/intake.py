@@ -39,7 +39,7 @@ class OfferedEvents:
     """One request's events.
 
     Attributes:
-        values: the events as they came.
+        values: the bytes of each event.
         partial: whether good events are accepted if others are refused.
         key: its Idempotency-Key, if any.
         answer: set to the body of the 202 answer, or to the HttpError.

@@ -74,7 +74,7 @@ class Shape:
     """The structs that a contract's events are decoded to, and the columns they are stored in.
 
     Attributes:
-        struct: the contract's struct, or one of its older ones.
+        struct: the contract's struct, or an older version of it.
         fields: its fields, in its order.
         time_type: how a time is decoded from JSON: as text, or Any if the contract allows a number.
         forbids_extra: whether an event is refused for a field that the struct does not name.

@@ -191,7 +191,7 @@ def _parse_datetime(instant: datetime, zone: str | None) -> int | TimeError:
 
 
 def _outside(instant: str) -> TimeError:
-    return "out_of_range", f"{instant[:60]!r} lies outside the years 1 to 9999 in UTC"
+    return "out_of_range", f"{instant[:60]!r} is outside the years 1 to 9999 in UTC"
 
 
 def _find_factor(formats: Sequence[str]) -> int | None:

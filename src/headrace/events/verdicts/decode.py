@@ -79,7 +79,7 @@ class _StructDecoder:
         exact = shape.build_struct(exact=True, typed_times=format.typed_times)
         struct = shape.build_struct(exact=shape.forbids_extra, typed_times=format.typed_times)
         # The exact decoder goes first: msgspec does not report fields that it ignores, and most events hold
-        # no further ones.
+        # no further fields.
         self.decode_exact = format.decoder(exact, strict=strict)
         self._decode_with_extra = format.decoder(struct, strict=strict)
         self._decode_plain = format.decoder(Any, strict=True)
@@ -92,7 +92,7 @@ class _StructDecoder:
         self._decode_empty = format.decoder(struct, strict=False, empty_is_null=self._empty_is_null)
 
     def retry(self, raw: bytes, refusal: Refusal) -> _DecodedEvent | Refusal:
-        """Decodes an event that `decode_exact` refused with what the contract allows beyond it."""
+        """Decodes an event that `decode_exact` refused, with the further rules that the contract allows."""
         try:
             if refusal.code == "extra" and self._allows_extra:
                 return self._with_surplus(self._decode_with_extra(raw), raw)

@@ -32,7 +32,7 @@ Hash = tuple[int, int]
 Run = tuple[UInt64s, UInt64s, Int64s]
 """Identities, sorted by the first hash: two hashes, the second with the scope in its last bits; the times."""
 
-MAX_IN_MEMORY = 262_144  # identities: a longer run lies in a file, and is merged in pieces of so many
+MAX_IN_MEMORY = 262_144  # identities: a longer run is in a file, and is merged in pieces of this length
 _SEEDS = (0x5DEECE66D, 0xB5026F5AA96619E9)
 _SCOPE = np.uint64((1 << 20) - 1)  # no topic has more log partitions
 

@@ -26,7 +26,7 @@ def key_of(value: Any) -> bytes | None:
 
 
 def digest_of(raw: bytes) -> bytes:
-    """A key for an event that has none: 16 bytes, always the same for the same event."""
+    """A key for an event without a key: 16 bytes, always the same for the same event."""
     return hashlib.sha256(raw).digest()[:16]
 
 

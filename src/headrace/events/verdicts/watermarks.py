@@ -32,11 +32,11 @@ class Watermarks:
         shared: see the attribute.
 
     Attributes:
-        shared: whether copies of an event may lie in different log partitions. Then all events are judged by
+        shared: whether copies of an event may be in different log partitions. Then all events are judged by
             one mark, the front, which moves only between batches (`advance`).
         marks: log partition → its watermark, microseconds since 1970.
         front: the mark of a shared topic, microseconds since 1970.
-        lead: the most by which the time of an admitted event lay after its arrival, microseconds.
+        lead: the longest time by which an admitted event's time was after its arrival, microseconds.
     """
 
     def __init__(self, stored: str | None = None, *, shared: bool = False) -> None:

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class KafkaTopics:
-    """The topics of a cluster. The methods do what those of Log do."""
+    """The topics of a cluster. Its methods implement those of Log."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection

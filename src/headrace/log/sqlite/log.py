@@ -90,7 +90,7 @@ class SqliteLog:
         self,
         topic: str,
         group: str,
-        folder: Path,  # noqa: ARG002 - the topic's file says which members live
+        folder: Path,  # noqa: ARG002 - the topic's file lists the living members
         settle: Callable[[], None] = lambda: None,
     ) -> SqliteMember:
         path = self._topics.open(topic).path

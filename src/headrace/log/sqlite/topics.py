@@ -75,7 +75,7 @@ class SqliteTopic:
 
 
 class SqliteTopics:
-    """The topics in a folder. The methods do what those of Log do."""
+    """The topics in a folder. Its methods implement those of Log."""
 
     def __init__(self, folder: Path) -> None:
         """Creates the folder if it does not exist. Raises Unavailable if that fails."""

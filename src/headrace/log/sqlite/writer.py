@@ -81,7 +81,7 @@ class SqliteWriter:
         return append.positions
 
     def set_retention(self, retention: timedelta) -> None:
-        """Sets how long records are kept at least; appends then delete what is older."""
+        """Sets how long records are kept at least; appends then delete older records."""
         micros = retention // timedelta(microseconds=1)
         with name_errors(self._path), self._lock, transaction(self._db):
             self._db.execute("UPDATE topic SET retention = ?", (micros,))
