@@ -13,7 +13,7 @@ import pytest
 from tests.tiny import write
 
 from headrace.cli.call import Call, print_error
-from headrace.cli.main import VERBS, cli
+from headrace.cli.main import COMMANDS, cli
 
 Headrace = Callable[..., "subprocess.CompletedProcess[str]"]
 HEAVY = ("ray", "feast", "mlflow", "polars", "pyarrow", "pyiceberg", "pandas", "xgboost", "dvc", "rich")
@@ -29,7 +29,7 @@ def test_importing_and_help_load_nothing_heavy(script: str) -> None:
 
 
 def run_and_list_loaded(arguments: list[str], modules: tuple[str, ...], project: Path) -> list[str]:
-    """Runs a verb in a separate process; returns its lines of output. The last names the loaded modules."""
+    """Runs a command in a separate process; returns its lines of output. The last names the loaded modules."""
     script = (
         "import sys\nfrom headrace.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
@@ -59,10 +59,10 @@ def test_status_loads_no_engine(project: Path, headrace: Headrace, stale: bool, 
     assert set(lines[-1].split()) == allowed
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("run-stage",)])
-def test_each_verb_has_help_with_an_example(verb: str) -> None:
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("run-stage",)])
+def test_each_command_has_help_with_an_example(name: str) -> None:
     context = click.Context(cli, info_name="headrace")
-    command = cli.get_command(context, verb)
+    command = cli.get_command(context, name)
     assert command is not None
     commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
     for command in commands:
@@ -72,10 +72,10 @@ def test_each_verb_has_help_with_an_example(verb: str) -> None:
         assert {"--json", "--profile", "--project", "--debug"} <= {o for p in command.params for o in p.opts}
 
 
-def test_an_unknown_verb_is_answered_with_a_similar_one(headrace: Headrace) -> None:
+def test_an_unknown_command_is_answered_with_a_similar_one(headrace: Headrace) -> None:
     out = headrace("biuld")
     assert out.returncode == 2
-    assert out.stderr == "error: there is no verb 'biuld'\n  Did you mean 'build'?\n"
+    assert out.stderr == "error: 'biuld' is not a command of headrace\n  Did you mean 'build'?\n"
 
 
 def test_a_wrong_option_is_answered_with_the_help_command(headrace: Headrace) -> None:

@@ -83,7 +83,7 @@ def test_runs_are_listed_and_each_has_a_page(server: HttpServer) -> None:
 def test_a_prediction_shows_why(server: HttpServer, shop: TracedShop) -> None:
     page = page_text(server, f"/predictions/{shop.prediction.id}")
 
-    assert "every feature, recomputed from the raw events, is what was served" in page
+    assert "every feature recomputed from the raw events equals the served one" in page
     rows = cells(page)
     assert ["user_activity__events_1h", "4", "4", "yes", "4"] in rows
     assert [row[0] for row in rows if len(row) == 5 and row[0].startswith("0:")] == [

@@ -29,7 +29,7 @@ class Part(Struct):
 
 def write_project(root: Path, declarations: str) -> Path:
     (root / "p").mkdir()
-    (root / "headrace.toml").write_text('[write_project]\nname = "p"\n')
+    (root / "headrace.toml").write_text('[project]\nname = "p"\n')
     (root / "p" / "__init__.py").write_text(declarations)
     return root
 
@@ -70,9 +70,9 @@ def test_each_topic_prefix_is_a_separate_connector(tmp_path: Path) -> None:
     assert json.loads(connector.stdout)["config"]["table.include.list"] == r"public\.parts"
 
 
-@pytest.mark.parametrize("verb", [("export", "debezium"), ("capture",)])
-def test_a_project_without_change_contracts_is_an_error(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    process = call(write_project(tmp_path, ""), *verb)
+@pytest.mark.parametrize("arguments", [("export", "debezium"), ("capture",)])
+def test_a_project_without_change_contracts_is_an_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    process = call(write_project(tmp_path, ""), *arguments)
     assert (process.returncode, "@changes(" in process.stderr) == (2, True)
 
 

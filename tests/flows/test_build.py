@@ -26,9 +26,9 @@ def call(settings: Settings, *arguments: str, fault: str | None = None) -> subpr
     if fault:
         environment["HEADRACE_FAULT"] = fault
     program = [sys.executable, "-m"] if arguments[0] != "dvc" else []
-    verb = ["headrace.cli.main", *arguments] if program else list(arguments)
+    command = ["headrace.cli.main", *arguments] if program else list(arguments)
     return subprocess.run(
-        [*program, *verb], cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
+        [*program, *command], cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
     )
 
 

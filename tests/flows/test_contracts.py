@@ -114,19 +114,19 @@ def test_a_removed_database_column_breaks_the_current_rows(tmp_path: Path) -> No
 def test_check_contracts_prints_changes_and_effects(
     clicks: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verb = ["check", "contracts", "--project", str(clicks.root)]
+    arguments = ["check", "contracts", "--project", str(clicks.root)]
     edit(clicks, ("    note: str | None = None", "    note: str | None = None\n    more: int | None = None"))
-    assert run_main(*verb) == 0
+    assert run_main(*arguments) == 0
     assert "compatible: ingest evolves the table" in capsys.readouterr().out
     edit(clicks, ("    user: int", "    user: str"))
-    assert run_main(*verb) == 1
+    assert run_main(*arguments) == 1
     output = capsys.readouterr().out
     assert "ingest will not start" in output
     assert "user: it is stored as int64 and would become string" in output
     assert "affects: table users" in output
-    assert run_main(*verb, "--json", "clicks") == 1
+    assert run_main(*arguments, "--json", "clicks") == 1
     assert '"cannot be stored"' in capsys.readouterr().out
-    assert run_main(*verb, "other") == 2
+    assert run_main(*arguments, "other") == 2
     (clicks.root / "one.ndjson").write_text("{}")
     capsys.readouterr()
     edit(clicks, ('time="at"', 'time="at", format="avro"'))

@@ -1,4 +1,4 @@
-"""The verb `ingest`: its reports, how it ends, and how it adopts new code."""
+"""The command `ingest`: its reports, how it ends, and how it adopts new code."""
 
 from __future__ import annotations
 

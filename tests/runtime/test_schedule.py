@@ -29,7 +29,7 @@ def run_builds(root: Path, reports: list[str], done: Callable[[], bool]) -> None
     schedule = BuildSchedule(load_settings(root), timedelta(0), reports.append)
 
     def is_done() -> bool:
-        schedule.look()
+        schedule.check()
         return done()
 
     try:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import click
 
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.build import BuildReport, StageReport
 from headrace.flows.build import build as run_build
 
 __all__ = ["build"]
 
 
-@verb("build", example="headrace build\nheadrace build clean_events --dry-run")
+@command("build", example="headrace build\nheadrace build clean_events --dry-run")
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
+@click.option("--dry-run", is_flag=True, help="Only show what would run, and why.")
 @click.option(
-    "--override", metavar="WHY", help="Release a version though the gate refuses it; the reason is recorded."
+    "--override", metavar="WHY", help="Release a version that the gate refuses; the reason is recorded."
 )
 def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | None) -> None:
-    """Bring tables, features and models up to date: what is stale, nothing else.
+    """Bring tables, features and models up to date. Only stale stages run.
 
-    A TARGET is a table, a model, or a stage of dvc.yaml; it is built with all it needs.
+    A TARGET is a table, a model, or a stage of dvc.yaml; it is built with all that it needs.
     """
     report = run_build(
         call.settings(),

@@ -1,4 +1,4 @@
-"""The options of every verb, which may come before or after its name, and how errors are printed."""
+"""The options of every command, which may come before or after its name, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from headrace.kernel.errors import HeadraceError
 if TYPE_CHECKING:
     from headrace.config.settings import Settings
 
-# Errors of the machine that any verb may meet where it writes. Every verb can be called again after one.
+# Errors of the machine that any command may meet when it writes. Every command can be run again after one.
 _REMEDIES = {
-    errno.ENOSPC: "Make room on the disk, then run it again: it continues where it was.",
+    errno.ENOSPC: "Make room on the disk, then run it again: it continues where it stopped.",
     errno.EDQUOT: "This user's quota on the disk is used up: make room, then run it again.",
     errno.EROFS: "The file system is read-only.",
     errno.EACCES: "This user has no permission to read or write there.",
@@ -29,7 +29,7 @@ _REMEDIES = {
     errno.ENFILE: "Too many files are open on this machine.",
 }
 
-__all__ = ["OPTIONS", "Call", "group", "print_error", "verb"]
+__all__ = ["OPTIONS", "Call", "command", "group", "print_error"]
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Call:
 
     Attributes:
         json: whether results are printed as one JSON object.
-        profile: the value of --profile; None: the environment decides, else it is `local`.
+        profile: the value of --profile; None: that of the environment, else `local`.
         project: the value of --project; None: the project around the working folder.
         debug: whether errors are printed with their traceback, and libraries' warnings are shown.
     """
@@ -50,7 +50,7 @@ class Call:
 
     def settings(self) -> Settings:
         """The project's settings. Raises ProjectError like config.settings.load_settings."""
-        from headrace.config.settings import load_settings  # 60 ms that --help does not pay
+        from headrace.config.settings import load_settings  # it takes 60 ms, which --help does not need
 
         self.quiet()
         return load_settings(self.project, self.profile)
@@ -99,28 +99,28 @@ OPTIONS: list[click.Parameter] = [
 ]
 
 
-def verb(name: str, *, example: str, hidden: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
+def command(name: str, *, example: str, hidden: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
     """Makes a click command of a function that takes the Call first, then its own parameters.
 
     Args:
-        name: the verb.
+        name: the name of the command.
         example: a line or two that --help shows at its end.
-        hidden: left out of lists.
+        hidden: whether --help leaves the command out.
     """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        command = click.command(name, hidden=hidden, epilog=_epilog(example))(click.pass_obj(function))
-        command.params.extend(OPTIONS)
-        return command
+        decorated = click.command(name, hidden=hidden, epilog=_epilog(example))(click.pass_obj(function))
+        decorated.params.extend(OPTIONS)
+        return decorated
 
     return decorate
 
 
 def group(name: str, *, example: str) -> Callable[[Callable[[], None]], click.Group]:
-    """Makes a click group, such as `quarantine`, of a function; its docstring is the help.
+    """Makes a click group, such as `quarantine`, of a function, whose docstring is the help.
 
     Args:
-        name: the verb.
+        name: the name of the group.
         example: a line or two that --help shows at its end.
     """
     return click.group(name, epilog=_epilog(example), context_settings={"help_option_names": ["-h", "--help"]})
@@ -132,8 +132,8 @@ def _epilog(example: str) -> str:
 
 
 def print_error(call: Call, error: BaseException) -> None:
-    """Prints to stderr what went wrong, where, and the remedy: with --json as one object, with --debug after
-    the traceback."""
+    """Prints to stderr what is wrong, where, and the remedy: with --json as one object, with --debug after the
+    traceback."""
     from headrace.kernel.secrets import clean_text
 
     if call.debug:
@@ -151,7 +151,7 @@ def print_error(call: Call, error: BaseException) -> None:
         where = None if error.where is None else clean_text(error.where)
     else:
         what, where = clean_text(f"{type(error).__name__}: {error}"), None
-        remedy = "Headrace did not foresee this error; --debug shows its traceback."
+        remedy = "This is a bug or an unexpected state; --debug shows its traceback."
     if call.json:
         fields = {"error": what, "where": where, "remedy": remedy}
         click.echo(json.dumps({k: v for k, v in fields.items() if v is not None}), err=True)

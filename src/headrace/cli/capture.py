@@ -9,22 +9,22 @@ from contextlib import suppress
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.events.capture import capture as capture_changes
 
 __all__ = ["capture"]
 
 
-@verb("capture", example="headrace capture")
+@command("capture", example="headrace capture")
 def capture(call: Call) -> None:
     """Put the changes of the project's database tables on the log, until Ctrl-C.
 
-    The tables are those declared by @changes; the database is the one that PGHOST, PGPORT, PGDATABASE,
-    PGUSER and PGPASSWORD name. Killed at any point, it goes on where it was.
+    The tables are those declared by @changes. PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD name the
+    database. If it is killed at any point, the next call continues.
     """
     stop = threading.Event()
 
-    with suppress(ValueError):  # not the main thread: whoever called ends it otherwise
+    with suppress(ValueError):  # not the main thread: the caller stops it in another way
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stop.set())
     report = capture_changes(

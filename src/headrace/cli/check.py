@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from headrace.cli import show
-from headrace.cli.call import Call, group, verb
+from headrace.cli.call import Call, command, group
 from headrace.flows.events.contracts import ContractCheck, check_contracts
 from headrace.flows.trace.parity import parity as check_parity
 
@@ -15,16 +15,16 @@ __all__ = ["check"]
 
 @group("check", example="headrace check parity")
 def check() -> None:
-    """Prove that what was served is what training would have seen, and that contracts still fit."""
+    """Check that served features equal those of training, and that contracts still fit their tables."""
 
 
-@verb("parity", example="headrace check parity purchase")
+@command("parity", example="headrace check parity purchase")
 @click.argument("model", required=False)
 @click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="How many predictions.")
 def parity(call: Call, model: str | None, limit: int) -> int:
-    """Make the features of logged predictions again, at their moments and positions, and compare.
+    """Recompute the features of logged predictions at their times and positions, and compare.
 
-    Exit code 1 where any value differs. Values that an edited rowwise function made are not compared: they are
+    Exit code 1 if any value differs. If a rowwise function was edited since, its values are not compared but
     counted as "code changed".
     """
     reports = check_parity(call.settings(), model, limit=limit)
@@ -50,20 +50,20 @@ def parity(call: Call, model: str | None, limit: int) -> int:
                 click.echo(f"  {name}: {count:,} not checkable: {reason}")
             if report.code_changed:
                 click.echo(
-                    f"  {name}: a rowwise function was edited since this version was trained; what it made for"
-                    f" {report.code_changed:,} predictions is not compared"
+                    f"  {name}: a rowwise function was edited since this version was trained; its values for"
+                    f" {report.code_changed:,} predictions are not compared"
                 )
     return 1 if any(report.differing for report in reports.values()) else 0
 
 
-@verb("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")
+@command("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 def contracts(call: Call, topics: tuple[str, ...]) -> int:
-    """Compare the contracts with the ones stored with their tables, and list who is affected.
+    """Compare the contracts with those stored with their tables, and list what is affected.
 
-    Ingest accepts compatible changes by itself. A change that tightens (events that were good are refused) or
-    breaks (a reader loses a field) needs a higher version in the declaration; one that the table cannot store
-    needs a new name. Exits with 1 if ingest would not start, or if this project still names a removed field.
+    Ingest accepts compatible changes. A change that tightens (events that were good are refused) or breaks (a
+    reader loses a field) needs a higher version in the declaration. A change that the table cannot store needs
+    a new name. Exits with 1 if ingest would not start, or if this project still names a removed field.
     """
     checks = check_contracts(call.settings(), topics)
     if call.json:

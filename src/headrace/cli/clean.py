@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.project.clean import clean as delete
 from headrace.flows.project.clean import find_leftovers
 from headrace.kernel.errors import CallError
@@ -12,10 +12,10 @@ from headrace.kernel.errors import CallError
 __all__ = ["clean"]
 
 
-@verb("clean", example="headrace clean\nheadrace clean --yes")
+@command("clean", example="headrace clean\nheadrace clean --yes")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clean(call: Call, yes: bool) -> None:
-    """Delete what the project made on this machine, after asking. Its code and data files stay."""
+    """Delete what the project made on this machine, after asking. Code and data files are kept."""
     settings = call.settings()
     leftovers = find_leftovers(settings)
     if leftovers.paths and not yes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 
 if TYPE_CHECKING:
     from headrace.demo.demo import DemoReport, Step
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 
-@verb("demo", example="headrace demo\nheadrace demo shop --data behaviour.csv")
+@command("demo", example="headrace demo\nheadrace demo shop --data behaviour.csv")
 @click.argument("example", default="shop", metavar="[EXAMPLE]")
 @click.option(
     "--events", type=click.IntRange(1), metavar="N", help="How many events to generate; default: the example's."
@@ -28,7 +28,7 @@ __all__ = ["demo"]
     "--data",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="A file of real events to use instead of generated ones, moved to end now.",
+    help="A file of real events to use instead of generated ones; their times are moved to end now.",
 )
 @click.option(
     "--folder", type=click.Path(path_type=Path), metavar="DIR", help="The project's folder; default: a new one."
@@ -36,9 +36,9 @@ __all__ = ["demo"]
 def demo(
     call: Call, example: str, events: int | None, seed: int, data: Path | None, folder: Path | None
 ) -> None:
-    """Run EXAMPLE end to end: events, ingest, build, live predictions, and the way back.
+    """Run EXAMPLE end to end: events, ingest, build, live predictions, and back to the events.
 
-    The default is the shop. Nothing is left running; the folder stays for you to use.
+    The default is the shop. At the end no process is left running; the folder is kept for you to use.
     """
     from headrace.cli import show
     from headrace.demo.demo import DemoOptions, run_demo
@@ -77,15 +77,15 @@ def _print(report: DemoReport, profile: str | None) -> None:
     for check in report.checks:
         mark = click.style("yes", fg="green") if check.passed else click.style("NO ", fg="red", bold=True)
         click.echo(f"  {mark} {check.what}")
-    verdict = "All of it held" if report.passed else "NOT all of it held"
-    click.echo(f"{verdict}, in {report.seconds:.0f} s. Continue with")
+    verdict = "Every check passed" if report.passed else "NOT every check passed"
+    click.echo(f"{verdict}, in {report.seconds:.0f} s. To continue:")
     options = f"--project {report.folder}" + (f" --profile {profile}" if profile else "")
-    for command in report.commands:
-        click.echo(f"  {_program()} {command} {options}")
+    for arguments in report.commands:
+        click.echo(f"  {_program()} {arguments} {options}")
 
 
 def _program() -> str:
-    """How to call this program from here: its name where the PATH has it, else its path."""
+    """How to call this program from here: by name if it is on the PATH, else by its path."""
     program = Path(sys.argv[0])
     if shutil.which(program.name):
         return program.name

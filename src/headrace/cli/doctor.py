@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.config.settings import Settings
 from headrace.flows.project.doctor import doctor as look
 from headrace.kernel.errors import ProjectError
@@ -13,11 +13,11 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["doctor"]
 
 
-@verb("doctor", example="headrace doctor --profile prod")
+@command("doctor", example="headrace doctor --profile prod")
 def doctor(call: Call) -> int:
-    """Say what works on this machine and of the profile's services, and what to do about the rest.
+    """Check this machine and the profile's services, and show what to do about each problem.
 
-    Outside a project it looks at the machine alone.
+    Outside a project only the machine is checked.
     """
     findings = look(_settings(call))
     if call.json:
@@ -32,7 +32,7 @@ def doctor(call: Call) -> int:
 
 
 def _settings(call: Call) -> Settings | None:
-    """The project's settings; None where there is no project here and none was named."""
+    """The project's settings; None if there is no project here and none was named."""
     try:
         return call.settings()
     except ProjectError as error:

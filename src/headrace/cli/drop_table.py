@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.events.drop_table import check_droppable
 from headrace.flows.events.drop_table import drop_table as drop
 from headrace.kernel.errors import CallError
@@ -13,11 +13,11 @@ from headrace.kernel.errors import CallError
 __all__ = ["drop_table"]
 
 
-@verb("drop-table", example="headrace drop-table old_facts\nheadrace drop-table old_facts --yes")
+@command("drop-table", example="headrace drop-table old_facts\nheadrace drop-table old_facts --yes")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop_table(call: Call, name: str, yes: bool) -> None:
-    """Delete a table that a build made: its rows with their history, its pointer, its stage."""
+    """Delete a table that a build made: its rows and snapshots, its pointer, and its record in dvc.lock."""
     settings = call.settings()
     if not yes:
         if call.json:

@@ -1,4 +1,4 @@
-"""headrace export TARGET: one subcommand for each registered target."""
+"""headrace export TARGET, with one subcommand for each registered target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from headrace.cli.call import Call, group, verb
+from headrace.cli.call import Call, command, group
 from headrace.export import TARGETS
 from headrace.export.target import Target
 
@@ -16,10 +16,10 @@ __all__ = ["export"]
 
 @group("export", example="headrace export airflow --out dags/shop.py")
 def export() -> None:
-    """Write what another tool needs of the project."""
+    """Write files that another tool needs to run the project."""
 
 
-def _command(target: Target) -> click.Command:
+def _make_command(target: Target) -> click.Command:
     def run(call: Call, out: Path | None, **options: Any) -> None:
         result = target.write(call.settings(), **options)
         if out is None:
@@ -30,17 +30,19 @@ def _command(target: Target) -> click.Command:
         click.echo(f"Wrote {out}: {result.summary}.")
 
     run.__doc__ = target.help
-    command = verb(target.name, example=target.example)(run)
+    subcommand = command(target.name, example=target.example)(run)
     out = click.Option(
         ["--out"], type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE; default: print it."
     )
     own = [
-        click.Option([f"--{o.name}"], metavar=o.metavar, is_flag=o.metavar is None, help=o.help)
-        for o in target.options
+        click.Option(
+            [f"--{option.name}"], metavar=option.metavar, is_flag=option.metavar is None, help=option.help
+        )
+        for option in target.options
     ]
-    command.params[:0] = [out, *own]
-    return command
+    subcommand.params[:0] = [out, *own]
+    return subcommand
 
 
 for target in TARGETS:
-    export.add_command(_command(target))
+    export.add_command(_make_command(target))

@@ -10,7 +10,7 @@ from contextlib import suppress
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.events.ingest.ingest import Progress
 from headrace.flows.events.ingest import ingest as ingest_topics
 from headrace.flows.events.ingest_report import IngestReport
@@ -18,7 +18,7 @@ from headrace.flows.events.ingest_report import IngestReport
 __all__ = ["ingest"]
 
 
-@verb("ingest", example="headrace ingest --until-end\nheadrace ingest user_behaviour --workers 4")
+@command("ingest", example="headrace ingest --until-end\nheadrace ingest user_behaviour --workers 4")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 @click.option("--until-end", is_flag=True, help="Stop when what is on the log now is in the tables.")
 @click.option(
@@ -26,25 +26,25 @@ __all__ = ["ingest"]
     type=click.IntRange(1),
     default=1,
     metavar="N",
-    help="So many processes, which divide the topics' log partitions.",
+    help="Divide the topics' log partitions among N processes.",
 )
 def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -> None:
     """Move events from the log into their topics' tables and the online state, each exactly once.
 
-    Runs until Ctrl-C, unless --until-end. Killed at any point, it goes on from its last commit. Started
-    several times, also on other machines, all of them share the topics.
+    Runs until Ctrl-C, unless --until-end. If it is killed at any point, the next call continues from the last
+    commit. If several run, on this machine or others, they share the topics.
     """
     stop = threading.Event()
     interrupted = False
 
-    def hear(number: int, _frame: object) -> None:
+    def stop_on_signal(number: int, _frame: object) -> None:
         nonlocal interrupted
         interrupted = number == signal.SIGINT
         stop.set()
 
-    with suppress(ValueError):  # not the main thread: whoever called ends it otherwise
+    with suppress(ValueError):  # not the main thread: the caller stops it in another way
         for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, hear)
+            signal.signal(name, stop_on_signal)
     settings, progress = call.settings(), (lambda _: None) if call.json else _print_progress
     if workers == 1:
         report = ingest_topics(settings, topics, until_end=until_end, stop=stop, progress=progress)
@@ -56,7 +56,7 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -
         show.json(report)
     else:
         _print(report)
-    if interrupted:  # what was read is stored; who called must still see that it was cut short
+    if interrupted:  # everything that was read is stored, but the exit code must show the interruption
         raise KeyboardInterrupt
 
 
@@ -82,7 +82,7 @@ def _print(report: IngestReport) -> None:
     for topic in report.topics.values():
         if topic.lost:
             lost = click.style(f"{topic.topic}: up to {topic.lost:,} events are lost", fg="red", bold=True)
-            click.echo(f"{lost}: the log had forgotten them (its retention) before they were read.")
+            click.echo(f"{lost}: the log deleted them (its retention) before they were read.")
         if topic.extra:
             click.echo(
                 f"{topic.topic}: fields that the contract does not name are in _extra:"

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.project.init import init as make
 
 __all__ = ["init"]
 
 
-@verb("init", example="headrace init shop --example shop")
+@command("init", example="headrace init shop --example shop")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--example", metavar="NAME", help="Copy an example, such as shop.")
 def init(call: Call, folder: Path, example: str | None) -> None:
-    """Make a new project in DIR, empty or from an example."""
+    """Make a new project in DIR, empty or as a copy of an example."""
     project = make(folder, example)
     if call.json:
         from headrace.cli import show

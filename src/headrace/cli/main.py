@@ -1,4 +1,4 @@
-"""headrace: the command line. Each verb is imported when it is called, so that --help costs nothing."""
+"""headrace: the command line. Each command is imported when it is called, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from headrace.cli.call import OPTIONS, Call, print_error
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.private import set_private_umask
 
-__all__ = ["VERBS", "Verbs", "cli", "main"]
+__all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
-# verb: (the module that holds a click command of that name, one line of help). No line: hidden.
-VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("headrace.cli.demo", "The shop, end to end, in a scratch folder."),
+# command: (the module that has a click command of that name, one line of help). Without a line it is hidden.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("headrace.cli.demo", "Run an example end to end in a scratch folder."),
     "init": ("headrace.cli.init", "Make a new project."),
-    "doctor": ("headrace.cli.doctor", "Say what works on this machine, and what to do about the rest."),
+    "doctor": ("headrace.cli.doctor", "Check this machine and the profile's services."),
     "send": ("headrace.cli.send", "Put the events of a file on a topic."),
     "ingest": ("headrace.cli.ingest", "Move events from the log into tables and the online state."),
     "capture": ("headrace.cli.capture", "Put the changes of database tables on the log."),
-    "quarantine": ("headrace.cli.quarantine", "See what was refused and why; try it again."),
-    "build": ("headrace.cli.build", "Bring up to date what is stale, nothing else."),
+    "quarantine": ("headrace.cli.quarantine", "Show refused events, and replay them after a fix."),
+    "build": ("headrace.cli.build", "Bring tables, features and models up to date."),
     "run-stage": ("headrace.cli.run_stage", ""),
-    "status": ("headrace.cli.status", "Say what is stale and why, what runs, how fresh it is."),
+    "status": ("headrace.cli.status", "Show what is stale and why, what runs, and how fresh it is."),
     "up": ("headrace.cli.up", "Answer predictions, collect and ingest events, until Ctrl-C."),
     "predict": ("headrace.cli.predict", "Ask a running endpoint for one prediction."),
     "release": ("headrace.cli.release", "Divide a model's traffic among its versions."),
-    "rollback": ("headrace.cli.rollback", "Go back to the release before."),
-    "why": ("headrace.cli.why", "Say what a prediction was made from, or what became of an event."),
-    "check": ("headrace.cli.check", "Prove that what was served is what training would have seen."),
-    "export": ("headrace.cli.export", "Write what another tool needs of the project."),
+    "rollback": ("headrace.cli.rollback", "Go back to the previous release."),
+    "why": ("headrace.cli.why", "Trace a prediction to its raw events, or an event to its verdicts."),
+    "check": ("headrace.cli.check", "Check that serving equals training, and that contracts still fit."),
+    "export": ("headrace.cli.export", "Write files that another tool needs to run the project."),
     "drop-table": ("headrace.cli.drop_table", "Delete a table that a build made."),
     "clean": ("headrace.cli.clean", "Delete what the project made on this machine, after asking."),
 }
 
 _OF_THE_PROJECT = {"demo", "init", "build", "run-stage", "export"}
-"""Verbs that write files of the project itself, which others of a group may read."""
+"""Commands that write files of the project itself, which other users of a group may read."""
 
 
-class Verbs(click.Group):
-    """The group of verbs; it knows their names and one line of help without importing them."""
+class LazyGroup(click.Group):
+    """The group of all commands. It knows their names and one line of help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(VERBS[cmd_name][0]), cmd_name.replace("-", "_"))
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], VERBS, n=1)
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             raise CallError(
-                f"there is no verb {args[0]!r}",
+                f"{args[0]!r} is not a command of headrace",
                 remedy=f"Did you mean {near[0]!r}?" if near else "headrace --help lists them.",
             )
         if args and args[0] not in _OF_THE_PROJECT:
@@ -70,18 +70,18 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items() if line])
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items() if line])
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="headrace", message="%(version)s")
 def cli() -> None:
-    """Raw events to live predictions, and from any prediction the way back.
+    """Raw events to live predictions, and from any prediction back to its events.
 
     \b
-    A new project:  headrace init DIR --example shop
-    Its day:        headrace send | ingest | build | up
+    Make a project:  headrace init DIR --example shop
+    Then run:        headrace send, ingest, build, up
     """
 
 
@@ -89,9 +89,9 @@ cli.params.extend(OPTIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: runs one verb and ends the process with its exit code.
+    """The entry point: runs one command and ends the process with its exit code.
 
-    0: done. 1: it failed. 2: the call or the project is wrong. 130: interrupted.
+    0: success. 1: failure. 2: the call or the project is wrong. 130: interrupted.
     """
     sys.exit(_exit_code(list(sys.argv[1:] if arguments is None else arguments)))
 
@@ -101,15 +101,15 @@ def _exit_code(arguments: list[str]) -> int:
     before = os.umask(0)
     os.umask(before)
     try:
-        # Not standalone: the errors are printed here, all in one way.
+        # Not standalone, so that all errors are printed here in the same way.
         outcome = cli.main(arguments, prog_name="headrace", obj=call, standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0
     except click.UsageError as error:
-        verb = error.ctx.command_path if error.ctx else "headrace"
-        print_error(call, CallError(error.format_message(), remedy=f"{verb} --help shows how it is called."))
+        path = error.ctx.command_path if error.ctx else "headrace"
+        print_error(call, CallError(error.format_message(), remedy=f"See {path} --help."))
         return CallError.exit_code
     except click.ClickException as error:
         print_error(call, HeadraceError(error.format_message()))
@@ -124,7 +124,7 @@ def _exit_code(arguments: list[str]) -> int:
         print_error(call, error)
         return error.exit_code
     except BaseException as error:
-        # A panic in polars' Rust is no Exception. Its class is known by name: polars need not be imported here.
+        # A panic in polars' Rust is not an Exception. Recognised by name, so that polars is not imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         print_error(call, error)

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.models.predict import predict as ask
 from headrace.kernel.errors import CallError
 
 __all__ = ["predict"]
 
 
-@verb("predict", example="headrace predict purchase user_id=1 product_id=2 price=9.9 event_type=view")
+@command("predict", example="headrace predict purchase user_id=1 product_id=2 price=9.9 event_type=view")
 @click.argument("model")
 @click.argument("values", nargs=-1, metavar="KEY=VALUE...")
-@click.option("--explain", is_flag=True, help="With the features as the model saw them.")
+@click.option("--explain", is_flag=True, help="Show the features as the model saw them too.")
 def predict(call: Call, model: str, values: tuple[str, ...], explain: bool) -> None:
     """Ask the running endpoint for one prediction of MODEL."""
     answer = ask(call.settings(), model, _parse_values(values), explain=explain)
@@ -36,7 +36,7 @@ def _parse_values(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator or not name:
-            raise CallError(f"{text!r} is not KEY=VALUE", remedy="Write it as user_id=1")
+            raise CallError(f"{text!r} is not KEY=VALUE", remedy="Write it as user_id=1.")
         if name in values:
             raise CallError(f"{name!r} has two values: {values[name]!r} and {value!r}", remedy="Give it once.")
         values[name] = value

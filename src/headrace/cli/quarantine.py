@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from headrace.cli import show as shown
-from headrace.cli.call import Call, group, verb
+from headrace.cli.call import Call, command, group
 from headrace.events.quarantine import QuarantineSelection, RefusalGroup, RefusedEvent, ReplayResult, text_of
 from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
@@ -20,8 +20,8 @@ from headrace.kernel.time import now, parse_duration
 __all__ = ["quarantine"]
 
 _POSITION = re.compile(r"(\d{1,9}):(\d{1,18})")
-_NAMED = 10  # events that are too large to be replayed are named, at most
-_LONGEST = 2_000  # characters of an event that are shown, unless the whole is asked for
+_NAMED = 10  # the most events that an error names
+_LONGEST = 2_000  # characters of an event that are shown without --whole
 
 
 class _Position(click.ParamType[FirstPosition]):
@@ -49,32 +49,34 @@ class _Moment(click.ParamType[datetime]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _choosing(command: Callable[..., None]) -> Callable[..., None]:
-    """The arguments and options by which events are chosen."""
+def _add_selection(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the arguments and options that select events."""
     for decorate in (
-        click.option("--until", type=_Moment(), help="Refused before then."),
-        click.option("--since", type=_Moment(), help="Refused since: 2h (ago), or 2026-03-01T12:00 (UTC)."),
-        click.option("--field", help="Refused for this field."),
-        click.option("--code", help="Refused for this."),
+        click.option("--until", type=_Moment(), help="Only events refused before then."),
+        click.option(
+            "--since", type=_Moment(), help="Only events refused since: 2h (ago), or 2026-03-01T12:00 (UTC)."
+        ),
+        click.option("--field", help="Only events refused for this field."),
+        click.option("--code", help="Only events refused with this code."),
         click.argument("positions", nargs=-1, type=_Position(), metavar="[P:O]..."),
         click.argument("topic"),
     ):
-        command = decorate(command)
-    return command
+        function = decorate(function)
+    return function
 
 
 @group("quarantine", example="headrace quarantine list")
 def quarantine() -> None:
-    """See what was refused and why, and try it again after a contract's fix."""
+    """Show which events were refused and why, and replay them after a fix of the contract."""
 
 
-@verb("list", example="headrace quarantine list")
+@command("list", example="headrace quarantine list")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 def list_groups(call: Call, topics: tuple[str, ...]) -> None:
-    """What was refused and still waits, by reason, with examples.
+    """List the refused events that still wait, by reason, with examples.
 
-    `share` is of all events of the topic. An example stands with the position that `show`, `replay` and
-    `headrace why TOPIC@P:O` take.
+    `share` is the share of all events of the topic. Each example has its position, which `show`, `replay` and
+    `headrace why TOPIC@P:O` accept.
     """
     by_topic = flow.refusal_groups(call.settings(), topics)
     if call.json:
@@ -88,23 +90,23 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
             shown.table(topic, columns, map(_row, groups))
 
 
-@verb(
+@command(
     "show",
     example="headrace quarantine show user_behaviour --code out_of_range --since 2h\n"
     "headrace quarantine show user_behaviour 0:4711",
 )
-@_choosing
+@_add_selection
 @click.option(
     "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first."
 )
 @click.option("--whole", is_flag=True, help="Show long events to their end.")
-def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None:
-    """Refused events as they came, the newest first.
+def show(call: Call, topic: str, limit: int, whole: bool, **selection: Any) -> None:
+    """Show refused events as they arrived, the newest first.
 
-    P:O is an event's first log partition and offset. Characters that cannot be printed are shown escaped;
+    P:O is the first log partition and offset of an event. Characters that cannot be printed are shown escaped;
     --json has the exact bytes, as base64 where they are not UTF-8.
     """
-    events = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **chosen))
+    events = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **selection))
     if call.json:
         shown.json([_event(event) for event in events])
         return
@@ -112,26 +114,27 @@ def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None
         click.echo(f"{event.partition}:{event.offset}  {_moment(event.arrived_at)}  {_reason(event)}")
         click.echo(f"    {shown.readable(event.raw, None if whole else _LONGEST)}")
     if not events:
-        click.echo("No waiting event matches." if any(chosen.values()) else "Nothing was refused.")
+        click.echo("No waiting event matches." if any(selection.values()) else "Nothing was refused.")
 
 
-@verb("replay", example="headrace quarantine replay user_behaviour --code unknown_value --dry-run")
-@_choosing
-@click.option("--limit", type=click.IntRange(1), help="At most so many, those that have waited longest.")
-@click.option("--dry-run", is_flag=True, help="Say what would be replayed, and change nothing.")
-def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: Any) -> None:
-    """Put refused events on the log once more, in one transaction, for ingest to judge anew.
+@command("replay", example="headrace quarantine replay user_behaviour --code unknown_value --dry-run")
+@_add_selection
+@click.option("--limit", type=click.IntRange(1), help="At most so many: those that have waited longest.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be replayed.")
+def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **selection: Any) -> None:
+    """Append refused events to the log again, in one transaction, for ingest to judge.
 
     However often an event is replayed, it is admitted once.
     """
-    done = flow.replay(call.settings(), topic, QuarantineSelection(limit=limit, **chosen), dry_run=dry_run)
+    done = flow.replay(call.settings(), topic, QuarantineSelection(limit=limit, **selection), dry_run=dry_run)
     if call.json:
         shown.json({"topic": topic, "replayed": 0 if dry_run else done.events, "chosen": done})
     else:
-        _print_replay(done, dry_run=dry_run, narrowed=any(chosen.values()))
+        _print_replay(done, dry_run=dry_run, narrowed=any(selection.values()))
     if done.too_large:
         raise Refused(
-            f"{len(done.too_large):,} of the chosen events are larger than the topic takes now; they wait on",
+            f"{len(done.too_large):,} of the selected events are larger than the topic accepts now"
+            " and stay in quarantine",
             where=f"topic {topic}: {', '.join(f'{p}:{o}' for p, o in done.too_large[:_NAMED])}",
             remedy="Raise the topic's max.message.bytes, then replay them.",
         )
@@ -146,12 +149,12 @@ def _print_replay(done: ReplayResult, *, dry_run: bool, narrowed: bool) -> None:
     if dry_run:
         click.echo(f"{what} would be replayed.")
     else:
-        click.echo(f"Replayed {what}; headrace ingest judges them anew.")
+        click.echo(f"Replayed {what}; headrace ingest judges them again.")
 
 
-@verb("alerts", example="headrace quarantine alerts")
+@command("alerts", example="headrace quarantine alerts")
 def alerts(call: Call) -> None:
-    """The alerts that are open: what is refused at too high a rate now.
+    """List the open alerts: reasons for which too many events are refused.
 
     Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
@@ -170,8 +173,9 @@ def alerts(call: Call) -> None:
 
 def _row(group: RefusalGroup) -> tuple[object, ...]:
     examples = "\n".join(
-        f"{e.partition}:{e.offset}  {shown.readable(e.reason, 60)}\n  {shown.readable(e.raw, 60)}"
-        for e in group.examples
+        f"{event.partition}:{event.offset}  {shown.readable(event.reason, 60)}\n"
+        f"  {shown.readable(event.raw, 60)}"
+        for event in group.examples
     )
     return (
         group.code,
@@ -205,5 +209,5 @@ def _fields(record: RefusalGroup | RefusedEvent) -> dict[str, object]:
     return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
-for command in (list_groups, show, replay, alerts):
-    quarantine.add_command(command)
+for subcommand in (list_groups, show, replay, alerts):
+    quarantine.add_command(subcommand)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.cli.release import print_release
 from headrace.flows.models.release import rollback as go_back
 
 __all__ = ["rollback"]
 
 
-@verb("rollback", example='headrace rollback purchase --why "too many refusals"')
+@command("rollback", example='headrace rollback purchase --why "too many refusals"')
 @click.argument("model")
 @click.option("--why", default="", metavar="TEXT", help="The reason, kept with the release.")
 def rollback(call: Call, model: str, why: str) -> None:
-    """Put MODEL's release before the present one in force again."""
+    """Put MODEL's previous release in force again."""
     print_release(call, go_back(call.settings(), model, why=why))

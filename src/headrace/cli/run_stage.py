@@ -1,17 +1,17 @@
-"""headrace run-stage: what dvc.yaml calls, one process a stage; `headrace build` is faster."""
+"""headrace run-stage, the command in dvc.yaml: one process per stage. `headrace build` is faster."""
 
 from __future__ import annotations
 
 import click
 
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.build import run_stage as run_one
 
 __all__ = ["run_stage"]
 
 
-@verb("run-stage", example="dvc repro", hidden=True)
+@command("run-stage", example="dvc repro", hidden=True)
 @click.argument("name")
 def run_stage(call: Call, name: str) -> None:
-    """Do the work of one stage of dvc.yaml. DVC calls this; it decides what is stale, and records it."""
+    """Run one stage of dvc.yaml. DVC calls this; it decides what is stale, and records the result."""
     click.echo(f"{name}: {run_one(call.settings(), name)}")

@@ -9,22 +9,26 @@ from pathlib import Path
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.events.send import send as send_file
 from headrace.kernel.errors import Refused
 
 __all__ = ["send"]
 
-_NAMED = 10  # events that are too large are named, at most
+_NAMED = 10  # the most events that an error names
 
 
-@verb("send", example="headrace send user_behaviour events.csv --shift-to-now")
+@command("send", example="headrace send user_behaviour events.csv --shift-to-now")
 @click.argument("topic")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--rate", type=float, metavar="N", help="At most N events a second.")
-@click.option("--skip", type=int, default=0, metavar="N", help="Leave out the first N events.")
-@click.option("--shift-to-now", is_flag=True, help="Move the times so that the last event is now.")
-@click.option("--shift-by", type=int, metavar="SECONDS", help="Move the times by so many seconds.")
+@click.option("--skip", type=int, default=0, metavar="N", help="Skip the first N events.")
+@click.option(
+    "--shift-to-now", is_flag=True, help="Move the times of all events so that the last event is now."
+)
+@click.option(
+    "--shift-by", type=int, metavar="SECONDS", help="Move the times of all events by this many seconds."
+)
 def send(
     call: Call,
     topic: str,
@@ -36,7 +40,7 @@ def send(
 ) -> None:
     """Put the events of a CSV, NDJSON or Parquet FILE on TOPIC, as JSON.
 
-    Nothing is judged here: ingest does that.
+    Ingest judges the events, not this command.
     """
 
     def print_sent(sent: int) -> None:
@@ -62,14 +66,14 @@ def send(
         click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")
         if report.early:
             click.echo(
-                f"  {report.early:,} of them lie in an hour that the clocks show twice, and their times have"
-                " no zone: they will be read as an hour earlier."
+                f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie"
+                " in an hour that the clocks show twice."
             )
     if report.too_large:
         numbers = ", ".join(map(str, report.too_large[:_NAMED]))
         more = ", ..." if len(report.too_large) > _NAMED else ""
         raise Refused(
-            f"{len(report.too_large):,} events are larger than topic {topic!r} takes and were not sent:"
+            f"{len(report.too_large):,} events are larger than topic {topic!r} accepts and were not sent:"
             f" event {numbers}{more} of the file",
             where=str(file),
             remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",

@@ -1,4 +1,4 @@
-"""How results are printed: as tables for people, or as one JSON object."""
+"""Prints results: as tables for people, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["json", "line", "number", "readable", "seconds", "table", "working"]
 
 def json(value: Any) -> None:
     """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
-    # Keys become strings first: a position's log partitions are numbers, and only strings can be sorted.
+    # Keys become strings first, because a position's log partitions are numbers and only strings can be sorted.
     plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
     text = msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1).decode()
-    # Characters that are not printable can only be inside strings, where JSON has escapes for them.
+    # Characters that are not printable occur only inside strings, where JSON has escapes for them.
     click.echo("".join(c if c.isprintable() or c == "\n" else dumps(c)[1:-1] for c in text))
 
 
 def line(call: Call, text: str) -> None:
-    """Prints a line for a person; nothing where JSON is asked for."""
+    """Prints a line for people; nothing with --json."""
     if not call.json:
         click.echo(text)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a table; numbers stand to the right."""
+    """Prints a table with numbers aligned to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
@@ -64,19 +64,19 @@ def readable(text: str | bytes, longest: int | None = None) -> str:
 
 
 def number(value: int | None) -> str:
-    """12345 → 12,345; None → nothing."""
+    """12345 → 12,345; None → empty."""
     return "" if value is None else f"{value:,}"
 
 
 def seconds(value: float | None) -> str:
-    """Seconds with two digits, or one from 10 s on."""
+    """Seconds with two decimal places, or one from 10 s on; None → empty."""
     return "" if value is None else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
 
 
 def _cell(value: object) -> str:
     if value is None or type(value) is int:
         return number(value)
-    return "\n".join(map(readable, str(value).split("\n")))  # cells show what came in with events, too
+    return "\n".join(map(readable, str(value).split("\n")))  # a cell may show the text of an event
 
 
 def _numeric(text: str) -> bool:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.flows.models.aliases import MovedAlias
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
@@ -15,11 +15,11 @@ from headrace.flows.project.status import status as read_status
 __all__ = ["status"]
 
 
-@verb("status", example="headrace status\nheadrace status --profile prod --json")
+@command("status", example="headrace status\nheadrace status --profile prod --json")
 def status(call: Call) -> int:
     """Show what is stale and why, what runs now, and how fresh everything is.
 
-    Exit code 1 where the log or the catalog cannot be reached; the rest is shown all the same.
+    Exit code 1 if the log or the catalog cannot be reached; the rest is shown nevertheless.
     """
     state = read_status(call.settings())
     if call.json:
@@ -38,20 +38,20 @@ def _print(state: Status) -> None:
     _print_lineage(state)
     if state.oversized:
         click.echo(
-            f"Predictions: {state.oversized:,} are larger than their topic takes; see headrace doctor.\n"
+            f"Predictions: {state.oversized:,} are larger than their topic accepts; see headrace doctor.\n"
         )
     _print_topics(state)
     rows = [(table.table, table.rows, _age(table.age)) for table in state.tables if table.declared]
     if rows:
         show.table("Tables", ["table", "rows", "made"], rows)
     if state.undeclared:
-        click.echo(f"\nTables that nothing declares any more: {', '.join(state.undeclared)}")
+        click.echo(f"\nTables that are no longer declared: {', '.join(state.undeclared)}")
         click.echo(f"  To delete one: headrace drop-table {state.undeclared[0]}")
 
 
 def _print_build(state: Status) -> None:
     if state.blocked:
-        click.echo(f"Not to be built yet: {state.blocked}\n")
+        click.echo(f"Cannot be built yet: {state.blocked}\n")
     elif state.stale:
         rows = [
             (stage.stage, "; ".join(f"{kind}: {reason}" for kind, reason in stage.reasons))
@@ -71,18 +71,18 @@ def _print_releases(state: Status) -> None:
     if state.endpoint_error:
         click.echo(
             f"{state.endpoint_error}.\n"
-            "  See what `headrace up` prints; start it again if it does not recover.\n"
+            "  Check the output of `headrace up`; restart it if the endpoint does not recover.\n"
         )
     for model, failure in state.failed_releases.items():
         click.echo(
-            f"Release {failure.release} of {model} could not be activated; the one before it stays in force.\n"
+            f"Release {failure.release} of {model} could not be activated; the previous one stays in force.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
     for mismatch in state.champion_mismatches:
         model, built = mismatch.model, mismatch.built
         click.echo(
-            f"Version {mismatch.champion} of {model} answers; the last build of this commit released version"
-            f" {built}.\n  To put that in force: headrace release {model} champion={built}\n"
+            f"Version {mismatch.champion} of {model} is champion; the last build of this commit released"
+            f" version {built}.\n  To release that version: headrace release {model} champion={built}\n"
         )
 
 

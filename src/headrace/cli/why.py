@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, verb
+from headrace.cli.call import Call, command
 from headrace.events.quarantine import text_of
 from headrace.flows.trace.evidence import Origin
 from headrace.flows.trace.why import ViewWhy, Why
@@ -18,7 +18,7 @@ from headrace.lineage.graph import Node
 __all__ = ["why"]
 
 
-@verb(
+@command(
     "why",
     example="headrace why 0199c0de-0000-7000-8000-000000000000\nheadrace why user_behaviour@0:4711",
 )
@@ -34,9 +34,9 @@ __all__ = ["why"]
 def why(call: Call, id: str, events: int) -> None:
     """Trace the prediction ID back: raw events, features, version, training, snapshots, code.
 
-    Each feature is recomputed from exactly what the online one had read, and compared.
+    Each feature is recomputed from exactly the data that the online feature had read, and compared.
 
-    TOPIC@P:O names an event by its topic, log partition and offset. Its answer says where the event arrived,
+    TOPIC@P:O names an event by its topic, log partition and offset. The answer shows where the event arrived,
     whether it was admitted or why it was refused, its bytes, and the outcome of every replay.
     """
     settings = call.settings()
@@ -104,9 +104,9 @@ def _print_answer(answer: Why) -> None:
     if answer.release is not None:
         click.echo(f"Release {answer.release.id}, by {answer.release.by}: {answer.release.why}")
     click.echo(
-        "Every feature, recomputed, is what was served.\n"
+        "Every recomputed feature equals the served one.\n"
         if answer.equal
-        else "Not every feature could be recomputed as it was served.\n"
+        else "Not every feature could be recomputed to the served value.\n"
     )
 
 
