@@ -47,6 +47,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
+        self._report()  # at once: whoever stops this process from now on is noticed
         self._thread.start()
         return self
 
