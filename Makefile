@@ -23,7 +23,7 @@ check: .venv/.ready ## style, types, import rules, what an import loads, the hou
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/pytest tests/test_house.py tests/cli/test_main.py -k "loads_nothing or load_nothing or test_house"
+	@.venv/bin/pytest tests/test_house.py tests/cli/test_main.py -k "loads_no or load_no or test_house"
 
 format: .venv/.ready ## writes the style
 	@.venv/bin/ruff check --fix-only --quiet .
