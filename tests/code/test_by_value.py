@@ -179,9 +179,9 @@ def test_a_value_results_from_all_its_statements_in_order(goods, monkeypatch, st
 @pytest.mark.parametrize(
     ("statements", "what"),
     [
-        ("X = {}\ndef put(key):\n    X[key] = 1\nput('a')", "X of goods.features has another value"),
-        ("X = None\ndef make():\n    global X\n    X = 3\nmake()", "X of goods.features has another value"),
-        ("import random\nX = [random.random()]", "X of goods.features has another value"),
+        ("X = {}\ndef put(key):\n    X[key] = 1\nput('a')", "X of goods.features gets another value"),
+        ("X = None\ndef make():\n    global X\n    X = 3\nmake()", "X of goods.features gets another value"),
+        ("import random\nX = [random.random()]", "X of goods.features gets another value"),
         (
             "try:\n    from goods.text import WORD as X\nexcept ImportError:\n    X = 0",
             "imports goods.text within",
