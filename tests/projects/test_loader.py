@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_a_package_of_the_same_name_in_another_folder_is_imported_anew(
     (other / NAME / "events.py").write_text("WHO = 'other'\n")
     loaded = load_modules(load_settings(other))
     assert [module.WHO for module in loaded if module.__name__.endswith("events")] == ["other"]
+
+
+def test_an_edit_within_the_same_second_and_of_the_same_size_is_seen(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    module = package / "events.py"
+    module.write_text("WHO = 'ann'\n")
+    os.utime(module, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
+    load_modules(settings(package))
+    module.write_text("WHO = 'bob'\n")
+    os.utime(module, ns=(1_700_000_000_500_000_000, 1_700_000_000_500_000_000))
+    load_modules(settings(package))
+    assert sys.modules[f"{NAME}.events"].WHO == "bob"
 
 
 def test_an_edited_module_is_imported_anew_and_an_unedited_one_is_kept(package: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -53,7 +54,8 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
     if root not in sys.path:
         sys.path.insert(0, root)
     _forget_stale_modules(settings, files)
-    return [_import(name, path) for name, path in files.items() if name not in unwanted]
+    with _no_bytecode():
+        return [_import(name, path) for name, path in files.items() if name not in unwanted]
 
 
 def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
@@ -65,6 +67,17 @@ def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
             del sys.modules[name]
         importlib.invalidate_caches()
         _stamps[settings.project] = stamps
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """While the block runs, imports write no bytecode. Python would miss an edit that keeps the file's size, within
+    the second of the last change, and load the old bytecode."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _import(name: str, path: Path) -> ModuleType:
