@@ -71,8 +71,8 @@ def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """While the block runs, imports write no bytecode. After an edit that keeps a file's size, within a second of
-    the last one, Python would load the old bytecode."""
+    """While the block runs, imports write no bytecode: after an edit that keeps a file's size, within a second
+    of the last edit, Python would load the old bytecode."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
