@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import ListOffsetsResultInfo
 from services.kafka import Broker, broker
 from tests.until import until
 
@@ -108,3 +109,20 @@ def test_member_joins_again_and_gets_its_share(
     own.start()
     until(lambda: member.partitions() == {0, 1})
     member.close()
+
+
+def test_an_answer_without_an_offset_is_asked_for_again(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As librdkafka answers where the broker dies after the request: -1001 and no error."""
+    log.append("events", [b"a"] * 3, [b"k"] * 3)
+    offsets = log.end("events")
+    answers: list[int] = []
+
+    def read_offset(answer: ListOffsetsResultInfo) -> int:
+        answers.append(answer.offset)
+        first = len(answers) == 1
+        return valid_offset(ListOffsetsResultInfo(-1001, -1, -1) if first else answer)
+
+    valid_offset = kafka_topics._valid_offset
+    monkeypatch.setattr(kafka_topics, "_valid_offset", read_offset)
+    assert log.end("events") == offsets
+    assert len(answers) == 1 + len(offsets)

@@ -206,7 +206,7 @@ class KafkaTopics:
 
         def list_offsets(_: str) -> dict[int, int]:
             answers = self._connection.admin.list_offsets(requests, request_timeout=SECONDS)
-            return {key.partition: future.result(SECONDS).offset for key, future in answers.items()}
+            return {key.partition: _valid_offset(future.result(SECONDS)) for key, future in answers.items()}
 
         with self._connection.name_errors():
             return self._ask(topic, list_offsets)
@@ -233,6 +233,13 @@ class KafkaTopics:
                 return
             sleep(0.02)
         raise Unavailable(f"topic {topic!r} has no leader after {SECONDS:g} s", where=self._connection.where)
+
+
+def _valid_offset(answer: ck_admin.ListOffsetsResultInfo) -> int:
+    """The offset of an answer. A broker that dies meanwhile leaves -1001 there, and no error."""
+    if answer.offset < 0:
+        raise ck.KafkaException(ck.KafkaError(ck.KafkaError.LEADER_NOT_AVAILABLE, "the answer has no offset"))
+    return int(answer.offset)
 
 
 def _millis(retention: timedelta | None) -> str:
