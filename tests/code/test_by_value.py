@@ -187,7 +187,7 @@ def test_a_value_results_from_all_its_statements_in_order(goods, monkeypatch, st
             "imports goods.text within",
         ),
         ("def X():\n    from .text import WORD", "imports goods.text within another statement"),
-        ("import sys\nX = vars(sys.modules[__name__])['__file__']", "can't be run alone: KeyError"),
+        ("import sys\nX = vars(sys.modules[__name__])['__file__']", "cannot run alone: KeyError"),
         ("X = __doc__", "uses __doc__, which .* does not define"),
     ],
 )

@@ -1,8 +1,8 @@
-"""A process that shares topic `wide` for test_sharing: it prints its share whenever that has changed.
+"""A member of the group `workers` on topic `wide`, for test_sharing. Prints its share when it changes.
 
     python -m tests.contract.member URL FOLDER SESSION
 
-It ends when a line comes on its input.
+It ends when it reads a line from its input.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from headrace import log
 
 
-def short_sessions(url: str, seconds: float) -> None:
-    """Makes members of this process's logs count as hung after so many seconds."""
+def shorten_sessions(url: str, seconds: float) -> None:
+    """Makes the members of this process time out after so many seconds."""
     if url.startswith("kafka"):
         from headrace.log.kafka import member as kafka_member
 
@@ -28,17 +28,17 @@ def short_sessions(url: str, seconds: float) -> None:
 
 
 def main(url: str, folder: str, session: str) -> None:
-    short_sessions(url, float(session))
+    shorten_sessions(url, float(session))
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
     opened = log.open(url)
     member = opened.join("wide", "workers", Path(folder))
-    told = None
+    printed = None
     while not ended.is_set():
         share = sorted(member.partitions())
-        if share != told:
+        if share != printed:
             print(*share, flush=True)  # noqa: T201
-            told = share
+            printed = share
         time.sleep(0.02)
     member.close()
     opened.close()

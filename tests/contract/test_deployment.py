@@ -1,4 +1,4 @@
-"""Where the replicas run, one suite for both ways: they answer, follow releases, restart, and leave nothing."""
+"""The contract of Deployment for processes and Ray Serve: replicas answer, follow releases, restart and end."""
 
 from __future__ import annotations
 

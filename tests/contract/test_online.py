@@ -99,21 +99,21 @@ def quick_switches():
     sys.setswitchinterval(interval)
 
 
-def offline(view, events, users, at):
+def offline_rows(view, events, users, at):
     rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
         pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
     )
     return [list(row) for row in aggregate(view, rows, events_frame(events), at="at").rows()]
 
 
-def exactly(rows):
+def exact_text(rows):
     """Rows as text, so that 0.1 + 0.2 is not 0.3 and 1 is not True."""
     return [[repr(value) for value in row] for row in rows]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, tmp_path_factory, data):
+def test_a_lookup_equals_the_offline_kernel_at_the_same_time_and_position(kind, tmp_path_factory, data):
     clock = Clock()
     stores = kind(tmp_path_factory.mktemp("online"), clock)
     kinds = st.sampled_from(
@@ -146,9 +146,11 @@ def test_a_lookup_now_is_the_offline_kernel_at_the_same_time_and_position(kind, 
             moment = now - data.draw(st.integers(0, 5 * MINUTE), label="the lookup began before")
             for at in (now, moment):
                 result = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4)], at)
-                assert exactly(result.rows) == exactly(offline(ACTIVITY, events[:before], [1, 2, 3, 4], at))
+                assert exact_text(result.rows) == exact_text(
+                    offline_rows(ACTIVITY, events[:before], [1, 2, 3, 4], at)
+                )
                 alone = store.lookup(plan, [{"user_id": 1}], at)
-                assert exactly(alone.rows) == exactly(result.rows[:1])
+                assert exact_text(alone.rows) == exact_text(result.rows[:1])
             # Between an entity's position and the view's there is no event that counts for the entity.
             for user, position in zip((1, 2, 3, 4), result.positions, strict=True):
                 until = position["activity"].offsets[0]
@@ -169,7 +171,9 @@ def test_batches_of_several_entities_in_several_columns(store):
     users = list(range(-5, 2005))
     result = store.lookup(plan, [{"user_id": user} for user in users], NOW)
     width = len(ACTIVITY.aggregations)
-    assert exactly([row[:width] for row in result.rows]) == exactly(offline(ACTIVITY, events, users, NOW))
+    assert exact_text([row[:width] for row in result.rows]) == exact_text(
+        offline_rows(ACTIVITY, events, users, NOW)
+    )
     assert [row[width:] for row in result.rows] == [
         [user, 0.5] if user % 2 == 0 and 0 <= user < 2000 else [None, None] for user in users
     ]
@@ -313,7 +317,7 @@ def test_a_broken_entity_affects_no_other(store, kind, tmp_path, caplog):
     store.prepare(plan)
     store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
     assert store.count_broken(ACTIVITY) == 0
-    SPOILERS[kind](tmp_path, ACTIVITY, 1)
+    CORRUPTERS[kind](tmp_path, ACTIVITY, 1)
     for offset in (2, 4):
         store.apply([ACTIVITY], events_frame(events).to_arrow(), at_offset(offset + 2), after=at_offset(offset))
     assert store.position(ACTIVITY) == at_offset(6)
@@ -327,14 +331,14 @@ def test_a_broken_entity_affects_no_other(store, kind, tmp_path, caplog):
     assert [row[0] for row in store.lookup(plan, users, NOW).rows] == [3, 3]
 
 
-def spoil_sqlite(folder, view, key):
-    """Replaces an entity's state by bytes that are not a state."""
+def corrupt_sqlite_state(folder, view, key):
+    """Overwrites the state of an entity with bytes that are not a state."""
     with closing(sqlite3.connect(folder / "online.db")) as db, db:
         (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
         db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
 
 
-SPOILERS = {Sqlite: spoil_sqlite}
+CORRUPTERS = {Sqlite: corrupt_sqlite_state}
 
 
 def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, kind, tmp_path):
@@ -345,7 +349,7 @@ def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, kind, tm
     rows = facts([(user, NOW - MINUTE, user, 0.5) for user in (1, 2)])
     for view in (ACTIVITY, FACTS):
         store.load(FACTS, rows, SnapshotPosition("facts", 1))
-        SPOILERS[kind](tmp_path, view, 1)
+        CORRUPTERS[kind](tmp_path, view, 1)
         with pytest.raises(Unavailable, match=f"user_id=1 in view '{view.name}' is unreadable"):
             store.lookup(plan, users, NOW)
         assert store.lookup(plan, users[1:], NOW).rows[0][-2:] == [2, 0.5]

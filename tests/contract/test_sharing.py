@@ -1,4 +1,4 @@
-"""Several that share a topic's log partitions, on every log: what each may count on."""
+"""The contract of Member on every log: how members share the log partitions of a topic."""
 
 from __future__ import annotations
 
@@ -22,76 +22,79 @@ SESSION = 2.0  # seconds
 
 
 @pytest.fixture
-def opened(url: str) -> Iterator[Log]:
-    one = log.open(url)
-    one.create("wide", 5)
-    yield one
-    one.close()
+def wide_log(url: str) -> Iterator[Log]:
+    opened = log.open(url)
+    opened.create("wide", 5)
+    yield opened
+    opened.close()
 
 
 Join = Callable[..., Member]
 
 
 @pytest.fixture
-def join(url: str, opened: Log, tmp_path: Path) -> Iterator[Join]:
-    """Joins the topic, each member by a log of its own, as a process does."""
+def join(url: str, wide_log: Log, tmp_path: Path) -> Iterator[Join]:
+    """Joins the topic. Each member opens a separate log, as a separate process would."""
     with ExitStack() as stack:
 
-        def joined(settle: Callable[[], None] = lambda: None, group: str = "workers") -> Member:
-            one = log.open(url)
-            stack.callback(one.close)
-            return one.join("wide", group, tmp_path / "members", settle)
+        def join_group(settle: Callable[[], None] = lambda: None, group: str = "workers") -> Member:
+            member_log = log.open(url)
+            stack.callback(member_log.close)
+            return member_log.join("wide", group, tmp_path / "members", settle)
 
-        yield joined
+        yield join_group
 
 
-def divided(members: Sequence[Member], partitions: int = 5) -> bool:
-    """Whether every log partition is with exactly one of them, as evenly as can be."""
-    found = [one.partitions() for one in members]
-    sizes = [len(share) for share in found]
+def is_divided_evenly(members: Sequence[Member], partitions: int = 5) -> bool:
+    """Whether every log partition belongs to exactly one member, and their shares differ by at most one."""
+    shares = [member.partitions() for member in members]
+    sizes = [len(share) for share in shares]
     return (
         sum(sizes) == partitions
-        and frozenset().union(*found) == frozenset(range(partitions))
+        and frozenset().union(*shares) == frozenset(range(partitions))
         and max(sizes) - min(sizes) <= 1
     )
 
 
-def test_members_divide_a_topic_and_give_up_their_share_at_once(join: Join) -> None:
+def test_members_divide_a_topic_and_release_their_share_at_once(join: Join) -> None:
     settled: list[int] = []
     first = join(lambda: settled.append(1))
-    until(lambda: divided([first]))
+    until(lambda: is_divided_evenly([first]))
     assert settled == []
     before = first.partitions()
     second = join()
-    until(lambda: divided([first, second]))
-    assert settled  # what was made of the share was finished before some of it went
-    assert first.partitions() < before  # it kept what need not go
+    until(lambda: is_divided_evenly([first, second]))
+    assert settled  # the first member finished its work before it released log partitions
+    assert first.partitions() < before  # it kept the rest
     other = join(group="others")
-    until(lambda: divided([other]))  # another group knows nothing of these
-    assert divided([first, second])
+    until(lambda: is_divided_evenly([other]))  # another group divides the topic independently
+    assert is_divided_evenly([first, second])
     third = join()
-    until(lambda: divided([first, second, third]))
+    until(lambda: is_divided_evenly([first, second, third]))
     began = monotonic()
     second.close()
-    until(lambda: divided([first, third]))
-    assert monotonic() - began < 8  # not the session's ten seconds
+    until(lambda: is_divided_evenly([first, third]))
+    assert monotonic() - began < 8  # without waiting for the session's ten seconds
     more = [join() for _ in range(4)]
-    until(lambda: divided([first, third, *more]))  # one of them has nothing to do
-    for one in [first, third, other, *more]:
-        one.close()
+    until(lambda: is_divided_evenly([first, third, *more]))  # one member has no log partition
+    for member in [first, third, other, *more]:
+        member.close()
 
 
-class Worker:
-    """tests.contract.member in a process of its own."""
+class MemberProcess:
+    """Runs tests.contract.member in a separate process."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.contract.member", url, str(folder), str(SESSION)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def next_share(self) -> frozenset[int]:
-        """What it says it has, the next time that changes."""
+        """Waits for the next change of its share; returns the share."""
         assert self.process.stdout is not None
         return frozenset(map(int, self.process.stdout.readline().split()))
 
@@ -99,53 +102,53 @@ class Worker:
         self.process.communicate("\n", timeout=60)
 
 
-def test_the_share_of_one_that_was_killed_is_its_own_again_at_once_or_goes_to_the_others(
+def test_a_killed_member_that_restarts_gets_its_share_back_at_once(
     url: str, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.log.sqlite.member.SESSION_SECONDS", 60.0)
     monkeypatch.setattr("headrace.log.kafka.member.SESSION_MS", 60_000)
     monkeypatch.setitem(globals(), "SESSION", 60.0)
-    killed = Worker(url, tmp_path / "members")
+    killed = MemberProcess(url, tmp_path / "members")
     while not (share := killed.next_share()):
         pass
     killed.process.kill()
     killed.process.communicate()
     began = monotonic()
-    again = Worker(url, tmp_path / "members")
-    while again.next_share() != share:
+    restarted = MemberProcess(url, tmp_path / "members")
+    while restarted.next_share() != share:
         pass
-    assert monotonic() - began < 30  # its session goes on for a minute
-    again.end()
-    one = join()
-    until(lambda: divided([one]))
-    one.close()
+    assert monotonic() - began < 30  # the killed member's session lasts a minute
+    restarted.end()
+    member = join()
+    until(lambda: is_divided_evenly([member]))
+    member.close()
 
 
-def test_one_that_hangs_loses_its_share_and_notices_when_it_wakes_up(
+def test_a_hanging_member_loses_its_share_and_notices_when_it_wakes_up(
     url: str, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short_sessions_by(monkeypatch, url)
-    hung = Worker(url, tmp_path / "members")
-    while not hung.next_share():
+    shorten_sessions(monkeypatch, url)
+    hanging = MemberProcess(url, tmp_path / "members")
+    while not hanging.next_share():
         pass
-    one = join()
-    until(lambda: len(one.partitions()) in (2, 3))
-    kept = hung.next_share()
-    while len(kept) not in (2, 3):
-        kept = hung.next_share()
-    os.kill(hung.process.pid, signal.SIGSTOP)
+    member = join()
+    until(lambda: len(member.partitions()) in (2, 3))
+    share = hanging.next_share()
+    while len(share) not in (2, 3):
+        share = hanging.next_share()
+    os.kill(hanging.process.pid, signal.SIGSTOP)
     try:
-        until(lambda: divided([one]), "its share went to nobody")
+        until(lambda: is_divided_evenly([member]), "nobody took over its share")
     finally:
-        os.kill(hung.process.pid, signal.SIGCONT)
-    until(lambda: len(one.partitions()) in (2, 3), "who woke up got nothing")
-    assert hung.next_share() != kept  # it noticed
-    hung.end()
-    until(lambda: divided([one]))
-    one.close()
+        os.kill(hanging.process.pid, signal.SIGCONT)
+    until(lambda: len(member.partitions()) in (2, 3), "the member that woke up got no share")
+    assert hanging.next_share() != share  # it noticed
+    hanging.end()
+    until(lambda: is_divided_evenly([member]))
+    member.close()
 
 
-def short_sessions_by(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def shorten_sessions(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     from headrace.log.sqlite import member as sqlite_member
 
     monkeypatch.setattr(sqlite_member, "SESSION_SECONDS", SESSION)

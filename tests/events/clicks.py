@@ -1,4 +1,4 @@
-"""The contract that these tests judge by, and events under it."""
+"""The contract by which these tests judge events, and a maker of its events."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class Click(Struct):
 
 
 def click(number: int, **fields: Any) -> bytes:
-    """A good click, unlike any of another number."""
+    """A valid click; each number gives a different event."""
     at = NOON + timedelta(seconds=number)
     return json.dumps({"at": at.isoformat(), "user": number, "page": "home", **fields}).encode()

@@ -1,4 +1,4 @@
-"""A contract on a table of customers, and Debezium's envelopes of its changes."""
+"""A change contract on a table of customers, and Debezium envelopes of its changes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,24 @@ def change(
     wrapped: bool = False,
     **source: Any,
 ) -> bytes:
-    """An envelope; `at`: seconds after NOON, by default the lsn."""
+    """A Debezium envelope of one change. `at`: seconds after NOON; by default the lsn."""
     seconds = lsn if at is None else at
     assert seconds is not None
     time = NOON + seconds * 1_000_000
-    told = {"lsn": lsn, "ts_us": time, "ts_ms": time // 1000, "txId": lsn, "snapshot": "false", **source}
-    one = {"op": op, "before": None, "after": None, "source": told, "ts_ms": time // 1000}
-    one["before" if op == "d" else "after"] = row
-    return json.dumps({"schema": {"type": "struct"}, "payload": one} if wrapped else one).encode()
+    source_fields = {
+        "lsn": lsn,
+        "ts_us": time,
+        "ts_ms": time // 1000,
+        "txId": lsn,
+        "snapshot": "false",
+        **source,
+    }
+    envelope = {
+        "op": op,
+        "before": None,
+        "after": None,
+        "source": source_fields | source,
+        "ts_ms": time // 1000,
+    }
+    envelope["before" if op == "d" else "after"] = row
+    return json.dumps({"schema": {"type": "struct"}, "payload": envelope} if wrapped else envelope).encode()

@@ -1,7 +1,7 @@
-"""Forks children that ingest until a fault strikes; and functions that tests run in a new process.
+"""Forks children that ingest until an injected fault kills them. Tests run its functions in new processes, too.
 
-It has imported everything but used nothing, so that a fork takes milliseconds and finds no lock held by
-a thread. The idle threads of libraries (allocators) do no harm to a fork. Each line of its input is an
+The process imports everything but uses nothing before it forks: a fork takes milliseconds, and no thread
+holds a lock. The idle threads of libraries (allocators) do not disturb a fork. Each line of its input is an
 order; each line of its output is the wait status of the child that the order forked.
 """
 
@@ -34,7 +34,7 @@ def settings_of(folder: Path) -> Settings:
 
 
 def watch_once(folder: str) -> None:
-    """Ingests what the log holds and watches the rates of refusal, as `headrace ingest --until-end` does."""
+    """Ingests the log to its end and watches the refusal rates, as `headrace ingest --until-end` does."""
     settings = settings_of(Path(folder))
     contract = contract_of(Click)
     assert contract is not None
@@ -49,7 +49,7 @@ def watch_once(folder: str) -> None:
 
 
 def forward_once(folder: str, url: str, topic: str) -> None:
-    """Ingests a topic of a broker in small commits, and forwards it to two more."""
+    """Ingests a topic of a broker in small commits and forwards it to two other topics."""
     ingest.BATCH, ingest.TRICKLE = 100, 0
     declared = contract_of(Click)
     assert declared is not None
@@ -63,7 +63,7 @@ def forward_once(folder: str, url: str, topic: str) -> None:
 
 
 def fork(order: dict[str, Any]) -> int:
-    """The wait status of a child that ingests and forwards, killed at the point that the order names."""
+    """Forks a child that ingests, forwards and dies where the order says; returns its wait status."""
     child = os.fork()
     if child == 0:
         try:

@@ -1,4 +1,4 @@
-"""A refused event is stored to the byte in every format, and its replay is the same bytes."""
+"""A refused event is stored byte for byte in every format, and its replay has the same bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_refused_bytes_are_stored_and_replayed_unchanged(
         assert changes_contract is not None
         row = {"id": 1, "name": "__debezium_unavailable_value", "balance": "x"}
         contract = changes_contract
-        invalid = [*INVALID[:-1], change("u", 1, row)]  # without the empty value, which is skipped there
+        invalid = [*INVALID[:-1], change("u", 1, row)]  # the debezium format skips an empty value
     else:
         contract = attrs.evolve(contract, format=format)
         payload = click(1, price=-1, note="").replace(b"-1", b"-1.10")

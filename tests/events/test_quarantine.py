@@ -1,4 +1,4 @@
-"""Quarantine: refused events by reason, and their replay after a contract's fix."""
+"""Quarantine: refused events grouped by reason, and their replay after the contract is fixed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import attrs
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import configure
+from tests.contract.test_log import set_largest_batch
 from tests.events.clicks import click
 
 from headrace import Meta, Struct, event, log
@@ -39,14 +39,14 @@ class FixedClick(Struct):
 
 
 @pytest.fixture
-def fixed() -> Contract:
+def new_contract() -> Contract:
     declared = contract_of(FixedClick)
     assert declared is not None
     return declared
 
 
 def ingest_all(contract: Contract, log: Log, lake: Lake) -> Counter[str]:
-    """Ingests all that the log holds; how many events are good, and refused by code."""
+    """Ingests the log to its end; returns the number of good events, and of refused ones by code."""
     commits: list[Progress] = []
     Ingest(contract, log, lake).run(until_end=True, stop=threading.Event(), hooks=IngestHooks(commits.append))
     verdicts = Counter(good=sum(progress.good for progress in commits))
@@ -92,26 +92,26 @@ def test_refused_events_are_grouped_and_selected(contract: Contract, events_log:
 
 
 def test_replay_after_the_fix_is_admitted_once(
-    contract: Contract, fixed: Contract, events_log: Log, lake: Lake
+    contract: Contract, new_contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     ingest_five_clicks(contract, events_log, lake)
     selection = QuarantineSelection(code="out_of_range")
-    result = replay(fixed, lake, events_log, selection, dry_run=True)
+    result = replay(new_contract, lake, events_log, selection, dry_run=True)
     assert (result.events, result.reasons) == (2, (("out_of_range", "price", 2),))
     assert events_log.end("clicks") == {0: 5}
-    assert replay(fixed, lake, events_log, selection) == result
-    # one of them a second time
-    assert replay(fixed, lake, events_log, QuarantineSelection(positions=((0, 1), (0, 3)))).events == 2
-    assert ingest_all(fixed, events_log, lake) == Counter(good=3, duplicate=1)
+    assert replay(new_contract, lake, events_log, selection) == result
+    # Replay one of the two a second time.
+    assert replay(new_contract, lake, events_log, QuarantineSelection(positions=((0, 1), (0, 3)))).events == 2
+    assert ingest_all(new_contract, events_log, lake) == Counter(good=3, duplicate=1)
     rows = lake.table("clicks").scan().filter("_valid").collect().sort("_log_offset")
     assert rows["user"].to_list() == [1, 2, 4, 3]
     assert rows["_first_offset"].to_list() == [None, 1, 4, 3]
-    assert [(g.code, g.count) for g in refusal_groups(fixed, lake)] == [("not_json", 1)]
-    assert replay(fixed, lake, events_log, selection).events == 0
+    assert [(g.code, g.count) for g in refusal_groups(new_contract, lake)] == [("not_json", 1)]
+    assert replay(new_contract, lake, events_log, selection).events == 0
 
 
-def test_replay_that_is_refused_again_stays_and_may_be_replayed(
-    contract: Contract, fixed: Contract, events_log: Log, lake: Lake
+def test_event_refused_again_on_replay_stays_and_can_be_replayed(
+    contract: Contract, new_contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     ingest_five_clicks(contract, events_log, lake)
     assert replay(contract, lake, events_log, QuarantineSelection(field="price", limit=1)).events == 1
@@ -125,11 +125,11 @@ def test_replay_that_is_refused_again_stays_and_may_be_replayed(
         "not_json": 1,
         "unknown_value": 1,
     }
-    assert replay(fixed, lake, events_log, QuarantineSelection(field="price")).events == 2
-    assert ingest_all(fixed, events_log, lake) == Counter(good=2)
+    assert replay(new_contract, lake, events_log, QuarantineSelection(field="price")).events == 2
+    assert ingest_all(new_contract, events_log, lake) == Counter(good=2)
 
 
-def test_first_position_that_was_good_is_not_admitted_again(
+def test_replay_of_an_event_that_was_good_is_not_admitted_again(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     ingest_five_clicks(contract, events_log, lake)
@@ -148,26 +148,28 @@ def test_every_replay_of_an_event_is_in_one_log_partition(
     broken = [click(n, price=-1) for n in range(8)] + [b"no %d" % n for n in range(8)]
     events_log.append("clicks", broken, [None] * 16)
     assert ingest_all(wide, events_log, lake).total() == 16
-    places: dict[bytes, set[int]] = {}
+    partitions_of_value: dict[bytes, set[int]] = {}
     for _ in range(3):
         before = events_log.end("clicks")
         assert replay(wide, lake, events_log, QuarantineSelection()).events == 16
         batch = events_log.read("clicks", before, 100)
         for value, partition in zip(batch.values, batch.partitions.tolist(), strict=True):
-            places.setdefault(value, set()).add(partition)
+            partitions_of_value.setdefault(value, set()).add(partition)
         assert ingest_all(wide, events_log, lake).total() == 16
-    assert {len(partitions) for partitions in places.values()} == {1}
-    assert {p for raw, ps in places.items() if raw[:2] == b"no" for p in ps} > {0}, "all in one partition"
-    assert places[broken[3]] == {partition_of(b"3", 4)}, "not where send puts it"
+    assert {len(partitions) for partitions in partitions_of_value.values()} == {1}
+    assert {p for raw, ps in partitions_of_value.items() if raw[:2] == b"no" for p in ps} > {0}, (
+        "all in one partition"
+    )
+    assert partitions_of_value[broken[3]] == {partition_of(b"3", 4)}, "not the partition that send chooses"
 
 
-def test_key_is_read_as_the_format_says(contract: Contract) -> None:
+def test_key_reader_follows_the_format(contract: Contract) -> None:
     enveloped = attrs.evolve(contract, format="connect")
-    read = key_reader(enveloped, formats.open(enveloped))
-    assert read([b'{"schema": null, "payload": {"user": 7, "price": -1}}', b'{"user": 7}']) == [b"7", None]
+    read_keys = key_reader(enveloped, formats.open(enveloped))
+    assert read_keys([b'{"schema": null, "payload": {"user": 7, "price": -1}}', b'{"user": 7}']) == [b"7", None]
 
 
-def test_replay_of_more_than_a_transaction_accepts_is_refused(
+def test_replay_larger_than_a_transaction_is_refused(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest_five_clicks(contract, events_log, lake)
@@ -194,25 +196,27 @@ def test_hundred_thousand_events_are_replayed_in_one_transaction_on_kafka(
     kafka.close()
 
 
-def test_events_that_are_too_large_now_stay_and_the_others_are_replayed(
-    contract: Contract, fixed: Contract, lake: Lake, broker: Broker
+def test_events_larger_than_a_lowered_limit_stay_and_the_others_are_replayed(
+    contract: Contract, new_contract: Contract, lake: Lake, broker: Broker
 ) -> None:
     kafka = log.open(broker.url)
     topic = f"clicks-{new_id()}"
-    contract, fixed = (attrs.evolve(version, topic=topic, partitions=1) for version in (contract, fixed))
+    contract, new_contract = (
+        attrs.evolve(version, topic=topic, partitions=1) for version in (contract, new_contract)
+    )
     kafka.create(topic)
     large = click(2, page="attic", note=os.urandom(30_000).hex())
     kafka.append(topic, [click(1, page="attic"), large, click(3, page="cellar")])
     ingest_all(contract, kafka, lake)
-    configure(broker.url, topic, 20_000)
-    result = replay(fixed, lake, kafka, QuarantineSelection())
+    set_largest_batch(broker.url, topic, 20_000)
+    result = replay(new_contract, lake, kafka, QuarantineSelection())
     assert (result.events, result.reasons, result.too_large) == (2, (("unknown_value", "page", 2),), ((0, 1),))
-    assert ingest_all(fixed, kafka, lake)["good"] == 2
-    (refused,) = find_refused(fixed, lake, QuarantineSelection())
+    assert ingest_all(new_contract, kafka, lake)["good"] == 2
+    (refused,) = find_refused(new_contract, lake, QuarantineSelection())
     assert (refused.partition, refused.offset) == (0, 1)
-    configure(broker.url, topic, 1_000_000)
+    set_largest_batch(broker.url, topic, 1_000_000)
     kafka.close()
     kafka = log.open(broker.url)
-    assert replay(fixed, lake, kafka, QuarantineSelection()).events == 1
-    assert ingest_all(fixed, kafka, lake)["good"] == 1
+    assert replay(new_contract, lake, kafka, QuarantineSelection()).events == 1
+    assert ingest_all(new_contract, kafka, lake)["good"] == 1
     kafka.close()

@@ -1,6 +1,7 @@
-"""What the processes of the suite do: each of these runs in a child of the fork server.
+"""The roles of the suite's processes. Each role runs in a child of the fork server.
 
-What they meet they tell in the journal, one line of JSON each, so that whoever strikes knows when.
+The children report to the journal, one line of JSON for each report, so that the run knows when to inject
+a fault and when its effect has been seen.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ from headrace.log.sqlite import member as sqlite_member
 __all__ = ["ROLES", "tune", "warm"]
 
 CHUNK = 20  # events an append
-BRIEF = 20_000_000  # microseconds from a write's begin, after which it is not committed any more
-GRACE = timedelta(seconds=45)  # longer than that, and than anything here hangs
+BRIEF = 20_000_000  # microseconds after which a write that has begun is no longer committed
+GRACE = timedelta(seconds=45)  # longer than BRIEF, and longer than any process hangs here
 
 
 def tune() -> None:
-    """Makes everything small and quick, so that each second holds many commits, expiries and maintenances."""
+    """Shrinks batches and intervals, so that commits, expiries and maintenance happen many times a second."""
     for module, values in (
         (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
         (ingest_maintenance, {"COMMITS": 40}),
@@ -61,32 +62,32 @@ def tune() -> None:
         (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),
-        (kafka_writer, {"TRANSACTION_MS": 60_000}),  # none runs out while a broker is away: see _writes_as
+        (kafka_writer, {"TRANSACTION_MS": 60_000}),  # longer than a broker is down: see _use_transaction_name
     ):
         for name, value in values.items():
-            assert hasattr(module, name), f"{module.__name__} has no {name} any more"
+            assert hasattr(module, name), f"{module.__name__} has no {name}"
             setattr(module, name, value)
 
 
 def warm() -> None:
-    """Meets once what is slow the first time: SQLAlchemy's compiled statements. Nothing of it stays open."""
-    one = SqlCatalog("warm", uri="sqlite:///:memory:", warehouse="file:///nowhere")
-    one.create_namespace("warm")
-    one.list_tables("warm")
-    one.table_exists("warm.one")
-    one.engine.dispose()
-    gc.freeze()  # a child's collector writes to no page that it shares
+    """Compiles SQLAlchemy's statements before any fork, since the first use is slow. Leaves nothing open."""
+    warm_catalog = SqlCatalog("warm", uri="sqlite:///:memory:", warehouse="file:///nowhere")
+    warm_catalog.create_namespace("warm")
+    warm_catalog.list_tables("warm")
+    warm_catalog.table_exists("warm.table")
+    warm_catalog.engine.dispose()
+    gc.freeze()  # else a child's garbage collector copies the pages that it shares with its parent
 
 
 def work(setup: Setup, report: Report, *, fixed: bool = False, until_end: bool = False) -> None:
-    """Ingests until SIGTERM, or until the log's end; started again while something is away."""
+    """Ingests until SIGTERM or until the log's end. Starts again while something is unavailable."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGUSR1, lambda *_: _arm(setup, report))
     logging.getLogger("headrace").addHandler(_WarningHandler(report))
     _report_conflicts(report)
 
-    def tell(progress: ingest.Progress) -> None:
+    def report_commit(progress: ingest.Progress) -> None:
         report("commit", offsets=progress.position.offsets, events=progress.events)
 
     while not stop.is_set():
@@ -96,12 +97,17 @@ def work(setup: Setup, report: Report, *, fixed: bool = False, until_end: bool =
                 closing(SqliteSink(setup.disk / "sink.db")) as sink_db,
             ):
                 ingest.ingest_all(
-                    [setup.contract(fixed)], events, open_lake(setup.settings),
-                    until_end=until_end, stop=stop, open_sinks=lambda _: [sink_db],
-                hooks=ingest.IngestHooks(tell), )  # fmt: skip
+                    [setup.contract(fixed)],
+                    events,
+                    open_lake(setup.settings),
+                    until_end=until_end,
+                    stop=stop,
+                    open_sinks=lambda _: [sink_db],
+                    hooks=ingest.IngestHooks(report_commit),
+                )
             return
         except Unavailable as error:
-            report("away", text=str(error)[:1000])
+            report("unavailable", text=str(error)[:1000])
             time.sleep(0.1)
 
 
@@ -114,40 +120,41 @@ def _arm(setup: Setup, report: Report) -> None:
 class _WarningHandler(logging.Handler):
     def __init__(self, report: Report) -> None:
         super().__init__(logging.WARNING)
-        self._say = report
+        self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say("warning", text=record.getMessage()[:1000])
+        self._report("warning", text=record.getMessage()[:1000])
 
 
 def _report_conflicts(report: Report) -> None:
-    """Tells of each commit that the catalog refused because another writer's came first."""
+    """Reports each commit that the catalog refuses because another writer committed first."""
     for kind in (SqlCatalog, RestCatalog):
         plain = kind.commit_table
 
-        def told(self: Any, *given: Any, plain: Any = plain) -> Any:
+        def commit_table(self: Any, *arguments: Any, plain: Any = plain) -> Any:
             try:
-                return plain(self, *given)
+                return plain(self, *arguments)
             except CommitFailedException:
-                report("beaten")
+                report("conflict")
                 raise
 
-        kind.commit_table = told
+        kind.commit_table = commit_table
 
 
 def produce(setup: Setup, report: Report, *, name: str, first: int, orders: int) -> None:
-    """Appends as many events as it is told to, again and again, and writes down what it sends before
-    it does and where it went after: only the latter is acknowledged.
+    """Appends as many events as each order asks for. Notes the events before it sends them and their positions
+    afterwards: an event with a position is acknowledged.
 
     Args:
-        name: one that no other that lives has.
+        name: its name, unique among the producers that are alive.
         first: the number of its first event.
-        orders: where it reads, a line each, how many, and which poison is to be among them.
+        orders: the file descriptor of its orders. Each line holds how many events to append, and the kind of
+            poison among them.
     """
-    _writes_as(name)
-    chance = random.Random(first)
+    _use_transaction_name(name)
+    rng = random.Random(first)
     number = first
-    old: list[int] = []  # acknowledged good ones, to send again
+    old: list[int] = []  # the numbers of acknowledged good events, to send again
     with (
         (setup.notes / f"sent-{first}").open("ab", 0) as sent,
         os.fdopen(orders) as lines,
@@ -158,40 +165,42 @@ def produce(setup: Setup, report: Report, *, name: str, first: int, orders: int)
                 break
             count, poison = json.loads(line)
             for begin in range(0, count, CHUNK):
-                kinds = [_kind(chance) for _ in range(min(CHUNK, count - begin))]
+                kinds = [_kind(rng) for _ in range(min(CHUNK, count - begin))]
                 if poison in POISON and not begin:
-                    kinds.insert(chance.randrange(len(kinds)), poison)
+                    kinds.insert(rng.randrange(len(kinds)), poison)
                 chunk = []
                 for kind in kinds:
                     if kind == "again" and old:
-                        chunk.append(("good", chance.choice(old[-200:])))
+                        chunk.append(("good", rng.choice(old[-200:])))
                     else:
                         chunk.append(("good" if kind == "again" else kind, number))
                         number += 1
                 sent.write(json.dumps({"sent": chunk}).encode() + b"\n")
                 try:
                     at = events.append(
-                        setup.topic, [event(*one) for one in chunk], [b"%d" % n for _, n in chunk]
+                        setup.topic,
+                        [event(kind, number) for kind, number in chunk],
+                        [b"%d" % n for _, n in chunk],
                     )
-                except Unavailable as error:  # it may be in or not: it is never sent again
-                    report("away", text=str(error)[:1000])
+                except Unavailable as error:  # the append is in doubt: its events are never sent again
+                    report("unavailable", text=str(error)[:1000])
                     continue
                 sent.write(json.dumps({"at": at}).encode() + b"\n")
                 old += [n for kind, n in chunk if kind == "good"]
                 report("ack", at=at, poison=[kind for kind in kinds if kind in POISON])
             if poison == "tombstone":
-                _bury(setup, sent, report)
+                _append_tombstone(setup, sent, report)
         events.close()
 
 
-def _writes_as(name: str) -> None:
-    """Kafka: whoever comes next under this name ends what its killed predecessor left open. Else readers
-    would wait each time until it runs out."""
+def _use_transaction_name(name: str) -> None:
+    """Names this process's Kafka transactions. The next process of the same name aborts the transaction that a
+    killed one left open; without that, readers would wait until it times out."""
     kafka_writer.new_id = lambda: name
 
 
-def _kind(chance: random.Random) -> str:
-    return chance.choices(["good", "again", "mendable", "broken"], [80, 8, 5, 7])[0]
+def _kind(rng: random.Random) -> str:
+    return rng.choices(["good", "again", "mendable", "broken"], [80, 8, 5, 7])[0]
 
 
 def _open_log(setup: Setup, report: Report) -> log.Log:
@@ -201,105 +210,109 @@ def _open_log(setup: Setup, report: Report) -> log.Log:
             events.create(setup.topic, setup.partitions)
             return events
         except Unavailable as error:
-            report("away", text=str(error)[:1000])
+            report("unavailable", text=str(error)[:1000])
 
 
-def _bury(setup: Setup, sent: Any, report: Report) -> None:
-    """A record without a value, as Kafka's own producers may send and this log's port cannot."""
+def _append_tombstone(setup: Setup, sent: Any, report: Report) -> None:
+    """Appends a record without a value. Kafka's producers can send one, Headrace's log cannot."""
     producer = confluent_kafka.Producer(
         {"bootstrap.servers": setup.log.removeprefix("kafka://"), "acks": "all"}
     )
     at: list[tuple[int, int]] = []
     sent.write(json.dumps({"sent": [("tombstone", -1)]}).encode() + b"\n")
     producer.produce(
-        setup.topic, None, b"gone",
-        on_delivery=lambda error, it: None if error else at.append((it.partition(), it.offset())),
-    )  # fmt: skip
+        setup.topic,
+        None,
+        b"tombstone",
+        on_delivery=lambda error, message: (
+            None if error else at.append((message.partition(), message.offset()))
+        ),
+    )
     producer.flush(30)
     if at:
         sent.write(json.dumps({"at": at}).encode() + b"\n")
         report("ack", at=at, poison=["tombstone"])
 
 
-def keep(setup: Setup, report: Report) -> None:
-    """Compacts, expires and deletes again and again, until SIGTERM."""
+def maintain(setup: Setup, report: Report) -> None:
+    """Compacts, expires and deletes repeatedly until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
         try:
-            kept = maintenance.maintain(
-                _table(setup), older_than=timedelta(0), grace=GRACE, longest_write=GRACE
+            changes = maintenance.maintain(
+                _open_table(setup), older_than=timedelta(0), grace=GRACE, longest_write=GRACE
             )
-            report("kept", compacted=kept.compacted, expired=kept.expired, deleted=kept.deleted)
+            report("maintained", compacted=changes.compacted, expired=changes.expired, deleted=changes.deleted)
         except Unavailable as error:
-            report("away", text=str(error)[:1000])
+            report("unavailable", text=str(error)[:1000])
 
 
-def meddle(setup: Setup, report: Report) -> None:
-    """Commits to the table as another tool would, appends and properties, until SIGTERM."""
+def interfere(setup: Setup, report: Report) -> None:
+    """Commits appends and properties to the table until SIGTERM, as another tool would."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    theirs = _table(setup)
-    mine, done = f"meddler.{os.getpid()}", 0
+    events_table = _open_table(setup)
+    name, commits = f"interfering.{os.getpid()}", 0
     while signal.sigtimedwait({signal.SIGTERM}, 0) is None:
-        theirs.append(
-            theirs.schema().empty_table(), facts={"headrace.of": mine}, properties={mine: str(done + 1)}
+        commits += 1
+        events_table.append(
+            events_table.schema().empty_table(), facts={"headrace.of": name}, properties={name: str(commits)}
         )
-        theirs.set_properties({f"{mine}.too": str(done + 1)})
-        done += 1
-        report("meddled", properties={mine: str(done), f"{mine}.too": str(done)})
+        events_table.set_properties({f"{name}.too": str(commits)})
+        report("interfered", properties={name: str(commits), f"{name}.too": str(commits)})
 
 
-def _table(setup: Setup) -> LakeTable:
+def _open_table(setup: Setup) -> LakeTable:
     return open_lake(setup.settings).table(setup.contract().table)
 
 
 def replay(setup: Setup, report: Report) -> None:
-    """Puts what waits for its price on the log once more."""
-    _writes_as("replay")
+    """Replays the events that were refused for their price."""
+    _use_transaction_name("replay")
     with closing(log.open(setup.settings.log.url)) as events:
         lake = open_lake(setup.settings)
         selection = quarantine.QuarantineSelection(code="out_of_range")
         report("replaying")
-        done = quarantine.replay(setup.contract(), lake, events, selection)
-    report("replayed", count=done.events)
+        result = quarantine.replay(setup.contract(), lake, events, selection)
+    report("replayed", count=result.events)
 
 
-def hold(setup: Setup, report: Report, *, path: str) -> None:
+def lock(setup: Setup, report: Report, *, path: str) -> None:
     """Locks a SQLite file until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
         db.execute("BEGIN EXCLUSIVE")
-        report("held")
+        report("locked")
         signal.sigwait({signal.SIGTERM})
         db.execute("ROLLBACK")
 
 
 def fill(setup: Setup, report: Report) -> None:
-    """Fills the disk, and keeps it full, until SIGTERM."""
+    """Fills the disk and keeps it full until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     path = setup.disk / "ballast"
     with path.open("wb", 0) as ballast:
         size = 0
         while signal.sigtimedwait({signal.SIGTERM}, 0.02) is None:
             for step in (1 << 24, 1 << 20, 1 << 12):
-                with suppress(OSError):  # there is no room for so much
+                with suppress(OSError):  # the disk has no room for a step of this size
                     while True:
                         os.posix_fallocate(ballast.fileno(), size, step)
                         size += step
     path.unlink()
 
 
-def look(setup: Setup, report: Report) -> None:
-    """Counts what is in the table and in the sink against what was sent."""
+def count(setup: Setup, report: Report) -> None:
+    """Audits the table and the sink against what was sent."""
     report("audited", **audit(setup))
 
 
 ROLES: dict[str, Callable[..., None]] = {
     "work": work,
     "produce": produce,
-    "keep": keep,
-    "meddle": meddle,
+    "maintain": maintain,
+    "interfere": interfere,
     "replay": replay,
-    "hold": hold,
+    "lock": lock,
     "fill": fill,
-    "look": look,
+    "count": count,
 }

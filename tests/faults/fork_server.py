@@ -1,8 +1,8 @@
-"""A process that forks the suite's children.
+"""The process that forks the suite's children.
 
-It is warm (everything is imported) but has used nothing, so that a fork costs milliseconds and meets
-no lock that a thread holds, nor a connection that two would share. Libraries' own idle threads
-(allocators') are safe to fork beside. Each line of its input is an order, each of its output a reply.
+It has imported everything but used nothing: a fork takes milliseconds, no thread holds a lock, and no
+connection would be shared. The idle threads of libraries (allocators) do not disturb a fork. Each line of its
+input is an order, each line of its output a reply.
 """
 
 from __future__ import annotations
@@ -25,41 +25,43 @@ from headrace.kernel import faults
 def main(setup: Setup) -> None:
     tune()
     warm()
-    feeds: dict[int, int] = {}
+    pipes: dict[int, int] = {}
     for line in sys.stdin:
         order = json.loads(line)
         match order.pop("do"):
             case "fork":
-                reply: Any = fork(setup, feeds, **order)
+                reply: Any = fork(setup, pipes, **order)
             case "feed":
-                reply = feed(feeds, **order)
+                reply = feed(pipes, **order)
             case "reap":
-                reply = reap(feeds)
+                reply = reap(pipes)
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
 
-def fork(setup: Setup, feeds: dict[int, int], role: str, fault: str | None, given: dict[str, Any]) -> int:
-    """The child that plays the role."""
+def fork(setup: Setup, pipes: dict[int, int], role: str, fault: str | None, arguments: dict[str, Any]) -> int:
+    """Forks a child that plays the role; returns its process id."""
     if role == "produce":
-        given["orders"], feeding = os.pipe()
+        arguments["orders"], write_end = os.pipe()
     child = os.fork()
     if child:
         if role == "produce":
-            os.close(given["orders"])
-            feeds[child] = feeding
+            os.close(arguments["orders"])
+            pipes[child] = write_end
         return child
     try:
         os.setpgid(0, 0)
-        faulthandler.register(signal.SIGUSR2, all_threads=True)  # where it is, for whoever waits in vain
+        faulthandler.register(
+            signal.SIGUSR2, all_threads=True
+        )  # prints the stacks of a child that was awaited in vain
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        for other in [*feeds.values(), *([feeding] if role == "produce" else [])]:
+        for other in [*pipes.values(), *([write_end] if role == "produce" else [])]:
             os.close(other)
         if fault:
             os.environ[faults.VARIABLE] = fault
-        ROLES[role](setup, setup.journal(), **given)
+        ROLES[role](setup, setup.open_journal(), **arguments)
         os._exit(0)
     except BaseException:
         sys.stderr.write(f"--- {role} {os.getpid()}\n{traceback.format_exc()}")
@@ -68,29 +70,29 @@ def fork(setup: Setup, feeds: dict[int, int], role: str, fault: str | None, give
         os._exit(1)
 
 
-def feed(feeds: dict[int, int], pid: int, line: str) -> None:
-    """Orders to a producer; one that is dead does not hear them."""
+def feed(pipes: dict[int, int], pid: int, line: str) -> None:
+    """Writes an order to a producer. A dead producer gets none."""
     try:
-        os.write(feeds[pid], line.encode())
+        os.write(pipes[pid], line.encode())
     except (BrokenPipeError, KeyError):
         return
 
 
-def reap(feeds: dict[int, int]) -> list[tuple[int, int]]:
-    """(pid, wait status) of the children that have ended or were stopped since the last time."""
-    found = []
+def reap(pipes: dict[int, int]) -> list[tuple[int, int]]:
+    """Collects (pid, wait status) of the children that ended or stopped since the last call."""
+    changes = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:
-            return found
+            return changes
         if not pid:
-            return found
-        if not os.WIFSTOPPED(status) and pid in feeds:
-            os.close(feeds.pop(pid))
-        found.append((pid, status))
+            return changes
+        if not os.WIFSTOPPED(status) and pid in pipes:
+            os.close(pipes.pop(pid))
+        changes.append((pid, status))
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    main(Setup(Path(given.pop("disk")), Path(given.pop("notes")), **given))
+    arguments = json.loads(sys.argv[1])
+    main(Setup(Path(arguments.pop("disk")), Path(arguments.pop("notes")), **arguments))

@@ -1,4 +1,7 @@
-"""The kinds of fault. Each strikes once, amid work, and returns when that was seen; else it raises Missed."""
+"""The kinds of fault. Each injects one fault amid work and returns once its effect was observed.
+
+Raises NotObserved if that does not happen in time.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.faults.poison import POISON
-from tests.faults.run import WORKERS, Child, FaultRun, Missed
+from tests.faults.run import WORKERS, Child, FaultRun, NotObserved
 
-__all__ = ["KINDS", "Kind", "kinds_of"]
+__all__ = ["KINDS", "Kind", "possible_kinds"]
 
 Kind = Callable[[FaultRun], None]
 
-POINTS = (
+WORKER_POINTS = (
     "ingest.before_next_batch",
     "lake.before_data_file",
     "lake.after_data_file",
@@ -25,7 +28,7 @@ POINTS = (
     "sink.committed",
     "maintenance.expire",
 )
-KEEPING = (
+MAINTENANCE_POINTS = (
     "maintenance.leased",
     "lake.before_data_file",
     "lake.before_commit",
@@ -39,15 +42,15 @@ KEEPING = (
 
 
 def kill_worker_at(point: str, run: FaultRun) -> None:
-    worker = run.busy()
-    run.arm(worker, f"{point}:{run.chance.randint(1, 3)}")
+    worker = run.await_busy_worker()
+    run.arm(worker, f"{point}:{run.rng.randint(1, 3)}")
     run.until(lambda: worker.ended is not None, f"worker {worker.pid} to reach {point}")
     assert worker.killed
     run.fill_roles()
 
 
 def kill_worker_at_random(run: FaultRun) -> None:
-    worker = run.busy()
+    worker = run.await_busy_worker()
     _random_moment(run, 0.15)
     run.kill(worker)
     run.fill_roles()
@@ -56,7 +59,7 @@ def kill_worker_at_random(run: FaultRun) -> None:
 def stop_worker_at_random(run: FaultRun) -> None:
     is_taken_over = False
     while not is_taken_over:
-        worker = run.busy()
+        worker = run.await_busy_worker()
         _random_moment(run, 0.1)
         worker.send(signal.SIGSTOP)
         is_taken_over = _await_takeover(run, worker)
@@ -65,52 +68,52 @@ def stop_worker_at_random(run: FaultRun) -> None:
 def stop_worker_at(point: str, run: FaultRun) -> None:
     is_taken_over = False
     while not is_taken_over:
-        worker = run.busy()
+        worker = run.await_busy_worker()
         run.arm(worker, f"{point}:1:STOP")
         is_taken_over = _await_takeover(run, worker)
 
 
 def _await_takeover(run: FaultRun, worker: Child) -> bool:
-    """Whether others did the work of a worker that hangs, until it was woken. One of its threads may hang
-    within a transaction of a SQLite file: then all wait for it."""
+    """Waits until others do the work of a worker that hangs, then wakes it. Returns whether they did the work:
+    where the worker hangs within a transaction on a SQLite file, all wait for it."""
     run.until(lambda: worker.stopped, f"worker {worker.pid} to stop")
     run.feed(80)
-    left = run.ends.copy()
-    since = len(run.news)
+    ends = run.ends.copy()
+    since = len(run.reports)
 
     def is_taken_over() -> bool:
-        return not left - run.position
+        return not ends - run.position
 
     def is_locked_out() -> bool:
-        return run.has_news(since, "warning", text="locked") or run.has_news(since, "away", text="locked")
+        return run.has_report(since, "warning", text="locked") or run.has_report(
+            since, "unavailable", text="locked"
+        )
 
-    run.until(
-        lambda: is_taken_over() or is_locked_out(), "the others to do what was left to the one that hangs"
-    )
-    did = is_taken_over()
-    since = len(run.news)
+    run.until(lambda: is_taken_over() or is_locked_out(), "the others to do the work of the worker that hangs")
+    is_work_done = is_taken_over()
+    since = len(run.reports)
     worker.stopped = False
     worker.send(signal.SIGCONT)
     run.until(
-        lambda: any(one["pid"] == worker.pid for one in run.news[since:]),
+        lambda: any(report["pid"] == worker.pid for report in run.reports[since:]),
         f"worker {worker.pid} to be back at work",
     )
-    return did
+    return is_work_done
 
 
 def add_worker(run: FaultRun) -> None:
-    while len(run.in_role("work")) >= run.setup.partitions:  # one more would have no share
+    while len(run.in_role("work")) >= run.setup.partitions:  # one more worker would own no log partition
         run.end(run.in_role("work")[0])
     run.wanted = len(run.in_role("work")) + 1
     run.fill_roles()
     newest = run.in_role("work")[-1]
-    since = len(run.news)
-    run.until(lambda: run.has_news(since, "commit", of=newest), f"worker {newest.pid} to have its share")
+    since = len(run.reports)
+    run.until(lambda: run.has_report(since, "commit", of=newest), f"worker {newest.pid} to own a log partition")
     run.wanted = WORKERS
 
 
 def remove_worker(run: FaultRun) -> None:
-    run.end(run.busy())
+    run.end(run.await_busy_worker())
     if len(run.in_role("work")) < WORKERS - 1:
         run.fill_roles()
     run.await_commit("after a worker left")
@@ -121,13 +124,16 @@ def remove_worker(run: FaultRun) -> None:
 
 def kill_producer(run: FaultRun) -> None:
     run.fill_roles()
-    since = len(run.news)
+    since = len(run.reports)
     producers = run.in_role("produce")
-    run.until(lambda: any(run.has_news(since, "ack", of=one) for one in producers), "an append of a producer")
-    for one in producers:
-        run.feed_one(one, 60)
+    run.until(
+        lambda: any(run.has_report(since, "ack", of=producer) for producer in producers),
+        "an append of a producer",
+    )
+    for producer in producers:
+        run.feed_producer(producer, 60)
     _random_moment(run, 0.06)
-    run.kill(run.chance.choice(producers))
+    run.kill(run.rng.choice(producers))
     run.fill_roles()
 
 
@@ -146,12 +152,12 @@ def lock_topic(run: FaultRun) -> None:
 def restart_broker(hard: bool, run: FaultRun) -> None:
     broker = run.broker
     assert broker is not None
-    run.busy()
+    run.await_busy_worker()
     broker.stop(hard=hard)
     broker.start()
-    since = len(run.news)
+    since = len(run.reports)
     run.until(
-        lambda: run.has_news(since, "ack") and run.has_news(since, "commit"),
+        lambda: run.has_report(since, "ack") and run.has_report(since, "commit"),
         "appends and commits after the restart",
     )
 
@@ -164,13 +170,13 @@ def lock_catalog(run: FaultRun) -> None:
 
 
 def _lock_file(run: FaultRun, path: str, text: str) -> None:
-    """Somebody holds the file until work was turned away from it."""
-    run.busy()
-    since = len(run.news)
-    holder = run.fork("hold", path=path)
+    """Locks the file in another process until a worker reports that it is locked."""
+    run.await_busy_worker()
+    since = len(run.reports)
+    holder = run.fork("lock", path=path)
     run.until(
-        lambda: run.has_news(since, "warning", text=text) or run.has_news(since, "away", text=text),
-        f"somebody to be turned away from {path}",
+        lambda: run.has_report(since, "warning", text=text) or run.has_report(since, "unavailable", text=text),
+        f"a report that {path} is locked",
     )
     run.end(holder)
     run.fill_roles()
@@ -178,25 +184,25 @@ def _lock_file(run: FaultRun, path: str, text: str) -> None:
 
 
 def fill_disk(run: FaultRun) -> None:
-    """The disk is full until a worker could not write; then there is room again."""
-    run.busy()
-    since = len(run.news)
+    """Fills the disk until a worker cannot write, then makes room again."""
+    run.await_busy_worker()
+    since = len(run.reports)
 
-    def is_turned_away() -> bool:
+    def is_write_refused() -> bool:
         return any(
-            one["what"] in ("warning", "away") and any(text in one["text"] for text in _FULL)
-            for one in run.news[since:]
+            report["what"] in ("warning", "unavailable") and any(text in report["text"] for text in _FULL)
+            for report in run.reports[since:]
         )
 
     if run.own_disk:
         filler = run.fork("fill")
-        run.until(is_turned_away, "a worker to find the disk full")
+        run.until(is_write_refused, "a worker to find the disk full")
         run.end(filler)
     else:
         limited = run.in_role("work")
         for worker in limited:
             resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        run.until(is_turned_away, "a worker to find its files limited")
+        run.until(is_write_refused, "a worker to find its files limited")
         for worker in limited:
             resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     run.fill_roles()
@@ -206,46 +212,48 @@ def fill_disk(run: FaultRun) -> None:
 _FULL = ("No space left", "File too large", "disk is full", "disk I/O error")
 
 
-def commit_beside(run: FaultRun) -> None:
-    run.busy()
-    since = len(run.news)
-    meddler = run.fork("meddle")
-    run.until(lambda: run.has_news(since, "meddled"), "another writer's commit")
-    since = len(run.news)
+def commit_concurrently(run: FaultRun) -> None:
+    run.await_busy_worker()
+    since = len(run.reports)
+    other_writer = run.fork("interfere")
+    run.until(lambda: run.has_report(since, "interfered"), "another writer's commit")
+    since = len(run.reports)
     run.until(
-        lambda: run.has_news(since, "beaten", other_than=meddler),
-        "a worker's commit to be beaten by another writer's",
+        lambda: run.has_report(since, "conflict", other_than=other_writer),
+        "a worker's commit to conflict with another writer's",
     )
-    run.end(meddler)
+    run.end(other_writer)
 
 
-def maintain_beside(run: FaultRun) -> None:
-    run.busy()
-    since = len(run.news)
-    keeper = run.fork("keep")
+def maintain_concurrently(run: FaultRun) -> None:
+    run.await_busy_worker()
+    since = len(run.reports)
+    maintainer = run.fork("maintain")
 
     def did(what: str) -> bool:
-        return any(one["what"] == "kept" and one[what] for one in run.news[since:])
+        return any(report["what"] == "maintained" and report[what] for report in run.reports[since:])
 
     run.until(lambda: did("compacted") and did("expired"), "maintenance that compacts and expires")
-    run.end(keeper)
+    run.end(maintainer)
 
 
 def kill_maintenance_at(point: str, run: FaultRun) -> None:
-    run.busy()
-    keeper = run.fork("keep", fault=point)
-    run.until(lambda: keeper.ended is not None, f"maintenance to reach {point}")
-    assert keeper.killed
+    run.await_busy_worker()
+    maintainer = run.fork("maintain", fault=point)
+    run.until(lambda: maintainer.ended is not None, f"maintenance to reach {point}")
+    assert maintainer.killed
 
 
 def cut_connection(when: str, run: FaultRun) -> None:
-    """The connection is cut at a commit: before it reached the catalog, or after, before its answer."""
-    door = run.door
-    assert door is not None
-    run.busy()
-    before = len(door.actions)
-    door.commits.append(f"cut {when}")
-    run.until(lambda: len(door.actions) > before, f"a commit to be cut off {when} it went through")
+    """Cuts the connection at a commit: before the catalog gets the commit, or after, before it answers."""
+    catalog_proxy = run.catalog_proxy
+    assert catalog_proxy is not None
+    run.await_busy_worker()
+    before = len(catalog_proxy.actions)
+    catalog_proxy.commits.append(f"cut {when}")
+    run.until(
+        lambda: len(catalog_proxy.actions) > before, f"a commit to be cut off {when} it reached the catalog"
+    )
     run.await_commit("after the connection was cut")
 
 
@@ -253,32 +261,32 @@ def cut_connection(when: str, run: FaultRun) -> None:
 
 
 def replay_refused(run: FaultRun) -> None:
-    since = len(run.news)
+    since = len(run.reports)
     replay = run.fork("replay")
     run.until(lambda: replay.ended is not None, "a replay")
-    if not run.has_news(since, "replayed"):
-        raise Missed("nothing was replayed")
+    if not run.has_report(since, "replayed"):
+        raise NotObserved("nothing was replayed")
 
 
 def kill_replay(run: FaultRun) -> None:
-    since = len(run.news)
+    since = len(run.reports)
     replay = run.fork("replay")
     run.until(
-        lambda: run.has_news(since, "replaying", of=replay) or replay.ended is not None, "a replay's begin"
+        lambda: run.has_report(since, "replaying", of=replay) or replay.ended is not None, "a replay's begin"
     )
     _random_moment(run, 0.1)
     run.kill(replay)
     if not replay.killed:
-        raise Missed("the replay was quicker")
+        raise NotObserved("the replay ended before it was killed")
 
 
 def _random_moment(run: FaultRun, most: float) -> None:
-    time.sleep(run.chance.uniform(0, most))
+    time.sleep(run.rng.uniform(0, most))
 
 
 KINDS: dict[str, Kind] = {
     "worker killed at random": kill_worker_at_random,
-    **{f"worker killed at {point}": partial(kill_worker_at, point) for point in POINTS},
+    **{f"worker killed at {point}": partial(kill_worker_at, point) for point in WORKER_POINTS},
     "worker hangs at random, wakes": stop_worker_at_random,
     **{
         f"worker hangs at {p}, wakes": partial(stop_worker_at, p)
@@ -292,9 +300,9 @@ KINDS: dict[str, Kind] = {
     "broker killed": partial(restart_broker, True),
     "catalog's file locked": lock_catalog,
     "disk full": fill_disk,
-    "another writer's commits": commit_beside,
-    "maintenance beside": maintain_beside,
-    **{f"maintenance killed at {point}": partial(kill_maintenance_at, point) for point in KEEPING},
+    "another writer's commits": commit_concurrently,
+    "concurrent maintenance": maintain_concurrently,
+    **{f"maintenance killed at {point}": partial(kill_maintenance_at, point) for point in MAINTENANCE_POINTS},
     "commit cut off before": partial(cut_connection, "before"),
     "commit cut off after": partial(cut_connection, "after"),
     "replay": replay_refused,
@@ -303,15 +311,15 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def kinds_of(run: FaultRun) -> list[str]:
-    """The kinds that can strike in this run."""
-    cannot: set[str] = set()
+def possible_kinds(run: FaultRun) -> list[str]:
+    """The kinds that can be injected in this run."""
+    impossible: set[str] = set()
     if run.broker is None:
-        cannot |= {"broker restarted", "broker killed", "poison: tombstone"}
+        impossible |= {"broker restarted", "broker killed", "poison: tombstone"}
     else:
-        cannot |= {"topic's file locked"}
-    if run.door is None:
-        cannot |= {"commit cut off before", "commit cut off after"}
+        impossible |= {"topic's file locked"}
+    if run.catalog_proxy is None:
+        impossible |= {"commit cut off before", "commit cut off after"}
     else:
-        cannot |= {"catalog's file locked"}
-    return [kind for kind in KINDS if kind not in cannot]
+        impossible |= {"catalog's file locked"}
+    return [kind for kind in KINDS if kind not in impossible]

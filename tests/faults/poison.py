@@ -1,4 +1,4 @@
-"""What the producers put on the log: good events, and what breaks decoders. Each holds its own number."""
+"""The events that the producers append: good ones, and poison that breaks decoders. Each holds its number."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BLOCK = random.Random(1).randbytes(4096)
 
 
 def _click(number: int, **fields: object) -> bytes:
-    # All lie within the hour in which a repeat is refused, however far apart their numbers are.
+    # All times lie within the deduplication window of an hour, however far apart the numbers are.
     at = NOON + timedelta(seconds=number % 3000)
-    # Of some texts no upper bound can be made by adding one to their 16th letter.
+    # For every 50th text no upper bound can be made by incrementing its 16th character.
     note = f"#{number}#".ljust(15, "-") + "\ud7ff" * (number % 50 == 0) + "."
-    given = {"at": at.isoformat(), "user": number, "page": "home", "note": note, **fields}
-    return json.dumps(given).encode()
+    values = {"at": at.isoformat(), "user": number, "page": "home", "note": note, **fields}
+    return json.dumps(values).encode()
 
 
 def _garbage(number: int) -> bytes:
@@ -45,8 +45,8 @@ POISON: dict[str, Callable[[int], bytes]] = {
 
 
 def event(kind: str, number: int) -> bytes:
-    """The bytes of an event: `good`, `mendable` (its price is refused until the contract is mended),
-    `broken`, or one of POISON."""
+    """The bytes of an event: `good`, `mendable` (its price is refused until the contract is fixed),
+    `broken`, or a kind of POISON."""
     if kind == "good":
         return _click(number, price=1.5)
     if kind == "mendable":
@@ -57,6 +57,6 @@ def event(kind: str, number: int) -> bytes:
 
 
 def number_of(raw: bytes) -> int | None:
-    """The number within an event's bytes; None where it has room for none."""
-    found = _MARK.search(raw)
-    return int(found.group(1)) if found else None
+    """The number in the bytes of an event; None if they hold none."""
+    mark = _MARK.search(raw)
+    return int(mark.group(1)) if mark else None

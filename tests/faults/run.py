@@ -1,4 +1,4 @@
-"""A run of the suite: workers that ingest, producers that append, and the means to inject faults into them."""
+"""A run of the suite: its workers and producers, and the means to inject faults into them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from services.kafka import Broker
 from tests.faults.setup import Setup
 from tests.lake.catalog_proxy import CatalogProxy
 
-__all__ = ["Child", "FaultRun", "Missed", "start_run"]
+__all__ = ["Child", "FaultRun", "NotObserved", "start_run"]
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 90.0  # seconds; a busy machine is given time
+DEADLINE = 90.0  # seconds; long, for a busy machine
 WORKERS = 3
-PRODUCERS = frozenset({"one", "another"})
+PRODUCERS = frozenset({"producer-1", "producer-2"})
 MOST_BEHIND = 400  # events
 DISK = "512m"
 
 
-class Missed(AssertionError):
-    """What was waited for did not come."""
+class NotObserved(AssertionError):
+    """An effect that a fault must have was not observed in time."""
 
 
 @dataclass
 class Child:
-    """A child of the fork server. `ended`: its wait status; `doomed`: whoever strikes it expects its end."""
+    """A child of the fork server. `ended`: its wait status; `doomed`: a fault is expected to kill it."""
 
     pid: int
     role: str
@@ -60,34 +60,35 @@ class Child:
 
 @dataclass
 class FaultRun:
-    """Everything that runs, and what it reported.
+    """The processes of a run, and their reports.
 
     Attributes:
-        setup: where it runs.
-        chance: decides what the seed decides.
-        fork_server, journal: the process that forks, and the end of the pipe that all tell their news to.
-        own_disk: whether the disk is small and its own. Where not, a full one is a limit on the size of
-            the workers' files.
-        broker: the log's broker; None on SQLite.
-        door: stands before a REST catalog; None on SQLite.
-        news: the lines of the journal so far.
-        position: log partition → how far the table was told to have read.
+        setup: its folders and addresses.
+        rng: makes every random choice, from the seed.
+        fork_server: the process that forks the children.
+        journal: the read end of the pipe to which the children report.
+        own_disk: whether the project lies on a small disk that only this run uses. Where it does not, a limit
+            on the size of the workers' files stands in for a full disk.
+        broker: the broker of the log; None on SQLite.
+        catalog_proxy: the proxy of the REST catalog; None on SQLite.
+        reports: the lines of the journal so far.
+        position: log partition → the next offset after the last reported commit.
         ends: log partition → one past the last acknowledged offset.
-        struck, poison: kind → how often.
+        injected, poison: kind → how often.
     """
 
     setup: Setup
-    chance: random.Random
+    rng: random.Random
     fork_server: subprocess.Popen[str]
     journal: int
     own_disk: bool
     broker: Broker | None = None
-    door: CatalogProxy | None = None
+    catalog_proxy: CatalogProxy | None = None
     children: dict[int, Child] = field(default_factory=dict)
-    news: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
     position: Counter[int] = field(default_factory=Counter)
     ends: Counter[int] = field(default_factory=Counter)
-    struck: Counter[str] = field(default_factory=Counter)
+    injected: Counter[str] = field(default_factory=Counter)
     poison: Counter[str] = field(default_factory=Counter)
     fixed: bool = False
     wanted: int = WORKERS
@@ -107,23 +108,23 @@ class FaultRun:
         except (BrokenPipeError, json.JSONDecodeError) as error:
             raise AssertionError(f"the fork server died:\n{self.stderr_text()}") from error
 
-    def fork(self, role: str, fault: str | None = None, **given: Any) -> Child:
-        """A child that plays the role (see children.ROLES), in which `fault` strikes."""
+    def fork(self, role: str, fault: str | None = None, **arguments: Any) -> Child:
+        """Forks a child that plays the role (see children.ROLES) and meets the fault."""
         child = Child(
-            self._order("fork", role=role, fault=fault, given=given),
+            self._order("fork", role=role, fault=fault, arguments=arguments),
             role,
-            given.get("name", role),
+            arguments.get("name", role),
             doomed=fault is not None,
         )
         self.children[child.pid] = child
         return child
 
     def in_role(self, role: str) -> list[Child]:
-        """The children in this role that go on."""
+        """The children in this role that run and are not about to be killed."""
         return [c for c in self.children.values() if c.role == role and c.ended is None and not c.doomed]
 
     def fill_roles(self) -> None:
-        """Workers and producers in the place of those that are gone."""
+        """Starts workers and producers in place of those that ended."""
         while len(self.in_role("work")) < self.wanted:
             self.fork("work", fixed=self.fixed)
         for name in PRODUCERS - {child.name for child in self.in_role("produce")}:
@@ -131,28 +132,28 @@ class FaultRun:
             self.fork("produce", name=name, first=self._first)
 
     def arm(self, worker: Child, fault: str) -> None:
-        """Has a worker that runs meet a fault (see headrace.kernel.faults)."""
+        """Makes a running worker meet a fault (see headrace.kernel.faults)."""
         (self.setup.notes / f"fault-{worker.pid}").write_text(fault)
         worker.doomed = not fault.endswith(":STOP")
-        since = len(self.news)
-        self._signal(worker, signal.SIGUSR1, lambda: self.has_news(since, "armed", of=worker))
+        since = len(self.reports)
+        self._signal(worker, signal.SIGUSR1, lambda: self.has_report(since, "armed", of=worker))
 
     def kill(self, child: Child) -> None:
-        """kill -9."""
+        """Kills a child with SIGKILL and waits for its end."""
         child.doomed = True
         child.send(signal.SIGKILL)
         self.until(lambda: child.ended is not None, f"the end of {child.role} {child.pid}")
 
     def end(self, child: Child) -> None:
-        """Asks a child to end, as an operator would, and sees that it did so well."""
+        """Ends a child by SIGTERM, as an operator would; its exit status must be 0."""
         self._signal(child, signal.SIGTERM, lambda: child.ended is not None)
         assert child.ended == 0, self.stderr_text()
 
     def _signal(self, child: Child, number: int, done: Callable[[], bool]) -> None:
-        """Sends a signal until it was heard: Python misses one that another thread than its first is given."""
+        """Sends a signal until it takes effect: Python may miss one outside the main thread."""
         sent = 0.0
 
-        def has_news() -> bool:
+        def is_done() -> bool:
             nonlocal sent
             if done():
                 return True
@@ -161,36 +162,36 @@ class FaultRun:
                 child.send(number)
             return False
 
-        self.until(has_news, f"{child.role} {child.pid} to hear {signal.Signals(number).name}")
+        self.until(is_done, f"{child.role} {child.pid} to obey {signal.Signals(number).name}")
 
     def stderr_text(self) -> str:
-        """The last words of the children."""
-        return (self.setup.notes / "said").read_text(errors="replace")[-6000:]
+        """The last lines that the children wrote to stderr."""
+        return (self.setup.notes / "stderr").read_text(errors="replace")[-6000:]
 
     # --- events --------------------------------------------------------------------------------
 
     def feed(self, count: int, poison: str | None = None) -> None:
-        """Has a producer append so many events, a poisonous one among them."""
+        """Makes a random producer append so many events, and one of the kind of poison."""
         producers = self.in_role("produce")
         if producers:
-            self.feed_one(self.chance.choice(producers), count, poison)
+            self.feed_producer(self.rng.choice(producers), count, poison)
 
-    def feed_one(self, producer: Child, count: int, poison: str | None = None) -> None:
-        """Has this producer do so."""
+    def feed_producer(self, producer: Child, count: int, poison: str | None = None) -> None:
+        """Makes this producer append so many events, and one of the kind of poison."""
         self._order("feed", pid=producer.pid, line=json.dumps([count, poison]) + "\n")
 
     def order_end(self, producer: Child) -> None:
-        """Has a producer end once it has appended what it was told to."""
+        """Makes a producer end once it has appended everything that was ordered."""
         self._order("feed", pid=producer.pid, line="end\n")
 
-    def look(self) -> None:
-        """Takes in what happened since the last look."""
-        with suppress(BlockingIOError), (self.setup.notes / "told").open("ab") as kept:
-            while found := os.read(self.journal, 1 << 20):
-                kept.write(found)
-                *lines, self._rest = (self._rest + found).split(b"\n")
+    def read_journal(self) -> None:
+        """Reads the reports and collects the ended children since the last call."""
+        with suppress(BlockingIOError), (self.setup.notes / "journal.log").open("ab") as copy:
+            while content := os.read(self.journal, 1 << 20):
+                copy.write(content)
+                *lines, self._rest = (self._rest + content).split(b"\n")
                 for line in lines:
-                    self._note_line(json.loads(line))
+                    self._record(json.loads(line))
         ended = []
         for pid, status in self._order("reap"):
             child = self.children[pid]
@@ -205,29 +206,29 @@ class FaultRun:
                     f"{child.role} {child.pid} ended with status {child.ended}:\n{self.stderr_text()}"
                 )
 
-    def _note_line(self, one: dict[str, Any]) -> None:
-        self.news.append(one)
-        if one["what"] == "commit":
-            for partition, offset in one["offsets"].items():
+    def _record(self, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+        if report["what"] == "commit":
+            for partition, offset in report["offsets"].items():
                 self.position[int(partition)] = max(self.position[int(partition)], offset)
-        elif one["what"] == "ack":
-            self.poison.update(one["poison"])
-            for partition, offset in one["at"]:
+        elif report["what"] == "ack":
+            self.poison.update(report["poison"])
+            for partition, offset in report["at"]:
                 self.ends[partition] = max(self.ends[partition], offset + 1)
 
     def until(self, done: Callable[[], Any], what: str, *, feed: bool = True) -> None:
-        """Looks until it is so, while work goes on coming in.
+        """Reads the journal until `done` holds; meanwhile feeds the producers.
 
         Raises:
-            Missed: it was not so within the deadline.
+            NotObserved: `done` did not hold within the deadline.
         """
         deadline = time.monotonic() + DEADLINE
         while True:
-            self.look()
+            self.read_journal()
             if done():
                 return
             if time.monotonic() > deadline:
-                raise Missed(f"waited {DEADLINE:g} s for {what}; {self._report()}")
+                raise NotObserved(f"waited {DEADLINE:g} s for {what}; {self._report()}")
             if (
                 feed
                 and time.monotonic() > self._fed + 0.12
@@ -238,79 +239,83 @@ class FaultRun:
             time.sleep(0.005)
 
     def _report(self) -> str:
-        """What was told lately, and where each child is."""
+        """The latest reports, and the stack of each child."""
         alive = [child for child in self.children.values() if child.ended is None]
         for child in alive:
             child.send(signal.SIGUSR2)
         time.sleep(2)
-        lately = "\n".join(str(one) for one in self.news[-200:] if one["what"] != "ack")
-        said = (self.setup.notes / "said").read_text(errors="replace")[-60_000:]
-        return f"told lately:\n{lately}\nalive: {alive}\n{self._groups()}\n{said}"
+        latest = "\n".join(str(report) for report in self.reports[-200:] if report["what"] != "ack")
+        stderr = (self.setup.notes / "stderr").read_text(errors="replace")[-60_000:]
+        return f"latest reports:\n{latest}\nalive: {alive}\n{self._groups()}\n{stderr}"
 
     def _groups(self) -> str:
-        """Who has which log partition, as the broker believes."""
+        """The members of each consumer group and their log partitions, as the broker knows them."""
         if self.broker is None:
             return ""
         admin = AdminClient({"bootstrap.servers": self.broker.url.removeprefix("kafka://")})
-        names = [one.group_id for one in admin.list_consumer_groups().result(30).valid]
-        groups = [told.result(30) for told in admin.describe_consumer_groups(names).values()] if names else []
+        names = [group.group_id for group in admin.list_consumer_groups().result(30).valid]
+        described = admin.describe_consumer_groups(names) if names else {}
+        groups = [group.result(30) for group in described.values()]
         return "\n".join(
             f"group {group.group_id} {group.state}: {member.member_id} {member.group_instance_id} has "
-            f"{[one.partition for one in member.assignment.topic_partitions]}"
+            f"{[partition.partition for partition in member.assignment.topic_partitions]}"
             for group in groups
             for member in group.members
         )
 
-    def has_news(
+    def has_report(
         self, since: int, what: str, *, of: Child | None = None, other_than: Child | None = None, text: str = ""
     ) -> bool:
-        """Whether this was told since the journal's line `since`."""
+        """Whether such a report came at or after the line `since` of the journal."""
         return any(
-            one["what"] == what
-            and text in one.get("text", "")
-            and (of is None or one["pid"] == of.pid)
-            and (other_than is None or one["pid"] != other_than.pid)
-            for one in self.news[since:]
+            report["what"] == what
+            and text in report.get("text", "")
+            and (of is None or report["pid"] == of.pid)
+            and (other_than is None or report["pid"] != other_than.pid)
+            for report in self.reports[since:]
         )
 
     def await_commit(self, what: str) -> None:
         """Waits for the next commit of any worker."""
-        since = len(self.news)
-        self.until(lambda: self.has_news(since, "commit"), f"a commit {what}")
+        since = len(self.reports)
+        self.until(lambda: self.has_report(since, "commit"), f"a commit {what}")
 
-    def busy(self) -> Child:
-        """A worker that has just committed."""
+    def await_busy_worker(self) -> Child:
+        """Waits for a commit; returns a worker that has just committed."""
         self.fill_roles()
-        since = len(self.news)
+        since = len(self.reports)
         workers = self.in_role("work")
 
-        def found() -> list[Child]:
-            return [w for w in workers if w.ended is None and self.has_news(since, "commit", of=w)]
+        def committers() -> list[Child]:
+            return [w for w in workers if w.ended is None and self.has_report(since, "commit", of=w)]
 
-        self.until(found, "a commit of a worker")
-        return self.chance.choice(found())
+        self.until(committers, "a commit of a worker")
+        return self.rng.choice(committers())
 
 
 @contextmanager
 def start_run(
-    setup: Setup, seed: int, broker: Broker | None = None, door: CatalogProxy | None = None
+    setup: Setup, seed: int, broker: Broker | None = None, catalog_proxy: CatalogProxy | None = None
 ) -> Iterator[FaultRun]:
-    """A run whose fork server has its own small disk, if the kernel allows it."""
+    """Starts a run. Its fork server has a small disk that nothing else uses, where the kernel allows it."""
     setup.disk.mkdir()
     setup.notes.mkdir()
     os.mkfifo(setup.notes / "journal")
     journal = os.open(setup.notes / "journal", os.O_RDWR | os.O_NONBLOCK)
     fcntl.fcntl(journal, fcntl.F_SETPIPE_SZ, 1 << 20)
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
-    plain = [sys.executable, "-m", "tests.faults.fork_server", json.dumps(given)]
+    arguments = {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()
+    }
+    command = [sys.executable, "-m", "tests.faults.fork_server", json.dumps(arguments)]
     mount = 'mount -t tmpfs -o size="$1",mode=0700 headrace "$2" || exit 77; shift 2; exec "$@"'
-    own = setup.catalog == "sqlite" and _may_mount()
-    command = [*_UNSHARE, "sh", "-c", mount, "sh", DISK, str(setup.disk), *plain] if own else plain
-    with (setup.notes / "said").open("ab") as said:
+    own_disk = setup.catalog == "sqlite" and _may_mount()
+    if own_disk:
+        command = [*_UNSHARE, "sh", "-c", mount, "sh", DISK, str(setup.disk), *command]
+    with (setup.notes / "stderr").open("ab") as stderr:
         fork_server = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
         )
-    run = FaultRun(setup, random.Random(seed), fork_server, journal, own, broker, door)
+    run = FaultRun(setup, random.Random(seed), fork_server, journal, own_disk, broker, catalog_proxy)
     try:
         yield run
     finally:
@@ -330,10 +335,10 @@ _UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
 
 
 def _may_mount() -> bool:
-    """Whether this kernel lets this user mount a disk that only the fork server sees."""
+    """Whether this user may mount a disk that only the fork server sees."""
     if shutil.which("unshare") is None:
         return False
-    tried = subprocess.run(
+    result = subprocess.run(
         [*_UNSHARE, "mount", "-t", "tmpfs", "headrace", "/mnt"], capture_output=True, check=False
     )
-    return tried.returncode == 0
+    return result.returncode == 0

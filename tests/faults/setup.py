@@ -1,4 +1,4 @@
-"""Where a run of the suite takes place, and the contract that its workers judge by."""
+"""The folders and addresses of a run of the suite, and the contract by which its workers judge events."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ Report = Callable[..., None]
 
 
 @event(
-    topic="clicks", time="at", key="user", identity=["user", "page"], dedup_within="1h",
-    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"], coerce=True,
-)  # fmt: skip
+    topic="clicks",
+    time="at",
+    key="user",
+    identity=["user", "page"],
+    dedup_within="1h",
+    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
+    coerce=True,
+)
 class FixedClick(Struct):
-    """Click, but any price will do: what was refused for its price is admitted when it is replayed."""
+    """Click with any price: events that were refused for their price are admitted when they are replayed."""
 
     at: datetime
     user: int
@@ -38,13 +43,13 @@ class FixedClick(Struct):
 
 @dataclass(frozen=True)
 class Setup:
-    """Where everything is.
+    """The folders and addresses of a run.
 
     Attributes:
-        disk: the folder that the project lies in; its disk may become full.
-        notes: the folder of the journal and of what the producers sent.
-        log, catalog: a profile's.
-        topic, partitions: the topic.
+        disk: the folder of the project; its disk may become full.
+        notes: the folder of the journal and of the producers' notes.
+        log, catalog: the settings `log` and `catalog` of the profile.
+        topic, partitions: the topic and its number of log partitions.
     """
 
     disk: Path
@@ -60,15 +65,15 @@ class Setup:
         return make_settings(self.disk, "scratch", state=self.disk / "state", values=values)
 
     def contract(self, fixed: bool = False) -> Contract:
-        found = contract_of(FixedClick if fixed else Click)
-        assert found is not None
-        return attrs.evolve(found, topic=self.topic, partitions=self.partitions)
+        declared = contract_of(FixedClick if fixed else Click)
+        assert declared is not None
+        return attrs.evolve(declared, topic=self.topic, partitions=self.partitions)
 
-    def journal(self) -> Report:
-        """Writes lines to the journal: a pipe, so that they arrive when disks are full."""
-        to = os.open(self.notes / "journal", os.O_WRONLY)
+    def open_journal(self) -> Report:
+        """A function that writes reports to the journal, a pipe, so that a full disk does not lose them."""
+        pipe = os.open(self.notes / "journal", os.O_WRONLY)
 
         def report(what: str, **facts: object) -> None:
-            os.write(to, json.dumps({"pid": os.getpid(), "what": what, **facts}).encode() + b"\n")
+            os.write(pipe, json.dumps({"pid": os.getpid(), "what": what, **facts}).encode() + b"\n")
 
         return report

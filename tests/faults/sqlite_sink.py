@@ -1,4 +1,4 @@
-"""A sink with a transaction of its own: a SQLite file of the users taken, and how far."""
+"""A transactional sink: a SQLite file of the users of the applied events, and the position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SqliteSink"]
 
 
 class SqliteSink:
-    """Takes good events, once each, from as many workers as there are (headrace.events.ingest.sinks.Sink)."""
+    """Stores each good event once, whichever worker applies it (a headrace.events.ingest.sinks.Sink)."""
 
     name = "sink"
 
@@ -25,21 +25,21 @@ class SqliteSink:
         self._path = path
         with self._open() as db:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("CREATE TABLE IF NOT EXISTS taken (user INTEGER)")
+            db.execute("CREATE TABLE IF NOT EXISTS applied (user INTEGER)")
             db.execute("CREATE TABLE IF NOT EXISTS position (text TEXT)")
 
     def position(self) -> LogPosition | None:
         with self._open() as db:
-            return _position(db)
+            return _read_position(db)
 
     def apply(self, good: pa.Table, position: LogPosition) -> None:
         places = zip(good["_log_partition"].to_pylist(), good["_log_offset"].to_pylist(), strict=True)
         users = dict(zip(places, good["user"].to_pylist(), strict=True))
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
-            stored = _position(db) or LogPosition(position.topic, position.log_id)
+            stored = _read_position(db) or LogPosition(position.topic, position.log_id)
             new = [(user,) for place, user in users.items() if not stored.covers(*place)]
-            db.executemany("INSERT INTO taken VALUES (?)", new)
+            db.executemany("INSERT INTO applied VALUES (?)", new)
             db.execute("DELETE FROM position")
             db.execute("INSERT INTO position VALUES (?)", (encode_position(stored.advance(position.offsets)),))
             reach("sink.written")
@@ -51,7 +51,7 @@ class SqliteSink:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one use: what a full disk did to it ends with it."""
+        """A connection for one use, so that an error of a full disk does not outlive it."""
         try:
             with closing(sqlite3.connect(self._path, timeout=1, isolation_level=None)) as db:
                 yield db
@@ -59,6 +59,6 @@ class SqliteSink:
             raise Unavailable(f"the sink cannot be used: {error}") from error
 
 
-def _position(db: sqlite3.Connection) -> LogPosition | None:
+def _read_position(db: sqlite3.Connection) -> LogPosition | None:
     row = db.execute("SELECT text FROM position").fetchone()
     return None if row is None else decode_position(row[0])  # type: ignore[return-value]

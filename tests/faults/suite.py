@@ -1,4 +1,4 @@
-"""One run of the suite: a schedule of faults from a seed, then the count."""
+"""One run of the suite: a schedule of faults from a seed, then the audit."""
 
 from __future__ import annotations
 
@@ -12,54 +12,66 @@ from typing import Any
 from tests.faults.kinds import KINDS
 from tests.faults.run import FaultRun
 
-__all__ = ["Figure", "run_schedule"]
+__all__ = ["Outcome", "run_schedule"]
 
-# What must be nothing.
-WRONG = (
-    "lost", "twice", "strange", "good lost", "good twice", "good, but broken", "replays admitted twice",
-    "sink lost", "sink twice", "sink strange", "properties lost",
-)  # fmt: skip
+# The counts of the audit that must be 0.
+VIOLATIONS = (
+    "lost",
+    "duplicated",
+    "unknown",
+    "good lost",
+    "good duplicated",
+    "broken admitted as good",
+    "replays admitted twice",
+    "sink lost",
+    "sink duplicated",
+    "sink unknown",
+    "properties lost",
+)
 
 
 @dataclass
-class Figure:
-    """What struck, and what was found after it.
+class Outcome:
+    """The faults of a run, and the counts of its audit.
 
     Attributes:
         name: the log and the catalog.
-        seed: what the schedule came from.
-        struck: kind → how often; poison is counted apart.
-        took: kind → seconds, all its strikes together.
-        found: what the audit says.
+        seed: the seed of the schedule.
+        injected: kind of fault → how often it was injected, without poison.
+        poison: kind of poison → how often it was appended.
+        seconds_by_kind: kind → seconds of all its faults together.
+        counts: the result of the audit.
+        seconds: how long the run took.
     """
 
     name: str
     seed: int
-    struck: Counter[str] = field(default_factory=Counter)
+    injected: Counter[str] = field(default_factory=Counter)
     poison: Counter[str] = field(default_factory=Counter)
-    took: dict[str, float] = field(default_factory=dict)
-    found: dict[str, Any] = field(default_factory=dict)
+    seconds_by_kind: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def faults(self) -> int:
-        """How many faults, poison not counted."""
-        return sum(self.struck.values())
+        """The number of faults, without poison."""
+        return sum(self.injected.values())
 
     @property
-    def wrong(self) -> dict[str, int]:
-        """What is not as promised."""
-        return {what: self.found[what] for what in WRONG if self.found[what]}
+    def violations(self) -> dict[str, int]:
+        """The violations of exactly-once, with their counts."""
+        return {what: self.counts[what] for what in VIOLATIONS if self.counts[what]}
 
     def __str__(self) -> str:
         lines = [f"exactly once: {self.name} (seed {self.seed}, {self.seconds:.0f} s)"]
         lines += [
-            f"  {kind:<44}{count:>6}{self.took[kind]:>7.1f} s" for kind, count in sorted(self.struck.items())
+            f"  {kind:<44}{count:>6}{self.seconds_by_kind[kind]:>7.1f} s"
+            for kind, count in sorted(self.injected.items())
         ]
         lines += [f"  {'poison: ' + kind:<44}{count:>6}" for kind, count in sorted(self.poison.items())]
-        told = ("acknowledged", "unacknowledged", "good", "replayed", "lost", "twice")
-        numbers = ", ".join(f"{what} {self.found[what]:,}" for what in told)
-        refused = ", ".join(f"{code} {n:,}" for code, n in sorted(self.found["refused"].items()))
+        shown = ("acknowledged", "unacknowledged", "good", "replayed", "lost", "duplicated")
+        numbers = ", ".join(f"{what} {self.counts[what]:,}" for what in shown)
+        refused = ", ".join(f"{code} {n:,}" for code, n in sorted(self.counts["refused"].items()))
         lines.append(
             f"  {self.faults} faults and {sum(self.poison.values())} poison messages; events: {numbers}"
         )
@@ -67,17 +79,14 @@ class Figure:
         return "\n".join(lines)
 
 
-def run_schedule(run: FaultRun, name: str, seed: int, wanted: Mapping[str, int]) -> Figure:
-    """Runs a schedule of these faults (kind → how often) and counts.
-
-    The contract is mended half way.
-    """
+def run_schedule(run: FaultRun, name: str, seed: int, wanted: Mapping[str, int]) -> Outcome:
+    """Runs a schedule of these faults (kind → how often), then audits. The contract is fixed halfway."""
     begun = monotonic()
     schedule = [kind for kind, count in wanted.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
     run.fill_roles()
     run.await_commit("before the first fault")
-    took: dict[str, float] = defaultdict(float)
+    seconds_by_kind: dict[str, float] = defaultdict(float)
     for n, kind in enumerate(schedule):
         run.fixed = n >= len(schedule) // 2
         since = monotonic()
@@ -87,27 +96,32 @@ def run_schedule(run: FaultRun, name: str, seed: int, wanted: Mapping[str, int])
             error.add_note(f"fault {n + 1} of {len(schedule)} with seed {seed}: {kind}")
             raise
         if not kind.startswith("poison"):
-            run.struck[kind] += 1
-        took[kind] += monotonic() - since
-    found = finish(run)
-    return Figure(name, seed, run.struck, run.poison, took, found, monotonic() - begun)
+            run.injected[kind] += 1
+        seconds_by_kind[kind] += monotonic() - since
+    counts = finish(run)
+    return Outcome(name, seed, run.injected, run.poison, seconds_by_kind, counts, monotonic() - begun)
 
 
 def finish(run: FaultRun) -> dict[str, Any]:
-    """Ends all work well, replays what waits, and counts."""
+    """Ends all work in order, replays the refused events, and audits."""
     run.fill_roles()
     for producer in run.in_role("produce"):
         run.order_end(producer)
     run.until(lambda: not run.in_role("produce"), "the producers to end", feed=False)
     to_end = ("work", {"fixed": True, "until_end": True})
-    for role, given in (to_end, ("replay", {}), ("replay", {}), to_end):
-        child = run.fork(role, **given)
+    for role, arguments in (to_end, ("replay", {}), ("replay", {}), to_end):
+        child = run.fork(role, **arguments)
         run.until(lambda child=child: child.ended is not None, f"the last {role}", feed=False)  # type: ignore[misc]
         for worker in run.in_role("work"):
             run.end(worker)
-    look = run.fork("look")
-    run.until(lambda: look.ended is not None, "the count", feed=False)
-    found = next(one for one in reversed(run.news) if one["what"] == "audited")
-    meddled = {k: v for one in run.news if one["what"] == "meddled" for k, v in one["properties"].items()}
-    found["properties lost"] = sum(found["properties"].get(name) != value for name, value in meddled.items())
-    return found
+    counter = run.fork("count")
+    run.until(lambda: counter.ended is not None, "the audit", feed=False)
+    counts = next(report for report in reversed(run.reports) if report["what"] == "audited")
+    properties: dict[str, str] = {}
+    for report in run.reports:
+        if report["what"] == "interfered":
+            properties |= report["properties"]
+    counts["properties lost"] = sum(
+        counts["properties"].get(name) != value for name, value in properties.items()
+    )
+    return counts

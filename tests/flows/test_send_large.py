@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import everything
+from tests.contract.test_log import read_all
 from tests.tiny import write
 
 from headrace import log
@@ -44,7 +44,7 @@ def click(user: str, note: str = "") -> str:
 
 
 def users(events: Log, topic: str) -> list[str]:
-    found = everything(events, topic)
+    found = read_all(events, topic)
     return [json.loads(found[position])["user"] for position in sorted(found)]
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import configure, everything
+from tests.contract.test_log import read_all, set_largest_batch
 
 from headrace.kernel.errors import TooLarge
 from headrace.kernel.ids import new_id
@@ -33,7 +33,7 @@ def topic(log: KafkaLog) -> str:
 
 
 def read_values(log: KafkaLog, topic: str) -> list[bytes]:
-    values = everything(log, topic)
+    values = read_all(log, topic)
     return [values[position] for position in sorted(values)]
 
 
@@ -45,7 +45,7 @@ def test_topic_has_the_brokers_limit_until_it_gets_its_own(
     large = os.urandom(default + 1)
     with pytest.raises(TooLarge):
         log.append(topic, [large])
-    configure(broker.url, topic, 3_000_000)
+    set_largest_batch(broker.url, topic, 3_000_000)
     monkeypatch.setattr(kafka_limits, "monotonic", lambda: float("inf"))  # a minute later
     log.append(topic, [large, os.urandom(2_000_000)])
     assert [len(value) for value in read_values(log, topic)] == [default + 1, 2_000_000]
@@ -55,7 +55,7 @@ def test_lowered_limit_refuses_records_that_are_too_large_now(
     broker: Broker, log: KafkaLog, topic: str
 ) -> None:
     log.append(topic, [b"before"])
-    configure(broker.url, topic, 20_000)
+    set_largest_batch(broker.url, topic, 20_000)
     large = os.urandom(30_000)
     with pytest.raises(TooLarge) as refused:
         log.append(topic, [b"small", large, b"too"])
@@ -70,7 +70,7 @@ def test_small_records_of_other_threads_are_appended_while_a_limit_is_lowered(
     broker: Broker, log: KafkaLog, topic: str
 ) -> None:
     log.append(topic, [b"before"])
-    configure(broker.url, topic, 20_000)
+    set_largest_batch(broker.url, topic, 20_000)
     together = threading.Barrier(8)
 
     def append(n: int) -> list[tuple[int, int] | None]:
@@ -86,8 +86,8 @@ def test_small_records_of_other_threads_are_appended_while_a_limit_is_lowered(
 def test_topics_of_different_limits_are_independent(broker: Broker, log: KafkaLog, topic: str) -> None:
     other = f"{topic}-small"
     log.create(other)
-    configure(broker.url, topic, 5_000_000)
-    configure(broker.url, other, 10_000)
+    set_largest_batch(broker.url, topic, 5_000_000)
+    set_largest_batch(broker.url, other, 10_000)
     log.append(topic, [os.urandom(4_000_000), b"a"])
     log.append(other, [os.urandom(5_000) for _ in range(20)])
     assert (len(read_values(log, topic)), len(read_values(log, other))) == (2, 20)

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from services.kafka import Broker, broker
-from tests.contract.test_log import everything
+from tests.contract.test_log import read_all
 from tests.events.clicks import Click, click
 from tests.events.forking import settings_of
 
@@ -134,7 +134,7 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
     assert [position is None for position in positions] == [False, True, False, True, False, False]
     many = [os.urandom(900) for _ in range(100)]  # together more than the topic accepts as one batch
     opened.append("bounded.events", many)
-    read = everything(opened, "bounded.events")
+    read = read_all(opened, "bounded.events")
     assert [read[place] for place in sorted(read)] == [v for v in values if len(v) < 20_000] + many
     opened.close()
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.contract.test_log import configure
+from tests.contract.test_log import set_largest_batch
 
 from headrace import log
 from headrace.serving import shipper as shipping
@@ -133,7 +133,7 @@ def test_an_oversized_prediction_is_shipped_once_the_topic_takes_it(folder, kafk
     assert str(folder / "oversized") in caplog.text
     assert ship(folder, kafka) == ShipResult()
     spool.append(b"four")
-    configure(empty_broker.url, TOPIC, 2_000_000)
+    set_largest_batch(empty_broker.url, TOPIC, 2_000_000)
     kafka.close()
     reopened = log.open(empty_broker.url)
     assert ship(folder, reopened).predictions == 2

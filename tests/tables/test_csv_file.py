@@ -103,20 +103,20 @@ def test_where_the_bytes_are_cut_makes_no_difference(
 @pytest.mark.parametrize(
     ("content", "row", "words"),
     [
-        (b"", None, "it is empty"),
-        (b"\n", 1, "its header names no column"),
-        (b"id,id\n1,2\n", 1, "its header names the column 'id' twice"),
-        (b"a,b\n1,2\n3\n", 3, "it has 1 cell, and the header 2"),
-        (b"at,s\n1,Cafe, black\n", 2, "it has 3 cells, and the header 2"),
+        (b"", None, "the file is empty"),
+        (b"\n", 1, "the header names no column"),
+        (b"id,id\n1,2\n", 1, "the header names the column 'id' twice"),
+        (b"a,b\n1,2\n3\n", 3, "the row has 1 cell, and the header has 2"),
+        (b"at,s\n1,Cafe, black\n", 2, "the row has 3 cells, and the header has 2"),
         (b'a,b\n1,2\n3,"open\n4,5\n', 3, "a quote opens in this row and is never closed"),
-        (b'a,b\n1,2\n3,"open\n4,"5"\n', 3, "a quote opens in this row and text follows the next one"),
+        (b'a,b\n1,2\n3,"open\n4,"5"\n', 3, "text follows the closing quote of a cell"),
         (b'a,b\n1,5" pipe\n', 2, "a quote is inside an unquoted cell"),
-        ("Prénom,b\n1,2\n".encode("latin-1"), 1, "byte e9 at offset 2 is not UTF-8"),
-        (b"a,b\n" + b"1,2\n" * 500 + b"3,\xe9\n", 502, "byte e9 at offset 2,006 is not UTF-8"),
-        ("a,b\n1,2\n".encode("utf-16"), 1, "it is UTF-16, not UTF-8"),
-        ("a,b\n1,2\n".encode("utf-16-le"), 1, "it holds a zero byte"),
-        (b"a,b\r1,2\n3,4\r", 2, "this row has another line end than the first one"),
-        (b"a,b\n1,2\r3,4\n", 2, "this row has another line end than the first one"),
+        ("Prénom,b\n1,2\n".encode("latin-1"), 1, "byte e9 at offset 2 is not valid UTF-8"),
+        (b"a,b\n" + b"1,2\n" * 500 + b"3,\xe9\n", 502, "byte e9 at offset 2,006 is not valid UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), 1, "the file is UTF-16, not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16-le"), 1, "the row has a zero byte"),
+        (b"a,b\r1,2\n3,4\r", 2, "the row has another line end than the first row"),
+        (b"a,b\n1,2\r3,4\n", 2, "the row has another line end than the first row"),
     ],
 )
 def test_what_cannot_be_read_correctly_is_refused(
@@ -128,7 +128,7 @@ def test_what_cannot_be_read_correctly_is_refused(
 
 
 def test_a_file_that_is_not_of_its_declared_encoding_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match="byte 81 at offset 6 is not cp1252") as refused:
+    with pytest.raises(ProjectError, match="byte 81 at offset 6 is not valid cp1252") as refused:
         read(tmp_path / "x.csv", b"a,b\n1,\x81\n", "cp1252")
     assert refused.value.where == f"{tmp_path}/x.csv, line 2"
 

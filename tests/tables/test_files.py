@@ -73,7 +73,7 @@ def test_a_declared_type_holds_in_all_files(project: Project, folder: Path) -> N
     }
     with pytest.raises(ProjectError, match="schema= names the column 'kode', which no file"):
         read_files(project, declare(project, schema={"kode": pl.String()}, encoding="iso8859-1"))
-    with pytest.raises(ProjectError, match=r"'René' is not that") as refused:
+    with pytest.raises(ProjectError, match=r"'René' is not a valid value") as refused:
         read_files(project, declare(project, schema={"Prénom": pl.Int64()}, encoding="iso8859-1"))
     assert refused.value.where == f"{folder}/a.csv, row 2"
 
@@ -119,6 +119,6 @@ def test_instants_of_parquet_files_keep_their_zone(project: Project, folder: Pat
 
 def test_a_file_that_is_not_parquet_is_named(project: Project, folder: Path) -> None:
     (folder / "a.parquet").write_bytes(b"id\n1\n")
-    with pytest.raises(ProjectError, match="it cannot be read") as refused:
+    with pytest.raises(ProjectError, match="the file cannot be read") as refused:
         read_files(project, declare(project))
     assert refused.value.where == str(folder / "a.parquet")

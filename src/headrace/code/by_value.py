@@ -1,10 +1,10 @@
-"""A function by value: as Python text that runs on its own, away from the project and from Feast.
+"""Serializes a function by value: as Python text that runs without the project and without Feast.
 
-An on-demand function is written in a module that imports Feast, and runs in a serving process that never does.
-Pickling it would bring that module back (dill and pickle keep what can be imported by its name), would work for
-one version of Python only, and would change when a comment moves its lines. So it is serialized as text: the
-function, and every statement of the project's modules that it reaches or that changes what it reaches, in their
-order, without comments and without annotations of functions.
+An on-demand function is written in a module that imports Feast, but runs in a serving process, which never
+does. A pickle would import that module again (dill and pickle store importable objects by name), would load
+in one version of Python only, and would change when a comment moves its lines. So the function is serialized
+as text: the function, and every statement of the project's modules that it reaches or that changes what it
+reaches, in their order, without comments and without annotations of functions.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _checked: weakref.WeakKeyDictionary[FunctionType, str] = weakref.WeakKeyDictiona
 
 
 def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> str:
-    """The text that defines `function` and all it reaches: run it in an empty namespace.
+    """The text that defines `function` and all that it reaches, for an empty namespace.
 
-    The text is run once, to check that what the function reaches has the same values there as here.
+    The text is run once, to check that all values that the function reaches are the same in it.
 
     Args:
         function: a function defined at the top of a module of the project.
-        decorator: a decorator of this name is left off it.
+        decorator: the name of a decorator to leave out.
 
     Raises:
-        ProjectError: it is nested, a lambda or without source; it reaches Feast, a whole module of the project
-            (`import shop.text`), or a name that is defined nowhere; the text cannot be run alone, or gives
-            other values.
+        ProjectError: the function is nested, a lambda or without source; it reaches Feast, a whole module of
+            the project (`import shop.text`), or a name that is not defined; or the text cannot run alone, or
+            makes other values.
     """
     if not isinstance(function, FunctionType):
         raise ProjectError(f"{function!r} cannot run in serving: it is not a plain function")
@@ -68,7 +68,9 @@ def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> 
     serializer = _Serializer(project=module_name.partition(".")[0], decorator=decorator)
     serializer.add_name(module, name, where)
     text = serializer.text(module_name)
-    if _checked.get(function) != text:  # once: a function that caches its answers changes what it reaches
+    if (
+        _checked.get(function) != text
+    ):  # once, because a function that caches its results changes what it reaches
         serializer.check(text, name, where)
         _checked[function] = text
     return text
@@ -76,7 +78,7 @@ def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> 
 
 @dataclass
 class _Module:
-    """One module of the project: its statements, and the names that each binds, or whose value it changes."""
+    """One module of the project: its statements, and the names that each statement binds or changes."""
 
     source: SourceModule
     binds: list[set[str]]
@@ -95,12 +97,12 @@ class _Module:
         return _Module(source, binds, [set(_names_changed_by(statement)) for statement in source.statements])
 
     def statements_of(self, name: str) -> list[tuple[int, ast.stmt]]:
-        """The statements that make the name's value what it is, each with its number in the module."""
+        """The statements that determine the name's value, each with its number in the module."""
         numbered = enumerate(zip(self.source.statements, self.binds, self.changes, strict=True))
         return [(n, statement) for n, (statement, *names) in numbered if any(name in part for part in names)]
 
     def star_import_of(self, name: str) -> tuple[int, Import] | None:
-        """The last star import that brings in the name, as an import of this name alone, with its number."""
+        """The last star import that provides the name, as an import of this name alone, with its number."""
         for number, statement in reversed(list(enumerate(self.source.statements))):
             for imported in _own_imports(self.source, statement):
                 if imported.local == "*" and name in _star_names(imported.module):
@@ -110,15 +112,15 @@ class _Module:
 
 @dataclass
 class _Serializer:
-    """Gathers statements. In the text they have the order in which they ran.
+    """Collects the statements of the text, in the order in which they ran.
 
     Attributes:
         project: the project's package.
-        decorator: the decorator that is left off functions.
+        decorator: the decorator that is left out.
         modules: the modules that were read, by name.
-        done: module, and the name or the number of a statement, that were added.
-        homes: name → what it stands for in the text: a module, or an import statement.
-        texts: module → number of a statement → its text.
+        done: the names and the numbers of statements that were added, each with its module.
+        homes: name → the module that defines it, or the import statement that does.
+        texts: module → number of a statement → its texts.
         bases: module → the project's modules that it imports from.
     """
 
@@ -131,7 +133,7 @@ class _Serializer:
     bases: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def add_name(self, module: _Module, name: str, where: str) -> None:
-        """Adds the statements that make the name's value in the module, and all that they reach."""
+        """Adds the statements that determine the name's value in the module, and all that they reach."""
         if (module.source.name, name) in self.done:
             return
         statements = module.statements_of(name)
@@ -156,7 +158,7 @@ class _Serializer:
                 self._add_statement(module, number, statement)
 
     def text(self, module: str) -> str:
-        """The text: each module's statements in their order, after those of the modules it imports from."""
+        """The whole text: the statements of each module, after those of the modules that it imports from."""
         ordered: dict[str, None] = {}
         self._order(module, ordered, set())
         lines = [
@@ -178,19 +180,19 @@ class _Serializer:
             exec(compile(text, f"<{function}>", "exec"), namespace)  # noqa: S102
         except Exception as error:
             raise ProjectError(
-                f"{function} cannot run in serving: what it reaches can't be run alone:"
+                f"{function} cannot run in serving: what it reaches cannot run alone:"
                 f" {type(error).__name__}: {error}",
                 where=where,
-                remedy="It runs away from its module: let it use its inputs, plain functions and constants.",
+                remedy="It runs without its module: use only its inputs, plain functions and constants in it.",
             ) from error
         for name, home in self.homes.items():
             if home in self.texts and _differ(vars(sys.modules[home]).get(name), namespace.get(name)):
                 raise ProjectError(
-                    f"{function} cannot run in serving: {name} of {home} has another value when the"
-                    " statements that define it are run again",
+                    f"{function} cannot run in serving: {name} of {home} gets another value when the"
+                    " statements that define it run again",
                     where=where,
-                    remedy=f"Make the value of {name} where it is defined, from constants alone: not in a"
-                    " function that changes it, and not from the time, chance or the environment.",
+                    remedy=f"Define {name} by constants alone: do not change it in a function, and do not"
+                    " derive it from the time, randomness or the environment.",
                 )
 
     def _order(self, module: str, ordered: dict[str, None], visited: set[str]) -> None:
@@ -225,7 +227,7 @@ class _Serializer:
         self._add_text(module, number, ast.unparse(stripped))
 
     def _refuse_imports(self, module: _Module, statement: ast.stmt, where: str) -> None:
-        """An import within a function or another statement stays as it is, and would fail when serving."""
+        """Refuses imports of the project or Feast within a statement: they would fail in serving."""
         for imported in module.source.imports_in(statement):
             if imported.module.partition(".")[0] in (self.project, "feast"):
                 raise ProjectError(
@@ -241,7 +243,7 @@ class _Serializer:
             raise ProjectError(
                 f"an on-demand function reaches {imported.local}, which is Feast's",
                 where=where,
-                remedy="It runs where Feast is not: let it use its inputs, plain functions and constants.",
+                remedy="It runs without Feast: use only its inputs, plain functions and constants in it.",
             )
         if package != self.project:
             self._claim(imported.local, imported.statement, where)
@@ -265,14 +267,14 @@ class _Serializer:
 
 
 def _own_imports(source: SourceModule, statement: ast.stmt) -> Iterator[Import]:
-    """The imports that a top-level statement runs: not those in bodies of functions."""
+    """The imports that a top-level statement runs; those in bodies of functions do not run."""
     for node in walk_executed(statement):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield from find_imports(node, source.package)
 
 
 def _star_names(module: str) -> set[str]:
-    """The names that a star import of the module brings in."""
+    """The names that a star import of the module provides."""
     names = vars(sys.modules[module])
     return set(names.get("__all__", [name for name in names if not name.startswith("_")]))
 
@@ -298,7 +300,7 @@ def _differ(here: Any, there: Any) -> bool:
 
 
 class _Stripper(ast.NodeTransformer):
-    """Removes annotations from functions, which would bring in what only a reader needs, and one decorator."""
+    """Removes one decorator, and the annotations of functions, whose names the text would otherwise need."""
 
     def __init__(self, decorator: str) -> None:
         self.decorator = decorator

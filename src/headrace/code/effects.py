@@ -1,4 +1,4 @@
-"""Effects: which objects a statement changes when it runs, seen in its source alone."""
+"""Effects: finds in the source of a statement which objects it changes when it runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _CHANGE_AND_RETURN = {"setdefault", "pop", "popitem"}  # methods that change the
 
 
 def walk_executed(node: ast.AST, decorators: Iterable[ast.expr] = ()) -> Iterator[ast.AST]:
-    """The nodes of a top-level statement that run when its module is imported: no bodies of functions.
+    """The nodes of a top-level statement that run when its module is imported; bodies of functions do not run.
 
     Args:
         node: the statement.
-        decorators: those of its decorators that count.
+        decorators: those of its decorators to include.
     """
     yield node
     children: Iterable[ast.AST | None] = ast.iter_child_nodes(node)
@@ -38,20 +38,20 @@ def changes_in(node: ast.AST) -> Iterator[Chain]:
         yield _innermost_chain(node)
     elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) in _CHANGE_AND_RETURN:
         yield _innermost_chain(node.func)
-    call = _call_for_no_value(node)
+    call = _find_unused_call(node)
     if call is not None and isinstance(call.func, ast.Attribute):
         yield _innermost_chain(call.func)
 
 
 def arguments_in(node: ast.AST) -> Iterator[Chain]:
-    """The names of the objects given to a function that is called for no value, which may change them."""
-    call = _call_for_no_value(node)
+    """The names of the arguments of a call whose value is not used: the call may change them."""
+    call = _find_unused_call(node)
     if call is not None:
         for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
             yield chain_of(argument)
 
 
-def _call_for_no_value(node: ast.AST) -> ast.Call | None:
+def _find_unused_call(node: ast.AST) -> ast.Call | None:
     return node.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
 
 

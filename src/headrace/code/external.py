@@ -1,4 +1,4 @@
-"""What code declares to read beside its arguments: files and environment variables."""
+"""Digests of what code declares to read besides its arguments: files and environment variables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["ExternalDigests", "external_digests"]
 
 @dataclass(frozen=True)
 class ExternalDigests:
-    """Digests of what code reads beside its arguments.
+    """Digests of what code reads besides its arguments.
 
     Attributes:
-        files: path → digest of the file; "" where it does not exist.
-        env: environment variable → digest of its value; "" where it is not set.
+        files: path → digest of the file; "" if it does not exist.
+        env: environment variable → digest of its value; "" if it is not set.
     """
 
     files: dict[str, str]
@@ -26,12 +26,12 @@ class ExternalDigests:
 
 
 def external_digests(root: Path, files: Iterable[str] = (), env: Iterable[str] = ()) -> ExternalDigests:
-    """The digests as they are now.
+    """The present digests.
 
     Args:
         root: the folder that the paths are relative to.
-        files: paths.
-        env: names of environment variables.
+        files: the paths of the files.
+        env: the names of the environment variables.
     """
     paths = {path: root / path for path in sorted(set(files))}
     return ExternalDigests(

@@ -1,6 +1,6 @@
-"""Fingerprint: a digest of what a declaration's code is, so that an edit makes stale only what it changes.
+"""Fingerprint: a digest of a declaration and its code, so that an edit makes stale only what it changes.
 
-Functions and classes of the project are read from their source files (CodeIndex); values are taken as they are.
+Functions and classes of the project are read from their source files (CodeIndex); values count as they are.
 """
 
 from __future__ import annotations
@@ -48,17 +48,19 @@ def fingerprint(declared: Any, index: CodeIndex) -> str:
 
 
 def values_digest(function: Callable[..., Any], index: CodeIndex) -> str | None:
-    """The digest of the values that a function holds beside its code, or None where it holds none.
+    """The digest of the values that a function holds besides its code, or None if it holds none.
 
-    A function that another one returned holds its variables: of `make(2)`, the 2.
+    A function that another function returned holds variables of that call, such as the 2 of `make(2)`.
     """
     values = _closure_values(function)
     return digest_value(_describe(values, index)) if values else None
 
 
 def code_digest(function: Callable[..., Any]) -> str:
-    """The digest of one function's own code, without comments, layout and docstrings; of its name alone where
-    its source cannot be read, as of a lambda or in an interactive session."""
+    """The digest of one function's own code, without comments, layout and docstrings.
+
+    If the source cannot be read, as of a lambda or in an interactive session, it is the digest of the name.
+    """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -67,13 +69,13 @@ def code_digest(function: Callable[..., Any]) -> str:
 
 
 def _describe(value: Any, index: CodeIndex, *, is_top: bool = False, path: tuple[int, ...] = ()) -> Any:
-    """The value, ready for JSON, the same in every process.
+    """The value as JSON types, the same in every process.
 
     Args:
         value: the value.
         index: the project's code.
-        is_top: it is the declaration itself, not one that another names.
-        path: the ids of the objects around it, so that one that contains itself is described once.
+        is_top: whether it is the declaration itself, not one that another declaration names.
+        path: the ids of the objects that contain it, so that an object that contains itself is described once.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -113,18 +115,18 @@ def _describe(value: Any, index: CodeIndex, *, is_top: bool = False, path: tuple
 
 
 def _pieces_of(definition: Any, index: CodeIndex) -> dict[str, str] | str:
-    """The pieces of a function or class of the project; the dotted name of another."""
+    """The pieces of a function or class of the project; the dotted name of any other."""
     module, name = definition.__module__, definition.__qualname__.split(".")[0]
     return index.pieces(module, name) if index.has(module) else f"{module}.{definition.__qualname__}"
 
 
 def _closure_values(function: Any) -> dict[str, Any]:
-    """The variables that a function which another one returned uses of that call, and its defaults.
+    """For a function that another function returned: the variables of that call that it uses, and its defaults.
 
-    Those of a function at the top of its module are in its text, and in what that names.
+    For a function at the top of its module they are part of the code.
     """
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    empty = CellType()  # of a variable that has no value yet
+    empty = CellType()  # the cell of a variable that has no value yet
     values = {name: cell.cell_contents for name, cell in cells if cell != empty}
     if "<locals>" in function.__qualname__:
         values["defaults"] = [function.__defaults__, function.__kwdefaults__]
@@ -132,7 +134,7 @@ def _closure_values(function: Any) -> dict[str, Any]:
 
 
 def _describe_foreign(value: Any) -> str:
-    """An object of a package outside the project as text: data whole, others without their addresses."""
+    """An object of a package outside the project, as text: data by content, others without memory addresses."""
     if type(value).__module__.split(".")[0] in _DATA_PACKAGES:
         try:
             return digest_bytes(pickle.dumps(value))

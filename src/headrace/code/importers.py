@@ -1,4 +1,4 @@
-"""Importers: which modules of a project import given packages or modules, directly or through each other."""
+"""Finds the modules of a project that import given packages or modules, directly or through each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def find_importers(files: Mapping[str, Path], targets: frozenset[str]) -> set[st
 
     Args:
         files: module name → file.
-        targets: packages, with all that they contain; a name with dots is one module alone.
+        targets: names of packages, which include all their modules; a dotted name is a single module.
 
     Raises:
         ProjectError: a file is not valid Python.
@@ -35,7 +35,7 @@ def find_importers(files: Mapping[str, Path], targets: frozenset[str]) -> set[st
 
 
 def _names_imported_by(module: SourceModule) -> set[str]:
-    """Every absolute dotted name in the module's import statements, wherever they are in it."""
+    """Every absolute dotted name in the module's import statements, at any depth."""
     names: set[str] = set()
     for statement in module.statements:
         for imported in module.imports_in(statement):

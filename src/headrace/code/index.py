@@ -1,7 +1,7 @@
-"""CodeIndex: what each name of a project reaches, directly or through other names, as digests of its pieces.
+"""CodeIndex: the digests of all code that a name of a project reaches, directly or through other names.
 
-A piece is a function, class or constant at the top of a module. It counts with every piece of the project that
-it names. A statement that changes an object when its module is imported (`RATES["eur"] = 2`, `setup()`,
+A piece is a function, class or constant at the top of a module. It reaches every piece of the project that it
+names. A statement that changes an object when its module is imported (`RATES["eur"] = 2`, `setup()`,
 `@registry.add("x")` above a function) counts for that object, in whichever module it is. Comments, layout and
 docstrings do not count. Packages outside the project count by their names only: their versions are in the lock.
 
@@ -71,8 +71,8 @@ class CodeIndex:
     def pieces(self, module: str, name: str) -> dict[str, str]:
         """`module.name` → digest, for the piece and every piece of the project that it reaches.
 
-        A declaration (under a decorator of Headrace's) that is named in another declaration's decorator is an
-        input, not code: it is left out.
+        A declaration (under a decorator of Headrace) that another declaration's decorator names is an input,
+        not code: it is left out.
 
         Args:
             module: the module's name.
@@ -99,8 +99,8 @@ class CodeIndex:
         return digests
 
     def words(self, module: str, name: str) -> set[str]:
-        """Every name, attribute and text in the piece and the pieces of the project that it reaches: the column
-        names among them are those that its code can use.
+        """Every name, attribute and string in the piece and in the pieces of the project that it reaches. Its
+        code can use only the columns whose names are among them.
 
         Raises:
             ProjectError: a file is not valid Python.
@@ -125,10 +125,10 @@ class CodeIndex:
             self._modules[name] = SourceModule(name, self._files[name])
         return self._modules[name]
 
-    # --- what a piece consists of ---
+    # --- the statements of a piece ---
 
     def _statements(self, ref: _Ref) -> list[_Statement]:
-        """The statements that make the piece what it is: those that bind it, then those that change it."""
+        """The statements that define the piece: those that bind it, then those that change it."""
         module = self._module(ref.module)
         binding = module.statements if not ref.name else module.bindings.get(ref.name, [])
         effects = self._effects()
@@ -193,18 +193,18 @@ class CodeIndex:
                 if chain and chain[0] in outer:
                     for called in self._functions(module, [chain]) - {ref}:
                         changed |= self._changes_of_call(called, (*path, ref))
-        if not path:  # in a circle of calls the result is complete only for the call that it began with
+        if not path:  # if calls form a cycle, only the result of its first call is complete
             self._changed_by_function[ref] = changed
         return changed
 
-    # --- what a name stands for ---
+    # --- the meaning of a name ---
 
     def _variables(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """Those of the names that are variables of the project's modules, or the modules themselves."""
+        """The variables of the project's modules, or the modules themselves, among the names."""
         return {ref for ref in self._refs(module, chains) if not self._is_definition(ref)}
 
     def _functions(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """Those of the names that are functions and classes of the project."""
+        """The functions and classes of the project among the names."""
         return {ref for ref in self._refs(module, chains) if self._is_definition(ref)}
 
     def _refs(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
@@ -231,7 +231,7 @@ class CodeIndex:
         return refs, outside
 
     def _parts(self, module: SourceModule, statement: ast.stmt) -> Iterator[tuple[ast.AST, bool]]:
-        """The statement's decorators, then the rest of it; and of each whether it is Headrace's decorator."""
+        """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
         if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             yield statement, False
             return
@@ -259,10 +259,11 @@ class CodeIndex:
     def _resolve(
         self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()
     ) -> _Ref | str | None:
-        """What a dotted name stands for: a piece of the project; a dotted name outside it; None for a builtin.
+        """Resolves a dotted name: to a piece of the project, to a dotted name outside it, or to None for a
+        builtin.
 
         Args:
-            module: where the name is used.
+            module: the module that uses the name.
             chain: the name.
             local: local name → dotted name, of imports within the statement.
             path: the modules whose star imports led here.

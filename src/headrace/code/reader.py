@@ -1,6 +1,6 @@
-"""The reader of Python source: what a module's statements bind, use, import and name. Nothing is imported.
+"""Reads Python source, without importing it: what a module's statements bind, use, import and name.
 
-Fingerprints, functions by value and the loader all read source through it.
+Fingerprints, functions by value and the loader all read source through this module.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
 ]
 
 Chain = tuple[str, ...]
-"""A dotted name, in its parts; empty where an expression is not one."""
+"""The parts of a dotted name; empty for an expression that is not a dotted name."""
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Import(NamedTuple):
-    """One name that an import statement brings in.
+    """One name that an import statement binds.
 
     Attributes:
         local: the name that it binds; "*" for a star import.
         module: the absolute name of the module that is imported, or imported from.
-        name: what is taken from the module; "" where it is the module itself.
+        name: the name that is imported from the module; "" if the module itself is imported.
         is_renamed: whether it has an `as`.
     """
 
@@ -49,7 +49,7 @@ class Import(NamedTuple):
 
     @property
     def target(self) -> str:
-        """The dotted name that `local` stands for: of `import a.b` it is `a`."""
+        """The dotted name that `local` refers to: `a` for `import a.b`."""
         if self.name:
             return f"{self.module}.{self.name}"
         return self.module if self.is_renamed else self.local
@@ -67,10 +67,10 @@ class SourceModule:
     Attributes:
         name: the module's absolute name.
         path: the file.
-        package: what relative imports in it are relative to.
+        package: the package that relative imports are relative to.
         statements: its top-level statements, in order.
         bindings: name → the statements that bind it, imports aside.
-        imports: name → the dotted name that it stands for, where an import anywhere in the module binds it.
+        imports: name → the dotted name that it refers to, for each name that an import in the module binds.
         star_imports: the modules that it imports everything from, in order.
 
     Raises:
@@ -100,12 +100,12 @@ class SourceModule:
                     self.imports[imported.local] = imported.target
 
     def imports_in(self, node: ast.AST) -> Iterator[Import]:
-        """Every name that import statements in the node bring in."""
+        """Every name that import statements in the node bind."""
         return find_imports(node, self.package)
 
 
 def find_imports(node: ast.AST, package: str) -> Iterator[Import]:
-    """Every name that import statements in the node bring in; relative ones are resolved from the package."""
+    """Every name that import statements in the node bind; relative imports are resolved from the package."""
     for statement in ast.walk(node):
         if isinstance(statement, ast.Import):
             for alias in statement.names:
@@ -151,7 +151,7 @@ def _own_scope(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def names_used_by(node: ast.AST) -> set[str]:
-    """The names that the code takes from its module or from Python: not its parameters or local variables."""
+    """The names that the code takes from its module or from Python, without parameters and local variables."""
     top = symtable.symtable(ast.unparse(node), "<statement>", "exec")
     names: set[str] = set()
     pending = [top]
@@ -167,7 +167,7 @@ def names_used_by(node: ast.AST) -> set[str]:
 
 
 def chain_of(node: ast.AST) -> Chain:
-    """The dotted name that an expression is; empty where it is another expression."""
+    """The dotted name that an expression consists of; empty for any other expression."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

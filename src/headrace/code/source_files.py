@@ -8,7 +8,7 @@ from pathlib import Path
 __all__ = ["LOCK_FILES", "file_stamps", "list_files", "list_modules", "stamp"]
 
 LOCK_FILES = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
-"""The files that say which versions of packages a project runs on."""
+"""The files that lock the versions of a project's packages."""
 
 
 def list_modules(root: Path, package: str) -> dict[str, Path]:
@@ -32,7 +32,7 @@ def list_files(path: Path) -> list[Path]:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """The size and the modification time (nanoseconds) of a file: cheap, and enough to see an edit."""
+    """The size and the modification time (nanoseconds) of a file: cheap to read, and they reveal an edit."""
     status = file.stat()
     return status.st_size, status.st_mtime_ns
 

@@ -1,4 +1,4 @@
-"""The audit: every row that is published satisfies the table's schema."""
+"""The audit: checks that every row satisfies the table's schema before it is published."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _EXAMPLES = 3
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     """Checks rows against the table's schema. Returns them with the schema's columns, in its order.
 
-    A table without a schema is returned as it is.
+    The rows of a table without a schema are returned unchanged.
 
     Args:
         table: the declared table.
         rows: the rows that its function made.
 
     Raises:
-        Refused: a column is missing, of another type or not in the schema, or rows break a rule. It names
-            the column; or the rule, how many rows break it, and some of them.
+        Refused: a column is missing, has another type or is not in the schema (the error names it), or rows
+            break a rule (the error names the rule, how many rows break it, and some of them).
     """
     if table.schema is None:
         return rows
     where = f"table {table.name} ({table.place})"
     schema: type[dy.Schema] = table.schema
-    unnamed = [name for name in rows.columns if name not in schema.column_names()]
-    if unnamed:
+    undeclared = [name for name in rows.columns if name not in schema.column_names()]
+    if undeclared:
         raise Refused(
-            f"its function makes columns that its schema {schema.__name__} does not name: {', '.join(unnamed)}",
+            f"its function returns columns that its schema {schema.__name__} lacks: {', '.join(undeclared)}",
             where=where,
-            remedy="Add them to the schema, or leave them out in the function.",
+            remedy="Add them to the schema, or drop them in the function.",
         )
     try:
         good, failure = schema.filter(rows)
     except SchemaError as error:
-        what = str(error).partition("\n\nResolved plan")[0]
+        problem = str(error).partition("\n\nResolved plan")[0]
         raise Refused(
-            f"the audit found {what}", where=where, remedy="Make the function or its schema agree."
+            f"the audit failed: {problem}", where=where, remedy="Make the function and its schema agree."
         ) from error
     counts = failure.counts()
     if not counts:
@@ -54,7 +54,7 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     )
     examples = "\n  ".join(str(row) for row in failure.invalid().head(_EXAMPLES).to_dicts())
     raise Refused(
-        f"the audit refused it: {rules}. The table is unchanged. For example:\n  {examples}",
+        f"the audit refused the rows: {rules}. The table is unchanged. For example:\n  {examples}",
         where=where,
         remedy="Correct the function, or the rule if it is wrong.",
     )

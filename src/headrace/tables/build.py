@@ -1,4 +1,4 @@
-"""The build of one table: compute what is stale, audit it, publish it in one commit."""
+"""Builds one table: computes the stale days, audits their rows, and publishes them in one commit."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class TableBuild(msgspec.Struct, frozen=True):
     """What a build of one table did.
 
     Attributes:
-        name: the table.
+        name: the name of the table.
         snapshot: the table's current snapshot.
         days: the days that were made; None for the whole table.
         rows: how many rows the table has.
         inputs: input → its snapshot, or its files' digest.
-        skipped: whether it was up to date already.
-        because: why it was stale, a sentence for each reason.
+        skipped: whether the table was already up to date.
+        because: why the table was stale, a sentence for each reason.
     """
 
     name: str
@@ -58,28 +58,28 @@ def build_table(
 ) -> TableBuild:
     """Brings one table up to date: makes its stale days (or all of it), audits and publishes them.
 
-    The commit carries what the table was made from, so a build that is killed at any point leaves the
-    old table or the new one, and the next build knows which.
+    The commit also records the inputs, so a build that is killed at any point leaves the old table or the new
+    one, and the next build can tell which.
 
     Args:
         project, lake: the project and the lake of the table.
         table: the declared table.
-        code: the fingerprint of its code; another one makes all of it stale.
-        at: input table → the snapshot to read; those not named are read at their newest.
+        code: the fingerprint of its code; if it has changed, the whole table is stale.
+        at: input table → the snapshot to read; the newest for tables that it does not name.
 
     Raises:
         CallError: a table that it reads does not exist.
         ProjectError: the function failed, or did not return a frame.
         Refused: the audit refused the rows; the table is unchanged.
         Conflict: another build has committed to the table in the meantime.
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     plan = plan_rebuild(project, lake, table, code=code, at=at)
     versions = {source.name: source.version for source in plan.inputs}
     datasets = [_dataset(project, source) for source in plan.inputs]
     if not plan.stale:
         snapshot = _update_properties(lake, plan, code)
-        # The build that made it may have been killed before its run was recorded.
+        # The build that made the snapshot may have been killed before its run was recorded.
         with run(f"table {table.name}", inputs=datasets) as table_run:
             position = SnapshotPosition(table.name, snapshot.id)
             table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
@@ -99,7 +99,7 @@ def build_table(
 
 
 def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
-    """Makes the properties of a table that is up to date name its inputs' present versions."""
+    """Records the present versions of the inputs in the properties of a table that is up to date."""
     table, properties = lake.table(plan.table), plan.properties(code)
     if any(table.property(name) != value for name, value in properties.items()):
         table.set_properties(properties)
@@ -117,7 +117,7 @@ def _dataset(project: Project, source: TableInput) -> Dataset:
 def _publish(
     project: Project, lake: Lake, table: Table, plan: RebuildPlan, code: str
 ) -> tuple[Snapshot, pa.Schema]:
-    """Computes, audits and commits the rows. The first of them decide the columns of the table."""
+    """Computes, audits and commits the rows. The first part determines the columns of the table."""
     if table.current:
         return keep_current(project, lake, table, plan, plan.properties(code))
     partition_by = _partition_by(lake, table)
@@ -134,7 +134,7 @@ def _publish(
 
 
 def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"]]]:
-    """The table's partition, as the lake declares it.
+    """The declared partition of the table, in the lake's form.
 
     Raises:
         ProjectError: the table in the lake has another partition.
@@ -144,12 +144,12 @@ def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"
         declared = ((table.partition_by.column, "day"),)
     stored = lake.table(table.name).partition_by() if lake.table_exists(table.name) else declared
     if stored != declared:
-        was, now = (
+        previous, declared_now = (
             " and ".join(f"by the {kind} of {column!r}" for column, kind in partition) or "not at all"
             for partition in (stored, declared)
         )
         raise ProjectError(
-            f"table {table.name!r} is partitioned {was} in the lake, and now declared {now}",
+            f"table {table.name!r} is partitioned {previous} in the lake, but declared {declared_now}",
             where=str(table.place),
             remedy=f"headrace drop-table {table.name}, then headrace build; or give the table another name.",
         )
@@ -180,9 +180,9 @@ def _options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
         return {}
     if plan.clock is None:
         raise ProjectError(
-            "its function takes `now`, but none of its inputs has a clock",
+            "its function takes `now`, but none of its inputs has an arrival time",
             where=str(table.place),
-            remedy="`now` is the latest arrival of a topic: let it read a topic, or a table made from one.",
+            remedy="`now` is the latest arrival in a topic: read a topic, or a table made from a topic.",
         )
     return {"now": from_micros(plan.clock)}
 
@@ -191,11 +191,11 @@ def _groups(plan: RebuildPlan, day: Day) -> Iterator[list[date]]:
     """Groups of neighbouring days, as large as the limit on input rows in memory allows."""
     group: list[date] = []
     for next_day in plan.days or []:
-        wider = [*group, next_day]
-        if group and (next_day - group[-1] > ONE_DAY or _rows_read(plan, day, wider) > _MAX_INPUT_ROWS):
+        extended = [*group, next_day]
+        if group and (next_day - group[-1] > ONE_DAY or _rows_read(plan, day, extended) > _MAX_INPUT_ROWS):
             yield group
-            wider = [next_day]
-        group = wider
+            extended = [next_day]
+        group = extended
     if group:
         yield group
 
@@ -209,7 +209,7 @@ def _arrow(rows: pl.DataFrame) -> pa.Table:
     return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-# --- pins: the inputs of a build are kept until the next one has been published ---
+# --- pins: they keep the inputs of a build until the next build is published ---
 
 
 def _pin(table: str, snapshot: int) -> str:
@@ -226,16 +226,16 @@ def _unpin_older(lake: Lake, plan: RebuildPlan) -> None:
     for source in plan.inputs:
         if source.snapshot is None:
             continue
-        read: LakeTable = lake.table(source.name)
-        for name, snapshot in read.tags().items():
+        table: LakeTable = lake.table(source.name)
+        for name, snapshot in table.tags().items():
             if name == _pin(plan.table, snapshot) and snapshot != source.snapshot:
-                read.remove_tag(name)
+                table.remove_tag(name)
 
 
 def unpin_inputs(lake: Lake, table: str) -> None:
     """Removes the pins on the inputs of a table that is about to be dropped."""
     for name in lake.list_tables():
-        read = lake.table(name)
-        for pin, snapshot in read.tags().items():
+        input_table = lake.table(name)
+        for pin, snapshot in input_table.tags().items():
             if pin == _pin(table, snapshot):
-                read.remove_tag(pin)
+                input_table.remove_tag(pin)

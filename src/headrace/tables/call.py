@@ -1,4 +1,4 @@
-"""Calls a table's function. An error in it names the line of the project's code."""
+"""Calls a table's function. If it fails, the error names the line of the project's code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["call_function", "collect_frames"]
 def call_function(
     table: Table, frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]
 ) -> pl.LazyFrame:
-    """The result of the table's function on the frames, not yet collected.
+    """Calls the table's function on the frames, and returns its result, not yet collected.
 
     Raises:
         ProjectError: the function failed, or did not return a frame.
@@ -34,16 +34,16 @@ def call_function(
         return rows.lazy()
     if not isinstance(rows, pl.LazyFrame):
         raise ProjectError(
-            f"it returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
+            f"its function returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
         )
     return rows
 
 
 def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.DataFrame]:
-    """The rows of the frames.
+    """Collects the frames.
 
     Raises:
-        ProjectError: polars failed on them, or the function's own code within them did.
+        ProjectError: polars failed, or the function's code that polars calls.
     """
     try:
         return pl.collect_all(frames)
@@ -54,8 +54,8 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
 
 
 def _failure(table: Table, error: BaseException) -> ProjectError:
-    """The error of the project's code, with the line it was raised at."""
+    """The error for a failure in the project's code, with the line that raised it."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
     place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
-    words = str(error).partition("\n\nResolved plan")[0]
-    return ProjectError(f"{table.name} failed: {type(error).__name__}: {words}", where=place)
+    message = str(error).partition("\n\nResolved plan")[0]
+    return ProjectError(f"{table.name} failed: {type(error).__name__}: {message}", where=place)

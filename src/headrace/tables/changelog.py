@@ -1,9 +1,9 @@
 """Reads the changelog of a database's table: its rows as of a moment, and their history.
 
-The changes of a key are ordered by the database's log (`_lsn`): a change that arrives late, from quarantine
-or from a second delivery, takes its proper place. LSNs of two servers are not compared (tables.order). Rows
-that a snapshot read (`r`) are an exception: they lack transactions that were open at the time, whose LSNs are
-lower (docs/decisions/0011-changes.md, 0018-eras.md).
+The changes of a key are ordered by the database's log (`_lsn`), so that a change that arrives late, from
+quarantine or a second delivery, takes its proper place. LSNs of two servers are not compared (tables.order).
+Rows that a snapshot read (`r`) are an exception: the snapshot did not see transactions that were open at the
+time, although their LSNs are lower (docs/decisions/0011-changes.md, 0018-eras.md).
 
 Frames here have the columns that tables.read.read_input returns for a contract under @changes.
 """
@@ -25,14 +25,14 @@ _AT, _ROW, _READ, _PARTITION = "__at", "__row", "__read", "__partition"
 
 
 class Cuts(NamedTuple):
-    """What removes rows of many keys at once; -1 stands for none.
+    """The last changes that removed rows of many keys at once; -1 where there are none.
 
     Attributes:
-        truncated: era and LSN of the last TRUNCATE: it removed each row whose last change is before it.
-        read: era, LSN and time (microseconds since 1970) of the last complete snapshot: a row that is not in it
-            and was not changed since has been deleted, and the delete was never sent.
-        open: log partition → era, LSN and time of a snapshot that is the last thing in it; what follows decides
-            whether the snapshot was complete.
+        truncated: era and LSN of the last TRUNCATE, which removed every row whose last change is before it.
+        read: era, LSN and time (microseconds since 1970) of the last complete snapshot. A row that is not in it
+            and has not changed since was deleted, although the delete was never sent.
+        open: log partition → era, LSN and time of the snapshot that the partition ends with; the changes that
+            follow show whether that snapshot was complete.
     """
 
     truncated: tuple[int, int] = (-1, -1)
@@ -40,7 +40,7 @@ class Cuts(NamedTuple):
     open: dict[int, tuple[int, int, int]] = {}  # noqa: RUF012  it is never changed
 
     def later(self, other: Cuts) -> Cuts:
-        """The later cuts of both; `other` is of the changes that follow."""
+        """The later of both cuts; `other` is from the changes that follow."""
         return Cuts(max(self.truncated, other.truncated), max(self.read, other.read), other.open)
 
 
@@ -53,12 +53,12 @@ def is_changelog(frame: pl.LazyFrame) -> bool:
 
 
 def as_of(changes: pl.LazyFrame, key: Sequence[str], moment: datetime) -> pl.DataFrame:
-    """The table's rows as of a moment (with a time zone): one a key, as its last change left it."""
+    """The table's rows as of a moment (with a time zone): one for each key, as its last change left it."""
     frame = changes.collect()
     eras = find_eras(frame, key)
-    taken = pl.col(CHANGED_AT) <= moment
-    cuts = _latest(_cut_rows(place(frame, eras)).filter(taken))
-    return survivors(latest_changes(frame.filter(taken), key, eras), cuts, eras)
+    is_before = pl.col(CHANGED_AT) <= moment
+    cuts = _latest(_cut_rows(place(frame, eras)).filter(is_before))
+    return survivors(latest_changes(frame.filter(is_before), key, eras), cuts, eras)
 
 
 def find_cuts(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = None) -> Cuts:
@@ -80,17 +80,17 @@ def find_cuts(changes: pl.DataFrame, eras: Sequence[Era], before: Cuts | None = 
 
 
 def latest_changes(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era]) -> pl.DataFrame:
-    """The last change of each key, deletes included. Values that the database did not send with it are taken
-    from the changes before. Truncates, which have no key, are left out."""
+    """The last change of each key, deletes included. Values that the database did not send with it come from
+    earlier changes. Truncates, which have no key, are left out."""
     ordered = _order(place(changes, eras), key)
     last = ordered.unique(key, keep="last", maintain_order=True)
     return _fill_unsent(last, ordered, key).select(changes.columns)
 
 
 def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFrame:
-    """Those of the last changes of keys whose row still exists.
+    """Filters the last changes of keys: keeps those whose row still exists.
 
-    A row of an incremental snapshot has the time at which Debezium read it, which may be much later.
+    The time of a row of an incremental snapshot is when Debezium read it, which may be much later.
     """
     era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT).to_physical()
     truncate, (read_era, read_lsn, read_at) = cuts.truncated, cuts.read
@@ -100,10 +100,11 @@ def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFra
 
 
 def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
-    """Every state of every row, for joins as of a time: one a key and time; a deleted row is a row of nulls.
+    """Every state of every row, for joins as of a time: one for each key and time. A deleted row
+    has only nulls.
 
-    Values that the database did not send are filled from the change before. A truncate, and the end of a
-    snapshot that lacks a row, become a delete of each row that they removed.
+    Values that the database did not send are filled from the change before. A truncate, or the end of a
+    snapshot that lacks rows, becomes a delete of each row that it removed.
     """
     frame = changes.collect()
     placed = place(frame, find_eras(frame, key))
@@ -120,7 +121,7 @@ def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
     whole = pl.concat([ordered, *deletes]) if deletes else ordered
     return (
         whole.sort(_ROW, maintain_order=True)
-        # A change takes effect at the latest at the time of the change after it.
+        # A change takes effect no later than the change after it.
         .with_columns(pl.col(CHANGED_AT).cum_min(reverse=True).over(key))
         .unique([*key, CHANGED_AT], keep="last", maintain_order=True)
         .select(frame.columns)
@@ -138,8 +139,9 @@ def _order(placed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     reads = rows.with_columns(known=known).filter(pl.col("_op") == "r")
     reads = reads.select(*log, _READ, _PARTITION, POSITION, "known", **snapshot_columns)
     others = rows.filter(pl.col("_op") != "r").select(*log, _PARTITION, POSITION, "_lsn", CHANGED_AT)
-    # A change that the read did not see although its LSN is lower comes after the read. Debezium puts a row of
-    # an incremental snapshot in its right place among the row's changes; its time has no meaning.
+    # A change that the snapshot did not see, although its LSN is lower, comes after the snapshot's read.
+    # Debezium puts a row of an incremental snapshot in its right place among the row's changes: its time does
+    # not count.
     later = (
         pl.when(pl.col("incremental") & (pl.col(_PARTITION) == pl.col(f"{_PARTITION}_right")))
         .then((pl.col(f"{POSITION}_right") > pl.col(POSITION)) & (pl.col("_lsn") > pl.col("known")))
@@ -161,23 +163,26 @@ def _names_unchanged(rows: pl.DataFrame) -> list[str]:
 
 
 def _fill_unsent(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The last changes with unsent values from the changes before; `_unchanged` keeps those that none had."""
-    lacking = last.filter(pl.col("_unchanged").list.len() > 0)
-    if lacking.is_empty():
+    """Fills the unsent values of the last changes from earlier ones; the rest stay in `_unchanged`."""
+    incomplete = last.filter(pl.col("_unchanged").list.len() > 0)
+    if incomplete.is_empty():
         return last
-    before = ordered.join(lacking.select(key), on=list(key), how="semi")
-    for name in _names_unchanged(lacking):
+    before = ordered.join(incomplete.select(key), on=list(key), how="semi")
+    for name in _names_unchanged(incomplete):
         sent = before.filter(~pl.col("_unchanged").list.contains(name).fill_null(False))
         known = sent.unique(key, keep="last", maintain_order=True).select(
             *key, pl.struct(name).alias("__known")
         )
-        wants = pl.col("_unchanged").list.contains(name).fill_null(False) & pl.col("__known").is_not_null()
+        is_filled = pl.col("_unchanged").list.contains(name).fill_null(False) & pl.col("__known").is_not_null()
         rest = pl.col("_unchanged").list.set_difference([name])
         last = (
             last.join(known, on=list(key), how="left", maintain_order="left")
             .with_columns(
-                pl.when(wants).then(pl.col("__known").struct.field(name)).otherwise(pl.col(name)).alias(name),
-                pl.when(wants)
+                pl.when(is_filled)
+                .then(pl.col("__known").struct.field(name))
+                .otherwise(pl.col(name))
+                .alias(name),
+                pl.when(is_filled)
                 .then(pl.when(rest.list.len() > 0).then(rest))
                 .otherwise(pl.col("_unchanged"))
                 .alias("_unchanged"),
@@ -199,18 +204,18 @@ def _in_order(placed: pl.DataFrame, *, replays: bool = False) -> pl.DataFrame:
 def _cut_rows(placed: pl.DataFrame, open_: Mapping[int, tuple[int, int, int]] | None = None) -> pl.DataFrame:
     """Each truncate and each complete snapshot, in order: one row of each.
 
-    A snapshot's end is the row that is marked as its last; if that mark is another one (`first`), or the row
-    was refused, a change that follows shows the end, for Debezium streams none before it.
+    The row that is marked as a snapshot's last is its end. If the mark is another one (`first`) or the row was
+    refused, a change that follows shows the end, because Debezium streams no change before the end.
 
     Args:
-        placed: all changes; or those that follow others.
-        open_: changelog.Cuts.open of those others.
+        placed: all changes, or the changes that follow earlier ones.
+        open_: `Cuts.open` of the earlier changes; None for all changes.
     """
-    came = _in_order(placed, replays=open_ is None)
+    arrived = _in_order(placed, replays=open_ is None)
     is_end = is_whole_read() & pl.col("_snapshot").is_in(SNAPSHOT_ENDS)
     followed = pl.col("__whole") & ~pl.col("__whole").shift(-1).over(_PARTITION).fill_null(True)
-    cuts = [placed.filter((pl.col("_op") == "t") | is_end), came.filter(followed).select(placed.columns)]
-    first = came.unique(_PARTITION, keep="first", maintain_order=True).filter(~pl.col("__whole"))
+    cuts = [placed.filter((pl.col("_op") == "t") | is_end), arrived.filter(followed).select(placed.columns)]
+    first = arrived.unique(_PARTITION, keep="first", maintain_order=True).filter(~pl.col("__whole"))
     for partition, (era, lsn, time) in (open_ or {}).items():
         end = {"_op": "r", ERA: era, "_lsn": lsn, CHANGED_AT: time}
         values = [pl.lit(value).cast(placed.schema[name]).alias(name) for name, value in end.items()]
@@ -231,14 +236,13 @@ def _latest(cuts: pl.DataFrame) -> Cuts:
 def _deletes_by_cut(
     rows: pl.DataFrame, key: Sequence[str], cut: dict[str, Any], earlier: dict[str, Any] | None
 ) -> pl.DataFrame:
-    """A delete of each row that the truncate, or the snapshot that lacks it, removed, in the place of its last
-    change before."""
+    """A delete for each row that the cut (truncate or snapshot) removed, in the place of its last change."""
     era, lsn, time = pl.col(ERA), pl.col("_lsn"), pl.col(CHANGED_AT)
     earlier_by_time = (time <= cut[CHANGED_AT]) | is_incremental() | (cut["_op"] == "t")
     before = rows.filter((era < cut[ERA]) | ((era == cut[ERA]) & (lsn < cut["_lsn"]) & earlier_by_time))
-    if earlier is not None:  # rows that the earlier cut left, or that came after it
-        saw = (era == earlier[ERA]) & ((lsn >= earlier["_lsn"]) | (time > earlier[CHANGED_AT]))
-        before = before.filter((era > earlier[ERA]) | saw)
+    if earlier is not None:  # the earlier cut already deleted the other rows
+        remains = (era == earlier[ERA]) & ((lsn >= earlier["_lsn"]) | (time > earlier[CHANGED_AT]))
+        before = before.filter((era > earlier[ERA]) | remains)
     existing = before.unique(key, keep="last", maintain_order=True).filter(pl.col("_op") != "d")
     if cut["_op"] == "r":
         same = (era == cut[ERA]) & (lsn == cut["_lsn"]) & (time == cut[CHANGED_AT])

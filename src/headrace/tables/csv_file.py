@@ -1,4 +1,4 @@
-"""A CSV file, checked byte by byte before its cells are read: what cannot be read correctly is refused.
+"""Checks a CSV file byte by byte before its cells are read, and refuses what cannot be read correctly.
 
 The rules are RFC 4180's: rows end with LF or CRLF, or all of them with CR; a cell that holds a comma, a quote
 or a line end is quoted, and a quote in it is doubled; every row has as many cells as the header.
@@ -27,7 +27,9 @@ _STRUCTURAL[[_QUOTE, _COMMA, _LF, _CR, _NUL]] = True
 
 _RAGGED = "A cell that holds a comma must be quoted."
 _DOUBLED = 'A cell that holds a quote must be quoted, and the quote doubled: "5"" pipe".'
-_OPEN = "a quote opens in this row and text follows the next one: it is not closed, or one in it is not doubled"
+_OPEN = (
+    "text follows the closing quote of a cell: the quote is not closed, or a quote in the cell is not doubled"
+)
 
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp]
@@ -38,12 +40,12 @@ class CsvFile(NamedTuple):
     """A CSV file whose structure has been checked.
 
     Attributes:
-        path: where it lies.
+        path: the path of the file.
         columns: the names in its header, each once.
         rows: how many rows follow the header.
-        content: the file, or its text as UTF-8 where that is not what the file holds.
-        eol: the byte that ends a row.
-        empty_lines: the numbers of lines without a cell, which do not count as rows (row 1 is the header).
+        content: the path of the file; or its text as UTF-8, if the file has another encoding or empty lines.
+        eol: the character that ends a row.
+        empty_lines: the numbers of the lines without a cell, which do not count as rows (row 1 is the header).
     """
 
     path: Path
@@ -54,7 +56,7 @@ class CsvFile(NamedTuple):
     empty_lines: tuple[int, ...]
 
     def scan(self) -> pl.LazyFrame:
-        """Its rows in order, each column as text; an empty cell is null, `""` the empty text."""
+        """The rows in order, each column as text; an empty cell is null, and `""` is the empty text."""
         return pl.scan_csv(
             self.content,
             infer_schema=False,
@@ -64,7 +66,7 @@ class CsvFile(NamedTuple):
         )
 
     def row_number(self, index: int) -> int:
-        """The number, in the file, of the row at this index of `scan`: the header is row 1."""
+        """The number in the file of the row at this index of `scan`; the header is row 1."""
         number = index + 2
         for line in self.empty_lines:
             number += line <= number
@@ -72,18 +74,19 @@ class CsvFile(NamedTuple):
 
 
 def check_csv(path: Path, encoding: str) -> CsvFile:
-    """The file, after every byte of it has been checked.
+    """Checks every byte of the file.
 
     Args:
         path: the file.
-        encoding: as Python names it; UTF-8 may begin with a byte order mark.
+        encoding: Python's name of the encoding; UTF-8 may begin with a byte order mark.
 
     Raises:
-        ProjectError: it has no header or two columns of one name; a row has more or fewer cells than the
-            header; a quote is not closed or is inside an unquoted cell; a byte is not of the encoding.
+        ProjectError: the file has no header, or two columns of the same name; a row has more or fewer cells
+            than the header; a quote is not closed or is inside an unquoted cell; a byte is not valid in the
+            encoding.
     """
     if path.stat().st_size == 0:
-        raise ProjectError("it is empty", where=str(path), remedy="Its first row names the columns.")
+        raise ProjectError("the file is empty", where=str(path), remedy="The first row must name the columns.")
     if encoding == "utf-8":
         return _Scan(path, np.memmap(path, np.uint8, mode="r")).result(path)
     text = _decode(path, encoding)
@@ -97,16 +100,16 @@ def _decode(path: Path, encoding: str) -> bytes:
     except UnicodeDecodeError as error:
         row = raw.count(b"\n", 0, error.start) + 1
         raise ProjectError(
-            f"byte {raw[error.start : error.start + 1].hex()} at offset {error.start:,} is not {encoding}",
+            f"byte {raw[error.start]:02x} at offset {error.start:,} is not valid {encoding}",
             where=f"{path}, line {row}",
-            remedy="Say what it is: source(..., encoding=...).",
+            remedy="Declare the encoding of the file: source(..., encoding=...).",
         ) from error
     except UnicodeEncodeError as error:
-        raise ProjectError(f"it is not {encoding}: {error.reason}", where=str(path)) from error
+        raise ProjectError(f"the file is not valid {encoding}: {error.reason}", where=str(path)) from error
 
 
 class _Scan:
-    """One pass through the bytes, a chunk at a time."""
+    """Checks the bytes in one pass, a chunk at a time."""
 
     def __init__(self, path: Path, content: Bytes) -> None:
         self._path = path
@@ -114,20 +117,20 @@ class _Scan:
         self._begin = 3 if content[:3].tobytes() == codecs.BOM_UTF8 else 0
         self._refuse_utf16()
         self._eol = 0  # known when the first row ends
-        self._row = 1  # the row that is being read
+        self._row = 1  # the number of the current row
         self._row_begin = self._begin
-        self._cells = 0  # commas so far in it
+        self._cells = 0  # the commas so far in the current row
         self._quoted = False
         self._header: tuple[str, ...] = ()
         self._empty: list[int] = []
         self._dropped: list[tuple[int, int]] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         for start in range(self._begin, len(content), _CHUNK):
-            self._chunk(start, min(start + _CHUNK, len(content)))
-        self._end()
+            self._check_chunk(start, min(start + _CHUNK, len(content)))
+        self._check_end()
 
     def result(self, content: Path | bytes) -> CsvFile:
-        """The checked file; its content lacks its empty lines."""
+        """The checked file. Its content leaves out the empty lines."""
         if self._dropped:
             keep = np.ones(len(self._content), bool)
             for begin, end in self._dropped:
@@ -139,24 +142,24 @@ class _Scan:
     def _refuse_utf16(self) -> None:
         first = self._content[:2].tobytes()
         if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            self._refuse("it is UTF-16, not UTF-8", 1, 'Say so: source(..., encoding="utf-16").')
+            self._refuse("the file is UTF-16, not UTF-8", 1, 'Declare it: source(..., encoding="utf-16").')
 
-    def _chunk(self, start: int, end: int) -> None:
+    def _check_chunk(self, start: int, end: int) -> None:
         chunk = self._content[start:end]
-        faults = list(self._undecodable(chunk, start, final=end == len(self._content)))
+        faults = list(self._find_undecodable(chunk, start, final=end == len(self._content)))
         at = np.flatnonzero(_STRUCTURAL[chunk])
         kinds = chunk[at]
         at = at + start
         quotes = kinds == _QUOTE
-        inside = (np.cumsum(quotes) + self._quoted) & 1 == 1  # after each of them
+        inside = (np.cumsum(quotes) + self._quoted) & 1 == 1  # whether a quote is open after each of them
         outside = ~quotes & ~inside
         if not self._eol:
             self._eol = self._row_end_of(at[outside & ((kinds == _LF) | (kinds == _CR))])
         ends = outside & (kinds == (self._eol or _LF))
         end_at = at[ends]
-        faults += self._structure(at, kinds, inside, outside)
+        faults += self._find_misplaced(at, kinds, inside, outside)
         marks = ends[ends | (outside & (kinds == _COMMA))]
-        faults += self._rows(end_at, marks)
+        faults += self._count_cells(end_at, marks)
         if faults:
             position, what, remedy = min(faults)
             self._refuse(what, self._row + int(np.searchsorted(end_at, position)), remedy)
@@ -165,18 +168,18 @@ class _Scan:
         if quotes.any():
             self._quoted = bool(inside[-1])
 
-    def _undecodable(self, chunk: Bytes, start: int, *, final: bool) -> Iterator[tuple[int, str, str]]:
-        waiting = len(self._decoder.getstate()[0])
+    def _find_undecodable(self, chunk: Bytes, start: int, *, final: bool) -> Iterator[tuple[int, str, str]]:
+        undecoded = len(self._decoder.getstate()[0])
         try:
             self._decoder.decode(chunk.tobytes(), final)
         except UnicodeDecodeError as error:
-            position = start - waiting + error.start
-            remedy = 'Save it as UTF-8, or say what it is: source(..., encoding="latin-1").'
+            position = start - undecoded + error.start
+            remedy = 'Save the file as UTF-8, or declare its encoding, such as source(..., encoding="latin-1").'
             value = int(self._content[position])
-            yield position, f"byte {value:02x} at offset {position:,} is not UTF-8", remedy
+            yield position, f"byte {value:02x} at offset {position:,} is not valid UTF-8", remedy
 
     def _row_end_of(self, ends: Places) -> int:
-        """LF or CR, whichever ends the first row; 0 if it has not ended yet."""
+        """The byte that ends the first row, LF or CR; 0 if the row has not ended yet."""
         if not len(ends):
             return 0
         first = int(ends[0])
@@ -185,14 +188,14 @@ class _Scan:
         followed = first + 1 < len(self._content) and self._content[first + 1] == _LF
         return _LF if followed else _CR
 
-    def _structure(
+    def _find_misplaced(
         self,
         at: Places,
         kinds: Bytes,
         inside: Flags,
         outside: Flags,
     ) -> Iterator[tuple[int, str, str]]:
-        """The first byte of each kind that is in a wrong place."""
+        """The first byte of each kind that is not allowed where it is."""
         last = len(self._content) - 1
         before = np.where(at > self._begin, self._content[np.maximum(at, 1) - 1], _LF)
         after = np.where(at < last, self._content[np.minimum(at + 1, last)], _LF)
@@ -202,20 +205,20 @@ class _Scan:
         if self._eol == _LF:
             mixed = outside & (kinds == _CR) & ((after != _LF) | (at == last))
         for wrong, what, remedy in (
-            (kinds == _NUL, "it holds a zero byte", 'If it is UTF-16: source(..., encoding="utf-16").'),
+            (kinds == _NUL, "the row has a zero byte", 'If it is UTF-16: source(..., encoding="utf-16").'),
             (opening & ~np.isin(before, borders), "a quote is inside an unquoted cell", _DOUBLED),
             (closing & ~np.isin(after, borders), _OPEN, _DOUBLED),
-            (mixed, "this row has another line end than the first one", "End all rows alike: LF, CRLF or CR."),
+            (mixed, "the row has another line end than the first row", "End all rows alike: LF, CRLF or CR."),
         ):
             if wrong.any():
                 yield int(at[np.argmax(wrong)]), what, remedy
 
-    def _rows(self, ends: Places, marks: Flags) -> Iterator[tuple[int, str, str]]:
-        """Counts the cells of the rows that end in this chunk.
+    def _count_cells(self, ends: Places, marks: Flags) -> Iterator[tuple[int, str, str]]:
+        """Counts the cells of the rows that end in this chunk, and yields the first row with a wrong count.
 
         Args:
-            ends: where they end.
-            marks: of the commas and row ends of the chunk, in order: whether it is a row end.
+            ends: the positions of the row ends.
+            marks: for each comma and row end of the chunk, in order, whether it is a row end.
         """
         places = np.flatnonzero(marks)
         cells = np.diff(places, prepend=-1 - self._cells)
@@ -225,17 +228,17 @@ class _Scan:
         begins = np.concatenate(([self._row_begin], ends[:-1] + 1))
         if not self._header:
             self._header = self._names(int(begins[0]), int(ends[0]))
-        wide = len(self._header)
+        width = len(self._header)
         lengths = ends - begins
         empty = (cells == 1) & ((lengths == 0) | ((lengths == 1) & (self._content[begins] == _CR)))
-        if wide > 1:
+        if width > 1:
             self._drop(np.flatnonzero(empty), begins, ends)
-            cells = np.where(empty, wide, cells)
-        ragged = cells != wide
+            cells = np.where(empty, width, cells)
+        ragged = cells != width
         if ragged.any():
             first = int(np.argmax(ragged))
             count = f"{cells[first]} cell" if cells[first] == 1 else f"{cells[first]} cells"
-            yield int(ends[first]), f"it has {count}, and the header {wide}", _RAGGED
+            yield int(ends[first]), f"the row has {count}, and the header has {width}", _RAGGED
 
     def _drop(self, empty: Places, begins: Places, ends: Places) -> None:
         for index in empty.tolist():
@@ -247,23 +250,23 @@ class _Scan:
         names = next(csv.reader([text]), [])
         for name in names:
             if names.count(name) > 1:
-                self._refuse(f"its header names the column {name!r} twice", 1, "Give each column its own name.")
+                self._refuse(f"the header names the column {name!r} twice", 1, "Give each column its own name.")
         if not any(names):
-            self._refuse("its header names no column", 1, "Its first row names the columns.")
+            self._refuse("the header names no column", 1, "The first row must name the columns.")
         return tuple(names)
 
-    def _end(self) -> None:
-        """The last row may lack its end."""
+    def _check_end(self) -> None:
+        """Checks the last row, which may lack its line end."""
         size = len(self._content)
         if self._quoted:
-            self._refuse("a quote opens in this row and is never closed", self._row, "Close it.")
+            self._refuse("a quote opens in this row and is never closed", self._row, "Close the quote.")
         if self._row_begin < size:
             at = np.array([size])
-            for _, what, remedy in self._rows(at, np.array([True])):
+            for _, what, remedy in self._count_cells(at, np.array([True])):
                 self._refuse(what, self._row, remedy)
             self._row += 1
         if not self._header:
-            self._refuse("it has no header", 1, "Its first row names the columns.")
+            self._refuse("the file has no header", 1, "The first row must name the columns.")
 
     def _refuse(self, what: str, row: int, remedy: str) -> NoReturn:
         raise ProjectError(what, where=f"{self._path}, row {row:,}", remedy=remedy)

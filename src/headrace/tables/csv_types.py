@@ -1,6 +1,6 @@
-"""The types of a CSV file's columns: declared ones are checked, the others detected over the whole file.
+"""The types of a CSV file's columns: checks the declared types, and detects the others from the whole file.
 
-A column gets another type than text only if every cell in it is written as that type is written, so that
+A column gets another type than text only if every cell is written as that type writes its values, so that
 nothing is lost: `0870`, `+1` and a number that 64 bits cannot hold stay text.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["Kinds", "as_type", "check_types", "detect_kinds", "type_of_kinds"]
 
 Kind = Literal["boolean", "integer", "float", "date", "datetime", "instant"]
 Kinds = frozenset[Kind]
-"""What all cells of a column can be read as; empty: as text alone."""
+"""The kinds of values that all cells of a column can be read as; empty if only as text."""
 
 _TYPES: dict[Kind, pl.DataType] = {
     "boolean": pl.Boolean(),
@@ -28,7 +28,7 @@ _TYPES: dict[Kind, pl.DataType] = {
     "datetime": pl.Datetime("us"),
     "instant": pl.Datetime("us", "UTC"),
 }
-_EVERY: Kinds = frozenset(_TYPES)
+_ALL_KINDS: Kinds = frozenset(_TYPES)
 _SAMPLE = 1_000
 _YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999, in microseconds since 1970
 
@@ -42,18 +42,18 @@ _ZONE = r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
 
 
 def type_of_kinds(kinds: Iterable[Kinds]) -> pl.DataType:
-    """The type of a column from what it can be read as in each file; text where it has no cell at all."""
-    common = _EVERY.intersection(*kinds)
-    if common in (_EVERY, frozenset()):
+    """The type of a column from its kinds in each file; text if the column has no cells."""
+    common = _ALL_KINDS.intersection(*kinds)
+    if common in (_ALL_KINDS, frozenset()):
         return pl.String()
     return next(dtype for kind, dtype in _TYPES.items() if kind in common)
 
 
 def as_type(column: str, dtype: pl.DataType) -> pl.Expr:
-    """The column's text as that type; null where it is empty or cannot be read so.
+    """Converts the column's text to the type; null where the text is empty or not of that type.
 
-    Booleans are true and false, dates and times ISO 8601 (a time without a zone is UTC where the type has
-    one); numbers are written with a point.
+    Booleans are `true` and `false`; dates and times are ISO 8601 (a time without a zone is UTC if the type has
+    a zone); numbers have a decimal point.
     """
     return _value(pl.col(column), dtype).alias(column)
 
@@ -80,40 +80,42 @@ def _value(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
-    """Every cell of the declared columns can be read as it is declared.
+    """Checks that every cell of the declared columns is of its declared type.
 
     Raises:
-        ProjectError: one cannot; it names the file, the row and the value.
+        ProjectError: a cell is not; the error names the file, the row and the value.
     """
     typed = {name: dtype for name, dtype in declared.items() if dtype != pl.String}
     if not typed:
         return
-    unread = {
+    invalid = {
         name: pl.col(name).is_not_null() & (pl.col(name) != "") & as_type(name, dtype).is_null()
         for name, dtype in typed.items()
     }
-    first = file.scan().select(wrong.arg_true().first().alias(name) for name, wrong in unread.items())
+    first = file.scan().select(
+        is_invalid.arg_true().first().alias(name) for name, is_invalid in invalid.items()
+    )
     rows = first.collect().row(0, named=True)
-    wrong = {name: row for name, row in rows.items() if row is not None}
-    if wrong:
-        name = min(wrong, key=lambda column: wrong[column])
-        value = file.scan().select(name).slice(wrong[name], 1).collect().item()
+    first_invalid = {name: row for name, row in rows.items() if row is not None}
+    if first_invalid:
+        name = min(first_invalid, key=lambda column: first_invalid[column])
+        value = file.scan().select(name).slice(first_invalid[name], 1).collect().item()
         raise ProjectError(
-            f"column {name!r} is declared as {typed[name]}, and {value!r} is not that",
-            where=f"{file.path}, row {file.row_number(wrong[name]):,}",
+            f"column {name!r} is declared as {typed[name]}, and {value!r} is not a valid value",
+            where=f"{file.path}, row {file.row_number(first_invalid[name]):,}",
             remedy="Correct the file or the schema= of its source; a String column takes any text.",
         )
 
 
 class _Test(NamedTuple):
-    """A kind that a column may be of, as its first rows suggest."""
+    """A kind to test a column for."""
 
     column: str
     kind: Kind
 
 
 def detect_kinds(file: CsvFile, columns: Iterable[str]) -> dict[str, Kinds]:
-    """What all cells of each column can be read as, over the whole file."""
+    """The kinds of values that all cells of each column can be read as, over the whole file."""
     names = list(columns)
     if not names:
         return {}
@@ -124,10 +126,10 @@ def detect_kinds(file: CsvFile, columns: Iterable[str]) -> dict[str, Kinds]:
 
 
 def _passing_tests(rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
-    """The tests that every cell passes."""
+    """The tests that every cell of their column passes."""
     if not tests:
         return []
-    # Each value is a column of its own, so that it is read once, however often its test looks at it.
+    # Each converted column is computed once, however often its test uses it.
     values = {f"value {number}": test for number, test in enumerate(tests)}
     typed = rows.with_columns(as_type(t.column, _TYPES[t.kind]).alias(name) for name, t in values.items())
     results = typed.select(
@@ -159,7 +161,7 @@ def _digits_agree(text: pl.Expr, value: pl.Expr) -> pl.Expr:
         bare = number.str.replace_all(r"e.*$|[-.]", "")
         return bare.str.strip_chars_start("0").str.strip_chars_end("0")
 
-    # At most 15 digits: each such number has a 64-bit one of its own.
+    # Numbers of at most 15 digits have distinct 64-bit floats.
     short = (text.str.len_bytes() <= 16) & ~text.str.contains("e", literal=True)
     shortest = value.cast(pl.String)
     doubtful = ~short & (shortest != text)
@@ -167,7 +169,7 @@ def _digits_agree(text: pl.Expr, value: pl.Expr) -> pl.Expr:
 
 
 def _has_point(text: pl.Expr) -> pl.Expr:
-    """Codes such as 1e5 and 2e3 are numbers only beside one that is written with a point."""
+    """Whether a cell has a point, if any has an exponent: without one, 1e5 and 2e3 are taken for codes."""
     return ~text.str.contains("e", literal=True).any() | text.str.contains(".", literal=True).any()
 
 
@@ -191,8 +193,8 @@ def _instants(text: pl.Expr) -> pl.Expr:
 
 
 def _minutes(text: pl.Expr) -> pl.Expr:
-    """Microseconds since 1970 of `2024-01-31T10:30` at the beginning of a text: to read a time in parts is far
-    quicker than to read it whole."""
+    """Microseconds since 1970 of a text that begins like `2024-01-31T10:30`. Reading a time in parts is far
+    faster than parsing it whole."""
     day = text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
     hour, minute = (text.str.slice(at, 2).cast(pl.Int64, strict=False) for at in (11, 14))
     return pl.when((hour < 24) & (minute < 60)).then((day * 1_440 + hour * 60 + minute) * 60_000_000)

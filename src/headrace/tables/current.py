@@ -1,8 +1,8 @@
-"""The table of a database table's current rows, updated from what its changelog has got since the last build.
+"""Keeps the current rows of a database's table, updated by the changes that arrived since the last build.
 
-One commit writes the rows together with how far the changelog was read (the log's offsets, which ingest
-stores with each row). So a build that is killed leaves the old rows or the new ones, and the next continues
-from there.
+One commit writes the rows and the position in the changelog that they were made from (the log's offsets, which
+ingest stores with each row). So a build that is killed leaves the old rows or the new ones, and the next build
+continues from there.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _logger = logging.getLogger(__name__)
 
 
 class _Progress(msgspec.Struct, frozen=True):
-    """How far of the changelog a table of current rows has been made.
+    """The position in the changelog that a table of current rows was made from.
 
     Attributes:
-        offsets: log partition → the first offset of the changelog that is not in the table.
+        offsets: log partition → the first offset of the changelog that is not in the table yet.
         eras: where the database's log began again (tables.order.find_eras).
         lsn: the highest LSN of the last era.
-        cuts: what removed rows (changelog.Cuts).
+        cuts: the last changes that removed many rows (changelog.Cuts).
     """
 
     offsets: dict[int, int] = {}
@@ -54,14 +54,14 @@ def keep_current(
 
     Args:
         project, lake: the project and the lake of the table.
-        table: as declare.changes.current declares it.
-        plan: `tables.plan.plan_rebuild` of it. If its code or its contract has changed, or it was never
-            made, it is made from the whole changelog.
+        table: the table, declared by declare.changes.current.
+        plan: its plan (tables.plan.plan_rebuild). If the code or the contract has changed, or the table was
+            never made, it is made from the whole changelog.
         properties: further properties that the commit sets.
 
     Raises:
         Conflict: another build has committed to the table in the meantime.
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     contract = table.reads[0]
     assert isinstance(contract, Contract)
@@ -92,18 +92,18 @@ def keep_current(
 def _update_rows(
     changelog: pl.LazyFrame, contract: Contract, stored: LakeTable | None, progress: _Progress
 ) -> tuple[pl.DataFrame, _Progress]:
-    """The current rows, and how far of the changelog they are made."""
+    """The current rows, and the position in the changelog that they are made from."""
     key = list(contract.row_key)
-    fresh = changelog.filter(_from(progress.offsets)).collect()
+    fresh = changelog.filter(_is_from(progress.offsets)).collect()
     if stored is None or not progress.offsets:
         return _build_whole(fresh, key, find_eras(fresh, key))
     if len(fresh.filter(pl.col("_op") == "r", pl.col("_first_offset").is_not_null())):
-        changes = changelog.collect()  # which rows a snapshot removed is decided again
+        changes = changelog.collect()  # a replayed read changes which rows the snapshot removed
         return _build_whole(changes, key, find_eras(changes, key))
     rows_before = stored.scan().select(fresh.columns).collect()
     placed = place(fresh, progress.eras)
-    # The effect of a late change on a key follows from the key's whole history: it may be older than the delete
-    # that removed the row, or have a value that a newer change was sent without.
+    # The effect of a late change on a key needs the key's whole history: the change may be older than the
+    # delete that removed the row, or have a value that a newer change lacks.
     positions = place(rows_before, progress.eras).select(*key, era_before=ERA, lsn_before="_lsn")
     before = pl.col("era_before").fill_null(len(progress.eras)), pl.col("lsn_before").fill_null(progress.lsn)
     is_lower = (pl.col(ERA) < before[0]) | ((pl.col(ERA) == before[0]) & (pl.col("_lsn") <= before[1]))
@@ -129,20 +129,20 @@ def _update_rows(
 
 
 def _build_whole(changes: pl.DataFrame, key: list[str], eras: list[Era]) -> tuple[pl.DataFrame, _Progress]:
-    """The current rows of a whole changelog."""
+    """Builds the current rows from a whole changelog."""
     cuts = find_cuts(changes, eras)
     highest = _highest(place(changes, eras).filter(pl.col(ERA) == len(eras)))
     rows = survivors(latest_changes(changes, key, eras), cuts, eras)
     return rows, _Progress(_offsets(changes), eras, highest, cuts)
 
 
-def _from(offsets: Mapping[int, int]) -> pl.Expr:
-    """The rows at these offsets and after, of each log partition."""
+def _is_from(offsets: Mapping[int, int]) -> pl.Expr:
+    """Whether a row is at or after the offset of its log partition, or its partition has no offset here."""
     partition, offset = pl.col("_log_partition"), pl.col("_log_offset")
-    wanted = ~partition.is_in(list(offsets)) if offsets else pl.lit(True)
+    is_new = ~partition.is_in(list(offsets)) if offsets else pl.lit(True)
     for number, first in offsets.items():
-        wanted |= (partition == number) & (offset >= first)
-    return wanted
+        is_new |= (partition == number) & (offset >= first)
+    return is_new
 
 
 def _offsets(rows: pl.DataFrame) -> dict[int, int]:

@@ -1,8 +1,8 @@
-"""Makes the rows of output days, and checks that none is lost.
+"""Makes the rows of output days, and checks that no row is lost.
 
-A function is called with a window of input days, and only the rows of the requested days are kept: the others
-are made by the calls for their own days. If the call for a row's day does not read the input that the row was
-made from, no call would make that row. So such a row is refused, not dropped.
+A function is called with a window of input days, and only the rows of the requested days are kept, because the
+calls for the other days make the others. If the call for a row's day does not read the input that the row was
+made from, the table would lack that row. So such a row is refused, not dropped.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class _Call(NamedTuple):
     """One call of the function.
 
     Attributes:
-        first, last: the input days that it reads.
-        earliest, latest: the days that its rows may be on: the calls for these days read some of the same
-            input.
+        first, last: the first and the last input day that it reads.
+        earliest, latest: the first and the last day that its rows may be on: the calls for these days read some
+            of the same input.
         keep: the first and the last day whose rows are kept.
     """
 
@@ -50,36 +50,36 @@ def make_days(
     options: Mapping[str, datetime],
     group: Sequence[date],
 ) -> pl.DataFrame:
-    """The rows of neighbouring output days.
+    """Makes the rows of neighbouring output days.
 
-    Each day is made from its own input days alone, whichever other days are made with it. So a build in steps
-    gives the same rows as one from scratch. A rowwise function is called once for each input day,
-    any other once for each output day.
+    Each day is made from its own input days alone, whichever other days are made with it. So an incremental
+    build gives the same rows as one from scratch. A rowwise function is called once for each input day, any
+    other function once for each output day.
 
     Args:
         table: the declared table, partitioned by `day`.
         day: its partition.
-        plan: what is to be made, from which input days.
-        frames: what the function reads, in the order of `plan.inputs`.
+        plan: which days to make, from which input days.
+        frames: the inputs of the function, in the order of `plan.inputs`.
         options: `now`, if the function takes it.
         group: the output days, in order, without a gap.
 
     Raises:
         ProjectError: the function failed, or does not return the column of the day.
-        Refused: rows have no day, or are on a day that is not made from the input they come from.
+        Refused: rows have no day, or are on a day that is not made from the input that they come from.
     """
     begin, end = add_days(group[0], -day.before), add_days(group[-1], day.after)
     read = _read_inputs(table, plan, frames, begin, end)
     calls = _rowwise_calls(day, plan, group, begin, end) if table.rowwise else _day_calls(day, group)
     lazies = [call_function(table, read(call), options) for call in calls]
     results = collect_frames(table, lazies)
-    made_days = spread_days(plan.rows, day)
+    output_days = spread_days(plan.rows, day)
     lost: dict[tuple[_Call, date], int] = {}
     kept = []
     for call, rows in zip(calls, results, strict=True):
         check_day(table, day, rows)
         for row_day, count in _count_days(rows, day.column).items():
-            if not call.earliest <= row_day <= call.latest or row_day not in made_days:
+            if not call.earliest <= row_day <= call.latest or row_day not in output_days:
                 lost[call, row_day] = count
         kept.append(select_days(rows.lazy(), day.column, *call.keep).collect())
     if lost:
@@ -90,7 +90,7 @@ def make_days(
 def _read_inputs(
     table: Table, plan: RebuildPlan, frames: Sequence[pl.LazyFrame], begin: date, end: date
 ) -> Callable[[_Call], list[pl.LazyFrame]]:
-    """A function from a call to the rows it reads: its days of each input with days, other inputs whole."""
+    """A function that returns the rows of a call: its days of inputs with days, other inputs whole."""
     columns = [source.day_column for source in plan.inputs]
     lazies = [
         frame if column is None else select_days(frame, column, begin, end)
@@ -112,7 +112,7 @@ def _read_inputs(
 
 
 def refuse_lost_rows(table: Table, day: Day, plan: RebuildPlan, rows: pl.DataFrame) -> None:
-    """Refuses rows that the function made although the inputs with days have none: no day is made from them.
+    """Refuses rows that the function made although its inputs with days are empty: no day is made from them.
 
     A table that reads no input with days is replaced whole, whatever days its rows are on.
 
@@ -146,17 +146,17 @@ def check_day(table: Table, day: Day, rows: pl.DataFrame) -> None:
             where=where,
             remedy="Cast it to pl.Date or pl.Datetime in the function.",
         )
-    without = rows[day.column].null_count()
-    if without:
+    undated = rows[day.column].null_count()
+    if undated:
         raise Refused(
-            f"{without:,} of {rows.height:,} rows have no {day.column!r}, so they belong to no day",
+            f"{undated:,} of {rows.height:,} rows have no {day.column!r}, so they belong to no day",
             where=where,
-            remedy="Fill it, or leave such rows out.",
+            remedy="Fill the column, or drop such rows in the function.",
         )
 
 
 def _day_calls(day: Day, group: Sequence[date]) -> list[_Call]:
-    """One call an output day. Days further apart than before + after have no input day in common."""
+    """One call for each output day. Days further apart than before + after share no input day."""
     reach = day.before + day.after
     return [
         _Call(
@@ -171,7 +171,7 @@ def _day_calls(day: Day, group: Sequence[date]) -> list[_Call]:
 
 
 def _rowwise_calls(day: Day, plan: RebuildPlan, group: Sequence[date], begin: date, end: date) -> list[_Call]:
-    """One call an input day, so that the input day of each row is known."""
+    """One call for each input day, so that the input day of each row is known."""
     calls = []
     for d in [d for d in sorted(plan.rows) if begin <= d <= end] or [begin]:
         earliest, latest = add_days(d, -day.after), add_days(d, day.before)
@@ -181,8 +181,8 @@ def _rowwise_calls(day: Day, plan: RebuildPlan, group: Sequence[date], begin: da
 
 def _day_of(rows: pl.DataFrame, column: str) -> pl.Expr:
     dtype = rows.schema[column]
-    zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
-    return (pl.col(column).dt.convert_time_zone("UTC") if zoned else pl.col(column)).cast(pl.Date)
+    has_zone = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
+    return (pl.col(column).dt.convert_time_zone("UTC") if has_zone else pl.col(column)).cast(pl.Date)
 
 
 def _count_days(rows: pl.DataFrame, column: str) -> dict[date, int]:
@@ -198,14 +198,14 @@ def _split_by_day(rows: pl.DataFrame, column: str) -> dict[date, pl.DataFrame]:
 
 
 def _join_days(rows: pl.DataFrame, days: Mapping[date, pl.DataFrame], call: _Call) -> pl.DataFrame:
-    wanted = [days[d] for d in sorted(days) if call.first <= d <= call.last]
-    return pl.concat(wanted) if wanted else rows.clear()
+    parts = [days[d] for d in sorted(days) if call.first <= d <= call.last]
+    return pl.concat(parts) if parts else rows.clear()
 
 
 def _refusal(
     table: Table, day: Day, plan: RebuildPlan, lost: Mapping[tuple[_Call, date], int], kept: int
 ) -> Refused:
-    """The error that names the rows that would be lost, and the `before=` and `after=` that would keep them."""
+    """The error that names the rows that would be lost, and the `before=` and `after=` that keep them."""
     rows: dict[date, int] = {}
     before, after = day.before, day.after
     for (call, row_day), count in lost.items():
@@ -217,21 +217,21 @@ def _refusal(
     remedies = []
     if (before, after) != (day.before, day.after):
         spans = {name: span // ONE_DAY for name, span in (("before", before), ("after", after)) if span}
-        given = "".join(f', {name}="{days}d"' for name, days in spans.items())
+        arguments = "".join(f', {name}="{days}d"' for name, days in spans.items())
         reads = " and ".join(f"{days} day{'s' * (days > 1)} {name}" for name, days in spans.items())
         remedies.append(
-            f'To keep them: partition_by=day("{day.column}"{given}). Each day is then made from the input of'
-            f" {reads} it as well."
+            f'To keep them: partition_by=day("{day.column}"{arguments}). Each day is then also made from the'
+            f" input of {reads} it."
         )
     undated = [source.name for source in plan.inputs if source.day_column is None]
     if undated:
         remedies.append(
             f"If they come from {', '.join(undated)}, which is read whole for each day: keep only rows of days"
-            " that the other inputs have, or take partition_by= away."
+            " that the other inputs have, or remove partition_by=."
         )
-    remedies.append("If they are not wanted, leave them out in the function.")
+    remedies.append("If they are not wanted, drop them in the function.")
     return Refused(
-        f"{sum(rows.values()):,} rows of its function lie on days that are not made from the input they come"
+        f"{sum(rows.values()):,} rows of its function are on days that are not made from the input they come"
         f" from, and would be lost ({kept:,} rows would be kept): {_spell_counts(rows)}",
         where=f"table {table.name} ({table.place})",
         remedy="\n".join(remedies),

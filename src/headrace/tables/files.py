@@ -1,4 +1,4 @@
-"""The files of a source: which they are, their digest, and their rows as one frame."""
+"""Reads the files of a source: lists them, digests them, and returns their rows as one frame."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def source_files(project: Project, source: Source) -> list[Path]:
     """The files of a source, sorted: CSV or Parquet, of one kind.
 
     Raises:
-        ProjectError: there are none, or they are of several kinds or of another kind.
+        ProjectError: the source has no files, or they are of several kinds or of another kind.
     """
     path = project.settings.root / source.path
     where = f"{source.place}: source {source.name!r}"
@@ -46,7 +46,7 @@ def source_files(project: Project, source: Source) -> list[Path]:
 
 
 def digest_of(project: Project, source: Source) -> str:
-    """`sha256:` and the digest of the files' paths and contents.
+    """The digest of the files' paths and contents: `sha256:...`.
 
     Raises:
         ProjectError: as `source_files`.
@@ -60,15 +60,15 @@ def digest_of(project: Project, source: Source) -> str:
 
 
 def read_files(project: Project, source: Source) -> pl.LazyFrame:
-    """The rows of a source's files, not yet read; checked, and their columns put together by name.
+    """The rows of a source's files as a lazy frame. The files are checked, and their columns matched by name.
 
-    A column that a file does not have is null in its rows. The types are those that the source declares;
-    else those of the Parquet files, or those that all CSV files' cells are written as.
+    A column that a file lacks is null in its rows. The types are the declared ones; else those of the Parquet
+    files, or those that the cells of all CSV files are written as.
 
     Raises:
-        ProjectError: a file is broken, a value is not of its declared type, a declared column is in no
-            file, or Parquet files have a column with types that do not go together. It names the file, and
-            for CSV the row.
+        ProjectError: a file is broken, a value is not of its declared type, a declared column is in no file, or
+            a column has incompatible types in several Parquet files. The error names the file, and for CSV the
+            row.
     """
     files = source_files(project, source)
     parquet = files[0].suffix.lower() == ".parquet"
@@ -82,10 +82,12 @@ def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
     _check_declared(source, columns)
     kinds: dict[str, list[Kinds]] = {name: [] for name in columns}
     for file in files:
-        with _reading(file.path):
+        with _name_file_in_errors(file.path):
             check_types(file, {n: t for n, t in source.schema.items() if n in file.columns})
-            for name, own in detect_kinds(file, [n for n in file.columns if n not in source.schema]).items():
-                kinds[name].append(own)
+            for name, detected in detect_kinds(
+                file, [n for n in file.columns if n not in source.schema]
+            ).items():
+                kinds[name].append(detected)
     types = {name: source.schema.get(name) or type_of_kinds(kinds[name]) for name in columns}
 
     def scan(file: CsvFile) -> pl.LazyFrame:
@@ -100,7 +102,7 @@ def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
 def _parquet_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
     schemas: dict[Path, pl.Schema] = {}
     for path in paths:
-        with _reading(path):
+        with _name_file_in_errors(path):
             schemas[path] = pl.scan_parquet(path, glob=False).collect_schema()
     columns = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
     _check_declared(source, columns)
@@ -116,7 +118,7 @@ def _parquet_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
 
 
 def _common_type(name: str, declared: pl.DataType | None, schemas: Mapping[Path, pl.Schema]) -> pl.DataType:
-    """The type of a column in all files: the declared one, else the widest of theirs."""
+    """The type of a column for all files: the declared one, else the widest of the files' types."""
     common, first = declared, "the schema= of its source"
     for path, schema in schemas.items():
         own = schema.get(name)
@@ -124,18 +126,18 @@ def _common_type(name: str, declared: pl.DataType | None, schemas: Mapping[Path,
             continue
         if common is None or (declared is None and _holds(own, common)):
             common, first = own, str(path)
-        elif not (_holds(common, own) or (declared is not None and _takes(common, own))):
+        elif not (_holds(common, own) or (declared is not None and _is_castable(own, common))):
             raise ProjectError(
                 f"column {name!r} is {own} here, and {common} in {first}",
                 where=str(path),
-                remedy="Write the files alike, or declare a type that takes both: source(..., schema=...).",
+                remedy="Write the files alike, or declare a type that holds both: source(..., schema=...).",
             )
     assert common is not None
     return common
 
 
 def _holds(wide: pl.DataType, narrow: pl.DataType) -> bool:
-    """Whether a column of one type can take every value of the other as it is."""
+    """Whether a column of the wide type can hold every value of the narrow one unchanged."""
     if narrow in (wide, pl.Null):
         return True
     if wide.is_integer() and narrow.is_integer():
@@ -145,8 +147,8 @@ def _holds(wide: pl.DataType, narrow: pl.DataType) -> bool:
     return wide == pl.String and isinstance(narrow, (pl.Categorical, pl.Enum))
 
 
-def _takes(declared: pl.DataType, own: pl.DataType) -> bool:
-    """Whether a column may be declared as another type than the file's: a wider number, another unit."""
+def _is_castable(own: pl.DataType, declared: pl.DataType) -> bool:
+    """Whether the file's own type may be declared as another one: a wider number, another unit."""
     if isinstance(declared, pl.Datetime) and isinstance(own, pl.Datetime):
         return declared.time_zone == own.time_zone
     if isinstance(declared, pl.Decimal) and isinstance(own, pl.Decimal):
@@ -159,13 +161,13 @@ def _bits(dtype: pl.DataType) -> int:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What polars says of a broken file, with the file's name."""
+def _name_file_in_errors(path: Path) -> Iterator[None]:
+    """Raises the errors of polars for a broken file with the name of the file."""
     try:
         yield
     except (PolarsError, PanicException, OSError) as error:
-        words = str(error).partition("\n")[0]
-        raise ProjectError(f"it cannot be read: {words}", where=str(path)) from error
+        message = str(error).partition("\n")[0]
+        raise ProjectError(f"the file cannot be read: {message}", where=str(path)) from error
 
 
 def _check_declared(source: Source, columns: list[str]) -> None:
@@ -174,5 +176,5 @@ def _check_declared(source: Source, columns: list[str]) -> None:
             raise ProjectError(
                 f"schema= names the column {name!r}, which no file of source {source.name!r} has",
                 where=str(source.place),
-                remedy=f"Their columns are {', '.join(columns)}.",
+                remedy=f"The files have the columns {', '.join(columns)}.",
             )

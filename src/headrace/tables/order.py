@@ -1,11 +1,12 @@
 """The order of the changes of a database's rows, also when the database's log begins again.
 
-Within one database's log that is the order of its LSNs. After a failover to another server, or a restore, the
-LSNs may begin lower, and cannot be compared with those before. `find_eras` finds where that happened from what
-is impossible within one log, and `place` gives each change the number of its era, from 0. Changes are ordered
-by era first, then by LSN (docs/decisions/0018-eras.md).
+Within one log of the database, changes are ordered by LSN. After a failover to another server, or a restore,
+the LSNs may begin lower, and cannot be compared with earlier ones. `find_eras` finds where that happened by
+what is impossible within one log, and `place` gives each change the number of its era, from 0. Changes are
+ordered by era, then by LSN (docs/decisions/0018-eras.md).
 
-The position of a change on Headrace's log is the one it first had there: a replay from quarantine records it.
+The position of a change is where it first was on Headrace's log; a replay from quarantine records that
+position.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ _LOG_COLUMNS = ("_log_partition", "_log_offset", "_first_partition", "_first_off
 COLUMNS = ("_op", "_lsn", CHANGED_AT, "_snapshot", *_LOG_COLUMNS)
 """The columns of a change that `find_eras` and `place` need, beside its key."""
 
-_CHUNK = 1_000  # candidates tried together: the first that proves an era is usually among them
+_CHUNK = 1_000  # candidates tested together: the first that proves an era is usually among them
 
 
 class Era(NamedTuple):
-    """The beginning of another log of the database.
+    """The beginning of a new log of the database.
 
     Attributes:
         time: the time of the first change that proves it, in microseconds since 1970.
-        offsets: log partition → the first offset of the era; in other partitions it begins at the time.
+        offsets: log partition → the first offset of the era; in other partitions the era begins at the time.
     """
 
     time: int
@@ -50,7 +51,7 @@ def is_whole_read() -> pl.Expr:
 
 
 def place(changes: pl.DataFrame, eras: Sequence[Era]) -> pl.DataFrame:
-    """The changes with their era, and their position (partition and offset) on Headrace's log."""
+    """Adds to the changes their era and their position (partition and offset) on Headrace's log."""
     partition, position = pl.col(_PARTITION), pl.col(POSITION)
     era = pl.lit(0, pl.Int64)
     for start in eras:
@@ -67,11 +68,11 @@ def place(changes: pl.DataFrame, eras: Sequence[Era]) -> pl.DataFrame:
 def find_eras(changes: pl.DataFrame, key: Sequence[str]) -> list[Era]:
     """Where the database's log begins again among these changes, in order of time.
 
-    It does where a change arrived later, is later by time, and still has a lower LSN, which is impossible
-    within one log in two cases: of two changes of one row, or of a row and a truncate, for a row is locked
-    until its change is committed, and a truncate waits for whoever reads; and of a snapshot, whose LSN is
-    never lower than that of a change before it. A change that arrives late is not later by time, and after a
-    clock was set back the LSN is not lower.
+    A new log is proved by a change that arrived after another one and is later by time, but has a lower LSN.
+    Within one log that is impossible in two cases. First, for two changes of one row, or of a row and a
+    truncate: a row is locked until its change is committed, and a truncate waits for all readers. Second, for
+    a snapshot: its LSN is never lower than that of an earlier change. A change that merely arrives late is
+    not later by time, and a change after a clock was set back has no lower LSN.
     """
     eras: list[Era] = []
     rows = changes.select(*key, *COLUMNS)
@@ -81,7 +82,7 @@ def find_eras(changes: pl.DataFrame, key: Sequence[str]) -> list[Era]:
 
 
 def _next_era(rows: pl.DataFrame, key: Sequence[str]) -> Era | None:
-    """The earliest change, by time, that belongs to another log than one before it of the same era."""
+    """The earliest change, by time, that belongs to another log than an earlier change of its era."""
     rows = rows.sort(_PARTITION, POSITION).with_columns(
         pl.col(CHANGED_AT).to_physical(), is_read=pl.col("_op") == "r", is_whole=is_whole_read()
     )
@@ -107,11 +108,11 @@ def _next_era(rows: pl.DataFrame, key: Sequence[str]) -> Era | None:
     lower = rows.filter(pl.col("_lsn") < limit).sort(CHANGED_AT, POSITION)
     if lower.is_empty():
         return None
-    each = [*log, "_lsn", CHANGED_AT]
+    columns = [*log, "_lsn", CHANGED_AT]
     candidates = [
         _first_proof(lower.filter(~of_all), rows, [*log, *key]),
-        _first_proof(lower.filter(~of_all), rows.filter(of_all).unique(each, maintain_order=True), log),
-        _first_proof(lower.filter(of_all).unique(each, maintain_order=True), rows, log, 1),
+        _first_proof(lower.filter(~of_all), rows.filter(of_all).unique(columns, maintain_order=True), log),
+        _first_proof(lower.filter(of_all).unique(columns, maintain_order=True), rows, log, 1),
     ]
     proofs = [proof for proof in candidates if proof is not None]
     if not proofs:
@@ -131,7 +132,7 @@ def _highest_before(lsn: pl.Expr, group: Sequence[str]) -> pl.Expr:
 def _first_proof(
     lower: pl.DataFrame, rows: pl.DataFrame, on: Sequence[str], chunk: int = _CHUNK
 ) -> dict[str, Any] | None:
-    """The first of the changes that is later than a row with a higher LSN, although rows are ordered by LSN."""
+    """The first of the changes that is later than a row with a higher LSN, which proves another log."""
     for start in range(0, len(lower), chunk):
         proofs = (
             lower[start : start + chunk]

@@ -1,4 +1,4 @@
-"""Which days of a table are stale, and why, decided without reading a row."""
+"""Plans the rebuild of a table: which days are stale, and why, without reading a row."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["RebuildPlan", "plan_rebuild", "spread_days"]
 
 
 class RebuildPlan(msgspec.Struct, frozen=True):
-    """What a build of one table is to do.
+    """The plan of a build of one table.
 
     Attributes:
-        table: its name.
+        table: the name of the table.
         days: the output days to make, in order; None if the table is not partitioned by day.
         whole: whether the whole table is replaced.
-        because: why it is stale, a sentence for each reason; empty if nothing is stale.
-        inputs: what the build reads.
-        clock: the inputs' clock, in microseconds since 1970: what a function's `now` becomes.
-        expect: the properties this plan was made from; the commit is refused if they have changed since.
+        because: why the table is stale, a sentence for each reason; empty if nothing is stale.
+        inputs: the inputs of the build.
+        clock: the latest arrival in the inputs, in microseconds since 1970: the value of a function's `now`.
+        expect: the properties that this plan was made from; the commit is refused if they have changed.
         rows: input day → rows, over all inputs that are partitioned by day.
     """
 
@@ -43,11 +43,11 @@ class RebuildPlan(msgspec.Struct, frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether anything is to be made."""
+        """Whether anything must be made."""
         return self.whole or bool(self.days)
 
     def properties(self, code: str) -> dict[str, str]:
-        """The table's properties once this plan has been carried out."""
+        """The table's properties after this plan is carried out."""
         properties = {f"{INPUT}{table_input.name}": _text(table_input.version) for table_input in self.inputs}
         if self.clock is not None:
             properties[LATEST_ARRIVAL] = str(self.clock)
@@ -57,13 +57,13 @@ class RebuildPlan(msgspec.Struct, frozen=True):
 def plan_rebuild(
     project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
 ) -> RebuildPlan:
-    """Which days of the table must be made, and why.
+    """Plans which days of the table must be made, and why.
 
     Args:
-        project, lake: where it lives.
+        project, lake: the project and the lake of the table.
         table: the declared table.
         code: the fingerprint of its code.
-        at: input table → the snapshot to read; those not named are read at their newest.
+        at: input table → the snapshot to read; the newest for tables that it does not name.
 
     Raises:
         CallError: a table that it reads does not exist.
@@ -90,12 +90,12 @@ def plan_rebuild(
     because = _reasons_for_whole(current, code, expect, inputs, partitioned=day is not None)
     if day is None:
         return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect)
-    every = spread_days(rows, day)
+    output_days = spread_days(rows, day)
     if not because:
-        days, because = _stale_days(lake, table, day, reads, inputs, expect, clock, every)
+        days, because = _stale_days(lake, table, day, reads, inputs, expect, clock, output_days)
         if days is not None:
             return RebuildPlan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
-    return RebuildPlan(table.name, sorted(every), True, because, inputs, clock, expect, rows)
+    return RebuildPlan(table.name, sorted(output_days), True, because, inputs, clock, expect, rows)
 
 
 def _reasons_for_whole(
@@ -127,7 +127,7 @@ def _stale_days(
     inputs: list[TableInput],
     expect: Mapping[str, str | None],
     clock: int | None,
-    every: set[date],
+    output_days: set[date],
 ) -> tuple[set[date] | None, list[str]]:
     """The output days that are stale, and why; None for the days means all of them."""
     days: set[date] = set()
@@ -150,7 +150,7 @@ def _stale_days(
     previous = expect[LATEST_ARRIVAL]
     if table.takes_now and clock is not None and previous is not None and int(previous) != clock:
         until = from_micros(int(previous))
-        still_open = {d for d in every if datetime.combine(_last_read(d, day), time.max, UTC) >= until}
+        still_open = {d for d in output_days if datetime.combine(_last_read(d, day), time.max, UTC) >= until}
         if still_open - days:
             because.append(f"{_spell(still_open)} was still open")
         days |= still_open
@@ -158,7 +158,7 @@ def _stale_days(
 
 
 def _last_read(output_day: date, day: Day) -> date:
-    """The last input day that an output day reads: once the clock has passed it, the output day is final."""
+    """The last input day that an output day reads. Once the clock has passed it, the output day is final."""
     return add_days(output_day, day.after)
 
 

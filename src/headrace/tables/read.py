@@ -1,4 +1,4 @@
-"""What a table reads: a topic's good rows, another table, or files; and the version of it."""
+"""Reads the inputs of a table (a topic's good rows, another table, or files), each at one version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
 _FIRST_COLUMNS = (
     "_first_partition",
     "_first_offset",
-)  # of a changelog: a replay keeps the position it first had
+)  # of a changelog: the original position of a replayed change
 
 Readable = Contract | Source | Table
 
@@ -44,7 +44,7 @@ class TableInput(msgspec.Struct, frozen=True):
         name: the table in the lake, or the source.
         version: the snapshot, or the digest of the files (`sha256:...`).
         day_column: the column by whose UTC day the input is partitioned, or None.
-        clock: the latest arrival in it, in microseconds since 1970; None if it is not made from a topic.
+        clock: its latest arrival, in microseconds since 1970; None if it is not made from a topic.
     """
 
     name: str
@@ -64,15 +64,15 @@ def input_name(declared: Readable) -> str:
 
 
 def good_rows(declared: Readable) -> dict[str, object]:
-    """The partition values of this input that a table's function may read: of a topic its good rows alone."""
+    """The partition values that a table's function may read of the input: of a topic only its good rows."""
     return {"_valid": True} if isinstance(declared, Contract) else {}
 
 
 def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: int | None = None) -> TableInput:
-    """The input as it is now, or at a snapshot.
+    """The input at its newest version, or at a snapshot.
 
     Raises:
-        CallError: its table does not exist, or holds no snapshot yet.
+        CallError: its table does not exist or has no snapshot yet.
         ProjectError: a source has no files.
     """
     if isinstance(declared, Source):
@@ -82,7 +82,7 @@ def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: in
     if version is None:
         raise CallError(
             f"table {table.name!r} has no rows yet",
-            remedy="headrace ingest fills a topic's table, headrace build the others.",
+            remedy="headrace ingest fills a topic's table, and headrace build the others.",
         )
     if isinstance(declared, Contract):
         column: str | None = declared.time
@@ -94,7 +94,7 @@ def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: in
 def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     if LATEST_ARRIVAL in snapshot.summary:
         return int(snapshot.summary[LATEST_ARRIVAL])
-    # Another engine's commit lacks it, so the last earlier commit that has it counts.
+    # The commits of other engines lack it, so the last earlier commit that has it counts.
     known = [s for s in table.snapshots() if LATEST_ARRIVAL in s.summary and s.at <= snapshot.at]
     return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
@@ -102,7 +102,7 @@ def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
 def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int | None = None) -> pl.LazyFrame:
     """The rows of an input, as a lazy frame.
 
-    A topic gives its good rows: the contract's fields in their order, then `_log_partition` (Int32),
+    Of a topic they are its good rows: the contract's fields in their order, then `_log_partition` (Int32),
     `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC); under @changes also `_first_partition` and
     `_first_offset`, which only a replay has. The order of rows is not defined.
 
@@ -110,7 +110,7 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
         project: the project whose files a source names.
         lake: the lake with the tables.
         declared: a contract, a source or a table.
-        snapshot: of a table or topic; default the newest.
+        snapshot: the snapshot of a table or topic; the newest by default.
 
     Raises:
         CallError: the table or the snapshot does not exist.
@@ -123,25 +123,25 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
     if isinstance(declared, Table):
         return frame
     stored = frame.collect_schema()
-    now = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
+    current = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
     columns = [*(f.name for f in msgspec.structs.fields(declared.struct)), *_LOG_COLUMNS]
     columns += _FIRST_COLUMNS if declared.row_key else ()
-    lacking = [name for name in columns if name not in now]
-    if lacking:
+    missing = [name for name in columns if name not in current]
+    if missing:
         raise CallError(
-            f"the table of topic {declared.topic!r} does not have {', '.join(lacking)} yet",
+            f"the table of topic {declared.topic!r} does not have {', '.join(missing)} yet",
             where=str(declared.place),
             remedy="Run headrace ingest, which adds them.",
         )
     return frame.filter(pl.col("_valid")).select(
         # A field that was added to the contract after this snapshot is null in it.
-        pl.col(name) if name in stored else pl.lit(None, dtype=now[name]).alias(name)
+        pl.col(name) if name in stored else pl.lit(None, dtype=current[name]).alias(name)
         for name in columns
     )
 
 
 def select_days(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
-    """The rows whose `column` (a date, or an instant) is on a day from `first` to `last`."""
+    """The rows whose `column` (a date or an instant) is on a day from `first` to `last`."""
     dtype = frame.collect_schema()[column]
     if isinstance(dtype, pl.Datetime):
         zone = None if dtype.time_zone is None else UTC

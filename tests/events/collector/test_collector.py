@@ -1,3 +1,7 @@
+"""The collector over HTTP: what it accepts, what it refuses, and that no request is appended twice."""
+
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -48,88 +52,94 @@ def click(user: object = 1, **more: object) -> dict[str, Any]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
-    one = logs.open(f"sqlite://{tmp_path / 'log'}")
-    yield one
-    one.close()
+    opened = logs.open(f"sqlite://{tmp_path / 'log'}")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
-def served(log: Log, tmp_path: Path) -> Iterator[HttpServer]:
+def server(log: Log, tmp_path: Path) -> Iterator[HttpServer]:
     app = Collector({"clicks": CLICK}, log, tmp_path)
-    with serve(GuardMiddleware(app, "127.0.0.1", max_body=2_000_000, body_seconds=5), "127.0.0.1", 0) as one:
-        yield one
+    with serve(
+        GuardMiddleware(app, "127.0.0.1", max_body=2_000_000, body_seconds=5), "127.0.0.1", 0
+    ) as running:
+        yield running
 
 
-def post(served: HttpServer, content: bytes, headers: dict[str, str] = JSON, query: str = "") -> httpx.Response:
-    return httpx.post(f"{served.url}/events/clicks{query}", content=content, headers=headers, timeout=30)
+def post(server: HttpServer, content: bytes, headers: dict[str, str] = JSON, query: str = "") -> httpx.Response:
+    return httpx.post(f"{server.url}/events/clicks{query}", content=content, headers=headers, timeout=30)
 
 
-def kept(log: Log) -> dict[tuple[int, int], bytes]:
-    """Every event on the log, by its place."""
+def events_on_log(log: Log) -> dict[tuple[int, int], bytes]:
+    """Every event on the log, by its (partition, offset)."""
     batch = log.read("clicks", dict.fromkeys(range(log.partitions("clicks")), 0), 100_000)
     return {(int(p), int(o)): v for p, o, v in zip(batch.partitions, batch.offsets, batch.values, strict=True)}
 
 
-def test_a_topic_that_is_not_json_is_not_offered(log: Log, tmp_path: Path) -> None:
+def test_a_topic_in_another_format_than_json_is_a_415(log: Log, tmp_path: Path) -> None:
     assert CLICK is not None
     contracts = {"clicks": CLICK, "other": attrs.evolve(CLICK, topic="other", format="avro")}
-    with serve(GuardMiddleware(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as one:
-        answer = httpx.post(f"{one.url}/events/other", content=b"{}", headers=JSON, timeout=30)
+    with serve(GuardMiddleware(Collector(contracts, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0) as server:
+        answer = httpx.post(f"{server.url}/events/other", content=b"{}", headers=JSON, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "format")
     assert "avro" in answer.json()["error"]["message"]
 
 
-def test_one_event_is_on_the_log_as_it_came_when_it_is_answered(served: HttpServer, log: Log) -> None:
+def test_one_event_is_on_the_log_unchanged_before_the_answer(server: HttpServer, log: Log) -> None:
     raw = b'{"at": "2024-05-01T10:00:00Z",  "user":"7", "kind":"buy", "extra": 1}'
-    answer = post(served, raw)
+    answer = post(server, raw)
 
     assert answer.status_code == 202
     [[partition, offset]] = answer.json()["positions"]
-    assert kept(log) == {(partition, offset): raw}
+    assert events_on_log(log) == {(partition, offset): raw}
 
 
-def test_an_array_and_ndjson_are_many_events_in_their_order(served: HttpServer, log: Log) -> None:
+def test_an_array_and_ndjson_keep_the_order_of_their_events(server: HttpServer, log: Log) -> None:
     events = [json.dumps(click(user)).encode() for user in range(20)]
-    array = post(served, b" [" + b" ,\n".join(events) + b"]").json()
-    lines = post(served, b"\r\n".join(events) + b"\n\n", NDJSON).json()
+    array = post(server, b" [" + b" ,\n".join(events) + b"]").json()
+    lines = post(server, b"\r\n".join(events) + b"\n\n", NDJSON).json()
 
-    on_log = kept(log)
+    on_log = events_on_log(log)
     for answer in (array, lines):
         assert answer["accepted"] == 20
         assert [json.loads(on_log[p, o]) for p, o in answer["positions"]] == [json.loads(e) for e in events]
     assert len({p for p, _ in array["positions"]}) > 1
 
 
-def test_events_of_one_key_go_to_one_partition_however_the_key_is_written(served: HttpServer) -> None:
+def test_events_with_equal_keys_go_to_one_partition_however_the_key_is_spelled(server: HttpServer) -> None:
     events = [click(user) for user in (12, "12", 12, "12")]
-    answer = post(served, json.dumps(events).encode()).json()
+    answer = post(server, json.dumps(events).encode()).json()
 
     assert len({p for p, _ in answer["positions"]}) == 1
 
 
-def test_one_bad_event_refuses_the_request_and_says_which_and_why(served: HttpServer, log: Log) -> None:
+def test_one_bad_event_refuses_the_request_and_names_each_bad_event_and_its_reason(
+    server: HttpServer, log: Log
+) -> None:
     events = [click(), click(price=-100), click(kind="steal"), {"at": "2024-05-01T10:00:00Z", "user": 2}]
-    answer = post(served, json.dumps(events).encode())
+    answer = post(server, json.dumps(events).encode())
 
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["code"], error["refused"]) == ("refused", 3)
     assert [(e["index"], e["code"], e["field"]) for e in error["events"]] == [
-        (1, "out_of_range", "price"), (2, "unknown_value", "kind"), (3, "missing", "kind")
-    ]  # fmt: skip
-    assert kept(log) == {}
+        (1, "out_of_range", "price"),
+        (2, "unknown_value", "kind"),
+        (3, "missing", "kind"),
+    ]
+    assert events_on_log(log) == {}
 
 
-def test_partial_takes_the_good_ones_and_tells_of_the_others(served: HttpServer, log: Log) -> None:
+def test_partial_accepts_the_good_events_and_reports_the_others(server: HttpServer, log: Log) -> None:
     content = json.dumps(click(1)).encode() + b"\nnonsense\n\xff\xfe\n" + json.dumps(click(2)).encode()
-    answer = post(served, content, NDJSON, "?partial=accept")
+    answer = post(server, content, NDJSON, "?partial=accept")
 
     assert answer.status_code == 202
     body = answer.json()
     assert (body["accepted"], body["refused"]) == (2, 2)
     assert [e["index"] for e in body["events"]] == [1, 2]
-    assert len(kept(log)) == 2
-    assert post(served, b"nonsense", NDJSON, "?partial=accept").status_code == 422
+    assert len(events_on_log(log)) == 2
+    assert post(server, b"nonsense", NDJSON, "?partial=accept").status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -150,18 +160,18 @@ def test_partial_takes_the_good_ones_and_tells_of_the_others(served: HttpServer,
         (b"[" + b"1," * 1_100_000 + b"1]", 413, "too_large"),
     ],
 )
-def test_hostile_bodies_get_an_answer_and_leave_nothing(
-    served: HttpServer, log: Log, content: bytes, status: int | None, code: str | None
+def test_hostile_bodies_are_answered_and_append_nothing(
+    server: HttpServer, log: Log, content: bytes, status: int | None, code: str | None
 ) -> None:
-    answer = post(served, content)
+    answer = post(server, content)
 
     assert 400 <= answer.status_code < 500
     if status is not None:
         assert answer.status_code == status
     if code is not None:
         assert answer.json()["error"]["code"] == code
-    assert kept(log) == {}
-    assert post(served, json.dumps(click()).encode()).status_code == 202
+    assert events_on_log(log) == {}
+    assert post(server, json.dumps(click()).encode()).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -173,78 +183,80 @@ def test_hostile_bodies_get_an_answer_and_leave_nothing(
     ],
 )
 def test_a_body_that_is_not_plain_utf8_json_is_a_415(
-    served: HttpServer, log: Log, headers: dict[str, str], code: str
+    server: HttpServer, log: Log, headers: dict[str, str], code: str
 ) -> None:
-    answer = post(served, json.dumps(click()).encode(), {**JSON, **headers})
+    answer = post(server, json.dumps(click()).encode(), {**JSON, **headers})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, code)
-    assert kept(log) == {}
+    assert events_on_log(log) == {}
 
 
-def test_what_is_no_topic_no_post_and_no_known_query(served: HttpServer) -> None:
+def test_unknown_topics_methods_queries_and_content_types_are_refused(server: HttpServer) -> None:
     good = json.dumps(click()).encode()
 
-    assert httpx.post(f"{served.url}/events/other", content=good, headers=JSON).status_code == 404
+    assert httpx.post(f"{server.url}/events/other", content=good, headers=JSON).status_code == 404
     assert (
-        httpx.post(f"{served.url}/events/headrace.predictions", content=good, headers=JSON).status_code == 404
+        httpx.post(f"{server.url}/events/headrace.predictions", content=good, headers=JSON).status_code == 404
     )
-    assert httpx.post(f"{served.url}/events/clicks/1", content=good, headers=JSON).status_code == 404
-    assert httpx.post(f"{served.url}/events/..%2Fclicks", content=good, headers=JSON).status_code == 404
-    refused = httpx.get(f"{served.url}/events/clicks")
+    assert httpx.post(f"{server.url}/events/clicks/1", content=good, headers=JSON).status_code == 404
+    assert httpx.post(f"{server.url}/events/..%2Fclicks", content=good, headers=JSON).status_code == 404
+    refused = httpx.get(f"{server.url}/events/clicks")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
-    assert post(served, good, query="?partial=maybe").status_code == 400
-    assert post(served, good, query="?x=1").status_code == 400
-    assert post(served, good, {"Content-Type": "text/csv"}).status_code == 415
-    assert httpx.get(f"{served.url}/healthz").json() == {"status": "ok"}
+    assert post(server, good, query="?partial=maybe").status_code == 400
+    assert post(server, good, query="?x=1").status_code == 400
+    assert post(server, good, {"Content-Type": "text/csv"}).status_code == 415
+    assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
 
 
-def test_many_clients_at_once_lose_and_double_nothing(served: HttpServer, log: Log) -> None:
+def test_concurrent_clients_lose_and_duplicate_nothing(server: HttpServer, log: Log) -> None:
     with httpx.Client(limits=httpx.Limits(max_connections=16)) as client, ThreadPoolExecutor(16) as pool:
 
-        def one(user: int) -> list[int]:
+        def post_click(user: int) -> list[int]:
             answer = client.post(
-                f"{served.url}/events/clicks", content=json.dumps(click(user)), headers=JSON, timeout=30
+                f"{server.url}/events/clicks", content=json.dumps(click(user)), headers=JSON, timeout=30
             )
             assert answer.status_code == 202
-            (place,) = answer.json()["positions"]
-            return list(place)
+            (position,) = answer.json()["positions"]
+            return list(position)
 
-        places = list(pool.map(one, range(300)))
+        positions = list(pool.map(post_click, range(300)))
 
-    on_log = kept(log)
+    on_log = events_on_log(log)
     assert len(on_log) == 300
-    assert [json.loads(on_log[p, o])["user"] for p, o in places] == list(range(300))
+    assert [json.loads(on_log[p, o])["user"] for p, o in positions] == list(range(300))
 
 
-def test_the_same_key_is_answered_the_same_and_appended_once(served: HttpServer, log: Log) -> None:
+def test_a_repeated_idempotency_key_gets_the_same_answer_and_is_appended_once(
+    server: HttpServer, log: Log
+) -> None:
     content = json.dumps([click(1), click(2)]).encode()
     headers = {**JSON, "Idempotency-Key": "order-1"}
-    first = post(served, content, headers)
-    again = post(served, content, headers)
-    other = post(served, json.dumps(click(3)).encode(), headers)
+    first = post(server, content, headers)
+    again = post(server, content, headers)
+    other = post(server, json.dumps(click(3)).encode(), headers)
 
     assert first.status_code == again.status_code == 202
     assert first.json() == again.json()
     assert (other.status_code, other.json()["error"]["code"]) == (422, "key_reused")
-    assert len(kept(log)) == 2
+    assert len(events_on_log(log)) == 2
 
 
-def test_the_same_key_at_once_is_appended_once(served: HttpServer, log: Log) -> None:
+def test_concurrent_requests_with_one_idempotency_key_are_appended_once(server: HttpServer, log: Log) -> None:
     headers = {**JSON, "Idempotency-Key": "order-2"}
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: post(served, json.dumps(click()).encode(), headers).json(), range(8)))
+        answers = list(pool.map(lambda _: post(server, json.dumps(click()).encode(), headers).json(), range(8)))
 
-    assert len(kept(log)) == 1
+    assert len(events_on_log(log)) == 1
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_a_refused_request_may_be_sent_again_under_its_key(served: HttpServer) -> None:
+def test_a_refused_request_can_be_corrected_under_its_key(server: HttpServer) -> None:
     headers = {**JSON, "Idempotency-Key": "order-3"}
 
-    assert post(served, json.dumps(click(kind="x")).encode(), headers).status_code == 422
-    assert post(served, json.dumps(click()).encode(), headers).status_code == 202
+    assert post(server, json.dumps(click(kind="x")).encode(), headers).status_code == 422
+    assert post(server, json.dumps(click()).encode(), headers).status_code == 202
 
 
-KILLED = """
+SERVER_KILLED_IN_APPEND = """
 import os, signal, sys, asyncio
 sys.path.insert(0, {here!r})
 from pathlib import Path
@@ -254,7 +266,7 @@ from headrace.events.collector.collector import Collector
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.serve import serve
 
-class Dying:
+class KilledInAppend:
     def __init__(self, log): self._log = log
     def __getattr__(self, name): return getattr(self._log, name)
     def append(self, *args):
@@ -263,16 +275,16 @@ class Dying:
         os.kill(os.getpid(), signal.SIGKILL)
 
 folder = Path({folder!r})
-log = Dying(logs.open(f"sqlite://{{folder / 'log'}}"))
-with serve(GuardMiddleware(Collector({{"clicks": CLICK}}, log, folder), "127.0.0.1"), "127.0.0.1", 0) as one:
-    print(one.port, flush=True)
+log = KilledInAppend(logs.open(f"sqlite://{{folder / 'log'}}"))
+with serve(GuardMiddleware(Collector({{"clicks": CLICK}}, log, folder), "127.0.0.1"), "127.0.0.1", 0) as server:
+    print(server.port, flush=True)
     signal.pause()
 """
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_request_cut_off_by_kill_9_is_appended_once_when_it_comes_again(tmp_path: Path, when: str) -> None:
-    code = KILLED.format(here=os.path.dirname(__file__), when=when, folder=str(tmp_path))
+def test_a_request_cut_off_by_kill_9_is_appended_once_after_a_retry(tmp_path: Path, when: str) -> None:
+    code = SERVER_KILLED_IN_APPEND.format(here=os.path.dirname(__file__), when=when, folder=str(tmp_path))
     content = json.dumps([click(1), click(2)]).encode()
     headers = {**JSON, "Idempotency-Key": "cut off"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -283,80 +295,80 @@ def test_a_request_cut_off_by_kill_9_is_appended_once_when_it_comes_again(tmp_pa
         assert process.wait(30) == -signal.SIGKILL
 
     log = logs.open(f"sqlite://{tmp_path / 'log'}")
-    before = kept(log)
+    before = events_on_log(log)
     assert len(before) == (2 if when == "after" else 0)
     with serve(
         GuardMiddleware(Collector({"clicks": CLICK}, log, tmp_path), "127.0.0.1"), "127.0.0.1", 0
-    ) as one:
-        answers = [post(one, content, headers) for _ in range(2)]
+    ) as server:
+        answers = [post(server, content, headers) for _ in range(2)]
     assert [a.status_code for a in answers] == [202, 202]
     assert answers[0].json() == answers[1].json()
-    assert sorted(map(tuple, answers[0].json()["positions"])) == sorted(kept(log))
-    assert len(kept(log)) == 2
+    assert sorted(map(tuple, answers[0].json()["positions"])) == sorted(events_on_log(log))
+    assert len(events_on_log(log)) == 2
     log.close()
 
 
-class Stuck:
-    """A log that waits, or is away, when it is told to."""
+class StallingLog:
+    """A log whose append waits until it is released, and then fails if `away` is set."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.go_on = threading.Event()
+        self.release = threading.Event()
         self.entered = threading.Event()
         self.away = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    def append(self, *given: Any) -> list[tuple[int, int]]:
+    def append(self, *arguments: Any) -> list[tuple[int, int]]:
         self.entered.set()
-        assert self.go_on.wait(30)
+        assert self.release.wait(30)
         if self.away:
             raise Unavailable("the log cannot be reached")
-        return self._log.append(*given)
+        return self._log.append(*arguments)
 
 
-def test_too_much_waiting_is_a_429_that_says_when_to_come_again(log: Log, tmp_path: Path) -> None:
-    stuck = Stuck(log)
-    app = Collector({"clicks": CLICK}, stuck, tmp_path, most_waiting=10_000)  # type: ignore[arg-type]
+def test_too_many_waiting_events_are_a_429_with_retry_after(log: Log, tmp_path: Path) -> None:
+    stalling_log = StallingLog(log)
+    app = Collector({"clicks": CLICK}, stalling_log, tmp_path, most_waiting=10_000)  # type: ignore[arg-type]
     content = json.dumps([click(1)] * 100).encode()
-    with serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0) as one, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(post, one, content)
-        assert stuck.entered.wait(30)
-        busy = post(one, content)
-        stuck.go_on.set()
+    with serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, server, content)
+        assert stalling_log.entered.wait(30)
+        busy = post(server, content)
+        stalling_log.release.set()
         assert first.result(30).status_code == 202
-        assert post(one, content).status_code == 202
+        assert post(server, content).status_code == 202
 
     assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
 
 
-def test_a_log_that_is_away_is_a_503(log: Log, tmp_path: Path) -> None:
-    stuck = Stuck(log)
-    stuck.away = True
-    stuck.go_on.set()
-    app = Collector({"clicks": CLICK}, stuck, tmp_path)  # type: ignore[arg-type]
-    with serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0) as one:
-        answer = post(one, json.dumps(click()).encode())
+def test_an_unavailable_log_is_a_503(log: Log, tmp_path: Path) -> None:
+    stalling_log = StallingLog(log)
+    stalling_log.away = True
+    stalling_log.release.set()
+    app = Collector({"clicks": CLICK}, stalling_log, tmp_path)  # type: ignore[arg-type]
+    with serve(GuardMiddleware(app, "127.0.0.1"), "127.0.0.1", 0) as server:
+        answer = post(server, json.dumps(click()).encode())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        stuck.away = False
-        assert post(one, json.dumps(click()).encode()).status_code == 202
+        stalling_log.away = False
+        assert post(server, json.dumps(click()).encode()).status_code == 202
 
 
-def test_a_client_that_leaves_in_the_midst_does_no_harm(served: HttpServer, log: Log) -> None:
+def test_a_client_that_disconnects_mid_request_does_not_disturb_others(server: HttpServer, log: Log) -> None:
     head = b"POST /events/clicks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((served.host, served.port)) as one:
-        one.sendall(head + b"Content-Length: 100\r\n\r\n[")
+    with socket.create_connection((server.host, server.port)) as connection:
+        connection.sendall(head + b"Content-Length: 100\r\n\r\n[")
 
-    assert post(served, json.dumps(click()).encode()).status_code == 202
-    assert len(kept(log)) == 1
+    assert post(server, json.dumps(click()).encode()).status_code == 202
+    assert len(events_on_log(log)) == 1
 
 
-def test_keys_older_than_a_day_are_forgotten(served: HttpServer, log: Log, tmp_path: Path) -> None:
+def test_idempotency_keys_older_than_a_day_are_forgotten(server: HttpServer, log: Log, tmp_path: Path) -> None:
     headers = {**JSON, "Idempotency-Key": "old"}
-    post(served, json.dumps(click()).encode(), headers)
+    post(server, json.dumps(click()).encode(), headers)
     with sqlite3.connect(tmp_path / "requests-clicks.db") as db:
         db.execute("UPDATE request SET at = at - 86400000001")
-    post(served, json.dumps(click()).encode(), headers)
+    post(server, json.dumps(click()).encode(), headers)
 
-    assert len(kept(log)) == 2
+    assert len(events_on_log(log)) == 2

@@ -1,3 +1,5 @@
+"""Ingest: every event is stored once with its position, whatever restarts, races and fails."""
+
 from __future__ import annotations
 
 import json
@@ -29,10 +31,10 @@ from headrace.log import Log
 from headrace.log.partition import partition_of
 
 
-class Kept:
-    """A sink in memory: what it was given, and how far."""
+class MemorySink:
+    """A sink that keeps its rows and its position in memory."""
 
-    name = "kept"
+    name = "memory"
 
     def __init__(self) -> None:
         self.at: LogPosition | None = None
@@ -47,26 +49,27 @@ class Kept:
         if self.away:
             raise Unavailable("the sink is away")
         self.schemas.add(good.schema)
-        done = self.at or LogPosition(position.topic, position.log_id)
-        new = [r for r in good.to_pylist() if not done.covers(r["_log_partition"], r["_log_offset"])]
+        applied = self.at or LogPosition(position.topic, position.log_id)
+        new = [r for r in good.to_pylist() if not applied.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
-        self.at = done.advance(position.offsets)
+        self.at = applied.advance(position.offsets)
 
     @property
     def users(self) -> list[int]:
         return [row["user"] for row in self.rows]
 
 
-def rows_of(lake: Lake, contract: Contract) -> pl.DataFrame:
+def table_rows(lake: Lake, contract: Contract) -> pl.DataFrame:
     return lake.table(contract.table).scan().sort("_log_partition", "_log_offset").collect()
 
 
-def to_end(contract: Contract, log: Log, lake: Lake, *sinks: Kept) -> list[Progress]:
-    told: list[Progress] = []
+def ingest_to_end(contract: Contract, log: Log, lake: Lake, *sinks: MemorySink) -> list[Progress]:
+    """Ingests the log to its end; returns the commits."""
+    commits: list[Progress] = []
     Ingest(contract, log, lake, sinks).run(
-        until_end=True, stop=threading.Event(), hooks=IngestHooks(told.append)
+        until_end=True, stop=threading.Event(), hooks=IngestHooks(commits.append)
     )
-    return told
+    return commits
 
 
 def test_a_step_stores_every_event_once_with_its_position(
@@ -79,7 +82,7 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert progress is not None
     assert (progress.events, progress.good) == (4, 1)
     assert progress.refused == Counter(not_json=1, out_of_range=1, duplicate=1)
-    rows = rows_of(lake, contract)
+    rows = table_rows(lake, contract)
     assert rows["_log_offset"].to_list() == [0, 1, 2, 3]
     assert rows["_valid"].to_list() == [True, False, False, False]
     assert rows["_code"].to_list() == [None, "not_json", "out_of_range", "duplicate"]
@@ -97,19 +100,19 @@ def test_a_step_stores_every_event_once_with_its_position(
     assert ingest.step() is None
 
 
-def test_a_new_process_goes_on_and_remembers_duplicates(
+def test_a_new_process_continues_and_remembers_earlier_events(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1), click(2)])
-    to_end(contract, events_log, lake)
+    ingest_to_end(contract, events_log, lake)
     events_log.append("clicks", [click(3), click(2), click(1)])
-    (told,) = to_end(contract, events_log, lake)
-    assert (told.good, told.refused) == (1, Counter(duplicate=2))
-    assert rows_of(lake, contract).filter("_valid")["user"].to_list() == [1, 2, 3]
+    (progress,) = ingest_to_end(contract, events_log, lake)
+    assert (progress.good, progress.refused) == (1, Counter(duplicate=2))
+    assert table_rows(lake, contract).filter("_valid")["user"].to_list() == [1, 2, 3]
 
 
-def test_many_batches_and_log_partitions(
+def test_many_batches_over_several_log_partitions_store_each_event_once(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 70)
@@ -117,39 +120,39 @@ def test_many_batches_and_log_partitions(
     wide = attrs.evolve(contract, partitions=3)
     events_log.create("clicks", 3)
     events_log.append("clicks", [click(n) for n in range(500)], [b"%d" % n for n in range(500)])
-    kept = Kept()
-    told = to_end(wide, events_log, lake, kept)
-    assert sum(one.good for one in told) == 500
-    assert len(told) > 5
-    assert sorted(kept.users) == sorted(rows_of(lake, contract)["user"].to_list()) == list(range(500))
-    assert kept.at == told[-1].position
-    assert told[-1].position.offsets == events_log.end("clicks")
+    sink = MemorySink()
+    commits = ingest_to_end(wide, events_log, lake, sink)
+    assert sum(progress.good for progress in commits) == 500
+    assert len(commits) > 5
+    assert sorted(sink.users) == sorted(table_rows(lake, contract)["user"].to_list()) == list(range(500))
+    assert sink.at == commits[-1].position
+    assert commits[-1].position.offsets == events_log.end("clicks")
 
 
-def test_of_two_that_ingest_at_once_one_loses_its_batch(
+def test_the_slower_of_two_concurrent_ingests_gets_a_conflict_and_stores_nothing_twice(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    one, other = Ingest(contract, events_log, lake), Ingest(contract, events_log, lake)
+    faster, slower = Ingest(contract, events_log, lake), Ingest(contract, events_log, lake)
     events_log.append("clicks", [click(1), click(2)])
-    assert one.step() is not None
+    assert faster.step() is not None
     with pytest.raises(Conflict):
-        other.step()
-    assert other.step() is None
+        slower.step()
+    assert slower.step() is None
     events_log.append("clicks", [click(1), click(3)])
-    progress = other.step()
+    progress = slower.step()
     assert progress is not None
     assert (progress.good, progress.refused) == (1, Counter(duplicate=1))
-    assert rows_of(lake, contract)["_log_offset"].to_list() == [0, 1, 2, 3]
+    assert table_rows(lake, contract)["_log_offset"].to_list() == [0, 1, 2, 3]
 
 
-def test_a_sink_is_fed_what_is_good_in_order(contract: Contract, events_log: Log, lake: Lake) -> None:
-    kept = Kept()
-    ingest = Ingest(contract, events_log, lake, [kept])
+def test_a_sink_gets_the_good_events_in_order(contract: Contract, events_log: Log, lake: Lake) -> None:
+    sink = MemorySink()
+    ingest = Ingest(contract, events_log, lake, [sink])
     events_log.append("clicks", [click(1), b"{}", click(2)])
     ingest.step()
-    assert kept.users == [1, 2]
-    assert kept.at == ingest.position
-    assert kept.schemas == {sink_schema(contract)}
+    assert sink.users == [1, 2]
+    assert sink.at == ingest.position
+    assert sink.schemas == {sink_schema(contract)}
 
 
 def test_a_new_sink_catches_up_from_the_table_though_the_log_was_trimmed(
@@ -158,38 +161,38 @@ def test_a_new_sink_catches_up_from_the_table_though_the_log_was_trimmed(
     monkeypatch.setattr("headrace.events.ingest.sinks.CHUNK", 3)
     events_log.create("clicks")
     events_log.append("clicks", [click(n) if n % 3 else b"no" for n in range(20)])
-    to_end(contract, events_log, lake)
+    ingest_to_end(contract, events_log, lake)
     events_log.trim("clicks", {0: 20})
-    kept = Kept()
-    to_end(contract, events_log, lake, kept)
-    assert kept.users == [n for n in range(20) if n % 3]
-    assert kept.at == LogPosition("clicks", events_log.identity("clicks"), {0: 20})
-    assert kept.schemas == {sink_schema(contract)}
+    sink = MemorySink()
+    ingest_to_end(contract, events_log, lake, sink)
+    assert sink.users == [n for n in range(20) if n % 3]
+    assert sink.at == LogPosition("clicks", events_log.identity("clicks"), {0: 20})
+    assert sink.schemas == {sink_schema(contract)}
 
 
-def test_a_sink_that_is_away_holds_up_neither_table_nor_other_sinks(
+def test_an_unavailable_sink_delays_neither_the_table_nor_other_sinks(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    kept, other = Kept(), Kept()
-    kept.away = True
-    ingest = Ingest(contract, events_log, lake, [kept, other])
+    sink, other_sink = MemorySink(), MemorySink()
+    sink.away = True
+    ingest = Ingest(contract, events_log, lake, [sink, other_sink])
     for number in (1, 2):
         events_log.append("clicks", [click(number)])
         with pytest.raises(Unavailable, match="away"):
             ingest.step()
-    assert other.users == [1, 2]
-    assert rows_of(lake, contract)["user"].to_list() == [1, 2]
-    kept.away = False
+    assert other_sink.users == [1, 2]
+    assert table_rows(lake, contract)["user"].to_list() == [1, 2]
+    sink.away = False
     events_log.append("clicks", [click(3)])
     ingest.step()
-    assert kept.users == [1, 2, 3]
+    assert sink.users == [1, 2, 3]
 
 
-def test_a_sink_is_never_ahead_of_a_table_that_could_not_be_written_nor_read(
+def test_a_sink_is_never_ahead_of_a_table_whose_catalog_is_unavailable(
     contract: Contract, events_log: Log, lake: Lake, settings: Settings
 ) -> None:
-    kept = Kept()
-    ingest = Ingest(contract, events_log, lake, [kept])
+    sink = MemorySink()
+    ingest = Ingest(contract, events_log, lake, [sink])
     events_log.append("clicks", [click(1)])
     ingest.step()
     events_log.append("clicks", [click(2)])
@@ -197,28 +200,26 @@ def test_a_sink_is_never_ahead_of_a_table_that_could_not_be_written_nor_read(
     away = path.rename(path.with_name("away.db"))
     with pytest.raises(Unavailable):
         ingest.step()
-    path.unlink()  # SQLite made an empty one
+    path.unlink()  # the failed step made SQLite create an empty file
     away.rename(path)
     progress = ingest.step()
     assert progress is not None
-    assert kept.users == rows_of(lake, contract)["user"].to_list() == [1, 2]
+    assert sink.users == table_rows(lake, contract)["user"].to_list() == [1, 2]
 
 
 def test_a_sink_of_another_log_is_refused(contract: Contract, events_log: Log, lake: Lake) -> None:
-    kept = Kept()
-    kept.at = LogPosition("clicks", "another", {0: 5})
-    ingest = Ingest(contract, events_log, lake, [kept])
+    sink = MemorySink()
+    sink.at = LogPosition("clicks", "another", {0: 5})
+    ingest = Ingest(contract, events_log, lake, [sink])
     events_log.append("clicks", [click(1)])
     with pytest.raises(Refused, match="another log"):
         ingest.step()
 
 
-def test_a_topic_that_was_made_again_is_refused(
-    contract: Contract, events_log: Log, lake: Lake, settings: Any
-) -> None:
+def test_a_recreated_topic_is_refused(contract: Contract, events_log: Log, lake: Lake, settings: Any) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1)])
-    to_end(contract, events_log, lake)
+    ingest_to_end(contract, events_log, lake)
     events_log.close()
     for path in settings.place("log").iterdir():
         path.unlink()
@@ -228,7 +229,9 @@ def test_a_topic_that_was_made_again_is_refused(
     assert raised.value.remedy
 
 
-def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log, lake: Lake) -> None:
+def test_ingest_runs_until_it_is_stopped_and_records_its_run(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
     stop, reached = threading.Event(), threading.Event()
     events: list[RunEvent] = []
 
@@ -236,15 +239,16 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
         def record(self, event: RunEvent) -> None:
             events.append(event)
 
-    def tell(progress: Progress) -> None:
+    def note_progress(progress: Progress) -> None:
         if progress.position.offsets == {0: 4}:
             reached.set()
 
     with record_with(Recorder()):
         thread = threading.Thread(
-            target=ingest_all, args=([contract], events_log, lake),
-            kwargs={"until_end": False, "stop": stop, "hooks": IngestHooks(tell)},
-        )  # fmt: skip
+            target=ingest_all,
+            args=([contract], events_log, lake),
+            kwargs={"until_end": False, "stop": stop, "hooks": IngestHooks(note_progress)},
+        )
         thread.start()
         events_log.create("clicks")
         events_log.append("clicks", [click(1), click(2)])
@@ -254,78 +258,86 @@ def test_running_goes_on_until_it_is_stopped(contract: Contract, events_log: Log
         thread.join(60)
     assert not thread.is_alive()
     assert (events[0].outcome, events[-1].outcome) == ("START", "COMPLETE")
-    this = events[-1].run
-    assert this.job == "ingest clicks"
-    assert this.inputs[0].position == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
-    assert this.outputs[0].facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
+    run = events[-1].run
+    assert run.job == "ingest clicks"
+    assert run.inputs[0].position == LogPosition("clicks", events_log.identity("clicks"), {0: 4})
+    facts = dict(run.outputs[0].facts)
+    fields = contract.struct.__struct_fields__
+    assert list(facts.pop("schema")) == list(fields)
+    assert facts.pop("columns") == {field: [f"clicks.{field}"] for field in fields}
+    assert facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
 
 
-SPOILING = "-" * 15 + "\ud7ff" + "."
-"""PyIceberg cannot make the upper bound of a column whose greatest text is this one."""
+UNSTORABLE_TEXT = "-" * 15 + "\ud7ff" + "."
+"""PyIceberg fails to compute the upper bound of a column whose greatest value is this text."""
 
 
 @pytest.fixture
-def unmended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are described as PyIceberg does it by itself."""
+def plain_text_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Column statistics as PyIceberg computes them, without Headrace's fix."""
     monkeypatch.setattr("headrace.lake.pyiceberg_internals.set_text_bounds", lambda statistics: None)
 
 
-def test_a_text_whose_bound_pyiceberg_cannot_make_is_stored(
+def test_a_text_whose_upper_bound_pyiceberg_cannot_compute_is_stored(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     events_log.create("clicks")
-    events_log.append("clicks", [click(1, note=SPOILING), click(2, note="\U0010ffff" * 20), click(3, note="x")])
-    to_end(contract, events_log, lake)
-    found = lake.table("clicks").scan().filter(pl.col("note") >= SPOILING).collect()
-    assert sorted(found["note"].to_list()) == sorted([SPOILING, "\U0010ffff" * 20, "x"])
+    events_log.append(
+        "clicks", [click(1, note=UNSTORABLE_TEXT), click(2, note="\U0010ffff" * 20), click(3, note="x")]
+    )
+    ingest_to_end(contract, events_log, lake)
+    rows = lake.table("clicks").scan().filter(pl.col("note") >= UNSTORABLE_TEXT).collect()
+    assert sorted(rows["note"].to_list()) == sorted([UNSTORABLE_TEXT, "\U0010ffff" * 20, "x"])
 
 
-@pytest.mark.usefixtures("unmended")
+@pytest.mark.usefixtures("plain_text_bounds")
 @pytest.mark.parametrize("steps", [False, True])
-def test_events_that_cannot_be_stored_go_to_quarantine_and_stop_nothing(
+def test_events_that_cannot_be_stored_are_quarantined_and_block_no_others(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch, steps: bool
 ) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 100)
     monkeypatch.setattr("headrace.events.ingest.ingest.TRICKLE", 0)
     events_log.create("clicks")
     numbers = range(350)
-    spoilt = {7, 8, 120, 349}
-    values = [click(n, note=SPOILING) if n in spoilt else click(n) for n in numbers]
-    # Again, one after the other, and once more at the end: what is not stored makes no copy a duplicate.
-    values += [click(8, note=SPOILING), click(8), click(9)]
+    unstorable = {7, 8, 120, 349}
+    values = [click(n, note=UNSTORABLE_TEXT) if n in unstorable else click(n) for n in numbers]
+    # An event that was not stored makes no later copy a duplicate: 8 is sent again twice, once storable.
+    values += [click(8, note=UNSTORABLE_TEXT), click(8), click(9)]
     events_log.append("clicks", values)
-    kept = Kept()
+    sink = MemorySink()
     if steps:
-        ingest = Ingest(contract, events_log, lake, [kept])
+        ingest = Ingest(contract, events_log, lake, [sink])
         while ingest.step() is not None:
             pass
     else:
-        to_end(contract, events_log, lake, kept)
-    rows = rows_of(lake, contract)
+        ingest_to_end(contract, events_log, lake, sink)
+    rows = table_rows(lake, contract)
     assert rows["_log_offset"].to_list() == list(range(len(values)))
     refused = rows.filter(~pl.col("_valid"))
     assert dict(refused.select("_log_offset", "_code").iter_rows()) == dict.fromkeys(
-        [*sorted(spoilt), 350], "unwritable"
+        [*sorted(unstorable), 350], "unwritable"
     ) | {352: "duplicate"}
     assert refused["_raw"].to_list() == [values[at] for at in refused["_log_offset"].to_list()]
     assert "surrogates not allowed" in refused["_reason"][0]
     assert refused.select(*contract.struct.__struct_fields__, "_field").null_count().row(0) == (6,) * 6
-    assert sorted(kept.users) == sorted({*numbers} - spoilt | {8})
+    assert sorted(sink.users) == sorted({*numbers} - unstorable | {8})
     position = read_position(lake.table("clicks"))
     assert position == LogPosition("clicks", events_log.identity("clicks"), {0: len(values)})
-    # Mended, they are admitted when they are replayed.
+    # With the fix in place, a replay admits them.
     monkeypatch.undo()
     replay(contract, lake, events_log, QuarantineSelection(code="unwritable"))
-    to_end(contract, events_log, lake, kept)
-    assert set(kept.users) == set(numbers)
+    ingest_to_end(contract, events_log, lake, sink)
+    assert set(sink.users) == set(numbers)
 
 
-@pytest.mark.usefixtures("unmended")
-def test_who_has_taken_what_cannot_be_stored_gives_the_same_verdicts_as_a_new_process(
+@pytest.mark.usefixtures("plain_text_bounds")
+def test_an_ingest_that_met_an_unstorable_event_judges_as_a_new_process_would(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     ingest = Ingest(contract, events_log, lake)
-    events_log.append("clicks", [click(1), click(90_000, user=1, note=SPOILING, at="2026-03-20T12:00:00Z")])
+    events_log.append(
+        "clicks", [click(1), click(90_000, user=1, note=UNSTORABLE_TEXT, at="2026-03-20T12:00:00Z")]
+    )
     assert ingest.step() is not None
     events_log.append("clicks", [click(1)])
     progress = ingest.step()
@@ -333,7 +345,7 @@ def test_who_has_taken_what_cannot_be_stored_gives_the_same_verdicts_as_a_new_pr
     assert progress.refused == Counter(duplicate=1)
 
 
-def test_where_no_row_can_be_stored_no_event_is_accused(
+def test_a_failure_to_store_every_row_quarantines_no_event(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(statistics: object) -> None:
@@ -345,16 +357,16 @@ def test_where_no_row_can_be_stored_no_event_is_accused(
     with pytest.raises(Unwritable, match="is not what it was"):
         ingest.step()
     with pytest.raises(Unwritable, match="is not what it was"):
-        to_end(contract, events_log, lake)
+        ingest_to_end(contract, events_log, lake)
     assert lake.table("clicks").current_snapshot() is None
     monkeypatch.undo()
-    assert sum(one.good for one in to_end(contract, events_log, lake)) == 2
+    assert sum(progress.good for progress in ingest_to_end(contract, events_log, lake)) == 2
 
 
-def test_an_event_that_breaks_the_judge_goes_to_quarantine(
+def test_an_event_that_raises_in_judging_is_quarantined(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    class Unspeakable(ValueError):
+    class UnprintableError(ValueError):
         def __str__(self) -> str:
             raise KeyError("no words")
 
@@ -366,38 +378,42 @@ def test_an_event_that_breaks_the_judge_goes_to_quarantine(
 
         def __post_init__(self) -> None:
             if self.user == 3:
-                raise Unspeakable
+                raise UnprintableError
 
     fragile = contract_of(Fragile)
     assert fragile is not None
     events_log.create("clicks")
     events_log.append("clicks", [click(n) for n in range(6)])
-    (told,) = to_end(fragile, events_log, lake)
-    assert (told.good, told.refused) == (5, Counter(unwritable=1))
-    assert rows_of(lake, fragile)["_raw"].to_list() == [None, None, None, click(3), None, None]
+    (progress,) = ingest_to_end(fragile, events_log, lake)
+    assert (progress.good, progress.refused) == (5, Counter(unwritable=1))
+    assert table_rows(lake, fragile)["_raw"].to_list() == [None, None, None, click(3), None, None]
 
 
-def test_an_event_is_forgotten_when_the_watermark_has_passed(
+def test_an_identity_is_forgotten_once_the_watermark_passes_its_window(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1), click(9_000, user=2), click(1), click(9_000, user=2)])
-    (told,) = to_end(attrs.evolve(contract, dedup_within=timedelta(hours=1)), events_log, lake)
-    # 9,000 s later the first has been forgotten, so the same again is admitted; the second has not.
-    assert (told.good, told.refused) == (3, Counter(duplicate=1))
+    (progress,) = ingest_to_end(attrs.evolve(contract, dedup_within=timedelta(hours=1)), events_log, lake)
+    # 9,000 s later the first event is forgotten, so its copy is admitted; the second is still remembered.
+    assert (progress.good, progress.refused) == (3, Counter(duplicate=1))
 
 
 @pytest.mark.parametrize("key", ["user", None])
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_backlog_of_several_log_partitions_admits_no_copy(
-    contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch, key: str | None,
+    contract: Contract,
+    events_log: Log,
+    lake: Lake,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str | None,
     restarts: bool,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("headrace.events.ingest.ingest.BATCH", 90)
     wide = attrs.evolve(contract, key=key, partitions=3, dedup_within=timedelta(days=1))
     events_log.create("clicks", 3)
     hour = 3_600
-    for begin in range(0, 600, 10):  # an event an hour, each ten sent twice
+    for begin in range(0, 600, 10):  # one event an hour; each batch of ten is sent twice
         values = [click(n * hour, user=n) for n in range(begin, begin + 10)]
         keys = None if key is None else [b"%d" % n for n in range(begin, begin + 10)]
         events_log.append("clicks", values, keys)
@@ -413,7 +429,7 @@ def test_a_backlog_of_several_log_partitions_admits_no_copy(
     assert sorted(users.to_list()) == list(range(600))
 
 
-def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_process(
+def test_a_new_process_remembers_the_events_of_a_log_partition_that_was_long_idle(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     def key_in(partition: int) -> bytes:
@@ -425,53 +441,55 @@ def test_a_log_partition_that_gets_nothing_for_long_is_remembered_by_a_new_proce
     for partition in (0, 1):
         events_log.append("clicks", [click(partition)], [key_in(partition)])
     events_log.append("clicks", [click(n * day) for n in range(2, 50)], [key_in(2)] * 48)
-    to_end(wide, events_log, lake)
+    ingest_to_end(wide, events_log, lake)
     events_log.append("clicks", [click(0), click(49 * day)], [key_in(0), key_in(2)])
     events_log.append("clicks", [click(7_200), click(1)], [key_in(1)] * 2)  # two hours later, then the first
-    (told,) = to_end(wide, events_log, lake)
-    assert (told.good, told.refused) == (2, Counter(duplicate=2))
+    (progress,) = ingest_to_end(wide, events_log, lake)
+    assert (progress.good, progress.refused) == (2, Counter(duplicate=2))
 
 
 @pytest.mark.parametrize(("future", "within"), [("400d", "1h"), ("5m", "4m")])
-def test_an_event_dated_ahead_makes_nothing_forgotten(
+def test_an_event_dated_ahead_does_not_make_others_forgotten(
     contract: Contract, events_log: Log, lake: Lake, future: str, within: str
 ) -> None:
     ahead = attrs.evolve(contract, max_ahead=parse_duration(future), dedup_within=parse_duration(within))
     events_log.create("clicks")
     present, later = now(), now() + ahead.max_ahead - timedelta(seconds=10)
     first, second = click(1, at=present.isoformat()), click(2, at=later.isoformat())
-    for values in ([first, first], [second, first], [first, second]):  # a process each
+    for values in ([first, first], [second, first], [first, second]):  # one process for each
         events_log.append("clicks", values)
-        to_end(ahead, events_log, lake)
-    assert rows_of(lake, ahead)["_code"].to_list() == [None, "duplicate", None, *["duplicate"] * 3]
+        ingest_to_end(ahead, events_log, lake)
+    assert table_rows(lake, ahead)["_code"].to_list() == [None, "duplicate", None, *["duplicate"] * 3]
 
 
-def test_an_event_dated_ahead_is_remembered_under_a_contract_that_admits_none_such(
+def test_an_event_dated_ahead_is_remembered_after_the_contract_lowers_max_ahead(
     contract: Contract, events_log: Log, lake: Lake
 ) -> None:
     ahead = attrs.evolve(contract, max_ahead=timedelta(days=1), dedup_within=timedelta(days=1))
     present = now()
     events_log.create("clicks")
     events_log.append("clicks", [click(1, at=(present + timedelta(hours=20)).isoformat())])
-    to_end(ahead, events_log, lake)
+    ingest_to_end(ahead, events_log, lake)
     events_log.append("clicks", [click(1, at=present.isoformat())])
-    (progress,) = to_end(attrs.evolve(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake)
+    (progress,) = ingest_to_end(
+        attrs.evolve(ahead, max_ahead=timedelta(minutes=5), version=2), events_log, lake
+    )
     assert (progress.good, progress.refused) == (0, Counter(duplicate=1))
 
 
-def test_a_log_trimmed_before_it_was_read_is_said_and_gone_on_from(
+def test_ingest_warns_of_a_log_trimmed_before_it_was_read_and_continues(
     contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
     events_log.create("clicks")
     events_log.append("clicks", [click(1)])
     events_log.append("clicks", [click(2)])
     events_log.trim("clicks", {0: 1})
-    (told,) = to_end(contract, events_log, lake)
-    assert (told.good, told.position.offsets, told.lost) == (1, {0: 2}, 1)
+    (progress,) = ingest_to_end(contract, events_log, lake)
+    assert (progress.good, progress.position.offsets, progress.lost) == (1, {0: 2}, 1)
     assert "trimmed to 1, but read only up to 0" in caplog.text
     events_log.append("clicks", [click(3)])
     events_log.trim("clicks", {0: 3})
-    assert to_end(contract, events_log, lake) == []
+    assert ingest_to_end(contract, events_log, lake) == []
 
 
 def test_unknown_fields_are_counted_across_commits_and_processes(
@@ -479,34 +497,34 @@ def test_unknown_fields_are_counted_across_commits_and_processes(
 ) -> None:
     events_log.create(contract.topic)
     events_log.append(contract.topic, [click(1, color="red"), click(2), click(3, color="red")])
-    (first,) = to_end(contract, events_log, lake)
+    (first,) = ingest_to_end(contract, events_log, lake)
     assert (first.good, first.extra) == (3, {"color": 2})
     events_log.append(contract.topic, [click(4)])
-    (second,) = to_end(contract, events_log, lake)
+    (second,) = ingest_to_end(contract, events_log, lake)
     assert second.extra == {}
     events_log.append(contract.topic, [click(5, color="red", size=1), click(6, size=2)])
-    to_end(contract, events_log, lake)
+    ingest_to_end(contract, events_log, lake)
     table = lake.table(contract.table)
     assert json.loads(table.property(UNDECLARED_FIELDS) or "") == {"color": 3, "size": 1}
-    said = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.snapshots()]
-    assert said == ['{"color": 2}', None, '{"color": 1, "size": 1}']
+    undeclared = [snapshot.summary.get(UNDECLARED_FIELDS) for snapshot in table.snapshots()]
+    assert undeclared == ['{"color": 2}', None, '{"color": 1, "size": 1}']
 
 
-def test_many_short_runs_do_not_gather_small_files(
+def test_many_short_runs_leave_no_small_files(
     contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.events.ingest.maintenance.FILES", 10)
     events_log.create(contract.topic)
     for number in range(10):
         events_log.append(contract.topic, [click(number)])
-        to_end(contract, events_log, lake)
+        ingest_to_end(contract, events_log, lake)
     head = lake.table(contract.table).current_snapshot()
     assert head is not None
     assert int(head.summary["total-data-files"]) == 1
     assert head.rows == 10
 
 
-def test_what_the_log_forgets_under_a_running_ingest_is_said(
+def test_a_running_ingest_warns_of_events_that_the_log_trimmed_unread(
     contract: Contract, events_log: Log, lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
     ingest = Ingest(contract, events_log, lake)
@@ -521,7 +539,7 @@ def test_what_the_log_forgets_under_a_running_ingest_is_said(
     assert "up to 2 events are lost" in caplog.text
 
 
-def test_a_topic_that_is_made_again_under_a_running_ingest_is_refused(
+def test_a_topic_recreated_under_a_running_ingest_is_refused(
     contract: Contract, events_log: Log, lake: Lake, settings: Any
 ) -> None:
     ingest = Ingest(contract, events_log, lake)
@@ -533,4 +551,4 @@ def test_a_topic_that_is_made_again_under_a_running_ingest_is_refused(
     events_log.append("clicks", [click(2), click(3)])
     with pytest.raises(Refused, match="made again"):
         ingest.step()
-    assert rows_of(lake, contract)["user"].to_list() == [1]
+    assert table_rows(lake, contract)["user"].to_list() == [1]

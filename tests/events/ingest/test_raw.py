@@ -1,4 +1,4 @@
-"""Events written again from the table, once the log has forgotten them."""
+"""Events are rewritten from the table once the log has trimmed them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sale(Struct, rename="camel"):
     note: str | None = None
 
 
-def test_a_good_event_is_written_again_as_its_fields_came(events_log: Log, lake: Lake) -> None:
+def test_a_good_event_is_rewritten_with_its_original_field_values(events_log: Log, lake: Lake) -> None:
     contract = contract_of(Sale)
     assert contract is not None
     number = "12345678901234567890.123456789012345678"
@@ -47,10 +47,10 @@ def test_a_good_event_is_written_again_as_its_fields_came(events_log: Log, lake:
     events_log.append("sales", [raw.encode(), b"torn", b"{}"])
     Ingest(contract, events_log, lake).run(until_end=True, stop=threading.Event())
     events_log.trim("sales", {0: 3})
-    found, _ = read_events(contract, lake.table("sales"), events_log, 0, 0, 2, 10)
-    rows = pl.DataFrame(found)
+    events, _ = read_events(contract, lake.table("sales"), events_log, 0, 0, 2, 10)
+    rows = pl.DataFrame(events)
     assert rows["_again"].to_list() == [True, False]
-    again, torn = rows["_raw"]
+    rewritten, torn = rows["_raw"]
     assert torn == b"torn"
-    assert json.loads(again, parse_float=str) == json.loads(raw, parse_float=str)
-    assert msgspec.json.decode(again, type=Sale) == msgspec.json.decode(raw, type=Sale)
+    assert json.loads(rewritten, parse_float=str) == json.loads(raw, parse_float=str)
+    assert msgspec.json.decode(rewritten, type=Sale) == msgspec.json.decode(raw, type=Sale)

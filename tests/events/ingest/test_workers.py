@@ -1,4 +1,4 @@
-"""Several ingests that share one topic: each event once, whoever has its log partition."""
+"""Several ingest workers share one topic: each event counts once, whichever worker owns its log partition."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def wide(contract: Contract) -> Contract:
 
 
 class Worker:
-    """An ingest in a thread, by a log and a lake of its own, as a process has them."""
+    """An ingest in a thread, with a separate log and lake, as in a separate process."""
 
     def __init__(self, contract: Contract, url: str, settings: Settings, *, until_end: bool = False) -> None:
-        self.told: list[Progress] = []
+        self.commits: list[Progress] = []
         self.stop = threading.Event()
         self.failed: BaseException | None = None
         self._log = log.open(url)
@@ -46,15 +46,15 @@ class Worker:
 
     def _run(self, until_end: bool) -> None:
         try:
-            self._ingest.run(until_end, self.stop, IngestHooks(self.told.append))
+            self._ingest.run(until_end, self.stop, IngestHooks(self.commits.append))
         except BaseException as error:
             self.failed = error
 
     @property
     def events(self) -> int:
-        return sum(one.events for one in self.told)
+        return sum(progress.events for progress in self.commits)
 
-    def end(self, *, stop: bool = True) -> None:
+    def join(self, *, stop: bool = True) -> None:
         if stop:
             self.stop.set()
         self._thread.join(90)
@@ -71,13 +71,13 @@ Start = Callable[..., Worker]
 def start(url: str, settings: Settings) -> Iterator[Start]:
     workers: list[Worker] = []
 
-    def started(contract: Contract, **options: bool) -> Worker:
+    def start_worker(contract: Contract, **options: bool) -> Worker:
         workers.append(Worker(contract, url, settings, **options))
         return workers[-1]
 
-    yield started
-    for one in workers:
-        one.end()
+    yield start_worker
+    for worker in workers:
+        worker.join()
 
 
 def append(opened: Log, numbers: Sequence[int], **fields: object) -> int:
@@ -95,13 +95,13 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     until(lambda: first.events == sent, seconds=90)
     second = start(wide)
     number = 300
-    while not second.told:  # it gets its share once the group has settled
+    while not second.commits:  # it is assigned log partitions once the group has rebalanced
         sent += append(opened, range(number, number + 50), color="red")
         number += 50
         sleep(0.1)
-    sent += append(opened, range(0, number, 3), size=1)  # the same again: duplicates, whoever saw the first
+    sent += append(opened, range(0, number, 3), size=1)  # duplicates, whichever worker had the first copies
     until(lambda: first.events + second.events == sent, seconds=90)
-    first.end()  # its share is the other's now
+    first.join()  # the second worker takes over its log partitions
     sent += append(opened, range(number, number + 200))
     number += 200
     until(lambda: first.events + second.events == sent, seconds=90)
@@ -121,7 +121,9 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     opened.close()
 
 
-def test_until_end_waits_for_what_others_write(url: str, wide: Contract, start: Start, lake: Lake) -> None:
+def test_until_end_waits_for_the_events_of_other_workers(
+    url: str, wide: Contract, start: Start, lake: Lake
+) -> None:
     opened = log.open(url)
     opened.create("clicks", PARTITIONS)
     first = start(wide)
@@ -129,24 +131,25 @@ def test_until_end_waits_for_what_others_write(url: str, wide: Contract, start: 
     until(lambda: first.events == 100, seconds=90)
     append(opened, range(100, 1_000))
     second = start(wide, until_end=True)
-    second.end(stop=False)
+    second.join(stop=False)
     assert lake.table("clicks").scan().select(pl.len()).collect().item() == 1_000
     assert first.events + second.events == 1_000
     opened.close()
 
 
-def test_without_a_key_duplicates_meet_one_worker_wherever_they_lie(
+def test_duplicates_without_a_key_reach_one_worker_from_any_log_partition(
     url: str, wide: Contract, start: Start, lake: Lake
 ) -> None:
     keyless = attrs.evolve(wide, key=None)
     opened = log.open(url)
     opened.create("clicks", PARTITIONS)
     workers = [start(keyless), start(keyless)]
-    for turn in range(8):  # appends without a key go from one log partition to the next
+    for turn in range(8):  # each append without a key goes to the next log partition
         opened.append("clicks", [click(n) for n in range(20)])
-        until(lambda turn=turn: sum(one.events for one in workers) == 20 * (turn + 1))  # type: ignore[misc]
-    assert len({p for one in workers for told in one.told for p in told.position.offsets}) == PARTITIONS
-    refused = sum((told.refused for one in workers for told in one.told), Counter[str]())
+        until(lambda turn=turn: sum(worker.events for worker in workers) == 20 * (turn + 1))  # type: ignore[misc]
+    commits = [commit for worker in workers for commit in worker.commits]
+    assert len({p for commit in commits for p in commit.position.offsets}) == PARTITIONS
+    refused = sum((commit.refused for commit in commits), Counter[str]())
     assert refused == Counter(duplicate=140)
     assert sorted(lake.table("clicks").scan().filter("_valid").collect()["user"].to_list()) == list(range(20))
     opened.close()
