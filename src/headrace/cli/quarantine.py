@@ -76,7 +76,7 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
     `share` is of all events of the topic. An example stands with the position that `show`, `replay` and
     `headrace why TOPIC@P:O` take.
     """
-    by_topic = flow.refusal_groups(call.settings(), topics)
+    by_topic = flow.refusal_groups(call.workspace(), topics)
     if call.json:
         shown.json({topic: [_group(group) for group in groups] for topic, groups in by_topic.items()})
         return
@@ -104,7 +104,7 @@ def show(call: Call, topic: str, limit: int, whole: bool, **chosen: Any) -> None
     P:O is where an event first stood: log partition and offset. What is not printable is shown escaped;
     --json has the exact bytes, as base64 where they are not UTF-8.
     """
-    events = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **chosen))
+    events = flow.find_refused(call.workspace(), topic, QuarantineSelection(limit=limit, **chosen))
     if call.json:
         shown.json([_event(event) for event in events])
         return
@@ -124,7 +124,7 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **chosen: A
 
     However often an event is replayed, it is admitted once.
     """
-    done = flow.replay(call.settings(), topic, QuarantineSelection(limit=limit, **chosen), dry_run=dry_run)
+    done = flow.replay(call.workspace(), topic, QuarantineSelection(limit=limit, **chosen), dry_run=dry_run)
     if call.json:
         shown.json({"topic": topic, "replayed": 0 if dry_run else done.events, "chosen": done})
     else:
@@ -155,7 +155,7 @@ def alerts(call: Call) -> None:
 
     Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
-    open_alerts = flow.open_alerts(call.settings())
+    open_alerts = flow.open_alerts(call.workspace())
     if call.json:
         shown.json(open_alerts)
         return

@@ -26,7 +26,7 @@ def release(call: Call, model: str, arms: tuple[str, ...], why: str, override: b
     An arm's share goes behind a colon; the champion gets the rest. A shadow gets a copy of every
     request and answers nobody.
     """
-    print_release(call, divide(call.settings(), model, arms, why=why, override=override))
+    print_release(call, divide(call.workspace(), model, arms, why=why, override=override))
 
 
 def print_release(call: Call, release: Release) -> None:
