@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
@@ -99,19 +100,18 @@ class OpenProject:
         Raises:
             CallError: there is no such topic, it holds no changes, or none was ingested; `moment` is naive.
         """
-        from headrace import lake
         from headrace.declare.event import contract_of
-        from headrace.projects.project import load_project
         from headrace.tables.changelog import as_of
         from headrace.tables.read import read_input
 
         if moment.tzinfo is None:
             raise CallError(f"{moment} has no time zone", remedy="Give it one: datetime(..., tzinfo=UTC).")
-        project = load_project(self.settings, without=("feast",))
-        contract = contract_of(declared) or project.contract(declared)
-        if not contract.row_key:
-            raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
-        rows = as_of(read_input(project, lake.open(self.settings), contract), contract.row_key, moment)
+        with Workspace(self.settings) as workspace:
+            project = workspace.project
+            contract = contract_of(declared) or project.contract(declared)
+            if not contract.row_key:
+                raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
+            rows = as_of(read_input(project, workspace.lake, contract), contract.row_key, moment)
         return rows.sort(contract.row_key).select(
             field.name for field in msgspec.structs.fields(contract.struct) if not field.name.startswith("_")
         )
@@ -134,24 +134,25 @@ class OpenProject:
         Raises:
             CallError: there is no such version.
         """
-        from headrace import registry
         from headrace.training.report import read_report
 
-        versions = registry.open(self.settings)
-        bundle = versions.bundle(model, versions.version(model, version).version)
-        return read_report(bundle)
+        with Workspace(self.settings) as workspace:
+            versions = workspace.registry
+            return read_report(versions.bundle(model, versions.version(model, version).version))
 
     def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
         """headrace send: the events of a file onto a topic."""
         from headrace.flows.events.send import send
 
-        return send(self.settings, topic, Path(file), shift_to_now=shift_to_now)
+        with Workspace(self.settings) as workspace:
+            return send(workspace, topic, Path(file), shift_to_now=shift_to_now)
 
     def ingest(self, *topics: str) -> IngestReport:
         """headrace ingest --until-end: what is on the log now into the tables and the online state."""
         from headrace.flows.events.ingest import ingest
 
-        return ingest(self.settings, topics, until_end=True)
+        with Workspace(self.settings) as workspace:
+            return ingest(workspace, topics, until_end=True)
 
     def build(
         self, *targets: str, override: str | None = None, progress: Progress | None = None
@@ -165,7 +166,8 @@ class OpenProject:
         """
         from headrace.flows.build import build, silent
 
-        return build(self.settings, targets, override=override, progress=progress or silent)
+        with Workspace(self.settings) as workspace:
+            return build(workspace, targets, override=override, progress=progress or silent)
 
     @contextmanager
     def up(self) -> Iterator[Up]:
@@ -179,7 +181,8 @@ class OpenProject:
         """headrace status."""
         from headrace.flows.project.status import status
 
-        return status(self.settings)
+        with Workspace(self.settings) as workspace:
+            return status(workspace)
 
     def predict(self, model: str, *, explain: bool = False, **values: Any) -> dict[str, Any]:
         """headrace predict: one prediction from the running endpoint."""
@@ -196,7 +199,8 @@ class OpenProject:
         """
         from headrace.flows.trace.why import why
 
-        return why(self.settings, prediction, events=events)
+        with Workspace(self.settings) as workspace:
+            return why(workspace, prediction, events=events)
 
     def __repr__(self) -> str:
         return f"<project {self.settings.project} on {self.settings.profile_name}: {self.settings.root}>"

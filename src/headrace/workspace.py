@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from headrace.config.settings import Settings
-from headrace.projects.project import Project, load_project
 
 if TYPE_CHECKING:
     from headrace.features.online import OnlineStore
     from headrace.lake import Lake
     from headrace.lineage.store import Store
     from headrace.log import Log
+    from headrace.projects.project import Project
     from headrace.registry.store import Registry
 
 __all__ = ["Workspace"]
@@ -37,18 +37,23 @@ class Workspace:
         self.settings = settings
         self._stack = ExitStack()
 
-    @cached_property
+    @property
     def project(self) -> Project:
-        """What the project declares, without what needs Feast (seconds to import): features and models.
+        """What the project's files declare now, without features and models: those need Feast, which takes
+        seconds to import.
 
         Raises:
             ProjectError: a declaration is wrong, or a module cannot be imported.
         """
+        from headrace.projects.project import load_project
+
         return load_project(self.settings, without=("feast",))
 
-    @cached_property
+    @property
     def whole_project(self) -> Project:
-        """All that the project declares, features and models too. Raises ProjectError as `project`."""
+        """What the project's files declare now, features and models too. Raises ProjectError as `project`."""
+        from headrace.projects.project import load_project
+
         return load_project(self.settings)
 
     @cached_property
@@ -88,7 +93,7 @@ class Workspace:
 
     def close(self) -> None:
         """Closes what was opened. What is asked for afterwards is opened again."""
-        for name in ("project", "whole_project", "log", "lake", "online", "registry", "lineage"):
+        for name in ("log", "lake", "online", "registry", "lineage"):
             self.__dict__.pop(name, None)
         self._stack.close()
 

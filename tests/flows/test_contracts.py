@@ -14,6 +14,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.events.ingest.adoption import adopt_contract
 from headrace.flows.events.contracts import Dependent, check_contracts
 from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 CLICKS = """
 from datetime import datetime
@@ -75,10 +76,10 @@ def run_main(*arguments: str) -> object:
 
 
 def test_a_removed_field_breaks_the_tables_that_name_it(clicks: Settings) -> None:
-    (check,) = check_contracts(clicks)
+    (check,) = check_contracts(Workspace(clicks))
     assert (check.outcome, check.stored_version, check.effects, check.breaks) == ("unchanged", 1, (), False)
     removal = ("    page: str\n", "")
-    (check,) = check_contracts(edit(clicks, removal))
+    (check,) = check_contracts(Workspace(edit(clicks, removal)))
     assert (check.outcome, check.breaks) == ("refused", True)
     (effect,) = check.effects
     assert (effect.change.level, effect.change.field, effect.affects_producers) == ("breaks", "page", False)

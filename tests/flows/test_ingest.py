@@ -37,6 +37,7 @@ from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.project import load_project
 from headrace.runtime.child import start_child
+from headrace.workspace import Workspace
 
 EVENTS = """
 from datetime import datetime
@@ -112,7 +113,7 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     send(settings, 5)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     opened, store = lake.open(settings), online.open(settings.online.url)
     project = load_project(settings)
     old = plan_of(codes_of(project)["clean"])
@@ -121,7 +122,7 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
     send(settings, 1)
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
-            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
+            ingest, Workspace(settings), stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
         )
         assert at_work.wait(60)
         tables = settings.root / "clicking" / "tables.py"
@@ -136,7 +137,7 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
     store.close()
     caplog.clear()
     send(settings, 1)
-    ingest(settings, until_end=True)  # as the new process does
+    ingest(Workspace(settings), until_end=True)  # as the new process does
     assert "does not follow" not in caplog.text  # the new view has taken the old one's place
 
 
@@ -145,7 +146,7 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
     stop, at_work = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
-            ingest, settings, stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
+            ingest, Workspace(settings), stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
         )
         assert at_work.wait(60)
         events = settings.root / "clicking" / "events.py"
@@ -164,7 +165,7 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
 
 def test_status_tells_a_contract_that_ingest_refuses(settings: Settings) -> None:
     send(settings, 1)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     events = settings.root / "clicking" / "events.py"
     events.write_text(EVENTS.replace("user: int", "user: str"))
     said = call(settings, "status").stdout
@@ -177,7 +178,7 @@ def test_unknown_fields_are_told(settings: Settings) -> None:
     done = call(settings, "ingest", "--until-end")
     assert done.returncode == 0, done.stderr
     assert "color 3" in done.stdout
-    report = ingest(settings, until_end=True)
+    report = ingest(Workspace(settings), until_end=True)
     assert report.topics == {}
     assert json.loads(call(settings, "status", "--json").stdout)["topics"][0]["extra"] == {"color": 3}
 
@@ -201,7 +202,7 @@ def test_ctrl_c_ends_it_without_a_traceback_and_the_next_goes_on(settings: Setti
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     send(settings, 2)
-    assert ingest(settings, until_end=True).events == 2
+    assert ingest(Workspace(settings), until_end=True).events == 2
     assert len(lake.open(settings).table("clicks").scan().collect()) == 5
 
 
@@ -225,17 +226,17 @@ def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
 def test_more_workers_than_log_partitions_are_refused(settings: Settings) -> None:
     send(settings, 1)
     with pytest.raises(CallError, match="the most is 3"):
-        ingest_by_workers(settings, ["clicks"], 4)
+        ingest_by_workers(Workspace(settings), ["clicks"], 4)
 
 
 def test_what_fails_a_worker_ends_all_and_is_told(settings: Settings) -> None:
     send(settings, 5)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     for path in settings.place("log").glob("clicks.db*"):
         path.unlink()
     send(settings, 5)  # the topic is another now
     with pytest.raises(Refused, match="made again"):
-        ingest_by_workers(settings, ["clicks"], 2, until_end=True)
+        ingest_by_workers(Workspace(settings), ["clicks"], 2, until_end=True)
 
 
 def test_ingest_that_is_stopped_is_replaced_and_nothing_is_lost_or_doubled(

@@ -13,6 +13,7 @@ from headrace import lake, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
+from headrace.workspace import Workspace
 
 EVENTS = """
 from datetime import datetime
@@ -76,7 +77,7 @@ def sent(settings: Settings, *values: bytes) -> None:
 
 def test_from_a_refusal_to_the_admitted_replay(settings: Settings, headrace: Run) -> None:
     sent(settings, click(1, 2), click(2, -1), click(3, -2), HOSTILE)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     groups = json.loads(headrace("quarantine", "list", "--json"))["clicks"]
     assert [(g["code"], g["count"], g["share"]) for g in groups] == [
         ("out_of_range", 2, 0.5), ("not_json", 1, 0.25),
@@ -97,7 +98,7 @@ def test_from_a_refusal_to_the_admitted_replay(settings: Settings, headrace: Run
     assert "2 events" in headrace("quarantine", "replay", "clicks", "--field", "price", "--dry-run")
     assert "Replayed 2 events" in headrace("quarantine", "replay", "clicks", "--field", "price")
     assert "was not ingested yet" in headrace("why", "clicks@0:4")
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     again = json.loads(headrace("why", "clicks@0:4", "--json"))
     assert (again["state"], again["first"], again["raw"]) == ("admitted", [0, 1], click(2, -1).decode())
     assert again["values"]["price"] == -1
@@ -126,7 +127,7 @@ def test_nothing_of_a_hostile_event_reaches_the_terminal(settings: Settings, hea
 
 def test_a_long_event_is_cut_unless_the_whole_is_asked_for(settings: Settings, headrace: Run) -> None:
     sent(settings, b"x" * 100_000)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     assert len(headrace("quarantine", "show", "clicks")) < 3_000
     assert len(headrace("quarantine", "show", "clicks", "--whole")) > 100_000
 
@@ -134,7 +135,7 @@ def test_a_long_event_is_cut_unless_the_whole_is_asked_for(settings: Settings, h
 def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) -> None:
     assert "nothing is on the topic yet" in headrace("why", "clicks@0:0", code=2)
     sent(settings, click(1, 1))
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     assert "log partition 0 holds 0 to 0" in headrace("why", "clicks@0:9", code=2)
     assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
     assert "no topic with a contract 'nowhere'" in headrace("why", "nowhere@0:0", code=2)
@@ -145,7 +146,7 @@ def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) ->
 
 def test_a_trimmed_log_leaves_what_the_table_has(settings: Settings, headrace: Run) -> None:
     sent(settings, click(1, 1), click(2, -1))
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     opened = log.open(settings.log.url)
     opened.trim("clicks", {0: 2})
     opened.close()
@@ -158,7 +159,7 @@ def test_a_trimmed_log_leaves_what_the_table_has(settings: Settings, headrace: R
 def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run) -> None:
     assert headrace("quarantine", "alerts") == "No alert is open.\n"
     sent(settings, *[click(n, -1) for n in range(250)])
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     (alert,) = json.loads(headrace("quarantine", "alerts", "--json"))
     assert (alert["subject"], alert["facts"]["code"], alert["severity"]) == (
         "clicks",
@@ -166,6 +167,6 @@ def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run
         "critical",
     )
     assert "100.00% of 250 events" in headrace("quarantine", "alerts")
-    ingest(settings, until_end=True)  # its own topic, now that there is something on it
+    ingest(Workspace(settings), until_end=True)  # its own topic, now that there is something on it
     rows = lake.open(settings).table("headrace_alerts").scan().collect()
     assert rows["alert"].to_list() == [alert["id"]]

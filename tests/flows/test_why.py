@@ -21,6 +21,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.spool import Spool
+from headrace.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
 
 @pytest.fixture(scope="module")
 def answer(shop: TracedShop) -> Why:
-    return why(shop.settings, shop.prediction.id)
+    return why(Workspace(shop.settings), shop.prediction.id)
 
 
 def view(answer: Why, name: str) -> ViewWhy:
@@ -74,7 +75,7 @@ def test_raw_events_are_exactly_those_of_the_user_in_the_window(shop: TracedShop
 
 
 def test_list_of_events_is_limited_and_has_their_total(shop: TracedShop) -> None:
-    activity = view(why(shop.settings, shop.prediction.id, events=2), "user_activity")
+    activity = view(why(Workspace(shop.settings), shop.prediction.id, events=2), "user_activity")
 
     assert ([e.offset for e in activity.events], activity.total) == (shop.behind[:1:-1], 4)
 
@@ -107,7 +108,7 @@ def test_on_demand_view_has_the_inputs_of_its_function(answer: Why) -> None:
 
 def test_served_value_that_the_events_do_not_give_is_a_difference(shop: TracedShop) -> None:
     features = {**shop.prediction.features, "user_activity__views_1h": 3.0}
-    answer = why(shop.settings, log_copy(shop, features=features).id)
+    answer = why(Workspace(shop.settings), log_copy(shop, features=features).id)
 
     assert not answer.equal
     wrong = [f for part in answer.views for f in part.features if not f.equal]
@@ -117,7 +118,7 @@ def test_served_value_that_the_events_do_not_give_is_a_difference(shop: TracedSh
 def test_earlier_position_gives_the_features_of_that_time(shop: TracedShop) -> None:
     positions = json.loads(msgspec.json.encode(shop.prediction.positions))
     positions["user_activity"]["offsets"] = {"0": shop.behind[1]}
-    answer = why(shop.settings, log_copy(shop, positions=positions).id)
+    answer = why(Workspace(shop.settings), log_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert [e.offset for e in activity.events] == shop.behind[:1]
@@ -127,7 +128,7 @@ def test_earlier_position_gives_the_features_of_that_time(shop: TracedShop) -> N
 
 def test_events_not_ingested_yet_prove_nothing(shop: TracedShop) -> None:
     positions = {**shop.prediction.positions, "user_activity": {"kind": "stream", "offsets": {"0": 10_000}}}
-    answer = why(shop.settings, log_copy(shop, positions=positions).id)
+    answer = why(Workspace(shop.settings), log_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert not answer.equal
@@ -146,7 +147,9 @@ def test_unknown_entity_has_no_events_and_missing_values(shop: TracedShop) -> No
     row = {**shop.prediction.positions["product_facts"], "time": None}
     positions = {"user_activity": {"kind": "stream", "offsets": {}}, "product_facts": row}
     entity = {"user_id": 999, "product_id": 998}
-    answer = why(shop.settings, log_copy(shop, features=features, entity=entity, positions=positions).id)
+    answer = why(
+        Workspace(shop.settings), log_copy(shop, features=features, entity=entity, positions=positions).id
+    )
 
     assert answer.equal
     assert view(answer, "user_activity").events == ()
@@ -181,7 +184,7 @@ def test_features_of_an_edited_rowwise_function_are_not_compared(shop: TracedSho
     text = file.read_text()
     file.write_text(text.replace('pl.col("brand") != ""', 'pl.col("brand") != "none"'))
     try:
-        edited = why(shop.settings, shop.prediction.id)
+        edited = why(Workspace(shop.settings), shop.prediction.id)
     finally:
         file.write_text(text)
     activity = view(edited, "user_activity")
@@ -196,23 +199,23 @@ def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Trac
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
     spool.append(msgspec.json.encode(in_spool))
-    assert find_prediction(shop.settings, lake, log, shop.prediction.id)[1] == "log"
-    assert find_prediction(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
+    assert find_prediction(Workspace(shop.settings), shop.prediction.id)[1] == "log"
+    assert find_prediction(Workspace(shop.settings), in_spool.id) == (in_spool, "spool")
     spool.close()
 
     contract = contract_of(Prediction)
     assert contract is not None
     Ingest(contract, log, lake).run(True, threading.Event())
-    prediction, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
+    prediction, place = find_prediction(Workspace(shop.settings), shop.prediction.id)
     assert place == "table"
     assert prediction == shop.prediction
     later = log_copy(shop)
-    assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
+    assert find_prediction(Workspace(shop.settings), later.id)[1] == "log"
     log.close()
 
 
 @pytest.mark.parametrize("id", ["nonsense", "123e4567-e89b-12d3-a456-426614174000", new_id(), "' OR 1=1"])
 def test_unknown_prediction_id_is_a_call_error(shop: TracedShop, id: str) -> None:
     with pytest.raises(CallError) as caught:
-        why(shop.settings, id)
+        why(Workspace(shop.settings), id)
     assert caught.value.remedy is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -15,7 +14,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headrace import lineage, registry
 from headrace.config.settings import Settings
 from headrace.console.filters import FILTERS
 from headrace.console.session import COOKIE, ConsoleGuard, sign_in
@@ -26,6 +24,7 @@ from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.lake.table_state import read_table_states
 from headrace.lineage.graph import upstream
+from headrace.workspace import Workspace
 
 __all__ = ["Console", "app"]
 
@@ -86,25 +85,29 @@ class Console:
 
     def overview(self, _request: Request) -> Response:
         """The status of the project, with the good and refused events of each topic."""
-        state = status(self._settings, load_features=False)
+        with Workspace(self._settings) as workspace:
+            state = status(workspace, load_features=False)
         return self._page("overview.html", state=state, verdicts=self._verdicts(state))
 
     def _verdicts(self, state: Status) -> dict[str, VerdictCounts]:
         if state.problems:
             return {topic.table: VerdictCounts(0, 0) for topic in state.topics}
         tables = [topic.table for topic in state.topics]
-        return count_verdicts(self._settings, tables, read_table_states(self._settings))
+        with Workspace(self._settings) as workspace:
+            return count_verdicts(workspace, tables, read_table_states(self._settings))
 
     def runs(self, request: Request) -> Response:
         """The newest runs, of all jobs or one."""
         job = request.query_params.get("job") or None
-        with closing(lineage.open(self._settings)) as store:
+        with Workspace(self._settings) as workspace:
+            store = workspace.lineage
             return self._page("runs.html", runs=store.runs(job=job, limit=_RUNS), job=job)
 
     def run(self, request: Request) -> Response:
         """One run with its inputs and outputs, and where its inputs come from."""
         run_id = request.path_params["id"]
-        with closing(lineage.open(self._settings)) as store:
+        with Workspace(self._settings) as workspace:
+            store = workspace.lineage
             run = store.run(run_id)
             if run is None:
                 raise CallError(f"there is no run {run_id}")
@@ -114,7 +117,8 @@ class Console:
     def model(self, request: Request) -> Response:
         """A model's versions."""
         name = request.path_params["model"]
-        versions = registry.open(self._settings).versions(name)
+        with Workspace(self._settings) as workspace:
+            versions = workspace.registry.versions(name)
         if not versions:
             raise CallError(f"there is no version of model {name!r}")
         return self._page("model.html", name=name, versions=versions)
@@ -128,7 +132,8 @@ class Console:
 
     def prediction(self, request: Request) -> Response:
         """Why: a prediction back to its raw events."""
-        return self._page("prediction.html", why=why(self._settings, request.path_params["id"]))
+        with Workspace(self._settings) as workspace:
+            return self._page("prediction.html", why=why(workspace, request.path_params["id"]))
 
     async def login(self, request: Request) -> Response:
         """Takes the token once and gives a cookie for it."""

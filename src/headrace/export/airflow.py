@@ -10,6 +10,7 @@ from datetime import timedelta
 from headrace.config.settings import Settings
 from headrace.export.target import Export, Target
 from headrace.flows.build.context import BuildContext
+from headrace.workspace import Workspace
 
 __all__ = ["TARGET", "Task", "dag_file"]
 
@@ -60,7 +61,7 @@ class Task:
 
 def _write(settings: Settings) -> Export:
     """The project's build. The DAG runs as often as the smallest refresh of the project's models."""
-    context = BuildContext(settings)
+    context = BuildContext(Workspace(settings))
     graph = context.graph
     # Variables of the environment travel with Airflow's own configuration; the profile is named.
     options = f" --profile {shlex.quote(settings.profile_name)}"

@@ -16,12 +16,13 @@ from headrace.flows.build.report import BuildReport, Progress, StageReport, sile
 from headrace.flows.build.unchanged import is_unchanged
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder, try_lock
+from headrace.workspace import Workspace
 
 __all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage", "silent"]
 
 
 def build(
-    settings: Settings,
+    workspace: Workspace,
     targets: Sequence[str] = (),
     *,
     dry_run: bool = False,
@@ -33,7 +34,7 @@ def build(
     A build that is killed at any point is continued by the next one.
 
     Args:
-        settings: whose project.
+        workspace: the project to work on.
         targets: stages, tables or models; they are built with all they need.
         dry_run: only report what would run, and why.
         override: release a version although the gate refuses it, for this reason.
@@ -45,7 +46,7 @@ def build(
         Refused: an audit or a gate refused a result; what was published before is as it was.
         Unavailable: another build runs on this project, or a service is away.
     """
-    start = perf_counter()
+    start, settings = perf_counter(), workspace.settings
     if override is None and is_unchanged(settings):
         if targets:
             _check_targets(settings, targets)
@@ -55,7 +56,7 @@ def build(
 
         reports = [
             StageReport(planned.stage.name, "; ".join(reason.what for reason in planned.reasons))
-            for planned in plan_build(settings, targets)
+            for planned in plan_build(workspace, targets)
             if planned.reasons
         ]
         return BuildReport(tuple(reports), perf_counter() - start, dry_run=True)
@@ -63,25 +64,25 @@ def build(
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.runner import run_build
 
-        reports = run_build(BuildContext(settings, override), targets, progress)
+        reports = run_build(BuildContext(workspace, override), targets, progress)
     return BuildReport(tuple(reports), perf_counter() - start)
 
 
-def run_stage(settings: Settings, name: str) -> str:
+def run_stage(workspace: Workspace, name: str) -> str:
     """Does one stage's work, for `dvc repro`: DVC itself decides and records. Returns what the stage did.
 
     Raises:
         CallError: the project has no such stage.
         HeadraceError: as the stage's work.
     """
-    with hold_build_lock(settings):
+    with hold_build_lock(workspace.settings):
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.runner import record_runs
         from headrace.flows.build.runner import run_stage as run
 
-        context = BuildContext(settings)
+        context = BuildContext(workspace)
         stage = context.graph.stage(name)
-        with record_runs(settings):
+        with record_runs(workspace):
             return run(context, stage).what
 
 

@@ -17,7 +17,8 @@ from headrace.flows.build.graph import StageGraph
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.project_code import ProjectCode, read_project_code
 from headrace.kernel.errors import ProjectError
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from headrace.features.plan import FeaturePlan
@@ -31,15 +32,20 @@ class BuildContext:
     """What the stages of one build share. Each part is made when it is first needed.
 
     Attributes:
-        settings: whose project.
+        workspace: the project that is built.
         override: why a version that the gate refuses is released nevertheless, or None.
         by: who builds, for the record of a release.
     """
 
-    settings: Settings
+    workspace: Workspace
     override: str | None = None
     by: str = "build"
     _projects: dict[bool, Project] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        """The project's settings."""
+        return self.workspace.settings
 
     @cached_property
     def pointers(self) -> Pointers:
@@ -67,12 +73,10 @@ class BuildContext:
         """The stages of the project as it is now."""
         return StageGraph.of_project(self.code, self.settings)
 
-    @cached_property
+    @property
     def lake(self) -> Lake:
         """The lake."""
-        from headrace import lake
-
-        return lake.open(self.settings)
+        return self.workspace.lake
 
     def project(self, *, features: bool = True) -> Project:
         """The project; without features and models it loads 5 s faster.
@@ -87,7 +91,7 @@ class BuildContext:
             digest = self.source_digest  # before the modules are loaded
             if features:
                 import headrace.features.feast  # noqa: F401  (before the project's modules: quicker)
-            project = load_project(self.settings, without=() if features else ("feast",))
+            project = self.workspace.whole_project if features else self.workspace.project
             if source_digest(self.settings) != digest:
                 raise ProjectError(
                     "the project's code was edited while the build was reading it",
@@ -170,12 +174,7 @@ class BuildContext:
 
     def champion(self, model: str) -> int | None:
         """The version that is champion now, or None."""
-        from headrace import log as logs
         from headrace.serving import release
 
-        log = logs.open(self.settings.log.url)
-        try:
-            current = release.find_current(log, model)
-        finally:
-            log.close()
+        current = release.find_current(self.workspace.log, model)
         return None if current is None else release.champion_version(current)

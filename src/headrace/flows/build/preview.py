@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.config.settings import Settings
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift
 from headrace.flows.build.dvc_lock import read_lock
@@ -15,6 +14,7 @@ from headrace.flows.build.pointers import pointer_text
 from headrace.flows.build.reasons import StaleReason
 from headrace.flows.build.sources import find_sources, raise_first_problem
 from headrace.flows.build.stage import Stage
+from headrace.workspace import Workspace
 
 __all__ = ["PlannedStage", "Preview", "plan_build"]
 
@@ -27,7 +27,7 @@ class PlannedStage:
     reasons: tuple[StaleReason, ...]
 
 
-def plan_build(settings: Settings, targets: Sequence[str] = ()) -> list[PlannedStage]:
+def plan_build(workspace: Workspace, targets: Sequence[str] = ()) -> list[PlannedStage]:
     """Every stage of the targets but those that are never reported, in order, with the reasons why it is stale.
 
     Raises:
@@ -35,7 +35,7 @@ def plan_build(settings: Settings, targets: Sequence[str] = ()) -> list[PlannedS
         CallError: a target does not exist.
         Unavailable: the catalog is away, or a topic that the targets need has no events yet.
     """
-    return Preview(BuildContext(settings)).plan(targets)
+    return Preview(BuildContext(workspace)).plan(targets)
 
 
 class Preview:

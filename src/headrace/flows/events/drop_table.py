@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from headrace import lake as lakes
-from headrace.config.settings import Settings
 from headrace.declare.table import Table
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.context import BuildContext
@@ -13,8 +11,9 @@ from headrace.flows.build.stages.table import TableStage
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
 from headrace.tables.build import unpin_inputs
+from headrace.workspace import Workspace
 
 __all__ = ["check_droppable", "drop_table", "find_undeclared_tables"]
 
@@ -29,14 +28,14 @@ def find_undeclared_tables(project: Project, lake: Lake) -> list[str]:
     ]
 
 
-def check_droppable(settings: Settings, name: str) -> None:
+def check_droppable(workspace: Workspace, name: str) -> None:
     """The table may be taken away.
 
     Raises:
         CallError: there is no such table, or no build made it: a topic's table, a training set.
         Refused: a declared table or a model reads it.
     """
-    project, lake = load_project(settings, without=("feast",)), lakes.open(settings)
+    project, lake = workspace.project, workspace.lake
     droppable = [
         *find_undeclared_tables(project, lake),
         *(table_name for table_name in project.tables if lake.table_exists(table_name)),
@@ -52,7 +51,7 @@ def check_droppable(settings: Settings, name: str) -> None:
         if any(isinstance(source, Table) and source.name == name for source in project.inputs(table))
     ]
     readers += [
-        f"model {model}" for model, code in BuildContext(settings).code.models.items() if name in code.tables
+        f"model {model}" for model, code in BuildContext(workspace).code.models.items() if name in code.tables
     ]
     if readers:
         raise Refused(
@@ -61,17 +60,17 @@ def check_droppable(settings: Settings, name: str) -> None:
         )
 
 
-def drop_table(settings: Settings, name: str) -> None:
+def drop_table(workspace: Workspace, name: str) -> None:
     """Takes the table away. Killed at any point, it can be called again.
 
     Raises:
         CallError, Refused: as `check_droppable`.
         Unavailable: a build works on the project, or the catalog is away.
     """
+    settings = workspace.settings
     with hold_build_lock(settings):
-        check_droppable(settings, name)
-        lake = lakes.open(settings)
+        check_droppable(workspace, name)
         Pointers(settings.root).remove(Pointers.path("tables", name))
         remove_stage(settings.root, TableStage.name_of(name))
-        unpin_inputs(lake, name)
-        lake.drop_table(name)
+        unpin_inputs(workspace.lake, name)
+        workspace.lake.drop_table(name)

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from headrace import lake as lakes
-from headrace import lineage
-from headrace import log as logs
 from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import IngestHooks, Progress, Sink, ingest_all
 from headrace.events.ingest.refusals import RefusalSource
-from headrace.features import online as online_stores
 from headrace.features.online.follow import OnlineSink
 from headrace.flows.events.code_watch import CodeWatch
 from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.run import record_with
-from headrace.projects.project import load_project
 from headrace.serving.topics import system_contracts
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
@@ -34,7 +30,7 @@ __all__ = ["ingest", "open_schema_registry"]
 
 
 def ingest(
-    settings: Settings,
+    workspace: Workspace,
     topics: Sequence[str] = (),
     *,
     until_end: bool = False,
@@ -49,7 +45,7 @@ def ingest(
     If this process is killed, the next call continues from the last commit.
 
     Args:
-        settings: of the project.
+        workspace: the project to work on.
         topics: the topics to ingest.
         until_end: return when what the log held at the call is in the tables; else run until `stop`.
         stop: set from another thread, it ends the work after the batch that is being written.
@@ -70,7 +66,7 @@ def ingest(
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool would keep what a maintenance took
     stop = stop or threading.Event()
     report = IngestReport()
-    with _Session(settings, topics, stop) as session:
+    with _Session(workspace, topics, stop) as session:
         if end_on_newer_code:
             session.watch_code()
 
@@ -87,7 +83,7 @@ def ingest(
             stop=stop,
             open_sinks=session.open_sinks,
             hooks=IngestHooks(note_commit, on_ready, on_alive),
-            schema_registry=open_schema_registry(settings),
+            schema_registry=open_schema_registry(workspace.settings),
         )
     session.check_code()
     report.seconds = perf_counter() - started
@@ -103,23 +99,22 @@ class _Session:
         refusals: the source of alerts, which runs beside the ingest.
     """
 
-    def __init__(self, settings: Settings, topics: Sequence[str], stop: threading.Event) -> None:
-        self._settings, self._topics, self._stop = settings, topics, stop
-        self._project = load_project(settings, without=("feast",))
+    def __init__(self, workspace: Workspace, topics: Sequence[str], stop: threading.Event) -> None:
+        self._topics, self._stop = topics, stop
+        self._workspace, self._project = workspace, workspace.project
         self.contracts = [self._project.contract(name) for name in topics]
         self._code_watch: CodeWatch | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> _Session:
         with ExitStack() as stack:
-            lineage_store = stack.enter_context(closing(lineage.open(self._settings)))
-            self.log = stack.enter_context(closing(logs.open(self._settings.log.url)))
-            self._online = stack.enter_context(closing(online_stores.open(self._settings.online.url)))
-            self.lake = lakes.open(self._settings)
+            recorder = self._workspace.lineage.recorder()
+            self.log, self.lake = self._workspace.log, self._workspace.lake
+            self._online = self._workspace.online
             if not self._topics:
                 system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
                 self.contracts = [*self._project.contracts.values(), *system]
-            stack.enter_context(record_with(lineage_store.recorder()))
+            stack.enter_context(record_with(recorder))
             self.refusals = RefusalSource(self.contracts, self.log, self.lake)
             stack.enter_context(AlertWatch([self.refusals], self.log, self.lake))
             self._stack = stack.pop_all()

@@ -11,13 +11,12 @@ from multiprocessing.connection import Connection, wait
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from headrace import log
 from headrace.config.settings import Settings
 from headrace.events.ingest.progress import Progress
 from headrace.flows.events.ingest import ingest
 from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.errors import CallError, Unavailable
-from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -28,7 +27,7 @@ _LOOK = 0.2  # seconds between two looks at `stop`
 
 
 def ingest_by_workers(
-    settings: Settings,
+    workspace: Workspace,
     topics: Sequence[str],
     workers: int,
     *,
@@ -44,9 +43,9 @@ def ingest_by_workers(
         HeadraceError: what a worker raised; likewise.
     """
     started = perf_counter()
-    _check(settings, topics, workers)
+    _check(workspace, topics, workers)
     stop = stop or threading.Event()
-    running = [_Worker(settings, topics, until_end, number) for number in range(1, workers + 1)]
+    running = [_Worker(workspace.settings, topics, until_end, number) for number in range(1, workers + 1)]
     report = IngestReport()
     failed: BaseException | None = None
     while running:
@@ -68,18 +67,14 @@ def ingest_by_workers(
     return report
 
 
-def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
-    project = load_project(settings, without=("feast",))
+def _check(workspace: Workspace, topics: Sequence[str], workers: int) -> None:
+    project, log = workspace.project, workspace.log
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
-    opened = log.open(settings.log.url)
-    try:
-        there = opened.topics()
-        most = max(
-            opened.partitions(contract.topic) if contract.topic in there else contract.partitions
-            for contract in contracts
-        )
-    finally:
-        opened.close()
+    topics_on_log = log.topics()
+    most = max(
+        log.partitions(contract.topic) if contract.topic in topics_on_log else contract.partitions
+        for contract in contracts
+    )
     if workers > most:
         raise CallError(
             f"no topic has {workers} log partitions to divide: the most is {most}",
@@ -146,7 +141,8 @@ def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Conn
 
     threading.Thread(target=hear, daemon=True).start()
     try:
-        ingest(settings, topics, until_end=until_end, stop=stop, progress=tell)
+        with Workspace(settings) as workspace:
+            ingest(workspace, topics, until_end=until_end, stop=stop, progress=tell)
     except BaseException as error:
         tell(error)
     else:

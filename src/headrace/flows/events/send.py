@@ -16,8 +16,6 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.contracts.shape import shape_of
@@ -27,7 +25,7 @@ from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log, append_fitting
-from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 __all__ = ["SendReport", "send"]
 
@@ -59,7 +57,7 @@ class SendReport:
 
 
 def send(
-    settings: Settings,
+    workspace: Workspace,
     topic: str,
     file: Path,
     *,
@@ -72,7 +70,7 @@ def send(
     """Sends every row of the file; each batch is durable on the log before the next is read.
 
     Args:
-        settings: of the project.
+        workspace: the project to work on.
         topic: a topic that has a contract: its key chooses the log partition.
         file: .csv, .ndjson, .jsonl or .parquet.
         rate: the most events in a second.
@@ -88,7 +86,7 @@ def send(
         HeadraceError: the log failed; the remedy says how many events of the file it has, and how to continue.
     """
     _check_options(rate, skip, shift_to_now, shift_by)
-    contract = load_project(settings, without=("feast",)).contract(topic)
+    contract = workspace.project.contract(topic)
     if not formats.find(contract).plain_json:
         raise CallError(
             f"send writes JSON, and the events of {topic!r} have the format {contract.format!r}",
@@ -102,8 +100,7 @@ def send(
         check_file(file)
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
-        with contextlib.closing(logs.open(settings.log.url)) as log:
-            sending.append_to(log, progress)
+        sending.append_to(workspace.log, progress)
         schema = {field.name: str(field.type) for field in shape_of(contract).schema}
         facts = {"rows": sending.sent - len(sending.too_large), "schema": schema}
         this_run.add_output(Dataset("topic", topic, facts=facts))

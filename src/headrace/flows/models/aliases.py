@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.serving import release as releases
 from headrace.serving.release import Release
+from headrace.workspace import Workspace
 
 __all__ = ["ChampionMismatch", "MovedAlias", "aliases_of", "find_champion_mismatches", "find_moved_aliases"]
 
@@ -50,13 +50,13 @@ def aliases_of(release: Release) -> dict[str, int | None]:
     return {"champion": releases.champion_version(release), "challenger": challenger}
 
 
-def find_moved_aliases(settings: Settings, in_force: Iterable[Release]) -> list[MovedAlias]:
+def find_moved_aliases(workspace: Workspace, in_force: Iterable[Release]) -> list[MovedAlias]:
     """The aliases that are not as the releases in force set them.
 
     Raises:
         Unavailable: the registry is away.
     """
-    registry = registries.open(settings)
+    registry = workspace.registry
     moved = []
     for release in sorted(in_force, key=lambda release: release.model):
         for alias, released in aliases_of(release).items():

@@ -10,7 +10,6 @@ from uuid import UUID
 import msgspec
 import polars as pl
 
-from headrace.config.settings import Settings
 from headrace.events.ingest.position import read_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import id_time
@@ -19,6 +18,7 @@ from headrace.log import Log
 from headrace.log.follow import read_to_end
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.spool import read_spool
+from headrace.workspace import Workspace
 
 __all__ = ["TABLE", "PredictionPlace", "find_prediction"]
 
@@ -30,9 +30,7 @@ _decode = msgspec.json.Decoder(Prediction).decode
 _JSON_COLUMNS = {"entity", "request", "features", "positions", "value"}
 
 
-def find_prediction(
-    settings: Settings, lake: Lake, log: Log, prediction_id: str
-) -> tuple[Prediction, PredictionPlace]:
+def find_prediction(workspace: Workspace, prediction_id: str) -> tuple[Prediction, PredictionPlace]:
     """The prediction with this id, and where it is: in its table, on the log, or still in a replica's spool.
 
     Raises:
@@ -45,6 +43,7 @@ def find_prediction(
         raise CallError(
             f"{prediction_id!r} is not a valid prediction id", remedy="It is the `id` of a response, a UUIDv7."
         ) from None
+    lake, log, settings = workspace.lake, workspace.log, workspace.settings
     spool = settings.place("serving", "spool")
     searches: list[tuple[PredictionPlace, Callable[[], Prediction | None]]] = [
         ("table", lambda: _find_in_table(lake, text, time)),

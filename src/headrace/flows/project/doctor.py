@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
-from headrace import lake, lineage, log, registry
 from headrace.alerts.channels import channels
 from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
-from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
@@ -28,6 +26,7 @@ from headrace.projects.running import find_up
 from headrace.serving.deployment import haproxy
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.spool import find_oversized, folder_of_oversized, read_spool
+from headrace.workspace import Workspace
 
 __all__ = ["Diagnosis", "doctor"]
 
@@ -55,22 +54,23 @@ class Diagnosis:
     remedy: str | None = None
 
 
-def doctor(settings: Settings | None) -> list[Diagnosis]:
+def doctor(workspace: Workspace | None) -> list[Diagnosis]:
     """Looks at this machine, and at every service of the profile where there is a project.
 
     Nothing raises: what fails is a finding.
     """
+    settings = None if workspace is None else workspace.settings
     diagnoses = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings)]
     if settings is not None and settings.deployment == "ray_serve":
         diagnoses.append(_haproxy())
-    if settings is None:
+    if workspace is None or settings is None:
         return diagnoses
     looks: list[tuple[str, Callable[[], str]]] = [
-        (f"log {settings.log.address}", lambda: _log(settings)),
-        (f"catalog {settings.lake.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
-        (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(settings)),
-        (f"online {settings.online.address}", lambda: _online(settings)),
-        (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(settings)),
+        (f"log {settings.log.address}", lambda: _log(workspace)),
+        (f"catalog {settings.lake.catalog}", lambda: f"{len(workspace.lake.list_tables())} tables"),
+        (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(workspace)),
+        (f"online {settings.online.address}", lambda: _online(workspace)),
+        (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(workspace)),
     ]
     if url := settings.formats.schema_registry:
         looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
@@ -87,7 +87,7 @@ def doctor(settings: Settings | None) -> list[Diagnosis]:
         *_state(settings),
         *_ports(settings),
         *_spool(settings),
-        *_lineage(settings),
+        *_lineage(workspace),
         *_check_channels(settings),
     ]
 
@@ -163,37 +163,31 @@ def _check(what: str, look: Callable[[], str]) -> Diagnosis:
         )
 
 
-def _log(settings: Settings) -> str:
-    opened = log.open(settings.log.url)
-    try:
-        topics = f"{len(opened.topics())} topics"
-        if urlsplit(settings.log.url).scheme != "kafka":
-            return topics
-        protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
-        return f"{topics}; it lets this user in by {protocol}"
-    finally:
-        opened.close()
+def _log(workspace: Workspace) -> str:
+    topics = f"{len(workspace.log.topics())} topics"
+    if urlsplit(workspace.settings.log.url).scheme != "kafka":
+        return topics
+    protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
+    return f"{topics}; it lets this user in by {protocol}"
 
 
-def _warehouse(settings: Settings) -> str:
+def _warehouse(workspace: Workspace) -> str:
+    settings = workspace.settings
     if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
         return "the catalog decides where files lie"
-    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
+    workspace.lake.check_warehouse(settings.lake.warehouse_url)
     return "files can be written and read"
 
 
-def _online(settings: Settings) -> str:
-    store = online.open(settings.online.url)
-    try:
-        views = store.views()
-        broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
-        return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
-    finally:
-        store.close()
+def _online(workspace: Workspace) -> str:
+    store = workspace.online
+    views = store.views()
+    broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
+    return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
 
 
-def _mlflow(settings: Settings) -> str:
-    return f"{len(registry.open(settings).client.search_registered_models())} models"
+def _mlflow(workspace: Workspace) -> str:
+    return f"{len(workspace.registry.client.search_registered_models())} models"
 
 
 def _address(what: str, url: str) -> Diagnosis:
@@ -239,14 +233,11 @@ def _spool(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
 
 
-def _lineage(settings: Settings) -> Iterator[Diagnosis]:
+def _lineage(workspace: Workspace) -> Iterator[Diagnosis]:
+    settings = workspace.settings
     if not settings.place("lineage.db").is_file():
         return
-    store = lineage.open(settings)
-    try:
-        health = store.health(settings.lineage.endpoints)
-    finally:
-        store.close()
+    health = workspace.lineage.health(settings.lineage.endpoints)
     fine = not health.dropped
     detail = f"{health.events:,} events kept" + (
         "" if fine else f", {health.dropped:,} dropped: {health.reason}"

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.kernel.position import LogPosition, decode_position
 from headrace.kernel.properties import POSITION, UNDECLARED_FIELDS
 from headrace.kernel.time import now
 from headrace.lake.table_state import TableState
 from headrace.log import Log
+from headrace.workspace import Workspace
 
 __all__ = ["TableStatus", "TopicStatus", "VerdictCounts", "count_verdicts", "table_status", "topic_status"]
 
@@ -104,7 +104,7 @@ def table_status(name: str, head: TableState | None, *, declared: bool) -> Table
 
 
 def count_verdicts(
-    settings: Settings, tables: Iterable[str], heads: Mapping[str, TableState]
+    workspace: Workspace, tables: Iterable[str], heads: Mapping[str, TableState]
 ) -> dict[str, VerdictCounts]:
     """Topic's table → its good and refused events, from the metadata of its files.
 
@@ -113,9 +113,7 @@ def count_verdicts(
     Raises:
         Unavailable: the lake is away.
     """
-    from headrace import lake as lakes
-
-    lake = lakes.open(settings)
+    lake = workspace.lake
     verdicts = {}
     for name in tables:
         head = heads.get(name)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from headrace import lineage
-from headrace import log as logs
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
@@ -34,12 +31,11 @@ from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
 from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
-from headrace.log import Log
-from headrace.projects.project import load_project
 from headrace.projects.running import Up, find_up
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
+from headrace.workspace import Workspace
 
 __all__ = ["StaleStage", "Status", "status"]
 
@@ -132,11 +128,11 @@ class _OnLog:
     releases: Mapping[str, Release] | None = None
 
 
-def status(settings: Settings, *, load_features: bool = True) -> Status:
+def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     """What is stale and why, what runs, how fresh it is.
 
     Args:
-        settings: whose project.
+        workspace: the project to work on.
         load_features: compile features whose code was edited since the last build, which loads Feast, to say
             what is stale; else `blocked` says that the code was edited.
 
@@ -144,7 +140,7 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
         ProjectError: the project is wrong.
     """
     problems: list[str] = []
-    context = BuildContext(settings)
+    settings, context = workspace.settings, BuildContext(workspace)
     stale, blocked, waiting = _find_stale(context, load_features)
     declared = _read_declared(context)
     try:
@@ -153,7 +149,7 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
         problems.append(str(error))
         heads = {}
     try:
-        on_log = _read_log(settings, declared, heads)
+        on_log = _read_log(workspace, declared, heads)
     except HeadraceError as error:
         problems.append(str(error))
         on_log = _OnLog()
@@ -178,11 +174,11 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
-        moved_aliases=_find_moved_aliases(settings, releases),
+        moved_aliases=_find_moved_aliases(workspace, releases),
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
-        lineage=_lineage_health(settings),
+        lineage=_lineage_health(workspace),
         building=_building(settings),
         up=up,
     )
@@ -196,7 +192,7 @@ def _find_stale(
     if not load_features and context.recorded_code is None:
         return (), "the project's code was edited since the last build: headrace status says what is stale", {}
     try:
-        stale = () if is_unchanged(settings) else _plan(settings)
+        stale = () if is_unchanged(settings) else _plan(context.workspace)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
     try:
@@ -205,12 +201,12 @@ def _find_stale(
         return stale, None, {}
 
 
-def _plan(settings: Settings) -> tuple[StaleStage, ...]:
+def _plan(workspace: Workspace) -> tuple[StaleStage, ...]:
     from headrace.flows.build.preview import plan_build  # it brings DVC
 
     return tuple(
         StaleStage(planned.stage.name, tuple((reason.kind, reason.what) for reason in planned.reasons))
-        for planned in plan_build(settings)
+        for planned in plan_build(workspace)
         if planned.reasons
     )
 
@@ -222,7 +218,7 @@ def _read_declared(context: BuildContext) -> _Declared:
         return _Declared(code.topics, tuple(code.tables), tuple(code.models), code.contract_digests)
     from headrace.events.contracts.description import describe_contract
 
-    project = load_project(context.settings, without=("feast",))  # so without its models
+    project = context.workspace.project  # so without its models
     contracts = project.contracts.values()
     last = read_project_code(context.pointers)
     return _Declared(
@@ -233,42 +229,41 @@ def _read_declared(context: BuildContext) -> _Declared:
     )
 
 
-def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
-    with closing(logs.open(settings.log.url)) as log:
-        notes = _contract_notes(settings, declared, heads)
-        topics = tuple(
-            topic_status(log, topic, table, heads.get(table), notes.get(topic))
-            for topic, table in declared.topics.items()
-        )
-        follower = ReleaseFollower(log)
-        follower.poll()
-        return _OnLog(topics, tuple(_open_alerts(settings, log, heads)), follower.in_force)
+def _read_log(workspace: Workspace, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
+    log, notes = workspace.log, _contract_notes(workspace, declared, heads)
+    topics = tuple(
+        topic_status(log, topic, table, heads.get(table), notes.get(topic))
+        for topic, table in declared.topics.items()
+    )
+    follower = ReleaseFollower(log)
+    follower.poll()
+    return _OnLog(topics, tuple(_open_alerts(workspace, heads)), follower.in_force)
 
 
-def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableState]) -> list[Alert]:
-    if ALERTS not in heads or not has_forgotten(log):
-        return open_alerts(log)
-    from headrace import lake as lakes
-
-    return open_alerts(log, lakes.open(settings))
+def _open_alerts(workspace: Workspace, heads: Mapping[str, TableState]) -> list[Alert]:
+    if ALERTS not in heads or not has_forgotten(workspace.log):
+        return open_alerts(workspace.log)
+    return open_alerts(workspace.log, workspace.lake)
 
 
-def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> dict[str, str]:
+def _contract_notes(
+    workspace: Workspace, declared: _Declared, heads: Mapping[str, TableState]
+) -> dict[str, str]:
     """Topic → what an edit of its contract means, where the topic's table has another contract."""
     notes = {}
     for topic, table in declared.topics.items():
         text = heads[table].properties.get(CONTRACT) if table in heads else None
         old = None if text is None else json.loads(text)
         if old is not None and old["fingerprint"] != declared.contracts[topic]:
-            notes[topic] = _contract_note(settings, topic, old)
+            notes[topic] = _contract_note(workspace, topic, old)
     return notes
 
 
-def _contract_note(settings: Settings, topic: str, old: dict[str, Any]) -> str:
+def _contract_note(workspace: Workspace, topic: str, old: dict[str, Any]) -> str:
     from headrace.events.contracts.description import describe_contract
     from headrace.events.ingest.adoption import contract_refusal
 
-    contract = load_project(settings, without=("feast",)).contract(topic)
+    contract = workspace.project.contract(topic)
     error = contract_refusal(contract, old, describe_contract(contract))
     if error is not None:
         return f"ingest refuses its contract: {error}"
@@ -285,18 +280,17 @@ def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]
         return {}, error.what
 
 
-def _find_moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
+def _find_moved_aliases(workspace: Workspace, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
     try:
-        return tuple(find_moved_aliases(settings, releases.values()))
+        return tuple(find_moved_aliases(workspace, releases.values()))
     except Unavailable:  # MLflow is away: doctor reports that, and a status must not fail for it
         return ()
 
 
-def _lineage_health(settings: Settings) -> Health | None:
-    if not settings.place("lineage.db").is_file():
+def _lineage_health(workspace: Workspace) -> Health | None:
+    if not workspace.settings.place("lineage.db").is_file():
         return None
-    with closing(lineage.open(settings)) as store:
-        return store.health(settings.lineage.endpoints)
+    return workspace.lineage.health(workspace.settings.lineage.endpoints)
 
 
 def _building(settings: Settings) -> int | None:

@@ -9,10 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace import lake as lakes
-from headrace import lineage, registry
-from headrace import log as logs
-from headrace.config.settings import Settings
+from headrace import lineage
 from headrace.features.checks.recompute import Recomputed, ServedPrediction, recompute, views_of_edited_code
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView, decode_plan
@@ -25,12 +22,13 @@ from headrace.kernel.time import micros
 from headrace.lake import Lake
 from headrace.lineage.graph import Node, upstream
 from headrace.log import Log
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
 from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST, Manifest
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release, history
 from headrace.training.report import read_report
+from headrace.workspace import Workspace
 
 __all__ = ["FeatureWhy", "VersionOrigin", "VersionWhy", "ViewWhy", "Why", "why"]
 
@@ -159,12 +157,12 @@ class Why(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why:
+def why(workspace: Workspace, prediction_id: str, *, events: int = _EVENTS) -> Why:
     """What made the prediction: each feature with its raw events, recomputed and compared; the version with
     its training run, snapshots and code; the lineage up to the topics.
 
     Args:
-        settings: whose project.
+        workspace: the project to work on.
         prediction_id: the `id` of an answer.
         events: how many raw events are listed for each view.
 
@@ -173,24 +171,16 @@ def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why
         Unavailable: the events behind it are not ingested yet, or a service is away.
         Refused: the version's bundle was changed.
     """
-    project = load_project(settings, without=["feast"])
-    lake = lakes.open(settings)
-    log = logs.open(settings.log.url)
-    try:
-        prediction, found_in = find_prediction(settings, lake, log, prediction_id)
-        versions = registry.open(settings)
-        bundle = versions.bundle(prediction.model, prediction.version)
-        plan = decode_plan((bundle / "plan.json").read_bytes())
-        views = _views(project, lake, plan, prediction, events)
-        notes: list[str] = []
-        release = _release(log, prediction, notes)
-        origin = _version_origin(lake, bundle)
-        version = _version(versions, prediction, plan, origin, notes)
-    finally:
-        log.close()
-    store = lineage.open(settings)
-    graph = _graph(store, prediction, origin)
-    store.close()
+    project, lake = workspace.project, workspace.lake
+    prediction, found_in = find_prediction(workspace, prediction_id)
+    bundle = workspace.registry.bundle(prediction.model, prediction.version)
+    plan = decode_plan((bundle / "plan.json").read_bytes())
+    views = _views(project, lake, plan, prediction, events)
+    notes: list[str] = []
+    release = _release(workspace.log, prediction, notes)
+    origin = _version_origin(lake, bundle)
+    version = _version(workspace.registry, prediction, plan, origin, notes)
+    graph = _graph(workspace.lineage, prediction, origin)
     equal = all(feature.equal is True for view in views for feature in view.features)
     return Why(prediction, found_in, release, views, equal, version, graph, tuple(notes))
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
 from msgspec import Struct
 
-from headrace import lake as lakes
-from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
 from headrace.events.ingest.position import read_position
@@ -22,8 +18,8 @@ from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
-from headrace.projects.project import load_project
 from headrace.serving.topics import system_contracts
+from headrace.workspace import Workspace
 
 __all__ = ["EventOutcome", "EventWhy", "why_event"]
 
@@ -78,7 +74,7 @@ class EventWhy(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def why_event(settings: Settings, place: str) -> EventWhy | None:
+def why_event(workspace: Workspace, place: str) -> EventWhy | None:
     """What happened to the event at `TOPIC@PARTITION:OFFSET`; None where `place` does not have this form.
 
     Raises:
@@ -88,22 +84,21 @@ def why_event(settings: Settings, place: str) -> EventWhy | None:
     match = _PLACE.fullmatch(place)
     if match is None:
         return None
-    contract = _find_contract(settings, match.group(1))
+    contract = _find_contract(workspace, match.group(1))
     position = int(match.group(2)), int(match.group(3))
-    lake = lakes.open(settings)
-    with closing(logs.open(settings.log.url)) as log:
-        table = lake.table(contract.table) if lake.table_exists(contract.table) else None
-        notes: list[str] = []
-        record = _read_record(log, contract.topic, position, table, notes)
-        rows = [] if table is None else _read_rows(table, position, record)
-        if not rows and record is None:
-            raise _no_event(log, contract.topic, position)
+    lake, log = workspace.lake, workspace.log
+    table = lake.table(contract.table) if lake.table_exists(contract.table) else None
+    notes: list[str] = []
+    record = _read_record(log, contract.topic, position, table, notes)
+    rows = [] if table is None else _read_rows(table, position, record)
+    if not rows and record is None:
+        raise _no_event(log, contract.topic, position)
     return _explain(contract, position, rows, record, notes)
 
 
-def _find_contract(settings: Settings, topic: str) -> Contract:
+def _find_contract(workspace: Workspace, topic: str) -> Contract:
     system = {contract.topic: contract for contract in system_contracts()}
-    return system[topic] if topic in system else load_project(settings, without=["feast"]).contract(topic)
+    return system[topic] if topic in system else workspace.project.contract(topic)
 
 
 def _read_record(
