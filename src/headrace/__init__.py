@@ -1,7 +1,7 @@
-"""Headrace: raw events to live predictions, and from any prediction the way back.
+"""Headrace: raw events to live predictions, and from any prediction back to its events.
 
-The public names. Importing this loads none of the engines (Ray, Feast, MLflow, Polars): each name
-is imported when it is first used.
+These are the public names. Importing the package loads no engine (Ray, Feast, MLflow, Polars), because
+each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(home), name)
-    # `source` and `table` are functions here, though submodules elsewhere carry those names too.
+    # Stored, because `source` and `table` are functions here, although submodules have these names too.
     globals()[name] = value
     return value
 

@@ -162,7 +162,7 @@ def test_a_table_is_dropped_once_nothing_reads_it(project: Path, headrace: Headr
     read = headrace("drop-table", "doubled", "--yes", cwd=project)
     assert (read.returncode, "table 'doubled' is read by table total" in read.stderr) == (1, True)
     lost = headrace("drop-table", "nothing", "--yes", cwd=project)
-    assert (lost.returncode, "There are: doubled, total." in lost.stderr) == (2, True)
+    assert (lost.returncode, "Choose one: doubled, total." in lost.stderr) == (2, True)
 
     tables = project / "tiny" / "tables.py"
     tables.write_text(tables.read_text().replace("def total", "def whole"))

@@ -81,7 +81,7 @@ def test_runs_and_one_run(served: HttpServer) -> None:
 def test_a_prediction_shows_why(served: HttpServer, shop: TracedShop) -> None:
     page = text(served, f"/predictions/{shop.prediction.id}")
 
-    assert "every feature, recomputed from the raw events, is what was served" in page
+    assert "every feature recomputed from the raw events equals the served one" in page
     rows = cells(page)
     assert ["user_activity__events_1h", "4", "4", "yes", "4"] in rows
     assert [row[0] for row in rows if len(row) == 5 and row[0].startswith("0:")] == [

@@ -20,7 +20,7 @@ def test_examples_are_found_by_their_folders() -> None:
 
 
 def test_unknown_example_names_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match="no demo 'nowhere'") as error:
+    with pytest.raises(CallError, match="demo 'nowhere' does not exist") as error:
         run_demo("nowhere", tmp_path / "x", DemoOptions(), progress=lambda _step, _name: None)
     assert "shop" in str(error.value.remedy)
 

@@ -130,7 +130,7 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
         edited = load_project(settings)
         fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
         try:
-            with pytest.raises(NewerCode, match="begins again with the new code"):
+            with pytest.raises(NewerCode, match="restarts with the new code"):
                 running.result(60)
         finally:
             stop.set()

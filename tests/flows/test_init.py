@@ -12,7 +12,7 @@ from headrace.kernel.errors import CallError
 
 @pytest.mark.parametrize("name", ["class", "json", "polars", "Feast", "headrace"])
 def test_a_package_that_would_hide_another_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CallError, match="can't be named"):
+    with pytest.raises(CallError, match="is not a valid project name"):
         init(tmp_path / name)
     assert not (tmp_path / name).exists()
 

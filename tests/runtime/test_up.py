@@ -190,7 +190,7 @@ def test_told_to_stop_it_leaves_nothing(app, settings):
     for port in ports:
         bind("127.0.0.1", port).close()
     assert find_up(settings) is None
-    with pytest.raises(Unavailable, match="the predict endpoint does not run"):
+    with pytest.raises(Unavailable, match="the predict endpoint is not running"):
         predict(settings, "purchase", ASKED)
     # Its last prediction was shipped before it ended.
     assert list(settings.place("serving", "spool").glob("*.spool")) == []

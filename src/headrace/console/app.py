@@ -1,4 +1,4 @@
-"""The console: pages that show the project and change nothing. No page runs a script."""
+"""The console: read-only pages about the project. No page runs a script."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Console", "app"]
 _RUNS = 100  # on the page of runs
 _SESSION_SECONDS = 12 * 3600
 _HEADERS = {
-    # Nothing is loaded from elsewhere, no script runs, and no other page may frame these.
+    # No page loads anything from other servers, runs a script, or may be framed by another page.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -41,7 +41,7 @@ _HEADERS = {
 
 
 def app(settings: Settings) -> App:
-    """The console behind its guard, for http.serve."""
+    """The console with its guard, for http.serve."""
     console = Console(settings)
     routes = [
         Route("/", console.overview),
@@ -110,7 +110,7 @@ class Console:
             store = workspace.lineage
             run = store.run(run_id)
             if run is None:
-                raise CallError(f"there is no run {run_id}")
+                raise CallError(f"run {run_id} does not exist")
             above = [upstream(store, dataset.kind, dataset.name, dataset.position) for dataset in run.inputs]
         return self._page("run.html", run=run, upstream=above)
 
@@ -120,23 +120,23 @@ class Console:
         with Workspace(self._settings) as workspace:
             versions = workspace.registry.versions(name)
         if not versions:
-            raise CallError(f"there is no version of model {name!r}")
+            raise CallError(f"model {name!r} has no versions")
         return self._page("model.html", name=name, versions=versions)
 
     def find_prediction(self, request: Request) -> Response:
         """Redirects the form to the prediction's page."""
         prediction_id = request.query_params.get("id", "").strip()
         if not prediction_id.replace("-", "").isalnum():
-            raise CallError(f"{prediction_id!r} is not the id of a prediction")
+            raise CallError(f"{prediction_id!r} is not a valid prediction id")
         return RedirectResponse(f"/predictions/{prediction_id}", 303)
 
     def prediction(self, request: Request) -> Response:
-        """Why: a prediction back to its raw events."""
+        """What `headrace why` says about a prediction."""
         with Workspace(self._settings) as workspace:
             return self._page("prediction.html", why=why(workspace, request.path_params["id"]))
 
     async def login(self, request: Request) -> Response:
-        """Takes the token once and gives a cookie for it."""
+        """Exchanges the token for a cookie."""
         if request.method == "GET":
             return self._page("login.html", wrong=False)
         token = parse_qs((await request.body()).decode("latin-1")).get("token", [""])[0]
@@ -148,7 +148,7 @@ class Console:
         return response
 
     def style(self, _request: Request) -> Response:
-        """The one style sheet."""
+        """The style sheet."""
         return Response(self._style, media_type="text/css")
 
     def health(self, _request: Request) -> Response:
@@ -161,7 +161,7 @@ class Console:
 
     def show_not_found(self, request: Request, _error: Exception) -> Response:
         """The page for an unknown path."""
-        return self._page("error.html", 404, error=CallError(f"there is no page {request.url.path}"))
+        return self._page("error.html", 404, error=CallError(f"page {request.url.path} does not exist"))
 
     def _page(self, template: str, code: int = 200, **values: Any) -> HTMLResponse:
         text = self._templates.get_template(template).render(
@@ -171,13 +171,13 @@ class Console:
 
 
 def _add_headers(inner: ASGIApp) -> App:
-    """The application with the headers of every page."""
-    lines = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+    """Adds the headers of every page to the application's answers."""
+    page_headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *lines]
+                message["headers"] = [*message["headers"], *page_headers]
             await send(message)
 
         await inner(scope, receive, send_with_headers)

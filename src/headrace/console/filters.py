@@ -1,4 +1,4 @@
-"""Filters of the templates: how numbers, times and positions are written."""
+"""Filters of the templates: format numbers, times and positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def format_count(value: int) -> str:
 
 
 def format_number(value: object) -> str:
-    """A feature's value with six digits; `missing` for none."""
+    """A feature's value with six digits; `missing` for None."""
     if value is None:
         return "missing"
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
@@ -50,12 +50,12 @@ def format_pairs(values: Mapping[str, Any]) -> str:
 
 
 def format_moment(value: datetime | None) -> str:
-    """Date and time to the second, or nothing."""
+    """Date and time to the second; empty for None."""
     return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
 
 
 def format_age(value: timedelta | datetime | None) -> str:
-    """How long ago, in the largest unit that fits; `never` for none."""
+    """How long ago, in the largest unit that fits; `never` for None."""
     if value is None:
         return "never"
     seconds = int((value if isinstance(value, timedelta) else now() - value).total_seconds())
@@ -66,7 +66,7 @@ def format_age(value: timedelta | datetime | None) -> str:
 
 
 def format_duration(run: RunRow) -> str:
-    """How long a run took; nothing while it runs."""
+    """How long a run took; empty while it runs."""
     if run.ended is None:
         return ""
     seconds = (run.ended - run.started).total_seconds()

@@ -49,7 +49,7 @@ class ConsoleGuard(GuardMiddleware):
 
 
 def sign_in(token: str, host: str) -> str | None:
-    """The cookie for someone who sends this host's token; None for a wrong one."""
+    """The cookie for this host's token; None for a wrong token."""
     expected = token_for(host)
     if expected is None or not has_token(b"Bearer " + token.encode(), expected):
         return None
@@ -57,7 +57,7 @@ def sign_in(token: str, host: str) -> str | None:
 
 
 def _cookie(line: bytes | None) -> str:
-    """The console's cookie in a Cookie header; empty where there is none."""
+    """The console's cookie in a Cookie header; empty if there is none."""
     try:
         morsel = SimpleCookie((line or b"").decode("latin-1")).get(COOKIE)
     except CookieError:

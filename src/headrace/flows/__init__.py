@@ -1,1 +1,1 @@
-"""The verbs that cross rooms: build, up, why, status, doctor, demo."""
+"""Flows: the work behind the commands, each of which uses several rooms."""

@@ -1,1 +1,1 @@
-"""The runtime: `up`, the child processes that it supervises, and what it runs on a schedule."""
+"""The runtime: `up`, the child processes that it supervises, and its scheduled builds."""

@@ -1,4 +1,4 @@
-"""up in a thread of this process, for notebooks, tests and demos."""
+"""Runs `up` in a thread of this process, for notebooks, tests and demos."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["run_in_background"]
 
 @contextmanager
 def run_in_background(settings: Settings) -> Iterator[Up]:
-    """Runs `up` while the block runs. The block begins when everything answers, and gets the addresses; at its
-    end everything that `up` started has ended.
+    """Runs `up` during the block. The block begins when every server answers, and gets the addresses. At its
+    end all processes that `up` started have ended.
 
     Raises:
         ProjectError, Unavailable: like `runtime.up.up`.

@@ -1,7 +1,7 @@
-"""What every child process of `up` does around its work: settings, signals, errors, the exit code.
+"""The frame of every child process of `up`: settings, signals, errors, the exit code.
 
-Each module of `runtime.children` is one child's program: `python -m headrace.runtime.children.NAME ROOT PROFILE
-PORT`. It ends on SIGTERM, or when the process that started it has ended (kernel.child).
+Each module of `runtime.children` is the program of one child: `python -m headrace.runtime.children.NAME ROOT
+PROFILE PORT`. It ends on SIGTERM, or when the process that started it has ended (kernel.child).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from headrace.kernel.children import Child
 __all__ = ["Work", "run_child", "serve_until", "start_child"]
 
 Work = Callable[[Settings, int, threading.Event], None]
-"""What a child does: it is given the settings and the port, and returns soon after the event is set."""
+"""The work of a child: gets the settings and the port, and returns soon after the event is set."""
 
 
 def start_child(name: str, settings: Settings, port: int = 0, *, umask: int = -1) -> Child:
     """Starts the program `headrace.runtime.children.NAME`. Its log is `up/NAME.log` in the state folder.
 
     Args:
-        umask: of the process; -1: that of this one.
+        umask: the umask of the process; -1: that of this process.
     """
     arguments = [str(settings.root), settings.profile_name, str(port)]
     return Child(

@@ -1,6 +1,6 @@
-"""Housekeeping: what runs in threads beside the ingest while the project is up.
+"""Housekeeping: threads that run beside the ingest while the project is up.
 
-The lake's maintenance, and what goes out: lineage to OpenLineage endpoints, alerts to their channels.
+They maintain the lake, send lineage to OpenLineage endpoints, and deliver alerts to their channels.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from headrace.lineage.forward import forward
 
 __all__ = ["housekeeping"]
 
-_GRACE = 10.0  # seconds that a thread has to end
+_GRACE = 10.0  # seconds that a thread may take to end
 
 
 @contextmanager
 def housekeeping(settings: Settings) -> Iterator[None]:
-    """Maintains the lake, forwards lineage and delivers alerts, as far as the profile names where to, until
-    the block ends."""
+    """During the block, maintains the lake, and forwards lineage and delivers alerts if the profile names where
+    to."""
     with ExitStack() as stack:
         if settings.alerts.channels:
             log = stack.enter_context(closing(logs.open(settings.log.url)))
@@ -39,7 +39,7 @@ def housekeeping(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _thread(work: Callable[..., None], *arguments: object) -> Iterator[None]:
-    """Runs the work in a thread until the block ends. Its last argument is an event that is set then."""
+    """Runs the work in a thread during the block. Its last argument is an event that is set at the end."""
     ended = threading.Event()
     thread = threading.Thread(target=work, args=(*arguments, ended), name=work.__name__, daemon=True)
     thread.start()

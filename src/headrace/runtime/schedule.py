@@ -1,4 +1,4 @@
-"""Schedule: what `up` runs every so often beside its children. Today that is the build."""
+"""Schedule: the builds that `up` runs at an interval."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from headrace.runtime.child import start_child
 
 __all__ = ["BuildSchedule"]
 
-_GRACE = 10.0  # seconds that a build has to end
+_GRACE = 10.0  # seconds that a build may take to end
 
 
 class BuildSchedule:
-    """Starts a build in a child process each time the interval has passed; never two at once.
+    """Starts a build in a child process each time the interval has passed, never two at once.
 
     Args:
-        settings: whose project.
+        settings: the settings of the project.
         every: the interval; None: never.
         report: called with a line about a build that failed.
     """
@@ -31,8 +31,8 @@ class BuildSchedule:
         self._due = time.monotonic() + (self._interval or 0.0)
         self._build: Child | None = None
 
-    def look(self) -> None:
-        """Starts a build that is due, and reports one that failed. To be called a few times a second."""
+    def check(self) -> None:
+        """Starts a build that is due, and reports a build that failed. Call it a few times a second."""
         if self._build is not None:
             code = self._build.process.poll()
             if code is None:
@@ -42,11 +42,11 @@ class BuildSchedule:
             self._end_build()
         if self._interval is not None and time.monotonic() >= self._due:
             self._due = time.monotonic() + self._interval
-            # A build writes files of the project itself, which others may read.
+            # A build writes files of the project itself, which other users may read.
             self._build = start_child("build", self._settings, umask=user_umask())
 
     def end(self) -> None:
-        """Ends a build that is running; the next build continues where it was."""
+        """Ends a running build. The next build continues where it stopped."""
         if self._build is not None:
             self._build.ask_to_end()
             self._end_build()

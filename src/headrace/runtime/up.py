@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["up"]
 
 _logger = logging.getLogger(__name__)
-_LOOK = 0.25  # seconds between two looks at the children
+_INTERVAL = 0.25  # seconds between two checks of the children
 
 
 def up(
@@ -41,26 +41,26 @@ def up(
     build_every: timedelta | None = None,
     report: Callable[[str], None] = _logger.warning,
 ) -> None:
-    """Runs the project until `stop` is set, SIGTERM or Ctrl-C comes, and ends everything that it started.
+    """Runs the project until `stop`, SIGTERM or Ctrl-C, then ends all processes that it started.
 
     SIGUSR1 replaces each replica of the endpoint by a new process, one after the other.
 
     Args:
-        settings: of which project.
-        ready: called with the addresses once everything answers.
-        stop: set it to end. Signals are handled where this is called from the main thread.
+        settings: the settings of the project.
+        ready: called with the addresses when every server answers.
+        stop: set it in another thread to end. Signals are handled only in the main thread.
         build_every: how often a build runs in a child process; None: never.
-        report: called with a line about each process that died and was started again.
+        report: called with a line about each process that died and was restarted.
 
     Raises:
         ProjectError: the host is not loopback and there is no token.
-        Unavailable: another `up` runs here, a port is in use (the error names the setting), or a process
-            does not start.
+        Unavailable: another `up` runs on the project, a port is in use (the error names the setting), or a
+            process does not start.
     """
     stop, rolling = stop or threading.Event(), threading.Event()
     token_for(settings.http.host)
     with running.hold_up_lock(settings), ExitStack() as stack:
-        running.remove_up(settings)  # an `up` that was killed may have left it
+        running.remove_up(settings)  # left behind by an `up` that was killed
         ports = _choose_ports(settings)
         stack.enter_context(_set_on_signals(stop))
         stack.enter_context(_set_on_roll_signal(rolling))
@@ -71,7 +71,7 @@ def up(
         children.add(start_child("collector", settings, ports["collector_port"]))
         children.add(start_child("console", settings, ports["console_port"]))
 
-        from headrace.serving import deployment  # its imports take long; the children start meanwhile
+        from headrace.serving import deployment  # its imports take long, and the children start meanwhile
 
         endpoint = deployment.start(settings, port=ports["predict_port"])
         stack.callback(endpoint.stop)
@@ -83,7 +83,7 @@ def up(
             ready(state)
         builds = BuildSchedule(settings, build_every, report)
         stack.callback(builds.end)
-        while not stop.wait(_LOOK):
+        while not stop.wait(_INTERVAL):
             children.supervise(report)
             endpoint.supervise(report)
             if rolling.is_set():
@@ -91,11 +91,11 @@ def up(
                 endpoint.roll(report)
             if children.processes | endpoint.processes != state.processes:
                 state = _write_state(settings, endpoint, ports, children)
-            builds.look()
+            builds.check()
 
 
 def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
-    """Writes the addresses and process ids where the other verbs read them."""
+    """Writes the addresses and process ids for the other commands to read."""
     host = settings.http.host
     state = Up(
         pid=os.getpid(),
@@ -110,17 +110,17 @@ def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, i
 
 
 def _create_topics(settings: Settings) -> None:
-    """Creates the product's own topics, which must exist when the ingest lists the topics to follow."""
+    """Creates Headrace's own topics, which must exist when the ingest lists the topics to follow."""
     with closing(logs.open(settings.log.url)) as log:
         for contract in system_contracts():
             log.create(contract.topic, contract.partitions, contract.retention)
 
 
 def _choose_ports(settings: Settings) -> dict[str, int]:
-    """Setting → a port that is free now; where the setting is 0, the system chooses one.
+    """Setting → a port that is free now. If the setting is 0, the system chooses one.
 
     Raises:
-        Unavailable: a port is in use; it names the port and the setting.
+        Unavailable: a port is in use; the error names the port and the setting.
     """
     ports = {}
     for name in ("predict_port", "collector_port", "console_port"):
@@ -132,7 +132,7 @@ def _choose_ports(settings: Settings) -> dict[str, int]:
             raise Unavailable(
                 error.what,
                 where=f"{settings.root / FILE}: profile.{settings.profile_name}.{name} = {port}",
-                remedy=f"End what listens there, or set {name} to another port (0 takes a free one).",
+                remedy=f"End the process that listens there, or set {name} to another port (0: any free port).",
             ) from error
     return ports
 

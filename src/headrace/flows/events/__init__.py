@@ -1,1 +1,1 @@
-"""The verbs of events: send, ingest, capture, quarantine, contracts."""
+"""The commands on events: send, ingest, capture, quarantine, check contracts, drop-table."""

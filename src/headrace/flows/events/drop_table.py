@@ -1,4 +1,4 @@
-"""drop-table: takes away a table that a build made: the lake's table, its pointer, its stage in dvc.lock."""
+"""drop-table: deletes a table that a build made: the lake's table, its pointer, its stage in dvc.lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check_droppable", "drop_table", "find_undeclared_tables"]
 
 
 def find_undeclared_tables(project: Project, lake: Lake) -> list[str]:
-    """The tables in the lake that a build made and that the project does not declare (any more), sorted."""
+    """The tables in the lake that a build made and that the project no longer declares, sorted."""
     declared = {*project.tables, *(contract.table for contract in project.contracts.values())}
     return [
         name
@@ -29,10 +29,10 @@ def find_undeclared_tables(project: Project, lake: Lake) -> list[str]:
 
 
 def check_droppable(workspace: Workspace, name: str) -> None:
-    """The table may be taken away.
+    """Checks that the table may be dropped.
 
     Raises:
-        CallError: there is no such table, or no build made it: a topic's table, a training set.
+        CallError: the table does not exist, or no build made it: it is a topic's table or a training set.
         Refused: a declared table or a model reads it.
     """
     project, lake = workspace.project, workspace.lake
@@ -43,7 +43,7 @@ def check_droppable(workspace: Workspace, name: str) -> None:
     if name not in droppable:
         raise CallError(
             f"table {name!r} is not a table that a build made",
-            remedy=f"There are: {', '.join(sorted(droppable))}." if droppable else "There is none.",
+            remedy=f"Choose one: {', '.join(sorted(droppable))}." if droppable else "No table can be dropped.",
         )
     readers = [
         f"table {table.name}"
@@ -61,11 +61,11 @@ def check_droppable(workspace: Workspace, name: str) -> None:
 
 
 def drop_table(workspace: Workspace, name: str) -> None:
-    """Takes the table away. Killed at any point, it can be called again.
+    """Deletes the table. If it is killed at any point, call it again.
 
     Raises:
-        CallError, Refused: as `check_droppable`.
-        Unavailable: a build works on the project, or the catalog is away.
+        CallError, Refused: like `check_droppable`.
+        Unavailable: a build runs on the project, or the catalog cannot be reached.
     """
     settings = workspace.settings
     with hold_build_lock(settings):

@@ -1,4 +1,4 @@
-"""ingest: the log into the topics' tables and the online state, until stopped or at the end."""
+"""ingest: moves events from the log into the topics' tables and the online state."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ def ingest(
     Args:
         workspace: the project to work on.
         topics: the topics to ingest.
-        until_end: return when what the log held at the call is in the tables; else run until `stop`.
-        stop: set from another thread, it ends the work after the batch that is being written.
-        end_on_newer_code: end with NewerCode when the project has newer code (CodeWatch): for a caller that
-            starts a new process then.
+        until_end: return when the events that are on the log now are in the tables; else run until `stop`.
+        stop: set it in another thread to end the work after the present batch.
+        end_on_newer_code: raise NewerCode when the project has newer code (CodeWatch), for a caller that
+            then starts a new process.
         progress: called with each commit, from the topics' threads.
-        on_ready: called once, when every topic is followed by this process or by another.
+        on_ready: called once, when this process or another follows every topic.
         on_alive: called every second, until the ingest of a topic hangs.
 
     Raises:
         CallError: a topic has no contract.
         ProjectError: a contract forwards events, and the log is not on Kafka.
-        Refused: a topic was made again since its table last read it.
-        Unavailable: log, lake or online store is away.
+        Refused: a topic was deleted and created again since its table last read it.
+        Unavailable: the log, the lake or the online store cannot be reached.
         NewerCode: see `end_on_newer_code`.
     """
     started = perf_counter()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool would keep what a maintenance took
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool would keep the memory of a maintenance
     stop = stop or threading.Event()
     report = IngestReport()
     with _Session(workspace, topics, stop) as session:
@@ -91,12 +91,12 @@ def ingest(
 
 
 class _Session:
-    """What one ingest works with; everything is closed at the end of its block.
+    """The resources of one ingest, which are closed at the end of its block.
 
     Attributes:
-        contracts: of the topics that it ingests.
-        log, lake: hold topics and tables.
-        refusals: the source of alerts, which runs beside the ingest.
+        contracts: the contracts of the topics to ingest.
+        log, lake: the log and the lake of the project.
+        refusals: the source of alerts about refused events.
     """
 
     def __init__(self, workspace: Workspace, topics: Sequence[str], stop: threading.Event) -> None:
@@ -131,12 +131,12 @@ class _Session:
         return sinks
 
     def watch_code(self) -> None:
-        """Ends the ingest once there is newer code."""
+        """Ends the ingest when there is newer code."""
         watch = CodeWatch(self._project, self.contracts, self.lake, self._online, self._stop)
         self._code_watch = self._stack.enter_context(watch)
 
     def check_code(self) -> None:
-        """Raises NewerCode where the ingest ended for that."""
+        """Raises NewerCode if the ingest ended because of newer code."""
         if self._code_watch is not None:
             self._code_watch.check()
 

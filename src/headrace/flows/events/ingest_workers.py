@@ -1,4 +1,4 @@
-"""ingest by several processes of this machine, which divide the topics' log partitions."""
+"""Ingests with several processes on this machine, which divide the topics' log partitions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest_by_workers"]
 
-_LOOK = 0.2  # seconds between two looks at `stop`
+_INTERVAL = 0.2  # seconds between two checks of `stop`
 
 
 def ingest_by_workers(
@@ -35,12 +35,12 @@ def ingest_by_workers(
     stop: threading.Event | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> IngestReport:
-    """As flows.ingest.ingest, in `workers` processes. They end with this one, however that ends.
+    """Ingests like `flows.events.ingest`, in `workers` processes, which end when this process ends.
 
     Raises:
         CallError: no topic has so many log partitions.
-        Unavailable: a worker died; the others have stopped then. The next call goes on.
-        HeadraceError: what a worker raised; likewise.
+        Unavailable: a worker died, and the others were stopped. The next call continues.
+        HeadraceError: the error of a worker; the others were stopped.
     """
     started = perf_counter()
     _check(workspace, topics, workers)
@@ -52,7 +52,7 @@ def ingest_by_workers(
         if stop.is_set() or failed is not None:
             for worker in running:
                 worker.ask_to_end()
-        readable = wait([worker.pipe for worker in running], _LOOK)
+        readable = wait([worker.pipe for worker in running], _INTERVAL)
         for worker in [worker for worker in running if worker.pipe in readable]:
             message = worker.receive()
             if isinstance(message, Progress):
@@ -84,7 +84,7 @@ def _check(workspace: Workspace, topics: Sequence[str], workers: int) -> None:
 
 
 class _Worker:
-    """One of the processes, and the pipe by which it tells what it did, and learns that it shall end."""
+    """One of the processes, and the pipe by which it reports its work and is asked to end."""
 
     def __init__(self, settings: Settings, topics: Sequence[str], until_end: bool, number: int) -> None:
         spawning = multiprocessing.get_context("spawn")
@@ -93,7 +93,7 @@ class _Worker:
         self.process: BaseProcess = spawning.Process(
             target=_work, args=(settings, tuple(topics), until_end, theirs), name=f"ingest worker {number}"
         )
-        # The process inherits the mask: a Ctrl-C while it starts waits until it ignores it (_work).
+        # The process inherits the mask, so a Ctrl-C during its start waits until `_work` ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
@@ -102,21 +102,21 @@ class _Worker:
         theirs.close()
 
     def ask_to_end(self) -> None:
-        """Asks it to finish what it is writing and end."""
+        """Asks the process to finish its batch and end."""
         if not self._asked:
             self._asked = True
             with suppress(BrokenPipeError):  # it has ended already
                 self.pipe.send(None)
 
     def receive(self) -> Progress | BaseException | None:
-        """What it did; or, when that was its last word, how it ended: None is well."""
+        """The next message: a commit, or how the process ended: an error, or None for success."""
         try:
             message: Any = self.pipe.recv()
         except EOFError:
             self.process.join()
             message = Unavailable(
                 f"{self.process.name} died (exit {self.process.exitcode})",
-                remedy="Nothing is lost: call again, and it goes on from the last commit.",
+                remedy="Nothing is lost: run it again, and it continues from the last commit.",
             )
         if not isinstance(message, Progress):
             self.process.join()
@@ -126,24 +126,26 @@ class _Worker:
 
 
 def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Connection[Any, Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; the parent decides what it means
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     stop, lock = threading.Event(), threading.Lock()
 
-    def hear() -> None:
-        with suppress(EOFError):  # whoever began this is gone
+    def await_end() -> None:
+        with suppress(EOFError):  # the parent process has ended
             pipe.recv()
         stop.set()
 
-    def tell(message: Progress | BaseException | None) -> None:
-        with lock, suppress(BrokenPipeError):  # `hear` ends the work
+    def report(message: Progress | BaseException | None) -> None:
+        with lock, suppress(BrokenPipeError):  # then `await_end` ends the work
             pipe.send(message)
 
-    threading.Thread(target=hear, daemon=True).start()
+    threading.Thread(target=await_end, daemon=True).start()
     try:
         with Workspace(settings) as workspace:
-            ingest(workspace, topics, until_end=until_end, stop=stop, progress=tell)
+            ingest(workspace, topics, until_end=until_end, stop=stop, progress=report)
     except BaseException as error:
-        tell(error)
+        report(error)
     else:
-        tell(None)
+        report(None)

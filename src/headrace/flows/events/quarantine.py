@@ -38,10 +38,10 @@ def find_refused(workspace: Workspace, topic: str, selection: QuarantineSelectio
 def replay(
     workspace: Workspace, topic: str, selection: QuarantineSelection, *, dry_run: bool = False
 ) -> ReplayResult:
-    """Appends the selected events to the log again, for ingest to judge; or only reports which these are.
+    """Appends the selected events to the log again, for ingest to judge. With `dry_run` only reports them.
 
     Raises:
-        CallError: the topic has no contract, the code does not exist, or more is selected than one
+        CallError: the topic has no contract, the code does not exist, or the selection is larger than one
             transaction accepts.
     """
     (contract,) = _contracts(workspace, [topic])

@@ -1,1 +1,1 @@
-"""The verbs of models: predict, release, rollback; and how to find a logged prediction."""
+"""The commands on models: predict, release, rollback; and the search for a logged prediction."""

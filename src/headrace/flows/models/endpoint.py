@@ -1,4 +1,4 @@
-"""What the running predict endpoint reports about its releases."""
+"""Asks the running predict endpoint for its releases."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class _Model(Struct):
 
 
 class EndpointReport(Struct):
-    """The releases that the endpoint answers by.
+    """The releases on the endpoint.
 
     Attributes:
-        models: model → its release in force there.
+        models: model → its active release.
         failed: model → the release that could not be activated, and why.
     """
 
@@ -68,10 +68,10 @@ def describe(up: Up) -> EndpointReport:
 
 
 def await_release(up: Up, release: Release) -> None:
-    """Returns when the endpoint answers by this release or a later one.
+    """Returns when the endpoint has activated this release or a later one.
 
     Raises:
-        Refused: the endpoint cannot activate it; the release before stays in force there.
+        Refused: the endpoint cannot activate it; the previous release stays in force there.
         Unavailable: the endpoint does not answer, or has not activated the release within 30 s.
     """
     deadline = time.monotonic() + _ACTIVATION
@@ -85,7 +85,7 @@ def await_release(up: Up, release: Release) -> None:
             raise Refused(
                 f"release {release.id} is recorded, but the endpoint cannot activate it: {failure.why}",
                 where=up.predict,
-                remedy="The release before stays in force there. To go back to it:"
+                remedy="The previous release stays in force there. To go back to it:"
                 f" headrace rollback {release.model}",
             )
         if time.monotonic() > deadline:

@@ -31,7 +31,7 @@ _JSON_COLUMNS = {"entity", "request", "features", "positions", "value"}
 
 
 def find_prediction(workspace: Workspace, prediction_id: str) -> tuple[Prediction, PredictionPlace]:
-    """The prediction with this id, and where it is: in its table, on the log, or still in a replica's spool.
+    """The prediction with this id, and its place: its table, the log, or a replica's spool.
 
     Raises:
         CallError: the id is not valid, or no prediction has it.
@@ -56,7 +56,7 @@ def find_prediction(workspace: Workspace, prediction_id: str) -> tuple[Predictio
         if prediction is not None:
             return prediction, place
     raise CallError(
-        f"there is no prediction {text}",
+        f"prediction {text} does not exist",
         where=f"project {settings.project}, profile {settings.profile_name}",
         remedy=f"Its id says {time:%Y-%m-%d %H:%M:%S} UTC. Is this its project and profile?",
     )
@@ -92,7 +92,7 @@ def _read_unread(lake: Lake, log: Log) -> Iterable[bytes]:
 
 
 def _find_in(records: Iterable[bytes], id: str) -> Prediction | None:
-    """The prediction with this id among encoded ones. Others, and what is not a prediction, are skipped."""
+    """The prediction with this id among encoded records. Invalid records are skipped."""
     encoded_id = id.encode()
     for record in records:
         if encoded_id not in record:

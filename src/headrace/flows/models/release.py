@@ -1,6 +1,6 @@
-"""release and rollback: divide a model's traffic among its versions, and restore the division before.
+"""release and rollback: divide a model's traffic among its versions, and restore the previous division.
 
-The record on the topic counts: replicas follow it. The registry's aliases are set from it.
+The record on the topic decides: replicas follow it, and the registry's aliases are set from it.
 """
 
 from __future__ import annotations
@@ -70,25 +70,25 @@ def release(
     why: str = "",
     override: bool = False,
 ) -> Release:
-    """Puts a release with these arms in force, after it has tried every version on rows of its training set.
+    """Puts a release with these arms in force, after a trial of every version on rows of its training set.
 
-    While the project's `up` runs, it returns when the endpoint answers by the release.
+    If the project's `up` runs, this returns when the endpoint has activated the release.
 
     Args:
         workspace: the project to work on.
         model: the model's name.
-        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Without a champion among them the present
-            one stays. The champion gets what the others leave, unless it has a share.
-        by: who releases; default: the user of this process.
+        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Without a champion the present one stays.
+            The champion gets the rest of the traffic, unless it has a share.
+        by: who releases; by default the user of this process.
         why: the reason.
-        override: whether a version that the gate refused may answer.
+        override: whether a version that the gate refused may get traffic.
 
     Raises:
         CallError: an arm is not valid, the model or a version does not exist, there is no champion, or the
             shares do not add up to 1.
-        Refused: the gate refused a version that would answer, or a version cannot answer: nothing is
-            recorded then. Or the running endpoint cannot activate the release.
-        Unavailable: the registry, the log or the online store is away, or a view has no values yet.
+        Refused: the gate refused a version that would get traffic, or a version failed its trial: nothing is
+            recorded. Or the running endpoint cannot activate the release.
+        Unavailable: the registry, the log or the online store cannot be reached, or a view has no values yet.
     """
     parsed = _parse_arms(model, arms, releases.find_current(workspace.log, model))
     for arm in parsed:
@@ -100,10 +100,10 @@ def release(
 
 
 def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: str = "") -> Release:
-    """Puts the release before the present one in force again.
+    """Puts the previous release in force again.
 
     Raises:
-        CallError: there is no release before it.
+        CallError: the model has no previous release.
         Refused, Unavailable: the running endpoint cannot activate it.
     """
     new = releases.make_rollback(workspace.log, model, by=by or getpass.getuser(), why=why or "rollback")
@@ -111,7 +111,7 @@ def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: st
 
 
 def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> list[Arm]:
-    """The arms, the champion first. Without one among the texts, the present champion is added."""
+    """The arms, the champion first. If the texts name no champion, the present one is added."""
     parsed = [parse_arm(text) for text in texts]
     if not any(name == "champion" for name, _, _ in parsed):
         if current is None:
@@ -133,7 +133,7 @@ def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> li
 
 
 def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -> None:
-    """Checks that the version exists and, if it would answer, that the gate did not refuse it."""
+    """Checks that the version exists and, if it would get traffic, that the gate did not refuse it."""
     registry = workspace.registry
     try:
         version = registry.version(model, arm.version)
@@ -145,12 +145,12 @@ def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -
         raise Refused(
             f"the gate refused version {arm.version} of model {model!r}",
             where=f"arm {arm.name!r}",
-            remedy="Release it as a shadow, or all the same with --override and --why.",
+            remedy="Release it as a shadow, or nevertheless with --override and --why.",
         )
 
 
 def _read_instances(workspace: Workspace, model: str, version: int) -> list[dict[str, Any]]:
-    """Instances from rows of the version's training set; none if this lake does not have these rows."""
+    """Instances from rows of the version's training set; empty if this lake does not have these rows."""
     bundle = workspace.registry.bundle(model, version)
     plan = decode_plan((bundle / PLAN).read_bytes())
     record = msgspec.json.decode((bundle / REPORT).read_bytes(), type=_TrainingRecord)
@@ -166,7 +166,7 @@ def _read_instances(workspace: Workspace, model: str, version: int) -> list[dict
 
 
 def _endpoint_facts(new: Release, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The versions of the endpoint's arms, with the metrics of the one that answers most, for lineage."""
+    """For lineage: the versions of the arms, and the metrics of the arm with the greatest share."""
     main = max(new.arms, key=lambda arm: arm.weight)
     versions = {arm.name: str(arm.version) for arm in new.arms}
     return {

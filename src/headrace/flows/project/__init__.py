@@ -1,1 +1,1 @@
-"""The verbs of a whole project: init, status, doctor, clean, maintain."""
+"""The commands on a whole project: init, status, doctor, clean; and maintenance."""

@@ -34,11 +34,11 @@ def find_leftovers(settings: Settings) -> Leftovers:
 def clean(settings: Settings) -> Leftovers:
     """Deletes the state folder of this profile, and the pointers to what was in it.
 
-    Data on servers (a catalog, a bucket, an MLflow server) stay. No build and no `up` starts before everything
-    is deleted.
+    Data on servers (a catalog, a bucket, an MLflow server) are kept. No build and no `up` can start before
+    everything is deleted.
 
     Raises:
-        Unavailable: `up` or a build is running on it.
+        Unavailable: `up` or a build is running on the project.
     """
     if not find_leftovers(settings).paths:
         return Leftovers((), 0)
@@ -52,14 +52,14 @@ def clean(settings: Settings) -> Leftovers:
             else:
                 path.unlink()
         reach("clean.state")
-        # In one step, with its locks: whatever starts from now on starts with nothing.
+        # Renamed in one step, with its locks, so that a process that starts now finds an empty project.
         settings.state.rename(_trash(settings))
     shutil.rmtree(_trash(settings))
     return leftovers
 
 
 def _trash(settings: Settings) -> Path:
-    return settings.state.with_name(f".{settings.state.name}.gone")
+    return settings.state.with_name(f".{settings.state.name}.deleted")
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""init: a new project, from nothing or from an example."""
+"""init: makes a new project, empty or from an example."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.kernel.errors import CallError
 __all__ = ["NewProject", "examples", "init"]
 
 _IGNORED = """\
-# What Headrace keeps on this machine: tables, logs, the signing key. Never commit it.
+# Headrace's state on this machine: tables, logs, the signing key. Never commit it.
 .headrace/
 __pycache__/
 *.pyc
@@ -37,8 +37,8 @@ class NewProject:
     """A new project.
 
     Attributes:
-        folder: where.
-        example: what it was copied from, or None.
+        folder: its folder.
+        example: the example that it was copied from, or None.
         files: how many files it has.
     """
 
@@ -48,22 +48,22 @@ class NewProject:
 
 
 def init(folder: Path, example: str | None = None) -> NewProject:
-    """Makes a project in a folder that is empty or not there yet.
+    """Makes a project in a folder that is empty or does not exist.
 
     Args:
-        folder: where; without an example its name becomes the project's.
+        folder: the folder; without an example its name becomes the project's name.
         example: one of `examples()`.
 
     Raises:
-        CallError: the folder is not empty, there is no such example, or the folder's name can't be
-            a package's.
+        CallError: the folder is not empty, the example does not exist, or the folder's name is not a valid
+            project name.
     """
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CallError(
-            "it is there already, and not empty",
+            "the folder is not empty",
             where=str(folder),
-            remedy="Name a folder that is not there yet.",
+            remedy="Name a folder that does not exist yet.",
         )
     if example is None:
         _empty(folder)
@@ -71,7 +71,7 @@ def init(folder: Path, example: str | None = None) -> NewProject:
         source = examples().get(example)
         if source is None:
             raise CallError(
-                f"there is no example {example!r}", remedy=f"There are: {', '.join(examples()) or 'none'}."
+                f"example {example!r} does not exist", remedy=f"Choose one: {', '.join(examples())}."
             )
         shutil.copytree(
             source,
@@ -84,7 +84,7 @@ def init(folder: Path, example: str | None = None) -> NewProject:
     if ".headrace/" not in kept:
         ignore.write_text(kept + _IGNORED)
 
-    from headrace.flows.build.pipeline import init as init_dvc  # .5 s, and only once all else is right
+    from headrace.flows.build.pipeline import init as init_dvc  # takes 0.5 s, so only after all checks
 
     init_dvc(folder)
     count = sum(1 for path in folder.rglob("*") if path.is_file() and ".dvc" not in path.parts)
@@ -92,7 +92,7 @@ def init(folder: Path, example: str | None = None) -> NewProject:
 
 
 def examples() -> dict[str, Path]:
-    """The examples by name: those of the source checkout, else those inside the installed package."""
+    """Name → folder of each example: those of the source checkout, else those in the installed package."""
     import headrace
 
     package = Path(headrace.__file__).parent
@@ -107,13 +107,13 @@ def _empty(folder: Path) -> None:
     name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise CallError(
-            f"{folder.name!r} can't be a project's name",
+            f"{folder.name!r} is not a valid project name",
             where=str(folder),
             remedy="Use letters, digits and _, beginning with a letter.",
         )
     if keyword.iskeyword(name) or _is_another_package(name):
         raise CallError(
-            f"a project's package can't be named {name!r}: Python has that name for something else",
+            f"{name!r} is not a valid project name: Python uses it for something else",
             where=str(folder),
             remedy=f"Choose another name, such as {name}_project.",
         )
@@ -123,6 +123,6 @@ def _empty(folder: Path) -> None:
 
 
 def _is_another_package(name: str) -> bool:
-    """Whether an import finds something of this name already, which the project's package would hide."""
+    """Whether another package has this name, which the project's package would hide."""
     spec = importlib.util.find_spec(name)
-    return spec is not None and spec.origin is not None  # a mere folder has no origin
+    return spec is not None and spec.origin is not None  # a folder without modules has no origin

@@ -1,4 +1,4 @@
-"""Maintenance of all tables of the lake; the ingest process of `up` repeats it."""
+"""Maintains all tables of the lake. The ingest process of `up` repeats it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from headrace.lake import Lake, MaintenanceReport, maintain
 __all__ = ["maintain_tables", "run_maintenance"]
 
 _logger = logging.getLogger(__name__)
-FIRST, EVERY = 120.0, 600.0  # seconds after the start, and between two rounds
+FIRST, EVERY = 120.0, 600.0  # seconds before the first round, and between two rounds
 
 
 def maintain_tables(lake: Lake, stop: threading.Event | None = None) -> dict[str, MaintenanceReport]:
-    """Maintains every table once and returns table → what was done.
+    """Maintains every table once. Returns table → what was done.
 
-    A table that cannot be maintained now is logged and left to the next round.
+    If a table cannot be maintained now, that is logged and the next round tries again.
 
     Args:
-        lake: the tables.
-        stop: set it to end after the table that is being maintained.
+        lake: the lake.
+        stop: set it in another thread to end after the present table.
     """
     reports: dict[str, MaintenanceReport] = {}
     for name in lake.list_tables():
@@ -37,11 +37,11 @@ def maintain_tables(lake: Lake, stop: threading.Event | None = None) -> dict[str
 
 
 def run_maintenance(settings: Settings, stop: threading.Event) -> None:
-    """Maintains all tables now and then until `stop` is set. Blocks: run it on a thread."""
+    """Maintains all tables regularly until `stop` is set. Blocks, so run it in a thread."""
     pause = FIRST
     while not stop.wait(pause):
         pause = EVERY
         try:
             maintain_tables(lakes.open(settings), stop)
-        except HeadraceError as error:  # the catalog is away
+        except HeadraceError as error:  # the catalog cannot be reached
             _logger.warning("maintenance: %s", error)

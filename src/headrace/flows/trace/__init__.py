@@ -1,1 +1,1 @@
-"""The verbs that lead back: why, parity."""
+"""The commands that lead back to the data: why, check parity."""

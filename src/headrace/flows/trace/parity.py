@@ -1,4 +1,4 @@
-"""check parity: served features against the same features computed again from the lake."""
+"""check parity: compares served features with the same features recomputed from the lake."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
 from headrace.lake import Lake
+from headrace.training.files import PLAN
 from headrace.workspace import Workspace
 
 __all__ = ["parity"]
@@ -25,12 +26,12 @@ _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "po
 
 
 def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
-    """`model@version` → the parity report of its newest predictions.
+    """Compares logged predictions. Returns `model@version` → the parity report of its newest predictions.
 
     Args:
         workspace: the project to work on.
         model: only this model's predictions.
-        limit: the greatest number of predictions; the newest are taken.
+        limit: the greatest number of predictions; the newest are compared.
 
     Raises:
         CallError: no prediction has been ingested yet.
@@ -42,14 +43,14 @@ def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000
         groups.setdefault((row["model"], row["version"]), []).append(row)
     reports = {}
     for (name, version), rows in sorted(groups.items()):
-        plan = decode_plan((workspace.registry.bundle(name, version) / "plan.json").read_bytes())
+        plan = decode_plan((workspace.registry.bundle(name, version) / PLAN).read_bytes())
         served = [_prediction_of(row, plan) for row in rows]
         reports[f"{name}@{version}"] = check_parity(project, lake, plan, served)
     return reports
 
 
 def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
-    """The newest predictions in the log's table, the newest first."""
+    """The newest logged predictions, the newest first."""
     rows = None
     if lake.table_exists(TABLE):
         logged = lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS)
@@ -66,7 +67,7 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
 
 
 def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
-    """The prediction of a row of the log's table, which holds nested values as JSON text."""
+    """The prediction in a row of the table, where nested values are JSON text."""
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
     )

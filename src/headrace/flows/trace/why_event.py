@@ -1,4 +1,4 @@
-"""why of an event: where it arrived, and what ingest decided about it then and at every replay since."""
+"""why TOPIC@P:O: where an event arrived, and what ingest decided about it then and at every replay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EventOutcome(Struct, frozen=True):
         partition, offset: the event's position on the log then.
         arrived_at: when it was appended to the log.
         admitted: whether it is good.
-        code, field, reason: why it was refused; None where it was admitted.
+        code, field, reason: why it was refused; None if it was admitted.
     """
 
     partition: int
@@ -49,14 +49,14 @@ class EventWhy(Struct, frozen=True):
     """One event and what is known about it.
 
     Attributes:
-        topic, partition, offset: which event.
+        topic, partition, offset: the position of the event that was asked for.
         state: `admitted`, `refused`, or `waiting` for ingest.
-        first: the position of its first arrival: another one, where the event is a replay.
+        first: the position of its first arrival, which differs if the event is a replay.
         arrived_at: when it arrived at the position that was asked for.
-        outcomes: of the first arrival and of every replay that ingest has seen, the oldest first.
-        values: the contract's fields; None where it was not admitted.
-        raw: its bytes; None where neither the log nor the table has them any more.
-        key, headers: of the record; None where the log no longer has it.
+        outcomes: the outcomes of the first arrival and of every ingested replay, the oldest first.
+        values: the contract's fields; None if it was not admitted.
+        raw: its bytes; None if neither the log nor the table has them any more.
+        key, headers: those of the record; None if the log no longer has it.
         notes: what a reader should know.
     """
 
@@ -75,11 +75,11 @@ class EventWhy(Struct, frozen=True):
 
 
 def why_event(workspace: Workspace, place: str) -> EventWhy | None:
-    """What happened to the event at `TOPIC@PARTITION:OFFSET`; None where `place` does not have this form.
+    """What happened to the event at `TOPIC@PARTITION:OFFSET`; None if `place` does not have this form.
 
     Raises:
         CallError: the topic has no contract, or there is no event at this position.
-        Unavailable: the log or the lake is away.
+        Unavailable: the log or the lake cannot be reached.
     """
     match = _PLACE.fullmatch(place)
     if match is None:
@@ -104,7 +104,7 @@ def _find_contract(workspace: Workspace, topic: str) -> Contract:
 def _read_record(
     log: Log, topic: str, position: FirstPosition, table: LakeTable | None, notes: list[str]
 ) -> Batch | None:
-    """The record at this position; None where the log no longer has the one that the table has read."""
+    """The record at this position; None if the log no longer has the record that the table has read."""
     if topic not in log.topics():
         return None
     ingested = None if table is None else read_position(table)
@@ -172,7 +172,7 @@ def _explain(
     raw = record.values[0] if record is not None else stored[0] if stored else None
     if raw is None:
         notes.append(
-            "its bytes are lost: the table stores those of refused events alone, and the log was trimmed"
+            "its bytes are lost: the log deleted them, and the table stores only those of refused events"
         )
     if outcome is not None:
         arrived_at = outcome.arrived_at

@@ -1,1 +1,1 @@
-"""The child processes of `up`, one program a file; `up` starts each by the name of its file."""
+"""The child processes of `up`, one program per file. `up` starts each by the name of its file."""

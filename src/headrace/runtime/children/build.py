@@ -1,4 +1,4 @@
-"""build: brings the project up to date once, and ends."""
+"""build: builds the project once, and ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.workspace import Workspace
 
 def build_once(settings: Settings, _port: int, _stop: threading.Event) -> None:
     """Builds what is stale, and writes each stage that ran to the child's log."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be killed anywhere: the next one continues
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be killed at any point: the next build continues
     with Workspace(settings) as workspace:
         build(workspace, progress=_log_stage)
 

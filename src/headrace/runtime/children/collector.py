@@ -1,4 +1,4 @@
-"""collector: takes events over HTTP and puts them on the log."""
+"""collector: accepts events over HTTP and appends them to the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""console: serves the pages of the project."""
+"""console: serves the console's pages."""
 
 from __future__ import annotations
 
