@@ -28,7 +28,7 @@ def run_builds(root: Path, reports: list[str], done: Callable[[], bool]) -> None
     schedule = BuildSchedule(load_settings(root), timedelta(0), reports.append)
 
     def look() -> bool:
-        schedule.look()
+        schedule.check()
         return done()
 
     try:
