@@ -124,12 +124,12 @@ def test_it_ends_for_a_new_process_once_a_build_has_filled_newer_code(
         running = threads.submit(
             ingest, Workspace(settings), stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
         )
-        assert at_work.wait(60)
-        tables = settings.root / "clicking" / "tables.py"
-        tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
-        edited = load_project(settings)
-        fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
         try:
+            assert at_work.wait(60)
+            tables = settings.root / "clicking" / "tables.py"
+            tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
+            edited = load_project(settings)
+            fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
             with pytest.raises(NewerCode, match="restarts with the new code"):
                 running.result(60)
         finally:
@@ -148,14 +148,14 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
         running = threads.submit(
             ingest, Workspace(settings), stop=stop, end_on_newer_code=True, progress=lambda _: at_work.set()
         )
-        assert at_work.wait(60)
-        events = settings.root / "clicking" / "events.py"
-        events.write_text(EVENTS + "    channel: str | None = None\n")
-        said = call(settings, "status").stdout
-        assert "clicks: its contract was edited; ingest takes that up when it starts next" in said
-        send(settings, 1, channel="web")
-        assert call(settings, "ingest", "--until-end").returncode == 0
         try:
+            assert at_work.wait(60)
+            events = settings.root / "clicking" / "events.py"
+            events.write_text(EVENTS + "    channel: str | None = None\n")
+            output = call(settings, "status").stdout
+            assert "clicks: its contract was edited; ingest adopts it when it starts next" in output
+            send(settings, 1, channel="web")
+            assert call(settings, "ingest", "--until-end").returncode == 0
             with pytest.raises(NewerCode, match="contract of topic clicks was edited"):
                 running.result(60)
         finally:

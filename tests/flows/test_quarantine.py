@@ -133,7 +133,7 @@ def test_a_long_event_is_cut_unless_the_whole_is_asked_for(settings: Settings, h
 
 
 def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) -> None:
-    assert "nothing is on the topic yet" in headrace("why", "clicks@0:0", code=2)
+    assert "the topic has no events yet" in headrace("why", "clicks@0:0", code=2)
     sent(settings, click(1, 1))
     ingest(Workspace(settings), until_end=True)
     assert "log partition 0 holds 0 to 0" in headrace("why", "clicks@0:9", code=2)
