@@ -274,7 +274,7 @@ def test_new_channel_begins_with_open_alerts_and_the_next_process_continues(
     assert ids(hooks)[:2] == [open_[1].id, later[0].id]
 
 
-def test_no_secret_of_an_address_is_append_alerts(
+def test_no_secret_of_an_address_is_shown(
     settings: Settings, events_log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -295,7 +295,7 @@ def test_no_secret_of_an_address_is_append_alerts(
         findings = list(_check_channels(profile))
     assert len(findings) == 5
     assert not any(finding.fine for finding in findings)
-    assert "Connection refused" in findings[0].found
+    assert "Connection refused" in findings[0].detail
     for text in (caplog.text, ledger.read_text(), repr(findings), repr(DeliveryLedger(ledger))):
         assert SECRET[:8] not in text
         assert SECRET not in text

@@ -94,7 +94,7 @@ WRONG = {
     "no TOML": ({"headrace.toml": "[project\n"}, ["status"], ["not valid TOML", "headrace.toml"]),
     "unknown profile": ({}, ["build", "--profile", "prod"], ["profile 'prod'", "[profile.prod]"]),
     "cycle": ({"tiny/tables.py": "from headrace import table\n@table(reads='b')\ndef a(x): ...\n"
-                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a circle"]),
+                                 "@table(reads='a')\ndef b(x): ...\n"}, ["build"], ["in a cycle"]),
     "reads nothing": ({"tiny/tables.py": "from headrace import table\n@table(reads='lost')\ndef a(x): ...\n"},
                       ["build"], ["reads 'lost', which does not exist", "tables.py:2"]),
     "syntax": ({"tiny/tables.py": "def a(:\n"}, ["build"], ["tables.py:1"]),
@@ -103,7 +103,7 @@ WRONG = {
     "unknown topic": ({}, ["send", "lost", "data/prices.csv"], ["'lost'"]),
     "no value": ({}, ["predict", "m", "user_id"], ["'user_id' is not KEY=VALUE"]),
     "two values": ({}, ["predict", "m", "user_id=5", "user_id=6"], ["'user_id' has two values: '5' and '6'"]),
-    "unknown model": ({}, ["release", "lost", "champion=1"], ["there is no model 'lost'", "declares none"]),
+    "unknown model": ({}, ["release", "lost", "champion=1"], ["model 'lost' does not exist", "declares none"]),
     "missing source": ({"data/prices.csv": None}, ["build"], ["prices", "data"]),
 }  # fmt: skip
 

@@ -35,7 +35,7 @@ def test_the_contract_is_one_of_changes() -> None:
         ("shop.public.rows", [], {}, "primary key"),
         ("shop.public.rows", "id", {}, "lists the columns"),
         ("shop.public.rows", ["nothing"], {}, "is not a field of R"),
-        ("shop.public.rows", ["maybe"], {}, "can't be null"),
+        ("shop.public.rows", ["maybe"], {}, "cannot be null"),
         ("shop.public.rows", ["id"], {"__annotations__": {"_op": "str"}, "_op": ""}, "begins with _"),
         ("shop.public.rows", ["id"], {"__post_init__": lambda self: None}, "__post_init__"),
     ],

@@ -161,13 +161,13 @@ def declare_with_too_few_frames() -> object:
         (lambda: click(oldest="1970-01-01T00:00:00"), "oldest='1970-01-01T00:00:00' is not a day or"),
         (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),
         (lambda: event(topic="t", time="at")(int), "derives from headrace.Struct"),  # type: ignore[type-var]
-        (lambda: table(reads=42)(lambda a: a), "reads=42 can't be read"),
+        (lambda: table(reads=42)(lambda a: a), "reads=42 is not a valid input"),
         (declare_with_too_few_frames, "takes 1 frames but reads 2"),
         (declare_rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
         (lambda: day("at", after="x"), "after: 'x' is not a valid duration"),
-        (lambda: day("at", after=7), 'after: 7 is not a duration: write a text such as "7d"'),  # type: ignore[arg-type]
-        (lambda: day("at", before="9999999999w"), "longer than a duration can be"),
+        (lambda: day("at", after=7), 'after: 7 is not a valid duration: write a text such as "7d"'),  # type: ignore[arg-type]
+        (lambda: day("at", before="9999999999w"), "is too long for a duration"),
         (
             lambda: day("at", before=timedelta(days=-1)),
             "before=datetime.timedelta(days=-1) must not be negative",
@@ -180,26 +180,26 @@ def declare_with_too_few_frames() -> object:
         (lambda: source("s", "x.csv", schema={"a": "int"}), "schema={'a': 'int'}: a file's column cannot"),
         (
             lambda: source("s", "x.csv", schema={"a": pl.List(pl.Int64)}),
-            "a file's column cannot be read as that",
+            "a file's column cannot be read as this type",
         ),
         (
             lambda: source("s", "x.csv", schema={"a": pl.Datetime("ns")}),
-            "a file's column cannot be read as that",
+            "a file's column cannot be read as this type",
         ),
         (
             lambda: source("s", "x.csv", schema={"a": pl.Datetime("us", "Europe/Paris")}),
-            "cannot be read as that",
+            "cannot be read as this type",
         ),
         (lambda: source("s", "x.csv", schema=["a"]), "schema=['a'] is not a dict"),  # type: ignore[arg-type]
         (lambda: source("s", "../up.csv"), "must lie in the project"),
-        (lambda: ByTime(validation=0.6, test=0.6), "must lie in 0..1"),
+        (lambda: ByTime(validation=0.6, test=0.6), "must be between 0 and 1"),
         (lambda: ByTime(gap="half an hour"), "'half an hour'"),
         (lambda: ByTime(gap=timedelta(minutes=-5)), "must not be negative"),
         (lambda: make_model("m", refresh="daily"), "'daily'"),
         (lambda: make_model("churn model"), "'churn model' is not a valid model name"),
         (lambda: make_model("a/b"), "'a/b' is not a valid model name"),
         (lambda: make_model(""), "'' is not a valid model name"),
-        (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not a policy"),
+        (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not valid"),
     ],
 )
 def test_an_invalid_declaration_is_reported_with_its_place(declare: Callable[[], object], message: str) -> None:

@@ -85,9 +85,9 @@ def test_a_removed_field_breaks_the_tables_that_name_it(clicks: Settings) -> Non
     assert (effect.change.level, effect.change.field, effect.affects_producers) == ("breaks", "page", False)
     assert effect.dependents == (Dependent("table", "pages"), Dependent("table", "counted", "pages"))
     assert "version=2" in str(check.remedy)
-    (check,) = check_contracts(edit(clicks, ('time="at")', 'time="at", version=2)')))
+    (check,) = check_contracts(Workspace(edit(clicks, ('time="at")', 'time="at", version=2)'))))
     assert (check.outcome, check.breaks) == ("accepted", True)  # `pages` still names the field
-    (check,) = check_contracts(edit(clicks, ('"at", "user", PAGE', '"at", "user"')))
+    (check,) = check_contracts(Workspace(edit(clicks, ('"at", "user", PAGE', '"at", "user"'))))
     assert (check.outcome, check.breaks, check.effects[0].dependents) == ("accepted", False, ())
 
 
@@ -105,10 +105,10 @@ class Customer(Struct):
 def test_a_removed_database_column_breaks_the_current_rows(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / "project", CHANGES))
     adopt_contract(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
-    (check,) = check_contracts(edit(settings, ("    note: str | None\n", "    more: str | None\n")))
+    (check,) = check_contracts(Workspace(edit(settings, ("    note: str | None\n", "    more: str | None\n"))))
     assert [effect.change.level for effect in check.effects] == ["breaks", "tightens"]
     assert check.effects[0].dependents == (Dependent("table", "shop_public_customers_current"),)
-    (check,) = check_contracts(edit(settings, ('key=["id"])', 'key=["id"], version=2)')))
+    (check,) = check_contracts(Workspace(edit(settings, ('key=["id"])', 'key=["id"], version=2)'))))
     assert check.outcome == "accepted"
 
 

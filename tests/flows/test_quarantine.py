@@ -138,7 +138,7 @@ def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) ->
     ingest(Workspace(settings), until_end=True)
     assert "log partition 0 holds 0 to 0" in headrace("why", "clicks@0:9", code=2)
     assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
-    assert "no topic with a contract 'nowhere'" in headrace("why", "nowhere@0:0", code=2)
+    assert "the contract of topic 'nowhere' does not exist" in headrace("why", "nowhere@0:0", code=2)
     assert "no position" in headrace("quarantine", "show", "clicks", "zero", code=2)
     assert "no moment" in headrace("quarantine", "show", "clicks", "--since", "yesterday", code=2)
     assert "Nothing that waits" in headrace("quarantine", "replay", "clicks", "--since", "2h")

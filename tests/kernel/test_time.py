@@ -52,12 +52,12 @@ def test_other_text_is_not_a_duration(text: str) -> None:
 
 @pytest.mark.parametrize("value", [7, 7.0, None, b"7d"])
 def test_a_value_of_another_type_is_refused_with_the_way_to_write_it(value: Any) -> None:
-    with pytest.raises(ValueError, match='is not a duration: write a text such as "7d"'):
+    with pytest.raises(ValueError, match='is not a valid duration: write a text such as "7d"'):
         parse_duration(value)
 
 
 def test_a_duration_has_a_largest_value() -> None:
-    with pytest.raises(ValueError, match="longer than a duration can be"):
+    with pytest.raises(ValueError, match="is too long for a duration"):
         parse_duration("9999999999w")
 
 

@@ -450,7 +450,7 @@ class TestLease:
         assert table.tags() == {}
         holder.renew(now=True)
         assert lake.maintain(table).busy
-        holder.give_back({"headrace.note": "done"})
+        holder.release({"headrace.note": "done"})
         assert table.property("headrace.note") == "done"
         assert not lake.maintain(table).busy
         assert set(table.iceberg().refs()) == {"main"}
@@ -468,7 +468,7 @@ class TestLease:
         with pytest.raises(Conflict, match="another maintenance"):
             hung.renew()
         with pytest.raises(Conflict, match="another maintenance"):
-            hung.give_back({"headrace.note": "late"})
+            hung.release({"headrace.note": "late"})
         assert table.property("headrace.note") is None
         assert lake.maintain(table).busy
 
@@ -487,7 +487,7 @@ class TestLease:
                 tries = list(threads.map(attempt, range(4)))
             winners = [holder for taken, holder in tries if taken]
             assert len(winners) == 1
-            winners[0].give_back({})
+            winners[0].release({})
 
     @pytest.mark.parametrize(
         "point", ["maintenance.leased", "maintenance.expire", "maintenance.listed", "maintenance.delete"]

@@ -57,7 +57,7 @@ class TestAppend:
 
     def test_conflicts_where_its_log_partition_has_moved(self, table: LakeTable) -> None:
         table.append(rows(2, 1), position=("ingest", None, START.with_offsets({0: 10})))
-        with pytest.raises(Conflict, match="log partition 0 to 10; it was believed to be at 0"):
+        with pytest.raises(Conflict, match="log partition 0 to 10; expected was 0"):
             table.append(rows(3, 1), position=("ingest", None, START.with_offsets({0: 4})))
         assert table.scan().collect().height == 2
 

@@ -73,7 +73,7 @@ files = source("files", "data.csv")
     assert list(project.tables) == ["second", "first"]
     assert list(project.sources) == ["files"]
     assert project.inputs(project.table("first")) == [project.table("second")]
-    with pytest.raises(CallError, match="there is no table 'third'") as caught:
+    with pytest.raises(CallError, match="table 'third' does not exist") as caught:
         project.table("third")
     assert "first, second" in str(caught.value)
 
@@ -84,29 +84,29 @@ files = source("files", "data.csv")
         ("@table(reads='nothing')\ndef a(rows): return rows\n", "reads 'nothing', which does not exist"),
         (
             "@table(reads='b')\ndef a(rows): return rows\n@table(reads='a')\ndef b(rows): return rows\n",
-            "in a circle: a → b → a",
+            "in a cycle: a → b → a",
         ),
-        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
-        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "as the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef clicks(rows): return rows\n", "like the table of topic 'clicks' is"),
+        ("@table(reads=Click)\ndef Clicks(rows): return rows\n", "like the table of topic 'clicks' is"),
         (
             EVENT.format("A", "a.b") + EVENT.format("B", "a-b"),
-            "the table of topic 'a-b' would be 'a_b' in the lake, as the table of topic 'a.b' is",
+            "the table of topic 'a-b' would be 'a_b' in the lake, like the table of topic 'a.b'",
         ),
-        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "as the table of topic 'x.Y' is"),
-        (EVENT.format("A", "headrace.alerts"), "is Headrace's own"),
-        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "is Headrace's own"),
+        (EVENT.format("A", "x.Y") + EVENT.format("B", "x.y"), "like the table of topic 'x.Y' is"),
+        (EVENT.format("A", "headrace.alerts"), "is reserved for Headrace"),
+        ("@table(reads=Click)\ndef headrace_predictions(rows): return rows\n", "is reserved for Headrace"),
         (
             CHANGES + "@table(reads=Click)\ndef shop_public_rows_current(rows): return rows\n",
             "'shop_public_rows_current' is declared twice",
         ),
-        (CHANGES + EVENT.format("A", "shop.public.rows_current"), "as the table of topic"),
+        (CHANGES + EVENT.format("A", "shop.public.rows_current"), "like the table of topic"),
         (
             (
                 "@table(reads=Click)\ndef labels(rows): return rows\n"
                 "@table(reads=Click)\ndef training_m(rows): return rows\n"
                 "m = Model('m', labels=labels, target='bought', features=None, trainer=XGBoost())\n"
             ),
-            "the training set of model 'm' would be 'training_m' in the lake, as table 'training_m' is",
+            "the training set of model 'm' would be 'training_m' in the lake, like table 'training_m'",
         ),
         ("a = source('a', 'x.csv')\nb = source('a', 'y.csv')\n", "source 'a' is declared twice"),
         (

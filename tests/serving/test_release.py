@@ -61,7 +61,7 @@ def test_each_rollback_goes_one_release_further_back(topics):
     restored = roll_back(topics)
     assert (restored.arms, restored.restores) == (second.arms, second.id)
     assert roll_back(topics).restores == first.id
-    with pytest.raises(CallError, match="no release to go back to"):
+    with pytest.raises(CallError, match="no earlier release to roll back to"):
         roll_back(topics)
     append_release(topics, Arm(4))
     assert roll_back(topics).arms == first.arms

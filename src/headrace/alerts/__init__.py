@@ -1,1 +1,1 @@
-"""Alerts: what is wrong, as records on a topic, and the channels that take them to people."""
+"""Alerts: problems as records on a topic, and the channels that deliver them to people."""

@@ -1,8 +1,8 @@
-"""Delivery: brings each change of an alert to every channel, at least once, in order.
+"""Delivery: sends each change of an alert to every channel, at least once, in order.
 
-A channel's position on the topic moves when the channel has accepted a change. A new channel begins with
-the alerts that are open. A channel that is away is tried again for as long as it takes, after pauses that
-double up to a minute. A change that a channel refuses for what it is, is counted and left out.
+A channel's position on the topic moves when the channel has accepted a change. A new channel starts with the
+open alerts. Delivery to a channel that cannot be reached is tried again, without end, after pauses that double
+up to a minute. A change that a channel refuses permanently is counted and skipped.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from headrace.log.follow import TopicRecord
 __all__ = ["DeliveryLedger", "DeliveryState", "deliver"]
 
 _IDLE = 2.0  # seconds between two polls of the topic
-_LONGEST = 60.0  # seconds between two tries of a channel that is away
+_LONGEST = 60.0  # seconds, at most, between two attempts to reach a channel
 _logger = logging.getLogger(__name__)
 
 
 class DeliveryState(Struct):
-    """How far deliveries to one channel have come.
+    """The progress of deliveries to one channel.
 
     Attributes:
         name: the channel's name.
-        position: how far the channel has been brought on the topic; None: it is new.
-        delivered, refused: how many changes the channel has accepted, and how many it has refused.
-        failure: why the last try failed; None: it succeeded.
+        position: the position on the topic after the last delivered change; None: the channel is new.
+        delivered, refused: the number of changes that the channel has accepted, and has refused.
+        failure: why the last attempt failed; None: it succeeded.
     """
 
     name: str
@@ -80,10 +80,10 @@ def deliver(
     Only one process delivers at a time: others wait until it ends.
 
     Args:
-        channels: where to.
+        channels: the channels to deliver to.
         log: the log that holds the topic of alerts.
         ledger: a file in a folder that exists (DeliveryLedger).
-        stop: ends the delivery.
+        stop: set to end the delivery.
         idle: seconds between two polls of the topic.
     """
     while (lock := try_lock(ledger.with_suffix(".lock"))) is None:
@@ -117,16 +117,16 @@ def _run(delivery: _ChannelDelivery, stop: threading.Event, idle: float) -> None
 
 
 class _ChannelDelivery:
-    """One channel, and the changes that it has still to get."""
+    """One channel, and the changes that are still to be delivered to it."""
 
     def __init__(self, channel: Channel, log: Log, ledger: DeliveryLedger) -> None:
         self._channel, self._log, self._ledger = channel, log, ledger
         self._follower = AlertFollower(log)
-        # Each with the channel's position once it is accepted; None: a later one carries the position.
+        # Each change with the channel's position after it; None: a later change has the position.
         self._due: deque[tuple[Alert, LogPosition | None]] = deque()
 
     def deliver_due(self, stop: threading.Event) -> None:
-        """Polls the topic, and delivers all that is due."""
+        """Polls the topic, and delivers all changes that are due."""
         changes = self._follower.poll()
         if changes:
             self._add(changes)
@@ -140,7 +140,7 @@ class _ChannelDelivery:
             except Refused as error:
                 state.refused += 1
                 state.failure = clean_text(str(error))
-                _logger.warning("alert %s was refused and is left out: %s", alert.id, state.failure)
+                _logger.warning("alert %s was refused and is skipped: %s", alert.id, state.failure)
             self._due.popleft()
             state.position = position or state.position
             self._ledger.store(self._channel, state)
@@ -148,7 +148,7 @@ class _ChannelDelivery:
     def _add(self, changes: list[TopicRecord[Alert]]) -> None:
         log_id = self._log.identity(TOPIC)
         at = self._due[-1][1] if self._due else self._ledger.state_of(self._channel).position
-        if at is None or at.log_id != log_id:  # a new channel: what is open, then what comes
+        if at is None or at.log_id != log_id:  # a new channel gets the open alerts, then each change
             end = LogPosition(TOPIC, log_id, {change.partition: change.offset + 1 for change in changes})
             open_alerts = self._follower.open
             self._due.extend((alert, end if alert is open_alerts[-1] else None) for alert in open_alerts)
@@ -163,11 +163,11 @@ class _ChannelDelivery:
                 self._due.append((change.value, at))
 
     def note_failure(self, error: Exception) -> None:
-        """Stores why the last try failed."""
+        """Stores why the last attempt failed."""
         failure = clean_text(str(error) if isinstance(error, HeadraceError) else type(error).__name__)
         state = self._ledger.state_of(self._channel)
         if state.failure != failure:
-            _logger.warning("alerts: %s is tried again: %s", self._channel.name, failure)
+            _logger.warning("alerts: delivery to %s failed and is tried again: %s", self._channel.name, failure)
         state.failure = failure
         try:
             self._ledger.store(self._channel, state)

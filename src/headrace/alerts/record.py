@@ -1,9 +1,9 @@
 """Alerts as records: each change of an alert is an event on topic `headrace.alerts`.
 
-An alert is raised once, changed when its severity changes, and resolved when it is over. The topic is the
-whole state of all alerts: a process that decides on a change reads the topic to its end first. The changes
-of one subject and reason are numbered. If two processes append the same number at the same time, the first
-on the log counts, for every reader of the topic and in its table.
+An alert is raised once, changed when its severity changes, and resolved when it is over. The topic holds the
+whole state of all alerts, so a process that decides on a change first reads the topic to its end. The changes
+of one subject and reason are numbered. If two processes append the same number at the same time, the first on
+the log counts, for every reader of the topic and in its table.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ class Alert(Struct, frozen=True):
     """One change of an alert.
 
     Attributes:
-        id: of this change, a UUIDv7.
+        id: the id of this change, a UUIDv7.
         alert: the id of the change that raised the alert.
-        number: of this change among those of its source, subject and reason, from 1 on.
-        at: when it was decided.
+        number: the number of this change among those of its source, subject and reason, from 1 on.
+        at: when the change was decided.
         source: the name of the AlertSource that found it, such as `refusals`.
-        subject: what it is about, such as a topic.
+        subject: the thing that the alert is about, such as a topic.
         reason: what is wrong with the subject, in a few words that stay the same.
         state: `raised`, `changed` (its severity) or `resolved`.
-        severity: `warning` or `critical`; of a resolved alert its last one.
+        severity: `warning` or `critical`; for a resolved alert its last severity.
         why: what is wrong, in words, with figures.
         look: the command that shows more.
-        facts: the figures that it was decided on, and what else the source knows; by name.
+        facts: the figures behind the decision, and further facts of the source; by name.
     """
 
     id: str
@@ -91,7 +91,7 @@ class AlertFollower:
 
     Args:
         log: the log.
-        known: the last change of each alert, as far as it is known from elsewhere (`read_table`).
+        known: the last change of each alert that the topic's table holds (`read_table`).
 
     Attributes:
         last: key → the alert's last change, as of the last poll.
@@ -108,10 +108,10 @@ class AlertFollower:
         return sorted(alerts, key=lambda alert: alert.at)
 
     def poll(self) -> list[TopicRecord[Alert]]:
-        """The changes since the last poll. A change whose number was taken before it is left out."""
+        """Reads the changes since the last poll, without those whose number an earlier change has."""
         before = self._follower.log_id
         records = self._follower.poll()
-        if before not in (None, self._follower.log_id):  # the topic was made again: numbers begin anew
+        if before not in (None, self._follower.log_id):  # the topic was created again: numbers restart at 1
             self.last = {}
         changes: list[TopicRecord[Alert]] = []
         for record in records:
@@ -124,7 +124,7 @@ class AlertFollower:
 
 
 def read_table(lake: Lake) -> dict[AlertKey, Alert]:
-    """The last change of each alert in the topic's table, which also holds what the log has forgotten."""
+    """The last change of each alert in the topic's table, which also has changes that the log has deleted."""
     import polars as pl
 
     if not lake.table_exists(TABLE):
@@ -146,7 +146,7 @@ def read_table(lake: Lake) -> dict[AlertKey, Alert]:
 
 
 def has_forgotten(log: Log) -> bool:
-    """Whether the log may lack changes that the topic's table holds: it was trimmed or made again."""
+    """Whether the log may lack changes that the topic's table holds: it was trimmed or created again."""
     return TOPIC not in log.topics() or any(log.start(TOPIC).values())
 
 
@@ -154,7 +154,7 @@ def open_alerts(log: Log, lake: Lake | None = None) -> list[Alert]:
     """The last change of each alert that is not resolved, the oldest first.
 
     Args:
-        lake: has the changes that the log has forgotten; None: the log alone is read.
+        lake: the lake with the topic's table, for changes that the log has deleted; None: only the log is read.
     """
     follower = AlertFollower(log, None if lake is None else read_table(lake))
     follower.poll()

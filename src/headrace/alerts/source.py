@@ -1,7 +1,7 @@
-"""Alert sources: what watches something and finds that it is wrong.
+"""Alert sources: watch a part of the system and report what is wrong with it.
 
-Each source is one class in the room of what it watches. `AlertWatch` runs sources; a source decides how
-serious each finding is, and knows nothing of topics, numbers or channels.
+Each source is one class in the package that it watches. `AlertWatch` runs sources. A source decides how serious
+each finding is; topics, numbers and channels are not its concern.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["AlertSource", "Finding"]
 
 
 class Finding(Struct, frozen=True):
-    """How serious one thing is now.
+    """The current severity of one problem.
 
     Attributes:
-        subject, reason: what it is about, and what is wrong with it (see Alert).
-        severity: None where nothing is wrong any more.
-        why: the same in words, with figures.
+        subject, reason: the thing that the problem concerns, and the problem (see Alert).
+        severity: its severity; None: it is over.
+        why: the problem in words, with figures.
         look: the command that shows more.
         facts: the figures, by name.
     """
@@ -48,16 +48,16 @@ class AlertSource(Protocol):
         """Reads what happened since the last settled round.
 
         Args:
-            open: the last change of each of this source's alerts that is not resolved: what they are about
-                is observed too.
+            open: the last change of each of this source's alerts that is not resolved; their subjects are
+                observed too.
 
         Raises:
-            HeadraceError: something is away; the next round begins here again.
+            HeadraceError: something cannot be reached; the next round starts with `observe` again.
         """
         ...
 
     def judge(self, open: Sequence[Alert]) -> list[Finding]:
-        """The severity of everything that was observed in this round.
+        """Returns the severity of everything that was observed in this round.
 
         Args:
             open: as for `observe`: a source may keep a severity until the figures are clearly better.
@@ -65,5 +65,5 @@ class AlertSource(Protocol):
         ...
 
     def settle(self) -> None:
-        """Ends the round: all that it found is on the log. Without it, the next round observes the same."""
+        """Ends the round once its changes are on the log; otherwise the next round observes the same again."""
         ...

@@ -1,7 +1,7 @@
-"""Watch: asks alert sources for their findings, and appends the changes to `headrace.alerts`.
+"""Watch: runs alert sources, and appends the changes of alerts to `headrace.alerts`.
 
-It works in its own thread and keeps nothing that must survive the process: it neither slows down nor fails
-the work beside which it runs.
+It runs in its own thread and has no state that must survive the process, so it neither slows down nor fails the
+work that it watches.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class AlertWatch:
     """Runs alert sources while its block runs, and once more at the block's end.
 
     Args:
-        sources: what watches.
-        log, lake: hold the topic of alerts and its table.
+        sources: the alert sources.
+        log, lake: the log with the topic of alerts, and the lake with its table.
     """
 
     def __init__(self, sources: Sequence[AlertSource], log: Log, lake: Lake) -> None:
@@ -60,9 +60,9 @@ class AlertWatch:
                 try:
                     self._run_round(source)
                 except HeadraceError as error:
-                    _logger.warning("alerts: %s are looked at again: %s", source.name, error)
-                except Exception:  # no alert is worth the work that runs beside it
-                    _logger.exception("alerts: %s could not be looked at", source.name)
+                    _logger.warning("alerts: %s could not be checked, next try soon: %s", source.name, error)
+                except Exception:  # a failing alert source must not stop the work that it watches
+                    _logger.exception("alerts: %s could not be checked", source.name)
 
     def _run_round(self, source: AlertSource) -> None:
         if self._follower is None:
@@ -91,7 +91,7 @@ def _open_of(source: AlertSource, follower: AlertFollower) -> list[Alert]:
 
 
 def _due(source: AlertSource, follower: AlertFollower) -> list[Alert]:
-    """The changes that bring the source's alerts to what it finds."""
+    """The changes that make the source's alerts agree with its findings."""
     open_alerts = _open_of(source, follower)
     severities = {alert.key: alert.severity for alert in open_alerts}
     changes = []
@@ -107,8 +107,8 @@ def _next_change(source: str, finding: Finding, last: Alert | None) -> Alert:
 
     Args:
         source: the name of the source that found it.
-        finding: what was found; its severity is None where the alert is over.
-        last: the change before, if there was one.
+        finding: the finding; its severity is None if the alert is over.
+        last: the previous change, if any.
     """
     current = last if last is not None and last.state != "resolved" else None
     id_ = new_id()

@@ -36,6 +36,6 @@ def _workspace(call: Call) -> Workspace | None:
     try:
         return call.workspace()
     except ProjectError as error:
-        if call.project is None and call.profile is None and "there is no headrace.toml" in error.what:
+        if call.project is None and call.profile is None and "no headrace.toml in this folder" in error.what:
             return None
         raise

@@ -1,1 +1,1 @@
-"""headrace.toml and the environment, as one typed Settings; the settings of each room in a file of its own."""
+"""headrace.toml and the environment, as one typed Settings, with one file for the settings of each part."""

@@ -10,7 +10,7 @@ __all__ = ["AlertSettings"]
 
 
 class AlertSettings(Struct, frozen=True):
-    """Where alerts go out.
+    """Where alerts are delivered.
 
     Attributes:
         state: the state folder.

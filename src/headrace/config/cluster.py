@@ -10,7 +10,7 @@ __all__ = ["ClusterSettings"]
 
 
 class ClusterSettings(Struct, frozen=True):
-    """Which Ray runs what is spread over processes and machines.
+    """The Ray cluster that runs work on several processes or machines.
 
     Attributes:
         state: the state folder.

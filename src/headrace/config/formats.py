@@ -10,7 +10,7 @@ __all__ = ["FormatSettings"]
 
 
 class FormatSettings(Struct, frozen=True):
-    """What the formats of events need.
+    """Services that event formats need.
 
     Attributes:
         state: the state folder.

@@ -1,4 +1,4 @@
-"""Settings of the HTTP doors."""
+"""Settings of the HTTP servers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class HttpSettings(Struct, frozen=True):
-    """Where the HTTP doors listen.
+    """Where the HTTP servers listen.
 
     Attributes:
         state: the state folder.
         host: the address that all of them listen on.
-        predict_port, collector_port, console_port: their ports; 0 takes a free one.
+        predict_port, collector_port, console_port: their ports; 0: any free port.
     """
 
     state: Path

@@ -12,12 +12,12 @@ __all__ = ["LakeSettings"]
 
 
 class LakeSettings(Struct, frozen=True):
-    """Where tables live.
+    """Where tables are stored.
 
     Attributes:
         state: the state folder.
         catalog: the Iceberg catalog: `sqlite` (a file in the state folder) or the address of a REST catalog.
-        warehouse: where tables' files lie: `file` (the state folder) or `s3://bucket/path`.
+        warehouse: where the tables' files are stored: `file` (the state folder) or `s3://bucket/path`.
     """
 
     state: Path
@@ -31,6 +31,6 @@ class LakeSettings(Struct, frozen=True):
 
     @property
     def warehouse_url(self) -> str:
-        """The full address of the tables' files. A local folder's is its path, not a `file://` URL: in such
-        a URL PyIceberg ends the path at `#` and `?`."""
+        """The full address of the tables' files. For a local folder it is the path, not a `file://` URL, in
+        which PyIceberg would end the path at `#` or `?`."""
         return str(self.state / "lake" / "warehouse") if self.warehouse == "file" else self.warehouse

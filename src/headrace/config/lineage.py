@@ -10,11 +10,11 @@ __all__ = ["LineageSettings"]
 
 
 class LineageSettings(Struct, frozen=True):
-    """Who else gets lineage events.
+    """Further receivers of lineage events.
 
     Attributes:
         state: the state folder.
-        endpoints: setting `lineage`: addresses of OpenLineage endpoints that get every event as well.
+        endpoints: setting `lineage`: addresses of OpenLineage endpoints that receive every event.
     """
 
     state: Path

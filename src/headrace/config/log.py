@@ -12,11 +12,11 @@ __all__ = ["LogSettings"]
 
 
 class LogSettings(Struct, frozen=True):
-    """Where topics live.
+    """Where topics are stored.
 
     Attributes:
         state: the state folder.
-        address: setting `log`: `sqlite` (one file a topic in the state folder) or `kafka://host:port,...`.
+        address: setting `log`: `sqlite` (one file per topic in the state folder) or `kafka://host:port,...`.
     """
 
     state: Path

@@ -12,7 +12,7 @@ __all__ = ["OnlineSettings"]
 
 
 class OnlineSettings(Struct, frozen=True):
-    """Where current feature values live.
+    """Where current feature values are stored.
 
     Attributes:
         state: the state folder.

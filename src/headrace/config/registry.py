@@ -12,12 +12,12 @@ __all__ = ["RegistrySettings"]
 
 
 class RegistrySettings(Struct, frozen=True):
-    """Where model versions live, and which are trusted.
+    """Where model versions are stored, and which of them are trusted.
 
     Attributes:
         state: the state folder.
         mlflow: `sqlite` (a file in the state folder) or the address of an MLflow server.
-        trust: versions (`MODEL@VERSION`) whose bundles are taken though they are unsigned or signed with
+        trust: versions (`MODEL@VERSION`) whose bundles are accepted although they are unsigned, or signed with
             another key.
     """
 

@@ -11,13 +11,13 @@ __all__ = ["ServingSettings"]
 
 
 class ServingSettings(Struct, frozen=True):
-    """Where predictions are answered.
+    """Where predictions are computed.
 
     Attributes:
         state: the state folder.
         chosen_deployment: setting `serving`: `processes` (children of `headrace up`), `ray_serve`, or empty:
-            as the setting `ray` says (`Settings.deployment`).
-        replicas: how many processes answer predictions.
+            the setting `ray` decides (`Settings.deployment`).
+        replicas: the number of processes that compute predictions.
     """
 
     state: Path

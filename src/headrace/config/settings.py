@@ -1,9 +1,8 @@
 """Settings: headrace.toml and the environment, as one typed, frozen value.
 
-A setting is looked for in this order: the environment (`HEADRACE_LOG`, `HEADRACE_ONLINE`, ...: one
-variable a setting), the profile's block in headrace.toml, the embedded default. Each room has its own
-settings class, in a file of its own here. Secrets are never settings: they are read from the environment
-by the room that uses them.
+A setting is searched for in this order: the environment (`HEADRACE_LOG`, `HEADRACE_ONLINE`, ...: one variable
+per setting), the profile's block in headrace.toml, the embedded default. Each part of Headrace has one settings
+class, in one file here. Secrets are never settings: the code that uses them reads them from the environment.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ __all__ = ["FILE", "Settings", "find_root", "load_settings", "make_settings"]
 
 FILE = "headrace.toml"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_STATE = "state"  # the field that every room's settings have beside their own
+_STATE = "state"  # a field of every settings class that is not a setting
 
 
 class Settings(Struct, frozen=True):
-    """What a process knows of the project before it imports it. Made by `load_settings`.
+    """A project's settings, which a process knows before it imports the project. `load_settings` loads them.
 
     Attributes:
         root: the project's folder, absolute.
         project: the project's name; also the Python package in `root` that declares it.
-        profile_name: which profile was chosen.
-        state: the folder that holds what this project and profile keep on this machine. It is made
-            by whoever first writes to it, 0700.
-        values: setting → the value that was given for it, without defaults.
-        log, lake, ...: the settings of each room.
+        profile_name: the name of the profile.
+        state: the folder for the local state of this project and profile. It is created (0700) at the first
+            write.
+        values: setting → its value, without defaults.
+        log, lake, ...: the settings of each part.
     """
 
     root: Path
@@ -73,7 +72,7 @@ class Settings(Struct, frozen=True):
         return self.state.joinpath(*parts)
 
     def make_state(self) -> Path:
-        """The state folder; it is made (0700) where it was missing."""
+        """Creates the state folder (0700) if it does not exist; returns it."""
         return make_private(self.state)
 
     @property
@@ -122,15 +121,15 @@ def make_settings(
     values: Mapping[str, Any] | None = None,
     where: str = "settings",
 ) -> Settings:
-    """Settings from values; every setting that is not among them has its embedded default.
+    """Builds settings from values; every other setting has its embedded default.
 
     Args:
         root: the project's folder, absolute.
         project: its name.
         profile: the profile's name.
         state: the state folder; by default `.headrace/PROFILE` in the root.
-        values: setting → value, of the setting's own type.
-        where: where the values come from, for errors.
+        values: setting → value, of the setting's type.
+        where: the origin of the values, for errors.
 
     Raises:
         ProjectError: an unknown setting, or a value of the wrong type.
@@ -147,7 +146,7 @@ def make_settings(
 
 
 def find_root(start: Path | None = None) -> Path:
-    """The nearest folder at or above `start` (default: here) that holds a headrace.toml.
+    """Finds the nearest folder with a headrace.toml, at or above `start` (default: the working folder).
 
     Raises:
         ProjectError: no folder does.
@@ -157,16 +156,16 @@ def find_root(start: Path | None = None) -> Path:
         if (folder / FILE).is_file():
             return folder
     raise ProjectError(
-        f"there is no {FILE} here or in any folder above",
+        f"no {FILE} in this folder or in any folder above",
         where=str(start),
-        remedy="Go to a project, name one with --project DIR, or make one: headrace init DIR --example shop",
+        remedy="Change to a project, name it by --project DIR, or create one: headrace init DIR --example shop",
     )
 
 
 def load_settings(root: Path | None = None, profile: str | None = None) -> Settings:
-    """The settings of the project at `root` (default: the one around the working folder).
+    """Loads the settings of the project at `root` (default: the project of the working folder).
 
-    The profile is the one named, else `HEADRACE_PROFILE`, else `local`.
+    The profile is `profile`, else `HEADRACE_PROFILE`, else `local`.
 
     Raises:
         ProjectError: no headrace.toml, no valid TOML, an unknown block, setting or profile, a value
@@ -188,7 +187,7 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
     state = Path(os.environ.get("HEADRACE_STATE") or root / ".headrace") / name
     where = f"{path}: profile.{name}"
     in_file = profiles.get(name, {})
-    make_settings(root, project, name, state=state, values=in_file, where=where)  # right even where overridden
+    make_settings(root, project, name, state=state, values=in_file, where=where)  # checked even if overridden
     values = {**in_file, **_read_environment()}
     return make_settings(root, project, name, state=state, values=values, where=where)
 
@@ -229,18 +228,18 @@ def _convert(value: Any, name: str, where: str, *, strict: bool) -> Any:
     try:
         return msgspec.convert(value, _TYPES[name], strict=strict)
     except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at `$")  # msgspec names the item of a list so
-        raise ProjectError(what, where=where + place.rstrip("`")) from error
+        problem, _, place = str(error).partition(" - at `$")  # msgspec's form for the item of a list
+        raise ProjectError(problem, where=where + place.rstrip("`")) from error
 
 
 def _check_names(values: Any, known: Collection[str], where: str) -> None:
     if not isinstance(values, dict):
-        raise ProjectError("a block of settings is expected here", where=where)
+        raise ProjectError("it must be a block of settings", where=where)
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ProjectError(
                 f"setting {name!r} does not exist",
                 where=where,
-                remedy=f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(known)}.",
+                remedy=f"Did you mean {near[0]!r}?" if near else f"The settings are: {', '.join(known)}.",
             )

@@ -1,4 +1,4 @@
-"""Alerts: from which share of refused events on a topic raises an alert."""
+"""Alerts: the share of refused events on a topic that raises an alert."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ __all__ = ["Alerts"]
 
 @attrs.frozen
 class Alerts:
-    """What share of a topic's events may be refused for one reason (a code and a field).
+    """The limits on the share of a topic's events that is refused for one reason (a code and a field).
 
         @event(topic="clicks", time="at", alerts=Alerts(critical=0.2, window="10m", ignore=["duplicate"]))
 
-    The share is that of the events that arrived within `window`. If it is at least `growth` times the share
-    in the `baseline` before, it counts one step more: below `warning` as a warning, from `warning` on as
-    critical.
+    The share counts the events that arrived within `window`. If it is at least `growth` times the share in the
+    `baseline` before, the severity is one step higher: a warning below `warning`, critical from `warning` on.
 
     Args:
-        warning, critical: shares from which on an alert is a warning, and critical; 0 to 1.
-        growth: how many times the baseline's share counts as grown; more than 1.
-        window: how long the window is, as text such as `5m` or a timedelta; 10 s or more.
-        baseline: how long the time before the window is that it is compared with.
-        min_events: the events that a window needs before an alert is raised.
+        warning, critical: the shares from which an alert is a warning, or critical; 0 to 1.
+        growth: the factor by which the share must exceed the baseline's to count as grown; more than 1.
+        window: the length of the window, as text such as `5m` or a timedelta; 10 s or more.
+        baseline: the length of the time before the window with which the window is compared.
+        min_events: the number of events that a window needs before an alert is raised.
         ignore: codes that raise no alert.
 
     Raises:

@@ -1,6 +1,6 @@
 """@changes: a contract on a database table, as a msgspec struct of its row.
 
-Its events are the changes of the table's rows in Debezium's envelopes, whatever puts them on the topic.
+Its events are the changes of the table's rows in Debezium's envelopes, whichever program writes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHANGE_FIELDS: list[tuple[str, Any, Any]] = [
 ]
 """The columns of a change beside those of its row: the operation (`c` created, `u` updated, `d` deleted, `r`
 read by a snapshot, `t` truncated); its position in the database's log; when and by which transaction it was
-committed; its place in a snapshot; the columns whose values the database did not send."""
+committed; its place in a snapshot; the columns whose values the database left out."""
 
 SNAPSHOT_ENDS = ("last", "last_in_data_collection")
 """The values of `_snapshot` that mark the last row of a table's snapshot."""
@@ -65,10 +65,10 @@ def changes(
         topic: the topic, as Debezium names it: PREFIX.SCHEMA.TABLE.
         key: the columns of the table's primary key.
         dedup_within: how long after a change, by the database's clock, the same change is refused as
-            `duplicate`. Debezium sends again what it sent just before it was stopped.
+            `duplicate`. After a restart Debezium repeats the last changes that it sent.
         extra: see @event, for columns that the struct does not name.
-        time_unit: the unit of a number that stands for an instant, since 1970, if the envelope has no schema
-            that says it; None: such a number is refused.
+        time_unit: the unit of a time that is written as a number since 1970, if the envelope has no schema with
+            the unit; None: such a number is refused.
         partitions, retention, version: see @event.
 
     Raises:
@@ -182,7 +182,7 @@ def _check_key(struct: type[Struct], key: Sequence[str], place: Place) -> None:
             )
         hint = hints[name]
         if get_origin(hint) in (Union, types.UnionType) and types.NoneType in get_args(hint):
-            raise ProjectError(f"{name!r} is part of the key, so it can't be null", where=str(place))
+            raise ProjectError(f"{name!r} is part of the key, so it cannot be null", where=str(place))
 
 
 def _check_struct(struct: type[Struct], place: Place) -> None:

@@ -1,4 +1,4 @@
-"""Converters of declared values. Each reports a malformed one at the line that declares it."""
+"""Converters of declared values. Each reports an invalid value at the line that declares it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["to_duration", "to_optional_duration", "to_tuple"]
 
 
 def to_duration(value: str | timedelta) -> timedelta:
-    """A duration from text such as `30m`, `1d` or `1h30m`.
+    """Converts text such as `30m`, `1d` or `1h30m` to a duration.
 
     Raises:
         ProjectError: the value is not a duration.
@@ -27,10 +27,10 @@ def to_duration(value: str | timedelta) -> timedelta:
 
 
 def to_optional_duration(value: str | timedelta | None) -> timedelta | None:
-    """A duration, or None for None; see to_duration."""
+    """Converts a duration (see to_duration); None stays None."""
     return None if value is None else to_duration(value)
 
 
 def to_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
-    """A tuple of texts; one text is a tuple of one."""
+    """Converts texts to a tuple; one text becomes a tuple of one."""
     return (names,) if isinstance(names, str) else tuple(names)

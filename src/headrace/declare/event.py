@@ -31,7 +31,7 @@ def _to_instant(value: str | date) -> datetime:
         instant = datetime.fromisoformat(value) if isinstance(value, str) else value
         if not isinstance(instant, datetime) or (isinstance(value, str) and len(value) == 10):
             return datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
-        return from_micros(micros(instant))  # raises ValueError for a naive one
+        return from_micros(micros(instant))  # raises ValueError for a naive datetime
     except (ValueError, OverflowError) as error:
         raise ProjectError(
             f"oldest={value!r} is not a day or an instant with a time zone, such as '1970-01-01'",
@@ -72,7 +72,7 @@ class Contract(_EventRules):
         struct: the msgspec struct that an event decodes to.
         place: the line of the declaration.
         row_key: under @changes the columns of the table's primary key; empty under @event.
-        time_unit: under @changes the unit of numbers that stand for instants, since 1970.
+        time_unit: under @changes the unit of times that are written as numbers since 1970.
     """
 
     struct: type[Struct]
@@ -103,33 +103,33 @@ class event(_EventRules):  # noqa: N801  it is a decorator
         time: the datetime field that says when the event happened.
         key: the field whose value chooses the log partition; None: any partition.
         identity: the fields that identify an event. Two events with equal values are the same event.
-        dedup_within: an event is refused as `duplicate` if one with the same identity was admitted with a
-            time at most this far from its own (docs/guide/contracts.md has the full rule); None: never.
+        dedup_within: an event is refused as `duplicate` if an event with the same identity was admitted whose
+            time is at most this far from it (docs/guide/contracts.md has the full rule); None: never.
         time_formats: how a time may be written: `rfc3339`, strptime formats, and at most one of `epoch_s`,
             `epoch_ms`, `epoch_us` for a number since 1970.
         timezone: the zone of a time that is written without one, such as `Europe/Paris`; None: such a time is
             refused as `naive_time`, unless its format has the zone as literal text (`UTC`).
-        coerce: whether text that spells a number or a boolean is accepted for it ("35" for 35).
-        max_ahead: how far an event's time may lie after its arrival; beyond it the event is refused as
+        coerce: whether text is accepted for a number or a boolean ("35" for 35).
+        max_ahead: how far an event's time may be after its arrival; beyond this the event is refused as
             `future`.
-        max_late: how far an event's time may lie before its arrival; beyond it the event is refused as `late`;
+        max_late: how far an event's time may be before its arrival; beyond this the event is refused as `late`;
             None: any distance.
-        oldest: an event whose time lies before this day or instant is refused as `out_of_range`. A day begins
-            at midnight UTC.
+        oldest: an event whose time is before this day or instant is refused as `out_of_range`. A day begins at
+            midnight UTC.
         extra: what happens to fields that the struct does not name: `allow` stores them as JSON in the column
             `_extra`, `forbid` refuses the event.
         format: how the bytes hold an event: `json`, `connect` (Kafka Connect's envelope of schema and
             payload) or `avro` (with a schema registry).
         partitions: the number of log partitions that the topic is created with.
-        retention: how long the log keeps an event at least. None: as the topic is configured, and for ever if
-            Headrace creates it. The topic's table keeps every event.
+        retention: how long the log keeps an event at least. None: the topic keeps its setting; if Headrace
+            creates it, it keeps events forever. The topic's table keeps every event.
         alerts: the shares of refused events that raise an alert; None: no alerts.
-        forward: two further Kafka topics: the first gets the good events as they came, the second the refused
-            ones with the reason; None: no forwarding.
+        forward: two further Kafka topics: the first gets the good events unchanged, the second the refused
+            events with the reasons; None: no forwarding.
         version: the version of the contract, from 1. Raise it for a change that refuses events that were good,
             or that removes a field.
-        upcasters: older struct → function that makes the present struct of it, the newest first. An event
-            that matches an older struct is converted by it.
+        upcasters: older struct → function that converts it to the current struct, the newest first. An event
+            that matches an older struct is converted by this function.
 
     Raises:
         ProjectError: a field that is named is not in the struct, `time` is not a datetime field, `dedup_within`
@@ -195,5 +195,5 @@ def is_struct(value: Any) -> bool:
 
 
 def contract_of(declared: Any) -> Contract | None:
-    """The contract of a class under @event or @changes, not one that it inherits; None for anything else."""
+    """The contract of a class under @event or @changes; None for any other value, and for a subclass of one."""
     return declared.__dict__.get("__contract__") if inspect.isclass(declared) else None

@@ -1,4 +1,4 @@
-"""Gate rules: what a version must pass before it becomes champion."""
+"""Gate rules, which a version must pass before it becomes champion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Rule:
             champion's metric on the same test rows, less `bound`.
         metric: a name in declare.metrics.METRICS.
         bound: the number to compare with, or the tolerance.
-        unknown: the outcome where the champion reads features that the test rows do not have.
+        unknown: the outcome if the champion reads features that the test rows do not have.
     """
 
     kind: Literal["at_least", "at_most", "not_worse_than_champion"]
@@ -59,8 +59,8 @@ def not_worse_than_champion(metric: str, tolerance: float = 0.0, *, unknown: Unk
     Args:
         metric: the name of a metric.
         tolerance: how much worse it may be, 0 or more.
-        unknown: the outcome where the champion cannot be evaluated on the test rows, because it reads
-            features that they do not have: `fail` or `pass`. Without a champion the rule passes.
+        unknown: the outcome if the champion cannot be evaluated on the test rows, because it reads features
+            that they do not have: `fail` or `pass`. Without a champion the rule passes.
 
     Raises:
         ProjectError: the metric does not exist, or `tolerance` or `unknown` is not valid.
@@ -79,12 +79,12 @@ def _check(name: str, bound: float, *, more_is_better: bool, other: str, place: 
     if metric.more_is_better is not more_is_better:
         better = "more" if metric.more_is_better else "less"
         raise ProjectError(
-            f"{better} is better for {name}: this rule would pass worse versions and refuse better ones",
+            f"{better} is better for {name}: this rule would pass worse versions and refuse better versions",
             where=str(place),
             remedy=f"Write {other}.",
         )
     if not metric.low <= bound <= metric.high:
         raise ProjectError(
-            f"{name} lies between {metric.low:g} and {metric.high:g}, so the bound {bound!r} decides nothing",
+            f"{name} is between {metric.low:g} and {metric.high:g}, so the bound {bound!r} has no effect",
             where=str(place),
         )

@@ -1,4 +1,4 @@
-"""The metrics of each task: whether more is better, and between which numbers they lie."""
+"""The metrics of each task: whether more is better, and the range of their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Metric:
     """A metric.
 
     Attributes:
-        more_is_better: whether a higher value is the better one.
+        more_is_better: whether a higher value is better.
         low, high: the least and the greatest value.
     """
 
@@ -58,16 +58,16 @@ def find_metric(name: str, place: Place | None = None) -> Metric:
     """The metric of this name. A name means the same in every task that has it.
 
     Raises:
-        ProjectError: no task has a metric of this name; `place` is where it was named.
+        ProjectError: no task has a metric of this name; the error names `place`, where it was declared.
     """
     for metrics in METRICS.values():
         if name in metrics:
             return metrics[name]
     names = "; ".join(f"{task}: {', '.join(metrics)}" for task, metrics in METRICS.items())
     raise ProjectError(
-        f"no metric {name!r} exists",
+        f"metric {name!r} does not exist",
         where=None if place is None else str(place),
-        remedy=f"Metrics: {names}.",
+        remedy=f"The metrics are: {names}.",
     )
 
 
@@ -77,5 +77,5 @@ def tasks_of(name: str) -> frozenset[Task]:
 
 
 def better(name: str) -> Literal["max", "min"]:
-    """`max` where more of the metric is better, else `min`. Raises ProjectError for an unknown name."""
+    """`max` if more of the metric is better, otherwise `min`. Raises ProjectError for an unknown name."""
     return "max" if find_metric(name).more_is_better else "min"

@@ -1,4 +1,4 @@
-"""Model: labels, features, how it is trained, and what it must pass."""
+"""Model: its labels, features, trainer and gate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["Missing", "Model", "task_of"]
 
 Missing = Literal["model", "refuse"] | Mapping[str, Any]
-_LARGEST = 3.4028234663852886e38  # of float32: what is beyond is infinite to a model
+_LARGEST = 3.4028234663852886e38  # the largest float32: a model would see a larger number as infinite
 # The name is part of a lake table, a stage of the build, a path of the endpoint and a folder.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -45,18 +45,18 @@ class Model:
             carries (the inputs of on-demand views).
         target: the label's column.
         features: a Feast FeatureService.
-        trainer: how it is fitted.
+        trainer: the algorithm that fits it.
         task: `binary` (the target is 0 or 1), `multiclass` (one of several classes) or `regression` (a number).
-            None: the one task that has every metric named by `tune` and `gate`; else it follows from the
-            target's values.
-        tune: how its parameters are searched, or None.
-        split: how rows are divided.
-        missing: what a missing feature means, in training and serving alike: `model` (the model sees null),
-            `refuse` (the request is answered 422, and training leaves such rows out), or defaults, feature →
+            None: the only task that has every metric in `tune` and `gate`; otherwise the target's values
+            decide.
+        tune: the search for its parameters; None: no search.
+        split: how the label rows are divided.
+        missing: how a missing feature is handled, in training and in serving: `model` (the model sees null),
+            `refuse` (a request is answered with 422, and training leaves such rows out), or defaults, feature →
             value.
-        refresh: how old its inputs may grow before that alone makes it stale; text such as `1d` is read.
-        gate: what a version must pass before it becomes champion.
-        place: where it is declared.
+        refresh: the age of its inputs at which the model becomes stale; text such as `1d`, or a timedelta.
+        gate: the rules that a version must pass before it becomes champion.
+        place: the line of the declaration.
 
     Raises:
         ProjectError: the name, `task`, `missing` or `refresh` is not valid, or no task has all the metrics.
@@ -95,9 +95,9 @@ def task_of(model: Model) -> Task | None:
     where = str(model.place)
     if model.task is not None and model.task not in TASKS:
         raise ProjectError(
-            f"task={model.task!r} of model {model.name!r} is not a task",
+            f"task={model.task!r} of model {model.name!r} is not a valid task",
             where=where,
-            remedy=f"Tasks: {', '.join(TASKS)}.",
+            remedy=f"The tasks are {', '.join(TASKS)}.",
         )
     metrics = [rule.metric for rule in model.gate] + ([] if model.tune is None else [model.tune.metric])
     possible = set(TASKS if model.task is None else [model.task])
@@ -125,9 +125,9 @@ def _check_missing(model: str, missing: Missing, place: Place) -> None:
         feature, value = next(iter(invalid.items()))
         wrong = f"{{{feature!r}: {value!r}}}"
     raise ProjectError(
-        f"missing={wrong} of model {model!r} is not a policy",
+        f"missing={wrong} of model {model!r} is not valid",
         where=str(place),
-        remedy='Give it "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
+        remedy='Write "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
     )
 
 

@@ -17,7 +17,7 @@ class Place:
 
     Attributes:
         file: the path, as Python knows it.
-        line: the line, from 1; 0 where it is not known.
+        line: the line, from 1; 0: it is not known.
     """
 
     file: str
@@ -28,7 +28,7 @@ class Place:
 
     @staticmethod
     def of(declared: Any) -> Place:
-        """Find where a class or a function is written."""
+        """Find the place of a class or a function."""
         try:
             return Place(inspect.getsourcefile(declared) or "?", inspect.getsourcelines(declared)[1])
         except (OSError, TypeError):
@@ -36,9 +36,9 @@ class Place:
 
     @staticmethod
     def of_caller() -> Place:
-        """Find the line of the project that led here: the innermost one outside of Headrace.
+        """Find the line of the project that made the current call: the innermost line outside Headrace.
 
-        Frames without a module (the `__init__` that attrs generates) are passed over.
+        Frames without a module (the `__init__` that attrs generates) are skipped.
         """
         frame = sys._getframe(1)
         while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__")):

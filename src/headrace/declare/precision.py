@@ -14,15 +14,14 @@ __all__ = ["Precision"]
 class Precision:
     """Store a `Decimal` field as a decimal column; without it the field is stored as text.
 
-    A value with more digits than that, before or after the point, is refused as `out_of_range`; it is never
-    rounded.
+    A value with more digits, before or after the point, is refused as `out_of_range`; it is never rounded.
 
         class Order(Struct):
             total: Annotated[Decimal, Precision(12, 2)]  # up to 9,999,999,999.99
 
     Args:
-        precision: the number of digits in all, 1 to 38.
-        scale: how many of them stand after the point, 0 to `precision`; 0 where it is left out.
+        precision: the total number of digits, 1 to 38.
+        scale: the number of digits after the point, 0 to `precision`.
 
     Raises:
         ProjectError: the numbers are out of range.
@@ -36,5 +35,5 @@ class Precision:
             raise ProjectError(
                 f"Precision({self.precision}, {self.scale}) is not a valid decimal type",
                 where=str(Place.of_caller()),
-                remedy="Use 1 to 38 digits in all, and no more after the point than that.",
+                remedy="Use 1 to 38 digits in total, of which any may be after the point.",
             )

@@ -1,4 +1,4 @@
-"""Search spaces of a model's hyperparameters, and how they are searched."""
+"""The search for a model's hyperparameters, and its spaces."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def choice(*values: Any) -> ChoiceSpace:
 
 @dataclass(frozen=True)
 class Tune:
-    """How hyperparameters are searched.
+    """A search for hyperparameters.
 
     Attributes:
-        metric: what the search improves on the validation part (a name in declare.metrics.METRICS).
-        n_trials: how many settings are tried.
-        space: parameter → its space; the others stay as the trainer says.
+        metric: the metric that the search improves on the validation part (a name in declare.metrics.METRICS).
+        n_trials: the number of trials.
+        space: parameter → its space; the other parameters keep the trainer's values.
         seed: makes the search repeatable.
 
     Raises:
@@ -98,7 +98,7 @@ class Tune:
         for name, space in self.space.items():
             if not isinstance(space, Space):
                 raise ProjectError(
-                    f"the space of {name!r} is {space!r}, which is not a space",
+                    f"the space of {name!r}, {space!r}, is not a valid space",
                     where=str(place),
                     remedy="Write integers(3, 6), uniform(0, 1), loguniform(0.01, 1) or choice(1, 2).",
                 )
@@ -110,7 +110,8 @@ class Tune:
                     raise ProjectError(f"the space of {name!r} holds {number}", where=str(place))
             if not isinstance(space, ChoiceSpace) and space.low > space.high:
                 raise ProjectError(
-                    f"the space of {name!r} goes from {space.low} to {space.high}", where=str(place)
+                    f"the space of {name!r} is empty: {space.low} is greater than {space.high}",
+                    where=str(place),
                 )
             if isinstance(space, FloatSpace) and space.log and space.low <= 0:
                 raise ProjectError(

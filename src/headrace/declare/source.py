@@ -1,4 +1,4 @@
-"""source: files that a table reads, beside the events."""
+"""source: files that a table reads, in addition to events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
         path: a file, or a folder of files, relative to the project. Files whose names end in `.csv` are read as
             CSV, those in `.parquet` as Parquet.
         schema: column → type, for some of the columns: a polars type, or `str`, `int`, `float`, `bool`, `date`
-            or `datetime`. The types of the others are detected (CSV) or taken from the file (Parquet).
+            or `datetime`. The types of the other columns are detected (CSV) or read from the file (Parquet).
         encoding: the encoding of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python
             knows.
 
@@ -60,7 +60,7 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
     if path.startswith("/") or ".." in path.split("/"):
         raise ProjectError(f"path={path!r} must lie in the project", where=str(place))
     try:
-        "".encode(encoding)  # codecs that are not of text (base64) are refused here
+        "".encode(encoding)  # refuses codecs that do not encode text (base64)
         codec = codecs.lookup(encoding).name
     except (LookupError, TypeError) as error:
         raise ProjectError(
@@ -94,7 +94,7 @@ def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:
 
 def _type_error(column: str, type_: Any, place: Place) -> ProjectError:
     return ProjectError(
-        f"schema={{{column!r}: {type_!r}}}: a file's column cannot be read as that",
+        f"schema={{{column!r}: {type_!r}}}: a file's column cannot be read as this type",
         where=str(place),
         remedy="Use str, int, float, bool, date, datetime, or a polars type: pl.String, pl.Int64, pl.Float64,"
         ' pl.Decimal(18, 2), pl.Boolean, pl.Date, pl.Datetime("us", "UTC").',

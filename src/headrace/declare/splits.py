@@ -1,6 +1,6 @@
 """Splits: how labelled rows are divided into train, validation and test.
 
-Data alone; `training.splits` divides.
+This module only declares; `training.splits` divides the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["ByTime", "Split"]
 
 @attrs.frozen
 class Split:
-    """What every split's declaration derives from."""
+    """The base class of every split's declaration."""
 
 
 @attrs.frozen
@@ -27,8 +27,8 @@ class ByTime(Split):
 
     Attributes:
         validation, test: shares of the rows, 0 to 1.
-        gap: rows within this time before a boundary are dropped: a label's horizon, so that no
-            training label was decided by what happened in the next part. Text such as `30m`, or a timedelta.
+        gap: rows within this time before a boundary are dropped. Set it to the label's horizon, so that no
+            label of a part depends on events in the next part. Text such as `30m`, or a timedelta.
 
     Raises:
         ProjectError: the shares leave no train part, or the gap is not a duration.
@@ -42,7 +42,8 @@ class ByTime(Split):
         place = str(Place.of_caller())
         if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
             raise ProjectError(
-                f"validation={self.validation} and test={self.test} must lie in 0..1 and leave a train part",
+                f"validation={self.validation} and test={self.test} must be between 0 and 1, and leave a train"
+                " part",
                 where=place,
             )
         if self.gap < timedelta(0):

@@ -127,25 +127,25 @@ def table(
 
     Args:
         reads: an @event or @changes class, a source, a table, or the name of a table that is declared
-            elsewhere; or a list of those.
+            elsewhere; or a list of these.
         partition_by: the partitioning (see `day`). Only the days whose input changed are made again. None: the
             table is replaced as a whole.
-        rowwise: whether the function treats every row by itself, f(a + b) = f(a) + f(b). Such a table reads one
-            event or table, and also runs on the stream.
+        rowwise: whether the function handles every row by itself, f(a + b) = f(a) + f(b). Such a table reads
+            one event or table, and also runs on the stream.
         schema: a dataframely schema that every published row must satisfy; None: no check.
         reads_files: files that the function reads by itself, relative to the project's folder. A change in
             one of them makes the table stale.
         env: environment variables that the function reads. Another value makes the table stale.
 
     Raises:
-        ProjectError: something in `reads` cannot be read, the function does not take one frame for each, a
-            rowwise table reads several inputs or a source, or a path in `reads_files` leads out of the project.
+        ProjectError: an input in `reads` is not valid, the function does not take one frame for each, a rowwise
+            table reads several inputs or a source, or a path in `reads_files` leads out of the project.
     """
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
         place = Place.of(function)
-        listed = reads if isinstance(reads, (list, tuple)) else [reads]
-        inputs = tuple(_check_input(value, place) for value in listed)
+        values = reads if isinstance(reads, (list, tuple)) else [reads]
+        inputs = tuple(_check_input(value, place) for value in values)
         frames = [name for name in inspect.signature(function).parameters if name != "now"]
         if len(frames) != len(inputs):
             raise ProjectError(
@@ -186,7 +186,7 @@ def _check_input(value: Any, place: Place) -> Contract | Source | Table | str:
     if isinstance(value, (Source, Table, str)):
         return value
     raise ProjectError(
-        f"reads={value!r} can't be read",
+        f"reads={value!r} is not a valid input",
         where=str(place),
         remedy="Name an @event class, a @table function, a source or a table's name.",
     )

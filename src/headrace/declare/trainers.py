@@ -1,4 +1,7 @@
-"""Trainers: which algorithm fits a model, and with which parameters. Data alone; `training.trainers` fits."""
+"""Trainers: the algorithm that fits a model, and its parameters.
+
+This module only declares; `training.trainers` fits.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ __all__ = ["Trainer", "XGBoost"]
 
 @attrs.frozen
 class Trainer:
-    """What every trainer's declaration has. One more trainer derives its declaration from this.
+    """The base class of every trainer's declaration.
 
     Attributes:
-        parameters: the library's own parameters; a search overrides them by name.
+        parameters: the library's parameters; a search overrides them by name.
     """
 
     parameters: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
@@ -26,14 +29,14 @@ class XGBoost(Trainer):
     """Gradient-boosted trees by XGBoost.
 
     Attributes:
-        num_boost_round: the most trees; fewer where the validation part stops improving.
-        early_stopping_rounds: how many rounds without improvement end the fit.
-        parameters: XGBoost's own, such as `objective`.
+        num_boost_round: the most trees; the fit ends earlier if the validation part stops improving.
+        early_stopping_rounds: the number of rounds without improvement that ends the fit.
+        parameters: XGBoost's parameters, such as `objective`.
     """
 
     num_boost_round: int = 300
     early_stopping_rounds: int = 20
 
     def __init__(self, num_boost_round: int = 300, early_stopping_rounds: int = 20, **parameters: Any) -> None:
-        # attrs writes this method; XGBoost's own parameters are keywords of it.
+        # attrs generates __attrs_init__; XGBoost's parameters are keywords here.
         self.__attrs_init__(num_boost_round, early_stopping_rounds, parameters=parameters)

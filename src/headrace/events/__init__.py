@@ -1,1 +1,1 @@
-"""Events: what they must be, how they enter and are judged, where they go, and what is refused."""
+"""Events: contracts, formats, the collector, verdicts, ingest into tables, and the quarantine."""

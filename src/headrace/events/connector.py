@@ -23,7 +23,7 @@ VARIABLES = {
     "database.password": "PGPASSWORD",
     "database.dbname": "PGDATABASE",
 }
-"""Setting → the environment variable that holds it, as PostgreSQL's programs name it."""
+"""Setting → the environment variable that holds it, by the names that PostgreSQL's programs use."""
 
 _INVALID = re.compile(r"[^a-z0-9_]")
 
@@ -85,7 +85,7 @@ def _connector(project: str, prefix: str, contracts: list[Contract]) -> Connecto
         "interval.handling.mode": "string",
         "hstore.handling.mode": "json",
         "poll.interval.ms": "100",
-        "heartbeat.interval.ms": "10000",  # the slot must move on while these tables do not change
+        "heartbeat.interval.ms": "10000",  # so that the slot advances while these tables do not change
     }
     topics = tuple(f"{prefix}.{table}" for table in tables)
     return Connector(name, prefix, settings, topics, max(contract.partitions for contract in contracts))

@@ -1,7 +1,7 @@
 """Files of events: CSV, NDJSON and Parquet, as the bytes of JSON events.
 
-A line of an NDJSON file is an event, to the byte. The rows of the others are encoded as JSON: the cells of a
-CSV file as texts, an empty cell as a missing field. A CSV row that is cut off gives the cells that it has.
+A line of an NDJSON file is an event, byte for byte. Rows of the other files are encoded as JSON: the cells of a
+CSV file as texts, an empty cell as a missing field. A CSV row that is too short gives the cells that it has.
 """
 
 from __future__ import annotations
@@ -78,19 +78,19 @@ def _kind(file: Path) -> str:
 
 def _open(file: Path) -> BinaryIO:
     """Open a text file after its UTF-8 mark, if it has one."""
-    opened = file.open("rb")
-    start = opened.read(len(_UTF8_MARK))
+    stream = file.open("rb")
+    start = stream.read(len(_UTF8_MARK))
     if start.startswith(_UTF16_MARKS):
-        opened.close()
+        stream.close()
         raise CallError("it is written in UTF-16", where=str(file), remedy="Save it as UTF-8.")
     if start != _UTF8_MARK:
-        opened.seek(0)
-    return opened
+        stream.seek(0)
+    return stream
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    with _open(file) as opened:
-        for line in opened:
+    with _open(file) as stream:
+        for line in stream:
             # A line may end with CR alone. Splitting there is safe: in JSON a bare CR is only white space.
             for text in line.rstrip(b"\r\n").split(b"\r"):
                 if not text.isspace() and text:
@@ -141,8 +141,8 @@ def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
     _open(file).close()
     csv.field_size_limit(_MAX_CELL_LENGTH)
     # Bytes that are not UTF-8 pass through unchanged: the contract judges them.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-        reader = csv.reader(opened, strict=True)
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
         number, line = 0, 1
         try:
             for row in reader:
@@ -162,5 +162,5 @@ def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
 def _encode(row: dict[str, str]) -> bytes:
     try:
         return numbers.encode(row)
-    except UnicodeEncodeError:  # bytes that are not UTF-8 in the file stay so on the log
+    except UnicodeEncodeError:  # bytes that are not UTF-8 reach the log unchanged
         return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape")

@@ -52,7 +52,7 @@ class QuarantineSelection(Struct, frozen=True):
     """A selection of the events in quarantine; each attribute that is set narrows it.
 
     Attributes:
-        code, field: the reason for which they were refused.
+        code, field: why they were refused.
         positions: their first positions (log partition, offset).
         since, until: their last arrival, at or after, and before.
         limit: the most events.
@@ -111,7 +111,7 @@ class ReplayResult(Struct, frozen=True):
         events: how many events.
         size: their bytes.
         reasons: (code, field, events) of each reason among them, the most frequent first.
-        too_large: first positions of events that the topic does not accept (any more): they stay in quarantine.
+        too_large: first positions of events that are too large for the topic: they stay in quarantine.
     """
 
     events: int
@@ -126,12 +126,12 @@ def refusal_groups(contract: Contract, lake: Lake) -> list[RefusalGroup]:
         return []
     arrived = lake.table(contract.table).scan().select(pl.col("_first_offset").is_null().sum()).collect().item()
     refused = _quarantine(contract, lake).sort("arrived_at", "partition", "offset").collect()
-    by = refused.group_by("code", "field", maintain_order=True)
-    counts = by.agg(count=pl.len(), first=pl.col("arrived_at").first(), last=pl.col("arrived_at").last()).sort(
-        "count", "code", "field", descending=[True, False, False]
-    )
+    groups = refused.group_by("code", "field", maintain_order=True)
+    counts = groups.agg(
+        count=pl.len(), first=pl.col("arrived_at").first(), last=pl.col("arrived_at").last()
+    ).sort("count", "code", "field", descending=[True, False, False])
     examples: dict[tuple[str, str | None], list[RefusedEvent]] = {}
-    for event in _with_raw(contract, lake, by.tail(EXAMPLES)):
+    for event in _with_raw(contract, lake, groups.tail(EXAMPLES)):
         examples.setdefault((event.code, event.field), []).append(event)
     return [
         RefusalGroup(code, field, count, count / arrived, first, last, tuple(reversed(examples[code, field])))
@@ -159,16 +159,16 @@ def replay(
     *,
     dry_run: bool = False,
 ) -> ReplayResult:
-    """Appends the selected events to the log again, in one transaction, for ingest to judge; the oldest first.
+    """Appends the selected events to the log again, the oldest first, in one transaction, for ingest to judge.
 
-    Each has the header `headrace.first` with its first position: however often it is replayed, it is admitted
-    once. Its key is always the same (events.verdicts.keys.key_reader), so all replays of one event are in one
-    log partition and are judged in order.
+    Each record has the header `headrace.first` with the event's first position, so that the event is admitted
+    once however often it is replayed. An event's key never changes (events.verdicts.keys.key_reader), so all
+    its replays are in one log partition and are judged in order.
 
     Args:
-        contract, lake, log: of the topic.
-        selection: which events.
-        schema_registry: the schemas that the events name, if the contract's format needs them.
+        contract, lake, log: the topic's contract, lake and log.
+        selection: the events to replay.
+        schema_registry: holds the schemas that the events name, if the contract's format needs them.
         dry_run: only report what would be replayed.
 
     Raises:
@@ -256,7 +256,7 @@ def _select(contract: Contract, lake: Lake, selection: QuarantineSelection) -> p
     """The events in quarantine, narrowed; without the limit, which needs an order."""
     if selection.code is not None and selection.code not in CODES:
         raise CallError(
-            f"{selection.code!r} is not a code of refusal", remedy=f"The codes are {', '.join(CODES)}."
+            f"{selection.code!r} is not a refusal code", remedy=f"The codes are {', '.join(CODES)}."
         )
     rows = _quarantine(contract, lake)
     if selection.code is not None:

@@ -26,16 +26,16 @@ Time = str | int | Decimal
 
 
 class TimeShift:
-    """Moves the contract's time of JSON events by a whole number of seconds.
+    """Moves the times of JSON events by a whole number of seconds.
 
     Args:
-        contract: its rules say which field is the time, and how it is written.
+        contract: the contract, whose rules name the field that is the time, and its formats.
         by: the distance; fractions of a second are dropped.
 
     Attributes:
         by: the distance.
-        early: the number of moved times in an hour that the zone's clocks show for the second time. They are
-            written without a zone, so they are parsed as the first showing: an hour too early.
+        early: the number of moved times in the repeated hour of a clock change. They are written without a
+            zone, so they are parsed as the first occurrence of that hour: an hour too early.
     """
 
     by: timedelta
@@ -57,7 +57,7 @@ class TimeShift:
         Args:
             contract: as for TimeShift.
             batches: all the events.
-            where: where they come from, for the error.
+            where: the origin of the events, for the error.
 
         Raises:
             CallError: no time in them can be parsed.
@@ -73,7 +73,7 @@ class TimeShift:
         return TimeShift(contract, timedelta(microseconds=now_micros() - max(latest)))
 
     def _find_latest(self, events: Sequence[bytes]) -> int | None:
-        """The latest time, in microseconds since 1970; None where no time can be parsed."""
+        """Find the latest time, in microseconds since 1970; None: no time can be parsed."""
         times = [_parse_raw(raw) for raw in map(self._raw_time, events)]
         latest = [_parse(times, time_format, self._zone).max() for time_format in self._formats]
         return max((micros for micros in latest if isinstance(micros, int)), default=None)
@@ -93,7 +93,7 @@ class TimeShift:
                 ]
             else:
                 local = _local(instants + self._seconds * _SECOND, time_format, self._zone)
-                self.early += _count_second_showings(local)
+                self.early += _count_repeated(local)
                 texts = local.dt.strftime(_pattern(time_format)).to_list()
             for at, text in enumerate(texts):
                 if text is not None:
@@ -154,9 +154,10 @@ def _local(instants: pl.Series, time_format: str, zone: str | None) -> pl.Series
     return times
 
 
-def _count_second_showings(times: pl.Series) -> int:
+def _count_repeated(times: pl.Series) -> int:
+    """Count the times in an hour that the clocks of their zone show for the second time."""
     zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
     if zone is None:
         return 0
-    read = times.dt.replace_time_zone(None).dt.replace_time_zone(zone, ambiguous="earliest")
-    return int((read != times).sum())
+    reparsed = times.dt.replace_time_zone(None).dt.replace_time_zone(zone, ambiguous="earliest")
+    return int((reparsed != times).sum())

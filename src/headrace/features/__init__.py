@@ -1,1 +1,1 @@
-"""Features: the plan of a model's features, and everything that computes them from it."""
+"""Features: the plan of a model's features, and everything that computes features by it."""

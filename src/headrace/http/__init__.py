@@ -1,1 +1,1 @@
-"""HTTP servers: how an ASGI application is served, token and Host checks, limits, and error responses."""
+"""HTTP servers: serve ASGI applications, with token and Host checks, limits, and error responses."""

@@ -1,11 +1,11 @@
 """Connections: uvicorn's protocol with time limits and a limit of connections, against slow and idle clients.
 
-The server waits only so long for the head of a request, for the next request, and for a client to read a
-response. (GuardMiddleware limits the time of a body.) A waiting connection holds a file, and a process has few
-files. So one connection beyond the limit closes the connection that has waited longest: a client that holds
-many connections open loses them to clients that send requests.
+The server waits a limited time for the head of a request, for the next request, and for a client to read a
+response. (GuardMiddleware limits the time of a body.) Each waiting connection needs an open file, and a process
+can open few. So a connection beyond the limit closes the connection that has waited longest: a client that
+holds many connections open loses them to clients that send requests.
 
-headrace.http.internals lists what this module uses of uvicorn beyond its public interface.
+headrace.http.internals lists the parts of uvicorn beyond its public interface that this module uses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FILES = 10_240  # files that this process should be able to open
 
 
 def raise_file_limit() -> int:
-    """Raises the limit of open files as far as this process may. Returns the limit."""
+    """Raises the limit of open files, up to the number that a server should have; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -56,7 +56,7 @@ class WaitingConnections:
         self._has_warned = False
 
     def add(self, connection: Connection) -> None:
-        """Appends a connection that begins to wait for its client."""
+        """Adds a connection that starts to wait for its client."""
         self._connections.pop(connection, None)
         self._connections[connection] = None
 
@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
     """One client's connection.
 
     Args:
-        waiting: the server's waiting connections, which this one joins.
+        waiting: the server's waiting connections.
     """
 
     def __init__(self, *args: Any, waiting: WaitingConnections, **more: Any) -> None:
@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
         if self._awaits_head and self._heads == head:
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_BYTES:
-                self._give_up(431, "too_large", "The headers are too large.")
+                self._refuse(431, "too_large", "The headers are too large.")
 
     def on_message_begin(self) -> None:
         if not self._awaits_head:
@@ -151,7 +151,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the body is ours
-        self._give_up(400, "bad_request", "The request is not valid HTTP.")
+        self._refuse(400, "bad_request", "The request is not valid HTTP.")
 
     def _is_idle(self) -> bool:
         """Whether no request is in progress."""
@@ -161,15 +161,15 @@ class Connection(HttpToolsProtocol):
         self._awaits_head = True
         self._heads += 1
         self._head_bytes = 0
-        self._start_timer(_HEAD_SECONDS, self._give_up_head)
+        self._start_timer(_HEAD_SECONDS, self._time_out_head)
 
-    def _give_up_head(self) -> None:
+    def _time_out_head(self) -> None:
         if self._is_idle():
-            self._give_up(408, "timeout", "The request did not arrive in time.")
+            self._refuse(408, "timeout", "The request did not arrive in time.")
         else:  # a pipelined request waits for the response before it, not for its client
-            self._start_timer(_HEAD_SECONDS, self._give_up_head)
+            self._start_timer(_HEAD_SECONDS, self._time_out_head)
 
-    def _give_up(self, status: int, code: str, message: str) -> None:
+    def _refuse(self, status: int, code: str, message: str) -> None:
         self._awaits_head = False
         self._cancel_timer()
         if self.transport.is_closing():

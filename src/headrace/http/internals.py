@@ -1,4 +1,4 @@
-"""What Headrace uses of uvicorn beyond its public interface."""
+"""The parts of uvicorn beyond its public interface that Headrace uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Middleware that checks every request before the application gets it."""
+"""Middleware that checks every request before the application receives it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ def _encode_error(_scope: Scope, error: HttpError) -> bytes:
 
 
 class GuardMiddleware:
-    """Checks a request's Host header (on loopback), token, content type and size, reads its whole body within
-    a time limit, and turns errors into JSON responses.
+    """Checks requests, reads their bodies within a time limit, and turns errors into JSON responses.
+
+    It checks the Host header (on loopback), the token, the content type and the size.
 
     Args:
         app: the application.
         host: the address that the server listens on.
-        max_body: bytes; a larger body is answered 413.
-        body_seconds: how long a body may take to arrive; then the answer is 408.
-        content_types: the types of a body, which must be UTF-8 and not compressed; others are answered 415.
-            JSON alone also excludes the forms that a foreign web page can send without CORS.
+        max_body: the most bytes of a body; a larger body is answered with 413.
+        body_seconds: how long a body may take to arrive; after that the answer is 408.
+        content_types: the allowed types of a body, which must be UTF-8 and not compressed; others are answered
+            with 415. The default, JSON, also excludes the forms that a foreign web page can send without CORS.
         open_paths: paths that need no token, such as `/healthz`.
-        max_requests: how many requests may be answered at once; more are answered 503. A request counts once
-            its body is complete, so that slow clients do not use up the limit.
+        max_requests: how many requests may be in progress at once; more are answered with 503. A request counts
+            once its body is complete, so that slow clients do not use up the limit.
         encode_error: the JSON body of an error.
 
     Raises:
@@ -150,14 +151,14 @@ class GuardMiddleware:
 
 
 def _replay(content: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body in one message, then the server's own messages."""
-    is_given = False
+    """A `receive` that returns the body in one message, then the server's own messages."""
+    is_returned = False
 
     async def receive_body() -> Message:
-        nonlocal is_given
-        if is_given:
+        nonlocal is_returned
+        if is_returned:
             return await receive()
-        is_given = True
+        is_returned = True
         return {"type": "http.request", "body": content, "more_body": False}
 
     return receive_body

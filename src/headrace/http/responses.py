@@ -74,15 +74,15 @@ def error_body(error: HttpError) -> bytes:
 
 
 def to_http_error(error: Exception) -> HttpError:
-    """The HTTP error for an exception. An unexpected exception becomes a 500 without its text, which may
-    contain what the client must not see."""
+    """The HTTP error for an exception. An unexpected exception becomes a 500 without its text, which may be
+    confidential."""
     if isinstance(error, HttpError):
         return error
     for kind, (status, code) in _STATUS.items():
         if isinstance(error, kind):
             headers = {"Retry-After": "1"} if error.retryable else {}
             return HttpError(status, code, error.what, headers=headers)
-    return HttpError(500, "internal", "The server failed; the log of its process says why.")
+    return HttpError(500, "internal", "The server failed; the log of its process has the reason.")
 
 
 async def send_body(

@@ -31,11 +31,11 @@ _BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on the address. To bind first shows early that a port is in use.
+    """Opens a listening socket on the address, so that a port in use is found early.
 
     Args:
         host: a name or address.
-        port: 0 takes a free one.
+        port: the port; 0: any free port.
 
     Raises:
         Unavailable: the port is in use, or this process may not listen on the address.
@@ -56,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
             raise Unavailable(
                 f"port {port} is in use",
                 where=where,
-                remedy="Stop what listens there, or choose another port in headrace.toml (0 takes a free one).",
+                remedy="End the process that uses it, or set another port in headrace.toml (0: any free).",
             ) from error
         raise Unavailable(f"the port cannot be opened: {error.strerror or error}", where=where) from error
     listening.setblocking(False)
@@ -73,8 +73,8 @@ class HttpServer:
     """A running server. As a context manager it stops when the block ends.
 
     Attributes:
-        host, port: where it listens.
-        url: by which clients on this machine reach it.
+        host, port: the address that it listens on.
+        url: the URL for clients on this machine.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class HttpServer:
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
     def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
-        """Accepts no more requests, lets those in progress end (5 s at most), and closes the port.
+        """Stops accepting requests, waits up to 5 s for requests in progress, and closes the port.
 
         Raises:
             HeadraceError: it did not stop within `timeout` seconds.
@@ -147,13 +147,13 @@ def serve(
 
     Args:
         app: an ASGI application, normally behind http.middleware.GuardMiddleware.
-        host, port: where to listen; port 0 takes a free one.
+        host, port: the address to listen on; port 0: any free port.
         bound: a socket from `bind`, instead of host and port.
         max_connections: how many clients may be connected. One more closes the connection that has waited
             longest for its client. Default: three quarters of the files that this process may open.
         beat: called by the event loop every second, as a sign that it is not blocked.
-        drain: seconds for which a server that is stopped still answers on the connections that it has. With
-            several servers on one socket, a connection that was just accepted is answered that way.
+        drain: seconds for which a stopped server still answers on its open connections. With several servers on
+            one socket, this answers connections that were just accepted.
 
     Raises:
         Unavailable: the port is in use.
@@ -164,9 +164,9 @@ def serve(
 
 
 def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
-    """Has SIGTERM and SIGINT set the event, or a new one, and returns it. A second SIGINT interrupts as usual.
+    """Makes SIGTERM and SIGINT set the event, or a new one; returns it. A second SIGINT interrupts as usual.
 
-    It must be called from the main thread.
+    Call it from the main thread.
     """
     stop = stop or threading.Event()
 
@@ -203,7 +203,7 @@ def _config(app: App, max_connections: int, beat: Callable[[], None] | None) -> 
 
 
 class _Server(uvicorn.Server):
-    """Sets `ready` after its start. After its stop it still answers on its connections for `drain` seconds."""
+    """Sets `ready` after its start. When stopped, it still answers on its connections for `drain` seconds."""
 
     def __init__(self, config: uvicorn.Config, ready: threading.Event, drain: float) -> None:
         super().__init__(config)

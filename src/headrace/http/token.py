@@ -1,4 +1,4 @@
-"""Access: the bearer token, and which Host headers name this machine."""
+"""Access control: the bearer token, and the Host headers that name this machine."""
 
 from __future__ import annotations
 
@@ -38,26 +38,28 @@ def token_for(host: str) -> str | None:
         raise ProjectError(
             f"other machines can connect to {host}, and the token is not set",
             where=TOKEN,
-            remedy=f"Set {TOKEN} in the environment (openssl rand -hex 32 makes one), or host = '127.0.0.1'.",
+            remedy=f"Set {TOKEN} in the environment (openssl rand -hex 32 prints one), or host = '127.0.0.1'.",
         )
     if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise ProjectError(
             f"the token must be at least {_MIN_LENGTH} printable ASCII characters without spaces",
             where=TOKEN,
-            remedy="openssl rand -hex 32 makes one.",
+            remedy="openssl rand -hex 32 prints one.",
         )
     return token
 
 
 def has_token(authorization: bytes | None, token: str) -> bool:
-    """Whether an Authorization header has the token. It takes the same time for every wrong token."""
+    """Whether an Authorization header has the token. The comparison takes the same time for every token."""
     scheme, _, credentials = (authorization or b"").partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(), token.encode())
 
 
 def is_local_host(host_header: bytes | None) -> bool:
-    """Whether a Host header names this machine. After DNS rebinding a web page's requests reach this machine,
-    but with the page's own name."""
+    """Whether a Host header names this machine.
+
+    After DNS rebinding, the requests of a foreign web page reach this machine, but under the page's host name.
+    """
     text = (host_header or b"").decode("latin-1").lower()
     name = text.rpartition("]")[0] + "]" if text.startswith("[") else text.partition(":")[0]
     return name in ("localhost", "127.0.0.1", "[::1]")

@@ -1,1 +1,1 @@
-"""What every room uses: run, position, errors, time, ids, files, locks, digests, secrets."""
+"""The base that every package uses: run, position, errors, time, ids, files, locks, digests, secrets."""

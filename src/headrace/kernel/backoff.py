@@ -1,4 +1,4 @@
-"""Backoff: how long to wait before the next try of something that has failed."""
+"""Backoff: how long to wait before the next attempt after a failure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Pauses that double with each failure in a row, with jitter, so that many who failed together do not
-    try again together.
+    """Pauses that double with each failure in a row, with jitter, so that clients that failed together do not
+    all try again together.
 
     Args:
         shortest: seconds before the first retry.
@@ -27,5 +27,5 @@ class Backoff:
         return pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
     def reset(self) -> None:
-        """Begins anew: the last try succeeded."""
+        """Resets the pauses after a success."""
         self._failures = 0

@@ -1,7 +1,7 @@
-"""What a supervised process does for its parent (kernel.children).
+"""The functions that a supervised process calls (kernel.children).
 
-It reports that it is ready, then that it is alive. It ends when the pipe from its parent closes, which
-happens in whatever way the parent ends.
+It reports that it is ready, then that it is alive. It ends when the pipe from its parent closes, which happens
+however the parent ends.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def report_ready() -> None:
 
 
 def report_alive() -> None:
-    """Reports to the parent that this process is alive. To be called every second or so by the thread that must
-    not hang."""
+    """Reports to the parent that this process is alive.
+
+    The thread that must not hang calls it about every second.
+    """
     _write(b".\n")
 
 
 def run_work(work: Callable[[], None]) -> int:
-    """Does the work of this process. An error goes to standard error, which is the child's log.
+    """Runs the work of this process. Writes an error to standard error, which is the child's log.
 
     Returns:
         The exit code.
@@ -57,15 +59,17 @@ def log_error(error: HeadraceError) -> None:
 
 
 def end_with_parent() -> None:
-    """Starts a thread that ends this process by SIGTERM when its standard input closes, and by force where
-    that takes longer than 10 s. A process that is suspended (SIGSTOP) then is resumed, to end (on Linux)."""
+    """Starts a thread that ends this process by SIGTERM when its standard input closes; by force after 10 s.
+
+    On Linux a process that is suspended (SIGSTOP) at that time is resumed, so that it ends.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
 
 
 def _follow_parent() -> None:
-    while os.read(sys.stdin.fileno(), 4096):  # not by sys.stdin: its lock, held here, would abort our own end
+    while os.read(sys.stdin.fileno(), 4096):  # not sys.stdin.read: its lock would abort the exit
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     if threading.Event().wait(_GRACE):

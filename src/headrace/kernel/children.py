@@ -1,4 +1,4 @@
-"""Child processes of this process: watched, and started again where they die or hang."""
+"""Child processes of this process: supervises them, and starts them again if they die or hang."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from headrace.kernel.private import make_private
 __all__ = ["Child", "Children"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a child that keeps dying
-_STEADY = 60.0  # seconds of life after which its next start is at once again
-_CHECK_EVERY = 0.02  # seconds between two checks for a sign of life
-_SILENT = 20.0  # seconds without a sign of life, of a child that gives them, after which it hangs
+_STEADY = 60.0  # a child that lived this many seconds is started again without a pause
+_CHECK_EVERY = 0.02  # seconds between two checks of a child that starts
+_SILENT = 20.0  # a child that sends heartbeats counts as hung after this many seconds without one
 _GRACE = 10.0  # seconds that a child has to end
 
 
 class Child:
     """A supervised process. Its program calls the functions of kernel.child.
 
-    It ends when this process ends, in whatever way: its standard input is a pipe from here.
+    It ends when this process ends in any way, because its standard input is a pipe from this process.
 
     Args:
-        name: what it does, for messages.
+        name: its name in messages.
         command: the program and its arguments.
-        log: the file that its standard error is written to; emptied at the start.
-        environment: its variables.
+        log: the file for its standard error; it is emptied at the start.
+        environment: its environment variables.
         files: file descriptors that it inherits.
-        longest_start: seconds that it may take until it reports that it is ready.
-        umask: the process's umask; -1: this process's.
+        longest_start: seconds that it may take to report that it is ready.
+        umask: its umask; -1: this process's umask.
 
     Attributes:
-        name: as given.
-        process: the process that runs now.
+        name: its name in messages.
+        process: the current process.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Child:
     ) -> None:
         self.name, self._longest_start, self._umask = name, longest_start, umask
         self._command, self._files = list(command), tuple(files)
-        # A child that is started again must not compile every module that it imports once more.
+        # A child that is started again must not compile every imported module again.
         self._environment = {n: v for n, v in environment.items() if n != "PYTHONDONTWRITEBYTECODE"}
         self._log = log
         make_private(log.parent)
@@ -69,7 +69,7 @@ class Child:
         self._beat: float | None = None
         self._log_start = self._log.stat().st_size
         with self._log.open("ab") as log:
-            # Its own session: Ctrl-C reaches the parent alone, which ends its children in order.
+            # In a new session, so that Ctrl-C reaches only the parent, which ends its children in order.
             process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -106,7 +106,7 @@ class Child:
         return False
 
     def await_ready(self) -> None:
-        """Returns when it is ready. Raises Unavailable as check_start."""
+        """Waits until it is ready. Raises Unavailable as check_start."""
         while not self.check_start():
             time.sleep(_CHECK_EVERY)
 
@@ -118,8 +118,10 @@ class Child:
                 self._beat = time.monotonic()
 
     def supervise(self, report: Callable[[str], None]) -> None:
-        """Starts it again if it has died: at once, or after a growing pause where it keeps dying soon.
-        Kills it if it has given signs of life and stopped giving them."""
+        """Starts it again if it has died: at once, or after a growing pause if it keeps dying soon.
+
+        Kills it if its heartbeats have stopped.
+        """
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
@@ -136,7 +138,7 @@ class Child:
             return
         if time.monotonic() - self._since > _STEADY:
             self._pause = 0.0
-        if code == os.EX_TEMPFAIL:  # it asks to be started again: nothing is wrong
+        if code == os.EX_TEMPFAIL:  # it requests a restart: nothing is wrong
             self._due = time.monotonic()
             report(f"{self.name} starts again: {self.last_log_line}")
             return
@@ -146,28 +148,28 @@ class Child:
         self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     def _describe_silence(self) -> str | None:
-        """What is wrong where it has been silent for too long, else None."""
+        """Describes the silence if it has been silent for too long; otherwise None."""
         if not self._ready and time.monotonic() - self._since > self._longest_start:
             return f"was not ready within {self._longest_start:g} s"
         if self._beat is not None and time.monotonic() - self._beat > _SILENT:
-            return f"gave no sign of life for {_SILENT:g} s"
+            return f"sent no heartbeat for {_SILENT:g} s"
         return None
 
     @property
     def last_log_line(self) -> str:
-        """The last line that it wrote to its log since its start, and the log's path."""
+        """The last line of its log since its start, and the log's path."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         return f"{lines[-1].strip()} ({self._log})" if lines else f"its log is empty ({self._log})"
 
-    def ask_to_end(self) -> None:
-        """Sends SIGTERM; `end` then waits."""
+    def terminate(self) -> None:
+        """Sends SIGTERM; call `end` to wait."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self, deadline: float) -> None:
-        """Waits for its end until the deadline (of time.monotonic), then kills it."""
+        """Waits for its end until the deadline (as time.monotonic), then kills it."""
         try:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -182,7 +184,7 @@ class Child:
 
 
 class Children:
-    """The children of this process. To be used by one thread."""
+    """The children of this process. Only one thread may use it."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
@@ -197,19 +199,19 @@ class Children:
         return {child.name: child.process.pid for child in self._children}
 
     def await_ready(self) -> None:
-        """Returns when every child is ready. Raises Unavailable as Child.check_start."""
+        """Waits until every child is ready. Raises Unavailable as Child.check_start."""
         for child in self._children:
             child.await_ready()
 
     def supervise(self, report: Callable[[str], None]) -> None:
-        """Starts again each child that has died or hangs, and reports it."""
+        """Supervises each child (Child.supervise)."""
         for child in self._children:
             child.supervise(report)
 
     def end(self) -> None:
-        """Ends all of them together; returns when they have ended."""
+        """Ends all children at once, and waits until they have ended."""
         for child in self._children:
-            child.ask_to_end()
+            child.terminate()
         deadline = time.monotonic() + _GRACE
         for child in self._children:
             child.end(deadline)

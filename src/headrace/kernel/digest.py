@@ -1,4 +1,4 @@
-"""Digests: SHA-256, whole where contents are checked, its first 32 digits where something is named by it."""
+"""Digests: SHA-256 in full to check contents, and its first 32 digits as a name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["digest_bytes", "digest_file", "digest_value", "short_digest"]
 
-_SHORT = 32  # hexadecimal digits: 128 bits, which no two things of a project share by chance
+_SHORT = 32  # hexadecimal digits: 128 bits, so a collision within a project is practically impossible
 
 
 def digest_bytes(content: bytes) -> str:
@@ -18,18 +18,18 @@ def digest_bytes(content: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """The SHA-256 of the file's bytes: 64 hexadecimal digits. Raises OSError where it cannot be read."""
+    """The SHA-256 of the file's bytes: 64 hexadecimal digits. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def short_digest(content: bytes | str) -> str:
-    """The name of a content: the first 32 hexadecimal digits of its SHA-256. Text is taken as UTF-8."""
+    """A name for a content: the first 32 hexadecimal digits of its SHA-256. Text is encoded as UTF-8."""
     return digest_bytes(content.encode() if isinstance(content, str) else content)[:_SHORT]
 
 
 def digest_value(value: Any) -> str:
-    """The name of a JSON-ready value; the order of keys does not count. 32 hexadecimal digits.
+    """A name for a JSON-ready value: 32 hexadecimal digits, independent of the order of keys.
 
     Raises:
         TypeError: the value is not JSON-ready.

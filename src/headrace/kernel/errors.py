@@ -3,14 +3,14 @@
 HeadraceError                 something failed                                exit 1
 ├── ProjectError              the project or its configuration is wrong       exit 2
 ├── CallError                 the call is wrong: no such topic, model, file   exit 2
-├── Unavailable               a service, a port or a lock is not to be had    exit 1, may be tried again
+├── Unavailable               a service, a port or a lock is not available    exit 1, may be tried again
 ├── Conflict                  another writer moved the position first         exit 1, may be tried again
-└── Refused                   a rule said no: audit, gate, contract, digest   exit 1
+└── Refused                   a rule forbids it: audit, gate, contract        exit 1
     └── RecordsRefused        a topic does not accept a record                exit 1
         └── TooLarge          a record is larger than its topic accepts       exit 1
 
-Each says what went wrong, where, and what to do about it. The faces (command line, HTTP) decide
-how that is shown; no error here knows of a transport.
+Each says what went wrong, where, and what to do about it. The command line and the HTTP servers decide how to
+show an error; no error depends on a transport.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class HeadraceError(Exception):
 
     Args:
         what: one sentence that says what went wrong.
-        where: the file, setting, table or address it concerns (`headrace.toml: profile.local.log`).
-        remedy: what the reader can do about it.
+        where: the file, setting, table or address that it concerns (`headrace.toml: profile.local.log`).
+        remedy: what the user can do about it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -69,25 +69,25 @@ class ProjectError(HeadraceError):
 
 
 class CallError(HeadraceError):
-    """The call is wrong: it names something that does not exist or cannot be."""
+    """The call is wrong: it names something that does not exist, or is not valid."""
 
     exit_code = 2
 
 
 class Unavailable(HeadraceError):
-    """A service, a port, a file lock or an optional package is not to be had right now."""
+    """A service, a port, a file lock or an optional package is not available now."""
 
     retryable = True
 
 
 class Conflict(HeadraceError):
-    """Another writer moved the position first; nothing of this attempt counts."""
+    """Another writer moved the position first; this attempt had no effect."""
 
     retryable = True
 
 
 class Refused(HeadraceError):
-    """A rule said no: an audit, a gate, a contract, a digest."""
+    """A rule forbids it: an audit, a gate, a contract, a digest."""
 
 
 class RecordsRefused(Refused):
@@ -95,7 +95,7 @@ class RecordsRefused(Refused):
 
     Args:
         what, where, remedy: see HeadraceError.
-        places: of these records in the append, counted from 0.
+        places: the places of these records in the append, counted from 0.
     """
 
     def __init__(
@@ -109,4 +109,4 @@ class RecordsRefused(Refused):
 
 
 class TooLarge(RecordsRefused):
-    """Records are larger than their topic accepts. To try again helps only once the topic accepts more."""
+    """Records are larger than their topic accepts. A retry succeeds only after the topic's limit is raised."""

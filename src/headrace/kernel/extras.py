@@ -1,4 +1,4 @@
-"""Optional packages: which extra of Headrace brings each, and the one sentence that says so."""
+"""Optional packages: the extra of Headrace that installs each, and the error if a package is missing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def is_installed(package: str) -> bool:
 
 
 def remedy_for(package: str) -> str:
-    """How to install what brings the package."""
+    """How to install the package."""
     return f"Install it: pip install 'headrace[{EXTRAS[package]}]'"
 
 
 def describe_missing(package: str, purpose: str, *, where: str | None = None) -> Unavailable:
-    """The error to raise where `purpose` ("a log on Kafka") needs a package that is not installed."""
+    """The error to raise if `purpose` ("a log on Kafka") needs a package that is not installed."""
     return Unavailable(
         f"{purpose} needs the package {package}, which is not installed",
         where=where,

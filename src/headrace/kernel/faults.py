@@ -1,8 +1,8 @@
 """Fault points: named points of the write paths at which a test kills or suspends the process.
 
-`HEADRACE_FAULT=ingest.after_commit` kills it (SIGKILL) at that point; `ingest.after_commit:3` when it gets
-there for the third time; `ingest.after_commit:3:STOP` sends SIGSTOP instead, and SIGCONT resumes it. Without
-the variable, or at any other point, nothing happens.
+`HEADRACE_FAULT=ingest.after_commit` kills it (SIGKILL) at that point; `ingest.after_commit:3` when it reaches
+the point for the third time; `ingest.after_commit:3:STOP` sends SIGSTOP instead, and SIGCONT resumes it.
+Without the variable, or at any other point, nothing happens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _times_reached: Counter[str] = Counter()
 
 
 def reach(point: str) -> None:
-    """Marks a point of a write path. Does not return where the environment asks to be killed there.
+    """Marks a point of a write path. Kills or suspends the process if the environment names this point.
 
     The variable is read each time, so that a forked child can have its own.
     """

@@ -1,7 +1,7 @@
-"""Files that are replaced whole: after a crash a file holds its old content or its new, never half of it.
+"""Atomic writes: after a crash a file has its old content or its new content, never a part.
 
-The new content is written beside the file and synced to the disk; then it takes the file's name, and the
-folder is synced, so that the new name survives a loss of power too.
+The new content is written to a draft beside the file and synced to the disk. Then the draft takes the file's
+name, and the folder is synced, so that the new name survives a loss of power too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["create_file", "move_into_place", "replace_file", "sync_folder", "wri
 
 
 def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
-    """Replaces the file's content, or makes the file.
+    """Replaces the file's content, or creates the file.
 
     Args:
         path: the file; its folder must exist.
-        content: all that it holds afterwards; text is written as UTF-8.
+        content: the whole new content; text is written as UTF-8.
         mode: permissions of the new file, before the umask.
 
     Raises:
-        OSError: the disk is full, or the folder may not be written. The old file then stays as it was.
+        OSError: the disk is full, or the folder may not be written. The old file then stays unchanged.
     """
     with replace_file(path, mode=mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -32,8 +32,10 @@ def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A binary file to write to, which takes the name `path` when the block ends. If the block raises, the
-    old file stays. Raises OSError as `write_file`."""
+    """Opens a draft for binary writing, which takes the name `path` when the block ends.
+
+    If the block raises, the old file stays. Raises OSError as `write_file`.
+    """
     draft = _draft_of(path)
     try:
         with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -48,10 +50,10 @@ def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
-    """Makes the file with all of its content, unless it is there. Returns whether it was made.
+    """Creates the file with its whole content unless it exists; returns whether it was created.
 
-    Of several processes that do so at once one makes it, and nobody sees half of it.
-    Raises OSError as `write_file`.
+    If several processes do this at once, one creates the file, and no process sees a part of it. Raises OSError
+    as `write_file`.
     """
     if path.exists():
         return False
@@ -68,10 +70,10 @@ def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
 
 
 def move_into_place(draft: Path, path: Path) -> None:
-    """Gives a finished folder the name `path`, once all that it holds is on the disk.
+    """Renames a finished folder to `path`, once all its files are on the disk.
 
     Raises:
-        OSError: `path` is a folder that holds something, or the folder may not be written.
+        OSError: `path` is a folder that is not empty, or the folder may not be written.
     """
     for folder, _, names in os.walk(draft):
         for name in names:
@@ -83,7 +85,7 @@ def move_into_place(draft: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the names in the folder are on the disk."""
+    """Waits until the names in the folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

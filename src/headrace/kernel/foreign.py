@@ -1,7 +1,7 @@
-"""The packages whose internals Headrace uses, and the versions that have them: one list for all rooms.
+"""The packages whose internals Headrace uses, and the versions that have these internals.
 
-Each room that uses internals gathers them in a module `internals`, with the reason for each. A test of that
-module fails where a new version has moved them. `pyproject.toml` has the same bounds.
+Each package of Headrace that uses internals gathers them in a module `internals`, with the reason for each. A
+test of that module fails if a new version has changed them. `pyproject.toml` has the same bounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Foreign(NamedTuple):
         first: the first version that Headrace works with.
         beyond: the first version that it does not work with.
         users: the modules of Headrace that use its internals.
-        test: the test that fails where they have moved.
+        test: the test that fails if the internals have changed.
     """
 
     title: str
@@ -60,14 +60,14 @@ FOREIGN = {
     "ray": Foreign("Ray", "2.60", "2.61", ("headrace.cluster.internals",), "tests/cluster/test_internals.py"),
     "uvicorn": Foreign("uvicorn", "0.54", "0.55", ("headrace.http.internals",), "tests/http/test_internals.py"),
 }
-"""Distribution → what Headrace uses of it."""
+"""Distribution → its versions, and the modules that use its internals."""
 
 
 def check_version(distribution: str) -> None:
     """Checks that the installed version has the internals that Headrace uses.
 
     Raises:
-        Unavailable: it is another version.
+        Unavailable: Headrace does not work with the installed version.
     """
     package = FOREIGN[distribution]
     installed = version(distribution)

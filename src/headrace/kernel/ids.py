@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7, so that ids sort by the time they were made (RFC 9562, section 5.7)."""
+"""Identifiers: UUIDv7, so that ids sort by the time of their creation (RFC 9562, section 5.7)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _last = 0
 def new_id() -> str:
     """A new UUIDv7 in its usual 36-character form.
 
-    Ids made by one process sort in the order they were made: 12 bits of `rand_a` hold the fraction
-    of the millisecond, and a tie takes the next value (method 3 of the RFC's section 6.2).
+    The ids of one process sort in the order of their creation: 12 bits of `rand_a` hold the fraction of the
+    millisecond, and a tie gets the next value (method 3 of the RFC's section 6.2).
     """
     global _last
     with _lock:
@@ -31,7 +31,7 @@ def new_id() -> str:
 
 
 def id_time(text: str) -> datetime:
-    """When the id was made, to the millisecond, in UTC.
+    """When the id was created, to the millisecond, in UTC.
 
     Raises:
         ValueError: `text` is not a UUIDv7.

@@ -1,7 +1,7 @@
-"""Lock files: one process holds a lock as long as it lives, with its process id in the file.
+"""Lock files: a process holds a lock at most as long as it lives, with its process id in the file.
 
-The kernel lets go of a lock when its process ends, however it ends. Who holds it can be read by
-anyone, without taking it.
+The kernel releases a lock when its process ends, however it ends. Any process can read who holds a lock without
+taking it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["find_holder", "hold_lock", "try_lock"]
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """Takes the lock and writes this process's id into the file; None where another process has it.
+    """Takes the lock and writes this process's id into the file; None if another process has the lock.
 
-    The lock is held until the file that is returned is closed. The folder must exist.
+    The lock is held until the returned file is closed. The folder must exist.
 
     Raises:
-        OSError: the file cannot be made or written.
+        OSError: the file cannot be created or written.
     """
     return _take(path, fcntl.LOCK_NB)
 
@@ -37,7 +37,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 def find_holder(path: Path) -> str | None:
-    """The id of the process that holds the lock ("" where it has not written it yet), or None."""
+    """Finds the id of the process that holds the lock ("" if it is not written yet); None: the lock is free."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -61,7 +61,7 @@ def _take(path: Path, wait: int) -> IO[str] | None:
             raise
         if path.is_file() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
             break
-        file.close()  # `clean` removed it before it was locked
+        file.close()  # `headrace clean` removed the file before it was locked
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -69,12 +69,14 @@ def _take(path: Path, wait: int) -> IO[str] | None:
 
 
 def _lock(file: IO[str], wait: int) -> None:
-    """Raises BlockingIOError where another process holds it and `wait` is LOCK_NB. A process that only reads
-    who holds it (find_holder) shares the lock for a moment: that does not count."""
+    """Locks the file. Raises BlockingIOError if another process holds the lock and `wait` is LOCK_NB.
+
+    A process that only reads the holder (find_holder) shares the lock for a moment, which does not count.
+    """
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | wait)
             return
         except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises where a holder has it
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises if another process holds the lock
             fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,7 +1,6 @@
-"""Position: how far something has read. The one idea behind exactly once, parity, why and reproduce.
+"""Position: how far a reader has read. Exactly once, parity, why and reproduce are all based on it.
 
-Whatever reads stores its position in the same transaction as what it made of what it read
-(docs/decisions/0001-position.md).
+A reader stores its position in the same transaction as its results (docs/decisions/0001-position.md).
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
 
     Attributes:
         topic: the topic's name.
-        log_id: the identity of the topic; it changes when the topic is made again under its name.
-        offsets: log partition → the first offset that has *not* been read. Of a log partition that is
-            not named, nothing has been read.
+        log_id: the identity of the topic; it changes when the topic is created again under its name.
+        offsets: log partition → the first offset that has *not* been read. A log partition that is missing has
+            not been read.
     """
 
     topic: str
@@ -37,15 +36,15 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
         return offset < self.next_offset(partition)
 
     def with_offsets(self, offsets: Mapping[int, int]) -> LogPosition:
-        """This position moved to `offsets` in the log partitions that they name."""
+        """This position, moved to `offsets` in their log partitions."""
         return LogPosition(self.topic, self.log_id, {**self.offsets, **offsets})
 
     def for_partitions(self, partitions: Collection[int]) -> LogPosition:
-        """This position in these log partitions alone."""
+        """This position in these log partitions only."""
         return LogPosition(self.topic, self.log_id, {p: self.next_offset(p) for p in sorted(partitions)})
 
     def advance(self, offsets: Mapping[int, int]) -> LogPosition:
-        """This position moved to `offsets` where those lie ahead of it; it is never set back."""
+        """This position, moved to those of the `offsets` that are ahead of it; it never moves back."""
         return self.with_offsets({p: end for p, end in offsets.items() if end > self.next_offset(p)})
 
 
@@ -61,11 +60,11 @@ _decoder = msgspec.json.Decoder(Position)
 
 
 def encode_position(position: Position) -> str:
-    """The position as JSON with sorted keys, so that equal positions are equal text."""
+    """Encodes a position as JSON with sorted keys, so that equal positions are equal text."""
     return msgspec.json.encode(msgspec.to_builtins(position, str_keys=True), order="sorted").decode()
 
 
 def decode_position(text: str | bytes) -> Position:
-    """The position that `encode_position` wrote. Raises msgspec.DecodeError on anything else."""
+    """Decodes a position that `encode_position` wrote. Raises msgspec.DecodeError on any other text."""
     position: Position = _decoder.decode(text)
     return position

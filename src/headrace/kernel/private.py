@@ -1,7 +1,7 @@
-"""Privacy of files: events, features, models and source are for this machine's user alone.
+"""Privacy of files: only this machine's user can read events, features, models and source.
 
-The folders' permissions protect them. The umask is a second line of defence, for files in a folder that
-somebody opened to others.
+The folders' permissions protect them. The umask is a second line of defence, for files in a folder that was
+opened to other users.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _user_umask = -1
 
 
 def make_private(folder: Path) -> Path:
-    """Makes the folder and each missing parent with mode 0700. Existing folders keep their mode. Returns it.
+    """Creates the folder and each missing parent with mode 0700; existing folders keep their mode. Returns it.
 
     Raises:
         OSError: a parent may not be written, or is a file.
@@ -26,17 +26,17 @@ def make_private(folder: Path) -> Path:
 
 
 def is_open_to_others(folder: Path) -> bool:
-    """Whether others than the folder's user may enter or read it."""
+    """Whether other users than the folder's owner may enter or read it."""
     return bool(folder.stat().st_mode & 0o077)
 
 
 def set_private_umask() -> int:
-    """Sets the umask so that this process makes files for its user alone. Returns the umask before."""
+    """Sets the umask so that only this user can read new files of this process; returns the previous umask."""
     global _user_umask
     _user_umask = os.umask(0o077)
     return _user_umask
 
 
 def user_umask() -> int:
-    """The umask for a process that writes files of the project itself, as subprocess takes it."""
+    """The user's umask, for processes that write files of the project; -1 (subprocess: no change) if unset."""
     return _user_umask

@@ -1,4 +1,4 @@
-"""Marks of processes: a later process tells by a mark whether the one that it stands for is still alive."""
+"""Marks of processes: identify a process, so that a later process can find out whether it is still alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def mark_of(pid: int | None = None) -> str:
-    """The mark `pid boot start` of a process (default: this one); `""` where it does not run.
+    """The mark `pid boot start` of a process (default: this process); `""` if it does not run.
 
     The start time distinguishes a process from a later one with the same id.
     """

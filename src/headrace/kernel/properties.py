@@ -1,7 +1,7 @@
-"""Every name under `headrace.` that is kept with something else's data: a table's properties and snapshot
-summaries, the headers of records on the log, the tags of a model version.
+"""Every stored name under `headrace.`: a table's properties and snapshot summaries, the headers of records on
+the log, the tags of a model version.
 
-These names are stored. To change one makes what was stored under the old one unreadable.
+If a name changes, values that were stored under the old name can no longer be read.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ POSITION = "headrace.position."
 """Prefix of a property: how far the reader whose name follows has read (kernel.position)."""
 
 COMMIT_ID = "headrace.commit_id"
-"""Summary: the id of the commit, by which a writer knows its own commit again after an unclear answer."""
+"""Summary: the id of the commit, by which a writer recognizes its own commit if the answer was lost."""
 
 ROWS_OF = "headrace.rows_of"
-"""Summary of a snapshot that maintenance made: the id of the snapshot whose rows it has."""
+"""Summary of a maintenance snapshot: the id of the snapshot that has the same rows."""
 
 MAINTENANCE = "headrace.maintenance"
-"""Summary of a snapshot that maintenance made: which kind of maintenance."""
+"""Summary of a maintenance snapshot: the kind of maintenance."""
 
 ORPHANS_REMOVED = "headrace.orphans_removed"
 """Property: when the last removal of orphan files began, in microseconds since 1970."""
@@ -57,22 +57,22 @@ ORPHANS_REMOVED = "headrace.orphans_removed"
 # Of a topic's table
 
 LATEST_ARRIVAL = "headrace.latest_arrival"
-"""Property and summary: the latest arrival of any event so far, in microseconds since 1970. Of a table that a
-build made: the same of the topics that it was made from."""
+"""Property and summary: the latest arrival of any event so far, in microseconds since 1970. For a table that a
+build made: the latest arrival in the topics that it was made from."""
 
 ARRIVALS = "headrace.arrivals"
-"""Summary: how many events the commit brought by their time of arrival, and how many of them were refused, by
-reason (JSON, events.ingest.rates)."""
+"""Summary: the number of the commit's events by time of arrival, and of the refused events by reason (JSON,
+events.ingest.rates)."""
 
 UNDECLARED_FIELDS = "headrace.undeclared_fields"
-"""Property: how many events had each field that the contract does not name (JSON). Summary: those of the
-commit alone."""
+"""Property: how many events had each field that the contract does not name (JSON). Summary: the same for the
+commit's events."""
 
 CONTRACT = "headrace.contract"
 """Property: the contract that the table last had (JSON, events.contracts.description)."""
 
 WATERMARKS = "headrace.watermarks"
-"""Property: how far the good rows have come in time, by log partition (JSON, events.verdicts.watermarks)."""
+"""Property: the watermarks of the good rows, by log partition (JSON, events.verdicts.watermarks)."""
 
 # Of a table that a build made
 
@@ -80,31 +80,31 @@ CODE = "headrace.code"
 """Property, summary and tag: the fingerprint of the code that made it."""
 
 INPUT = "headrace.input."
-"""Prefix of a property, summary or tag: the position or snapshot at which the input with the name that follows
-was read."""
+"""Prefix of a property, summary or tag: the position or snapshot at which the input whose name follows was
+read."""
 
 CHANGELOG = "headrace.changelog"
-"""Property of a table of current rows: how far of the changelog it holds (JSON, tables.current)."""
+"""Property of a table of current rows: the part of the changelog that it holds (JSON, tables.current)."""
 
 INPUTS_DIGEST = "headrace.inputs_digest"
 """Summary of a training set: the digest of all that its rows depend on."""
 
 UNLABELLED_ROWS = "headrace.unlabelled_rows"
-"""Summary of a training set: how many rows of the labels had no target and were left out."""
+"""Summary of a training set: how many label rows had no target and were left out."""
 
 # Headers of records on the log
 
 FIRST_POSITION = "headrace.first"
-"""Where an event that was replayed stood first: `partition:offset`."""
+"""The first log position of a replayed event: `partition:offset`."""
 
 REQUEST = "headrace.request"
-"""The digest of the Idempotency-Key of the request that brought the event."""
+"""The digest of the Idempotency-Key of the request that sent the event."""
 
 FORWARDED_FROM = "headrace.at"
-"""Where a forwarded event stands on its own topic: `partition:offset`."""
+"""The log position of a forwarded event on its own topic: `partition:offset`."""
 
 REWRITTEN = "headrace.again"
-"""Marks a forwarded event whose bytes the log had forgotten: they were written again from the table."""
+"""Marks a forwarded event whose bytes the log had deleted: they were written again from the table."""
 
 # Tags of a model version and of MLflow's runs
 

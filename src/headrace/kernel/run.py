@@ -1,7 +1,8 @@
 """Run: one execution of a job, with its inputs, outputs and outcome.
 
-Rooms write `with run("table clean_events", inputs=[...]) as r: ...; r.add_output(...)` and do not know who
-listens. Whoever assembles the process adds the recorders (lineage, tracing, tracking) with `record_with`.
+Code that does a job writes `with run("table clean_events", inputs=[...]) as r: ...; r.add_output(...)`, and
+does not depend on the recorders. The code that assembles the process adds the recorders (lineage, tracing,
+tracking) with `record_with`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Dataset:
         kind: topic, table, file, online store, model or endpoint.
         name: its name within the project: a topic, a table, a path relative to the project, a
             model's `name@version`.
-        position: how far it was read, or the position that was written.
+        position: the position up to which it was read, or that was written.
         facts: JSON-ready facts: `rows`, `bytes`, `schema` (column → dtype), `digest`,
             `columns` (output column → the input columns it was made from).
     """
@@ -79,7 +80,7 @@ class Run:
         self.facts.update(facts)
 
     def report_running(self, every: timedelta = timedelta(minutes=1)) -> None:
-        """Reports to the recorders that a continuous job still runs, at most once in `every`."""
+        """Reports to the recorders that a continuous job still runs, at most once per `every`."""
         moment = now()
         if self._last_report is None or moment - self._last_report >= every:
             self._last_report = moment
@@ -88,7 +89,7 @@ class Run:
 
 @dataclass(frozen=True)
 class RunEvent:
-    """What recorders receive: the outcome so far, the run, and the error of a FAIL or ABORT."""
+    """An event for the recorders: the outcome so far, the run, and the error of a FAIL or ABORT."""
 
     outcome: Outcome
     run: Run
@@ -97,7 +98,7 @@ class RunEvent:
 
 
 class Recorder(Protocol):
-    """Listens to runs. It must not block the work and must not raise."""
+    """Receives the events of runs. It must not block the work, and must not raise."""
 
     def record(self, event: RunEvent) -> None: ...
 
@@ -108,7 +109,7 @@ _current: ContextVar[Run | None] = ContextVar("headrace_run", default=None)
 
 @contextmanager
 def record_with(recorder: Recorder) -> Iterator[Recorder]:
-    """While the block runs, `recorder` receives the events of every run of this process."""
+    """Adds a recorder, which receives the events of every run of this process during the block."""
     _recorders.append(recorder)
     try:
         yield recorder
@@ -118,10 +119,10 @@ def record_with(recorder: Recorder) -> Iterator[Recorder]:
 
 @contextmanager
 def run(job: str, inputs: Iterable[Dataset] = (), *, id: str | None = None) -> Iterator[Run]:
-    """One execution of `job`: START at the beginning; COMPLETE, FAIL or ABORT at the end.
+    """Records the block as one execution of `job`: START at the beginning; COMPLETE, FAIL or ABORT at the end.
 
-    A run inside another is its child. A KeyboardInterrupt, SystemExit or GeneratorExit is an ABORT;
-    any other exception is a FAIL. Both are raised again.
+    A run inside another is its child. A KeyboardInterrupt, SystemExit or GeneratorExit is an ABORT; any other
+    exception is a FAIL. Both are raised again.
     """
     new_run = Run(job, id or new_id(), _current.get(), now(), list(inputs))
     token = _current.set(new_run)

@@ -1,4 +1,4 @@
-"""Secrets: masks them in texts and values, before those reach a log, an error message or lineage."""
+"""Secrets: masks them in texts and values before these reach a log, an error message or lineage."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-# The greedy (.*)@ takes everything to the last @ before the path: a password may itself hold an @.
+# The greedy part before @ extends to the last @ before the path, because a password may contain an @.
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^\s/:@?#'\"]*):(?P<password>[^\s/?#'\"]*)@")
 _PAIR = re.compile(
     r"(?P<key>[A-Za-z][\w.-]*)(?P<sign>\s*[=:]\s*(?!//))(?P<quote>['\"]?)(?P<value>[^\s&;,'\"]+)"
 )
 _BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _HOOK = re.compile(r"(?P<host>(?:slack\+https?://[^\s/'\"]+|https?://hooks?\.[^\s/'\"]+)/)[^\s'\",]+")
-_ORDINARY = ("PWD", "SSH_AUTH_SOCK")  # paths that a shell or an agent sets: every folder named would be masked
+_ORDINARY = ("PWD", "SSH_AUTH_SOCK")  # paths that a shell or an agent sets, which are not secrets
 _OURS = "HEADRACE_"  # secrets under this prefix are masked however short they are
 _SHORTEST = 6  # any other environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
@@ -31,7 +31,7 @@ _DEEPEST = 32
 
 @lru_cache(4096)
 def looks_secret(key: str) -> bool:
-    """Whether what is stored under this key is probably a secret: `password`, `apiKey`, `auth_token`."""
+    """Whether the value of this key is probably a secret: `password`, `apiKey`, `auth_token`."""
     return _KEY.search(_CAMEL.sub("_", key).replace("-", "_").replace(".", "_")) is not None
 
 
@@ -47,8 +47,8 @@ def environment_secrets() -> list[str]:
 
 
 def clean_text(text: str, known: Sequence[str] | None = None) -> str:
-    """The text without passwords in addresses, paths of webhooks, `password=...` pairs, bearer tokens, and
-    `known` secrets (default: those of the environment)."""
+    """Masks passwords in addresses, paths of webhooks, `password=...` pairs, bearer tokens, and `known` secrets
+    (default: those of the environment)."""
     if "://" in text:
         text = _URL.sub(lambda m: f"{m['scheme']}{m['user']}:***@", text)
         text = _HOOK.sub(lambda m: f"{m['host']}***", text)
@@ -61,7 +61,7 @@ def clean_text(text: str, known: Sequence[str] | None = None) -> str:
 
 
 def clean(value: Any, known: Sequence[str] | None = None, depth: int = 0) -> Any:
-    """A JSON-ready value without secrets: keys that look secret are left out, texts are cleaned.
+    """Removes secrets from a JSON-ready value: drops keys that look secret, and cleans texts.
 
     Nesting below 32 levels is cut off.
     """

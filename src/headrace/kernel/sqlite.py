@@ -1,4 +1,4 @@
-"""SQLite files that several processes share: how they are opened, and what SQLite's errors mean."""
+"""SQLite files that several processes share: opens them, and interprets SQLite's errors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ __all__ = ["is_locked", "open_shared"]
 
 
 def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
-    """A connection, without transactions of its own, to a file in WAL mode: a reader never waits for a writer.
+    """Opens a connection to a file in WAL mode, in which a reader never waits for a writer.
+
+    The connection starts no transactions by itself.
 
     Args:
-        path: the file; made if it was not there.
-        timeout: seconds to wait for another's lock, now and at each statement.
+        path: the file; it is created if it does not exist.
+        timeout: seconds to wait for another process's lock, now and at each statement.
 
     Raises:
-        sqlite3.Error: it is locked for longer, or cannot be opened.
+        sqlite3.Error: the file is locked for longer, or cannot be opened.
     """
     deadline = monotonic() + timeout
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
@@ -25,7 +27,7 @@ def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.Error as error:
-            # Of several that turn a new file into WAL mode at once, SQLite refuses some without waiting.
+            # If several processes set WAL mode on a new file at once, SQLite refuses some without waiting.
             if not is_locked(error) or monotonic() > deadline:
                 connection.close()
                 raise
@@ -35,7 +37,7 @@ def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
 
 
 def is_locked(error: object) -> bool:
-    """Whether another process has the file: SQLite's error, or the text of it.
+    """Whether an error of SQLite, or its text, says that another process has locked the file.
 
     A process that was suspended while it held the locks of the WAL index causes "locking protocol" instead.
     """

@@ -21,12 +21,12 @@ _TERM = re.compile(r"(\d+)(ms|[smhdw])")
 
 
 def now() -> datetime:
-    """The present instant, in UTC."""
+    """The current instant, in UTC."""
     return datetime.now(UTC)
 
 
 def now_micros() -> int:
-    """The present instant in microseconds since 1970."""
+    """The current instant in microseconds since 1970."""
     return micros(now())
 
 
@@ -47,13 +47,13 @@ def from_micros(value: int) -> datetime:
 
 
 def add_days(day: date, span: timedelta) -> date:
-    """The day that many whole days later (or earlier); the first or last possible day where that is outside."""
+    """The day a span later (or earlier), in whole days; at most the last, at least the first possible day."""
     days = day.toordinal() + span // timedelta(days=1)
     return date.fromordinal(min(max(days, date.min.toordinal()), date.max.toordinal()))
 
 
 def parse_duration(value: str | timedelta) -> timedelta:
-    """A duration: a timedelta, or text such as `30m`, `1d`, `1h30m`, `250ms`.
+    """Parses a duration: a timedelta, or text such as `30m`, `1d`, `1h30m`, `250ms`.
 
     Raises:
         ValueError: the value is of another type, or the text is not a duration.
@@ -61,14 +61,14 @@ def parse_duration(value: str | timedelta) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str):
-        raise ValueError(f'{value!r} is not a duration: write a text such as "7d", "30m" or "1h30m"')
+        raise ValueError(f'{value!r} is not a valid duration: write a text such as "7d", "30m" or "1h30m"')
     terms = _TERM.findall(value)
     if not terms or "".join(number + unit for number, unit in terms) != value:
         raise ValueError(f"{value!r} is not a valid duration: write it as 30m, 1d or 1h30m")
     try:
         return timedelta(microseconds=sum(int(number) * _UNITS[unit] for number, unit in terms))
     except OverflowError as error:
-        raise ValueError(f"{value!r} is longer than a duration can be") from error
+        raise ValueError(f"{value!r} is too long for a duration") from error
 
 
 def format_duration(value: timedelta) -> str:

@@ -1,6 +1,6 @@
 """The lake: Iceberg tables, read at a snapshot, and written in commits that also move a position.
 
-The only room that imports PyIceberg. Importing the room costs little: each name is loaded when first used.
+Only this package imports PyIceberg. Importing the package is cheap: each name is loaded at its first use.
 """
 
 from __future__ import annotations

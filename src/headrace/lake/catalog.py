@@ -18,8 +18,8 @@ from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import is_locked, open_shared
-from headrace.lake.failures import failures
-from headrace.lake.home import WAREHOUSE, settle
+from headrace.lake.errors import name_errors
+from headrace.lake.home import WAREHOUSE, update_paths
 from headrace.lake.pyiceberg_internals import connect_per_use
 
 __all__ = ["address_of", "open_catalog"]
@@ -28,7 +28,7 @@ BUSY_SECONDS = 15
 
 
 def open_catalog(settings: Settings) -> Catalog:
-    """Opens the catalog and makes the project's namespace in it.
+    """Opens the catalog, and creates the project's namespace in it.
 
     Raises:
         ProjectError: the address is of an unknown kind.
@@ -42,7 +42,7 @@ def open_catalog(settings: Settings) -> Catalog:
             where=f"headrace.toml: profile.{settings.profile_name}.catalog",
             remedy="Write sqlite, sqlite:///path/to/file.db, or a REST catalog's https:// address.",
         )
-    with failures(address):
+    with name_errors(address):
         catalog = _open_sqlite(settings) if kind == "sqlite" else _open_rest(settings, address)
         catalog.create_namespace_if_not_exists(settings.project)
     return catalog
@@ -56,13 +56,13 @@ def address_of(settings: Settings) -> str:
 
 def _open_sqlite(settings: Settings) -> Catalog:
     path = path_of(settings.lake.catalog_url)
-    _make_file(path, settings)
+    _create_file(path, settings)
     uri = f"{sqlalchemy_url(path)}?timeout={BUSY_SECONDS}"
     warehouse = settings.lake.warehouse_url
-    # Of two processes that are first at once, one would find half of its tables.
+    # Without the lock, a second process could see the catalog while the first still creates its tables.
     with hold_lock(path.with_name(f"{path.name}.lock")):
         if settings.lake.catalog == "sqlite":
-            folder = settle(path)
+            folder = update_paths(path)
             if settings.lake.warehouse == "file":
                 warehouse = str(folder / WAREHOUSE)
         catalog = load_catalog("headrace", type="sql", uri=uri, warehouse=warehouse, **_object_store())
@@ -84,14 +84,14 @@ def _open_rest(settings: Settings, address: str) -> Catalog:
         return TimedRestCatalog("headrace", **properties, **_object_store())
     except PydanticError as error:
         raise Unavailable(
-            "the service there is not an Iceberg REST catalog",
+            "the service at this address is not an Iceberg REST catalog",
             where=address,
-            remedy="Its address ends where /v1 would follow: https://catalog.example/iceberg",
+            remedy="Write the address up to, and without, /v1: https://catalog.example/iceberg",
         ) from error
 
 
-def _make_file(path: Path, settings: Settings) -> None:
-    """Makes the catalog's file, in WAL mode."""
+def _create_file(path: Path, settings: Settings) -> None:
+    """Creates the catalog's file, in WAL mode."""
     settings.make_state()
     make_private(path.parent)
     try:
@@ -100,9 +100,9 @@ def _make_file(path: Path, settings: Settings) -> None:
         raise Unavailable(
             f"the catalog cannot be opened: {error}",
             where=str(path),
-            remedy="End the process that holds it (a copy, a database browser?), and try again."
+            remedy="End the process that locks it (a copy, a database browser?), and try again."
             if is_locked(error)
-            else "Is it an SQLite file, is there room on the disk, and may this user write there?",
+            else "Check that it is an SQLite file, that the disk has room, and that this user may write there.",
         ) from error
 
 
@@ -116,5 +116,5 @@ def _object_store() -> dict[str, str]:
         "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
     }
     if properties["s3.endpoint"]:
-        properties["s3.force-virtual-addressing"] = "false"  # a private server has no DNS name a bucket
+        properties["s3.force-virtual-addressing"] = "false"  # a private server has no DNS name per bucket
     return {name: value for name, value in properties.items() if value}

@@ -1,8 +1,8 @@
-"""Which days changed between two snapshots, by comparing their data files.
+"""Finds the days that changed between two snapshots, by comparing their data files.
 
-The comparison needs none of the snapshots in between, which may have expired. A file that a
-compaction wrote carries in its name the newest sequence number of the rows in it. So a compaction of
-old rows can be told from new rows.
+The comparison does not need the snapshots in between, which may have expired. The name of a file that a
+compaction wrote includes the newest sequence number of its rows. So compacted old rows can be distinguished
+from new rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from pyiceberg.transforms import DayTransform, IdentityTransform
 from headrace.kernel.errors import CallError
 from headrace.lake.snapshot import sequence_of
 
-__all__ = ["COMPACTED", "age", "day_field", "days_changed", "live_entries", "live_files", "rows_per_day"]
+__all__ = [
+    "COMPACTED",
+    "day_field",
+    "days_changed",
+    "live_entries",
+    "live_files",
+    "newest_sequence",
+    "rows_per_day",
+]
 
 COMPACTED = "compacted-"
 _NAME = re.compile(rf"/{COMPACTED}(\d+)-[^/]*$")
@@ -54,7 +62,7 @@ def live_files(table: Table, snapshot: IcebergSnapshot) -> Iterator[DataFile]:
     return (entry.data_file for entry in live_entries(table, snapshot))
 
 
-def age(entry: ManifestEntry) -> int:
+def newest_sequence(entry: ManifestEntry) -> int:
     """The sequence number at which the newest row of a file was added to the table."""
     match = _NAME.search(entry.data_file.file_path)
     return int(match.group(1)) if match else entry.sequence_number or 0
@@ -83,7 +91,7 @@ def days_changed(
         day = partition[field]
         if day is None or any(partition[i] != value for i, value in values.items()):
             continue
-        if path in after and age(entry) > sequence_of(old):
+        if path in after and newest_sequence(entry) > sequence_of(old):
             days.add(day)
         rows[day] += entry.data_file.record_count * (1 if path in after else -1)
     # Without newer rows, a day has changed only by losing rows: a compaction keeps their number.
@@ -105,7 +113,7 @@ def rows_per_day(table: Table, column: str, snapshot: int, where: Mapping[str, o
 
 
 def _partition_values(table: Table, where: Mapping[str, object]) -> dict[int, object]:
-    """Index of an identity partition field → the value that is looked for."""
+    """Index of an identity partition field → the value to search for."""
     values = {}
     for column, value in where.items():
         index = _field_index(table, column, IdentityTransform)
@@ -118,7 +126,7 @@ def _partition_values(table: Table, where: Mapping[str, object]) -> dict[int, ob
 def _field_index(
     table: Table, column: str, transform: type[DayTransform[Any] | IdentityTransform[Any]]
 ) -> int | None:
-    """The index, among a partition's values, of the field that transforms `column` so; None without one."""
+    """The index, among a partition's values, of the field with this transform of `column`; None: no field."""
     schema = table.schema()
     for index, field in enumerate(table.spec().fields):
         if isinstance(field.transform, transform) and schema.find_field(field.source_id).name == column:
@@ -127,7 +135,7 @@ def _field_index(
 
 
 def _is_ancestor(table: Table, old: IcebergSnapshot, new: IcebergSnapshot) -> bool:
-    """Whether `new` descends from `old`. Where snapshots in between have expired, the order decides."""
+    """Whether `new` descends from `old`. If snapshots in between have expired, their order decides."""
     current = new
     while current.snapshot_id != old.snapshot_id:
         if current.parent_snapshot_id is None:

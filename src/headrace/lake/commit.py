@@ -1,8 +1,7 @@
-"""One commit: adds files, removes files and sets properties, all or nothing, on the table as it now is.
+"""One commit: adds files, removes files and sets properties of the current table, all or nothing.
 
-PyIceberg retries a stale append by itself, which would carry a position past one that another
-writer has moved meanwhile. So its retries are off (lake/pyiceberg_internals.py), and each try begins
-with the table fresh from the catalog.
+PyIceberg's own retry of a stale append would ignore that another writer has moved a position meanwhile. So its
+retries are off (lake/pyiceberg_internals.py), and each attempt here loads the table from the catalog again.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from headrace.lake.snapshot import summary_of
 __all__ = ["BRIEF", "LONG", "FileChanges", "commit", "discard"]
 
 _logger = logging.getLogger(__name__)
-# Microseconds from the start of writing a data file to its commit, at most: files twice as old, or a day
-# old, are removed as orphans. LONG is for writes whose rows are still being computed meanwhile.
+# The most microseconds from the start of writing a data file to its commit: files twice as old, or a day old,
+# are removed as orphans. LONG is for writes whose rows are computed meanwhile.
 BRIEF = 1_800_000_000
 LONG = 23 * 3_600_000_000
 _DEADLINE = 60.0  # seconds
-# Errors after which the commit surely did not happen, and would not at another try.
+# Errors after which the commit certainly did not happen, and would fail again.
 _REFUSED = (
     AuthorizationExpiredError,
     BadRequestError,
@@ -66,18 +65,18 @@ def _no_files(_: Table) -> Iterable[DataFile]:
 
 
 class FileChanges(Struct, frozen=True):
-    """What a commit changes.
+    """The changes of a commit.
 
     Attributes:
         added: data files, already written.
-        removed: given the table as it now is, the data files to remove.
-        properties: given the table as it now is, the properties to set; it raises Conflict where
-            the table has changed in a way that makes this commit wrong.
-        facts: given the table as it now is, what the snapshot's summary says.
+        removed: returns the data files to remove, given the current table.
+        properties: returns the properties to set, given the current table; raises Conflict if the table has
+            changed in a way that makes this commit wrong.
+        facts: returns the entries of the snapshot's summary, given the current table.
         merge: whether to merge the table's manifests into as few as possible.
         until: microseconds since 1970 after which it is too late: the files may be removed as orphans.
-        first: whether it asks other writers to wait once it has been beaten. A commit that removes files
-            of a table that many write to could otherwise be beaten without end.
+        first: whether to make other writers wait after a failed attempt. A commit that removes files of a table
+            with many writers could otherwise fail without end.
     """
 
     added: list[DataFile]
@@ -100,9 +99,8 @@ def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> Ic
     Raises:
         Conflict: `changes.properties` or `changes.removed` raised it, or a file to remove no longer
             exists; nothing was committed.
-        Unavailable: other writers were faster for a minute, or it is too late, and nothing was
-            committed; or the catalog did not answer, and the table does not show the commit: it may
-            still appear.
+        Unavailable: other writers were faster for a minute, or `until` has passed, and nothing was committed;
+            or the catalog did not answer, and the table does not show the commit, which may still appear.
     """
     commit_id = new_id()
     reach("lake.before_commit")
@@ -111,7 +109,7 @@ def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> Ic
     table = _load_unmarked(load, changes)
     while True:
         if changes.until is not None and now_micros() > changes.until:  # checked after the table was loaded
-            raise Unavailable("its rows were written too long ago", where=where, remedy="Try again.")
+            raise Unavailable("the rows were written too long ago", where=where, remedy="Try again.")
         try:
             snapshot_id = _try(table, changes, commit_id)
         except ValidationException as error:
@@ -124,7 +122,7 @@ def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> Ic
             if changes.first:
                 mark_first(table.catalog, load)
             else:
-                time.sleep(random.uniform(0, pause))  # noqa: S311  (so that two losers don't meet again)
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - so that two writers do not collide again
                 pause = min(pause * 2, 0.25)
         except (HeadraceError, *_REFUSED):
             raise
@@ -134,12 +132,12 @@ def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> Ic
             reach("lake.after_commit")
             return _snapshot(table, snapshot_id)
         table = _load_unmarked(load, changes)
-        if (landed := _find(table, commit_id)) is not None:
-            return landed
+        if (committed := _find(table, commit_id)) is not None:
+            return committed
 
 
 def _load_unmarked(load: Callable[[], Table], changes: FileChanges) -> Table:
-    """Loads the table; where another commit has asked writers to wait, once that commit is over."""
+    """Loads the table; waits for a commit that makes other writers wait (FileChanges.first)."""
     table = load()
     end = time.monotonic() + MARKED_SECONDS
     while not changes.first and _is_marked(table) and time.monotonic() < end:
@@ -172,7 +170,7 @@ def _try(table: Table, changes: FileChanges, commit_id: str) -> int:
 
 
 def _snapshot(table: Table, snapshot_id: int) -> IcebergSnapshot:
-    """The snapshot that was just committed: a commit updates the table it was made with."""
+    """The snapshot that was just committed, from the table object that the commit has updated."""
     snapshot = table.snapshot_by_id(snapshot_id)
     if snapshot is None:
         raise RuntimeError(f"the catalog's answer lacks the committed snapshot {snapshot_id}")
@@ -182,24 +180,24 @@ def _snapshot(table: Table, snapshot_id: int) -> IcebergSnapshot:
 def _resolve_unknown(
     error: Exception, load: Callable[[], Table], commit_id: str, where: str
 ) -> IcebergSnapshot:
-    """The snapshot, where the table shows that a commit succeeded whose answer was an error."""
+    """Returns the snapshot if the table shows that the commit succeeded although the answer was an error."""
     try:
-        landed = _find(load(), commit_id)
-    except Exception:  # the catalog is still away: the first error is reported
-        landed = None
-    if landed is not None:
-        return landed
+        committed = _find(load(), commit_id)
+    except Exception:  # the catalog still cannot be reached: the first error is reported
+        committed = None
+    if committed is not None:
+        return committed
     if isinstance(error, OperationalError) and _is_rolled_back(error.orig):
         raise error
     raise Unavailable(
         f"the commit's outcome is unknown: {type(error).__name__}: {error}",
         where=where,
-        remedy="Read the position again before writing: if it has moved, the rows are in.",
+        remedy="Read the position again before writing: if it has moved, the rows were committed.",
     ) from error
 
 
 def _is_rolled_back(error: object) -> bool:
-    """Whether SQLite surely rolled the transaction back. After an I/O error that is unknown."""
+    """Whether SQLite certainly rolled the transaction back. After an I/O error that is unknown."""
     return is_locked(error) or "full" in str(error)
 
 
@@ -211,9 +209,9 @@ def _find(table: Table, commit_id: str) -> IcebergSnapshot | None:
 
 
 def discard(table: Table, files: list[DataFile]) -> None:
-    """Deletes data files of a commit that surely did not happen. The removal of orphan files takes the rest."""
+    """Deletes the data files of a commit that certainly did not happen, as far as they can be deleted."""
     for data_file in files:
         try:
             table.io.delete(data_file.file_path)
         except OSError as error:
-            _logger.warning("%s is left to the removal of orphan files: %s", data_file.file_path, error)
+            _logger.warning("%s is left for the removal of orphan files: %s", data_file.file_path, error)

@@ -1,4 +1,4 @@
-"""Compaction: replaces small files of a partition by larger ones, and many manifests by few."""
+"""Compaction: replaces small files of a partition by larger files, and many manifests by few."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyiceberg.typedef import Record
 from headrace.kernel.errors import Conflict
 from headrace.kernel.properties import COMMIT_ID, MAINTENANCE, PREFIX, ROWS_OF
 from headrace.kernel.time import now_micros
-from headrace.lake.changes import COMPACTED, age, live_entries
+from headrace.lake.changes import COMPACTED, live_entries, newest_sequence
 from headrace.lake.commit import BRIEF, FileChanges, commit, discard
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
@@ -29,13 +29,13 @@ _logger = logging.getLogger(__name__)
 
 SMALL = 16 * 1024 * 1024  # bytes: a file below this size, and below a row group, is compacted
 TOGETHER = 64 * 1024 * 1024  # bytes of small files that become one file
-_FEWEST = 8  # small files of one partition that are worth a compaction
+_FEWEST = 8  # the fewest small files of one partition that are worth a compaction
 _GROUPS = 16  # files that one commit writes
 _MANIFESTS = 60
 
 
 def compact(table: LakeTable, small: int, lease: Lease) -> int:
-    """Compacts small files of each partition, some groups a commit; returns how many files were replaced.
+    """Compacts small files of each partition, several groups per commit; returns how many it replaced.
 
     Args:
         table: the table, with a snapshot.
@@ -48,14 +48,14 @@ def compact(table: LakeTable, small: int, lease: Lease) -> int:
     while batch := list(islice(groups, _GROUPS)):
         lease.renew()
         replaced += _replace(table, iceberg, batch)
-        lease.renew(now=True)  # other writers need not wait any more
-    pa.default_memory_pool().release_unused()  # an ingest beside it needs far less
+        lease.renew(now=True)  # removes the mark for which other writers wait
+    pa.default_memory_pool().release_unused()  # the ingest in this process needs far less memory
     return replaced
 
 
 def merge_manifests(table: LakeTable) -> None:
-    """Merges a table's manifests where there are many. Each overwrite leaves one that lists removed files, and
-    nothing else removes it."""
+    """Merges a table's manifests if there are many. Each overwrite leaves a manifest of removed files, which
+    nothing else removes."""
     iceberg = table.iceberg()
     if len(newest_snapshot(iceberg).manifests(iceberg.io)) > _MANIFESTS:
         changes = FileChanges([], facts=_keep_facts("manifests"), merge=True, first=True)
@@ -68,7 +68,7 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
     removed: list[DataFile] = []
     added: list[DataFile] = []
     for group in groups:
-        newest = max(age(entry) for entry in group)
+        newest = max(newest_sequence(entry) for entry in group)
         rows = (conform(read_file(iceberg, entry.data_file), iceberg) for entry in group)  # memory stays flat
         added.append(write_file(rows, group[0].data_file.partition, iceberg, prefix=f"{COMPACTED}{newest}-"))
         removed += [entry.data_file for entry in group]
@@ -83,7 +83,7 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
 
 
 def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
-    """Small files of one partition, in the order in which their rows were added, at most TOGETHER bytes."""
+    """Groups of small files of one partition, at most TOGETHER bytes each, in the order of their rows."""
     partitions: dict[Record, list[ManifestEntry]] = defaultdict(list)
     for entry in live_entries(iceberg, newest_snapshot(iceberg)):
         file = entry.data_file
@@ -93,7 +93,7 @@ def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
     for entries in partitions.values():
         group: list[ManifestEntry] = []
         size = 0
-        for entry in sorted(entries, key=age):
+        for entry in sorted(entries, key=newest_sequence):
             if group and size + entry.data_file.file_size_in_bytes > TOGETHER:
                 yield from _worthwhile(group)
                 group, size = [], 0
@@ -103,9 +103,9 @@ def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
 
 
 def _worthwhile(group: list[ManifestEntry]) -> Iterator[list[ManifestEntry]]:
-    """The group without its first files that hold more rows than all after them; nothing where too few remain.
+    """The group without its first files that hold more rows than all later files; nothing if too few remain.
 
-    So a row is written again only once its file's rows have doubled, however often maintenance runs.
+    So a row is written again only when its file at least doubles, however often maintenance runs.
     """
     after = sum(entry.data_file.record_count for entry in group)
     first = 0
@@ -119,7 +119,7 @@ def _worthwhile(group: list[ManifestEntry]) -> Iterator[list[ManifestEntry]]:
 
 
 def _keep_facts(kind: str) -> Callable[[Table], Mapping[str, str]]:
-    """The newest snapshot's facts for the next one: the rows are the same, so the facts stay true."""
+    """Copies the newest snapshot's facts to the next one: the rows are the same, so the facts stay true."""
 
     def facts(iceberg: Table) -> Mapping[str, str]:
         newest = newest_snapshot(iceberg)

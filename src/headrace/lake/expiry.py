@@ -1,9 +1,9 @@
-"""Expiry of snapshots: keeps a table's metadata small, so that a small commit stays cheap.
+"""Expires snapshots, so that a table's metadata stays small and a small commit stays cheap.
 
-PyIceberg's own expiry would also remove a snapshot that was tagged after it looked. Here every tag
-has a second one, named after the snapshot, and an expiry is committed on the condition that none of
-the snapshots it removes has one. The files of an expired snapshot stay for a grace
-(lake/orphan_files.py), so that a reader that has begun finishes.
+PyIceberg's own expiry would also remove a snapshot that was tagged after it listed the tags. So here every tag
+has a second tag, named after the snapshot, and an expiry is committed on the condition that none of its
+snapshots has such a second tag. The files of an expired snapshot stay for a grace period
+(lake/orphan_files.py), so that readers that have started can finish.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pyiceberg.table.update import RemoveSnapshotsUpdate
 
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.faults import reach
-from headrace.lake.failures import failures
+from headrace.lake.errors import name_errors
 from headrace.lake.refs import assert_ref, commit_updates
 from headrace.lake.snapshot import sequence_of
 
@@ -30,7 +30,7 @@ _SLACK = 5  # so that not every commit expires
 
 
 def expire_after_commit(catalog: Catalog, table: Table, where: str) -> None:
-    """Expires snapshots where a table has too many. A failure is logged: the next commit tries again.
+    """Expires snapshots if a table has too many. A failure is only logged: the next commit tries again.
 
     Args:
         catalog: PyIceberg's catalog.
@@ -41,7 +41,7 @@ def expire_after_commit(catalog: Catalog, table: Table, where: str) -> None:
         return
     name = table.name()[-1]
     try:
-        with failures(where, name):
+        with name_errors(where, name):
             expire_snapshots(catalog, catalog.load_table(table.name()), NEWEST)
     except HeadraceError as error:
         _logger.warning("snapshots of %s were not expired: %s", name, error)
@@ -50,14 +50,14 @@ def expire_after_commit(catalog: Catalog, table: Table, where: str) -> None:
 def expire_snapshots(catalog: Catalog, table: Table, newest: int, before_millis: int | None = None) -> int:
     """Expires all but the newest snapshots and those a ref points to; returns how many.
 
-    Where a tag or commit comes in between, nothing is expired: a later expiry does it.
+    If a tag is created or another commit is faster meanwhile, nothing is expired: a later expiry tries again.
 
     Args:
         catalog: PyIceberg's catalog.
         table: the table, fresh from the catalog.
-        newest: how many snapshots are kept in any case.
-        before_millis: where given, only those expire that had a successor by this instant
-            (milliseconds since 1970). What was current a moment ago is not old, whenever it was made.
+        newest: how many of the newest snapshots are always kept.
+        before_millis: if given, only snapshots with a successor before this instant (milliseconds since 1970)
+            expire: an old snapshot may have been current until a moment ago.
     """
     referenced = {ref.snapshot_id for ref in table.refs().values()}
     ordered = sorted(table.metadata.snapshots, key=sequence_of)

@@ -1,7 +1,7 @@
-"""Data files: writes rows as Parquet, one file a partition, with the statistics that let reads skip files.
+"""Data files: writes rows as Parquet, one file per partition, with the statistics that let reads skip files.
 
-PyArrow writes them rather than PyIceberg's own append, which needs a second native library for a day
-partition, and splits and encodes at twice the cost (bench/lake.py).
+PyArrow writes the files. PyIceberg's append needs a second native library for a day partition, and takes twice
+the time to split and encode (bench/lake.py).
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ __all__ = ["APPENDED", "DAY", "ROW_GROUP", "Unwritable", "check_rows", "conform"
 APPENDED = "appended-"
 DAY = 86_400_000_000  # microseconds
 ROW_GROUP = 262_144  # rows
-# Arrow's bytes that are gathered for a row group, at most: more do not make reading faster.
-_GROUP_BYTES = 16 * 1024 * 1024
-_FEW = 8  # partitions up to which a filter for each is cheaper than one sort
-_FILE_BYTES = 512 * 1024 * 1024  # Arrow's bytes; about a tenth of it on disk
+_GROUP_BYTES = 16 * 1024 * 1024  # the most Arrow bytes of a row group: more do not make reading faster
+_FEW = 8  # up to this many partitions, a filter for each is cheaper than one sort
+_FILE_BYTES = 512 * 1024 * 1024  # the most Arrow bytes of a file; about a tenth of this on disk
 
 
 class Unwritable(CallError):
@@ -70,12 +69,12 @@ def conform(rows: pa.Table, table: Table) -> pa.Table:
 
 
 def write_files(rows: pa.Table, table: Table, *, prefix: str = "") -> list[DataFile]:
-    """Writes the rows and returns what a commit needs to know of the files.
+    """Writes the rows to data files, and returns the files' entries for a commit.
 
     Args:
         rows: as `conform` returns them; without rows no file is written.
         table: the table.
-        prefix: begins each file's name. It tells the removal of orphan files how long the write may take.
+        prefix: begins each file's name. The removal of orphan files reads from it how long the write may take.
 
     Raises:
         Unwritable: a value that no data file can hold.
@@ -111,7 +110,7 @@ def check_rows(rows: pa.Table, table: Table) -> None:
 
 
 def write_file(pieces: Iterator[pa.Table], partition: Record, table: Table, *, prefix: str = "") -> DataFile:
-    """Writes rows of one partition to one file; holds a row group and a piece in memory at most.
+    """Writes rows of one partition to one file, with at most a row group and a piece in memory.
 
     Args:
         pieces: rows as `conform` returns them; at least one piece.
@@ -129,7 +128,7 @@ def write_file(pieces: Iterator[pa.Table], partition: Record, table: Table, *, p
 
 
 def _gather_groups(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, gathered into tables of a row group each."""
+    """Gathers the rows into tables of a row group each."""
     gathered: list[pa.Table] = []
     rows = size = 0
     for piece in pieces:
@@ -150,7 +149,7 @@ def _split_by_size(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def _split_by_partition(rows: pa.Table, table: Table) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
-    """(partition values, its rows in their order)."""
+    """Splits rows by partition: (partition values, its rows in their order)."""
     spec = table.spec()
     if spec.is_unpartitioned():
         yield (), rows
@@ -187,7 +186,7 @@ def _combine(column: Any) -> Any:
 
 
 def _decode(code: int, values: list[list[Any]]) -> tuple[Any, ...]:
-    """The partition values that a code stands for."""
+    """Decodes a code to its partition values."""
     decoded: list[Any] = []
     for column in reversed(values):
         code, index = divmod(code, len(column))
@@ -201,7 +200,7 @@ def _select(rows: pa.Table, codes: npt.NDArray[np.int64], code: np.int64) -> pa.
 
 
 class _Layout(Struct, frozen=True):
-    """What the files of one write have in common."""
+    """The properties that the files of one write share."""
 
     table: Table
     prefix: str
@@ -235,7 +234,7 @@ def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layo
 
 
 def _encode(pieces: Iterable[pa.Table], stream: Any, layout: _Layout) -> dict[str, Any]:
-    """Writes a Parquet file to the stream and returns what PyIceberg's DataFile says of its values."""
+    """Writes a Parquet file to the stream, and returns the statistics for PyIceberg's DataFile."""
     with pq.ParquetWriter(
         stream,
         layout.schema,
@@ -245,15 +244,15 @@ def _encode(pieces: Iterable[pa.Table], stream: Any, layout: _Layout) -> dict[st
         store_decimal_as_integer=True,
     ) as writer:
         for rows in pieces:
-            with _unwritable_values(layout.table):
+            with _name_unwritable(layout.table):
                 writer.write(rows, row_group_size=ROW_GROUP)
-    with _unwritable_values(layout.table):
+    with _name_unwritable(layout.table):
         return layout.statistics.statistics(writer.writer.metadata)
 
 
 @contextmanager
-def _unwritable_values(table: Table) -> Iterator[None]:
-    """Inside, errors that come neither from the disk nor from memory are raised as Unwritable."""
+def _name_unwritable(table: Table) -> Iterator[None]:
+    """Turns errors in the block that come neither from the disk nor from memory into Unwritable."""
     try:
         yield
     except (HeadraceError, OSError, MemoryError):
@@ -266,7 +265,7 @@ def _unwritable_values(table: Table) -> Iterator[None]:
 
 
 def _repeating(rows: pa.Table) -> list[str]:
-    """Columns whose values repeat: for the others a dictionary costs time and saves nothing."""
+    """The columns whose values repeat: for the others a dictionary costs time and saves nothing."""
     sample = rows.slice(0, 2000)
     return [
         name

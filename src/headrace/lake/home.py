@@ -1,13 +1,12 @@
-"""Home: the folder of the embedded lake, and what happens when it is moved or copied.
+"""Home: the folder of the embedded lake. Rewrites the paths in its files after it was moved or copied.
 
-Iceberg's metadata hold absolute paths, which is what every reader expects. So a lake whose folder has
-another path than its files name must not be used before they are rewritten: a moved lake would not find its
-files, and a copy would write to, and delete in, the folder of the original.
+Iceberg's metadata hold absolute paths, as every reader expects. So a lake whose folder is not the one that its
+files name must not be used before the paths are rewritten: a moved lake would not find its files, and a copy
+would write to, and delete in, the folder of the original.
 
-The catalog's file records in a table of its own for which folders its files were written: one folder,
-except while paths are being rewritten. Files are rewritten in place, each in one step, and the same again
-if it happens twice. The catalog's rows come last, in one transaction. Killed at any point, the next opening
-goes on.
+A table in the catalog's file lists the folders that the lake's files may name: one folder, except while paths
+are being rewritten. Each file is replaced in one step, and rewriting it twice has no further effect. The
+catalog's rows come last, in one transaction. If the process is killed, the next opening continues the work.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pyiceberg.typedef import Record
     from pyiceberg.types import StructType
 
-__all__ = ["WAREHOUSE", "is_home", "settle"]
+__all__ = ["WAREHOUSE", "is_home", "update_paths"]
 
 WAREHOUSE = "warehouse"  # beside the catalog's file
 _BUSY_SECONDS = 15
@@ -45,28 +44,28 @@ _UPDATE = (
 
 
 def is_home(connection: sqlite3.Connection, folder: Path) -> bool:
-    """Whether the catalog's files name this folder, the catalog's own, and no other.
+    """Whether the catalog's files name only this folder, in which the catalog lies.
 
-    A folder reached by another path, through a symbolic link, is the same folder.
+    Two paths to one folder, through a symbolic link, are the same folder.
     """
     folders, _ = _read_home(connection)
     return len(folders) == 1 and _is_same(Path(folders[0]), folder)
 
 
-def settle(catalog: Path) -> Path:
-    """Rewrites the paths of a lake that was moved or copied to the folder in which its catalog now lies.
+def update_paths(catalog: Path) -> Path:
+    """Rewrites the paths of a lake that was moved or copied, so that they name its current folder.
 
-    Only one process may do this at a time. Commits of others meanwhile are seen.
+    Only one process may do this at a time. Commits of other processes meanwhile are not lost.
 
     Args:
-        catalog: the SQLite file; it may be new.
+        catalog: the catalog's SQLite file; it may be new.
 
     Returns:
         The folder, by the path that the files name.
 
     Raises:
-        ProjectError: the lake is a copy that would share files outside of its folder with the original; or
-            a table has delete files of another engine, which cannot be rewritten.
+        ProjectError: the lake is a copy that would share files outside its folder with the original; or a table
+            has delete files of another engine, which cannot be rewritten.
         OSError: a file cannot be read or written.
     """
     here = catalog.parent
@@ -83,7 +82,7 @@ def settle(catalog: Path) -> Path:
             connection.execute("INSERT INTO headrace_home VALUES (?, ?)", [str(here), lake or new_id()])
         old = {f"{folder}/{WAREHOUSE}/": f"{here}/{WAREHOUSE}/" for folder in folders if folder != str(here)}
         while old and not _rewrite(connection, old, here):
-            pass  # a commit came in between
+            pass  # another process committed meanwhile: rewrite its files too
     return here
 
 
@@ -115,7 +114,7 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
 
 
 def _check_files_outside(connection: sqlite3.Connection, folders: list[str], lake: str | None) -> None:
-    """Raises where two catalogs would write to, and clean up, the same table's files."""
+    """Raises ProjectError if two catalogs would write to, and clean up, the same table's files."""
     inside = tuple(f"{folder}/" for folder in folders)
     outside = sorted(row[2] for row in _tables(connection) if not row[3].startswith(inside))
     if not outside:
@@ -123,11 +122,11 @@ def _check_files_outside(connection: sqlite3.Connection, folders: list[str], lak
     original = next((folder for folder in folders[:-1] if _lake_in(Path(folder)) == lake), None)
     if original is not None:
         raise ProjectError(
-            f"this lake is a copy of the one in {original}, and files of {', '.join(outside)} lie outside of"
-            " both: each would delete what the other writes there",
+            f"this lake is a copy of the lake in {original}, and files of {', '.join(outside)} are outside both"
+            " folders: each lake would delete what the other writes there",
             where=folders[-1],
-            remedy="Delete the state of the one you do not need: headrace clean. To share tables between two "
-            "projects, name one catalog in both profiles.",
+            remedy="Delete the state of the lake that you do not need: headrace clean. To share tables between "
+            "two projects, name one catalog in both profiles.",
         )
 
 
@@ -141,7 +140,7 @@ def _lake_in(folder: Path) -> str | None:
 
 
 def _rewrite(connection: sqlite3.Connection, old: Mapping[str, str], here: Path) -> bool:
-    """Rewrites every path that begins with one of `old`; False where the catalog has changed meanwhile."""
+    """Rewrites every path that begins with a key of `old`; False if the catalog has changed meanwhile."""
     rows = _tables(connection)
     for row in rows:
         location = _replace_prefix(row[3], old)
@@ -162,7 +161,7 @@ def _rewrite(connection: sqlite3.Connection, old: Mapping[str, str], here: Path)
 
 
 def _rewrite_table(metadata: Path, old: Mapping[str, str]) -> None:
-    """Rewrites what a metadata file refers to, then older metadata files and itself."""
+    """Rewrites the files that a metadata file refers to, then older metadata files and itself."""
     document = _replace_prefixes(json.loads(metadata.read_bytes()), old)
     rewritten: set[str] = set()
     for snapshot in document["snapshots"]:
@@ -179,14 +178,14 @@ def _rewrite_table(metadata: Path, old: Mapping[str, str]) -> None:
 
 
 def _manifests(manifest_list: str, old: Mapping[str, str]) -> set[str]:
-    """The manifests in a list. Raises where one of them lists delete files."""
+    """The manifests in a list. Raises ProjectError if a manifest lists delete files."""
     from pyiceberg.io.pyarrow import PyArrowFileIO
     from pyiceberg.manifest import ManifestContent, read_manifest_list
 
     manifests = list(read_manifest_list(PyArrowFileIO().new_input(manifest_list)))
     if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
         raise ProjectError(
-            "another engine has deleted rows by files of its own, which name data files by their old folder",
+            "another engine has deleted rows by delete files, which name data files by their old folder",
             where=manifest_list,
             remedy="Move the project back, let that engine rewrite the table's data files, and move it again.",
         )

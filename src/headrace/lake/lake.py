@@ -15,7 +15,7 @@ from headrace.config.settings import Settings
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.lake.catalog import address_of, open_catalog
-from headrace.lake.failures import failures
+from headrace.lake.errors import name_errors
 from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
 from headrace.lake.table import LakeTable
 
@@ -58,21 +58,21 @@ class Lake:
 
     def list_tables(self) -> list[str]:
         """The names of the tables, sorted."""
-        with failures(self._where):
+        with name_errors(self._where):
             return sorted(identifier[-1] for identifier in self._catalog.list_tables(self._namespace))
 
     def table_exists(self, name: str) -> bool:
         """Whether the lake has a table of this name."""
-        with failures(self._where, name):
+        with name_errors(self._where, name):
             return self._catalog.table_exists((self._namespace, name))
 
     def table(self, name: str) -> LakeTable:
-        """The table of this name.
+        """Loads the table of this name.
 
         Raises:
             CallError: it does not exist.
         """
-        with failures(self._where, name):
+        with name_errors(self._where, name):
             return self._table(self._catalog.load_table((self._namespace, name)))
 
     def ensure(
@@ -86,15 +86,15 @@ class Lake:
             name: the table.
             schema: columns; int32 may later become int64, and float32 float64.
             partition_by: (column, `identity` or `day`) pairs; they must be those of an existing table.
-            exact: the table is about to be overwritten whole: columns that are not in `schema` are
-                removed, and a column of another type is replaced. Older snapshots keep theirs.
+            exact: the table is about to be overwritten completely: columns that are not in `schema` are
+                removed, and a column of another type is replaced. Older snapshots keep their columns.
 
         Raises:
             ProjectError: a column is stored with another type, or the table is partitioned otherwise.
             Unavailable: other writers changed the table each time.
         """
         wanted = iceberg_schema(schema, name)
-        with failures(self._where, name):
+        with name_errors(self._where, name):
             iceberg = self._load_or_create(name, wanted, partition_by)
             table = self._table(iceberg)
             _check_partitions(table, partition_by)
@@ -114,20 +114,20 @@ class Lake:
         Raises:
             CallError: it does not exist.
         """
-        with failures(self._where, name):
+        with name_errors(self._where, name):
             self._catalog.drop_table((self._namespace, name))
 
     def check_warehouse(self, url: str) -> None:
         """Writes a small file to the warehouse, reads it and deletes it.
 
         Args:
-            url: the warehouse, as the settings name it.
+            url: the address of the warehouse in the settings.
 
         Raises:
             Unavailable: it cannot be written or read.
         """
         place = f"{url.rstrip('/')}/headrace-doctor-{new_id()}"
-        with failures(url):
+        with name_errors(url):
             io = load_file_io(self._catalog.properties, place)
             with io.new_output(place).create() as stream:
                 stream.write(b"ok")
@@ -158,5 +158,5 @@ def _check_partitions(table: LakeTable, partition_by: PartitionBy) -> None:
         raise ProjectError(
             f"it is partitioned by {table.partition_by()}, not by {tuple(partition_by)}",
             where=f"table {table.name}",
-            remedy="Give the table another name, or drop it and make it again.",
+            remedy="Give the table another name, or drop it and create it again.",
         )

@@ -1,12 +1,12 @@
-"""The lease of a table's maintenance: one holder at a time, on whatever machine, kept in the table itself.
+"""The lease of a table's maintenance: one holder at a time on all machines, stored in the table itself.
 
-The lease is two tags. TAG exists while somebody holds the lease. The name of the other tag says who
-holds it, and until when. Taking a free lease asserts that TAG does not exist; renewing, giving back,
-and taking a lease whose time is over assert that the other tag is as it was seen. So of two that
-try, the catalog refuses one.
+The lease consists of two tags. TAG exists while the lease is held. The name of the other tag contains the
+holder and the end of the lease. Taking a free lease asserts that TAG does not exist. Renewing, releasing, and
+taking an expired lease assert that the other tag has not changed. So if two processes try at once, the catalog
+refuses one.
 
-A holder that hangs past its time learns of it at its next renewal. What it does until then does no
-harm: every step of maintenance is safe by itself (docs/decisions/0013-maintenance-lease.md).
+A holder whose lease has expired notices it at its next renewal. Its work until then does no harm: every step of
+maintenance is safe by itself (docs/decisions/0013-maintenance-lease.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["FIRST", "MARKED_SECONDS", "TAG", "Lease", "mark_first"]
 
 TAG = "headrace-maintenance"
 SECONDS = 300.0
-# A mark of the lease's holder: other writers wait before their commits, until the time in its name.
+# A mark that the lease's holder sets: other writers wait before their commits, until the time in its name.
 FIRST = f"{TAG}-first-"
 MARKED_SECONDS = 3.0
 _NAME = re.compile(rf"{TAG}-(\d+)-.+")
@@ -50,7 +50,7 @@ class Lease:
         self._tag = ""
 
     def take(self) -> bool:
-        """Takes the lease, if it is free or its holder's time is over.
+        """Takes the lease if it is free or has expired; returns whether it was taken.
 
         Raises:
             Conflict: other writers kept changing the table.
@@ -67,41 +67,41 @@ class Lease:
         raise too_many_tries(table)
 
     def renew(self, *, now: bool = False) -> None:
-        """Renews the lease when a third of its time is over, or `now`.
+        """Renews the lease if a third of its time is over, or `now`.
 
         Its tags then point to the newest snapshot.
 
         Raises:
-            Conflict: another has taken the lease; or other writers kept changing the table.
+            Conflict: another holder has taken the lease, or other writers kept changing the table.
         """
         if not now and _until(self._tag) - now_micros() > SECONDS * 1e6 * 2 / 3:
             return
         for _ in range(TRIES):
-            table, expect = self._load_mine()
+            table, expect = self._load_held()
             if self._set_tag(table, expect):
                 return
         raise too_many_tries(table)
 
-    def give_back(self, properties: Mapping[str, str]) -> None:
-        """Gives the lease back and sets properties of the table, in one commit.
+    def release(self, properties: Mapping[str, str]) -> None:
+        """Releases the lease and sets properties of the table, in one commit.
 
         Raises:
-            Conflict: another has taken the lease, and nothing was set; or other writers kept changing
-                the table.
+            Conflict: another holder has taken the lease, or other writers kept changing the table; nothing was
+                set.
         """
         for _ in range(TRIES):
-            table, expect = self._load_mine()
+            table, expect = self._load_held()
             tags = tuple(name for name in table.refs() if name.startswith(TAG))
             if update_refs(self._catalog, table, remove=tags, properties=properties, expect=expect):
                 return
         raise too_many_tries(table)
 
-    def _load_mine(self) -> tuple[Table, dict[str, int]]:
-        """The table, and the holder's tag as it must be."""
+    def _load_held(self) -> tuple[Table, dict[str, int]]:
+        """Loads the table, and the condition that this holder still has the lease."""
         table = self._load()
         refs = table.refs()
         if self._tag not in refs:
-            raise Conflict("another maintenance holds its lease", where=f"table {table.name()[-1]}")
+            raise Conflict("another maintenance holds the lease", where=f"table {table.name()[-1]}")
         return table, {self._tag: refs[self._tag].snapshot_id}
 
     def _set_tag(self, table: Table, expect: Mapping[str, int | None]) -> bool:
@@ -117,10 +117,9 @@ class Lease:
 
 
 def mark_first(catalog: Catalog, load: Callable[[], Table]) -> None:
-    """Asks other writers to wait for a commit of the lease's holder for MARKED_SECONDS.
+    """Marks the table, so that other writers wait up to MARKED_SECONDS for a commit of the lease's holder.
 
-    Renewing or giving back the lease removes the mark. Where other writers kept changing the table,
-    no mark is set.
+    Renewing or releasing the lease removes the mark. If other writers keep changing the table, no mark is set.
     """
     for _ in range(TRIES):
         table = load()

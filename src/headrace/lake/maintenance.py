@@ -1,7 +1,7 @@
 """Maintenance of a table: compacts small files, expires old snapshots, removes orphan files.
 
-Every step is safe by itself. Killed at any point, or done by two at once, it leaves a whole table and
-at most files that a later maintenance deletes. The lease only saves two from doing the same work.
+Every step is safe by itself. If a step is killed, or runs twice at once, the table stays intact, and a later
+maintenance deletes any files that are left over. The lease only prevents duplicate work.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.faults import reach
 from headrace.kernel.time import now_micros
 from headrace.lake.compaction import SMALL, compact, merge_manifests
+from headrace.lake.errors import name_errors
 from headrace.lake.expiry import expire_snapshots
-from headrace.lake.failures import failures
 from headrace.lake.lease import Lease
 from headrace.lake.orphan_files import is_due, remove_orphan_files
 from headrace.lake.table import LakeTable
@@ -25,13 +25,13 @@ __all__ = ["MaintenanceReport", "maintain"]
 
 
 class MaintenanceReport(Struct):
-    """What a maintenance did.
+    """The results of a maintenance.
 
     Attributes:
-        busy: another maintenance of this table held the lease, or took it meanwhile.
-        compacted: small files that were replaced by larger ones.
-        expired: snapshots that expired.
-        deleted: orphan files that were deleted.
+        busy: whether another maintenance of this table held the lease, or took it meanwhile.
+        compacted: the number of small files that were replaced by larger files.
+        expired: the number of snapshots that expired.
+        deleted: the number of orphan files that were deleted.
     """
 
     busy: bool = False
@@ -48,25 +48,25 @@ def maintain(
     longest_write: timedelta = timedelta(days=1),
     small: int = SMALL,
 ) -> MaintenanceReport:
-    """Compacts files, expires snapshots and removes orphan files, while readers and writers go on.
+    """Compacts files, expires snapshots and removes orphan files, while readers and writers continue.
 
-    Only one maintenance of a table runs at a time, on whatever machine.
+    Only one maintenance of a table runs at a time on all machines.
 
     Args:
         table: the table; without a snapshot nothing is done.
-        older_than: snapshots that had a successor longer ago expire, except tagged ones.
-        grace: how long a file stays after it was found unreferenced: longer than the longest read of a
-            snapshot that is not tagged. At least an hour, where others write.
-        longest_write: how old such a file must be where it may belong to a write under way.
+        older_than: a snapshot expires if it got a successor longer ago than this, unless it is tagged.
+        grace: how long a file stays after it was found unreferenced. It must be longer than the longest read
+            of a snapshot that is not tagged, and at least an hour if other processes write.
+        longest_write: how old such a file must be if it may belong to a write in progress.
         small: bytes; files below this size, and below a row group, are compacted with others of their
             partition.
 
     Raises:
-        CallError: the table does not exist, or its files lie outside of the warehouse of an SQLite catalog.
-        Unavailable: the catalog is locked or away.
+        CallError: the table does not exist, or its files lie outside the warehouse of an SQLite catalog.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     report = MaintenanceReport()
-    with failures(table.where, table.name):
+    with name_errors(table.where, table.name):
         _check_location(table)
         lease = Lease(table.catalog, table.iceberg)
         if table.iceberg().current_snapshot() is None:
@@ -78,7 +78,7 @@ def maintain(
             report.compacted = compact(table, small, lease)
             merge_manifests(table)
             remove_stale_keeps(table.catalog, table.iceberg())
-            lease.renew(now=True)  # at the newest snapshot, so that the lease itself keeps no old one
+            lease.renew(now=True)  # moves the lease's tags, which would keep an old snapshot from expiring
             report.expired = _expire(table, older_than)
             iceberg = table.iceberg()
             properties: dict[str, str] = {}
@@ -86,23 +86,23 @@ def maintain(
                 report.deleted, properties = remove_orphan_files(
                     table.catalog, iceberg, grace, longest_write, lease.renew
                 )
-            lease.give_back(properties)
+            lease.release(properties)
         except Conflict:
-            report.busy = True  # the steps that were done remain done
+            report.busy = True  # the finished steps remain in effect
     return report
 
 
 def _check_location(table: LakeTable) -> None:
-    """Raises where files lie outside of the warehouse: of a catalog that is a file there may be a copy, and
-    what that copy's tables need must not be deleted."""
+    """Raises CallError if files lie outside the warehouse of a SQLite catalog: a copy of the catalog may need
+    them, so they must not be deleted."""
     location = table.iceberg().location()
     warehouse = table.catalog.properties.get("warehouse", "").rstrip("/")
     if table.catalog.properties.get("type") != "sql" or location.startswith(f"{warehouse}/"):
         return
     raise CallError(
-        f"its files lie outside of the warehouse {warehouse}, and may be another project's",
+        f"its files are outside the warehouse {warehouse}, and may belong to another project",
         where=f"table {table.name}: {location}",
-        remedy="No file of it is deleted. Name its warehouse in the profile, or make the table again.",
+        remedy="None of its files was deleted. Name its warehouse in the profile, or create the table again.",
     )
 
 

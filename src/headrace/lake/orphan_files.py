@@ -1,14 +1,14 @@
-"""Removal of orphan files: files in a table's folder that no snapshot refers to, deleted after a grace.
+"""Removes orphan files: files in a table's folder that no snapshot refers to, after a grace period.
 
-An orphan is one of two things. Either snapshots referred to it once, and a reader that began then may
-still need it: it is deleted only when removals have found it unreferenced for the whole grace. What
-they found is kept in a file beside the table's metadata, which a property of the table names.
+There are two kinds of orphan. The first was referred to by snapshots that have expired, and a reader that
+started before may still need it. It is deleted only after removals have found it unreferenced for the whole
+grace period. Their findings are stored in a file beside the table's metadata, which a property of the table
+names.
 
-Or it belongs to a write that has not been committed yet. Most commits follow their files at once, and
-are refused after BRIEF (lake/commit.py). So once the newest snapshot is younger than such a file by the
-grace, no commit under way can use the file: it would stand on an older snapshot, and the catalog
-refuses it. Other files, such as those of a table that is built for hours, are told from leftovers by
-their age alone.
+The second belongs to a write that is not committed yet. Most commits follow their files at once, and are
+refused after BRIEF (lake/commit.py). So if the newest snapshot is younger than such a file by the grace period,
+no commit in progress can use the file: the commit would be based on an older snapshot, and the catalog refuses
+it. Other files, such as those of a table whose build takes hours, count as orphans by their age alone.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from headrace.lake.snapshot import newest_snapshot
 
 __all__ = ["is_due", "remove_orphan_files"]
 
-_OFTEN = 10  # removals in a grace
+_OFTEN = 10  # removals per grace period
 _TOGETHER = 1000  # files that are deleted between two renewals of the lease
-_AT_ONCE = 8  # deletions; an object store takes a while for each
+_AT_ONCE = 8  # parallel deletions, because each takes a while on an object store
 _NOTE = "metadata/unreferenced-"
 _MICROS = timedelta(microseconds=1)
 # Manifests, their lists and metadata; and data files that are committed as soon as they are written.
@@ -60,19 +60,19 @@ class _Folder(Struct, frozen=True):
         return cls(io, system, path.rstrip("/") + "/")
 
     def relative(self, location: str) -> str:
-        """The path within the folder of a location that metadata name."""
+        """The path within the folder of a location in the metadata."""
         return self.io.parse_location(location)[2].removeprefix(self.path)
 
 
 def is_due(table: Table, grace: timedelta) -> bool:
-    """Whether the last removal of the table's orphans is a tenth of the grace ago."""
+    """Whether the last removal of the table's orphans was a tenth of the grace period ago."""
     return now_micros() - int(table.properties.get(ORPHANS_REMOVED, 0)) >= grace // _MICROS // _OFTEN
 
 
 def remove_orphan_files(
     catalog: Catalog, table: Table, grace: timedelta, longest_write: timedelta, renew: Callable[[], None]
 ) -> tuple[int, dict[str, str]]:
-    """Deletes orphans whose time has come, and notes the others.
+    """Deletes the orphans whose grace period is over, and stores the list of the others.
 
     Memory grows with the number of files in the table's folder, by about 0.5 kB for each.
 
@@ -80,18 +80,18 @@ def remove_orphan_files(
         catalog: PyIceberg's catalog.
         table: the table, fresh from the catalog, with a snapshot.
         grace: how long a file must have been unreferenced.
-        longest_write: how old a file must be that may belong to a write that takes long.
-        renew: called now and then; it raises where the removal must end.
+        longest_write: the age at which a file cannot belong to a long write any more.
+        renew: called between deletions; it raises to stop the removal.
 
     Returns:
-        How many files were deleted; and the properties to set once this is done.
+        The number of deleted files, and the properties to set afterwards.
     """
     began = now_micros()
     folder = _Folder.of(catalog, table)
     last = table.properties.get(ORPHANS_REMOVED)
     waits, old = began - grace // _MICROS, began - longest_write // _MICROS
     behind_newest = newest_snapshot(table).timestamp_ms * 1000 - grace // _MICROS
-    # First listed, then looked up: a file that a commit begins to use in between is seen as referenced.
+    # Files are listed before the references, so that a file that a commit uses meanwhile counts as referenced.
     written = _list_files(folder)
     reach("maintenance.listed")
     for path in _list_referenced(table.refresh(), folder):
@@ -128,7 +128,7 @@ def _list_files(folder: _Folder) -> dict[str, int]:
 
 
 def _list_referenced(table: Table, folder: _Folder) -> Iterator[str]:
-    """Every path in the table's folder that its metadata refer to; some of them more than once."""
+    """Lists every path in the table's folder that its metadata refers to; some paths more than once."""
     metadata = table.metadata
     yield folder.relative(table.metadata_location)
     yield from (folder.relative(entry.metadata_file) for entry in metadata.metadata_log)
@@ -149,7 +149,7 @@ def _delete(folder: _Folder, paths: list[str], renew: Callable[[], None]) -> Non
         try:
             folder.system.delete_file(folder.path + path)
         except FileNotFoundError:
-            return  # a maintenance whose lease was over has deleted it too
+            return  # another maintenance, whose lease had expired, has deleted it too
 
     with ThreadPoolExecutor(_AT_ONCE, "orphan-files") as threads:
         for start in range(0, len(paths), _TOGETHER):
@@ -158,7 +158,7 @@ def _delete(folder: _Folder, paths: list[str], renew: Callable[[], None]) -> Non
 
 
 def _read_note(folder: _Folder, path: str) -> dict[str, int]:
-    """What the last removal noted: path → since when the file has been unreferenced."""
+    """Reads the list of the last removal: path → since when the file has been unreferenced."""
     with folder.system.open_input_file(folder.path + path) as file:
         rows: dict[str, list[Any]] = pq.read_table(file).to_pydict()
     return dict(zip(rows["path"], rows["since"], strict=True))

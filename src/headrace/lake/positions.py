@@ -1,4 +1,4 @@
-"""Positions of readers, kept as properties of the table that they write to."""
+"""Positions of readers, stored as properties of the table that they write to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headrace.kernel.properties import POSITION
 
 __all__ = ["find_position", "move_position"]
 
-_REMEDY = "Read the position again and go on from there."
+_REMEDY = "Read the position again, and continue from there."
 
 
 def find_position(table: Table, name: str) -> Position | None:
@@ -20,10 +20,11 @@ def find_position(table: Table, name: str) -> Position | None:
 
 
 def move_position(table: Table, name: str, expected: Position | None, new: Position) -> dict[str, str]:
-    """Returns the property that moves a position from where it is expected to be.
+    """Returns the property that moves a position.
 
     Raises:
-        Conflict: it is elsewhere. Of a log position only the partitions that move are compared.
+        Conflict: the stored position is not the expected one. For a log position, only the partitions that move
+            are compared.
     """
     stored = find_position(table, name)
     where = f"table {table.name()[-1]}: position {name!r}"
@@ -43,7 +44,7 @@ def _move_log_position(
         raise Conflict(
             f"the position belongs to another log than {new.topic} ({new.log_id})",
             where=where,
-            remedy="The topic was made again under its name; give the new one another table.",
+            remedy="The topic was created again under its name: give the new topic another table.",
         )
     before = expected if isinstance(expected, LogPosition) else start
     moves = {p: o for p, o in new.offsets.items() if o != before.next_offset(p)}
@@ -51,7 +52,7 @@ def _move_log_position(
         if stored.next_offset(partition) != before.next_offset(partition):
             raise Conflict(
                 f"another writer moved log partition {partition} to {stored.next_offset(partition)}; "
-                f"it was believed to be at {before.next_offset(partition)}",
+                f"expected was {before.next_offset(partition)}",
                 where=where,
                 remedy=_REMEDY,
             )

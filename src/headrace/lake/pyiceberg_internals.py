@@ -1,10 +1,10 @@
-"""What the lake uses of PyIceberg beyond its documented API, gathered here with the reason for each.
+"""All uses of PyIceberg beyond its documented API, with the reason for each.
 
-The bounds of PyIceberg's version are in pyproject.toml; tests/lake/test_pyiceberg_internals.py has a test
-for each function here, which fails where a new version has moved what the function stands on.
+The bounds of PyIceberg's version are in pyproject.toml. tests/lake/test_pyiceberg_internals.py has a test for
+each function here, which fails if a new version changes the internals that the function uses.
 
-One internal is used elsewhere: `RestCatalog._create_session` in rest.py, so that only a REST catalog pays
-for its import.
+One internal is used elsewhere: `RestCatalog._create_session` in rest.py, so that only a REST catalog pays for
+its import.
 """
 
 from __future__ import annotations
@@ -55,24 +55,23 @@ __all__ = [
 
 
 def connect_per_use(catalog: SqlCatalog, uri: str) -> None:
-    """Makes a SQL catalog connect anew for each use.
+    """Makes a SQL catalog open a new connection for each use.
 
-    Nothing closes a kept connection, because a Lake has no end. To connect to SQLite is quick.
+    A Lake is never closed, so nothing would close a pooled connection. Connecting to SQLite is fast.
     """
     catalog.engine.dispose()
     catalog.engine = create_engine(uri, poolclass=NullPool)
 
 
 def prepare_commit(table: Table, properties: Mapping[str, str]) -> Table:
-    """Changes the table, in memory alone, so that a commit with it is tried once and costs little.
+    """Changes the table in memory, so that a commit of it is tried once and costs little.
 
-    PyIceberg retries a stale append by itself, which would carry a position past one that another writer
-    has moved; its retries are switched off. It copies all snapshots a dozen times a commit; only the
-    current one is left.
+    PyIceberg's own retry of a stale append would ignore that another writer has moved a position, so retries
+    are switched off. PyIceberg copies all snapshots a dozen times per commit, so only the current one is kept.
 
     Args:
-        table: loaded for this commit.
-        properties: set for this commit.
+        table: the table, loaded for this commit.
+        properties: further properties of the table for this commit.
     """
     metadata = table.metadata
     current = metadata.current_snapshot()
@@ -83,13 +82,13 @@ def prepare_commit(table: Table, properties: Mapping[str, str]) -> Table:
         "refs": {name: ref for name, ref in metadata.refs.items() if name == MAIN_BRANCH},
     }
     if table.catalog.properties.get("type") == "rest":
-        changes["metadata_log"] = []  # the service deletes old metadata; so PyIceberg has none to delete
+        changes["metadata_log"] = []  # the service deletes old metadata, so PyIceberg must not
     table.metadata = metadata.model_copy(update=changes)
     return table
 
 
 def filesystem_of(catalog: Catalog, table: Table) -> tuple[PyArrowFileIO, FileSystem]:
-    """PyIceberg's file access for the table, and the PyArrow file system it uses: only that lists files.
+    """PyIceberg's file access for the table, and its PyArrow file system, which alone can list files.
 
     Raises:
         CallError: the catalog is set up for file access by fsspec.
@@ -106,9 +105,9 @@ def filesystem_of(catalog: Catalog, table: Table) -> tuple[PyArrowFileIO, FileSy
 
 
 def read_file(table: Table, file: DataFile) -> pa.Table:
-    """The rows of one data file, with the table's columns as they now are.
+    """Reads the rows of one data file, with the table's current columns.
 
-    The public scan plans whole tables; a compaction reads the files of one group.
+    The public scan plans whole tables, but a compaction reads the files of one group.
     """
     scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
     return scan.to_table([FileScanTask(file)])
@@ -138,7 +137,7 @@ def rewrite_avro(path: Path, change: Callable[[Record, StructType], None]) -> No
 
 
 class StatisticsPlan(Struct, frozen=True):
-    """Which statistics a table's data files carry, as PyIceberg's own writer makes them."""
+    """The statistics that a table's data files have, as PyIceberg's own writer computes them."""
 
     columns: dict[int, Any]
     ids: dict[str, int]
@@ -152,7 +151,7 @@ class StatisticsPlan(Struct, frozen=True):
         )
 
     def statistics(self, metadata: pq.FileMetaData) -> dict[str, Any]:
-        """What a DataFile says of the values in a Parquet file."""
+        """The statistics of a Parquet file, as fields of a DataFile."""
         statistics = data_file_statistics_from_parquet_metadata(
             parquet_metadata=metadata, stats_columns=self.columns, parquet_column_mapping=self.ids
         )
@@ -161,10 +160,10 @@ class StatisticsPlan(Struct, frozen=True):
 
 
 def set_text_bounds(statistics: DataFileStatistics) -> None:
-    """Sets the upper bound of each text column whose greatest value is longer than its bound may be.
+    """Sets the upper bound of each text column whose greatest value is longer than a bound may be.
 
-    PyIceberg makes the cut text greater by one code point, and fails where that code point does not
-    exist (a surrogate, U+D800 to U+DFFF).
+    PyIceberg truncates the value and increments its last code point, but fails if the result is not a character
+    (a surrogate, U+D800 to U+DFFF).
     """
     for column in statistics.column_aggregates.values():
         greatest, width = column.current_max, column.trunc_length
@@ -173,7 +172,7 @@ def set_text_bounds(statistics: DataFileStatistics) -> None:
 
 
 def _successor(text: str) -> str | None:
-    """The least text, no longer, that is greater than every text that begins with `text`; None without one."""
+    """The least text that is greater than every text that begins with `text`, and no longer; None: none is."""
     prefix = text.rstrip(chr(sys.maxunicode))
     if not prefix:
         return None

@@ -1,4 +1,4 @@
-"""Reading one table of the lake at a snapshot."""
+"""Reads one table of the lake at a snapshot."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from pyiceberg.transforms import DayTransform
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import Position
 from headrace.lake import changes
-from headrace.lake.failures import failures
+from headrace.lake.errors import name_errors
 from headrace.lake.positions import find_position
 from headrace.lake.snapshot import Snapshot, sequence_of, snapshot_of
 from headrace.lake.tags import tags_of
 
 __all__ = ["TableReader"]
 
-# Polars plans scans with an extra package where it is installed; without it, it warns at every scan.
+# Without this, Polars warns at every scan that an optional package for planning scans is missing.
 os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
 
 class TableReader:
-    """Reads a table. Every call loads the table from the catalog; nothing is kept between calls.
+    """Reads a table. Every call loads the table from the catalog; nothing is cached between calls.
 
     Attributes:
         name: its name within the project.
         where: the catalog's address, for errors.
         catalog: PyIceberg's catalog.
-        folder: where this machine keeps what it knows of the lake.
+        folder: this machine's folder for local state of the lake.
     """
 
     def __init__(self, catalog: Catalog, iceberg: Table, where: str, folder: Path) -> None:
@@ -46,16 +46,16 @@ class TableReader:
         self.name: str = self._identifier[-1]
 
     def iceberg(self) -> Table:
-        """PyIceberg's own table, fresh from the catalog, for whatever is not here.
+        """Loads PyIceberg's table from the catalog, for operations that this class lacks.
 
         Raises:
             CallError: the table does not exist any more.
         """
-        with failures(self.where, self.name):
+        with name_errors(self.where, self.name):
             return self.catalog.load_table(self._identifier)
 
     def schema(self) -> pa.Schema:
-        """The present columns; instants are timestamp[us, UTC]."""
+        """The current columns; instants are timestamp[us, UTC]."""
         return schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
 
     def partition_by(self) -> tuple[tuple[str, str], ...]:
@@ -70,7 +70,7 @@ class TableReader:
         )
 
     def current_snapshot(self) -> Snapshot | None:
-        """The newest snapshot, or None where nothing was ever written."""
+        """The newest snapshot; None if nothing was ever written."""
         current = self.iceberg().current_snapshot()
         return None if current is None else snapshot_of(current)
 
@@ -86,7 +86,7 @@ class TableReader:
             raise CallError(
                 f"{'snapshot' if isinstance(ref, int) else 'tag'} {ref!r} does not exist",
                 where=f"table {self.name}",
-                remedy="Snapshots expire unless they are tagged. Tags here: "
+                remedy="Snapshots expire unless they are tagged. The table's tags are: "
                 + (", ".join(sorted(tags_of(table))) or "none"),
             )
         return snapshot_of(snapshot)
@@ -133,8 +133,8 @@ class TableReader:
             where: values of identity partition columns; other partitions are not compared.
 
         Returns:
-            None where everything must be taken as changed: `since` is None, has expired, or is not an
-            ancestor of `until`.
+            None if every day must count as changed: `since` is None, has expired, or is not an ancestor of
+            `until`.
 
         Raises:
             CallError: the table is not partitioned by that day, or `until` does not exist.
@@ -145,7 +145,7 @@ class TableReader:
     def rows_per_day(
         self, column: str, snapshot: int, where: Mapping[str, object] | None = None
     ) -> dict[date, int]:
-        """UTC day of `column` → how many rows a snapshot has of it, in order of days; from metadata alone.
+        """UTC day of `column` → the number of a snapshot's rows on it, in order of days; from metadata alone.
 
         Args:
             column: the table must be partitioned by its day.

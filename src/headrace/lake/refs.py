@@ -1,7 +1,7 @@
-"""Commits that change a table's refs on conditions the catalog checks: what tags and leases are made of.
+"""Commits that change a table's refs on conditions that the catalog checks: the basis of tags and leases.
 
-Iceberg lets a commit assert which snapshot a ref points to, or that the ref does not exist. It lets a
-commit assert nothing about properties. So state that must be exact is kept in the names of tags.
+Iceberg lets a commit assert which snapshot a ref points to, or that the ref does not exist. A commit cannot
+assert anything about properties. So state that must be exact is stored in the names of tags.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headrace.kernel.errors import Conflict
 
 __all__ = ["TRIES", "assert_ref", "commit_updates", "set_branch", "set_tag", "too_many_tries", "update_refs"]
 
-TRIES = 50  # commits that are tried before a Conflict is raised
+TRIES = 50  # attempts to commit before a Conflict is raised
 
 
 def assert_ref(name: str, snapshot: int | None) -> AssertRefSnapshotId:
@@ -53,13 +53,13 @@ def commit_updates(
     """Commits updates of a table's metadata in one step, without writing a snapshot.
 
     Returns:
-        False where a requirement was not met or another commit was faster: load the table again.
+        False if a requirement was not met or another commit was faster: load the table again.
     """
     same_table = AssertTableUUID(uuid=table.metadata.table_uuid)
     try:
         catalog.commit_table(table, (same_table, *requirements), tuple(updates))
     except (CommitFailedException, BadRequestError, ValueError):
-        return False  # the latter two where a snapshot expired after the table was loaded
+        return False  # the last two errors: a snapshot expired after the table was loaded
     return True
 
 
@@ -78,12 +78,12 @@ def update_refs(
         catalog: PyIceberg's catalog.
         table: the table, fresh from the catalog.
         set_tags: tag → snapshot id.
-        remove: tags to remove, where they exist.
+        remove: tags to remove, if they exist.
         properties: set in the same commit.
-        expect: ref → the snapshot it must point to, or None where the ref must not exist.
+        expect: ref → the snapshot that it must point to; None: the ref must not exist.
 
     Returns:
-        False where a ref was not as expected or another commit was faster: load the table again.
+        False if a ref was not as expected or another commit was faster: load the table again.
     """
     updates: list[TableUpdate] = [RemoveSnapshotRefUpdate.model_validate({"ref-name": name}) for name in remove]
     updates += [set_tag(name, snapshot) for name, snapshot in (set_tags or {}).items()]
@@ -94,7 +94,7 @@ def update_refs(
 
 
 def too_many_tries(table: Table) -> Conflict:
-    """The error of a commit that other writers have beaten TRIES times."""
+    """The error of a commit that failed TRIES times because other writers were faster."""
     return Conflict(
         "other writers kept changing the table", where=f"table {table.name()[-1]}", remedy="Try again."
     )

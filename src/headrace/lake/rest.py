@@ -1,4 +1,4 @@
-"""PyIceberg's REST client with time limits: by itself it waits for an answer without end."""
+"""PyIceberg's REST client with timeouts: without them it would wait for an answer forever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONNECT, _ANSWER = 5.0, 60.0  # seconds
 
 
 class TimedRestCatalog(RestCatalog):
-    """A RestCatalog that gives up where the service does not answer; a commit's outcome is unknown then."""
+    """A RestCatalog whose requests time out. The outcome of a commit that times out is unknown."""
 
     def _create_session(self) -> Session:
         session = super()._create_session()

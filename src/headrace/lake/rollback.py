@@ -18,10 +18,10 @@ __all__ = ["rollback_to_snapshot"]
 
 
 def rollback_to_snapshot(catalog: Catalog, load: Callable[[], Table], snapshot: int) -> IcebergSnapshot | None:
-    """Makes the snapshot current and returns it; None where the table does not have it.
+    """Makes the snapshot current and returns it; None if the table does not have it.
 
-    See LakeTable.rollback_to_snapshot. A tag set in the same commit keeps an expiry under way from
-    removing the snapshot.
+    See LakeTable.rollback_to_snapshot. A tag in the same commit prevents an expiry in progress from removing
+    the snapshot.
 
     Raises:
         Conflict: other writers kept changing the table.

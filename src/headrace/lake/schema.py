@@ -1,4 +1,4 @@
-"""Arrow schemas as Iceberg schemas, and the changes that let a table hold more columns."""
+"""Converts Arrow schemas to Iceberg schemas, and changes a table's schema so that it holds more columns."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
 
 
 def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
-    """Stages the changes that let a table of schema `have` hold the columns of `want`.
+    """Stages the changes after which a table of schema `have` can hold the columns of `want`.
 
-    New columns are added, also inside of structs; int is widened to long, float to double, a decimal to
-    more digits. Columns that `want` lacks stay; with `exact` they are removed, and a column of a type
-    that cannot be widened is replaced.
+    New columns are added, also inside structs; int is widened to long, float to double, a decimal to more
+    digits. Columns that `want` lacks stay; with `exact` they are removed, and a column whose type cannot be
+    widened is replaced.
 
     Args:
         update: PyIceberg's open update of the table's schema.
@@ -122,7 +122,7 @@ def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact:
         exact: whether the table must hold no other columns.
 
     Raises:
-        ProjectError: a column would have to change to a type that its files cannot be read as.
+        ProjectError: a column would have to change to a type as which its files cannot be read.
     """
     stored = {field.name: field for field in have.fields}
     for field in want.fields:
@@ -173,7 +173,7 @@ def fits(have: Schema, want: Schema, *, exact: bool = False) -> bool:
 
 
 def _holds(old: IcebergType, new: IcebergType) -> bool:
-    """Whether values of type `new` can be written to a column of type `old` as it is."""
+    """Whether values of type `new` can be written to a column of type `old` without a change."""
     if isinstance(old, ListType) and isinstance(new, ListType):
         return _holds(old.element_type, new.element_type)
     if isinstance(old, StructType) and isinstance(new, StructType):
@@ -193,7 +193,7 @@ def _becomes(old: IcebergType, new: IcebergType) -> bool:
 
 
 def _widens(old: IcebergType, new: IcebergType) -> bool:
-    """Whether Iceberg lets a type become the other (its "Schema evolution")."""
+    """Whether Iceberg can widen type `old` to type `new` (its "Schema evolution")."""
     if isinstance(old, DecimalType) and isinstance(new, DecimalType):
         return bool(old.scale == new.scale and old.precision < new.precision)
     return (type(old), type(new)) in _WIDENING

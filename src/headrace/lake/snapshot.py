@@ -24,8 +24,8 @@ class Snapshot(Struct, frozen=True):
         at: when it was committed, in UTC.
         operation: `append`, `overwrite` or `delete`.
         summary: the facts committed with it (`headrace.*`) and Iceberg's own counts.
-        parent: the snapshot it was made on; None for the first, or where the parent has expired.
-        rows: how many rows the table has at it.
+        parent: the snapshot before it; None for the first.
+        rows: the number of rows of the table.
     """
 
     id: int
@@ -37,7 +37,7 @@ class Snapshot(Struct, frozen=True):
 
 
 def snapshot_of(iceberg: IcebergSnapshot) -> Snapshot:
-    """The Snapshot of one of PyIceberg's."""
+    """Converts PyIceberg's snapshot."""
     summary = dict(summary_of(iceberg))
     return Snapshot(
         id=iceberg.snapshot_id,
@@ -50,12 +50,12 @@ def snapshot_of(iceberg: IcebergSnapshot) -> Snapshot:
 
 
 def summary_of(iceberg: IcebergSnapshot) -> dict[str, str]:
-    """The facts and counts in the summary of one of PyIceberg's snapshots."""
+    """The facts and counts in the summary of PyIceberg's snapshot."""
     return {} if iceberg.summary is None else iceberg.summary.additional_properties
 
 
 def sequence_of(iceberg: IcebergSnapshot) -> int:
-    """The sequence number of one of PyIceberg's snapshots; format 1 has none, and 0 stands for it."""
+    """The sequence number of PyIceberg's snapshot; 0 in table format 1, which has no sequence numbers."""
     return iceberg.sequence_number or 0
 
 

@@ -16,7 +16,7 @@ from headrace.kernel.position import Position
 from headrace.kernel.time import now_micros
 from headrace.lake import changes, expiry, rollback, tags
 from headrace.lake.commit import BRIEF, LONG, FileChanges, commit, discard
-from headrace.lake.failures import failures
+from headrace.lake.errors import name_errors
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.positions import move_position
 from headrace.lake.reader import TableReader
@@ -26,7 +26,7 @@ from headrace.lake.snapshot import Snapshot, snapshot_of
 __all__ = ["LakeTable"]
 
 Texts: TypeAlias = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
-"""Names and values; or a function that returns them, given the table's properties as the commit finds them."""
+"""Names and values; or a function that returns them, given the table's properties at the time of the commit."""
 
 Expected: TypeAlias = Mapping[str, str | None]
 """Properties and the values that they must have; None: the property must not exist."""
@@ -50,21 +50,21 @@ class LakeTable(TableReader):
         Args:
             rows: columns of the table, by name; those they lack become null. Without rows only the
                 position moves.
-            position: (name, where it is expected to be, where it moves to).
-            facts: for the snapshot's summary; their names begin with `headrace.` by convention.
+            position: (name, the expected position, the new position).
+            facts: entries of the snapshot's summary; their names begin with `headrace.` by convention.
             properties: set on the table in the same commit.
 
         Returns:
-            The snapshot. It is committed even where the catalog's answer was lost: the table is
-            looked at before an unknown outcome is reported.
+            The snapshot. If the catalog's answer was lost, the table is read again to find out whether the
+            snapshot was committed.
 
         Raises:
-            Conflict: the position is not where it is expected to be, for the log partitions that
-                move (those of other writers may have moved); nothing was written.
+            Conflict: the stored position is not the expected one, for the log partitions that move (other
+                writers may have moved others); nothing was written.
             CallError: the rows have a column that the table lacks.
             Unwritable: a value that the table cannot hold; nothing was written.
-            Unavailable: the catalog is locked or away. With a position it is safe to read that again
-                and go on; without one the rows may have been written.
+            Unavailable: the catalog is locked or cannot be reached. The rows may have been written. A caller
+                with a position can read it again and continue from there.
         """
 
         def set_properties(table: Table) -> Mapping[str, str]:
@@ -86,9 +86,9 @@ class LakeTable(TableReader):
         """Replaces all rows, or exactly those of some days, in one commit.
 
         Args:
-            rows: as for `append`. Of several tables each is written before the next is asked for, and
-                an error while one is computed leaves the table as it was. A day of `partitions`
-                without rows is empty afterwards.
+            rows: as for `append`. Of several tables, each is written before the next is computed, and an
+                error meanwhile leaves the lake's table unchanged. A day of `partitions` without rows is empty
+                afterwards.
             partitions: (column, its UTC days); the table must be partitioned by that column's day, and
                 every row must lie in one of them. Files of other days are not touched.
             facts: as for `append`.
@@ -99,7 +99,7 @@ class LakeTable(TableReader):
             CallError: as for `append`; a row lies outside `partitions`; the table is not partitioned
                 by that day.
             Conflict: a property is not as expected; nothing was written.
-            Unavailable: the catalog is locked or away.
+            Unavailable: the catalog is locked or cannot be reached.
         """
         scope = _Days(self.name) if partitions is None else _Days.of(self.iceberg(), *partitions)
 
@@ -120,27 +120,27 @@ class LakeTable(TableReader):
         """
         for _ in range(TRIES):
             table = self.iceberg()
-            with failures(self.where, self.name):
+            with name_errors(self.where, self.name):
                 _check_expected(table, expect or {})
                 if update_refs(self.catalog, table, properties=properties, expect={}):
                     return
         raise too_many_tries(table)
 
     def create_tag(self, name: str, snapshot: int) -> None:
-        """Keeps a snapshot from expiring, under a name. An existing tag of that name moves.
+        """Tags a snapshot, so that it does not expire. An existing tag of this name moves.
 
         Raises:
             CallError: the table has no such snapshot (it may have expired).
             Conflict: other writers kept changing the table.
         """
-        with failures(self.where, self.name):
+        with name_errors(self.where, self.name):
             exists = tags.create_tag(self.catalog, self.iceberg, name, snapshot)
         if not exists:
             self.snapshot(snapshot)  # raises CallError
 
     def remove_tag(self, name: str) -> None:
         """Removes a tag, if it exists. Raises Conflict as `create_tag`."""
-        with failures(self.where, self.name):
+        with name_errors(self.where, self.name):
             tags.remove_tag(self.catalog, self.iceberg, name)
 
     def rollback_to_snapshot(self, snapshot: int) -> Snapshot:
@@ -148,7 +148,7 @@ class LakeTable(TableReader):
 
         Raises CallError as `snapshot`, and Conflict as `create_tag`.
         """
-        with failures(self.where, self.name):
+        with name_errors(self.where, self.name):
             former = rollback.rollback_to_snapshot(self.catalog, self.iceberg, snapshot)
         return self.snapshot(snapshot) if former is None else snapshot_of(former)
 
@@ -163,9 +163,9 @@ class LakeTable(TableReader):
         """Writes the rows to files, then commits them with the change. `check` may refuse the files."""
         until = now_micros() + (BRIEF if prefix == APPENDED else LONG)
         table = self.iceberg()
-        change.properties(table)  # a position that has moved is found before a file is written
+        change.properties(table)  # raises Conflict before a file is written
         files: list[DataFile] = []
-        with failures(self.where, self.name):
+        with name_errors(self.where, self.name):
             try:
                 for rows in pieces:
                     files += write_files(conform(rows, table), table, prefix=prefix)
@@ -201,12 +201,12 @@ class _Days(Struct, frozen=True):
         return cls(table.name()[-1], field, frozenset((day - _EPOCH).days for day in days))
 
     def files(self, table: Table) -> Iterable[DataFile]:
-        """The files that the table has of them."""
+        """The table's files in these partitions."""
         current = table.current_snapshot()
         return [] if current is None else [f for f in changes.live_files(table, current) if self._holds(f)]
 
     def check(self, files: Iterable[DataFile]) -> None:
-        """Raises CallError where a file holds rows of another day."""
+        """Raises CallError if a file holds rows of another day."""
         for data_file in files:
             if not self._holds(data_file):
                 raise CallError(
@@ -219,13 +219,13 @@ class _Days(Struct, frozen=True):
 
 
 def _check_expected(table: Table, properties: Expected) -> None:
-    """Raises Conflict where a property does not have the value it should have."""
+    """Raises Conflict if a property does not have the expected value."""
     for name, value in properties.items():
         if table.properties.get(name) != value:
             raise Conflict(
                 f"another writer changed property {name!r}",
                 where=f"table {table.name()[-1]}",
-                remedy="Look at the table again and start over.",
+                remedy="Read the table again, and repeat the operation.",
             )
 
 

@@ -1,8 +1,8 @@
-"""The present state of tables, read from metadata alone.
+"""The current state of tables, read from metadata alone.
 
-Where the catalog is the embedded one this does without PyIceberg, whose import takes 1.6 s: that catalog is
-one SQLite table that names each Iceberg table's metadata file, and that file is JSON. Both layouts are
-Iceberg's: the Java JDBC catalog's and the table specification. Any other catalog is read through PyIceberg.
+The embedded catalog is read without PyIceberg, whose import takes 1.6 s: it is a SQLite table that names each
+Iceberg table's metadata file, and that file is JSON. Iceberg defines both layouts: the Java JDBC catalog, and
+the table specification. Any other catalog is read through PyIceberg.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _BUSY_SECONDS = 15
 
 
 class TableState(Struct, frozen=True):
-    """The present state of a table.
+    """The current state of a table.
 
     Attributes:
-        snapshot: the id of its newest snapshot; None where nothing was ever written.
-        rows_snapshot: the id of the snapshot that wrote its present rows. Maintenance makes newer
-            snapshots of the same rows.
+        snapshot: the id of its newest snapshot; None if nothing was ever written.
+        rows_snapshot: the id of the snapshot that wrote its current rows. Maintenance makes newer snapshots of
+            the same rows.
         rows: how many rows it has.
         at: when the newest snapshot was committed, in UTC.
         properties: the table's properties.
@@ -63,10 +63,10 @@ _MISSING = TableState(None, None, 0, None, {}, frozenset())
 
 
 def read_table_states(settings: Settings) -> dict[str, TableState]:
-    """Table → its present state, of every table of the project.
+    """Reads the current state of every table of the project: table → state.
 
     Raises:
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     if _is_embedded(settings):
         files = _metadata_files(settings)
@@ -78,35 +78,35 @@ def read_table_states(settings: Settings) -> dict[str, TableState]:
 
 
 def current_snapshot_ids(settings: Settings, tables: Iterable[str]) -> dict[str, int | None]:
-    """Table → the id of its newest snapshot; None where the table or a snapshot does not exist.
+    """Table → the id of its newest snapshot; None if the table or a snapshot does not exist.
 
     Raises:
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
-    return {name: state.snapshot for name, state in _read_some(settings, tables).items()}
+    return {name: state.snapshot for name, state in _read_states(settings, tables).items()}
 
 
 def rows_snapshot_ids(settings: Settings, tables: Iterable[str]) -> dict[str, int | None]:
-    """Table → the id of the snapshot that wrote its present rows; None as for `current_snapshot_ids`.
+    """Table → the id of the snapshot that wrote its current rows; None as for `current_snapshot_ids`.
 
     Raises:
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
-    return {name: state.rows_snapshot for name, state in _read_some(settings, tables).items()}
+    return {name: state.rows_snapshot for name, state in _read_states(settings, tables).items()}
 
 
 def find_missing_snapshots(settings: Settings, snapshots: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Those of the snapshots (table, snapshot id) that the lake does not have, or no longer has.
+    """Finds the snapshots (table, snapshot id) that the lake does not have, or no longer has.
 
     Raises:
-        Unavailable: the catalog is locked or away.
+        Unavailable: the catalog is locked or cannot be reached.
     """
     wanted = set(snapshots)
-    states = _read_some(settings, {table for table, _ in wanted})
+    states = _read_states(settings, {table for table, _ in wanted})
     return {(table, snapshot) for table, snapshot in wanted if snapshot not in states[table].snapshots}
 
 
-def _read_some(settings: Settings, tables: Iterable[str]) -> dict[str, TableState]:
+def _read_states(settings: Settings, tables: Iterable[str]) -> dict[str, TableState]:
     names = sorted(tables)
     if _is_embedded(settings):
         files = _metadata_files(settings)
@@ -123,13 +123,13 @@ def _is_embedded(settings: Settings) -> bool:
 
 
 def _metadata_files(settings: Settings) -> dict[str, str]:
-    """Table → its metadata file, as the embedded catalog names it."""
+    """Table → its metadata file, according to the embedded catalog."""
     path = path_of(settings.lake.catalog_url)
     if not path.is_file():
         return {}
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
-            if not is_home(connection, path.parent):  # to open the lake makes it so
+            if not is_home(connection, path.parent):  # opening the lake rewrites its paths
                 from headrace.lake.lake import open as open_lake
 
                 open_lake(settings)
@@ -140,7 +140,7 @@ def _metadata_files(settings: Settings) -> dict[str, str]:
                 )
             )
     except sqlite3.Error as error:
-        if "no such table" in str(error):  # the catalog's file was made a moment ago
+        if "no such table" in str(error):  # the catalog was created a moment ago
             return {}
         raise Unavailable(f"the catalog cannot be read: {error}", where=str(path)) from error
 

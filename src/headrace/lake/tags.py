@@ -1,7 +1,7 @@
 """Tags: names that keep a snapshot from expiring.
 
-Each tag is set together with a second one, named after the snapshot. An expiry is committed on the
-condition that the snapshots it removes have no such second tag (lake/expiry.py).
+Each tag is set together with a second tag, named after the snapshot. An expiry is committed on the condition
+that the snapshots that it removes have no such second tag (lake/expiry.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["create_tag", "remove_stale_keeps", "remove_tag", "tags_of"]
 
 
 def tags_of(table: Table) -> dict[str, int]:
-    """Tag → snapshot id, without the tags that the lake sets for itself."""
+    """Tag → snapshot id, without the lake's internal tags."""
     return {
         name: ref.snapshot_id
         for name, ref in table.refs().items()
@@ -29,7 +29,7 @@ def tags_of(table: Table) -> dict[str, int]:
 
 
 def create_tag(catalog: Catalog, load: Callable[[], Table], name: str, snapshot: int) -> bool:
-    """Sets a tag; False where the table does not have the snapshot. Raises Conflict as LakeTable.create_tag."""
+    """Sets a tag; False if the table does not have the snapshot. Raises Conflict as LakeTable.create_tag."""
     for _ in range(TRIES):
         table = load()
         if table.snapshot_by_id(snapshot) is None:
@@ -58,7 +58,7 @@ def remove_tag(catalog: Catalog, load: Callable[[], Table], name: str) -> None:
 def remove_stale_keeps(catalog: Catalog, table: Table) -> None:
     """Removes the second tags of snapshots that have no tag any more.
 
-    Where another commit is faster, nothing is removed: the next maintenance tries again.
+    If another commit is faster, nothing is removed: the next maintenance tries again.
     """
     tagged = set(tags_of(table).values())
     stale = {

@@ -1,6 +1,6 @@
-"""Lineage: what every run read and wrote, recorded as OpenLineage events and followed as a graph.
+"""Lineage: the inputs and outputs of every run, recorded as OpenLineage events, and walked as a graph.
 
-`open(settings)` gives the store; `store.recorder()` listens to `kernel.run`.
+`open(settings)` opens the store; `store.recorder()` records the runs of `kernel.run`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The git checkout that a project's code is in, for the source location of jobs."""
+"""Finds the git checkout that a project's code is in, for the source location of jobs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Checkout(Struct, frozen=True):
 
 
 def find_checkout(folder: Path) -> Checkout | None:
-    """The checkout that a folder is in; None without a checkout, a commit or git."""
+    """Finds the checkout that a folder is in; None without a checkout, a commit or git."""
     lines = _git(folder, "rev-parse", "HEAD", "--show-toplevel", "--show-prefix").split("\n")
     if len(lines) < 2 or not lines[0]:
         return None
@@ -58,10 +58,10 @@ def find_checkout(folder: Path) -> Checkout | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git prints; nothing where it fails."""
+    """Runs git, and returns what it prints; nothing if it fails."""
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""

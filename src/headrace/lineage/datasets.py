@@ -1,4 +1,4 @@
-"""Datasets of OpenLineage events, with what is known of them as facets."""
+"""Converts datasets to those of OpenLineage events, with their facts as facets."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def openlineage_dataset(
     Args:
         dataset: the dataset, with its facts.
         names: the namespaces.
-        side: which of both.
-        inputs: what an output was made from: the columns in its fact `columns` are looked up there.
+        side: whether it is an input or an output.
+        inputs: the inputs of an output: the columns in its fact `columns` are searched for there.
     """
     namespace, name = names.dataset(dataset)
     result: dict[str, Any] = {
@@ -63,10 +63,10 @@ def _facets(dataset: Dataset, names: Names, inputs: list[Dataset]) -> dict[str, 
         columns = _column_lineage(facts["columns"], inputs, names)
         facets["columnLineage"] = facet("columnLineage", fields=columns)
     if dataset.kind in ("model", "endpoint"):
-        known = {field: facts[field] for field in _MODEL if field in facts}
-        facets["headrace_model"] = facet("headrace_model", version=version or "", **known)
+        model_facts = {field: facts[field] for field in _MODEL if field in facts}
+        facets["headrace_model"] = facet("headrace_model", version=version or "", **model_facts)
     if dataset.position is not None:
-        # By way of JSON, where a log partition is a text key, as OpenLineage's readers expect.
+        # Through JSON, in which a log partition is a text key, as OpenLineage's readers expect.
         position = msgspec.json.decode(encode_position(dataset.position))
         facets["headrace_position"] = facet("headrace_position", position=position)
     rest = {field: value for field, value in facts.items() if field not in _PLACED}
@@ -76,7 +76,7 @@ def _facets(dataset: Dataset, names: Names, inputs: list[Dataset]) -> dict[str, 
 
 
 def _version(dataset: Dataset) -> str | None:
-    """The version as one text: a snapshot's id, a log's offsets, a model's number, a file's digest."""
+    """The version as text: a snapshot's id, a log's offsets, a model's number, or a file's digest."""
     match dataset.position:
         case SnapshotPosition(snapshot_id=snapshot):
             return str(snapshot)
@@ -89,8 +89,8 @@ def _version(dataset: Dataset) -> str | None:
 def _column_lineage(columns: Mapping[str, Any], inputs: list[Dataset], names: Names) -> dict[str, Any]:
     """Output column → its input fields.
 
-    An input column is written `column`, or `table.column` where several inputs could be meant. One
-    that is written without a table belongs to each input that may have it.
+    An input column is written `column`, or `table.column` if several inputs have such a column. A column
+    without a table belongs to each input that may have it.
     """
     lineage = {}
     for column, sources in columns.items():
@@ -100,8 +100,7 @@ def _column_lineage(columns: Mapping[str, Any], inputs: list[Dataset], names: Na
             tables = [dataset for dataset in inputs if dot and dataset.name == table]
             for dataset in tables or _with_column(inputs, str(source)):
                 namespace, name = names.dataset(dataset)
-                own = field if tables else str(source)
-                fields.append({"namespace": namespace, "name": name, "field": own})
+                fields.append({"namespace": namespace, "name": name, "field": field if tables else str(source)})
         lineage[str(column)] = {"inputFields": fields}
     return lineage
 

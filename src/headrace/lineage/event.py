@@ -1,7 +1,7 @@
-"""A run as an OpenLineage event: plain JSON-ready values that conform to the published schemas.
+"""Converts runs to OpenLineage events: plain JSON-ready values that conform to the published schemas.
 
 The schemas are openlineage.io/spec/2-0-2 and its facets; the tests validate against copies of them.
-openlineage-python is not used for this: importing it costs half a second, and every verb records.
+openlineage-python is not used: its import takes half a second, and every command records its run.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _COLUMNS = ("schema", "columns")  # facts whose keys are columns: a column calle
 
 
 class RunRecord(Struct, frozen=True):
-    """A copy of a run at one of its events, without secrets: the run itself goes on changing.
+    """A copy of a run at one of its events, without secrets. A copy, because the run still changes.
 
     Attributes:
-        outcome: of the event.
-        time: of the event.
+        outcome: the event's outcome.
+        time: the event's time.
         started: when the run started.
         job: the run's job.
         run: the run's id.
@@ -39,7 +39,7 @@ class RunRecord(Struct, frozen=True):
         inputs: what the run has read so far.
         outputs: what the run has written so far.
         facts: the run's facts so far.
-        error: message and traceback of a FAIL.
+        error: the message and traceback of a FAIL.
     """
 
     outcome: Outcome
@@ -90,13 +90,13 @@ def _describe(error: BaseException, secrets: Sequence[str]) -> tuple[str, str]:
 def openlineage_event(
     record: RunRecord, names: Names, process: str, checkout: Checkout | None = None
 ) -> dict[str, Any] | None:
-    """The OpenLineage RunEvent; None for a run that is not drawn (lineage.names).
+    """The OpenLineage RunEvent; None for a run that the graph leaves out (lineage.names).
 
     Args:
         record: the run at the event.
         names: the namespaces.
         process: the mark of the process that runs it (kernel.process).
-        checkout: the git checkout of the project, if it is in one.
+        checkout: the git checkout of the project; None: the project is not in one.
     """
     name = job_name(record.job)
     if name is None:
@@ -131,16 +131,16 @@ def _job_facets(job: str, checkout: Checkout | None) -> dict[str, Any]:
 
 
 def _run_facets(record: RunRecord, name: str, names: Names, process: str) -> dict[str, Any]:
-    own: dict[str, Any] = {"process": process, "facts": dict(record.facts)}
+    run_fields: dict[str, Any] = {"process": process, "facts": dict(record.facts)}
     if record.parents:
-        own["parent"] = record.parents[0][0]
+        run_fields["parent"] = record.parents[0][0]
     facets = {
         "processing_engine": facet("processing_engine", name="headrace", version=__version__),
-        "headrace_run": facet("headrace_run", **own),
+        "headrace_run": facet("headrace_run", **run_fields),
     }
     parents = [(run, job_name(job)) for run, job in record.parents]
-    # Some tools prefix a job's name with its parent's. A name that begins with it already is left alone, and
-    # a job has one name, whoever its parent is.
+    # Some tools prefix a job's name with its parent's unless it already begins with it. A job must have one
+    # name, whichever its parent, so only parents whose name is a prefix are listed.
     links = [_link(run, job, names) for run, job in parents if job is not None and name.startswith(f"{job}.")]
     if links:
         facets["parent"] = facet("parent", **links[0], root=links[-1])

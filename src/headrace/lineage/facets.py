@@ -1,6 +1,6 @@
-"""Facets of OpenLineage events: each names its producer and the schema it conforms to.
+"""Facets of OpenLineage events: each names its producer and the schema that it conforms to.
 
-What OpenLineage has no facet for is in facets of our own, described in facets.json.
+Facts without an OpenLineage facet have facets of Headrace, which facets.json describes.
 """
 
 from __future__ import annotations

@@ -18,23 +18,23 @@ from headrace.lineage.store import Store
 __all__ = ["endpoint", "forward", "send"]
 
 _log = logging.getLogger("headrace.lineage")
-_PATH = "/api/v1/lineage"  # where OpenLineage's own clients post
+_PATH = "/api/v1/lineage"  # the path to which OpenLineage's own clients post
 _BATCH = 100
 _IDLE_SECONDS = 1.0
 _LONGEST_SECONDS = 60.0
-_TRY_AGAIN = frozenset({401, 403, 404, 408, 425, 429})  # the endpoint's state, not the event, is wrong
+_TRY_AGAIN = frozenset({401, 403, 404, 408, 425, 429})  # the endpoint's state is wrong, not the event
 
 
 def endpoint(url: str) -> str:
-    """The address to post to: an address without a path gets that of OpenLineage's own clients."""
+    """The address to post to: an address without a path gets the path of OpenLineage's own clients."""
     return url if urlsplit(url).path.strip("/") else url.rstrip("/") + _PATH
 
 
 def send(store: Store, url: str, client: httpx.Client) -> int:
     """Sends events that the endpoint has not received, at most 100, and returns how many.
 
-    An event that the endpoint refuses for its content (400, 413, 422) is counted and skipped: it would
-    hold up all later events.
+    An event that the endpoint refuses for its content (400, 413, 422) is counted and skipped, so that it does
+    not block later events.
 
     Raises:
         Unavailable: the endpoint cannot be reached, or does not accept events now.
@@ -59,8 +59,8 @@ def send(store: Store, url: str, client: httpx.Client) -> int:
 def forward(store: Store, urls: Sequence[str], stop: threading.Event, *, idle: float = _IDLE_SECONDS) -> None:
     """Sends to every endpoint until `stop` is set, each on a thread, so that a slow endpoint delays no other.
 
-    A failure is noted in the store, for doctor, and tried again after 1 s, then after twice as long each
-    time, up to a minute.
+    A failure is recorded in the store, for doctor. The next attempt follows after 1 s, then after twice as long
+    each time, up to a minute.
     """
     threads = [threading.Thread(target=_loop, args=(store, url, stop, idle), daemon=True) for url in urls]
     for thread in threads:
@@ -89,4 +89,4 @@ def _note_failure(store: Store, url: str, error: Exception) -> None:
     try:
         store.mark_failed(url, clean_text(str(error)))
     except Exception:
-        _log.debug("lineage: a failure to send could not be noted", exc_info=True)
+        _log.debug("lineage: a failure to send could not be recorded", exc_info=True)

@@ -1,4 +1,4 @@
-"""The graph of datasets and runs, followed from a dataset upstream to its origins or downstream."""
+"""Walks the graph of datasets and runs, from a dataset upstream to its origins, or downstream."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _DEEPEST = 32
 
 
 class Node(Struct, frozen=True):
-    """A dataset in the graph and what lies beyond it.
+    """A dataset in the graph, and its neighbours in the direction of the walk.
 
     Attributes:
         dataset: the dataset, at the position that was read or written.
-        run: upstream, the run that wrote it; downstream, the run that made it from the node before
+        run: upstream, the run that wrote it; downstream, the run that made it from the previous node
             (None at the first node, and at an origin such as a topic or file).
-        exact: whether `run` is recorded with exactly this position; otherwise it is the last run that
-            wrote the dataset.
-        beyond: upstream the run's inputs, downstream what runs made from it.
-        repeated: the dataset was visited earlier in the walk, and is not followed again.
+        exact: whether `run` is recorded with exactly this position; otherwise it is the last run that wrote the
+            dataset.
+        beyond: upstream, the run's inputs; downstream, the datasets that runs made from it.
+        repeated: whether the dataset was visited earlier in the walk, so that its neighbours are left out.
     """
 
     dataset: Dataset
@@ -35,19 +35,19 @@ class Node(Struct, frozen=True):
     repeated: bool = False
 
     def walk(self) -> Iterator[Node]:
-        """This node and all beyond it, depth first."""
+        """This node and all further nodes, depth first."""
         yield self
         for node in self.beyond:
             yield from node.walk()
 
 
 def upstream(store: Store, kind: DatasetKind, name: str, position: Position | None = None) -> Node:
-    """What the dataset was made from, as far as it is recorded: run by run, each input at its position."""
+    """The recorded origins of a dataset: the run that wrote it, its inputs at their positions, and so on."""
     return _upstream(store, Dataset(kind, name, position), set(), 0)
 
 
 def downstream(store: Store, kind: DatasetKind, name: str, position: Position | None = None) -> Node:
-    """What was made from the dataset (at this position; None: at any), from that in turn, and so on."""
+    """The datasets made from a dataset (at this position; None: at any), those made from them, and so on."""
     dataset = Dataset(kind, name, position)
     return Node(dataset, None, True, _downstream(store, dataset, {_key(dataset)}, 0))
 
@@ -78,7 +78,7 @@ def _downstream(store: Store, dataset: Dataset, seen: set[tuple[object, ...]], d
 
 
 def _at_any_commit(output: Dataset, run: RunRow) -> Dataset:
-    """An ingest is one run over many commits, and only its last is recorded: its table at any of them."""
+    """The output without its position if an ingest wrote it: one run has many commits, and records the last."""
     if output.kind == "table" and any(source.kind == "topic" for source in run.inputs):
         return Dataset(output.kind, output.name)
     return output

@@ -10,22 +10,22 @@ from headrace.kernel.secrets import clean_text
 
 __all__ = ["Names", "job_name", "split_version"]
 
-# Jobs that move no data themselves. In a graph of data each would be an island.
-_UNDRAWN = frozenset({"build", "stage"})
-# Steps of another job, which are named after it.
+# Jobs that move no data themselves: in a graph of data they would have no neighbours.
+_LEFT_OUT = frozenset({"build", "stage"})
+# Steps of another job: their names begin with that job's.
 _STEPS = {"fit": "train", "tuning": "train"}
 
 
 class Names(Struct, frozen=True):
     """The namespaces of one project and profile.
 
-    A topic on Kafka is named as OpenLineage names it (`kafka://broker:9092` and the topic), so that
-    other tools' lineage joins ours at the topic. What only Headrace knows is named within the
-    project: `headrace://shop` and `table/clean_events`.
+    A topic on Kafka has its OpenLineage name (`kafka://broker:9092` and the topic), so that the lineage of
+    other tools joins ours at the topic. Other datasets are named within the project: `headrace://shop` and
+    `table/clean_events`.
 
     Attributes:
         project: the project's name; the namespace of its jobs.
-        kafka: the first broker's address, or None where topics are embedded.
+        kafka: the first broker's address; None: topics are embedded.
     """
 
     project: str
@@ -41,8 +41,8 @@ class Names(Struct, frozen=True):
     def dataset(self, dataset: Dataset) -> tuple[str, str]:
         """The dataset's OpenLineage namespace and name.
 
-        All versions of a model are one dataset, `model/NAME`. What a training wrote and nothing has
-        registered yet is `bundle/NAME`.
+        All versions of a model are one dataset, `model/NAME`. A bundle that is not registered yet is
+        `bundle/NAME`.
         """
         if dataset.kind == "topic" and self.kafka is not None:
             return self.kafka, dataset.name
@@ -52,20 +52,20 @@ class Names(Struct, frozen=True):
 
 
 def split_version(dataset: Dataset) -> tuple[str, str | None]:
-    """A dataset's name and version: of a model named `name@version` both parts; of others the name alone."""
+    """A dataset's name and version: the two parts of a model's `name@version`; otherwise the name and None."""
     name, at, version = dataset.name.rpartition("@")
     return (name, version) if dataset.kind == "model" and at else (dataset.name, None)
 
 
 def job_name(job: str) -> str | None:
-    """The OpenLineage name of a run's job, such as `table.clean_events`; None for a job that is not drawn.
+    """The OpenLineage name of a run's job, such as `table.clean_events`; None: the graph leaves the job out.
 
-    The name does not depend on the run's parent. A job that is always a step of another begins with
-    that one's name, such as `train.purchase.fit`.
+    The name does not depend on the run's parent. The name of a job that is always a step of another begins with
+    the other's name, such as `train.purchase.fit`.
     """
     *kind, subject = job.split(" ")
     first = "_".join(kind) or subject
-    if first in _UNDRAWN:
+    if first in _LEFT_OUT:
         return None
     if first in _STEPS:
         return f"{_STEPS[first]}.{subject}.{first}"

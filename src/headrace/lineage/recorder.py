@@ -1,4 +1,4 @@
-"""The recorder: a thread writes what runs report, so that no work waits or fails for it."""
+"""The recorder: writes the events of runs on its own thread, so that no work waits or fails because of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.lineage.event import RunRecord, copy_event
 __all__ = ["OutboxRecorder"]
 
 _log = logging.getLogger("headrace.lineage")
-_ROOM = 10_000  # events that may wait; more are dropped and counted
+_CAPACITY = 10_000  # events that may wait; further events are dropped and counted
 _BATCH = 256
 _FLUSH_SECONDS = 5.0
 
@@ -23,18 +23,18 @@ _FLUSH_SECONDS = 5.0
 class OutboxRecorder:
     """A kernel.run.Recorder that writes from one thread, in the order of the events.
 
-    As a context manager it has written everything at the end of the block; it also does so when the
-    process exits. What cannot be written is dropped and counted: in `dropped`, and in the store
-    (which doctor shows) as soon as a write works again.
+    All events are written by the end of its `with` block, and when the process exits. Events that cannot be
+    written are dropped and counted: in `dropped`, and in the store (which doctor shows) at the next write that
+    succeeds.
 
     Args:
-        write: writes records in order, in one transaction, with the number dropped since the last
-            write that worked and the reason; it runs on the recorder's thread.
+        write: writes records in order, in one transaction, with the number of events that were dropped since
+            the last successful write, and the reason; it runs on the recorder's thread.
     """
 
     def __init__(self, write: Callable[[list[RunRecord], int, str], None]) -> None:
         self._write = write
-        self._queue: queue.Queue[RunRecord | threading.Event] = queue.Queue(_ROOM)
+        self._queue: queue.Queue[RunRecord | threading.Event] = queue.Queue(_CAPACITY)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._unsaved = 0
@@ -51,7 +51,7 @@ class OutboxRecorder:
             self._drop(1, error)
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
-        """Waits until all events so far are written or dropped; False if that takes longer than `timeout`."""
+        """Waits until all events so far are written or dropped; False if this takes longer than `timeout`."""
         if self._thread is None:
             return True
         done = threading.Event()
@@ -76,7 +76,7 @@ class OutboxRecorder:
 
     def _at_exit(self) -> None:
         if not self.flush():
-            _log.warning("lineage: not everything was written within %.0f s of the end", _FLUSH_SECONDS)
+            _log.warning("lineage: events are still unwritten after %.0f s", _FLUSH_SECONDS)
         if self._unsaved:
             _log.warning("lineage: %d events were dropped: %s", self._unsaved, self._reason)
 
@@ -109,7 +109,7 @@ class OutboxRecorder:
             if len(records) == 1:
                 self._drop(1, error)
                 return
-            for record in records:  # a record that cannot be written must not take the others with it
+            for record in records:  # a record that cannot be written must not affect the others
                 self._save([record])
         else:
             with self._lock:

@@ -1,5 +1,5 @@
-"""The lineage store: one SQLite file of runs, their OpenLineage events, and how far each endpoint has
-received them."""
+"""The lineage store: one SQLite file of runs, their OpenLineage events, and the progress of sending them to
+each endpoint."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class RunRow(Struct, frozen=True):
         id: the run's id.
         job: the run's job.
         parent: the id of the run that it is a part of.
-        outcome: LOST where its process ended without an end event (kill -9, loss of power).
-        started: in UTC.
-        ended: in UTC; None while it runs, and where it is lost.
-        inputs: what it read, with positions and facts.
-        outputs: what it wrote, with positions and facts.
+        outcome: LOST if its process ended without an end event (kill -9, loss of power).
+        started: when it started, in UTC.
+        ended: when it ended, in UTC; None while it runs, or if it is lost.
+        inputs: the datasets that it read, with positions and facts.
+        outputs: the datasets that it wrote, with positions and facts.
         facts: counts, metrics, parameters.
         error: the message of a FAIL or ABORT.
     """
@@ -78,14 +78,14 @@ class RunRow(Struct, frozen=True):
     error: str | None
 
 
-class Sent(Struct, frozen=True):
-    """How far one endpoint has received the events.
+class EndpointState(Struct, frozen=True):
+    """The progress of sending the events to one endpoint.
 
     Attributes:
         url: the endpoint.
-        waiting: events that have not been sent.
-        refused: events that the endpoint did not accept.
-        failure: why the last try failed; None when it worked.
+        waiting: the number of events that have not been sent.
+        refused: the number of events that the endpoint did not accept.
+        failure: why the last attempt failed; None: it succeeded.
     """
 
     url: str
@@ -98,27 +98,27 @@ class Health(Struct, frozen=True):
     """The state of the store, for doctor.
 
     Attributes:
-        events: events written.
-        dropped: events that could not be written.
-        reason: why the last one could not be written.
-        lost: runs whose process ended without an end event.
-        endpoints: how far each endpoint has received the events.
+        events: the number of events that were written.
+        dropped: the number of events that could not be written.
+        reason: why the last of these could not be written.
+        lost: the number of runs whose process ended without an end event.
+        endpoints: the state of each endpoint.
     """
 
     events: int
     dropped: int
     reason: str | None
     lost: int
-    endpoints: tuple[Sent, ...]
+    endpoints: tuple[EndpointState, ...]
 
 
 class Store:
     """The lineage store: a SQLite file in WAL mode, for its owner alone.
 
     Args:
-        path: the file; it is made if it does not exist.
+        path: the file; it is created if it does not exist.
         names: the namespaces of jobs and datasets.
-        code: the folder of the project's code, whose git checkout events name; None: none is named.
+        code: the folder of the project's code, whose git checkout events name; None: they name no checkout.
     """
 
     def __init__(self, path: Path, names: Names, code: Path | None = None) -> None:
@@ -140,7 +140,7 @@ class Store:
     def runs(
         self, job: str | None = None, dataset: tuple[DatasetKind, str] | None = None, limit: int = 50
     ) -> list[RunRow]:
-        """Runs, the newest first: all, of one job, or those that read or wrote one dataset (kind, name)."""
+        """The runs, the newest first: all, those of a job, or those that used a dataset (kind, name)."""
         where, values = ["1"], list[Any]()
         if job is not None:
             where.append("job = ?")
@@ -152,9 +152,9 @@ class Store:
         return self._runs(query, [*values, limit])
 
     def producer(self, kind: DatasetKind, name: str, position: Position | None = None) -> RunRow | None:
-        """The run that wrote the dataset: at exactly this position, or (None) the last run that did.
+        """The run that wrote the dataset at exactly this position; without a position, the last that wrote it.
 
-        A run that failed or was lost counts: it may have written what it announced.
+        A run that failed or was lost counts too: it may have written the dataset before.
         """
         producers = self._neighbours("out", kind, name, position, limit=1)
         return producers[0] if producers else None
@@ -179,7 +179,7 @@ class Store:
             ).fetchall()
 
     def mark_sent(self, url: str, seq: int, *, refused: str | None = None) -> None:
-        """Notes that the endpoint has received all events up to `seq`.
+        """Records that the endpoint has received all events up to `seq`.
 
         Args:
             url: the endpoint.
@@ -201,7 +201,7 @@ class Store:
             )
 
     def mark_failed(self, url: str, failure: str) -> None:
-        """Notes why sending to the endpoint failed; it is tried again."""
+        """Records why sending to the endpoint failed; it is tried again."""
         with self._transaction(write=True) as db:
             db.execute(
                 "INSERT INTO sent VALUES (?, 0, 0, ?, ?) ON CONFLICT (url) DO UPDATE SET"
@@ -220,7 +220,7 @@ class Store:
                 row = db.execute("SELECT seq, refused, failure FROM sent WHERE url = ?", [url]).fetchone()
                 seq, refused, failure = row or (0, 0, None)
                 (waiting,) = db.execute("SELECT count(*) FROM event WHERE seq > ?", [seq]).fetchone()
-                endpoints.append(Sent(url, waiting, refused, failure))
+                endpoints.append(EndpointState(url, waiting, refused, failure))
         lost = sum(not is_alive(process) for (process,) in open_runs)
         return Health(events, dropped, reason, lost, tuple(endpoints))
 
@@ -249,7 +249,7 @@ class Store:
 
     @cached_property
     def _checkout(self) -> Checkout | None:
-        """The checkout when this process first writes. It is found on the recorder's thread: no work waits."""
+        """The checkout at this process's first write. The recorder's thread finds it, so that no work waits."""
         return None if self._code is None else find_checkout(self._code)
 
     def _write_run(self, db: sqlite3.Connection, record: RunRecord) -> None:
@@ -272,7 +272,7 @@ class Store:
                 facts,
             ],
         )
-        db.execute("DELETE FROM edge WHERE run = ?", [record.run])  # the run's datasets as they now are
+        db.execute("DELETE FROM edge WHERE run = ?", [record.run])  # replaced by the run's current datasets
         for way, datasets in (("in", record.inputs), ("out", record.outputs)):
             db.executemany(
                 "INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?, ?, ?)",
@@ -340,7 +340,7 @@ class Store:
         if db is None:
             self.path.touch(mode=0o600)
             db = open_shared(self.path, timeout=20)
-            # NORMAL survives the process; what a power cut takes is at most the record of the last runs.
+            # NORMAL survives the process; a power cut can lose only the record of the last runs.
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
             self._local.db = db

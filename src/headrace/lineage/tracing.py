@@ -1,4 +1,4 @@
-"""Tracing: every run as an OpenTelemetry span. It uses the API alone: without an SDK it costs nothing."""
+"""Tracing: every run as an OpenTelemetry span. It uses only the API, which does nothing without an SDK."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class SpanRecorder:
         """Starts the run's span at START and ends it when the run ends; its facts become attributes."""
         run = event.run
         if event.outcome == "START":
-            above = self._spans.get(run.parent.id) if run.parent else None
+            parent = self._spans.get(run.parent.id) if run.parent else None
             self._spans[run.id] = self._tracer.start_span(
                 run.job,
-                context=None if above is None else trace.set_span_in_context(above),
+                context=None if parent is None else trace.set_span_in_context(parent),
                 attributes={RUN: run.id},
                 start_time=micros(run.started) * 1000,
             )

@@ -1,4 +1,4 @@
-"""Logs: where topics live. `open(url)` is the only place that chooses between the implementations."""
+"""Logs: store topics. Only `open(url)` chooses between the implementations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ __all__ = ["Batch", "Log", "Member", "append_fitting", "lag", "open", "record_si
 
 
 def open(url: str) -> Log:  # noqa: A001
-    """The log at an address: `sqlite:///folder` holds one SQLite file for each topic;
-    `kafka://host:port,...` is a cluster.
+    """Opens the log at an address.
+
+    `sqlite:///folder` holds one SQLite file for each topic; `kafka://host:port,...` is a cluster.
 
     Raises:
         ProjectError: the address is neither of these, or holds a password.
-        Unavailable: the folder cannot be made or written, or the package for Kafka is missing.
+        Unavailable: the folder cannot be created or written, or the package for Kafka is missing.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite":
@@ -33,7 +34,7 @@ def open(url: str) -> Log:  # noqa: A001
 
         return KafkaLog(rest)
     raise ProjectError(
-        f"{url!r} is not a valid address of a log",
+        f"{url!r} is not a valid log address",
         where="headrace.toml: log",
         remedy='Write log = "sqlite" for the embedded log, or log = "kafka://host:port".',
     )

@@ -1,4 +1,4 @@
-"""Following a small topic whose records are state: alerts, releases."""
+"""Follows a small topic whose records are state: alerts, releases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class TopicRecord(Struct, Generic[T], frozen=True):
-    """One record of a topic, decoded, and where it is on the log."""
+    """One decoded record of a topic, and its log position."""
 
     partition: int
     offset: int
@@ -29,16 +29,16 @@ class TopicRecord(Struct, Generic[T], frozen=True):
 class TopicFollower(Generic[T]):
     """Reads a topic from its beginning; each `poll` continues where the last one ended.
 
-    The topic may be missing, appear later, or be deleted and created again: it is then read anew.
+    The topic may be missing, appear later, or be deleted and created again; it is then read from its beginning.
 
     Args:
         log: the log.
         topic: the topic's name.
-        decode: the record of an event's bytes. Bytes that it cannot decode are skipped: ingest keeps
-            them in the topic's quarantine.
+        decode: decodes an event's bytes. Bytes that it cannot decode are skipped: ingest keeps them in the
+            topic's quarantine.
 
     Attributes:
-        log_id: the identity of the topic that was read last; None before the first.
+        log_id: the identity of the topic that was read last; None before the first poll.
     """
 
     def __init__(self, log: Log, topic: str, decode: Callable[[bytes], T]) -> None:
@@ -47,10 +47,10 @@ class TopicFollower(Generic[T]):
         self.log_id: str | None = None
 
     def poll(self) -> list[TopicRecord[T]]:
-        """The records that were appended since the last poll, in the order of their offsets.
+        """Reads the records that were appended since the last poll, in the order of their offsets.
 
         Raises:
-            Unavailable: the log is away.
+            Unavailable: the log cannot be reached.
         """
         if self._topic not in self._log.topics():
             return []
@@ -71,7 +71,7 @@ class TopicFollower(Generic[T]):
 
 
 def read_to_end(log: Log, topic: str, offsets: Mapping[int, int], limit: int = _BATCH) -> Iterator[Batch]:
-    """Batches of at most `limit` records, from these next offsets to the end of these log partitions."""
+    """Reads batches of at most `limit` records, from these offsets to the ends of the log partitions."""
     while len(batch := log.read(topic, offsets, limit)):
         yield batch
         offsets = batch.next

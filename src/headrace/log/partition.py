@@ -1,4 +1,4 @@
-"""Which log partition a key belongs to: Kafka's own rule, so that a topic may move between the logs.
+"""The log partition of a key, by Kafka's rule, so that a topic can move between the logs.
 
 murmur2 of the key with Kafka's seed, its sign bit cleared, modulo the number of partitions
 (org.apache.kafka.clients.producer.internals.BuiltInPartitioner; librdkafka's `murmur2_random`).

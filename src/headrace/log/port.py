@@ -1,4 +1,4 @@
-"""The log's port: what an append-only topic can do, on every log."""
+"""The log's port: the operations on append-only topics that every log supports."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = [
 Headers = Mapping[str, bytes]
 
 OVERHEAD = 100
-"""Bytes, at most, that a log writes around one record beside what `record_sizes` counts."""
-_HEADER_OVERHEAD = 10  # the same around one header
+"""Bytes, at most, that a log stores for one record in addition to `record_sizes`."""
+_HEADER_OVERHEAD = 10  # bytes, at most, that a log stores for one header beside its name and value
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Batch:
         offsets: int64[n], each record's offset in it.
         arrived_at: int64[n], when the log accepted each record, microseconds since 1970.
         values, keys, headers: lists of n.
-        next: log partition → the offset to read from next, for every partition that was asked for.
+        next: log partition → the offset to read from next, for every partition that was read.
     """
 
     partitions: NDArray[np.int32]
@@ -74,15 +74,16 @@ class Batch:
 class Member(Protocol):
     """A member of a group that shares a topic's log partitions: each partition belongs to one member.
 
-    A member that dies or hangs loses its share to the others; if it wakes up, it notices. For a moment two
-    members may both believe that a partition is theirs: a stored position must keep their results apart.
+    A member that dies or hangs loses its share to the others, and notices this if it continues. For a moment
+    two members may both believe that a partition is theirs, so a caller must store a position with its results,
+    to detect a second writer.
     """
 
     def partitions(self) -> frozenset[int]:
-        """The log partitions of its share now; perhaps none.
+        """The log partitions of its current share; perhaps none.
 
-        The call is cheap; make it before each batch: a member that does not make it for five minutes
-        counts as hung. Before partitions are given up, `settle` (see Log.join) is called in this thread.
+        Call it before each batch; the call is cheap. A member that does not call it for five minutes counts as
+        hung. Before partitions are released, it calls `settle` (see Log.join) in this thread.
 
         Raises:
             Unavailable: the log cannot be reached.
@@ -90,7 +91,7 @@ class Member(Protocol):
         ...
 
     def close(self) -> None:
-        """Leaves the group, which divides its share at once."""
+        """Leaves the group, which divides the share among the others at once."""
         ...
 
 
@@ -103,7 +104,7 @@ class Log(Protocol):
     """
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
-        """Creates the topic unless it exists: then its number of partitions stays.
+        """Creates the topic unless it exists. An existing topic keeps its number of partitions.
 
         Args:
             topic: its name.
@@ -114,7 +115,7 @@ class Log(Protocol):
         ...
 
     def retention(self, topic: str) -> timedelta | None:
-        """How long the topic keeps a record at least; None: for ever."""
+        """How long the topic keeps a record at least; None: forever."""
         ...
 
     def topics(self) -> list[str]:
@@ -122,7 +123,7 @@ class Log(Protocol):
         ...
 
     def identity(self, topic: str) -> str:
-        """What distinguishes this topic from another that is created later under its name."""
+        """An id that distinguishes this topic from a later topic of the same name."""
         ...
 
     def partitions(self, topic: str) -> int:
@@ -142,29 +143,32 @@ class Log(Protocol):
         without a key go together to a partition that the log chooses.
 
         Returns:
-            each record's (log partition, offset), in the order given.
+            Each record's (log partition, offset), in the order given.
 
         Raises:
-            TooLarge: some records are larger than the topic accepts; the error has their places. None was
+            TooLarge: some records are larger than the topic accepts; the error has their places. No record was
                 appended.
-            Refused: the topic does not accept such records, whatever their size. None was appended.
+            Refused: the topic does not accept such records, whatever their size. No record was appended.
         """
         ...
 
     def largest(self, topic: str) -> int:
-        """How many bytes (`record_sizes`) a record may have. On Kafka the topic's limit may change at any
-        time: the new one is known within a minute, and `append` raises TooLarge meanwhile."""
+        """How many bytes (`record_sizes`) a record may have.
+
+        On Kafka the topic's limit may change at any time. The new limit is known within a minute; until then
+        `append` may raise TooLarge.
+        """
         ...
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
-        """At most `limit` records of these log partitions, from these next offsets on.
+        """Reads at most `limit` records of these log partitions, from these offsets on.
 
         The batch is empty only if there is nothing more. Offsets that were trimmed are skipped.
         """
         ...
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
-        """Whether there is a record at or past one of these next offsets, waiting up to `timeout` seconds."""
+        """Waits up to `timeout` seconds for a record at or after one of these offsets; whether there is one."""
         ...
 
     def start(self, topic: str) -> dict[int, int]:
@@ -185,25 +189,26 @@ class Log(Protocol):
         Args:
             topic: the topic.
             group: letters, digits, '.', '_' and '-'. Groups are independent of each other.
-            folder: where this machine keeps the names of its members; the same for all its processes. A
-                member that was killed and is started again from here gets its share back at once.
-            settle: finishes work on the share; called before some of the share is given up.
+            folder: stores the names of this machine's members; the same folder for all its processes. A member
+                that was killed and is started again with this folder gets its share back at once.
+            settle: finishes work on the share; called before some of its partitions are released.
         """
         ...
 
     def close(self) -> None:
-        """Closes the log; nothing of it may be used afterwards."""
+        """Closes the log, which must not be used afterwards."""
         ...
 
 
 def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
-    """Log partition → how many records lie from these next offsets to its end, at most: offsets that a
-    log uses for itself (Kafka's markers of transactions) are counted too. Trimmed records are not.
+    """Log partition → the most records from these offsets to its end.
+
+    Offsets without a record (Kafka's transaction markers) count too; trimmed records do not.
 
     Args:
         log: the log.
         topic: the topic.
-        offsets: log partition → the next offset; 0 for a partition that is not in it.
+        offsets: log partition → the next offset to read; 0 for a partition that is missing.
     """
     start = log.start(topic)
     return {
@@ -213,7 +218,13 @@ def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
 
 
 def missing_topic(topic: str, where: str, names: Sequence[str]) -> CallError:
-    """The error for a topic that does not exist, where these do."""
+    """The error for a topic that does not exist.
+
+    Args:
+        topic: the topic.
+        where: the log's address.
+        names: the topics that exist.
+    """
     topics = ", ".join(names) or "none yet"
     return CallError(f"topic {topic!r} does not exist", where=where, remedy=f"The topics are: {topics}.")
 
@@ -230,7 +241,7 @@ def check_lengths(
     keys: Sequence[bytes | None] | None,
     headers: Sequence[Headers | None] | None,
 ) -> None:
-    """Raises CallError if an append has another number of keys or headers than of values."""
+    """Raises CallError if the number of keys or headers of an append differs from that of the values."""
     for name, items in (("keys", keys), ("headers", headers)):
         if items is not None and len(items) != len(values):
             raise CallError(f"{len(values)} values but {len(items)} {name} were given for topic {topic!r}")
@@ -279,7 +290,7 @@ def append_fitting(
     """Appends all records that are not too large for the topic, in one transaction (see Log.append).
 
     Returns:
-        each record's (log partition, offset), in the order given; None: it is too large.
+        Each record's (log partition, offset), in the order given; None: it is too large.
     """
     places = list(range(len(values)))
     positions: list[tuple[int, int] | None] = [None] * len(values)

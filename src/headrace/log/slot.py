@@ -1,7 +1,7 @@
-"""Member slots: the numbers of a machine's members of one group, each held by one living process.
+"""Member slots: number a machine's members of one group; each number belongs to one living process.
 
-A slot is a locked file, which the kernel unlocks when its holder dies in any way. So a process that is
-started after another was killed gets the same number, and with it the name that the group knows.
+A slot is a locked file, which the kernel unlocks when its holder dies in any way. So a process that is started
+after another was killed gets the same number, and so the name that the group knows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class MemberSlot:
     """The smallest free number of a group in this folder. It is held until `close`.
 
     Attributes:
-        name: of this machine, folder and number; unique.
+        name: a unique name, made of the machine, the folder and the number.
     """
 
     def __init__(self, folder: Path, group: str) -> None:
-        """Raises Unavailable where the folder cannot be made or written."""
+        """Raises Unavailable if the folder cannot be created or written."""
         try:
             make_private(folder)
             number, self._file = _lock_smallest(folder, group)
@@ -35,7 +35,7 @@ class MemberSlot:
             raise Unavailable(
                 f"the slot of a member of {group} cannot be locked: {error.strerror}",
                 where=str(folder),
-                remedy="Give this user the right to write there.",
+                remedy="Give this user the permission to write there.",
             ) from error
         machine = short_digest(f"{socket.gethostname()} {folder.resolve()}")
         self.name = f"{machine}-{number}"

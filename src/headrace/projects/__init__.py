@@ -1,1 +1,1 @@
-"""The project: its git checkout, the loader of its package, what it declares, and its running `up`."""
+"""The project: its git commit, the loader of its package, its declarations, and its running `up`."""

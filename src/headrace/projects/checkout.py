@@ -1,4 +1,4 @@
-"""The git checkout in which a project lies, if any."""
+"""The git commit of a project's code, if the project is in a git checkout."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SECONDS = 10.0
 
 
 def commit_of(settings: Settings) -> str | None:
-    """The commit of the project's code: 40 hexadecimal digits, followed by `-dirty` where its package,
-    headrace.toml or lock differ from that commit. Pointers and other files that a build writes do not count.
+    """The commit of the project's code: 40 hexadecimal digits, and `-dirty` if the code differs from it.
 
-    None where the project does not lie in a git checkout, has no commit yet, or git is not installed.
+    The code is the package, headrace.toml and the lock file; pointers and other files that a build writes do
+    not count. None: the project is not in a git checkout, has no commit yet, or git is not installed.
     """
     commit = _git(settings, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
@@ -26,8 +26,8 @@ def commit_of(settings: Settings) -> str | None:
 
 
 def _git(settings: Settings, *arguments: str) -> str | None:
-    """The output of a git command; None where it fails."""
-    # Without optional locks, so that a user's commit beside a build never meets a lock file.
+    """Runs git, and returns its output; None if it fails."""
+    # Without optional locks, so that a user's commit during a build is never blocked by a lock file.
     command = ["git", "--no-optional-locks", "-C", str(settings.root), *arguments]
     try:
         completed = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)

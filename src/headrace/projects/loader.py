@@ -30,7 +30,7 @@ def project_files(settings: Settings) -> dict[str, Path]:
         raise ProjectError(
             f"the project's package {settings.project!r} does not exist",
             where=str(settings.root),
-            remedy=f"Make {settings.project}/__init__.py; it declares events, tables, features and models.",
+            remedy=f"Create {settings.project}/__init__.py; it declares events, tables, features and models.",
         )
     return list_modules(settings.root, settings.project)
 
@@ -39,10 +39,10 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
     """Imports the modules of the project's package, and returns them.
 
     Args:
-        settings: whose project.
+        settings: the project's settings.
         without: packages that this process does not need, such as `feast` (5 s to import). Modules that import
-            them, directly or through other modules of the project, are left out. A name with dots leaves
-            out that module alone.
+            them, directly or through other modules of the project, are left out. A name with dots leaves out
+            only that module.
 
     Raises:
         ProjectError: a module cannot be imported; it names the file and the line.
@@ -57,8 +57,8 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
 
 
 def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
-    """Forgets modules that were imported from another folder, or before the files were edited (in notebooks,
-    in tests, by a build after another)."""
+    """Removes modules from sys.modules that were imported from another folder, or before the files were edited
+    (in notebooks, in tests, by one build after another)."""
     stamps = {str(path): stamp(path) for path in files.values()}
     if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:
@@ -73,11 +73,11 @@ def _import(name: str, path: Path) -> ModuleType:
     except HeadraceError:
         raise
     except Exception as error:
-        line = error.lineno if isinstance(error, SyntaxError) else _line_in(error, path)
+        line = error.lineno if isinstance(error, SyntaxError) else _find_line(error, path)
         place = str(path) if line is None else f"{path}:{line}"
         raise ProjectError(f"it cannot be imported: {type(error).__name__}: {error}", where=place) from error
 
 
-def _line_in(error: BaseException, path: Path) -> int | None:
+def _find_line(error: BaseException, path: Path) -> int | None:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     return lines[-1] if lines else None

@@ -28,10 +28,10 @@ _RESERVED = "headrace_"  # prefix of the tables of Headrace's own topics
 
 @dataclass(frozen=True)
 class Project:
-    """What a project declares.
+    """A project's declarations.
 
     Attributes:
-        settings: where it runs.
+        settings: its settings.
         contracts: topic → contract.
         sources, tables, models: by name. Among the tables are those of the current rows of each contract
             under @changes (declare.changes.current). Each table comes after the tables that it reads; `inputs`
@@ -47,33 +47,34 @@ class Project:
     modules: tuple[ModuleType, ...]
 
     def inputs(self, table: Table) -> list[Contract | Source | Table]:
-        """What the table reads, names resolved."""
+        """The inputs of a table, with names resolved."""
         return [self.tables[read] if isinstance(read, str) else read for read in table.reads]
 
     def table(self, name: str) -> Table:
-        """The table of this name. Raises CallError where it does not exist."""
+        """The table of this name. Raises CallError if it does not exist."""
         return _find(self.tables, name, "table")
 
     def model(self, name: str) -> Model:
-        """The model of this name. Raises CallError where it does not exist."""
+        """The model of this name. Raises CallError if it does not exist."""
         return _find(self.models, name, "model")
 
     def contract(self, topic: str) -> Contract:
-        """The contract of this topic. Raises CallError where it does not exist."""
-        return _find(self.contracts, topic, "topic with a contract")
+        """The contract of this topic. Raises CallError if it does not exist."""
+        return _find(self.contracts, topic, "the contract of topic")
 
 
 def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     """Imports the project's package and gathers its declarations.
 
     Args:
-        settings: whose project.
-        without: outside packages not to pay for (see projects.loader.load_modules): `["feast"]` leaves
-            out features and models and takes what ingest needs.
+        settings: the project's settings.
+        without: outside packages that are not imported (see projects.loader.load_modules): `["feast"]` leaves
+            out features and models, and loads what ingest needs.
 
     Raises:
         ProjectError: a module cannot be imported, two declarations share a name or a table of the lake, a
-            table reads what does not exist, tables read each other in a circle, a target is not in the labels.
+            table reads an input that does not exist, tables read each other in a cycle, a target is not in the
+            labels.
     """
     modules = load_modules(settings, without=without)
     contracts: dict[str, Contract] = {}
@@ -126,25 +127,25 @@ def _add(declarations: dict[str, Any], name: str, declared: Any, kind: str) -> N
 
 
 def _check_names(contracts: Iterable[Contract], tables: Iterable[Table], models: Iterable[Model]) -> None:
-    """Raises where two tables of the lake would have one name, by a file system or SQL that ignores case."""
+    """Raises ProjectError if two tables of the lake would have the same name, without regard to case."""
     names = [(c.table, f"the table of topic {c.topic!r}", c.place) for c in contracts]
     names += [(t.name, f"table {t.name!r}", t.place) for t in tables]
     names += [(f"training_{m.name}", f"the training set of model {m.name!r}", m.place) for m in models]
     own = [c.table for c in contracts if c.struct.__module__.split(".")[0] == "headrace"]
     seen: dict[str, tuple[str, Place]] = {}
-    for name, what, place in names:
+    for name, subject, place in names:
         if name.lower().startswith(_RESERVED) and name not in own:
             raise ProjectError(
-                f"{what} would be {name!r} in the lake, where the prefix {_RESERVED} is Headrace's own",
+                f"{subject} would be {name!r} in the lake, but the prefix {_RESERVED} is reserved for Headrace",
                 where=str(place),
                 remedy="Give it another name.",
             )
-        other, there = seen.setdefault(name.lower(), (what, place))
-        if other is not what:
+        other, other_place = seen.setdefault(name.lower(), (subject, place))
+        if other is not subject:
             raise ProjectError(
-                f"{what} would be {name!r} in the lake, as {other} is",
+                f"{subject} would be {name!r} in the lake, like {other}",
                 where=str(place),
-                remedy=f"Give one of them another name, in more than its case; the other is at {there}.",
+                remedy=f"Give one of them another name, beyond its case; the other is at {other_place}.",
             )
 
 
@@ -155,8 +156,8 @@ def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
         if name in ordered:
             return
         if name in path:
-            circle = " → ".join([*path[path.index(name) :], name])
-            raise ProjectError(f"tables read each other in a circle: {circle}", where=str(tables[name].place))
+            cycle = " → ".join([*path[path.index(name) :], name])
+            raise ProjectError(f"tables read each other in a cycle: {cycle}", where=str(tables[name].place))
         for declared in tables[name].reads:
             read = declared.name if isinstance(declared, Table) else declared
             if not isinstance(read, str):
@@ -165,7 +166,7 @@ def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
                 raise ProjectError(
                     f"table {name!r} reads {read!r}, which does not exist",
                     where=str(tables[name].place),
-                    remedy=f"Tables here: {', '.join(sorted(tables))}.",
+                    remedy=f"The tables are: {', '.join(sorted(tables))}.",
                 )
             visit(read, (*path, name))
         ordered[name] = tables[name]
@@ -192,7 +193,7 @@ def _find(declarations: Mapping[str, D], name: str, kind: str) -> D:
     if name not in declarations:
         names = ", ".join(sorted(declarations))
         raise CallError(
-            f"there is no {kind} {name!r}",
-            remedy=f"There are: {names}." if declarations else "The project declares none.",
+            f"{kind} {name!r} does not exist",
+            remedy=f"The project declares: {names}." if declarations else "The project declares none.",
         )
     return declarations[name]

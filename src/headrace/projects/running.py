@@ -1,4 +1,4 @@
-"""The project's running `up`: its addresses and processes, as it wrote them to the state folder."""
+"""The project's running `up`: its addresses and processes, which it records in the state folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Up(Struct, frozen=True):
     Attributes:
         pid: its process id.
         started: when it started.
-        predict, collector, console: the addresses of its HTTP doors.
+        predict, collector, console: the addresses of its HTTP servers.
         processes: name → process id of its children.
     """
 
@@ -35,7 +35,7 @@ class Up(Struct, frozen=True):
 
 
 def find_up(settings: Settings) -> Up | None:
-    """The project's `up`, or None where none runs or it is not ready yet."""
+    """Finds the project's `up`; None: none runs, or it is not ready yet."""
     if find_holder(settings.place("up.lock")) is None:
         return None
     try:
@@ -55,7 +55,7 @@ def hold_up_lock(settings: Settings) -> IO[str]:
     if file is None:
         other = find_holder(path) or "unknown"
         raise Unavailable(
-            f"`headrace up` runs here already, as process {other}",
+            f"`headrace up` is already running here, as process {other}",
             where=str(settings.root),
             remedy=f"Use it, or end it first: kill {other}",
         )

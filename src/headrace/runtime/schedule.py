@@ -48,7 +48,7 @@ class BuildSchedule:
     def end(self) -> None:
         """Ends a running build. The next build continues where it stopped."""
         if self._build is not None:
-            self._build.ask_to_end()
+            self._build.terminate()
             self._end_build()
 
     def _end_build(self) -> None:

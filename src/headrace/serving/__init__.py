@@ -1,1 +1,1 @@
-"""Serving: releases, the endpoint that predicts by them, where its replicas run, and the log of predictions."""
+"""Serving: releases, the predict endpoint, its replicas, and the log of predictions."""

@@ -1,8 +1,9 @@
-"""Endpoint: the HTTP application of one replica. It serves the listed protocols, and knows nothing of Ray.
+"""Endpoint: the HTTP application of one replica, in every listed protocol. It does not depend on Ray.
+
+Its routes are those of headrace.serving.protocols, and
 
 GET  /healthz
 GET  /metrics          Prometheus' text format
-and the routes of headrace.serving.protocols
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ __all__ = ["MAX_BODY", "Endpoint"]
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
 _JSON = frozenset({b"application/json"})
-_MAX_INLINE = 32  # more instances than this are predicted in a thread: they would delay other requests
-_POLL = 0.5  # seconds between two looks at the releases
+_MAX_INLINE = 32  # more instances than this are predicted in a thread, so that they do not delay other requests
+_POLL = 0.5  # seconds between two polls of the releases
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -43,10 +44,10 @@ class Endpoint:
     """Answers prediction requests in each of the listed protocols.
 
     Args:
-        models: what it predicts with.
+        models: the models to predict with.
         spool: the folder that keeps predictions until they are on the log.
-        host: the address that clients connect to. On loopback requests to localhost are answered, elsewhere
-            requests with the token.
+        host: the address that clients connect to. On loopback, requests to localhost are answered; on any other
+            address, requests with the token.
 
     Attributes:
         app: the ASGI application.
@@ -77,24 +78,24 @@ class Endpoint:
             try:
                 self._models.poll()
                 self._update_max_bytes()
-            except Exception as error:  # the releases in force stay so, and the next poll may succeed
+            except Exception as error:  # the present releases stay in force, and the next poll may succeed
                 _log.error("the releases cannot be followed: %s", error)
 
     def _update_max_bytes(self) -> None:
-        """Learns the largest record that the topic takes: a prediction that cannot be shipped is not given."""
+        """Updates the largest record that may be returned: a larger one could not be shipped."""
         largest = self._models.max_record_bytes(TOPIC)
         if largest is not None:
             self._predictor.max_bytes = min(largest, MAX_BYTES)
 
     def _collect_routes(self) -> list[_CompiledRoute]:
-        own = (
+        builtin = (
             ReadRoute("/healthz", _read_health),
             ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
         )
         routes: list[_CompiledRoute] = []
         for protocol in PROTOCOLS:
             routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
-        return [*routes, *((_compile_path(route.path), route, error_body) for route in own)]
+        return [*routes, *((_compile_path(route.path), route, error_body) for route in builtin)]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -106,7 +107,7 @@ class Endpoint:
                 continue
             allowed = "POST" if isinstance(route, PredictRoute) else "GET"
             if scope["method"] != allowed:
-                raise HttpError(405, "method", f"Ask with {allowed}.", headers={"Allow": allowed})
+                raise HttpError(405, "method", f"Use {allowed}.", headers={"Allow": allowed})
             if isinstance(route, PredictRoute):
                 await self._predict(route, match["model"], scope, receive, send)
             else:

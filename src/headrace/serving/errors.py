@@ -1,4 +1,4 @@
-"""Errors of a prediction request. They name the instance and the field; they know no transport.
+"""Errors of a prediction request. They name the instance and the field, and do not depend on the transport.
 
 RequestError          the request cannot be answered
 ├── UnknownModel      no release of this model is in force
@@ -7,7 +7,7 @@ RequestError          the request cannot be answered
 ├── WrongValue        a field has the wrong type, or its value is out of range
 ├── MissingFeatures   the model declares that it does not predict without a feature that is missing
 ├── FeatureFailed     an on-demand function failed
-└── OversizedPrediction   the record of the prediction is larger than its topic takes
+└── OversizedPrediction   the record of the prediction is larger than its topic accepts
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class RequestError(CallError):
     """The request cannot be answered.
 
     Args:
-        what: one sentence. It contains no feature value: clients may read it.
-        field: the field of the request that it concerns.
-        instance: the index of the instance that it concerns; None where the request has one instance only.
-        details: what else a client can use, as JSON values.
+        what: one sentence. It contains no feature value, because clients may read it.
+        field: the field of the request that the error concerns.
+        instance: the index of the instance that the error concerns; None if the request has only one instance.
+        details: further facts for the client, as JSON values.
 
     Attributes:
         code: one word for programs.
@@ -100,6 +100,6 @@ class FeatureFailed(RequestError):
 
 
 class OversizedPrediction(RequestError):
-    """The record of the prediction is larger than its topic takes."""
+    """The record of the prediction is larger than its topic accepts."""
 
     code = "too_large"

@@ -1,4 +1,4 @@
-"""Models: what a replica predicts with. It follows the releases, and activates each one whole or not at all."""
+"""Models: the released models of a replica. It follows the releases, and activates each whole or not at all."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ReleasedModel:
         answering: the arms that answer, with their servables.
         shadows: the shadow arms, with their servables.
         schema: the fields of an instance.
-        split_key: the entity key whose value decides the arm: the first of the plan.
+        split_key: the entity key whose value determines the arm: the first key of the plan.
         entities: every entity key of the answering plans.
     """
 
@@ -77,12 +77,12 @@ class Models:
     """The models of a project, each by its release in force.
 
     Args:
-        settings: of which project.
+        settings: the project's settings.
         names: the models to predict; empty: every model that is released.
 
     Attributes:
         released: model → its release in force. The mapping is replaced, never changed.
-        failed: model → its last release, where that could not be activated; the one before stays in force.
+        failed: model → its last release, if it could not be activated; the release before it stays in force.
     """
 
     def __init__(self, settings: Settings, names: Sequence[str] = ()) -> None:
@@ -94,7 +94,7 @@ class Models:
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
         self._file = settings.place("serving", "releases.json")
-        self._attempts: dict[str, tuple[str, float]] = {}  # model → release, when it was tried (monotonic)
+        self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
         self.failed: dict[str, ReleaseFailure] = {}
         if not self._poll_releases():
@@ -114,7 +114,9 @@ class Models:
             if failure is not None:
                 raise Unavailable(f"no release of model {name!r} could be activated: {failure.why}")
             raise UnknownModel(
-                f"No model {name!r} is released here.", field="model", details={"models": sorted(self.released)}
+                f"Model {name!r} is not released here.",
+                field="model",
+                details={"models": sorted(self.released)},
             )
         return model
 
@@ -124,7 +126,7 @@ class Models:
         return self._activate_latest()
 
     def max_record_bytes(self, topic: str) -> int | None:
-        """The largest record that the topic takes; None while the log is away."""
+        """The largest record that the topic accepts; None while the log is unavailable."""
         try:
             return None if self._log is None else self._log.largest(topic)
         except HeadraceError:
@@ -137,7 +139,7 @@ class Models:
             self._log.close()
 
     def _poll_releases(self) -> bool:
-        """Reads new releases from the log. Returns False while the log is away: what is in force stays so."""
+        """Reads new releases from the log. Returns False while the log is unavailable."""
         try:
             if self._log is None or self._releases is None:
                 self._log = logs.open(self._settings.log.url)
@@ -172,7 +174,7 @@ class Models:
         self._attempts[name] = (release.id, time.monotonic())
         try:
             model = ReleasedModel(release, self._load_servables(release))
-        except Exception as error:  # whatever is wrong with one release, the other models' are followed
+        except Exception as error:  # a broken release of one model must not stop the others
             self.failed = {**self.failed, name: ReleaseFailure(release.id, _describe(error))}
             _log.error("release %s of %s cannot be activated: %s", release.id, name, error)
             return False

@@ -1,4 +1,4 @@
-"""The record of one prediction, as it lies on topic `headrace.predictions`."""
+"""The record of one prediction, as topic `headrace.predictions` holds it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ __all__ = ["TOPIC", "Prediction", "Value"]
 
 TOPIC = "headrace.predictions"
 Value = float | str | list[float]
-"""What a model answers: a number, a label, or a list of numbers such as one probability a class."""
+"""The output of a model: a number, a label, or a list of numbers, such as a probability for each class."""
 
 
 @event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
 class Prediction(Struct, frozen=True):
-    """One prediction, with what it was made from.
+    """One prediction, with its inputs.
 
     Attributes:
         id: a UUIDv7; the response carries it.
-        model, version: which model predicted.
+        model, version: the model that predicted, and its version.
         plan: the digest of the version's feature plan.
         arm: the release's arm, such as `champion`.
-        shadow: whether a shadow arm made it; nobody received it then.
+        shadow: whether a shadow arm made it, so that no client received it.
         at: the time for which the features were looked up.
         instance: its index among the instances of the request, from 0.
         entity: entity key → value.
         request: the request's other fields.
-        features: feature (`view__name`) → value as the model saw it; null: missing.
-        value: the model's answer.
+        features: feature (`view__name`) → value as the model saw it; null if missing.
+        value: the model's output.
         latency_ms: milliseconds that lookup and model took. Instances of one request that the same arm
             predicts are looked up and predicted together: they have the same latency.
         missing: the features that were missing.
         positions: view → the position that its values were read at.
         release: the id of the release in force.
-        shadow_of: of a shadow's prediction, the id of the prediction that was sent to the client.
+        shadow_of: for a shadow's prediction, the id of the prediction that the client received.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Predictor: from decoded instances to predictions. It knows no HTTP."""
+"""Predictor: from decoded instances to predictions. It does not depend on HTTP."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["Instances", "SpoolingPredictor"]
 _log = logging.getLogger("headrace.serving")
 _encode = msgspec.json.Encoder().encode
 Instances = Sequence[Mapping[str, Any]]
-"""Field → value of each instance of a request, as RequestSchema.to_values gives them."""
+"""Field → value of each instance of a request, as RequestSchema.to_values returns them."""
 
 
 class SpoolingPredictor:
-    """Predicts by a release in force. A prediction is in the spool before it is returned.
+    """Predicts by a release in force. Every prediction is in the spool before it is returned.
 
     Threads may share it.
 
@@ -39,8 +39,8 @@ class SpoolingPredictor:
         spool: the folder of the spool.
 
     Attributes:
-        metrics: counts of what was predicted.
-        max_bytes: the largest record of a prediction; with a larger one the request is refused.
+        metrics: the counts of predictions and failures.
+        max_bytes: the largest record of a prediction; a request with a larger one is refused.
     """
 
     def __init__(self, spool: Path) -> None:
@@ -74,7 +74,7 @@ class SpoolingPredictor:
     def predict_shadows(
         self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
     ) -> None:
-        """Predicts the same instances by the shadow arms, for the log alone. It logs and counts failures."""
+        """Predicts the same instances by the shadow arms, for the log alone. Logs and counts failures."""
         for arm, servable in model.shadows:
             try:
                 self._append_to_spool(
@@ -110,7 +110,7 @@ class SpoolingPredictor:
         """Predicts instances by one arm.
 
         Args:
-            indexes: where each instance is in the request; None: they are all of the request.
+            indexes: the index of each instance in the request; None if they are the whole request.
             shadow_of: for a shadow arm, the predictions that were sent to the client.
         """
         started = time.perf_counter()
@@ -157,13 +157,13 @@ class SpoolingPredictor:
         for prediction, record in zip(predictions, records, strict=True):
             if len(record) > self.max_bytes:
                 raise OversizedPrediction(
-                    f"The prediction's record, with the request in it, would have {len(record):,} bytes,"
-                    f" and may have {self.max_bytes:,}.",
+                    f"The prediction's record, with the request in it, would have {len(record):,} bytes;"
+                    f" the limit is {self.max_bytes:,}.",
                     details={"instance": prediction.instance},
                 )
         try:
             self._spool.append(*records)
-        except OSError as error:  # a prediction that nobody could trace is not given
+        except OSError as error:  # a prediction that cannot be traced must not be returned
             raise Unavailable(f"the prediction cannot be written to the spool: {error}") from error
 
 
@@ -179,7 +179,7 @@ def _missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] |
 
 
 def _feature_failed(error: OnDemandError, indexes: Sequence[int] | None) -> FeatureFailed:
-    """What the client may read: the view and the instance, but no value."""
+    """The error for the client, who may learn the view and the instance but no value."""
     what, instance = f"The on-demand view {error.where!r} failed; the log of the process says why.", None
     if indexes is not None and error.row is not None:
         instance = indexes[error.row]

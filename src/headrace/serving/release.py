@@ -43,7 +43,7 @@ class Arm(Struct, frozen=True):
 
     Attributes:
         version: the model's version.
-        weight: its share of the entities, 0 to 1. A shadow arm's is 0.
+        weight: its share of the entities, 0 to 1; 0 for a shadow arm.
         shadow: whether the arm gets a copy of every request and its predictions are only logged.
         name: the arm's name, such as `champion`, `challenger` or `shadow`.
     """
@@ -62,11 +62,11 @@ class Release(Struct, frozen=True):
         id: a UUIDv7.
         model: the model's name.
         arms: the champion first; the weights of those that answer add up to 1.
-        by: who released: a person, or a flow.
+        by: the person or the flow that released.
         why: the reason.
         override: whether it was released although the gate refused a version of it.
         at: the time of the release.
-        restores: of a rollback, the id of the release whose arms it restores.
+        restores: for a rollback, the id of the release whose arms it restores.
     """
 
     id: str
@@ -82,7 +82,7 @@ class Release(Struct, frozen=True):
 def make(
     model: str, arms: Sequence[Arm], *, by: str, why: str, override: bool = False, restores: str | None = None
 ) -> Release:
-    """A new release with the time of now. It is not in force before `append`.
+    """Makes a release with the present time. It is not in force before `append`.
 
     Raises:
         CallError: no arm answers, two arms have the same name, a weight is outside 0..1, or the weights
@@ -130,30 +130,30 @@ def find_current(log: Log, model: str) -> Release | None:
 
 
 def champion_version(release: Release) -> int:
-    """The version of the arm `champion`; without such an arm, of the one with the largest weight."""
+    """The version of the arm `champion`; without such an arm, of the arm with the largest weight."""
     answering = [arm for arm in release.arms if not arm.shadow]
     champions = [arm for arm in answering if arm.name == "champion"]
     return max(champions or answering, key=lambda arm: arm.weight).version
 
 
 def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
-    """A new release with the arms of the release before the one in force. It is not in force before `append`.
+    """Makes a release with the arms of the release before the present one. It is not in force before `append`.
 
     A rollback after a rollback goes one release further back.
 
     Raises:
-        CallError: there is no release before the one in force.
+        CallError: the model has no release before the present one.
     """
     releases = history(log, model)
     current = _original_index(releases, len(releases) - 1) if releases else 0
     if current == 0:
-        raise CallError(f"model {model!r} has no release to go back to")
+        raise CallError(f"model {model!r} has no earlier release to roll back to")
     target = releases[_original_index(releases, current - 1)]
     return make(model, target.arms, by=by, why=why, override=target.override, restores=target.id)
 
 
 def _original_index(releases: Sequence[Release], index: int) -> int:
-    """The index of the release that first had these arms: of a rollback, the release that it restores."""
+    """The index of the release that first had these arms; for a rollback, that of the release it restores."""
     indexes = {release.id: place for place, release in enumerate(releases)}
     while (restored := releases[index].restores) is not None and indexes.get(restored, index) < index:
         index = indexes[restored]

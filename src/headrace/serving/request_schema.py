@@ -1,4 +1,4 @@
-"""Request schema: which fields an instance of a request has, from the plans of the versions that predict it."""
+"""Request schema: the fields of an instance of a request, from the plans of the versions that predict it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["RequestSchema"]
 class RequestSchema:
     """The fields of one instance: every entity key and every request field of the plans, each with its type.
 
-    No other field is allowed: a misspelt one is refused, not ignored. A protocol decodes to `instance_type`;
-    `to_values` then gives the values as the predictor takes them.
+    No other field is allowed, so that a misspelt field is refused, not ignored. A protocol decodes to
+    `instance_type`; `to_values` then converts the instances for the predictor.
 
     Args:
-        plans: those of the versions that answer.
-        shadows: those of shadow versions. A field that only they need may be missing.
+        plans: the plans of the versions that answer.
+        shadows: the plans of the shadow versions. A field that only they need may be missing.
 
     Attributes:
         fields: the fields that an instance must have: name → dtype.
@@ -40,7 +40,7 @@ class RequestSchema:
             for name, dtype in (*required.items(), *optional.items())
             if "timestamp" in dtype and (cleaner := input_cleaner(dtype)) is not None
         ]
-        # The struct's attributes are numbered, since the name of a field need not be an identifier.
+        # The struct's attributes are numbered, because the name of a field need not be an identifier.
         members: list[tuple[str, Any, Any]] = [
             (f"f{index}", json_type(dtype), msgspec.field(name=name))
             for index, (name, dtype) in enumerate(required.items())
@@ -52,7 +52,7 @@ class RequestSchema:
         self.instance_type = msgspec.defstruct("Instance", members, forbid_unknown_fields=True, gc=False)
 
     def to_values(self, instances: Sequence[Struct]) -> list[dict[str, Any]]:
-        """Field → value of each decoded instance. Timestamps become UTC, as training has them.
+        """Field → value of each decoded instance. Timestamps become UTC, as in training.
 
         Raises:
             WrongValue: a timestamp is out of range.

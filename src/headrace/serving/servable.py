@@ -1,4 +1,4 @@
-"""Servable: all that one version of a model needs to predict."""
+"""Servable: everything that one version of a model needs to predict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Servable:
     """One version of a model, ready to predict.
 
     Attributes:
-        version: its number.
+        version: the number of the version.
         plan: its feature plan.
         columns: the names of its features, in the order of the matrix.
         lookup: looks up and computes the features.
@@ -39,7 +39,7 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
 
     Raises:
         CallError: the version does not exist.
-        Refused: its bundle is not what was registered.
+        Refused: its bundle is not the registered one.
         ProjectError: its features cannot be served.
     """
     bundle = registry.bundle(model, version)
@@ -47,6 +47,6 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
     store.prepare(plan)
     predictor = load_model(bundle / MODEL)
     columns = tuple(feature.column for feature in plan.features)
-    # The first call is slow: it must not be a client's.
+    # The first call is slow, so it is made before any client's.
     predictor.predict(np.full((1, len(columns)), np.nan, np.float32))
     return Servable(version, plan, columns, Lookup(plan, store, predictor.meta.encoding), predictor)

@@ -1,11 +1,11 @@
-"""Shipping: moves predictions from the spool folder to topic `headrace.predictions`.
+"""Ships predictions: moves them from the spool folder to topic `headrace.predictions`.
 
 Predictions are appended to the log in batches. A file beside the spool file (`.shipped`) holds the offset up to
-which it is shipped. A batch that was appended just before a kill is appended again; ingest refuses the second
-copy by its ids.
+which it is shipped. If the shipper is killed just after an append, the batch is appended again; ingest
+refuses the second copy by its ids.
 
-A prediction that is larger than the topic takes is not given to a client. If the topic's limit is lowered after
-the answer, the shipper moves the prediction to a separate file and ships it once the topic takes it.
+A prediction that is larger than the topic accepts is not returned to a client. If the topic's limit is lowered
+after the answer, the shipper moves the prediction to a separate file and ships it once the topic accepts it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ShipResult(Struct):
 
     Attributes:
         predictions: predictions that were appended to the log.
-        oversized: predictions that were moved to a file of their own, as too large for the topic.
+        oversized: predictions that were too large for the topic, and were moved to separate files.
         torn: incomplete frames at the end of a file, which were skipped.
         files: spool files that were removed.
     """
@@ -75,7 +75,7 @@ def ship(folder: Path, log: Log) -> ShipResult:
     counted.
 
     Raises:
-        Unavailable: the log is away. What was not shipped stays in the folder.
+        Unavailable: the log cannot be reached. The remaining predictions stay in the folder.
     """
     result = ShipResult()
     if not folder.is_dir():
@@ -99,7 +99,7 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
     mark = path.with_suffix(".shipped")
     shipped = int(mark.read_text()) if mark.exists() else 0
     with path.open("rb") as file:
-        is_complete = _try_lock(file.fileno())  # before reading: nothing is written afterwards
+        is_complete = _try_lock(file.fileno())  # locked before reading, so that nothing is written afterwards
         file.seek(shipped)
         while True:
             predictions, used = split_frames(file.read(BATCH_BYTES))
@@ -125,11 +125,11 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
 def _write_oversized(folder: Path, prediction: bytes) -> None:
     oversized = folder_of_oversized(folder)
     oversized.mkdir(mode=0o700, exist_ok=True)
-    # Named by its content: written again after a kill, it is the same file.
+    # Named by its content, so that writing it again after a kill gives the same file.
     path = oversized / f"{short_digest(prediction)}.json"
     write_file(path, prediction)
     _log.error(
-        "a prediction of %d bytes is larger than topic %s takes; it was moved to %s",
+        "a prediction of %d bytes is larger than topic %s accepts; it was moved to %s",
         len(prediction),
         TOPIC,
         path,
@@ -137,7 +137,7 @@ def _write_oversized(folder: Path, prediction: bytes) -> None:
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Locks the file unless its writer holds the lock. Returns whether it did."""
+    """Locks the file unless its writer holds the lock. Returns whether it is locked now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -166,7 +166,7 @@ class Shipper:
 
     Attributes:
         total: the counts since the start.
-        error: why the last pass failed; None: it did not.
+        error: the error of the last pass; None if it succeeded.
     """
 
     def __init__(self, folder: Path, log: Log, interval: float = 0.25) -> None:
@@ -191,7 +191,7 @@ class Shipper:
     def _ship(self) -> None:
         try:
             self.total += ship(self._folder, self._log)
-        except HeadraceError as error:  # the log is away: the spool keeps the predictions meanwhile
+        except HeadraceError as error:  # while the log is unavailable, the spool keeps the predictions
             self.error = error
         else:
             self.error = None

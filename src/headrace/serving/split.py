@@ -1,4 +1,4 @@
-"""The traffic split: which arm answers an entity, by the entity key's value and the model's name alone."""
+"""The traffic split: chooses the arm for an entity by the value of its key and the model's name alone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class TrafficSplit:
     """The answering arms of a release, each with a part of the interval 0 to 1 as long as its weight.
 
     An entity has a fixed point in the interval: a hash of its key and the model's name. If an arm grows at
-    its neighbour's cost, the entities that it had stay with it.
+    its neighbour's cost, it keeps the entities that it had.
 
     Args:
         model: the model's name, which makes the splits of two models independent.
-        arms: those that answer; their weights add up to 1.
+        arms: the answering arms; their weights add up to 1.
     """
 
     def __init__(self, model: str, arms: Sequence[Arm]) -> None:

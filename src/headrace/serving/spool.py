@@ -1,4 +1,4 @@
-"""The spool: a folder that keeps each prediction from before it is answered until it is on the log.
+"""The spool: a folder that keeps each prediction until it is on the log.
 
 A replica appends a prediction to its spool file before it answers: one write, no fsync. The prediction survives
 the process; a crash of the machine may lose the last moments, since the answer does not wait for the disk.
@@ -38,7 +38,7 @@ _ROTATE = 8 << 20  # bytes after which the next file begins
 BATCH_BYTES = 4 << 20
 """How many bytes of a spool file are shipped together."""
 MAX_BYTES = BATCH_BYTES - _HEAD.size
-"""The largest prediction that fits into a frame, whatever its topic takes."""
+"""The largest prediction that fits into a frame, whatever limit its topic has."""
 DEFAULT_MAX_BYTES = 1_000_000
 """The largest prediction that every log takes unless it is configured otherwise."""
 
@@ -66,7 +66,7 @@ class Spool:
             ValueError: a prediction is larger than MAX_BYTES.
         """
         if any(len(prediction) > MAX_BYTES for prediction in predictions):
-            raise ValueError(f"a prediction may have {MAX_BYTES} bytes at most")
+            raise ValueError(f"a prediction may have at most {MAX_BYTES} bytes")
         frames = b"".join(
             _HEAD.pack(len(prediction), zlib.crc32(prediction)) + prediction for prediction in predictions
         )
@@ -75,7 +75,7 @@ class Spool:
                 os.close(self._file)
                 self._open()
             written = os.write(self._file, frames)
-            if written != len(frames):  # a full disk: the next frame must not follow half a frame
+            if written != len(frames):  # the disk is full, and the next frame must not follow half a frame
                 os.ftruncate(self._file, self._size)
                 raise OSError(errno.ENOSPC, "the spool's disk is full", str(self._folder))
             self._size += written
@@ -102,7 +102,7 @@ def find_spool_files(folder: Path) -> list[Path]:
 
 
 def folder_of_oversized(folder: Path) -> Path:
-    """Where a shipper keeps predictions that the topic does not take."""
+    """The folder in which a shipper keeps predictions that are too large for the topic."""
     return folder / "oversized"
 
 

@@ -1,4 +1,4 @@
-"""The system topics, which Headrace itself writes: each has a contract and is ingested like any other."""
+"""The system topics, which Headrace itself writes. Each has a contract and is ingested like any other topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trial: a release is loaded and predicts, as on a replica, before it is put in force."""
+"""Trial: loads a release and predicts with it, as a replica would, before it is put in force."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def try_release(settings: Settings, release: Release, instances: Mapping[int, _I
     """Loads every version of the release and predicts with it.
 
     Args:
-        settings: of which project.
-        release: what is to be put in force; nothing is written.
-        instances: version → entity keys and request fields of real rows, to predict. A version without any
-            is only loaded, and its views are checked.
+        settings: the project's settings.
+        release: the release to try; nothing is written.
+        instances: version → entity keys and request fields of real rows to predict. A version without
+            instances is only loaded, and its views are checked.
 
     Raises:
         Refused: a version cannot be loaded or cannot predict, or the versions cannot answer the same requests;
             the error names the version and the reason.
-        Unavailable: the registry or the online store is away, or a view has no values yet.
+        Unavailable: the registry or the online store cannot be reached, or a view has no values yet.
     """
     registry = registries.open(settings)
     with closing(online.open(settings.online.url)) as store:
@@ -76,9 +76,9 @@ def _predict(servable: Servable, instances: _Instances) -> None:
     answers = servable.lookup.features(instances, now_micros())
     values = servable.predictor.predict(answers.matrix)
     is_finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    bad = np.flatnonzero(~is_finite)
-    if len(bad):
-        raise ValueError(f"it predicts {values[bad[0]]} for {dict(instances[bad[0]])}")
+    invalid = np.flatnonzero(~is_finite)
+    if len(invalid):
+        raise ValueError(f"it predicts {values[invalid[0]]} for {dict(instances[invalid[0]])}")
 
 
 def _refusal(model: str, subject: str, error: Exception) -> Refused:
@@ -87,5 +87,5 @@ def _refusal(model: str, subject: str, error: Exception) -> Refused:
         f"{subject} of model {model!r} cannot answer requests: "
         + (known.what if known else f"{type(error).__name__}: {error}"),
         where=known.where if known else None,
-        remedy=(known.remedy if known else None) or "Nothing was released; the release before stays in force.",
+        remedy=(known.remedy if known else None) or "Nothing was released; the present release stays in force.",
     )

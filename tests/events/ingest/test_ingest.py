@@ -224,7 +224,7 @@ def test_a_recreated_topic_is_refused(contract: Contract, events_log: Log, lake:
     for path in settings.place("log").iterdir():
         path.unlink()
     events_log.create("clicks")
-    with pytest.raises(Refused, match="made again") as raised:
+    with pytest.raises(Refused, match="created again") as raised:
         Ingest(contract, events_log, lake)
     assert raised.value.remedy
 
@@ -549,6 +549,6 @@ def test_a_topic_recreated_under_a_running_ingest_is_refused(
         path.unlink()
     events_log.create("clicks")
     events_log.append("clicks", [click(2), click(3)])
-    with pytest.raises(Refused, match="made again"):
+    with pytest.raises(Refused, match="created again"):
         ingest.step()
     assert table_rows(lake, contract)["user"].to_list() == [1]

@@ -49,7 +49,7 @@ def test_a_good_event_is_rewritten_with_its_original_field_values(events_log: Lo
     events_log.trim("sales", {0: 3})
     events, _ = read_events(contract, lake.table("sales"), events_log, 0, 0, 2, 10)
     rows = pl.DataFrame(events)
-    assert rows["_again"].to_list() == [True, False]
+    assert rows["_rewritten"].to_list() == [True, False]
     rewritten, torn = rows["_raw"]
     assert torn == b"torn"
     assert json.loads(rewritten, parse_float=str) == json.loads(raw, parse_float=str)

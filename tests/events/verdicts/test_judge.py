@@ -308,7 +308,7 @@ def test_an_event_before_oldest_is_refused() -> None:
     assert judge_one(click(1, at="1970-01-01T00:00:00Z"))["_valid"]
     row = judge_one(click(1, at="1969-12-31T23:59:59.999999Z"))
     assert (row["_code"], row["_field"]) == ("out_of_range", "at")
-    assert row["_reason"].endswith("lies before 1970-01-01 00:00:00+00:00, the oldest that the contract takes")
+    assert row["_reason"].endswith("is before 1970-01-01 00:00:00+00:00, the oldest time of the contract")
     ancient = attrs.evolve(contract_for(Click), oldest=datetime(1, 1, 1, tzinfo=UTC))
     assert judge_one(click(1, at="1901-01-01T00:00:00Z"), ancient)["at"] == datetime(1901, 1, 1, tzinfo=UTC)
     assert judge_one(click(1, at="0001-01-01T00:00:00Z"), ancient)["at"] == datetime(1, 1, 1, tzinfo=UTC)

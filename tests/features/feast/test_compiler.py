@@ -179,7 +179,7 @@ WRONG = {
     ),
     "another name": (("features=[activity,", "features=[activity.with_name('other'),"), "another name", ""),
     "no such view": (("features=[activity,", "features=['nothing',"), "'nothing' is not at the top", ""),
-    "no such feature": (("features=[activity,", "features=['activity:no',"), "names no feature", ""),
+    "no such feature": (("features=[activity,", "features=['activity:no',"), "does not name a feature", ""),
     "taken twice": (("features=[activity,", "features=[activity, activity,"), "activity__spent twice", ""),
     "on-demand that is kept": (
         ('mode="python", singleton=True', 'mode="python", singleton=True, write_to_online_store=True'),
@@ -196,7 +196,7 @@ WRONG = {
         "lack 'budget', a field of the request",
         "Columns of labels",
     ),
-    "no service": (("features=bought_features", "features=[activity]"), "are a list", "FeatureService"),
+    "no service": (("features=bought_features", "features=[activity]"), "not a list", "FeatureService"),
     "default for nothing": (
         ("trainer=XGBoost()", "trainer=XGBoost(), missing={'sspent': 0.0}"),
         "names no feature",
@@ -228,7 +228,7 @@ WRONG = {
     "request field of another type than the labels": (
         ('schema=[Field(name="price", dtype=Float64)])', 'schema=[Field(name="price", dtype=String)])'),
         "is declared as string, and labels 'labels' of model 'bought' have float64",
-        "one type",
+        "the same type",
     ),
     "text target": (
         ('target="bought"', 'target="item"'),
@@ -307,7 +307,7 @@ feast.Entity(name=3, value_type=feast.ValueType.INT64)  # typeguard would refuse
 def test_a_default_that_is_not_a_value_is_refused_where_it_is_declared(
     small: Callable[..., Project], wrong: str
 ) -> None:
-    with pytest.raises(ProjectError, match="is not a policy") as raised:
+    with pytest.raises(ProjectError, match="is not valid") as raised:
         small(("trainer=XGBoost()", f"trainer=XGBoost(), missing={{'spent': {wrong}}}"))
     assert "features.py:" in (raised.value.where or "")
     with pytest.raises(ProjectError, match="missing='zero'"):

@@ -91,10 +91,10 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: TableSource("facts"), "that is not a table"),
-        (lambda: TableSource(timeless), "cannot tell which column"),
+        (lambda: TableSource("facts"), "the argument is not a table"),
+        (lambda: TableSource(timeless), "the time column of the table is not known"),
         (lambda: TableSource(facts, timestamp_field="then"), "'then' is not a column of facts"),
-        (lambda: TableSource(facts, field_mapping={"seen": "x"}), "does not take field_mapping"),
+        (lambda: TableSource(facts, field_mapping={"seen": "x"}), "does not accept field_mapping"),
     ],
 )
 def test_a_wrong_source_is_refused(make: Callable[[], TableSource], what: str) -> None:

@@ -44,7 +44,7 @@ def test_a_task_follows_from_the_metrics_that_only_it_has() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"task": "ranking"}, "task='ranking' of model 'm' is not a task"),
+        ({"task": "ranking"}, "task='ranking' of model 'm' is not a valid task"),
         ({"gate": [at_most("rmse", 3)], "task": "binary"}, "its task is binary"),
         ({"gate": [at_most("rmse", 3), at_least("roc_auc", 0.5)]}, "its other metrics are of another task"),
     ],

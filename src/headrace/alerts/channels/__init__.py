@@ -1,6 +1,6 @@
-"""Channels: where alerts go. `channels(settings)` opens those that the profile names.
+"""Channels: deliver alerts. `channels(settings)` opens those that the profile names.
 
-One more kind of channel is one more module here, with `EXAMPLE` and `open`, and its name in `_KINDS`.
+To add a kind of channel, add a module here with `EXAMPLE` and `open`, and list it in `_KINDS`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KINDS: tuple[ChannelKind, ...] = (webhook, slack, mail)
 
 
 def channels(settings: Settings) -> list[Channel]:
-    """The channels that the profile names.
+    """Opens the channels that the profile names.
 
     Raises:
         ProjectError: an address is not valid; the error names its place and does not quote it.
@@ -39,7 +39,7 @@ def _open(address: str, settings: Settings, where: str) -> Channel:
             return channel
     examples = ", ".join(kind.EXAMPLE for kind in _KINDS)
     raise ProjectError(
-        "the address of a channel for alerts is not valid (it is not shown: it may hold a secret)",
+        "the address of an alert channel is not valid (it is not shown, because it may hold a secret)",
         where=where,
         remedy=f"Write {examples}, or env:NAME for one of these in an environment variable.",
     )

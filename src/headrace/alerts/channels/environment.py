@@ -19,8 +19,8 @@ class EnvironmentChannel:
 
     Args:
         address: `env:NAME`.
-        settings: of the project.
-        where: the address's place, for errors.
+        settings: the project's settings.
+        where: the place of the address, for errors.
         open_channel: opens the channel of an address.
     """
 

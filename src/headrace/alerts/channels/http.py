@@ -1,6 +1,6 @@
-"""POST of an alert to an HTTP address, for webhooks and what is shaped like one.
+"""Posts an alert to an HTTP address, for webhooks and similar channels.
 
-urllib and not httpx: httpx logs whole addresses, and an address may be a secret.
+It uses urllib, because httpx logs whole addresses, and an address may be a secret.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from headrace.kernel.errors import Refused, Unavailable
 __all__ = ["host_of", "post"]
 
 _SECONDS = 10.0
-_TRY_AGAIN = frozenset({401, 403, 404, 407, 408, 425, 429})  # the receiver's state, not the alert, is wrong
+_TRY_AGAIN = frozenset({401, 403, 404, 407, 408, 425, 429})  # the receiver's state is wrong, not the alert
 
 
 def host_of(url: str) -> str | None:
-    """The host of an http(s) address; None if the address is not one that can be posted to."""
+    """The host of an http(s) address; None if the address is not valid."""
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -39,14 +39,14 @@ def post(url: str, body: bytes, alert_id: str, name: str) -> None:
     The signature is the hex HMAC-SHA-256 of the body: `X-Headrace-Signature-256: sha256=...`.
 
     Args:
-        url: http(s).
+        url: an http(s) address.
         body: the JSON.
-        alert_id: the id of the change: the header `Idempotency-Key`.
-        name: the channel's, for errors.
+        alert_id: the id of the change, sent as the header `Idempotency-Key`.
+        name: the channel's name, for errors.
 
     Raises:
-        Unavailable: it cannot be reached, or does not take it now.
-        Refused: it answered that it will never take this body.
+        Unavailable: the receiver cannot be reached, or does not accept the alert now.
+        Refused: the receiver answered that it will never accept this body.
     """
     headers = {"Content-Type": "application/json", "Idempotency-Key": alert_id, "User-Agent": "headrace"}
     secret = os.environ.get("HEADRACE_ALERTS_SECRET")
@@ -67,7 +67,7 @@ def post(url: str, body: bytes, alert_id: str, name: str) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: a redirected POST would arrive as a GET. It counts as not delivered."""
+    """Follows no redirect: a redirected POST would arrive as a GET. A redirect counts as a failure."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -30,7 +30,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def open(address: str, settings: Settings) -> Channel | None:  # noqa: A001
-    """The channel of a `mailto:` address; None if it is not one."""
+    """Opens the channel of a `mailto:` address; None if the address is of another kind, or not valid."""
     if not address.startswith(_PREFIX):
         return None
     recipients = [unquote(recipient).strip() for recipient in address.removeprefix(_PREFIX).split(",")]
@@ -40,7 +40,7 @@ def open(address: str, settings: Settings) -> Channel | None:  # noqa: A001
 
 
 class _MailServer(NamedTuple):
-    """What HEADRACE_SMTP_URL says: `smtps://user:password@host:465?from=sender`, `smtp://host:25`."""
+    """The server of HEADRACE_SMTP_URL: `smtps://user:password@host:465?from=sender` or `smtp://host:25`."""
 
     scheme: str
     host: str
@@ -53,7 +53,7 @@ class _MailServer(NamedTuple):
 class MailChannel:
     """Sends a mail to all recipients.
 
-    With `smtp://`, TLS is used if the server offers it; without TLS a password goes to no other machine.
+    With `smtp://`, TLS is used if the server offers it; without TLS no password is sent to another machine.
     """
 
     def __init__(self, address: str, recipients: Sequence[str], settings: Settings) -> None:
@@ -93,7 +93,7 @@ class MailChannel:
             host = None
         if host is None or parts.scheme not in ("smtp", "smtps"):
             raise Unavailable(
-                "environment variable HEADRACE_SMTP_URL names no mail server",
+                "environment variable HEADRACE_SMTP_URL does not name a mail server",
                 where=self.name,
                 remedy="Set it to smtps://user:password@host:465 or smtp://host:25.",
             )
@@ -106,7 +106,7 @@ class MailChannel:
             raise Unavailable(
                 "the mail server offers no TLS: the password is not sent",
                 where=self.name,
-                remedy="Name its smtps:// address in HEADRACE_SMTP_URL.",
+                remedy="Set HEADRACE_SMTP_URL to an smtps:// address.",
             )
         server.login(target.user, target.password)
 

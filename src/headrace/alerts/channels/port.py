@@ -1,4 +1,4 @@
-"""What a channel for alerts is, and what all channels share."""
+"""The port of an alert channel, and the text that all channels share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Channel", "ChannelKind", "describe_error", "headline"]
 class Channel(Protocol):
     """Delivers alerts to one address.
 
-    An address may hold a secret in its path, so no error, log or status shows it: a channel is named by its
-    kind, its host and some digits of the address's digest.
+    An address may hold a secret in its path, so no error, log or status shows it: a channel's name consists of
+    its kind, its host and some digits of the address's digest.
 
     Attributes:
         name: its name in errors, logs and status.
-        id: what distinguishes it from every other channel; no secret.
+        id: its unique id; not a secret.
     """
 
     name: str
@@ -28,14 +28,14 @@ class Channel(Protocol):
         """Delivers one change of an alert.
 
         Raises:
-            Unavailable: the address cannot be reached now; it is tried again.
+            Unavailable: the address cannot be reached now; delivery is tried again.
             Refused: the address will never accept this change.
         """
         ...
 
 
 class ChannelKind(Protocol):
-    """One module of this folder: a kind of channel.
+    """A kind of channel: one module of this folder.
 
     Attributes:
         EXAMPLE: an address of this kind, for remedies.
@@ -44,12 +44,12 @@ class ChannelKind(Protocol):
     EXAMPLE: str
 
     def open(self, address: str, settings: Settings) -> Channel | None:
-        """The channel at this address; None if the address is of another kind, or not valid."""
+        """Opens the channel at an address; None if the address is of another kind, or not valid."""
         ...
 
 
 def headline(alert: Alert, settings: Settings) -> str:
-    """One line: project and profile, severity, state unless raised, subject and reason."""
+    """An alert in one line: project and profile, severity, state unless raised, subject and reason."""
     state = "" if alert.state == "raised" else f" {alert.state}"
     origin = f"[{settings.project}/{settings.profile_name}]"
     return f"{origin} {alert.severity}{state}: {alert.subject} {alert.reason}"

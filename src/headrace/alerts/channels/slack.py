@@ -1,4 +1,4 @@
-"""Slack's incoming webhooks, and what is shaped like them: `slack+https://...`."""
+"""Slack's incoming webhooks, and compatible webhooks: `slack+https://...`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNS = {"raised": ":rotating_light:", "changed": ":warning:", "resolved": ":wh
 
 
 def open(address: str, settings: Settings) -> Channel | None:  # noqa: A001
-    """The Slack webhook at this address; None if it is not the address of one."""
+    """Opens the Slack webhook at an address; None if it is not the address of a Slack webhook."""
     url = address.removeprefix(_PREFIX)
     host = host_of(url)
     return None if host is None or url == address else SlackChannel(address, url, host, settings)
@@ -42,5 +42,5 @@ class SlackChannel:
 
 
 def _escape(text: str) -> str:
-    """Escapes the three characters that Slack names: no text can become a link or a mention."""
+    """Escapes the three characters that Slack interprets, so that no text becomes a link or a mention."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

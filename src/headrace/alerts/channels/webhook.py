@@ -16,7 +16,7 @@ EXAMPLE = "https://host/path"
 
 
 def open(address: str, settings: Settings) -> Channel | None:  # noqa: A001
-    """The webhook at this address; None if it is not the address of one."""
+    """Opens the webhook at an address; None if it is not the address of a webhook."""
     host = host_of(address)
     return None if host is None else WebhookChannel(address, host, settings)
 

@@ -1,7 +1,7 @@
-"""The collector: the HTTP door through which events enter.
+"""The collector: the HTTP endpoint that receives events.
 
-`POST /events/{topic}` takes one JSON object, an array of them, or NDJSON, and answers 202 only when
-every accepted event is durable on the log. A request is taken whole or not at all, unless it says
+`POST /events/{topic}` accepts one JSON object, an array of them, or NDJSON, and answers 202 only when every
+accepted event is durable on the log. It accepts all events of a request or none, unless the request says
 `?partial=accept`.
 """
 
@@ -30,24 +30,27 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Collector:
-    """The ASGI application; it goes behind http.middleware.GuardMiddleware, which sees to token, host and size.
+    """The collector's ASGI application, for use behind http.middleware.GuardMiddleware.
+
+    The middleware checks the token, the host and the size of each request.
 
     Args:
-        contracts: topic → contract: the topics that take events. The door takes JSON: for a topic with
-            another format it answers 415.
-        log: where they go.
-        folder: where the Idempotency-Keys of the last day are kept.
-        most_waiting: bytes of events that may wait for the log, a topic; more is answered 429.
+        contracts: topic → contract, of the topics that accept events. Requests are JSON: for a topic with
+            another format the answer is 415.
+        log: the log to append to.
+        folder: where the Idempotency-Keys of the last day are stored.
+        most_waiting: bytes of events that may wait for the log, per topic; a request beyond them is answered
+            with 429.
     """
 
     def __init__(
         self, contracts: Mapping[str, Contract], log: Log, folder: Path, *, most_waiting: int = _MOST_WAITING
     ) -> None:
-        accepted = {topic for topic, contract in contracts.items() if formats.find(contract).plain_json}
+        json_topics = {topic for topic, contract in contracts.items() if formats.find(contract).plain_json}
         self._other_formats = {
-            topic: contract.format for topic, contract in contracts.items() if topic not in accepted
+            topic: contract.format for topic, contract in contracts.items() if topic not in json_topics
         }
-        contracts = {topic: contract for topic, contract in contracts.items() if topic in accepted}
+        contracts = {topic: contract for topic, contract in contracts.items() if topic in json_topics}
         self._requests = {
             topic: IdempotencyStore(folder / f"requests-{contract.table}.db", log)
             for topic, contract in contracts.items()
@@ -83,27 +86,27 @@ class Collector:
     def _intake(self, scope: Scope) -> Intake:
         path = scope["raw_path"].decode("ascii").split("/")
         if len(path) != 3 or path[:2] != ["", "events"]:
-            raise HttpError(404, "not_found", "Events are posted to /events/{topic}.")
+            raise HttpError(404, "not_found", "Post events to /events/{topic}.")
         topic = unquote(path[2])
         if topic in self._other_formats:
             raise HttpError(
                 415,
                 "format",
                 f"The collector accepts JSON, and the events of {topic!r} have the format "
-                f"{self._other_formats[topic]!r}: put them on the log with a producer of that format.",
+                f"{self._other_formats[topic]!r}: write them to the log with a producer of that format.",
             )
         if topic not in self._intakes:
             known = ", ".join(sorted(self._intakes))
             raise HttpError(
-                404, "no_topic", f"There is no topic {topic!r} with a contract; there are: {known}."
+                404, "no_topic", f"No topic {topic!r} has a contract. The topics with a contract are: {known}."
             )
         if scope["method"] != "POST":
-            raise HttpError(405, "method", "Events are posted.", headers={"Allow": "POST"})
+            raise HttpError(405, "method", "Send events by POST.", headers={"Allow": "POST"})
         return self._intakes[topic]
 
 
 def _events(scope: Scope, content: bytes) -> list[bytes]:
-    """The events of the body, each as the bytes it came in."""
+    """The events of the body, each as the bytes that were sent."""
     kind = (find_header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         values = [line for line in content.split(b"\n") if line.strip()]
@@ -119,7 +122,7 @@ def _events(scope: Scope, content: bytes) -> list[bytes]:
     else:
         values = [content]
     if not values or not content.strip():
-        raise HttpError(400, "empty", "There is no event in the body.")
+        raise HttpError(400, "empty", "The body holds no event.")
     return values
 
 
@@ -127,24 +130,24 @@ def _partial(scope: Scope) -> bool:
     try:
         query = parse_qs(scope["query_string"].decode("ascii"), strict_parsing=bool(scope["query_string"]))
     except ValueError:
-        raise HttpError(400, "query", "The query cannot be read.") from None
+        raise HttpError(400, "query", "The query string is not valid.") from None
     unknown = sorted(set(query) - {"partial"})
     if unknown or query.get("partial", ["refuse"]) not in (["accept"], ["refuse"]):
         raise HttpError(
             400,
             "query",
-            "The query may say partial=accept or partial=refuse.",
+            "The only query parameter is partial, with the value accept or refuse.",
             field=unknown[0] if unknown else "partial",
         )
     return query.get("partial") == ["accept"]
 
 
 def _key(scope: Scope, content: bytes) -> IdempotencyKey | None:
-    given = find_header(scope, b"idempotency-key")
-    if given is None:
+    key = find_header(scope, b"idempotency-key")
+    if key is None:
         return None
-    if not 0 < len(given) <= _LONGEST_KEY:
+    if not 0 < len(key) <= _LONGEST_KEY:
         raise HttpError(
             400, "key", f"An Idempotency-Key has 1 to {_LONGEST_KEY} bytes.", field="Idempotency-Key"
         )
-    return IdempotencyKey.of(given, scope["query_string"], content)
+    return IdempotencyKey.of(key, scope["query_string"], content)

@@ -1,5 +1,5 @@
-"""Intake: the events of one topic from many requests at once, judged and appended together, so that they share
-one pass of the judge and one fsync."""
+"""Intake: judges and appends the events of many requests to one topic together, so that they share one pass of
+the judge and one fsync."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("headrace.events")
 _GROUP = 20_000  # events judged and appended at once
 _MOST_LISTED = 100  # refused events that an answer lists
 _TOO_LARGE = "too_large"
-_LARGEST = 1 << 20  # bytes of an event with its key, where the log takes more
+_LARGEST = 1 << 20  # bytes of an event with its key, even if the log accepts more
 _encoder = msgspec.json.Encoder()
 
 
@@ -42,8 +42,8 @@ class OfferedEvents:
         values: the events as they came.
         partial: whether good events are accepted if others are refused.
         key: its Idempotency-Key, if any.
-        answer: set to the body of the 202, or to the HttpError.
-        refused: place of an event that is not accepted → what the answer says of it.
+        answer: set to the body of the 202 answer, or to the HttpError.
+        refused: place of an event that is not accepted → its entry in the answer.
     """
 
     values: Sequence[bytes]
@@ -65,11 +65,11 @@ class OfferedEvents:
         return None if self.key is None else {REQUEST: self.key.key}
 
     def refuse(self, at: int, code: str, field: str | None, reason: str) -> None:
-        """Notes that the event at this place is not accepted, and why."""
+        """Records that the event at this place is not accepted, and why."""
         self.refused[at] = {"index": at, "code": code, "field": field, "reason": reason}
 
     def describe_refused(self) -> list[dict[str, Any]]:
-        """What the answer says of the first hundred events that are not accepted."""
+        """The answer's entries for the first hundred events that are not accepted."""
         return [self.refused[at] for at in sorted(self.refused)[:_MOST_LISTED]]
 
 
@@ -77,10 +77,10 @@ class Intake:
     """The events of one topic on their way to the log.
 
     Args:
-        contract: what they must be. Duplicates are not refused here: only ingest knows what was admitted.
-        log: where they go; the topic is created if it does not exist.
+        contract: judges the events. Duplicates are not refused here: only ingest knows what was admitted.
+        log: the log to append to; the topic is created if it does not exist.
         requests: the store of Idempotency-Keys.
-        most: bytes that may wait; more is answered 429.
+        most: bytes that may wait to be appended; a request beyond them is answered with 429.
     """
 
     def __init__(self, contract: Contract, log: Log, requests: IdempotencyStore, most: int) -> None:
@@ -95,14 +95,14 @@ class Intake:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"collect {contract.topic}")
         self._task: asyncio.Task[None] | None = None
         log.create(contract.topic, contract.partitions, contract.retention)
-        self._judge.judge(_batch([b"{}"]))  # Arrow loads pandas at its first conversion: not under a request
+        self._judge.judge(_batch([b"{}"]))  # so that no request waits while Arrow loads pandas
 
     async def offer(self, values: Sequence[bytes], *, partial: bool, key: IdempotencyKey | None) -> bytes:
-        """The body of the 202 once the events are durable on the log.
+        """Waits until the events are durable on the log; returns the body of the 202 answer.
 
         Raises:
-            HttpError: 422 or 413 with the refused events, 429 where too much is waiting.
-            HeadraceError: the log is away; the events may or may not have been appended.
+            HttpError: 422 or 413 with the refused events; 429 if too much is waiting.
+            HeadraceError: the log cannot be reached; the events may or may not have been appended.
         """
         size = sum(map(len, values)) + 1000
         if self._size + size > self._most and self._size:
@@ -147,8 +147,8 @@ class Intake:
         keys: set[bytes] = set()
         events = 0
         for offered in self._waiting:
-            again = offered.key is not None and offered.key.key in keys
-            if again or (group and events + len(offered.values) > _GROUP):
+            is_repeated = offered.key is not None and offered.key.key in keys
+            if is_repeated or (group and events + len(offered.values) > _GROUP):
                 later.append(offered)
                 continue
             group.append(offered)
@@ -159,7 +159,7 @@ class Intake:
         return group
 
     def _take(self, group: list[OfferedEvents]) -> list[bytes | Exception]:
-        """On the intake's thread: an answer for each request of the group."""
+        """Judges and appends the events of a group, on the intake's thread; returns an answer per request."""
         self._judge_all(group)
         self._refuse_large(group)
         while True:
@@ -177,17 +177,17 @@ class Intake:
     def _judge_all(self, group: list[OfferedEvents]) -> None:
         values = [value for offered in group for value in offered.values]
         owner = [(offered, at) for offered in group for at in range(len(offered.values))]
-        rows = self._judge.judge(_batch(values))
+        verdicts = self._judge.judge(_batch(values))
         for offered in group:
             offered.keys = [None] * len(offered.values)
-        places: list[Any] = rows.rows["_log_offset"].to_pylist()
+        places: list[Any] = verdicts.rows["_log_offset"].to_pylist()
         if self._key is not None:
-            keys_of_rows = rows.rows[self._key].slice(0, rows.good).to_pylist()
+            keys_of_rows = verdicts.rows[self._key].slice(0, verdicts.good).to_pylist()
             for place, value in zip(places, keys_of_rows, strict=False):
                 offered, at = owner[place]
                 offered.keys[at] = key_of(value)
-        bad = rows.rows.slice(rows.good).select(["_log_offset", "_code", "_field", "_reason"])
-        for row in bad.to_pylist():
+        refused = verdicts.rows.slice(verdicts.good).select(["_log_offset", "_code", "_field", "_reason"])
+        for row in refused.to_pylist():
             offered, at = owner[row["_log_offset"]]
             offered.refuse(at, row["_code"], row["_field"], row["_reason"])
 
@@ -202,7 +202,7 @@ class Intake:
                     offered.refuse(at, _TOO_LARGE, None, reason)
 
     def _immediate_answer(self, offered: OfferedEvents) -> bytes | Exception | None:
-        """The answer to a request that is refused, or that was answered before; else None."""
+        """The answer to a request that is refused or was handled before; None: its events must be appended."""
         try:
             known = None if offered.key is None else self._requests.find_outcome(self._topic, offered.key)
         except HttpError as error:
@@ -216,7 +216,10 @@ class Intake:
         return None
 
     def _append(self, fresh: list[tuple[int, OfferedEvents]], answers: dict[int, bytes | Exception]) -> bool:
-        """Appends their events; False if the log refused some and appended none: these are refused now."""
+        """Appends the events of fresh requests; False if the log refused some, and so appended none.
+
+        The events that the log refused are marked as refused, so that the caller can append the others.
+        """
         keyed = [(offered.key, len(offered.good)) for _, offered in fresh if offered.key is not None]
         if keyed:
             self._requests.intend(self._topic, keyed)
@@ -240,18 +243,20 @@ class Intake:
             answers[at] = _acceptance(offered, positions[start:end])
             start = end
         if keyed:
-            done = [
-                (offered.key, a) for at, offered in fresh if offered.key and isinstance(a := answers[at], bytes)
+            keyed_answers = [
+                (offered.key, answer)
+                for at, offered in fresh
+                if offered.key and isinstance(answer := answers[at], bytes)
             ]
             try:
-                self._requests.store_answers(self._topic, done)
-            except Unavailable:  # the events are on the log, where their key is found again
-                _log.warning("the answers to %d requests could not be kept", len(done), exc_info=True)
+                self._requests.store_answers(self._topic, keyed_answers)
+            except Unavailable:  # a repeated request finds its key on the log, where the events are
+                _log.warning("%d answers to requests could not be stored", len(keyed_answers), exc_info=True)
         return True
 
 
 def _refusal(offered: OfferedEvents) -> HttpError:
-    """The answer to a request of which nothing is accepted."""
+    """The answer to a request without accepted events."""
     total, events = len(offered.refused), offered.describe_refused()
     more = {"refused": total, "events": events}
     if all(event["code"] == _TOO_LARGE for event in offered.refused.values()):
@@ -269,7 +274,7 @@ def _acceptance(offered: OfferedEvents, positions: list[tuple[int, int]]) -> byt
 
 
 def _batch(values: list[bytes]) -> Batch:
-    """The events as if they were on the log already, in the order they came."""
+    """A batch of the events as if the log already held them, in their order of arrival."""
     n = len(values)
     nothing = [None] * n
     arrived = np.full(n, now_micros(), np.int64)

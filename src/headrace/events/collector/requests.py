@@ -1,9 +1,9 @@
-"""The store of Idempotency-Keys: a request that is repeated under its key is answered again, not appended
-again, also if the collector was killed between the append and the answer.
+"""The store of Idempotency-Keys: a repeated request is answered again, not appended again, even if the
+collector was killed between the append and the answer.
 
-The log and this file are two stores, so no transaction spans them. Instead the intent is written
-first: the key and where the topic then ended. The events carry the key in a header. A key that has an
-intent and no answer is looked for on the log from there on: found, it was appended; else it was not.
+No transaction spans the log and this file. So the intent is written first: the key, and the ends of the topic
+at that time. The events carry the key in a header. If a key has an intent but no answer, the log is searched
+from those ends: its events were appended only if they are found there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CREATE INDEX IF NOT EXISTS request_at ON request (at);
 
 
 class IdempotencyKey(Struct, frozen=True):
-    """A request's Idempotency-Key and what it came with, as digests."""
+    """The digests of a request's Idempotency-Key and of its content."""
 
     key: bytes
     body: bytes
@@ -61,11 +61,11 @@ class StoredAnswer(Struct, frozen=True):
 
 
 class IdempotencyStore:
-    """The requests of one day, in a SQLite file. To be used by one thread at a time.
+    """The requests of the last day, in a SQLite file. Only one thread at a time may use it.
 
     Args:
-        path: the file; made (0600) if it was not there.
-        log: where the events go.
+        path: the file; it is created (0600) if it does not exist.
+        log: the log that the events are appended to.
 
     Raises:
         Unavailable: another process keeps the file locked, or it cannot be opened.
@@ -81,8 +81,9 @@ class IdempotencyStore:
             self._db.executescript(_SCHEMA)
 
     def find_outcome(self, topic: str, key: IdempotencyKey) -> StoredAnswer | Positions | None:
-        """The outcome of an earlier request under this key: its answer, or the positions of its events if they
-        were appended but the answer is not known, or None if the key is new.
+        """The outcome of an earlier request under this key; None if the key is new.
+
+        It is the answer, or the positions of the events if they were appended but no answer was stored.
 
         Raises:
             HttpError: 422 if the key came with another body, 409 if the request is being handled.
@@ -114,7 +115,12 @@ class IdempotencyStore:
         return self._find_appended(topic, key.key, msgspec.json.decode(ends, type=dict[int, int]), events)
 
     def intend(self, topic: str, keys: Sequence[tuple[IdempotencyKey, int]]) -> None:
-        """Writes, durably, that requests of so many events are about to be appended."""
+        """Stores durably that the events of these requests are about to be appended.
+
+        Args:
+            topic: the topic.
+            keys: the key and the number of events of each request.
+        """
         ends = msgspec.json.encode(self._log.end(topic))
         log, at = self._log.identity(topic), now_micros()
         self._commit(
@@ -149,7 +155,7 @@ class IdempotencyStore:
                 raise
 
     def _find_appended(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
-        """The positions of the events with this key on the log from these offsets on; None: not there."""
+        """Find the positions of a key's events on the log, from these offsets on; None: they are not there."""
         positions: list[tuple[int, int]] = []
         for batch in read_to_end(self._log, topic, ends, _READ):
             for at, headers in enumerate(batch.headers):

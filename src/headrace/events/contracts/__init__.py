@@ -1,1 +1,1 @@
-"""What the events of a topic must be: a contract's fields, its shape, and how it may change."""
+"""Contracts: the fields of a topic's events, the shape they decode to, and the changes that are allowed."""

@@ -58,7 +58,7 @@ def _level(compatible: bool) -> Level:
 
 def _compare_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
     if old["time"] != new["time"]:
-        text = f"time= was {old['time']!r}, and the table is partitioned by the day of it"
+        text = f"time= was {old['time']!r}, and the table is partitioned by its day"
         yield ContractChange("cannot be stored", new["time"], text)
     if old["key"] != new["key"]:
         text = f"key= was {old['key']!r}: events of one key lie in two log partitions"
@@ -76,7 +76,7 @@ def _compare_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[C
 
 def _compare_times(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
     if old["timezone"] != new["timezone"]:
-        text = f"timezone= was {old['timezone']!r}: the same text is another instant now"
+        text = f"timezone= was {old['timezone']!r}: the same text now means another instant"
         yield ContractChange("breaks", None, text)
     before, after = old["time_formats"], new["time_formats"]
     removed = [name for name in before if name not in after]
@@ -84,7 +84,7 @@ def _compare_times(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[C
         text = f"time_formats= no longer allows {', '.join(map(repr, removed))}"
         yield ContractChange("tightens", None, text)
     elif [name for name in after if name in before] != before:
-        text = "time_formats= has another order: a text that matches two formats is another instant now"
+        text = "time_formats= has another order: a text that matches two formats now means another instant"
         yield ContractChange("tightens", None, text)
     elif before != after:
         yield ContractChange("compatible", None, "time_formats= allows more formats")
@@ -93,16 +93,16 @@ def _compare_times(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[C
 def _compare_windows(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ContractChange]:
     for name in ("max_ahead", "max_late"):
         if old[name] != new[name]:
-            no_shorter = _or_endless(old[name]) <= _or_endless(new[name])
-            yield ContractChange(_level(no_shorter), None, _window_text(name, old[name], new[name]))
+            is_wider = _or_endless(old[name]) <= _or_endless(new[name])
+            yield ContractChange(_level(is_wider), None, _window_text(name, old[name], new[name]))
     before, after = old["dedup_within"], new["dedup_within"]
     if before != after:
-        no_longer = (before or 0.0) >= (after or 0.0)
-        yield ContractChange(_level(no_longer), None, _window_text("dedup_within", before, after))
+        is_narrower = (before or 0.0) >= (after or 0.0)
+        yield ContractChange(_level(is_narrower), None, _window_text("dedup_within", before, after))
     if old["oldest"] != new["oldest"]:
-        earlier = old["oldest"] > new["oldest"]
+        is_earlier = old["oldest"] > new["oldest"]
         text = f"oldest= is {new['oldest']}, was {old['oldest']}"
-        yield ContractChange(_level(earlier), None, text)
+        yield ContractChange(_level(is_earlier), None, text)
 
 
 def _or_endless(seconds: float | None) -> float:

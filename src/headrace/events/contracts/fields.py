@@ -1,4 +1,4 @@
-"""The fields of a contract: each annotation as a tree, with the Arrow type it is stored as.
+"""The fields of a contract: each annotation as a tree, with the Arrow type of its column.
 
 Three modules build on it: headrace.events.contracts.shape (the structs that bytes decode to),
 headrace.events.verdicts.columns (the columns) and headrace.events.contracts.description (the description
@@ -46,10 +46,9 @@ class FieldKind:
     """What an annotation declares, without None and Annotated.
 
     Attributes:
-        category: how values are stored. `plain` values go into a column as they are; `time` is an instant
-            (datetime); `choice` is a Literal or Enum of texts or of whole numbers; `decimal` has a
-            precision; whatever has no column type of its own (dicts, unions, Any, structs that contain
-            themselves) is stored as `json`.
+        category: how values are stored. `plain` values are stored unchanged; `time` is an instant (datetime);
+            `choice` is a Literal or Enum of texts or of whole numbers; `decimal` has a precision; types without
+            a column type (dicts, unions, Any, structs that contain themselves) are stored as `json`.
         core: the annotation itself.
         arrow_type: the type of the column.
         metas: the Meta and Precision of Annotated.

@@ -42,7 +42,7 @@ _META: list[tuple[str, pa.DataType]] = [
 META = pa.schema(_META)
 """The columns of a topic's table beside the contract's fields. `_extra` holds the fields that the contract
 does not name, as JSON, and is null if there are none; `_raw` to `_reason` are null in good rows; `_first_*` is
-the position on the log at which a replayed event first stood, and null in all others."""
+the log position at which a replayed event was first appended, and null for all other events."""
 
 CODES = (
     "not_json",

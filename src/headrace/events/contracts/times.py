@@ -1,10 +1,10 @@
 """Times of events (text, numbers or datetimes) to microseconds since 1970, a column at a time.
 
-Polars parses the common formats, at 40 ns a time. The rest is parsed one by one, which defines the result:
-RFC 3339 by msgspec, every other format by `datetime.strptime`.
+Polars parses the common formats, at 40 ns per value. The remaining values are parsed one by one, and that
+parsing defines the result: msgspec for RFC 3339, `datetime.strptime` for every other format.
 
 A text without a zone is a time in the contract's `timezone`, if it has one. If the clocks of that zone show an
-hour twice, the first of the two is meant; a time in an hour that they skip is refused.
+hour twice, the first occurrence counts; a time in an hour that they skip is refused.
 
 An instant must lie in the years 1 to 9999 of UTC, whatever its own zone: no other can be stored.
 """

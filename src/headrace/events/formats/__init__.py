@@ -1,4 +1,4 @@
-"""Formats of events: how raw bytes hold the fields of a contract. One file a format, one line in FORMATS."""
+"""Formats: the encodings of events. Each format is one file and one line in FORMATS."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find(contract: Contract) -> type[Format]:
     """
     if contract.format not in FORMATS:
         raise ProjectError(
-            f"format={contract.format!r} is not a format of events",
+            f"format={contract.format!r} is not a valid format",
             where=str(contract.place),
             remedy=f"Use one of {', '.join(FORMATS)}.",
         )
@@ -45,7 +45,7 @@ def open(contract: Contract, schema_registry: SchemaRegistry | None = None) -> F
 
     Args:
         contract: the contract of the topic.
-        schema_registry: where a format finds the schemas that its events name; None: the profile names none.
+        schema_registry: holds the schemas that the events name; None: the profile names no registry.
 
     Raises:
         ProjectError: the format does not exist, or it needs a schema registry and has none.

@@ -1,7 +1,7 @@
 """Avro in the schema registry's wire format: a zero byte, the schema's id in 4 bytes, the Avro body.
 
 An event is decoded by the schema it was written with, and its fields are matched by name: the contract says
-which are required and what the others default to. Avro's logical types give instants, days, decimals and
+which are required, and the defaults of the others. Avro's logical types become instants, days, decimals and
 UUIDs.
 """
 

@@ -102,7 +102,7 @@ class _ChangeDecoder:
 
     Args:
         row_struct: the row as Debezium writes it.
-        parsers: of the columns whose values are not written as their fields hold them.
+        parsers: the parsers of the columns whose values are written in another form than their fields hold.
         contract: the contract of the table.
         strict: see Format.decoder.
     """
@@ -155,7 +155,7 @@ class _ChangeDecoder:
         if op == "t":
             return self._row_struct(**self._nulls)
         if not op:
-            raise InvalidEvent("missing", "op", "it is not an envelope of Debezium: it has no op")
+            raise InvalidEvent("missing", "op", "it is not a Debezium envelope: it has no op")
         raise InvalidEvent("unknown_value", "op", f"{op[:20]!r} is not one of {', '.join(sorted(_OPS))}")
 
     def _parse_values(self, row: Any, raw: bytes) -> None:

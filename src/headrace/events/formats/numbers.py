@@ -1,6 +1,6 @@
 """JSON whose numbers keep every digit they were written with.
 
-Where a type says what a number is (float, int, Decimal), it is decoded as that. Where none does (Any, dicts,
+If a field's type is a number (float, int, Decimal), its value is decoded to that type. Elsewhere (Any, dicts,
 lists, a field that no contract names), a number with a point or an exponent is decoded as a Decimal, since a
 64-bit float would drop digits; `encode` writes it as a number again.
 """
@@ -50,7 +50,7 @@ def decimal_of(unscaled: bytes, scale: int) -> Decimal:
 
     Args:
         unscaled: a signed whole number, big-endian.
-        scale: how many digits stand after the point.
+        scale: the number of digits after the point.
 
     Raises:
         msgspec.ValidationError: a decimal cannot have such a scale.

@@ -1,4 +1,4 @@
-"""The port of a format: how the raw bytes of an event hold its fields."""
+"""The port of a format: decodes the raw bytes of an event."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class NoEvent(Exception):
 
 
 class Format(ABC):
-    """A way in which bytes hold an event. A format does not judge: it makes a struct of the bytes.
+    """An encoding of events. A format does not judge an event: it decodes its bytes to a struct.
 
     Args:
         contract: the contract of the topic.
-        schema_registry: where a format finds the schemas that its events name; None: the profile names none.
+        schema_registry: holds the schemas that the events name; None: the profile names no registry.
 
     Raises:
         ProjectError: the format needs a schema registry and has none.
@@ -41,8 +41,8 @@ class Format(ABC):
     """Whether an event is one JSON object whose keys are the fields: what HTTP clients and files hold."""
 
     typed_times: ClassVar[bool] = True
-    """Whether a time may be a datetime or a number, not only text. The decoder is then asked for structs
-    whose times are of type Any; headrace.events.contracts.times parses them."""
+    """Whether a time may be a datetime or a number, not only text. The decoder then gets structs whose times
+    are of type Any; headrace.events.contracts.times parses them."""
 
     def __init__(self, contract: Contract, schema_registry: SchemaRegistry | None) -> None:
         self.contract = contract
@@ -62,5 +62,5 @@ class Format(ABC):
 
         Returns:
             A function from bytes to an object of `kind`. It raises one of DECODE_ERRORS if the bytes do not
-            hold one; NoEvent; or Unavailable, if something that decides about the event cannot be reached.
+            hold one; NoEvent; or Unavailable, if something that the format needs cannot be reached.
         """

@@ -55,7 +55,7 @@ class UnknownSchema(Exception):
 
 
 def refusal_of(error: Exception, raw: bytes = b"") -> Refusal:
-    """The refusal that a decoder's error stands for.
+    """The refusal that describes a decoder's error.
 
     Args:
         error: one of formats.DECODE_ERRORS.
@@ -83,7 +83,7 @@ def _find_lone_surrogate(raw: bytes) -> str | None:
     return f"\\{half.decode()} is half of a character: of a surrogate pair the other half is missing"
 
 
-@lru_cache(maxsize=4096)  # many events break in the same way
+@lru_cache(maxsize=4096)  # many events have the same error
 def _from_text(text: str) -> Refusal:
     place = _PLACE.search(text)
     named = _NAMED.search(text)

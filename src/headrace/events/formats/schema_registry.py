@@ -1,7 +1,8 @@
-"""The schema registry: an id's writer schema, by the API of Confluent's registry (Apicurio has it too).
+"""The schema registry: finds the writer schema of an id, by the API of Confluent's registry (Apicurio has it
+too).
 
-A schema never changes under its id, so each is fetched once. An unknown id is asked for again after a while:
-it may have been registered by then.
+The schema of an id never changes, so each is fetched once. An unknown id is requested again after a while: it
+may have been registered by then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from headrace.kernel.errors import ProjectError, Unavailable
 
 __all__ = ["SchemaRegistry"]
 
-_RETRY_AFTER = 30.0  # seconds until an unknown id is asked for again
+_RETRY_AFTER = 30.0  # seconds until an unknown id is requested again
 _TIMEOUT = 10.0  # seconds
 
 
@@ -68,7 +69,7 @@ class SchemaRegistry:
         return self._schemas[id]
 
     def subjects(self) -> list[str]:
-        """The names under which it keeps schemas.
+        """The subjects: the names under which it stores schemas.
 
         Raises:
             Unavailable: the registry cannot be reached, or refuses the request.
@@ -115,8 +116,8 @@ class SchemaRegistry:
             raise Unavailable(
                 f"the schema registry does not answer: {error}",
                 where=self._url,
-                remedy="Is the profile's `schema_registry` its address (Apicurio's ends in /apis/ccompat/v7)? "
-                "Ingest waits for it.",
+                remedy="Check the profile's `schema_registry` (Apicurio's address ends in /apis/ccompat/v7). "
+                "Ingest continues once the registry answers.",
             ) from error
 
 

@@ -1,8 +1,9 @@
-"""Adoption: a topic's table gets the contract; compared with its last one, created or grown, then stored.
+"""Adoption: compares a contract with the one that its topic's table has, creates or extends the table, and
+stores the contract with it.
 
-Several processes may do this at once, with the same contract or with two: each reads what the table has, and
-begins again if another was faster. A process that still runs with the older contract continues: its rows lack
-the new columns.
+Several processes may do this at once, with the same contract or with two. Each starts from the table's stored
+contract, and starts again if another process changed it meanwhile. A process that still runs with the older
+contract continues: its rows lack the new columns.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _TRIES = 20
 
 
 def adopt_contract(contract: Contract, lake: Lake) -> LakeTable:
-    """The topic's table, with the columns and the description of the contract.
+    """Gives the topic's table the columns and the description of the contract; returns the table.
 
     Raises:
-        Refused: the contract is not compatible with the table's last one, and its version does not say
-            that this is meant; or it is older.
+        Refused: the contract is not compatible with the table's last one and its version is not higher, or its
+            version is lower.
         ProjectError: a column is stored with another type, or the table is partitioned otherwise.
         Unavailable: other processes changed the table each time.
     """
@@ -53,7 +54,7 @@ def adopt_contract(contract: Contract, lake: Lake) -> LakeTable:
 
 
 def find_stored_contract(contract: Contract, lake: Lake) -> dict[str, Any] | None:
-    """The description of the contract that the topic's table last had; None where it had none."""
+    """Finds the description of the contract that the topic's table last had; None: it had none."""
     if not lake.table_exists(contract.table):
         return None
     text = lake.table(contract.table).property(CONTRACT)
@@ -74,24 +75,24 @@ def contract_refusal(contract: Contract, old: dict[str, Any], new: dict[str, Any
     version = old["version"]
     if new["version"] < version:
         return Refused(
-            f"the table has seen version {version} of this contract, and this is version {new['version']}",
+            f"the table has version {version} of this contract, and this is version {new['version']}",
             where=where,
-            remedy=f"Run the newer code; or, to return to this contract, declare it as version={version + 1}.",
+            remedy=f"Run the newer code. To return to this contract, declare it as version={version + 1}.",
         )
     unstorable = [change for change in changes if change.level == "cannot be stored"]
     if unstorable:
         return Refused(
-            f"the contract has changed so that its table cannot hold it:\n{_list(unstorable)}",
+            f"the table cannot hold the events of the changed contract:\n{_list(unstorable)}",
             where=where,
             remedy="Give the field a new name, or the contract a new topic; the old column stays as it is.",
         )
     breaking = [change for change in changes if change.level in ("tightens", "breaks")]
     if breaking and new["version"] == version:
         return Refused(
-            f"the contract has changed, and not its version:\n{_list(breaking)}",
+            f"the contract has changed, but its version has not:\n{_list(breaking)}",
             where=where,
-            remedy=f"If this is meant, declare it with version={version + 1}; headrace check contracts says"
-            " whom it breaks for.",
+            remedy=f"If the change is intended, declare version={version + 1}; headrace check contracts lists"
+            " what it breaks.",
         )
     return None
 

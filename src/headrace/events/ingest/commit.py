@@ -1,4 +1,4 @@
-"""The commit of a batch: its rows, its position, and what the table and its snapshot say of it, at once."""
+"""The commit of a batch: its rows, its position, and the properties of the table and the snapshot, at once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["commit"]
 def commit(table: LakeTable, contract: Contract, verdicts: Verdicts, span: ReadSpan) -> Snapshot:
     """Appends the rows of a batch to the topic's table and moves its position, in one commit.
 
-    Facts and properties are computed from the table's properties as the commit finds them: other processes
-    may have changed them since the batch was read.
+    Facts and properties are computed from the table's properties at the time of the commit: other processes may
+    have changed them since the batch was read.
 
     Raises:
         Conflict: another process has read these log partitions further.
         Unwritable: the rows cannot be stored.
-        Unavailable: the catalog or the files are away.
+        Unavailable: the catalog or the files cannot be reached.
     """
     arrivals = count_arrivals(verdicts.rows, contract)
 

@@ -1,9 +1,9 @@
-"""Forwarding: the good and the refused events of a topic to two more topics on Kafka, for people with
-other consumers; each exactly once (headrace.log.kafka.forwarder).
+"""Forwarding: copies the good and the refused events of a topic to two more Kafka topics, for other consumers;
+each event exactly once (headrace.log.kafka.forwarder).
 
-A good event goes as it came, with its key. A refused one goes as JSON: `valid` (false), `error_type`,
-`error_field`, `error_message`, `processed_at`, where it stands, and `raw`. A good one that is larger than its
-topic takes goes there too, with `valid` true: nothing else waits for it.
+A good event is copied unchanged, with its key. A refused event becomes JSON: `valid` (false), `error_type`,
+`error_field`, `error_message`, `processed_at`, its log position, and `raw`. A good event that is too large for
+its topic goes to the topic of the refused events too, with `valid` true, so that it does not block the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["ForwardSink"]
 
 
 _LONGEST = 256 << 10  # bytes of a refused event that are forwarded, if a record of its topic takes them
-_LONGEST_WORDS = 500  # characters of a field's name, which may be an event's own, and of a reason
+_LONGEST_TEXT = 500  # characters of a reason, and of a field's name, which an event may choose
 _TOO_LARGE = "too_large"
 _logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -44,8 +44,8 @@ class ForwardSink:
     """Forwards the events of one topic (events.ingest.sinks.RawSink).
 
     Args:
-        contract: it names two topics in `forward`; they and its own are made if they are not there.
-        log: the profile's.
+        contract: names two topics in `forward`; they and its own topic are created if they do not exist.
+        log: the profile's log.
 
     Raises:
         ProjectError: the log is not on Kafka.
@@ -55,10 +55,10 @@ class ForwardSink:
 
     def __init__(self, contract: Contract, log: Log) -> None:
         assert contract.forward is not None
-        make = getattr(log, "forwarder", None)
-        if make is None:
+        open_forwarder = getattr(log, "forwarder", None)
+        if open_forwarder is None:
             raise ProjectError(
-                f"forward={contract.forward!r} needs a log on Kafka: who else reads the embedded one?",
+                f"forward={contract.forward!r} needs a log on Kafka: only Headrace reads the embedded log",
                 where=str(contract.place),
                 remedy='Name a cluster in the profile, log = "kafka://host:port", or leave forward= out.',
             )
@@ -69,14 +69,14 @@ class ForwardSink:
         for topic in (contract.topic, *contract.forward):
             log.create(topic, contract.partitions)
         self._counts = {topic: log.partitions(topic) for topic in contract.forward}
-        # Of this very log, to these very topics: made again or named otherwise, it begins anew.
-        whole = "/".join((contract.topic, log.identity(contract.topic), *contract.forward))
-        name = f"headrace.forward.{short_digest(whole)}"
+        # The name includes the log's identity and the topics, so a new log or other topics start from nothing.
+        origin = "/".join((contract.topic, log.identity(contract.topic), *contract.forward))
+        name = f"headrace.forward.{short_digest(origin)}"
         self._log = log
-        self._forwarder: KafkaForwarder = make(name, log.partitions(contract.topic), contract.forward)
+        self._forwarder: KafkaForwarder = open_forwarder(name, log.partitions(contract.topic), contract.forward)
 
     def position(self) -> LogPosition | None:
-        """How far every log partition has been forwarded, by whichever process."""
+        """How far each log partition has been forwarded, by any process."""
         committed = [_position(value) for value in self._forwarder.positions().values()]
         if not committed:
             return None
@@ -86,11 +86,11 @@ class ForwardSink:
         return LogPosition(committed[0].topic, committed[0].log_id, offsets)
 
     def apply(self, events: pa.Table, position: LogPosition) -> None:
-        """Forwards the events (raw.RAW), and moves the position, a transaction each log partition.
+        """Forwards the events (raw.RAW) and moves the position, in one transaction per log partition.
 
         Raises:
             Conflict: another process has taken over.
-            Unavailable: the broker is away.
+            Unavailable: the broker cannot be reached.
         """
         rows = pl.DataFrame(pl.from_arrow(events))
         for partition, end in position.offsets.items():
@@ -98,36 +98,36 @@ class ForwardSink:
             self._forward(rows.filter(pl.col("_log_partition") == partition), partition, move)
 
     def _forward(self, rows: pl.DataFrame, partition: int, move: LogPosition) -> None:
-        large: set[int] = set()  # offsets of events that a broker refused, which does not tell its limit
+        large: set[int] = set()  # offsets of events that the broker found too large: it does not tell its limit
         while True:
-            taken = self._forwarder.take_over(partition)
-            at = 0 if taken is None else _position(taken).next_offset(partition)
-            if move.offsets[partition] <= at:
+            committed = self._forwarder.take_over(partition)
+            start = 0 if committed is None else _position(committed).next_offset(partition)
+            if move.offsets[partition] <= start:
                 return
-            new = rows.filter(pl.col("_log_offset") >= at)
+            new = rows.filter(pl.col("_log_offset") >= start)
             records = self._records(new, large)
             try:
                 self._forwarder.commit(partition, records, encode_position(move).encode())
                 return
             except TooLarge as error:
                 refused = {new["_log_offset"][place] for place in error.places}
-                if refused and refused <= large:  # though nothing is left of them
+                if refused and refused <= large:  # although they were cut to nothing
                     raise Unavailable(
-                        f"topic {self._refused!r} does not take a record of a thousand bytes",
+                        f"topic {self._refused!r} does not accept a record of a thousand bytes",
                         where=str(self._place),
                         remedy="Raise the topic's max.message.bytes.",
                     ) from error
                 large |= refused
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection to the broker."""
         self._forwarder.close()
 
     def _records(self, rows: pl.DataFrame, large: Collection[int]) -> list[KafkaRecord]:
-        """A record of each of these rows (raw.RAW), in their order.
+        """One record for each of these rows (raw.RAW), in their order.
 
         Args:
-            large: offsets of events whose records, as they were, are too large for their topics.
+            large: offsets of events whose whole records are too large for their topics.
         """
         processed_at = now()
         most_good, most_refused = self._log.largest(self._good), self._log.largest(self._refused)
@@ -142,7 +142,7 @@ class ForwardSink:
                     continue
                 row["_code"], row["_reason"] = _TOO_LARGE, f"{size:,} bytes are too many for {self._good}"
                 _logger.warning(
-                    "the good event at %s of topic %s is not forwarded whole: %s; it is on topic %s, cut",
+                    "the good event at %s of topic %s is not forwarded whole: %s; topic %s has what fits",
                     headers[FORWARDED_FROM].decode(),
                     self._topic,
                     row["_reason"],
@@ -155,8 +155,10 @@ class ForwardSink:
     def _cut(
         self, row: dict[str, Any], headers: dict[str, bytes], processed_at: Any, largest: int
     ) -> tuple[bytes, bytes | None]:
-        """Value and key of the record of an event that is not forwarded as it came, with as much of it as
-        `largest` bytes hold; where that is nothing, without its key too."""
+        """The value and key of a record that describes an event, with as many of its bytes as fit in `largest`.
+
+        If not even the description fits, the key is left out too.
+        """
         longest = _LONGEST
         while True:
             value = _encode(self._describe(row, processed_at, longest))
@@ -177,8 +179,8 @@ class ForwardSink:
         return {
             "valid": row["_valid"],
             "error_type": row["_code"],
-            "error_field": row["_field"] and row["_field"][:_LONGEST_WORDS],
-            "error_message": row["_reason"] and row["_reason"][:_LONGEST_WORDS],
+            "error_field": row["_field"] and row["_field"][:_LONGEST_TEXT],
+            "error_message": row["_reason"] and row["_reason"][:_LONGEST_TEXT],
             "processed_at": processed_at,
             "topic": self._topic,
             "partition": row["_log_partition"],
@@ -194,12 +196,12 @@ def _headers(row: dict[str, Any]) -> dict[str, bytes]:
     headers = {FORWARDED_FROM: b"%d:%d" % (row["_log_partition"], row["_log_offset"])}
     if row["_first_offset"] is not None:
         headers[FIRST_POSITION] = b"%d:%d" % (row["_first_partition"], row["_first_offset"])
-    if row["_again"]:
+    if row["_rewritten"]:
         headers[REWRITTEN] = b"table"
     return headers
 
 
 def _position(value: bytes) -> LogPosition:
     committed = decode_position(value)
-    assert isinstance(committed, LogPosition), "only log positions are forwarded to"
+    assert isinstance(committed, LogPosition), "a forwarder commits only log positions"
     return committed

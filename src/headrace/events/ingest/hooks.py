@@ -1,4 +1,4 @@
-"""What a caller of an ingest is told while it runs, and the sign of life that a supervisor waits for."""
+"""The callbacks of a running ingest, and the heartbeat that a supervisor waits for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from headrace.events.ingest.progress import Progress
 __all__ = ["Heartbeat", "IngestHooks"]
 
 LONGEST_SILENCE = 300.0
-"""Seconds that one batch may take before its ingest counts as hung: a log's member may not take longer
-either."""
-_INTERVAL = 1.0  # seconds between two signs of life
+"""Seconds that one batch may take before its ingest counts as hung. A log's member has the same limit."""
+_INTERVAL = 1.0  # seconds between two heartbeats
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class IngestHooks:
     Attributes:
         on_commit: called with the progress of each commit, in the thread of its topic.
         on_ready: called once, when the topic is followed by this ingest or by another.
-        on_alive: called once for each turn of the ingest's loop, at least every few minutes.
+        on_alive: called once for each iteration of the ingest's loop, at least every few minutes.
     """
 
     on_commit: Callable[[Progress], None] = lambda _: None
@@ -35,10 +34,10 @@ class IngestHooks:
 class Heartbeat:
     """Reports every second that several ingests are alive, until one of them has been silent for five minutes.
 
-    A process that is stopped reports nothing at once; a process in which one ingest hangs does so later.
+    A stopped process falls silent at once; a process in which one ingest hangs falls silent later.
 
     Args:
-        report: called for each sign of life.
+        report: called for each heartbeat.
     """
 
     def __init__(self, report: Callable[[], None]) -> None:
@@ -56,11 +55,11 @@ class Heartbeat:
         self._thread.join()
 
     def beat(self, name: str) -> None:
-        """Notes that the ingest of this name is alive."""
+        """Records that the ingest of this name is alive."""
         self._beats[name] = monotonic()
 
     def end(self, name: str) -> None:
-        """Notes that the ingest of this name has ended."""
+        """Records that the ingest of this name has ended."""
         self._beats.pop(name, None)
 
     def _run(self) -> None:

@@ -1,9 +1,9 @@
 """Ingest: log → verdicts → the topic's table, and the sinks behind it; each event exactly once.
 
-One commit carries the rows of a batch, good and refused, and the position that they bring the table to. So a
-process that is killed anywhere continues from the last commit. Several processes divide a topic's log
-partitions (headrace.events.ingest.share). For a moment two may have the same partition: then one of them gets
-a Conflict for its batch, and begins again from the table.
+One commit stores the rows of a batch, good and refused, together with the log position after them. So a process
+that is killed at any point continues from the last commit. Several processes divide a topic's log partitions
+(headrace.events.ingest.share). For a moment two may read the same partition: then one of them gets a Conflict
+for its batch, and restarts from the table.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ __all__ = ["Ingest", "IngestHooks", "Progress", "Sink", "ingest_all"]
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather for one commit
 PAUSE = 0.2  # seconds
-RETRY = 2.0  # seconds, at most, before what was unavailable is tried again
-READY_SECONDS = 5.0  # after which an ingest without a share is ready all the same: others may have the topic
+RETRY = 2.0  # seconds, at most, between attempts while something is unavailable
+READY_SECONDS = 5.0  # an ingest without partitions is ready after this: other processes may read the topic
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class Ingest:
         contract: the topic's contract.
         log: the log that holds the topic.
         lake: the lake that holds its table.
-        sinks: what else takes its good events.
-        schema_registry: the schemas that its events name, if their format needs them.
+        sinks: further receivers of its events.
+        schema_registry: holds the schemas that its events name, if their format needs them.
 
     Attributes:
         contract: the contract.
@@ -71,9 +71,9 @@ class Ingest:
 
     Raises:
         ProjectError: the contract's format needs a registry.
-        Refused: the topic was created again since the table last read it, or its end lies before what the
-            table has read; or the contract cannot replace the one that the table had
-            (events.ingest.adoption). The remedy says what to do.
+        Refused: the topic was created again since the table last read it, or it ends before the table's
+            position; or the table cannot change to this contract (events.ingest.adoption). The remedy says what
+            to do.
     """
 
     def __init__(
@@ -98,17 +98,18 @@ class Ingest:
 
     @property
     def position(self) -> LogPosition:
-        """How far the table has read the log, what is being written included."""
+        """How far the table has read the log, including the batch that is being written."""
         return self._reader.position
 
     def step(self) -> Progress | None:
-        """Reads, judges and commits one batch of the whole topic, and feeds the sinks; None if there is nothing
-        new. It does not share the topic, as `run` does.
+        """Reads, judges and commits one batch, and feeds the sinks; None if there is nothing new.
+
+        It reads the whole topic: unlike `run`, it does not share the topic with other processes.
 
         Raises:
-            Conflict: another process ingests this topic; call again: it continues from the table.
-            Unavailable: log, lake or a sink is away.
-            Unwritable: a batch cannot be stored, and no event is to blame.
+            Conflict: another process ingests this topic. Call again: the next call continues from the table.
+            Unavailable: the log, the lake or a sink cannot be reached.
+            Unwritable: a batch cannot be stored, and no single event is the cause.
         """
         try:
             if self._must_restart:
@@ -117,7 +118,7 @@ class Ingest:
             progress = None if read is None else self._store(self._judge.judge(*read), *self._keep_raw(*read))
         except Unwritable as error:
             self._restart()
-            self._judge.suspect(error)
+            self._judge.start_search(error)
             return self.step()
         except HeadraceError:
             self._restart()
@@ -133,20 +134,20 @@ class Ingest:
         return progress
 
     def run(self, until_end: bool, stop: threading.Event, hooks: IngestHooks = IngestHooks()) -> None:  # noqa: B008
-        """Ingests until `stop`, or until what the log held at the call is in the table and the sinks,
-        whichever process brought it there: all that run share the topic.
+        """Ingests until stopped, or until the table and the sinks have all that the log held at the call.
 
-        While a batch is being written the next is read and judged. When stopped it finishes the batch that is
-        being written and leaves the rest on the log.
+        All processes that run this for a topic share its partitions. While a batch is being written the next
+        is read and judged. When stopped, it finishes the batch that is being written and leaves the rest on the
+        log.
 
         Args:
-            until_end: end there.
-            stop: ends it.
-            hooks: what it calls.
+            until_end: return at the end that the log had at the call.
+            stop: set to stop.
+            hooks: called on progress.
 
         Raises:
-            Unavailable: only with `until_end`; without, it tries again until it is stopped.
-            Unwritable: a batch cannot be stored, and no event is to blame.
+            Unavailable: only with `until_end`; otherwise it tries again until it is stopped.
+            Unwritable: a batch cannot be stored, and no single event is the cause.
         """
         end = self._log.end(self.contract.topic) if until_end else None
         topic = self.contract.topic
@@ -166,18 +167,18 @@ class Ingest:
                     return
                 except Unwritable as error:
                     self._must_restart = True
-                    self._judge.suspect(error)
+                    self._judge.start_search(error)
                 except (Conflict, Unavailable) as error:
                     if isinstance(error, Unavailable) and until_end:
                         raise
-                    _logger.warning("ingest of %s begins again: %s", topic, error)
+                    _logger.warning("ingest of %s restarts from the table: %s", topic, error)
                     loop.report_ready()
                     self._must_restart = True
                     hooks.on_alive()
-                    stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two do not collide again
+                    stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two processes do not collide again
 
     def _run_loop(self, end: dict[int, int] | None, loop: _Loop) -> None:
-        """Batch after batch until stopped or at the end; a batch that is being written is always waited for."""
+        """Ingests batch after batch until stopped or at the end, and always waits for the last write."""
         try:
             while True:
                 started = monotonic()
@@ -213,9 +214,11 @@ class Ingest:
             self._writing = None
 
     def _restart(self) -> None:
-        """Begins from what the table says, as a new process would. If that cannot be read, the ingest must
-        restart
-        later: what it believed before would carry sinks past rows that are not in the table."""
+        """Restarts from the table's position, as a new process would.
+
+        If the position cannot be read, the ingest must restart later: its old position could carry sinks past
+        rows that are not in the table.
+        """
         self._must_restart = True
         self._judge.reset()
         self._reader.restart()
@@ -233,12 +236,12 @@ class Ingest:
             wait([self._writing])
 
     def _keep_raw(self, batch: Batch, span: ReadSpan) -> tuple[Batch | None, ReadSpan]:
-        """The same without the records, unless a sink needs them: they are memory."""
+        """The arguments, without the records unless a sink needs them: they take much memory."""
         return batch if any(feed.is_raw for feed in self._feeds) else None, span
 
     def _store(self, verdicts: Verdicts, batch: Batch | None, span: ReadSpan) -> Progress:
         snapshot = commit(self.table, self.contract, verdicts, span)
-        self._judge.trust()
+        self._judge.end_search()
         for feed in self._feeds:
             feed.follow(verdicts, batch, span)
         return Progress(
@@ -253,13 +256,13 @@ class Ingest:
         )
 
     def _catch_up(self) -> None:
-        """Brings sinks that are behind level with this share of the table, while nothing is being written."""
+        """Feeds sinks that are behind up to the position of this share, while nothing is being written."""
         for feed in self._feeds:
             feed.catch_up(self.position.for_partitions(self._share.partitions))
 
     def _catch_up_with_table(self) -> None:
-        """Brings sinks level with the whole table: an ingest of another share may have died before its
-        sinks."""
+        """Feeds sinks up to the whole table's position: the process of another share may have died before it
+        fed them."""
         stored = read_position(self.table)
         for feed in self._feeds:
             if stored is not None:
@@ -269,7 +272,7 @@ class Ingest:
 
 
 class _Loop:
-    """What one run of an ingest works with, and reports to."""
+    """The collaborators of one run of an ingest, and where it reports progress."""
 
     def __init__(
         self,
@@ -291,7 +294,7 @@ class _Loop:
         self.hooks.on_commit(progress)
 
     def report_ready(self) -> None:
-        """Reports, once, that the topic is followed."""
+        """Reports, once, that the ingest is ready."""
         if not self._is_ready:
             self._is_ready = True
             self.hooks.on_ready()
@@ -308,17 +311,17 @@ def ingest_all(
     schema_registry: SchemaRegistry | None = None,
     hooks: IngestHooks = IngestHooks(),  # noqa: B008 - it is frozen
 ) -> None:
-    """Ingests several topics in this process, a thread each, until stopped or at their ends.
+    """Ingests several topics in this process, with a thread for each, until stopped or at their ends.
 
     Args:
-        contracts: of the topics.
+        contracts: the contracts of the topics.
         log, lake, until_end, stop, schema_registry: as for Ingest and Ingest.run.
-        open_sinks: a topic's sinks.
+        open_sinks: opens the sinks of a topic.
         hooks: `on_commit` is called from the topics' threads; `on_ready` once, when every topic is ready;
             `on_alive` every second, until the ingest of a topic hangs (Heartbeat).
 
     Raises:
-        HeadraceError: what one of them raised; the others have then stopped too.
+        HeadraceError: the error of the first topic that failed; the other topics have stopped too.
     """
     ingests = [Ingest(c, log, lake, open_sinks(c), schema_registry) for c in contracts]
     waiting, lock = len(ingests), threading.Lock()
@@ -333,9 +336,9 @@ def ingest_all(
 
     def run_one(ingest: Ingest) -> None:
         topic = ingest.contract.topic
-        own = replace(hooks, on_ready=count_ready, on_alive=lambda: heartbeat.beat(topic))
+        topic_hooks = replace(hooks, on_ready=count_ready, on_alive=lambda: heartbeat.beat(topic))
         try:
-            ingest.run(until_end, stop, own)
+            ingest.run(until_end, stop, topic_hooks)
         except BaseException:
             stop.set()
             raise

@@ -1,4 +1,5 @@
-"""Judging a topic's batches: a judge that knows what its table holds, and events that break it."""
+"""Judges a topic's batches: with a judge that knows what the table holds, and without the events that cannot be
+judged or stored."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import polars as pl
 from headrace.declare.event import Contract
 from headrace.events.formats import Format
 from headrace.events.formats.refusals import Refusal
-from headrace.events.ingest.culprits import find_culprits, judge_batch
 from headrace.events.ingest.reader import ReadSpan
 from headrace.events.ingest.rows import recent_rows
 from headrace.events.ingest.share import TopicShare
+from headrace.events.ingest.unwritable import find_unwritable, judge_batch
 from headrace.events.verdicts.judge import FirstPosition, Judge, Verdicts
 from headrace.events.verdicts.watermarks import Watermarks
 from headrace.kernel.properties import WATERMARKS
@@ -30,8 +31,8 @@ class TopicJudge:
 
     Args:
         contract: the topic's contract.
-        format: how its events are encoded.
-        log, table, share: the topic's.
+        format: decodes its events.
+        log, table, share: the topic's log, table and share.
         await_commit: waits for the batch that is being written.
     """
 
@@ -48,50 +49,53 @@ class TopicJudge:
         self._log, self._table, self._share = log, table, share
         self._await_commit = await_commit
         self._judge: Judge | None = None
-        self._is_suspicious = False  # whether a batch could not be judged or stored, and is read again
+        self._is_searching = False  # whether a batch failed, so its events are checked one by one
 
     def reset(self) -> None:
-        """Forgets what has been judged: the next batch follows the table's last commit."""
+        """Discards the judge: the next batch follows the table's last commit."""
         self._judge = None
 
     def judge(self, batch: Batch, span: ReadSpan) -> Verdicts:
-        """The verdicts of a batch.
+        """Judges a batch.
 
         Raises:
-            Unwritable: an event breaks the judge.
+            Unwritable: the judge fails on an event.
             Unavailable: as Judge.judge.
         """
-        behind = self._find_behind(span.asked)
+        behind = self._find_behind(span.start)
         if self._judge is None:
-            self._judge = self._make_judge(behind)
+            self._judge = self._build_judge(behind)
         else:
             self._judge.watermarks.advance(behind)
-        culprits: dict[int, Refusal] = {}
-        if self._is_suspicious:
-            culprits = find_culprits(batch, self._contract, self._format, self._table)
-        return judge_batch(self._judge, batch, culprits)
+        unwritable: dict[int, Refusal] = {}
+        if self._is_searching:
+            unwritable = find_unwritable(batch, self._contract, self._format, self._table)
+        return judge_batch(self._judge, batch, unwritable)
 
-    def suspect(self, error: Unwritable) -> None:
-        """Has the events of the batch that could not be stored checked one by one, once they are read again.
-        Raises the error if that was done, and no event was to blame."""
-        if self._is_suspicious:
+    def start_search(self, error: Unwritable) -> None:
+        """Checks the events of a failed batch one by one when the batch is read again.
+
+        Raises:
+            Unwritable: the error, if the events were checked already: no single event is the cause.
+        """
+        if self._is_searching:
             raise error
         _logger.warning("topic %s: looking for the event: %s", self._contract.topic, error)
-        self._is_suspicious = True
+        self._is_searching = True
 
-    def trust(self) -> None:
-        """Ends the suspicion: the batch was stored."""
-        self._is_suspicious = False
+    def end_search(self) -> None:
+        """Stops checking events one by one: the batch was stored."""
+        self._is_searching = False
 
-    def _find_behind(self, asked: Mapping[int, int]) -> frozenset[int]:
+    def _find_behind(self, offsets: Mapping[int, int]) -> frozenset[int]:
         """The log partitions with events that are not judged yet, if a watermark depends on them."""
         if not self._share.mixes_identities:
             return frozenset()
         ends = self._log.end(self._contract.topic)
-        return frozenset(partition for partition, offset in asked.items() if offset < ends.get(partition, 0))
+        return frozenset(partition for partition, offset in offsets.items() if offset < ends.get(partition, 0))
 
-    def _make_judge(self, behind: Collection[int]) -> Judge:
-        """A judge that remembers what the table holds of the time in which a duplicate is refused."""
+    def _build_judge(self, behind: Collection[int]) -> Judge:
+        """Builds a judge that remembers the table's rows of the time in which a duplicate is refused."""
         watermarks = Watermarks(self._table.property(WATERMARKS), shared=self._share.mixes_identities)
         watermarks.advance(behind)
         folder = self._table.folder / "seen"
@@ -101,8 +105,8 @@ class TopicJudge:
         return judge
 
     def _find_admitted(self, firsts: Collection[FirstPosition]) -> set[FirstPosition]:
-        """Which of these first positions the table holds as good, as they came or replayed."""
-        self._await_commit()  # the batch before counts
+        """Finds the first positions that the table holds as good, as original events or replays."""
+        self._await_commit()  # so that the previous batch counts
         positions = pl.LazyFrame(list(firsts), schema={"partition": pl.Int32, "offset": pl.Int64}, orient="row")
         good = self._table.scan().filter(pl.col("_valid"))
         original = good.select(partition="_log_partition", offset="_log_offset")

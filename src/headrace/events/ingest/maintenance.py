@@ -10,8 +10,8 @@ from headrace.lake import LakeTable, maintain
 
 __all__ = ["IngestMaintenance"]
 
-COMMITS = 200  # commits between two maintenances of the table
-FILES = 200  # data files of the table from which a run that reaches the log's end maintains it
+COMMITS = 200  # commits between two rounds of maintenance
+FILES = 200  # at this many data files, a run that reaches the log's end maintains the table
 
 _logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 class IngestMaintenance:
     """Maintains the topic's table on a thread after every COMMITS commits.
 
-    A context manager: its end waits for a maintenance that is running.
+    A context manager: its end waits for maintenance that is running.
     """
 
     def __init__(self, table: LakeTable) -> None:
@@ -35,14 +35,14 @@ class IngestMaintenance:
         self._thread.shutdown()
 
     def count_commit(self) -> None:
-        """Counts a commit; starts a maintenance when it is due and none is running."""
+        """Counts a commit; starts maintenance if it is due and not running."""
         self._commits += 1
         if self._commits >= COMMITS and (self._running is None or self._running.done()):
             self._commits = 0
             self._running = self._thread.submit(self._maintain)
 
     def finish_run(self) -> None:
-        """Maintains a table of many files now. Many short runs gather small files as one long run does."""
+        """Maintains a table of many files now: many short runs leave small files just as one long run does."""
         snapshot = self._table.current_snapshot() if self._commits else None
         if snapshot is not None and int(snapshot.summary.get("total-data-files", 0)) >= FILES:
             self._maintain()
@@ -50,5 +50,5 @@ class IngestMaintenance:
     def _maintain(self) -> None:
         try:
             maintain(self._table)
-        except HeadraceError as error:  # the next maintenance does what this one could not
+        except HeadraceError as error:  # the next round tries again
             _logger.warning("maintenance of %s: %s", self._table.name, error)

@@ -1,4 +1,4 @@
-"""Where ingest keeps how far a topic's table has read the log."""
+"""The position up to which a topic's table has read the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["READER", "read_position"]
 
 READER = "ingest"
-"""The name under which a topic's table keeps ingest's position (LakeTable.position)."""
+"""The name under which a topic's table stores ingest's position (LakeTable.position)."""
 
 
 def read_position(table: LakeTable) -> LogPosition | None:

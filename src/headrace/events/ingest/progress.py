@@ -1,4 +1,4 @@
-"""Progress: what each commit of an ingest did, and the sums of a run for its recorders."""
+"""Progress: the counts of each commit of an ingest, and the totals of a run for its recorders."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Progress", "RunTotals"]
 
 @dataclass(frozen=True)
 class Progress:
-    """What one commit did.
+    """The counts and the position of one commit.
 
     Attributes:
         topic: the topic.
-        events: how many events it carried.
-        good: how many of them are good.
-        refused: code → how many.
-        position: how far the topic's table has read the log with it, in the log partitions of this ingest.
-        snapshot: the table's snapshot.
-        extra: field that the contract does not name → how many events carried it (Verdicts.extra).
-        lost: how many events, at most, the log had forgotten (its retention) before they were read.
+        events: the number of events in the batch.
+        good: the number of good events.
+        refused: code → the number of events refused with it.
+        position: how far the topic's table has read the log after it, in the log partitions of this ingest.
+        snapshot: the id of the table's snapshot.
+        extra: field that the contract does not name → the number of events with it (Verdicts.extra).
+        lost: how many events, at most, the log deleted (by its retention) before they were read.
     """
 
     topic: str
@@ -55,7 +55,7 @@ class RunTotals:
         self._extra: Counter[str] = Counter()
 
     def add(self, progress: Progress) -> None:
-        """Adds a commit, and tells the recorders that the run continues."""
+        """Adds a commit, and reports to the recorders that the run continues."""
         self._events += progress.events
         self._good += progress.good
         self._refused += progress.refused
@@ -71,11 +71,11 @@ class RunTotals:
             "columns": {name: [f"{progress.topic}.{name}"] for name in self._schema},
         }
         snapshot = SnapshotPosition(self._table, progress.snapshot)
-        read = {"rows": self._events, "schema": self._schema}
-        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, read)]
+        input_facts = {"rows": self._events, "schema": self._schema}
+        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, input_facts)]
         self._run.outputs[:] = [Dataset("table", self._table, snapshot, facts)]
         self._run.report_running()
 
     def report_running(self) -> None:
-        """Tells the recorders that the run continues."""
+        """Reports to the recorders that the run continues."""
         self._run.report_running()

@@ -1,5 +1,5 @@
-"""Rates of refusal: what share of a topic's events was refused, by reason, in a sliding window of arrival times
-and in the baseline before it.
+"""Refusal rates: the share of a topic's events that was refused, by reason, in a sliding window of arrival
+times and in the baseline before it.
 
 Each commit of ingest writes into its snapshot's summary how many events it brought, by reason and by time of
 arrival, in slices of a tenth of the window. So every process that reads the table sees the same rates,
@@ -26,18 +26,15 @@ from headrace.lake import LakeTable
 __all__ = ["RefusalKey", "RefusalRate", "RefusalRates", "count_arrivals", "severity_of"]
 
 RefusalKey = tuple[str, str | None]
-"""A code of refusal and the field, if there is one."""
+"""A refusal code and the field, if there is one."""
 
-SLICES = 12  # the newest of a commit that its summary holds: a batch of a backlog may span days
-HYSTERESIS = (
-    0.75  # an alert keeps its severity until the rate is below this part of what raises it: no flapping
-)
-LEAST_REFUSED = 10  # events refused for a reason before growth counts
+SLICES = 12  # a summary holds only the newest slices of a commit: a batch of a backlog may span days
+HYSTERESIS = 0.75  # an alert drops to a lower severity only below this part of its limit, so it does not flap
+LEAST_REFUSED = 10  # with fewer events refused for a reason, growth does not count
 
 _MICROS = timedelta(microseconds=1)
 _encode = msgspec.json.Encoder().encode
-# Of each slice: its beginning in microseconds since 1970, its events, and [code, field, events] of the
-# refused ones.
+# Each slice: its beginning in microseconds since 1970, its events, and [code, field, events] of each reason.
 _Slice = tuple[int, int, list[tuple[str, str | None, int]]]
 _decode = msgspec.json.Decoder(list[_Slice]).decode
 
@@ -96,8 +93,7 @@ def _severity(rate: RefusalRate, limits: Alerts, scale: float) -> Severity | Non
 
 
 def count_arrivals(rows: pa.Table, contract: Contract) -> dict[str, str]:
-    """The summary (ARRIVALS) of a commit of these rows of the topic's table; empty if the contract has no
-    alerts."""
+    """The snapshot property (ARRIVALS) for a commit of these rows; empty if the contract has no alerts."""
     if contract.alerts is None:
         return {}
     slices = _count_slices(pl.DataFrame(pl.from_arrow(rows.select(_COLUMNS))).lazy(), contract)
@@ -161,7 +157,7 @@ class RefusalRates:
         if self._snapshot in ids:
             for snapshot in history[ids.index(self._snapshot) + 1 :]:
                 self._add(_decode(snapshot.summary.get(ARRIVALS, "[]")))
-        elif history:  # the first call, or one after more commits than the table keeps snapshots of
+        elif history:  # the first call, or a call after the newest snapshot seen has expired
             self._events, self._refused = Counter(), {}
             oldest = int(self._table.property(LATEST_ARRIVAL) or 0) - self._span()
             # From the beginning of the oldest slice: a part of a slice would have another share.

@@ -1,8 +1,8 @@
-"""Raw events: every event of a topic as it came, good and refused, with its verdict; for sinks that pass events
-on.
+"""Raw events: every event of a topic, good or refused, with its bytes and its verdict; for sinks that forward
+events.
 
-A topic's table keeps the bytes of refused events only: those of good events are on the log. If the log has
-forgotten a good event, the fields in the table are written as JSON again.
+A topic's table stores the bytes of refused events only: those of good events are on the log. If the log has
+deleted a good event, its bytes are written again as JSON from the fields in the table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RAW: list[tuple[str, pa.DataType]] = [
     ("_valid", pa.bool_()),
     ("_raw", pa.large_binary()),
     ("_key", pa.large_binary()),
-    ("_again", pa.bool_()),
+    ("_rewritten", pa.bool_()),
     ("_code", pa.string()),
     ("_field", pa.string()),
     ("_reason", pa.string()),
@@ -39,19 +39,21 @@ _RAW: list[tuple[str, pa.DataType]] = [
     ("_first_offset", pa.int64()),
 ]
 RAW = pa.schema(_RAW)
-"""Every event: its position, its bytes and key as on the log, and its verdict (shape.META). `_again`: the bytes
-are not as they came, but written again from the table."""
+"""Every event: its position, its bytes and key as on the log, and its verdict (shape.META). `_rewritten`:
+whether the bytes were written again from the table."""
 
 _AT = ["_log_partition", "_log_offset"]
 
 
 def join_records(rows: pl.DataFrame, batch: Batch) -> pa.Table:
-    """Rows of a topic's table with the bytes of their records; RAW, in the order of their offsets within
-    a log partition.
+    """Joins rows of a topic's table to the bytes of their records.
 
     Args:
-        rows: of the batch, with META's columns.
+        rows: the rows of the batch, with META's columns.
         batch: the record of each row.
+
+    Returns:
+        RAW, in the order of the offsets within each log partition.
     """
     records = pl.DataFrame(
         {
@@ -62,27 +64,29 @@ def join_records(rows: pl.DataFrame, batch: Batch) -> pa.Table:
         }
     )
     joined = rows.drop("_raw").join(records, on=_AT, how="inner")
-    return _cast(joined.with_columns(_again=pl.lit(value=False)))
+    return _cast(joined.with_columns(_rewritten=pl.lit(value=False)))
 
 
 def read_events(
     contract: Contract, table: LakeTable, log: Log, partition: int, low: int, high: int, most: int
 ) -> tuple[pa.Table, int]:
-    """The events of a log partition from offset `low` on, judged before `high`: RAW, and the offset that
-    they reach up to, at most `high`.
+    """Reads the events of a log partition between two offsets.
 
     Args:
-        contract, table, log: the topic's.
+        contract, table, log: the topic's contract, table and log.
         partition: the log partition.
-        low, high: the first offset, and the one after the last.
-        most: how many events, at most.
+        low, high: the first offset, and the offset after the last.
+        most: the most events to read.
+
+    Returns:
+        The events (RAW), and the offset after them, at most `high`.
     """
     rows = table.scan().filter(pl.col("_log_partition") == partition)
     start = log.start(contract.topic)[partition]
     if start > low:
         end = min(start, high, low + most)
-        forgotten = rows.filter(pl.col("_log_offset").is_between(low, end, closed="left")).collect()
-        return _rewrite(contract, forgotten), end
+        trimmed = rows.filter(pl.col("_log_offset").is_between(low, end, closed="left")).collect()
+        return _rewrite(contract, trimmed), end
     batch = log.read(contract.topic, {partition: low}, most)
     if not len(batch):
         return RAW.empty_table(), high
@@ -96,7 +100,7 @@ def read_events(
 
 
 def _rewrite(contract: Contract, rows: pl.DataFrame) -> pa.Table:
-    """RAW of rows whose events the log has forgotten."""
+    """Writes the events of rows again that the log has deleted; RAW."""
     fields = fields_of(contract.struct)
     raw: list[bytes] = []
     keys: list[bytes | None] = []
@@ -106,7 +110,7 @@ def _rewrite(contract: Contract, rows: pl.DataFrame) -> pa.Table:
     columns: dict[str, Any] = {
         "_raw": pl.Series(raw, dtype=pl.Binary),
         "_key": pl.Series(keys, dtype=pl.Binary),
-        "_again": rows["_valid"],
+        "_rewritten": rows["_valid"],
     }
     return _cast(rows.with_columns(**columns))
 

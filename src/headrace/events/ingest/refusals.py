@@ -1,4 +1,4 @@
-"""Refusals: an alert source that watches at what rate the events of topics are refused."""
+"""Refusals: an alert source that watches the refusal rates of topics."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["RefusalSource"]
 class RefusalSource:
     """Watches the topics of contracts that have `alerts` (headrace.alerts.source.AlertSource).
 
-    The subject of its alerts is the topic; the reason is a code of refusal and the field, if there is one.
-    It reads what commits have left in the topics' tables, so it sees the events of every worker.
+    The subject of its alerts is the topic; the reason is a refusal code and the field, if there is one. It
+    reads the counts that commits store in the topics' tables, so it sees the events of every worker.
 
     Args:
-        contracts: of the topics that are ingested here.
-        log, lake: hold topics and tables.
+        contracts: the contracts of the topics that are ingested here.
+        log, lake: the log with the topics and the lake with their tables.
     """
 
     name = "refusals"
@@ -37,16 +37,16 @@ class RefusalSource:
         self._rates: dict[str, RefusalRates] = {}
         self._lock = threading.Lock()
         self._committed: set[str] = set()
-        self._unsettled: set[str] = set()  # topics of commits that no settled round has observed
-        self._until: dict[str, int] = {}  # topic → when its window ends, in this round
+        self._unsettled: set[str] = set()  # topics with commits that no settled round has observed
+        self._until: dict[str, int] = {}  # topic → the end of its window, in this round
 
     def note_commit(self, topic: str) -> None:
-        """Notes that there is a commit to observe. Any thread may call it; it returns at once."""
+        """Records that there is a commit to observe. Any thread may call it; it returns at once."""
         with self._lock:
             self._committed.add(topic)
 
     def observe(self, open: Sequence[Alert]) -> None:
-        """Reads the counts that commits left since the last round (AlertSource.observe)."""
+        """Reads the counts of the commits since the last round (AlertSource.observe)."""
         with self._lock:
             self._unsettled |= self._committed & self._contracts.keys()
             self._committed.clear()
@@ -59,7 +59,7 @@ class RefusalSource:
             rates.update()
             until = rates.latest
             if topic not in self._unsettled and self._is_at_end(contract):
-                until = max(until, now_micros())  # nothing has arrived since then, and that is known
+                until = max(until, now_micros())  # the table has all arrivals, so the window may end now
             self._until[topic] = until
 
     def judge(self, open: Sequence[Alert]) -> list[Finding]:
@@ -77,7 +77,7 @@ class RefusalSource:
         return findings
 
     def settle(self) -> None:
-        """Takes the commits of this round as done (AlertSource.settle)."""
+        """Marks the commits of this round as handled (AlertSource.settle)."""
         self._unsettled.clear()
 
     def _is_at_end(self, contract: Contract) -> bool:

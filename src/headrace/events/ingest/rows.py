@@ -1,4 +1,4 @@
-"""The good rows of a topic's table, with the columns of its present contract."""
+"""The good rows of a topic's table, with the columns of its current contract."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
 def recent_rows(
     table: LakeTable, contract: Contract, partitions: Collection[int], watermarks: Watermarks
 ) -> Iterator[pl.DataFrame]:
-    """The identities, times and log partitions of the good rows within the time in which duplicates are
-    refused, in frames and in no order; none if the contract refuses no duplicates.
+    """The good rows of the time in which duplicates are refused; none if the contract refuses no duplicates.
 
     Args:
-        table, contract, watermarks: the topic's.
+        table, contract, watermarks: the topic's table, contract and watermarks.
         partitions: only rows from these log partitions.
+
+    Yields:
+        Frames with the columns of the identity, the time and the log partition, in no order.
     """
     if contract.dedup_within is None or table.current_snapshot() is None:
         return
@@ -62,16 +64,16 @@ def recent_rows(
 def _spans(
     contract: Contract, within: timedelta, partitions: Collection[int], watermarks: Watermarks
 ) -> list[tuple[int, dict[int, int]]]:
-    """The spans of time to read, in microseconds since 1970: of each its end, and log partition → its oldest
-    time. A log partition that got nothing for long has its own span."""
+    """The spans of time to read, in microseconds since 1970: each span's end, and log partition → its oldest
+    time. A log partition without recent events has its own span."""
     before = within // _MICROSECOND
-    # An older contract, whose `max_ahead` was longer, may have admitted later ones.
+    # An older contract with a longer `max_ahead` may have admitted later events.
     ahead = max(contract.max_ahead // _MICROSECOND, watermarks.lead)
     spans: list[tuple[int, dict[int, int]]] = []
     admitted = [partition for partition in partitions if partition in watermarks.marks]
     for mark, partition in sorted((watermarks.mark(partition), partition) for partition in admitted):
         oldest = max(EARLIEST, mark - before)
-        # A row lies after the watermark only as far as it lay after its arrival.
+        # A row's time is after the watermark by at most as much as it is after the row's arrival.
         latest = LATEST if watermarks.shared else min(LATEST, mark + ahead)
         if spans and oldest <= spans[-1][0]:
             spans[-1][1][partition] = oldest

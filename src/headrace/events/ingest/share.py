@@ -1,4 +1,4 @@
-"""The share of a topic's log partitions that one of its ingests has, while other ingests have the rest."""
+"""The share of a topic's log partitions that one ingest reads, while other ingests read the rest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["TopicShare"]
 
 
 class TopicShare:
-    """All of the topic's log partitions; once it has joined the group of the topic's ingests, its share of
-    them.
+    """An ingest's share of a topic's log partitions: all of them until it joins the group of the topic's
+    ingests.
 
-    If a contract refuses duplicates, the same event must always reach the same ingest. With a `key` it is in
-    one log partition however often it is sent. Without a key it may be in any: then the member that has log
-    partition 0 has them all.
+    If a contract refuses duplicates, the same event must always reach the same ingest. With a `key` an event is
+    in one log partition however often it is sent. Without a key it may be in any, so the member with log
+    partition 0 reads them all.
 
     Attributes:
         partitions: the log partitions.
@@ -45,7 +45,7 @@ class TopicShare:
         """Shares the topic, during the block, with all ingests into the same table.
 
         Args:
-            settle: finishes work on the share; called before some of it is given up.
+            settle: finishes work on the share; called before some of its partitions go to another member.
         """
         # Another table of this name, created later or in another catalog, must get the whole topic again.
         table = f"{self._table.where} {self._table.iceberg().metadata.table_uuid}"
@@ -59,7 +59,7 @@ class TopicShare:
             member.close()
 
     def refresh(self) -> bool:
-        """Updates the share; whether it has changed."""
+        """Updates the share; returns whether it has changed."""
         if self._member is None:
             return False
         before, share = self.partitions, self._member.partitions()
@@ -69,15 +69,17 @@ class TopicShare:
         return share != before
 
     def wait(self, offsets: Mapping[int, int], stop: threading.Event, seconds: float) -> None:
-        """Returns when there is a record at one of the next offsets, or after so many seconds; without a share,
-        when `stop` is set."""
+        """Waits until there is a record at one of the next offsets, but at most `seconds`.
+
+        Without partitions, it waits until `stop` is set, but at most `seconds`.
+        """
         if self.partitions:
             self._log.wait(self._topic, offsets, seconds)
         else:
             stop.wait(seconds)
 
     def is_committed_by_others(self, end: Mapping[int, int]) -> bool:
-        """Whether the other ingests have brought the table to these offsets of their log partitions."""
+        """Whether the other ingests have committed their log partitions up to these offsets."""
         stored = None
         for partition in end.keys() - self.partitions:
             stored = stored or read_position(self._table)

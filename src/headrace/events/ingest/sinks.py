@@ -1,8 +1,8 @@
-"""Sinks: what else takes the events of a topic, each with its own position.
+"""Sinks: further receivers of a topic's events, each with its own position.
 
-A sink never runs ahead of the topic's table: it is fed a batch once that is committed. A sink that is behind
-(new, away for a while, killed between the two commits) catches up from the table, which has the verdicts, and
-not from the log, which may have been trimmed.
+A sink never runs ahead of the topic's table: it is fed a batch only after the table's commit. A sink that is
+behind (because it is new, was unavailable, or the process was killed between the two commits) catches up from
+the table, which has the verdicts, and not from the log, which may have been trimmed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHUNK = 200_000  # offsets in one chunk while catching up
 
 
 class Sink(Protocol):
-    """Takes good events, once each.
+    """Receives good events, each exactly once.
 
     Attributes:
         name: its name, for errors and lineage.
@@ -41,23 +41,23 @@ class Sink(Protocol):
     name: str
 
     def position(self) -> LogPosition | None:
-        """How far it has taken the topic, from any process; None: nothing yet."""
+        """How far it has received the topic, from any process; None: nothing yet."""
         ...
 
     def apply(self, good: pa.Table, position: LogPosition) -> None:
-        """Takes the events (see sink_schema) and moves its position, in one transaction.
+        """Stores the events (see sink_schema) and moves its position, in one transaction.
 
-        The position names the log partitions of one worker's share; in all others, and where it lies
-        behind the sink's own, the sink's position stays as it is (LogPosition.advance). Events come in the
-        order of their offsets within a log partition. Events before the sink's own position have been taken and
-        are skipped: several workers may bring the same events at once.
+        The position names the log partitions of one worker's share. For every other partition, and for a
+        partition where it is behind the sink's position, the sink's position stays (LogPosition.advance).
+        Events are in the order of their offsets within a log partition. Events before the sink's position are
+        skipped: several workers may send the same events at once.
         """
         ...
 
 
 class RawSink(Sink, Protocol):
-    """A sink that takes every event as it came, also refused ones (raw.RAW), instead of good events with the
-    contract's fields."""
+    """A sink that receives every event's bytes, also those of refused events (raw.RAW), instead of good events
+    with the contract's fields."""
 
     raw: Literal[True]
 
@@ -69,11 +69,11 @@ def sink_schema(contract: Contract) -> pa.Schema:
 
 
 class SinkFeed:
-    """Keeps one sink of one topic level with the topic's table.
+    """Feeds one sink of one topic up to the position of the topic's table.
 
     Attributes:
         is_raw: whether the sink is a RawSink.
-        behind: why it is behind: its last attempt met something unavailable.
+        behind: the error of its last attempt; None: the sink is not behind.
     """
 
     def __init__(self, sink: Sink, contract: Contract, table: LakeTable, log: Log) -> None:
@@ -86,15 +86,15 @@ class SinkFeed:
         self._schema = sink_schema(contract)
 
     def follow(self, verdicts: Verdicts, batch: Batch | None, span: ReadSpan) -> None:
-        """Feeds the sink a batch that the table has just got, or all that it lacks up to the batch's end.
+        """Feeds the sink the batch that was just committed, or everything that it lacks up to the batch's end.
 
-        If something is unavailable, a warning is logged and `behind` set: the table continues without this
+        If something is unavailable, it logs a warning and sets `behind`: the table continues without this
         sink.
 
         Args:
-            verdicts: of the batch.
-            batch: the records; a raw sink needs them.
-            span: where the batch lies.
+            verdicts: the verdicts on the batch.
+            batch: the records; only a raw sink needs them.
+            span: the span of the log that the batch holds.
         """
         try:
             at = self._position(span.after)
@@ -107,7 +107,7 @@ class SinkFeed:
             self._note_behind(error)
 
     def catch_up(self, position: LogPosition) -> None:
-        """Feeds the sink what it lacks up to the table's position. Errors as `follow`."""
+        """Feeds the sink what it lacks up to the table's position. It handles errors as `follow` does."""
         try:
             at = self._position(position)
             if any(at.next_offset(p) < end for p, end in position.offsets.items()):
@@ -117,7 +117,7 @@ class SinkFeed:
             self._note_behind(error)
 
     def _note_behind(self, error: Unavailable) -> None:
-        if self.behind is None:  # one warning: it may stay behind for long
+        if self.behind is None:  # warn once: it may stay behind for long
             _logger.warning("%s is behind on topic %s: %s", self._sink.name, self._contract.topic, error)
         self.behind = error
 
@@ -127,7 +127,7 @@ class SinkFeed:
             return LogPosition(target.topic, target.log_id)
         if (at.topic, at.log_id) != (target.topic, target.log_id):
             raise Refused(
-                f"{self._sink.name} holds what was made of another log of topic {at.topic!r}",
+                f"{self._sink.name} holds the events of another log of topic {at.topic!r}",
                 where=f"topic {target.topic} ({target.log_id})",
                 remedy=f"Empty {self._sink.name}; it is filled again from table {self._table.name}.",
             )
@@ -147,7 +147,7 @@ class SinkFeed:
                 self._sink.apply(events, LogPosition(at.topic, at.log_id, {partition: low}))
 
     def _read(self, partition: int, low: int, end: int) -> tuple[pa.Table, int]:
-        """The events of a log partition that the sink lacks from `low` on, and the offset that they reach."""
+        """Read the events that the sink lacks from offset `low` on; also returns the offset after them."""
         if self.is_raw:
             return read_events(self._contract, self._table, self._log, partition, low, end, CHUNK)
         high = min(low + CHUNK, end)

@@ -1,1 +1,1 @@
-"""From raw events to verdicts: good rows of the topic's table, and refused ones with their reasons."""
+"""From raw events to verdicts: good rows of the topic's table, and refused rows with their reasons."""

@@ -58,7 +58,7 @@ def columns_of(events: Sequence[Any], fields: Sequence[ContractField], contract:
     Args:
         events: n structs with these fields, as headrace.events.contracts.shape builds them.
         fields: the fields of the struct.
-        contract: its rules say how a time is written.
+        contract: the contract, whose rules say how a time is written.
     """
     builder = _ColumnBuilder(contract)
     arrays = [builder.build(field, list(map(attrgetter(field.name), events)), None, "") for field in fields]

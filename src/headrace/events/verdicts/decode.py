@@ -30,7 +30,7 @@ from headrace.events.verdicts.instances import instance_of
 __all__ = ["MAX_EXTRA_NAMES", "BatchDecoder", "DecodedBatch"]
 
 MAX_EXTRA_NAMES = 20
-"""Fields that the contract does not name are counted by name, up to so many names, and the rest together."""
+"""Fields that the contract does not name are counted by name up to this many names; the rest are one count."""
 _OTHER_NAMES = "(others)"
 
 
@@ -69,7 +69,7 @@ class _DecodedEvent(NamedTuple):
 
 
 class _StructDecoder:
-    """Decodes to one struct: the contract's, or one of its older ones."""
+    """Decodes events to one struct: the contract's struct, or an older version of it."""
 
     def __init__(self, shape: Shape, contract: Contract, format: Format) -> None:
         strict = not contract.coerce

@@ -1,11 +1,11 @@
-"""The identities admitted lately, by which a repeated event is refused as a duplicate.
+"""The recently admitted identities, by which a repeated event is refused as a duplicate.
 
 An identity is stored as 108 bits of hash, its log partition and its event's time: 24 bytes. Among a billion
 different identities at once, two share a hash with a chance of about 1 in 10^15. An identity is forgotten once
 its time lies more than `dedup_within` behind the watermark of its log partition (verdicts.watermarks). So the
 size follows the rate of the topic, not its age, and reading one log partition ahead forgets none of another.
 Large runs lie in unnamed files that are mapped into memory, so the operating system keeps in memory what is
-used and fits. None of it outlives the process: it is read back from the topic's table at start.
+used and fits. Nothing of this survives the process: at start the identities are read from the topic's table.
 """
 
 from __future__ import annotations
@@ -127,13 +127,13 @@ class RecentIdentities:
         capped: Int64s,
         known: dict[Hash, list[int]],
     ) -> NDArray[np.bool_]:
-        """Decide the rows of one scope whose first hash is known, one by one in their order.
+        """Decide, in order, which rows of one scope whose first hash is known are admitted.
 
         Args:
             scope: the scope of the rows.
             suspect: bool[n], whether the first hash of a row is known.
             keys, times: the rows' hashes, uint64[n] each, and times, int64[n].
-            capped: int64[n], where the rows move the watermark to.
+            capped: int64[n], the watermarks to which the rows move their scope's.
             known: hashes → the times remembered for them; those of admitted rows are added.
 
         Returns:
@@ -204,7 +204,7 @@ class RecentIdentities:
                 columns = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint64)
         except OSError as error:
             raise Unavailable(
-                f"the identities admitted lately cannot be written: {error.strerror}",
+                f"the recent identities cannot be written: {error.strerror}",
                 where=str(self._folder),
                 remedy="Make room on the disk, and let this user write there.",
             ) from error

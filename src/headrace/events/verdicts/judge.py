@@ -38,7 +38,7 @@ __all__ = ["FirstPosition", "Judge", "Verdicts", "find_first_position"]
 
 
 FirstPosition = tuple[int, int]
-"""The log partition and offset at which a replayed event first stood."""
+"""The log partition and offset at which a replayed event was first appended."""
 
 _FIRST_POSITION_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
 _MICROSECOND = timedelta(microseconds=1)
@@ -79,12 +79,12 @@ class Judge:
 
     Args:
         contract: the contract of the topic.
-        find_admitted: which of some first positions the topic's table already holds as good. By default all
-            of them: without a table an event must not be admitted twice.
-        format: how bytes hold an event; by default the contract's format.
+        find_admitted: returns those of the given first positions that the topic's table already holds as good.
+            By default all of them: without a table no replay can be shown to be new.
+        format: decodes the events; by default the contract's format.
         folder: where long lists of recent identities are written; by default the machine's folder for
             temporary files.
-        watermarks: the topic's watermarks; by default no event was admitted yet.
+        watermarks: the topic's watermarks; by default those of a topic without admitted events.
 
     Attributes:
         contract: the contract.
@@ -135,7 +135,7 @@ class Judge:
             unwritable: place in the batch → why that event is refused without being decoded.
 
         Raises:
-            Unavailable: something that the format needs cannot be reached, and no event is decided; or the
+            Unavailable: something that the format needs cannot be reached, and no event is judged; or the
                 disk is full, and this judge must not be used any further.
         """
         decoded = self._decoder.decode(batch.values, unwritable or {})
@@ -147,7 +147,7 @@ class Judge:
         arrived = batch.arrived_at[places]
         times = _micros(table[self.contract.time])
         first_positions = _first_positions(batch.headers)
-        # Somebody replays an event later on purpose, so it is never too late.
+        # A replay is late on purpose, so it is never too late.
         replayed = np.isin(places, list(first_positions)) if first_positions else np.zeros(len(places), bool)
         self._refuse_by_time(times, arrived, replayed, refusals)
         good = np.ones(len(places), bool)
@@ -197,7 +197,7 @@ class Judge:
         """Refuse events before `oldest`, beyond `max_ahead`, or beyond `max_late` unless they are replayed."""
         oldest = self.contract.oldest
         for row in np.flatnonzero(times < micros(oldest)).tolist():
-            reason = f"{from_micros(int(times[row]))} lies before {oldest}, the oldest that the contract takes"
+            reason = f"{from_micros(int(times[row]))} is before {oldest}, the oldest time of the contract"
             refusals.setdefault(row, Refusal("out_of_range", self.contract.time, reason))
         bounds = [("future", times > arrived + _to_micros(self.contract.max_ahead), "after")]
         if self.contract.max_late is not None:
@@ -216,7 +216,7 @@ class Judge:
         good: NDArray[np.bool_],
         refusals: dict[int, Refusal],
     ) -> None:
-        """Refuse an event that was replayed and admitted before."""
+        """Refuse the replay of an event that was admitted before."""
         admitted = set(self._find_admitted(set(first_positions.values())))
         for row in np.flatnonzero(good).tolist():
             first = first_positions.get(int(places[row]))
@@ -243,7 +243,7 @@ class Judge:
         admitted = identities.admit(frame, times, batch.arrived_at[places], batch.partitions[places])
         duplicates = np.flatnonzero(good)[~admitted].tolist()
         good[duplicates] = False
-        reason = f"one with the same {', '.join(self.contract.identity)} was admitted"
+        reason = f"an event with the same {', '.join(self.contract.identity)} was admitted"
         for row in duplicates:
             refusals[row] = Refusal("duplicate", None, reason)
 
@@ -255,8 +255,8 @@ def _to_micros(span: timedelta) -> int:
 
 def find_first_position(headers: Headers | None) -> FirstPosition | None:
     """Find the first position of a replayed record in its headers; None: it is not a replay."""
-    form = _FIRST_POSITION_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
-    return None if form is None else (int(form.group(1)), int(form.group(2)))
+    match = _FIRST_POSITION_FORM.fullmatch(headers.get(FIRST_POSITION, b"")) if headers else None
+    return None if match is None else (int(match.group(1)), int(match.group(2)))
 
 
 def _first_positions(headers: Collection[Headers | None]) -> dict[int, FirstPosition]:

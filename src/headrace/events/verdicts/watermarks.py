@@ -1,8 +1,8 @@
 """Watermarks: the latest time of the admitted events of a topic, by log partition.
 
 They decide which admitted identities a topic forgets (verdicts.identities). A watermark depends only on the
-events of its log partition and their order there. So it is the same whichever process reads them, however they
-fall into batches, and after a restart: the topic's table stores it with its position.
+events of its log partition and their order there. So it does not depend on which process reads them or on how
+they are batched, and it survives a restart: the topic's table stores it with its position.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Watermarks:
         """Move the front to the earliest watermark of the log partitions that are behind.
 
         Args:
-            behind: the log partitions with events that are not judged yet. One that was read to its end does
-                not count: events that it gets from now on arrive after all that were judged.
+            behind: the log partitions with events that are not judged yet. A partition that was read to its end
+                does not count: all its further events arrive after those that were judged.
         """
         marks = [self.marks.get(partition, NEVER) for partition in behind]
         self.front = max(self.front, min(marks) if marks else max(self.marks.values(), default=NEVER))
@@ -84,7 +84,7 @@ class Watermarks:
 
 
 def merge_watermarks(stored: str | None, text: str) -> str:
-    """Take the later of each of two encoded watermarks: other processes move those of their partitions."""
+    """Merge two encoded sets of watermarks: the later mark counts, since other processes move other marks."""
     before: dict[str, int] = json.loads(stored or "{}")
     after: dict[str, int] = json.loads(text)
     return json.dumps({name: max(before.get(name, NEVER), after.get(name, NEVER)) for name in before | after})

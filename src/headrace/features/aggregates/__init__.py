@@ -1,6 +1,6 @@
-"""Aggregate functions: one class each, with what it computes offline over ranges and online from tiles.
+"""Aggregate functions, a class each: what it computes offline over ranges, and online from tiles.
 
-A further function is one subclass of `Aggregate` and one entry in `_AGGREGATES`.
+A new function is a subclass of `Aggregate` and an entry in `_AGGREGATES`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _BY_SPELLING = {spelling: kind for kind in _AGGREGATES for spelling in kind.spel
 _CALL = re.compile(r"([a-z_]+)(?:\(\s*(\d+)\s*\))?")
 
 SPELLINGS = tuple(_BY_SPELLING)
-"""Every function as an aggregation may write it; `(n)` stands for a parameter."""
+"""Every spelling of a function in an aggregation; `(n)` stands for a parameter."""
 
 
 def parse_function(text: str, *, where: str | None = None) -> AggregateFunction:
-    """The function that an aggregation's text names, such as `mean` or `last(5)`.
+    """Parses the function of an aggregation, such as `mean` or `last(5)`.
 
     Raises:
         ProjectError: the function does not exist, or its parameter is missing, superfluous or out of range.
@@ -56,7 +56,7 @@ def parse_function(text: str, *, where: str | None = None) -> AggregateFunction:
         return AggregateFunction(kind.name)
     n = int(argument)
     if not 1 <= n <= kind.largest_n:
-        raise ProjectError(f"{text!r}: n must lie in 1..{kind.largest_n}", where=where)
+        raise ProjectError(f"{text!r}: n must be between 1 and {kind.largest_n}", where=where)
     return AggregateFunction(kind.name, n)
 
 
@@ -68,7 +68,7 @@ def aggregate_of(function: AggregateFunction) -> Aggregate:
     """
     if function.name not in _BY_NAME:
         raise ProjectError(
-            f"the plan names the aggregate function {function.name!r}, which this Headrace does not have",
+            f"the plan names the aggregate function {function.name!r}, unknown to this version of Headrace",
             remedy="Use the version of Headrace that compiled the plan, or a later one.",
         )
     return _BY_NAME[function.name](function.n)
@@ -84,7 +84,7 @@ def result_dtype(function: AggregateFunction, column: Dtype, *, where: str | Non
         raise ProjectError(
             f"{function.name} does not accept a column of {column}",
             where=where,
-            remedy="Give the table a column with the value to aggregate, null in the other rows.",
+            remedy="Give the table a column with the value to aggregate, and null in the other rows.",
         )
     try:
         return aggregate_of(function).result_dtype(column)

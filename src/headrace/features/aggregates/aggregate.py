@@ -1,9 +1,9 @@
-"""Aggregate: what the window kernel and the online tiles need to know of one aggregate function.
+"""Aggregate: the interface of an aggregate function, for the window kernel and the online tiles.
 
-Offline, a function sees the sorted values of one column and computes a result for each of many ranges.
-Online, the events of a hop are condensed into a tile, which holds one value for each `TilePart`; a
-result is read from the tiles and the unsettled events of a window. Both give the same value to the bit,
-whatever the order in which events arrive.
+Offline, a function receives the sorted values of one column and computes a result for each of many ranges.
+Online, the events of a hop are condensed into a tile, which holds one value for each `TilePart`; a result is
+read from the tiles and the unsettled events of a window. Both give the same value to the bit, in whatever
+order the events arrive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Track = list[list[Any]]
 """The tiles of one column at one hop as parallel lists: their begins, then one list for each part."""
 
 TileReader = Callable[[Track, int, list[int], list[Any]], object]
-"""Reads a result from a track, the place of the first tile in the window, and the times and values of the
+"""Reads a result from a track, the index of the first tile in the window, and the times and values of the
 unsettled events in the window. A null value does not count."""
 
 
@@ -33,9 +33,10 @@ class TilePart(NamedTuple):
 
     Attributes:
         name: the part's name.
-        make: from the times and values of the tile's events, in order of time and without nulls.
-        merge: from the values of two tiles to that of all their events.
-        size: of the parts of equal name, the one with the greatest size is kept.
+        make: makes the value from the times and values of the tile's events, in order of time and without
+            nulls.
+        merge: merges the values of two tiles into the value of all their events.
+        size: of several parts with the same name, the one with the greatest size is kept.
     """
 
     name: str
@@ -48,12 +49,12 @@ class Aggregate(ABC):
     """One aggregate function.
 
     Args:
-        n: the parameter, of a function that takes one.
+        n: the parameter; 0 for a function without one.
 
     Attributes:
         name: its name in a plan.
-        spellings: the texts by which an aggregation names it; with a parameter they end in `(n)`.
-        largest_n: the greatest value of its parameter.
+        spellings: its spellings in an aggregation; with a parameter they end in `(n)`.
+        largest_n: the largest value of its parameter.
     """
 
     name: ClassVar[str]
@@ -73,7 +74,7 @@ class Aggregate(ABC):
 
     @abstractmethod
     def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
-        """The result for each range [low, high) of the column's values: m results, null or 0 of an empty range.
+        """The result for each of m ranges [low, high) of the column's values; null or 0 for an empty range.
 
         The caller casts them to the result's dtype.
         """
@@ -84,16 +85,16 @@ class Aggregate(ABC):
 
     @abstractmethod
     def tile_reader(self, places: Mapping[str, int], column: Dtype) -> TileReader:
-        """The reader of the result; `places` gives the place of each part in a track."""
+        """The reader of the result; `places` gives the index of each part in a track."""
 
 
 def drop_nulls(values: list[Any]) -> list[Any]:
-    """The values that count."""
+    """The values without nulls, which do not count."""
     return [value for value in values if value is not None] if values else values
 
 
 def restore_of(dtype: Dtype) -> Callable[[Any], Any] | None:
-    """The conversion from a whole number to the value that it encodes; None where a value encodes itself."""
+    """The conversion from a whole number to the value that it encodes; None if values are not encoded."""
     return _RESTORE.get(dtype)
 
 

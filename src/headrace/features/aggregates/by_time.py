@@ -1,4 +1,4 @@
-"""The first and the last values. Of values of one time, the greater is the later."""
+"""The first and the last values. Of values with the same time, the greater counts as the later."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from headrace.features.plan import Dtype
 
 __all__ = ["First", "Last", "LastN"]
 
-_MOST_VALUES = 1000  # of last(n): an entity's state holds n values a tile
+_MAX_VALUES = 1000  # the largest n of last(n), because an entity's state holds n values for each tile
 
 
 class First(Aggregate):
-    """The value of the earliest time; null of none."""
+    """The earliest value; null for no values."""
 
     name = "first"
     spellings = ("first",)
@@ -59,7 +59,7 @@ class First(Aggregate):
 
 
 class Last(Aggregate):
-    """The value of the latest time; null of none."""
+    """The latest value; null for no values."""
 
     name = "last"
     spellings = ("last",)
@@ -88,11 +88,11 @@ class Last(Aggregate):
 
 
 class LastN(Aggregate):
-    """The values of the n latest times, the oldest first; null of none."""
+    """The n latest values, the oldest first; null for no values."""
 
     name = "last_n"
     spellings = ("last(n)",)
-    largest_n: ClassVar[int] = _MOST_VALUES
+    largest_n: ClassVar[int] = _MAX_VALUES
 
     def result_dtype(self, column: Dtype) -> Dtype:
         """See Aggregate."""
@@ -120,7 +120,7 @@ class LastN(Aggregate):
 
 
 def _pick(column: SortedColumn, places: Ints, present: Any) -> pl.Series:
-    """The values at these places, null where nothing is present."""
+    """The values at these indexes, null where `present` is false."""
     picked = np.zeros(len(places), dtype=column.values.dtype)
     picked[present] = column.in_order[places[present]]
     return column.series_of(picked, present, named=True)
@@ -136,7 +136,7 @@ def _last_part(n: int) -> TilePart:
 
 
 def _last_reader(places: Mapping[str, int], n: int, column: Dtype) -> TileReader:
-    """The reader of the n latest values, the oldest first; None of none."""
+    """The reader of the n latest values, the oldest first; it returns None for no values."""
     place, restore = places["last"], restore_of(column)
 
     def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:

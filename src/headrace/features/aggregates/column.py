@@ -1,4 +1,4 @@
-"""SortedColumn: the values of one column, sorted by entity and time, as aggregate functions see them."""
+"""SortedColumn: the values of one column, sorted by entity and time, for aggregate functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Values = NDArray[Any]
 
 
 class SortedColumn:
-    """The values of one column that count, sorted by (entity, time).
+    """The values of one column, without nulls, sorted by (entity, time).
 
     Args:
         series: the column's values in the order of `keys`; null does not count.
@@ -28,7 +28,7 @@ class SortedColumn:
         span: the factor of the entity.
 
     Attributes:
-        values: int64 or float64 [n]; of strings, their places in the sorted distinct strings.
+        values: int64 or float64 [n]; strings are replaced by their indexes in the sorted distinct strings.
         is_float: whether the values are floats.
     """
 
@@ -49,23 +49,23 @@ class SortedColumn:
         self._keys = keys
 
     def ranges_of(self, low: Ints, high: Ints) -> tuple[Ints, Ints]:
-        """Ranges of events as ranges of the values that count."""
+        """Converts ranges of events to ranges of the values, which leave out nulls."""
         if self._counts_before is None:
             return low, high
         return self._counts_before[low], self._counts_before[high]
 
     def names_of(self, values: pl.Series) -> pl.Series:
-        """Values as they are in the column: of strings, the strings at these places."""
+        """The original values; for strings, the strings at these indexes."""
         return values if self._names is None else self._names.gather(values)
 
     def series_of(self, values: Values, present: NDArray[np.bool_], *, named: bool = False) -> pl.Series:
-        """Results as a series, null where `present` is false; `named`: they are values of the column."""
+        """Results as a series, null where `present` is false; `named` if they are values of the column."""
         series = pl.Series(values=pa.array(values, mask=~present))
         return self.names_of(series) if named else series
 
     @cached_property
     def sums(self) -> ExactSums:
-        """Prefix sums of the true values."""
+        """Exact prefix sums of the values."""
         return float_sums(self.values) if self.is_float else whole_sums(self.values)
 
     @cached_property
@@ -75,7 +75,7 @@ class SortedColumn:
 
     @cached_property
     def in_order(self) -> Values:
-        """The values, those of one entity and time sorted by size."""
+        """The values, with those of the same entity and time sorted by size."""
         tied = self._keys[1:] == self._keys[:-1]
         if not tied.any():
             return self.values
@@ -86,7 +86,7 @@ class SortedColumn:
 
     @cached_property
     def previous_equal(self) -> Ints:
-        """For each value, the place of the entity's previous equal value plus one, or 0."""
+        """For each value, the index of the entity's previous equal value plus one, or 0."""
         entity = self._keys // self._span
         order = np.lexsort((self.values, entity))  # stable: equal values stay in order of time
         same = (entity[order][1:] == entity[order][:-1]) & (self.values[order][1:] == self.values[order][:-1])

@@ -19,7 +19,7 @@ COUNT_PART = TilePart("count", lambda _, values: len(values), lambda a, b: a + b
 
 
 class Count(Aggregate):
-    """How many values there are; 0 of none."""
+    """The number of values; 0 for no values."""
 
     name = "count"
     spellings = ("count",)
@@ -42,7 +42,7 @@ class Count(Aggregate):
 
 
 class CountDistinct(Aggregate):
-    """How many different values there are, exactly; 0 of none."""
+    """The exact number of distinct values; 0 for no values."""
 
     name = "count_distinct"
     spellings = ("count_distinct",)
@@ -73,7 +73,7 @@ class CountDistinct(Aggregate):
 
 
 def count_reader(places: Mapping[str, int]) -> TileReader:
-    """The reader of how many values count."""
+    """The reader of the number of values, without nulls."""
     place = places["count"]
 
     def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:

@@ -1,12 +1,12 @@
 """Sums of floats that do not depend on the order in which they are added.
 
-A window's sum is the true sum of its values, rounded once; beyond the range of a double it is an
-infinity. Offline it is a difference of prefix sums, online it comes from tiles, so both must be exact:
-in plain floats the two differ in the last digits, and one huge value spoils every sum after it.
+A window's sum is the exact sum of its values, rounded once; beyond the range of a double it is infinite.
+Offline it is a difference of prefix sums, and online it comes from tiles. Both must be exact: with plain
+floats the two would differ in the last digits, and one huge value would spoil every sum after it.
 
 Offline, every value is split into whole multiples of a few powers of two, and whole numbers add up
-exactly. Values of very different size have separate prefix sums (bands), so that one huge value costs
-the others neither digits nor memory. Online, a sum is kept as a few floats that add up to it exactly.
+exactly. Values of very different size have separate prefix sums (bands), so that one huge value costs the
+others neither digits nor memory. Online, a sum is kept as a few floats that add up to it exactly.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ __all__ = [
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Total = list[float | str]
-"""A true sum as floats that add up to it exactly. A sum that no double can hold is a text instead: the
-number of 2^-1074 in it, in hexadecimal digits."""
+"""An exact sum as floats that add up to it. A sum that no double can hold is a string instead: its value in
+units of 2^-1074, in hexadecimal digits."""
 
 _BAND = 64  # the exponents of a band's values differ by less than this
 _SMALLEST = -1074  # every finite double is a multiple of 2^-1074
 _LOW = np.int64((1 << 31) - 1)
-_EXACT = 1 << 53  # whole numbers up to it are doubles
+_EXACT = 1 << 53  # doubles hold every whole number up to this one
 
 
 class _Band(NamedTuple):
     """Prefix sums of some of n values: limb k counts multiples of 2^exponents[k].
 
     Attributes:
-        places: the places of the band's values among the n, int64 in order; None: all of them.
-        exponents: one for each limb.
-        limbs: each int64, one longer than the band has values.
+        places: the indexes of the band's values among the n, int64 in order; None for all of them.
+        exponents: one exponent for each limb.
+        limbs: prefix sums, each int64 and one longer than the band has values.
     """
 
     places: Ints | None
@@ -128,7 +128,7 @@ def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
             error, lost = _two_sum(error, lost)
             slack += np.abs(lost)
         result = np.ldexp(total + error, base)
-        certain = np.isfinite(total)  # an intermediate sum may have been too large
+        certain = np.isfinite(total)  # an intermediate sum may have overflowed
         if slack.any():
             slack *= 1.001  # for its own rounding
             least = total + np.nextafter(error - slack, -np.inf)
@@ -140,9 +140,9 @@ def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
 
 
 def range_means(sums: ExactSums, low: Ints, high: Ints) -> Floats:
-    """For each range its sum, rounded, divided by its number of values; 0 for an empty range.
+    """For each range its rounded sum divided by its number of values; 0 for an empty range.
 
-    Where no double can hold the sum: the true mean, rounded once.
+    If no double can hold the sum, the result is the exact mean, rounded once.
     """
     totals, counts = range_sums(sums, low, high), np.maximum(high - low, 1)
     means: Floats = totals / counts
@@ -162,7 +162,7 @@ def _terms(sums: ExactSums, low: Ints, high: Ints, base: int) -> Iterator[Floats
 
 
 def total_of(values: Iterable[float | str]) -> Total:
-    """The true sum of finite floats and of other totals' items; the same list whatever their order."""
+    """The exact sum of finite floats and of other totals' items; the same list in whatever order they come."""
     parts: Total = []
     rest: list[Any] = list(values)
     count = len(rest)
@@ -171,7 +171,7 @@ def total_of(values: Iterable[float | str]) -> Total:
             parts.append(part)
             rest.append(-part)
         return parts
-    except (OverflowError, TypeError):  # an intermediate sum is too large for a double, or an item is a text
+    except (OverflowError, TypeError):  # an intermediate sum is too large for a double, or an item is a string
         return _total_of_units(_units_of(rest[:count]))
 
 
@@ -185,7 +185,7 @@ def sum_of(values: Iterable[float | str]) -> float:
 
 
 def mean_of(values: Iterable[float | str], count: int) -> float:
-    """The mean of `count` floats, given as values and totals' items, as `range_means`."""
+    """The mean of `count` floats, given as values and totals' items, computed as by `range_means`."""
     items = list(values)
     total = sum_of(items)
     return _round(_units_of(items), count) if math.isinf(total) else total / count

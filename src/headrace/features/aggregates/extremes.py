@@ -1,4 +1,4 @@
-"""The least and the greatest value."""
+"""The minimum and the maximum."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Extreme(Aggregate):
 
 
 class Min(_Extreme):
-    """The least value; strings are ordered by their code points; null of none."""
+    """The smallest value; strings are ordered by their code points; null for no values."""
 
     name = "min"
     spellings = ("min",)
@@ -61,7 +61,7 @@ class Min(_Extreme):
 
 
 class Max(_Extreme):
-    """The greatest value; strings are ordered by their code points; null of none."""
+    """The largest value; strings are ordered by their code points; null for no values."""
 
     name = "max"
     spellings = ("max",)

@@ -1,6 +1,6 @@
-"""Aggregates over many ranges [low, high) of one array, each without a loop over the ranges.
+"""Aggregates over many ranges [low, high) of one array, without a loop over the ranges.
 
-n values, m ranges; low and high are int64 [m] with 0 ≤ low ≤ high ≤ n.
+For n values and m ranges, low and high are int64 [m] with 0 ≤ low ≤ high ≤ n.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Values = NDArray[Any]
 
 
 def prefix_counts(counts: NDArray[np.bool_]) -> Ints:
-    """How many of the first i values count, int64 [n + 1]."""
+    """For each i, how many of the first i values count, int64 [n + 1]."""
     out = np.empty(len(counts) + 1, dtype=np.int64)
     out[0] = 0
     np.cumsum(counts, out=out[1:])
@@ -25,10 +25,10 @@ def prefix_counts(counts: NDArray[np.bool_]) -> Ints:
 
 
 def range_extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> Values:
-    """The least (or greatest) value of each range [m]; of an empty range, an arbitrary value.
+    """The smallest (or largest) value of each range [m]; an arbitrary value for an empty range.
 
-    Two overlapping blocks of the longest power of two that fits cover a range, so blocks of each
-    length are made once from those of half the length: O(n log(longest) + m).
+    Two overlapping blocks, whose length is the largest power of two that fits, cover a range. The blocks
+    of each length are made once from those of half the length: O(n log(longest) + m).
     """
     better = np.maximum if largest else np.minimum
     out = np.zeros(len(low), dtype=values.dtype)
@@ -39,24 +39,24 @@ def range_extremes(values: Values, low: Ints, high: Ints, *, largest: bool) -> V
         if level:
             half = 1 << (level - 1)
             blocks = better(blocks[:-half], blocks[half:])
-        here = np.flatnonzero(level_of == level)
-        if len(here):
-            out[here] = better(blocks[low[here]], blocks[high[here] - (1 << level)])
+        at_level = np.flatnonzero(level_of == level)
+        if len(at_level):
+            out[at_level] = better(blocks[low[at_level]], blocks[high[at_level] - (1 << level)])
     return out
 
 
 def count_distinct(previous: Ints, low: Ints, high: Ints) -> Ints:
-    """How many different values each range holds, int64 [m].
+    """The number of distinct values in each range, int64 [m].
+
+    A value is the first of its kind in a range if the previous equal value lies before the range. A wavelet
+    matrix (Claude, Navarro and Ordóñez, 2015) counts such values: O((n + m) log n).
 
     Args:
-        previous: for each value, the place of the previous equal value plus one; 0: it is the first.
+        previous: for each value, the index of the previous equal value plus one; 0 if it is the first.
         low, high: the ranges.
-
-    A value is the first of its kind in a range if the previous equal value lies before the range. They
-    are counted by a wavelet matrix (Claude, Navarro and Ordóñez, 2015): O((n + m) log n).
     """
     count = np.zeros(len(low), dtype=np.int64)
-    # In a range, `previous` ≤ low says that the previous equal value lies before it.
+    # `previous` ≤ low means that the previous equal value lies before the range.
     bound = low + 1
     left, right = low.copy(), high.copy()
     current = previous

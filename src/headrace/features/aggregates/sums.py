@@ -1,4 +1,4 @@
-"""Sum and mean. Both come from the true sum of the values, so they don't depend on the order of adding."""
+"""Sum and mean. Both come from the exact sum of the values, so they do not depend on the order of adding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE_SUM = TilePart(
 
 
 class Sum(Aggregate):
-    """The sum of numbers; booleans are 0 and 1. Whole sums wrap around as int64; null of none."""
+    """The sum of numbers; booleans are 0 and 1. Whole sums wrap around as int64; null for no values."""
 
     name = "sum"
     spellings = ("sum",)
@@ -55,7 +55,7 @@ class Sum(Aggregate):
 
 
 class Mean(Aggregate):
-    """The true sum, rounded to a double, over the count; null of none."""
+    """The exact sum, rounded to a double, divided by the count; null for no values."""
 
     name = "mean"
     spellings = ("mean", "avg")
@@ -113,17 +113,17 @@ def _mean_of_whole(totals: list[Any], values: list[Any], count: int) -> float:
 
 
 def _whole_total(totals: list[Any], values: list[Any]) -> int:
-    """The true sum of whole numbers and of what `_pack_whole` wrote."""
+    """The exact sum of whole numbers and of results of `_pack_whole`."""
     total: int = sum(values)
     try:
         total += sum(totals)
-    except TypeError:  # one of them is a text
+    except TypeError:  # a total is a string
         total += sum(int(part, 16) if isinstance(part, str) else part for part in totals)
     return total
 
 
 def _pack_whole(total: int) -> int | str:
-    """A whole number in a form that MessagePack can hold: beyond int64 a text of hexadecimal digits."""
+    """A whole number in a form that MessagePack can hold: beyond int64, a string of hexadecimal digits."""
     return total if _is_int64(total) else hex(total)
 
 

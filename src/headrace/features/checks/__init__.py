@@ -1,1 +1,1 @@
-"""Checks: served features against the same features computed again, and the state against the plans."""
+"""Checks: compare served features with recomputed ones, and the online state with the plans."""

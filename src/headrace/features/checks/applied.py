@@ -1,4 +1,4 @@
-"""Whether Feast's registry and the online store are unchanged since a build. Does not import Feast."""
+"""Checks whether Feast's registry and the online store are unchanged since a build. Does not import Feast."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def folder(settings: Settings) -> Path:
 
 
 def registry_digest(settings: Settings) -> str:
-    """The digest of the registry's file; "" without a file. Feast itself writes the file too: `feast apply`,
-    `teardown`, `materialize`."""
+    """The digest of the registry's file; "" without a file. Feast itself also writes the file, by `feast
+    apply`, `teardown` and `materialize`."""
     file = folder(settings) / REGISTRY
     return digest_file(file) if file.is_file() else ""
 
 
 def mark_of(settings: Settings, declared: str) -> str:
-    """The text of applied.txt: the digest of the declarations, and that of the registry."""
+    """The text of applied.txt: the digests of the declarations and of the registry."""
     return f"{declared}\n{registry_digest(settings)}"
 
 
 def is_registry_as_applied(settings: Settings) -> bool:
-    """Whether nobody has written or deleted the registry since it was applied."""
+    """Whether the registry is unchanged since it was applied."""
     mark = folder(settings) / APPLIED
     return mark.is_file() and mark.read_text().partition("\n")[2] == registry_digest(settings) != ""
 

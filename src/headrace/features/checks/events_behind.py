@@ -1,4 +1,4 @@
-"""The events behind a windowed view's values: raw, and as the rows that its function makes of them."""
+"""Finds the events behind a windowed view's values, and the rows that its function makes from them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class EventsBehind(NamedTuple):
     """Events of an entity before a position, in the longest of the view's windows.
 
     Attributes:
-        events: the contract's fields, `_log_partition`, `_log_offset`, `_arrived_at`; the newest first. Where
-            an event does not carry every key, also other entities' events.
-        rows: the entity's rows of the view's table that the events became: keys, time and columns.
-        event_of_row: for each row, the place of its event in `events`, Int64.
+        events: the contract's fields, `_log_partition`, `_log_offset`, `_arrived_at`; the newest first. If
+            events do not carry every key, those of other entities are included.
+        rows: the entity's rows of the view's table that come from the events: keys, time and columns.
+        event_of_row: for each row, the index of its event in `events`, Int64.
     """
 
     events: pl.DataFrame
@@ -43,13 +43,13 @@ def find_events_behind(
     at: int,
     position: StreamPosition,
 ) -> EventsBehind:
-    """The events that a windowed view's values were computed from.
+    """Finds the events that a windowed view's values were computed from.
 
-    A rowwise function must leave the keys and the time that its event carries as they are.
+    A rowwise function must not change the keys and the time that its event carries.
 
     Args:
-        project: it declares the topic and the rowwise tables of the view.
-        lake: it holds the topic's table.
+        project: the project that declares the topic and the rowwise tables of the view.
+        lake: the lake with the topic's table.
         view: the view.
         entity: its join keys.
         at: the moment, microseconds.
@@ -74,24 +74,24 @@ def find_events_behind(
         .collect()
     )
     rows, event_of_row = _rows_with_events(project, view, events)
-    mine = rows.select(
+    is_of_entity = rows.select(
         pl.all_horizontal(pl.col(key) == entity[key] for key in view.keys).fill_null(False)
     ).to_series()
-    return EventsBehind(events, rows.filter(mine), event_of_row.filter(mine))
+    return EventsBehind(events, rows.filter(is_of_entity), event_of_row.filter(is_of_entity))
 
 
 def _rows_with_events(
     project: Project, view: WindowedView, events: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.Series]:
-    """The rows of the view's table that the events become, and the place of each row's event.
+    """The rows of the view's table that come from the events, and the index of each row's event.
 
-    A rowwise function may drop, multiply and reorder rows: it is called for each event alone.
+    A rowwise function may drop, multiply and reorder rows, so it is called for each event alone.
     """
     rows_from = rows_of(project, [view])
     if view.rowwise is None:
         rows = rows_from(events.lazy()).collect()
         return rows, pl.Series("event", range(events.height), dtype=pl.Int64)
-    each = pl.collect_all([rows_from(events[place].lazy()) for place in range(events.height)])
-    places = [place for place, rows in enumerate(each) for _ in range(rows.height)]
+    frames = pl.collect_all([rows_from(events[place].lazy()) for place in range(events.height)])
+    places = [place for place, rows in enumerate(frames) for _ in range(rows.height)]
     empty = rows_from(events[:0].lazy()).collect()
-    return pl.concat([empty, *each]), pl.Series("event", places, dtype=pl.Int64)
+    return pl.concat([empty, *frames]), pl.Series("event", places, dtype=pl.Int64)

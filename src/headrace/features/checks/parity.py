@@ -1,4 +1,4 @@
-"""Parity: served features against the same features computed again offline."""
+"""Parity: compares served features with the same features recomputed offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Difference", "ParityReport", "check_parity"]
 
 
 class Difference(Struct, frozen=True):
-    """A served value, and the different value that training would have computed."""
+    """A served value that differs from the value that training would have computed."""
 
     id: str
     column: str
@@ -29,12 +29,12 @@ class ParityReport(Struct, frozen=True):
     """The result of a parity check.
 
     Attributes:
-        checked: predictions of which every value could be computed again.
-        equal: those of them of which every value is the same, to the bit.
-        differing: the values that are not.
-        not_checkable: why a prediction could not be computed again → how many.
-        code_changed: predictions of which some values could not be computed again, because a rowwise function
-            was edited since their version was trained. Their other values were compared.
+        checked: how many predictions could be recomputed completely.
+        equal: how many of these have only equal values, to the bit.
+        differing: the values that differ.
+        not_checkable: why predictions could not be recomputed → how many.
+        code_changed: how many predictions could be recomputed only in part, because a rowwise function was
+            edited since their version was trained. Their other values were compared.
     """
 
     checked: int
@@ -47,11 +47,11 @@ class ParityReport(Struct, frozen=True):
 def check_parity(
     project: Project, lake: Lake, plan: FeaturePlan, served: Iterable[ServedPrediction]
 ) -> ParityReport:
-    """Computes the features of predictions again from the lake, and compares.
+    """Recomputes the features of predictions from the lake, and compares them with the served ones.
 
     Args:
-        project: it declares the topics and rowwise tables of the plan's views.
-        lake: it holds the topics' tables, and the snapshots that as-of values came from.
+        project: the project that declares the topics and rowwise tables of the plan's views.
+        lake: the lake with the topics' tables, and the snapshots that as-of values came from.
         plan: the plan that was served.
         served: the predictions.
     """
@@ -59,14 +59,14 @@ def check_parity(
     edited = views_of_edited_code(project, plan)
     reasons: Counter[str] = Counter()
     differing: list[Difference] = []
-    for prediction, again in zip(
+    for prediction, recomputed in zip(
         predictions, recompute(project, lake, plan, predictions, skip=edited), strict=True
     ):
-        if again.failures:
-            view, reason = next(iter(again.failures.items()))
+        if recomputed.failures:
+            view, reason = next(iter(recomputed.failures.items()))
             reasons[reason if view in reason else f"{view}: {reason}"] += 1
             continue
-        for column, value in again.seen.items():
+        for column, value in recomputed.seen.items():
             served_value = _comparable(prediction.values.get(column))
             if served_value != value:
                 differing.append(Difference(prediction.id, column, served_value, value))
@@ -78,5 +78,5 @@ def check_parity(
 
 
 def _comparable(value: Any) -> Any:
-    """None for NaN: both are missing."""
+    """The value, but None for NaN, because both mean missing."""
     return None if value != value else value

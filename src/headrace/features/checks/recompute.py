@@ -1,9 +1,10 @@
-"""The recomputation of served features offline, for `check parity` and `why`.
+"""Recomputes served features offline, for `check parity` and `why`.
 
-A served value has a position: the events before it (a windowed view), or a row of a snapshot (an as-of
-view). So it can be computed again from the lake, however many late events came since. The features take
-the path of a training set: the window kernel and the as-of join, the on-demand functions over whole
-columns, and the matrix that the model learns from.
+A served value has a position: the events before it (a windowed view), or a row of a snapshot (an as-of view).
+So it can be recomputed from the lake, however many late events have arrived since. The features are computed
+as for a
+training set: by the window kernel and the as-of join, the on-demand functions over whole columns, and the
+matrix that the model learns from.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = ["Recomputed", "ServedPrediction", "recompute", "views_of_edited_code"
 _ROW, _AT, _UNTIL = "__row", "__at", "__until"
 _PARTITION, _OFFSET = "_log_partition", "_log_offset"
 _INSTANT = pl.Datetime("us", "UTC")
-_TOGETHER = 2_000  # predictions that are joined with their events at once
+_CHUNK = 2_000  # predictions that are joined with their events together
 
 
 class ServedPrediction(Struct, frozen=True):
@@ -59,13 +60,13 @@ class ServedPrediction(Struct, frozen=True):
 
 
 class Recomputed(NamedTuple):
-    """The features of one prediction, computed again.
+    """The recomputed features of one prediction.
 
     Attributes:
-        features: column → value, of the features of every view without a failure.
-        seen: column → the value that training gives the model for it; None: missing. Only those of
+        features: column → value, for the features of every view without a failure.
+        seen: column → the value that the model would see in training; None if missing. Only for those of
             `plan.features` whose view has no failure.
-        failures: view → why its features could not be computed again.
+        failures: view → why its features could not be recomputed.
     """
 
     features: dict[str, Any]
@@ -74,8 +75,8 @@ class Recomputed(NamedTuple):
 
 
 def views_of_edited_code(project: Project, plan: FeaturePlan) -> frozenset[str]:
-    """The views whose values can't be computed again, because a rowwise function was edited since the plan was
-    compiled: windowed views of that function, and on-demand views that read them."""
+    """The views that cannot be recomputed, because a rowwise function was edited since the plan was compiled:
+    windowed views of that function, and on-demand views that read them."""
     codes = codes_of(project)
     edited = {view.name for view in plan.windowed if is_of_other_code(view, codes)}
     for view in plan.on_demand:
@@ -93,16 +94,16 @@ def recompute(
     skip: frozenset[str] = frozenset(),
     sources: Mapping[str, pl.LazyFrame] | None = None,
 ) -> list[Recomputed]:
-    """The features of predictions, computed again at their moments and positions.
+    """Recomputes the features of predictions at their moments and positions.
 
     Args:
-        project: it declares the topics and rowwise tables of the plan's views.
-        lake: it holds the topics' tables, and the snapshots that as-of values came from.
+        project: the project that declares the topics and rowwise tables of the plan's views.
+        lake: the lake with the topics' tables, and the snapshots that as-of values came from.
         plan: the plan that was served.
         served: the predictions.
         skip: views that are not computed; they have neither features nor a failure.
-        sources: view → the rows to compute it from, where the caller has read them: of a windowed view the
-            topic's events (as `read_input` gives them), of an as-of view the rows of its table.
+        sources: view → the rows to compute it from, if the caller has read them: for a windowed view the
+            topic's events (as `read_input` returns them), for an as-of view the rows of its table.
 
     Returns:
         One result for each prediction.
@@ -140,7 +141,13 @@ def _by_prediction(plan: FeaturePlan, work: _Work) -> list[Recomputed]:
 
 
 class _Work(NamedTuple):
-    """Attributes: the predictions; for each, view → failure; column → its values so far, one a prediction."""
+    """The state of a recomputation.
+
+    Attributes:
+        served: the predictions.
+        failures: for each prediction, view → why it could not be recomputed.
+        columns: column → its values, one for each prediction, as far as they are computed.
+    """
 
     served: Sequence[ServedPrediction]
     failures: list[dict[str, str]]
@@ -158,7 +165,7 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
     for place, prediction in enumerate(work.served):
         position = prediction.positions.get(view.name)
         if not isinstance(position, StreamPosition):
-            work.failures[place][view.name] = f"it has no position of {view.name}"
+            work.failures[place][view.name] = f"the prediction has no position of {view.name}"
             continue
         keys = [prediction.keys.get(key) for key in view.keys]
         ends.extend((place, partition, end, *keys) for partition, end in position.offsets.items())
@@ -175,10 +182,10 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
     # Each prediction becomes a separate entity, with the events before its position.
     by_prediction = msgspec.structs.replace(view, keys=(_ROW,))
     results = [aggregate(by_prediction, moments[:0], rows, at=_AT)]
-    for first in range(0, len(moments), _TOGETHER):
-        chunk = before.filter(pl.col(_ROW).is_between(first, first + _TOGETHER, closed="left"))
+    for first in range(0, len(moments), _CHUNK):
+        chunk = before.filter(pl.col(_ROW).is_between(first, first + _CHUNK, closed="left"))
         visible = chunk.join(rows, on=[*view.keys, _PARTITION]).filter(pl.col(_OFFSET) < pl.col(_UNTIL))
-        results.append(aggregate(by_prediction, moments[first : first + _TOGETHER], visible, at=_AT))
+        results.append(aggregate(by_prediction, moments[first : first + _CHUNK], visible, at=_AT))
     values = pl.concat(results)
     work.add(view, {field.name: values[field.name] for field in view.features})
 
@@ -186,26 +193,26 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
 def _rows_by_position(
     project: Project, view: WindowedView, events: pl.LazyFrame, ends: set[tuple[int, int]]
 ) -> pl.DataFrame:
-    """The rows of the view's table, each with its place in the log, as precisely as the positions
-    (log partition, end) tell them apart.
+    """The rows of the view's table, each with an offset in the log that is exact enough to compare with the
+    positions (log partition, end).
 
-    The function keeps no offsets, but f(a + b) = f(a) + f(b): so it is run on each piece of the log between
-    two positions, and its rows get the piece's first offset.
+    The function drops the offsets. But f(a + b) = f(a) + f(b), so it is run on each piece of the log between
+    two positions, and its rows get the first offset of the piece.
     """
     rows_from = rows_of(project, [view])
     ordered = events.collect().sort(_PARTITION, _OFFSET)
-    pieces = [_with_place(rows_from(ordered[:0].lazy()), 0, 0)]
+    pieces = [_with_offset(rows_from(ordered[:0].lazy()), 0, 0)]
     for partition in sorted({partition for partition, _ in ends}):
         part = ordered.filter(pl.col(_PARTITION) == partition)
         cuts = [0, *sorted({end for end_partition, end in ends if end_partition == partition and end > 0})]
         places = part[_OFFSET].search_sorted(pl.Series(cuts)).to_list()
         for (first, begin), (_, end) in pairwise(zip(cuts, places, strict=True)):
             if end > begin:
-                pieces.append(_with_place(rows_from(part[begin:end].lazy()), partition, first))
+                pieces.append(_with_offset(rows_from(part[begin:end].lazy()), partition, first))
     return pl.concat(pl.collect_all(pieces))
 
 
-def _with_place(rows: pl.LazyFrame, partition: int, offset: int) -> pl.LazyFrame:
+def _with_offset(rows: pl.LazyFrame, partition: int, offset: int) -> pl.LazyFrame:
     return rows.with_columns(
         pl.lit(partition, pl.Int32).alias(_PARTITION), pl.lit(offset, pl.Int64).alias(_OFFSET)
     )
@@ -221,7 +228,7 @@ def _recompute_as_of(
         if isinstance(position, RowPosition) and (source is not None or position.snapshot is not None):
             by_snapshot.setdefault(position.snapshot, []).append(place)
         else:
-            work.failures[place][view.name] = f"it has no position of {view.name}"
+            work.failures[place][view.name] = f"the prediction has no position of {view.name}"
     for snapshot, places in by_snapshot.items():
         try:
             table = lake.table(view.table).scan(snapshot) if source is None else source
@@ -244,7 +251,7 @@ def _recompute_as_of(
 
 
 def _recompute_on_demand(plan: FeaturePlan, view: OnDemandView, work: _Work) -> None:
-    """Calls the function for all predictions whose inputs are known, without those that it fails on."""
+    """Calls the function for all predictions whose inputs are known, and leaves out those that it fails on."""
     on_demand = OnDemand(view, plan.input_dtypes)
     inputs: list[list[object]] = []
     for source in view.inputs:
@@ -256,11 +263,11 @@ def _recompute_on_demand(plan: FeaturePlan, view: OnDemandView, work: _Work) -> 
         else:  # a skipped view
             inputs.append([None] * len(work.served))
             for failures in work.failures:
-                failures[view.name] = f"{column} could not be computed again"
+                failures[view.name] = f"{column} could not be recomputed"
     for failures in work.failures:
         for source in view.inputs:
             if source.view in failures:
-                failures[view.name] = f"{source.view}__{source.name} could not be computed again"
+                failures[view.name] = f"{source.view}__{source.name} could not be recomputed"
     values: dict[str, list[object]] = {field.name: [None] * len(work.served) for field in view.features}
     while places := [place for place, failures in enumerate(work.failures) if view.name not in failures]:
         try:
@@ -277,7 +284,7 @@ def _recompute_on_demand(plan: FeaturePlan, view: OnDemandView, work: _Work) -> 
 
 
 def _values_in_training(plan: FeaturePlan, work: _Work) -> dict[str, list[float | str | None]]:
-    """Column → the values that training gives the model, one a prediction."""
+    """Column → the values that the model would see in training, one for each prediction."""
     if not work.served:
         return {}
     frame = pl.DataFrame(

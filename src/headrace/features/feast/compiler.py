@@ -1,4 +1,4 @@
-"""compile: from a model's Feast objects to its plan, which does not need Feast."""
+"""compile: compiles a model's Feast objects to its plan, which does not need Feast."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ __all__ = ["collect_objects", "compile"]
 
 
 def collect_objects(project: Project) -> FeastObjects:
-    """The project's Feast objects; their table sources get what only the whole project knows.
+    """Collects the project's Feast objects, and completes their table sources with facts about the whole
+    project.
 
     Raises:
         ProjectError: two objects of one kind share a name.
@@ -46,18 +47,19 @@ def collect_objects(project: Project) -> FeastObjects:
     return objects
 
 
-def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is what this does)
-    """The plan of a model's features.
+def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
+    """Compiles the plan of a model's features.
 
     Raises:
-        ProjectError: a view, an aggregation, a field or an entity is wrong, or the labels lack what
-            the features need; it names the place and the remedy.
+        ProjectError: a view, an aggregation, a field or an entity is not valid, or the labels lack a column
+        that
+            the features need; the error names the place and the remedy.
     """
     objects = collect_objects(project)
     service = model.features
     if not isinstance(service, FeatureService):
         raise ProjectError(
-            f"features of model {model.name!r} are a {type(service).__name__}",
+            f"the features of model {model.name!r} must be a FeatureService, not a {type(service).__name__}",
             where=str(model.place),
             remedy='Give it a Feast FeatureService: FeatureService(name="...", features=[...]).',
         )
@@ -67,10 +69,10 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is
     stored, on_demand = _views_of([name for name, _ in entries], objects, where)
     views: list[View] = []
     for view in stored:
-        with _naming(view, objects.place(view)):
+        with _name_view_in_errors(view, objects.place(view)):
             views.append(compile_stored_view(view, objects.entities, objects.place(view)))
     for view in on_demand:
-        with _naming(view, objects.place(view)):
+        with _name_view_in_errors(view, objects.place(view)):
             views.append(compile_on_demand_view(view, objects.place(view)))
     columns = schema_columns(model.labels)
     check_dtypes(features, where=where)
@@ -96,7 +98,8 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001 (it is
 def _views_of(
     names: Sequence[str], objects: FeastObjects, where: str
 ) -> tuple[list[FeatureView], list[OnDemandFeatureView]]:
-    """The stored views and the on-demand views that a service names, and the stored views that these read."""
+    """The stored views and the on-demand views that a service names; the former include those that the latter
+    read."""
     on_demand = [view for name in names if isinstance(view := objects.views[name], OnDemandFeatureView)]
     stored = dict.fromkeys(name for name in names if not isinstance(objects.views[name], OnDemandFeatureView))
     for view in on_demand:
@@ -105,8 +108,8 @@ def _views_of(
 
 
 @contextmanager
-def _naming(view: BaseFeatureView, where: str) -> Iterator[None]:
-    """Names the view where one of its arguments is not of the type that Feast expects but does not check.
+def _name_view_in_errors(view: BaseFeatureView, where: str) -> Iterator[None]:
+    """Names the view in the error if an argument is not of the type that Feast expects but does not check.
 
     Raises:
         ProjectError: the block raised AttributeError or TypeError.
@@ -115,14 +118,14 @@ def _naming(view: BaseFeatureView, where: str) -> Iterator[None]:
         yield
     except (AttributeError, TypeError) as error:
         raise ProjectError(
-            f"feature view {view.name!r} can't be read: {error}",
+            f"feature view {view.name!r} cannot be read: {error}",
             where=where,
-            remedy="Look at the types of its arguments.",
+            remedy="Check the types of its arguments.",
         ) from error
 
 
 def _service_features(service: FeatureService, objects: FeastObjects) -> list[tuple[str, list[FeatureRef]]]:
-    """View and features of each entry of the service, in its order."""
+    """The view and the features of each entry of the service, in order."""
     where = objects.place(service)
     entries = []
     for entry in service_entries(service):
@@ -131,7 +134,7 @@ def _service_features(service: FeatureService, objects: FeastObjects) -> list[tu
             view: BaseFeatureView = _view_of_project(objects, name, where)
             listed = [field for field in view.features if not feature or field.name == feature]
             if not listed:
-                raise ProjectError(f"{entry!r} names no feature of {name!r}", where=where)
+                raise ProjectError(f"{entry!r} does not name a feature of {name!r}", where=where)
         else:
             projection = entry.projection
             if projection.name_alias or projection.join_key_map or projection.version_tag is not None:
@@ -162,7 +165,7 @@ def _view_of_project(objects: FeastObjects, name: str, where: str) -> Any:
 
 
 def _missing(model: Model, features: Sequence[FeatureRef]) -> Any:
-    """The policy; defaults may name a feature by its name alone where only one has it."""
+    """The policy for missing features. Defaults may omit the view of a feature whose name is unique."""
     if not isinstance(model.missing, Mapping):
         return model.missing
     defaults = {}
@@ -198,14 +201,14 @@ def _check_names(features: Sequence[FeatureRef], where: str) -> None:
 
 
 def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | None) -> None:
-    """The labels must carry every entity's key and every field of the request, of its type, and a numeric
-    target. Raises ProjectError for what they lack."""
+    """Checks that the labels have every entity's key and every field of the request, of its type, and a numeric
+    target. Raises ProjectError if they do not."""
     keys = {key.join_key: key.name for key in plan.entities}
     for field in plan.request:
         if field.name in keys:
             raise ProjectError(
                 f"the request field {field.name!r} of model {model.name!r} has the name of entity"
-                f" {keys[field.name]!r}'s key, and a request names both in one object",
+                f" {keys[field.name]!r}'s key, and a request has both in one object",
                 where=str(model.place),
                 remedy="Give the field of the RequestSource another name.",
             )
@@ -226,7 +229,7 @@ def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | 
                 f"{name!r}, {role}, is declared as {dtype}, and labels {model.labels.name!r} of model"
                 f" {model.name!r} have {columns[name]}",
                 where=str(model.place),
-                remedy="Give both one type.",
+                remedy="Give both the same type.",
             )
         if name not in columns:
             raise ProjectError(
@@ -237,6 +240,6 @@ def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | 
 
 
 def _is_convertible(column: str, dtype: str) -> bool:
-    """Whether a column can hold values of the dtype. Among numbers the rows decide (point_in_time.join)."""
+    """Whether a column can hold values of the dtype. Between numbers, the rows decide (point_in_time.join)."""
     numbers = ("int64", "float64", "bool")
     return column == dtype or (column in numbers and dtype in numbers)

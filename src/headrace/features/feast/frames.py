@@ -1,4 +1,4 @@
-"""Frames from Feast's callers, converted to a plan's types. A value that can't be is refused by name."""
+"""Converts frames from Feast's callers to a plan's types. A value that cannot be converted is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["to_instants", "to_polars", "to_view_rows"]
 
 
 def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
-    """A pandas frame as a polars one; NaN and NaT become null.
+    """Converts a pandas frame to polars; NaN and NaT become null.
 
     Args:
         frame: the frame.
@@ -29,19 +29,19 @@ def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
     try:
         return pl.from_pandas(frame)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise CallError(f"{what} can't be read: {error}", remedy="Give each column one type.") from error
+        raise CallError(f"{what} cannot be read: {error}", remedy="Give each column one type.") from error
 
 
 def to_instants(column: pl.Series, what: str) -> pl.Series:
-    """A column of times as UTC microseconds: of datetimes, of dates, or of text in ISO 8601. Without a
-    zone a time is UTC.
+    """Converts a column of datetimes, dates, or ISO 8601 text to UTC microseconds. A time without a zone is
+    UTC.
 
     Args:
         column: the column.
         what: the frame's name in an error.
 
     Raises:
-        CallError: it holds something else.
+        CallError: the column holds other values.
     """
     if column.dtype == pl.String:
         column = pl.Series(
@@ -62,21 +62,23 @@ def to_instants(column: pl.Series, what: str) -> pl.Series:
 
 
 def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -> pl.DataFrame:
-    """Rows for an as-of view: its keys, time and features, of its types, none without a key or a time.
+    """Converts rows to those of an as-of view: its keys, time and features, of its types.
 
     Args:
         frame: the rows, with the view's columns and any others.
         view: the view.
-        keys: join key → its type in the plan's words.
+        keys: join key → its dtype.
 
     Raises:
         CallError: a column is missing, a value is not of its type, or a row has no key or time.
     """
     what = f"the rows for feature view {view.name!r}"
     types = {**keys, view.time: "timestamp", **{field.name: field.dtype for field in view.features}}
-    lacking = [name for name in types if name not in frame.columns]
-    if lacking:
-        raise CallError(f"{what} lack {', '.join(lacking)}", remedy=f"Its columns are {', '.join(types)}.")
+    missing = [name for name in types if name not in frame.columns]
+    if missing:
+        raise CallError(
+            f"{what} lack {', '.join(missing)}", remedy=f"The view's columns are {', '.join(types)}."
+        )
     rows = pl.DataFrame([_cast(frame[name], dtype, what) for name, dtype in types.items()])
     for name in (*keys, view.time):
         if rows[name].null_count():

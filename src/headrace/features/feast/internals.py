@@ -1,9 +1,9 @@
 """What Headrace uses of Feast beyond its public interface, and the versions of Feast that have it.
 
-This module comes before every import of Feast. It imports Feast without typeguard's run-time checks: 1.2 s
-of CPU instead of 4.1. Feast marks its classes for typeguard, which compiles each of their methods anew at
-import, in every process. What the checks would find in a project's definitions, `compile` reports with the
-place. A process that has imported Feast before keeps it as it is.
+This module is imported before Feast. It imports Feast without typeguard's run-time checks, which takes 1.2 s
+of CPU instead of 4.1: Feast marks its classes for typeguard, which compiles all their methods again at
+import, in every process. `compile` reports with its place what the checks would find in a project's
+definitions. If the process has imported Feast before, nothing changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ INTERNALS = (
     FeastInternal(
         "feast.on_demand_feature_view",
         "OnDemandFeatureView.infer_features",
-        "Feast does not call functions with a sample of its own",
+        "Feast does not call functions with its own sample",
     ),
     FeastInternal(
         "feast.transformation.python_transformation",
@@ -56,12 +56,12 @@ INTERNALS = (
     FeastInternal(
         "feast.infra.offline_stores.offline_store",
         "RetrievalJob._to_arrow_internal",
-        "get_historical_features computes its rows when they are asked for",
+        "get_historical_features computes its rows when they are requested",
     ),
     FeastInternal(
         "feast.infra.offline_stores.offline_store",
         "RetrievalJob._to_df_internal",
-        "get_historical_features computes its rows when they are asked for",
+        "get_historical_features computes its rows when they are requested",
     ),
     FeastInternal(
         "feast.infra.offline_stores.offline_utils",
@@ -84,7 +84,7 @@ INTERNALS = (
     FeastInternal("feast.type_map", "feast_value_type_to_python_type", "values of a key"),
     FeastInternal("feast.type_map", "python_values_to_proto_values", "values of an online read"),
 )
-"""Read by the modules of this room."""
+"""Used by the modules of this room."""
 
 
 def service_entries(service: FeatureService) -> list[Any]:
@@ -94,20 +94,20 @@ def service_entries(service: FeatureService) -> list[Any]:
 
 
 def skip_inference(view: OnDemandFeatureView) -> None:
-    """Lets Feast take the view's features from its schema.
+    """Makes Feast take the view's features from its schema.
 
-    Feast would call the function with a sample of its own and refuse what is right: None for a missing
+    Otherwise Feast calls the function with its own sample and refuses correct results: None for a missing
     feature, a whole number for a float.
     """
     view.infer_features = _infer_nothing
 
 
 def _infer_nothing() -> None:
-    """Takes the place of `OnDemandFeatureView.infer_features`."""
+    """Replaces `OnDemandFeatureView.infer_features`."""
 
 
 def _leave_unchecked(target: Any = None, **_: Any) -> Any:
-    """Takes the place of `typeguard.typechecked`: returns the class or function as it is."""
+    """Replaces `typeguard.typechecked`: returns the class or function unchanged."""
     return (lambda undecorated: undecorated) if target is None else target
 
 
@@ -116,7 +116,7 @@ if "feast" not in sys.modules:
     _typechecked = typeguard.typechecked
     typeguard.typechecked = _leave_unchecked
     try:
-        # A dozen of Feast's modules change which warnings the whole process shows. That is the user's choice.
+        # A dozen of Feast's modules change which warnings the process shows, which only the user should do.
         with warnings.catch_warnings():
             import feast  # noqa: F401
     finally:

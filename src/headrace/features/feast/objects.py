@@ -1,4 +1,4 @@
-"""The Feast objects that a project's modules declare, by kind and name, each with its place."""
+"""Finds the Feast objects that a project's modules declare, by kind and name, each with its place."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FeastObjects:
     Attributes:
         entities, services: by name.
         views: feature views of every kind, on-demand ones included.
-        sources: data sources that are module-level objects themselves.
-        homes: id of an object → the module and the name that it has there.
-        places: id of a service that is written within a model → the model's place.
+        sources: data sources that are themselves module-level objects.
+        homes: id of an object → its module and its name in the module.
+        places: id of a service that is declared within a model → the model's place.
     """
 
     entities: dict[str, Entity] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class FeastObjects:
 
 
 def find_objects(modules: Iterable[ModuleType], models: Iterable[Model] = ()) -> FeastObjects:
-    """The module-level Feast objects of a project's modules, and the services written within its models.
+    """Finds the module-level Feast objects of a project's modules, and the services declared within its models.
 
     Raises:
         ProjectError: two objects of one kind share a name.
@@ -98,7 +98,7 @@ def find_objects(modules: Iterable[ModuleType], models: Iterable[Model] = ()) ->
 
 
 def _line(module: ModuleType, name: str) -> int:
-    """The line that binds `name` at the top of the module; 0: none."""
+    """The line that binds `name` at the top of the module; 0 if no line does."""
     for statement in ast.parse(Path(module.__file__ or "").read_bytes()).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
         names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}

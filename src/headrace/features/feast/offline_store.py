@@ -1,4 +1,4 @@
-"""The offline store behind Feast's own API: tables of the lake, joined by our engine."""
+"""The offline store for Feast's own API: joins tables of the lake by Headrace's engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["HeadraceOfflineStore", "HeadraceOfflineStoreConfig", "HeadraceRetrie
 
 
 class HeadraceOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
-    """Which project the plugins work for."""
+    """The configuration of the plugins: the project that they work for."""
 
     type: StrictStr = "headrace.features.feast.offline_store.HeadraceOfflineStore"
     root: StrictStr
@@ -43,7 +43,7 @@ class HeadraceOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
 
 class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
-    """Rows that are computed when Feast asks for them, on-demand features included."""
+    """A job that computes its rows when Feast asks for them, on-demand features included."""
 
     def __init__(
         self, rows: Callable[[], pa.Table], full_feature_names: bool, metadata: RetrievalMetadata | None
@@ -65,7 +65,7 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None: the rows include them, and Feast must not compute them again."""
+        """Empty, because the rows include their features, and Feast must not compute them again."""
         return []
 
     @property
@@ -74,26 +74,26 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._metadata
 
     def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Raises CallError; so does a saved dataset, which calls this."""
+        """Raises CallError. A saved dataset calls this, so it raises the error too."""
         raise CallError(
-            "Headrace keeps no saved datasets of Feast",
-            remedy="Keep job.to_arrow() yourself; a model's training set is a table in the lake.",
+            "Feast's saved datasets are not supported",
+            remedy="Store job.to_arrow() yourself; a model's training set is a table in the lake.",
         )
 
     def to_sql(self) -> str:
         """Raises CallError: features are not computed by SQL."""
-        raise CallError("features are not computed by SQL here", remedy="Take job.to_arrow() or job.to_df().")
+        raise CallError("features are not computed by SQL", remedy="Use job.to_arrow() or job.to_df().")
 
     def to_remote_storage(self) -> list[str]:
         """Raises CallError."""
         raise CallError(
-            "features are not exported to files here", remedy="Write job.to_arrow() where you want it."
+            "the export of features to files is not supported", remedy="Write job.to_arrow() to a file."
         )
 
 
 class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
-    """Reads TableSources. A row's own features are never after its moment, as Feast has it: a
-    feature time at the moment itself counts (training sets are stricter, see docs/guide/feast.md)."""
+    """Reads TableSources. As Feast defines it, features at a row's moment itself count, and later ones do not
+    (training sets are stricter, see docs/guide/feast.md)."""
 
     @staticmethod
     def get_historical_features(
@@ -143,7 +143,7 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row an entity between two times."""
+        """The newest row of each entity between two times."""
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         pulled = _between(reader(config)(data_source.name), timestamp_field, start_date, end_date)
 
@@ -171,9 +171,9 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
     @staticmethod
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, *rows: Any, **more: Any) -> None:
-        """Raises CallError; so does a push to the offline store, which calls this."""
+        """Raises CallError. A push to the offline store calls this, so it raises the error too."""
         raise CallError(
-            f"rows of feature view {feature_view.name!r} can't be written to its table through Feast",
+            f"rows of feature view {feature_view.name!r} cannot be written to its table through Feast",
             remedy="Send the events that the table is made from, or push to the online store alone.",
         )
 
@@ -181,13 +181,13 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
     def write_logged_features(*arguments: Any, **more: Any) -> None:
         """Raises CallError."""
         raise CallError(
-            "Headrace keeps no feature logs of Feast",
+            "Feast's feature logs are not supported",
             remedy="The predictions of a served model are logged, with their features.",
         )
 
 
 def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
-    """The function from the name of a table to its current rows; of a topic's table, the good ones."""
+    """A function that reads the current rows of a table by its name; of a topic's table, the good rows."""
     tables = lake.open(settings_of(config))
 
     def read(name: str) -> pl.LazyFrame:
@@ -198,18 +198,18 @@ def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
 
 
 def _check_names(labels: Sequence[str], plan: FeaturePlan, named: Mapping[str, str]) -> None:
-    """Raises CallError where a column of the labels has the name of a feature."""
+    """Raises CallError if a column of the labels has the name of a feature."""
     keys = {entity.join_key for entity in plan.entities}
     for name in [*named, *named.values()]:
         if name in labels and name not in keys:
             raise CallError(
-                f"entity_df has a column {name!r}, and so will the features",
+                f"entity_df has a column {name!r}, which is also the name of a feature",
                 remedy="Rename the column, or ask for full_feature_names=True.",
             )
 
 
 def _with_short_lists(rows: pa.Table) -> pa.Table:
-    """Arrow's lists as Feast's other stores give them, not large ones."""
+    """Converts Arrow's large lists to lists, which Feast's other stores return."""
     for place, field in enumerate(rows.schema):
         if pa.types.is_large_list(field.type):
             rows = rows.set_column(place, field.name, rows[field.name].cast(pa.list_(field.type.value_type)))
@@ -229,13 +229,13 @@ def _aware(time: datetime) -> datetime:
 def _plan(
     views: Sequence[FeatureView], references: Sequence[str], registry: BaseRegistry, project: str
 ) -> FeaturePlan:
-    """The plan of Feast's request: views from its registry, features in the order of the request."""
+    """The plan for a request of Feast: views from its registry, features in the order of the request."""
     entities = {entity.name: entity for entity in registry.list_entities(project, allow_cache=True)}
-    wanted = dict.fromkeys(tuple(reference.split(":", 1)) for reference in references)
+    requested = dict.fromkeys(tuple(reference.split(":", 1)) for reference in references)
     on_demand = [
         view
         for view in registry.list_on_demand_feature_views(project, allow_cache=True)
-        if any(view.name == name for name, _ in wanted)
+        if any(view.name == name for name, _ in requested)
     ]
     where = f"Feast project {project}"
     compiled = [
@@ -248,6 +248,6 @@ def _plan(
         model="",
         entities=tuple(compile_entity_key(entities[name], views, None, where) for name in keys),
         views=tuple(compiled),
-        features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in wanted),
+        features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in requested),
         request=request_fields(on_demand, where),
     )

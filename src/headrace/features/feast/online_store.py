@@ -1,4 +1,4 @@
-"""The online store behind Feast's own API: the state that headrace keeps and serves from."""
+"""The online store for Feast's own API: the state that Headrace keeps and serves from."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 
 class HeadraceOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
-    """Only the type: the offline store's block says which project it is."""
+    """Only the type, because the offline store's configuration names the project."""
 
     type: StrictStr = "headrace.features.feast.online_store.HeadraceOnlineStore"
 
 
 def is_windowed(view: FeatureView) -> bool:
-    """Whether a view of the registry is a windowed one."""
+    """Whether a view of the registry is windowed."""
     return isinstance(view, StreamFeatureView) and bool(view.aggregations)
 
 
 def refuse_windowed(view: FeatureView) -> None:
-    """Raises CallError where values of a windowed view are to be written: they come from events."""
+    """Raises CallError if the view is windowed: its values come from events, and cannot be written."""
     if is_windowed(view):
         raise CallError(
-            f"values can't be written to {view.name!r}: it is a windowed view, made from events",
+            f"values cannot be written to {view.name!r}: it is a windowed view, made from events",
             remedy="Send the event itself: headrace send, or POST it to the collector.",
         )
 
 
 class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
-    """Reads of as-of and windowed views as they are now; writes of as-of views."""
+    """Reads the current values of as-of and windowed views; writes as-of views."""
 
     _versioned_read_supported = False  # asking Feast would import every store it knows
 
@@ -70,7 +70,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """For each key, the current values and their time; (None, None) where there are none.
+        """For each key, the current values and their time; (None, None) if it has none.
 
         Raises:
             Unavailable: the view was never filled, or an entity is broken.
@@ -132,7 +132,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         """Adds rows that are in no snapshot to an as-of view. Returns the number of entities that got rows.
 
         Raises:
-            CallError: the rows are not of the view's columns and types, or one has no key or time.
+            CallError: the rows do not have the view's columns and types, or a row has no key or time.
         """
         plan = self._plan(config, table)
         view, keys = plan.as_of[0], {entity.join_key: entity.dtype for entity in plan.entities}
@@ -150,7 +150,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
                 store.drop(view.digest)
 
     def as_of(self, config: RepoConfig, table: FeatureView) -> AsOfView:
-        """The plan's view of an as-of view of the registry."""
+        """The plan's view for an as-of view of the registry."""
         return self._plan(config, table).as_of[0]
 
     def _open_store(self, config: RepoConfig) -> online.OnlineStore:
@@ -161,7 +161,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         return self._store
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
-        """A plan of this one view, prepared in the store."""
+        """A plan of this view alone, prepared in the store."""
         if not set(table.entities) <= set(self._entities):
             registry = Registry(config.project, config.registry, Path(config.repo_path or "."))
             entities = registry.list_entities(config.project)

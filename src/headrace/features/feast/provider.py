@@ -1,4 +1,4 @@
-"""The provider behind Feast's own API: materialize and push go straight to headrace's state."""
+"""The provider for Feast's own API: materialize and push write directly to Headrace's state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
-    """Feast's usual provider, except for the steps that it would take row by row."""
+    """Feast's usual provider, except for the steps that it would do row by row."""
 
     def __init__(self, config: RepoConfig) -> None:
         super().__init__(config)
@@ -30,17 +30,20 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
 
     @property
     def online_store(self) -> HeadraceOnlineStore:
-        """Our online store."""
+        """Headrace's online store."""
         return self._state
 
     def update_infra(self, *changes: Any, **more: Any) -> None:
         """Does nothing: views are added to the state when a plan or a read needs them."""
 
     def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
-        """Loads an as-of view's table, whatever the dates: the state is that of a snapshot, rows of the future
-        included. Skips windowed views, which ingest keeps up to date."""
+        """Loads an as-of view's whole table, whatever the dates, because the state is that of a snapshot,
+        future rows included. Skips windowed views, which ingest keeps up to date."""
         if is_windowed(feature_view):
-            _log.info("%s is a windowed view: ingest keeps it, nothing to materialize", feature_view.name)
+            _log.info(
+                "%s is a windowed view, which ingest keeps up to date: nothing to materialize",
+                feature_view.name,
+            )
             return
         view = self.online_store.as_of(config, feature_view)
         table = lake.open(settings_of(config)).table(view.table)
@@ -54,7 +57,7 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         """Writes the rows of `push` and `write_to_online_store`.
 
         Raises:
-            CallError: the view is windowed, or the rows are not of its columns and types.
+            CallError: the view is windowed, or the rows do not have its columns and types.
         """
         refuse_windowed(feature_view)
         rows = to_polars(df, f"the rows for feature view {feature_view.name!r}")

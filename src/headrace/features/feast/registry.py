@@ -1,4 +1,4 @@
-"""apply: writes the project's Feast objects into a Feast registry, so that stock Feast works on them."""
+"""apply: writes the project's Feast objects into a Feast registry, so that stock Feast can use them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _SAMPLE = {
     "bool": True,
     "timestamp": datetime(2026, 1, 1, tzinfo=UTC),
 }
-# Fields of Feast's protos that Feast writes, not the user.
+# Fields of Feast's protos that Feast sets, not the user.
 _NOT_CONTENT = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "bodyText"})
 
 
 class ApplyResult(NamedTuple):
-    """What `apply` did.
+    """The result of `apply`.
 
     Attributes:
         folder: stock Feast's `repo_path`.
@@ -61,11 +61,11 @@ class ApplyResult(NamedTuple):
 
 
 def apply(project: Project) -> ApplyResult:
-    """Writes feature_store.yaml and the registry into the state folder, if they are not as declared. They may
-    not be because Feast itself has written them since (`feast apply`, `teardown`, a deleted view).
+    """Writes feature_store.yaml and the registry into the state folder, unless they are as declared. They may
+    differ because Feast itself has written them (`feast apply`, `teardown`, a deleted view).
 
-    The new registry replaces the old one in one step: a reader, or a process killed at any point, finds
-    one of the two, complete.
+    The new registry replaces the old one in one step, so that a reader finds one of the two, complete, even if
+    this process is killed.
 
     Raises:
         ProjectError: two objects share a name, an on-demand function cannot run in serving, or Feast
@@ -90,9 +90,11 @@ def apply(project: Project) -> ApplyResult:
 
 
 def fingerprints(project: Project) -> dict[str, str]:
-    """Kind and name of each Feast object (`feature_view:user_activity`) → 32 hex digits of its content.
+    """Kind and name of each Feast object (`feature_view:user_activity`) → the digest of its content, 32 hex
+    digits.
 
-    The content of an on-demand view is everything that its function uses. Comments and times do not count.
+    The content of an on-demand view includes everything that its function uses. Comments and times do not
+    count.
 
     Raises:
         ProjectError: as `apply`.
@@ -126,7 +128,7 @@ def _write_registry(project: Project, objects: FeastObjects, place: Path) -> Non
     make_private(scratch)
     old, new = place / REGISTRY, scratch / REGISTRY
     if _is_readable(old):
-        shutil.copyfile(old, new)  # keeps what Feast knows of materializations
+        shutil.copyfile(old, new)  # keeps the materializations that Feast recorded
     (scratch / YAML).write_text(repository_yaml(project.settings, new))
     store = FeatureStore(repo_path=str(scratch))
     deleted = _objects_to_delete(store, objects)
@@ -146,9 +148,9 @@ def _write_registry(project: Project, objects: FeastObjects, place: Path) -> Non
 
 
 def _registrable_objects(objects: FeastObjects) -> list[Any]:
-    """Copies of the objects for the registry, because Feast fills in what it infers.
+    """Copies of the objects for the registry, because Feast changes them: it fills in what it infers.
 
-    On-demand views carry the text of everything that they use: Feast rebuilds a function from its text
+    On-demand views carry the text of everything that they use, because Feast rebuilds a function from its text
     alone, without the names of its module.
     """
     originals = objects.all_objects()
@@ -163,18 +165,18 @@ def _registrable_objects(objects: FeastObjects) -> list[Any]:
 
 
 def _is_supported(view: OnDemandFeatureView) -> bool:
-    """Whether a model may use it (`compile_on_demand_view`); others are only in Feast's registry."""
+    """Whether a model may use the view (`compile_on_demand_view`); other views are only in Feast's registry."""
     stored = view.write_to_online_store or view.aggregations
     return view.mode in ("python", "pandas") and bool(view.features) and not stored
 
 
 def _check_sample(declared: OnDemandFeatureView, where: str) -> None:
-    """Calls the function with a sample row: it must return the features that it declares.
+    """Calls the function with a sample row, and checks that it returns the features of its schema.
 
-    A function may fail on the sample: its real inputs may never be like it.
+    A function may fail on the sample, because its real inputs may never be like it.
 
     Raises:
-        ProjectError: it returns other features, or of other types, than its schema.
+        ProjectError: it returns other features than its schema has, or of other types.
     """
     view = compile_on_demand_view(declared, where)
     dtypes: dict[OnDemandInput, Dtype] = {

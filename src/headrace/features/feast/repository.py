@@ -1,4 +1,4 @@
-"""A project's Feast repository: its feature_store.yaml, and from that file back to the settings."""
+"""A project's Feast repository: writes its feature_store.yaml, and finds the settings that the file names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["YAML", "repository_yaml", "settings_of"]
 
 YAML = "feature_store.yaml"
-_HERE = "headrace.features.feast"
+_PACKAGE = "headrace.features.feast"
 
 
 def repository_yaml(settings: Settings, registry: Path) -> str:
     """The text of feature_store.yaml beside the registry.
 
-    Its paths are relative where the state folder is inside the project's, so that the project can be moved.
+    Its paths are relative if the state folder is inside the project's, so that the project can be moved.
     """
     place, root, state = registry.parent, settings.root, settings.state
     if state.is_relative_to(root):
@@ -28,15 +28,15 @@ def repository_yaml(settings: Settings, registry: Path) -> str:
     text: str = yaml.safe_dump(
         {
             "project": settings.project,
-            "provider": f"{_HERE}.provider.HeadraceProvider",
+            "provider": f"{_PACKAGE}.provider.HeadraceProvider",
             "registry": {"path": registry.name, "cache_ttl_seconds": 60},
             "offline_store": {
-                "type": f"{_HERE}.offline_store.HeadraceOfflineStore",
+                "type": f"{_PACKAGE}.offline_store.HeadraceOfflineStore",
                 "root": str(root),
                 "profile": settings.profile_name,
                 "state": str(state),
             },
-            "online_store": {"type": f"{_HERE}.online_store.HeadraceOnlineStore"},
+            "online_store": {"type": f"{_PACKAGE}.online_store.HeadraceOnlineStore"},
             "entity_key_serialization_version": 3,
         },
         sort_keys=False,
@@ -48,16 +48,16 @@ def settings_of(config: RepoConfig) -> Settings:
     """The settings of the project that a feature_store.yaml was written for.
 
     Raises:
-        ProjectError: the project or its profile does not exist any more, or feature_store.yaml does not name
+        ProjectError: the project or its profile no longer exists, or feature_store.yaml does not name
             Headrace's offline store.
     """
-    address = config.offline_store
-    if not hasattr(address, "root"):
+    store = config.offline_store
+    if not hasattr(store, "root"):
         raise ProjectError(
-            f"feature_store.yaml has the offline store {address.type}, which does not name a project",
+            f"feature_store.yaml has the offline store {store.type}, which does not name a project",
             where=str(config.repo_path),
-            remedy="Take the feature_store.yaml that a build writes: Headrace's stores work together.",
+            remedy="Use the feature_store.yaml that a build writes: Headrace's stores work together.",
         )
-    here = "" if config.repo_path is None else str(config.repo_path)
-    root, state = (Path(os.path.abspath(os.path.join(here, path))) for path in (address.root, address.state))
-    return load_settings(root, address.profile).with_state(state)
+    folder = "" if config.repo_path is None else str(config.repo_path)
+    root, state = (Path(os.path.abspath(os.path.join(folder, path))) for path in (store.root, store.state))
+    return load_settings(root, store.profile).with_state(state)

@@ -24,7 +24,7 @@ from headrace.projects.project import Project
 
 __all__ = ["TableSource", "topics_of"]
 
-# Otherwise every process of a project with a windowed view prints it.
+# Otherwise every process of a project with a windowed view prints this warning.
 warnings.filterwarnings("ignore", "(Stream|Batch) feature views are experimental", RuntimeWarning)
 
 _CLASS = "headrace.features.feast.source.TableSource"
@@ -33,18 +33,18 @@ _CLASS = "headrace.features.feast.source.TableSource"
 class TableSource(DataSource):  # type: ignore[misc]
     """A table of the lake, or a topic's own table, as the source of feature views.
 
-    Feast keeps it in its registry as a custom source, with every fact that a reader needs, so that stock
-    Feast reads it without importing the project.
+    Feast keeps it in its registry as a custom source, with all facts that a reader needs, so that stock Feast
+    reads it without importing the project.
 
     Attributes:
         name: the table's name in the lake, which is also the source's.
-        timestamp_field: the column with the time from which a row holds.
-        columns: column → the plan's dtype, as declared; None where nothing is declared.
+        timestamp_field: the column with the time from which a row is valid.
+        columns: column → the declared dtype; None if nothing is declared.
         rowwise: whether the table is made row by row from a topic.
-        topic: the topic, of a table whose rows are made one by one from its events; None for any other table.
+        topic: for a table whose rows are made one by one from events, their topic; None for any other table.
         topics: every topic that the table is made from, directly or through other tables.
         code: the fingerprint of a rowwise table's function; "" for any other table.
-        place: the place of its declaration; None when it came from a registry.
+        place: the place of its declaration; None if it comes from a registry.
     """
 
     def __init__(self, table: Any, timestamp_field: str | None = None, **options: Any) -> None:
@@ -52,37 +52,37 @@ class TableSource(DataSource):  # type: ignore[misc]
 
         Args:
             table: the table.
-            timestamp_field: its time column. Not given: the contract's `time`; else
-                `event_timestamp` where the schema has it; else the column it is partitioned by.
-            options: the options of Feast's other sources, such as `field_mapping`: all are refused.
+            timestamp_field: its time column. By default the contract's `time`; else `event_timestamp` if the
+                schema has it; else the column that the table is partitioned by.
+            options: options of Feast's other sources, such as `field_mapping`; all are refused.
 
         Raises:
-            ProjectError: `table` is neither, the time column is unknown or not in the schema, or there are
-                options.
+            ProjectError: `table` is neither of these, the time column is unknown or not in the schema, or
+                options are given.
         """
         self.place: Place | None = Place.of_caller()
         if options:
             raise ProjectError(
-                f"a TableSource does not take {', '.join(options)}",
+                f"a TableSource does not accept {', '.join(options)}",
                 where=str(self.place),
                 remedy="Name, convert and choose the columns in the table's function.",
             )
         declared = contract_of(table) or table
         if not isinstance(declared, (Table, Contract)):
             raise ProjectError(
-                f"TableSource({table!r}): that is not a table",
+                f"TableSource({table!r}): the argument is not a table",
                 where=str(self.place),
                 remedy="Name a @table function or an @event class.",
             )
         columns = schema_columns(declared)
         reads = declared.reads if isinstance(declared, Table) else (declared,)
-        own = isinstance(declared, Contract) or declared.rowwise
+        is_from_events = isinstance(declared, Contract) or declared.rowwise
         self._set_facts(
             name=declared.table if isinstance(declared, Contract) else declared.name,
             time=timestamp_field or _time_of(declared, columns, self.place),
             columns=columns,
             rowwise=isinstance(declared, Table) and declared.rowwise,
-            topic=reads[0].topic if own and isinstance(reads[0], Contract) else None,
+            topic=reads[0].topic if is_from_events and isinstance(reads[0], Contract) else None,
         )
         if columns is not None and self.timestamp_field not in columns:
             raise ProjectError(
@@ -110,7 +110,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.code = code
 
     def complete(self, project: Project, index: CodeIndex) -> None:
-        """Sets what only the whole project knows: the topics, and the fingerprint of the function.
+        """Sets the facts that need the whole project: the topics, and the fingerprint of the function.
 
         Raises:
             CallError: the project does not have the table.
@@ -161,12 +161,12 @@ class TableSource(DataSource):  # type: ignore[misc]
         )
 
     def source_type(self) -> DataSourceProto.SourceType.ValueType:
-        """Feast's type of a source that it does not know."""
+        """Feast's type for custom sources."""
         kind: DataSourceProto.SourceType.ValueType = DataSourceProto.CUSTOM_SOURCE
         return kind
 
     def validate(self, config: RepoConfig) -> None:
-        """Does nothing: a table may not be built yet."""
+        """Does nothing, because the table may not be built yet."""
 
     def get_table_query_string(self) -> str:
         """The table's name."""
@@ -181,7 +181,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         """The declared columns and their dtypes; without a declaration, those of the table in the lake.
 
         Raises:
-            CallError: nothing is declared and the table has not been built.
+            CallError: no columns are declared, and the table has not been built.
         """
         if self.columns is not None:
             return self.columns.items()
@@ -201,9 +201,9 @@ def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: 
     if declared.partition_by is not None:
         return declared.partition_by.column
     raise ProjectError(
-        f"TableSource({declared.name}) cannot tell which column of the table is its time",
+        f"TableSource({declared.name}): the time column of the table is not known",
         where=str(place),
-        remedy=f'Say so: TableSource({declared.name}, timestamp_field="...").',
+        remedy=f'Name it: TableSource({declared.name}, timestamp_field="...").',
     )
 
 

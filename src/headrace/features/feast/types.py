@@ -16,7 +16,7 @@ from headrace.declare.table import Table
 
 __all__ = ["arrow_columns", "dtype_of", "feast_type", "schema_columns", "value_type"]
 
-# Every other type of Feast is refused by name.
+# All other types of Feast are refused.
 _FEAST: dict[str, Any] = {
     "int64": Int64,
     "float64": Float64,
@@ -41,17 +41,17 @@ _MSGSPEC: dict[type, str] = {
 
 
 def dtype_of(feast_type: Any) -> str | None:
-    """The plan's dtype of a Feast type; None where features of this type are not supported."""
+    """The plan's dtype for a Feast type; None if features of this type are not supported."""
     return _DTYPES.get(feast_type)
 
 
 def feast_type(dtype: str) -> Any:
-    """The Feast type of a plan's dtype."""
+    """The Feast type for a plan's dtype."""
     return Array(_FEAST[dtype[5:-1]]) if dtype.startswith("list[") else _FEAST[dtype]
 
 
 def value_type(dtype: str) -> ValueType:
-    """Feast's value type of a plan's dtype; UNKNOWN where Feast has none."""
+    """Feast's value type for a plan's dtype; UNKNOWN if Feast has none."""
     try:
         return feast_type(dtype).to_value_type()
     except KeyError:
@@ -59,12 +59,12 @@ def value_type(dtype: str) -> ValueType:
 
 
 def arrow_columns(schema: pa.Schema) -> dict[str, str]:
-    """Column → dtype, of an Arrow schema."""
+    """The columns of an Arrow schema, each with its dtype."""
     return {name: _of_polars(dtype) for name, dtype in pl.from_arrow(schema.empty_table()).schema.items()}  # type: ignore[union-attr]
 
 
 def schema_columns(declared: Table | Contract) -> dict[str, str] | None:
-    """Column → dtype, as the schema or the contract declares them; None for a table without a schema."""
+    """The columns that the schema or the contract declares, each with its dtype; None without a schema."""
     if isinstance(declared, Contract):
         fields = msgspec.inspect.type_info(declared.struct).fields  # type: ignore[attr-defined]
         return {field.name: _of_msgspec(field.type) for field in fields}

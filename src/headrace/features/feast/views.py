@@ -1,4 +1,4 @@
-"""Feast's feature views and entities, checked and compiled to those of a plan."""
+"""Checks Feast's feature views and entities, and compiles them to those of a plan."""
 
 from __future__ import annotations
 
@@ -45,16 +45,15 @@ _KEYS: dict[ValueType, str] = {
 
 
 def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where: str) -> StoredView:
-    """The plan's view of a plain feature view, or of a stream feature view with aggregations.
+    """Compiles a plain feature view, or a stream feature view with aggregations.
 
     Raises:
-        ProjectError: its source is not a TableSource, it has no entity, or the table lacks a column that it
-            names.
+        ProjectError: its source is not a TableSource, it has no entity, or the table lacks one of its columns.
     """
     source = getattr(view, "batch_source", None)  # an on-demand view has none
     if not isinstance(source, TableSource):
         raise ProjectError(
-            f"feature view {view.name!r} reads a {type(source).__name__}",
+            f"feature view {view.name!r} reads a {type(source).__name__}, not a TableSource",
             where=where,
             remedy="Give it source=TableSource(table), or a PushSource around one.",
         )
@@ -69,7 +68,7 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
         raise ProjectError(
             f"feature view {view.name!r} transforms its rows itself (udf)",
             where=where,
-            remedy="Make a @table of it, so that it is audited and has snapshots.",
+            remedy="Do that in a @table, which is audited and has snapshots.",
         )
     keys = _keys(view, source, entities, where)
     if isinstance(view, StreamFeatureView) and aggregations:
@@ -110,7 +109,7 @@ def _compile_windowed(
     if view.timestamp_field != source.timestamp_field:
         raise ProjectError(
             f"windowed view {view.name!r} has timestamp_field={view.timestamp_field!r},"
-            f" its TableSource {source.timestamp_field!r}",
+            f" and its TableSource has {source.timestamp_field!r}",
             where=where,
             remedy="Make them the same.",
         )
@@ -162,12 +161,12 @@ def _compile_aggregation(
 def _check_fields(
     view: StreamFeatureView, aggregations: list[Aggregation], keys: tuple[str, ...], where: str
 ) -> None:
-    """Raises ProjectError where the view's schema is not one field for each aggregation, of its dtype."""
+    """Raises ProjectError unless the view's schema has one field for each aggregation, of its dtype."""
     names = [aggregation.name for aggregation in aggregations]
     duplicates = {name for name in names if names.count(name) > 1}
     if duplicates:
         raise ProjectError(
-            f"{view.name!r} has two aggregations called {', '.join(sorted(duplicates))}", where=where
+            f"{view.name!r} has two aggregations with the name {', '.join(sorted(duplicates))}", where=where
         )
     declared = {field.name: field.dtype for field in compile_fields(view.features, where)}
     for aggregation in aggregations:
@@ -189,31 +188,36 @@ def _check_fields(
 
 
 def compile_on_demand_view(view: OnDemandFeatureView, where: str, *, registered: bool = False) -> OnDemandView:
-    """The plan's view of an on-demand feature view, in python or pandas mode.
+    """Compiles an on-demand feature view, in python or pandas mode.
 
     Args:
         view: the view.
         where: its place, for errors.
-        registered: whether it comes from a registry that `apply` wrote, so that its source text already
-            runs alone.
+        registered: whether it comes from a registry that `apply` wrote, so that its source text already runs
+            alone.
 
     Raises:
-        ProjectError: its mode, its writing to the online store or its aggregations are not
-            supported; two inputs share a name; its function cannot run in serving.
+        ProjectError: its mode, its writing to the online store or its aggregations are not supported; two
+        inputs
+            have the same name; or its function cannot run in serving.
     """
     if view.mode not in ("python", "pandas"):
         _not_supported(view, f"mode={view.mode!r}", 'Use mode="python" or mode="pandas".', where)
     if view.write_to_online_store:
-        _not_supported(view, "write_to_online_store", "Leave it out: the value is computed when asked.", where)
+        _not_supported(
+            view, "write_to_online_store", "Remove it: the value is computed when it is requested.", where
+        )
     if view.aggregations:
-        _not_supported(view, "aggregations", "Aggregate in a StreamFeatureView and read that.", where)
+        _not_supported(view, "aggregations", "Aggregate in a StreamFeatureView, and read that view.", where)
     inputs = [OnDemandInput(field.name) for field in request_fields([view], where)]
     for name, projection in view.source_feature_view_projections.items():
         inputs += [OnDemandInput(field.name, name) for field in projection.features]
     names = [source.name for source in inputs]
     for name in names:
         if names.count(name) > 1:
-            raise ProjectError(f"on-demand view {view.name!r} has two inputs called {name!r}", where=where)
+            raise ProjectError(
+                f"on-demand view {view.name!r} has two inputs with the name {name!r}", where=where
+            )
     transformation = view.feature_transformation
     function = transformation.udf
     return OnDemandView(
@@ -236,23 +240,23 @@ def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[Pl
     """The fields that a request must carry for these views, each name once.
 
     Raises:
-        ProjectError: two views want one name with different types.
+        ProjectError: two views declare a field of the same name with different types.
     """
-    wanted: dict[str, PlanField] = {}
+    fields: dict[str, PlanField] = {}
     for view in views:
         for source in view.source_request_sources.values():
             for field in compile_fields(source.schema, where):
-                if wanted.setdefault(field.name, field) != field:
+                if fields.setdefault(field.name, field) != field:
                     raise ProjectError(
                         f"request field {field.name!r} is {field.dtype} in {view.name!r}"
-                        f" and {wanted[field.name].dtype} in another view",
+                        f" and {fields[field.name].dtype} in another view",
                         where=where,
                     )
-    return tuple(wanted.values())
+    return tuple(fields.values())
 
 
 def compile_fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, ...]:
-    """Feast's fields as the plan's. Raises ProjectError for a type that features can't have."""
+    """Compiles Feast's fields. Raises ProjectError for a type that features cannot have."""
     fields = []
     for field in feast_fields:
         dtype = dtype_of(field.dtype)
@@ -260,7 +264,7 @@ def compile_fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, 
             raise ProjectError(
                 f"feature {field.name!r} has the type {field.dtype}, which is not supported",
                 where=where,
-                remedy="Use Int64, Float64, String, Bool, UnixTimestamp, or an Array of one.",
+                remedy="Use Int64, Float64, String, Bool, UnixTimestamp, or an Array of one of these.",
             )
         fields.append(PlanField(field.name, dtype))  # type: ignore[arg-type]
     return tuple(fields)
@@ -269,10 +273,10 @@ def compile_fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, 
 def compile_entity_key(
     entity: Entity, views: Iterable[FeatureView], labels: Mapping[str, str] | None, where: str
 ) -> EntityKey:
-    """The plan's key of an entity. Where the entity declares no type, its type in the views or in the labels.
+    """Compiles the key of an entity. If the entity declares no type, the views or the labels determine it.
 
     Raises:
-        ProjectError: no type is known, it is neither a whole number nor text, or two views differ in it.
+        ProjectError: the type is not known, is neither a whole number nor text, or differs between two views.
     """
     dtypes = {}
     for view in views:

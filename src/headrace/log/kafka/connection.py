@@ -1,11 +1,11 @@
 """The connection to a Kafka cluster: its settings, the first contact, and errors as Unavailable with a remedy.
 
 A broker that restarts may report for a moment that there are no brokers. librdkafka then forgets all of them
-and never finds one again (confluentinc/librdkafka#5301). So any client whose request got no answer is discarded
-and replaced: here, in the writer, the readers, the members and the forwarder.
+and never finds one again (confluentinc/librdkafka#5301). So any client whose request timed out is discarded and
+replaced: here, in the writer, the readers, the members and the forwarder.
 
-What the clients need beside the address (TLS, SASL) comes from the environment:
-HEADRACE_KAFKA_SECURITY_PROTOCOL is librdkafka's `security.protocol`, and so on.
+The other settings of the clients (TLS, SASL) come from the environment: HEADRACE_KAFKA_SECURITY_PROTOCOL is
+librdkafka's `security.protocol`, and so on.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _ACCESS_DENIED = (
     ck.KafkaError.SASL_AUTHENTICATION_FAILED,
 )
 _NO_ANSWER = (ck.KafkaError._TRANSPORT, ck.KafkaError._TIMED_OUT, ck.KafkaError._ALL_BROKERS_DOWN)
-_TRY_SECONDS = 1.0  # for one try of the first contact
+_TRY_SECONDS = 1.0  # for one attempt at the first contact
 _CONTACT_SECONDS = 10.0  # for the first contact
 _logger = logging.getLogger(__name__)
 
 
 class KafkaConnection:
-    """What all clients of one cluster share.
+    """The settings, the admin client and the error handling of all clients of one cluster.
 
     Args:
         brokers: `host:port,...`.
@@ -68,7 +68,7 @@ class KafkaConnection:
             raise ProjectError(
                 f"Kafka's client does not accept a setting: {clean_text(error.args[0].str())}",
                 where=f"the environment: {_ENVIRONMENT}*",
-                remedy="They are named after librdkafka's: HEADRACE_KAFKA_SASL_MECHANISM is sasl.mechanism.",
+                remedy="Use librdkafka's names: HEADRACE_KAFKA_SASL_MECHANISM is sasl.mechanism.",
             ) from None  # the client's own error may quote the setting
         self._has_answered = False
         self._denial: str | None = None  # why the broker denied access
@@ -85,8 +85,8 @@ class KafkaConnection:
             self.admin.poll(0)
             denial, self._denial = self._denial, None
             why = denial or (None if self._has_answered else self._connect_error) or message
-            got_no_answer = isinstance(error, TimeoutError) or error.args[0].code() in _NO_ANSWER
-            if self._has_answered and got_no_answer:
+            is_timeout = isinstance(error, TimeoutError) or error.args[0].code() in _NO_ANSWER
+            if self._has_answered and is_timeout:
                 self.admin = ck_admin.AdminClient(self.config)
             problem = "a request to Kafka failed" if self._has_answered else "Kafka cannot be reached"
             raise Unavailable(
@@ -96,7 +96,7 @@ class KafkaConnection:
             ) from error
 
     def _make_contact(self) -> None:
-        """Waits for the first answer in short tries, so that denied access is reported at once."""
+        """Waits for the first answer in short attempts, so that denied access is reported at once."""
         deadline = monotonic() + _CONTACT_SECONDS
         while not self._has_answered:
             try:

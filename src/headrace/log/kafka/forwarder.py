@@ -1,9 +1,9 @@
-"""Forwarding on Kafka: records to other topics and the position they are forwarded to, in one transaction.
+"""Forwarding on Kafka: appends records to other topics and stores the position in one transaction.
 
-Positions are records on a compacted topic with one log partition for each log partition that is forwarded. Each
-log partition also has its own transactional id: a process that takes it over fences its predecessor, which can
-commit nothing more, and only then reads the position. So every record is forwarded exactly once, for readers
-of committed records, whatever process dies or hangs.
+Positions are records on a compacted topic, with one log partition for each forwarded log partition. Each
+forwarded log partition has a transactional id: a process that takes it over first fences its predecessor, so
+that this can commit nothing more, and then reads the position. So readers of committed records get every record
+exactly once, whichever process dies or hangs.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _FENCED = (
 
 
 class KafkaForwarder:
-    """Forwards what comes from the log partitions of one topic. One thread at a time may use it.
+    """Forwards the records of one topic's log partitions. One thread at a time may use it.
 
     Args:
         config: settings of every client.
-        name: of the forwarding, and of the topic of its positions. Of two forwarders with the same name the
-            later fences the earlier.
-        partitions: how many log partitions are forwarded.
-        create_positions: creates the topic of positions, or gives it at least so many log partitions.
-        limits: how large records may be.
-        topics: where records are forwarded to.
+        name: the name of the forwarder and of the topic of its positions. Of two forwarders with the same name
+            the later fences the earlier.
+        partitions: the number of log partitions to forward.
+        create_positions: creates the topic of positions, or adds log partitions to it.
+        limits: the size limits of the topics.
+        topics: the topics to forward to.
     """
 
     def __init__(
@@ -70,18 +70,20 @@ class KafkaForwarder:
         self._consumer = self._open_consumer()
 
     def positions(self) -> dict[int, bytes]:
-        """Log partition → its last committed position. That of a log partition which another process forwards
-        at this moment may be out of date."""
+        """Log partition → its last committed position.
+
+        The position may be out of date if another process forwards the log partition at this moment.
+        """
         self._read([partition for partition in self._partitions if partition not in self._producers])
         return dict(self._positions)
 
     def take_over(self, partition: int) -> bytes | None:
-        """Makes sure that no other process forwards this log partition; its position, None: nothing yet.
+        """Fences any other process that forwards this log partition; returns its position, None: nothing yet.
 
         Raises:
-            Unavailable: the broker is away.
+            Unavailable: the broker cannot be reached.
         """
-        if partition not in self._partitions:  # the topic has got more of them
+        if partition not in self._partitions:  # the topic has grown
             self._partitions = range(partition + 1)
             self._create_positions(self._name, partition + 1)
         if partition not in self._producers:
@@ -98,20 +100,23 @@ class KafkaForwarder:
                 }
             )
             with _name_errors():
-                producer.init_transactions(SECONDS)  # ends a transaction that a predecessor left open
+                producer.init_transactions(SECONDS)  # aborts a transaction that a predecessor left open
             self._read([partition])
             self._producers[partition] = producer
         return self._positions.get(partition)
 
     def commit(self, partition: int, records: Iterable[KafkaRecord], position: bytes) -> None:
-        """Appends the records and stores the position of a log partition that was taken over, or neither.
+        """Appends the records and stores the position of a log partition, in one transaction.
+
+        Call `take_over` first, and again after each error.
 
         Raises:
             Conflict: another process has taken the log partition over since.
-            TooLarge: a topic does not accept the records at these places, if the broker told which. Nothing is
-                committed, and the limits are asked for again: `take_over` first, then try again.
+            TooLarge: a topic does not accept the records at these places (none if the broker did not say
+                which). Nothing is committed, and the limits are read again before the next transaction.
             Refused: the broker refuses a record as invalid; the same records will always be refused.
-            Unavailable: the broker is away; `take_over` tells what became of the transaction.
+            Unavailable: the broker cannot be reached. The position that `take_over` returns shows whether the
+                transaction was committed.
         """
         producer = self._producers[partition]
         too_large: list[int] = []
@@ -151,18 +156,17 @@ class KafkaForwarder:
         self._positions[partition] = position
 
     def close(self) -> None:
-        """Closes the clients; what is not committed is undone."""
+        """Closes the clients; an open transaction is aborted."""
         for partition in list(self._producers):
             self._release(partition)
         self._consumer.close()
 
     def _release(self, partition: int) -> None:
-        """Discards the producer of a log partition; `take_over` makes a new one and ends what this one left
-        open."""
+        """Discards the producer of a log partition; the next `take_over` aborts its open transaction."""
         self._producers.pop(partition).purge()
 
     def _read(self, partitions: Sequence[int]) -> None:
-        """Reads the positions of log partitions, up to what is committed now."""
+        """Reads the committed positions of log partitions."""
         with _name_errors():
             try:
                 self._read_to_end(partitions)
@@ -174,7 +178,7 @@ class KafkaForwarder:
     def _read_to_end(self, partitions: Sequence[int]) -> None:
         waiting = set(partitions)
         deadline = monotonic() + SECONDS
-        # Assigned anew each time: the end is reported once for each assignment.
+        # Assigned each time, because the end is reported once per assignment.
         self._consumer.assign([ck.TopicPartition(self._name, p, self._next[p]) for p in partitions])
         while waiting:
             for message in self._consumer.consume(10_000, 0.1):

@@ -1,8 +1,8 @@
-"""How large a record may be on Kafka: the limit of each topic, as the brokers report it.
+"""The size limit of a record on Kafka: each topic's limit, as the brokers report it.
 
-A producer has its own limit (librdkafka: 1,000,000 bytes), which knows nothing of the topic's, and sends
-several records as one batch, whose size the broker checks. So a producer is made for a topic's limit: it
-accepts what the topic accepts, and no batch of several records is refused.
+A producer's limit (librdkafka: 1,000,000 bytes) is independent of the topic's, and the broker checks the size
+of a batch, in which a producer sends several records. So each topic limit has a producer with matching
+settings: it accepts the records that the topic accepts, and no batch of several records is refused.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TopicLimit(Struct, frozen=True):
     """A topic's limit.
 
     Attributes:
-        size: bytes of a batch, of one record or several, as the broker measures it.
-        batch: bytes of records that are sent as one batch; 1: each record alone.
+        size: the most bytes of a batch, of one record or several, as the broker measures it.
+        batch: the most bytes of records that are sent as one batch; 1: each record is sent alone.
     """
 
     size: int
@@ -51,8 +51,8 @@ class BatchRefused(Exception):
     """A broker refused records of a transaction.
 
     Attributes:
-        too_large: places of records in refused batches that were too large. If each record was sent alone,
-            these are too large.
+        too_large: places of the records in batches that were too large. If each record was sent alone, these
+            are the records that are too large.
         invalid: places of records in batches that the broker refused as invalid.
     """
 
@@ -65,7 +65,7 @@ class TopicLimits:
     """The limits of topics.
 
     Args:
-        ask: asks the broker for a topic's limit; None: this user may not ask.
+        ask: reads a topic's limit from the broker; None: this user may not read it.
     """
 
     def __init__(self, ask: Callable[[str], int | None]) -> None:
@@ -86,9 +86,11 @@ class TopicLimits:
         return TopicLimit(max(limit.size for limit in limits), min(limit.batch for limit in limits))
 
     def note_refusal(self, topics: Iterable[str]) -> None:
-        """Notes that a broker refused a batch that was within the limits of these topics. If the broker
-        reports no lower limit, each record is sent alone for a minute, so that its refusals identify the large
-        ones."""
+        """Records that a broker refused a batch that was within the limits of these topics.
+
+        If the broker reports no lower limit, each record is sent alone for a minute, so that the broker's
+        refusals identify the large records.
+        """
         before = {topic: self.of(topic).size for topic in topics}
         for topic in before:
             self._cache.pop(topic, None)
@@ -98,5 +100,5 @@ class TopicLimits:
 
 
 def is_too_large(error: ck.KafkaError) -> bool:
-    """Whether a broker refuses a batch for its size, and always will."""
+    """Whether the error is a broker's permanent refusal of a batch for its size."""
     return error.code() in (ck.KafkaError.MSG_SIZE_TOO_LARGE, ck.KafkaError.RECORD_LIST_TOO_LARGE)

@@ -1,7 +1,7 @@
 """The log on Kafka (see headrace.log.port.Log), through librdkafka.
 
-A record's arrival is the broker's append time if the topic says so (topics that Headrace creates do), else
-the time that its producer gave it; either is the same whenever the record is read again.
+A record's arrival is the broker's append time if the topic is set so (topics that Headrace creates are),
+otherwise the time that its producer set. Either stays the same however often the record is read.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class KafkaLog:
         return self._topics.partitions(topic)
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Gives the topic at least so many log partitions (KafkaTopics.grow)."""
+        """Adds log partitions until the topic has this number (KafkaTopics.grow)."""
         self._topics.grow(topic, partitions)
 
     def append(
@@ -102,12 +102,12 @@ class KafkaLog:
                     if limit.batch == 1 and refusal.too_large:
                         smallest = min(sizes[place] for place in refusal.too_large)
                         check_sizes(topic, sizes, smallest - 1, where, _SMALLER)
-                    self._limits.note_refusal([topic])  # it was lowered, or the broker reports none
+                    self._limits.note_refusal([topic])  # the limit was lowered, or the broker reports none
 
     def _raise_invalid(
         self, topic: str, keys: Sequence[bytes | None], places: Sequence[int], where: str
     ) -> NoReturn:
-        """Raises RecordsRefused for an append of which the broker refused these records as invalid."""
+        """Raises RecordsRefused for an append in which the broker refused these records as invalid."""
         keyless = [place for place, key in enumerate(keys) if key is None]
         if keyless and self._topics.is_compacted(topic):
             raise RecordsRefused(
@@ -120,7 +120,7 @@ class KafkaLog:
         raise RecordsRefused(
             f"the broker refuses up to {len(places):,} of {len(keys):,} records for topic {topic!r} as invalid",
             where=where,
-            remedy="The broker's log says why.",
+            remedy="Look for the reason in the broker's log.",
             places=places,
         )
 
@@ -157,7 +157,7 @@ class KafkaLog:
             return KafkaMember(self._connection.config, topic, group, slot, settle)
 
     def forwarder(self, name: str, partitions: int, topics: Sequence[str]) -> KafkaForwarder:
-        """Forwards records to these topics in transactions that also hold a position (KafkaForwarder)."""
+        """Opens a forwarder to these topics, whose transactions also store a position (KafkaForwarder)."""
         return KafkaForwarder(
             self._connection.config, name, partitions, self._topics.create_compacted, self._limits, topics
         )

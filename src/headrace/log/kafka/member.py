@@ -1,9 +1,8 @@
-"""Sharing a topic on Kafka: a member of a consumer group (see headrace.log.port.Member).
+"""Shares a topic on Kafka, as a member of a consumer group (see headrace.log.port.Member).
 
-The group only divides the log partitions. They are paused the moment they are assigned, so nothing is fetched
-through the group's consumer, and no offset is ever committed to the group. Members are static
-(group.instance.id): a member that was killed and is started again gets its share back without the group's
-waiting for its session to end.
+The group only divides the log partitions. They are paused as soon as they are assigned, so the group's consumer
+fetches nothing, and no offset is ever committed to the group. Members are static (group.instance.id): a member
+that was killed and is started again gets its share back before its old session ends.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ __all__ = ["KafkaMember"]
 
 SESSION_MS = 10_000  # how long a member may be silent before its share goes to the others
 LONGEST_MS = 300_000  # the longest time between two calls of `partitions`
-REFRESH_MS = 10_000  # how long new log partitions of the topic may stay unnoticed
+REFRESH_MS = 10_000  # how long it may take to notice new log partitions of the topic
 LEAVE_SECONDS = 5.0  # how long leaving the group may take
-NAMESAKE_SECONDS = 60.0  # a member that loses its name sooner than this after joining has a namesake
-IDLE_SECONDS = 10.0  # how long it may have no share before it checks whether it still reaches the brokers
+NAMESAKE_SECONDS = 60.0  # if a member loses its name sooner than this, another member has the same name
+IDLE_SECONDS = 10.0  # without a share for this long, it checks whether it still reaches the brokers
 _logger = logging.getLogger(__name__)
 
 
@@ -42,9 +41,9 @@ class KafkaMember:
             "session.timeout.ms": SESSION_MS,
             "heartbeat.interval.ms": min(1_000, SESSION_MS // 4),
             "max.poll.interval.ms": max(SESSION_MS, LONGEST_MS),
-            # Each division assigns every log partition. The cooperative strategy leaves out a partition that
-            # moves until the member that gave it up asks again; if a static member dies in between, nobody
-            # gets it.
+            # Each division assigns every log partition. The cooperative strategy leaves a moving partition
+            # unassigned until the member that released it joins again; if a static member dies in between, no
+            # member gets the partition.
             "partition.assignment.strategy": "range",
             "topic.metadata.refresh.interval.ms": REFRESH_MS,
             "enable.auto.commit": False,
@@ -67,12 +66,12 @@ class KafkaMember:
                     fatal = error.str()
         except ck.KafkaException as error:
             raise Unavailable(
-                f"the share of topic {self._topic!r} is not known: {error.args[0].str()}",
+                f"the share of topic {self._topic!r} cannot be read: {error.args[0].str()}",
                 where=f"kafka://{self._config['bootstrap.servers']}",
             ) from error
         if fatal is not None:
-            # Another member took its name. Either it was itself, twice, while a broker restarted; or it is
-            # another machine with the same name and folder: then this member continues without a static name.
+            # Another member took its name. It was either this member itself, which joined twice while a broker
+            # restarted, or a machine with the same name and folder; then this member drops its static name.
             if monotonic() - self._joined < NAMESAKE_SECONDS:
                 self._name = {}
             self._join_again(fatal)
@@ -85,7 +84,7 @@ class KafkaMember:
 
     def close(self) -> None:
         deadline = monotonic() + LEAVE_SECONDS
-        with suppress(ck.KafkaException):  # another member took its name: it has left already
+        with suppress(ck.KafkaException):  # another member took its name, so it has left already
             # A static member leaves when it unsubscribes, not when it is closed.
             self._consumer.unsubscribe()
             while (self._share or self._consumer.memberid()) and monotonic() < deadline:
@@ -109,7 +108,7 @@ class KafkaMember:
     def _subscribe(self) -> ck.Consumer:
         self._joined = monotonic()
         consumer = ck.Consumer({**self._config, **self._name})
-        consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._give_up, on_lost=self._forget)
+        consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._release, on_lost=self._drop)
         return consumer
 
     def _assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
@@ -118,9 +117,9 @@ class KafkaMember:
         consumer.pause(ends)
         self._share = {p.partition for p in partitions}
 
-    def _give_up(self, _: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+    def _release(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._settle()
-        self._forget(_, partitions)
+        self._drop(consumer, partitions)
 
-    def _forget(self, _: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+    def _drop(self, _: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._share -= {p.partition for p in partitions}

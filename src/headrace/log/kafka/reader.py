@@ -1,4 +1,4 @@
-"""Reading from Kafka: consumers that know how far they have read, kept for the next reads."""
+"""Reads from Kafka, through consumers that remember how far they have read and are kept for further reads."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ READ_COMMITTED = {
 
 IDLE_READERS = 4  # consumers that are kept for each topic, each where its last batch ended
 CONSUME_MESSAGES = 500
-"""Messages that are received at once. Their columns are copied and the messages freed: many that live make
-Python's garbage collector walk through them again and again, for a third of all the time."""
+"""Messages that are received at once. Their columns are copied and the messages freed: with many live messages,
+Python's garbage collector would take a third of the time."""
 
 _LAST_MILLISECOND = 253_402_300_799_999
 """The end of the year 9999: on a topic with producers' timestamps a record may have any time."""
 
-# Methods of messages are called through map, not one by one: a million messages are received in a second.
+# Methods of messages are called through map, which is faster: a million messages are received in a second.
 _error, _partition, _offset = ck.Message.error, ck.Message.partition, ck.Message.offset
 
 _EMPTY = Batch(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), [], [], [], {})
@@ -58,37 +58,37 @@ class KafkaReader:
             }
         )
         self._next: dict[int, int] = {}
-        # Log partition → where its end was when it was reached: all records before it have been received. The
-        # end lies past the markers of transactions, which no record shows.
+        # Log partition → its end when it was last reached: all records before it have been received. The end
+        # lies after transaction markers, which are not received as records.
         self._ends: dict[int, int] = {}
-        self._buffer = _EMPTY  # what `wait` received before it was asked for
+        self._buffer = _EMPTY  # records that `wait` received, for the next `read`
 
     def is_at(self, offsets: Mapping[int, int]) -> bool:
         """Whether it reads these offsets next."""
         return self._next == dict(offsets)
 
     def seek(self, offsets: Mapping[int, int]) -> None:
-        """Goes to these next offsets, unless it is there."""
+        """Moves to these offsets, unless it reads them next anyway."""
         if not self.is_at(offsets):
             self._buffer, self._ends = _EMPTY, {}
             self._next = dict(offsets)
             self._consumer.assign([ck.TopicPartition(self._topic, p, offset) for p, offset in offsets.items()])
 
     def read(self, ends: Callable[[], Mapping[int, int]], limit: int) -> Batch:
-        """At most `limit` records (Log.read).
+        """Reads at most `limit` records (Log.read).
 
         Args:
-            ends: asks for the next offsets to be written.
+            ends: returns the next offsets to be written.
             limit: the most records.
 
         Raises:
-            TimeoutError: records did not come in time.
+            TimeoutError: no records arrived in time.
             ck.KafkaException: the client failed.
         """
         return _join(self._read_buffer(limit) or self._read_to(ends(), limit), dict(self._next))
 
     def wait(self, ends: Mapping[int, int], timeout: float) -> bool:
-        """Whether there is a record, now or within `timeout` seconds (Log.wait).
+        """Waits for a record; whether there is one within `timeout` seconds (Log.wait).
 
         Args:
             ends: the next offsets to be written.
@@ -109,8 +109,7 @@ class KafkaReader:
         self._consumer.close()
 
     def _read_buffer(self, limit: int) -> list[Batch]:
-        """Up to `limit` of the records that `wait` received, and of those that the client has received
-        since."""
+        """Takes up to `limit` of the records that `wait` or the client has received already."""
         part, self._buffer = self._buffer[:limit], self._buffer[limit:]
         parts: list[Batch] = []
         count = 0
@@ -122,9 +121,9 @@ class KafkaReader:
         return parts
 
     def _read_to(self, ends: Mapping[int, int], limit: int) -> list[Batch]:
-        """Up to `limit` records; none only if there is nothing before `ends`.
+        """Receives up to `limit` records; none only if there is nothing before `ends`.
 
-        It waits for transactions that are not committed only as long as it has no record.
+        It waits for uncommitted transactions only as long as it has no record.
         """
         parts: list[Batch] = []
         count = 0
@@ -142,7 +141,7 @@ class KafkaReader:
         return parts
 
     def _has_reached_ends(self) -> bool:
-        """Whether it has reached the end of what is committed in every log partition."""
+        """Whether it has read all committed records of every log partition."""
         return all(self._ends.get(partition, -1) >= n for partition, n in self._next.items())
 
     def _is_before(self, ends: Mapping[int, int]) -> bool:
@@ -153,14 +152,13 @@ class KafkaReader:
         if any(map(_error, messages)):
             messages = self._note_ends(messages)
         batch = _to_batch(messages)
-        # An offset past the end makes librdkafka begin at the start: those records were not asked for.
+        # At an offset after the end librdkafka starts from the beginning: those records are dropped.
         if any((batch.offsets[batch.partitions == p] < first).any() for p, first in self._next.items()):
             return _to_batch([m for m in messages if m.offset() >= self._next[m.partition()]])
         return batch
 
     def _note_ends(self, messages: Sequence[ck.Message]) -> list[ck.Message]:
-        """The records among these messages; of the others it notes the ends of log partitions, and raises
-        errors."""
+        """Separates the records from these messages; stores the ends of log partitions, and raises errors."""
         records = []
         for message in messages:
             error = message.error()
@@ -178,7 +176,7 @@ class KafkaReader:
 
 
 class KafkaReaders:
-    """The readers of one log, which are lent to one caller at a time. Any thread may use it."""
+    """The readers of one log; each is lent to one caller at a time. Any thread may use it."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
@@ -187,7 +185,7 @@ class KafkaReaders:
 
     @contextmanager
     def borrow(self, topic: str, offsets: Mapping[int, int]) -> Iterator[KafkaReader]:
-        """A reader of the topic at these next offsets. A reader whose block raises is discarded."""
+        """Lends a reader of the topic at these offsets. It is discarded if the block raises."""
         with self._lock:
             idle = self._idle.setdefault(topic, [])
             fitting = [reader for reader in idle if reader.is_at(offsets)]

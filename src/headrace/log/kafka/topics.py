@@ -1,7 +1,7 @@
-"""The topics of a Kafka cluster: created, described, trimmed.
+"""The topics of a Kafka cluster: creates, describes and trims them.
 
-A topic exists, or has grown, before every broker reports it, and now and then a log partition has no leader:
-requests are repeated until the brokers agree.
+A new topic or log partition exists before every broker reports it, and a log partition may have no leader for a
+moment. So requests are repeated until the brokers agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["KafkaTopics"]
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 # A log partition has no leader at the moment, or the client's view of the leaders is older or newer than the
-# broker's, as when a broker leaves or joins: ask again.
+# broker's, because a broker has left or joined. The request must be repeated.
 _STALE = (
     ck.KafkaError.FENCED_LEADER_EPOCH,
     ck.KafkaError.LEADER_NOT_AVAILABLE,
@@ -60,16 +60,16 @@ class KafkaTopics:
             self._set_retention(topic, retention)
 
     def create_compacted(self, topic: str, partitions: int) -> None:
-        """Creates a compacted topic, or gives the existing one at least so many log partitions."""
+        """Creates a compacted topic, or adds log partitions until the existing one has this number."""
         self._create(topic, partitions, {_CLEANUP: "compact", "segment.ms": "3600000"})
         self.grow(topic, partitions)
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Gives the topic at least so many log partitions; keys then go to other partitions than before.
+        """Adds log partitions until the topic has this number; keys may then go to other partitions.
 
         Raises:
             CallError: the topic does not exist.
-            Unavailable: the broker is away.
+            Unavailable: the broker cannot be reached.
         """
         self.identity(topic)  # refreshes the number of partitions
         if self.partitions(topic) >= partitions:
@@ -91,7 +91,7 @@ class KafkaTopics:
         return sorted(name for name in names if not name.startswith("__"))
 
     def identity(self, topic: str) -> str:
-        """What distinguishes this topic from a later one of its name (Log.identity)."""
+        """An id that distinguishes this topic from a later topic of the same name (Log.identity)."""
         with self._connection.name_errors():
             try:
                 description = self._ask(topic, self._describe)
@@ -121,7 +121,7 @@ class KafkaTopics:
         return None if millis < 0 else timedelta(milliseconds=millis)
 
     def largest_batch(self, topic: str) -> int | None:
-        """The topic's limit of a batch in bytes; None where this user may not ask. Raises KafkaException."""
+        """The topic's limit of a batch in bytes; None if this user may not read it. Raises KafkaException."""
         try:
             settings = self._settings(topic)
         except ck.KafkaException as error:
@@ -141,11 +141,11 @@ class KafkaTopics:
     def end(self, topic: str, partitions: Iterable[int] | None = None) -> dict[int, int]:
         """Log partition → next offset to be written (Log.end), of all or of these log partitions.
 
-        Transactions that are not committed count: a commit is answered before its readers see it, and
-        a read after an append must not return nothing.
+        Uncommitted transactions count: the broker confirms a commit before readers see its records, and a read
+        after an append must not return nothing.
         """
-        chosen = range(self.partitions(topic)) if partitions is None else partitions
-        return self._bounds(topic, chosen, ck_admin.OffsetSpec.latest())
+        partitions = range(self.partitions(topic)) if partitions is None else partitions
+        return self._bounds(topic, partitions, ck_admin.OffsetSpec.latest())
 
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Deletes the records before these offsets (Log.trim)."""
@@ -160,7 +160,7 @@ class KafkaTopics:
             self._ask(topic, delete)
 
     def _create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
-        """Creates the topic if it does not exist; whether it did not."""
+        """Creates the topic if it does not exist; returns whether it was created."""
         request = ck_admin.NewTopic(topic, partitions, replication_factor=-1, config=dict(config))
         admin = self._connection.admin
         with self._connection.name_errors():
@@ -173,7 +173,7 @@ class KafkaTopics:
                     raise Unavailable(
                         f"this user may not create topic {topic!r}",
                         where=self._connection.where,
-                        remedy=f"Have it created with {partitions} log partitions, or give the user the right.",
+                        remedy=f"Ask an administrator to create it with {partitions} log partitions.",
                     ) from error
                 if code not in (ck.KafkaError.TOPIC_ALREADY_EXISTS, ck.KafkaError.TOPIC_AUTHORIZATION_FAILED):
                     raise
@@ -212,7 +212,7 @@ class KafkaTopics:
             return self._ask(topic, list_offsets)
 
     def _ask(self, topic: str, request: Callable[[str], T]) -> T:
-        """The answer to a request about the topic, once its log partitions have leaders."""
+        """Sends a request about the topic, repeatedly until its log partitions have leaders."""
         deadline = monotonic() + SECONDS
         while True:
             try:
@@ -223,7 +223,7 @@ class KafkaTopics:
                 self._await_leaders(topic)
 
     def _await_leaders(self, topic: str, partitions: int = 1) -> None:
-        """Returns when the topic has at least so many log partitions, each with a leader."""
+        """Waits until the topic has at least so many log partitions, each with a leader."""
         deadline = monotonic() + SECONDS
         while monotonic() < deadline:
             metadata = self._connection.admin.list_topics(topic, timeout=SECONDS).topics[topic]

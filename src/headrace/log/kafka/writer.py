@@ -1,5 +1,5 @@
-"""Writing to Kafka in transactions. Threads that append at the same time share one, so that the broker is
-waited for once."""
+"""Writes to Kafka in transactions. Threads that append at the same time share one, and so one wait for the
+broker."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ DeliveryCallback = Callable[[ck.KafkaError | None, ck.Message], None]
 
 
 def produce(producer: ck.Producer, record: KafkaRecord, on_delivery: DeliveryCallback | None = None) -> None:
-    """Gives the record to the producer once its queue has room; also for a log partition that the topic has got
-    since the producer last asked.
+    """Gives the record to the producer once its queue has room.
+
+    If the producer does not know the log partition, because the topic has grown, it reads the topic's metadata
+    again first.
 
     Args:
         producer: the producer.
@@ -51,7 +53,7 @@ def produce(producer: ck.Producer, record: KafkaRecord, on_delivery: DeliveryCal
             if is_refreshed or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
                 raise
             is_refreshed = True
-            producer.list_topics(topic, SECONDS)  # the producer learns the topic's partitions
+            producer.list_topics(topic, SECONDS)  # updates the producer's view of the topic
 
 
 _Waiting = tuple[list[KafkaRecord], "Future[list[tuple[int, int]]]"]
@@ -62,7 +64,7 @@ class KafkaWriter:
 
     Args:
         config: settings of every client.
-        limit: of the topics that it writes to.
+        limit: the size limit of the topics that it writes to.
 
     Attributes:
         is_broken: a transaction could not be committed or aborted; the writer must not be used again.
@@ -90,7 +92,7 @@ class KafkaWriter:
         self._lock = threading.Lock()
 
     def append(self, records: list[KafkaRecord]) -> list[tuple[int, int]]:
-        """Appends the records in one transaction; their (log partition, offset).
+        """Appends the records in one transaction; returns their (log partition, offset).
 
         Raises:
             BatchRefused: the broker refused records of the transaction, perhaps none of these.
@@ -107,7 +109,7 @@ class KafkaWriter:
         return positions.result()
 
     def close(self) -> None:
-        """Ends the producer."""
+        """Closes the producer."""
         self._producer.flush(SECONDS)
 
     def _commit(self, group: list[_Waiting]) -> None:
@@ -118,11 +120,11 @@ class KafkaWriter:
         except BatchRefused as refusal:
             start = 0
             for records, future in group:
-                own = range(start, start + len(records))
+                places = range(start, start + len(records))
                 future.set_exception(
                     BatchRefused(
-                        [place - start for place in refusal.too_large if place in own],
-                        [place - start for place in refusal.invalid if place in own],
+                        [place - start for place in refusal.too_large if place in places],
+                        [place - start for place in refusal.invalid if place in places],
                     )
                 )
                 start += len(records)
@@ -158,7 +160,7 @@ class KafkaWriter:
         try:
             producer.commit_transaction(SECONDS)
         except ck.KafkaException:
-            self.is_broken = True  # it may have lost the brokers for good (headrace.log.kafka.connection)
+            self.is_broken = True  # it may never find a broker again (headrace.log.kafka.connection)
             self._abort()
             if too_large or invalid:
                 raise BatchRefused(too_large, invalid) from None
@@ -169,7 +171,7 @@ class KafkaWriter:
         try:
             self._producer.abort_transaction(SECONDS)
         except ck.KafkaException:
-            self.is_broken = True  # the broker ends the transaction
+            self.is_broken = True  # the broker aborts the transaction
 
 
 class KafkaWriters:
@@ -189,7 +191,7 @@ class KafkaWriters:
             return writer
 
     def close(self) -> None:
-        """Ends all writers."""
+        """Closes all writers."""
         with self._lock:
             writers = list(self._writers.values())
             self._writers.clear()

@@ -1,8 +1,8 @@
-"""Chunks: how records lie in a topic's file, as in Kafka's record batches.
+"""Chunks: groups of records in a topic's file, like Kafka's record batches.
 
 One row of table `chunk` holds up to 1,000 records of one append as msgpack. Its key is the log partition and
-the offset of its first record. A million records of 220 bytes are read in a fraction of the time that
-one row a record takes, and a reader releases the interpreter's lock while SQLite reads a row.
+the offset of its first record. Reading a million records of 220 bytes takes a fraction of the time of one row
+per record, and a reader releases the interpreter's lock while SQLite reads a row.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _decoder = msgspec.msgpack.Decoder(_Body)
 
 
 class ChunkSlice(Struct, frozen=True, gc=False):
-    """Records of one chunk, in a row.
+    """Consecutive records of one chunk.
 
     Attributes:
         partition: their log partition.
         first: the offset of the first of them.
         arrived_at: microseconds since 1970.
-        values, keys, headers: of the records; None where no record has a key, or headers.
+        values, keys, headers: the records' parts; keys or headers are None if no record has any.
         size: bytes of the whole chunk.
     """
 
@@ -69,7 +69,7 @@ def encode(
     headers: Sequence[Headers | None],
     places: Sequence[int],
 ) -> bytes:
-    """The body of a chunk with the records at these places."""
+    """Encodes the body of a chunk with the records at these places."""
     chosen_keys = [keys[place] for place in places]
     chosen_headers = [headers[place] for place in places]
     return msgspec.msgpack.encode(
@@ -84,7 +84,7 @@ def encode(
 def decode(
     partition: int, first: int, arrived_at: int, body: bytes, begin: int, limit: int
 ) -> ChunkSlice | None:
-    """At most `limit` records of a chunk, from place `begin` in it on; None where there are none.
+    """Decodes at most `limit` records of a chunk, from place `begin` on; None if there are none.
 
     Raises:
         msgspec.DecodeError: the body is damaged.
@@ -105,11 +105,11 @@ def decode(
 
 
 def join(slices: Sequence[ChunkSlice], offsets: Mapping[int, int]) -> Batch:
-    """The slices as one batch.
+    """Joins slices to one batch.
 
     Args:
-        slices: in the order of their offsets within each log partition.
-        offsets: the next offsets that were asked for.
+        slices: the slices, in the order of their offsets within each log partition.
+        offsets: the offsets that were read from.
     """
     lengths = np.array([len(part.values) for part in slices], np.int64)
     total = int(lengths.sum())

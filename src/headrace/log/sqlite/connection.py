@@ -18,7 +18,7 @@ BUSY_SECONDS = 30  # how long a connection waits for another process's lock
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to an existing topic's file, whose commits are durable.
+    """Opens a connection to an existing topic's file, whose commits are durable.
 
     Several threads may use it, one at a time: the caller holds a lock.
     """
@@ -29,7 +29,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A write transaction around the block: committed at its end, rolled back if it raises."""
+    """Runs the block in a write transaction: commits at its end, rolls back if it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -53,7 +53,7 @@ def name_errors(path: Path) -> Iterator[None]:
             raise Unavailable(
                 f"another process has had the topic's file locked for {BUSY_SECONDS} s",
                 where=str(path),
-                remedy="End the process that holds it (fuser names it), then try again.",
+                remedy="End the process that locks it (fuser shows which), then try again.",
             ) from error
         if "malformed" in text or "not a database" in text or "no such table" in text:
             raise _damage(path, text) from error
@@ -68,5 +68,5 @@ def _damage(path: Path, error: str) -> Unavailable:
     return Unavailable(
         f"the topic's file is damaged: {error}",
         where=str(path),
-        remedy="Put back a copy of it; or move it away and begin the topic anew: its table keeps its rows.",
+        remedy="Restore a copy of it. Or move it away: the topic then starts empty; its table keeps its rows.",
     )

@@ -21,7 +21,7 @@ class SqliteLog:
     """A folder with one SQLite file for each topic (see headrace.log.port.Log)."""
 
     def __init__(self, folder: str) -> None:
-        """Makes the folder if it is not there. Raises Unavailable where it cannot."""
+        """Creates the folder if it does not exist. Raises Unavailable if that fails."""
         self._topics = SqliteTopics(Path(folder))
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
@@ -51,7 +51,7 @@ class SqliteLog:
             return []
         file = self._topics.open(topic)
         sizes = record_sizes(values, keys, headers)
-        remedy = "Make the events smaller: SQLite takes no larger ones."
+        remedy = "Make the events smaller: SQLite cannot store larger ones."
         check_sizes(topic, sizes, file.writer.largest, str(file.path), remedy)
         positions = file.writer.append(values, keys, headers, sizes)
         with file.appended:

@@ -1,12 +1,12 @@
-"""Sharing a topic of the embedded log: leases in the topic's file (see headrace.log.port.Member).
+"""Shares a topic of the embedded log, by leases in the topic's file (see headrace.log.port.Member).
 
-Each member may hold as many log partitions as an even division among the living members gives it; the
-first to join get one more if the division leaves a rest. A member that holds more gives up what is too much;
-one that holds fewer takes what is free. So a partition moves only if it must, and never from a living member
-that may keep it.
+The log partitions are divided evenly among the living members; if the division leaves a remainder, the members
+that joined first get one more each. A member that holds more than its part releases the excess; a member that
+holds less takes free ones. So a partition moves only if it must, and never from a living member that may keep
+it.
 
-A thread renews the member's heartbeat as long as the process asks for its share. A dead member is known by
-the mark of its process, a hung one by its last heartbeat.
+A thread renews the member's heartbeat as long as the process reads its share. A dead member is recognized by
+the mark of its process, a hung member by its last heartbeat.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from headrace.log.sqlite.connection import name_errors, transaction
 
 __all__ = ["SqliteMember"]
 
-SESSION_SECONDS = 10.0  # without a heartbeat, after which a member's share is free
-LONGEST_SECONDS = 300.0  # between two calls of `partitions`, after which there are no more heartbeats
-REFRESH_SECONDS = 0.5  # between two looks at the other members
+SESSION_SECONDS = 10.0  # a member's share is free this long after its last heartbeat
+LONGEST_SECONDS = 300.0  # heartbeats stop this long after the last call of `partitions`
+REFRESH_SECONDS = 0.5  # between two checks of the other members
 _logger = logging.getLogger(__name__)
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS member (
         id TEXT PRIMARY KEY,              -- in the order of joining
         of_group TEXT NOT NULL,
-        process TEXT NOT NULL,            -- kernel.process.mark
+        process TEXT NOT NULL,            -- kernel.process.mark_of
         beat INTEGER NOT NULL             -- microseconds since 1970
     ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS lease (
@@ -52,7 +52,7 @@ class SqliteMember:
     """One member. One thread at a time may use it.
 
     Args:
-        connection: to the topic's file, for this member alone.
+        connection: a connection to the topic's file, for this member alone.
         path: the topic's file.
         group, settle: see Log.join.
     """
@@ -67,7 +67,7 @@ class SqliteMember:
         self._id = new_id()
         self._process = mark_of()
         self._share: frozenset[int] = frozenset()
-        self._asked = time.monotonic()
+        self._called = time.monotonic()  # the last call of `partitions`
         self._refreshed = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -79,8 +79,8 @@ class SqliteMember:
         self._thread.start()
 
     def partitions(self) -> frozenset[int]:
-        self._asked = time.monotonic()
-        if self._asked - self._refreshed < REFRESH_SECONDS:
+        self._called = time.monotonic()
+        if self._called - self._refreshed < REFRESH_SECONDS:
             return self._share
         with name_errors(self._path), self._lock:
             leased, share = self._divide()
@@ -110,8 +110,10 @@ class SqliteMember:
             self._db.close()
 
     def _divide(self) -> tuple[frozenset[int] | None, frozenset[int]]:
-        """The log partitions that this member has leased and those it should have; None and nothing if the
-        others have removed it as dead."""
+        """The log partitions that this member has leased, and those it should have.
+
+        The first is None, and the second empty, if the others have removed this member as dead.
+        """
         rows = self._db.execute(
             "SELECT id, process, beat FROM member WHERE of_group = ? ORDER BY id", (self._group,)
         ).fetchall()
@@ -125,12 +127,12 @@ class SqliteMember:
         ).fetchall()
         leased = [partition for partition, member in leases if member == self._id]
         free = [partition for partition, member in leases if member not in living]
-        each, rest = divmod(len(leases), len(living))
-        quota = each + (living.index(self._id) < rest)
+        each, remainder = divmod(len(leases), len(living))
+        quota = each + (living.index(self._id) < remainder)
         return frozenset(leased), frozenset((leased + free)[:quota])
 
     def _remove_dead(self) -> None:
-        """Removes the other members of the group that do not live."""
+        """Removes the other members of the group that are dead or hung."""
         rows = self._db.execute(
             "SELECT id, process, beat FROM member WHERE of_group = ? AND id <> ?", (self._group, self._id)
         ).fetchall()
@@ -150,11 +152,11 @@ class SqliteMember:
 
     def _keep_beating(self) -> None:
         while not self._closed.wait(SESSION_SECONDS / 3):
-            if time.monotonic() - self._asked > LONGEST_SECONDS:
+            if time.monotonic() - self._called > LONGEST_SECONDS:
                 continue
             try:
                 with self._write():
-                    # No row is inserted: a member that was removed as dead must see that its share was lost.
+                    # No row is inserted: a member that was removed as dead must notice that it lost its share.
                     self._db.execute("UPDATE member SET beat = ? WHERE id = ?", (now_micros(), self._id))
             except HeadraceError as error:
                 _logger.warning("%s", error)

@@ -1,4 +1,4 @@
-"""Reading from a topic's file."""
+"""Reads from a topic's file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SqliteReader:
     """A connection that reads a topic's file. Any thread may use it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises Unavailable where the file cannot be opened."""
+        """Raises Unavailable if the file cannot be opened."""
         self._path = path
         self._lock = threading.Lock()
         with name_errors(path):
@@ -32,7 +32,7 @@ class SqliteReader:
         return str(self._fetch("SELECT identity FROM topic")[0][0])
 
     def retention(self) -> timedelta | None:
-        """How long records are kept at least; None: for ever."""
+        """How long records are kept at least; None: forever."""
         ((micros,),) = self._fetch("SELECT retention FROM topic")
         return None if micros is None else timedelta(microseconds=micros)
 
@@ -42,14 +42,13 @@ class SqliteReader:
         return {partition: (first, end) for partition, first, end in rows}
 
     def read(self, offsets: Mapping[int, int], limit: int) -> Batch:
-        """At most `limit` records from these next offsets on (Log.read)."""
+        """Reads at most `limit` records from these offsets on (Log.read)."""
         slices: list[ChunkSlice] = []
         left, size = limit, 0
         with name_errors(self._path), self._lock:
             for turn, (partition, offset) in enumerate(sorted(offsets.items())):
-                share = -(
-                    -left // (len(offsets) - turn)
-                )  # each partition gets its part, whatever lies before it
+                # Each partition gets an equal part of what is left, so that none starves another.
+                share = -(-left // (len(offsets) - turn))
                 for part in self._slices(partition, offset, share):
                     slices.append(part)
                     left -= len(part.values)
@@ -61,7 +60,7 @@ class SqliteReader:
         return join(slices, offsets)
 
     def close(self) -> None:
-        """Closes the connection, once what is being read is read."""
+        """Closes the connection after the read in progress."""
         with self._lock:
             self._db.close()
 

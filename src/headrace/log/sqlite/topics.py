@@ -22,12 +22,11 @@ from headrace.log.sqlite.writer import SqliteWriter
 
 __all__ = ["SqliteTopic", "SqliteTopics"]
 
-_NAME = re.compile(
-    r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}"
-)  # Kafka's rule, without a leading dot: it names a file
+# Kafka's rule, without a leading dot, because the name is also a file's.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
 
 _SCHEMA = """
-CREATE TABLE topic (identity TEXT NOT NULL, retention INTEGER);  -- microseconds; null: for ever
+CREATE TABLE topic (identity TEXT NOT NULL, retention INTEGER);  -- microseconds; null: forever
 CREATE TABLE log_partition (
     id INTEGER PRIMARY KEY,
     first_offset INTEGER NOT NULL,
@@ -53,7 +52,7 @@ class SqliteTopic:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises Unavailable where the file cannot be opened or is damaged."""
+        """Raises Unavailable if the file cannot be opened or is damaged."""
         self.path = path
         self.appended = threading.Condition()
         with name_errors(path):
@@ -79,7 +78,7 @@ class SqliteTopics:
     """The topics in a folder. The methods do what those of Log do."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder if it is not there. Raises Unavailable where it cannot."""
+        """Creates the folder if it does not exist. Raises Unavailable if that fails."""
         self._folder = folder
         self._open: dict[str, SqliteTopic] = {}
         self._lock = threading.Lock()
@@ -87,9 +86,9 @@ class SqliteTopics:
             make_private(folder)
         except OSError as error:
             raise Unavailable(
-                f"the log's folder cannot be made: {error.strerror}",
+                f"the log's folder cannot be created: {error.strerror}",
                 where=str(folder),
-                remedy="Make it, or give this user the right to.",
+                remedy="Create it, or give this user the permission to.",
             ) from error
 
     def create(self, topic: str, partitions: int, retention: timedelta | None) -> None:
@@ -112,7 +111,7 @@ class SqliteTopics:
         return sorted(path.name.removesuffix(".db") for path in self._folder.glob("[!.]*.db"))
 
     def identity(self, topic: str) -> str:
-        """What distinguishes this topic from a later one of its name (Log.identity)."""
+        """An id that distinguishes this topic from a later topic of the same name (Log.identity)."""
         return self.open(topic).identity
 
     def partitions(self, topic: str) -> int:
@@ -136,7 +135,7 @@ class SqliteTopics:
         self.open(topic).writer.trim(offsets)
 
     def open(self, topic: str) -> SqliteTopic:
-        """The topic's file, open.
+        """Opens the topic's file, or returns it if it is open.
 
         Raises:
             CallError: the topic does not exist.
@@ -166,7 +165,7 @@ class SqliteTopics:
 
 
 def _create_file(path: Path, partitions: int) -> None:
-    """Makes the whole file under another name and links it to its own, so that no process sees half a topic."""
+    """Creates the file under a draft name and then links it, so that no process sees half a topic."""
     draft = path.with_name(f".{path.name}.{new_id()}")
     try:
         with closing(sqlite3.connect(draft)) as db:
@@ -179,7 +178,7 @@ def _create_file(path: Path, partitions: int) -> None:
         try:
             os.link(draft, path)
         except FileExistsError:
-            return  # another process was first: its topic is the one
+            return  # another process created the topic first
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)

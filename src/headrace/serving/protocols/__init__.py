@@ -10,4 +10,4 @@ from headrace.serving.protocols.port import HttpProtocol
 __all__ = ["PROTOCOLS"]
 
 PROTOCOLS: Sequence[HttpProtocol] = (native,)
-"""The endpoint asks them in this order."""
+"""The protocols, in the order in which the endpoint matches their routes."""

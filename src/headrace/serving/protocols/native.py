@@ -1,7 +1,7 @@
 """Headrace's own protocol.
 
 POST /predict/{model}    one object, or {"instances": [object, ...]}; ?explain=1 adds the features
-GET  /models             which versions answer, by which release
+GET  /models             the released versions, and the releases that could not be activated
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from headrace.serving.request_schema import RequestSchema
 __all__ = ["MAX_INSTANCES", "ROUTES", "decode", "encode_error"]
 
 MAX_INSTANCES = 1_000
-"""How many instances a request may have."""
+"""The largest number of instances in a request."""
 _encode = msgspec.json.Encoder().encode
 _FIELD_NAME = re.compile(r"`([^`]+)`")
-_INVALID = re.compile(  # msgspec's text, such as "Expected `int`, got `str` - at `$.instances[1].price`"
+_INVALID = re.compile(  # msgspec's message, such as "Expected `int`, got `str` - at `$.instances[1].price`"
     r"(?P<what>.*?)(?: - at `\$(?:\.instances\[(?P<instance>\d+)\])?\.?(?P<field>[^`]*)`)?", re.DOTALL
 )
 _KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
 
 
 class _Outline(Struct):
-    """A body, decoded only so far that it shows whether it has several instances."""
+    """A body, decoded only as far as needed to see whether it has several instances."""
 
     instances: msgspec.Raw | UnsetType = UNSET
 
@@ -115,12 +115,12 @@ def _prediction_body(prediction: Prediction, explain: bool) -> dict[str, Any]:
 def _is_explain(query: bytes) -> bool:
     """Whether the client asks for the features."""
     if query not in (b"", b"explain=0", b"explain=1"):
-        raise HttpError(400, "query", "The only query parameter is explain, and it is 0 or 1.")
+        raise HttpError(400, "query", "The only query parameter is explain, which must be 0 or 1.")
     return query == b"explain=1"
 
 
 def _invalid(text: str) -> RequestError:
-    """The error for msgspec's text, which ends in the place."""
+    """The error for msgspec's message, which ends with the path of the value."""
     match = _INVALID.fullmatch(text)
     assert match is not None  # the pattern matches any text
     what, field = match["what"], match["field"] or None
@@ -141,4 +141,4 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
 
 
 ROUTES = (PredictRoute("/predict/{model}", decode), ReadRoute("/models", _read_models))
-"""What this protocol answers."""
+"""The routes of this protocol."""

@@ -1,4 +1,4 @@
-"""The port of the HTTP protocols: what a module of this folder declares. It decodes and encodes, no more."""
+"""The port of the HTTP protocols, which each module of this folder implements. It only decodes and encodes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class DecodedRequest(NamedTuple):
     """A decoded prediction request.
 
     Attributes:
-        instances: field → value of each instance, as RequestSchema.to_values gives them.
-        encode: the response body of the predictions, which are in the order of the instances.
+        instances: field → value of each instance, as RequestSchema.to_values returns them.
+        encode: encodes the response body from the predictions, in the order of the instances.
     """
 
     instances: list[dict[str, Any]]
@@ -32,7 +32,7 @@ class PredictRoute(Struct, frozen=True):
     """POST of a prediction request.
 
     Attributes:
-        path: with `{model}` where the model's name is, such as `/predict/{model}`.
+        path: the path, with `{model}` in place of the model's name, such as `/predict/{model}`.
         decode: decodes a request for a model with this schema. It raises RequestError or HttpError.
     """
 
@@ -41,13 +41,14 @@ class PredictRoute(Struct, frozen=True):
 
 
 class ReadRoute(Struct, frozen=True):
-    """GET of what the endpoint says of itself.
+    """GET of information about the endpoint.
 
     Attributes:
-        path: with names in braces, such as `/v1/models/{model}`.
-        read: the response body, from the models and the values of the path's names. It raises RequestError or
+        path: the path, with names in braces, such as `/v1/models/{model}`.
+        read: makes the response body from the models and the values of the path's names. It raises
+            RequestError or
             HttpError.
-        content_type: the response's.
+        content_type: the content type of the response.
     """
 
     path: str
@@ -63,7 +64,7 @@ class HttpProtocol(Protocol):
 
     @property
     def ROUTES(self) -> Sequence[Route]:  # noqa: N802 - a module's constant
-        """What it answers."""
+        """The routes of the protocol."""
         ...
 
     def encode_error(self, error: HttpError) -> bytes:

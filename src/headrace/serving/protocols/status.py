@@ -12,8 +12,8 @@ _UNPROCESSABLE = 422
 
 
 def to_response_error(error: Exception) -> HttpError:
-    """The HTTP error for whatever decoding or predicting raised. Of several instances, `field` names the one:
-    `instances[1].price`, or `instances[1]`."""
+    """The HTTP error for an error of decoding or predicting. If the request has several instances, its `field`
+    names the instance: `instances[1].price`, or `instances[1]`."""
     if not isinstance(error, RequestError):
         return to_http_error(error)
     field = error.field

@@ -1,7 +1,7 @@
-"""Culprits: the events of a batch that cannot be judged or stored, found by bisection.
+"""Unwritable events: finds, by bisection, the events of a batch that cannot be judged or stored.
 
-No such event is known: a table can hold whatever its contract admits. This is the safety net, so that no
-single event stops its topic. A culprit goes to quarantine as `unwritable`, with its bytes.
+No such event is known: a table can hold every event that its contract admits. This is the safety net, so that
+no single event stops its topic. Such an event goes to quarantine as `unwritable`, with its bytes.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from headrace.lake import LakeTable, Unwritable
 from headrace.lake.files import check_rows
 from headrace.log import Batch
 
-__all__ = ["find_culprits", "judge_batch"]
+__all__ = ["find_unwritable", "judge_batch"]
 
 
-def judge_batch(judge: Judge, batch: Batch, culprits: Mapping[int, Refusal]) -> Verdicts:
-    """The batch's verdicts; culprits (place in the batch → why) are refused without being judged.
+def judge_batch(judge: Judge, batch: Batch, unwritable: Mapping[int, Refusal]) -> Verdicts:
+    """Judges a batch; unwritable events (place in the batch → why) are refused without being judged.
 
     Raises:
-        Unwritable: an event breaks the judge, which must not be used again.
+        Unwritable: the judge fails on an event, and must not be used again.
         Unavailable: as Judge.judge.
     """
     try:
-        return judge.judge(batch, culprits)
+        return judge.judge(batch, unwritable)
     except (HeadraceError, OSError, MemoryError):
         raise
-    except Exception as error:  # any other: not an outage, so an event caused it
+    except Exception as error:  # any other error is not an outage, so an event caused it
         raise Unwritable(
             f"an event cannot be judged: {type(error).__name__}: {error}", where=f"topic {judge.contract.topic}"
         ) from error
 
 
-def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeTable) -> dict[int, Refusal]:
-    """Place in the batch → why that event cannot be judged or stored, while a refused row of it can.
+def find_unwritable(batch: Batch, contract: Contract, format: Format, table: LakeTable) -> dict[int, Refusal]:
+    """Finds the events that cannot be judged or stored, but whose refused rows can: place in the batch → why.
 
-    Events are judged without regard to duplicates, and their rows written to a data file in memory: a disk or a
-    catalog that is away accuses no event.
+    Events are judged without regard to duplicates, and their rows are written to a data file in memory, so the
+    failure of a disk or a catalog does not count against an event.
 
     Raises:
-        Unwritable: not even a refused row of an event can be stored: no event is to blame.
+        Unwritable: not even the refused row of an event can be stored, so no single event is the cause.
         Unavailable: as Judge.judge.
     """
     judge = Judge(attrs.evolve(contract, dedup_within=None), lambda _: (), format)
     stored = table.iceberg()
-    culprits: dict[int, Refusal] = {}
+    unwritable: dict[int, Refusal] = {}
     spans = [(0, len(batch))]
     while spans:
         begin, end = spans.pop()
@@ -64,6 +64,6 @@ def find_culprits(batch: Batch, contract: Contract, format: Format, table: LakeT
                 continue
             # The error may quote the event, whose characters may be what cannot be stored.
             text = error.what[:MAX_REASON_LENGTH].encode("ascii", "backslashreplace").decode()
-            culprits[begin] = Refusal("unwritable", None, text)
-            check_rows(judge_batch(judge, batch[begin:end], {0: culprits[begin]}).rows, stored)
-    return culprits
+            unwritable[begin] = Refusal("unwritable", None, text)
+            check_rows(judge_batch(judge, batch[begin:end], {0: unwritable[begin]}).rows, stored)
+    return unwritable

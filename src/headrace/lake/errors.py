@@ -1,4 +1,4 @@
-"""Errors of the catalog's libraries, raised as this project's errors."""
+"""Turns errors of the catalog's libraries into this project's errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import is_locked
 
-__all__ = ["failures"]
+__all__ = ["name_errors"]
 
 
 @contextmanager
-def failures(where: str, table: str | None = None) -> Iterator[None]:
-    """Inside, failures of the catalog and of files are raised as Unavailable, and a missing table as CallError.
+def name_errors(where: str, table: str | None = None) -> Iterator[None]:
+    """Turns errors of the catalog and of files in the block into Unavailable, a missing table into CallError.
 
     Args:
         where: the catalog's address, for the error.
@@ -38,7 +38,7 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
         raise CallError(
             f"table {table!r} does not exist in the lake",
             where=where,
-            remedy="headrace build makes tables; headrace ingest makes a topic's table.",
+            remedy="headrace build creates tables; headrace ingest creates a topic's table.",
         ) from error
     except OperationalError as error:
         raise _sqlite(error, where) from error
@@ -46,7 +46,7 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
         raise Unavailable(
             f"the catalog cannot be read: {error.orig}",
             where=where,
-            remedy="Is this file an Iceberg SQL catalog?",
+            remedy="Check that this file is an Iceberg SQL catalog.",
         ) from error
     except (UnauthorizedError, ForbiddenError, AuthorizationExpiredError, OAuthError) as error:
         raise Unavailable(
@@ -58,17 +58,17 @@ def failures(where: str, table: str | None = None) -> Iterator[None]:
         raise Unavailable(
             f"the catalog does not answer as it should: {clean_text(str(error))}",
             where=where,
-            remedy="Is it up? headrace doctor checks it.",
+            remedy="Check that it runs: headrace doctor.",
         ) from error
     except OSError as error:
         store = "AWS Error" in str(error)
         raise Unavailable(
             f"the warehouse's files cannot be read or written: {clean_text(str(error))}",
             where=where if table is None else f"table {table} in {where}",
-            remedy="Is the object store up, and are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and "
-            "AWS_ENDPOINT_URL_S3 right?"
+            remedy="Check that the object store runs, and that AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+            "AWS_REGION and AWS_ENDPOINT_URL_S3 are right."
             if store
-            else "Is it there, is there room in it, and may this user write there?",
+            else "Check that the warehouse exists, that the disk has room, and that this user may write there.",
         ) from error
 
 
@@ -78,10 +78,10 @@ def _sqlite(error: OperationalError, where: str) -> Unavailable:
         return Unavailable(
             "the catalog is locked by another process",
             where=where,
-            remedy="End the process that holds it (a copy, a database browser?), and try again.",
+            remedy="End the process that locks it (a copy, a database browser?), and try again.",
         )
     return Unavailable(
         f"the catalog cannot be used: {reason}",
         where=where,
-        remedy="Is there room on the disk, and may this user write there?",
+        remedy="Check that the disk has room, and that this user may write there.",
     )
