@@ -235,13 +235,8 @@ def test_what_fails_a_worker_ends_all_and_is_told(settings: Settings) -> None:
     for path in settings.place("log").glob("clicks.db*"):
         path.unlink()
     send(settings, 5)  # the topic is another now
-<<<<<<< HEAD
-    with pytest.raises(Refused, match="made again"):
-        ingest_by_workers(Workspace(settings), ["clicks"], 2, until_end=True)
-=======
     with pytest.raises(Refused, match="created again"):
-        ingest_by_workers(settings, ["clicks"], 2, until_end=True)
->>>>>>> main
+        ingest_by_workers(Workspace(settings), ["clicks"], 2, until_end=True)
 
 
 def test_ingest_that_is_stopped_is_replaced_and_nothing_is_lost_or_doubled(

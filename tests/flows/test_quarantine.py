@@ -136,7 +136,7 @@ def test_what_is_not_there_is_said_clearly(settings: Settings, headrace: Run) ->
     assert "the topic has no events yet" in headrace("why", "clicks@0:0", code=2)
     sent(settings, click(1, 1))
     ingest(Workspace(settings), until_end=True)
-    assert "log partition 0 holds 0 to 0" in headrace("why", "clicks@0:9", code=2)
+    assert "Log partition 0 has offsets 0 to 0" in headrace("why", "clicks@0:9", code=2)
     assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
     assert "the contract of topic 'nowhere' does not exist" in headrace("why", "nowhere@0:0", code=2)
     assert "no position" in headrace("quarantine", "show", "clicks", "zero", code=2)

@@ -103,13 +103,8 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
 def show(call: Call, topic: str, limit: int, whole: bool, **selection: Any) -> None:
     """Show refused events as they arrived, the newest first.
 
-    <<<<<<< HEAD
-        P:O is the first position of an event: log partition and offset. Characters that are not printable are shown
-        escaped; --json has the exact bytes, as base64 if they are not UTF-8.
-    =======
-        P:O is an event's first log partition and offset. Characters that cannot be printed are shown escaped;
-        --json has the exact bytes, as base64 where they are not UTF-8.
-    >>>>>>> main
+    P:O is the first log partition and offset of an event. Characters that cannot be printed are shown escaped;
+    --json has the exact bytes, as base64 if they are not UTF-8.
     """
     events = flow.find_refused(call.workspace(), topic, QuarantineSelection(limit=limit, **selection))
     if call.json:

@@ -51,13 +51,8 @@ def ingest_by_workers(
     while running:
         if stop.is_set() or failed is not None:
             for worker in running:
-<<<<<<< HEAD
-                worker.ask_to_end()
-        readable = wait([worker.pipe for worker in running], _INTERVAL)
-=======
                 worker.terminate()
-        readable = wait([worker.pipe for worker in running], _LOOK)
->>>>>>> main
+        readable = wait([worker.pipe for worker in running], _INTERVAL)
         for worker in [worker for worker in running if worker.pipe in readable]:
             message = worker.receive()
             if isinstance(message, Progress):
@@ -106,13 +101,8 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
-<<<<<<< HEAD
-    def ask_to_end(self) -> None:
-        """Asks the process to finish its batch and end."""
-=======
     def terminate(self) -> None:
-        """Asks it to finish what it is writing and end."""
->>>>>>> main
+        """Asks the process to finish its batch and end."""
         if not self._asked:
             self._asked = True
             with suppress(BrokenPipeError):  # it has ended already
