@@ -295,7 +295,7 @@ def test_times_moved_into_an_hour_shown_twice_are_counted(
     moved = [b"25.10.2026 01:30", b"25.10.2026 01:30", b"25.10.2026 02:30", b"25.10.2026 12:00"]
     file = write("a.ndjson", b"\n".join(b'{"Sold At":"%b","total":1}' % time for time in written))
     assert _exit_code(["send", "sales", str(file), "--shift-to-now", "--project", str(settings.root)]) == 0
-    assert "1 of them lie in an hour that the clocks show twice" in capsys.readouterr().out
+    assert "1 of them will be read an hour too early" in capsys.readouterr().out
     assert on_the_log(settings) == sorted(b'{"Sold At":"%b","total":1}' % time for time in moved)
 
 
