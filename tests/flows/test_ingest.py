@@ -153,7 +153,7 @@ def test_it_ends_for_a_new_process_once_another_has_taken_up_an_edited_contract(
             events = settings.root / "clicking" / "events.py"
             events.write_text(EVENTS + "    channel: str | None = None\n")
             output = call(settings, "status").stdout
-            assert "clicks: its contract was edited; ingest adopts it when it starts next" in output
+            assert "clicks: its contract was edited; the next ingest adopts it" in output
             send(settings, 1, channel="web")
             assert call(settings, "ingest", "--until-end").returncode == 0
             with pytest.raises(NewerCode, match="contract of topic clicks was edited"):
