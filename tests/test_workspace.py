@@ -27,7 +27,6 @@ def test_each_part_is_opened_once(settings: Settings) -> None:
         assert workspace.online is workspace.online
         assert workspace.registry is workspace.registry
         assert workspace.lineage is workspace.lineage
-        assert workspace.project is workspace.project
         assert workspace.project.settings is settings
 
 

@@ -1,4 +1,4 @@
-"""The verbs of the command line as methods: headrace.project().table("clean_events").to_polars()."""
+"""The Python API: the commands of the command line as methods of `headrace.project()`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,20 +30,20 @@ __all__ = ["OpenProject", "Rows", "project"]
 
 
 def project(folder: str | Path | None = None, *, profile: str | None = None) -> OpenProject:
-    """The project in `folder`, or around the working folder.
+    """Opens the project in `folder`, by default the one around the working folder.
 
     Raises:
-        ProjectError: there is none, its settings are wrong, or there is no such profile.
+        ProjectError: there is no project, its settings are wrong, or the profile does not exist.
     """
     return OpenProject(load_settings(None if folder is None else Path(folder), profile))
 
 
 class Rows:
-    """A table of the lake at one snapshot: it stays the same however the table goes on.
+    """A table of the lake at one snapshot. Later writes to the table do not change it.
 
     Attributes:
-        name: the table.
-        snapshot: the snapshot's id.
+        name: the name of the table.
+        snapshot: the id of the snapshot.
     """
 
     def __init__(self, settings: Settings, name: str, snapshot: int | str | None) -> None:
@@ -56,7 +57,7 @@ class Rows:
         self.snapshot = head.id
 
     def lazy(self) -> pl.LazyFrame:
-        """The rows, not yet read: filters and column choices reach the files."""
+        """The rows as a lazy frame: filters and column choices reach the files."""
         return self._table.scan(self.snapshot)
 
     def to_polars(self) -> pl.DataFrame:
@@ -75,43 +76,42 @@ class OpenProject:
     """A project on a profile.
 
     Attributes:
-        settings: where it runs.
+        settings: the settings of the project.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def table(self, name: str, *, snapshot: int | str | None = None) -> Rows:
-        """A table, at its newest snapshot, or at one by its id or pin.
+        """A table at its newest snapshot, or at the snapshot with this id or tag.
 
         Raises:
-            CallError: there is no such table or snapshot.
+            CallError: the table or the snapshot does not exist.
         """
         return Rows(self.settings, name, snapshot)
 
     def as_of(self, declared: Any, moment: datetime) -> pl.DataFrame:
-        """The rows of a database's table as they were at a moment: one a key, in its order, from its changelog.
+        """The rows of a database's table at a moment, from its changelog: one row per key, ordered by key.
 
         Args:
             declared: the class under @changes, or its topic.
             moment: an aware datetime, by the database's clock.
 
         Raises:
-            CallError: there is no such topic, it holds no changes, or none was ingested; `moment` is naive.
+            CallError: the topic does not exist, has no changes, or none was ingested; or `moment` is naive.
         """
-        from headrace import lake
         from headrace.declare.event import contract_of
-        from headrace.projects.project import load_project
         from headrace.tables.changelog import as_of
         from headrace.tables.read import read_input
 
         if moment.tzinfo is None:
             raise CallError(f"{moment} has no time zone", remedy="Give it one: datetime(..., tzinfo=UTC).")
-        project = load_project(self.settings, without=("feast",))
-        contract = contract_of(declared) or project.contract(declared)
-        if not contract.row_key:
-            raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
-        rows = as_of(read_input(project, lake.open(self.settings), contract), contract.row_key, moment)
+        with Workspace(self.settings) as workspace:
+            project = workspace.project
+            contract = contract_of(declared) or project.contract(declared)
+            if not contract.row_key:
+                raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
+            rows = as_of(read_input(project, workspace.lake, contract), contract.row_key, moment)
         return rows.sort(contract.row_key).select(
             field.name for field in msgspec.structs.fields(contract.struct) if not field.name.startswith("_")
         )
@@ -120,83 +120,87 @@ class OpenProject:
         """A model's training set: labels, and a column `view__feature` for each feature.
 
         Raises:
-            CallError: it was not made yet.
+            CallError: it has not been made yet.
         """
         return Rows(self.settings, f"training_{model}", snapshot)
 
     def training_report(self, model: str, version: int | str = "champion") -> TrainingReport:
-        """How a version was trained: its rows, parameters, metrics and what the gate said.
+        """How a version was trained: its rows, parameters, metrics and the result of the gate.
 
         Args:
-            model: its name.
-            version: its number or alias.
+            model: the name of the model.
+            version: the number or alias of the version.
 
         Raises:
-            CallError: there is no such version.
+            CallError: the version does not exist.
         """
-        from headrace import registry
         from headrace.training.report import read_report
 
-        versions = registry.open(self.settings)
-        bundle = versions.bundle(model, versions.version(model, version).version)
-        return read_report(bundle)
+        with Workspace(self.settings) as workspace:
+            versions = workspace.registry
+            return read_report(versions.bundle(model, versions.version(model, version).version))
 
     def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
-        """headrace send: the events of a file onto a topic."""
+        """headrace send: puts the events of a file on a topic."""
         from headrace.flows.events.send import send
 
-        return send(self.settings, topic, Path(file), shift_to_now=shift_to_now)
+        with Workspace(self.settings) as workspace:
+            return send(workspace, topic, Path(file), shift_to_now=shift_to_now)
 
     def ingest(self, *topics: str) -> IngestReport:
-        """headrace ingest --until-end: what is on the log now into the tables and the online state."""
+        """headrace ingest --until-end: moves the events on the log into tables and online state."""
         from headrace.flows.events.ingest import ingest
 
-        return ingest(self.settings, topics, until_end=True)
+        with Workspace(self.settings) as workspace:
+            return ingest(workspace, topics, until_end=True)
 
     def build(
         self, *targets: str, override: str | None = None, progress: Progress | None = None
     ) -> BuildReport:
-        """headrace build.
+        """headrace build: brings the targets up to date.
 
         Args:
-            targets: tables, models or stages; none: everything.
-            override: release a version though the gate refuses it, for this reason.
+            targets: tables, models or stages; by default everything.
+            override: the reason to release a version that the gate refuses.
             progress: called with each stage, when it begins and when it is done.
         """
         from headrace.flows.build import build, silent
 
-        return build(self.settings, targets, override=override, progress=progress or silent)
+        with Workspace(self.settings) as workspace:
+            return build(workspace, targets, override=override, progress=progress or silent)
 
     @contextmanager
     def up(self) -> Iterator[Up]:
-        """headrace up while the block runs; the block gets the addresses once everything answers."""
+        """headrace up: runs the project during the block, which begins when every server answers."""
         from headrace.runtime.background import run_in_background
 
         with run_in_background(self.settings) as state:
             yield state
 
     def status(self) -> Status:
-        """headrace status."""
+        """headrace status: what is stale and why, what runs, how fresh it is."""
         from headrace.flows.project.status import status
 
-        return status(self.settings)
+        with Workspace(self.settings) as workspace:
+            return status(workspace)
 
     def predict(self, model: str, *, explain: bool = False, **values: Any) -> dict[str, Any]:
-        """headrace predict: one prediction from the running endpoint."""
+        """headrace predict: asks the running endpoint for one prediction."""
         from headrace.flows.models.predict import predict
 
         return predict(self.settings, model, values, explain=explain)
 
     def why(self, prediction: str, *, events: int = 20) -> Why:
-        """headrace why: what made a prediction.
+        """headrace why: traces a prediction back to its raw events.
 
         Args:
-            prediction: the id of an answer.
+            prediction: the `id` of an answer.
             events: how many raw events are listed for each view.
         """
         from headrace.flows.trace.why import why
 
-        return why(self.settings, prediction, events=events)
+        with Workspace(self.settings) as workspace:
+            return why(workspace, prediction, events=events)
 
     def __repr__(self) -> str:
         return f"<project {self.settings.project} on {self.settings.profile_name}: {self.settings.root}>"

@@ -1,4 +1,4 @@
-"""The workspace: one project on one profile, with everything that its verbs open, each opened once."""
+"""The workspace: one project on one profile, with its log, lake and stores, each opened once."""
 
 from __future__ import annotations
 
@@ -8,73 +8,78 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from headrace.config.settings import Settings
-from headrace.projects.project import Project, load_project
 
 if TYPE_CHECKING:
     from headrace.features.online import OnlineStore
     from headrace.lake import Lake
     from headrace.lineage.store import Store
     from headrace.log import Log
+    from headrace.projects.project import Project
     from headrace.registry.store import Registry
 
 __all__ = ["Workspace"]
 
 
 class Workspace:
-    """What a verb works on. A context manager: leaving it closes what was opened.
+    """The parts of a project that a command works on. A context manager: its end closes the opened parts.
 
-    Each part is opened when it is first asked for, so that a verb pays only for what it uses. Threads may
+    Each part is opened when it is first used, so that a command opens only what it needs. Threads may
     share a workspace as far as the parts themselves allow.
 
     Args:
-        settings: which project and profile.
+        settings: the settings of the project, on one profile.
 
     Attributes:
-        settings: as given.
+        settings: the same.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._stack = ExitStack()
 
-    @cached_property
+    @property
     def project(self) -> Project:
-        """What the project declares, without what needs Feast (seconds to import): features and models.
+        """What the project's files declare now, without features and models: those need Feast, which takes
+        seconds to import.
 
         Raises:
             ProjectError: a declaration is wrong, or a module cannot be imported.
         """
+        from headrace.projects.project import load_project
+
         return load_project(self.settings, without=("feast",))
 
-    @cached_property
+    @property
     def whole_project(self) -> Project:
-        """All that the project declares, features and models too. Raises ProjectError as `project`."""
+        """What the project's files declare now, features and models too. Raises ProjectError like `project`."""
+        from headrace.projects.project import load_project
+
         return load_project(self.settings)
 
     @cached_property
     def log(self) -> Log:
-        """The log. Raises Unavailable where it cannot be reached."""
+        """The log. Raises Unavailable if it cannot be reached."""
         from headrace import log
 
         return self._stack.enter_context(closing(log.open(self.settings.log.url)))
 
     @cached_property
     def lake(self) -> Lake:
-        """The lake. Raises Unavailable where the catalog cannot be reached."""
+        """The lake. Raises Unavailable if the catalog cannot be reached."""
         from headrace import lake
 
         return lake.open(self.settings)
 
     @cached_property
     def online(self) -> OnlineStore:
-        """The online store. Raises Unavailable where it cannot be reached."""
+        """The online store. Raises Unavailable if it cannot be reached."""
         from headrace.features import online
 
         return self._stack.enter_context(closing(online.open(self.settings.online.url)))
 
     @cached_property
     def registry(self) -> Registry:
-        """The model registry; it connects when it is first asked for something."""
+        """The model registry, which connects when it is first used."""
         from headrace import registry
 
         return registry.open(self.settings)
@@ -87,8 +92,8 @@ class Workspace:
         return self._stack.enter_context(closing(lineage.open(self.settings)))
 
     def close(self) -> None:
-        """Closes what was opened. What is asked for afterwards is opened again."""
-        for name in ("project", "whole_project", "log", "lake", "online", "registry", "lineage"):
+        """Closes the opened parts. A part that is used afterwards is opened again."""
+        for name in ("log", "lake", "online", "registry", "lineage"):
             self.__dict__.pop(name, None)
         self._stack.close()
 

@@ -30,6 +30,7 @@ from headrace import lake, log
 from headrace.api import project as open_project
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
+from headrace.workspace import Workspace
 
 MODULE = """
 from datetime import date, datetime
@@ -317,7 +318,7 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
         capture = bank.start("capture")
 
         def has_every_change() -> bool:
-            ingest(bank.settings, until_end=True)
+            ingest(Workspace(bank.settings), until_end=True)
             return bank.count_good() == bank.changes - before
 
         wait_for(has_every_change, "every change in the lake", capture)
@@ -343,7 +344,7 @@ def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tm
         capture = bank.start("capture")
         wait_for(lambda: bank.count_on_log() >= rows, "the snapshot on the log", capture)
         kill(capture)
-        ingest(bank.settings, until_end=True)
+        ingest(Workspace(bank.settings), until_end=True)
         assert bank.current() == as_lake_values(bank.select())
         bank.db.execute("DELETE FROM accounts")
         slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
@@ -354,12 +355,12 @@ def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tm
         before = bank.count_on_log()
         capture = bank.start("capture")
         wait_for(lambda: bank.count_on_log() > before, "the snapshot's end on the log", capture)
-        ingest(bank.settings, until_end=True)
+        ingest(Workspace(bank.settings), until_end=True)
         assert bank.current() == []
         assert bank.changelog()["_valid"].all()
         bank.db.execute(f"INSERT INTO accounts {ROWS} FROM generate_series(1, 3) i")
         wait_for(lambda: bank.count_on_log() > before + 3, "the new rows on the log", capture)
-        ingest(bank.settings, until_end=True)
+        ingest(Workspace(bank.settings), until_end=True)
         assert bank.current() == as_lake_values(bank.select())
         capture.terminate()
         assert capture.wait(60) == 0

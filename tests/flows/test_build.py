@@ -18,6 +18,7 @@ from headrace import lake
 from headrace.config.settings import Settings
 from headrace.flows.build import build
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
+from headrace.workspace import Workspace
 
 
 def call(settings: Settings, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -141,11 +142,11 @@ def test_a_target_is_built_with_what_it_needs(tiny: Settings) -> None:
     assert run_build(tiny, "total") == ["table-doubled", "table-total"]
     assert run_build(tiny) == ["table-count"]
     with pytest.raises(CallError, match="'lost' is not a table, model or stage"):
-        build(tiny, ["lost"])
+        build(Workspace(tiny), ["lost"])
 
 
 def test_dry_run_writes_nothing(tiny: Settings) -> None:
-    report = build(tiny, dry_run=True)
+    report = build(Workspace(tiny), dry_run=True)
     assert [stage.stage for stage in report.stages] == ["table-doubled", "table-total", "table-count"]
     assert not (tiny.root / "pointers").exists()
     assert not (tiny.root / "dvc.yaml").exists()
@@ -190,7 +191,7 @@ def test_a_second_build_names_the_process_of_the_first(tiny: Settings) -> None:
         file.write("4711")
         file.flush()
         with pytest.raises(Unavailable, match="process 4711"):
-            build(tiny)
+            build(Workspace(tiny))
     assert run_build(tiny)
 
 
@@ -282,7 +283,7 @@ def test_a_pointer_with_a_merge_conflict_is_named(tiny: Settings) -> None:
     run_build(tiny)
     (tiny.root / "pointers" / "code.json").write_text("<<<<<<< HEAD\n")
     with pytest.raises(ProjectError, match="not JSON"):
-        build(tiny)
+        build(Workspace(tiny))
 
 
 def test_git_init_after_a_build_adds_only_files_to_be_committed(tiny: Settings) -> None:

@@ -13,20 +13,25 @@ from headrace.flows.project.clean import clean
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.projects.running import hold_up_lock
+from headrace.workspace import Workspace
 
 
 def test_clean_removes_the_state_and_the_pointers_and_leaves_code_and_data(tiny: Settings) -> None:
-    build(tiny)
+    build(Workspace(tiny))
     assert {path.name for path in clean(tiny).paths} == {"pointers", "dvc.lock", "dvc.yaml", "local"}
     left = {path.name for path in tiny.root.iterdir()}
     assert left == {"tiny", "data", "headrace.toml", ".dvc", ".dvcignore", ".headrace"}
     assert list((tiny.root / ".headrace").iterdir()) == []
     assert clean(tiny).paths == ()
-    assert [stage.stage for stage in build(tiny).stages] == ["table-doubled", "table-total", "table-count"]
+    assert [stage.stage for stage in build(Workspace(tiny)).stages] == [
+        "table-doubled",
+        "table-total",
+        "table-count",
+    ]
 
 
 def test_clean_is_refused_during_a_build_or_up_and_removes_nothing(tiny: Settings) -> None:
-    build(tiny)
+    build(Workspace(tiny))
     before = sorted(tiny.root.rglob("*"))
     with hold_build_lock(tiny), pytest.raises(Unavailable, match="another build"):
         clean(tiny)
@@ -36,18 +41,18 @@ def test_clean_is_refused_during_a_build_or_up_and_removes_nothing(tiny: Setting
 
 
 def test_a_build_that_begins_during_clean_is_refused(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(tiny)
+    build(Workspace(tiny))
     refused = []
 
     def begin_build(point: str) -> None:
         with pytest.raises(Unavailable, match="another build"):
-            build(tiny)
+            build(Workspace(tiny))
         refused.append(point)
 
     monkeypatch.setattr(cleaning, "reach", begin_build)
     clean(tiny)
     assert refused == ["clean.state"]
-    assert build(tiny).stages
+    assert build(Workspace(tiny)).stages
 
 
 def test_reading_the_lock_does_not_keep_a_build_from_beginning(tiny: Settings) -> None:

@@ -14,6 +14,7 @@ from headrace import lake
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.build.context import BuildContext
 from headrace.kernel.errors import ProjectError
+from headrace.workspace import Workspace
 
 TABLES = """
 import json, os
@@ -117,7 +118,7 @@ def test_plain_dvc_repro_sees_a_file_that_a_table_reads(project: Settings) -> No
 
 
 def test_an_edit_between_fingerprint_and_import_stops_the_run_build(project: Settings) -> None:
-    context = BuildContext(project)
+    context = BuildContext(Workspace(project))
     assert context.source_digest  # a build also reads the files before it imports them
     edit(project.root / "tiny" / "tables.py", "make(1)", "make(2)")
     with pytest.raises(ProjectError, match="edited while the build was reading it"):

@@ -14,6 +14,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.events.ingest.adoption import adopt_contract
 from headrace.flows.events.contracts import Dependent, check_contracts
 from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 CLICKS = """
 from datetime import datetime
@@ -75,18 +76,18 @@ def run_main(*arguments: str) -> object:
 
 
 def test_a_removed_field_breaks_the_tables_that_name_it(clicks: Settings) -> None:
-    (check,) = check_contracts(clicks)
+    (check,) = check_contracts(Workspace(clicks))
     assert (check.outcome, check.stored_version, check.effects, check.breaks) == ("unchanged", 1, (), False)
     removal = ("    page: str\n", "")
-    (check,) = check_contracts(edit(clicks, removal))
+    (check,) = check_contracts(Workspace(edit(clicks, removal)))
     assert (check.outcome, check.breaks) == ("refused", True)
     (effect,) = check.effects
     assert (effect.change.level, effect.change.field, effect.affects_producers) == ("breaks", "page", False)
     assert effect.dependents == (Dependent("table", "pages"), Dependent("table", "counted", "pages"))
     assert "version=2" in str(check.remedy)
-    (check,) = check_contracts(edit(clicks, ('time="at")', 'time="at", version=2)')))
+    (check,) = check_contracts(Workspace(edit(clicks, ('time="at")', 'time="at", version=2)'))))
     assert (check.outcome, check.breaks) == ("accepted", True)  # `pages` still names the field
-    (check,) = check_contracts(edit(clicks, ('"at", "user", PAGE', '"at", "user"')))
+    (check,) = check_contracts(Workspace(edit(clicks, ('"at", "user", PAGE', '"at", "user"'))))
     assert (check.outcome, check.breaks, check.effects[0].dependents) == ("accepted", False, ())
 
 
@@ -104,10 +105,10 @@ class Customer(Struct):
 def test_a_removed_database_column_breaks_the_current_rows(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / "project", CHANGES))
     adopt_contract(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
-    (check,) = check_contracts(edit(settings, ("    note: str | None\n", "    more: str | None\n")))
+    (check,) = check_contracts(Workspace(edit(settings, ("    note: str | None\n", "    more: str | None\n"))))
     assert [effect.change.level for effect in check.effects] == ["breaks", "tightens"]
     assert check.effects[0].dependents == (Dependent("table", "shop_public_customers_current"),)
-    (check,) = check_contracts(edit(settings, ('key=["id"])', 'key=["id"], version=2)')))
+    (check,) = check_contracts(Workspace(edit(settings, ('key=["id"])', 'key=["id"], version=2)'))))
     assert check.outcome == "accepted"
 
 

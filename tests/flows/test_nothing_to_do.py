@@ -7,6 +7,7 @@ import sys
 
 from headrace.config.settings import Settings
 from headrace.flows.build import build
+from headrace.workspace import Workspace
 
 MAY_LOAD = {"click", "headrace", "msgspec", "typing_extensions"}
 SCRIPT = """
@@ -24,7 +25,7 @@ print(*sorted(packages - set(sys.stdlib_module_names)))
 
 
 def test_a_build_with_nothing_to_do_loads_no_engine(tiny: Settings) -> None:
-    build(tiny)
+    build(Workspace(tiny))
     out = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=tiny.root, capture_output=True, text=True, timeout=120
     )

@@ -13,6 +13,7 @@ from headrace import lake, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
+from headrace.workspace import Workspace
 
 EVENTS = """
 from datetime import datetime
@@ -76,7 +77,7 @@ def send_events(settings: Settings, *values: bytes) -> None:
 
 def test_a_refused_event_is_admitted_by_a_replay_after_the_fix(settings: Settings, headrace: Run) -> None:
     send_events(settings, click(1, 2), click(2, -1), click(3, -2), HOSTILE)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     groups = json.loads(headrace("quarantine", "list", "--json"))["clicks"]
     assert [(g["code"], g["count"], g["share"]) for g in groups] == [
         ("out_of_range", 2, 0.5),
@@ -98,7 +99,7 @@ def test_a_refused_event_is_admitted_by_a_replay_after_the_fix(settings: Setting
     assert "2 events" in headrace("quarantine", "replay", "clicks", "--field", "price", "--dry-run")
     assert "Replayed 2 events" in headrace("quarantine", "replay", "clicks", "--field", "price")
     assert "was not ingested yet" in headrace("why", "clicks@0:4")
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     replayed = json.loads(headrace("why", "clicks@0:4", "--json"))
     assert (replayed["state"], replayed["first"], replayed["raw"]) == (
         "admitted",
@@ -131,7 +132,7 @@ def test_no_control_character_of_an_event_reaches_the_terminal(settings: Setting
 
 def test_a_long_event_is_cut_unless_whole_is_requested(settings: Settings, headrace: Run) -> None:
     send_events(settings, b"x" * 100_000)
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     assert len(headrace("quarantine", "show", "clicks")) < 3_000
     assert len(headrace("quarantine", "show", "clicks", "--whole")) > 100_000
 
@@ -139,7 +140,7 @@ def test_a_long_event_is_cut_unless_whole_is_requested(settings: Settings, headr
 def test_unknown_positions_topics_and_times_are_errors_with_a_reason(settings: Settings, headrace: Run) -> None:
     assert "the topic has no events yet" in headrace("why", "clicks@0:0", code=2)
     send_events(settings, click(1, 1))
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     assert "Log partition 0 has offsets 0 to 0" in headrace("why", "clicks@0:9", code=2)
     assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
     assert "the contract of topic 'nowhere' does not exist" in headrace("why", "nowhere@0:0", code=2)
@@ -150,20 +151,20 @@ def test_unknown_positions_topics_and_times_are_errors_with_a_reason(settings: S
 
 def test_after_a_trim_why_shows_what_the_table_has(settings: Settings, headrace: Run) -> None:
     send_events(settings, click(1, 1), click(2, -1))
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     opened = log.open(settings.log.url)
     opened.trim("clicks", {0: 2})
     opened.close()
     good, refused = (json.loads(headrace("why", f"clicks@0:{at}", "--json")) for at in (0, 1))
     assert (good["state"], good["raw"]) == ("admitted", None)
-    assert "the log was trimmed" in good["notes"][0]
+    assert "the log deleted them" in good["notes"][0]
     assert (refused["state"], refused["raw"]) == ("refused", click(2, -1).decode())
 
 
 def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run) -> None:
     assert headrace("quarantine", "alerts") == "No alert is open.\n"
     send_events(settings, *[click(n, -1) for n in range(250)])
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     (alert,) = json.loads(headrace("quarantine", "alerts", "--json"))
     assert (alert["subject"], alert["facts"]["code"], alert["severity"]) == (
         "clicks",
@@ -171,6 +172,6 @@ def test_an_alert_that_ingest_raised_is_listed(settings: Settings, headrace: Run
         "critical",
     )
     assert "100.00% of 250 events" in headrace("quarantine", "alerts")
-    ingest(settings, until_end=True)  # ingests the topic of alerts, which now has an event
+    ingest(Workspace(settings), until_end=True)  # ingests the topic of alerts, which now has an event
     rows = lake.open(settings).table("headrace_alerts").scan().collect()
     assert rows["alert"].to_list() == [alert["id"]]

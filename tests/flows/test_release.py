@@ -26,6 +26,7 @@ from headrace.serving.models import Models
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import ModelMeta, save_model
 from headrace.training.trainers.xgboost import MODEL
+from headrace.workspace import Workspace
 
 
 def read_moved_aliases(settings):
@@ -33,7 +34,7 @@ def read_moved_aliases(settings):
     follower = releases.ReleaseFollower(log)
     follower.poll()
     log.close()
-    return find_moved_aliases(settings, follower.in_force.values())
+    return find_moved_aliases(Workspace(settings), follower.in_force.values())
 
 
 @pytest.mark.parametrize(
@@ -92,21 +93,21 @@ def settings(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
     with pytest.raises(CallError, match="no champion yet"):
-        release(settings, "purchase", ["challenger=2:0.1"])
+        release(Workspace(settings), "purchase", ["challenger=2:0.1"])
     with pytest.raises(CallError, match="no version"):
-        release(settings, "purchase", ["champion=9"])
-    first = release(settings, "purchase", ["champion=1"], by="anna", why="the first")
+        release(Workspace(settings), "purchase", ["champion=9"])
+    first = release(Workspace(settings), "purchase", ["champion=1"], by="anna", why="the first")
     assert (first.by, first.why, first.override) == ("anna", "the first", False)
     registry = registries.open(settings)
     assert registry.version("purchase", "champion").version == 1
 
-    canary = release(settings, "purchase", ["challenger=2:0.1", "shadow=1"])
+    canary = release(Workspace(settings), "purchase", ["challenger=2:0.1", "shadow=1"])
     arms = [(arm.name, arm.version, round(arm.weight, 9), arm.shadow) for arm in canary.arms]
     assert arms == [("champion", 1, 0.9, False), ("challenger", 2, 0.1, False), ("shadow", 1, 0.0, True)]
     assert registry.version("purchase", "challenger").version == 2
     assert read_moved_aliases(settings) == []
 
-    release(settings, "purchase", ["champion=2"], why="better")
+    release(Workspace(settings), "purchase", ["champion=2"], why="better")
     assert registry.version("purchase", "champion").version == 2
     assert registry.alias("purchase", "challenger") is None  # the release has none
     registry.set_alias("purchase", "challenger", 1)
@@ -120,12 +121,12 @@ def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
     assert registries.open(settings).alias("purchase", "absent") is None
 
     with pytest.raises(Refused, match="the gate refused version 3"):
-        release(settings, "purchase", ["challenger=3:0.5"])
+        release(Workspace(settings), "purchase", ["challenger=3:0.5"])
 
-    restored = rollback(settings, "purchase")
+    restored = rollback(Workspace(settings), "purchase")
     assert (restored.restores, restored.arms) == (canary.id, canary.arms)
     assert read_moved_aliases(settings) == []
-    assert rollback(settings, "purchase").restores == first.id
+    assert rollback(Workspace(settings), "purchase").restores == first.id
     log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
@@ -133,14 +134,17 @@ def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
 
 def test_an_arm_beside_the_champion_needs_a_share(settings):
     with pytest.raises(CallError, match="needs a share"):
-        release(settings, "purchase", ["champion=1", "challenger=2"])
+        release(Workspace(settings), "purchase", ["champion=1", "challenger=2"])
     with pytest.raises(CallError, match="is not a valid share"):
-        release(settings, "purchase", ["champion=1", "challenger=2:1.5"])
+        release(Workspace(settings), "purchase", ["champion=1", "challenger=2:1.5"])
 
 
 def test_a_version_refused_by_the_gate_can_be_a_shadow_or_answer_by_override(settings):
-    assert release(settings, "purchase", ["champion=1", "shadow=3"]).override is False
-    assert release(settings, "purchase", ["champion=3"], why="we know better", override=True).override is True
+    assert release(Workspace(settings), "purchase", ["champion=1", "shadow=3"]).override is False
+    assert (
+        release(Workspace(settings), "purchase", ["champion=3"], why="we know better", override=True).override
+        is True
+    )
 
 
 @pytest.fixture
@@ -188,7 +192,7 @@ def release_history(settings):
 def test_a_version_that_cannot_be_loaded_is_not_released(small, damage, error, message):
     damage(registries.open(small).bundle_folder("purchase", 2), signing_key(small))
     with pytest.raises(error, match=message):
-        release(small, "purchase", ["champion=2"])
+        release(Workspace(small), "purchase", ["champion=2"])
     assert len(release_history(small)) == 1
 
 
@@ -197,29 +201,29 @@ def test_a_version_without_online_features_is_not_released(tmp_path):
     (tmp_path / "bundle").mkdir()
     register(settings, tmp_path / "bundle", 1)
     with pytest.raises(Unavailable, match="version 1 of model 'purchase' cannot be tried"):
-        release(settings, "purchase", ["champion=1"])
+        release(Workspace(settings), "purchase", ["champion=1"])
     assert release_history(settings) == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_while_up_runs_release_returns_once_the_endpoint_answers_by_it(small):
     with running_endpoint(small):
-        second = release(small, "purchase", ["champion=2"])
-        state = status(small)
+        second = release(Workspace(small), "purchase", ["champion=2"])
+        state = status(Workspace(small))
         assert (state.failed_releases, state.endpoint_error) == ({}, None)
-        assert rollback(small, "purchase").restores != second.id
+        assert rollback(Workspace(small), "purchase").restores != second.id
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_release_that_the_endpoint_cannot_activate_is_an_error_and_in_status(small):
-    release(small, "purchase", ["champion=2"])
+    release(Workspace(small), "purchase", ["champion=2"])
     with running_endpoint(small):
         bundle = registries.open(small).bundle_folder("purchase", 1)
         (bundle / "model" / "model.ubj").write_bytes(b"changed after it answered")
         with pytest.raises(Refused, match="recorded, but the endpoint cannot activate it") as refused:
-            rollback(small, "purchase")
+            rollback(Workspace(small), "purchase")
         assert "was changed" in refused.value.what
-        failure = status(small).failed_releases["purchase"]
+        failure = status(Workspace(small)).failed_releases["purchase"]
         assert failure.release == release_history(small)[-1].id
         assert "was changed" in failure.why
 
@@ -227,10 +231,10 @@ def test_a_release_that_the_endpoint_cannot_activate_is_an_error_and_in_status(s
 def test_status_reports_an_endpoint_that_does_not_answer(small):
     with hold_up_lock(small):
         write_up(small, Up(os.getpid(), now(), "http://127.0.0.1:9", "", "", {}))
-        assert "does not answer" in status(small).endpoint_error
+        assert "does not answer" in status(Workspace(small)).endpoint_error
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_status_reports_an_alias_moved_by_hand_without_loading_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
-    assert status(small).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)
+    assert status(Workspace(small)).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)

@@ -21,6 +21,7 @@ from headrace.flows.events.send import send
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.log.partition import partition_of
 from headrace.log.sqlite.log import SqliteLog
+from headrace.workspace import Workspace
 
 EVENTS = """
 from datetime import datetime
@@ -76,7 +77,7 @@ def values_on_log(settings: Settings) -> list[bytes]:
 
 def ingest_and_read_rows(settings: Settings) -> list[dict[str, Any]]:
     """Ingests the topic to its end; returns the rows of its table in the order of the log."""
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     rows = lake.open(settings).table("sales").scan().sort("_log_partition", "_log_offset").collect()
     return rows.to_dicts()
 
@@ -95,7 +96,7 @@ def test_the_lines_of_a_file_are_appended_byte_for_byte(settings: Settings, writ
     file = write(
         "sales.ndjson", b"\xef\xbb\xbf" + b"\r\n".join(lines[:4]) + b"\n\n  \n" + b"\n".join(lines[4:])
     )
-    assert send(settings, "sales", file).events == len(lines)
+    assert send(Workspace(settings), "sales", file).events == len(lines)
     assert values_on_log(settings) == sorted(lines)
     rows = ingest_and_read_rows(settings)
     good = {row["total"] for row in rows if row["_valid"]}
@@ -109,9 +110,13 @@ def test_the_lines_of_a_file_are_appended_byte_for_byte(settings: Settings, writ
 
 def test_lines_may_end_with_a_carriage_return_alone(settings: Settings, write: Write) -> None:
     lines = [b"{" + AT + b', "total": %d}' % number for number in range(3)]
-    send(settings, "sales", write("a.ndjson", b"\r".join(lines) + b"\r"))
+    send(Workspace(settings), "sales", write("a.ndjson", b"\r".join(lines) + b"\r"))
     assert values_on_log(settings) == lines
-    send(settings, "sales", write("b.csv", b"Sold At,total\r2026-03-01T12:00:00Z,7\r2026-03-01T12:00:00Z,8\r"))
+    send(
+        Workspace(settings),
+        "sales",
+        write("b.csv", b"Sold At,total\r2026-03-01T12:00:00Z,7\r2026-03-01T12:00:00Z,8\r"),
+    )
     assert [row["total"] for row in ingest_and_read_rows(settings) if row["_valid"] and row["total"] > 5] == [
         7,
         8,
@@ -121,7 +126,7 @@ def test_lines_may_end_with_a_carriage_return_alone(settings: Settings, write: W
 def test_equal_values_have_one_key_however_they_are_spelled(settings: Settings, write: Write) -> None:
     same = [b"1.1", b"1.10", b'"1.1"', b"11e-1", b'"1.1000"']
     lines = [b"{" + AT + b', "total": ' + total + b"}" for total in same]
-    send(settings, "sales", write("a.ndjson", b"\n".join(lines)))
+    send(Workspace(settings), "sales", write("a.ndjson", b"\n".join(lines)))
     rows = ingest_and_read_rows(settings)
     assert {row["_log_partition"] for row in rows} == {partition_of(b"1.100000000000000000", 4)}
     assert sorted(row["_code"] or "" for row in rows) == ["", *["duplicate"] * 4]
@@ -134,7 +139,7 @@ def test_parquet_rows_keep_their_digits(settings: Settings, tmp_path: Path) -> N
         schema_overrides={"total": pl.Decimal(38, 18)},
     )
     frame.write_parquet(tmp_path / "sales[1].parquet")
-    send(settings, "sales", tmp_path / "sales[1].parquet")
+    send(Workspace(settings), "sales", tmp_path / "sales[1].parquet")
     assert [(row["total"], row["more"]) for row in ingest_and_read_rows(settings)] == [(total, '{"x":0.1}')]
 
 
@@ -173,7 +178,7 @@ def test_a_file_whose_rows_cannot_be_read_sends_nothing(
     file = write(name, content)
     for shift_to_now in (False, True):
         with pytest.raises(CallError) as error:
-            send(settings, "sales", file, shift_to_now=shift_to_now)
+            send(Workspace(settings), "sales", file, shift_to_now=shift_to_now)
         assert error.value.what.startswith(what)
         assert error.value.where == f"{file.parent}/{where}"
         assert error.value.remedy.endswith(f"Nothing of {name} has been sent.")
@@ -182,7 +187,7 @@ def test_a_file_whose_rows_cannot_be_read_sends_nothing(
 
 def test_a_row_may_lack_cells_or_have_extra_empty_ones(settings: Settings, write: Write) -> None:
     send(
-        settings,
+        Workspace(settings),
         "sales",
         write("a.csv", HEADER + b'2026-03-01T12:00:00Z,1\n\n2026-03-01T12:00:00Z,2,"a ""b"" c",,\n'),
     )
@@ -194,7 +199,7 @@ def test_a_row_may_lack_cells_or_have_extra_empty_ones(settings: Settings, write
 
 def test_a_long_cell_is_sent_whole(settings: Settings, write: Write) -> None:
     text = b"x" * 200_000
-    send(settings, "sales", write("a.csv", HEADER + b"2026-03-01T12:00:00Z,1," + text + b"\n"))
+    send(Workspace(settings), "sales", write("a.csv", HEADER + b"2026-03-01T12:00:00Z,1," + text + b"\n"))
     assert json.loads(values_on_log(settings)[0])["s"] == text.decode()
 
 
@@ -213,7 +218,7 @@ def test_error_of_the_log_says_how_to_continue(
     with monkeypatch.context() as patched:
         patched.setattr(SqliteLog, "append", fail_on_a_short_batch)
         with pytest.raises(Unavailable) as error:
-            send(settings, "sales", file)
+            send(Workspace(settings), "sales", file)
     assert (
         error.value.remedy
         == "The first 40,000 events of sales.ndjson are on the topic: continue with --skip 40000."
@@ -239,11 +244,11 @@ def test_the_rest_of_a_file_is_moved_by_the_same_distance_as_its_beginning(
     with monkeypatch.context() as patched:
         patched.setattr(SqliteLog, "append", fail_on_a_short_batch)
         with pytest.raises(Unavailable) as error:
-            send(settings, "sales", file, shift_to_now=True)
+            send(Workspace(settings), "sales", file, shift_to_now=True)
     options = str(error.value.remedy).partition("continue with ")[2].rstrip(".").split()
     assert options[:2] == ["--skip", "20000"]
     with pytest.raises(CallError, match="another distance"):
-        send(settings, "sales", file, shift_to_now=True, skip=20_000)
+        send(Workspace(settings), "sales", file, shift_to_now=True, skip=20_000)
     later = datetime.now(UTC) + timedelta(hours=1)  # the distance must not depend on when the rest is sent
     monkeypatch.setattr("headrace.events.shift.now_micros", lambda: int(later.timestamp()) * 1_000_000)
     assert _exit_code(["send", "sales", str(file), *options, "--project", str(settings.root)]) == 0
@@ -265,7 +270,7 @@ def test_shift_moves_the_times_of_a_renamed_field_and_nothing_else(settings: Set
         b"torn",
     ]
     begun = datetime.now(UTC)
-    report = send(settings, "sales", write("a.ndjson", b"\n".join(old)), shift_to_now=True)
+    report = send(Workspace(settings), "sales", write("a.ndjson", b"\n".join(old)), shift_to_now=True)
     assert report.shifted is not None
     distance = report.shifted
     assert abs(datetime(2020, 1, 1, 0, 0, 0, 500_000, UTC) + distance - begun) < timedelta(minutes=1)
@@ -309,13 +314,13 @@ def test_times_moved_into_an_hour_shown_twice_are_counted(
 
 def test_a_folder_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(CallError) as error:
-        send(settings, "sales", tmp_path)
+        send(Workspace(settings), "sales", tmp_path)
     assert error.value.what == "it is a folder"
 
 
 def test_a_file_without_a_time_cannot_be_moved(settings: Settings, write: Write) -> None:
     file = write("a.ndjson", b'{"Sold At": "never", "total": 1}')
     with pytest.raises(CallError) as error:
-        send(settings, "sales", file, shift_to_now=True)
+        send(Workspace(settings), "sales", file, shift_to_now=True)
     assert error.value.what == "no event has a 'Sold At' that can be parsed, so no time can be moved to now"
     assert error.value.where == str(file)

@@ -19,6 +19,7 @@ from headrace.kernel.run import record_with, run
 from headrace.kernel.time import now
 from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
+from headrace.workspace import Workspace
 
 
 def run_verb(settings: Settings, *arguments: str) -> str:
@@ -33,22 +34,22 @@ def run_verb(settings: Settings, *arguments: str) -> str:
 
 
 def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny: Settings) -> None:
-    assert [d for d in doctor(tiny) if d.what == "predictions"] == []
+    assert [d for d in doctor(Workspace(tiny)) if d.what == "predictions"] == []
     spool = Spool(tiny.place("serving", "spool"))
     spool.append(b"{}", b"{}")
     spool.close()
-    (finding,) = [d for d in doctor(tiny) if d.what == "predictions"]
+    (finding,) = [d for d in doctor(Workspace(tiny)) if d.what == "predictions"]
     assert not finding.fine
     assert finding.detail.startswith("2 ")
     log = logs.open(tiny.log.url)
     log.create("headrace.predictions")
     ship(tiny.place("serving", "spool"), log)
     log.close()
-    assert [d for d in doctor(tiny) if d.what == "predictions"] == []
+    assert [d for d in doctor(Workspace(tiny)) if d.what == "predictions"] == []
 
 
 def test_dropped_and_failing_lineage_is_reported_without_the_endpoints_password(tiny: Settings) -> None:
-    assert status(tiny).lineage is None
+    assert status(Workspace(tiny)).lineage is None
     url = "http://anna:opensesame@127.0.0.1:9"
     settings = tiny.with_values(lineage=(url,))
     (tiny.root / "headrace.toml").write_text(
@@ -70,7 +71,7 @@ def test_dropped_and_failing_lineage_is_reported_without_the_endpoints_password(
 
 
 def test_status_shows_open_alerts(tiny: Settings) -> None:
-    assert status(tiny).alerts == ()
+    assert status(Workspace(tiny)).alerts == ()
     alert = Alert(
         id=new_id(),
         alert="a",
@@ -90,7 +91,7 @@ def test_status_shows_open_alerts(tiny: Settings) -> None:
     log.create(TOPIC)
     log.append(TOPIC, [msgspec.json.encode(change) for change in (alert, resolved)])
     log.close()
-    assert [alert.alert for alert in status(tiny).alerts] == ["a"]
+    assert [alert.alert for alert in status(Workspace(tiny)).alerts] == ["a"]
     output = run_verb(tiny, "status")
     assert "critical" in output
     assert alert.why in output

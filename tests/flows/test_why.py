@@ -23,6 +23,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.spool import Spool
+from headrace.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> TracedShop:
 
 @pytest.fixture(scope="module")
 def answer(shop: TracedShop) -> Why:
-    return why(shop.settings, shop.prediction.id)
+    return why(Workspace(shop.settings), shop.prediction.id)
 
 
 def view(answer: Why, name: str) -> ViewWhy:
@@ -183,7 +184,7 @@ def test_features_of_an_edited_rowwise_function_are_not_compared(shop: TracedSho
     text = file.read_text()
     file.write_text(text.replace('pl.col("brand") != ""', 'pl.col("brand") != "none"'))
     try:
-        edited = why(shop.settings, shop.prediction.id)
+        edited = why(Workspace(shop.settings), shop.prediction.id)
     finally:
         file.write_text(text)
     activity = view(edited, "user_activity")
@@ -198,14 +199,14 @@ def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Trac
     in_spool = msgspec.structs.replace(shop.prediction, id=new_id())
     spool = Spool(shop.settings.place("serving", "spool"))
     spool.append(msgspec.json.encode(in_spool))
-    assert find_prediction(shop.settings, lake, log, shop.prediction.id)[1] == "log"
-    assert find_prediction(shop.settings, lake, log, in_spool.id) == (in_spool, "spool")
+    assert find_prediction(Workspace(shop.settings), shop.prediction.id)[1] == "log"
+    assert find_prediction(Workspace(shop.settings), in_spool.id) == (in_spool, "spool")
     spool.close()
 
     contract = contract_of(Prediction)
     assert contract is not None
     Ingest(contract, log, lake).run(True, threading.Event())
-    prediction, place = find_prediction(shop.settings, lake, log, shop.prediction.id)
+    prediction, place = find_prediction(Workspace(shop.settings), shop.prediction.id)
     assert place == "table"
     assert prediction == shop.prediction
     later = append_copy(shop)
@@ -216,5 +217,5 @@ def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Trac
 @pytest.mark.parametrize("id", ["nonsense", "123e4567-e89b-12d3-a456-426614174000", new_id(), "' OR 1=1"])
 def test_unknown_prediction_id_is_a_call_error(shop: TracedShop, id: str) -> None:
     with pytest.raises(CallError) as caught:
-        why(shop.settings, id)
+        why(Workspace(shop.settings), id)
     assert caught.value.remedy is not None

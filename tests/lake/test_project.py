@@ -15,6 +15,7 @@ from headrace.flows.build import build
 from headrace.flows.events.ingest import ingest
 from headrace.flows.project.doctor import doctor
 from headrace.kernel.ids import new_id
+from headrace.workspace import Workspace
 
 EVENTS = """
 from datetime import datetime
@@ -61,13 +62,16 @@ def test_project_builds_on_a_rest_catalog_and_s3(
     def update_project(day: int, users: range) -> None:
         values = [f'{{"at": "2026-03-0{day}T12:00:{user:02}Z", "user": {user}}}' for user in users]
         events.append("clicks", [event.encode() for event in values] + [b"{broken"])
-        assert ingest(settings, until_end=True).events == len(values) + 1
-        assert {stage.stage for stage in build(settings).stages} == {"table-clicks_of_day", "table-users"}
+        assert ingest(Workspace(settings), until_end=True).events == len(values) + 1
+        assert {stage.stage for stage in build(Workspace(settings)).stages} == {
+            "table-clicks_of_day",
+            "table-users",
+        }
 
     update_project(1, range(3))
     update_project(2, range(2))
     events.close()
-    assert build(settings).stages == ()
+    assert build(Workspace(settings)).stages == ()
     shop_lake = lake.open(settings)
     read = shop_lake.table("clicks_of_day").scan().collect()
     assert read["at"].dt.day().value_counts(sort=True).rows() == [(1, 3), (2, 2)]
@@ -78,7 +82,7 @@ def test_project_builds_on_a_rest_catalog_and_s3(
     # A tag protects the input of the last build from maintenance.
     clicks = shop_lake.table("clicks")
     assert [pin for pin in clicks.tags() if pin.startswith("input-of-clicks_of_day-")]
-    checks = {check.what: check for check in doctor(settings)}
+    checks = {check.what: check for check in doctor(Workspace(settings))}
     assert checks[f"catalog {rest_catalog.url}"].detail == "3 tables"
     assert checks[f"catalog {rest_catalog.url}"].fine
     assert checks[f"warehouse {object_store.url}"].fine

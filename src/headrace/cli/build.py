@@ -23,7 +23,7 @@ def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | N
     A TARGET is a table, a model, or a stage of dvc.yaml; it is built with all that it needs.
     """
     report = run_build(
-        call.settings(),
+        call.workspace(),
         targets,
         dry_run=dry_run,
         override=override,

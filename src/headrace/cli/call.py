@@ -17,6 +17,7 @@ from headrace.kernel.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.config.settings import Settings
+    from headrace.workspace import Workspace
 
 # Errors of the machine that any command may meet when it writes. Every command can be run again after one.
 _REMEDIES = {
@@ -54,6 +55,12 @@ class Call:
 
         self.quiet()
         return load_settings(self.project, self.profile)
+
+    def workspace(self) -> Workspace:
+        """The project's workspace, which is closed when the verb ends. Raises ProjectError as `settings`."""
+        from headrace.workspace import Workspace
+
+        return click.get_current_context().with_resource(Workspace(self.settings()))
 
     def quiet(self) -> None:
         """Hides the warnings and progress bars of libraries, unless --debug asks for them."""

@@ -28,7 +28,7 @@ def capture(call: Call) -> None:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stop.set())
     report = capture_changes(
-        call.settings(),
+        call.workspace(),
         stop=stop,
         progress=(lambda _topic, _changes: None)
         if call.json

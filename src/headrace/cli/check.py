@@ -27,7 +27,7 @@ def parity(call: Call, model: str | None, limit: int) -> int:
     Exit code 1 if any value differs. If a rowwise function was edited since, its values are not compared but
     counted as "code changed".
     """
-    reports = check_parity(call.settings(), model, limit=limit)
+    reports = check_parity(call.workspace(), model, limit=limit)
     if call.json:
         show.json(reports)
     else:
@@ -65,7 +65,7 @@ def contracts(call: Call, topics: tuple[str, ...]) -> int:
     reader loses a field) needs a higher version in the declaration. A change that the table cannot store needs
     a new name. Exits with 1 if ingest would not start, or if this project still names a removed field.
     """
-    checks = check_contracts(call.settings(), topics)
+    checks = check_contracts(call.workspace(), topics)
     if call.json:
         show.json([{**msgspec.to_builtins(check), "breaks": check.breaks} for check in checks])
         return 1 if any(check.breaks for check in checks) else 0

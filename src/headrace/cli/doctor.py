@@ -6,9 +6,9 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
-from headrace.config.settings import Settings
 from headrace.flows.project.doctor import doctor as look
 from headrace.kernel.errors import ProjectError
+from headrace.workspace import Workspace
 
 __all__ = ["doctor"]
 
@@ -19,7 +19,7 @@ def doctor(call: Call) -> int:
 
     Outside a project only the machine is checked.
     """
-    findings = look(_settings(call))
+    findings = look(_workspace(call))
     if call.json:
         show.json(findings)
     else:
@@ -31,10 +31,10 @@ def doctor(call: Call) -> int:
     return 0 if all(finding.fine or finding.what == "haproxy" for finding in findings) else 1
 
 
-def _settings(call: Call) -> Settings | None:
-    """The project's settings; None if there is no project here and none was named."""
+def _workspace(call: Call) -> Workspace | None:
+    """The project's workspace; None if there is no project here and none was named."""
     try:
-        return call.settings()
+        return call.workspace()
     except ProjectError as error:
         if call.project is None and call.profile is None and "no headrace.toml in this folder" in error.what:
             return None

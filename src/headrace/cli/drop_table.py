@@ -18,15 +18,15 @@ __all__ = ["drop_table"]
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop_table(call: Call, name: str, yes: bool) -> None:
     """Delete a table that a build made: its rows and snapshots, its pointer, and its record in dvc.lock."""
-    settings = call.settings()
+    workspace = call.workspace()
     if not yes:
         if call.json:
             raise CallError(
                 "drop-table asks before it deletes a table", remedy="With --json, use --yes as well."
             )
-        check_droppable(settings, name)
+        check_droppable(workspace, name)
         click.confirm(f"Drop table {name} with all its snapshots?", abort=True)
-    drop(settings, name)
+    drop(workspace, name)
     if call.json:
         show.json({"dropped": name})
     else:

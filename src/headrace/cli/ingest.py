@@ -45,13 +45,15 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -
     with suppress(ValueError):  # not the main thread: the caller stops it in another way
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, stop_on_signal)
-    settings, progress = call.settings(), (lambda _: None) if call.json else _print_progress
+    workspace, progress = call.workspace(), (lambda _: None) if call.json else _print_progress
     if workers == 1:
-        report = ingest_topics(settings, topics, until_end=until_end, stop=stop, progress=progress)
+        report = ingest_topics(workspace, topics, until_end=until_end, stop=stop, progress=progress)
     else:
         from headrace.flows.events.ingest_workers import ingest_by_workers
 
-        report = ingest_by_workers(settings, topics, workers, until_end=until_end, stop=stop, progress=progress)
+        report = ingest_by_workers(
+            workspace, topics, workers, until_end=until_end, stop=stop, progress=progress
+        )
     if call.json:
         show.json(report)
     else:

@@ -78,7 +78,7 @@ def list_groups(call: Call, topics: tuple[str, ...]) -> None:
     `share` is the share of all events of the topic. Each example has its position, which `show`, `replay` and
     `headrace why TOPIC@P:O` accept.
     """
-    by_topic = flow.refusal_groups(call.settings(), topics)
+    by_topic = flow.refusal_groups(call.workspace(), topics)
     if call.json:
         shown.json({topic: [_group(group) for group in groups] for topic, groups in by_topic.items()})
         return
@@ -104,9 +104,9 @@ def show(call: Call, topic: str, limit: int, whole: bool, **selection: Any) -> N
     """Show refused events as they arrived, the newest first.
 
     P:O is the first log partition and offset of an event. Characters that cannot be printed are shown escaped;
-    --json has the exact bytes, as base64 where they are not UTF-8.
+    --json has the exact bytes, as base64 if they are not UTF-8.
     """
-    events = flow.find_refused(call.settings(), topic, QuarantineSelection(limit=limit, **selection))
+    events = flow.find_refused(call.workspace(), topic, QuarantineSelection(limit=limit, **selection))
     if call.json:
         shown.json([_event(event) for event in events])
         return
@@ -126,7 +126,7 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **selection
 
     However often an event is replayed, it is admitted once.
     """
-    done = flow.replay(call.settings(), topic, QuarantineSelection(limit=limit, **selection), dry_run=dry_run)
+    done = flow.replay(call.workspace(), topic, QuarantineSelection(limit=limit, **selection), dry_run=dry_run)
     if call.json:
         shown.json({"topic": topic, "replayed": 0 if dry_run else done.events, "chosen": done})
     else:
@@ -158,7 +158,7 @@ def alerts(call: Call) -> None:
 
     Each change of an alert is an event on topic headrace.alerts, and a row of table headrace_alerts.
     """
-    open_alerts = flow.open_alerts(call.settings())
+    open_alerts = flow.open_alerts(call.workspace())
     if call.json:
         shown.json(open_alerts)
         return

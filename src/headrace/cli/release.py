@@ -26,7 +26,7 @@ def release(call: Call, model: str, arms: tuple[str, ...], why: str, override: b
     Each ARM (champion, challenger, shadow) names a version. The share of an arm follows a colon; the champion
     gets the rest. A shadow gets a copy of every request, and its predictions are only logged.
     """
-    print_release(call, divide(call.settings(), model, arms, why=why, override=override))
+    print_release(call, divide(call.workspace(), model, arms, why=why, override=override))
 
 
 def print_release(call: Call, release: Release) -> None:

@@ -16,4 +16,4 @@ __all__ = ["rollback"]
 @click.option("--why", default="", metavar="TEXT", help="The reason, kept with the release.")
 def rollback(call: Call, model: str, why: str) -> None:
     """Put MODEL's previous release in force again."""
-    print_release(call, go_back(call.settings(), model, why=why))
+    print_release(call, go_back(call.workspace(), model, why=why))

@@ -14,4 +14,4 @@ __all__ = ["run_stage"]
 @click.argument("name")
 def run_stage(call: Call, name: str) -> None:
     """Run one stage of dvc.yaml. DVC calls this; it decides what is stale, and records the result."""
-    click.echo(f"{name}: {run_one(call.settings(), name)}")
+    click.echo(f"{name}: {run_one(call.workspace(), name)}")

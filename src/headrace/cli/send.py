@@ -48,7 +48,7 @@ def send(
             click.echo(f"\r  {sent:,} events", nl=False, err=True)
 
     report = send_file(
-        call.settings(),
+        call.workspace(),
         topic,
         file,
         rate=rate,

@@ -21,7 +21,7 @@ def status(call: Call) -> int:
 
     Exit code 1 if the log or the catalog cannot be reached; the rest is shown nevertheless.
     """
-    state = read_status(call.settings())
+    state = read_status(call.workspace())
     if call.json:
         show.json(state)
     else:

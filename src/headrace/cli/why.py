@@ -39,12 +39,12 @@ def why(call: Call, id: str, events: int) -> None:
     TOPIC@P:O names an event by its topic, log partition and offset. The answer shows where the event arrived,
     whether it was admitted or why it was refused, its bytes, and the outcome of every replay.
     """
-    settings = call.settings()
-    event = why_event(settings, id)
+    workspace = call.workspace()
+    event = why_event(workspace, id)
     if event is not None:
         _show_event(call, event)
         return
-    answer = explain(settings, id, events=events)
+    answer = explain(workspace, id, events=events)
     if call.json:
         show.json(answer)
         return

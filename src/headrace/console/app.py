@@ -1,8 +1,7 @@
-"""The console: pages that show the project and change nothing. No page runs a script."""
+"""The console: read-only pages about the project. No page runs a script."""
 
 from __future__ import annotations
 
-from contextlib import closing
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -15,7 +14,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headrace import lineage, registry
 from headrace.config.settings import Settings
 from headrace.console.filters import FILTERS
 from headrace.console.session import COOKIE, ConsoleGuard, sign_in
@@ -26,13 +24,14 @@ from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.lake.table_state import read_table_states
 from headrace.lineage.graph import upstream
+from headrace.workspace import Workspace
 
 __all__ = ["Console", "app"]
 
 _RUNS = 100  # on the page of runs
 _SESSION_SECONDS = 12 * 3600
 _HEADERS = {
-    # Nothing is loaded from elsewhere, no script runs, and no other page may frame these.
+    # No page loads anything from other servers, runs a script, or may be framed by another page.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -42,7 +41,7 @@ _HEADERS = {
 
 
 def app(settings: Settings) -> App:
-    """The console behind its guard, for http.serve."""
+    """The console with its guard, for http.serve."""
     console = Console(settings)
     routes = [
         Route("/", console.overview),
@@ -86,52 +85,58 @@ class Console:
 
     def overview(self, _request: Request) -> Response:
         """The status of the project, with the good and refused events of each topic."""
-        state = status(self._settings, load_features=False)
+        with Workspace(self._settings) as workspace:
+            state = status(workspace, load_features=False)
         return self._page("overview.html", state=state, verdicts=self._verdicts(state))
 
     def _verdicts(self, state: Status) -> dict[str, VerdictCounts]:
         if state.problems:
             return {topic.table: VerdictCounts(0, 0) for topic in state.topics}
         tables = [topic.table for topic in state.topics]
-        return count_verdicts(self._settings, tables, read_table_states(self._settings))
+        with Workspace(self._settings) as workspace:
+            return count_verdicts(workspace, tables, read_table_states(self._settings))
 
     def runs(self, request: Request) -> Response:
         """The newest runs, of all jobs or one."""
         job = request.query_params.get("job") or None
-        with closing(lineage.open(self._settings)) as store:
+        with Workspace(self._settings) as workspace:
+            store = workspace.lineage
             return self._page("runs.html", runs=store.runs(job=job, limit=_RUNS), job=job)
 
     def run(self, request: Request) -> Response:
         """One run with its inputs and outputs, and where its inputs come from."""
         run_id = request.path_params["id"]
-        with closing(lineage.open(self._settings)) as store:
+        with Workspace(self._settings) as workspace:
+            store = workspace.lineage
             run = store.run(run_id)
             if run is None:
-                raise CallError(f"there is no run {run_id}")
+                raise CallError(f"run {run_id} does not exist")
             above = [upstream(store, dataset.kind, dataset.name, dataset.position) for dataset in run.inputs]
         return self._page("run.html", run=run, upstream=above)
 
     def model(self, request: Request) -> Response:
         """A model's versions."""
         name = request.path_params["model"]
-        versions = registry.open(self._settings).versions(name)
+        with Workspace(self._settings) as workspace:
+            versions = workspace.registry.versions(name)
         if not versions:
-            raise CallError(f"there is no version of model {name!r}")
+            raise CallError(f"model {name!r} has no versions")
         return self._page("model.html", name=name, versions=versions)
 
     def find_prediction(self, request: Request) -> Response:
         """Redirects the form to the prediction's page."""
         prediction_id = request.query_params.get("id", "").strip()
         if not prediction_id.replace("-", "").isalnum():
-            raise CallError(f"{prediction_id!r} is not the id of a prediction")
+            raise CallError(f"{prediction_id!r} is not a valid prediction id")
         return RedirectResponse(f"/predictions/{prediction_id}", 303)
 
     def prediction(self, request: Request) -> Response:
-        """Why: a prediction back to its raw events."""
-        return self._page("prediction.html", why=why(self._settings, request.path_params["id"]))
+        """What `headrace why` says about a prediction."""
+        with Workspace(self._settings) as workspace:
+            return self._page("prediction.html", why=why(workspace, request.path_params["id"]))
 
     async def login(self, request: Request) -> Response:
-        """Takes the token once and gives a cookie for it."""
+        """Exchanges the token for a cookie."""
         if request.method == "GET":
             return self._page("login.html", wrong=False)
         token = parse_qs((await request.body()).decode("latin-1")).get("token", [""])[0]
@@ -143,7 +148,7 @@ class Console:
         return response
 
     def style(self, _request: Request) -> Response:
-        """The one style sheet."""
+        """The style sheet."""
         return Response(self._style, media_type="text/css")
 
     def health(self, _request: Request) -> Response:
@@ -156,7 +161,7 @@ class Console:
 
     def show_not_found(self, request: Request, _error: Exception) -> Response:
         """The page for an unknown path."""
-        return self._page("error.html", 404, error=CallError(f"there is no page {request.url.path}"))
+        return self._page("error.html", 404, error=CallError(f"page {request.url.path} does not exist"))
 
     def _page(self, template: str, code: int = 200, **values: Any) -> HTMLResponse:
         text = self._templates.get_template(template).render(
@@ -166,13 +171,13 @@ class Console:
 
 
 def _add_headers(inner: ASGIApp) -> App:
-    """The application with the headers of every page."""
-    lines = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+    """Adds the headers of every page to the application's answers."""
+    page_headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *lines]
+                message["headers"] = [*message["headers"], *page_headers]
             await send(message)
 
         await inner(scope, receive, send_with_headers)

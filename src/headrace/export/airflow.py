@@ -1,4 +1,4 @@
-"""airflow: writes the build as a DAG file for Airflow 3, one task a stage."""
+"""airflow: writes the build as a DAG file for Airflow 3, with one task per stage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from datetime import timedelta
 from headrace.config.settings import Settings
 from headrace.export.target import Export, Target
 from headrace.flows.build.context import BuildContext
+from headrace.workspace import Workspace
 
 __all__ = ["TARGET", "Task", "dag_file"]
 
 _FILE = '''\
-"""{title}: written by `headrace export airflow`. Change the project and write it again, not this."""
+"""{title}, written by `headrace export airflow`. Do not edit it: change the project and export again."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -26,7 +27,7 @@ TASKS = {tasks}
 
 
 class Stage(BashOperator):
-    template_fields = ()  # a path may hold what Jinja would take for a template
+    template_fields = ()  # a path may contain text that Jinja would read as a template
 
 
 with DAG(
@@ -59,10 +60,10 @@ class Task:
 
 
 def _write(settings: Settings) -> Export:
-    """The project's build. The DAG runs as often as the smallest refresh of the project's models."""
-    context = BuildContext(settings)
+    """Writes the project's build. The DAG runs as often as the smallest refresh of its models."""
+    context = BuildContext(Workspace(settings))
     graph = context.graph
-    # Variables of the environment travel with Airflow's own configuration; the profile is named.
+    # Airflow passes environment variables on by its own configuration, so only the profile is named.
     options = f" --profile {shlex.quote(settings.profile_name)}"
     tasks = [
         Task(stage.name, f"headrace build {shlex.quote(stage.name)}{options}", graph.needs_of(stage))
@@ -89,8 +90,8 @@ def dag_file(project: str, folder: str, tasks: Sequence[Task], every: timedelta 
     Args:
         project: the DAG's name.
         folder: the project's folder on the machine that runs the tasks.
-        tasks: each after those it needs.
-        every: the interval of its schedule; None: it runs when it is triggered.
+        tasks: the tasks, each after those that it needs.
+        every: the interval of the schedule; None: the DAG runs when it is triggered.
     """
     lines = "".join(
         f"    {_literal(task.stage)}: ({_literal(task.command)}, [{', '.join(map(_literal, task.needs))}]),\n"

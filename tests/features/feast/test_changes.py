@@ -18,6 +18,7 @@ from headrace.features.feast import apply
 from headrace.flows.events.ingest import ingest
 from headrace.kernel.time import from_micros
 from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 DECLARED = """
 from decimal import Decimal
@@ -79,7 +80,7 @@ def test_a_changelog_gives_historical_rows_and_the_current_row(root: Path) -> No
         ],
     )
     topic.close()
-    ingest(settings, until_end=True)
+    ingest(Workspace(settings), until_end=True)
     opened(root).build()
     store = FeatureStore(repo_path=str(apply(load_project(settings)).folder))
     moments = [0, 1, 12, 17, 25, 35]

@@ -1,8 +1,8 @@
-"""build: brings up to date what is stale, and nothing else.
+"""build: brings the stages that are stale up to date.
 
-The stage graph is DVC's (dvc.yaml, dvc.lock). This runs it in one warm process, and plain `dvc repro` and
-`dvc status` agree afterwards. Importing this loads nothing heavy: a build first decides whether there is
-anything to do.
+The stage graph is DVC's (dvc.yaml, dvc.lock), so plain `dvc repro` and `dvc status` agree with it. This
+runs the stale stages in one process. Importing this module is cheap, because a build first decides whether
+it has anything to do.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from headrace.flows.build.report import BuildReport, Progress, StageReport, sile
 from headrace.flows.build.unchanged import is_unchanged
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder, try_lock
+from headrace.workspace import Workspace
 
 __all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage", "silent"]
 
 
 def build(
-    settings: Settings,
+    workspace: Workspace,
     targets: Sequence[str] = (),
     *,
     dry_run: bool = False,
@@ -30,22 +31,22 @@ def build(
 ) -> BuildReport:
     """Brings the targets (default: everything) up to date.
 
-    A build that is killed at any point is continued by the next one.
+    If a build is killed at any point, the next one continues.
 
     Args:
-        settings: whose project.
-        targets: stages, tables or models; they are built with all they need.
+        workspace: the project to work on.
+        targets: stages, tables or models; they are built with all that they need.
         dry_run: only report what would run, and why.
-        override: release a version although the gate refuses it, for this reason.
-        progress: is called for each stage.
+        override: the reason to release a version that the gate refuses.
+        progress: called for each stage.
 
     Raises:
         ProjectError: the project is wrong, or a source has no files; stages that do not need it have run.
         CallError: a target does not exist.
         Refused: an audit or a gate refused a result; what was published before is as it was.
-        Unavailable: another build runs on this project, or a service is away.
+        Unavailable: another build runs on this project, or a service cannot be reached.
     """
-    start = perf_counter()
+    start, settings = perf_counter(), workspace.settings
     if override is None and is_unchanged(settings):
         if targets:
             _check_targets(settings, targets)
@@ -55,7 +56,7 @@ def build(
 
         reports = [
             StageReport(planned.stage.name, "; ".join(reason.what for reason in planned.reasons))
-            for planned in plan_build(settings, targets)
+            for planned in plan_build(workspace, targets)
             if planned.reasons
         ]
         return BuildReport(tuple(reports), perf_counter() - start, dry_run=True)
@@ -63,25 +64,25 @@ def build(
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.runner import run_build
 
-        reports = run_build(BuildContext(settings, override), targets, progress)
+        reports = run_build(BuildContext(workspace, override), targets, progress)
     return BuildReport(tuple(reports), perf_counter() - start)
 
 
-def run_stage(settings: Settings, name: str) -> str:
-    """Does one stage's work, for `dvc repro`: DVC itself decides and records. Returns what the stage did.
+def run_stage(workspace: Workspace, name: str) -> str:
+    """Runs one stage for `dvc repro`, where DVC decides what is stale. Returns what the stage did.
 
     Raises:
         CallError: the project has no such stage.
-        HeadraceError: as the stage's work.
+        HeadraceError: the stage failed.
     """
-    with hold_build_lock(settings):
+    with hold_build_lock(workspace.settings):
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.runner import record_runs
         from headrace.flows.build.runner import run_stage as run
 
-        context = BuildContext(settings)
+        context = BuildContext(workspace)
         stage = context.graph.stage(name)
-        with record_runs(settings):
+        with record_runs(workspace):
             return run(context, stage).what
 
 
@@ -97,10 +98,10 @@ def _check_targets(settings: Settings, targets: Sequence[str]) -> None:
 
 @contextmanager
 def hold_build_lock(settings: Settings) -> Iterator[None]:
-    """Holds the lock that allows one build a project and profile; it ends with the process that holds it.
+    """Holds the lock that allows one build per project and profile. It is released when the process ends.
 
     Raises:
-        Unavailable: another process builds.
+        Unavailable: another process is building.
     """
     path = settings.make_state() / "build.lock"
     file = try_lock(path)
@@ -108,7 +109,7 @@ def hold_build_lock(settings: Settings) -> Iterator[None]:
         raise Unavailable(
             f"another build is running on this project (process {find_holder(path) or '?'})",
             where=str(path),
-            remedy="Wait until it has ended, or end it: the next build continues where it was.",
+            remedy="Wait until it has ended, or end it: the next build continues where it stopped.",
         )
     with file:
         yield

@@ -17,7 +17,8 @@ from headrace.flows.build.graph import StageGraph
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.project_code import ProjectCode, read_project_code
 from headrace.kernel.errors import ProjectError
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from headrace.features.plan import FeaturePlan
@@ -28,18 +29,23 @@ __all__ = ["BuildContext"]
 
 @dataclass
 class BuildContext:
-    """What the stages of one build share. Each part is made when it is first needed.
+    """What the stages of one build share. Each part is loaded when it is first needed.
 
     Attributes:
-        settings: whose project.
-        override: why a version that the gate refuses is released nevertheless, or None.
+        workspace: the project that is built.
+        override: the reason to release a version that the gate refuses, or None.
         by: who builds, for the record of a release.
     """
 
-    settings: Settings
+    workspace: Workspace
     override: str | None = None
     by: str = "build"
     _projects: dict[bool, Project] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        """The project's settings."""
+        return self.workspace.settings
 
     @cached_property
     def pointers(self) -> Pointers:
@@ -53,12 +59,12 @@ class BuildContext:
 
     @cached_property
     def code(self) -> ProjectCode:
-        """The project's fingerprints: those recorded where nothing has changed since, else new ones."""
+        """The project's fingerprints: the recorded ones if nothing has changed since, else new ones."""
         return self.recorded_code or fingerprint_project(self.project(), self.settings, self.source_digest)
 
     @cached_property
     def recorded_code(self) -> ProjectCode | None:
-        """The fingerprints recorded by the last build; None where something has changed since."""
+        """The fingerprints that the last build recorded; None if something has changed since."""
         recorded = read_project_code(self.pointers)
         return recorded if recorded and is_current(recorded, self.settings, self.source_digest) else None
 
@@ -67,27 +73,25 @@ class BuildContext:
         """The stages of the project as it is now."""
         return StageGraph.of_project(self.code, self.settings)
 
-    @cached_property
+    @property
     def lake(self) -> Lake:
         """The lake."""
-        from headrace import lake
-
-        return lake.open(self.settings)
+        return self.workspace.lake
 
     def project(self, *, features: bool = True) -> Project:
-        """The project; without features and models it loads 5 s faster.
+        """The project. Without features and models it loads 5 s faster.
 
         Raises:
-            ProjectError: a file was edited since the fingerprints were taken, so that the build would record
-                its results as those of other code.
+            ProjectError: a file was edited since the fingerprints were taken, so the build would record its
+                results under the wrong fingerprints.
         """
         if True in self._projects:
             return self._projects[True]
         if features not in self._projects:
             digest = self.source_digest  # before the modules are loaded
             if features:
-                import headrace.features.feast  # noqa: F401  (before the project's modules: quicker)
-            project = load_project(self.settings, without=() if features else ("feast",))
+                import headrace.features.feast  # noqa: F401  (faster before the project's modules)
+            project = self.workspace.whole_project if features else self.workspace.project
             if source_digest(self.settings) != digest:
                 raise ProjectError(
                     "the project's code was edited while the build was reading it",
@@ -102,7 +106,7 @@ class BuildContext:
         self.pointers.write(CODE, msgspec.to_builtins(self.code))
 
     def snapshot(self, table: str) -> int:
-        """The snapshot that the table's pointer names.
+        """The snapshot in the table's pointer.
 
         Raises:
             ProjectError: the table has no pointer yet.
@@ -116,7 +120,7 @@ class BuildContext:
         return int(pointer["snapshot"])
 
     def newest_inputs(self, model: str) -> dict[str, int]:
-        """Table → the snapshot that its pointer names, for each table that the model is made from.
+        """Table → the snapshot in its pointer, for each table that the model is made from.
 
         Raises:
             ProjectError: a table has no pointer yet.
@@ -124,13 +128,13 @@ class BuildContext:
         return {table: self.snapshot(table) for table in self.code.models[model].tables}
 
     def inputs(self, model: str) -> dict[str, int]:
-        """Table → snapshot, as the stage `inputs` of the model chose them."""
+        """Table → the snapshot that the model's stage `inputs` chose."""
         pointer = self.pointers.read(Pointers.path("inputs", model))
         assert pointer is not None
         return {table: int(snapshot) for table, snapshot in pointer["snapshots"].items()}
 
     def refresh_reason(self, model: str, inputs: dict[str, int]) -> str | None:
-        """Why the model takes these inputs now, or None (see refresh)."""
+        """Why the model takes these inputs now; None: it keeps its own (see refresh)."""
         return refresh.refresh_reason(
             self.pointers.read(Pointers.path("inputs", model)),
             inputs,
@@ -140,7 +144,7 @@ class BuildContext:
         )
 
     def next_refreshes(self) -> dict[str, datetime]:
-        """Model → when it will take the newer inputs that its refresh holds back; other models are left out.
+        """Model → when it will take the newer inputs that its refresh delays. Other models are left out.
 
         Raises:
             ProjectError: a table has no pointer yet.
@@ -169,13 +173,8 @@ class BuildContext:
         return decode_plan(self.plan_file(model).read_bytes())
 
     def champion(self, model: str) -> int | None:
-        """The version that is champion now, or None."""
-        from headrace import log as logs
+        """The version that is champion now; None if there is none."""
         from headrace.serving import release
 
-        log = logs.open(self.settings.log.url)
-        try:
-            current = release.find_current(log, model)
-        finally:
-            log.close()
+        current = release.find_current(self.workspace.log, model)
         return None if current is None else release.champion_version(current)

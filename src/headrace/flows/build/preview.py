@@ -1,4 +1,4 @@
-"""What a build would run, and why. It writes nothing: `build --dry-run` and `status` show it."""
+"""Plans a build: what it would run, and why, for `build --dry-run` and `status`. Writes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.config.settings import Settings
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift
 from headrace.flows.build.dvc_lock import read_lock
@@ -15,34 +14,37 @@ from headrace.flows.build.pointers import pointer_text
 from headrace.flows.build.reasons import StaleReason
 from headrace.flows.build.sources import find_sources, raise_first_problem
 from headrace.flows.build.stage import Stage
+from headrace.workspace import Workspace
 
 __all__ = ["PlannedStage", "Preview", "plan_build"]
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage, and why a build would run it; without reasons it is up to date."""
+    """A stage, and the reasons why a build would run it; without reasons it is up to date."""
 
     stage: Stage
     reasons: tuple[StaleReason, ...]
 
 
-def plan_build(settings: Settings, targets: Sequence[str] = ()) -> list[PlannedStage]:
-    """Every stage of the targets but those that are never reported, in order, with the reasons why it is stale.
+def plan_build(workspace: Workspace, targets: Sequence[str] = ()) -> list[PlannedStage]:
+    """The stages of the targets in order, with the reasons why each is stale.
+
+    Stages that are never reported are left out.
 
     Raises:
         ProjectError: the project is wrong, or a source that the targets need has no files.
         CallError: a target does not exist.
-        Unavailable: the catalog is away, or a topic that the targets need has no events yet.
+        Unavailable: the catalog cannot be reached, or a topic that the targets need has no events yet.
     """
-    return Preview(BuildContext(settings)).plan(targets)
+    return Preview(BuildContext(workspace)).plan(targets)
 
 
 class Preview:
-    """Goes through the stages in order, as a build would.
+    """Goes through the stages in the order of a build, without running them.
 
     Attributes:
-        context: whose project.
+        context: the context of the build.
     """
 
     def __init__(self, context: BuildContext) -> None:
@@ -64,7 +66,7 @@ class Preview:
             reasons = stage.stale_reasons(self)
             if reasons:
                 self._stale[stage.out] = stage.name
-            elif stage.name in drift:  # it is restored, and its pointer stays as it is
+            elif stage.name in drift:  # the build restores it and does not change its pointer
                 reasons = [StaleReason("state", drift[stage.name])]
             planned.append(PlannedStage(stage, tuple(reasons)))
         return planned
@@ -85,9 +87,9 @@ class Preview:
         for path in stage.deps:
             reasons += self._dependency_reasons(path, recorded.files.get(path))
         if not reasons and recorded.files.get(stage.out) != _md5_of(self._root / stage.out):
-            reasons.append(StaleReason("output", f"{stage.out} is gone or was changed by hand"))
+            reasons.append(StaleReason("output", f"{stage.out} was deleted or edited by hand"))
         reasons += [
-            StaleReason("output", f"{path}/ is gone")
+            StaleReason("output", f"{path}/ does not exist")
             for path in stage.files
             if not (self._root / path).exists()
         ]

@@ -71,7 +71,7 @@ def release_version(context: BuildContext, name: str, folder: Path, *, stage: st
     if context.champion(name) != version:
         why = "the gate passed" if gate.passed else str(context.override)
         arms = [f"champion={version}"]
-        release(context.settings, name, arms, by=context.by, why=why, override=not gate.passed)
+        release(context.workspace, name, arms, by=context.by, why=why, override=not gate.passed)
     how = "it passed the gate" if gate.passed else f"by override ({context.override})"
     how += "".join(f"; {note}" for note in gate.notes)
     return VersionRelease(version, how, {"model": name, "version": version, "gate": msgspec.to_builtins(gate)})

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
-from headrace.config.settings import Settings
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
 from headrace.flows.build.pipeline import Pipeline, init
@@ -17,14 +16,15 @@ from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.unchanged import record_build
 from headrace.kernel.faults import reach
 from headrace.kernel.run import record_with, run
+from headrace.workspace import Workspace
 
 __all__ = ["record_runs", "run_build", "run_stage"]
 
 
 def run_build(context: BuildContext, targets: Sequence[str], progress: Progress) -> list[StageReport]:
-    """Brings the targets up to date; see build. Returns what to report, a stage each.
+    """Brings the targets up to date (see build). Returns one report for each stage to report.
 
-    A source that has a problem stops the stages that depend on it; the others run, and then it is raised.
+    If a source has a problem, its dependents do not run. The other stages run; then the problem is raised.
     """
     settings, graph = context.settings, context.graph
     init(settings.root)
@@ -32,7 +32,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     sources = find_sources(settings, context.code)
     blocked = graph.dependents_of(path for path, source in sources.items() if source.problem is not None)
     reports: list[StageReport] = []
-    with record_runs(settings), run("build") as build_run:
+    with record_runs(context.workspace), run("build") as build_run:
         for path, source in sources.items():
             if source.problem is None:
                 context.pointers.write(path, source.pointer)
@@ -54,12 +54,12 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
 
 
 def run_stage(context: BuildContext, stage: Stage, *, restore: bool = False) -> StageResult:
-    """Does one stage's work, whether or not it is stale; the caller records it in dvc.lock.
+    """Runs one stage, stale or not. The caller records it in dvc.lock.
 
     Args:
-        context: whose build.
+        context: the context of the build.
         stage: the stage.
-        restore: only what it keeps outside of git is to follow its pointer.
+        restore: only restore what the stage keeps outside of git, to agree with its pointer.
     """
     with run(f"stage {stage.name}") as stage_run:
         result = stage.restore(context) if restore else stage.run(context)
@@ -71,7 +71,7 @@ def run_stage(context: BuildContext, stage: Stage, *, restore: bool = False) -> 
 def _bring_up_to_date(
     context: BuildContext, pipeline: Pipeline, stage: Stage, progress: Progress, drift: str | None
 ) -> StageReport | None:
-    """Runs the stage where it must. Returns the report, or None where there is nothing to report."""
+    """Runs the stage if it is stale. Returns its report, or None if there is nothing to report."""
     is_changed = pipeline.is_changed(stage.name)
     if is_changed and stage.files and pipeline.restore(stage.name):
         is_changed, drift = False, drift or "its files were those of another commit"
@@ -114,18 +114,17 @@ def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> 
 
 
 @contextmanager
-def record_runs(settings: Settings) -> Iterator[None]:
-    """While the block runs, every run goes to the lineage store, and trainings to MLflow as well.
+def record_runs(workspace: Workspace) -> Iterator[None]:
+    """Records every run of the block in the lineage store, and trainings in MLflow too.
 
-    MLflow itself is loaded when a training has ended: a build that touches tables only never pays for it.
+    MLflow is loaded when a training has ended, so a build of tables alone does not load it.
     """
-    from headrace import lineage, registry
     from headrace.training.recorder import MlflowRecorder
 
     with ExitStack() as stack:
-        store = lineage.open(settings)
-        stack.callback(store.close)
-        recorder = stack.enter_context(store.recorder())  # when it ends, everything has been written
+        recorder = stack.enter_context(
+            workspace.lineage.recorder()
+        )  # when it ends, everything has been written
         stack.enter_context(record_with(recorder))
-        stack.enter_context(record_with(MlflowRecorder(registry.open(settings))))
+        stack.enter_context(record_with(MlflowRecorder(workspace.registry)))
         yield

@@ -1,7 +1,7 @@
-"""capture: append the changes of a project's database tables to its log, by Debezium's engine in this process.
+"""capture: appends the changes of database tables to the log, with Debezium's engine in this process.
 
-A batch is acknowledged to the database once it is durable on the log. So nothing is lost, and ingest refuses as
-duplicates the changes that Debezium sends again after a kill.
+A batch is acknowledged to the database when it is durable on the log, so nothing is lost. Changes that Debezium
+sends again after a kill are refused by ingest as duplicates.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import attrs
 import msgspec
 from msgspec import Struct
 
-from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.declare.changes import SNAPSHOT_ENDS
 from headrace.events.connector import VARIABLES, Connector, connectors
 from headrace.kernel.digest import short_digest
@@ -31,7 +29,7 @@ from headrace.kernel.extras import describe_missing
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
-from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 __all__ = ["CaptureReport", "capture"]
 
@@ -49,11 +47,11 @@ appender.file.layout.pattern=%date %level %m%n
 
 @attrs.frozen
 class CaptureReport:
-    """The work of one capture.
+    """What one capture did.
 
     Attributes:
-        topics: topic → the number of changes that were appended.
-        seconds: the wall time.
+        topics: topic → how many changes were appended.
+        seconds: wall time.
     """
 
     topics: dict[str, int]
@@ -61,18 +59,18 @@ class CaptureReport:
 
 
 def capture(
-    settings: Settings,
+    workspace: Workspace,
     *,
     stop: threading.Event,
     progress: Callable[[str, int], None] = lambda _topic, _changes: None,
 ) -> CaptureReport:
-    """Capture until `stop` is set: first the tables' rows, unless this log has them, then every change.
+    """Captures until `stop` is set: first the tables' rows, unless this log has them, then every change.
 
     The database's address comes from the environment: PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD.
 
     Args:
-        settings: the settings of the project.
-        stop: ends the work when another thread sets it.
+        workspace: the project to work on.
+        stop: set it in another thread to end the work.
         progress: called after each append with the topic and the number of changes.
 
     Raises:
@@ -81,7 +79,7 @@ def capture(
         Unavailable: pydbzengine or Java is not installed, or the database or the log cannot be reached.
     """
     begun = perf_counter()
-    contracts = load_project(settings, without=("feast",)).contracts
+    contracts, settings = workspace.project.contracts, workspace.settings
     plans = connectors(settings.project, contracts.values())
     address = _address(os.environ)
     folder = make_private(settings.place("capture"))
@@ -91,24 +89,21 @@ def capture(
         counts[topic] += changes
         progress(topic, changes)
 
-    log = logs.open(settings.log.url)
-    try:
-        engines = []
-        for connector in plans:
-            for topic in connector.topics:
-                log.create(topic, contracts[topic].partitions)
-            properties = {
-                "name": connector.name,
-                **connector.settings,
-                **address,
-                **_offset_properties(connector, log, folder),
-                "notification.enabled.channels": "sink",
-                "notification.sink.topic.name": f"{connector.prefix}.notifications",
-            }
-            engines.append(_start_engine(properties, set(connector.topics), log, folder, count))
-        _run(engines, stop, folder)
-    finally:
-        log.close()
+    log = workspace.log
+    engines = []
+    for connector in plans:
+        for topic in connector.topics:
+            log.create(topic, contracts[topic].partitions)
+        properties = {
+            "name": connector.name,
+            **connector.settings,
+            **address,
+            **_offset_properties(connector, log, folder),
+            "notification.enabled.channels": "sink",
+            "notification.sink.topic.name": f"{connector.prefix}.notifications",
+        }
+        engines.append(_start_engine(properties, set(connector.topics), log, folder, count))
+    _run(engines, stop, folder)
     return CaptureReport(dict(counts), perf_counter() - begun)
 
 
@@ -126,7 +121,7 @@ def _address(environment: Mapping[str, str]) -> dict[str, str]:
 def _offset_properties(connector: Connector, log: Log, folder: Path) -> dict[str, str]:
     """The settings of the file in which the engine stores its offsets.
 
-    Each log has a file of its own, since another log does not hold the changes.
+    Each log has a separate file, since another log does not have the changes.
     """
     identity = short_digest(" ".join(log.identity(topic) for topic in connector.topics))
     return {
@@ -156,7 +151,7 @@ class _SnapshotEnds:
         self._unmarked: list[str] = []
 
     def read(self, raw: bytes, offset: Mapping[str, Any]) -> dict[str, bytes]:
-        """Read a notification of Debezium's.
+        """Reads a notification of Debezium.
 
         Args:
             raw: the notification.
@@ -227,7 +222,7 @@ def _start_engine(
 
 
 def _run(engines: list[Any], stop: threading.Event, folder: Path) -> None:
-    """Run the engines, a thread each, until `stop` is set or an engine ends by itself."""
+    """Runs each engine in a thread, until `stop` is set or an engine ends by itself."""
     messages = folder / "engine.log"
     start = messages.stat().st_size if messages.is_file() else 0
     with ThreadPoolExecutor(len(engines), "capture") as threads, _closing(engines):
@@ -255,7 +250,7 @@ def _closing(engines: list[Any]) -> Iterator[None]:
 
 
 def _find_last_error(file: Path, start: int) -> str | None:
-    """Find the last error that the engine wrote after an offset of its file, in one line."""
+    """The last error that the engine wrote after an offset of its file, in one line."""
     if not file.is_file():
         return None
     with file.open(errors="replace") as opened:

@@ -1,4 +1,4 @@
-"""Code watch: notices that the project has newer code than this process, so that a new process takes over."""
+"""Code watch: detects that the project has newer code than this process, so that a new process takes over."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _INTERVAL = 2.0  # seconds between two checks
 
 
 class NewerCode(Unavailable):
-    """The project has newer code than this process: the work must begin again in a new process."""
+    """The project has newer code than this process: the work must continue in a new process."""
 
     exit_code = os.EX_TEMPFAIL
 
 
 class CodeWatch:
-    """Sets `stop` once the project's files hold newer code and that code is in use: a build has filled a view
-    with it, or another ingest has given a table its contract. Checks while its block runs.
+    """Sets `stop` when the project has newer code that is already in use: a build has filled a view with it, or
+    another ingest has given a table its contract. Checks every few seconds during its block.
 
     Args:
-        project: as this process has loaded it.
-        contracts: of the topics that are ingested here.
-        lake, online: hold the tables and the views.
-        stop: is set where there is newer code.
+        project: the project as this process has loaded it.
+        contracts: the contracts of the topics that are ingested here.
+        lake, online: the lake and the online store of the project.
+        stop: set when there is newer code.
     """
 
     def __init__(
@@ -66,30 +66,30 @@ class CodeWatch:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises NewerCode where there is newer code."""
+        """Raises NewerCode if there is newer code."""
         if self._newer is not None:
             raise NewerCode(self._newer)
 
     def _run(self) -> None:
         while not self._ended.wait(_INTERVAL):
             try:
-                # Without an edit a new process would load the same code, and end in the same way.
+                # Without an edit a new process would load the same code and end for the same reason.
                 self._newer = self._find_newer() if _stamps(self._project.settings) != self._files else None
-            except (OSError, Unavailable, ProjectError):  # checked again the next time
+            except (OSError, Unavailable, ProjectError):  # the next check tries again
                 continue
             if self._newer is not None:
                 self._stop.set()
                 return
 
     def _find_newer(self) -> str | None:
-        """What is newer, as a sentence; None: nothing."""
+        """What is newer, as a sentence; None if nothing is."""
         for view in self._online.views():
             if self._is_newer(view):
-                return f"{view.table}() was edited and built: ingest begins again with the new code"
+                return f"{view.table}() was edited and built: ingest restarts with the new code"
         for contract in self._contracts:
             stored = find_stored_contract(contract, self._lake)
             if stored is not None and stored["fingerprint"] != describe_contract(contract)["fingerprint"]:
-                return f"the contract of topic {contract.topic} was edited: ingest begins again with it"
+                return f"the contract of topic {contract.topic} was edited: ingest restarts with it"
         return None
 
     def _is_newer(self, view: StoredView) -> bool:
@@ -102,5 +102,5 @@ class CodeWatch:
 
 
 def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
-    """Name, size and time of modification of the project's files."""
+    """Name, size and modification time of the project's files."""
     return [(name, *stamp(path)) for name, path in project_files(settings).items()]

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from headrace import lake as lakes
 from headrace.code.index import CodeIndex
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.description import describe_contract
 from headrace.events.contracts.evolution import ContractChange, compare_contracts
 from headrace.events.ingest.adoption import contract_refusal, find_stored_contract
 from headrace.projects.loader import project_files
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from headrace.features.plan import FeaturePlan
@@ -88,21 +87,20 @@ class ContractCheck:
         return self.outcome == "refused" or dependents
 
 
-def check_contracts(settings: Settings, topics: Sequence[str] = ()) -> list[ContractCheck]:
+def check_contracts(workspace: Workspace, topics: Sequence[str] = ()) -> list[ContractCheck]:
     """Compare the project's contracts, or those of some topics, with the stored ones.
 
     Raises:
         CallError: a topic has no contract.
         Unavailable: the lake cannot be reached.
     """
-    project = load_project(settings, without=("feast",))
-    lake = lakes.open(settings)
+    project, lake = workspace.project, workspace.lake
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
     pairs = [
         (contract, find_stored_contract(contract, lake), describe_contract(contract)) for contract in contracts
     ]
     if any(old is not None and compare_contracts(old, new) for _, old, new in pairs):
-        project = load_project(settings)  # with Feast for the views, which takes seconds: only after a change
+        project = workspace.whole_project  # with Feast for the views, which takes seconds: only after a change
     dependents = _Dependents(project)
     return [_check(contract, old, new, dependents) for contract, old, new in pairs]
 

@@ -1,9 +1,7 @@
-"""drop-table: takes away a table that a build made: the lake's table, its pointer, its stage in dvc.lock."""
+"""drop-table: deletes a table that a build made: the lake's table, its pointer, its stage in dvc.lock."""
 
 from __future__ import annotations
 
-from headrace import lake as lakes
-from headrace.config.settings import Settings
 from headrace.declare.table import Table
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.context import BuildContext
@@ -13,14 +11,15 @@ from headrace.flows.build.stages.table import TableStage
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
 from headrace.tables.build import unpin_inputs
+from headrace.workspace import Workspace
 
 __all__ = ["check_droppable", "drop_table", "find_undeclared_tables"]
 
 
 def find_undeclared_tables(project: Project, lake: Lake) -> list[str]:
-    """The tables in the lake that a build made and that the project does not declare (any more), sorted."""
+    """The tables in the lake that a build made and that the project no longer declares, sorted."""
     declared = {*project.tables, *(contract.table for contract in project.contracts.values())}
     return [
         name
@@ -29,14 +28,14 @@ def find_undeclared_tables(project: Project, lake: Lake) -> list[str]:
     ]
 
 
-def check_droppable(settings: Settings, name: str) -> None:
-    """The table may be taken away.
+def check_droppable(workspace: Workspace, name: str) -> None:
+    """Checks that the table may be dropped.
 
     Raises:
-        CallError: there is no such table, or no build made it: a topic's table, a training set.
+        CallError: the table does not exist, or no build made it: it is a topic's table or a training set.
         Refused: a declared table or a model reads it.
     """
-    project, lake = load_project(settings, without=("feast",)), lakes.open(settings)
+    project, lake = workspace.project, workspace.lake
     droppable = [
         *find_undeclared_tables(project, lake),
         *(table_name for table_name in project.tables if lake.table_exists(table_name)),
@@ -44,7 +43,7 @@ def check_droppable(settings: Settings, name: str) -> None:
     if name not in droppable:
         raise CallError(
             f"table {name!r} is not a table that a build made",
-            remedy=f"There are: {', '.join(sorted(droppable))}." if droppable else "There is none.",
+            remedy=f"Choose one: {', '.join(sorted(droppable))}." if droppable else "No table can be dropped.",
         )
     readers = [
         f"table {table.name}"
@@ -52,7 +51,7 @@ def check_droppable(settings: Settings, name: str) -> None:
         if any(isinstance(source, Table) and source.name == name for source in project.inputs(table))
     ]
     readers += [
-        f"model {model}" for model, code in BuildContext(settings).code.models.items() if name in code.tables
+        f"model {model}" for model, code in BuildContext(workspace).code.models.items() if name in code.tables
     ]
     if readers:
         raise Refused(
@@ -61,17 +60,17 @@ def check_droppable(settings: Settings, name: str) -> None:
         )
 
 
-def drop_table(settings: Settings, name: str) -> None:
-    """Takes the table away. Killed at any point, it can be called again.
+def drop_table(workspace: Workspace, name: str) -> None:
+    """Deletes the table. If it is killed at any point, call it again.
 
     Raises:
-        CallError, Refused: as `check_droppable`.
-        Unavailable: a build works on the project, or the catalog is away.
+        CallError, Refused: like `check_droppable`.
+        Unavailable: a build runs on the project, or the catalog cannot be reached.
     """
+    settings = workspace.settings
     with hold_build_lock(settings):
-        check_droppable(settings, name)
-        lake = lakes.open(settings)
+        check_droppable(workspace, name)
         Pointers(settings.root).remove(Pointers.path("tables", name))
         remove_stage(settings.root, TableStage.name_of(name))
-        unpin_inputs(lake, name)
-        lake.drop_table(name)
+        unpin_inputs(workspace.lake, name)
+        workspace.lake.drop_table(name)

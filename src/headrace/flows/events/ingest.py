@@ -1,4 +1,4 @@
-"""ingest: the log into the topics' tables and the online state, until stopped or at the end."""
+"""ingest: moves events from the log into the topics' tables and the online state."""
 
 from __future__ import annotations
 
@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from headrace import lake as lakes
-from headrace import lineage
-from headrace import log as logs
 from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import IngestHooks, Progress, Sink, ingest_all
 from headrace.events.ingest.refusals import RefusalSource
-from headrace.features import online as online_stores
 from headrace.features.online.follow import OnlineSink
 from headrace.flows.events.code_watch import CodeWatch
 from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.run import record_with
-from headrace.projects.project import load_project
 from headrace.serving.topics import system_contracts
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from headrace.events.formats.schema_registry import SchemaRegistry
@@ -34,7 +30,7 @@ __all__ = ["ingest", "open_schema_registry"]
 
 
 def ingest(
-    settings: Settings,
+    workspace: Workspace,
     topics: Sequence[str] = (),
     *,
     until_end: bool = False,
@@ -49,28 +45,28 @@ def ingest(
     If this process is killed, the next call continues from the last commit.
 
     Args:
-        settings: of the project.
+        workspace: the project to work on.
         topics: the topics to ingest.
-        until_end: return when what the log held at the call is in the tables; else run until `stop`.
-        stop: set from another thread, it ends the work after the batch that is being written.
-        end_on_newer_code: end with NewerCode when the project has newer code (CodeWatch): for a caller that
-            starts a new process then.
+        until_end: return when the events that are on the log now are in the tables; else run until `stop`.
+        stop: set it in another thread to end the work after the present batch.
+        end_on_newer_code: raise NewerCode when the project has newer code (CodeWatch), for a caller that
+            then starts a new process.
         progress: called with each commit, from the topics' threads.
-        on_ready: called once, when every topic is followed by this process or by another.
+        on_ready: called once, when this process or another follows every topic.
         on_alive: called every second, until the ingest of a topic hangs.
 
     Raises:
         CallError: a topic has no contract.
         ProjectError: a contract forwards events, and the log is not on Kafka.
-        Refused: a topic was made again since its table last read it.
-        Unavailable: log, lake or online store is away.
+        Refused: a topic was deleted and created again since its table last read it.
+        Unavailable: the log, the lake or the online store cannot be reached.
         NewerCode: see `end_on_newer_code`.
     """
     started = perf_counter()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool would keep what a maintenance took
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool would keep the memory of a maintenance
     stop = stop or threading.Event()
     report = IngestReport()
-    with _Session(settings, topics, stop) as session:
+    with _Session(workspace, topics, stop) as session:
         if end_on_newer_code:
             session.watch_code()
 
@@ -87,7 +83,7 @@ def ingest(
             stop=stop,
             open_sinks=session.open_sinks,
             hooks=IngestHooks(note_commit, on_ready, on_alive),
-            schema_registry=open_schema_registry(settings),
+            schema_registry=open_schema_registry(workspace.settings),
         )
     session.check_code()
     report.seconds = perf_counter() - started
@@ -95,31 +91,30 @@ def ingest(
 
 
 class _Session:
-    """What one ingest works with; everything is closed at the end of its block.
+    """The resources of one ingest, which are closed at the end of its block.
 
     Attributes:
-        contracts: of the topics that it ingests.
-        log, lake: hold topics and tables.
-        refusals: the source of alerts, which runs beside the ingest.
+        contracts: the contracts of the topics to ingest.
+        log, lake: the log and the lake of the project.
+        refusals: the source of alerts about refused events.
     """
 
-    def __init__(self, settings: Settings, topics: Sequence[str], stop: threading.Event) -> None:
-        self._settings, self._topics, self._stop = settings, topics, stop
-        self._project = load_project(settings, without=("feast",))
+    def __init__(self, workspace: Workspace, topics: Sequence[str], stop: threading.Event) -> None:
+        self._topics, self._stop = topics, stop
+        self._workspace, self._project = workspace, workspace.project
         self.contracts = [self._project.contract(name) for name in topics]
         self._code_watch: CodeWatch | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> _Session:
         with ExitStack() as stack:
-            lineage_store = stack.enter_context(closing(lineage.open(self._settings)))
-            self.log = stack.enter_context(closing(logs.open(self._settings.log.url)))
-            self._online = stack.enter_context(closing(online_stores.open(self._settings.online.url)))
-            self.lake = lakes.open(self._settings)
+            recorder = self._workspace.lineage.recorder()
+            self.log, self.lake = self._workspace.log, self._workspace.lake
+            self._online = self._workspace.online
             if not self._topics:
                 system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
                 self.contracts = [*self._project.contracts.values(), *system]
-            stack.enter_context(record_with(lineage_store.recorder()))
+            stack.enter_context(record_with(recorder))
             self.refusals = RefusalSource(self.contracts, self.log, self.lake)
             stack.enter_context(AlertWatch([self.refusals], self.log, self.lake))
             self._stack = stack.pop_all()
@@ -136,12 +131,12 @@ class _Session:
         return sinks
 
     def watch_code(self) -> None:
-        """Ends the ingest once there is newer code."""
+        """Ends the ingest when there is newer code."""
         watch = CodeWatch(self._project, self.contracts, self.lake, self._online, self._stop)
         self._code_watch = self._stack.enter_context(watch)
 
     def check_code(self) -> None:
-        """Raises NewerCode where the ingest ended for that."""
+        """Raises NewerCode if the ingest ended because of newer code."""
         if self._code_watch is not None:
             self._code_watch.check()
 

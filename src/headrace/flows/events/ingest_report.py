@@ -1,4 +1,4 @@
-"""What an ingest reports at its end: the sums of its commits, by topic."""
+"""The report of an ingest: the sums of its commits, by topic."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["IngestReport", "TopicReport"]
 
 @dataclass
 class TopicReport:
-    """What was ingested of one topic.
+    """What was ingested from one topic.
 
     Attributes:
         topic: the topic.
-        events: how many events.
+        events: how many events were read.
         good: how many of them are good.
-        refused: code → how many.
-        extra: field that the contract does not name → events with it.
-        lost: how many events, at most, the log had forgotten before they were read.
+        refused: code → how many events were refused.
+        extra: field that the contract does not name → how many events have it.
+        lost: how many events, at most, the log deleted before they were read.
     """
 
     topic: str
@@ -36,7 +36,7 @@ class IngestReport:
     """What was ingested.
 
     Attributes:
-        topics: by topic; those without new events are not in it.
+        topics: topic → its report. Topics without new events are left out.
         seconds: wall time.
     """
 

@@ -1,4 +1,4 @@
-"""ingest by several processes of this machine, which divide the topics' log partitions."""
+"""Ingests with several processes on this machine, which divide the topics' log partitions."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from multiprocessing.connection import Connection, wait
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from headrace import log
 from headrace.config.settings import Settings
 from headrace.events.ingest.progress import Progress
 from headrace.flows.events.ingest import ingest
 from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.errors import CallError, Unavailable
-from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 __all__ = ["ingest_by_workers"]
 
-_LOOK = 0.2  # seconds between two looks at `stop`
+_INTERVAL = 0.2  # seconds between two checks of `stop`
 
 
 def ingest_by_workers(
-    settings: Settings,
+    workspace: Workspace,
     topics: Sequence[str],
     workers: int,
     *,
@@ -36,24 +35,24 @@ def ingest_by_workers(
     stop: threading.Event | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> IngestReport:
-    """As flows.ingest.ingest, in `workers` processes. They end with this one, however that ends.
+    """Ingests like `flows.events.ingest`, in `workers` processes, which end when this process ends.
 
     Raises:
         CallError: no topic has so many log partitions.
-        Unavailable: a worker died; the others have stopped then. The next call goes on.
-        HeadraceError: what a worker raised; likewise.
+        Unavailable: a worker died, and the others were stopped. The next call continues.
+        HeadraceError: the error of a worker; the others were stopped.
     """
     started = perf_counter()
-    _check(settings, topics, workers)
+    _check(workspace, topics, workers)
     stop = stop or threading.Event()
-    running = [_Worker(settings, topics, until_end, number) for number in range(1, workers + 1)]
+    running = [_Worker(workspace.settings, topics, until_end, number) for number in range(1, workers + 1)]
     report = IngestReport()
     failed: BaseException | None = None
     while running:
         if stop.is_set() or failed is not None:
             for worker in running:
                 worker.terminate()
-        readable = wait([worker.pipe for worker in running], _LOOK)
+        readable = wait([worker.pipe for worker in running], _INTERVAL)
         for worker in [worker for worker in running if worker.pipe in readable]:
             message = worker.receive()
             if isinstance(message, Progress):
@@ -68,18 +67,14 @@ def ingest_by_workers(
     return report
 
 
-def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
-    project = load_project(settings, without=("feast",))
+def _check(workspace: Workspace, topics: Sequence[str], workers: int) -> None:
+    project, log = workspace.project, workspace.log
     contracts = [project.contract(name) for name in topics] or list(project.contracts.values())
-    opened = log.open(settings.log.url)
-    try:
-        there = opened.topics()
-        most = max(
-            opened.partitions(contract.topic) if contract.topic in there else contract.partitions
-            for contract in contracts
-        )
-    finally:
-        opened.close()
+    topics_on_log = log.topics()
+    most = max(
+        log.partitions(contract.topic) if contract.topic in topics_on_log else contract.partitions
+        for contract in contracts
+    )
     if workers > most:
         raise CallError(
             f"no topic has {workers} log partitions to divide: the most is {most}",
@@ -89,7 +84,7 @@ def _check(settings: Settings, topics: Sequence[str], workers: int) -> None:
 
 
 class _Worker:
-    """One of the processes, and the pipe by which it tells what it did, and learns that it shall end."""
+    """One of the processes, and the pipe by which it reports its work and is asked to end."""
 
     def __init__(self, settings: Settings, topics: Sequence[str], until_end: bool, number: int) -> None:
         spawning = multiprocessing.get_context("spawn")
@@ -98,7 +93,7 @@ class _Worker:
         self.process: BaseProcess = spawning.Process(
             target=_work, args=(settings, tuple(topics), until_end, theirs), name=f"ingest worker {number}"
         )
-        # The process inherits the mask: a Ctrl-C while it starts waits until it ignores it (_work).
+        # The process inherits the mask, so a Ctrl-C during its start waits until `_work` ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
@@ -107,21 +102,21 @@ class _Worker:
         theirs.close()
 
     def terminate(self) -> None:
-        """Asks it to finish what it is writing and end."""
+        """Asks the process to finish its batch and end."""
         if not self._asked:
             self._asked = True
             with suppress(BrokenPipeError):  # it has ended already
                 self.pipe.send(None)
 
     def receive(self) -> Progress | BaseException | None:
-        """What it did; or, when that was its last word, how it ended: None is well."""
+        """The next message: a commit, or how the process ended: an error, or None for success."""
         try:
             message: Any = self.pipe.recv()
         except EOFError:
             self.process.join()
             message = Unavailable(
                 f"{self.process.name} died (exit {self.process.exitcode})",
-                remedy="Nothing is lost: call again, and it goes on from the last commit.",
+                remedy="Nothing is lost: run it again, and it continues from the last commit.",
             )
         if not isinstance(message, Progress):
             self.process.join()
@@ -131,23 +126,26 @@ class _Worker:
 
 
 def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Connection[Any, Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; the parent decides what it means
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     stop, lock = threading.Event(), threading.Lock()
 
-    def hear() -> None:
-        with suppress(EOFError):  # whoever began this is gone
+    def await_end() -> None:
+        with suppress(EOFError):  # the parent process has ended
             pipe.recv()
         stop.set()
 
-    def tell(message: Progress | BaseException | None) -> None:
-        with lock, suppress(BrokenPipeError):  # `hear` ends the work
+    def report(message: Progress | BaseException | None) -> None:
+        with lock, suppress(BrokenPipeError):  # then `await_end` ends the work
             pipe.send(message)
 
-    threading.Thread(target=hear, daemon=True).start()
+    threading.Thread(target=await_end, daemon=True).start()
     try:
-        ingest(settings, topics, until_end=until_end, stop=stop, progress=tell)
+        with Workspace(settings) as workspace:
+            ingest(workspace, topics, until_end=until_end, stop=stop, progress=report)
     except BaseException as error:
-        tell(error)
+        report(error)
     else:
-        tell(None)
+        report(None)

@@ -1,9 +1,8 @@
 """send: appends the events of a CSV, NDJSON or Parquet file to a topic.
 
-The lines of an NDJSON file are the events, to the byte; rows of the other formats are written as JSON. Nothing
-is
-judged here: what is broken in the file is broken on the log, and ingest refuses it. But a file that cannot
-be divided into rows is refused before the first of them is sent.
+The lines of an NDJSON file are sent byte for byte; rows of other formats are written as JSON. Ingest judges the
+events, so an invalid event is sent as it is. But a file that cannot be divided into rows is refused before its
+first row is sent.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events import formats
 from headrace.events.contracts.shape import shape_of
@@ -27,7 +24,7 @@ from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log, append_fitting
-from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 __all__ = ["SendReport", "send"]
 
@@ -40,14 +37,14 @@ class SendReport:
     """What was sent.
 
     Attributes:
-        topic: where to.
-        events: how many.
+        topic: the topic.
+        events: how many events were sent.
         seconds: wall time.
-        shifted: by how much times were moved, or None.
-        too_large: the events that the topic does not take, by their number in the file, from 1 on. All
-            others were sent.
-        early: how many moved times are read an hour too early: without a zone an hour that the clocks
-            show twice is read as the first.
+        shifted: the distance by which times were moved; None if they were not.
+        too_large: the numbers in the file, from 1 on, of the events that are larger than the topic accepts.
+            All others were sent.
+        early: how many moved times will be read an hour too early: they have no zone, and lie in the second of
+            two hours that the clocks show alike.
     """
 
     topic: str
@@ -59,7 +56,7 @@ class SendReport:
 
 
 def send(
-    settings: Settings,
+    workspace: Workspace,
     topic: str,
     file: Path,
     *,
@@ -69,17 +66,17 @@ def send(
     skip: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SendReport:
-    """Sends every row of the file; each batch is durable on the log before the next is read.
+    """Sends every row of the file. Each batch is durable on the log before the next one is read.
 
     Args:
-        settings: of the project.
-        topic: a topic that has a contract: its key chooses the log partition.
+        workspace: the project to work on.
+        topic: a topic with a contract, whose key chooses the log partition.
         file: .csv, .ndjson, .jsonl or .parquet.
-        rate: the most events in a second.
-        shift_to_now: move the contract's time of all events by one whole number of seconds, so that the
-            last is now; each keeps its format. A time that cannot be parsed stays.
+        rate: the most events per second.
+        shift_to_now: move the times of all events by the same whole number of seconds, so that the last one is
+            now. Each time keeps its format. A time that cannot be parsed is not changed.
         shift_by: move the times by this distance instead.
-        skip: leave out so many events at the beginning of the file, which were sent before.
+        skip: how many events at the beginning of the file to leave out, because they were sent before.
         progress: called with the number of events sent so far.
 
     Raises:
@@ -88,7 +85,7 @@ def send(
         HeadraceError: the log failed; the remedy says how many events of the file it has, and how to continue.
     """
     _check_options(rate, skip, shift_to_now, shift_by)
-    contract = load_project(settings, without=("feast",)).contract(topic)
+    contract = workspace.project.contract(topic)
     if not formats.find(contract).plain_json:
         raise CallError(
             f"send writes JSON, and the events of {topic!r} have the format {contract.format!r}",
@@ -102,8 +99,7 @@ def send(
         check_file(file)
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
-        with contextlib.closing(logs.open(settings.log.url)) as log:
-            sending.append_to(log, progress)
+        sending.append_to(workspace.log, progress)
         schema = {field.name: str(field.type) for field in shape_of(contract).schema}
         facts = {"rows": sending.sent - len(sending.too_large), "schema": schema}
         this_run.add_output(Dataset("topic", topic, facts=facts))
@@ -120,8 +116,7 @@ def send(
 
 @dataclass
 class _Sending:
-    """The sending of one file, and how far it has come: `sent` counts events, `too_large` has numbers in the
-    file."""
+    """The state of sending one file: `sent` counts events, `too_large` has numbers of events in the file."""
 
     contract: Contract
     file: Path
@@ -149,14 +144,14 @@ class _Sending:
 
     @contextlib.contextmanager
     def report_errors(self) -> Iterator[None]:
-        """Adds to the remedy of an error how much of the file was sent before it, and how to continue."""
+        """Adds to the remedy of an error how many events were sent before it, and how to continue."""
         try:
             yield
         except HeadraceError as error:
             count = self.skip + self.sent
             if count:
                 options = f"--skip {count}"
-                if self.shift is not None:  # the same distance for the rest: the call itself would find another
+                if self.shift is not None:  # with --shift-to-now the rest would be moved by another distance
                     options += f" --shift-by {self.shift.by // _SECOND}"
                 state = (
                     f"The first {count:,} events of {self.file.name} are on the topic: continue with {options}."

@@ -1,4 +1,4 @@
-"""Aliases: what a release sets in the registry, and where registry and releases differ."""
+"""Aliases: those that a release sets in the registry, and where registry and releases differ."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.serving import release as releases
 from headrace.serving.release import Release
+from headrace.workspace import Workspace
 
 __all__ = ["ChampionMismatch", "MovedAlias", "aliases_of", "find_champion_mismatches", "find_moved_aliases"]
 
@@ -36,7 +36,7 @@ class ChampionMismatch(Struct, frozen=True):
     Attributes:
         model: the model's name.
         champion: the version in force.
-        built: the version that the build released which wrote the pointer file.
+        built: the version in the pointer file, which the last build of this commit released.
     """
 
     model: str
@@ -50,13 +50,13 @@ def aliases_of(release: Release) -> dict[str, int | None]:
     return {"champion": releases.champion_version(release), "challenger": challenger}
 
 
-def find_moved_aliases(settings: Settings, in_force: Iterable[Release]) -> list[MovedAlias]:
-    """The aliases that are not as the releases in force set them.
+def find_moved_aliases(workspace: Workspace, in_force: Iterable[Release]) -> list[MovedAlias]:
+    """The aliases that do not name the versions of the releases in force.
 
     Raises:
-        Unavailable: the registry is away.
+        Unavailable: the registry cannot be reached.
     """
-    registry = registries.open(settings)
+    registry = workspace.registry
     moved = []
     for release in sorted(in_force, key=lambda release: release.model):
         for alias, released in aliases_of(release).items():
@@ -67,8 +67,9 @@ def find_moved_aliases(settings: Settings, in_force: Iterable[Release]) -> list[
 
 
 def find_champion_mismatches(settings: Settings, in_force: Iterable[Release]) -> list[ChampionMismatch]:
-    """The champions that are not the versions in the pointer files: after `git checkout` of another commit,
-    which moves no traffic, or after a release by hand.
+    """The champions that are not the versions in the pointer files.
+
+    They differ after `git checkout` of another commit, which moves no traffic, and after a release by hand.
     """
     pointers = Pointers(settings.root)
     mismatches = []

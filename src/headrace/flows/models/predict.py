@@ -22,11 +22,11 @@ _TIMEOUT = 30.0  # seconds
 def predict(
     settings: Settings, model: str, values: Mapping[str, Any], *, explain: bool = False
 ) -> dict[str, Any]:
-    """The endpoint's response: id, model, version, arm, value, missing, and features if `explain`.
+    """Asks for one prediction. Returns id, model, version, arm, value, missing, and features if `explain`.
 
     Args:
-        settings: of which project; its `up` must run.
-        model: which model.
+        settings: the settings of the project, whose `up` must run.
+        model: the name of the model.
         values: entity keys and request fields. Text is read as the field's type.
         explain: whether to add the features as the model saw them.
 
@@ -37,7 +37,7 @@ def predict(
     up = find_up(settings)
     if up is None:
         raise Unavailable(
-            "the predict endpoint does not run", where=str(settings.root), remedy="Start it: headrace up"
+            "the predict endpoint is not running", where=str(settings.root), remedy="Start it: headrace up"
         )
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else {}

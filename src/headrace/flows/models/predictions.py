@@ -10,7 +10,6 @@ from uuid import UUID
 import msgspec
 import polars as pl
 
-from headrace.config.settings import Settings
 from headrace.events.ingest.position import read_position
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import id_time
@@ -19,6 +18,7 @@ from headrace.log import Log
 from headrace.log.follow import read_to_end
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.spool import read_spool
+from headrace.workspace import Workspace
 
 __all__ = ["TABLE", "PredictionPlace", "find_prediction"]
 
@@ -30,10 +30,8 @@ _decode = msgspec.json.Decoder(Prediction).decode
 _JSON_COLUMNS = {"entity", "request", "features", "positions", "value"}
 
 
-def find_prediction(
-    settings: Settings, lake: Lake, log: Log, prediction_id: str
-) -> tuple[Prediction, PredictionPlace]:
-    """The prediction with this id, and where it is: in its table, on the log, or still in a replica's spool.
+def find_prediction(workspace: Workspace, prediction_id: str) -> tuple[Prediction, PredictionPlace]:
+    """The prediction with this id, and its place: its table, the log, or a replica's spool.
 
     Raises:
         CallError: the id is not valid, or no prediction has it.
@@ -45,6 +43,7 @@ def find_prediction(
         raise CallError(
             f"{prediction_id!r} is not a valid prediction id", remedy="It is the `id` of a response, a UUIDv7."
         ) from None
+    lake, log, settings = workspace.lake, workspace.log, workspace.settings
     spool = settings.place("serving", "spool")
     searches: list[tuple[PredictionPlace, Callable[[], Prediction | None]]] = [
         ("table", lambda: _find_in_table(lake, text, time)),
@@ -57,7 +56,7 @@ def find_prediction(
         if prediction is not None:
             return prediction, place
     raise CallError(
-        f"there is no prediction {text}",
+        f"prediction {text} does not exist",
         where=f"project {settings.project}, profile {settings.profile_name}",
         remedy=f"Its id says {time:%Y-%m-%d %H:%M:%S} UTC. Is this its project and profile?",
     )
@@ -93,7 +92,7 @@ def _read_unread(lake: Lake, log: Log) -> Iterable[bytes]:
 
 
 def _find_in(records: Iterable[bytes], id: str) -> Prediction | None:
-    """The prediction with this id among encoded ones. Others, and what is not a prediction, are skipped."""
+    """The prediction with this id among encoded records. Invalid records are skipped."""
     encoded_id = id.encode()
     for record in records:
         if encoded_id not in record:

@@ -1,6 +1,6 @@
-"""release and rollback: divide a model's traffic among its versions, and restore the division before.
+"""release and rollback: divide a model's traffic among its versions, and restore the previous division.
 
-The record on the topic counts: replicas follow it. The registry's aliases are set from it.
+The record on the topic decides: replicas follow it, and the registry's aliases are set from it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,19 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace import lake
-from headrace import log as logs
-from headrace import registry as registries
-from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, run
-from headrace.log import Log
-from headrace.projects.project import load_project
 from headrace.projects.running import find_up
-from headrace.registry import Registry
 from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release
 from headrace.serving.trial import try_release
 from headrace.training.files import PLAN, REPORT
 from headrace.training.report import TrainingSet
+from headrace.workspace import Workspace
 
 __all__ = ["parse_arm", "release", "rollback"]
 
@@ -68,7 +62,7 @@ def parse_arm(text: str) -> tuple[str, int, float | None]:
 
 
 def release(
-    settings: Settings,
+    workspace: Workspace,
     model: str,
     arms: Sequence[str],
     *,
@@ -76,56 +70,48 @@ def release(
     why: str = "",
     override: bool = False,
 ) -> Release:
-    """Puts a release with these arms in force, after it has tried every version on rows of its training set.
+    """Puts a release with these arms in force, after a trial of every version on rows of its training set.
 
-    While the project's `up` runs, it returns when the endpoint answers by the release.
+    If the project's `up` runs, this returns when the endpoint has activated the release.
 
     Args:
-        settings: of which project.
+        workspace: the project to work on.
         model: the model's name.
-        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Without a champion among them the present
-            one stays. The champion gets what the others leave, unless it has a share.
-        by: who releases; default: the user of this process.
+        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Without a champion the present one stays.
+            The champion gets the rest of the traffic, unless it has a share.
+        by: who releases; by default the user of this process.
         why: the reason.
-        override: whether a version that the gate refused may answer.
+        override: whether a version that the gate refused may get traffic.
 
     Raises:
         CallError: an arm is not valid, the model or a version does not exist, there is no champion, or the
             shares do not add up to 1.
-        Refused: the gate refused a version that would answer, or a version cannot answer: nothing is
-            recorded then. Or the running endpoint cannot activate the release.
-        Unavailable: the registry, the log or the online store is away, or a view has no values yet.
+        Refused: the gate refused a version that would get traffic, or a version failed its trial: nothing is
+            recorded. Or the running endpoint cannot activate the release.
+        Unavailable: the registry, the log or the online store cannot be reached, or a view has no values yet.
     """
-    log, registry = logs.open(settings.log.url), registries.open(settings)
-    try:
-        parsed = _parse_arms(model, arms, releases.find_current(log, model))
-        for arm in parsed:
-            _check_version(settings, registry, model, arm, override)
-        new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
-        versions = {arm.version for arm in new.arms}
-        try_release(settings, new, {n: _read_instances(settings, registry, model, n) for n in versions})
-        return _put_in_force(settings, log, registry, new)
-    finally:
-        log.close()
+    parsed = _parse_arms(model, arms, releases.find_current(workspace.log, model))
+    for arm in parsed:
+        _check_version(workspace, model, arm, override)
+    new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
+    versions = {arm.version for arm in new.arms}
+    try_release(workspace.settings, new, {n: _read_instances(workspace, model, n) for n in versions})
+    return _put_in_force(workspace, new)
 
 
-def rollback(settings: Settings, model: str, *, by: str | None = None, why: str = "") -> Release:
-    """Puts the release before the present one in force again.
+def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: str = "") -> Release:
+    """Puts the previous release in force again.
 
     Raises:
-        CallError: there is no release before it.
+        CallError: the model has no previous release.
         Refused, Unavailable: the running endpoint cannot activate it.
     """
-    log, registry = logs.open(settings.log.url), registries.open(settings)
-    try:
-        new = releases.make_rollback(log, model, by=by or getpass.getuser(), why=why or "rollback")
-        return _put_in_force(settings, log, registry, new)
-    finally:
-        log.close()
+    new = releases.make_rollback(workspace.log, model, by=by or getpass.getuser(), why=why or "rollback")
+    return _put_in_force(workspace, new)
 
 
 def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> list[Arm]:
-    """The arms, the champion first. Without one among the texts, the present champion is added."""
+    """The arms, the champion first. If the texts name no champion, the present one is added."""
     parsed = [parse_arm(text) for text in texts]
     if not any(name == "champion" for name, _, _ in parsed):
         if current is None:
@@ -146,25 +132,26 @@ def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> li
     return arms
 
 
-def _check_version(settings: Settings, registry: Registry, model: str, arm: Arm, override: bool) -> None:
-    """Checks that the version exists and, if it would answer, that the gate did not refuse it."""
+def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -> None:
+    """Checks that the version exists and, if it would get traffic, that the gate did not refuse it."""
+    registry = workspace.registry
     try:
         version = registry.version(model, arm.version)
     except CallError:
         if not registry.versions(model):
-            load_project(settings).model(model)  # an unknown name: the error lists the models
+            workspace.whole_project.model(model)  # an unknown name: the error lists the models
         raise
     if version.tags.get(GATE) == "refused" and not arm.shadow and not override:
         raise Refused(
             f"the gate refused version {arm.version} of model {model!r}",
             where=f"arm {arm.name!r}",
-            remedy="Release it as a shadow, or all the same with --override and --why.",
+            remedy="Release it as a shadow, or nevertheless with --override and --why.",
         )
 
 
-def _read_instances(settings: Settings, registry: Registry, model: str, version: int) -> list[dict[str, Any]]:
-    """Instances from rows of the version's training set; none if this lake does not have these rows."""
-    bundle = registry.bundle(model, version)
+def _read_instances(workspace: Workspace, model: str, version: int) -> list[dict[str, Any]]:
+    """Instances from rows of the version's training set; empty if this lake does not have these rows."""
+    bundle = workspace.registry.bundle(model, version)
     plan = decode_plan((bundle / PLAN).read_bytes())
     record = msgspec.json.decode((bundle / REPORT).read_bytes(), type=_TrainingRecord)
     training_set = record.training_set
@@ -172,14 +159,14 @@ def _read_instances(settings: Settings, registry: Registry, model: str, version:
         return []
     names = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]
     try:
-        rows = lake.open(settings).table(training_set.table).scan(training_set.snapshot)
+        rows = workspace.lake.table(training_set.table).scan(training_set.snapshot)
         return rows.select(names).drop_nulls().head(_ROWS_TRIED).collect().to_dicts()
     except CallError:  # the version comes from another lake, or its rows have expired
         return []
 
 
 def _endpoint_facts(new: Release, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The versions of the endpoint's arms, with the metrics of the one that answers most, for lineage."""
+    """For lineage: the versions of the arms, and the metrics of the arm with the greatest share."""
     main = max(new.arms, key=lambda arm: arm.weight)
     versions = {arm.name: str(arm.version) for arm in new.arms}
     return {
@@ -190,10 +177,11 @@ def _endpoint_facts(new: Release, metrics: dict[str, dict[str, float]]) -> dict[
     }
 
 
-def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release) -> Release:
+def _put_in_force(workspace: Workspace, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs."""
+    registry = workspace.registry
     with run(f"release {new.model}") as job:
-        partition, offset = releases.append(log, new)
+        partition, offset = releases.append(workspace.log, new)
         for alias, version in aliases_of(new).items():
             if version is None:
                 registry.delete_alias(new.model, alias)
@@ -205,7 +193,7 @@ def _put_in_force(settings: Settings, log: Log, registry: Registry, new: Release
         job.add_output(Dataset("endpoint", new.model, facts=_endpoint_facts(new, metrics)))
         job.add_facts(partition=partition, offset=offset)
         job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
-    up = find_up(settings)
+    up = find_up(workspace.settings)
     if up is not None:
         await_release(up, new)
     return new

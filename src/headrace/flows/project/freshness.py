@@ -1,6 +1,6 @@
-"""Freshness: how far each topic's table is behind the topic, and when each table was written.
+"""Freshness: how far each topic's table is behind its topic, and when each table was written.
 
-It reads the log's ends and the tables' metadata, never rows.
+Only the ends of the log and the tables' metadata are read, never rows.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.kernel.position import LogPosition, decode_position
 from headrace.kernel.properties import POSITION, UNDECLARED_FIELDS
 from headrace.kernel.time import now
 from headrace.lake.table_state import TableState
 from headrace.log import Log
+from headrace.workspace import Workspace
 
 __all__ = ["TableStatus", "TopicStatus", "VerdictCounts", "count_verdicts", "table_status", "topic_status"]
 
@@ -31,8 +31,8 @@ class TopicStatus:
         topic, table: their names.
         events: how many events were ever appended.
         lag: how many events on the log are not in the table yet, at most (log.lag).
-        extra: field that the contract does not name, and that is kept in `_extra` → how many events carried it.
-        contract: what an edit of the contract means for the ingest, where the table has another one; else None.
+        extra: field that the contract does not name, and that is stored in `_extra` → how many events have it.
+        contract: what ingest will do about an edited contract; None if the table has the declared one.
     """
 
     topic: str
@@ -49,9 +49,9 @@ class TableStatus:
 
     Attributes:
         table: its name.
-        declared: whether a topic's contract or a table function declares it. Others are training sets, the
-            product's own topics, and tables that are no longer declared.
-        snapshot, rows: its newest snapshot, and the rows in it; None: it was never made.
+        declared: whether a contract or a table function of the project declares it. The others are training
+            sets, Headrace's own topics, and tables that are no longer declared.
+        snapshot, rows: its newest snapshot, and the number of rows in it; None: it was never made.
         at, age: when that snapshot was written.
     """
 
@@ -74,10 +74,10 @@ class VerdictCounts:
 def topic_status(
     log: Log, topic: str, table: str, head: TableState | None, contract: str | None
 ) -> TopicStatus:
-    """The topic as it is now.
+    """The present state of a topic.
 
     Args:
-        head: of the topic's table; None where there is none.
+        head: the state of the topic's table; None if it has none.
         contract: see TopicStatus.
     """
     if topic not in log.topics():
@@ -97,25 +97,23 @@ def topic_status(
 
 
 def table_status(name: str, head: TableState | None, *, declared: bool) -> TableStatus:
-    """The table as it is now. `head` is None where the lake has no such table."""
+    """The present state of a table. `head` is None if the lake does not have the table."""
     if head is None or head.snapshot is None or head.at is None:
         return TableStatus(name, declared, None, None, None, None)
     return TableStatus(name, declared, head.snapshot, head.rows, head.at, now() - head.at)
 
 
 def count_verdicts(
-    settings: Settings, tables: Iterable[str], heads: Mapping[str, TableState]
+    workspace: Workspace, tables: Iterable[str], heads: Mapping[str, TableState]
 ) -> dict[str, VerdictCounts]:
     """Topic's table → its good and refused events, from the metadata of its files.
 
     This reads each table's list of files, which takes longer than the rest of a status.
 
     Raises:
-        Unavailable: the lake is away.
+        Unavailable: the lake cannot be reached.
     """
-    from headrace import lake as lakes
-
-    lake = lakes.open(settings)
+    lake = workspace.lake
     verdicts = {}
     for name in tables:
         head = heads.get(name)

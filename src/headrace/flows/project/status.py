@@ -1,20 +1,17 @@
-"""status: what is stale and why, what runs now, how fresh everything is. It writes nothing.
+"""status: says what is stale and why, what runs now, and how fresh everything is. Writes nothing.
 
-The command line, the console and `headrace.project().status()` show this one record. It is read from files, the
-log's ends and the tables' metadata. The project's modules and the engines are loaded only after an edit.
+The command line, the console and `headrace.project().status()` show the same record. It is read from files, the
+ends of the log and the tables' metadata. The project's modules and the engines are loaded only after an edit.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from headrace import lineage
-from headrace import log as logs
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
@@ -34,12 +31,11 @@ from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
 from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
-from headrace.log import Log
-from headrace.projects.project import load_project
 from headrace.projects.running import Up, find_up
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
+from headrace.workspace import Workspace
 
 __all__ = ["StaleStage", "Status", "status"]
 
@@ -50,8 +46,7 @@ class StaleStage:
 
     Attributes:
         stage: its name.
-        reasons: (kind, what) of each: code, input, parameter, contract, lock, output, upstream,
-            state, new.
+        reasons: (kind, text) of each reason. The kinds are those of flows.build.reasons.
     """
 
     stage: str
@@ -63,23 +58,23 @@ class Status:
     """The state of a project on a profile.
 
     Attributes:
-        project, profile: which.
-        problems: what could not be asked (the log, the catalog), and why; their part is empty.
+        project, profile: their names.
+        problems: why the log or the catalog cannot be reached; what depends on it is empty.
         stale: what a build would run, in order.
-        blocked: why that cannot be said (no events yet, a source has no files, ...), or None.
-        waiting: model → when it will take newer inputs, which its refresh holds back until then.
-        topics: how far their tables are behind them.
-        tables: how fresh they are; the declared ones first, in the order in which they are built.
-        undeclared: tables that a build made and that nothing declares any more.
+        blocked: why that is unknown (no events yet, a source has no files, ...), or None.
+        waiting: model → when it will take the newer inputs that its refresh delays.
+        topics: how far each topic's table is behind it.
+        tables: how fresh each table is; the declared ones first, in the order of the build.
+        undeclared: tables that a build made and that are no longer declared.
         alerts: the open alerts, the oldest first.
-        oversized: how many predictions were answered and are larger than their topic takes.
+        oversized: how many predictions were answered and are larger than their topic accepts.
         releases: the releases in force, by model.
-        moved_aliases: aliases that somebody moved by hand: traffic follows the release, not them.
-        failed_releases: model → the release that the running endpoint could not activate; the one before
-            it answers.
-        endpoint_error: why the endpoint of the running `up` cannot be asked, or None.
-        champion_mismatches: champions that are other versions than the last build of this commit released.
-        lineage: events dropped, and endpoints that do not take them (lineage.Store.health); None: nothing
+        moved_aliases: aliases that were moved by hand. Traffic follows the release, not the alias.
+        failed_releases: model → the release that the running endpoint could not activate; the previous one
+            answers.
+        endpoint_error: why the endpoint of the running `up` does not answer, or None.
+        champion_mismatches: champions that are not the version that the last build of this commit released.
+        lineage: dropped events, and endpoints that do not accept events (lineage.Store.health); None: nothing
             was recorded yet.
         building: the process id of a running build, or None.
         up: the running `up`, or None.
@@ -108,12 +103,12 @@ class Status:
 
 @dataclass(frozen=True)
 class _Declared:
-    """What the project declares, as far as a status needs it.
+    """The declarations that a status needs.
 
     Attributes:
         topics: topic → its table.
-        tables: names, in the order in which they are built.
-        models: names.
+        tables: the names of the tables, in the order of the build.
+        models: the names of the models.
         contracts: topic → the digest of its contract.
     """
 
@@ -132,19 +127,19 @@ class _OnLog:
     releases: Mapping[str, Release] | None = None
 
 
-def status(settings: Settings, *, load_features: bool = True) -> Status:
-    """What is stale and why, what runs, how fresh it is.
+def status(workspace: Workspace, *, load_features: bool = True) -> Status:
+    """The state of the project: what is stale and why, what runs, how fresh it is.
 
     Args:
-        settings: whose project.
-        load_features: compile features whose code was edited since the last build, which loads Feast, to say
-            what is stale; else `blocked` says that the code was edited.
+        workspace: the project to work on.
+        load_features: whether to compile features that were edited since the last build, which loads Feast.
+            If not, `blocked` says that the code was edited.
 
     Raises:
         ProjectError: the project is wrong.
     """
     problems: list[str] = []
-    context = BuildContext(settings)
+    settings, context = workspace.settings, BuildContext(workspace)
     stale, blocked, waiting = _find_stale(context, load_features)
     declared = _read_declared(context)
     try:
@@ -153,7 +148,7 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
         problems.append(str(error))
         heads = {}
     try:
-        on_log = _read_log(settings, declared, heads)
+        on_log = _read_log(workspace, declared, heads)
     except HeadraceError as error:
         problems.append(str(error))
         on_log = _OnLog()
@@ -178,11 +173,11 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
-        moved_aliases=_find_moved_aliases(settings, releases),
+        moved_aliases=_find_moved_aliases(workspace, releases),
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
-        lineage=_lineage_health(settings),
+        lineage=_lineage_health(workspace),
         building=_building(settings),
         up=up,
     )
@@ -191,12 +186,12 @@ def status(settings: Settings, *, load_features: bool = True) -> Status:
 def _find_stale(
     context: BuildContext, load_features: bool
 ) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
-    """What a build would run, why that cannot be said, and what waits for a refresh."""
+    """What a build would run, why that is unknown, and which models wait for their refresh."""
     settings = context.settings
     if not load_features and context.recorded_code is None:
-        return (), "the project's code was edited since the last build: headrace status says what is stale", {}
+        return (), "the project's code was edited since the last build: headrace status shows what is stale", {}
     try:
-        stale = () if is_unchanged(settings) else _plan(settings)
+        stale = () if is_unchanged(settings) else _plan(context.workspace)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
     try:
@@ -205,24 +200,24 @@ def _find_stale(
         return stale, None, {}
 
 
-def _plan(settings: Settings) -> tuple[StaleStage, ...]:
-    from headrace.flows.build.preview import plan_build  # it brings DVC
+def _plan(workspace: Workspace) -> tuple[StaleStage, ...]:
+    from headrace.flows.build.preview import plan_build  # it imports DVC
 
     return tuple(
         StaleStage(planned.stage.name, tuple((reason.kind, reason.what) for reason in planned.reasons))
-        for planned in plan_build(settings)
+        for planned in plan_build(workspace)
         if planned.reasons
     )
 
 
 def _read_declared(context: BuildContext) -> _Declared:
-    """What the project declares: as the last build recorded it where the code is still the same."""
+    """The project's declarations: those that the last build recorded, if the code is still the same."""
     code = context.recorded_code
     if code is not None:
         return _Declared(code.topics, tuple(code.tables), tuple(code.models), code.contract_digests)
     from headrace.events.contracts.description import describe_contract
 
-    project = load_project(context.settings, without=("feast",))  # so without its models
+    project = context.workspace.project  # so without its models
     contracts = project.contracts.values()
     last = read_project_code(context.pointers)
     return _Declared(
@@ -233,50 +228,49 @@ def _read_declared(context: BuildContext) -> _Declared:
     )
 
 
-def _read_log(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
-    with closing(logs.open(settings.log.url)) as log:
-        notes = _contract_notes(settings, declared, heads)
-        topics = tuple(
-            topic_status(log, topic, table, heads.get(table), notes.get(topic))
-            for topic, table in declared.topics.items()
-        )
-        follower = ReleaseFollower(log)
-        follower.poll()
-        return _OnLog(topics, tuple(_open_alerts(settings, log, heads)), follower.in_force)
+def _read_log(workspace: Workspace, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
+    log, notes = workspace.log, _contract_notes(workspace, declared, heads)
+    topics = tuple(
+        topic_status(log, topic, table, heads.get(table), notes.get(topic))
+        for topic, table in declared.topics.items()
+    )
+    follower = ReleaseFollower(log)
+    follower.poll()
+    return _OnLog(topics, tuple(_open_alerts(workspace, heads)), follower.in_force)
 
 
-def _open_alerts(settings: Settings, log: Log, heads: Mapping[str, TableState]) -> list[Alert]:
-    if ALERTS not in heads or not has_forgotten(log):
-        return open_alerts(log)
-    from headrace import lake as lakes
-
-    return open_alerts(log, lakes.open(settings))
+def _open_alerts(workspace: Workspace, heads: Mapping[str, TableState]) -> list[Alert]:
+    if ALERTS not in heads or not has_forgotten(workspace.log):
+        return open_alerts(workspace.log)
+    return open_alerts(workspace.log, workspace.lake)
 
 
-def _contract_notes(settings: Settings, declared: _Declared, heads: Mapping[str, TableState]) -> dict[str, str]:
-    """Topic → what an edit of its contract means, where the topic's table has another contract."""
+def _contract_notes(
+    workspace: Workspace, declared: _Declared, heads: Mapping[str, TableState]
+) -> dict[str, str]:
+    """Topic → what ingest will do about its edited contract, if the topic's table has another one."""
     notes = {}
     for topic, table in declared.topics.items():
         text = heads[table].properties.get(CONTRACT) if table in heads else None
         old = None if text is None else json.loads(text)
         if old is not None and old["fingerprint"] != declared.contracts[topic]:
-            notes[topic] = _contract_note(settings, topic, old)
+            notes[topic] = _contract_note(workspace, topic, old)
     return notes
 
 
-def _contract_note(settings: Settings, topic: str, old: dict[str, Any]) -> str:
+def _contract_note(workspace: Workspace, topic: str, old: dict[str, Any]) -> str:
     from headrace.events.contracts.description import describe_contract
     from headrace.events.ingest.adoption import contract_refusal
 
-    contract = load_project(settings, without=("feast",)).contract(topic)
+    contract = workspace.project.contract(topic)
     error = contract_refusal(contract, old, describe_contract(contract))
     if error is not None:
         return f"ingest refuses its contract: {error}"
-    return "its contract was edited; ingest adopts it when it starts next: headrace ingest --until-end"
+    return "its contract was edited; the next ingest adopts it: headrace ingest --until-end"
 
 
 def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
-    """The releases that the endpoint could not activate; why it cannot be asked, or None."""
+    """The releases that the endpoint could not activate, and why the endpoint does not answer, or None."""
     if up is None:
         return {}, None
     try:
@@ -285,18 +279,17 @@ def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]
         return {}, error.what
 
 
-def _find_moved_aliases(settings: Settings, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
+def _find_moved_aliases(workspace: Workspace, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
     try:
-        return tuple(find_moved_aliases(settings, releases.values()))
-    except Unavailable:  # MLflow is away: doctor reports that, and a status must not fail for it
+        return tuple(find_moved_aliases(workspace, releases.values()))
+    except Unavailable:  # MLflow cannot be reached: doctor reports that, and a status must not fail
         return ()
 
 
-def _lineage_health(settings: Settings) -> Health | None:
-    if not settings.place("lineage.db").is_file():
+def _lineage_health(workspace: Workspace) -> Health | None:
+    if not workspace.settings.place("lineage.db").is_file():
         return None
-    with closing(lineage.open(settings)) as store:
-        return store.health(settings.lineage.endpoints)
+    return workspace.lineage.health(workspace.settings.lineage.endpoints)
 
 
 def _building(settings: Settings) -> int | None:

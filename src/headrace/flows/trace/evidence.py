@@ -1,5 +1,4 @@
-"""Evidence: what the values of one feature view were computed from: raw events, or a row of a table and its
-origins."""
+"""Evidence: the raw events, or the row of a table and its origins, that a feature view's values came from."""
 
 from __future__ import annotations
 
@@ -61,7 +60,7 @@ class Origin(Struct, frozen=True):
         first, last: the UTC days of the topic that were read, both included; None: all.
         events: how many good events with the row's key are in these days; None for files.
         keys: the key columns that the topic's events have as well, by which they are counted.
-        digest: of the files; None for a topic.
+        digest: the digest of the files; None for a topic.
     """
 
     kind: str
@@ -78,8 +77,8 @@ class Row(Struct, frozen=True):
     """The row that an as-of view's values came from.
 
     Attributes:
-        table, snapshot: where it was read.
-        time: from when it is valid.
+        table, snapshot: the table and the snapshot of the row.
+        time: the time from which it is valid.
         values: its features.
         origins: what it was made from.
     """
@@ -95,10 +94,10 @@ class Evidence(Struct, frozen=True):
     """What a view's values were computed from.
 
     Attributes:
-        source: what they can be recomputed from: the topic's events, or rows of the table.
-        events: the raw events, the newest first, at most as many as the caller allows.
-        total: how many there are.
-        counts: feature → how many of them it counts.
+        source: the data to recompute them from: the topic's events, or rows of the table.
+        events: the newest raw events, the newest first, up to the caller's limit.
+        total: how many raw events there are.
+        counts: feature → how many raw events it counts.
         row: the row of an as-of view.
         notes: what a reader should know.
     """
@@ -154,7 +153,7 @@ def _is_counted(aggregation: Aggregation, view: WindowedView, rows: pl.DataFrame
 
 
 def _last_rows(event_of_row: pl.Series, events: pl.Series) -> list[tuple[int, int]]:
-    """Each event with the place of the last row that was made of it."""
+    """Each event, and the index of the last row that was made from it."""
     places = {event: place for place, event in enumerate(event_of_row.to_list())}
     return [(event, places[event]) for event in events.to_list()]
 
@@ -227,7 +226,7 @@ def _check_ingested(contract: Contract, stored: object, position: StreamPosition
 
 
 def _empty_frame(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
-    """The columns of the view's table, without rows."""
+    """A frame with the columns of the view's table, without rows."""
     types = {key: pl.Int64() if isinstance(entity[key], int) else pl.String() for key in view.keys}
     features = {field.name: POLARS[field.dtype] for field in view.features}
     return pl.LazyFrame(schema={**types, view.time: POLARS["timestamp"], **features})
@@ -236,7 +235,7 @@ def _empty_frame(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
 def _origins(
     project: Project, lake: Lake, table: Table, snapshot: int, keys: Mapping[str, Any], row: Mapping[str, Any]
 ) -> tuple[Origin, ...]:
-    """What one row of a table was made from, through every table between, with the days of each topic."""
+    """What one row of a table was made from: the topics and files, through all tables in between, with days."""
     day = table.partition_by
     days: tuple[date, date] | None = None
     if day is not None and row.get(day.column) is not None:
@@ -296,7 +295,7 @@ def _topic_origin(
 
 
 def _input_version(lake: Lake, table: str, snapshot: int | None, name: str) -> SnapshotPosition | str | None:
-    """The version of the input `name` that the table's snapshot was made from; None: it is no longer known."""
+    """The version of the input `name` that the table's snapshot was made from; None if it is unknown."""
     try:
         summary = {} if snapshot is None else lake.table(table).snapshot(snapshot).summary
     except CallError:

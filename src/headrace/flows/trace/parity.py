@@ -1,4 +1,4 @@
-"""check parity: served features against the same features computed again from the lake."""
+"""check parity: compares served features with the same features recomputed from the lake."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from headrace import lake as lakes
-from headrace import registry as registries
-from headrace.config.settings import Settings
 from headrace.features.checks.parity import ParityReport, check_parity
 from headrace.features.checks.recompute import ServedPrediction
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
@@ -20,41 +17,40 @@ from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
 from headrace.lake import Lake
-from headrace.projects.project import load_project
+from headrace.training.files import PLAN
+from headrace.workspace import Workspace
 
 __all__ = ["parity"]
 
 _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "positions")
 
 
-def parity(settings: Settings, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
-    """`model@version` → the parity report of its newest predictions.
+def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
+    """Compares logged predictions. Returns `model@version` → the parity report of its newest predictions.
 
     Args:
-        settings: the project's settings.
+        workspace: the project to work on.
         model: only this model's predictions.
-        limit: the greatest number of predictions; the newest are taken.
+        limit: the greatest number of predictions; the newest are compared.
 
     Raises:
         CallError: no prediction has been ingested yet.
         Refused: a version's bundle was changed.
     """
-    project = load_project(settings, without=("feast",))
-    lake = lakes.open(settings)
-    versions = registries.open(settings)
+    project, lake = workspace.project, workspace.lake
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in _rows(lake, model, limit):
         groups.setdefault((row["model"], row["version"]), []).append(row)
     reports = {}
     for (name, version), rows in sorted(groups.items()):
-        plan = decode_plan((versions.bundle(name, version) / "plan.json").read_bytes())
+        plan = decode_plan((workspace.registry.bundle(name, version) / PLAN).read_bytes())
         served = [_prediction_of(row, plan) for row in rows]
         reports[f"{name}@{version}"] = check_parity(project, lake, plan, served)
     return reports
 
 
 def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
-    """The newest predictions in the log's table, the newest first."""
+    """The newest logged predictions, the newest first."""
     rows = None
     if lake.table_exists(TABLE):
         logged = lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS)
@@ -71,7 +67,7 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
 
 
 def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
-    """The prediction of a row of the log's table, which holds nested values as JSON text."""
+    """The prediction in a row of the table, where nested values are JSON text."""
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
     )

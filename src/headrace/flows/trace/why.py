@@ -1,4 +1,4 @@
-"""Why: traces a prediction back to the raw events that made it, and proves it by recomputing its features."""
+"""why: traces a prediction back to its raw events, and recomputes its features to prove that they made it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace import lake as lakes
-from headrace import lineage, registry
-from headrace import log as logs
-from headrace.config.settings import Settings
+from headrace import lineage
 from headrace.features.checks.recompute import Recomputed, ServedPrediction, recompute, views_of_edited_code
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView, decode_plan
@@ -25,12 +22,14 @@ from headrace.kernel.time import micros
 from headrace.lake import Lake
 from headrace.lineage.graph import Node, upstream
 from headrace.log import Log
-from headrace.projects.project import Project, load_project
+from headrace.projects.project import Project
 from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST, Manifest
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release, history
+from headrace.training.files import PLAN
 from headrace.training.report import read_report
+from headrace.workspace import Workspace
 
 __all__ = ["FeatureWhy", "VersionOrigin", "VersionWhy", "ViewWhy", "Why", "why"]
 
@@ -45,9 +44,9 @@ class FeatureWhy(Struct, frozen=True):
         name: `view__feature`.
         served: the value that the model saw; None: missing.
         recomputed: the value that training would have given the model, computed by the offline path from
-            exactly what the online path had read.
-        equal: whether the two are the same; None where it could not be recomputed.
-        events: how many raw events it counts; None where it is not a windowed feature.
+            exactly the data that the online path had read.
+        equal: whether the two are the same; None if it could not be recomputed.
+        events: how many raw events it counts; None if it is not a windowed feature.
     """
 
     name: str
@@ -89,14 +88,14 @@ class VersionOrigin(Struct, frozen=True):
     Attributes:
         run: the id of the run that trained it.
         code: the fingerprint of the model's declaration and of the project's code that it uses.
-        commit: the git commit it was trained at, with `-dirty` at its end where files differed from it;
-            None: the project was not in a git checkout.
+        commit: the git commit of the training, with `-dirty` at its end if files differed from it; None: the
+            project was not in a git checkout.
         table, snapshot, rows: its training set.
-        pinned: whether that snapshot is pinned, so that it never expires.
+        pinned: whether that snapshot is tagged, so that it never expires.
         inputs: table → the snapshot that the training set was made from.
         source: `sha256:` of the archive of the project's source in the bundle; None: the bundle has none.
-        parameters: of the fit.
-        gate: whether it passed the gate.
+        parameters: the parameters of the fit.
+        gate: whether the version passed the gate.
     """
 
     run: str
@@ -117,11 +116,11 @@ class VersionWhy(Struct, frozen=True):
 
     Attributes:
         model, version: the model's name and the version's number.
-        mlflow_run: the MLflow run that has its files; None where MLflow could not be asked.
+        mlflow_run: the MLflow run that has its files; None if MLflow could not be reached.
         created: when it was registered.
         aliases: the aliases that it has now.
-        metrics: of the held-out test part.
-        origin: what it was trained from, by its bundle.
+        metrics: the metrics on the held-out test part.
+        origin: what it was trained from, according to its bundle.
         plan: the digest of its feature plan.
     """
 
@@ -141,9 +140,9 @@ class Why(Struct, frozen=True):
     Attributes:
         prediction: as it was logged.
         found_in: `table`, `log` or `spool`.
-        release: the release that was in force; None where the log no longer has it.
+        release: the release that was in force; None if the log no longer has it.
         views: for each view, what its features were computed from.
-        equal: whether every feature, recomputed, is what was served.
+        equal: whether every recomputed feature equals the served one.
         version: the version that answered.
         lineage: the version's lineage up to the topics, as far as runs were recorded.
         notes: what could not be found, and why.
@@ -159,38 +158,30 @@ class Why(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def why(settings: Settings, prediction_id: str, *, events: int = _EVENTS) -> Why:
-    """What made the prediction: each feature with its raw events, recomputed and compared; the version with
-    its training run, snapshots and code; the lineage up to the topics.
+def why(workspace: Workspace, prediction_id: str, *, events: int = _EVENTS) -> Why:
+    """Traces a prediction: each feature with its raw events, recomputed and compared; the version with its
+    training run, snapshots and code; the lineage up to the topics.
 
     Args:
-        settings: whose project.
+        workspace: the project to work on.
         prediction_id: the `id` of an answer.
         events: how many raw events are listed for each view.
 
     Raises:
-        CallError: there is no such prediction, or its version no longer exists.
-        Unavailable: the events behind it are not ingested yet, or a service is away.
+        CallError: the prediction does not exist, or its version no longer exists.
+        Unavailable: the events behind it are not ingested yet, or a service cannot be reached.
         Refused: the version's bundle was changed.
     """
-    project = load_project(settings, without=["feast"])
-    lake = lakes.open(settings)
-    log = logs.open(settings.log.url)
-    try:
-        prediction, found_in = find_prediction(settings, lake, log, prediction_id)
-        versions = registry.open(settings)
-        bundle = versions.bundle(prediction.model, prediction.version)
-        plan = decode_plan((bundle / "plan.json").read_bytes())
-        views = _views(project, lake, plan, prediction, events)
-        notes: list[str] = []
-        release = _release(log, prediction, notes)
-        origin = _version_origin(lake, bundle)
-        version = _version(versions, prediction, plan, origin, notes)
-    finally:
-        log.close()
-    store = lineage.open(settings)
-    graph = _graph(store, prediction, origin)
-    store.close()
+    project, lake = workspace.project, workspace.lake
+    prediction, found_in = find_prediction(workspace, prediction_id)
+    bundle = workspace.registry.bundle(prediction.model, prediction.version)
+    plan = decode_plan((bundle / PLAN).read_bytes())
+    views = _views(project, lake, plan, prediction, events)
+    notes: list[str] = []
+    release = _release(workspace.log, prediction, notes)
+    origin = _version_origin(lake, bundle)
+    version = _version(workspace.registry, prediction, plan, origin, notes)
+    graph = _graph(workspace.lineage, prediction, origin)
     equal = all(feature.equal is True for view in views for feature in view.features)
     return Why(prediction, found_in, release, views, equal, version, graph, tuple(notes))
 
@@ -249,7 +240,7 @@ def _views(
 
 
 def _as_served(plan: FeaturePlan, prediction: Prediction) -> ServedPrediction:
-    """The prediction as `recompute` takes it."""
+    """The prediction in the form that `recompute` accepts."""
     return ServedPrediction(
         prediction.id,
         micros(prediction.at),
@@ -336,7 +327,7 @@ def _version(
     try:
         version = versions.version(model, number)
     except (CallError, Refused, Unavailable) as error:
-        notes.append(f"MLflow could not be asked: {error.what}")
+        notes.append(f"MLflow could not be reached: {error.what}")
         return VersionWhy(model, number, None, None, (), {}, origin, plan.digest)
     return VersionWhy(
         model, number, version.run_id, version.created, version.aliases, version.metrics, origin, plan.digest
@@ -365,7 +356,7 @@ def _version_origin(lake: Lake, bundle: Path) -> VersionOrigin:
 
 
 def _graph(store: lineage.Store, prediction: Prediction, origin: VersionOrigin) -> Node:
-    """The version's lineage; from its training run where the run that registered it is not recorded."""
+    """The version's lineage. If the run that registered it is not recorded, it begins at its training run."""
     node = upstream(store, "model", f"{prediction.model}@{prediction.version}")
     if node.run is not None:
         return node

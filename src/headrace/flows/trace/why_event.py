@@ -1,18 +1,14 @@
-"""why of an event: where it arrived, and what ingest decided about it then and at every replay since."""
+"""why TOPIC@P:O: where an event arrived, and what ingest decided about it then and at every replay."""
 
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
 from msgspec import Struct
 
-from headrace import lake as lakes
-from headrace import log as logs
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
 from headrace.events.ingest.position import read_position
@@ -22,8 +18,8 @@ from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
-from headrace.projects.project import load_project
 from headrace.serving.topics import system_contracts
+from headrace.workspace import Workspace
 
 __all__ = ["EventOutcome", "EventWhy", "why_event"]
 
@@ -37,7 +33,7 @@ class EventOutcome(Struct, frozen=True):
         partition, offset: the event's position on the log then.
         arrived_at: when it was appended to the log.
         admitted: whether it is good.
-        code, field, reason: why it was refused; None where it was admitted.
+        code, field, reason: why it was refused; None if it was admitted.
     """
 
     partition: int
@@ -53,14 +49,14 @@ class EventWhy(Struct, frozen=True):
     """One event and what is known about it.
 
     Attributes:
-        topic, partition, offset: which event.
+        topic, partition, offset: the position of the event that was asked for.
         state: `admitted`, `refused`, or `waiting` for ingest.
-        first: the position of its first arrival: another one, where the event is a replay.
+        first: the position of its first arrival, which differs if the event is a replay.
         arrived_at: when it arrived at the position that was asked for.
-        outcomes: of the first arrival and of every replay that ingest has seen, the oldest first.
-        values: the contract's fields; None where it was not admitted.
-        raw: its bytes; None where neither the log nor the table has them any more.
-        key, headers: of the record; None where the log no longer has it.
+        outcomes: the outcomes of the first arrival and of every ingested replay, the oldest first.
+        values: the contract's fields; None if it was not admitted.
+        raw: its bytes; None if neither the log nor the table has them any more.
+        key, headers: those of the record; None if the log no longer has it.
         notes: what a reader should know.
     """
 
@@ -78,38 +74,37 @@ class EventWhy(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def why_event(settings: Settings, place: str) -> EventWhy | None:
-    """What happened to the event at `TOPIC@PARTITION:OFFSET`; None where `place` does not have this form.
+def why_event(workspace: Workspace, place: str) -> EventWhy | None:
+    """What happened to the event at `TOPIC@PARTITION:OFFSET`; None if `place` does not have this form.
 
     Raises:
         CallError: the topic has no contract, or there is no event at this position.
-        Unavailable: the log or the lake is away.
+        Unavailable: the log or the lake cannot be reached.
     """
     match = _PLACE.fullmatch(place)
     if match is None:
         return None
-    contract = _find_contract(settings, match.group(1))
+    contract = _find_contract(workspace, match.group(1))
     position = int(match.group(2)), int(match.group(3))
-    lake = lakes.open(settings)
-    with closing(logs.open(settings.log.url)) as log:
-        table = lake.table(contract.table) if lake.table_exists(contract.table) else None
-        notes: list[str] = []
-        record = _read_record(log, contract.topic, position, table, notes)
-        rows = [] if table is None else _read_rows(table, position, record)
-        if not rows and record is None:
-            raise _no_event(log, contract.topic, position)
+    lake, log = workspace.lake, workspace.log
+    table = lake.table(contract.table) if lake.table_exists(contract.table) else None
+    notes: list[str] = []
+    record = _read_record(log, contract.topic, position, table, notes)
+    rows = [] if table is None else _read_rows(table, position, record)
+    if not rows and record is None:
+        raise _no_event(log, contract.topic, position)
     return _explain(contract, position, rows, record, notes)
 
 
-def _find_contract(settings: Settings, topic: str) -> Contract:
+def _find_contract(workspace: Workspace, topic: str) -> Contract:
     system = {contract.topic: contract for contract in system_contracts()}
-    return system[topic] if topic in system else load_project(settings, without=["feast"]).contract(topic)
+    return system[topic] if topic in system else workspace.project.contract(topic)
 
 
 def _read_record(
     log: Log, topic: str, position: FirstPosition, table: LakeTable | None, notes: list[str]
 ) -> Batch | None:
-    """The record at this position; None where the log no longer has the one that the table has read."""
+    """The record at this position; None if the log no longer has the record that the table has read."""
     if topic not in log.topics():
         return None
     ingested = None if table is None else read_position(table)
@@ -177,7 +172,7 @@ def _explain(
     raw = record.values[0] if record is not None else stored[0] if stored else None
     if raw is None:
         notes.append(
-            "its bytes are lost: the table stores those of refused events alone, and the log was trimmed"
+            "its bytes are lost: the log deleted them, and the table stores only those of refused events"
         )
     if outcome is not None:
         arrived_at = outcome.arrived_at

@@ -1,4 +1,4 @@
-"""build: brings the project up to date once, and ends."""
+"""build: builds the project once, and ends."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import threading
 from headrace.config.settings import Settings
 from headrace.flows.build import StageReport, build
 from headrace.runtime.child import run_child
+from headrace.workspace import Workspace
 
 
 def build_once(settings: Settings, _port: int, _stop: threading.Event) -> None:
     """Builds what is stale, and writes each stage that ran to the child's log."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be killed anywhere: the next one continues
-    build(settings, progress=_log_stage)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be killed at any point: the next build continues
+    with Workspace(settings) as workspace:
+        build(workspace, progress=_log_stage)
 
 
 def _log_stage(stage: StageReport) -> None:

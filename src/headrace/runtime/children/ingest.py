@@ -1,4 +1,4 @@
-"""ingest: moves events from the log into the tables and the online state, with the housekeeping beside it."""
+"""ingest: moves events from the log into the tables and the online state, and does the housekeeping."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from headrace.flows.events.ingest import ingest
 from headrace.kernel.child import report_alive, report_ready
 from headrace.runtime.child import run_child
 from headrace.runtime.housekeeping import housekeeping
+from headrace.workspace import Workspace
 
 
 def ingest_and_keep(settings: Settings, _port: int, stop: threading.Event) -> None:
-    """Ingests every topic until `stop`, or until newer code asks for a new process."""
-    with housekeeping(settings):
-        ingest(settings, stop=stop, end_on_newer_code=True, on_ready=report_ready, on_alive=report_alive)
+    """Ingests every topic until `stop`, or until newer code needs a new process."""
+    with housekeeping(settings), Workspace(settings) as workspace:
+        ingest(workspace, stop=stop, end_on_newer_code=True, on_ready=report_ready, on_alive=report_alive)
 
 
 if __name__ == "__main__":
