@@ -78,6 +78,20 @@ def test_a_declared_type_holds_in_all_files(project: Project, folder: Path) -> N
     assert refused.value.where == f"{folder}/a.csv, row 2"
 
 
+def test_a_null_value_is_null_in_every_column_and_only_as_a_whole_cell(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text('id,price,name\nNA,1.5,NA\n2,n/a,NAB\n3,,""\n4,"NA","n/a"\n')
+    declared = declare(project, null_values=("NA", "n/a"))
+    rows = read_files(project, declared).collect()
+    assert dict(rows.schema) == {"id": pl.Int64, "price": pl.Float64, "name": pl.String}
+    assert rows.rows() == [(None, 1.5, None), (2, None, "NAB"), (3, None, ""), (4, None, None)]
+    typed = declare(project, schema={"price": pl.Float64()}, null_values=("NA", "n/a"))
+    assert read_files(project, typed).collect()["price"].to_list() == [1.5, None, None, None]
+    with pytest.raises(ProjectError, match="'n/a' is not a valid value") as refused:
+        read_files(project, declare(project, schema={"price": pl.Float64()}, null_values=("NA",)))
+    assert refused.value.where == f"{folder}/a.csv, row 3"
+    assert "null_values=['n/a']" in str(refused.value.remedy)
+
+
 def test_parquet_columns_are_put_together_by_name(project: Project, folder: Path) -> None:
     pl.DataFrame({"id": [1], "v": [1.5]}, schema={"id": pl.Int32, "v": pl.Float32}).write_parquet(
         folder / "a.parquet"

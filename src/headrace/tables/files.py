@@ -77,7 +77,7 @@ def read_files(project: Project, source: Source) -> pl.LazyFrame:
 
 
 def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
-    files = [check_csv(path, source.encoding) for path in paths]
+    files = [check_csv(path, source.encoding)._replace(null_values=source.null_values) for path in paths]
     columns = list(dict.fromkeys(name for file in files for name in file.columns))
     _check_declared(source, columns)
     kinds: dict[str, list[Kinds]] = {name: [] for name in columns}
@@ -175,6 +175,6 @@ def _check_declared(source: Source, columns: list[str]) -> None:
         if name not in columns:
             raise ProjectError(
                 f"schema= names the column {name!r}, which no file of source {source.name!r} has",
-                where=str(source.place),
-                remedy=f"The files have the columns {', '.join(columns)}.",
+                where=f"{source.place}: {source.path}",
+                remedy=f"The files have the columns {', '.join(columns)}. Correct their header or the schema=.",
             )

@@ -115,7 +115,9 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
     for read in table.reads:
         if isinstance(read, Source):
             types = {column: repr(dtype) for column, dtype in read.schema.items()}
-            pieces[f"source({read.name})"] = digest_value([_FILE_READING, types, read.encoding])
+            pieces[f"source({read.name})"] = digest_value(
+                [_FILE_READING, types, read.encoding, read.null_values]
+            )
     return _lines(pieces)
 
 
